@@ -1,0 +1,279 @@
+//! What is to be appended, and what became of it. Conflict is data, not an exception.
+
+use genie_events::{Event, Metadata, Moment, StreamId, UserId};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    LogError,
+    keys::{UserKeys, WrappedKey},
+    leases::LeaseKind,
+    row::StoredRow,
+};
+
+/// The most bytes of one event's JSON; past it the append is refused.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+/// The most events of one append.
+pub const MAX_EVENTS: usize = 1000;
+
+/// Whose events they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// A user's.
+    User(UserId),
+    /// The system's. Each of its streams is an owner of its own, so that two registrations never get in each other's way.
+    System(StreamId),
+}
+
+impl Owner {
+    /// As stored in `user_id`.
+    pub fn id(&self) -> Uuid {
+        match self {
+            Self::User(user) => user.0,
+            Self::System(stream) => {
+                let hash = Sha256::digest(format!("genie system owner/{stream}").as_bytes());
+                let mut bytes = [0; 16];
+                bytes.copy_from_slice(&hash[..16]);
+                Uuid::new_v8(bytes)
+            }
+        }
+    }
+}
+
+/// One append: everything in it is written together or not at all.
+#[derive(Debug)]
+pub struct Append {
+    /// The facts, by owner.
+    pub groups: Vec<Group>,
+    /// Working rows that are written in the same transaction.
+    pub work: Vec<Work>,
+    /// Who asked.
+    pub metadata: Metadata,
+}
+
+/// Facts of one owner, and the fence: how many events the owner had when they were decided.
+#[derive(Debug)]
+pub struct Group {
+    /// Whose.
+    pub owner: Owner,
+    /// The owner's count of events before these.
+    pub after: u64,
+    /// What happened, in order.
+    pub facts: Vec<NewFact>,
+    /// The owner's key, when it is made in this very append.
+    pub new_keys: Option<std::sync::Arc<UserKeys>>,
+}
+
+/// One fact to be appended.
+#[derive(Debug)]
+pub struct NewFact {
+    /// To which stream.
+    pub stream: StreamId,
+    /// As which of its events, from 1.
+    pub sequence: u64,
+    /// What.
+    pub event: Event,
+}
+
+/// A working row written, changed or deleted in the transaction of the facts.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A new user's wrapped data key.
+    NewKey(WrappedKey),
+    /// A sealed secret; older versions of it are deleted.
+    PutSecret {
+        /// Whose.
+        user: UserId,
+        /// Which secret.
+        secret_id: String,
+        /// Its version.
+        version: u32,
+        /// The ciphertext.
+        sealed: Vec<u8>,
+    },
+    /// All versions of a secret are deleted.
+    DeleteSecret {
+        /// Which secret.
+        secret_id: String,
+    },
+    /// A refresh token, as its hash.
+    OpenSession {
+        /// Whose.
+        user: UserId,
+        /// SHA-256 of the token.
+        token_hash: String,
+        /// All tokens that follow from one login.
+        family: String,
+        /// Until when.
+        expires_at: Moment,
+    },
+    /// A running job, turn or caption; the holder is empty when nobody runs it yet.
+    PutLease {
+        /// Of what.
+        kind: LeaseKind,
+        /// Which one.
+        id: String,
+        /// Whose.
+        user: UserId,
+        /// Its stream.
+        stream_id: String,
+        /// Who runs it.
+        holder: String,
+        /// Until when.
+        expires_at: Moment,
+    },
+    /// It runs no longer.
+    DropLease {
+        /// Of what.
+        kind: LeaseKind,
+        /// Which one.
+        id: String,
+    },
+    /// Its holder is to be told at the next heartbeat that it was called off.
+    CancelLease {
+        /// Of what.
+        kind: LeaseKind,
+        /// Which one.
+        id: String,
+    },
+    /// A condition: the append happens only if this lease has lapsed in that very transaction.
+    OnlyIfLapsed {
+        /// Of what.
+        kind: LeaseKind,
+        /// Which one.
+        id: String,
+        /// Whose lease it must be.
+        holder: String,
+        /// Now.
+        now: Moment,
+    },
+    /// A turn's tokens; the answer is in the log now.
+    PruneJournal {
+        /// Which turn.
+        turn_id: String,
+    },
+}
+
+/// Where an append ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The position of its first event.
+    pub first: u64,
+    /// The position of its last event.
+    pub last: u64,
+}
+
+/// Why nothing was appended (or, for `Unknown`, why that can't be said).
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody wrote for this owner meanwhile: reload and decide again.
+    #[error("the state is stale")]
+    Stale,
+    /// A stream of that id belongs to somebody else.
+    #[error("a stream of this id belongs to somebody else")]
+    StreamTaken,
+    /// The user was forgotten or never was.
+    #[error("the user's key is not live")]
+    KeyNotLive,
+    /// The lease that had to have lapsed is held.
+    #[error("the lease is held")]
+    LeaseHeld,
+    /// The writer's queue is full.
+    #[error("too many appends are waiting")]
+    Overloaded,
+    /// The store is away. Whether the facts were written can't be said: reload before deciding again.
+    #[error("the store is away: {0}")]
+    Unknown(String),
+    /// An event is larger than [`MAX_EVENT_BYTES`], or there are more than [`MAX_EVENTS`].
+    #[error("the append is too large: {0}")]
+    TooLarge(String),
+    /// The store refuses these rows. Ours.
+    #[error("the store refuses the rows: {0}")]
+    Broken(String),
+    /// A key could not be read.
+    #[error(transparent)]
+    Keys(LogError),
+}
+
+/// A sealed append on its way to the store.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub rows: Vec<StoredRow>,
+    pub work: Vec<Work>,
+    /// The rows' owners that are the system's: no key of theirs has to be live.
+    pub system_owners: Vec<Uuid>,
+}
+
+impl Request {
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum()
+    }
+
+    pub fn owners(&self) -> impl Iterator<Item = Uuid> {
+        self.rows.iter().map(|row| row.owner)
+    }
+}
+
+/// What the store said of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Written, now or by an earlier try of the same rows.
+    Written(Appended),
+    KeyNotLive,
+    Stale,
+    Taken,
+    LeaseHeld,
+}
+
+impl From<Outcome> for Result<Appended, AppendError> {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Written(at) => Ok(at),
+            Outcome::KeyNotLive => Err(AppendError::KeyNotLive),
+            Outcome::Stale => Err(AppendError::Stale),
+            Outcome::Taken => Err(AppendError::StreamTaken),
+            Outcome::LeaseHeld => Err(AppendError::LeaseHeld),
+        }
+    }
+}
+
+/// Working rows as the Postgres function takes them: flat JSON with the request's number `r` and the kind `t`.
+#[derive(Serialize)]
+pub(crate) struct WorkJson {
+    r: i32,
+    #[serde(flatten)]
+    fields: serde_json::Value,
+}
+
+impl WorkJson {
+    pub fn new(request: i32, work: &Work) -> Self {
+        use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+        use serde_json::json;
+        let fields = match work {
+            Work::NewKey(key) => json!({
+                "t": "new_key", "user_id": key.owner, "key_id": key.key_id,
+                "master_id": key.master_id, "wrapped": BASE64.encode(&key.sealed),
+            }),
+            Work::PutSecret { user, secret_id, version, sealed } => json!({
+                "t": "put_secret", "user_id": user, "secret_id": secret_id,
+                "version": version, "sealed": BASE64.encode(sealed),
+            }),
+            Work::DeleteSecret { secret_id } => json!({"t": "delete_secret", "secret_id": secret_id}),
+            Work::OpenSession { user, token_hash, family, expires_at } => json!({
+                "t": "open_session", "user_id": user, "token_hash": token_hash, "family": family, "expires_at": expires_at,
+            }),
+            Work::PutLease { kind, id, user, stream_id, holder, expires_at } => json!({
+                "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user, "stream_id": stream_id,
+                "holder": holder, "expires_at": expires_at,
+            }),
+            Work::DropLease { kind, id } => json!({"t": "drop_lease", "kind": kind.as_str(), "id": id}),
+            Work::CancelLease { kind, id } => json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id}),
+            Work::OnlyIfLapsed { kind, id, holder, now } => json!({
+                "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
+            }),
+            Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
+        };
+        Self { r: request, fields }
+    }
+}

@@ -1,0 +1,184 @@
+//! Appending on SQLite: the same steps as the Postgres function, in one immediate transaction.
+
+use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use uuid::Uuid;
+
+use crate::append::{Appended, Outcome, Request, Work};
+
+type Tx<'a> = Transaction<'a, Sqlite>;
+
+pub(crate) async fn append(pool: &SqlitePool, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(&mut *tx).await?;
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for request in batch {
+        let outcome = match judge(&mut tx, request).await? {
+            Some(outcome) => outcome,
+            None => {
+                let first = head + 1;
+                for row in &request.rows {
+                    head += 1;
+                    insert(&mut tx, head, row).await?;
+                }
+                for work in &request.work {
+                    write_work(&mut tx, work).await?;
+                }
+                Outcome::Written(Appended { first: first as u64, last: head as u64 })
+            }
+        };
+        outcomes.push(outcome);
+    }
+    tx.commit().await?;
+    Ok(outcomes)
+}
+
+/// Why the request is not to be inserted; `None` when it is.
+async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sqlx::Error> {
+    if let Some(at) = already(tx, request).await? {
+        return Ok(Some(Outcome::Written(at)));
+    }
+    let mut owners: Vec<Uuid> = request.owners().collect();
+    owners.dedup();
+    for owner in &owners {
+        if !request.system_owners.contains(owner) && !key_is_live(tx, request, *owner).await? {
+            return Ok(Some(Outcome::KeyNotLive));
+        }
+    }
+    for owner in &owners {
+        let fence = request.rows.iter().filter(|row| row.owner == *owner).map(|row| row.owner_seq).min().unwrap_or(0);
+        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
+            .bind(owner.to_string())
+            .fetch_one(&mut **tx)
+            .await?;
+        if fence as i64 != last + 1 {
+            return Ok(Some(Outcome::Stale));
+        }
+    }
+    for row in &request.rows {
+        let taken = sqlx::query("SELECT 1 FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence = $3")
+            .bind(&row.kind)
+            .bind(&row.id)
+            .bind(row.sequence as i64)
+            .fetch_optional(&mut **tx)
+            .await?;
+        if taken.is_some() {
+            return Ok(Some(Outcome::Taken));
+        }
+    }
+    for work in &request.work {
+        if let Work::OnlyIfLapsed { kind, id, holder, now } = work {
+            let lapsed = sqlx::query("SELECT 1 FROM leases WHERE kind = $1 AND id = $2 AND holder = $3 AND expires_at <= $4")
+                .bind(kind.as_str())
+                .bind(id)
+                .bind(holder)
+                .bind(now.0)
+                .fetch_optional(&mut **tx)
+                .await?;
+            if lapsed.is_none() {
+                return Ok(Some(Outcome::LeaseHeld));
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>, sqlx::Error> {
+    let (Some(first), Some(last)) = (request.rows.first(), request.rows.last()) else { return Ok(None) };
+    let mut positions = Vec::with_capacity(2);
+    for row in [first, last] {
+        let found = sqlx::query("SELECT position FROM events WHERE event_id = $1")
+            .bind(row.event_id.to_string())
+            .fetch_optional(&mut **tx)
+            .await?;
+        match found {
+            Some(found) => positions.push(found.try_get::<i64, _>("position")? as u64),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Appended { first: positions[0], last: positions[1] }))
+}
+
+async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<bool, sqlx::Error> {
+    if request.work.iter().any(|work| matches!(work, Work::NewKey(key) if key.owner == owner)) {
+        return Ok(true);
+    }
+    let live = sqlx::query("SELECT 1 FROM user_keys WHERE user_id = $1 AND state = 'live'").bind(owner.to_string());
+    Ok(live.fetch_optional(&mut **tx).await?.is_some())
+}
+
+async fn insert(tx: &mut Tx<'_>, position: i64, row: &crate::StoredRow) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
+                             event_id, user_id, user_seq, slice, recorded_at, digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+    )
+    .bind(position)
+    .bind(&row.kind)
+    .bind(&row.id)
+    .bind(row.sequence as i64)
+    .bind(&row.event_type)
+    .bind(&row.event_version)
+    .bind(&row.payload)
+    .bind(&row.metadata)
+    .bind(row.event_id.to_string())
+    .bind(row.owner.to_string())
+    .bind(row.owner_seq as i64)
+    .bind(row.slice as i64)
+    .bind(row.recorded_at.0)
+    .bind(&row.digest)
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
+    let query = match work {
+        Work::NewKey(key) => {
+            sqlx::query("INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state) VALUES ($1, $2, $3, $4, 'live')")
+                .bind(key.owner.to_string())
+                .bind(key.key_id.to_string())
+                .bind(&key.master_id)
+                .bind(&key.sealed)
+        }
+        Work::PutSecret { user, secret_id, version, sealed } => {
+            sqlx::query("DELETE FROM secrets WHERE secret_id = $1 AND version < $2")
+                .bind(secret_id)
+                .bind(i64::from(*version))
+                .execute(&mut **tx)
+                .await?;
+            sqlx::query("INSERT INTO secrets (secret_id, version, user_id, sealed) VALUES ($1, $2, $3, $4)")
+                .bind(secret_id)
+                .bind(i64::from(*version))
+                .bind(user.to_string())
+                .bind(sealed)
+        }
+        Work::DeleteSecret { secret_id } => sqlx::query("DELETE FROM secrets WHERE secret_id = $1").bind(secret_id),
+        Work::OpenSession { user, token_hash, family, expires_at } => {
+            sqlx::query("INSERT INTO sessions (token_hash, family, user_id, expires_at) VALUES ($1, $2, $3, $4)")
+                .bind(token_hash)
+                .bind(family)
+                .bind(user.to_string())
+                .bind(expires_at.0)
+        }
+        Work::PutLease { kind, id, user, stream_id, holder, expires_at } => sqlx::query(
+            "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ($1, $2, $3, $4, $5, 1, $6) \
+             ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, epoch = epoch + 1, \
+                 expires_at = excluded.expires_at, cancelled = 0, progress = NULL",
+        )
+        .bind(kind.as_str())
+        .bind(id)
+        .bind(user.to_string())
+        .bind(stream_id)
+        .bind(holder)
+        .bind(expires_at.0),
+        Work::DropLease { kind, id } => {
+            sqlx::query("DELETE FROM leases WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id)
+        }
+        Work::CancelLease { kind, id } => {
+            sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id)
+        }
+        Work::PruneJournal { turn_id } => sqlx::query("DELETE FROM journal WHERE turn_id = $1").bind(turn_id),
+        Work::OnlyIfLapsed { .. } => return Ok(()),
+    };
+    query.execute(&mut **tx).await.map(drop)
+}

@@ -1,0 +1,72 @@
+//! Time, ids and chance. The only place that asks the machine for them; tests move the manual clock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use genie_events::{EventId, Moment};
+use rand::{Rng, RngExt};
+use uuid::Uuid;
+
+/// A source of time and chance. Clones share the same time.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    manual: Option<Arc<AtomicI64>>,
+}
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// A clock that stands until it is moved.
+    pub fn manual(at: Moment) -> Self {
+        Self { manual: Some(Arc::new(AtomicI64::new(at.0))) }
+    }
+
+    /// Moves a manual clock; does nothing to the machine's.
+    pub fn advance_millis(&self, millis: i64) {
+        if let Some(manual) = &self.manual {
+            manual.fetch_add(millis * 1000, Ordering::SeqCst);
+        }
+    }
+
+    /// Now.
+    #[expect(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
+    pub fn now(&self) -> Moment {
+        match &self.manual {
+            Some(manual) => Moment(manual.load(Ordering::SeqCst)),
+            None => {
+                let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                Moment(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
+            }
+        }
+    }
+
+    /// A new UUIDv7 (RFC 9562, section 5.7) of now.
+    pub fn new_uuid(&self) -> Uuid {
+        let mut chance = [0; 10];
+        rand::rng().fill_bytes(&mut chance);
+        let millis = u64::try_from(self.now().unix_millis()).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(millis, &chance).into_uuid()
+    }
+
+    /// A new id for an event.
+    pub fn new_event_id(&self) -> EventId {
+        EventId(self.new_uuid())
+    }
+}
+
+/// Bytes that nobody can guess, from the operating system by way of a cryptographic generator.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+/// A number in 0..1, to spread retries.
+pub fn chance() -> f64 {
+    rand::rng().random()
+}

@@ -1,0 +1,97 @@
+//! What can go wrong with the store, and which of it means that it is away rather than that we are wrong.
+
+use genie_events::StreamId;
+
+/// A stored row that can't be trusted or read: its stream fails loudly, others go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the event of {stream} at position {position} is damaged: {reason}")]
+pub struct Damaged {
+    /// Where it stands.
+    pub position: u64,
+    /// `kind/id`, as stored.
+    pub stream: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Reading the log or a working table failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// The store does not answer, is read-only, or full. Another try later may succeed.
+    #[error("the store is away: {0}")]
+    Away(String),
+    /// A row can't be trusted.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// A position is missing: that can't happen, so somebody removed rows.
+    #[error("position {missing} is missing from the log; rows were removed or the store was restored badly")]
+    Hole {
+        /// The first that is missing.
+        missing: u64,
+    },
+    /// A user's key is not there at all: that can't happen, forgetting leaves a row.
+    #[error("the key of {owner} is absent; the store is incomplete")]
+    KeyAbsent {
+        /// Whose.
+        owner: String,
+    },
+    /// A key was sealed with a master key that is not in the ring.
+    #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS")]
+    MasterKeyMissing {
+        /// Its id.
+        wanted: String,
+    },
+    /// A key can't be opened with the master key of that id.
+    #[error("the key of {owner} can't be opened with master key `{master}`: it is not the key it was sealed with")]
+    MasterKeyWrong {
+        /// Whose.
+        owner: String,
+        /// Which master key was tried.
+        master: String,
+    },
+    /// Ours: a statement that should not fail did.
+    #[error("the store refused a statement: {0}")]
+    Statement(String),
+}
+
+impl LogError {
+    /// A damaged event of a stream.
+    pub fn damaged(position: u64, stream: &StreamId, reason: impl ToString) -> Self {
+        Self::Damaged(Damaged { position, stream: stream.to_string(), reason: reason.to_string() })
+    }
+}
+
+impl From<sqlx::Error> for LogError {
+    fn from(error: sqlx::Error) -> Self {
+        match is_away(&error) {
+            true => Self::Away(error.to_string()),
+            false => Self::Statement(error.to_string()),
+        }
+    }
+}
+
+/// Whether an error says that the store is away, busy, full or read-only, so that the same may succeed later.
+///
+/// Postgres: SQLSTATE classes 08 (connection), 53 (resources), 57P0x (shutdown), 40 (rolled back), and 25006 (read-only),
+/// 55P03 (lock), 57014 (time-out). SQLite: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
+pub fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            if let Ok(number) = code.parse::<u32>()
+                && code.len() < 5
+            {
+                return matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14);
+            }
+            ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class))
+                || ["25006", "55P03", "57014"].contains(&&*code)
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,98 @@
+//! The journal: tokens of running turns. A reader is only shown what is committed here. One task writes for all streams, with
+//! natural batching, and without an fsync of its own: what is shown survives kill -9, though not the loss of power.
+
+use std::sync::Arc;
+
+use genie_events::{TurnId, UserId};
+use sqlx::Row;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Log, LogError, UserKeys, store::Store};
+
+/// Pieces that may wait for the journal's task; then the writers wait.
+const QUEUE: usize = 1024;
+/// The most pieces of one transaction.
+const BATCH: usize = 256;
+const COLUMN: &str = "journal.sealed";
+
+/// A piece of an answer.
+struct Piece {
+    turn: TurnId,
+    user: UserId,
+    upto: u64,
+    sealed: Vec<u8>,
+    committed: oneshot::Sender<Result<(), LogError>>,
+}
+
+/// The way to the journal's task.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    queue: mpsc::Sender<Piece>,
+}
+
+impl std::fmt::Debug for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Piece({} up to {})", self.turn, self.upto)
+    }
+}
+
+impl Log {
+    /// Starts the journal's task on the current runtime, which must be the one that owns the store's connections.
+    pub fn start_journal(&self) -> Journal {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(write(self.store().clone(), waiting));
+        Journal { queue }
+    }
+
+    /// What a turn has said so far, as committed.
+    pub async fn journalled(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
+        let keys = self.live_keys(user).await?;
+        let read = async move |store: Store| {
+            let sql = "SELECT sealed FROM journal WHERE turn_id = $1 AND user_id = $2 ORDER BY upto";
+            let rows = sqlx::query(sql).bind(turn.to_string()).bind(user.to_string()).fetch_all(store.reads()).await?;
+            let mut text = String::new();
+            for row in rows {
+                let sealed: Vec<u8> = row.try_get("sealed")?;
+                let damaged = |reason| LogError::Statement(format!("the journal of turn {turn} is damaged: {reason}"));
+                text.push_str(&keys.open_text(COLUMN, &sealed).map_err(damaged)?);
+            }
+            Ok(text)
+        };
+        self.store().run(read).await
+    }
+}
+
+impl Journal {
+    /// Writes a piece that brings the answer up to `upto` bytes, and waits until it is committed.
+    pub async fn write(&self, turn: TurnId, user: UserId, keys: &Arc<UserKeys>, upto: u64, text: &str) -> Result<(), LogError> {
+        let (committed, answer) = oneshot::channel();
+        let piece = Piece { turn, user, upto, sealed: keys.seal_text(COLUMN, text), committed };
+        let stopped = || LogError::Away("the journal has stopped".into());
+        self.queue.send(piece).await.map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let written = commit(&store, &batch).await;
+        for piece in batch.drain(..) {
+            let _ = piece.committed.send(written.clone()); // the turn may have been stopped meanwhile
+        }
+    }
+}
+
+async fn commit(store: &Store, batch: &[Piece]) -> Result<(), LogError> {
+    let mut tx = store.relaxed().await?;
+    for piece in batch {
+        sqlx::query("INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ($1, $2, $3, $4)")
+            .bind(piece.turn.to_string())
+            .bind(piece.upto as i64)
+            .bind(piece.user.to_string())
+            .bind(piece.sealed.as_slice())
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(tx.commit().await?)
+}

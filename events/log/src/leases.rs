@@ -1,0 +1,153 @@
+//! Leases of running jobs, turns and captions: who runs it, until when. Never the only proof that something happened.
+
+use genie_events::{Moment, UserId};
+use sqlx::{Row, any::AnyRow};
+
+use crate::{Log, LogError, store::Store};
+
+/// What is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseKind {
+    /// A job, held by a worker.
+    Job,
+    /// A turn, run by a node.
+    Turn,
+    /// A caption, run by a node.
+    Caption,
+}
+
+impl LeaseKind {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::Turn => "turn",
+            Self::Caption => "caption",
+        }
+    }
+}
+
+/// A lease, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Which job, turn or caption.
+    pub id: String,
+    /// Whose.
+    pub user: UserId,
+    /// Its stream.
+    pub stream_id: String,
+    /// Hash of a worker's lease, or a node; empty when nobody runs it yet.
+    pub holder: String,
+    /// Until when.
+    pub expires_at: Moment,
+    /// Whether it was called off.
+    pub cancelled: bool,
+    /// How far, in percent.
+    pub progress: Option<i64>,
+}
+
+const COLUMNS: &str = "id, user_id, stream_id, holder, expires_at, cancelled, progress";
+
+fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
+    let user: String = row.try_get("user_id")?;
+    Ok(Lease {
+        id: row.try_get("id")?,
+        user: user.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        stream_id: row.try_get("stream_id")?,
+        holder: row.try_get("holder")?,
+        expires_at: Moment(row.try_get("expires_at")?),
+        cancelled: row.try_get::<i64, _>("cancelled")? != 0,
+        progress: row.try_get("progress")?,
+    })
+}
+
+impl Log {
+    /// A lease.
+    pub async fn lease(&self, kind: LeaseKind, id: &str) -> Result<Option<Lease>, LogError> {
+        let id = id.to_owned();
+        self.store()
+            .run(async move |store: Store| {
+                let sql = format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND id = $2");
+                let row = sqlx::query(&sql).bind(kind.as_str()).bind(id).fetch_optional(store.reads()).await?;
+                Ok(row.as_ref().map(read).transpose()?)
+            })
+            .await
+    }
+
+    /// Leases of a kind that ran out before `now`, oldest first, at most `limit`.
+    pub async fn lapsed_leases(&self, kind: LeaseKind, now: Moment, limit: i64) -> Result<Vec<Lease>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql =
+                    format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND expires_at <= $2 ORDER BY expires_at LIMIT $3");
+                let rows = sqlx::query(&sql).bind(kind.as_str()).bind(now.0).bind(limit).fetch_all(store.reads()).await?;
+                Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// A heartbeat: the holder keeps the lease until `until`, and may say how far it is. `None` when the lease is not the
+    /// holder's, and then nothing changed. A lease that was called off is answered and not renewed.
+    pub async fn renew_lease(
+        &self,
+        kind: LeaseKind,
+        id: &str,
+        holder: &str,
+        until: Moment,
+        progress: Option<i64>,
+    ) -> Result<Option<Lease>, LogError> {
+        let (id, holder) = (id.to_owned(), holder.to_owned());
+        self.store()
+            .run(async move |store: Store| {
+                let sql = format!(
+                    "UPDATE leases SET expires_at = CASE WHEN cancelled = 0 THEN $4 ELSE expires_at END, \
+                         progress = coalesce($5, progress) \
+                     WHERE kind = $1 AND id = $2 AND holder = $3 RETURNING {COLUMNS}"
+                );
+                let mut tx = store.relaxed().await?;
+                let query = sqlx::query(&sql).bind(kind.as_str()).bind(id).bind(holder).bind(until.0).bind(progress);
+                let row = query.fetch_optional(&mut *tx).await?;
+                tx.commit().await?;
+                Ok(row.as_ref().map(read).transpose()?)
+            })
+            .await
+    }
+
+    /// Takes a lease that nobody holds at `now`, by compare-and-set: of several nodes one gets it.
+    pub async fn take_lease(
+        &self,
+        kind: LeaseKind,
+        id: &str,
+        holder: &str,
+        now: Moment,
+        until: Moment,
+    ) -> Result<Option<Lease>, LogError> {
+        let (id, holder) = (id.to_owned(), holder.to_owned());
+        self.store()
+            .run(async move |store: Store| {
+                let sql = format!(
+                    "UPDATE leases SET holder = $3, epoch = epoch + 1, expires_at = $5 \
+                     WHERE kind = $1 AND id = $2 AND expires_at <= $4 RETURNING {COLUMNS}"
+                );
+                let mut tx = store.relaxed().await?;
+                let query = sqlx::query(&sql).bind(kind.as_str()).bind(id).bind(holder).bind(now.0).bind(until.0);
+                let row = query.fetch_optional(&mut *tx).await?;
+                tx.commit().await?;
+                Ok(row.as_ref().map(read).transpose()?)
+            })
+            .await
+    }
+
+    /// Drops a lease whose work has ended already, as the log says.
+    pub async fn drop_lease(&self, kind: LeaseKind, id: &str) -> Result<(), LogError> {
+        let id = id.to_owned();
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.relaxed().await?;
+                let drop_it = sqlx::query("DELETE FROM leases WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id);
+                drop_it.execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+}

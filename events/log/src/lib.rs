@@ -1,0 +1,50 @@
+//! genie-log: how facts are kept, on Postgres and on SQLite, and the working tables beside them.
+//!
+//! It appends in groups, pages and follows in commit order, and seals everything of a user under that user's key.
+//! It never decides anything: what may happen is said in `genie-events`.
+
+/// What is to be appended, and what became of it.
+pub mod append;
+mod append_postgres;
+mod append_sqlite;
+/// Time, ids and chance, which come in as arguments everywhere else.
+pub mod clock;
+/// What can go wrong, and which of it means that the store is away.
+pub mod error;
+/// Following the log in order, live.
+pub mod follow;
+/// Master keys, user keys and what is derived from them.
+pub mod keys;
+/// Everything above, as one handle.
+pub mod log;
+/// Pages of the log, a user's events, single streams.
+pub mod read;
+/// A row of the log as stored, its digest, and the fact inside.
+pub mod row;
+/// Sealed text: XChaCha20-Poly1305 with commitment.
+pub mod seal;
+/// The opened store: pools, migrations and the runtime that owns them.
+pub mod store;
+/// The one task that writes: group commit.
+pub mod writer;
+
+/// Working table: tokens of running turns.
+pub mod journal;
+/// Working table: leases of running jobs, turns and captions.
+pub mod leases;
+/// Working table: sealed secrets, behind a door that only the write side's vault is handed.
+pub mod secrets;
+/// Working table: refresh tokens.
+pub mod sessions;
+
+/// A fresh real store for each test.
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
+pub use clock::Clock;
+pub use error::{Damaged, LogError};
+pub use keys::{MasterKeys, UserKeys};
+pub use log::{Log, Opened, Settings};
+pub use row::{Body, Fact, StoredRow};
+pub use secrets::VaultDoor;

@@ -1,0 +1,328 @@
+//! Everything above, as one handle that is cheap to clone.
+
+use std::{sync::Arc, time::Duration};
+
+use genie_events::{StreamId, UserId};
+use sqlx::Row;
+use tokio::sync::watch;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::{
+    Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, StoredRow, UserKeys, VaultDoor, Work,
+    append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
+    keys::{KeyState, SystemHashes, WrappedKey},
+    row::slice_of,
+    seal::Place,
+    store::{Store, Target, Writing},
+    writer::LogWriter,
+};
+
+/// How many users' keys are kept opened.
+const CACHED_KEYS: u64 = 100_000;
+/// How long a key is kept opened; a key destroyed on another node is noticed by the append at once, by reads within this.
+const KEY_LIFE: Duration = Duration::from_secs(60);
+/// How often other processes' appends are looked for, when nothing wakes the followers.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What a log is opened with.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where.
+    pub target: Target,
+    /// The ring of master keys.
+    pub masters: MasterKeys,
+    /// The source of time.
+    pub clock: Clock,
+    /// Only reads: nothing is made or migrated, and appends fail.
+    pub read_only: bool,
+}
+
+/// What opening gives: the log for everybody, and the door to secrets for the vault alone.
+pub struct Opened {
+    /// The log.
+    pub log: Log,
+    /// The only way to secrets.
+    pub vault: VaultDoor,
+}
+
+/// The log.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    writer: LogWriter,
+    head: watch::Receiver<u64>,
+    masters: MasterKeys,
+    system: Arc<UserKeys>,
+    hashes: SystemHashes,
+    keys: moka::sync::Cache<Uuid, KeyState>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Log(head {})", self.head())
+    }
+}
+
+impl Log {
+    /// Opens the store, brings its schema up to date and reads the system's key, which is made on an empty store. A master key
+    /// that is missing or wrong is found here. To be called on the runtime that is to own the connections.
+    pub async fn open(settings: Settings) -> Result<Opened, LogError> {
+        let store = Store::open(&settings.target, settings.read_only).await?;
+        let system = system_keys(&store, &settings).await?;
+        let (tell_head, head) = watch::channel(stored_head(&store).await?);
+        if let Writing::Postgres(_) = store.writing {
+            tokio::spawn(poll_head(store.clone(), tell_head.clone()));
+        }
+        let writer = LogWriter::start(store.writing.clone(), tell_head);
+        let log = Self(Arc::new(Inner {
+            writer,
+            head,
+            hashes: SystemHashes::of(&system),
+            system: Arc::new(system),
+            masters: settings.masters,
+            keys: moka::sync::Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_LIFE).build(),
+            clock: settings.clock,
+            store,
+        }));
+        Ok(Opened { vault: VaultDoor::new(log.clone()), log })
+    }
+
+    /// The store beneath, for working tables and projections.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The source of time.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The last position that this process knows of.
+    pub fn head(&self) -> u64 {
+        *self.0.head.borrow()
+    }
+
+    /// Wakes whenever the head rises.
+    pub fn watch_head(&self) -> watch::Receiver<u64> {
+        self.0.head.clone()
+    }
+
+    /// Keyed hashes and the token key.
+    pub fn hashes(&self) -> &SystemHashes {
+        &self.0.hashes
+    }
+
+    /// The keys of a user, or of the system for the nil UUID.
+    pub async fn keys(&self, owner: Uuid) -> Result<KeyState, LogError> {
+        if owner.is_nil() {
+            return Ok(KeyState::Live(Arc::clone(&self.0.system)));
+        }
+        if let Some(keys) = self.0.keys.get(&owner) {
+            return Ok(keys);
+        }
+        let state = match stored_key(&self.0.store, owner).await? {
+            None => return Err(LogError::KeyAbsent { owner: owner.to_string() }),
+            Some(None) => KeyState::Destroyed,
+            Some(Some(wrapped)) => KeyState::Live(Arc::new(self.0.masters.unwrap(&wrapped)?)),
+        };
+        self.0.keys.insert(owner, state.clone());
+        Ok(state)
+    }
+
+    /// The keys of a user who is not forgotten.
+    pub async fn live_keys(&self, user: UserId) -> Result<Arc<UserKeys>, LogError> {
+        match self.keys(user.0).await? {
+            KeyState::Live(keys) => Ok(keys),
+            KeyState::Destroyed => Err(LogError::KeyAbsent { owner: user.to_string() }),
+        }
+    }
+
+    /// Makes a new user's keys, and the working row that stores them with the user's first facts.
+    pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, Work) {
+        let (keys, wrapped) = self.0.masters.new_data_key(user.0, self.0.clock.new_uuid());
+        (Arc::new(keys), Work::NewKey(wrapped))
+    }
+
+    /// Seals and appends. When this answers `Ok`, everything in it is durable. May be called from any runtime.
+    pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let request = self.seal(append).await?;
+        self.0.writer.append(request).await
+    }
+
+    pub(crate) async fn seal(&self, append: Append) -> Result<Request, AppendError> {
+        let count: usize = append.groups.iter().map(|group| group.facts.len()).sum();
+        if count == 0 || count > MAX_EVENTS {
+            return Err(AppendError::TooLarge(format!("{count} events, where 1 to {MAX_EVENTS} are allowed")));
+        }
+        let mut rows = Vec::with_capacity(count);
+        let mut system_owners = Vec::new();
+        for group in append.groups {
+            let keys = match &group.new_keys {
+                Some(keys) => Arc::clone(keys),
+                None => match self.keys(group.owner.key_owner()).await {
+                    Ok(KeyState::Live(keys)) => keys,
+                    Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => return Err(AppendError::KeyNotLive),
+                    Err(LogError::Away(reason)) => return Err(AppendError::Unknown(reason)),
+                    Err(error) => return Err(AppendError::Keys(error)),
+                },
+            };
+            if matches!(group.owner, Owner::System(_)) {
+                system_owners.push(group.owner.id());
+            }
+            self.seal_group(group, &keys, &append.metadata, &mut rows)?;
+        }
+        Ok(Request { rows, work: append.work, system_owners })
+    }
+
+    fn seal_group(
+        &self,
+        group: Group,
+        keys: &UserKeys,
+        metadata: &genie_events::Metadata,
+        rows: &mut Vec<StoredRow>,
+    ) -> Result<(), AppendError> {
+        let owner = group.owner.id();
+        let (slice, recorded_at) = (slice_of(owner), self.0.clock.now());
+        for (owner_seq, fact) in (group.after + 1..).zip(group.facts) {
+            let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
+            let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
+            let plaintext = fact.event.to_json().to_string();
+            if plaintext.len() > MAX_EVENT_BYTES {
+                let reason = format!("{event_type} has {} bytes, where {MAX_EVENT_BYTES} are allowed", plaintext.len());
+                return Err(AppendError::TooLarge(reason));
+            }
+            let metadata = genie_events::Metadata { clear: fact.event.clear(), ..metadata.clone() };
+            let mut row = StoredRow {
+                position: 0,
+                kind: fact.stream.kind.as_str().to_owned(),
+                payload: keys.payload().seal_event(event_id, plaintext.as_bytes(), &place),
+                id: fact.stream.id,
+                sequence: fact.sequence,
+                event_type: event_type.to_owned(),
+                event_version: fact.event.version(),
+                metadata: serde_json::to_string(&metadata).map_err(|error| AppendError::Broken(error.to_string()))?,
+                event_id: event_id.0,
+                owner,
+                owner_seq,
+                slice,
+                recorded_at,
+                digest: Vec::new(),
+            };
+            row.digest = row.computed_digest().to_vec();
+            rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// Checks and opens a row.
+    pub async fn open_row(&self, row: &StoredRow) -> Result<Fact, LogError> {
+        let stream = row.verified_stream()?;
+        let body = match self.keys(row.key_owner()).await? {
+            KeyState::Live(keys) => Body::Open(row.open(&keys)?, keys),
+            KeyState::Destroyed => Body::Forgotten,
+        };
+        Ok(Fact {
+            position: row.position,
+            event_id: genie_events::EventId(row.event_id),
+            sequence: row.sequence,
+            event_type: row.event_type.clone(),
+            user: row.user(),
+            owner_seq: row.owner_seq,
+            recorded_at: row.recorded_at,
+            metadata: row.metadata()?,
+            stream,
+            body,
+        })
+    }
+}
+
+async fn stored_head(store: &Store) -> Result<u64, LogError> {
+    let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(store.reads()).await?;
+    Ok(head as u64)
+}
+
+/// The net under the followers: another node's appends are seen within [`POLL`].
+async fn poll_head(store: Store, head: watch::Sender<u64>) {
+    let mut was_away = false;
+    while !head.is_closed() {
+        tokio::time::sleep(POLL).await;
+        match stored_head(&store).await {
+            Ok(stored) => {
+                was_away = false;
+                head.send_if_modified(|head| {
+                    let raised = stored > *head;
+                    *head = stored.max(*head);
+                    raised
+                });
+            }
+            Err(error) => {
+                if !was_away {
+                    warn!(%error, "the head of the log can't be read; trying on");
+                }
+                was_away = true;
+            }
+        }
+    }
+}
+
+/// `None` when there is no row, `Some(None)` when the key was destroyed.
+async fn stored_key(store: &Store, owner: Uuid) -> Result<Option<Option<WrappedKey>>, LogError> {
+    store
+        .run(async move |store: Store| {
+            let row = sqlx::query("SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1")
+                .bind(owner.to_string())
+                .fetch_optional(store.reads())
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
+            let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
+            let master_id = row.try_get("master_id")?;
+            let Some(sealed) = sealed.filter(|_| state == "live") else { return Ok(Some(None)) };
+            let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
+            Ok(Some(Some(WrappedKey { owner, key_id, master_id, sealed })))
+        })
+        .await
+}
+
+async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, LogError> {
+    if stored_key(store, Uuid::nil()).await?.is_none() && !settings.read_only {
+        let (_, wrapped) = settings.masters.new_data_key(Uuid::nil(), settings.clock.new_uuid());
+        let mut tx = store.relaxed().await?;
+        // Another node may have made it meanwhile: the first one stands.
+        sqlx::query(
+            "INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state) VALUES ($1, $2, $3, $4, 'live') \
+             ON CONFLICT (user_id) DO NOTHING",
+        )
+        .bind(Uuid::nil().to_string())
+        .bind(wrapped.key_id.to_string())
+        .bind(wrapped.master_id)
+        .bind(wrapped.sealed)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+    }
+    match stored_key(store, Uuid::nil()).await? {
+        Some(Some(wrapped)) => settings.masters.unwrap(&wrapped),
+        _ => Err(LogError::KeyAbsent { owner: "the system".into() }),
+    }
+}
+
+impl Group {
+    /// Facts of a user, who had `after` events before.
+    pub fn of_user(user: UserId, after: u64, facts: Vec<crate::NewFact>) -> Self {
+        Self { owner: Owner::User(user), after, facts, new_keys: None }
+    }
+
+    /// Facts of one of the system's streams, which had `after` events before.
+    pub fn of_system(stream: &StreamId, after: u64, events: Vec<genie_events::Event>) -> Self {
+        let facts = (after + 1..)
+            .zip(events)
+            .map(|(sequence, event)| crate::NewFact { stream: stream.clone(), sequence, event })
+            .collect();
+        Self { owner: Owner::System(stream.clone()), after, facts, new_keys: None }
+    }
+}

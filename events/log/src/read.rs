@@ -1,0 +1,131 @@
+//! Pages of the log, a user's events, single streams.
+
+use cqrs_es::{Aggregate, persist::PersistedEventRepository};
+use genie_events::{EventId, StreamId, StreamKind, UserId};
+use postgres_es::PostgresEventRepository;
+use sqlx::Row;
+
+use crate::{
+    Fact, Log, LogError, Owner, StoredRow,
+    keys::KeyState,
+    row::COLUMNS,
+    seal::{Envelope, Place},
+    store::Store,
+};
+
+/// The most rows of one page.
+pub const PAGE: usize = 1000;
+
+impl Log {
+    /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an alarm, not a wait.
+    pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
+        let limit = limit.min(PAGE) as i64;
+        let rows = self
+            .store()
+            .run(async move |store: Store| {
+                let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+                let rows = sqlx::query(&sql).bind(after as i64).bind(limit).fetch_all(store.reads()).await?;
+                Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+            })
+            .await?;
+        for (expected, row) in (after + 1..).zip(&rows) {
+            if row.position != expected {
+                return Err(LogError::Hole { missing: expected });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// A user's rows after a `user_seq`, in order, at most [`PAGE`].
+    pub async fn user_rows(&self, user: UserId, after: u64) -> Result<Vec<StoredRow>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql =
+                    format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT {PAGE}");
+                let rows = sqlx::query(&sql).bind(user.to_string()).bind(after as i64).fetch_all(store.reads()).await?;
+                Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+            })
+            .await
+    }
+
+    /// All facts of a user in order, handed over one by one. The first damaged one ends it: what comes after could not be
+    /// trusted to follow from what was read.
+    pub async fn user_facts(&self, user: UserId, mut each: impl FnMut(Fact)) -> Result<(), LogError> {
+        let mut after = 0;
+        loop {
+            let rows = self.user_rows(user, after).await?;
+            for row in &rows {
+                if row.owner_seq != after + 1 {
+                    return Err(row.damaged(format!("the user's event {} is missing before it", after + 1)));
+                }
+                each(self.open_row(row).await?);
+                after = row.owner_seq;
+            }
+            if rows.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One stream folded, and how many events it has; `None` when it has none that belong to this owner.
+    /// On Postgres it is read through postgres-es.
+    pub async fn stream<A>(&self, owner: &Owner, id: &str) -> Result<Option<(A, u64)>, LogError>
+    where
+        A: Aggregate + 'static,
+    {
+        let Some(kind) = StreamKind::parse(A::TYPE) else { return Ok(None) };
+        let stream = StreamId::new(kind, id);
+        let events = match self.store().postgres_reads() {
+            Some(pool) => {
+                let (repository, id) = (PostgresEventRepository::new(pool.clone()), id.to_owned());
+                let read = self.store().run(async move |_| match repository.get_events::<A>(&id).await {
+                    Ok(events) => Ok(events),
+                    Err(error) => Err(LogError::Away(error.to_string())),
+                });
+                let events = read.await?;
+                events.into_iter().map(|event| (event.sequence as u64, event.event_type, event.payload.to_string())).collect()
+            }
+            None => self.stream_on_sqlite(stream.clone()).await?,
+        };
+        self.fold(owner, &stream, events).await
+    }
+
+    async fn stream_on_sqlite(&self, stream: StreamId) -> Result<Vec<(u64, String, String)>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT sequence, event_type, payload FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence";
+            let rows = sqlx::query(sql).bind(stream.kind.as_str()).bind(stream.id).fetch_all(store.reads()).await?;
+            let event = |row: sqlx::any::AnyRow| {
+                Ok((row.try_get::<i64, _>("sequence")? as u64, row.try_get("event_type")?, row.try_get("payload")?))
+            };
+            Ok(rows.into_iter().map(event).collect::<Result<Vec<_>, sqlx::Error>>()?)
+        };
+        self.store().run(read).await
+    }
+
+    async fn fold<A: Aggregate>(
+        &self,
+        owner: &Owner,
+        stream: &StreamId,
+        events: Vec<(u64, String, String)>,
+    ) -> Result<Option<(A, u64)>, LogError> {
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else { return Ok(None) };
+        let (mut state, mut count) = (A::default(), 0);
+        for (sequence, event_type, payload) in events {
+            let damaged =
+                |reason: &dyn ToString| LogError::damaged(0, stream, format!("event {sequence}: {}", reason.to_string()));
+            let envelope: Envelope = serde_json::from_str(&payload).map_err(|_| damaged(&"its envelope can't be read"))?;
+            if envelope.k != keys.payload().id() {
+                return Ok(None); // another owner's stream
+            }
+            let EventId(event_id) = envelope.e;
+            let place = Place::event(EventId(event_id), stream, sequence, &event_type, owner.id());
+            let opened = keys.payload().open_event(&envelope, &place).map_err(|reason| damaged(&reason))?;
+            state.apply(serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?);
+            count = sequence;
+        }
+        Ok(Some((state, count)))
+    }
+}

@@ -1,0 +1,111 @@
+//! Secrets lie beside the log, each under a key of its own that is wrapped by its user's vault key. The only way in is the
+//! [`VaultDoor`], which opening the log hands to the write side's vault and to nobody else.
+
+use genie_events::UserId;
+use sqlx::Row;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::{
+    Log, LogError, UserKeys, Work,
+    clock::random_bytes,
+    seal::{CantOpen, Place, SealingKey},
+    store::Store,
+};
+
+/// The way to secrets. Not `Clone`: there is one.
+#[derive(Debug)]
+pub struct VaultDoor {
+    log: Log,
+}
+
+/// Which secret: of whom, which, and which version of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretName {
+    /// Whose.
+    pub user: UserId,
+    /// Which: a credential's id, or `password/<user>`.
+    pub secret_id: String,
+    /// Raised each time it is stored.
+    pub version: u32,
+}
+
+impl SecretName {
+    fn place(&self, part: &str) -> Place {
+        Place::new(&["secret v1", part, &self.user.to_string(), &self.secret_id, &self.version.to_string()])
+    }
+}
+
+impl VaultDoor {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// Seals a secret: the working row to append with its fact.
+    pub async fn seal(&self, name: &SecretName, plaintext: &[u8]) -> Result<Work, LogError> {
+        let keys = self.log.live_keys(name.user).await?;
+        Ok(self.seal_with(&keys, name, plaintext))
+    }
+
+    /// The same for a user who is only being made.
+    pub fn seal_with(&self, keys: &UserKeys, name: &SecretName, plaintext: &[u8]) -> Work {
+        let own = Zeroizing::new(random_bytes::<32>());
+        let wrapped = keys.vault.seal(own.as_slice(), &name.place("key"));
+        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret"));
+        let sealed = [&(wrapped.len() as u16).to_be_bytes(), wrapped.as_slice(), &ciphertext].concat();
+        Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
+    }
+
+    /// Opens a secret; `None` when there is no such version (any more).
+    pub async fn open(&self, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        let keys = self.log.live_keys(name.user).await?;
+        let wanted = name.clone();
+        let sealed: Option<Vec<u8>> = self
+            .log
+            .store()
+            .run(async move |store: Store| {
+                let sql = "SELECT sealed FROM secrets WHERE secret_id = $1 AND version = $2 AND user_id = $3";
+                let query = sqlx::query(sql).bind(wanted.secret_id).bind(i64::from(wanted.version)).bind(wanted.user.to_string());
+                let row = query.fetch_optional(store.reads()).await?;
+                Ok(row.map(|row| row.try_get("sealed")).transpose()?)
+            })
+            .await?;
+        let Some(sealed) = sealed else { return Ok(None) };
+        let damaged = |reason: CantOpen| LogError::Statement(format!("the secret {} is damaged: {reason}", name.secret_id));
+        open_with(&keys, name, &sealed).map(Some).map_err(damaged)
+    }
+}
+
+fn open_with(keys: &UserKeys, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
+    let (length, rest) = sealed.split_first_chunk::<2>().ok_or(CantOpen::Form)?;
+    let (wrapped, ciphertext) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CantOpen::Form)?;
+    let own = keys.vault.open(wrapped, &name.place("key"))?;
+    let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
+    SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestStore, both_stores};
+
+    both_stores!(a_secret_opens_for_its_own_name_only, async |store: TestStore| {
+        let opened = store.open().await;
+        let user = store.register(&opened.log, "ada").await;
+        let name = SecretName { user, secret_id: "s".into(), version: 1 };
+        let Work::PutSecret { sealed, .. } = opened.vault.seal(&name, b"hunter2").await.unwrap() else { panic!() };
+        let keys = opened.log.live_keys(user).await.unwrap();
+        assert_eq!(open_with(&keys, &name, &sealed).unwrap().as_slice(), b"hunter2");
+        for other in [
+            SecretName { version: 2, ..name.clone() },
+            SecretName { secret_id: "t".into(), ..name.clone() },
+            SecretName { user: UserId(Uuid::nil()), ..name.clone() },
+        ] {
+            assert!(open_with(&keys, &other, &sealed).is_err());
+        }
+        for length in 0..sealed.len() {
+            assert!(open_with(&keys, &name, &sealed[..length]).is_err());
+        }
+        assert!(opened.vault.open(&name).await.unwrap().is_none(), "it was sealed and not yet appended");
+    });
+}

@@ -1,0 +1,223 @@
+//! The opened store: pools, migrations, and the runtime that owns the connections.
+//!
+//! Invariant: a connection is only ever touched on the runtime that opened it. Callers on other runtimes (HTTP workers, actors)
+//! go through [`Store::run`], which also lets a piece of work finish when its caller goes away.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use sqlx::{
+    Any, AnyPool, PgPool, SqlitePool, Transaction,
+    any::AnyPoolOptions,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::runtime::Handle;
+
+use crate::LogError;
+
+/// Where facts are kept.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Target {
+    /// An SQLite file; it and its folder are made when absent.
+    Sqlite(PathBuf),
+    /// A Postgres database, by URL. The URL may hold a password and is never shown.
+    Postgres(String),
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "SQLite at {}", path.display()),
+            Self::Postgres(_) => write!(f, "Postgres"),
+        }
+    }
+}
+
+/// Connections for reads.
+const READ_CONNECTIONS: u32 = 16;
+/// Connections for read tables, journal and leases, which need no fsync of their own.
+const RELAXED_CONNECTIONS: u32 = 8;
+/// Connections for single streams on Postgres.
+const STREAM_CONNECTIONS: u32 = 4;
+/// How long to wait for a connection before the store counts as away.
+const ACQUIRE: Duration = Duration::from_secs(3);
+/// How long SQLite waits for another writer.
+const BUSY: Duration = Duration::from_secs(3);
+
+/// The pool of the one writer.
+#[derive(Debug, Clone)]
+pub(crate) enum Writing {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+/// An opened store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    io: Handle,
+    /// Reads, in SQL that both stores speak.
+    pub(crate) reads: AnyPool,
+    /// Writes that may be lost to a power cut but not to a crash of the process: read tables, journal, leases' heartbeats.
+    relaxed: AnyPool,
+    pub(crate) writing: Writing,
+    /// For postgres-es, which takes a pool of its own kind.
+    postgres_reads: Option<PgPool>,
+}
+
+impl Store {
+    /// Connects, and brings the schema up to date unless it is only to be read. To be called on the runtime that is to own
+    /// the connections.
+    pub async fn open(target: &Target, read_only: bool) -> Result<Self, LogError> {
+        sqlx::any::install_default_drivers();
+        match target {
+            Target::Postgres(url) => Self::open_postgres(url, read_only).await,
+            Target::Sqlite(path) => Self::open_sqlite(path, read_only).await,
+        }
+    }
+
+    async fn open_postgres(url: &str, read_only: bool) -> Result<Self, LogError> {
+        let options = PgConnectOptions::from_str(url).map_err(hide_url)?.options([
+            ("statement_timeout", "10s"),
+            ("client_connection_check_interval", "2s"),
+            ("application_name", "genie"),
+        ]);
+        let writer = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(options.clone()).await?;
+        let streams =
+            PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
+        if !read_only {
+            sqlx::migrate!("../../migrations/postgres").run(&writer).await.map_err(migration)?;
+        }
+        let any = |connections: u32, relaxed: bool| {
+            AnyPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE)
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        let relax =
+                            if relaxed { "SET synchronous_commit = off" } else { "SET default_transaction_read_only = on" };
+                        sqlx::query(relax).execute(&mut *connection).await?;
+                        sqlx::query("SET statement_timeout = '10s'").execute(connection).await.map(drop)
+                    })
+                })
+                .connect_lazy(url)
+        };
+        Ok(Self {
+            io: Handle::current(),
+            reads: any(READ_CONNECTIONS, false).map_err(hide_url)?,
+            relaxed: any(RELAXED_CONNECTIONS, true).map_err(hide_url)?,
+            writing: Writing::Postgres(writer),
+            postgres_reads: Some(streams),
+        })
+    }
+
+    async fn open_sqlite(path: &PathBuf, read_only: bool) -> Result<Self, LogError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(!read_only)
+            .read_only(read_only)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .pragma("secure_delete", "ON")
+            .busy_timeout(BUSY);
+        let writer = SqlitePoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(options).await?;
+        if !read_only {
+            sqlx::migrate!("../../migrations/sqlite").run(&writer).await.map_err(migration)?;
+        }
+        let url = format!("sqlite://{}?mode={}", percent_encoded(path), if read_only { "ro" } else { "rw" });
+        let any = |connections: u32, pragma: &'static str| {
+            AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_connect(move |connection, _| {
+                Box::pin(async move {
+                    sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis())).execute(&mut *connection).await?;
+                    sqlx::query(pragma).execute(connection).await.map(drop)
+                })
+            })
+        };
+        Ok(Self {
+            io: Handle::current(),
+            reads: any(READ_CONNECTIONS, "PRAGMA query_only = ON").connect_lazy(&url).map_err(hide_url)?,
+            // One connection: SQLite has one writer at a time anyway, and waiting for a connection is fairer than for its lock.
+            relaxed: any(1, "PRAGMA synchronous = NORMAL").connect_lazy(&url).map_err(hide_url)?,
+            writing: Writing::Sqlite(writer),
+            postgres_reads: None,
+        })
+    }
+
+    /// Runs a piece of work on the runtime that owns the connections, to its end even when the caller goes away.
+    pub async fn run<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> Result<T, LogError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, LogError>> + Send + 'static,
+    {
+        let store = self.clone();
+        let task = self.io.spawn(async move { work(store).await });
+        task.await.unwrap_or_else(|stopped| Err(LogError::Statement(format!("a read stopped: {stopped}"))))
+    }
+
+    /// The runtime that owns the connections.
+    pub fn io(&self) -> &Handle {
+        &self.io
+    }
+
+    /// For reads.
+    pub fn reads(&self) -> &AnyPool {
+        &self.reads
+    }
+
+    /// The pool that postgres-es reads single streams from; `None` on SQLite.
+    pub(crate) fn postgres_reads(&self) -> Option<&PgPool> {
+        self.postgres_reads.as_ref()
+    }
+
+    /// A transaction that writes, without an fsync of its own. On SQLite it holds the write lock from its beginning.
+    pub async fn relaxed(&self) -> Result<Transaction<'static, Any>, LogError> {
+        let begin = match self.writing {
+            Writing::Postgres(_) => "BEGIN",
+            Writing::Sqlite(_) => "BEGIN IMMEDIATE",
+        };
+        Ok(self.relaxed.begin_with(begin).await?)
+    }
+
+    /// Whether the store answers.
+    pub async fn ping(&self) -> Result<(), LogError> {
+        self.run(async |store: Self| Ok(sqlx::query("SELECT 1").execute(store.reads()).await.map(drop)?)).await
+    }
+
+    /// Closes the connections, so that SQLite leaves no log of its own behind.
+    pub async fn close(&self) {
+        self.reads.close().await;
+        self.relaxed.close().await;
+        match &self.writing {
+            Writing::Postgres(pool) => pool.close().await,
+            Writing::Sqlite(pool) => pool.close().await,
+        }
+    }
+}
+
+/// A URL that can't be read may hold a password: the error must not repeat it.
+fn hide_url(_: sqlx::Error) -> LogError {
+    LogError::Statement("DATABASE_URL can't be read; it looks like postgres://USER:PASSWORD@HOST:PORT/DATABASE".into())
+}
+
+fn migration(error: sqlx::migrate::MigrateError) -> LogError {
+    match error {
+        sqlx::migrate::MigrateError::VersionMissing(version) => LogError::Statement(format!(
+            "the store was written by a newer genie (its migration {version} is unknown here); start that release instead"
+        )),
+        sqlx::migrate::MigrateError::Execute(error) => error.into(),
+        other => LogError::Statement(format!("the schema can't be brought up to date: {other}")),
+    }
+}
+
+fn percent_encoded(path: &std::path::Path) -> String {
+    use std::{fmt::Write, os::unix::ffi::OsStrExt};
+    path.as_os_str().as_bytes().iter().fold(String::new(), |mut text, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => text.push(char::from(*byte)),
+            _ => {
+                let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+            }
+        }
+        text
+    })
+}

@@ -1,0 +1,177 @@
+//! A fresh real store for each test: an SQLite file in a folder of its own, or a database on the Postgres that
+//! `GENIE_TEST_POSTGRES` names (`scripts/test` starts one).
+
+use std::path::PathBuf;
+
+use genie_events::{
+    Event, Metadata, Moment, UserId,
+    account::{AccountEvent, Registration},
+    ids::{EmailId, InviteId},
+    tier::Tier,
+};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::{
+    Append, Clock, Group, Log, MasterKeys, NewFact, Opened, Owner, Settings,
+    store::{Store, Target},
+};
+
+/// Which store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Embedded.
+    Sqlite,
+    /// A database on a real Postgres.
+    Postgres,
+}
+
+/// A store of a test's own; gone with it.
+pub struct TestStore {
+    /// Which.
+    pub kind: Kind,
+    /// Where.
+    pub target: Target,
+    /// Stands at 2026-11-01T00:00:00Z until it is moved.
+    pub clock: Clock,
+    masters: String,
+    folder: TempDir,
+}
+
+impl TestStore {
+    /// Makes one.
+    pub async fn new(kind: Kind) -> Self {
+        let folder = TempDir::with_prefix("genie-test").unwrap();
+        let target = match kind {
+            Kind::Sqlite => Target::Sqlite(folder.path().join("genie.db")),
+            Kind::Postgres => Target::Postgres(fresh_database().await),
+        };
+        let clock = Clock::manual(Moment::parse_rfc3339("2026-11-01T00:00:00Z").unwrap());
+        Self { kind, target, clock, masters: MasterKeys::generate().to_string(), folder }
+    }
+
+    /// A folder that goes with the store.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// `DATABASE_URL` for a server on this store; `None` for the embedded one.
+    pub fn database_url(&self) -> Option<String> {
+        match &self.target {
+            Target::Sqlite(_) => None,
+            Target::Postgres(url) => Some(url.clone()),
+        }
+    }
+
+    /// Opens it with its own master key; may be called again, as another process would.
+    pub async fn open(&self) -> Opened {
+        self.open_with(&self.masters).await.unwrap()
+    }
+
+    /// Opens it with other master keys.
+    pub async fn open_with(&self, masters: &str) -> Result<Opened, crate::LogError> {
+        Log::open(Settings {
+            target: self.target.clone(),
+            masters: MasterKeys::parse(masters).unwrap(),
+            clock: self.clock.clone(),
+            read_only: false,
+        })
+        .await
+    }
+
+    /// Registers a user the short way: the first fact and the key.
+    pub async fn register(&self, log: &Log, name: &str) -> UserId {
+        let user = UserId(self.clock.new_uuid());
+        let (keys, work) = log.new_keys(user);
+        let event = Event::Account(AccountEvent::Registered(Registration {
+            email: format!("{name}@example.com"),
+            email_id: EmailId(name.into()),
+            first_name: Some(name.into()),
+            invite: InviteId("i".into()),
+            tier: Tier::Studio,
+            role: "creator".into(),
+            admin: false,
+        }));
+        let facts = vec![NewFact { stream: genie_events::StreamId::new(event.kind(), user), sequence: 1, event }];
+        let group = Group { owner: Owner::User(user), after: 0, facts, new_keys: Some(keys) };
+        log.append(Append { groups: vec![group], work: vec![work], metadata: Metadata::system() }).await.unwrap();
+        user
+    }
+
+    /// Runs SQL as somebody with full rights would, triggers off: how tests damage a store.
+    pub async fn tamper(&self, sql: &str) {
+        match &self.target {
+            Target::Sqlite(path) => {
+                let url = format!("sqlite://{}", path.display());
+                let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+                for statement in ["DROP TRIGGER IF EXISTS events_no_update", "DROP TRIGGER IF EXISTS events_no_delete", sql] {
+                    sqlx::query(statement).execute(&mut connection).await.unwrap();
+                }
+            }
+            Target::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                sqlx::query("DROP TRIGGER IF EXISTS events_append_only ON events").execute(&mut connection).await.unwrap();
+                sqlx::query(sql).execute(&mut connection).await.unwrap();
+            }
+        }
+    }
+
+    /// Runs SQL with the store's own guards on.
+    pub async fn try_sql(&self, sql: &str) -> Result<u64, sqlx::Error> {
+        match &self.target {
+            Target::Sqlite(path) => {
+                let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await?;
+                Ok(sqlx::query(sql).execute(&mut connection).await?.rows_affected())
+            }
+            Target::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await?;
+                Ok(sqlx::query(sql).execute(&mut connection).await?.rows_affected())
+            }
+        }
+    }
+}
+
+/// The store of a log, for tests of working tables.
+pub fn store_of(log: &Log) -> &Store {
+    log.store()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the Postgres to test on is named by the environment")]
+async fn fresh_database() -> String {
+    let base = std::env::var("GENIE_TEST_POSTGRES").expect(
+        "GENIE_TEST_POSTGRES names the Postgres to test on, such as postgres://postgres@127.0.0.1:5432; scripts/test starts one",
+    );
+    let name = format!("genie_{}", Clock::system().new_uuid().simple());
+    let mut connection = PgConnection::connect(&format!("{base}/postgres")).await.unwrap();
+    sqlx::query(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")).execute(&mut connection).await.unwrap();
+    format!("{base}/{name}")
+}
+
+/// One test on both stores: `name::sqlite` and `name::postgres`.
+#[macro_export]
+macro_rules! both_stores {
+    ($(#[$meta:meta])* $name:ident, $test:expr) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn run(kind: $crate::testing::Kind) {
+                let test = $test;
+                test($crate::testing::TestStore::new(kind).await).await;
+            }
+
+            $(#[$meta])*
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                run($crate::testing::Kind::Sqlite).await;
+            }
+
+            $(#[$meta])*
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                run($crate::testing::Kind::Postgres).await;
+            }
+        }
+    };
+}
+pub use both_stores;

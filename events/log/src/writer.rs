@@ -1,0 +1,216 @@
+//! The one task that writes: group commit. It takes whatever waits, without a timer, and commits it in one round trip and one
+//! fsync for many users; while it does, the next batch gathers by itself.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tracing::{error, warn};
+
+use crate::{
+    append::{AppendError, Appended, Outcome, Request},
+    append_postgres, append_sqlite,
+    error::is_away,
+    store::Writing,
+};
+
+/// Appends that may wait; one more is refused as overload.
+const QUEUE: usize = 4096;
+/// The most requests of a batch.
+const BATCH_REQUESTS: usize = 256;
+/// The most bytes of a batch (one request may pass it alone).
+const BATCH_BYTES: usize = 4 << 20;
+/// How long an append is tried while the store is away, before its caller is told.
+const DEADLINE: Duration = Duration::from_secs(8);
+/// Pauses between tries while the store is away; the last one repeats.
+const PAUSES_MS: [u64; 5] = [20, 50, 100, 250, 500];
+
+struct Pending {
+    request: Request,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+/// The way to the writer's task.
+#[derive(Debug, Clone)]
+pub(crate) struct LogWriter {
+    queue: mpsc::Sender<Pending>,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pending({} rows)", self.request.rows.len())
+    }
+}
+
+impl LogWriter {
+    /// Starts the task on the current runtime. `head` is told the last position after each commit.
+    pub fn start(store: Writing, head: watch::Sender<u64>) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(Task { store, head, waiting, carried: Vec::new() }.run());
+        Self { queue }
+    }
+
+    /// Waits until the request is written or refused. The wait ends soon after [`DEADLINE`].
+    pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { request, deadline: Instant::now() + DEADLINE, reply };
+        self.queue.try_send(pending).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AppendError::Unknown("the writer has stopped".into()),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(AppendError::Unknown("the writer has stopped".into())))
+    }
+}
+
+struct Task {
+    store: Writing,
+    head: watch::Sender<u64>,
+    waiting: mpsc::Receiver<Pending>,
+    /// Requests that share an owner with one already in the batch wait for the next.
+    carried: Vec<Pending>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut received = Vec::with_capacity(BATCH_REQUESTS);
+        loop {
+            received.append(&mut self.carried);
+            let room = BATCH_REQUESTS.saturating_sub(received.len()).max(1);
+            let nothing_yet = received.is_empty();
+            if nothing_yet {
+                if self.waiting.recv_many(&mut received, room).await == 0 {
+                    return; // every handle is gone
+                }
+            } else {
+                while received.len() < BATCH_REQUESTS
+                    && let Ok(pending) = self.waiting.try_recv()
+                {
+                    received.push(pending);
+                }
+            }
+            let batch = self.choose(&mut received);
+            self.commit(batch).await;
+        }
+    }
+
+    /// Takes requests in order, none of which shares an owner with another, within the bounds of a batch.
+    fn choose(&mut self, received: &mut Vec<Pending>) -> Vec<Pending> {
+        let (mut owners, mut bytes, mut batch) = (HashSet::new(), 0, Vec::with_capacity(received.len()));
+        for pending in received.drain(..) {
+            let size = pending.request.bytes();
+            let fits = batch.is_empty() || bytes + size <= BATCH_BYTES;
+            if fits && pending.request.owners().all(|owner| !owners.contains(&owner)) {
+                owners.extend(pending.request.owners());
+                bytes += size;
+                batch.push(pending);
+            } else {
+                owners.extend(pending.request.owners()); // what comes after it must not pass it
+                self.carried.push(pending);
+            }
+        }
+        batch
+    }
+
+    /// Commits a batch. While the store is away the same rows are appended again: "already there" then means written, and a
+    /// statement that was cut off while it waited for the lock can't double anything.
+    /// A row that breaks the statement is found by bisection, and only its request fails.
+    async fn commit(&mut self, batch: Vec<Pending>) {
+        let mut parts = vec![batch];
+        let mut tries = 0;
+        while let Some(mut part) = parts.pop() {
+            part = give_up_the_overdue(part);
+            if part.is_empty() {
+                continue;
+            }
+            let requests: Vec<&Request> = part.iter().map(|pending| &pending.request).collect();
+            match self.append(&requests).await {
+                Ok(outcomes) => self.answer(part, outcomes),
+                Err(error) if is_away(&error) => {
+                    let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
+                    if tries == 0 {
+                        warn!(%error, requests = part.len(), "the store is away; the same rows are appended again until it answers");
+                    }
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    parts.push(part);
+                }
+                Err(error) if part.len() == 1 => {
+                    error!(%error, "the store refuses the rows of one append");
+                    for pending in part {
+                        let _ = pending.reply.send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
+                    }
+                }
+                Err(_) => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.push(second);
+                    parts.push(part);
+                }
+            }
+        }
+    }
+
+    async fn append(&self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+        match &self.store {
+            Writing::Postgres(pool) => append_postgres::append(pool, requests).await,
+            Writing::Sqlite(pool) => append_sqlite::append(pool, requests).await,
+        }
+    }
+
+    fn answer(&self, part: Vec<Pending>, outcomes: Vec<Outcome>) {
+        let mut last = 0;
+        for (pending, outcome) in part.into_iter().zip(outcomes) {
+            if let Outcome::Written(at) = outcome {
+                last = last.max(at.last);
+            }
+            let _ = pending.reply.send(outcome.into()); // its caller may have gone; the facts are written all the same
+        }
+        self.head.send_if_modified(|head| {
+            let raised = last > *head;
+            *head = last.max(*head);
+            raised
+        });
+    }
+}
+
+fn give_up_the_overdue(part: Vec<Pending>) -> Vec<Pending> {
+    let now = Instant::now();
+    let (live, overdue): (Vec<_>, Vec<_>) = part.into_iter().partition(|pending| pending.deadline > now);
+    for pending in overdue {
+        let _ = pending.reply.send(Err(AppendError::Unknown("it did not answer in time".into()))); // its caller may have gone
+    }
+    live
+}
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+
+    use super::*;
+    use crate::{
+        Append, Group, NewFact,
+        testing::{TestStore, both_stores, store_of},
+    };
+
+    both_stores!(the_same_rows_again_are_there_already, async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let facts = || {
+            let event = Event::Account(AccountEvent::SignedIn);
+            vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }]
+        };
+        let append = Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system() };
+        let request = opened.log.seal(append).await.unwrap();
+        let writing = &store_of(&opened.log).writing;
+        for _ in 0..3 {
+            let outcomes = match writing {
+                Writing::Postgres(pool) => append_postgres::append(pool, &[&request]).await.unwrap(),
+                Writing::Sqlite(pool) => append_sqlite::append(pool, &[&request]).await.unwrap(),
+            };
+            assert_eq!(outcomes, [Outcome::Written(Appended { first: 2, last: 2 })]);
+        }
+        assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
+    });
+}

@@ -1,0 +1,240 @@
+//! `caption`: one caption asked of the model, and what became of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{aggregate, chat::Failure, domain_event, moment::Month, refusal::Refusal};
+
+/// What a caption is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caption {
+    /// Never asked for.
+    #[default]
+    Absent,
+    /// Being written.
+    Requested {
+        /// The month that it was counted in.
+        month: Month,
+    },
+    /// Written, or failed.
+    Ended,
+}
+
+/// What is wanted (contract, section 6).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Brief {
+    /// For which platform.
+    pub platform: Platform,
+    /// In which tone; personal.
+    pub tone: String,
+    /// About what; personal.
+    pub topic: String,
+    /// How long.
+    pub length: Length,
+    /// The name on the platform; personal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform_username: Option<String>,
+}
+
+/// Where a caption is to appear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Platform {
+    /// The default.
+    #[default]
+    Onlyfans,
+    /// Fansly.
+    Fansly,
+    /// X.
+    X,
+    /// Reddit.
+    Reddit,
+    /// TikTok.
+    Tiktok,
+    /// Instagram.
+    Instagram,
+    /// YouTube.
+    Youtube,
+    /// Snapchat.
+    Snapchat,
+}
+
+impl Platform {
+    const ALL: [Self; 8] =
+        [Self::Onlyfans, Self::Fansly, Self::X, Self::Reddit, Self::Tiktok, Self::Instagram, Self::Youtube, Self::Snapchat];
+
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Onlyfans => "onlyfans",
+            Self::Fansly => "fansly",
+            Self::X => "x",
+            Self::Reddit => "reddit",
+            Self::Tiktok => "tiktok",
+            Self::Instagram => "instagram",
+            Self::Youtube => "youtube",
+            Self::Snapchat => "snapchat",
+        }
+    }
+
+    /// The word back.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|platform| platform.as_str() == word)
+    }
+
+    /// What the model is told of the platform's style.
+    pub fn style(self) -> &'static str {
+        match self {
+            Self::Onlyfans => "1 to 3 short sentences, intimate, no links",
+            Self::Fansly => "flirty and direct",
+            Self::X => "under 280 characters, a hook first, then the value",
+            Self::Reddit => "conversational, as one member of the community to others",
+            Self::Tiktok => "at most 150 characters, with hashtags",
+            Self::Instagram => "with 3 to 5 hashtags at the end",
+            Self::Youtube => "the first two lines are the hook, with keywords",
+            Self::Snapchat => "at most 30 characters",
+        }
+    }
+
+    /// The platform's hard cap, in characters.
+    pub fn cap(self) -> Option<usize> {
+        match self {
+            Self::X => Some(279),
+            Self::Tiktok => Some(150),
+            Self::Snapchat => Some(30),
+            _ => None,
+        }
+    }
+}
+
+/// How long a caption is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// 1 to 2 sentences.
+    Short,
+    /// 2 to 4 sentences.
+    #[default]
+    Medium,
+    /// 4 to 8 sentences.
+    Long,
+}
+
+impl Length {
+    /// The word back.
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "short" => Self::Short,
+            "medium" => Self::Medium,
+            "long" => Self::Long,
+            _ => return None,
+        })
+    }
+
+    /// As the model is told.
+    pub fn sentences(self) -> &'static str {
+        match self {
+            Self::Short => "1 to 2 sentences",
+            Self::Medium => "2 to 4 sentences",
+            Self::Long => "4 to 8 sentences",
+        }
+    }
+}
+
+/// What may be asked of a caption.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CaptionCommand {
+    /// Write it.
+    Request {
+        /// What is wanted.
+        brief: Brief,
+        /// The month it is counted in.
+        month: Month,
+    },
+    /// It is written, or failed.
+    Finish(Result<Written, Failure>),
+}
+
+/// A written caption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The caption; personal.
+    pub text: String,
+    /// Who wrote it.
+    pub model: String,
+    /// Whether it had to be cut at the platform's cap.
+    pub truncated: bool,
+}
+
+/// What happened to a caption.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum CaptionEvent {
+    /// Asked for.
+    Requested {
+        /// What is wanted.
+        #[serde(flatten)]
+        brief: Brief,
+        /// The month it was counted in.
+        month: Month,
+    },
+    /// Written.
+    Completed(Written),
+    /// Not written; the quota unit went back with this fact.
+    Failed(Failure),
+}
+
+domain_event!(CaptionEvent,
+    Self::Requested { .. } => "caption.requested",
+    Self::Completed(_) => "caption.completed",
+    Self::Failed(_) => "caption.failed",
+);
+aggregate!(Caption, "caption", CaptionCommand, CaptionEvent);
+
+impl Caption {
+    /// What happens when this is asked.
+    pub fn decide(&self, command: CaptionCommand) -> Result<Vec<CaptionEvent>, Refusal> {
+        match (self, command) {
+            (Self::Absent, CaptionCommand::Request { brief, month }) => Ok(vec![CaptionEvent::Requested { brief, month }]),
+            (Self::Requested { .. }, CaptionCommand::Finish(Ok(written))) => Ok(vec![CaptionEvent::Completed(written)]),
+            (Self::Requested { .. }, CaptionCommand::Finish(Err(failure))) => Ok(vec![CaptionEvent::Failed(failure)]),
+            (_, CaptionCommand::Request { .. } | CaptionCommand::Finish(_)) => Ok(vec![]),
+        }
+    }
+
+    /// Folds what happened.
+    pub fn evolve(&mut self, event: CaptionEvent) {
+        *self = match event {
+            CaptionEvent::Requested { month, .. } => Self::Requested { month },
+            CaptionEvent::Completed(_) | CaptionEvent::Failed(_) => Self::Ended,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+
+    use super::*;
+
+    #[test]
+    fn a_caption_ends_once() {
+        let brief = Brief {
+            platform: Platform::X,
+            tone: "playful".into(),
+            topic: "news".into(),
+            length: Length::Short,
+            platform_username: None,
+        };
+        let requested = CaptionEvent::Requested { brief, month: Month(202_611) };
+        let written = Written { text: "hey".into(), model: "m".into(), truncated: false };
+        TestFramework::<Caption>::with(())
+            .given(vec![requested.clone()])
+            .when(CaptionCommand::Finish(Ok(written.clone())))
+            .then_expect_events(vec![CaptionEvent::Completed(written.clone())]);
+        TestFramework::<Caption>::with(())
+            .given(vec![requested, CaptionEvent::Completed(written.clone())])
+            .when(CaptionCommand::Finish(Ok(written)))
+            .then_expect_events(vec![]);
+    }
+}

@@ -1,0 +1,214 @@
+//! `chat`: a session's turns. Each turn is a question and, once, its answer, whatever became of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal};
+
+/// What a session is. The messages are in the log, not here: a turn's question and answer are read when they are needed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Chat {
+    running: Option<TurnId>,
+    last_ended: Option<TurnId>,
+}
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnOutcome {
+    /// The model said all it had to say.
+    Completed,
+    /// The user stopped it.
+    Stopped,
+    /// The model server failed.
+    Failed,
+    /// genie died while it ran.
+    Interrupted,
+}
+
+impl TurnOutcome {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What the model server told of its work: tokens, and durations in milliseconds. Each may be unknown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TurnMetrics {
+    /// Tokens of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_tokens: Option<u64>,
+    /// From the request to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<u64>,
+    /// Loading the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<u64>,
+}
+
+/// What may be asked of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChatCommand {
+    /// Begin a turn.
+    Ask {
+        /// The new turn.
+        turn: TurnId,
+        /// The session's name; personal.
+        session: String,
+        /// The user's words; personal.
+        message: String,
+    },
+    /// End the turn.
+    Answer {
+        /// Which turn.
+        turn: TurnId,
+        /// What was answered.
+        answer: Answer,
+    },
+}
+
+/// What a turn came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The text, as far as it came; personal.
+    pub content: String,
+    /// How it ended.
+    pub outcome: TurnOutcome,
+    /// A stable code and a sentence, when it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Who answered.
+    pub model: String,
+    /// Tokens and durations.
+    #[serde(default)]
+    pub metrics: TurnMetrics,
+}
+
+/// Why something failed: a stable code, and a sentence that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable.
+    pub code: String,
+    /// For people.
+    pub sentence: String,
+}
+
+/// What happened in a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ChatEvent {
+    /// A turn began.
+    Asked {
+        /// Which turn.
+        turn: TurnId,
+        /// The session's name; personal.
+        session: String,
+        /// The user's words; personal.
+        message: String,
+    },
+    /// A turn ended.
+    Answered {
+        /// Which turn.
+        turn: TurnId,
+        /// What it came to.
+        #[serde(flatten)]
+        answer: Answer,
+    },
+}
+
+domain_event!(ChatEvent,
+    Self::Asked { .. } => "chat.asked",
+    Self::Answered { .. } => "chat.answered",
+);
+aggregate!(Chat, "chat", ChatCommand, ChatEvent);
+
+impl Chat {
+    /// The turn under way.
+    pub fn running(&self) -> Option<TurnId> {
+        self.running
+    }
+
+    /// What happens when this is asked.
+    pub fn decide(&self, command: ChatCommand) -> Result<Vec<ChatEvent>, Refusal> {
+        match command {
+            ChatCommand::Ask { turn, session, message } => match self.running {
+                Some(running) if running == turn => Ok(vec![]),
+                Some(running) => Err(Refusal { turn: Some(running), ..turn_running() }),
+                None => Ok(vec![ChatEvent::Asked { turn, session, message }]),
+            },
+            // A turn that is not running has its answer already, or never was: nothing is left to be said.
+            ChatCommand::Answer { turn, answer } => match self.running == Some(turn) {
+                true => Ok(vec![ChatEvent::Answered { turn, answer }]),
+                false => Ok(vec![]),
+            },
+        }
+    }
+
+    /// Folds what happened.
+    pub fn evolve(&mut self, event: ChatEvent) {
+        match event {
+            ChatEvent::Asked { turn, .. } => self.running = Some(turn),
+            ChatEvent::Answered { turn, .. } => {
+                self.running = None;
+                self.last_ended = Some(turn);
+            }
+        }
+    }
+}
+
+fn turn_running() -> Refusal {
+    Refusal::conflict("turn_running", "This session is answering already; wait for the end of that turn, or stop it")
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+    use uuid::Uuid;
+
+    use super::*;
+
+    type Given = TestFramework<Chat>;
+
+    fn turn(n: u128) -> TurnId {
+        TurnId(Uuid::from_u128(n))
+    }
+    fn ask(n: u128) -> ChatCommand {
+        ChatCommand::Ask { turn: turn(n), session: "s".into(), message: "hello".into() }
+    }
+    fn asked(n: u128) -> ChatEvent {
+        ChatEvent::Asked { turn: turn(n), session: "s".into(), message: "hello".into() }
+    }
+    fn answer() -> Answer {
+        Answer {
+            content: "hi".into(),
+            outcome: TurnOutcome::Completed,
+            failure: None,
+            model: "m".into(),
+            metrics: TurnMetrics::default(),
+        }
+    }
+
+    #[test]
+    fn a_second_turn_waits_for_the_end_of_the_first_and_names_it() {
+        let refused = Given::with(()).given(vec![asked(1)]).when(ask(2)).inspect_result().unwrap_err();
+        assert_eq!((refused.code, refused.turn), ("turn_running", Some(turn(1))));
+        let ended = vec![asked(1), ChatEvent::Answered { turn: turn(1), answer: answer() }];
+        Given::with(()).given(ended).when(ask(2)).then_expect_events(vec![asked(2)]);
+    }
+
+    #[test]
+    fn a_turn_is_answered_once() {
+        let command = ChatCommand::Answer { turn: turn(1), answer: answer() };
+        let answered = ChatEvent::Answered { turn: turn(1), answer: answer() };
+        Given::with(()).given(vec![asked(1)]).when(command.clone()).then_expect_events(vec![answered.clone()]);
+        Given::with(()).given(vec![asked(1), answered]).when(command).then_expect_events(vec![]);
+    }
+}

@@ -1,0 +1,179 @@
+//! Any event of any stream, as the log stores it: its type, its version, its JSON, and which of its fields are not personal.
+
+use std::collections::BTreeMap;
+
+use cqrs_es::DomainEvent;
+use serde_json::{Value, json};
+
+use crate::{
+    account::AccountEvent,
+    caption::CaptionEvent,
+    chat::ChatEvent,
+    credential::CredentialEvent,
+    email::EmailEvent,
+    ids::{StreamId, StreamKind},
+    invite::InviteEvent,
+    job::JobEvent,
+    usage::UsageEvent,
+};
+
+/// Any event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Of an account.
+    Account(AccountEvent),
+    /// Of usage.
+    Usage(UsageEvent),
+    /// Of a credential.
+    Credential(CredentialEvent),
+    /// Of a job.
+    Job(JobEvent),
+    /// Of a chat session.
+    Chat(ChatEvent),
+    /// Of a caption.
+    Caption(CaptionEvent),
+    /// Of an e-mail address.
+    Email(EmailEvent),
+    /// Of an invite.
+    Invite(InviteEvent),
+}
+
+/// An event and the stream that it happens to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// To which stream.
+    pub stream: StreamId,
+    /// What.
+    pub event: Event,
+}
+
+impl Change {
+    /// `event` happens to the stream of its kind with this id.
+    pub fn new(id: impl ToString, event: impl Into<Event>) -> Self {
+        let event = event.into();
+        Self { stream: StreamId::new(event.kind(), id), event }
+    }
+}
+
+/// A stored event that this release cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("a stored `{kind}` event can't be read: {reason}")]
+pub struct Unreadable {
+    kind: &'static str,
+    reason: serde_json::Error,
+}
+
+macro_rules! any_event {
+    ($( $variant:ident($event:ty) ),+ $(,)?) => {
+        $( impl From<$event> for Event {
+            fn from(event: $event) -> Self {
+                Self::$variant(event)
+            }
+        } )+
+
+        impl Event {
+            /// Which kind of stream it happens to.
+            pub fn kind(&self) -> StreamKind {
+                match self { $( Self::$variant(_) => StreamKind::$variant ),+ }
+            }
+
+            /// Its stored type, such as `job.submitted`.
+            pub fn type_name(&self) -> &'static str {
+                match self { $( Self::$variant(event) => event.type_name() ),+ }
+            }
+
+            /// The version of its shape.
+            pub fn version(&self) -> String {
+                match self { $( Self::$variant(event) => event.event_version() ),+ }
+            }
+
+            /// Its JSON. Events hold only text, numbers and maps with text keys, which always serialize.
+            pub fn to_json(&self) -> Value {
+                match self { $( Self::$variant(event) => serde_json::to_value(event).unwrap_or(Value::Null) ),+ }
+            }
+
+            /// Reads a stored event back.
+            pub fn from_json(kind: StreamKind, json: Value) -> Result<Self, Unreadable> {
+                match kind {
+                    $( StreamKind::$variant => serde_json::from_value(json)
+                        .map(Self::$variant)
+                        .map_err(|reason| Unreadable { kind: kind.as_str(), reason }) ),+
+                }
+            }
+
+            /// Every stored type there is.
+            pub fn all_types() -> Vec<&'static str> {
+                [$( <$event>::TYPES ),+].concat()
+            }
+        }
+    };
+}
+
+any_event!(
+    Account(AccountEvent),
+    Usage(UsageEvent),
+    Credential(CredentialEvent),
+    Job(JobEvent),
+    Chat(ChatEvent),
+    Caption(CaptionEvent),
+    Email(EmailEvent),
+    Invite(InviteEvent),
+);
+
+impl Event {
+    /// The written list: for each type, the fields that are not personal. They are stored readable beside the sealed event,
+    /// so that the feed, the audit and the job board can use them without anybody's key.
+    pub fn clear(&self) -> BTreeMap<String, Value> {
+        let fields = match self {
+            Self::Account(event) => match event {
+                AccountEvent::Registered(r) => json!({"tier": r.tier, "role": r.role, "admin": r.admin}),
+                AccountEvent::OnboardingAdvanced { to } => json!({"to": to}),
+                AccountEvent::SignedIn | AccountEvent::Suspended => json!({}),
+            },
+            Self::Usage(event) => match event {
+                UsageEvent::Counted { counter, amount, month } | UsageEvent::GivenBack { counter, amount, month } => {
+                    json!({"counter": counter, "amount": amount, "month": month})
+                }
+            },
+            Self::Credential(event) => match event {
+                CredentialEvent::Stored { platform, sealed, .. } => json!({"platform": platform, "version": sealed.version}),
+                CredentialEvent::Changed { sealed, .. } => json!({"version": sealed.version}),
+                CredentialEvent::Revealed { version, .. } => json!({"version": version}),
+                CredentialEvent::Removed => json!({}),
+            },
+            Self::Job(event) => match event {
+                JobEvent::Submitted(spec) => json!({
+                    "operation": spec.operation, "queue": spec.queue, "priority": spec.priority,
+                    "run_at": spec.run_at, "max_attempts": spec.max_attempts,
+                }),
+                JobEvent::Claimed { attempt, .. } | JobEvent::Completed { attempt, .. } => json!({"attempt": attempt}),
+                JobEvent::Lapsed { attempt, retry_at } | JobEvent::Failed { attempt, retry_at, .. } => {
+                    json!({"attempt": attempt, "retry_at": retry_at})
+                }
+                JobEvent::Retried { priority } => json!({"priority": priority}),
+                JobEvent::Cancelled => json!({}),
+            },
+            Self::Chat(event) => match event {
+                ChatEvent::Asked { turn, message, .. } => json!({"turn": turn, "bytes": message.len()}),
+                ChatEvent::Answered { turn, answer } => json!({
+                    "turn": turn, "outcome": answer.outcome, "model": answer.model, "bytes": answer.content.len(),
+                    "failure": answer.failure.as_ref().map(|failure| &failure.code),
+                }),
+            },
+            Self::Caption(event) => match event {
+                CaptionEvent::Requested { brief, .. } => json!({"platform": brief.platform, "length": brief.length}),
+                CaptionEvent::Completed(written) => json!({"model": written.model, "truncated": written.truncated}),
+                CaptionEvent::Failed(failure) => json!({"failure": failure.code}),
+            },
+            Self::Email(EmailEvent::Claimed { user }) => json!({"user": user}),
+            Self::Invite(event) => match event {
+                InviteEvent::Created(grant) => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
+                InviteEvent::Spent { user } => json!({"user": user}),
+            },
+        };
+        match fields {
+            Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            _ => BTreeMap::new(),
+        }
+    }
+}

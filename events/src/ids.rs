@@ -1,0 +1,224 @@
+//! Ids as types: `fn cancel(user: UserId, job: JobId)` cannot be called the wrong way round.
+//!
+//! Ids are UUIDs (v7 when genie makes them) or keyed hashes, never words of a person.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The text given is not an id of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{what}` must be {wanted}")]
+pub struct NotAnId {
+    what: &'static str,
+    wanted: &'static str,
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotAnId;
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                Uuid::try_parse(text).map(Self).map_err(|_| NotAnId { what: $what, wanted: "a UUID" })
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A user.
+    UserId,
+    "user id"
+);
+uuid_id!(
+    /// One stored event.
+    EventId,
+    "event id"
+);
+uuid_id!(
+    /// A held credential.
+    CredentialId,
+    "credential id"
+);
+uuid_id!(
+    /// One question and its answer.
+    TurnId,
+    "turn id"
+);
+uuid_id!(
+    /// One caption.
+    CaptionId,
+    "caption id"
+);
+
+/// A job. Clients of the original announce their own: a UUID or the number of a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(String);
+
+impl JobId {
+    /// A job whose id genie makes.
+    pub fn new(id: Uuid) -> Self {
+        Self(id.to_string())
+    }
+
+    /// As stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        if let Ok(id) = Uuid::try_parse(text) {
+            return Ok(Self(id.to_string()));
+        }
+        let number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        match number {
+            true => Ok(Self(text.to_owned())),
+            false => Err(NotAnId { what: "jobId", wanted: "a UUID or a number" }),
+        }
+    }
+}
+
+macro_rules! hash_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+hash_id!(
+    /// A chat session: keyed hash of its user and its name.
+    SessionId
+);
+hash_id!(
+    /// An e-mail address: keyed hash of its normal form.
+    EmailId
+);
+hash_id!(
+    /// An invite: keyed hash of its code.
+    InviteId
+);
+
+/// The kinds of streams. The word is also the prefix of the stream's event types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamKind {
+    /// One per user.
+    Account,
+    /// One per user.
+    Usage,
+    /// One per credential.
+    Credential,
+    /// One per job.
+    Job,
+    /// One per chat session.
+    Chat,
+    /// One per caption.
+    Caption,
+    /// One per address; the system's.
+    Email,
+    /// One per code; the system's.
+    Invite,
+}
+
+impl StreamKind {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Account, Self::Usage, Self::Credential, Self::Job, Self::Chat, Self::Caption, Self::Email, Self::Invite];
+
+    /// As stored in `aggregate_type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Usage => "usage",
+            Self::Credential => "credential",
+            Self::Job => "job",
+            Self::Chat => "chat",
+            Self::Caption => "caption",
+            Self::Email => "email",
+            Self::Invite => "invite",
+        }
+    }
+
+    /// The stored word back; `None` for a kind this release does not know.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// Whether streams of this kind belong to the system rather than to a user.
+    pub fn is_system(self) -> bool {
+        matches!(self, Self::Email | Self::Invite)
+    }
+}
+
+/// A stream: its kind and its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId {
+    /// What it is.
+    pub kind: StreamKind,
+    /// Which one.
+    pub id: String,
+}
+
+impl StreamId {
+    /// The stream `kind`/`id`.
+    pub fn new(kind: StreamKind, id: impl ToString) -> Self {
+        Self { kind, id: id.to_string() }
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.as_str(), self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_id_is_a_uuid_or_a_number_and_nothing_else() {
+        assert!("0192d4e0-7f3a-7c3b-8f4e-0123456789ab".parse::<JobId>().is_ok());
+        assert!("42".parse::<JobId>().is_ok());
+        for bad in ["", "my secret project", "123456789012345678901", "-1", "4 2"] {
+            assert!(bad.parse::<JobId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_stream_kind_reads_back() {
+        for kind in StreamKind::ALL {
+            assert_eq!(StreamKind::parse(kind.as_str()), Some(kind));
+        }
+        assert_eq!(StreamKind::parse("nonsense"), None);
+    }
+}

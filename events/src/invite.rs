@@ -1,0 +1,125 @@
+//! `invite`: a code that opens the door once. Its stream's id is a keyed hash of the code.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{aggregate, domain_event, ids::UserId, moment::Moment, refusal::Refusal, tier::Tier};
+
+/// What an invite is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Invite {
+    /// Never made.
+    #[default]
+    Absent,
+    /// May be used.
+    Open(Grant),
+    /// Was used.
+    Spent,
+}
+
+/// What its user becomes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The tier.
+    pub tier: Tier,
+    /// The role's name.
+    pub role: String,
+    /// Whether an administrator.
+    pub admin: bool,
+    /// Not usable from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Moment>,
+}
+
+/// What may be asked of an invite.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InviteCommand {
+    /// Make it.
+    Create(Grant),
+    /// Use it.
+    Spend {
+        /// Who.
+        user: UserId,
+        /// Now.
+        now: Moment,
+    },
+}
+
+/// What happened to an invite.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum InviteEvent {
+    /// Made.
+    Created(Grant),
+    /// Used.
+    Spent {
+        /// By whom.
+        user: UserId,
+    },
+}
+
+domain_event!(InviteEvent,
+    Self::Created(_) => "invite.created",
+    Self::Spent { .. } => "invite.spent",
+);
+aggregate!(Invite, "invite", InviteCommand, InviteEvent);
+
+impl Invite {
+    /// What its user becomes, if it may be used.
+    pub fn grant(&self, now: Moment) -> Result<&Grant, Refusal> {
+        match self {
+            Self::Open(grant) if grant.expires_at.is_none_or(|at| now < at) => Ok(grant),
+            Self::Open(_) => Err(Refusal::invalid("inviteCode", "This invite has expired; ask for another")),
+            Self::Spent => Err(Refusal::invalid("inviteCode", "This invite was used already; ask for another")),
+            Self::Absent => Err(Refusal::invalid("inviteCode", "There is no such invite; check `inviteCode`")),
+        }
+    }
+
+    /// What happens when this is asked.
+    pub fn decide(&self, command: InviteCommand) -> Result<Vec<InviteEvent>, Refusal> {
+        match command {
+            InviteCommand::Create(grant) => match self {
+                Self::Absent => Ok(vec![InviteEvent::Created(grant)]),
+                _ => Ok(vec![]),
+            },
+            InviteCommand::Spend { user, now } => self.grant(now).map(|_| vec![InviteEvent::Spent { user }]),
+        }
+    }
+
+    /// Folds what happened.
+    pub fn evolve(&mut self, event: InviteEvent) {
+        *self = match event {
+            InviteEvent::Created(grant) => Self::Open(grant),
+            InviteEvent::Spent { .. } => Self::Spent,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn created(expires_at: Option<Moment>) -> InviteEvent {
+        InviteEvent::Created(Grant { tier: Tier::Starter, role: "creator".into(), admin: false, expires_at })
+    }
+
+    #[test]
+    fn an_invite_is_used_once_and_in_time() {
+        let user = UserId(Uuid::from_u128(1));
+        let spend = || InviteCommand::Spend { user, now: Moment(10) };
+        let spent = InviteEvent::Spent { user };
+        let given = |events| TestFramework::<Invite>::with(()).given(events);
+        given(vec![created(None)]).when(spend()).then_expect_events(vec![spent.clone()]);
+        for (history, sentence) in [
+            (vec![created(Some(Moment(10)))], "expired"),
+            (vec![created(None), spent], "used already"),
+            (vec![], "no such invite"),
+        ] {
+            let refused = given(history).when(spend()).inspect_result().unwrap_err();
+            assert!(refused.sentence.contains(sentence), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! `job`: a piece of work, from its submission to its end. A worker holds it by a lease; only the present lease may end it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal};
+
+/// What a job is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Never submitted.
+    #[default]
+    Absent,
+    /// Waits for a worker.
+    Waiting {
+        /// What is to be done.
+        spec: JobSpec,
+        /// How many attempts were made.
+        attempts: u32,
+        /// Not to be handed out before.
+        not_before: Option<Moment>,
+    },
+    /// A worker holds it.
+    Running {
+        /// What is being done.
+        spec: JobSpec,
+        /// Which attempt this is, from 1.
+        attempt: u32,
+        /// Hash of the lease that may end it.
+        lease: String,
+    },
+    /// Ended.
+    Finished {
+        /// What was to be done.
+        spec: JobSpec,
+        /// How it ended.
+        ending: Ending,
+        /// Hash of the lease that ended it, when one did.
+        lease: Option<String>,
+    },
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Done.
+    Completed,
+    /// Failed for good; kept for a retry.
+    Failed,
+    /// Called off.
+    Cancelled,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// What to do.
+    pub operation: String,
+    /// Where it waits; follows from the operation.
+    pub queue: String,
+    /// How to do it; personal.
+    #[serde(default)]
+    pub params: Value,
+    /// An uploaded file to work on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_file_id: Option<String>,
+    /// An address to fetch from; personal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_url: Option<String>,
+    /// The credential that the work is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creator_profile_id: Option<String>,
+    /// Lower runs sooner.
+    pub priority: i64,
+    /// Not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Moment>,
+    /// After this many it has failed.
+    pub max_attempts: u32,
+}
+
+/// What may be asked of a job. Leases come as hashes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobCommand {
+    /// Queue it.
+    Submit(JobSpec),
+    /// Take it under a new lease.
+    Claim {
+        /// Who takes it.
+        worker: String,
+        /// Hash of the new lease.
+        lease: String,
+        /// Now.
+        now: Moment,
+    },
+    /// It is done.
+    Complete {
+        /// Hash of the lease held.
+        lease: String,
+        /// What came of it; personal.
+        result: Value,
+        /// Files that came of it; personal.
+        outputs: Value,
+    },
+    /// It went wrong.
+    Fail {
+        /// Hash of the lease held.
+        lease: String,
+        /// What went wrong; personal.
+        error: String,
+        /// Whether another attempt makes sense.
+        retryable: bool,
+        /// When the next attempt may start.
+        retry_at: Moment,
+    },
+    /// Its lease ran out.
+    Lapse {
+        /// Hash of the lease that ran out.
+        lease: String,
+        /// When the next attempt may start.
+        retry_at: Moment,
+    },
+    /// Call it off.
+    Cancel,
+    /// Queue it again after it failed or was called off.
+    Retry,
+}
+
+/// What happened to a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum JobEvent {
+    /// Queued.
+    Submitted(JobSpec),
+    /// A worker took it.
+    Claimed {
+        /// Which attempt this is, from 1.
+        attempt: u32,
+        /// Who took it.
+        worker: String,
+        /// Hash of its lease.
+        lease: String,
+    },
+    /// The lease ran out.
+    Lapsed {
+        /// Which attempt that was.
+        attempt: u32,
+        /// When the next may start; absent when that was the last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_at: Option<Moment>,
+    },
+    /// Done.
+    Completed {
+        /// Which attempt that was.
+        attempt: u32,
+        /// What came of it; personal.
+        #[serde(default)]
+        result: Value,
+        /// Files that came of it; personal.
+        #[serde(default)]
+        outputs: Value,
+    },
+    /// An attempt failed.
+    Failed {
+        /// Which attempt that was.
+        attempt: u32,
+        /// What went wrong; personal.
+        error: String,
+        /// When the next may start; absent when it failed for good.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_at: Option<Moment>,
+    },
+    /// Queued again by its owner.
+    Retried {
+        /// Its new priority.
+        priority: i64,
+    },
+    /// Called off.
+    Cancelled,
+}
+
+domain_event!(JobEvent,
+    Self::Submitted(_) => "job.submitted",
+    Self::Claimed { .. } => "job.claimed",
+    Self::Lapsed { .. } => "job.lapsed",
+    Self::Completed { .. } => "job.completed",
+    Self::Failed { .. } => "job.failed",
+    Self::Retried { .. } => "job.retried",
+    Self::Cancelled => "job.cancelled",
+);
+aggregate!(Job, "job", JobCommand, JobEvent);
+
+/// The priority of a job that its owner queued again (contract, section 5).
+const RETRY_PRIORITY: i64 = 5;
+
+/// How long until attempt `attempts + 1` may start: 2 s · 2^(n-1), capped at 10 minutes, then spread over
+/// the upper half by `chance` in 0..1, so that jobs which failed together do not come back together.
+pub fn backoff_millis(attempts: u32, chance: f64) -> i64 {
+    let full = 2000_i64.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(600_000);
+    let half = full / 2;
+    half + (half as f64 * chance.clamp(0.0, 1.0)) as i64
+}
+
+impl Job {
+    /// What is to be done, if anything ever was.
+    pub fn spec(&self) -> Option<&JobSpec> {
+        match self {
+            Self::Absent => None,
+            Self::Waiting { spec, .. } | Self::Running { spec, .. } | Self::Finished { spec, .. } => Some(spec),
+        }
+    }
+
+    /// Which attempt is running or was the last made.
+    pub fn attempts(&self) -> u32 {
+        match self {
+            Self::Waiting { attempts, .. } => *attempts,
+            Self::Running { attempt, .. } => *attempt,
+            Self::Absent | Self::Finished { .. } => 0,
+        }
+    }
+
+    /// What happens when this is asked.
+    pub fn decide(&self, command: JobCommand) -> Result<Vec<JobEvent>, Refusal> {
+        match command {
+            JobCommand::Submit(spec) => match self.spec() {
+                None => Ok(vec![JobEvent::Submitted(spec)]),
+                Some(before) if *before == spec => Ok(vec![]),
+                Some(_) => Err(job_exists()),
+            },
+            JobCommand::Claim { worker, lease, now } => match self {
+                Self::Waiting { attempts, not_before, .. } if not_before.is_none_or(|at| at <= now) => {
+                    Ok(vec![JobEvent::Claimed { attempt: attempts + 1, worker, lease }])
+                }
+                Self::Running { lease: held, .. } if *held == lease => Ok(vec![]),
+                _ => Err(Refusal::conflict("not_waiting", "This job is not waiting for a worker")),
+            },
+            JobCommand::Complete { lease, result, outputs } => match self {
+                Self::Finished { ending: Ending::Completed, lease: Some(held), .. } if *held == lease => Ok(vec![]),
+                _ => Ok(vec![JobEvent::Completed { attempt: self.held_by(&lease)?, result, outputs }]),
+            },
+            JobCommand::Fail { lease, error, retryable, retry_at } => {
+                let attempt = self.held_by(&lease)?;
+                let retry_at = (retryable && self.may_try_again(attempt)).then_some(retry_at);
+                Ok(vec![JobEvent::Failed { attempt, error, retry_at }])
+            }
+            JobCommand::Lapse { lease, retry_at } => {
+                let attempt = self.held_by(&lease)?;
+                let retry_at = self.may_try_again(attempt).then_some(retry_at);
+                Ok(vec![JobEvent::Lapsed { attempt, retry_at }])
+            }
+            JobCommand::Cancel => match self {
+                Self::Waiting { .. } | Self::Running { .. } => Ok(vec![JobEvent::Cancelled]),
+                Self::Finished { ending: Ending::Cancelled, .. } => Ok(vec![]),
+                Self::Finished { .. } => Err(Refusal::conflict("already_finished", "This job has ended already")),
+                Self::Absent => Err(Refusal::not_found("job")),
+            },
+            JobCommand::Retry => match self {
+                Self::Finished { ending: Ending::Failed | Ending::Cancelled, .. } => {
+                    Ok(vec![JobEvent::Retried { priority: RETRY_PRIORITY }])
+                }
+                Self::Absent => Err(Refusal::not_found("job")),
+                _ => Err(Refusal::conflict("not_failed", "Only a failed or cancelled job can be retried")),
+            },
+        }
+    }
+
+    fn held_by(&self, lease: &str) -> Result<u32, Refusal> {
+        match self {
+            Self::Running { attempt, lease: held, .. } if held == lease => Ok(*attempt),
+            Self::Absent => Err(Refusal::not_found("job")),
+            _ => Err(Refusal::conflict("stale_lease", "This lease is not the job's present one; claim it again")),
+        }
+    }
+
+    fn may_try_again(&self, attempt: u32) -> bool {
+        self.spec().is_some_and(|spec| attempt < spec.max_attempts)
+    }
+
+    /// Folds what happened.
+    pub fn evolve(&mut self, event: JobEvent) {
+        let (spec, attempts, held) = match std::mem::take(self) {
+            Self::Absent => match event {
+                JobEvent::Submitted(spec) => {
+                    let not_before = spec.run_at;
+                    *self = Self::Waiting { spec, attempts: 0, not_before };
+                    return;
+                }
+                _ => return,
+            },
+            Self::Waiting { spec, attempts, .. } => (spec, attempts, None),
+            Self::Running { spec, attempt, lease } => (spec, attempt, Some(lease)),
+            Self::Finished { spec, lease, .. } => (spec, 0, lease),
+        };
+        let waiting_or_failed = |spec, retry_at: Option<Moment>, lease| match retry_at {
+            Some(at) => Self::Waiting { spec, attempts, not_before: Some(at) },
+            None => Self::Finished { spec, ending: Ending::Failed, lease },
+        };
+        *self = match event {
+            JobEvent::Submitted(_) => Self::Waiting { spec, attempts, not_before: None },
+            JobEvent::Claimed { attempt, lease, .. } => Self::Running { spec, attempt, lease },
+            JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => waiting_or_failed(spec, retry_at, held),
+            JobEvent::Completed { .. } => Self::Finished { spec, ending: Ending::Completed, lease: held },
+            JobEvent::Retried { priority } => {
+                Self::Waiting { spec: JobSpec { priority, run_at: None, ..spec }, attempts: 0, not_before: None }
+            }
+            JobEvent::Cancelled => Self::Finished { spec, ending: Ending::Cancelled, lease: None },
+        };
+    }
+}
+
+/// The id belongs to another job, of this user or of somebody else.
+pub fn job_exists() -> Refusal {
+    Refusal::conflict("job_exists", "There is another job with this `jobId`; leave it out, or send a fresh one")
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+
+    use super::*;
+
+    type Given = TestFramework<Job>;
+
+    fn spec() -> JobSpec {
+        JobSpec {
+            operation: "resize_image".into(),
+            queue: "media-jobs".into(),
+            params: serde_json::json!({"width": 10}),
+            input_file_id: None,
+            input_url: None,
+            creator_profile_id: None,
+            priority: 10,
+            run_at: None,
+            max_attempts: 2,
+        }
+    }
+    fn submitted() -> JobEvent {
+        JobEvent::Submitted(spec())
+    }
+    fn claimed(attempt: u32, lease: &str) -> JobEvent {
+        JobEvent::Claimed { attempt, worker: "w".into(), lease: lease.into() }
+    }
+    fn complete(lease: &str) -> JobCommand {
+        JobCommand::Complete { lease: lease.into(), result: Value::Null, outputs: Value::Null }
+    }
+    fn completed() -> JobEvent {
+        JobEvent::Completed { attempt: 1, result: Value::Null, outputs: Value::Null }
+    }
+    const SOON: Moment = Moment(5);
+
+    #[test]
+    fn submitting_the_same_again_is_no_error_and_another_body_is() {
+        Given::with(()).given(vec![submitted()]).when(JobCommand::Submit(spec())).then_expect_events(vec![]);
+        let other = JobSpec { operation: "crop_image".into(), ..spec() };
+        let refused = Given::with(()).given(vec![submitted()]).when(JobCommand::Submit(other)).inspect_result();
+        assert_eq!(refused.unwrap_err().code, "job_exists");
+    }
+
+    #[test]
+    fn a_claim_before_its_time_is_refused() {
+        let later = JobEvent::Submitted(JobSpec { run_at: Some(Moment(10)), ..spec() });
+        let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: Moment(9) };
+        let refused = Given::with(()).given(vec![later]).when(claim).inspect_result().unwrap_err();
+        assert_eq!(refused.code, "not_waiting");
+    }
+
+    #[test]
+    fn only_the_present_lease_completes_and_completing_twice_is_no_error() {
+        let running = vec![submitted(), claimed(1, "mine")];
+        Given::with(()).given(running.clone()).when(complete("mine")).then_expect_events(vec![completed()]);
+        let stale = Given::with(()).given(running.clone()).when(complete("other")).inspect_result().unwrap_err();
+        assert_eq!(stale.code, "stale_lease");
+        let done = [running, vec![completed()]].concat();
+        Given::with(()).given(done).when(complete("mine")).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn a_lapsed_lease_ends_nothing_and_the_last_lapse_fails_the_job() {
+        let lapsed = JobEvent::Lapsed { attempt: 1, retry_at: Some(SOON) };
+        let again = vec![submitted(), claimed(1, "a"), lapsed, claimed(2, "b")];
+        let stale = Given::with(()).given(again.clone()).when(complete("a")).inspect_result().unwrap_err();
+        assert_eq!(stale.code, "stale_lease");
+        Given::with(())
+            .given(again)
+            .when(JobCommand::Lapse { lease: "b".into(), retry_at: SOON })
+            .then_expect_events(vec![JobEvent::Lapsed { attempt: 2, retry_at: None }]);
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
+        let fail = |lease: &str| JobCommand::Fail { lease: lease.into(), error: "e".into(), retryable: true, retry_at: SOON };
+        let failed = |attempt, retry_at| JobEvent::Failed { attempt, error: "e".into(), retry_at };
+        let first = vec![submitted(), claimed(1, "a")];
+        Given::with(()).given(first.clone()).when(fail("a")).then_expect_events(vec![failed(1, Some(SOON))]);
+        let second = [first, vec![failed(1, Some(SOON)), claimed(2, "b")]].concat();
+        Given::with(()).given(second.clone()).when(fail("b")).then_expect_events(vec![failed(2, None)]);
+        let for_good = [second, vec![failed(2, None)]].concat();
+        Given::with(()).given(for_good).when(JobCommand::Retry).then_expect_events(vec![JobEvent::Retried { priority: 5 }]);
+    }
+
+    #[test]
+    fn back_off_doubles_up_to_ten_minutes() {
+        assert_eq!(backoff_millis(1, 1.0), 2000);
+        assert_eq!(backoff_millis(3, 1.0), 8000);
+        assert_eq!(backoff_millis(3, 0.0), 4000);
+        assert_eq!(backoff_millis(u32::MAX, 1.0), 600_000);
+    }
+}

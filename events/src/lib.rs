@@ -1,0 +1,100 @@
+//! genie-events: what may be asked, what happened, and the rules between.
+//!
+//! Everything here is pure: no clock, no chance, no SQL, no HTTP, no actor. Times, ids and the caller arrive in the command;
+//! `decide` turns a command into facts or a refusal, `evolve` folds facts into state and cannot fail.
+
+/// Ids as types, and the names of streams.
+pub mod ids;
+/// Who asked, and why.
+pub mod metadata;
+/// Moments, as integer microseconds.
+pub mod moment;
+/// What jobs can do, and which queue each belongs to.
+pub mod operation;
+/// Why something was refused, in kinds that the rim maps to statuses.
+pub mod refusal;
+/// Tiers, counters and their limits.
+pub mod tier;
+
+/// `account`: who somebody is.
+pub mod account;
+/// `caption`: one caption asked of the model.
+pub mod caption;
+/// `chat`: a session's turns.
+pub mod chat;
+/// `credential`: that a secret is held, changed, revealed or removed; never the secret.
+pub mod credential;
+/// `email`: the fence that makes an address unique.
+pub mod email;
+/// `invite`: a code that opens the door once.
+pub mod invite;
+/// `job`: a piece of work, from its submission to its end.
+pub mod job;
+/// `usage`: what was counted against a tier.
+pub mod usage;
+
+/// Any event of any stream, as the log stores it.
+pub mod event;
+/// A user: one state folded from all of that user's streams, and what may be asked of it.
+pub mod user;
+
+pub use event::{Change, Event};
+pub use ids::{CaptionId, CredentialId, EventId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use metadata::{CallerKind, Metadata};
+pub use moment::Moment;
+pub use refusal::{Refusal, RefusalKind};
+pub use user::{User, UserCommand};
+
+/// Wires an aggregate with pure `decide` and `evolve` to cqrs-es: `handle` only feeds the decided events to the sink.
+macro_rules! aggregate {
+    ($state:ty, $kind:literal, $command:ty, $event:ty) => {
+        impl cqrs_es::Aggregate for $state {
+            const TYPE: &'static str = $kind;
+            type Command = $command;
+            type Event = $event;
+            type Error = $crate::Refusal;
+            type Services = ();
+
+            async fn handle(
+                &mut self,
+                command: Self::Command,
+                _services: &Self::Services,
+                sink: &cqrs_es::event_sink::EventSink<Self>,
+            ) -> Result<(), Self::Error> {
+                for event in self.decide(command)? {
+                    sink.write(event, self).await;
+                }
+                Ok(())
+            }
+
+            fn apply(&mut self, event: Self::Event) {
+                self.evolve(event);
+            }
+        }
+    };
+}
+pub(crate) use aggregate;
+
+/// Gives each variant of an event its stored type (`job.submitted`) and version.
+macro_rules! domain_event {
+    ($event:ty, $( $pattern:pat => $name:literal ),+ $(,)?) => {
+        impl $event {
+            /// The stored types of this stream, one for each variant.
+            pub const TYPES: &'static [&'static str] = &[$($name),+];
+
+            /// The stored type of this event.
+            pub fn type_name(&self) -> &'static str {
+                match self { $( $pattern => $name ),+ }
+            }
+        }
+        impl cqrs_es::DomainEvent for $event {
+            fn event_type(&self) -> String {
+                self.type_name().to_owned()
+            }
+            fn event_version(&self) -> String {
+                "1".to_owned()
+            }
+        }
+    };
+}
+pub(crate) use domain_event;

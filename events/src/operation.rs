@@ -1,0 +1,69 @@
+//! What jobs can do, which queue each belongs to and what it counts against (contract, sections 5 and 8).
+
+use crate::tier::Counter;
+
+/// The queues.
+pub const QUEUES: [&str; 3] = ["media-jobs", "scrape-jobs", "onboarding-jobs"];
+
+const MEDIA: [&str; 17] = [
+    "transcoding",
+    "convert_image",
+    "resize_image",
+    "crop_image",
+    "resize_video",
+    "crop_video",
+    "compress_video",
+    "trim_videos",
+    "join_videos",
+    "apply_watermark",
+    "create_teaser",
+    "thumbnail",
+    "strip_metadata",
+    "caption_generation",
+    "apply_steganographic_watermark",
+    "download_video",
+    "ytdlp_info",
+];
+const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
+
+/// The queue of an operation; `None` for an unknown one. `onboarding_import` is queued by the upload, not by clients.
+pub fn queue_of(operation: &str) -> Option<&'static str> {
+    if MEDIA.contains(&operation) {
+        Some(QUEUES[0])
+    } else if SCRAPE.contains(&operation) {
+        Some(QUEUES[1])
+    } else {
+        None
+    }
+}
+
+/// The queue with this name.
+pub fn queue(name: &str) -> Option<&'static str> {
+    QUEUES.into_iter().find(|queue| *queue == name)
+}
+
+/// What an operation counts against; `None` when it is not counted.
+pub fn counter_of(operation: &str) -> Option<Counter> {
+    Some(match operation {
+        "caption_generation" => Counter::PostsAiAssisted,
+        "create_teaser" | "trim_videos" | "join_videos" => Counter::AiClipOps,
+        "apply_watermark" | "apply_steganographic_watermark" => Counter::WatermarkOps,
+        "thumbnail" => Counter::ThumbnailOps,
+        "publish_post" => Counter::PostsPublished,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operation_decides_the_queue() {
+        assert_eq!(queue_of("resize_image"), Some("media-jobs"));
+        assert_eq!(queue_of("publish_post"), Some("scrape-jobs"));
+        assert_eq!(queue_of("make_coffee"), None);
+        assert_eq!(counter_of("trim_videos"), Some(Counter::AiClipOps));
+        assert_eq!(counter_of("resize_image"), None);
+    }
+}

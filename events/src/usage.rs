@@ -1,0 +1,170 @@
+//! `usage`: what was counted against a tier. Check and count are one fact, so no race can pass a limit.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    aggregate, domain_event,
+    moment::Month,
+    refusal::Refusal,
+    tier::{Counter, Tier},
+};
+
+/// The counts of the latest month seen; earlier months no longer limit anything.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    month: Month,
+    counted: BTreeMap<Counter, u64>,
+}
+
+/// What may be asked of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UsageCommand {
+    /// Count, if the tier's limit allows.
+    Count {
+        /// What.
+        counter: Counter,
+        /// How many.
+        amount: u64,
+        /// In which month.
+        month: Month,
+        /// The user's tier now.
+        tier: Tier,
+    },
+    /// Give back what was counted for work that then failed through no fault of the user.
+    GiveBack {
+        /// What.
+        counter: Counter,
+        /// How many.
+        amount: u64,
+        /// The month it came from.
+        month: Month,
+    },
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum UsageEvent {
+    /// Counted.
+    Counted {
+        /// What.
+        counter: Counter,
+        /// How many.
+        amount: u64,
+        /// In which month.
+        month: Month,
+    },
+    /// Given back.
+    GivenBack {
+        /// What.
+        counter: Counter,
+        /// How many.
+        amount: u64,
+        /// The month it came from.
+        month: Month,
+    },
+}
+
+domain_event!(UsageEvent,
+    Self::Counted { .. } => "usage.counted",
+    Self::GivenBack { .. } => "usage.given_back",
+);
+aggregate!(Usage, "usage", UsageCommand, UsageEvent);
+
+impl Usage {
+    /// The count of a month.
+    pub fn count(&self, counter: Counter, month: Month) -> u64 {
+        match month == self.month {
+            true => self.counted.get(&counter).copied().unwrap_or(0),
+            false => 0,
+        }
+    }
+
+    /// What happens when this is asked.
+    pub fn decide(&self, command: UsageCommand) -> Result<Vec<UsageEvent>, Refusal> {
+        match command {
+            UsageCommand::Count { counter, amount, month, tier } => {
+                // A clock that jumped back must not open a fresh month.
+                let month = month.max(self.month);
+                let after = self.count(counter, month).saturating_add(amount);
+                match counter.limit(tier) {
+                    Some(limit) if after > limit => Err(Refusal::quota(counter, limit > 0, tier.as_str())),
+                    _ => Ok(vec![UsageEvent::Counted { counter, amount, month }]),
+                }
+            }
+            UsageCommand::GiveBack { counter, amount, month } => Ok(vec![UsageEvent::GivenBack { counter, amount, month }]),
+        }
+    }
+
+    /// Folds what happened.
+    pub fn evolve(&mut self, event: UsageEvent) {
+        match event {
+            UsageEvent::Counted { counter, amount, month } => {
+                if month > self.month {
+                    self.month = month;
+                    self.counted.clear();
+                }
+                if month == self.month {
+                    let count = self.counted.entry(counter).or_default();
+                    *count = count.saturating_add(amount);
+                }
+            }
+            UsageEvent::GivenBack { counter, amount, month } => {
+                if month == self.month
+                    && let Some(count) = self.counted.get_mut(&counter)
+                {
+                    *count = count.saturating_sub(amount);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+
+    use super::*;
+
+    type Given = TestFramework<Usage>;
+    const NOVEMBER: Month = Month(202_611);
+    const DECEMBER: Month = Month(202_612);
+
+    fn count(month: Month) -> UsageCommand {
+        UsageCommand::Count { counter: Counter::PostsAiAssisted, amount: 1, month, tier: Tier::Starter }
+    }
+    fn counted(month: Month) -> UsageEvent {
+        UsageEvent::Counted { counter: Counter::PostsAiAssisted, amount: 1, month }
+    }
+
+    #[test]
+    fn the_limit_is_reached_and_never_passed() {
+        let full = vec![counted(NOVEMBER); 3];
+        let refused = Given::with(()).given(full.clone()).when(count(NOVEMBER)).inspect_result().unwrap_err();
+        assert_eq!(refused.code, "tier_limit_reached");
+        Given::with(()).given(full).when(count(DECEMBER)).then_expect_events(vec![counted(DECEMBER)]);
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_used_again() {
+        let back = UsageEvent::GivenBack { counter: Counter::PostsAiAssisted, amount: 1, month: NOVEMBER };
+        let given = [vec![counted(NOVEMBER); 3], vec![back]].concat();
+        Given::with(()).given(given).when(count(NOVEMBER)).then_expect_events(vec![counted(NOVEMBER)]);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_opens_no_fresh_month() {
+        let refused = Given::with(()).given(vec![counted(DECEMBER); 3]).when(count(NOVEMBER)).inspect_result();
+        assert!(refused.is_err());
+    }
+
+    #[test]
+    fn a_tier_without_the_operation_says_so() {
+        let clip = UsageCommand::Count { counter: Counter::AiClipOps, amount: 1, month: NOVEMBER, tier: Tier::Starter };
+        let refused = Given::with(()).given_no_previous_events().when(clip).inspect_result().unwrap_err();
+        let expected = crate::RefusalKind::Quota { counter: Counter::AiClipOps, in_tier: false };
+        assert_eq!(refused.kind, expected);
+    }
+}

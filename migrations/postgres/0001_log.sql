@@ -1,0 +1,212 @@
+-- The log, and the working tables beside it.
+-- Times are integer microseconds since 1970 UTC, ids are text in the "C" collation, so that both stores hold the same.
+
+CREATE TABLE events (
+    -- Dense and in commit order: given by append() under its lock, never by a sequence.
+    position       bigint PRIMARY KEY,
+    aggregate_type text   COLLATE "C" NOT NULL,
+    aggregate_id   text   COLLATE "C" NOT NULL,
+    sequence       bigint NOT NULL,
+    event_type     text   COLLATE "C" NOT NULL,
+    event_version  text   COLLATE "C" NOT NULL,
+    -- `json`, not `jsonb`: the digest is over the bytes as written.
+    payload        json   NOT NULL,
+    metadata       json   NOT NULL,
+    event_id       text   COLLATE "C" NOT NULL UNIQUE,
+    user_id        text   COLLATE "C" NOT NULL,
+    user_seq       bigint NOT NULL,
+    slice          bigint NOT NULL,
+    recorded_at    bigint NOT NULL,
+    digest         bytea  NOT NULL,
+    UNIQUE (aggregate_type, aggregate_id, sequence),
+    UNIQUE (user_id, user_seq)
+);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'events are facts: % is refused', TG_OP;
+END $$;
+CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- One row per user, and one for the system (the nil UUID): its data key, wrapped by a master key.
+CREATE TABLE user_keys (
+    user_id      text   COLLATE "C" PRIMARY KEY,
+    key_id       text   COLLATE "C" NOT NULL,
+    master_id    text   COLLATE "C" NOT NULL,
+    wrapped      bytea,
+    state        text   COLLATE "C" NOT NULL CHECK (state IN ('live', 'destroyed')),
+    destroyed_at bigint
+);
+
+-- Secrets lie outside the log so that they can be deleted; facts carry their version and hash.
+CREATE TABLE secrets (
+    secret_id text   COLLATE "C" NOT NULL,
+    version   bigint NOT NULL,
+    user_id   text   COLLATE "C" NOT NULL,
+    sealed    bytea  NOT NULL,
+    PRIMARY KEY (secret_id, version)
+);
+CREATE INDEX secrets_of_user ON secrets (user_id);
+
+-- Refresh tokens, as hashes.
+CREATE TABLE sessions (
+    token_hash text   COLLATE "C" PRIMARY KEY,
+    family     text   COLLATE "C" NOT NULL,
+    user_id    text   COLLATE "C" NOT NULL,
+    expires_at bigint NOT NULL
+);
+CREATE INDEX sessions_of_user ON sessions (user_id);
+
+-- Running jobs, turns and captions: who holds them, until when.
+CREATE TABLE leases (
+    kind       text   COLLATE "C" NOT NULL CHECK (kind IN ('job', 'turn', 'caption')),
+    id         text   COLLATE "C" NOT NULL,
+    user_id    text   COLLATE "C" NOT NULL,
+    stream_id  text   COLLATE "C" NOT NULL,
+    -- Hash of a worker's lease, or the node that runs it; empty when nobody holds it yet.
+    holder     text   COLLATE "C" NOT NULL,
+    epoch      bigint NOT NULL,
+    expires_at bigint NOT NULL,
+    cancelled  bigint NOT NULL DEFAULT 0,
+    progress   bigint,
+    PRIMARY KEY (kind, id)
+);
+CREATE INDEX leases_by_expiry ON leases (kind, expires_at);
+
+-- Tokens of running turns. A reader is only shown what is committed here.
+CREATE TABLE journal (
+    turn_id text   COLLATE "C" NOT NULL,
+    upto    bigint NOT NULL,
+    user_id text   COLLATE "C" NOT NULL,
+    sealed  bytea  NOT NULL,
+    PRIMARY KEY (turn_id, upto)
+);
+
+-- How far each follower came.
+CREATE TABLE checkpoints (
+    name     text   COLLATE "C" PRIMARY KEY,
+    position bigint NOT NULL
+);
+
+-- Appends a batch of requests, each whole or not at all, and answers one outcome for each:
+-- `appended`, `already` (its own events are there), `key_not_live`, `stale` (an owner has other events than the writer
+-- thought), `taken` (a stream belongs to somebody else), `lease_held` (the lease that had to have lapsed has not).
+-- No two requests of a batch may share an owner: the writer sees to that.
+CREATE FUNCTION append(
+    p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
+    p_event_type text[], p_event_version text[], p_payload text[], p_metadata text[],
+    p_event_id text[], p_user_id text[], p_user_seq bigint[], p_slice bigint[], p_recorded_at bigint[], p_digest bytea[],
+    p_system boolean[], p_work jsonb
+) RETURNS TABLE (request int, outcome text, first_position bigint, last_position bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    head        bigint;
+    requests    int[];
+    outcomes    text[];
+    good        int[];
+BEGIN
+    -- One appender at a time. Statements of a volatile function each see a fresh snapshot, so what follows sees
+    -- everything that earlier holders of the lock committed.
+    PERFORM pg_advisory_xact_lock(7340991);
+    SELECT coalesce(max(position), 0) INTO head FROM events;
+
+    WITH rows AS MATERIALIZED (
+        SELECT * FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_id, p_user_id, p_user_seq, p_system)
+            AS r (request, aggregate_type, aggregate_id, sequence, event_id, user_id, user_seq, system)
+    ), owners AS MATERIALIZED (
+        SELECT request, user_id, min(user_seq) AS first_seq, bool_or(system) AS system FROM rows GROUP BY request, user_id
+    ), judged AS (
+        SELECT q.request, CASE
+            WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
+                THEN 'already'
+            WHEN EXISTS (
+                SELECT FROM owners o
+                WHERE o.request = q.request AND NOT o.system
+                  AND NOT EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live')
+                  AND NOT EXISTS (
+                      SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text)
+                      WHERE w.r = q.request AND w.t = 'new_key' AND w.user_id = o.user_id)
+            ) THEN 'key_not_live'
+            WHEN EXISTS (
+                SELECT FROM owners o
+                WHERE o.request = q.request
+                  AND o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
+            ) THEN 'stale'
+            WHEN EXISTS (
+                SELECT FROM rows r JOIN events e
+                    ON e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = r.sequence
+                WHERE r.request = q.request
+            ) THEN 'taken'
+            WHEN EXISTS (
+                SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, kind text, id text, holder text, now bigint)
+                WHERE w.r = q.request AND w.t = 'only_if_lapsed' AND NOT EXISTS (
+                    SELECT FROM leases l
+                    WHERE l.kind = w.kind AND l.id = w.id AND l.holder = w.holder AND l.expires_at <= w.now)
+            ) THEN 'lease_held'
+            ELSE 'appended' END AS outcome
+        FROM (SELECT DISTINCT request FROM rows) q
+    )
+    SELECT array_agg(request), array_agg(outcome), coalesce(array_agg(request) FILTER (WHERE outcome = 'appended'), '{}')
+    INTO requests, outcomes, good FROM judged;
+
+    INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                        event_id, user_id, user_seq, slice, recorded_at, digest)
+    SELECT head + row_number() OVER (ORDER BY r.nth), r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
+           r.event_version, r.payload::json, r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at, r.digest
+    FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload, p_metadata,
+                p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
+        WITH ORDINALITY AS r (request, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                              event_id, user_id, user_seq, slice, recorded_at, digest, nth)
+    WHERE r.request = ANY (good);
+
+    IF p_work <> '[]' THEN
+        PERFORM work_of_append(p_work, good);
+    END IF;
+
+    RETURN QUERY
+    SELECT j.request, j.outcome, min(e.position), max(e.position)
+    FROM unnest(requests, outcomes) AS j (request, outcome)
+    LEFT JOIN unnest(p_request, p_event_id) AS r (request, event_id)
+        ON r.request = j.request AND j.outcome IN ('appended', 'already')
+    LEFT JOIN events e ON e.event_id = r.event_id
+    GROUP BY j.request, j.outcome;
+END $$;
+
+-- The working rows that go with the accepted requests, in the same transaction as their facts.
+CREATE FUNCTION work_of_append(p_work jsonb, good int[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    w jsonb;
+BEGIN
+    FOR w IN SELECT value FROM jsonb_array_elements(p_work) WHERE (value ->> 'r')::int = ANY (good) LOOP
+        CASE w ->> 't'
+            WHEN 'new_key' THEN
+                INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state)
+                VALUES (w ->> 'user_id', w ->> 'key_id', w ->> 'master_id', decode(w ->> 'wrapped', 'base64'), 'live');
+            WHEN 'put_secret' THEN
+                INSERT INTO secrets (secret_id, version, user_id, sealed)
+                VALUES (w ->> 'secret_id', (w ->> 'version')::bigint, w ->> 'user_id', decode(w ->> 'sealed', 'base64'));
+                DELETE FROM secrets WHERE secret_id = w ->> 'secret_id' AND version < (w ->> 'version')::bigint;
+            WHEN 'delete_secret' THEN
+                DELETE FROM secrets WHERE secret_id = w ->> 'secret_id';
+            WHEN 'open_session' THEN
+                INSERT INTO sessions (token_hash, family, user_id, expires_at)
+                VALUES (w ->> 'token_hash', w ->> 'family', w ->> 'user_id', (w ->> 'expires_at')::bigint);
+            WHEN 'put_lease' THEN
+                INSERT INTO leases AS l (kind, id, user_id, stream_id, holder, epoch, expires_at)
+                VALUES (w ->> 'kind', w ->> 'id', w ->> 'user_id', w ->> 'stream_id', w ->> 'holder', 1, (w ->> 'expires_at')::bigint)
+                ON CONFLICT (kind, id) DO UPDATE SET
+                    holder = excluded.holder, epoch = l.epoch + 1, expires_at = excluded.expires_at, cancelled = 0, progress = NULL;
+            WHEN 'drop_lease' THEN
+                DELETE FROM leases WHERE kind = w ->> 'kind' AND id = w ->> 'id';
+            WHEN 'cancel_lease' THEN
+                UPDATE leases SET cancelled = 1 WHERE kind = w ->> 'kind' AND id = w ->> 'id';
+            WHEN 'prune_journal' THEN
+                DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
+            WHEN 'only_if_lapsed' THEN
+                NULL;
+        END CASE;
+    END LOOP;
+END $$;

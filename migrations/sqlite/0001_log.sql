@@ -1,0 +1,76 @@
+-- The log, and the working tables beside it: the same as on Postgres. What append() does there, the writer does here
+-- in one immediate transaction.
+
+CREATE TABLE events (
+    position       INTEGER PRIMARY KEY,
+    aggregate_type TEXT    NOT NULL,
+    aggregate_id   TEXT    NOT NULL,
+    sequence       INTEGER NOT NULL,
+    event_type     TEXT    NOT NULL,
+    event_version  TEXT    NOT NULL,
+    payload        TEXT    NOT NULL,
+    metadata       TEXT    NOT NULL,
+    event_id       TEXT    NOT NULL UNIQUE,
+    user_id        TEXT    NOT NULL,
+    user_seq       INTEGER NOT NULL,
+    slice          INTEGER NOT NULL,
+    recorded_at    INTEGER NOT NULL,
+    digest         BLOB    NOT NULL,
+    UNIQUE (aggregate_type, aggregate_id, sequence),
+    UNIQUE (user_id, user_seq)
+) STRICT;
+CREATE TRIGGER events_no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are facts: UPDATE is refused'); END;
+CREATE TRIGGER events_no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are facts: DELETE is refused'); END;
+
+CREATE TABLE user_keys (
+    user_id      TEXT NOT NULL PRIMARY KEY,
+    key_id       TEXT NOT NULL,
+    master_id    TEXT NOT NULL,
+    wrapped      BLOB,
+    state        TEXT NOT NULL CHECK (state IN ('live', 'destroyed')),
+    destroyed_at INTEGER
+) STRICT;
+
+CREATE TABLE secrets (
+    secret_id TEXT    NOT NULL,
+    version   INTEGER NOT NULL,
+    user_id   TEXT    NOT NULL,
+    sealed    BLOB    NOT NULL,
+    PRIMARY KEY (secret_id, version)
+) STRICT;
+CREATE INDEX secrets_of_user ON secrets (user_id);
+
+CREATE TABLE sessions (
+    token_hash TEXT    NOT NULL PRIMARY KEY,
+    family     TEXT    NOT NULL,
+    user_id    TEXT    NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sessions_of_user ON sessions (user_id);
+
+CREATE TABLE leases (
+    kind       TEXT    NOT NULL CHECK (kind IN ('job', 'turn', 'caption')),
+    id         TEXT    NOT NULL,
+    user_id    TEXT    NOT NULL,
+    stream_id  TEXT    NOT NULL,
+    holder     TEXT    NOT NULL,
+    epoch      INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    cancelled  INTEGER NOT NULL DEFAULT 0,
+    progress   INTEGER,
+    PRIMARY KEY (kind, id)
+) STRICT;
+CREATE INDEX leases_by_expiry ON leases (kind, expires_at);
+
+CREATE TABLE journal (
+    turn_id TEXT    NOT NULL,
+    upto    INTEGER NOT NULL,
+    user_id TEXT    NOT NULL,
+    sealed  BLOB    NOT NULL,
+    PRIMARY KEY (turn_id, upto)
+) STRICT;
+
+CREATE TABLE checkpoints (
+    name     TEXT    NOT NULL PRIMARY KEY,
+    position INTEGER NOT NULL
+) STRICT;
