@@ -1,1 +1,35 @@
-//! stub
+//! genie-actors: the write side. It takes commands, lets the rules of `genie-events` decide, appends what happened, and acts on
+//! the world for facts that ask for it. It writes no SQL and knows no read table.
+
+/// One answer, from its turn at the model server to its end.
+mod answer;
+/// Who asks: made by whoever authenticated the request.
+pub mod caller;
+/// What the model is asked for a caption, and what is made of its reply.
+mod captions;
+/// What can come of a command.
+pub mod error;
+/// What readers of a running turn are shown.
+pub mod feed;
+/// Which jobs wait, and who may have one.
+pub mod jobs;
+/// The model server's wire.
+pub mod ollama;
+/// Registration: three owners, one append.
+pub mod register;
+/// Running answers: queued, streamed, journalled, ended.
+pub mod supervisor;
+/// Who may use the model server now, and who is next.
+mod turnstile;
+/// One user's actor: order, admission and cached state, not truth.
+mod user;
+/// Finds, starts, replaces and passivates users' actors.
+pub mod users;
+/// Seals secrets and opens them, after the fact is durable.
+pub mod vault;
+/// All of the above, wired.
+pub mod write_side;
+
+pub use caller::Caller;
+pub use error::WriteError;
+pub use write_side::{Settings, WriteSide};

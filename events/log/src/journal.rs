@@ -64,6 +64,7 @@ impl Log {
 
 impl Journal {
     /// Writes a piece that brings the answer up to `upto` bytes, and waits until it is committed.
+    /// Writing the same piece again is no error.
     pub async fn write(&self, turn: TurnId, user: UserId, keys: &Arc<UserKeys>, upto: u64, text: &str) -> Result<(), LogError> {
         let (committed, answer) = oneshot::channel();
         let piece = Piece { turn, user, upto, sealed: keys.seal_text(COLUMN, text), committed };
@@ -86,7 +87,10 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
 async fn commit(store: &Store, batch: &[Piece]) -> Result<(), LogError> {
     let mut tx = store.relaxed().await?;
     for piece in batch {
-        sqlx::query("INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ($1, $2, $3, $4)")
+        // The same piece again, after an answer that got lost, changes nothing.
+        let sql =
+            "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ($1, $2, $3, $4) ON CONFLICT (turn_id, upto) DO NOTHING";
+        sqlx::query(sql)
             .bind(piece.turn.to_string())
             .bind(piece.upto as i64)
             .bind(piece.user.to_string())

@@ -150,4 +150,50 @@ impl Log {
             })
             .await
     }
+
+    /// A node's heartbeat: everything it runs is its own until `until`. Answers the ids that were called off.
+    pub async fn renew_runs(&self, node: &str, until: Moment) -> Result<Vec<String>, LogError> {
+        let node = node.to_owned();
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.relaxed().await?;
+                let sql =
+                    "UPDATE leases SET expires_at = $2 WHERE holder = $1 AND kind IN ('turn', 'caption') RETURNING id, cancelled";
+                let rows = sqlx::query(sql).bind(node).bind(until.0).fetch_all(&mut *tx).await?;
+                tx.commit().await?;
+                let mut called_off = Vec::new();
+                for row in rows {
+                    if row.try_get::<i64, _>("cancelled")? != 0 {
+                        called_off.push(row.try_get("id")?);
+                    }
+                }
+                Ok(called_off)
+            })
+            .await
+    }
+
+    /// Calls off what a node runs: it notices at its next heartbeat.
+    pub async fn call_off(&self, kind: LeaseKind, id: &str) -> Result<(), LogError> {
+        let id = id.to_owned();
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.relaxed().await?;
+                let call =
+                    sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id);
+                call.execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// On an embedded store, where one process runs at a time: whatever an earlier process ran is free at once.
+    pub async fn release_runs(&self) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.relaxed().await?;
+                sqlx::query("UPDATE leases SET expires_at = 0 WHERE kind IN ('turn', 'caption')").execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
 }

@@ -1,7 +1,7 @@
 //! Pages of the log, a user's events, single streams.
 
 use cqrs_es::{Aggregate, persist::PersistedEventRepository};
-use genie_events::{EventId, StreamId, StreamKind, UserId};
+use genie_events::{StreamId, StreamKind, UserId};
 use postgres_es::PostgresEventRepository;
 use sqlx::Row;
 
@@ -67,13 +67,43 @@ impl Log {
         }
     }
 
+    /// The rows of all jobs that have not ended well, in order of position: what the job board starts from. Their events stay
+    /// sealed.
+    pub async fn unfinished_jobs(&self) -> Result<Vec<StoredRow>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'job' AND aggregate_id IN ( \
+                     SELECT e.aggregate_id FROM events e WHERE e.aggregate_type = 'job' \
+                         AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
+                         AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
+                             AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
+                 ORDER BY position"
+            );
+            let rows = sqlx::query(&sql).fetch_all(store.reads()).await?;
+            Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.store().run(read).await
+    }
+
     /// One stream folded, and how many events it has; `None` when it has none that belong to this owner.
     /// On Postgres it is read through postgres-es.
     pub async fn stream<A>(&self, owner: &Owner, id: &str) -> Result<Option<(A, u64)>, LogError>
     where
         A: Aggregate + 'static,
     {
-        let Some(kind) = StreamKind::parse(A::TYPE) else { return Ok(None) };
+        let events = self.stream_events::<A>(owner, id).await?;
+        let count = events.len() as u64;
+        let mut state = A::default();
+        events.into_iter().for_each(|event| state.apply(event));
+        Ok((count > 0).then_some((state, count)))
+    }
+
+    /// The events of one stream; none when it has none that belong to this owner.
+    pub async fn stream_events<A>(&self, owner: &Owner, id: &str) -> Result<Vec<A::Event>, LogError>
+    where
+        A: Aggregate + 'static,
+    {
+        let Some(kind) = StreamKind::parse(A::TYPE) else { return Ok(vec![]) };
         let stream = StreamId::new(kind, id);
         let events = match self.store().postgres_reads() {
             Some(pool) => {
@@ -87,7 +117,7 @@ impl Log {
             }
             None => self.stream_on_sqlite(stream.clone()).await?,
         };
-        self.fold(owner, &stream, events).await
+        self.open_events::<A>(owner, &stream, events).await
     }
 
     async fn stream_on_sqlite(&self, stream: StreamId) -> Result<Vec<(u64, String, String)>, LogError> {
@@ -102,30 +132,31 @@ impl Log {
         self.store().run(read).await
     }
 
-    async fn fold<A: Aggregate>(
+    async fn open_events<A: Aggregate>(
         &self,
         owner: &Owner,
         stream: &StreamId,
-        events: Vec<(u64, String, String)>,
-    ) -> Result<Option<(A, u64)>, LogError> {
-        if events.is_empty() {
-            return Ok(None);
+        stored: Vec<(u64, String, String)>,
+    ) -> Result<Vec<A::Event>, LogError> {
+        if stored.is_empty() {
+            return Ok(vec![]);
         }
-        let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else { return Ok(None) };
-        let (mut state, mut count) = (A::default(), 0);
-        for (sequence, event_type, payload) in events {
+        let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else { return Ok(vec![]) };
+        let mut events = Vec::with_capacity(stored.len());
+        for (sequence, event_type, payload) in stored {
             let damaged =
                 |reason: &dyn ToString| LogError::damaged(0, stream, format!("event {sequence}: {}", reason.to_string()));
             let envelope: Envelope = serde_json::from_str(&payload).map_err(|_| damaged(&"its envelope can't be read"))?;
             if envelope.k != keys.payload().id() {
-                return Ok(None); // another owner's stream
+                return Ok(vec![]); // another owner's stream
             }
-            let EventId(event_id) = envelope.e;
-            let place = Place::event(EventId(event_id), stream, sequence, &event_type, owner.id());
+            if sequence != events.len() as u64 + 1 {
+                return Err(damaged(&"the event before it is missing"));
+            }
+            let place = Place::event(envelope.e, stream, sequence, &event_type, owner.id());
             let opened = keys.payload().open_event(&envelope, &place).map_err(|reason| damaged(&reason))?;
-            state.apply(serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?);
-            count = sequence;
+            events.push(serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?);
         }
-        Ok(Some((state, count)))
+        Ok(events)
     }
 }

@@ -1,6 +1,8 @@
 //! A fresh real store for each test: an SQLite file in a folder of its own, or a database on the Postgres that
 //! `GENIE_TEST_POSTGRES` names (`scripts/test` starts one).
 
+#![allow(clippy::unwrap_used)] // only tests link it, and a test that can't have its store must stop
+
 use std::path::PathBuf;
 
 use genie_events::{

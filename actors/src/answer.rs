@@ -1,0 +1,393 @@
+//! One answer, from its turn at the model server to its end. A token is shown only after its journal row is committed; the
+//! client leaving changes nothing; cancelling drops the connection, which is how Ollama is told.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use genie_events::{
+    CaptionId, Metadata, SessionId, TurnId, User, UserCommand, UserId,
+    caption::{Brief, Written},
+    chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
+};
+use genie_log::{LogError, Owner, UserKeys, Work, journal::Journal, leases::LeaseKind};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    WriteError, captions,
+    feed::{Ended, Stage},
+    ollama::{Frame, Message, Stream},
+    supervisor::Supervisor,
+    turnstile::{Class, Pass},
+    users::{Done, Note, Plan},
+};
+
+/// The longest answer; past it the model is told to stop.
+const MAX_ANSWER_BYTES: usize = 512 * 1024;
+/// Bytes a token is taken to have, to fit a conversation into the model's context.
+const BYTES_PER_TOKEN: usize = 4;
+/// Pauses between tries to write an end while the store is away; the last one repeats.
+const PAUSES_MS: [u64; 5] = [100, 250, 500, 1000, 3000];
+const SYSTEM_PROMPT: &str = "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
+
+#[derive(Debug, Clone)]
+pub(crate) struct TurnTask {
+    pub turn: TurnId,
+    pub user: UserId,
+    pub session: SessionId,
+    pub metadata: Metadata,
+    pub cancel: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct CaptionTask {
+    pub caption: CaptionId,
+    pub user: UserId,
+    pub brief: Brief,
+    pub metadata: Metadata,
+    pub cancel: CancellationToken,
+}
+
+pub(crate) fn died() -> Failure {
+    Failure { code: "internal".into(), sentence: "The answer broke off through a fault of the server; ask again".into() }
+}
+
+pub(crate) fn interrupted() -> Failure {
+    Failure { code: "interrupted".into(), sentence: "The server went down during the answer; ask again".into() }
+}
+
+/// How an attempt ended, and the text that was committed and shown.
+struct Attempt {
+    text: String,
+    end: End,
+}
+
+enum End {
+    Completed(TurnMetrics),
+    Stopped,
+    Failed(Failure),
+}
+
+/// Runs a turn to its end, which is written whatever it is.
+pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
+    let attempt = match turn_attempt(&supervisor, &task).await {
+        Ok(attempt) => attempt,
+        Err(error) => {
+            error!(%error, turn.id = %task.turn, "turn `{}` can't be run", task.turn);
+            Attempt { text: String::new(), end: End::Failed(died()) }
+        }
+    };
+    let (outcome, failure, metrics) = match attempt.end {
+        End::Completed(metrics) => (TurnOutcome::Completed, None, metrics),
+        End::Stopped => (TurnOutcome::Stopped, None, TurnMetrics::default()),
+        End::Failed(failure) => (TurnOutcome::Failed, Some(failure), TurnMetrics::default()),
+    };
+    let model = supervisor.0.settings.chat_model.clone();
+    info!(turn.id = %task.turn, outcome = outcome.as_str(), answer.bytes = attempt.text.len(), "turn `{}` ended", task.turn);
+    end_turn(&supervisor, &task, Answer { content: attempt.text, outcome, failure, model, metrics }).await;
+}
+
+async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attempt, LogError> {
+    let inner = &supervisor.0;
+    let keys = inner.log.live_keys(task.user).await?;
+    let stopped = Attempt { text: String::new(), end: End::Stopped };
+    let Some(_pass) = wait_for_pass(supervisor, task).await else { return Ok(stopped) };
+    inner.feeds.stage(task.turn, Stage::Running);
+    let history = inner.log.stream_events::<Chat>(&Owner::User(task.user), &task.session.0).await?;
+    let conversation = conversation(&history, task.turn, inner.settings.context_tokens * BYTES_PER_TOKEN);
+    let opened = tokio::select! {
+        biased;
+        () = task.cancel.cancelled() => return Ok(stopped),
+        opened = inner.ollama.chat(&inner.settings.chat_model, &conversation) => opened,
+    };
+    Ok(match opened {
+        Ok(stream) => relay(supervisor, task, &keys, stream).await,
+        Err(failure) => Attempt { text: String::new(), end: End::Failed(failure) },
+    })
+}
+
+/// Waits in line, telling the readers where; `None` when it was stopped meanwhile.
+async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<Pass> {
+    let mut place = supervisor.0.turnstile.line_up(Class::Chat, task.user);
+    loop {
+        tokio::select! {
+            biased;
+            () = task.cancel.cancelled() => return None,
+            pass = &mut place.go => return pass.ok(),
+            Ok(()) = place.stage.changed() => {
+                let stage = *place.stage.borrow_and_update();
+                supervisor.0.feeds.stage(task.turn, stage);
+            }
+        }
+    }
+}
+
+/// Reads the model as fast as it writes, and commits and shows what has come since the last commit.
+async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, mut stream: Stream) -> Attempt {
+    let (mut shown, mut arrived, mut end) = (String::new(), String::new(), None);
+    let mut committing: Option<tokio::task::JoinHandle<String>> = None;
+    loop {
+        if committing.is_none() && !arrived.is_empty() {
+            let piece = std::mem::take(&mut arrived);
+            let upto = (shown.len() + piece.len()) as u64;
+            let (journal, keys, turn, user) = (supervisor.0.journal.clone(), Arc::clone(keys), task.turn, task.user);
+            committing = Some(tokio::spawn(commit(journal, turn, user, keys, upto, piece)));
+        }
+        let committed = async {
+            match committing.as_mut() {
+                Some(commit) => commit.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = task.cancel.cancelled(), if end.is_none() => end = Some(End::Stopped),
+            piece = committed => {
+                committing = None;
+                match piece {
+                    Ok(piece) => {
+                        supervisor.0.feeds.show(task.turn, &piece);
+                        shown.push_str(&piece);
+                    }
+                    Err(_) => return Attempt { text: shown, end: End::Failed(died()) },
+                }
+            }
+            frame = stream.next(), if end.is_none() => match frame {
+                Ok(Frame::Text(text)) => arrived.push_str(&text),
+                Ok(Frame::Done { text, metrics }) => {
+                    arrived.push_str(&text);
+                    end = Some(End::Completed(metrics));
+                }
+                Err(failure) => end = Some(End::Failed(failure)),
+            },
+        }
+        if end.is_none() && shown.len() + arrived.len() > MAX_ANSWER_BYTES {
+            let sentence = format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; what came is kept");
+            end = Some(End::Failed(Failure { code: "answer_too_long".into(), sentence }));
+        }
+        if committing.is_none()
+            && arrived.is_empty()
+            && let Some(end) = end.take()
+        {
+            return Attempt { text: shown, end };
+        }
+    }
+}
+
+/// Commits a piece, however long the store is away, and gives it back to be shown.
+async fn commit(journal: Journal, turn: TurnId, user: UserId, keys: Arc<UserKeys>, upto: u64, piece: String) -> String {
+    for pause in pauses() {
+        match journal.write(turn, user, &keys, upto, &piece).await {
+            Ok(()) => break,
+            Err(error) => warn!(%error, turn.id = %turn, "the journal can't be written; trying on"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+    piece
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    let last = PAUSES_MS[PAUSES_MS.len() - 1];
+    PAUSES_MS.into_iter().chain(std::iter::repeat(last)).map(Duration::from_millis)
+}
+
+/// The conversation up to this turn's question: the system prompt, then the newest messages that fit.
+fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for event in history {
+        match event {
+            ChatEvent::Asked { turn: asked, message, .. } => {
+                messages.push(Message { role: "user", content: message.clone() });
+                if *asked == turn {
+                    break;
+                }
+            }
+            ChatEvent::Answered { answer, .. } if !answer.content.is_empty() => {
+                messages.push(Message { role: "assistant", content: answer.content.clone() });
+            }
+            ChatEvent::Answered { .. } => {}
+        }
+    }
+    let mut left = budget.saturating_sub(SYSTEM_PROMPT.len());
+    let mut fitting: Vec<Message> = Vec::new();
+    for (n, message) in messages.into_iter().rev().enumerate() {
+        // The question itself always goes, however long: the model server says so when it can't take it.
+        if n > 0 && message.content.len() > left {
+            break;
+        }
+        left = left.saturating_sub(message.content.len());
+        fitting.push(message);
+    }
+    fitting.push(Message { role: "system", content: SYSTEM_PROMPT.into() });
+    fitting.reverse();
+    fitting
+}
+
+/// Ends a turn whose task is gone, with what was shown of it.
+pub(crate) async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failure) {
+    let mut content = String::new();
+    for pause in pauses() {
+        match supervisor.0.log.journalled(task.turn, task.user).await {
+            Ok(shown) => content = shown,
+            Err(LogError::Away(_)) => {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            Err(error) => error!(%error, turn.id = %task.turn, "what turn `{}` had said can't be read", task.turn),
+        }
+        break;
+    }
+    let outcome = if failure.code == "interrupted" { TurnOutcome::Interrupted } else { TurnOutcome::Failed };
+    let model = supervisor.0.settings.chat_model.clone();
+    let answer = Answer { content, outcome, failure: Some(failure), model, metrics: TurnMetrics::default() };
+    end_turn(supervisor, task, answer).await;
+}
+
+/// Writes a turn's end, however long the store is away, and tells the readers.
+async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
+    let (id, session, turn) = (task.turn.to_string(), task.session.clone(), task.turn);
+    let kept = answer.clone();
+    let plan = move |state: &User, now| {
+        let command = ChatCommand::Answer { turn, answer: kept.clone() };
+        let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
+        let work = vec![Work::DropLease { kind: LeaseKind::Turn, id: id.clone() }, Work::PruneJournal { turn_id: id.clone() }];
+        Ok(Plan { changes, work, note: Note::Nothing })
+    };
+    match keep_asking(supervisor, task.user, &task.metadata, plan).await {
+        Ok(done) => supervisor.0.feeds.end(turn, Ended { answer, position: done.position }),
+        Err(error) => {
+            error!(%error, turn.id = %turn, "the end of turn `{turn}` can't be written");
+            supervisor.0.feeds.close(turn);
+        }
+    }
+}
+
+/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
+pub(crate) async fn run_caption(supervisor: Supervisor, task: CaptionTask) {
+    let written = write_caption(&supervisor, &task).await;
+    end_caption(&supervisor, &task, written).await;
+}
+
+async fn write_caption(supervisor: &Supervisor, task: &CaptionTask) -> Result<Written, Failure> {
+    let mut place = supervisor.0.turnstile.line_up(Class::Caption, task.user);
+    let _pass = tokio::select! {
+        () = task.cancel.cancelled() => return Err(interrupted()),
+        pass = &mut place.go => pass.map_err(|_| died())?,
+    };
+    let model = &supervisor.0.settings.caption_model;
+    let conversation = captions::prompt(&task.brief);
+    let mut text = captions::clean(&whole_answer(supervisor, model, &conversation).await?);
+    let cap = task.brief.platform.cap();
+    if let Some(cap) = cap.filter(|cap| captions::is_too_long(&text, *cap)) {
+        let shorter = captions::shorter(conversation, &text, cap);
+        let again = captions::clean(&whole_answer(supervisor, model, &shorter).await?);
+        if !again.is_empty() {
+            text = again;
+        }
+    }
+    let cut = cap.map_or_else(|| text.clone(), |cap| captions::cut(&text, cap));
+    match cut.is_empty() {
+        true => Err(Failure { code: "ollama_failed".into(), sentence: "The model wrote nothing; try again".into() }),
+        false => Ok(Written { truncated: cut != text, text: cut, model: model.clone() }),
+    }
+}
+
+async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Message]) -> Result<String, Failure> {
+    let mut stream = supervisor.0.ollama.chat(model, conversation).await?;
+    let mut whole = String::new();
+    loop {
+        match stream.next().await? {
+            Frame::Text(text) => whole.push_str(&text),
+            Frame::Done { text, .. } => return Ok(whole + &text),
+        }
+        if whole.len() > MAX_ANSWER_BYTES {
+            return Ok(whole); // dropping the stream stops the model; a platform's cap is far below
+        }
+    }
+}
+
+pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
+    let end = UserCommand::FinishCaption(task.caption, written);
+    finish_caption(supervisor, task.user, task.caption, task.metadata.clone(), end).await;
+}
+
+/// Writes a caption's end, however long the store is away, and tells who waits for it.
+pub(crate) async fn finish_caption(
+    supervisor: &Supervisor,
+    user: UserId,
+    caption: CaptionId,
+    metadata: Metadata,
+    end: UserCommand,
+) {
+    let command = end.clone();
+    let plan = move |state: &User, now| {
+        let changes = state.decide(now, command.clone())?;
+        let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: caption.to_string() }];
+        Ok(Plan { changes, work, note: Note::Nothing })
+    };
+    let UserCommand::FinishCaption(_, written) = end else { return };
+    match keep_asking(supervisor, user, &metadata, plan).await {
+        Ok(Done { position, changes, .. }) => {
+            if changes.is_empty() {
+                // It had ended before: only its lease was left.
+                let _ = supervisor.0.log.drop_lease(LeaseKind::Caption, &caption.to_string()).await; // lapses again if not
+            }
+            let end = written.map(|written| (written, position)).map_err(|failure| (failure, position));
+            supervisor.tell_caption(caption, end);
+        }
+        Err(error) => error!(%error, caption.id = %caption, "the end of caption `{caption}` can't be written"),
+    }
+}
+
+/// Asks until the store takes it, or a rule or a forgotten user says no.
+async fn keep_asking(
+    supervisor: &Supervisor,
+    user: UserId,
+    metadata: &Metadata,
+    plan: impl Fn(&User, genie_events::Moment) -> Result<Plan, genie_events::Refusal> + Clone + Send + 'static,
+) -> Result<Done, WriteError> {
+    for pause in pauses() {
+        match supervisor.0.users.plan(user, None, metadata.clone(), Box::new(plan.clone())).await {
+            Err(WriteError::Away(_) | WriteError::Busy) => tokio::time::sleep(pause).await,
+            settled => return settled,
+        }
+    }
+    Err(WriteError::Busy) // the pauses never end
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn turn(n: u128) -> TurnId {
+        TurnId(Uuid::from_u128(n))
+    }
+    fn asked(n: u128, message: &str) -> ChatEvent {
+        ChatEvent::Asked { turn: turn(n), session: "s".into(), message: message.into() }
+    }
+    fn answered(n: u128, content: &str) -> ChatEvent {
+        let answer = Answer {
+            content: content.into(),
+            outcome: TurnOutcome::Completed,
+            failure: None,
+            model: "m".into(),
+            metrics: TurnMetrics::default(),
+        };
+        ChatEvent::Answered { turn: turn(n), answer }
+    }
+
+    #[test]
+    fn the_newest_messages_that_fit_are_given_after_the_system_prompt() {
+        let history =
+            [asked(1, "one"), answered(1, "ONE"), asked(2, "two"), answered(2, ""), asked(3, "three"), asked(4, "later")];
+        let roles = |budget| -> Vec<(&'static str, String)> {
+            conversation(&history, turn(3), budget).into_iter().skip(1).map(|message| (message.role, message.content)).collect()
+        };
+        let all = [("user", "one"), ("assistant", "ONE"), ("user", "two"), ("user", "three")];
+        assert_eq!(roles(100_000), all.map(|(role, text)| (role, text.to_owned())));
+        assert_eq!(roles(SYSTEM_PROMPT.len() + 8), [("user", "two".to_owned()), ("user", "three".to_owned())]);
+        assert_eq!(roles(0), [("user", "three".to_owned())], "the question always goes");
+        assert_eq!(conversation(&history, turn(3), 0)[0].role, "system");
+    }
+}

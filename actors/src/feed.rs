@@ -1,0 +1,103 @@
+//! What readers of a running turn are shown: a growing text of which every byte is committed to the journal, and how it ends.
+//! A reader keeps its own place, so a slow one holds nobody up.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use genie_events::{TurnId, UserId, chat::Answer};
+use tokio::sync::watch;
+
+/// Where a turn is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Whether it waits or runs.
+    pub stage: Stage,
+    /// What is committed of the answer.
+    pub text: String,
+    /// How it ended, once it has.
+    pub ended: Option<Ended>,
+}
+
+/// Whether a turn waits or runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The supervisor has not seen it yet.
+    #[default]
+    Accepted,
+    /// It waits for the model server.
+    Queued {
+        /// Its place, from 1.
+        place: usize,
+        /// How long that is likely to take, in milliseconds; unknown before anything ran.
+        eta_ms: Option<u64>,
+    },
+    /// The model reads or writes.
+    Running,
+}
+
+/// A turn's end.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// What it came to.
+    pub answer: Answer,
+    /// The position of its fact.
+    pub position: u64,
+}
+
+/// The turns that run on this node.
+#[derive(Debug, Clone, Default)]
+pub struct Feeds(Arc<Mutex<HashMap<TurnId, Feed>>>);
+
+#[derive(Debug)]
+struct Feed {
+    user: UserId,
+    progress: watch::Sender<Progress>,
+}
+
+impl Feeds {
+    /// Opens a turn's feed, or joins the one that is open.
+    pub fn open(&self, turn: TurnId, user: UserId) -> watch::Receiver<Progress> {
+        let mut feeds = self.lock();
+        feeds.entry(turn).or_insert_with(|| Feed { user, progress: watch::Sender::default() }).progress.subscribe()
+    }
+
+    /// The feed of a turn that runs here and is this user's.
+    pub fn find(&self, turn: TurnId, user: UserId) -> Option<watch::Receiver<Progress>> {
+        self.lock().get(&turn).filter(|feed| feed.user == user).map(|feed| feed.progress.subscribe())
+    }
+
+    pub(crate) fn stage(&self, turn: TurnId, stage: Stage) {
+        self.change(turn, |progress| progress.stage = stage);
+    }
+
+    /// Shows more text, which must be committed.
+    pub(crate) fn show(&self, turn: TurnId, text: &str) {
+        self.change(turn, |progress| {
+            progress.stage = Stage::Running;
+            progress.text.push_str(text);
+        });
+    }
+
+    /// Ends a feed. Those who read it keep what they have; those who come later read the log.
+    pub(crate) fn end(&self, turn: TurnId, ended: Ended) {
+        self.change(turn, |progress| progress.ended = Some(ended));
+        self.lock().remove(&turn);
+    }
+
+    /// Gives a feed up without an end: the turn goes on elsewhere, or never began.
+    pub fn close(&self, turn: TurnId) {
+        self.lock().remove(&turn);
+    }
+
+    fn change(&self, turn: TurnId, change: impl FnOnce(&mut Progress)) {
+        if let Some(feed) = self.lock().get(&turn) {
+            feed.progress.send_modify(change);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TurnId, Feed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

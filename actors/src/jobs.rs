@@ -1,0 +1,349 @@
+//! The job board follows the log and knows which jobs wait; it hands them out fairly and turns time into commands.
+//! A claim is good only once the job's owner's append accepted it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use genie_events::{
+    JobId, Metadata, Moment, StreamId, StreamKind, User, UserCommand, UserId,
+    job::{Job, JobCommand, JobSpec, backoff_millis},
+};
+use genie_log::{
+    Log, LogError, StoredRow, Work, clock,
+    keys::{hex, sha256_hex},
+    leases::{Lease, LeaseKind},
+};
+use serde_json::Value;
+use tokio::{sync::Notify, time::Instant};
+use tracing::{error, warn};
+
+use crate::{
+    WriteError,
+    users::{Done, Note, Plan, Users},
+};
+
+mod waiting;
+use waiting::{Candidate, Waiting};
+
+/// How often lapsed leases are looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// The most lapsed leases ended in one look.
+const LAPSES: i64 = 100;
+/// Rows of one reading of the log.
+const PAGE: usize = 500;
+/// Pause after the log could not be read.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// The job board.
+#[derive(Clone)]
+pub struct JobBoard(Arc<Inner>);
+
+struct Inner {
+    log: Log,
+    users: Users,
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+    lease: Duration,
+}
+
+impl std::fmt::Debug for JobBoard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JobBoard")
+    }
+}
+
+/// A job handed to a worker.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Which.
+    pub job: JobId,
+    /// Whose.
+    pub user: UserId,
+    /// What is to be done.
+    pub spec: JobSpec,
+    /// Which attempt this is.
+    pub attempt: u32,
+    /// The lease, in the clear: the worker's to keep.
+    pub lease: String,
+    /// Until when.
+    pub lease_expires_at: Moment,
+}
+
+/// How a worker's attempt ended.
+#[derive(Debug, Clone)]
+pub enum AttemptEnd {
+    /// Done.
+    Completed {
+        /// What came of it.
+        result: Value,
+        /// Files that came of it.
+        outputs: Value,
+    },
+    /// It went wrong.
+    Failed {
+        /// What went wrong.
+        error: String,
+        /// Whether another attempt makes sense.
+        retryable: bool,
+    },
+}
+
+impl JobBoard {
+    /// A board over this log; leases last for `lease` unless renewed.
+    pub fn new(log: Log, users: Users, lease: Duration) -> Self {
+        Self(Arc::new(Inner { log, users, waiting: Mutex::default(), changed: Notify::new(), lease }))
+    }
+
+    /// Follows the log for ever; to be spawned on the runtime that owns the store's connections.
+    pub async fn follow(self) {
+        let mut follower = loop {
+            match self.start().await {
+                Ok(follower) => break follower,
+                Err(error) => {
+                    warn!(%error, "the job board can't start yet; trying on");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        };
+        loop {
+            match follower.next(PAGE).await {
+                Ok(rows) => self.see(&rows),
+                Err(error) => {
+                    error!(%error, position = follower.position(), "the job board can't read on; trying on");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<genie_log::follow::Follower, LogError> {
+        let head = self.0.log.head();
+        let rows = self.0.log.unfinished_jobs().await?;
+        self.see(&rows);
+        Ok(self.0.log.follow(head)) // what was read beyond the head is seen again, and known by its sequence
+    }
+
+    fn see(&self, rows: &[StoredRow]) {
+        let mut waiting = self.lock();
+        let mut more = false;
+        for row in rows.iter().filter(|row| row.kind == StreamKind::Job.as_str()) {
+            match row.verified_stream().and_then(|stream| Ok((stream, row.metadata()?))) {
+                Ok((StreamId { id, .. }, metadata)) => more |= waiting.see(row, &id, &metadata.clear),
+                Err(error) => error!(%error, "the job board passes a damaged row by"),
+            }
+        }
+        drop(waiting);
+        if more {
+            self.0.changed.notify_waiters();
+        }
+    }
+
+    /// How many jobs of a queue wait for a worker now.
+    pub fn waiting(&self, queue: &str) -> usize {
+        self.lock().count(queue)
+    }
+
+    /// Hands out up to `max` jobs of these queues, waiting up to `wait` for the first.
+    pub async fn claim(
+        &self,
+        queues: Vec<&'static str>,
+        worker: String,
+        max: usize,
+        wait: Duration,
+        metadata: Metadata,
+    ) -> Result<Vec<Claimed>, WriteError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let changed = self.0.changed.notified();
+            let (board, queues_now, worker_now, metadata_now) = (self.clone(), queues.clone(), worker.clone(), metadata.clone());
+            // On a task of its own: a candidate taken off the board must end up somewhere even when the worker goes away.
+            let handing =
+                self.0.log.store().io().spawn(async move { board.hand_out(&queues_now, &worker_now, max, metadata_now).await });
+            let claimed = handing.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+            if !claimed.is_empty() {
+                return Ok(claimed);
+            }
+            let now = self.0.log.clock().now();
+            let due = self.lock().next_due(&queues).map(|at| Duration::from_micros(at.0.saturating_sub(now.0).max(0) as u64));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(vec![]);
+            }
+            let pause = left.min(due.unwrap_or(left)).max(Duration::from_millis(5));
+            let _ = tokio::time::timeout(pause, changed).await; // either way: look again
+        }
+    }
+
+    async fn hand_out(
+        &self,
+        queues: &[&'static str],
+        worker: &str,
+        max: usize,
+        metadata: Metadata,
+    ) -> Result<Vec<Claimed>, WriteError> {
+        let mut claimed = Vec::new();
+        while claimed.len() < max {
+            let now = self.0.log.clock().now();
+            let Some(candidate) = self.lock().take(queues, now) else { break };
+            match self.claim_one(&candidate, worker, metadata.clone()).await {
+                Ok(job) => claimed.push(job),
+                // Not waiting any more, or its owner is gone: the log says what it is now.
+                Err(WriteError::Refused(_) | WriteError::Forgotten) => self.lock().forget(&candidate.job),
+                Err(error) => {
+                    self.lock().put_back(candidate);
+                    return if claimed.is_empty() { Err(error) } else { Ok(claimed) };
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn claim_one(&self, candidate: &Candidate, worker: &str, metadata: Metadata) -> Result<Claimed, WriteError> {
+        let (user, job) = (candidate.user, candidate.job.clone());
+        let lease = hex(&clock::random_bytes::<32>());
+        let hash = sha256_hex(lease.as_bytes());
+        let expires_at = self.lease_end();
+        let planner = {
+            let (job, worker) = (job.clone(), worker.to_owned());
+            move |state: &User, now| {
+                let claim = JobCommand::Claim { worker: worker.clone(), lease: hash.clone(), now };
+                let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
+                let work = Work::PutLease {
+                    kind: LeaseKind::Job,
+                    id: job.to_string(),
+                    user,
+                    stream_id: job.to_string(),
+                    holder: hash.clone(),
+                    expires_at,
+                };
+                let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
+                Ok(Plan { changes, work: vec![work], note })
+            }
+        };
+        let done = self.0.users.plan(user, Some(job.clone()), metadata, Box::new(planner)).await?;
+        match done.note {
+            Note::Job(before) if before.spec().is_some() => {
+                let attempt = before.attempts() + 1;
+                let spec = before.spec().cloned().ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
+                Ok(Claimed { job, user, spec, attempt, lease, lease_expires_at: expires_at })
+            }
+            _ => Err(WriteError::Internal("a claimed job left no note".into())),
+        }
+    }
+
+    /// A worker's heartbeat: `None` when its lease is not the present one.
+    pub async fn heartbeat(&self, job: &JobId, lease: &str, progress: Option<i64>) -> Result<Option<Lease>, WriteError> {
+        let (hash, until) = (sha256_hex(lease.as_bytes()), self.lease_end());
+        Ok(self.0.log.renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress).await?)
+    }
+
+    /// Whose a running job is.
+    pub async fn owner_of_running(&self, job: &JobId) -> Result<Option<UserId>, WriteError> {
+        Ok(self.0.log.lease(LeaseKind::Job, job.as_str()).await?.map(|lease| lease.user))
+    }
+
+    /// A worker ends its attempt. Only the present lease may.
+    pub async fn end_attempt(
+        &self,
+        owner: UserId,
+        job: JobId,
+        lease: &str,
+        end: AttemptEnd,
+        metadata: Metadata,
+    ) -> Result<Done, WriteError> {
+        let (hash, log, id) = (sha256_hex(lease.as_bytes()), self.0.log.clone(), job.clone());
+        let spread = clock::chance();
+        let command = move |state: &User| match end.clone() {
+            AttemptEnd::Completed { result, outputs } => JobCommand::Complete { lease: hash.clone(), result, outputs },
+            AttemptEnd::Failed { error, retryable } => {
+                let attempts = state.job(&id).map_or(1, Job::attempts);
+                let retry_at = log.clock().now().plus_millis(backoff_millis(attempts, spread));
+                JobCommand::Fail { lease: hash.clone(), error, retryable, retry_at }
+            }
+        };
+        self.end(owner, job, metadata, vec![], command).await
+    }
+
+    /// Calls a job off. A worker that runs it is told at its next heartbeat, and its lease is void at once.
+    pub async fn cancel(&self, owner: UserId, job: JobId, metadata: Metadata) -> Result<Done, WriteError> {
+        let planner = {
+            let job = job.clone();
+            move |state: &User, now| {
+                let changes = state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
+                let work = vec![Work::CancelLease { kind: LeaseKind::Job, id: job.to_string() }];
+                Ok(Plan { changes, work, note: Note::Nothing })
+            }
+        };
+        self.0.users.plan(owner, Some(job), metadata, Box::new(planner)).await
+    }
+
+    /// Turns time into commands for ever: a lease that ran out ends its attempt; to be spawned.
+    pub async fn tick(self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let now = self.0.log.clock().now();
+            match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
+                Ok(lapsed) => {
+                    for lease in lapsed {
+                        self.lapse(lease, now).await;
+                    }
+                }
+                Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+            }
+            if self.lock().any_due(now) {
+                self.0.changed.notify_waiters();
+            }
+        }
+    }
+
+    async fn lapse(&self, lease: Lease, now: Moment) {
+        let Ok(job) = lease.id.parse::<JobId>() else { return };
+        let condition = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: lease.id.clone(), holder: lease.holder.clone(), now };
+        let (id, spread) = (job.clone(), clock::chance());
+        let command = move |state: &User| {
+            let attempts = state.job(&id).map_or(1, Job::attempts);
+            JobCommand::Lapse { lease: lease.holder.clone(), retry_at: now.plus_millis(backoff_millis(attempts, spread)) }
+        };
+        let ended = self.end(lease.user, job.clone(), Metadata::system(), vec![condition], command).await;
+        match ended {
+            Ok(_) => {}
+            // The job is not run under this lease any more: what is left of it is a row that says nothing.
+            Err(WriteError::Refused(_) | WriteError::Forgotten) => {
+                if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str()).await {
+                    warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
+                }
+            }
+            Err(error) => warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet"),
+        }
+    }
+
+    async fn end(
+        &self,
+        owner: UserId,
+        job: JobId,
+        metadata: Metadata,
+        conditions: Vec<Work>,
+        command: impl Fn(&User) -> JobCommand + Send + 'static,
+    ) -> Result<Done, WriteError> {
+        let planner = {
+            let job = job.clone();
+            move |state: &User, now| {
+                let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
+                let mut work = conditions.clone();
+                work.push(Work::DropLease { kind: LeaseKind::Job, id: job.to_string() });
+                Ok(Plan { changes, work, note: Note::Nothing })
+            }
+        };
+        self.0.users.plan(owner, Some(job), metadata, Box::new(planner)).await
+    }
+
+    fn lease_end(&self) -> Moment {
+        self.0.log.clock().now().plus_millis(i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,289 @@
+//! Ollama's wire: one chat request, its stream of frames, and every way in which it can end.
+//! Closing the connection is the only way to cancel; dropping a [`Stream`] does it.
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::{StreamExt, stream::BoxStream};
+use genie_events::chat::{Failure, TurnMetrics};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+/// How long to connect.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long to the first byte: nothing is sent while the model loads and reads.
+const FIRST_FRAME: Duration = Duration::from_secs(330);
+/// How long between frames.
+const NEXT_FRAME: Duration = Duration::from_secs(60);
+/// The longest line; Ollama's own client allows the same.
+const MAX_LINE: usize = 8 << 20;
+/// Idle connections are dropped after so long.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A model server.
+#[derive(Debug, Clone)]
+pub struct Ollama {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// The words.
+    pub content: String,
+}
+
+/// What the stream says.
+#[derive(Debug, PartialEq)]
+pub enum Frame {
+    /// More of the answer.
+    Text(String),
+    /// The last frame; it can carry text too.
+    Done {
+        /// The rest of the answer.
+        text: String,
+        /// Tokens and durations.
+        metrics: TurnMetrics,
+    },
+}
+
+/// A stream of frames. Dropping it closes the connection.
+pub struct Stream {
+    bytes: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    buffer: BytesMut,
+    model: String,
+}
+
+#[derive(Serialize)]
+struct ChatRequest<'a> {
+    model: &'a str,
+    messages: &'a [Message],
+    stream: bool,
+}
+
+#[derive(Deserialize)]
+struct WireFrame {
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+    #[serde(default)]
+    message: Option<WireMessage>,
+    #[serde(default)]
+    done: bool,
+    prompt_eval_count: Option<u64>,
+    eval_count: Option<u64>,
+    total_duration: Option<u64>,
+    load_duration: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct WireMessage {
+    #[serde(default)]
+    content: String,
+}
+
+impl Ollama {
+    /// The server at `base`, such as `http://127.0.0.1:11434`.
+    pub fn new(base: &str) -> reqwest::Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent("genie")
+            .build()?;
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<(), Failure> {
+        let answer = self.http.get(format!("{}/api/version", self.base)).timeout(CONNECT).send().await;
+        answer.map(drop).map_err(|_| unreachable())
+    }
+
+    /// Asks for an answer. Resolves with the first byte.
+    pub async fn chat(&self, model: &str, messages: &[Message]) -> Result<Stream, Failure> {
+        let request = ChatRequest { model, messages, stream: true };
+        let sending = self.http.post(format!("{}/api/chat", self.base)).json(&request).send();
+        let answer = match tokio::time::timeout(FIRST_FRAME, sending).await {
+            Err(_) => return Err(too_slow()),
+            Ok(Err(error)) if error.is_connect() || error.is_timeout() => return Err(unreachable()),
+            Ok(Err(error)) => {
+                warn!(error = %error.without_url(), "the model server broke off before it answered");
+                return Err(broke_off());
+            }
+            Ok(Ok(answer)) => answer,
+        };
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Stream { bytes: answer.bytes_stream().boxed(), buffer: BytesMut::new(), model: model.to_owned() });
+        }
+        // An error's body is not always JSON, and may be empty.
+        let body = tokio::time::timeout(NEXT_FRAME, answer.text()).await.ok().and_then(Result::ok).unwrap_or_default();
+        let text = serde_json::from_str::<WireFrame>(&body).ok().and_then(|frame| frame.error).map(|error| error_text(&error));
+        Err(refused(status.as_u16(), &text.unwrap_or_default(), model))
+    }
+}
+
+impl Stream {
+    /// The next frame. After `Done` or an error there is no more. Cancel-safe: dropping the wait loses no bytes.
+    pub async fn next(&mut self) -> Result<Frame, Failure> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end);
+                self.buffer.advance(1);
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                return self.read(&line);
+            }
+            if self.buffer.len() > MAX_LINE {
+                warn!(model = self.model, "a line of the model server's stream has no end");
+                return Err(broke_off());
+            }
+            match tokio::time::timeout(NEXT_FRAME, self.bytes.next()).await {
+                Err(_) => return Err(too_slow()),
+                Ok(Some(Ok(bytes))) => self.buffer.extend_from_slice(&bytes),
+                Ok(Some(Err(error))) => {
+                    warn!(model = self.model, error = %error.without_url(), "the model server broke off in the middle");
+                    return Err(broke_off());
+                }
+                // The last line may come without its line feed.
+                Ok(None) if !self.buffer.trim_ascii().is_empty() => {
+                    let line = self.buffer.split();
+                    return self.read(&line);
+                }
+                Ok(None) => return Err(incomplete()),
+            }
+        }
+    }
+
+    fn read(&self, line: &[u8]) -> Result<Frame, Failure> {
+        let Ok(frame) = serde_json::from_slice::<WireFrame>(line) else {
+            warn!(model = self.model, bytes = line.len(), "a line of the model server's stream is no JSON");
+            return Err(broke_off());
+        };
+        // First of all: a frame can say `done` and yet carry an error.
+        if let Some(error) = frame.error {
+            return Err(refused(200, &error_text(&error), &self.model));
+        }
+        let text = frame.message.map(|message| message.content).unwrap_or_default();
+        let millis = |nanos: Option<u64>| nanos.map(|nanos| nanos / 1_000_000);
+        Ok(match frame.done {
+            false => Frame::Text(text),
+            true => Frame::Done {
+                text,
+                metrics: TurnMetrics {
+                    prompt_tokens: frame.prompt_eval_count,
+                    answer_tokens: frame.eval_count,
+                    total_ms: millis(frame.total_duration),
+                    load_ms: millis(frame.load_duration),
+                },
+            },
+        })
+    }
+}
+
+/// A string, or an object with a message.
+fn error_text(error: &serde_json::Value) -> String {
+    let text = error.as_str().or_else(|| error.get("message").and_then(serde_json::Value::as_str)).unwrap_or("");
+    text.chars().take(200).collect()
+}
+
+fn failure(code: &str, sentence: impl Into<String>) -> Failure {
+    Failure { code: code.into(), sentence: sentence.into() }
+}
+
+fn unreachable() -> Failure {
+    failure(
+        "ollama_unreachable",
+        "The model server doesn't answer; start Ollama or set OLLAMA_URL (./scripts/run --with-model starts a small model)",
+    )
+}
+
+fn too_slow() -> Failure {
+    failure("ollama_timeout", "The model server took too long; try again, or choose a smaller model")
+}
+
+fn broke_off() -> Failure {
+    failure("ollama_failed", "The model server broke off; try again")
+}
+
+fn incomplete() -> Failure {
+    failure("ollama_incomplete", "The model server stopped before the end of its answer; what came is kept")
+}
+
+fn refused(status: u16, text: &str, model: &str) -> Failure {
+    warn!(http.status = status, error = text, model, "the model server refused");
+    if status == 404 {
+        return failure(
+            "ollama_model_missing",
+            format!("The model server has no model `{model}`; run `ollama pull {model}`, or choose another"),
+        );
+    }
+    match status {
+        429 | 503 => failure("ollama_busy", "The model server is busy; try again shortly"),
+        _ => failure("ollama_failed", "The model server failed; try again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(chunks: &[&str]) -> Stream {
+        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(bytes::Bytes::from((*chunk).to_owned()))).collect();
+        Stream { bytes: futures_util::stream::iter(chunks).boxed(), buffer: BytesMut::new(), model: "m".into() }
+    }
+
+    async fn all(mut stream: Stream) -> (String, Result<TurnMetrics, String>) {
+        let mut said = String::new();
+        loop {
+            match stream.next().await {
+                Ok(Frame::Text(text)) => said.push_str(&text),
+                Ok(Frame::Done { text, metrics }) => return (said + &text, Ok(metrics)),
+                Err(failure) => return (said, Err(failure.code)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_cut_at_line_feeds_however_they_arrive() {
+        let chunks = [
+            "{\"message\":{\"content\":\"a\\nb\"},\"done\":fal",
+            "se}\n{\"message\":{\"content\":\" 你\"},\"done\":false}\n\n{\"message\":{\"content\":\"!\"},",
+            "\"done\":true,\"total_duration\":5000000,\"eval_count\":3,\"unknown\":1}",
+        ];
+        let (said, metrics) = all(stream(&chunks)).await;
+        assert_eq!(said, "a\nb 你!");
+        let metrics = metrics.unwrap();
+        assert_eq!((metrics.total_ms, metrics.answer_tokens, metrics.prompt_tokens), (Some(5), Some(3), None));
+    }
+
+    #[tokio::test]
+    async fn every_way_to_end_has_its_code() {
+        let text = "{\"message\":{\"content\":\"a\"},\"done\":false}\n";
+        for (end, code) in [
+            ("", "ollama_incomplete"),
+            ("{\"error\":\"boom\"}\n", "ollama_failed"),
+            ("{\"error\":{\"message\":\"boom\",\"type\":\"t\"}}\n", "ollama_failed"),
+            (
+                "{\"message\":{\"content\":\"\"},\"done\":true,\"done_reason\":\"error\",\"error\":\"Connection error.\"}\n",
+                "ollama_failed",
+            ),
+            ("<html>\n", "ollama_failed"),
+        ] {
+            assert_eq!(all(stream(&[text, end])).await, ("a".into(), Err(code.into())), "{end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn thinking_is_not_part_of_the_answer() {
+        let chunks = [
+            "{\"message\":{\"content\":\"\",\"thinking\":\"hm\"},\"done\":false}\n",
+            "{\"message\":{\"content\":\"4\"},\"done\":false}\n{\"done\":true}\n",
+        ];
+        assert_eq!(all(stream(&chunks)).await.0, "4");
+    }
+}

@@ -1,0 +1,144 @@
+//! Registration: the user, the address and the invite are three owners of facts, and one append writes all three or none.
+//! So a crash at any point leaves neither an orphan nor a spent invite without a user, and of two who race for an address or
+//! an invite one wins.
+
+use genie_events::{
+    Metadata, Refusal, StreamId, StreamKind, UserId,
+    account::{Account, AccountCommand, Registration},
+    email::{self, Email, EmailCommand},
+    invite::{Grant, Invite, InviteCommand},
+    tier::Tier,
+};
+use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, clock};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{WriteError, vault::Vault};
+
+/// How often a race is tried again before the caller is told to come back.
+const TRIES: u32 = 5;
+/// The pause before that; spread by chance.
+const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Somebody who wants to register.
+#[derive(Debug)]
+pub struct Applicant {
+    /// The address as given.
+    pub email: String,
+    /// The password, already hashed (Argon2id, PHC string).
+    pub password_hash: SecretString,
+    /// As given.
+    pub first_name: Option<String>,
+    /// As given.
+    pub invite_code: String,
+}
+
+/// A registered user.
+#[derive(Debug, Clone, Copy)]
+pub struct Registered {
+    /// Who.
+    pub user: UserId,
+    /// The position that reads must have reached to see them.
+    pub position: u64,
+}
+
+/// Takes registrations.
+#[derive(Debug, Clone)]
+pub struct Register {
+    log: Log,
+    vault: Vault,
+}
+
+impl Register {
+    /// On this log.
+    pub fn new(log: Log, vault: Vault) -> Self {
+        Self { log, vault }
+    }
+
+    /// Who has an address; `None` when nobody.
+    pub async fn holder(&self, address: &str) -> Result<Option<UserId>, WriteError> {
+        let Some(normal) = email::normalise(address) else { return Ok(None) };
+        let (email, _, _) = self.email(&normal).await?;
+        Ok(email.holder())
+    }
+
+    /// Registers somebody.
+    pub async fn register(&self, applicant: Applicant, metadata: Metadata) -> Result<Registered, WriteError> {
+        let Some(normal) = email::normalise(&applicant.email) else {
+            return Err(Refusal::invalid("email", "`email` must be an e-mail address").into());
+        };
+        let user = UserId(self.log.clock().new_uuid());
+        for _ in 0..TRIES {
+            let append = self.decide(user, &normal, &applicant, metadata.clone()).await?;
+            match self.log.append(append).await {
+                Ok(at) => return Ok(Registered { user, position: at.last }),
+                // Somebody else was at the address or the invite: decide on what they left.
+                Err(AppendError::Stale) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(WriteError::Busy)
+    }
+
+    async fn decide(&self, user: UserId, normal: &str, applicant: &Applicant, metadata: Metadata) -> Result<Append, WriteError> {
+        let (email, email_stream, emails) = self.email(normal).await?;
+        let (invite, invite_stream, invites) = self.invite(&applicant.invite_code).await?;
+        let now = self.log.clock().now();
+        let grant = invite.grant(now)?.clone();
+        let claimed = email.decide(EmailCommand::Claim(user))?;
+        let spent = invite.decide(InviteCommand::Spend { user, now })?;
+        let registered = Account::Absent.decide(AccountCommand::Register(Registration {
+            email: applicant.email.trim().to_owned(),
+            email_id: self.log.hashes().email(normal),
+            first_name: applicant.first_name.clone(),
+            invite: self.log.hashes().invite(&applicant.invite_code),
+            tier: grant.tier,
+            role: grant.role,
+            admin: grant.admin,
+        }))?;
+
+        let (keys, new_key) = self.log.new_keys(user);
+        let password = self.vault.seal_password(&keys, user, applicant.password_hash.expose_secret());
+        let stream = StreamId::new(StreamKind::Account, user);
+        let facts = (1..)
+            .zip(registered)
+            .map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() })
+            .collect();
+        let account = Group { owner: Owner::User(user), after: 0, facts, new_keys: Some(keys) };
+        let groups = vec![
+            account,
+            Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),
+            Group::of_system(&invite_stream, invites, spent.into_iter().map(Into::into).collect()),
+        ];
+        Ok(Append { groups, work: vec![new_key, password], metadata })
+    }
+
+    /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.
+    pub async fn first_invite(&self, fixed: Option<&SecretString>) -> Result<Option<String>, WriteError> {
+        let code = fixed.map_or_else(|| self.log.hashes().first_invite_code(), |code| code.expose_secret().to_owned());
+        if self.log.head() == 0 {
+            let grant = Grant { tier: Tier::Studio, role: "administrator".into(), admin: true, expires_at: None };
+            let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(&code));
+            let created = Invite::Absent.decide(InviteCommand::Create(grant))?.into_iter().map(Into::into).collect();
+            let group = Group::of_system(&stream, 0, created);
+            let append = Append { groups: vec![group], work: vec![], metadata: Metadata::system() };
+            match self.log.append(append).await {
+                Ok(_) | Err(AppendError::Stale) => {} // stale: another node made it meanwhile
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (invite, _, _) = self.invite(&code).await?;
+        Ok(invite.grant(self.log.clock().now()).is_ok().then_some(code))
+    }
+
+    async fn email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
+        let stream = StreamId::new(StreamKind::Email, self.log.hashes().email(normal));
+        let (email, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
+        Ok((email, stream, count))
+    }
+
+    async fn invite(&self, code: &str) -> Result<(Invite, StreamId, u64), WriteError> {
+        let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
+        let (invite, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
+        Ok((invite, stream, count))
+    }
+}

@@ -1,0 +1,368 @@
+//! The supervisor of model streams. It owns every running answer as a task with its own deadline and cancel token, renews their
+//! leases, and ends what a dead node left behind. A panic in a task is a value.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use genie_events::{
+    CaptionId, Metadata, Moment, SessionId, TurnId, User, UserCommand, UserId,
+    caption::{Brief, CaptionEvent, Written},
+    chat::{Chat, ChatCommand, ChatEvent, Failure},
+    event::Event,
+};
+use genie_log::{
+    Body, Fact, Log, LogError, Owner, StoredRow, Work,
+    journal::Journal,
+    leases::{Lease, LeaseKind},
+};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    WriteError,
+    answer::{self, CaptionTask, TurnTask},
+    feed::{Feeds, Progress},
+    ollama::Ollama,
+    turnstile::Turnstile,
+    users::{Note, Plan, Users},
+};
+
+/// How long a run is its node's without a heartbeat.
+const LEASE_SECONDS: i64 = 15;
+/// How often leases are renewed and the lapsed looked for.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Rows of one reading of the log.
+const PAGE: usize = 500;
+/// Pause after the log could not be read.
+const AWAY: Duration = Duration::from_millis(500);
+/// The most lapsed runs taken over in one look.
+const TAKEN_OVER: i64 = 100;
+
+/// How the model server is used.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// Where it is.
+    pub url: String,
+    /// Who chats.
+    pub chat_model: String,
+    /// Who writes captions.
+    pub caption_model: String,
+    /// Answers at once.
+    pub concurrency: usize,
+    /// Answers that may wait.
+    pub queue: usize,
+    /// How much of a conversation the model is given, in tokens (estimated as four bytes each).
+    pub context_tokens: usize,
+}
+
+/// The supervisor.
+#[derive(Clone)]
+pub struct Supervisor(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub log: Log,
+    pub users: Users,
+    pub journal: Journal,
+    pub ollama: Ollama,
+    pub settings: ModelSettings,
+    pub feeds: Feeds,
+    pub turnstile: Turnstile,
+    /// This process, as leases name it.
+    node: String,
+    running: Mutex<HashMap<String, CancellationToken>>,
+    awaited: Mutex<HashMap<CaptionId, oneshot::Sender<CaptionEnd>>>,
+}
+
+/// What came of a caption.
+pub type CaptionEnd = Result<(Written, u64), (Failure, u64)>;
+
+/// A turn that was asked.
+#[derive(Debug)]
+pub struct AskedTurn {
+    /// Which.
+    pub turn: TurnId,
+    /// The position of its fact.
+    pub position: u64,
+    /// What is shown of it.
+    pub progress: watch::Receiver<Progress>,
+}
+
+impl std::fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Supervisor({})", self.0.node)
+    }
+}
+
+impl Supervisor {
+    /// Over this log and model server.
+    pub fn new(log: Log, users: Users, journal: Journal, settings: ModelSettings) -> Result<Self, WriteError> {
+        let ollama = Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
+        let turnstile = Turnstile::new(settings.concurrency, settings.queue);
+        let node = format!("node-{}", log.clock().new_uuid());
+        let (running, awaited) = (Mutex::default(), Mutex::default());
+        let feeds = Feeds::default();
+        Ok(Self(Arc::new(Inner { log, users, journal, ollama, settings, feeds, turnstile, node, running, awaited })))
+    }
+
+    /// What readers of running turns are shown.
+    pub fn feeds(&self) -> &Feeds {
+        &self.0.feeds
+    }
+
+    /// The model server.
+    pub fn ollama(&self) -> &Ollama {
+        &self.0.ollama
+    }
+
+    /// Begins a turn. When this answers `Ok` the question is durable and will be answered, whatever happens to the asker.
+    pub async fn ask(
+        &self,
+        user: UserId,
+        session_name: String,
+        message: String,
+        metadata: Metadata,
+    ) -> Result<AskedTurn, WriteError> {
+        self.check_room()?;
+        let turn = TurnId(self.0.log.clock().new_uuid());
+        let session = self.0.log.hashes().session(user, &session_name);
+        let progress = self.0.feeds.open(turn, user);
+        let lease = self.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
+        let planner = move |state: &User, now| {
+            let command = ChatCommand::Ask { turn, session: session_name.clone(), message: message.clone() };
+            let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
+            Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
+        };
+        match self.0.users.plan(user, None, metadata, Box::new(planner)).await {
+            Ok(done) => Ok(AskedTurn { turn, position: done.position, progress }),
+            Err(error) => {
+                self.0.feeds.close(turn);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes a caption and waits for it. It is written, or its quota unit given back, whatever happens to the asker.
+    pub async fn caption(&self, user: UserId, brief: Brief, metadata: Metadata) -> Result<CaptionEnd, WriteError> {
+        self.check_room()?;
+        let caption = CaptionId(self.0.log.clock().new_uuid());
+        let (tell, told) = oneshot::channel();
+        lock(&self.0.awaited).insert(caption, tell);
+        let lease = self.lease(LeaseKind::Caption, caption.to_string(), user, caption.to_string());
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
+            Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
+        };
+        if let Err(error) = self.0.users.plan(user, None, metadata, Box::new(planner)).await {
+            lock(&self.0.awaited).remove(&caption);
+            return Err(error);
+        }
+        told.await.map_err(|_| WriteError::Away("the caption's task ended without an answer".into()))
+    }
+
+    /// Stops a turn, at the model server too. One that runs on another node is called off at its next heartbeat.
+    pub async fn stop(&self, turn: TurnId) -> Result<(), WriteError> {
+        let id = turn.to_string();
+        self.0.log.call_off(LeaseKind::Turn, &id).await?;
+        self.cancel(&id);
+        Ok(())
+    }
+
+    fn cancel(&self, id: &str) {
+        if let Some(token) = lock(&self.0.running).get(id) {
+            token.cancel();
+        }
+    }
+
+    fn check_room(&self) -> Result<(), WriteError> {
+        match self.0.turnstile.has_room() {
+            true => Ok(()),
+            false => Err(WriteError::TooMany { retry_after: self.0.turnstile.wait_estimate() }),
+        }
+    }
+
+    fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
+        Work::PutLease { kind, id, user, stream_id, holder: self.0.node.clone(), expires_at: self.lease_end() }
+    }
+
+    fn lease_end(&self) -> Moment {
+        self.0.log.clock().now().plus_seconds(LEASE_SECONDS)
+    }
+
+    /// Follows the log from a position for ever and runs what is this node's to run; to be spawned on the runtime that owns the
+    /// store's connections.
+    pub async fn follow(self, after: u64) {
+        let mut follower = self.0.log.follow(after);
+        loop {
+            match follower.next(PAGE).await {
+                Ok(rows) => {
+                    for row in rows.iter().filter(|row| matches!(row.event_type.as_str(), "chat.asked" | "caption.requested")) {
+                        self.see_surely(row).await;
+                    }
+                }
+                Err(error) => {
+                    error!(%error, position = follower.position(), "the supervisor can't read on; trying on");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    async fn see_surely(&self, row: &StoredRow) {
+        loop {
+            match self.see(row).await {
+                Err(LogError::Away(reason)) => warn!(reason, "what was asked can't be read yet; trying on"),
+                Err(error) => return error!(%error, position = row.position, "what was asked can't be begun"),
+                Ok(()) => return,
+            }
+            tokio::time::sleep(AWAY).await;
+        }
+    }
+
+    async fn see(&self, row: &StoredRow) -> Result<(), LogError> {
+        let fact = self.0.log.open_row(row).await?;
+        let (Some(user), Body::Open(event, _)) = (fact.user, &fact.body) else { return Ok(()) };
+        match event {
+            Event::Chat(ChatEvent::Asked { turn, .. }) if self.is_mine(LeaseKind::Turn, &turn.to_string()).await? => {
+                self.start_turn(*turn, user, SessionId(fact.stream.id.clone()), cause(&fact));
+            }
+            Event::Caption(CaptionEvent::Requested { brief, .. })
+                if self.is_mine(LeaseKind::Caption, &fact.stream.id).await? =>
+            {
+                if let Ok(caption) = fact.stream.id.parse() {
+                    self.start_caption(caption, user, brief.clone(), cause(&fact));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn is_mine(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
+        Ok(self.0.log.lease(kind, id).await?.is_some_and(|lease| lease.holder == self.0.node))
+    }
+
+    fn start_turn(&self, turn: TurnId, user: UserId, session: SessionId, metadata: Metadata) {
+        let Some(cancel) = self.begin(turn.to_string()) else { return };
+        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, cancel });
+        tokio::spawn(async move {
+            let running = tokio::spawn(answer::run_turn(supervisor.clone(), task.clone()));
+            if let Err(stopped) = running.await {
+                error!(turn.id = %turn, error = %stopped, "the task of turn `{turn}` died");
+                answer::end_dead_turn(&supervisor, &task, answer::died()).await;
+            }
+            lock(&supervisor.0.running).remove(&turn.to_string());
+        });
+    }
+
+    fn start_caption(&self, caption: CaptionId, user: UserId, brief: Brief, metadata: Metadata) {
+        let Some(cancel) = self.begin(caption.to_string()) else { return };
+        let (supervisor, task) = (self.clone(), CaptionTask { caption, user, brief, metadata, cancel });
+        tokio::spawn(async move {
+            let running = tokio::spawn(answer::run_caption(supervisor.clone(), task.clone()));
+            if let Err(stopped) = running.await {
+                error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
+                answer::end_caption(&supervisor, &task, Err(answer::died())).await;
+            }
+            lock(&supervisor.0.running).remove(&caption.to_string());
+        });
+    }
+
+    /// A token for a run that is not under way yet.
+    fn begin(&self, id: String) -> Option<CancellationToken> {
+        let mut running = lock(&self.0.running);
+        if running.contains_key(&id) {
+            return None;
+        }
+        let token = CancellationToken::new();
+        running.insert(id, token.clone());
+        Some(token)
+    }
+
+    pub(crate) fn tell_caption(&self, caption: CaptionId, end: CaptionEnd) {
+        if let Some(waiting) = lock(&self.0.awaited).remove(&caption) {
+            let _ = waiting.send(end); // the asker may have gone
+        }
+    }
+
+    /// Renews what runs here and ends what dead nodes left behind, for ever; to be spawned.
+    pub async fn heartbeat(self, embedded: bool) {
+        if embedded && let Err(error) = self.0.log.release_runs().await {
+            warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
+        }
+        loop {
+            if let Err(error) = self.beat().await {
+                warn!(%error, "the leases of running answers can't be renewed; trying on");
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
+    async fn beat(&self) -> Result<(), LogError> {
+        for called_off in self.0.log.renew_runs(&self.0.node, self.lease_end()).await? {
+            self.cancel(&called_off);
+        }
+        let now = self.0.log.clock().now();
+        for kind in [LeaseKind::Turn, LeaseKind::Caption] {
+            for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
+                let taken = self.0.log.take_lease(kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
+                if let Some(lease) = taken
+                    && let Err(error) = self.take_over(kind, lease).await
+                {
+                    error!(%error, "what a dead node left behind can't be ended yet");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn of which nothing was shown is begun anew; one that had begun ends as interrupted with what was shown of it.
+    /// A caption fails, and its quota unit goes back.
+    async fn take_over(&self, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
+        match kind {
+            LeaseKind::Turn => {
+                let Ok(turn) = lease.id.parse::<TurnId>() else { return Ok(()) };
+                let session = SessionId(lease.stream_id);
+                if !self.is_unanswered(turn, lease.user, &session).await? {
+                    return self.0.log.drop_lease(kind, &lease.id).await;
+                }
+                let shown = self.0.log.journalled(turn, lease.user).await?;
+                info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was left behind by a node that died");
+                if shown.is_empty() {
+                    self.start_turn(turn, lease.user, session, Metadata::system());
+                } else {
+                    let task =
+                        TurnTask { turn, user: lease.user, session, metadata: Metadata::system(), cancel: Default::default() };
+                    let supervisor = self.clone();
+                    tokio::spawn(async move { answer::end_dead_turn(&supervisor, &task, answer::interrupted()).await });
+                }
+            }
+            LeaseKind::Caption => {
+                let Ok(caption) = lease.id.parse::<CaptionId>() else { return Ok(()) };
+                let end = UserCommand::FinishCaption(caption, Err(answer::interrupted()));
+                let supervisor = self.clone();
+                tokio::spawn(
+                    async move { answer::finish_caption(&supervisor, lease.user, caption, Metadata::system(), end).await },
+                );
+            }
+            LeaseKind::Job => {}
+        }
+        Ok(())
+    }
+
+    async fn is_unanswered(&self, turn: TurnId, user: UserId, session: &SessionId) -> Result<bool, LogError> {
+        let chat = self.0.log.stream::<Chat>(&Owner::User(user), &session.0).await?;
+        Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))
+    }
+}
+
+fn cause(fact: &Fact) -> Metadata {
+    Metadata { request_id: fact.metadata.request_id.clone(), ..Metadata::caused_by(fact.event_id) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

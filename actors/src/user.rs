@@ -1,0 +1,232 @@
+//! One user's actor. It takes one command at a time, holds nothing that the log does not, and may vanish at any moment.
+//! It never waits for a model, a worker or a password hash: only for the log.
+
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
+use genie_events::{Change, JobId, Metadata, Moment, Refusal, User, UserId, job::Job};
+use genie_log::{Append, AppendError, Body, Group, Log, NewFact, Owner, Work, clock};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::error;
+
+use crate::WriteError;
+
+/// Commands that may wait for one user; one more is refused as busy.
+const MAILBOX: usize = 64;
+/// Pause before deciding again after somebody else wrote for this user; spread by chance.
+const STALE_PAUSE: Duration = Duration::from_millis(15);
+
+/// What is to be appended if the state is still what it was decided on.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The facts.
+    pub changes: Vec<Change>,
+    /// Working rows that go with them; left out when there are no facts.
+    pub work: Vec<Work>,
+    /// What the asker wants to know of the state.
+    pub note: Note,
+}
+
+impl From<Vec<Change>> for Plan {
+    fn from(changes: Vec<Change>) -> Self {
+        Self { changes, ..Self::default() }
+    }
+}
+
+/// What an asker may be told of the state that was decided on.
+#[derive(Debug, Default)]
+pub enum Note {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Which credential, and which version of it is held after the plan.
+    Credential {
+        /// Which.
+        id: genie_events::CredentialId,
+        /// For which platform.
+        platform: String,
+        /// The name there.
+        platform_username: Option<String>,
+        /// Which version.
+        version: u32,
+    },
+    /// The job as it was.
+    Job(Box<Job>),
+}
+
+/// Decides on the state; called again when the state turns out stale, so it must not use itself up.
+pub type Planner = Box<dyn Fn(&User, Moment) -> Result<Plan, Refusal> + Send>;
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Done {
+    /// The position that reads must have reached to see it.
+    pub position: u64,
+    /// What happened; empty when it was so already.
+    pub changes: Vec<Change>,
+    /// What the planner noted.
+    pub note: Note,
+}
+
+/// A command on its way to a user's actor.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ask {
+    pub planner: Planner,
+    /// A job that the planner must see even when it has finished.
+    pub job: Option<JobId>,
+    pub metadata: Metadata,
+    pub deadline: Instant,
+    pub reply: oneshot::Sender<Result<Done, WriteError>>,
+}
+
+/// Stop when everything asked so far is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Passivate;
+
+pub struct UserActor {
+    id: UserId,
+    log: Log,
+    /// `None` until it is needed, and after anything that makes it doubtful.
+    state: Option<State>,
+}
+
+struct State {
+    user: User,
+    /// The position of the user's latest event.
+    position: u64,
+}
+
+impl UserActor {
+    pub fn new(id: UserId, log: Log) -> Self {
+        Self { id, log, state: None }
+    }
+}
+
+impl Actor for UserActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+impl Handler<Passivate> for UserActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Passivate, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Ask> for UserActor {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
+        let (log, id, state) = (self.log.clone(), self.id, self.state.take());
+        let answered = async move {
+            let mut turn = Turn { log, id, state };
+            let answer = turn.take(&ask).await;
+            let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
+            turn.state
+        };
+        AtomicResponse::new(Box::pin(answered.into_actor(self).map(|state, actor, _| actor.state = state)))
+    }
+}
+
+/// One command's turn with the state.
+struct Turn {
+    log: Log,
+    id: UserId,
+    state: Option<State>,
+}
+
+impl Turn {
+    async fn take(&mut self, ask: &Ask) -> Result<Done, WriteError> {
+        loop {
+            if Instant::now() >= ask.deadline {
+                return Err(WriteError::Busy);
+            }
+            let mut state = match self.state.take() {
+                Some(state) => state,
+                None => self.load().await?,
+            };
+            if let Some(job) = &ask.job {
+                self.recall(&mut state, job).await?;
+            }
+            let planned = (ask.planner)(&state.user, self.log.clock().now());
+            let plan = match planned {
+                Ok(plan) if !plan.changes.is_empty() => plan,
+                nothing_to_do => {
+                    if let Some(job) = &ask.job {
+                        state.user.drop_recalled(job);
+                    }
+                    let position = state.position;
+                    self.state = Some(state);
+                    return nothing_to_do
+                        .map(|plan| Done { position, changes: vec![], note: plan.note })
+                        .map_err(WriteError::Refused);
+                }
+            };
+            let (facts, numbered) = number(&state.user, &plan.changes);
+            let group = Group::of_user(self.id, state.user.seq(), facts);
+            let append = Append { groups: vec![group], work: plan.work, metadata: ask.metadata.clone() };
+            match self.log.append(append).await {
+                Ok(at) => {
+                    for (change, sequence) in plan.changes.iter().zip(numbered) {
+                        state.user.evolve(&change.stream, sequence, change.event.clone());
+                    }
+                    self.state = Some(State { position: at.last, ..state });
+                    return Ok(Done { position: at.last, changes: plan.changes, note: plan.note });
+                }
+                // The state is doubtful and was dropped: it is loaded again before deciding again.
+                Err(AppendError::Stale) => tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn load(&self) -> Result<State, WriteError> {
+        let (mut user, mut position, mut forgotten) = (User::new(self.id), 0, false);
+        let read = self
+            .log
+            .user_facts(self.id, |fact| {
+                position = fact.position;
+                match fact.body {
+                    Body::Open(event, _) => user.evolve(&fact.stream, fact.sequence, event),
+                    Body::Forgotten => forgotten = true,
+                }
+            })
+            .await;
+        if let Err(error) = &read {
+            error!(user.id = %self.id, %error, "the state of user `{}` can't be read", self.id);
+        }
+        read?;
+        match forgotten {
+            true => Err(WriteError::Forgotten),
+            false => Ok(State { user, position }),
+        }
+    }
+
+    /// Hands in a finished job from its stream.
+    async fn recall(&self, state: &mut State, job: &JobId) -> Result<(), WriteError> {
+        if state.user.job(job).is_none()
+            && let Some((found, sequence)) = self.log.stream::<Job>(&Owner::User(self.id), job.as_str()).await?
+        {
+            state.user.recall_job(job.clone(), found, sequence);
+        }
+        Ok(())
+    }
+}
+
+/// Gives each change its number in its stream.
+fn number(user: &User, changes: &[Change]) -> (Vec<NewFact>, Vec<u64>) {
+    let mut last: std::collections::HashMap<&genie_events::StreamId, u64> = std::collections::HashMap::new();
+    let facts = changes.iter().map(|change| {
+        let sequence = last.entry(&change.stream).or_insert_with(|| user.sequence(&change.stream));
+        *sequence += 1;
+        (NewFact { stream: change.stream.clone(), sequence: *sequence, event: change.event.clone() }, *sequence)
+    });
+    facts.collect::<Vec<_>>().into_iter().unzip()
+}

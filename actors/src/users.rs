@@ -1,0 +1,153 @@
+//! Finds, starts, replaces and passivates users' actors. actix' own `Supervisor` does not survive a panic, so a dead actor is
+//! noticed here by its closed mailbox, and a new one is started from the log.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::{Actor, Addr, ArbiterHandle, dev::SendError};
+use genie_events::{JobId, Metadata, User, UserCommand, UserId};
+use genie_log::Log;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    WriteError,
+    user::{Ask, Passivate, UserActor},
+};
+
+pub use crate::user::{Done, Note, Plan, Planner};
+
+/// How long a command may take before its caller is told to come again.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// An actor unused for so long is passivated.
+const IDLE: Duration = Duration::from_secs(300);
+/// The most actors alive; past it those longest unused are passivated.
+const MAX_LIVE: usize = 50_000;
+/// How often the idle are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
+/// Of how many users the latest written position is remembered, so that their own reads wait for it.
+const REMEMBERED: u64 = 100_000;
+
+/// All users' actors of this node.
+#[derive(Clone)]
+pub struct Users(Arc<Inner>);
+
+struct Inner {
+    log: Log,
+    live: Mutex<HashMap<UserId, Live>>,
+    /// The threads that actors live on.
+    arbiters: Vec<ArbiterHandle>,
+    next: AtomicUsize,
+    written: moka::sync::Cache<UserId, u64>,
+}
+
+struct Live {
+    actor: Addr<UserActor>,
+    used: Instant,
+}
+
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Users({} live)", self.live_count())
+    }
+}
+
+impl Users {
+    /// `arbiters` must not be empty.
+    pub fn new(log: Log, arbiters: Vec<ArbiterHandle>) -> Self {
+        let written = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build();
+        Self(Arc::new(Inner { log, live: Mutex::default(), arbiters, next: AtomicUsize::new(0), written }))
+    }
+
+    /// Passivates idle actors for ever; to be spawned.
+    pub async fn sweep(self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.passivate(IDLE, MAX_LIVE);
+        }
+    }
+
+    /// Passivates those unused for `idle`, and the longest unused above `max`. What was asked of them before is still answered.
+    pub fn passivate(&self, idle: Duration, max: usize) {
+        let mut live = self.lock();
+        let now = Instant::now();
+        let mut by_use: Vec<(Instant, UserId)> = live.iter().map(|(id, entry)| (entry.used, *id)).collect();
+        by_use.sort_unstable();
+        let too_many = by_use.len().saturating_sub(max);
+        for (n, (used, id)) in by_use.into_iter().enumerate() {
+            let unused = now.duration_since(used) >= idle;
+            if (unused || n < too_many)
+                && let Some(entry) = live.remove(&id)
+            {
+                // Behind everything asked so far: the mailbox is in order, and the map no longer gives this address out.
+                entry.actor.do_send(Passivate);
+            }
+        }
+    }
+
+    /// How many actors are alive.
+    pub fn live_count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The latest position written for a user on this node lately.
+    pub fn last_written(&self, user: UserId) -> Option<u64> {
+        self.0.written.get(&user)
+    }
+
+    /// Asks a user something. What is answered with `Ok` is durable.
+    pub async fn ask(&self, user: UserId, metadata: Metadata, command: UserCommand) -> Result<Done, WriteError> {
+        let job = command.job().cloned();
+        let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
+        self.plan(user, job, metadata, Box::new(planner)).await
+    }
+
+    /// The same with a planner of one's own. `job` names a job that it must see even when it has finished.
+    pub async fn plan(&self, user: UserId, job: Option<JobId>, metadata: Metadata, planner: Planner) -> Result<Done, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask { planner, job, metadata, deadline: Instant::now() + DEADLINE, reply };
+        self.send(user, ask)?;
+        // A dropped reply means that the actor died in the middle: what it appended can't be said.
+        let done = answer.await.unwrap_or_else(|_| Err(WriteError::Away("the user's actor died".into())))?;
+        if !done.changes.is_empty() {
+            self.0.written.insert(user, done.position);
+        }
+        Ok(done)
+    }
+
+    /// Into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
+    fn send(&self, user: UserId, ask: Ask) -> Result<(), WriteError> {
+        let mut live = self.lock();
+        let entry = live.entry(user).or_insert_with(|| self.start(user));
+        if !entry.actor.connected() {
+            *entry = self.start(user); // it died; the log has everything that it knew
+        }
+        entry.used = Instant::now();
+        match entry.actor.try_send(ask) {
+            Ok(()) => Ok(()),
+            Err(SendError::Full(_)) => Err(WriteError::Busy),
+            Err(SendError::Closed(ask)) => {
+                let fresh = self.start(user);
+                let sent = fresh.actor.try_send(ask).map_err(|_| WriteError::Busy);
+                *entry = fresh;
+                sent
+            }
+        }
+    }
+
+    fn start(&self, user: UserId) -> Live {
+        let log = self.0.log.clone();
+        let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
+        let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| UserActor::new(user, log));
+        Live { actor, used: Instant::now() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,216 @@
+//! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
+
+use std::sync::Arc;
+
+use genie_events::{
+    CredentialId, Metadata, Refusal, User, UserCommand, UserId,
+    credential::{Credential, SealedSecret},
+};
+use genie_log::{Log, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::{
+    WriteError,
+    users::{Done, Note, Plan, Users},
+};
+
+/// The version of a password's hash; raised when passwords can be changed.
+const PASSWORD_VERSION: u32 = 1;
+/// The most bytes of one credential.
+pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// Seals and opens. Clones share the one door.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    door: Arc<VaultDoor>,
+    log: Log,
+}
+
+/// A secret in the clear. It never shows itself, and is wiped when it goes.
+pub struct Plaintext(Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Plaintext {
+    /// Takes the fields of a credential.
+    pub fn of_fields(fields: &Map<String, Value>) -> Result<Self, Refusal> {
+        // Text, numbers and maps with text keys always serialize.
+        let bytes = Zeroizing::new(serde_json::to_vec(fields).unwrap_or_default());
+        match bytes.len() {
+            0..=MAX_SECRET_BYTES => Ok(Self(bytes)),
+            _ => Err(Refusal::invalid("credentials", format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes"))),
+        }
+    }
+
+    /// The bytes, for the answer that reveals them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A stored credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Which.
+    pub id: CredentialId,
+    /// Whether it replaced one.
+    pub updated: bool,
+    /// The position that reads must have reached to see it.
+    pub position: u64,
+}
+
+/// Which credential is to be stored.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// The one of this platform and name; made when there is none.
+    Profile {
+        /// The platform.
+        platform: String,
+        /// The name there.
+        platform_username: Option<String>,
+    },
+    /// This one, which must be there.
+    Existing {
+        /// Which.
+        id: CredentialId,
+        /// A new name there, when given.
+        platform_username: Option<String>,
+    },
+}
+
+/// A revealed credential.
+#[derive(Debug)]
+pub struct Revealed {
+    /// The secret.
+    pub plaintext: Plaintext,
+    /// For which platform.
+    pub platform: String,
+    /// The name there.
+    pub platform_username: Option<String>,
+    /// The position of the fact.
+    pub position: u64,
+}
+
+impl Vault {
+    /// Behind that door.
+    pub fn new(log: Log, door: VaultDoor) -> Self {
+        Self { door: Arc::new(door), log }
+    }
+
+    pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, hash: &str) -> Work {
+        self.door.seal_with(keys, &password_name(user), hash.as_bytes())
+    }
+
+    /// The hash of a user's password.
+    pub async fn password_hash(&self, user: UserId) -> Result<Option<Zeroizing<Vec<u8>>>, WriteError> {
+        Ok(self.door.open(&password_name(user)).await?)
+    }
+
+    /// Stores a credential: the ciphertext and its fact in one transaction.
+    pub async fn store(
+        &self,
+        users: &Users,
+        user: UserId,
+        metadata: Metadata,
+        target: Target,
+        secret: Plaintext,
+    ) -> Result<Stored, WriteError> {
+        let keys = self.log.live_keys(user).await.map_err(|_| Refusal::not_found("user"))?;
+        let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
+        let planner = move |state: &User, now| {
+            let (id, platform, platform_username) = place(state, &target, fresh)?;
+            let version = state.credential(id).unwrap_or(&Credential::Absent).next_version();
+            let work = door.seal_with(&keys, &secret_name(user, id, version), secret.expose());
+            let hash = match &work {
+                Work::PutSecret { sealed, .. } => sha256_hex(sealed),
+                _ => String::new(),
+            };
+            let command = UserCommand::StoreCredential {
+                credential: id,
+                platform: platform.clone(),
+                platform_username: platform_username.clone(),
+                sealed: SealedSecret { version, hash },
+            };
+            let note = Note::Credential { id, platform, platform_username, version };
+            Ok(Plan { changes: state.decide(now, command)?, work: vec![work], note })
+        };
+        let done = users.plan(user, None, metadata, Box::new(planner)).await?;
+        match done {
+            Done { position, note: Note::Credential { id, .. }, .. } => Ok(Stored { id, updated: id != fresh, position }),
+            _ => Err(WriteError::Internal("a stored credential left no note".into())),
+        }
+    }
+
+    /// Reveals a credential of `owner`. Commits first: the plaintext leaves only after the fact is durable.
+    pub async fn reveal(
+        &self,
+        users: &Users,
+        owner: UserId,
+        id: CredentialId,
+        purpose: Option<String>,
+        metadata: Metadata,
+    ) -> Result<Revealed, WriteError> {
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::RevealCredential { credential: id, purpose: purpose.clone() })?;
+            let note = match state.credential(id) {
+                Some(Credential::Held { platform, platform_username, version }) => Note::Credential {
+                    id,
+                    platform: platform.clone(),
+                    platform_username: platform_username.clone(),
+                    version: *version,
+                },
+                _ => Note::Nothing,
+            };
+            Ok(Plan { changes, work: vec![], note })
+        };
+        let done = users.plan(owner, None, metadata, Box::new(planner)).await?;
+        let Note::Credential { platform, platform_username, version, .. } = done.note else {
+            return Err(WriteError::Internal("a revealed credential left no note".into()));
+        };
+        match self.door.open(&secret_name(owner, id, version)).await? {
+            Some(plaintext) => {
+                Ok(Revealed { plaintext: Plaintext(plaintext), platform, platform_username, position: done.position })
+            }
+            // It was changed or removed after the fact and before it was read: the asker may ask again.
+            None => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
+        }
+    }
+
+    /// Removes a credential: the ciphertext goes with the fact.
+    pub async fn remove(&self, users: &Users, user: UserId, id: CredentialId, metadata: Metadata) -> Result<Done, WriteError> {
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
+            Ok(Plan { changes, work: vec![Work::DeleteSecret { secret_id: id.to_string() }], note: Note::Nothing })
+        };
+        users.plan(user, None, metadata, Box::new(planner)).await
+    }
+}
+
+fn password_name(user: UserId) -> SecretName {
+    SecretName { user, secret_id: format!("password/{user}"), version: PASSWORD_VERSION }
+}
+
+fn secret_name(user: UserId, id: CredentialId, version: u32) -> SecretName {
+    SecretName { user, secret_id: id.to_string(), version }
+}
+
+/// Which credential it is to be, for which platform and name.
+fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, String, Option<String>), Refusal> {
+    match target {
+        Target::Profile { platform, platform_username } => {
+            let id = state.credential_for(platform, platform_username.as_deref()).unwrap_or(fresh);
+            Ok((id, platform.clone(), platform_username.clone()))
+        }
+        Target::Existing { id, platform_username } => match state.credential(*id) {
+            Some(Credential::Held { platform, platform_username: before, .. }) => {
+                Ok((*id, platform.clone(), platform_username.clone().or_else(|| before.clone())))
+            }
+            _ => Err(Refusal::not_found("credential")),
+        },
+    }
+}

@@ -1,0 +1,59 @@
+//! The write side, wired: what the rest of genie sends commands to.
+
+use std::time::Duration;
+
+use actix::ArbiterHandle;
+use genie_log::{Log, VaultDoor};
+
+use crate::{
+    WriteError,
+    jobs::JobBoard,
+    register::Register,
+    supervisor::{ModelSettings, Supervisor},
+    users::Users,
+    vault::Vault,
+};
+
+/// How the write side behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The model server.
+    pub model: ModelSettings,
+    /// How long a worker holds a job without a heartbeat.
+    pub job_lease: Duration,
+    /// Whether this is the only process on its store.
+    pub embedded: bool,
+}
+
+/// The write side.
+#[derive(Debug, Clone)]
+pub struct WriteSide {
+    /// Users' actors.
+    pub users: Users,
+    /// Registration.
+    pub register: Register,
+    /// Secrets.
+    pub vault: Vault,
+    /// Jobs for workers.
+    pub jobs: JobBoard,
+    /// Answers of the model.
+    pub supervisor: Supervisor,
+}
+
+impl WriteSide {
+    /// Starts it. To be called on the runtime that owns the store's connections; actors live on `arbiters`, of which there must
+    /// be at least one.
+    pub fn start(log: Log, door: VaultDoor, arbiters: Vec<ArbiterHandle>, settings: Settings) -> Result<Self, WriteError> {
+        let users = Users::new(log.clone(), arbiters);
+        let vault = Vault::new(log.clone(), door);
+        let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
+        let head = log.head();
+        let supervisor = Supervisor::new(log.clone(), users.clone(), log.start_journal(), settings.model)?;
+        tokio::spawn(users.clone().sweep());
+        tokio::spawn(jobs.clone().follow());
+        tokio::spawn(jobs.clone().tick());
+        tokio::spawn(supervisor.clone().follow(head));
+        tokio::spawn(supervisor.clone().heartbeat(settings.embedded));
+        Ok(Self { register: Register::new(log, vault.clone()), users, vault, jobs, supervisor })
+    }
+}

@@ -1,0 +1,41 @@
+//! `audit`: who did what when, of users and of the system, by the log's readable part alone.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use genie_events::StreamKind;
+
+use crate::projection::{Projection, Seen, Tx};
+
+pub(crate) struct Audit;
+
+impl Projection for Audit {
+    fn name(&self) -> &'static str {
+        "audit"
+    }
+
+    fn wants(&self, _: StreamKind) -> bool {
+        true
+    }
+
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let fact = seen.fact;
+            let metadata = serde_json::to_string(&fact.metadata).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            sqlx::query(
+                "INSERT INTO audit (position, event_id, event_type, stream_kind, stream_id, user_id, recorded_at, metadata) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(fact.position as i64)
+            .bind(fact.event_id.to_string())
+            .bind(&fact.event_type)
+            .bind(fact.stream.kind.as_str())
+            .bind(&fact.stream.id)
+            .bind(seen.user())
+            .bind(seen.at().0)
+            .bind(metadata)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,105 @@
+//! `captions`: what was asked of the model, and what it wrote.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use genie_events::{Event, Moment, StreamKind, UserId, caption::CaptionEvent};
+use genie_log::{Log, LogError, store::Store};
+use sqlx::Row;
+
+use crate::projection::{Projection, Seen, Tx, open_option, read};
+
+pub(crate) struct Projector;
+
+impl Projection for Projector {
+    fn name(&self) -> &'static str {
+        "captions"
+    }
+
+    fn wants(&self, kind: StreamKind) -> bool {
+        kind == StreamKind::Caption
+    }
+
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let Event::Caption(event) = seen.event else { return Ok(()) };
+            let id = seen.fact.stream.id.as_str();
+            let query = match event {
+                CaptionEvent::Requested { brief, .. } => sqlx::query(
+                    "INSERT INTO captions (caption_id, user_id, status, platform, created_at, position) VALUES ($1, $2, 'writing', $3, $4, $5)",
+                )
+                .bind(id)
+                .bind(seen.user())
+                .bind(brief.platform.as_str())
+                .bind(seen.at().0)
+                .bind(seen.fact.position as i64),
+                CaptionEvent::Completed(written) => sqlx::query(
+                    "UPDATE captions SET status = 'completed', caption_sealed = $2, model = $3, truncated = $4 WHERE caption_id = $1",
+                )
+                .bind(id)
+                .bind(seen.seal("captions.caption", &written.text))
+                .bind(&written.model)
+                .bind(i64::from(written.truncated)),
+                CaptionEvent::Failed(_) => sqlx::query("UPDATE captions SET status = 'failed' WHERE caption_id = $1").bind(id),
+            };
+            query.execute(&mut **tx).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+/// One caption.
+#[derive(Debug, Clone)]
+pub struct CaptionRow {
+    /// Which.
+    pub id: String,
+    /// `writing`, `completed` or `failed`.
+    pub status: String,
+    /// For which platform.
+    pub platform: String,
+    /// The words, once there are some.
+    pub caption: Option<String>,
+    /// Who wrote them.
+    pub model: Option<String>,
+    /// Whether they were cut at the platform's cap.
+    pub truncated: bool,
+    /// When it was asked for.
+    pub created_at: Moment,
+    /// The position of the request.
+    pub position: u64,
+}
+
+/// Reads of `captions`.
+#[derive(Debug, Clone)]
+pub struct Captions {
+    log: Log,
+}
+
+impl Captions {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// A user's captions, newest first, at most `limit`, older than the position `before`.
+    pub async fn list(&self, user: UserId, before: Option<u64>, limit: i64) -> Result<Vec<CaptionRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = "SELECT caption_id, status, platform, caption_sealed, model, truncated, created_at, position FROM captions \
+                       WHERE user_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3";
+            let before = before.map_or(i64::MAX, |before| before as i64);
+            Ok(sqlx::query(sql).bind(user.to_string()).bind(before).bind(limit).fetch_all(store.reads()).await?)
+        });
+        let rows = rows.await?;
+        let keys = self.log.live_keys(user).await?;
+        let caption = |row: &sqlx::any::AnyRow| {
+            Ok(CaptionRow {
+                id: row.try_get("caption_id")?,
+                status: row.try_get("status")?,
+                platform: row.try_get("platform")?,
+                caption: open_option(&keys, "captions.caption", row.try_get("caption_sealed")?)?,
+                model: row.try_get("model")?,
+                truncated: row.try_get::<Option<i64>, _>("truncated")?.unwrap_or(0) != 0,
+                created_at: Moment(row.try_get("created_at")?),
+                position: row.try_get::<i64, _>("position")? as u64,
+            })
+        };
+        rows.iter().map(caption).collect()
+    }
+}

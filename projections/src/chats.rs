@@ -1,0 +1,232 @@
+//! `chats` and `messages`: sessions, and both sides of what was said in them.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use genie_events::{
+    Event, Moment, SessionId, StreamKind, TurnId, UserId,
+    chat::{ChatEvent, Failure, TurnMetrics},
+};
+use genie_log::{Log, LogError, store::Store};
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+
+use crate::projection::{Projection, Seen, Tx, open, read};
+
+pub(crate) struct Projector;
+
+/// What an answer's row holds beside its text.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AnswerDetail {
+    /// Who answered.
+    pub model: String,
+    /// Tokens and durations.
+    #[serde(default)]
+    pub metrics: TurnMetrics,
+    /// Why it failed, when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+impl Projection for Projector {
+    fn name(&self) -> &'static str {
+        "chats"
+    }
+
+    fn wants(&self, kind: StreamKind) -> bool {
+        kind == StreamKind::Chat
+    }
+
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let Event::Chat(event) = seen.event else { return Ok(()) };
+            let session = seen.fact.stream.id.as_str();
+            match event {
+                ChatEvent::Asked { turn, session: title, message } => {
+                    sqlx::query(
+                        "INSERT INTO chats (session_id, user_id, title_sealed, message_count, running_turn, created_at, updated_at) \
+                         VALUES ($1, $2, $3, 1, $4, $5, $5) \
+                         ON CONFLICT (session_id) DO UPDATE SET message_count = chats.message_count + 1, \
+                             running_turn = excluded.running_turn, updated_at = excluded.updated_at",
+                    )
+                    .bind(session)
+                    .bind(seen.user())
+                    .bind(seen.seal("chats.title", title))
+                    .bind(turn.to_string())
+                    .bind(seen.at().0)
+                    .execute(&mut **tx)
+                    .await?;
+                    message_row(seen, tx, *turn, "user", message, None, None).await
+                }
+                ChatEvent::Answered { turn, answer } => {
+                    sqlx::query(
+                        "UPDATE chats SET message_count = message_count + 1, running_turn = NULL, updated_at = $2 WHERE session_id = $1",
+                    )
+                    .bind(session)
+                    .bind(seen.at().0)
+                    .execute(&mut **tx)
+                    .await?;
+                    let detail = AnswerDetail {
+                        model: answer.model.clone(),
+                        metrics: answer.metrics.clone(),
+                        failure: answer.failure.clone(),
+                    };
+                    let detail = serde_json::to_string(&detail).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+                    let outcome = Some(answer.outcome.as_str());
+                    message_row(seen, tx, *turn, "assistant", &answer.content, outcome, Some(detail)).await
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+async fn message_row(
+    seen: Seen<'_>,
+    tx: &mut Tx,
+    turn: TurnId,
+    role: &str,
+    content: &str,
+    outcome: Option<&str>,
+    detail: Option<String>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO messages (message_id, session_id, user_id, turn_id, role, content_sealed, outcome, detail, created_at, position) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(seen.fact.event_id.to_string())
+    .bind(seen.fact.stream.id.as_str())
+    .bind(seen.user())
+    .bind(turn.to_string())
+    .bind(role)
+    .bind(seen.seal("messages.content", content))
+    .bind(outcome)
+    .bind(detail)
+    .bind(seen.at().0)
+    .bind(seen.fact.position as i64)
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// One session.
+#[derive(Debug, Clone)]
+pub struct ChatRow {
+    /// Its name, which is how clients call it.
+    pub name: String,
+    /// How many messages.
+    pub message_count: i64,
+    /// The turn under way.
+    pub running_turn: Option<String>,
+    /// When it began.
+    pub created_at: Moment,
+    /// When something was last said.
+    pub updated_at: Moment,
+}
+
+/// One message.
+#[derive(Debug, Clone)]
+pub struct MessageRow {
+    /// Which.
+    pub id: String,
+    /// Of which turn.
+    pub turn: String,
+    /// `user` or `assistant`.
+    pub role: String,
+    /// The words.
+    pub content: String,
+    /// How the turn ended; of answers only.
+    pub outcome: Option<String>,
+    /// Model, metrics and failure; of answers only.
+    pub detail: Option<AnswerDetail>,
+    /// When.
+    pub created_at: Moment,
+    /// The position of its fact.
+    pub position: u64,
+}
+
+/// Reads of `chats` and `messages`.
+#[derive(Debug, Clone)]
+pub struct Chats {
+    log: Log,
+}
+
+impl Chats {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// A user's sessions, the latest spoken in first, at most `limit`, before the one named by `before` (updated_at).
+    pub async fn sessions(&self, user: UserId, before: Option<i64>, limit: i64) -> Result<Vec<ChatRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = "SELECT title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
+                       WHERE user_id = $1 AND updated_at < $2 ORDER BY updated_at DESC LIMIT $3";
+            let query = sqlx::query(sql).bind(user.to_string()).bind(before.unwrap_or(i64::MAX)).bind(limit);
+            Ok(query.fetch_all(store.reads()).await?)
+        });
+        let rows = rows.await?;
+        let keys = self.log.live_keys(user).await?;
+        let chat = |row: &sqlx::any::AnyRow| {
+            let title: Vec<u8> = row.try_get("title_sealed")?;
+            Ok(ChatRow {
+                name: open(&keys, "chats.title", &title)?,
+                message_count: row.try_get("message_count")?,
+                running_turn: row.try_get("running_turn")?,
+                created_at: Moment(row.try_get("created_at")?),
+                updated_at: Moment(row.try_get("updated_at")?),
+            })
+        };
+        rows.iter().map(chat).collect()
+    }
+
+    /// Messages of a user's session, oldest first, at most `limit`, after a position. `None` when there is no such session.
+    pub async fn messages(
+        &self,
+        user: UserId,
+        session: SessionId,
+        after: u64,
+        limit: i64,
+    ) -> Result<Option<Vec<MessageRow>>, LogError> {
+        let (id, owner) = (session.to_string(), user.to_string());
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
+            if sqlx::query(sql).bind(&id).bind(&owner).fetch_optional(store.reads()).await?.is_none() {
+                return Ok(None);
+            }
+            let sql = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position FROM messages \
+                       WHERE session_id = $1 AND user_id = $2 AND position > $3 ORDER BY position LIMIT $4";
+            let query = sqlx::query(sql).bind(&id).bind(&owner).bind(after as i64).bind(limit);
+            Ok(Some(query.fetch_all(store.reads()).await?))
+        });
+        let Some(rows) = rows.await? else { return Ok(None) };
+        self.open_messages(user, &rows).await.map(Some)
+    }
+
+    /// Both sides of a turn, as far as they are there, if it is this user's.
+    pub async fn turn(&self, user: UserId, turn: TurnId) -> Result<Vec<MessageRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position FROM messages \
+                       WHERE turn_id = $1 AND user_id = $2 ORDER BY position";
+            Ok(sqlx::query(sql).bind(turn.to_string()).bind(user.to_string()).fetch_all(store.reads()).await?)
+        });
+        let rows = rows.await?;
+        self.open_messages(user, &rows).await
+    }
+
+    async fn open_messages(&self, user: UserId, rows: &[sqlx::any::AnyRow]) -> Result<Vec<MessageRow>, LogError> {
+        let keys = self.log.live_keys(user).await?;
+        let message = |row: &sqlx::any::AnyRow| {
+            let content: Vec<u8> = row.try_get("content_sealed")?;
+            let detail: Option<String> = row.try_get("detail")?;
+            Ok(MessageRow {
+                id: row.try_get("message_id")?,
+                turn: row.try_get("turn_id")?,
+                role: row.try_get("role")?,
+                content: open(&keys, "messages.content", &content)?,
+                outcome: row.try_get("outcome")?,
+                detail: detail.and_then(|detail| serde_json::from_str(&detail).ok()),
+                created_at: Moment(row.try_get("created_at")?),
+                position: row.try_get::<i64, _>("position")? as u64,
+            })
+        };
+        rows.iter().map(message).collect()
+    }
+}

@@ -1,0 +1,146 @@
+//! `credentials`: which are held, for whom and where; never what they are.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use genie_events::{CallerKind, CredentialId, Event, Moment, StreamKind, UserId, credential::CredentialEvent};
+use genie_log::{Log, LogError, store::Store};
+use sqlx::{Row, any::AnyRow};
+
+use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
+
+pub(crate) struct Projector;
+
+impl Projection for Projector {
+    fn name(&self) -> &'static str {
+        "credentials"
+    }
+
+    fn wants(&self, kind: StreamKind) -> bool {
+        kind == StreamKind::Credential
+    }
+
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let Event::Credential(event) = seen.event else { return Ok(()) };
+            let id = seen.fact.stream.id.as_str();
+            let query = match event {
+                CredentialEvent::Stored { platform, platform_username, sealed } => sqlx::query(
+                    "INSERT INTO credentials (credential_id, user_id, kind, platform, username_sealed, version, created_at, updated_at) \
+                     VALUES ($1, $2, 'profile', $3, $4, $5, $6, $6)",
+                )
+                .bind(id)
+                .bind(seen.user())
+                .bind(platform)
+                .bind(seen.seal_option("credentials.username", platform_username.as_deref()))
+                .bind(i64::from(sealed.version))
+                .bind(seen.at().0),
+                CredentialEvent::Changed { platform_username, sealed } => sqlx::query(
+                    "UPDATE credentials SET username_sealed = $2, version = $3, updated_at = $4 WHERE credential_id = $1",
+                )
+                .bind(id)
+                .bind(seen.seal_option("credentials.username", platform_username.as_deref()))
+                .bind(i64::from(sealed.version))
+                .bind(seen.at().0),
+                CredentialEvent::Revealed { .. } => {
+                    let by = match seen.fact.metadata.caller {
+                        CallerKind::User => "user",
+                        CallerKind::SharedSecret => "shared_secret",
+                        CallerKind::System => "system",
+                    };
+                    sqlx::query("UPDATE credentials SET last_revealed_at = $2, last_revealed_by = $3 WHERE credential_id = $1")
+                        .bind(id)
+                        .bind(seen.at().0)
+                        .bind(by)
+                }
+                CredentialEvent::Removed => sqlx::query("DELETE FROM credentials WHERE credential_id = $1").bind(id),
+            };
+            query.execute(&mut **tx).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+/// One credential, without its secret.
+#[derive(Debug, Clone)]
+pub struct CredentialRow {
+    /// Which.
+    pub id: String,
+    /// What kind: `profile`.
+    pub kind: String,
+    /// For which platform.
+    pub platform: String,
+    /// The name there.
+    pub platform_username: Option<String>,
+    /// When it was first stored.
+    pub created_at: Moment,
+    /// When it was last stored.
+    pub updated_at: Moment,
+    /// When it was last shown.
+    pub last_revealed_at: Option<Moment>,
+    /// To what kind of caller.
+    pub last_revealed_by: Option<String>,
+}
+
+/// Reads of `credentials`.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    log: Log,
+}
+
+const COLUMNS: &str =
+    "credential_id, kind, platform, username_sealed, created_at, updated_at, last_revealed_at, last_revealed_by";
+
+impl Credentials {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// Whose a credential is.
+    pub async fn owner(&self, id: CredentialId) -> Result<Option<UserId>, LogError> {
+        let row = read(&self.log, async move |store: Store| {
+            let sql = "SELECT user_id FROM credentials WHERE credential_id = $1";
+            Ok(sqlx::query(sql).bind(id.to_string()).fetch_optional(store.reads()).await?)
+        });
+        row.await?.map(|row| user_id(&row.try_get::<String, _>("user_id")?)).transpose()
+    }
+
+    /// A user's credentials, oldest first, at most `limit`, after the one named by `after` (created_at, id).
+    pub async fn list(&self, user: UserId, after: Option<(i64, String)>, limit: i64) -> Result<Vec<CredentialRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let (created, id) = after.unwrap_or((i64::MIN, String::new()));
+            let sql = format!(
+                "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND credential_id > $3)) \
+                 ORDER BY created_at, credential_id LIMIT $4"
+            );
+            Ok(sqlx::query(&sql).bind(user.to_string()).bind(created).bind(id).bind(limit).fetch_all(store.reads()).await?)
+        });
+        let rows = rows.await?;
+        self.open_all(user, rows).await
+    }
+
+    /// One of a user's credentials.
+    pub async fn get(&self, user: UserId, id: CredentialId) -> Result<Option<CredentialRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = format!("SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND credential_id = $2");
+            Ok(sqlx::query(&sql).bind(user.to_string()).bind(id.to_string()).fetch_all(store.reads()).await?)
+        });
+        let rows = rows.await?;
+        Ok(self.open_all(user, rows).await?.pop())
+    }
+
+    async fn open_all(&self, user: UserId, rows: Vec<AnyRow>) -> Result<Vec<CredentialRow>, LogError> {
+        let keys = self.log.live_keys(user).await?;
+        let open = |row: &AnyRow| {
+            Ok(CredentialRow {
+                id: row.try_get("credential_id")?,
+                kind: row.try_get("kind")?,
+                platform: row.try_get("platform")?,
+                platform_username: open_option(&keys, "credentials.username", row.try_get("username_sealed")?)?,
+                created_at: Moment(row.try_get("created_at")?),
+                updated_at: Moment(row.try_get("updated_at")?),
+                last_revealed_at: row.try_get::<Option<i64>, _>("last_revealed_at")?.map(Moment),
+                last_revealed_by: row.try_get("last_revealed_by")?,
+            })
+        };
+        rows.iter().map(open).collect()
+    }
+}

@@ -1,0 +1,274 @@
+//! `jobs`: every job, its state, and how many of each state a queue has.
+
+use std::collections::BTreeMap;
+
+use futures_util::{FutureExt, future::BoxFuture};
+use genie_events::{Event, JobId, Moment, StreamKind, UserId, job::JobEvent, operation::QUEUES};
+use genie_log::{Log, LogError, UserKeys, store::Store};
+use serde_json::Value;
+use sqlx::{Row, any::AnyRow};
+
+use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
+
+pub(crate) struct Projector;
+
+impl Projection for Projector {
+    fn name(&self) -> &'static str {
+        "jobs"
+    }
+
+    fn wants(&self, kind: StreamKind) -> bool {
+        kind == StreamKind::Job
+    }
+
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let Event::Job(event) = seen.event else { return Ok(()) };
+            let (id, at) = (seen.fact.stream.id.as_str(), seen.at().0);
+            let query = match event {
+                JobEvent::Submitted(spec) => sqlx::query(
+                    "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
+                                       created_at, run_at, position) \
+                     VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",
+                )
+                .bind(id)
+                .bind(seen.user())
+                .bind(&spec.queue)
+                .bind(&spec.operation)
+                .bind(spec.priority)
+                .bind(i64::from(spec.max_attempts))
+                .bind(at)
+                .bind(spec.run_at.map(|at| at.0))
+                .bind(seen.fact.position as i64),
+                JobEvent::Claimed { attempt, .. } => sqlx::query(
+                    "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
+                )
+                .bind(id)
+                .bind(i64::from(*attempt))
+                .bind(at),
+                JobEvent::Lapsed { retry_at: Some(retry_at), .. } => {
+                    sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id).bind(retry_at.0)
+                }
+                JobEvent::Lapsed { retry_at: None, .. } => {
+                    sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
+                        .bind(id)
+                        .bind(seen.seal("jobs.error", "The worker's lease ran out on the last attempt"))
+                        .bind(at)
+                }
+                JobEvent::Failed { error, retry_at: Some(retry_at), .. } => {
+                    sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2, error_sealed = $3 WHERE job_id = $1")
+                        .bind(id)
+                        .bind(retry_at.0)
+                        .bind(seen.seal("jobs.error", error))
+                }
+                JobEvent::Failed { error, retry_at: None, .. } => {
+                    sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
+                        .bind(id)
+                        .bind(seen.seal("jobs.error", error))
+                        .bind(at)
+                }
+                JobEvent::Completed { result, outputs, .. } => sqlx::query(
+                    "UPDATE jobs SET status = 'completed', error_sealed = NULL, result_sealed = $2, outputs_sealed = $3, \
+                                     finished_at = $4 WHERE job_id = $1",
+                )
+                .bind(id)
+                .bind(seen.seal("jobs.result", &result.to_string()))
+                .bind(seen.seal("jobs.outputs", &outputs.to_string()))
+                .bind(at),
+                JobEvent::Retried { priority } => sqlx::query(
+                    "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
+                )
+                .bind(id)
+                .bind(*priority),
+                JobEvent::Cancelled => {
+                    sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id).bind(at)
+                }
+            };
+            query.execute(&mut **tx).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+/// One job.
+#[derive(Debug, Clone)]
+pub struct JobRow {
+    /// Which.
+    pub id: String,
+    /// Whose.
+    pub user: UserId,
+    /// Its queue.
+    pub queue: String,
+    /// What is to be done.
+    pub operation: String,
+    /// `queued`, `delayed`, `processing`, `completed`, `failed`, `cancelled`.
+    pub status: String,
+    /// Lower runs sooner.
+    pub priority: i64,
+    /// Which attempt is running or was the last.
+    pub attempt: i64,
+    /// After this many it has failed.
+    pub max_attempts: i64,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// What came of it.
+    pub result: Value,
+    /// Files that came of it.
+    pub outputs: Value,
+    /// When it was submitted.
+    pub created_at: Moment,
+    /// Not before.
+    pub run_at: Option<Moment>,
+    /// When it was first claimed.
+    pub started_at: Option<Moment>,
+    /// When it ended.
+    pub finished_at: Option<Moment>,
+    /// The position of its submission.
+    pub position: u64,
+}
+
+/// How many jobs of each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// May go now.
+    pub waiting: u64,
+    /// A worker has them.
+    pub active: u64,
+    /// Done.
+    pub completed: u64,
+    /// Failed for good.
+    pub failed: u64,
+    /// Their time has not come.
+    pub delayed: u64,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Of this state.
+    pub status: Option<String>,
+    /// Of this queue.
+    pub queue: Option<String>,
+    /// With this operation.
+    pub operation: Option<String>,
+}
+
+/// Reads of `jobs`.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    log: Log,
+}
+
+const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
+                       outputs_sealed, created_at, run_at, started_at, finished_at, position";
+
+impl Jobs {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// Whose a job is.
+    pub async fn owner(&self, job: &JobId) -> Result<Option<UserId>, LogError> {
+        let id = job.to_string();
+        let row = read(&self.log, async move |store: Store| {
+            Ok(sqlx::query("SELECT user_id FROM jobs WHERE job_id = $1").bind(id).fetch_optional(store.reads()).await?)
+        });
+        row.await?.map(|row| user_id(&row.try_get::<String, _>("user_id")?)).transpose()
+    }
+
+    /// A job, as it is at `now`.
+    pub async fn get(&self, job: &JobId, now: Moment) -> Result<Option<JobRow>, LogError> {
+        let id = job.to_string();
+        let row = read(&self.log, async move |store: Store| {
+            let sql = format!("SELECT {COLUMNS} FROM jobs WHERE job_id = $1");
+            Ok(sqlx::query(&sql).bind(id).fetch_optional(store.reads()).await?)
+        });
+        let Some(row) = row.await? else { return Ok(None) };
+        let keys = self.log.live_keys(user_id(&row.try_get::<String, _>("user_id")?)?).await?;
+        read_row(&row, &keys, now).map(Some)
+    }
+
+    /// A user's jobs, newest first, at most `limit`, older than the position `before`.
+    pub async fn list(
+        &self,
+        user: UserId,
+        filter: JobFilter,
+        before: Option<u64>,
+        limit: i64,
+        now: Moment,
+    ) -> Result<Vec<JobRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM jobs WHERE user_id = $1 AND position < $2 \
+                     AND ($3 = '' OR CASE WHEN status = 'queued' AND run_at > $6 THEN 'delayed' ELSE status END = $3) \
+                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5) ORDER BY position DESC LIMIT $7"
+            );
+            let query = sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(before.map_or(i64::MAX, |before| before as i64))
+                .bind(filter.status.unwrap_or_default())
+                .bind(filter.queue.unwrap_or_default())
+                .bind(filter.operation.unwrap_or_default())
+                .bind(now.0)
+                .bind(limit);
+            Ok(query.fetch_all(store.reads()).await?)
+        });
+        let rows = rows.await?;
+        let keys = self.log.live_keys(user).await?;
+        rows.iter().map(|row| read_row(row, &keys, now)).collect()
+    }
+
+    /// How many jobs of each state each queue has at `now`.
+    pub async fn stats(&self, now: Moment) -> Result<BTreeMap<&'static str, QueueStats>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = "SELECT queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END AS later, count(*) AS n \
+                       FROM jobs GROUP BY queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END";
+            Ok(sqlx::query(sql).bind(now.0).fetch_all(store.reads()).await?)
+        });
+        let mut stats: BTreeMap<&'static str, QueueStats> =
+            QUEUES.into_iter().map(|queue| (queue, QueueStats::default())).collect();
+        for row in rows.await? {
+            let (queue, status): (String, String) = (row.try_get("queue")?, row.try_get("status")?);
+            let n = row.try_get::<i64, _>("n")? as u64;
+            let later = row.try_get::<i64, _>("later").or_else(|_| row.try_get::<i32, _>("later").map(i64::from))? != 0;
+            let Some(stats) = genie_events::operation::queue(&queue).and_then(|queue| stats.get_mut(queue)) else { continue };
+            match status.as_str() {
+                "queued" if later => stats.delayed += n,
+                "queued" => stats.waiting += n,
+                "processing" => stats.active += n,
+                "completed" => stats.completed += n,
+                "failed" => stats.failed += n,
+                _ => {}
+            }
+        }
+        Ok(stats)
+    }
+}
+
+fn read_row(row: &AnyRow, keys: &UserKeys, now: Moment) -> Result<JobRow, LogError> {
+    let moment = |column: &str| row.try_get::<Option<i64>, _>(column).map(|at| at.map(Moment));
+    let text = |column: &str, sealed: &str| -> Result<Option<String>, LogError> {
+        open_option(keys, column, row.try_get::<Option<Vec<u8>>, _>(sealed)?)
+    };
+    let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null);
+    let (status, run_at): (String, _) = (row.try_get("status")?, moment("run_at")?);
+    let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
+    Ok(JobRow {
+        id: row.try_get("job_id")?,
+        user: user_id(&row.try_get::<String, _>("user_id")?)?,
+        queue: row.try_get("queue")?,
+        operation: row.try_get("operation")?,
+        status: if delayed { "delayed".into() } else { status },
+        priority: row.try_get("priority")?,
+        attempt: row.try_get("attempt")?,
+        max_attempts: row.try_get("max_attempts")?,
+        error: text("jobs.error", "error_sealed")?,
+        result: json(text("jobs.result", "result_sealed")?),
+        outputs: json(text("jobs.outputs", "outputs_sealed")?),
+        created_at: Moment(row.try_get("created_at")?),
+        run_at,
+        started_at: moment("started_at")?,
+        finished_at: moment("finished_at")?,
+        position: row.try_get::<i64, _>("position")? as u64,
+    })
+}

@@ -1,0 +1,264 @@
+//! What every projection is, and the task that drives one. Rows and checkpoint go in one transaction, the checkpoint by
+//! compare-and-set, so that two nodes can't apply a fact twice.
+//!
+//! A damaged row stops its own stream in this projection, recorded with its position; the others go on. Any other error stops
+//! the projection, loudly.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::future::BoxFuture;
+use genie_events::{Event, Moment, StreamId, StreamKind, UserId};
+use genie_log::{Body, Fact, Log, LogError, StoredRow, UserKeys, store::Store};
+use sqlx::{Any, Row, Transaction};
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+/// A transaction on either store.
+pub type Tx = Transaction<'static, Any>;
+
+/// Facts of one transaction.
+const BATCH: usize = 500;
+/// Pause after the store was away.
+const AWAY: Duration = Duration::from_millis(250);
+
+/// A read model. Its checkpoint's name carries its version: a new version fills from the beginning.
+pub trait Projection: Send + Sync + 'static {
+    /// Its word, such as `jobs`.
+    fn name(&self) -> &'static str;
+
+    /// Raised when what it writes changes.
+    fn version(&self) -> u32 {
+        1
+    }
+
+    /// Whether facts of such streams concern it.
+    fn wants(&self, kind: StreamKind) -> bool;
+
+    /// Writes what a fact changes.
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+}
+
+/// An opened fact, as projections see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// The fact.
+    pub fact: &'a Fact,
+    /// What happened.
+    pub event: &'a Event,
+    keys: &'a UserKeys,
+}
+
+impl Seen<'_> {
+    /// The user whose fact it is, as stored; the system's have none.
+    pub fn user(&self) -> String {
+        self.fact.user.map(|user| user.to_string()).unwrap_or_default()
+    }
+
+    /// When.
+    pub fn at(&self) -> Moment {
+        self.fact.recorded_at
+    }
+
+    /// Seals personal text for a column (`table.column`).
+    pub fn seal(&self, column: &str, text: &str) -> Vec<u8> {
+        self.keys.seal_text(column, text)
+    }
+
+    /// The same for text that may be absent.
+    pub fn seal_option(&self, column: &str, text: Option<&str>) -> Option<Vec<u8>> {
+        text.map(|text| self.seal(column, text))
+    }
+}
+
+/// How a projection is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// How far its stored checkpoint is.
+    pub position: u64,
+    /// Why it stopped, when it did.
+    pub stopped: Option<String>,
+    /// Streams that it left behind because of a damaged row.
+    pub damaged: usize,
+}
+
+pub(crate) struct Runner {
+    projection: Box<dyn Projection>,
+    log: Log,
+    status: watch::Sender<Status>,
+    damaged: HashSet<StreamId>,
+}
+
+/// What a batch came to.
+enum Batch {
+    Applied,
+    /// Another node moved the checkpoint.
+    Overtaken,
+}
+
+impl Runner {
+    pub fn new(projection: Box<dyn Projection>, log: Log) -> (Self, watch::Receiver<Status>) {
+        let (status, told) = watch::channel(Status::default());
+        (Self { projection, log, status, damaged: HashSet::new() }, told)
+    }
+
+    fn checkpoint_name(&self) -> String {
+        format!("{}.v{}", self.projection.name(), self.projection.version())
+    }
+
+    /// Follows for ever, or until an error that no other try would mend.
+    pub async fn run(mut self) {
+        loop {
+            match self.follow().await {
+                Err(LogError::Away(reason)) => {
+                    warn!(projection = self.projection.name(), reason, "the store is away; the projection tries on");
+                    tokio::time::sleep(AWAY).await;
+                }
+                Err(error) => {
+                    let name = self.projection.name();
+                    error!(projection = name, %error, "projection `{name}` stopped");
+                    self.status.send_modify(|status| status.stopped = Some(error.to_string()));
+                    return;
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Follows from the stored checkpoint until another node moves it.
+    async fn follow(&mut self) -> Result<(), LogError> {
+        self.read_damaged().await?;
+        let mut checkpoint = self.read_checkpoint().await?;
+        self.tell(checkpoint);
+        let mut follower = self.log.follow(checkpoint);
+        loop {
+            let rows = follower.next(BATCH).await?;
+            match self.apply(checkpoint, follower.position(), &rows).await? {
+                Batch::Applied => {
+                    checkpoint = follower.position();
+                    self.tell(checkpoint);
+                }
+                Batch::Overtaken => return Ok(()),
+            }
+        }
+    }
+
+    async fn apply(&mut self, from: u64, to: u64, rows: &[StoredRow]) -> Result<Batch, LogError> {
+        let mut facts = Vec::with_capacity(rows.len());
+        let mut newly_damaged = Vec::new();
+        for row in rows {
+            match self.open(row).await {
+                Ok(Some(fact)) => facts.push(fact),
+                Ok(None) => {}
+                Err(LogError::Damaged(damaged)) => {
+                    error!(projection = self.projection.name(), %damaged, "a stream is left behind at a damaged event");
+                    newly_damaged.push((row.kind.clone(), row.id.clone(), damaged));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let left_behind: HashSet<(&str, &str)> = newly_damaged.iter().map(|(kind, id, _)| (kind.as_str(), id.as_str())).collect();
+        let mut tx = self.log.store().relaxed().await?;
+        if !self.move_checkpoint(&mut tx, from, to).await? {
+            return Ok(Batch::Overtaken);
+        }
+        for fact in &facts {
+            let stream = &fact.stream;
+            if self.damaged.contains(stream) || left_behind.contains(&(stream.kind.as_str(), stream.id.as_str())) {
+                continue;
+            }
+            if let Body::Open(event, keys) = &fact.body {
+                self.projection.apply(Seen { fact, event, keys }, &mut tx).await?;
+            }
+        }
+        for (kind, id, damaged) in &newly_damaged {
+            sqlx::query(
+                "INSERT INTO damaged (projection, stream_kind, stream_id, position, reason) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (projection, stream_kind, stream_id) DO NOTHING",
+            )
+            .bind(self.checkpoint_name())
+            .bind(kind)
+            .bind(id)
+            .bind(damaged.position as i64)
+            .bind(&damaged.reason)
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        let streams = newly_damaged.iter().filter_map(|(kind, id, _)| Some(StreamId::new(StreamKind::parse(kind)?, id)));
+        self.damaged.extend(streams.collect::<Vec<_>>());
+        Ok(Batch::Applied)
+    }
+
+    /// The fact in a row; `None` when it is of no concern here. A row of a kind that this release does not know counts as damaged.
+    async fn open(&self, row: &StoredRow) -> Result<Option<Fact>, LogError> {
+        match StreamKind::parse(&row.kind) {
+            Some(kind) if !self.projection.wants(kind) => Ok(None),
+            _ => self.log.open_row(row).await.map(Some),
+        }
+    }
+
+    async fn move_checkpoint(&self, tx: &mut Tx, from: u64, to: u64) -> Result<bool, LogError> {
+        let moved = sqlx::query("UPDATE checkpoints SET position = $3 WHERE name = $1 AND position = $2")
+            .bind(self.checkpoint_name())
+            .bind(from as i64)
+            .bind(to as i64)
+            .execute(&mut **tx)
+            .await?;
+        Ok(moved.rows_affected() == 1)
+    }
+
+    async fn read_checkpoint(&self) -> Result<u64, LogError> {
+        let mut tx = self.log.store().relaxed().await?;
+        sqlx::query("INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING")
+            .bind(self.checkpoint_name())
+            .execute(&mut *tx)
+            .await?;
+        let position: i64 = sqlx::query_scalar("SELECT position FROM checkpoints WHERE name = $1")
+            .bind(self.checkpoint_name())
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(position as u64)
+    }
+
+    async fn read_damaged(&mut self) -> Result<(), LogError> {
+        let rows = sqlx::query("SELECT stream_kind, stream_id FROM damaged WHERE projection = $1")
+            .bind(self.checkpoint_name())
+            .fetch_all(self.log.store().reads())
+            .await?;
+        for row in rows {
+            let (kind, id): (String, String) = (row.try_get("stream_kind")?, row.try_get("stream_id")?);
+            self.damaged.extend(StreamKind::parse(&kind).map(|kind| StreamId::new(kind, id)));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, position: u64) {
+        let damaged = self.damaged.len();
+        self.status.send_modify(|status| *status = Status { position, damaged, stopped: None });
+    }
+}
+
+/// Opens a sealed column for a reader. Text that can't be opened is ours to mend, never the caller's.
+pub(crate) fn open(keys: &UserKeys, column: &str, sealed: &[u8]) -> Result<String, LogError> {
+    keys.open_text(column, sealed).map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
+}
+
+/// The same for a column that may be empty.
+pub(crate) fn open_option(keys: &UserKeys, column: &str, sealed: Option<Vec<u8>>) -> Result<Option<String>, LogError> {
+    sealed.map(|sealed| open(keys, column, &sealed)).transpose()
+}
+
+/// Reads a user id that a projection wrote.
+pub(crate) fn user_id(text: &str) -> Result<UserId, LogError> {
+    text.parse().map_err(|_| LogError::Statement("a read table holds a user id that is none".into()))
+}
+
+/// A read on the runtime that owns the store's connections.
+pub(crate) async fn read<T, W>(log: &Log, work: impl FnOnce(Store) -> W + Send + 'static) -> Result<T, LogError>
+where
+    T: Send + 'static,
+    W: Future<Output = Result<T, LogError>> + Send + 'static,
+{
+    log.store().run(work).await
+}
