@@ -1,0 +1,176 @@
+//! All construction: the runtime that owns all I/O, the log, the write side, the read side, the HTTP server.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use actix_web::{HttpServer, web};
+use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
+use genie_log::{Clock, Log, LogError, MasterKeys, Opened, store::Target};
+use genie_projections::ReadSide;
+use secrecy::ExposeSecret;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::Config,
+    http,
+    identity::{password::Passwords, token::Tokens},
+};
+
+/// Threads that users' actors live on.
+const ACTOR_THREADS: usize = 2;
+/// HTTP requests under way are given so long at shutdown, in seconds.
+const SHUTDOWN_SECONDS: u64 = 3;
+
+/// What handlers are given.
+pub struct App {
+    pub config: Config,
+    pub log: Log,
+    pub write: WriteSide,
+    pub reads: ReadSide,
+    pub tokens: Tokens,
+    pub passwords: Passwords,
+}
+
+/// Starts the server and runs it until it is told to stop.
+pub fn serve(config: Config) -> Result<(), String> {
+    start_logging(&config)?;
+    let _only_process = lock_store(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("genie-io").build();
+    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
+    let io = runtime.handle().clone();
+    let system = actix::System::with_tokio_rt(move || runtime);
+    system.block_on(async move {
+        let arbiters = (0..ACTOR_THREADS).map(|_| actix::Arbiter::new().handle()).collect();
+        let app = io.spawn(async move { start(config, arbiters).await });
+        let app = app.await.map_err(|stopped| format!("the start broke off: {stopped}"))??;
+        listen(Arc::new(app)).await
+    })
+}
+
+/// On the runtime that owns all I/O.
+async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<App, String> {
+    let Opened { log, vault } = open_log(&config, false).await?;
+    let model = ModelSettings {
+        url: config.ollama_url.clone(),
+        chat_model: config.ollama_model.clone(),
+        caption_model: config.caption_model.clone(),
+        concurrency: config.ollama_concurrency,
+        queue: config.model_queue,
+        context_tokens: config.chat_context_tokens,
+    };
+    let settings = Settings { model, job_lease: config.job_lease, embedded: config.is_embedded() };
+    let write = WriteSide::start(log.clone(), vault, arbiters, settings).map_err(|error| error.to_string())?;
+    let reads = ReadSide::start(log.clone());
+    let invite = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?;
+    if let Some(code) = invite {
+        println!("The first invite, whose user becomes administrator: {code}");
+    }
+    if config.shared_secret.is_none() {
+        warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
+    }
+    if let Err(failure) = write.supervisor.ollama().ping().await {
+        warn!(reason = failure.sentence, "chat and captions answer 502 until the model server does");
+    }
+    let tokens = Tokens::new(log.hashes().token_key());
+    let passwords = Passwords::new().map_err(|error| error.to_string())?;
+    Ok(App { config, log, write, reads, tokens, passwords })
+}
+
+async fn listen(app: Arc<App>) -> Result<(), String> {
+    let (host, port) = (app.config.host.clone(), app.config.port);
+    let data = web::Data::from(Arc::clone(&app));
+    let server = HttpServer::new(move || http::service(data.clone()))
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .bind((host.as_str(), port))
+        .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
+    for address in server.addrs() {
+        println!("genie listens on http://{address}");
+        info!(%address, store = ?app.config.target(), "genie listens");
+    }
+    let stopped = server.run().await.map_err(|error| format!("the server stopped: {error}"));
+    let log = app.log.clone();
+    // On the runtime that owns the connections, as all I/O.
+    let _ = app.log.store().io().spawn(async move { log.store().close().await }).await;
+    info!("genie stopped");
+    stopped
+}
+
+fn start_logging(config: &Config) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|error| format!("GENIE_LOG: {error}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_json {
+        true => log.json().init(),
+        false => log.init(),
+    }
+    Ok(())
+}
+
+/// Opens the log with the configured master keys, or with those in the data folder, which are made for an empty store.
+pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String> {
+    let masters = match &config.master_keys {
+        Some(ring) => MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}"))?,
+        None => master_key_file(config, read_only)?,
+    };
+    let settings = genie_log::Settings { target: config.target(), masters, clock: Clock::system(), read_only };
+    Log::open(settings).await.map_err(|error| match error {
+        LogError::Away(reason) if read_only => format!("the store can't be read: {reason}"),
+        error => error.to_string(),
+    })
+}
+
+fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
+    let path = config.data_dir.join("master.key");
+    let shown = path.display();
+    match File::open(&path) {
+        Ok(mut file) => {
+            let mode = file.metadata().map_err(|error| format!("{shown}: {error}"))?.permissions().mode();
+            if mode & 0o077 != 0 {
+                return Err(format!("{shown} can be read by others; run: chmod 600 {shown}"));
+            }
+            let mut text = Zeroizing::new(String::new());
+            file.read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
+            MasterKeys::parse(text.trim()).map_err(|error| format!("{shown}: {error}"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !read_only => make_master_key(config, &path),
+        Err(error) => Err(format!("{shown}: {error}; set GENIE_MASTER_KEYS or GENIE_DATA_DIR")),
+    }
+}
+
+/// Written to a file beside and renamed, so that a crash leaves a whole key or none.
+fn make_master_key(config: &Config, path: &Path) -> Result<MasterKeys, String> {
+    let shown = path.display();
+    let text = MasterKeys::generate();
+    let beside = path.with_extension("key.new");
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(&config.data_dir)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(&config.data_dir)?.sync_all()
+    };
+    write().map_err(|error| format!("{shown} can't be written: {error}"))?;
+    warn!("a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place");
+    MasterKeys::parse(&text).map_err(|error| format!("{shown}: {error}"))
+}
+
+/// An embedded store has one writing process: the file is locked for as long as it lives.
+fn lock_store(config: &Config) -> Result<Option<File>, String> {
+    let Target::Sqlite(_) = config.target() else { return Ok(None) };
+    let path = config.data_dir.join("genie.lock");
+    let open = || {
+        fs::create_dir_all(&config.data_dir)?;
+        OpenOptions::new().write(true).create(true).truncate(false).open(&path)
+    };
+    let file = open().map_err(|error| format!("{} can't be written: {error}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(_) => Err(format!("another genie runs on {}; stop it, or set GENIE_DATA_DIR", config.data_dir.display())),
+    }
+}

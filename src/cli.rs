@@ -1,0 +1,61 @@
+//! All commands.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use genie_events::UserId;
+
+use crate::{app, audit, config::Config};
+
+#[derive(Parser)]
+#[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the server (the default)
+    Serve,
+    /// Print what configuration is in force, secrets masked
+    Config,
+    /// Print a user's facts in order; may run beside the server
+    Audit {
+        /// The user's id
+        #[arg(long)]
+        user: String,
+        /// One JSON object a line instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs what the command line asks for.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(wrong) => return fail(wrong),
+    };
+    let done = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => app::serve(config),
+        Command::Config => {
+            println!("{}", config.in_force());
+            Ok(())
+        }
+        Command::Audit { user, json } => match user.parse::<UserId>() {
+            Ok(user) => audit::print(&config, user, json),
+            Err(error) => Err(format!("--user: {error}")),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => fail(sentence),
+    }
+}
+
+fn fail(sentence: impl std::fmt::Display) -> ExitCode {
+    eprintln!("genie: {sentence}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,269 @@
+//! Everything from the environment (and `.env`, which the environment overrides), read once and checked.
+//! This is the only file that knows the environment.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use genie_log::store::Target;
+use secrecy::{ExposeSecret, SecretString};
+
+/// One setting: its name, its default, what it is for.
+pub struct Setting {
+    pub name: &'static str,
+    default: Option<&'static str>,
+    is_secret: bool,
+    pub about: &'static str,
+}
+
+const fn plain(name: &'static str, default: &'static str, about: &'static str) -> Setting {
+    Setting { name, default: Some(default), is_secret: false, about }
+}
+
+const fn secret(name: &'static str, about: &'static str) -> Setting {
+    Setting { name, default: None, is_secret: true, about }
+}
+
+/// All settings, in the order that `genie config` prints them.
+pub const SETTINGS: [Setting; 20] = [
+    plain("HOST", "127.0.0.1", "address to listen on"),
+    plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
+    secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
+    plain("GENIE_DATA_DIR", "data", "folder of the embedded store and the master key"),
+    secret(
+        "GENIE_MASTER_KEYS",
+        "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
+    ),
+    secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
+    secret("RBAC_SYNC_WEBHOOK_SECRET", "the shared secret of servers and workers; without it their routes answer 503"),
+    plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
+    plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
+    plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
+    plain("OLLAMA_CONCURRENCY", "1", "answers at once"),
+    plain("GENIE_MODEL_QUEUE", "64", "answers that may wait; one more is 429"),
+    plain("CHAT_CONTEXT_TOKENS", "4096", "how much of a conversation the model is given"),
+    plain("ONBOARDING_GATE", "on", "`off` lets users chat before they are onboarded"),
+    plain("QUEUE_STATS_PUBLIC", "true", "`false` asks for a token on /api/queue/stats"),
+    plain("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas"),
+    plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
+    plain("GENIE_READ_WAIT_MS", "5000", "how long a read waits for the position it asks for"),
+    plain("GENIE_LOG", "info", "what is logged, as tracing filters say it"),
+    plain("GENIE_LOG_FORMAT", "text", "`text` or `json`"),
+];
+
+/// The checked configuration.
+pub struct Config {
+    pub host: String,
+    pub port: u16,
+    pub data_dir: PathBuf,
+    database_url: Option<SecretString>,
+    pub master_keys: Option<SecretString>,
+    pub first_invite: Option<SecretString>,
+    pub shared_secret: Option<SecretString>,
+    pub ollama_url: String,
+    pub ollama_model: String,
+    pub caption_model: String,
+    pub ollama_concurrency: usize,
+    pub model_queue: usize,
+    pub chat_context_tokens: usize,
+    pub onboarding_gate: bool,
+    pub queue_stats_public: bool,
+    pub cors_origins: Vec<String>,
+    pub job_lease: Duration,
+    pub read_wait: Duration,
+    pub log: String,
+    pub log_json: bool,
+    given: BTreeMap<String, String>,
+}
+
+/// Why the configuration is refused; each line is a sentence that names the setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadConfig(Vec<String>);
+
+impl fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl Config {
+    /// Reads the environment over `.env` in the current folder.
+    pub fn from_env() -> Result<Self, BadConfig> {
+        let mut given = BTreeMap::new();
+        match dotenvy::dotenv_iter() {
+            Ok(lines) => {
+                for line in lines {
+                    let (name, value) = line.map_err(|_| BadConfig(vec!["`.env` has a line that is not NAME=value".into()]))?;
+                    given.insert(name, value);
+                }
+            }
+            Err(error) if error.not_found() => {}
+            Err(_) => return Err(BadConfig(vec!["`.env` is there and can't be read".into()])),
+        }
+        given.extend(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
+        Self::read(given)
+    }
+
+    fn read(given: BTreeMap<String, String>) -> Result<Self, BadConfig> {
+        let mut read = Reader { given: &given, wrong: unknown_names(&given) };
+        let config = Self {
+            host: read.text("HOST"),
+            port: read.number("SERVER_PORT", 0, 65535) as u16,
+            data_dir: PathBuf::from(read.text("GENIE_DATA_DIR")),
+            database_url: read.secret(
+                "DATABASE_URL",
+                |url| url.starts_with("postgres://") || url.starts_with("postgresql://"),
+                "must begin with postgres://",
+            ),
+            master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
+            first_invite: read.secret(
+                "GENIE_FIRST_INVITE",
+                |code| (4..=200).contains(&code.len()),
+                "must have 4 to 200 characters",
+            ),
+            shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
+            ollama_url: read.url("OLLAMA_URL"),
+            ollama_model: read.text("OLLAMA_MODEL"),
+            caption_model: read.text("CAPTION_MODEL"),
+            ollama_concurrency: read.number("OLLAMA_CONCURRENCY", 1, 1024) as usize,
+            model_queue: read.number("GENIE_MODEL_QUEUE", 0, 100_000) as usize,
+            chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
+            onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
+            queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
+            cors_origins: read.text("CORS_ORIGINS").split(',').map(|origin| origin.trim().to_owned()).collect(),
+            job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
+            read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
+            log: read.text("GENIE_LOG"),
+            log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
+            given: BTreeMap::new(),
+        };
+        match read.wrong.is_empty() {
+            true => Ok(Self { given, ..config }),
+            false => Err(BadConfig(read.wrong)),
+        }
+    }
+
+    /// Where facts are kept.
+    pub fn target(&self) -> Target {
+        match &self.database_url {
+            Some(url) => Target::Postgres(url.expose_secret().to_owned()),
+            None => Target::Sqlite(self.data_dir.join("genie.db")),
+        }
+    }
+
+    /// Whether this is the only process on its store.
+    pub fn is_embedded(&self) -> bool {
+        self.database_url.is_none()
+    }
+
+    /// What is in force, a line each, secrets masked.
+    pub fn in_force(&self) -> String {
+        let line = |setting: &Setting| {
+            let given = self.given.get(setting.name).filter(|value| !value.is_empty());
+            let (value, from) = match (given, setting.default) {
+                (Some(_), _) if setting.is_secret => ("********", "set"),
+                (Some(value), _) => (value.as_str(), "set"),
+                (None, Some(default)) => (default, "default"),
+                (None, None) => ("", "unset"),
+            };
+            format!("{:<26} {:<28} {:<8} {}", setting.name, value, from, setting.about)
+        };
+        SETTINGS.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Names that begin with `GENIE_` and are none of ours: a typing error must not go unnoticed.
+fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
+    let known = || SETTINGS.iter().map(|setting| setting.name);
+    let ours = |name: &&String| name.starts_with("GENIE_") && !name.starts_with("GENIE_TEST_");
+    let unknown = given.keys().filter(ours).filter(|name| !known().any(|known| known == name.as_str()));
+    let sentence = |name: &String| {
+        let distance = |known: &&'static str| strsim::damerau_levenshtein(known, name);
+        let nearest = known().min_by_key(distance).unwrap_or_default();
+        format!("{name} is not a setting; did you mean {nearest}? `genie config` lists them all")
+    };
+    unknown.map(sentence).collect()
+}
+
+struct Reader<'a> {
+    given: &'a BTreeMap<String, String>,
+    wrong: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// An empty value counts as absent, as in most `.env` files.
+    fn text(&self, name: &'static str) -> String {
+        let default =
+            SETTINGS.iter().find(|setting| setting.name == name).and_then(|setting| setting.default).unwrap_or_default();
+        self.given.get(name).filter(|value| !value.is_empty()).cloned().unwrap_or_else(|| default.to_owned())
+    }
+
+    fn secret(&mut self, name: &'static str, is_good: impl Fn(&str) -> bool, must: &str) -> Option<SecretString> {
+        let value = self.given.get(name).filter(|value| !value.is_empty())?;
+        if !is_good(value) {
+            self.wrong.push(format!("{name} {must}"));
+        }
+        Some(SecretString::from(value.clone()))
+    }
+
+    fn number(&mut self, name: &'static str, least: u64, most: u64) -> u64 {
+        match self.text(name).parse::<u64>() {
+            Ok(number) if (least..=most).contains(&number) => number,
+            _ => {
+                self.wrong.push(format!("{name} must be a whole number from {least} to {most}"));
+                least
+            }
+        }
+    }
+
+    fn one_of(&mut self, name: &'static str, words: &[&'static str]) -> String {
+        let value = self.text(name);
+        if !words.contains(&value.as_str()) {
+            self.wrong.push(format!("{name} must be one of: {}", words.join(", ")));
+        }
+        value
+    }
+
+    fn url(&mut self, name: &'static str) -> String {
+        let value = self.text(name);
+        if !(value.starts_with("http://") || value.starts_with("https://")) {
+            self.wrong.push(format!("{name} must begin with http:// or https://"));
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, BadConfig> {
+        Config::read(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn defaults_are_good_and_empty_is_absent() {
+        let config = read(&[("SERVER_PORT", ""), ("PATH", "/bin")]).ok().unwrap();
+        assert_eq!((config.port, config.is_embedded()), (3001, true));
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_nearest() {
+        let wrong = read(&[("GENIE_DATADIR", "x")]).err().unwrap().to_string();
+        assert!(wrong.contains("did you mean GENIE_DATA_DIR?"), "{wrong}");
+    }
+
+    #[test]
+    fn every_wrong_value_is_told_at_once_and_secrets_are_not_repeated() {
+        let wrong = read(&[("SERVER_PORT", "x"), ("ONBOARDING_GATE", "maybe"), ("DATABASE_URL", "mysql://canary")]);
+        let wrong = wrong.err().unwrap().to_string();
+        assert_eq!(wrong.lines().count(), 3, "{wrong}");
+        assert!(!wrong.contains("canary"));
+    }
+
+    #[test]
+    fn what_is_printed_masks_secrets() {
+        let config = read(&[("RBAC_SYNC_WEBHOOK_SECRET", "canary"), ("OLLAMA_MODEL", "m")]).ok().unwrap();
+        let printed = config.in_force();
+        assert!(!printed.contains("canary") && printed.contains("********"));
+        assert_eq!(printed.lines().count(), SETTINGS.len());
+    }
+}

@@ -1,0 +1,115 @@
+//! All routes, and what every request passes through.
+
+use actix_cors::Cors;
+use actix_web::{
+    App as ActixApp, Error,
+    body::MessageBody,
+    dev::{ServiceFactory, ServiceRequest, ServiceResponse},
+    middleware::from_fn,
+    web::{self, delete, get, patch, post},
+};
+
+use crate::app::App;
+
+/// What a success looks like; positions and cursors.
+mod answer;
+/// Bodies: JSON, within a limit, with sentences that name the field.
+mod body;
+/// Who is calling.
+mod caller;
+/// Reads wait for what their caller wrote.
+mod consistency;
+/// All status codes.
+mod error;
+/// Request ids, logging, security headers.
+mod request;
+/// Server-sent events.
+mod sse;
+
+/// `/api/captions/*`.
+mod captions;
+/// `/api/genie/*`.
+mod chat;
+/// `/api/credentials/*`.
+mod credentials;
+/// `/api/events`, `/api/me/events`.
+mod events;
+/// `/healthz`, `/readyz`.
+mod health;
+/// `/auth/*`, `/users/me`, `/api/register`.
+mod identity;
+/// `/api/queue/*`, `/api/jobs/*`.
+mod jobs;
+/// `/api/onboarding/*`.
+mod onboarding;
+/// `/api/usage`.
+mod usage;
+/// `/api/worker/*`.
+mod worker;
+
+/// The largest JSON body, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
+
+/// The whole service.
+pub fn service(
+    app: web::Data<App>,
+) -> ActixApp<
+    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = Error, InitError = ()>,
+> {
+    let cors = cors(&app.config.cors_origins);
+    ActixApp::new()
+        .app_data(app)
+        .configure(routes)
+        .default_service(web::to(error::no_such_route))
+        .wrap(cors)
+        .wrap(from_fn(request::pass))
+}
+
+fn routes(routes: &mut web::ServiceConfig) {
+    routes
+        .route("/auth/login", post().to(identity::log_in))
+        .route("/auth/refresh", post().to(identity::refresh))
+        .route("/auth/logout", post().to(identity::log_out))
+        .route("/users/me", get().to(identity::show_me))
+        .route("/api/register", post().to(identity::register))
+        .route("/api/onboarding/state", get().to(onboarding::show_state))
+        .route("/api/onboarding/state", patch().to(onboarding::advance))
+        .route("/api/credentials/create-profile", post().to(credentials::create_profile))
+        .route("/api/credentials/update-profile-creds", post().to(credentials::update_profile))
+        .route("/api/credentials/store", post().to(credentials::store))
+        .route("/api/credentials/reveal", post().to(credentials::reveal))
+        .route("/api/credentials", get().to(credentials::list))
+        .route("/api/credentials/{id}", get().to(credentials::show))
+        .route("/api/credentials/{id}", delete().to(credentials::remove))
+        .route("/api/queue/stats", get().to(jobs::stats))
+        .route("/api/queue/media", post().to(jobs::submit))
+        .route("/api/queue/retry/{id}", post().to(jobs::retry))
+        .route("/api/queue/cancel/{id}", post().to(jobs::cancel))
+        .route("/api/jobs", get().to(jobs::list))
+        .route("/api/jobs/{id}", get().to(jobs::show))
+        .route("/api/worker/claim", post().to(worker::claim))
+        .route("/api/worker/jobs/{id}/heartbeat", post().to(worker::heartbeat))
+        .route("/api/worker/jobs/{id}/complete", post().to(worker::complete))
+        .route("/api/worker/jobs/{id}/fail", post().to(worker::fail))
+        .route("/api/captions/generate", post().to(captions::generate))
+        .route("/api/captions", get().to(captions::list))
+        .route("/api/genie/stream-chat", post().to(chat::ask))
+        .route("/api/genie/turns/{turn}/stream", get().to(chat::resume))
+        .route("/api/genie/turns/{turn}", delete().to(chat::stop))
+        .route("/api/genie/sessions", get().to(chat::sessions))
+        .route("/api/genie/sessions/{session}/messages", get().to(chat::messages))
+        .route("/api/usage", get().to(usage::show))
+        .route("/api/events", get().to(events::all))
+        .route("/api/me/events", get().to(events::mine))
+        .route("/healthz", get().to(health::alive))
+        .route("/readyz", get().to(health::ready));
+}
+
+fn cors(origins: &[String]) -> Cors {
+    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After"];
+    let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3600);
+    match origins {
+        [any] if any == "*" => cors.allow_any_origin(),
+        some => some.iter().fold(cors, |cors, origin| cors.allowed_origin(origin)),
+    }
+}

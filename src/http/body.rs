@@ -1,0 +1,120 @@
+//! Bodies: JSON, within a limit, refused with a sentence that names the field and never repeats what was sent.
+
+use std::{future::Future, pin::Pin};
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::header::{CONTENT_LENGTH, CONTENT_TYPE},
+    web::BytesMut,
+};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+
+use crate::http::{MAX_BODY, error::ApiError};
+
+/// A JSON body.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, mut payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+            if declared.is_some_and(|length| length > MAX_BODY) {
+                return Err(ApiError::TooLarge(MAX_BODY));
+            }
+            let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0));
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
+                if bytes.len() + chunk.len() > MAX_BODY {
+                    return Err(ApiError::TooLarge(MAX_BODY));
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            if !is_json(&request) {
+                return Err(ApiError::NotJson);
+            }
+            parse(&bytes).map(Self)
+        })
+    }
+}
+
+fn is_json(request: &HttpRequest) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        sentence(&path, error.inner())
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(parsed)
+}
+
+/// serde's own sentences repeat values; only what it says of fields and of what it expected is passed on.
+fn sentence(path: &str, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    if !error.is_data() {
+        return malformed(error);
+    }
+    if let Some(field) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        return ApiError::field(format!("`{field}` is missing"));
+    }
+    let expected = text.rsplit_once(", expected ").map(|(_, expected)| expected.split(" at line ").next().unwrap_or(expected));
+    let field = if path == "." { "The body".to_owned() } else { format!("`{path}`") };
+    match expected {
+        Some(expected) => ApiError::field(format!("{field} must be {expected}")),
+        None => ApiError::field(format!("{field} is not valid")),
+    }
+}
+
+fn malformed(error: &serde_json::Error) -> ApiError {
+    let sentence = format!("The body is not valid JSON, at line {} column {}", error.line(), error.column());
+    ApiError::Invalid { code: "malformed_json", sentence }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Wanted {
+        #[expect(dead_code)]
+        name: String,
+        #[expect(dead_code)]
+        inner: Option<Inner>,
+    }
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        #[expect(dead_code)]
+        count: u32,
+    }
+
+    #[test]
+    fn a_sentence_names_the_field_and_never_the_value() {
+        for (body, expected) in [
+            ("{}", "`name` is missing"),
+            (r#"{"name": 7}"#, "`name` must be a string"),
+            (r#"{"name": "a", "inner": {"count": "canary, expected x"}}"#, "`inner.count` must be u32"),
+            ("[]", "`name` is missing"),
+            ("canary", "The body is not valid JSON, at line 1 column 1"),
+            (r#"{"name": "a"} canary"#, "The body is not valid JSON, at line 1 column 15"),
+        ] {
+            let told = parse::<Wanted>(body.as_bytes()).unwrap_err().to_string();
+            assert!(!told.contains("canary"), "{told}");
+            if body != "[]" {
+                assert_eq!(told, expected, "{body}");
+            }
+        }
+    }
+}

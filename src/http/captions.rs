@@ -1,0 +1,92 @@
+//! Captions (contract, section 6).
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Query},
+};
+use genie_events::caption::{Brief, Length, Platform};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    app::App,
+    http::{
+        answer::{self, PageQuery},
+        body::Body,
+        caller::UserCaller,
+        consistency,
+        error::ApiError,
+    },
+};
+
+#[derive(Deserialize)]
+pub struct Wanted {
+    platform: Option<String>,
+    tone: Option<String>,
+    topic: Option<String>,
+    length: Option<String>,
+    platform_username: Option<String>,
+}
+
+impl Wanted {
+    fn brief(self) -> Result<Brief, ApiError> {
+        let platform = match &self.platform {
+            None => Platform::default(),
+            Some(word) => Platform::parse(&word.to_lowercase()).ok_or_else(|| {
+                ApiError::field("`platform` must be one of: onlyfans, fansly, x, reddit, tiktok, instagram, youtube, snapchat")
+            })?,
+        };
+        let length = match &self.length {
+            None => Length::default(),
+            Some(word) => Length::parse(word).ok_or_else(|| ApiError::field("`length` must be one of: short, medium, long"))?,
+        };
+        let text = |name: &str, given: Option<String>, default: &str| match given.filter(|text| !text.trim().is_empty()) {
+            Some(text) if text.chars().count() > 500 => Err(ApiError::field(format!("`{name}` must be at most 500 characters"))),
+            Some(text) => Ok(text),
+            None => Ok(default.to_owned()),
+        };
+        Ok(Brief {
+            platform,
+            tone: text("tone", self.tone, "playful")?,
+            topic: text("topic", self.topic, "new content drop")?,
+            length,
+            platform_username: Some(text("platform_username", self.platform_username, "")?).filter(|name| !name.is_empty()),
+        })
+    }
+}
+
+/// `POST /api/captions/generate`
+pub async fn generate(app: Data<App>, user: UserCaller, Body(body): Body<Wanted>) -> Result<HttpResponse, ApiError> {
+    let brief = body.brief()?;
+    let platform = brief.platform;
+    match app.write.supervisor.caption(user.account.user, brief, user.caller.metadata()).await? {
+        Ok((written, position)) => {
+            let mut fields = json!({"caption": written.text, "model": written.model, "platform": platform.as_str()});
+            if written.truncated {
+                fields["truncated"] = true.into();
+            }
+            Ok(answer::written(fields, position))
+        }
+        Err((failure, _)) => Err(ApiError::Model(failure, None)),
+    }
+}
+
+/// `GET /api/captions`
+pub async fn list(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    page: Query<PageQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let (id, limit) = (user.account.user, page.limit()?);
+    consistency::wait(&app, &request, "captions", Some(id)).await?;
+    let rows = app.reads.captions.list(id, page.after_number()?, limit).await?;
+    let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
+    let shown = rows.iter().map(|row| {
+        json!({
+            "id": row.id, "status": row.status, "platform": row.platform, "caption": row.caption, "model": row.model,
+            "truncated": row.truncated, "created_at": row.created_at.rfc3339(),
+        })
+    });
+    Ok(answer::list(shown.collect(), next))
+}

@@ -1,0 +1,247 @@
+//! All status codes, and the one form of failure (contract, section 1): flags, a sentence, a stable code, the request's id.
+//! What is internal is logged here, once, and answered with the request's id alone.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{StatusCode, header},
+};
+use genie_actors::WriteError;
+use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure};
+use genie_log::LogError;
+use genie_projections::ReadError;
+use serde_json::json;
+use tracing::error;
+
+use crate::{http::request, identity::password::PasswordError};
+
+/// What clients are told to wait when the store is away or too much waits, in seconds.
+const RETRY_SECONDS: u64 = 1;
+
+/// A request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Not understood.
+    #[error("{sentence}")]
+    Invalid { code: &'static str, sentence: String },
+    /// No caller.
+    #[error("Invalid or expired token")]
+    NoCaller,
+    /// A caller who may not.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// Not there, or not the caller's to know.
+    #[error("There is no such {0}, or it is not yours")]
+    NotFound(&'static str),
+    /// No such route.
+    #[error("There is no such route; GET /api/openapi.json lists them, README.md tells the story")]
+    NoRoute,
+    /// A body past the limit.
+    #[error("The body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// A body that is not JSON.
+    #[error("The body must be JSON, with the header `Content-Type: application/json`")]
+    NotJson,
+    /// A route of servers and workers without a secret to check.
+    #[error("RBAC_SYNC_WEBHOOK_SECRET is not set on the server; set it to open this route")]
+    SecretNotConfigured,
+    /// The model server's fault; the turn is kept.
+    #[error("{}", .0.sentence)]
+    Model(Failure, Option<TurnId>),
+    /// A command did not succeed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A read did not succeed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Too many logins.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// Ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// The named field is wrong.
+    pub fn field(sentence: impl Into<String>) -> Self {
+        Self::Invalid { code: "invalid_field", sentence: sentence.into() }
+    }
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        Self::Read(ReadError::Log(error))
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Write(WriteError::Refused(refusal))
+    }
+}
+
+/// What a failure is on the wire.
+struct Wire {
+    status: StatusCode,
+    code: String,
+    retry_after: Option<Duration>,
+    turn: Option<TurnId>,
+}
+
+impl Wire {
+    fn new(status: StatusCode, code: &str) -> Self {
+        Self { status, code: code.to_owned(), retry_after: None, turn: None }
+    }
+
+    fn later(status: StatusCode, code: &str) -> Self {
+        Self { retry_after: Some(Duration::from_secs(RETRY_SECONDS)), ..Self::new(status, code) }
+    }
+}
+
+impl ApiError {
+    fn wire(&self) -> Wire {
+        use StatusCode as S;
+        match self {
+            Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
+            Self::NoCaller => Wire::new(S::UNAUTHORIZED, "invalid_token"),
+            Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
+            Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
+            Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
+            Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
+            Self::Model(failure, turn) => {
+                let status = if failure.code == "internal" { S::INTERNAL_SERVER_ERROR } else { S::BAD_GATEWAY };
+                Wire { turn: *turn, ..Wire::new(status, &failure.code) }
+            }
+            Self::Write(error) => wire_of_write(error),
+            Self::Read(ReadError::Behind { .. }) => Wire::new(S::PRECONDITION_FAILED, "position_not_reached"),
+            Self::Read(ReadError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+            Self::Password(PasswordError::Busy) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
+            Self::Read(ReadError::Log(_)) | Self::Password(PasswordError::Broken) | Self::Internal(_) => {
+                Wire::new(S::INTERNAL_SERVER_ERROR, "internal")
+            }
+        }
+    }
+
+    /// The sentence for people; what is internal says nothing.
+    fn sentence(&self, status: StatusCode, code: &str) -> String {
+        match (status, code) {
+            (StatusCode::INTERNAL_SERVER_ERROR, _) => {
+                "Something went wrong on the server; the request id tells which request".into()
+            }
+            (_, "store_away") => "The store is away; nothing is half done, try again shortly".into(),
+            _ => self.to_string(),
+        }
+    }
+}
+
+fn wire_of_write(error: &WriteError) -> Wire {
+    use StatusCode as S;
+    match error {
+        WriteError::Refused(refusal) => {
+            let status = match refusal.kind {
+                RefusalKind::Invalid(_) => S::BAD_REQUEST,
+                RefusalKind::Forbidden | RefusalKind::Quota { .. } => S::FORBIDDEN,
+                RefusalKind::NotFound => S::NOT_FOUND,
+                RefusalKind::Conflict => S::CONFLICT,
+            };
+            Wire { turn: refusal.turn, ..Wire::new(status, refusal.code) }
+        }
+        WriteError::Busy => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
+        WriteError::TooMany { retry_after } => {
+            Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "model_queue_full") }
+        }
+        WriteError::Away(_) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+        WriteError::Forgotten => Wire::new(S::NOT_FOUND, "not_found"),
+        WriteError::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "too_large"),
+        WriteError::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.wire().status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let wire = self.wire();
+        let request_id = request::current_id();
+        if wire.status.is_server_error() && wire.status != StatusCode::BAD_GATEWAY {
+            error!(request.id = request_id, http.status = wire.status.as_u16(), reason = %self, "a request failed");
+        }
+        let sentence = self.sentence(wire.status, &wire.code);
+        let mut body = json!({
+            "ok": false, "success": false, "error": sentence, "code": wire.code, "request_id": request_id,
+        });
+        // Quota refusals keep the original's shape.
+        if let Self::Write(WriteError::Refused(Refusal { kind: RefusalKind::Quota { in_tier, .. }, .. })) = self {
+            body["error"] = "tier_limit_reached".into();
+            body["reason"] = if *in_tier { "limit_reached" } else { "not_in_tier" }.into();
+            body["message"] = sentence.into();
+        }
+        let mut answer = HttpResponse::build(wire.status);
+        if let Some(after) = wire.retry_after {
+            answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+        }
+        if let Some(turn) = wire.turn {
+            answer.insert_header(("Genie-Turn", turn.to_string()));
+            body["turnId"] = turn.to_string().into();
+        }
+        answer.json(body)
+    }
+}
+
+/// Whatever no route takes.
+pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::NoRoute)
+}
+
+/// A failure on a route of Directus' own contract keeps Directus' shape.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DirectusError(#[from] pub ApiError);
+
+macro_rules! directus_error_from {
+    ($($error:ty),+) => {
+        $( impl From<$error> for DirectusError {
+            fn from(error: $error) -> Self {
+                Self(error.into())
+            }
+        } )+
+    };
+}
+directus_error_from!(WriteError, LogError, ReadError, PasswordError);
+
+impl ResponseError for DirectusError {
+    fn status_code(&self) -> StatusCode {
+        self.0.status_code()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let wire = self.0.wire();
+        let code = match &self.0 {
+            ApiError::NoCaller => "INVALID_CREDENTIALS",
+            ApiError::Invalid { code, .. } if *code == "token_expired" => "TOKEN_EXPIRED",
+            ApiError::Invalid { .. } | ApiError::NotJson => "INVALID_PAYLOAD",
+            _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
+            _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
+            _ => "FORBIDDEN",
+        };
+        let status = if code == "TOKEN_EXPIRED" { StatusCode::UNAUTHORIZED } else { wire.status };
+        let sentence = match &self.0 {
+            ApiError::NoCaller => "Invalid user credentials.".to_owned(),
+            other => other.sentence(wire.status, &wire.code),
+        };
+        if status.is_server_error() {
+            error!(request.id = request::current_id(), reason = %self.0, "a request failed");
+        }
+        let mut answer = HttpResponse::build(status);
+        if let Some(after) = wire.retry_after {
+            answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+        }
+        answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
+    }
+}

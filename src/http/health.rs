@@ -1,0 +1,43 @@
+//! Whether genie is alive, and whether it is ready: the store, the projections, the model server, each with its state.
+
+use actix_web::{HttpResponse, http::StatusCode, web::Data};
+use serde_json::{Map, json};
+
+use crate::{app::App, http::answer};
+
+/// `GET /healthz`
+pub async fn alive() -> HttpResponse {
+    answer::ok(json!({"status": "alive"}))
+}
+
+/// `GET /readyz`: 503 when the store is away or a projection stopped. Without a model server genie is ready all the same.
+pub async fn ready(app: Data<App>) -> HttpResponse {
+    let (store, model) = tokio::join!(app.log.store().ping(), app.write.supervisor.ollama().ping());
+    let head = app.log.head();
+    let mut projections = Map::new();
+    let mut all_follow = true;
+    for (name, status) in app.reads.statuses() {
+        all_follow &= status.stopped.is_none();
+        let lag = head.saturating_sub(status.position);
+        let state = match (&status.stopped, status.damaged) {
+            (Some(_), _) => "stopped",
+            (None, 0) => "following",
+            (None, _) => "left damaged streams behind",
+        };
+        projections.insert(name.into(), json!({"state": state, "lag": lag, "damaged_streams": status.damaged}));
+    }
+    let is_ready = store.is_ok() && all_follow;
+    let state = |is_well: bool| if is_well { "ok" } else { "away" };
+    let fields = json!({
+        "ready": is_ready,
+        "store": state(store.is_ok()),
+        "projections": projections,
+        "ollama": state(model.is_ok()),
+        "live_users": app.write.users.live_count(),
+    });
+    let mut response = answer::ok(fields);
+    if !is_ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}

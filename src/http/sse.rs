@@ -1,0 +1,34 @@
+//! Server-sent events: the headers, and one event or comment on the wire (WHATWG HTML, section 9.2).
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, HttpResponseBuilder, web::Bytes};
+use serde_json::Value;
+
+/// A comment goes out this often when nothing else does.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// A response that streams events.
+pub fn response() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream")
+        .insert_header(("Cache-Control", "no-cache, no-transform"))
+        .insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
+/// The first line: when to come back after a broken connection.
+pub fn retry() -> Bytes {
+    Bytes::from_static(b"retry: 2000\n\n")
+}
+
+/// A comment, which keeps the connection open.
+pub fn comment() -> Bytes {
+    Bytes::from_static(b": still here\n\n")
+}
+
+/// One event. JSON has no raw line feeds, so one `data:` line is enough.
+pub fn event(id: &str, data: &Value) -> Bytes {
+    Bytes::from(format!("id: {id}\ndata: {data}\n\n"))
+}

@@ -1,0 +1,149 @@
+//! The queue, as workers see it (contract, section 5): claim, heartbeat, complete, fail.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse,
+    web::{Data, Path},
+};
+use genie_actors::jobs::{AttemptEnd, Claimed};
+use genie_events::{JobId, Refusal, UserId, operation};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    http::{answer, body::Body, caller::SecretCaller, error::ApiError, jobs::job_id},
+};
+
+/// The most jobs of one claim.
+const MAX_CLAIM: usize = 100;
+/// The longest a claim may wait, in milliseconds.
+const MAX_WAIT_MS: u64 = 30_000;
+
+#[derive(Deserialize)]
+pub struct Claim {
+    queues: Vec<String>,
+    worker_id: String,
+    max: Option<usize>,
+    wait_ms: Option<u64>,
+}
+
+/// `POST /api/worker/claim`
+pub async fn claim(
+    app: Data<App>,
+    SecretCaller(caller): SecretCaller,
+    Body(body): Body<Claim>,
+) -> Result<HttpResponse, ApiError> {
+    let queues: Option<Vec<&'static str>> = body.queues.iter().map(|queue| operation::queue(queue)).collect();
+    let Some(queues) = queues.filter(|queues| !queues.is_empty()) else {
+        return Err(ApiError::field(format!("`queues` must name one or more of: {}", operation::QUEUES.join(", "))));
+    };
+    if body.worker_id.is_empty() || body.worker_id.len() > 200 {
+        return Err(ApiError::field("`worker_id` must have 1 to 200 bytes"));
+    }
+    let max = body.max.unwrap_or(1);
+    if !(1..=MAX_CLAIM).contains(&max) {
+        return Err(ApiError::field(format!("`max` must be 1 to {MAX_CLAIM}")));
+    }
+    let wait = body.wait_ms.unwrap_or(0);
+    if wait > MAX_WAIT_MS {
+        return Err(ApiError::field(format!("`wait_ms` must be at most {MAX_WAIT_MS}")));
+    }
+    let claimed = app.write.jobs.claim(queues, body.worker_id, max, Duration::from_millis(wait), caller.metadata()).await?;
+    Ok(answer::ok(json!({"jobs": claimed.iter().map(shown).collect::<Vec<_>>()})))
+}
+
+fn shown(claimed: &Claimed) -> Value {
+    json!({
+        "jobId": claimed.job, "userId": claimed.user, "operation": claimed.spec.operation, "params": claimed.spec.params,
+        "input_file_id": claimed.spec.input_file_id, "input_url": claimed.spec.input_url,
+        "creator_profile_id": claimed.spec.creator_profile_id, "attempt": claimed.attempt, "lease": claimed.lease,
+        "lease_expires_at": claimed.lease_expires_at.rfc3339(),
+    })
+}
+
+#[derive(Deserialize)]
+pub struct Heartbeat {
+    lease: String,
+    progress: Option<i64>,
+}
+
+/// `POST /api/worker/jobs/{id}/heartbeat`
+pub async fn heartbeat(
+    app: Data<App>,
+    SecretCaller(_): SecretCaller,
+    id: Path<String>,
+    Body(body): Body<Heartbeat>,
+) -> Result<HttpResponse, ApiError> {
+    let job = job_id(&id)?;
+    if body.progress.is_some_and(|progress| !(0..=100).contains(&progress)) {
+        return Err(ApiError::field("`progress` must be 0 to 100, in percent"));
+    }
+    match app.write.jobs.heartbeat(&job, &body.lease, body.progress).await? {
+        Some(lease) => Ok(answer::ok(json!({"lease_expires_at": lease.expires_at.rfc3339(), "cancel": lease.cancelled}))),
+        None => {
+            owner(&app, &job).await?; // an unknown job is 404
+            Err(stale_lease())
+        }
+    }
+}
+
+fn stale_lease() -> ApiError {
+    Refusal::conflict("stale_lease", "This lease is not the job's present one; claim it again").into()
+}
+
+#[derive(Deserialize)]
+pub struct Complete {
+    lease: String,
+    #[serde(default)]
+    result: Value,
+    #[serde(default)]
+    outputs: Vec<Value>,
+}
+
+/// `POST /api/worker/jobs/{id}/complete`
+pub async fn complete(
+    app: Data<App>,
+    SecretCaller(caller): SecretCaller,
+    id: Path<String>,
+    Body(body): Body<Complete>,
+) -> Result<HttpResponse, ApiError> {
+    let job = job_id(&id)?;
+    let owner = owner(&app, &job).await?;
+    let end = AttemptEnd::Completed { result: body.result, outputs: Value::Array(body.outputs) };
+    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, caller.metadata()).await?;
+    Ok(answer::written(json!({"jobId": job, "status": "completed"}), done.position))
+}
+
+#[derive(Deserialize)]
+pub struct Fail {
+    lease: String,
+    error: String,
+    retryable: Option<bool>,
+}
+
+/// `POST /api/worker/jobs/{id}/fail`
+pub async fn fail(
+    app: Data<App>,
+    SecretCaller(caller): SecretCaller,
+    id: Path<String>,
+    Body(body): Body<Fail>,
+) -> Result<HttpResponse, ApiError> {
+    let job = job_id(&id)?;
+    if body.error.len() > 10_000 {
+        return Err(ApiError::field("`error` must be at most 10000 bytes"));
+    }
+    let owner = owner(&app, &job).await?;
+    let end = AttemptEnd::Failed { error: body.error, retryable: body.retryable.unwrap_or(true) };
+    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, caller.metadata()).await?;
+    Ok(answer::written(json!({"jobId": job}), done.position))
+}
+
+/// Whose a job is: by its lease while it runs, else by the read side.
+async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
+    if let Some(owner) = app.write.jobs.owner_of_running(job).await? {
+        return Ok(owner);
+    }
+    app.reads.jobs.owner(job).await?.ok_or(ApiError::NotFound("job"))
+}

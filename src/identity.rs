@@ -1,0 +1,6 @@
+//! The built-in identity: passwords, and the tokens that stand for a login. Same wire as Directus.
+
+/// Argon2id, off the actor threads, so many at once.
+pub mod password;
+/// Access and refresh tokens.
+pub mod token;

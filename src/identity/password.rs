@@ -1,0 +1,86 @@
+//! Argon2id, off the actor and I/O threads, so many at once: else logging in is a way to starve the machine.
+
+use std::sync::Arc;
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+
+/// Hashes at once; each takes 19 MiB and a core for some 20 to 50 ms (Argon2id, m=19456 t=2 p=1: OWASP's first choice).
+const AT_ONCE: usize = 2;
+/// Logins that may wait; one more is told to come again.
+const WAITING: usize = 64;
+
+/// Hashes and checks passwords.
+#[derive(Clone)]
+pub struct Passwords {
+    working: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    /// The hash of a password that nobody has: checked when there is none to check, so that time tells nothing.
+    nobodys: Arc<String>,
+}
+
+/// Why a password could not be hashed or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    /// Too many wait.
+    #[error("too many logins at once; try again shortly")]
+    Busy,
+    /// Ours.
+    #[error("a password could not be hashed")]
+    Broken,
+}
+
+impl Passwords {
+    pub fn new() -> Result<Self, PasswordError> {
+        let nobodys = hash(&genie_log::clock::random_bytes::<32>())?;
+        let semaphore = |n| Arc::new(Semaphore::new(n));
+        Ok(Self { working: semaphore(AT_ONCE), waiting: semaphore(AT_ONCE + WAITING), nobodys: Arc::new(nobodys) })
+    }
+
+    /// The PHC string of a password.
+    pub async fn hash(&self, password: SecretString) -> Result<SecretString, PasswordError> {
+        self.work(move || hash(password.expose_secret().as_bytes()).map(SecretString::from)).await?
+    }
+
+    /// Whether a password is the one of this hash. Without a hash it takes as long, and is not.
+    pub async fn check(&self, password: SecretString, stored: Option<String>) -> Result<bool, PasswordError> {
+        let is_somebodys = stored.is_some();
+        let stored = stored.unwrap_or_else(|| self.nobodys.to_string());
+        self.work(move || {
+            let parsed = PasswordHash::new(&stored).map_err(|_| PasswordError::Broken)?;
+            let matches = Argon2::default().verify_password(password.expose_secret().as_bytes(), &parsed).is_ok();
+            Ok(matches && is_somebodys)
+        })
+        .await?
+    }
+
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| PasswordError::Busy)?;
+        let _working = self.working.acquire().await.map_err(|_| PasswordError::Broken)?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| PasswordError::Broken)
+    }
+}
+
+fn hash(password: &[u8]) -> Result<String, PasswordError> {
+    Argon2::default().hash_password(password).map(|hash| hash.to_string()).map_err(|_| PasswordError::Broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_right_password_of_somebody_passes() {
+        let passwords = Passwords::new().unwrap();
+        let stored = passwords.hash("correct horse".into()).await.unwrap();
+        assert!(stored.expose_secret().starts_with("$argon2id$"));
+        let stored = Some(stored.expose_secret().to_owned());
+        assert!(passwords.check("correct horse".into(), stored.clone()).await.unwrap());
+        assert!(!passwords.check("battery staple".into(), stored).await.unwrap());
+        assert!(!passwords.check("correct horse".into(), None).await.unwrap());
+    }
+}

@@ -1,0 +1,121 @@
+//! Access tokens: HS256, with the claims of Directus (directus: `iss`, 15 minutes). Refresh tokens: random, kept as hashes.
+
+use genie_events::{Moment, UserId};
+use genie_log::keys::hex;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+
+/// How long an access token is good.
+pub const ACCESS_SECONDS: i64 = 15 * 60;
+/// How long a refresh token is good; each refresh starts it anew.
+pub const REFRESH_SECONDS: i64 = 7 * 24 * 60 * 60;
+const ISSUER: &str = "directus";
+/// Which key signed; there is one so far.
+const KEY_ID: &str = "k1";
+
+/// What an access token says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who.
+    pub id: UserId,
+    /// The role at issue time.
+    pub role: Option<String>,
+    app_access: bool,
+    admin_access: bool,
+    iat: i64,
+    exp: i64,
+    iss: String,
+}
+
+/// Why a token is refused; the words are Directus' codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadToken {
+    /// Past its time.
+    Expired,
+    /// Anything else.
+    Invalid,
+}
+
+/// Signs and checks access tokens.
+pub struct Tokens {
+    signing: EncodingKey,
+    checking: DecodingKey,
+    validation: Validation,
+}
+
+impl Tokens {
+    pub fn new(key: &[u8]) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        validation.leeway = 0;
+        Self { signing: EncodingKey::from_secret(key), checking: DecodingKey::from_secret(key), validation }
+    }
+
+    /// An access token.
+    pub fn access(&self, user: UserId, role: &str, admin: bool, now: Moment) -> Option<String> {
+        let iat = now.unix_seconds();
+        let claims = Claims {
+            id: user,
+            role: Some(role.to_owned()),
+            app_access: true,
+            admin_access: admin,
+            iat,
+            exp: iat + ACCESS_SECONDS,
+            iss: ISSUER.to_owned(),
+        };
+        let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::HS256) };
+        encode(&header, &claims, &self.signing).ok()
+    }
+
+    /// Who a token is for.
+    pub fn check(&self, token: &str) -> Result<Claims, BadToken> {
+        let checked = decode::<Claims>(token, &self.checking, &self.validation);
+        checked.map(|token| token.claims).map_err(|error| match error.kind() {
+            ErrorKind::ExpiredSignature => BadToken::Expired,
+            _ => BadToken::Invalid,
+        })
+    }
+}
+
+/// A new refresh token: 64 characters that nobody can guess.
+pub fn new_refresh_token() -> String {
+    hex(&genie_log::clock::random_bytes::<32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn now() -> Moment {
+        genie_log::Clock::system().now()
+    }
+
+    #[test]
+    fn a_token_is_good_for_its_time_and_under_its_key() {
+        let tokens = Tokens::new(b"one key");
+        let user = UserId(Uuid::from_u128(7));
+        let token = tokens.access(user, "creator", false, now()).unwrap();
+        assert_eq!(tokens.check(&token).unwrap().id, user);
+        assert_eq!(Tokens::new(b"another").check(&token).unwrap_err(), BadToken::Invalid);
+        let old = tokens.access(user, "creator", false, now().plus_seconds(-ACCESS_SECONDS - 5)).unwrap();
+        assert_eq!(tokens.check(&old).unwrap_err(), BadToken::Expired);
+        assert_eq!(tokens.check("nonsense").unwrap_err(), BadToken::Invalid);
+    }
+
+    #[test]
+    fn other_issuers_and_tokens_without_an_end_are_refused() {
+        let key = EncodingKey::from_secret(b"one key");
+        let claims =
+            serde_json::json!({"id": Uuid::from_u128(7), "role": null, "app_access": true, "admin_access": true, "iat": 0});
+        for (issuer, end) in [(Some("someone"), Some(i64::MAX / 2)), (Some(ISSUER), None), (None, Some(i64::MAX / 2))] {
+            let mut claims = claims.clone();
+            issuer.inspect(|issuer| claims["iss"] = (*issuer).into());
+            end.inspect(|end| claims["exp"] = (*end).into());
+            let token = encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+            assert_eq!(Tokens::new(b"one key").check(&token).unwrap_err(), BadToken::Invalid);
+        }
+    }
+}
