@@ -38,6 +38,8 @@ mod events;
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
 mod identity;
+/// `/api/admin/invites`.
+mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
 mod jobs;
 /// `/api/onboarding/*`.
@@ -72,6 +74,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/auth/logout", post().to(identity::log_out))
         .route("/users/me", get().to(identity::show_me))
         .route("/api/register", post().to(identity::register))
+        .route("/api/admin/invites", post().to(invites::create))
         .route("/api/onboarding/state", get().to(onboarding::show_state))
         .route("/api/onboarding/state", patch().to(onboarding::advance))
         .route("/api/credentials/create-profile", post().to(credentials::create_profile))

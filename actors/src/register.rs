@@ -9,7 +9,7 @@ use genie_events::{
     invite::{Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, clock};
+use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{WriteError, vault::Vault};
@@ -41,6 +41,15 @@ pub struct Registered {
     pub position: u64,
 }
 
+/// Invites that were made. Their codes are shown once: only their hashes are kept.
+#[derive(Clone)]
+pub struct NewInvites {
+    /// The codes.
+    pub codes: Vec<String>,
+    /// The position of the last.
+    pub position: u64,
+}
+
 /// Takes registrations.
 #[derive(Debug, Clone)]
 pub struct Register {
@@ -57,7 +66,7 @@ impl Register {
     /// Who has an address; `None` when nobody.
     pub async fn holder(&self, address: &str) -> Result<Option<UserId>, WriteError> {
         let Some(normal) = email::normalise(address) else { return Ok(None) };
-        let (email, _, _) = self.email(&normal).await?;
+        let (email, _, _) = self.load_email(&normal).await?;
         Ok(email.holder())
     }
 
@@ -80,8 +89,8 @@ impl Register {
     }
 
     async fn decide(&self, user: UserId, normal: &str, applicant: &Applicant, metadata: Metadata) -> Result<Append, WriteError> {
-        let (email, email_stream, emails) = self.email(normal).await?;
-        let (invite, invite_stream, invites) = self.invite(&applicant.invite_code).await?;
+        let (email, email_stream, emails) = self.load_email(normal).await?;
+        let (invite, invite_stream, invites) = self.load_invite(&applicant.invite_code).await?;
         let now = self.log.clock().now();
         let grant = invite.grant(now)?.clone();
         let claimed = email.decide(EmailCommand::Claim(user))?;
@@ -112,6 +121,19 @@ impl Register {
         Ok(Append { groups, work: vec![new_key, password], metadata })
     }
 
+    /// Makes invites, all or none.
+    pub async fn make_invites(&self, count: usize, grant: Grant, metadata: Metadata) -> Result<NewInvites, WriteError> {
+        let codes: Vec<String> = (0..count).map(|_| hex(&clock::random_bytes::<10>())).collect();
+        let mut groups = Vec::with_capacity(count);
+        for code in &codes {
+            let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
+            let created = Invite::Absent.decide(InviteCommand::Create(grant.clone()))?;
+            groups.push(Group::of_system(&stream, 0, created.into_iter().map(Into::into).collect()));
+        }
+        let at = self.log.append(Append { groups, work: vec![], metadata }).await?;
+        Ok(NewInvites { codes, position: at.last })
+    }
+
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.
     pub async fn first_invite(&self, fixed: Option<&SecretString>) -> Result<Option<String>, WriteError> {
         let code = fixed.map_or_else(|| self.log.hashes().first_invite_code(), |code| code.expose_secret().to_owned());
@@ -126,17 +148,17 @@ impl Register {
                 Err(error) => return Err(error.into()),
             }
         }
-        let (invite, _, _) = self.invite(&code).await?;
+        let (invite, _, _) = self.load_invite(&code).await?;
         Ok(invite.grant(self.log.clock().now()).is_ok().then_some(code))
     }
 
-    async fn email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
+    async fn load_email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
         let stream = StreamId::new(StreamKind::Email, self.log.hashes().email(normal));
         let (email, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
         Ok((email, stream, count))
     }
 
-    async fn invite(&self, code: &str) -> Result<(Invite, StreamId, u64), WriteError> {
+    async fn load_invite(&self, code: &str) -> Result<(Invite, StreamId, u64), WriteError> {
         let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
         let (invite, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
         Ok((invite, stream, count))

@@ -1,1 +1,14 @@
+//! One test program for the whole: the real binary on a real port, on both stores, with a scripted Ollama.
 
+#![allow(clippy::unwrap_used)] // a test program
+
+mod genie;
+mod ollama;
+
+mod arrows;
+mod bad_input;
+mod chat;
+mod events;
+mod jobs;
+mod store_away;
+mod story;

@@ -1,0 +1,153 @@
+//! A stored event is a promise: every release reads what any release before it wrote. Each file in `stored/` is one event as it
+//! lies in a log, named `<type>.<version>.json` or `<type>.<version>.<variation>.json`. A sample is never edited; a change adds a
+//! sample and, if needed, an upcast.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use genie_events::{Event, StreamKind};
+use serde_json::Value;
+
+/// The fields that are somebody's own. In every sample their text holds the word [`CANARY`], so that it can be looked for where
+/// it must not be.
+const PERSONAL: [&str; 15] = [
+    "email",
+    "first_name",
+    "platform_username",
+    "purpose",
+    "params",
+    "input_url",
+    "error",
+    "result",
+    "outputs",
+    "session",
+    "message",
+    "content",
+    "tone",
+    "topic",
+    "text",
+];
+const CANARY: &str = "canary";
+
+/// Where the words of a stored enum stand: sample, field, words.
+const WORDS: [(&str, &str, &[&str]); 7] = [
+    ("account.registered.1", "tier", &["starter", "creator", "pro", "studio"]),
+    ("account.onboarding_advanced.1", "to", &["EXTENSION_INSTALL", "DATA_COLLECTION", "PROCESSING", "COMPLETE"]),
+    (
+        "usage.counted.1",
+        "counter",
+        &[
+            "posts_ai_assisted",
+            "posts_published",
+            "scheduled_queue_size",
+            "platforms_connected",
+            "taxonomy_ai_calls",
+            "watermark_ops",
+            "ai_clip_ops",
+            "thumbnail_ops",
+            "team_seats",
+        ],
+    ),
+    ("chat.answered.1", "outcome", &["completed", "stopped", "failed", "interrupted"]),
+    ("caption.requested.1", "platform", &["onlyfans", "fansly", "x", "reddit", "tiktok", "instagram", "youtube", "snapchat"]),
+    ("caption.requested.1", "length", &["short", "medium", "long"]),
+    ("invite.created.1", "tier", &["starter", "creator", "pro", "studio"]),
+];
+
+/// One file of `stored/`.
+struct Sample {
+    /// Its name without `.json`.
+    name: String,
+    /// The type that the name promises, such as `job.submitted`.
+    type_name: String,
+    version: String,
+    json: Value,
+}
+
+impl Sample {
+    fn event(&self) -> Event {
+        self.read(self.json.clone())
+    }
+
+    fn read(&self, json: Value) -> Event {
+        let word = self.type_name.split('.').next().unwrap_or_default();
+        let kind = StreamKind::parse(word).unwrap_or_else(|| panic!("{}: there is no kind of stream `{word}`", self.name));
+        Event::from_json(kind, json).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+}
+
+fn samples() -> Vec<Sample> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("stored");
+    let mut samples = Vec::new();
+    for entry in fs::read_dir(&folder).expect("the folder of samples is there") {
+        let path = entry.expect("a folder that was opened can be listed").path();
+        let file = path.file_name().and_then(|name| name.to_str()).expect("file names are plain text");
+        let name = file.strip_suffix(".json").unwrap_or_else(|| panic!("{file} is no sample: it does not end in .json"));
+        let parts: Vec<&str> = name.split('.').collect();
+        let [kind, what, version, ..] = parts[..] else { panic!("{file} must be named <type>.<version>.json") };
+        let json = fs::read_to_string(&path).expect("samples are text");
+        samples.push(Sample {
+            name: name.to_owned(),
+            type_name: format!("{kind}.{what}"),
+            version: version.to_owned(),
+            json: serde_json::from_str(&json).unwrap_or_else(|error| panic!("{file}: {error}")),
+        });
+    }
+    samples
+}
+
+#[test]
+fn every_type_has_a_sample_of_its_present_version_and_every_sample_a_type() {
+    let known: BTreeSet<String> = Event::all_types().into_iter().map(str::to_owned).collect();
+    let samples = samples();
+    let named: BTreeSet<String> = samples.iter().map(|sample| sample.type_name.clone()).collect();
+    assert_eq!(named, known, "left: the types that `stored/` has samples of; right: the types there are");
+    let present: BTreeSet<String> = samples
+        .iter()
+        .filter(|sample| sample.version == sample.event().version())
+        .map(|sample| sample.type_name.clone())
+        .collect();
+    assert_eq!(present, known, "left: the types with a sample of their present version; right: the types there are");
+}
+
+#[test]
+fn every_sample_reads_as_its_type_and_is_written_again_as_it_was() {
+    for sample in samples() {
+        let event = sample.event();
+        assert_eq!(event.type_name(), sample.type_name, "{}", sample.name);
+        assert_eq!(event.to_json(), sample.json, "{}", sample.name);
+    }
+}
+
+#[test]
+fn every_word_that_was_ever_stored_reads_back() {
+    let samples = samples();
+    for (name, field, words) in WORDS {
+        let sample = samples.iter().find(|sample| sample.name == name).unwrap_or_else(|| panic!("there is no sample {name}"));
+        for word in words {
+            let mut json = sample.json.clone();
+            json[field] = Value::from(*word);
+            assert_eq!(sample.read(json.clone()).to_json(), json, "{name}: {field}");
+        }
+    }
+}
+
+#[test]
+fn the_clear_fields_hold_nothing_personal() {
+    let mut looked_for = BTreeSet::new();
+    for sample in samples() {
+        for (field, value) in sample.json.as_object().into_iter().flatten() {
+            let says_something = !matches!(value, Value::Null) && value != &Value::Array(vec![]);
+            if let Some(personal) = PERSONAL.iter().find(|personal| *personal == field)
+                && says_something
+            {
+                assert!(value.to_string().contains(CANARY), "{}: put the word `{CANARY}` into `{field}`", sample.name);
+                looked_for.insert(*personal);
+            }
+        }
+        let clear = sample.event().clear();
+        for (field, value) in &clear {
+            assert!(!value.to_string().contains(CANARY), "{}: the clear field `{field}` is personal", sample.name);
+        }
+    }
+    assert_eq!(looked_for, PERSONAL.into_iter().collect(), "left: the personal fields that samples have; right: all of them");
+}

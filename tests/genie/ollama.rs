@@ -1,0 +1,239 @@
+//! A scripted Ollama, faithful to its wire: `POST /api/chat` streams NDJSON frames, chunked, the status line with the first
+//! frame and nothing before it; errors before the first frame have a status and `{"error": "text"}`, errors in the middle are a
+//! line without `done`; the client closing the connection is how an answer is cancelled.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+/// What the model does with a question; the first script whose word stands in the last message is played.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// A frame with this text.
+    Say(&'static str),
+    /// Nothing for a while.
+    Pause(u64),
+    /// Nothing until [`FakeOllama::go_on`].
+    Hold,
+    /// The last frame.
+    Done,
+    /// A status and an error, instead of a stream.
+    Refuse(u16, &'static str),
+    /// An error line in the middle, after which the stream ends.
+    ErrorLine(&'static str),
+    /// The stream ends cleanly without a last frame.
+    EndWithoutDone,
+    /// The connection breaks in the middle.
+    Break,
+}
+
+#[derive(Default)]
+struct State {
+    scripts: Mutex<Vec<(&'static str, Vec<Step>)>>,
+    requests: Mutex<Vec<Value>>,
+    headers: Mutex<Vec<String>>,
+    go_on: Notify,
+    cancelled: Mutex<usize>,
+}
+
+pub struct FakeOllama {
+    pub url: String,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+    requested: mpsc::UnboundedReceiver<()>,
+}
+
+impl Drop for FakeOllama {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl FakeOllama {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State::default());
+        let (tell, requested) = mpsc::unbounded_channel();
+        let task = tokio::spawn({
+            let state = Arc::clone(&state);
+            async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(serve(stream, Arc::clone(&state), tell.clone()));
+                }
+            }
+        });
+        Self { url, state, task, requested }
+    }
+
+    /// Plays these steps for questions with this word. Later scripts win.
+    pub fn script(&self, word: &'static str, steps: &[Step]) {
+        self.state.scripts.lock().unwrap().insert(0, (word, steps.to_vec()));
+    }
+
+    /// Lets one held answer go on.
+    pub fn go_on(&self) {
+        self.state.go_on.notify_one();
+    }
+
+    /// Waits for the next question to arrive.
+    pub async fn asked(&mut self) {
+        tokio::time::timeout(Duration::from_secs(20), self.requested.recv()).await.expect("the model is asked").unwrap();
+    }
+
+    /// All chat requests so far.
+    pub fn requests(&self) -> Vec<Value> {
+        self.state.requests.lock().unwrap().clone()
+    }
+
+    /// All header lines so far.
+    pub fn headers(&self) -> Vec<String> {
+        self.state.headers.lock().unwrap().clone()
+    }
+
+    /// Waits until an answer's connection was closed by the client.
+    pub async fn cancelled(&self) {
+        for _ in 0..400 {
+            if *self.state.cancelled.lock().unwrap() > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("the connection was not closed");
+    }
+}
+
+fn frame(text: &str) -> Value {
+    json!({
+        "model": "fake", "created_at": "2026-01-02T03:04:05.678901Z",
+        "message": {"role": "assistant", "content": text}, "done": false,
+    })
+}
+
+fn last_frame() -> Value {
+    json!({
+        "model": "fake", "created_at": "2026-01-02T03:04:05.678901Z", "message": {"role": "assistant", "content": ""},
+        "done": true, "done_reason": "stop", "total_duration": 5_000_000_000_u64, "load_duration": 1_000_000, "eval_count": 4,
+    })
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender<()>) {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let mut request_line = String::new();
+        if read.read_line(&mut request_line).await.unwrap_or(0) == 0 {
+            return;
+        }
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if read.read_line(&mut line).await.unwrap_or(0) == 0 || line == "\r\n" {
+                break;
+            }
+            let line = line.trim().to_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            state.headers.lock().unwrap().push(line);
+        }
+        let mut body = vec![0; length];
+        read.read_exact(&mut body).await.unwrap();
+        if request_line.starts_with("GET /api/version") {
+            respond(&mut write, 200, &json!({"version": "0.33.0"})).await;
+            continue;
+        }
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let question = body["messages"].as_array().and_then(|all| all.last()).map(|last| last["content"].to_string());
+        state.requests.lock().unwrap().push(body);
+        let _ = tell.send(());
+        let question = question.unwrap_or_default();
+        let steps = {
+            let scripts = state.scripts.lock().unwrap();
+            let found = scripts.iter().find(|(word, _)| question.contains(word)).map(|(_, steps)| steps.clone());
+            found.unwrap_or_else(|| vec![Step::Say("Hello"), Step::Say(" there"), Step::Done])
+        };
+        if !play(steps, &state, &mut read, &mut write).await {
+            return;
+        }
+    }
+}
+
+/// Plays a script; `false` when the connection is of no more use.
+async fn play(
+    steps: Vec<Step>,
+    state: &State,
+    read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
+    write: &mut tokio::net::tcp::OwnedWriteHalf,
+) -> bool {
+    let mut streaming = false;
+    for step in steps {
+        let line = match step {
+            Step::Refuse(status, text) => {
+                respond(write, status, &json!({"error": text})).await;
+                return true;
+            }
+            Step::Pause(millis) => {
+                let paused = tokio::time::sleep(Duration::from_millis(millis));
+                if closed_before(paused, read).await {
+                    *state.cancelled.lock().unwrap() += 1;
+                    return false;
+                }
+                continue;
+            }
+            Step::Hold => {
+                if closed_before(state.go_on.notified(), read).await {
+                    *state.cancelled.lock().unwrap() += 1;
+                    return false;
+                }
+                continue;
+            }
+            Step::Break => return false,
+            Step::EndWithoutDone => None,
+            Step::Say(text) => Some(frame(text)),
+            Step::Done => Some(last_frame()),
+            Step::ErrorLine(text) => Some(json!({"error": text})),
+        };
+        if !streaming {
+            streaming = true;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+            if write.write_all(head.as_bytes()).await.is_err() {
+                return false;
+            }
+        }
+        if let Some(line) = line {
+            let line = format!("{line}\n");
+            let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+            if write.write_all(chunk.as_bytes()).await.is_err() {
+                *state.cancelled.lock().unwrap() += 1;
+                return false;
+            }
+        }
+    }
+    write.write_all(b"0\r\n\r\n").await.is_ok()
+}
+
+/// Whether the client closed the connection before something happened.
+async fn closed_before(something: impl Future<Output = ()>, read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> bool {
+    let mut byte = [0];
+    tokio::select! {
+        () = something => false,
+        read = read.read(&mut byte) => !matches!(read, Ok(1..)),
+    }
+}
+
+async fn respond(write: &mut tokio::net::tcp::OwnedWriteHalf, status: u16, body: &Value) {
+    let body = body.to_string();
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let _ = write.write_all(head.as_bytes()).await; // the client may have gone
+}

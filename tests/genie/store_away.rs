@@ -1,0 +1,112 @@
+//! The store going away: 503, nothing half done, and it goes on by itself when the store is back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use genie_log::{
+    store::Target,
+    testing::{Kind, TestStore},
+};
+use reqwest::Method;
+use serde_json::json;
+use sqlx::Connection;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::genie::TestGenie;
+
+/// A way to Postgres that can be cut: connections break and none are let through until it is mended.
+struct Cuttable {
+    cut: Arc<AtomicBool>,
+    address: String,
+}
+
+impl Cuttable {
+    async fn to(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let cut = Arc::new(AtomicBool::new(false));
+        let is_cut = Arc::clone(&cut);
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let (is_cut, target) = (Arc::clone(&is_cut), target.clone());
+                tokio::spawn(async move {
+                    let broken = async {
+                        while !is_cut.load(Ordering::SeqCst) {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    };
+                    let relay = async {
+                        let mut server = TcpStream::connect(target).await.unwrap();
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await; // either side may leave
+                    };
+                    tokio::select! {
+                        () = broken => {}
+                        () = relay => {}
+                    }
+                });
+            }
+        });
+        Self { cut, address }
+    }
+
+    fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_away_is_503_and_the_story_goes_on_when_it_is_back() {
+    let store = TestStore::new(Kind::Postgres).await;
+    let Target::Postgres(url) = store.target.clone() else { panic!("a Postgres") };
+    let (before, rest) = url.split_once('@').unwrap();
+    let (host, database) = rest.split_once('/').unwrap();
+    let way = Cuttable::to(host.to_owned()).await;
+    let through = format!("{before}@{}/{database}", way.address);
+    let mut genie = TestGenie::start_with(store, &[("DATABASE_URL", through)]).await;
+    away(&mut genie, |is_away| way.cut(is_away)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_locked_by_somebody_is_503_and_the_story_goes_on_when_it_is_free() {
+    let store = TestStore::new(Kind::Sqlite).await;
+    let path = store.folder().join("genie.db");
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    ada.submit_job(&genie).await;
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    let refused = ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail", "jobId": 1})).await;
+    assert!(refused.headers.contains_key("Retry-After"));
+    refused.refused(503, "store_away");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail", "jobId": 1})).await.ok();
+    genie.settle().await;
+    assert_eq!(ada.get(&genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len(), 2, "nothing is half done or twice");
+}
+
+async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
+    let ada = genie.user("ada").await;
+    ada.submit_job(genie).await;
+    genie.settle().await;
+    set_away(true);
+    let job = json!({"operation": "thumbnail", "jobId": 1});
+    let refused = ada.post(genie, "/api/queue/media", job.clone()).await;
+    assert!(refused.headers.contains_key("Retry-After"));
+    let told = refused.refused(503, "store_away");
+    assert!(!told.to_string().contains("127.0.0.1"), "it says nothing of the inside: {told}");
+    ada.get(genie, "/api/jobs").await.refused(503, "store_away");
+    let ready = genie.send(Method::GET, "/readyz", &[], None).await;
+    assert_eq!((ready.status.as_u16(), ready.json["store"].as_str()), (503, Some("away")));
+    assert_eq!(genie.send(Method::GET, "/healthz", &[], None).await.status, 200);
+    set_away(false);
+    ada.post(genie, "/api/queue/media", job).await.ok();
+    genie.settle().await;
+    assert_eq!(ada.get(genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len(), 2, "nothing is half done or twice");
+    assert_eq!(genie.claim().await["attempt"], 1);
+}
