@@ -44,6 +44,8 @@ mod invites;
 mod jobs;
 /// `/api/onboarding/*`.
 mod onboarding;
+/// `/api/openapi.json`.
+mod openapi;
 /// `/api/usage`.
 mod usage;
 /// `/api/worker/*`.
@@ -61,6 +63,7 @@ pub fn service(
     let cors = cors(&app.config.cors_origins);
     ActixApp::new()
         .app_data(app)
+        .app_data(web::QueryConfig::default().error_handler(error::bad_query))
         .configure(routes)
         .default_service(web::to(error::no_such_route))
         .wrap(cors)
@@ -105,7 +108,8 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/events", get().to(events::all))
         .route("/api/me/events", get().to(events::mine))
         .route("/healthz", get().to(health::alive))
-        .route("/readyz", get().to(health::ready));
+        .route("/readyz", get().to(health::ready))
+        .route("/api/openapi.json", get().to(openapi::document));
 }
 
 fn cors(origins: &[String]) -> Cors {

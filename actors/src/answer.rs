@@ -343,10 +343,10 @@ async fn keep_asking(
     supervisor: &Supervisor,
     user: UserId,
     metadata: &Metadata,
-    plan: impl Fn(&User, genie_events::Moment) -> Result<Plan, genie_events::Refusal> + Clone + Send + 'static,
+    plan: impl Fn(&User, genie_events::Moment) -> Result<Plan, genie_events::Refusal> + Clone + Send + Sync + 'static,
 ) -> Result<Done, WriteError> {
     for pause in pauses() {
-        match supervisor.0.users.plan(user, None, metadata.clone(), Box::new(plan.clone())).await {
+        match supervisor.0.users.plan(user, None, metadata.clone(), Arc::new(plan.clone())).await {
             Err(WriteError::Away(_) | WriteError::Busy) => tokio::time::sleep(pause).await,
             settled => return settled,
         }

@@ -69,6 +69,17 @@ pub struct Claimed {
     pub lease: String,
     /// Until when.
     pub lease_expires_at: Moment,
+    /// The position of the fact.
+    pub position: u64,
+}
+
+/// A job that is queued, now or by an earlier request for the same.
+#[derive(Debug)]
+pub struct Submitted {
+    /// Its status, in the contract's words.
+    pub status: &'static str,
+    /// What came of the command.
+    pub done: Done,
 }
 
 /// How a worker's attempt ended.
@@ -222,15 +233,37 @@ impl JobBoard {
                 Ok(Plan { changes, work: vec![work], note })
             }
         };
-        let done = self.0.users.plan(user, Some(job.clone()), metadata, Box::new(planner)).await?;
+        let done = self.0.users.plan(user, Some(job.clone()), metadata, Arc::new(planner)).await?;
         match done.note {
             Note::Job(before) if before.spec().is_some() => {
                 let attempt = before.attempts() + 1;
                 let spec = before.spec().cloned().ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
-                Ok(Claimed { job, user, spec, attempt, lease, lease_expires_at: expires_at })
+                Ok(Claimed { job, user, spec, attempt, lease, lease_expires_at: expires_at, position: done.position })
             }
             _ => Err(WriteError::Internal("a claimed job left no note".into())),
         }
+    }
+
+    /// Queues a job. The same again is the same job, whatever became of it meanwhile.
+    pub async fn submit(&self, user: UserId, job: JobId, spec: JobSpec, metadata: Metadata) -> Result<Submitted, WriteError> {
+        let delayed = spec.run_at;
+        let id = job.clone();
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::SubmitJob(id.clone(), spec.clone()))?;
+            let note = Note::Job(Box::new(state.job(&id).cloned().unwrap_or_default()));
+            Ok(Plan { changes, work: vec![], note })
+        };
+        let done = self.0.users.plan(user, Some(job), metadata, Arc::new(planner)).await?;
+        let now = self.0.log.clock().now();
+        let before = match &done.note {
+            Note::Job(before) => before.as_ref(),
+            _ => &Job::Absent,
+        };
+        let status = match before {
+            Job::Absent if delayed.is_some_and(|at| at > now) => "delayed",
+            before => before.status(now),
+        };
+        Ok(Submitted { status, done })
     }
 
     /// A worker's heartbeat: `None` when its lease is not the present one.
@@ -276,7 +309,7 @@ impl JobBoard {
                 Ok(Plan { changes, work, note: Note::Nothing })
             }
         };
-        self.0.users.plan(owner, Some(job), metadata, Box::new(planner)).await
+        self.0.users.plan(owner, Some(job), metadata, Arc::new(planner)).await
     }
 
     /// Turns time into commands for ever: a lease that ran out ends its attempt; to be spawned.
@@ -325,7 +358,7 @@ impl JobBoard {
         job: JobId,
         metadata: Metadata,
         conditions: Vec<Work>,
-        command: impl Fn(&User) -> JobCommand + Send + 'static,
+        command: impl Fn(&User) -> JobCommand + Send + Sync + 'static,
     ) -> Result<Done, WriteError> {
         let planner = {
             let job = job.clone();
@@ -336,7 +369,7 @@ impl JobBoard {
                 Ok(Plan { changes, work, note: Note::Nothing })
             }
         };
-        self.0.users.plan(owner, Some(job), metadata, Box::new(planner)).await
+        self.0.users.plan(owner, Some(job), metadata, Arc::new(planner)).await
     }
 
     fn lease_end(&self) -> Moment {

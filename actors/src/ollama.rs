@@ -1,5 +1,5 @@
 //! Ollama's wire: one chat request, its stream of frames, and every way in which it can end.
-//! Closing the connection is the only way to cancel; dropping a [`Stream`] does it.
+//! Closing the connection is the only way to cancel; dropping the stream does it.
 
 use std::time::Duration;
 

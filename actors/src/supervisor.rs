@@ -136,7 +136,7 @@ impl Supervisor {
             let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
             Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
         };
-        match self.0.users.plan(user, None, metadata, Box::new(planner)).await {
+        match self.0.users.plan(user, None, metadata, Arc::new(planner)).await {
             Ok(done) => Ok(AskedTurn { turn, position: done.position, progress }),
             Err(error) => {
                 self.0.feeds.close(turn);
@@ -156,7 +156,7 @@ impl Supervisor {
             let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
             Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
         };
-        if let Err(error) = self.0.users.plan(user, None, metadata, Box::new(planner)).await {
+        if let Err(error) = self.0.users.plan(user, None, metadata, Arc::new(planner)).await {
             lock(&self.0.awaited).remove(&caption);
             return Err(error);
         }

@@ -1,7 +1,13 @@
 //! One user's actor. It takes one command at a time, holds nothing that the log does not, and may vanish at any moment.
 //! It never waits for a model, a worker or a password hash: only for the log.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
 use genie_events::{Change, JobId, Metadata, Moment, Refusal, User, UserId, job::Job};
@@ -11,8 +17,6 @@ use tracing::error;
 
 use crate::WriteError;
 
-/// Commands that may wait for one user; one more is refused as busy.
-const MAILBOX: usize = 64;
 /// Pause before deciding again after somebody else wrote for this user; spread by chance.
 const STALE_PAUSE: Duration = Duration::from_millis(15);
 
@@ -55,7 +59,7 @@ pub enum Note {
 }
 
 /// Decides on the state; called again when the state turns out stale, so it must not use itself up.
-pub type Planner = Box<dyn Fn(&User, Moment) -> Result<Plan, Refusal> + Send>;
+pub type Planner = Arc<dyn Fn(&User, Moment) -> Result<Plan, Refusal> + Send + Sync>;
 
 /// What came of a command.
 #[derive(Debug)]
@@ -78,6 +82,28 @@ pub struct Ask {
     pub metadata: Metadata,
     pub deadline: Instant,
     pub reply: oneshot::Sender<Result<Done, WriteError>>,
+    /// Set when the actor takes the command: before that, a dead actor has done nothing of it.
+    pub begun: Arc<AtomicBool>,
+    /// Its place among the user's waiting commands; given back when it goes.
+    pub place: WaitingPlace,
+}
+
+/// One of the places that a user's commands may wait in.
+pub struct WaitingPlace(Arc<AtomicUsize>);
+
+impl WaitingPlace {
+    /// Takes a place, if fewer than `most` are taken.
+    pub fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let one_more = |n| (n < most).then_some(n + 1);
+        taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for WaitingPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Stop when everything asked so far is done.
@@ -106,10 +132,6 @@ impl UserActor {
 
 impl Actor for UserActor {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
-    }
 }
 
 impl Handler<Passivate> for UserActor {
@@ -124,10 +146,12 @@ impl Handler<Ask> for UserActor {
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
+        ask.begun.store(true, Ordering::SeqCst);
         let (log, id, state) = (self.log.clone(), self.id, self.state.take());
         let answered = async move {
             let mut turn = Turn { log, id, state };
             let answer = turn.take(&ask).await;
+            drop(ask.place);
             let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
             turn.state
         };

@@ -139,7 +139,7 @@ impl Vault {
             let note = Note::Credential { id, platform, platform_username, version };
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], note })
         };
-        let done = users.plan(user, None, metadata, Box::new(planner)).await?;
+        let done = users.plan(user, None, metadata, Arc::new(planner)).await?;
         match done {
             Done { position, note: Note::Credential { id, .. }, .. } => Ok(Stored { id, updated: id != fresh, position }),
             _ => Err(WriteError::Internal("a stored credential left no note".into())),
@@ -168,7 +168,7 @@ impl Vault {
             };
             Ok(Plan { changes, work: vec![], note })
         };
-        let done = users.plan(owner, None, metadata, Box::new(planner)).await?;
+        let done = users.plan(owner, None, metadata, Arc::new(planner)).await?;
         let Note::Credential { platform, platform_username, version, .. } = done.note else {
             return Err(WriteError::Internal("a revealed credential left no note".into()));
         };
@@ -187,7 +187,7 @@ impl Vault {
             let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
             Ok(Plan { changes, work: vec![Work::DeleteSecret { secret_id: id.to_string() }], note: Note::Nothing })
         };
-        users.plan(user, None, metadata, Box::new(planner)).await
+        users.plan(user, None, metadata, Arc::new(planner)).await
     }
 }
 

@@ -212,6 +212,18 @@ impl Job {
         }
     }
 
+    /// Its status at `now`, in the contract's words; a job that is only being submitted counts as queued.
+    pub fn status(&self, now: Moment) -> &'static str {
+        match self {
+            Self::Waiting { not_before: Some(at), .. } if *at > now => "delayed",
+            Self::Absent | Self::Waiting { .. } => "queued",
+            Self::Running { .. } => "processing",
+            Self::Finished { ending: Ending::Completed, .. } => "completed",
+            Self::Finished { ending: Ending::Failed, .. } => "failed",
+            Self::Finished { ending: Ending::Cancelled, .. } => "cancelled",
+        }
+    }
+
     /// Which attempt is running or was the last made.
     pub fn attempts(&self) -> u32 {
         match self {
@@ -302,9 +314,8 @@ impl Job {
             JobEvent::Claimed { attempt, lease, .. } => Self::Running { spec, attempt, lease },
             JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => waiting_or_failed(spec, retry_at, held),
             JobEvent::Completed { .. } => Self::Finished { spec, ending: Ending::Completed, lease: held },
-            JobEvent::Retried { priority } => {
-                Self::Waiting { spec: JobSpec { priority, run_at: None, ..spec }, attempts: 0, not_before: None }
-            }
+            // The spec stays as it was submitted, so that submitting the same again is still the same.
+            JobEvent::Retried { .. } => Self::Waiting { spec, attempts: 0, not_before: None },
             JobEvent::Cancelled => Self::Finished { spec, ending: Ending::Cancelled, lease: None },
         };
     }

@@ -64,6 +64,9 @@ impl Refusal {
     /// The tier does not allow it.
     pub fn quota(counter: Counter, in_tier: bool, tier: &str) -> Self {
         let sentence = match in_tier {
+            true if counter.is_present_count() => {
+                format!("The `{tier}` tier's limit for {counter} is reached; upgrade, or make room first")
+            }
             true => format!("The `{tier}` tier's limit for {counter} is used up; upgrade, or wait for the next month"),
             false => format!("{counter} is not part of the `{tier}` tier; upgrade to use it"),
         };

@@ -87,11 +87,13 @@ impl UserCommand {
         }
     }
 
-    /// Ending a turn: what was asked was asked by somebody who was allowed to, so it is taken whatever they are now.
+    /// Ending what runs: what was asked was asked by somebody who was allowed to, so it is taken whatever they are now.
     fn is_an_ending(&self) -> bool {
         matches!(
             self,
-            Self::FinishCaption(..) | Self::Chat(_, ChatCommand::Answer { .. }) | Self::Job(_, JobCommand::Lapse { .. })
+            Self::FinishCaption(..)
+                | Self::Chat(_, ChatCommand::Answer { .. })
+                | Self::Job(_, JobCommand::Lapse { .. } | JobCommand::Complete { .. } | JobCommand::Fail { .. })
         )
     }
 }
@@ -334,7 +336,7 @@ fn remove_if<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: &K, is_fi
 }
 
 fn is_scheduled(job: &Job, now: Moment) -> bool {
-    matches!(job, Job::Waiting { spec, .. } if spec.run_at.is_some_and(|at| at > now))
+    matches!(job, Job::Waiting { attempts: 0, not_before: Some(at), .. } if *at > now)
 }
 
 fn counted_month(change: &Change) -> Option<Month> {

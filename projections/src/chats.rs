@@ -110,6 +110,8 @@ async fn message_row(
 /// One session.
 #[derive(Debug, Clone)]
 pub struct ChatRow {
+    /// Its stream.
+    pub id: String,
     /// Its name, which is how clients call it.
     pub name: String,
     /// How many messages.
@@ -154,12 +156,14 @@ impl Chats {
         Self { log }
     }
 
-    /// A user's sessions, the latest spoken in first, at most `limit`, before the one named by `before` (updated_at).
-    pub async fn sessions(&self, user: UserId, before: Option<i64>, limit: i64) -> Result<Vec<ChatRow>, LogError> {
+    /// A user's sessions, the latest spoken in first, at most `limit`, before the one named by `before` (updated_at, id).
+    pub async fn sessions(&self, user: UserId, before: Option<(i64, String)>, limit: i64) -> Result<Vec<ChatRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = "SELECT title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
-                       WHERE user_id = $1 AND updated_at < $2 ORDER BY updated_at DESC LIMIT $3";
-            let query = sqlx::query(sql).bind(user.to_string()).bind(before.unwrap_or(i64::MAX)).bind(limit);
+            let (updated, id) = before.unwrap_or((i64::MAX, String::new()));
+            let sql = "SELECT session_id, title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
+                       WHERE user_id = $1 AND (updated_at < $2 OR (updated_at = $2 AND session_id < $3)) \
+                       ORDER BY updated_at DESC, session_id DESC LIMIT $4";
+            let query = sqlx::query(sql).bind(user.to_string()).bind(updated).bind(id).bind(limit);
             Ok(query.fetch_all(store.reads()).await?)
         });
         let rows = rows.await?;
@@ -167,6 +171,7 @@ impl Chats {
         let chat = |row: &sqlx::any::AnyRow| {
             let title: Vec<u8> = row.try_get("title_sealed")?;
             Ok(ChatRow {
+                id: row.try_get("session_id")?,
                 name: open(&keys, "chats.title", &title)?,
                 message_count: row.try_get("message_count")?,
                 running_turn: row.try_get("running_turn")?,

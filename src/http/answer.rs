@@ -80,6 +80,15 @@ impl PageQuery {
     pub fn after_number<T: std::str::FromStr>(&self) -> Result<Option<T>, ApiError> {
         self.after()?.map(|text| text.parse().map_err(|_| bad_cursor())).transpose()
     }
+
+    /// The cursor as a number and an id.
+    pub fn after_pair(&self) -> Result<Option<(i64, String)>, ApiError> {
+        let pair = |text: String| {
+            let (number, id) = text.split_once('/')?;
+            Some((number.parse().ok()?, id.to_owned()))
+        };
+        self.after()?.map(|text| pair(text).ok_or_else(bad_cursor)).transpose()
+    }
 }
 
 /// A cursor for the page after this one, when the page is full.

@@ -1,4 +1,4 @@
-//! Who is calling: extractors that make a [`Caller`]. A handler which forgets one has nobody to ask the write side for.
+//! Who is calling: extractors that make a `Caller`. A handler which forgets one has nobody to ask the write side for.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -30,11 +30,11 @@ pub struct SecretCaller(pub Caller);
 /// A user or a holder of the shared secret.
 pub enum AnyCaller {
     User(Box<UserCaller>),
-    Secret(SecretCaller),
+    Secret,
 }
 
 /// A holder of the shared secret, or an administrator.
-pub struct Operator(pub Caller);
+pub struct Operator;
 
 /// Why a token's user is not let in.
 enum NotIn {
@@ -128,7 +128,7 @@ impl FromRequest for AnyCaller {
         let request = request.clone();
         Box::pin(async move {
             match secret(&request) {
-                Some(checked) => checked.map(Self::Secret),
+                Some(checked) => checked.map(|_| Self::Secret),
                 None => Ok(Self::User(Box::new(user(&request).await?))),
             }
         })
@@ -143,11 +143,30 @@ impl FromRequest for Operator {
         let any = AnyCaller::from_request(request, payload);
         Box::pin(async move {
             match any.await? {
-                AnyCaller::Secret(SecretCaller(caller)) => Ok(Self(caller)),
-                AnyCaller::User(user) if user.caller.is_admin() => Ok(Self(user.caller)),
+                AnyCaller::Secret => Ok(Self),
+                AnyCaller::User(user) if user.caller.is_admin() => Ok(Self),
                 AnyCaller::User(_) => {
                     Err(ApiError::Forbidden("Only an administrator or a holder of the shared secret may do this"))
                 }
+            }
+        })
+    }
+}
+
+/// An administrator.
+pub struct AdminCaller(pub Caller);
+
+impl FromRequest for AdminCaller {
+    type Error = ApiError;
+    type Future = Extracting<Self, ApiError>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let user = user(&request).await?;
+            match user.caller.is_admin() {
+                true => Ok(Self(user.caller)),
+                false => Err(ApiError::Forbidden("Only an administrator may do this")),
             }
         })
     }

@@ -67,7 +67,7 @@ pub async fn generate(app: Data<App>, user: UserCaller, Body(body): Body<Wanted>
             }
             Ok(answer::written(fields, position))
         }
-        Err((failure, _)) => Err(ApiError::Model(failure, None)),
+        Err((failure, position)) => Err(ApiError::Model { failure, turn: None, position }),
     }
 }
 

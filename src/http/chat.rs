@@ -53,8 +53,8 @@ pub async fn ask(app: Data<App>, user: UserCaller, Body(body): Body<Question>) -
         return Ok(gated(&app, next_step));
     }
     let mut asked = app.write.supervisor.ask(id, session, body.message, user.caller.metadata()).await?;
-    if let Ok(Some(failure)) = timeout(OPENS_AFTER, early_failure(&mut asked.progress)).await {
-        return Err(ApiError::Model(failure, Some(asked.turn)));
+    if let Ok(Some((failure, position))) = timeout(OPENS_AFTER, early_failure(&mut asked.progress)).await {
+        return Err(ApiError::Model { failure, turn: Some(asked.turn), position });
     }
     let position = asked.position;
     let stream = TurnStream::new(app.clone(), asked.turn, id, Source::Live(asked.progress), 0);
@@ -65,12 +65,13 @@ pub async fn ask(app: Data<App>, user: UserCaller, Body(body): Body<Question>) -
 }
 
 /// Waits for the first sign of a turn: its failure when that is the first, `None` when the stream is to open.
-async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<Failure> {
+async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Failure, u64)> {
     let is_sign = |progress: &Progress| {
         !progress.text.is_empty() || progress.ended.is_some() || matches!(progress.stage, Stage::Queued { .. })
     };
     let progress = progress.wait_for(is_sign).await.ok()?;
-    progress.ended.as_ref().filter(|_| progress.text.is_empty()).and_then(|ended| ended.answer.failure.clone())
+    let ended = progress.ended.as_ref().filter(|_| progress.text.is_empty())?;
+    Some((ended.answer.failure.clone()?, ended.position))
 }
 
 /// What a user must do before chatting; `None` when they may.
@@ -94,7 +95,7 @@ fn gated(app: &App, next_step: &str) -> HttpResponse {
         "model": null, "metrics": {},
     });
     let events = [sse::retry(), sse::event(&format!("{turn}:1"), &text), sse::event(&format!("{turn}:2"), &end)];
-    sse::response().body(events.concat())
+    sse::response().insert_header(("Genie-Turn", turn.to_string())).body(events.concat())
 }
 
 #[derive(Deserialize)]
@@ -167,8 +168,8 @@ pub async fn sessions(
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
     consistency::wait(&app, &request, "chats", Some(id)).await?;
-    let rows = app.reads.chats.sessions(id, page.after_number()?, limit).await?;
-    let next = answer::next_cursor(&rows, limit, |row| row.updated_at.0.to_string());
+    let rows = app.reads.chats.sessions(id, page.after_pair()?, limit).await?;
+    let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.updated_at.0, row.id));
     let shown = rows.iter().map(|row| {
         json!({
             "id": row.name, "title": row.name, "message_count": row.message_count, "running_turn": row.running_turn,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use genie_events::UserId;
+use genie_projections::ReadError;
+use tokio::time::timeout;
 
 use crate::{
     app::App,
@@ -16,11 +18,26 @@ const HEADER: &str = "Genie-Min-Position";
 /// How long a read without the header waits for its caller's own writes.
 const OWN_WRITES: Duration = Duration::from_secs(1);
 
+/// To be called before a read of the log itself.
+pub async fn wait_for_log(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
+    let Some(wanted) = asked(request)? else { return Ok(()) };
+    let mut head = app.log.watch_head();
+    match timeout(app.config.read_wait, head.wait_for(|at| *at >= wanted)).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(ReadError::Behind { at: app.log.head(), wanted }.into()),
+    }
+}
+
+fn asked(request: &HttpRequest) -> Result<Option<u64>, ApiError> {
+    let Some(asked) = request.headers().get(HEADER) else { return Ok(None) };
+    let asked = asked.to_str().map_err(|_| ApiError::field("`Genie-Min-Position` must be a `Genie-Position`"))?;
+    answer::position(asked).map(Some)
+}
+
 /// To be called before a read of that projection.
 pub async fn wait(app: &App, request: &HttpRequest, projection: &'static str, user: Option<UserId>) -> Result<(), ApiError> {
-    if let Some(asked) = request.headers().get(HEADER) {
-        let asked = asked.to_str().map_err(|_| ApiError::field("`Genie-Min-Position` must be a `Genie-Position`"))?;
-        return Ok(app.reads.wait_for(projection, answer::position(asked)?, app.config.read_wait).await?);
+    if let Some(wanted) = asked(request)? {
+        return Ok(app.reads.wait_for(projection, wanted, app.config.read_wait).await?);
     }
     if let Some(written) = user.and_then(|user| app.write.users.last_written(user)) {
         // Not reached: the read is a little old, which a caller without the header accepts.

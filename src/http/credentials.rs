@@ -61,7 +61,7 @@ pub struct NewProfile {
 /// `POST /api/credentials/create-profile`
 pub async fn create_profile(app: Data<App>, user: UserCaller, Body(body): Body<NewProfile>) -> Result<HttpResponse, ApiError> {
     let platform = body.platform.trim().to_lowercase();
-    if platform.is_empty() || platform.len() > 64 || platform.chars().any(char::is_control) {
+    if platform.is_empty() || platform.chars().count() > 64 || platform.chars().any(char::is_control) {
         return Err(ApiError::field("`platform` must have 1 to 64 characters"));
     }
     let platform_username = checked_username(body.platform_username)?;
@@ -173,11 +173,7 @@ pub async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
     consistency::wait(&app, &request, "credentials", Some(id)).await?;
-    let after = page.after()?.and_then(|text| {
-        let (created, credential) = text.split_once('/')?;
-        Some((created.parse().ok()?, credential.to_owned()))
-    });
-    let rows = app.reads.credentials.list(id, after, limit).await?;
+    let rows = app.reads.credentials.list(id, page.after_pair()?, limit).await?;
     let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.created_at.0, row.id));
     Ok(answer::list(rows.iter().map(shown).collect(), next))
 }

@@ -14,7 +14,10 @@ use genie_projections::ReadError;
 use serde_json::json;
 use tracing::error;
 
-use crate::{http::request, identity::password::PasswordError};
+use crate::{
+    http::{answer, request},
+    identity::password::PasswordError,
+};
 
 /// What clients are told to wait when the store is away or too much waits, in seconds.
 const RETRY_SECONDS: u64 = 1;
@@ -47,8 +50,8 @@ pub enum ApiError {
     #[error("RBAC_SYNC_WEBHOOK_SECRET is not set on the server; set it to open this route")]
     SecretNotConfigured,
     /// The model server's fault; the turn is kept.
-    #[error("{}", .0.sentence)]
-    Model(Failure, Option<TurnId>),
+    #[error("{}", .failure.sentence)]
+    Model { failure: Failure, turn: Option<TurnId>, position: u64 },
     /// A command did not succeed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -112,7 +115,7 @@ impl ApiError {
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
-            Self::Model(failure, turn) => {
+            Self::Model { failure, turn, .. } => {
                 let status = if failure.code == "internal" { S::INTERNAL_SERVER_ERROR } else { S::BAD_GATEWAY };
                 Wire { turn: *turn, ..Wire::new(status, &failure.code) }
             }
@@ -132,6 +135,7 @@ impl ApiError {
             (StatusCode::INTERNAL_SERVER_ERROR, _) => {
                 "Something went wrong on the server; the request id tells which request".into()
             }
+            (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
             (_, "store_away") => "The store is away; nothing is half done, try again shortly".into(),
             _ => self.to_string(),
         }
@@ -182,16 +186,29 @@ impl ResponseError for ApiError {
             body["reason"] = if *in_tier { "limit_reached" } else { "not_in_tier" }.into();
             body["message"] = sentence.into();
         }
-        let mut answer = HttpResponse::build(wire.status);
+        let mut response = HttpResponse::build(wire.status);
         if let Some(after) = wire.retry_after {
-            answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            response.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+        }
+        if let Self::Model { position, .. } = self {
+            response.insert_header((answer::POSITION, answer::opaque(*position)));
         }
         if let Some(turn) = wire.turn {
-            answer.insert_header(("Genie-Turn", turn.to_string()));
+            response.insert_header(("Genie-Turn", turn.to_string()));
             body["turnId"] = turn.to_string().into();
         }
-        answer.json(body)
+        response.json(body)
     }
+}
+
+/// A query that can't be read.
+pub fn bad_query(error: actix_web::error::QueryPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
+    // serde_urlencoded says what it expected, never what it was given, but not for which field.
+    let text = error.to_string();
+    let expected = text.rsplit_once(": ").map_or("", |(_, expected)| expected);
+    let reason =
+        if expected.starts_with("invalid digit") { "a number in it is no whole number" } else { "a field has the wrong form" };
+    ApiError::field(format!("The query can't be read: {reason}")).into()
 }
 
 /// Whatever no route takes.
@@ -225,7 +242,7 @@ impl ResponseError for DirectusError {
         let code = match &self.0 {
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Invalid { code, .. } if *code == "token_expired" => "TOKEN_EXPIRED",
-            ApiError::Invalid { .. } | ApiError::NotJson => "INVALID_PAYLOAD",
+            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
             _ => "FORBIDDEN",

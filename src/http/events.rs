@@ -6,7 +6,7 @@ use actix_web::{
     http::header::ACCEPT,
     web::{Data, Query},
 };
-use genie_events::{CallerKind, UserId};
+use genie_events::{CallerKind, Moment, UserId};
 use genie_log::{Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::{
     http::{
         answer,
         caller::{Operator, UserCaller},
+        consistency,
         error::ApiError,
         sse,
     },
@@ -107,6 +108,7 @@ pub async fn mine(
 }
 
 async fn answer(app: &Data<App>, request: &HttpRequest, query: &FeedQuery, filter: Filter) -> Result<HttpResponse, ApiError> {
+    consistency::wait_for_log(app, request).await?;
     let after = query.after(request)?;
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     match accept.contains("text/event-stream") {
@@ -168,6 +170,14 @@ fn live(log: Log, after: u64, filter: Filter) -> HttpResponse {
     sse::response().streaming(stream)
 }
 
+/// Times are stored as microseconds and shown as RFC 3339.
+fn shown_time((name, value): (String, Value)) -> (String, Value) {
+    match value.as_i64().filter(|_| name.ends_with("_at")) {
+        Some(micros) => (name, Moment(micros).rfc3339().into()),
+        None => (name, value),
+    }
+}
+
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged one is shown as such, not passed over.
 async fn cloud_event(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
     let mut event = json!({
@@ -200,7 +210,7 @@ async fn cloud_event(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
             };
             event["caller"] = caller.into();
             event["requestid"] = metadata.request_id.into();
-            event["data"] = metadata.clear.into_iter().collect::<serde_json::Map<_, _>>().into();
+            event["data"] = metadata.clear.into_iter().map(shown_time).collect::<serde_json::Map<_, _>>().into();
         }
         Err(LogError::Damaged(damaged)) => {
             error!(%damaged, "the feed shows a damaged event without its data");

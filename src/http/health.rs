@@ -1,9 +1,12 @@
 //! Whether genie is alive, and whether it is ready: the store, the projections, the model server, each with its state.
 
-use actix_web::{HttpResponse, http::StatusCode, web::Data};
+use actix_web::{HttpResponse, web::Data};
 use serde_json::{Map, json};
 
-use crate::{app::App, http::answer};
+use crate::{
+    app::App,
+    http::{answer, request},
+};
 
 /// `GET /healthz`
 pub async fn alive() -> HttpResponse {
@@ -35,9 +38,14 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         "ollama": state(model.is_ok()),
         "live_users": app.write.users.live_count(),
     });
-    let mut response = answer::ok(fields);
-    if !is_ready {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    if is_ready {
+        return answer::ok(fields);
     }
-    response
+    let failure = json!({
+        "ok": false, "success": false, "code": "not_ready", "request_id": request::current_id(),
+        "error": "The store is away or a projection has stopped; the fields beside this say which",
+    });
+    let mut all = failure.as_object().cloned().unwrap_or_default();
+    all.extend(fields.as_object().cloned().unwrap_or_default());
+    HttpResponse::ServiceUnavailable().json(all)
 }

@@ -1,6 +1,8 @@
 //! Registration and login, on Directus' own wire (contract, section 2).
 
-use actix_web::{HttpResponse, web::Data};
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web::Data};
 use genie_actors::register::Applicant;
 use genie_events::{Metadata, User, UserCommand, UserId};
 use genie_log::{Work, keys::sha256_hex};
@@ -14,6 +16,7 @@ use crate::{
         answer,
         body::Body,
         caller::DirectusUser,
+        consistency,
         error::{ApiError, DirectusError},
         request,
     },
@@ -96,7 +99,7 @@ async fn open_session(app: &App, user: UserId) -> Result<HttpResponse, DirectusE
         Ok(genie_actors::users::Plan { changes, work: vec![session.clone()], ..Default::default() })
     };
     let metadata = Metadata::user(user, &request::current_id());
-    let done = app.write.users.plan(user, None, metadata, Box::new(planner)).await;
+    let done = app.write.users.plan(user, None, metadata, Arc::new(planner)).await;
     let done = done.map_err(|error| match error {
         // A suspended or forgotten user looks like a wrong password.
         genie_actors::WriteError::Refused(_) | genie_actors::WriteError::Forgotten => DirectusError(ApiError::NoCaller),
@@ -166,10 +169,16 @@ fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
 }
 
 /// `GET /users/me`
-pub async fn show_me(DirectusUser(user): DirectusUser) -> HttpResponse {
-    let account = user.account;
-    HttpResponse::Ok().json(json!({"data": {
+pub async fn show_me(
+    app: Data<App>,
+    request: HttpRequest,
+    DirectusUser(user): DirectusUser,
+) -> Result<HttpResponse, DirectusError> {
+    let id = user.account.user;
+    consistency::wait(&app, &request, "accounts", Some(id)).await.map_err(DirectusError)?;
+    let account = app.reads.accounts.get(id).await?.ok_or(DirectusError(ApiError::NoCaller))?;
+    Ok(HttpResponse::Ok().json(json!({"data": {
         "id": account.user, "email": account.email, "first_name": account.first_name, "role": account.role,
         "status": account.status, "tier": account.tier, "created_at": account.created_at.rfc3339(),
-    }}))
+    }})))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::Operator, error::ApiError},
+    http::{answer, body::Body, caller::AdminCaller, error::ApiError},
 };
 
 /// The most invites of one request.
@@ -22,7 +22,11 @@ pub struct NewInvites {
 }
 
 /// `POST /api/admin/invites`. The codes are shown once: only their hashes are kept.
-pub async fn create(app: Data<App>, Operator(caller): Operator, Body(body): Body<NewInvites>) -> Result<HttpResponse, ApiError> {
+pub async fn create(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    Body(body): Body<NewInvites>,
+) -> Result<HttpResponse, ApiError> {
     let count = body.count.unwrap_or(1);
     if !(1..=MAX_COUNT).contains(&count) {
         return Err(ApiError::field(format!("`count` must be 1 to {MAX_COUNT}")));
@@ -40,10 +44,13 @@ pub async fn create(app: Data<App>, Operator(caller): Operator, Body(body): Body
         return Err(ApiError::field("`role` must have 1 to 64 bytes"));
     }
     let grant = Grant { tier, role: role.clone(), admin: role == "administrator", expires_at };
+    let created_at = app.log.clock().now().rfc3339();
     let made = app.write.register.make_invites(count, grant, caller.metadata()).await?;
-    let shown = made
-        .codes
-        .iter()
-        .map(|code| json!({"code": code, "tier": tier.as_str(), "role": role, "expires_at": expires_at.map(Moment::rfc3339)}));
+    let shown = made.codes.iter().map(|code| {
+        json!({
+            "code": code, "tier": tier.as_str(), "role": role, "expires_at": expires_at.map(Moment::rfc3339),
+            "used_by": null, "used_at": null, "created_at": created_at,
+        })
+    });
     Ok(answer::written(json!({"data": shown.collect::<Vec<_>>()}), made.position))
 }

@@ -113,10 +113,8 @@ pub async fn submit(app: Data<App>, user: UserCaller, Body(body): Body<NewJob>) 
     let job = body.id()?.unwrap_or_else(|| JobId::new(app.log.clock().new_uuid()));
     let spec = body.spec()?;
     let queue = spec.queue.clone();
-    let is_delayed = spec.run_at.is_some_and(|at| at > app.log.clock().now());
-    let command = UserCommand::SubmitJob(job.clone(), spec);
-    let done = app.write.users.ask(user.account.user, user.caller.metadata(), command).await?;
-    let status = if is_delayed { "delayed" } else { "queued" };
+    let submitted = app.write.jobs.submit(user.account.user, job.clone(), spec, user.caller.metadata()).await?;
+    let (done, status) = (submitted.done, submitted.status);
     let place = app.write.jobs.waiting(&queue).max(1);
     let fields = json!({
         "jobId": job, "bullJobId": job.to_string(), "queue": queue, "status": status, "queue_position": place,

@@ -51,7 +51,11 @@ pub async fn claim(
         return Err(ApiError::field(format!("`wait_ms` must be at most {MAX_WAIT_MS}")));
     }
     let claimed = app.write.jobs.claim(queues, body.worker_id, max, Duration::from_millis(wait), caller.metadata()).await?;
-    Ok(answer::ok(json!({"jobs": claimed.iter().map(shown).collect::<Vec<_>>()})))
+    let fields = json!({"jobs": claimed.iter().map(shown).collect::<Vec<_>>()});
+    Ok(match claimed.iter().map(|claimed| claimed.position).max() {
+        Some(position) => answer::written(fields, position),
+        None => answer::ok(fields),
+    })
 }
 
 fn shown(claimed: &Claimed) -> Value {

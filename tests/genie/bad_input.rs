@@ -62,6 +62,10 @@ both_stores!(bodies_that_are_no_json_or_too_large, async |store: TestStore| {
     assert_eq!(raw(b"operation=thumbnail".to_vec(), "application/x-www-form-urlencoded").await, (415, "not_json".into()));
     assert_eq!(raw(vec![b' '; (1 << 20) + 1], "application/json").await, (413, "body_too_large".into()));
     assert_eq!(raw("[".repeat(100_000).into_bytes(), "application/json").await.0, 400);
+    assert_eq!(raw(b"[1]".to_vec(), "application/json").await, (400, "invalid_field".into()));
+    ada.get(&genie, "/api/jobs?limit=abc").await.refused(400, "invalid_field");
+    ada.get(&genie, "/api/jobs?limit=501").await.refused(400, "invalid_field");
+    ada.get(&genie, "/api/jobs?cursor=abc").await.refused(400, "invalid_field");
     genie.send(Method::GET, "/api/nonsense", &[], None).await.refused(404, "no_such_route");
 });
 

@@ -306,7 +306,7 @@ impl Events {
             }
             let chunk = tokio::time::timeout(Duration::from_secs(30), self.response.chunk()).await.expect("the stream goes on");
             // A server that was killed breaks the stream off.
-            self.buffer.push_str(&String::from_utf8(chunk.ok()??.to_vec()).unwrap());
+            self.buffer.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
         }
     }
 

@@ -78,11 +78,16 @@ both_stores!(an_announced_id_is_one_job, async |store: TestStore| {
     ada.post(&genie, "/api/queue/media", other).await.refused(409, "job_exists");
     bob.post(&genie, "/api/queue/media", job.clone()).await.refused(409, "job_exists");
     bob.get(&genie, "/api/jobs/4711").await.refused(404, "not_found");
-    genie.claim().await;
+    let claimed = genie.claim().await;
+    assert_eq!(ada.post(&genie, "/api/queue/media", job.clone()).await.ok()["status"], "processing");
     let none = genie.server("/api/worker/claim", json!({"queues": ["media-jobs"], "worker_id": "w"})).await.ok();
     assert_eq!(none["jobs"], json!([]), "asked twice, queued once");
     let listed = ada.get(&genie, "/api/jobs?status=processing").await.ok();
     assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+    let failed = json!({"lease": claimed["lease"], "error": "e", "retryable": false});
+    genie.server("/api/worker/jobs/4711/fail", failed).await.ok();
+    ada.post(&genie, "/api/queue/retry/4711", Value::Null).await.ok();
+    assert_eq!(ada.post(&genie, "/api/queue/media", job).await.ok()["status"], "queued", "still the same job");
 });
 
 both_stores!(a_delayed_job_waits_for_its_time, async |store: TestStore| {

@@ -83,6 +83,11 @@ impl TestStore {
 
     /// Registers a user the short way: the first fact and the key.
     pub async fn register(&self, log: &Log, name: &str) -> UserId {
+        self.register_with(log, name, Tier::Studio).await
+    }
+
+    /// The same in a tier.
+    pub async fn register_with(&self, log: &Log, name: &str, tier: Tier) -> UserId {
         let user = UserId(self.clock.new_uuid());
         let (keys, work) = log.new_keys(user);
         let event = Event::Account(AccountEvent::Registered(Registration {
@@ -90,7 +95,7 @@ impl TestStore {
             email_id: EmailId(name.into()),
             first_name: Some(name.into()),
             invite: InviteId("i".into()),
-            tier: Tier::Studio,
+            tier,
             role: "creator".into(),
             admin: false,
         }));

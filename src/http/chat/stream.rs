@@ -12,7 +12,10 @@ use genie_events::{
 };
 use genie_log::LogError;
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::warn;
 
 use crate::{app::App, http::sse};
@@ -39,6 +42,8 @@ pub struct TurnStream {
     /// The place after which the reader wants events.
     after: u64,
     stage_told: Option<Stage>,
+    /// When something was last sent.
+    sent: Instant,
 }
 
 /// What there is to tell now.
@@ -74,7 +79,7 @@ pub fn last_id(text: &str) -> u64 {
 
 impl TurnStream {
     pub fn new(app: Data<App>, turn: TurnId, user: UserId, source: Source, after: u64) -> Self {
-        Self { app, turn, user, source, after, stage_told: None }
+        Self { app, turn, user, source, after, stage_told: None, sent: Instant::now() }
     }
 
     /// The events, to the end. The reader going away changes nothing for the turn.
@@ -106,7 +111,9 @@ impl TurnStream {
                     }
                     return;
                 }
-                if !self.wait().await {
+                self.wait().await;
+                if self.sent.elapsed() >= sse::HEARTBEAT {
+                    self.sent = Instant::now();
                     yield Ok(sse::comment());
                 }
             }
@@ -144,22 +151,16 @@ impl TurnStream {
         Ok(View::new(Stage::Running, &answer.content, self.after, Some(end)))
     }
 
-    /// Waits until there may be more to tell; `false` when it is time for a sign of life instead.
-    async fn wait(&mut self) -> bool {
+    /// Waits until there may be more to tell, or it is time for a sign of life.
+    async fn wait(&mut self) {
         match &mut self.source {
-            Source::Live(progress) => match timeout(sse::HEARTBEAT, progress.changed()).await {
-                Ok(Ok(())) => true,
-                Ok(Err(_)) => {
+            Source::Live(progress) => {
+                if let Ok(Err(_)) = timeout(sse::HEARTBEAT, progress.changed()).await {
                     // The feed closed without an end: the store knows what became of it.
                     self.source = Source::Stored;
-                    true
                 }
-                Err(_) => false,
-            },
-            Source::Stored => {
-                tokio::time::sleep(LOOK).await;
-                true
             }
+            Source::Stored => tokio::time::sleep(LOOK).await,
         }
     }
 
