@@ -9,20 +9,25 @@ use genie_events::{
     chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
 };
 use genie_log::{LogError, Owner, UserKeys, Work, journal::Journal, leases::LeaseKind};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     WriteError, captions,
     feed::{Ended, Stage},
     ollama::{Frame, Message, Stream},
-    supervisor::Supervisor,
+    supervisor::{Run, Supervisor},
     turnstile::{Class, Pass},
     users::{Done, Note, Plan},
 };
 
-/// The longest answer; past it the model is told to stop.
+/// The longest answer, in bytes of JSON, as its fact holds it; past it the model is told to stop.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
+/// The longest caption that is read, in bytes; far above any platform's cap.
+const MAX_CAPTION_BYTES: usize = 16 * 1024;
+/// How long an answer may take once it is its turn: a model that loops must not hold its slot for ever.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
+/// The same for a caption, in both its tries.
+const CAPTION_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes a token is taken to have, to fit a conversation into the model's context.
 const BYTES_PER_TOKEN: usize = 4;
 /// Pauses between tries to write an end while the store is away; the last one repeats.
@@ -35,16 +40,15 @@ pub(crate) struct TurnTask {
     pub user: UserId,
     pub session: SessionId,
     pub metadata: Metadata,
-    pub cancel: CancellationToken,
+    pub run: Run,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct CaptionTask {
     pub caption: CaptionId,
     pub user: UserId,
-    pub brief: Brief,
     pub metadata: Metadata,
-    pub cancel: CancellationToken,
+    pub run: Run,
 }
 
 pub(crate) fn died() -> Failure {
@@ -76,6 +80,10 @@ pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
             Attempt { text: String::new(), end: End::Failed(died()) }
         }
     };
+    if task.run.lost.is_cancelled() {
+        // Another node has it: what becomes of it is that node's to say, and readers find it in the store.
+        return supervisor.0.feeds.close(task.turn);
+    }
     let (outcome, failure, metrics) = match attempt.end {
         End::Completed(metrics) => (TurnOutcome::Completed, None, metrics),
         End::Stopped => (TurnOutcome::Stopped, None, TurnMetrics::default()),
@@ -96,7 +104,7 @@ async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attemp
     let conversation = conversation(&history, task.turn, inner.settings.context_tokens * BYTES_PER_TOKEN);
     let opened = tokio::select! {
         biased;
-        () = task.cancel.cancelled() => return Ok(stopped),
+        () = task.run.over() => return Ok(stopped),
         opened = inner.ollama.chat(&inner.settings.chat_model, &conversation) => opened,
     };
     Ok(match opened {
@@ -107,11 +115,11 @@ async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attemp
 
 /// Waits in line, telling the readers where; `None` when it was stopped meanwhile.
 async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<Pass> {
-    let mut place = supervisor.0.turnstile.line_up(Class::Chat, task.user);
+    let mut place = supervisor.line_up(&task.turn.to_string(), Class::Chat, task.user);
     loop {
         tokio::select! {
             biased;
-            () = task.cancel.cancelled() => return None,
+            () = task.run.over() => return None,
             pass = &mut place.go => return pass.ok(),
             Ok(()) = place.stage.changed() => {
                 let stage = *place.stage.borrow_and_update();
@@ -124,6 +132,9 @@ async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<Pass>
 /// Reads the model as fast as it writes, and commits and shows what has come since the last commit.
 async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, mut stream: Stream) -> Attempt {
     let (mut shown, mut arrived, mut end) = (String::new(), String::new(), None);
+    let mut room = MAX_ANSWER_BYTES;
+    let deadline = tokio::time::sleep(ANSWER_DEADLINE);
+    tokio::pin!(deadline);
     let mut committing: Option<tokio::task::JoinHandle<String>> = None;
     loop {
         if committing.is_none() && !arrived.is_empty() {
@@ -140,7 +151,7 @@ async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, m
         };
         tokio::select! {
             biased;
-            () = task.cancel.cancelled(), if end.is_none() => end = Some(End::Stopped),
+            () = task.run.over(), if end.is_none() => end = Some(End::Stopped),
             piece = committed => {
                 committing = None;
                 match piece {
@@ -151,18 +162,17 @@ async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, m
                     Err(_) => return Attempt { text: shown, end: End::Failed(died()) },
                 }
             }
-            frame = stream.next(), if end.is_none() => match frame {
-                Ok(Frame::Text(text)) => arrived.push_str(&text),
-                Ok(Frame::Done { text, metrics }) => {
-                    arrived.push_str(&text);
-                    end = Some(End::Completed(metrics));
-                }
-                Err(failure) => end = Some(End::Failed(failure)),
-            },
-        }
-        if end.is_none() && shown.len() + arrived.len() > MAX_ANSWER_BYTES {
-            let sentence = format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; what came is kept");
-            end = Some(End::Failed(Failure { code: "answer_too_long".into(), sentence }));
+            () = &mut deadline, if end.is_none() => end = Some(End::Failed(took_too_long())),
+            frame = stream.next(), if end.is_none() => {
+                let (text, ended) = match frame {
+                    Ok(Frame::Text(text)) => (text, None),
+                    Ok(Frame::Done { text, metrics }) => (text, Some(End::Completed(metrics))),
+                    Err(failure) => (String::new(), Some(End::Failed(failure))),
+                };
+                let fitting = fitting(&text, &mut room);
+                arrived.push_str(fitting);
+                end = if fitting.len() < text.len() { Some(End::Failed(too_long())) } else { ended };
+            }
         }
         if committing.is_none()
             && arrived.is_empty()
@@ -183,6 +193,34 @@ async fn commit(journal: Journal, turn: TurnId, user: UserId, keys: Arc<UserKeys
         tokio::time::sleep(pause).await;
     }
     piece
+}
+
+fn took_too_long() -> Failure {
+    Failure { code: "ollama_timeout".into(), sentence: "The answer took too long and was stopped; what came is kept".into() }
+}
+
+fn too_long() -> Failure {
+    let sentence = format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; what came is kept");
+    Failure { code: "answer_too_long".into(), sentence }
+}
+
+/// The part of a text that fits into so many bytes of JSON, which are taken off.
+fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
+    for (at, character) in text.char_indices() {
+        let bytes = match character {
+            '"' | '\\' | '\n' | '\r' | '\t' => 2,
+            control if control.is_control() => 6,
+            other => other.len_utf8(),
+        };
+        match room.checked_sub(bytes) {
+            Some(left) => *room = left,
+            None => {
+                *room = 0;
+                return &text[..at];
+            }
+        }
+    }
+    text
 }
 
 fn pauses() -> impl Iterator<Item = Duration> {
@@ -236,6 +274,7 @@ pub(crate) async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, fail
         }
         break;
     }
+    content.truncate(fitting(&content, &mut MAX_ANSWER_BYTES.clone()).len());
     let outcome = if failure.code == "interrupted" { TurnOutcome::Interrupted } else { TurnOutcome::Failed };
     let model = supervisor.0.settings.chat_model.clone();
     let answer = Answer { content, outcome, failure: Some(failure), model, metrics: TurnMetrics::default() };
@@ -253,6 +292,11 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
         Ok(Plan { changes, work, note: Note::Nothing })
     };
     match keep_asking(supervisor, task.user, &task.metadata, plan).await {
+        // It had an end already, which is not this one: the store knows it.
+        Ok(done) if done.changes.is_empty() => {
+            supervisor.0.feeds.close(turn);
+            drop_own_lease(supervisor, LeaseKind::Turn, &turn.to_string()).await;
+        }
         Ok(done) => supervisor.0.feeds.end(turn, Ended { answer, position: done.position }),
         Err(error) => {
             error!(%error, turn.id = %turn, "the end of turn `{turn}` can't be written");
@@ -261,22 +305,32 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
     }
 }
 
-/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
-pub(crate) async fn run_caption(supervisor: Supervisor, task: CaptionTask) {
-    let written = write_caption(&supervisor, &task).await;
-    end_caption(&supervisor, &task, written).await;
+/// A lease of this node whose work has ended; one that can't be dropped now lapses.
+async fn drop_own_lease(supervisor: &Supervisor, kind: LeaseKind, id: &str) {
+    if let Err(error) = supervisor.0.log.drop_lease(kind, id, &supervisor.0.node).await {
+        warn!(%error, "a lease that says nothing any more can't be dropped");
+    }
 }
 
-async fn write_caption(supervisor: &Supervisor, task: &CaptionTask) -> Result<Written, Failure> {
-    let mut place = supervisor.0.turnstile.line_up(Class::Caption, task.user);
+/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
+pub(crate) async fn write_caption(supervisor: Supervisor, task: CaptionTask, brief: Brief) -> Result<Written, Failure> {
+    let mut place = supervisor.line_up(&task.caption.to_string(), Class::Caption, task.user);
     let _pass = tokio::select! {
-        () = task.cancel.cancelled() => return Err(interrupted()),
+        () = task.run.over() => return Err(interrupted()),
         pass = &mut place.go => pass.map_err(|_| died())?,
     };
+    tokio::select! {
+        () = task.run.over() => Err(interrupted()),
+        () = tokio::time::sleep(CAPTION_DEADLINE) => Err(took_too_long()),
+        written = ask_for_caption(&supervisor, &brief) => written,
+    }
+}
+
+async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Written, Failure> {
     let model = &supervisor.0.settings.caption_model;
-    let conversation = captions::prompt(&task.brief);
+    let conversation = captions::prompt(brief);
     let mut text = captions::clean(&whole_answer(supervisor, model, &conversation).await?);
-    let cap = task.brief.platform.cap();
+    let cap = brief.platform.cap();
     if let Some(cap) = cap.filter(|cap| captions::is_too_long(&text, *cap)) {
         let shorter = captions::shorter(conversation, &text, cap);
         let again = captions::clean(&whole_answer(supervisor, model, &shorter).await?);
@@ -293,48 +347,49 @@ async fn write_caption(supervisor: &Supervisor, task: &CaptionTask) -> Result<Wr
 
 async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Message]) -> Result<String, Failure> {
     let mut stream = supervisor.0.ollama.chat(model, conversation).await?;
-    let mut whole = String::new();
+    let (mut whole, mut room) = (String::new(), MAX_CAPTION_BYTES);
     loop {
-        match stream.next().await? {
-            Frame::Text(text) => whole.push_str(&text),
-            Frame::Done { text, .. } => return Ok(whole + &text),
-        }
-        if whole.len() > MAX_ANSWER_BYTES {
-            return Ok(whole); // dropping the stream stops the model; a platform's cap is far below
+        let (text, is_done) = match stream.next().await? {
+            Frame::Text(text) => (text, false),
+            Frame::Done { text, .. } => (text, true),
+        };
+        let fitting = fitting(&text, &mut room);
+        whole.push_str(fitting);
+        if is_done || fitting.len() < text.len() {
+            return Ok(whole); // dropping the stream stops the model
         }
     }
 }
 
-pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
-    let end = UserCommand::FinishCaption(task.caption, written);
-    finish_caption(supervisor, task.user, task.caption, task.metadata.clone(), end).await;
-}
-
 /// Writes a caption's end, however long the store is away, and tells who waits for it.
-pub(crate) async fn finish_caption(
-    supervisor: &Supervisor,
-    user: UserId,
-    caption: CaptionId,
-    metadata: Metadata,
-    end: UserCommand,
-) {
-    let command = end.clone();
-    let plan = move |state: &User, now| {
-        let changes = state.decide(now, command.clone())?;
-        let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: caption.to_string() }];
-        Ok(Plan { changes, work, note: Note::Nothing })
+pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
+    let (caption, id) = (task.caption, task.caption.to_string());
+    if task.run.lost.is_cancelled() {
+        return supervisor.forsake_caption(caption); // another node has it
+    }
+    let command = UserCommand::FinishCaption(caption, written.clone());
+    let plan = {
+        let id = id.clone();
+        move |state: &User, now| {
+            let changes = state.decide(now, command.clone())?;
+            let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
+            Ok(Plan { changes, work, note: Note::Nothing })
+        }
     };
-    let UserCommand::FinishCaption(_, written) = end else { return };
-    match keep_asking(supervisor, user, &metadata, plan).await {
-        Ok(Done { position, changes, .. }) => {
-            if changes.is_empty() {
-                // It had ended before: only its lease was left.
-                let _ = supervisor.0.log.drop_lease(LeaseKind::Caption, &caption.to_string()).await; // lapses again if not
-            }
+    match keep_asking(supervisor, task.user, &task.metadata, plan).await {
+        Ok(Done { changes, .. }) if changes.is_empty() => {
+            // It had an end already, which is not this one.
+            supervisor.forsake_caption(caption);
+            drop_own_lease(supervisor, LeaseKind::Caption, &id).await;
+        }
+        Ok(Done { position, .. }) => {
             let end = written.map(|written| (written, position)).map_err(|failure| (failure, position));
             supervisor.tell_caption(caption, end);
         }
-        Err(error) => error!(%error, caption.id = %caption, "the end of caption `{caption}` can't be written"),
+        Err(error) => {
+            error!(%error, caption.id = %caption, "the end of caption `{caption}` can't be written");
+            supervisor.forsake_caption(caption);
+        }
     }
 }
 
@@ -352,6 +407,16 @@ async fn keep_asking(
         }
     }
     Err(WriteError::Busy) // the pauses never end
+}
+
+impl Run {
+    /// Resolves when there is no point in going on: called off, or another node's.
+    pub(crate) async fn over(&self) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = self.lost.cancelled() => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -375,6 +440,20 @@ mod tests {
             metrics: TurnMetrics::default(),
         };
         ChatEvent::Answered { turn: turn(n), answer }
+    }
+
+    #[test]
+    fn what_fits_is_counted_as_json_counts_it() {
+        for text in ["plain", "line\nfeed \"quoted\" \\", "\u{1}\u{7f}", "你好 😀"] {
+            let mut room = 1000;
+            assert_eq!(fitting(text, &mut room), text);
+            let json = serde_json::to_string(text).unwrap().len() - 2;
+            assert!(1000 - room >= json, "{text:?}: {} < {json}", 1000 - room);
+        }
+        let mut room = 3;
+        assert_eq!((fitting("你好", &mut room), room), ("你", 0));
+        let mut room = 3;
+        assert_eq!((fitting("\n\n", &mut room), room), ("\n", 0));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum WriteError {
         /// When it may be worth another try.
         retry_after: std::time::Duration,
     },
-    /// The store is away. Whether the command took effect can't be said; it is safe to send again.
+    /// The store is away. Either all of the command took effect or none; which, can't be said.
     #[error("the store is away: {0}")]
     Away(String),
     /// The user was forgotten.

@@ -7,13 +7,14 @@ use std::{
 };
 
 use genie_events::{
-    JobId, Metadata, Moment, StreamId, StreamKind, User, UserCommand, UserId,
+    JobId, Metadata, Moment, StreamKind, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
 use genie_log::{
     Log, LogError, StoredRow, Work, clock,
     keys::{hex, sha256_hex},
     leases::{Lease, LeaseKind},
+    read::JobStep,
 };
 use serde_json::Value;
 use tokio::{sync::Notify, time::Instant};
@@ -131,22 +132,27 @@ impl JobBoard {
 
     async fn start(&self) -> Result<genie_log::follow::Follower, LogError> {
         let head = self.0.log.head();
-        let rows = self.0.log.unfinished_jobs().await?;
-        self.see(&rows);
+        let steps = self.0.log.unfinished_jobs().await?;
+        self.take_note(&steps);
         Ok(self.0.log.follow(head)) // what was read beyond the head is seen again, and known by its sequence
     }
 
     fn see(&self, rows: &[StoredRow]) {
-        let mut waiting = self.lock();
-        let mut more = false;
+        let mut steps = Vec::new();
         for row in rows.iter().filter(|row| row.kind == StreamKind::Job.as_str()) {
-            match row.verified_stream().and_then(|stream| Ok((stream, row.metadata()?))) {
-                Ok((StreamId { id, .. }, metadata)) => more |= waiting.see(row, &id, &metadata.clear),
+            match JobStep::of(row) {
+                Ok(step) => steps.extend(step),
                 Err(error) => error!(%error, "the job board passes a damaged row by"),
             }
         }
+        self.take_note(&steps);
+    }
+
+    fn take_note(&self, steps: &[JobStep]) {
+        let mut waiting = self.lock();
+        let news = steps.iter().filter(|step| waiting.see(step)).count();
         drop(waiting);
-        if more {
+        if news > 0 {
             self.0.changed.notify_waiters();
         }
     }
@@ -200,10 +206,12 @@ impl JobBoard {
             let Some(candidate) = self.lock().take(queues, now) else { break };
             match self.claim_one(&candidate, worker, metadata.clone()).await {
                 Ok(job) => claimed.push(job),
-                // Not waiting any more, or its owner is gone: the log says what it is now.
-                Err(WriteError::Refused(_) | WriteError::Forgotten) => self.lock().forget(&candidate.job),
+                // Not waiting any more, or its owner is gone or can't be read. It is off the board; when the log says that it waits
+                // again, it comes back.
+                Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
+                Err(WriteError::Internal(reason)) => error!(reason, job.id = %candidate.job, "a job can't be handed out"),
                 Err(error) => {
-                    self.lock().put_back(candidate);
+                    self.lock().put_back(&candidate);
                     return if claimed.is_empty() { Err(error) } else { Ok(claimed) };
                 }
             }
@@ -333,6 +341,7 @@ impl JobBoard {
 
     async fn lapse(&self, lease: Lease, now: Moment) {
         let Ok(job) = lease.id.parse::<JobId>() else { return };
+        let holder = lease.holder.clone();
         let condition = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: lease.id.clone(), holder: lease.holder.clone(), now };
         let (id, spread) = (job.clone(), clock::chance());
         let command = move |state: &User| {
@@ -344,7 +353,7 @@ impl JobBoard {
             Ok(_) => {}
             // The job is not run under this lease any more: what is left of it is a row that says nothing.
             Err(WriteError::Refused(_) | WriteError::Forgotten) => {
-                if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str()).await {
+                if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str(), &holder).await {
                     warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
                 }
             }

@@ -27,7 +27,7 @@ use crate::{
     answer::{self, CaptionTask, TurnTask},
     feed::{Feeds, Progress},
     ollama::Ollama,
-    turnstile::Turnstile,
+    turnstile::{Admission, Class, Place, Turnstile},
     users::{Note, Plan, Users},
 };
 
@@ -72,9 +72,20 @@ pub(crate) struct Inner {
     pub feeds: Feeds,
     pub turnstile: Turnstile,
     /// This process, as leases name it.
-    node: String,
-    running: Mutex<HashMap<String, CancellationToken>>,
+    pub node: String,
+    running: Mutex<HashMap<String, Run>>,
+    /// Let in at the door, until their runs are in line.
+    admitted: Mutex<HashMap<String, Admission>>,
     awaited: Mutex<HashMap<CaptionId, oneshot::Sender<CaptionEnd>>>,
+}
+
+/// How a run is reached.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Run {
+    /// Somebody called it off.
+    pub cancel: CancellationToken,
+    /// Another node took it: it is not this node's to end.
+    pub lost: CancellationToken,
 }
 
 /// What came of a caption.
@@ -103,9 +114,9 @@ impl Supervisor {
         let ollama = Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
         let turnstile = Turnstile::new(settings.concurrency, settings.queue);
         let node = format!("node-{}", log.clock().new_uuid());
-        let (running, awaited) = (Mutex::default(), Mutex::default());
+        let (running, admitted, awaited) = (Mutex::default(), Mutex::default(), Mutex::default());
         let feeds = Feeds::default();
-        Ok(Self(Arc::new(Inner { log, users, journal, ollama, settings, feeds, turnstile, node, running, awaited })))
+        Ok(Self(Arc::new(Inner { log, users, journal, ollama, settings, feeds, turnstile, node, running, admitted, awaited })))
     }
 
     /// What readers of running turns are shown.
@@ -126,8 +137,8 @@ impl Supervisor {
         message: String,
         metadata: Metadata,
     ) -> Result<AskedTurn, WriteError> {
-        self.check_room()?;
         let turn = TurnId(self.0.log.clock().new_uuid());
+        self.let_in(turn.to_string())?;
         let session = self.0.log.hashes().session(user, &session_name);
         let progress = self.0.feeds.open(turn, user);
         let lease = self.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
@@ -140,6 +151,7 @@ impl Supervisor {
             Ok(done) => Ok(AskedTurn { turn, position: done.position, progress }),
             Err(error) => {
                 self.0.feeds.close(turn);
+                lock(&self.0.admitted).remove(&turn.to_string());
                 Err(error)
             }
         }
@@ -147,8 +159,8 @@ impl Supervisor {
 
     /// Writes a caption and waits for it. It is written, or its quota unit given back, whatever happens to the asker.
     pub async fn caption(&self, user: UserId, brief: Brief, metadata: Metadata) -> Result<CaptionEnd, WriteError> {
-        self.check_room()?;
         let caption = CaptionId(self.0.log.clock().new_uuid());
+        self.let_in(caption.to_string())?;
         let (tell, told) = oneshot::channel();
         lock(&self.0.awaited).insert(caption, tell);
         let lease = self.lease(LeaseKind::Caption, caption.to_string(), user, caption.to_string());
@@ -158,6 +170,7 @@ impl Supervisor {
         };
         if let Err(error) = self.0.users.plan(user, None, metadata, Arc::new(planner)).await {
             lock(&self.0.awaited).remove(&caption);
+            lock(&self.0.admitted).remove(&caption.to_string());
             return Err(error);
         }
         told.await.map_err(|_| WriteError::Away("the caption's task ended without an answer".into()))
@@ -172,16 +185,27 @@ impl Supervisor {
     }
 
     fn cancel(&self, id: &str) {
-        if let Some(token) = lock(&self.0.running).get(id) {
-            token.cancel();
+        if let Some(run) = lock(&self.0.running).get(id) {
+            run.cancel.cancel();
         }
     }
 
-    fn check_room(&self) -> Result<(), WriteError> {
-        match self.0.turnstile.has_room() {
-            true => Ok(()),
-            false => Err(WriteError::TooMany { retry_after: self.0.turnstile.wait_estimate() }),
+    /// What was asked counts against the line's length from here on, not only once its fact was seen.
+    fn let_in(&self, id: String) -> Result<(), WriteError> {
+        match self.0.turnstile.let_in() {
+            Some(admission) => {
+                lock(&self.0.admitted).insert(id, admission);
+                Ok(())
+            }
+            None => Err(WriteError::TooMany { retry_after: self.0.turnstile.wait_estimate() }),
         }
+    }
+
+    /// Gets in line; the place at the door is given back.
+    pub(crate) fn line_up(&self, id: &str, class: Class, user: UserId) -> Place {
+        let place = self.0.turnstile.line_up(class, user);
+        lock(&self.0.admitted).remove(id);
+        place
     }
 
     fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
@@ -233,7 +257,7 @@ impl Supervisor {
                 if self.is_mine(LeaseKind::Caption, &fact.stream.id).await? =>
             {
                 if let Ok(caption) = fact.stream.id.parse() {
-                    self.start_caption(caption, user, brief.clone(), cause(&fact));
+                    self.start_caption(caption, user, Some(brief.clone()), cause(&fact));
                 }
             }
             _ => {}
@@ -246,40 +270,62 @@ impl Supervisor {
     }
 
     fn start_turn(&self, turn: TurnId, user: UserId, session: SessionId, metadata: Metadata) {
-        let Some(cancel) = self.begin(turn.to_string()) else { return };
-        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, cancel });
+        let Some(run) = self.begin(turn.to_string()) else { return };
+        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, run });
         tokio::spawn(async move {
             let running = tokio::spawn(answer::run_turn(supervisor.clone(), task.clone()));
             if let Err(stopped) = running.await {
                 error!(turn.id = %turn, error = %stopped, "the task of turn `{turn}` died");
                 answer::end_dead_turn(&supervisor, &task, answer::died()).await;
             }
-            lock(&supervisor.0.running).remove(&turn.to_string());
+            supervisor.done(&turn.to_string());
         });
     }
 
-    fn start_caption(&self, caption: CaptionId, user: UserId, brief: Brief, metadata: Metadata) {
-        let Some(cancel) = self.begin(caption.to_string()) else { return };
-        let (supervisor, task) = (self.clone(), CaptionTask { caption, user, brief, metadata, cancel });
+    /// Ends a turn that had begun on a node that died.
+    fn end_turn(&self, turn: TurnId, user: UserId, session: SessionId) {
+        let Some(run) = self.begin(turn.to_string()) else { return };
+        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata: Metadata::system(), run });
         tokio::spawn(async move {
-            let running = tokio::spawn(answer::run_caption(supervisor.clone(), task.clone()));
-            if let Err(stopped) = running.await {
-                error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
-                answer::end_caption(&supervisor, &task, Err(answer::died())).await;
-            }
-            lock(&supervisor.0.running).remove(&caption.to_string());
+            answer::end_dead_turn(&supervisor, &task, answer::interrupted()).await;
+            supervisor.done(&turn.to_string());
         });
     }
 
-    /// A token for a run that is not under way yet.
-    fn begin(&self, id: String) -> Option<CancellationToken> {
+    /// Runs a caption, or only ends it with a failure when there is no brief to run.
+    fn start_caption(&self, caption: CaptionId, user: UserId, brief: Option<Brief>, metadata: Metadata) {
+        let Some(run) = self.begin(caption.to_string()) else { return };
+        let (supervisor, task) = (self.clone(), CaptionTask { caption, user, metadata, run });
+        tokio::spawn(async move {
+            let written = match brief {
+                None => Err(answer::interrupted()),
+                Some(brief) => {
+                    let writing = tokio::spawn(answer::write_caption(supervisor.clone(), task.clone(), brief));
+                    writing.await.unwrap_or_else(|stopped| {
+                        error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
+                        Err(answer::died())
+                    })
+                }
+            };
+            answer::end_caption(&supervisor, &task, written).await;
+            supervisor.done(&caption.to_string());
+        });
+    }
+
+    /// A run that is not under way yet.
+    fn begin(&self, id: String) -> Option<Run> {
         let mut running = lock(&self.0.running);
         if running.contains_key(&id) {
             return None;
         }
-        let token = CancellationToken::new();
-        running.insert(id, token.clone());
-        Some(token)
+        let run = Run::default();
+        running.insert(id, run.clone());
+        Some(run)
+    }
+
+    fn done(&self, id: &str) {
+        lock(&self.0.running).remove(id);
+        lock(&self.0.admitted).remove(id);
     }
 
     pub(crate) fn tell_caption(&self, caption: CaptionId, end: CaptionEnd) {
@@ -288,31 +334,59 @@ impl Supervisor {
         }
     }
 
-    /// Renews what runs here and ends what dead nodes left behind, for ever; to be spawned.
-    pub async fn heartbeat(self, embedded: bool) {
-        if embedded && let Err(error) = self.0.log.release_runs().await {
-            warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
-        }
+    /// Who waits for a caption is told that its end is not known here.
+    pub(crate) fn forsake_caption(&self, caption: CaptionId) {
+        lock(&self.0.awaited).remove(&caption);
+    }
+
+    /// Renews the leases of what runs here, for ever; to be spawned. What is not run is not renewed, so that whatever falls
+    /// through lapses and is taken over.
+    pub async fn renew(self) {
         loop {
-            if let Err(error) = self.beat().await {
-                warn!(%error, "the leases of running answers can't be renewed; trying on");
+            let ids: Vec<String> = lock(&self.0.running).keys().cloned().collect();
+            match self.0.log.renew_runs(&self.0.node, ids.clone(), self.lease_end()).await {
+                Ok(held) => ids.iter().for_each(|id| self.heed(id, held.get(id).copied())),
+                Err(error) => warn!(%error, "the leases of running answers can't be renewed; trying on"),
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
     }
 
-    async fn beat(&self) -> Result<(), LogError> {
-        for called_off in self.0.log.renew_runs(&self.0.node, self.lease_end()).await? {
-            self.cancel(&called_off);
+    /// What the heartbeat said of a run: held and perhaps called off, or not held any more.
+    fn heed(&self, id: &str, called_off: Option<bool>) {
+        let Some(run) = lock(&self.0.running).get(id).cloned() else { return };
+        match called_off {
+            Some(true) => run.cancel.cancel(),
+            Some(false) => {}
+            None => run.lost.cancel(), // ended a moment ago, or taken by another node
         }
+    }
+
+    /// Takes over what dead nodes left behind, for ever; to be spawned.
+    pub async fn take_over_the_lapsed(self, embedded: bool) {
+        if embedded && let Err(error) = self.0.log.release_runs().await {
+            warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
+        }
+        loop {
+            if let Err(error) = self.look_for_the_lapsed().await {
+                warn!(%error, "lapsed answers can't be looked for; trying on");
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
+    async fn look_for_the_lapsed(&self) -> Result<(), LogError> {
         let now = self.0.log.clock().now();
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
             for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
+                if lock(&self.0.running).contains_key(&lease.id) {
+                    continue; // ours, and about to be renewed
+                }
                 let taken = self.0.log.take_lease(kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(kind, lease).await
                 {
-                    error!(%error, "what a dead node left behind can't be ended yet");
+                    error!(%error, "what a dead node left behind can't be ended yet; it is tried again when the lease lapses");
                 }
             }
         }
@@ -327,26 +401,20 @@ impl Supervisor {
                 let Ok(turn) = lease.id.parse::<TurnId>() else { return Ok(()) };
                 let session = SessionId(lease.stream_id);
                 if !self.is_unanswered(turn, lease.user, &session).await? {
-                    return self.0.log.drop_lease(kind, &lease.id).await;
+                    return self.0.log.drop_lease(kind, &lease.id, &self.0.node).await;
                 }
                 let shown = self.0.log.journalled(turn, lease.user).await?;
                 info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was left behind by a node that died");
                 if shown.is_empty() {
                     self.start_turn(turn, lease.user, session, Metadata::system());
                 } else {
-                    let task =
-                        TurnTask { turn, user: lease.user, session, metadata: Metadata::system(), cancel: Default::default() };
-                    let supervisor = self.clone();
-                    tokio::spawn(async move { answer::end_dead_turn(&supervisor, &task, answer::interrupted()).await });
+                    self.end_turn(turn, lease.user, session);
                 }
             }
             LeaseKind::Caption => {
-                let Ok(caption) = lease.id.parse::<CaptionId>() else { return Ok(()) };
-                let end = UserCommand::FinishCaption(caption, Err(answer::interrupted()));
-                let supervisor = self.clone();
-                tokio::spawn(
-                    async move { answer::finish_caption(&supervisor, lease.user, caption, Metadata::system(), end).await },
-                );
+                if let Ok(caption) = lease.id.parse::<CaptionId>() {
+                    self.start_caption(caption, lease.user, None, Metadata::system());
+                }
             }
             LeaseKind::Job => {}
         }

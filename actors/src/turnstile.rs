@@ -32,6 +32,8 @@ struct State {
     /// How many may wait.
     room: usize,
     running: usize,
+    /// Let in at the door and not yet in line.
+    coming: usize,
     classes: [Line; 2],
     /// How long one took lately, smoothed.
     typical: Option<Duration>,
@@ -57,6 +59,17 @@ pub struct Pass {
     since: Instant,
 }
 
+/// One who was let in at the door and is not in line yet; the place is given back when dropped.
+#[derive(Debug)]
+pub struct Admission(Turnstile);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.coming = state.coming.saturating_sub(1);
+    }
+}
+
 /// A place in the line.
 #[derive(Debug)]
 pub struct Place {
@@ -69,20 +82,32 @@ pub struct Place {
 impl Turnstile {
     /// `slots` at once, `room` waiting.
     pub fn new(slots: usize, room: usize) -> Self {
-        let state = State { slots: slots.max(1), room, running: 0, classes: [Line::default(), Line::default()], typical: None };
+        let state = State {
+            slots: slots.max(1),
+            room,
+            running: 0,
+            coming: 0,
+            classes: [Line::default(), Line::default()],
+            typical: None,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Whether one more may be let in at the door. What was let in is never turned away later.
-    pub fn has_room(&self) -> bool {
-        let state = self.lock();
-        state.running < state.slots || state.classes.iter().map(Line::len).sum::<usize>() < state.room
+    /// Lets one more in at the door; `None` when the line is full. What was let in is never turned away later.
+    pub fn let_in(&self) -> Option<Admission> {
+        let mut state = self.lock();
+        let inside = state.running + state.coming + state.waiting();
+        if inside >= state.slots + state.room {
+            return None;
+        }
+        state.coming += 1;
+        Some(Admission(self.clone()))
     }
 
     /// How long the line is likely to take, for `Retry-After`.
     pub fn wait_estimate(&self) -> Duration {
         let state = self.lock();
-        let waiting: usize = state.classes.iter().map(Line::len).sum();
+        let waiting = state.waiting() + state.coming;
         state.typical.unwrap_or(Duration::from_secs(5)) * u32::try_from(waiting.max(1)).unwrap_or(u32::MAX).min(720)
     }
 
@@ -130,6 +155,10 @@ impl Drop for Pass {
 }
 
 impl State {
+    fn waiting(&self) -> usize {
+        self.classes.iter().map(Line::len).sum()
+    }
+
     /// Tells everybody where they stand, in the order in which they would be let in.
     fn tell_places(&self) {
         let mut place = 0;
@@ -176,7 +205,8 @@ impl Line {
     }
 
     fn len(&self) -> usize {
-        self.waiting.values().map(VecDeque::len).sum()
+        // Those who stopped waiting are still in line until it is their turn.
+        self.waiting.values().flatten().filter(|waiter| !waiter.go.is_closed()).count()
     }
 }
 
@@ -235,10 +265,15 @@ mod tests {
     #[test]
     fn the_line_has_an_end() {
         let turnstile = Turnstile::new(1, 1);
-        assert!(turnstile.has_room());
+        let first = turnstile.let_in().unwrap();
+        let second = turnstile.let_in().unwrap();
+        assert!(turnstile.let_in().is_none(), "a burst at the door is counted too");
         let _running = turnstile.line_up(Class::Chat, user(1));
-        assert!(turnstile.has_room());
-        let _waiting = turnstile.line_up(Class::Chat, user(2));
-        assert!(!turnstile.has_room());
+        drop(first);
+        let waiting = turnstile.line_up(Class::Chat, user(2));
+        drop(second);
+        assert!(turnstile.let_in().is_none());
+        drop(waiting);
+        assert!(turnstile.let_in().is_some(), "who stopped waiting takes no place");
     }
 }

@@ -172,9 +172,9 @@ impl Turn {
             if Instant::now() >= ask.deadline {
                 return Err(WriteError::Busy);
             }
-            let mut state = match self.state.take() {
-                Some(state) => state,
-                None => self.load().await?,
+            let (mut state, is_fresh) = match self.state.take() {
+                Some(state) => (state, false),
+                None => (self.load().await?, true),
             };
             if let Some(job) = &ask.job {
                 self.recall(&mut state, job).await?;
@@ -182,6 +182,8 @@ impl Turn {
             let planned = (ask.planner)(&state.user, self.log.clock().now());
             let plan = match planned {
                 Ok(plan) if !plan.changes.is_empty() => plan,
+                // A "no" is only as good as the state it was said on, and no append will fence it.
+                _ if !is_fresh && self.log.user_seq(self.id).await? != state.user.seq() => continue,
                 nothing_to_do => {
                     if let Some(job) = &ask.job {
                         state.user.drop_recalled(job);

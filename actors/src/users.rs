@@ -172,15 +172,18 @@ impl Users {
 #[cfg(test)]
 mod tests {
     use genie_events::{
-        CaptionId, Change, Event, RefusalKind,
+        CaptionId, Change, Event, RefusalKind, SessionId, TurnId,
         account::AccountEvent,
         caption::{Brief, Length, Platform},
+        chat::{Answer, ChatCommand, TurnMetrics, TurnOutcome},
+        job::{JobCommand, JobSpec},
         tier::Counter,
     };
     use genie_log::{
         Append, Group, NewFact,
         testing::{TestStore, both_stores},
     };
+    use serde_json::Value;
 
     use super::*;
 
@@ -227,6 +230,39 @@ mod tests {
             let refused = users.ask(ada, Metadata::system(), UserCommand::SignIn).await.unwrap_err();
             assert!(matches!(refused, WriteError::Refused(refusal) if refusal.code == "suspended"));
         }
+    });
+
+    both_stores!(a_no_is_only_said_on_the_present_state, async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let (one, two) = (node(&opened.log), node(&opened.log));
+        let ask = async |users: &Users, command| users.ask(ada, Metadata::system(), command).await;
+        ask(&one, UserCommand::SignIn).await.unwrap(); // warm, and soon behind
+        let job = JobId::new(opened.log.clock().new_uuid());
+        let spec: JobSpec = serde_json::from_value(serde_json::json!({
+            "operation": "thumbnail", "queue": "media-jobs", "priority": 10, "max_attempts": 3,
+        }))
+        .unwrap();
+        let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: opened.log.clock().now() };
+        ask(&two, UserCommand::SubmitJob(job.clone(), spec)).await.unwrap();
+        ask(&two, UserCommand::Job(job.clone(), claim)).await.unwrap();
+        let done = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
+        assert_eq!(ask(&one, UserCommand::Job(job, done)).await.unwrap().changes.len(), 1, "not a stale lease");
+
+        let (session, turn) = (SessionId("s".into()), TurnId(opened.log.clock().new_uuid()));
+        let begin =
+            |turn| UserCommand::Chat(session.clone(), ChatCommand::Ask { turn, session: "s".into(), message: "m".into() });
+        ask(&one, begin(turn)).await.unwrap();
+        let answer = Answer {
+            content: "a".into(),
+            outcome: TurnOutcome::Completed,
+            failure: None,
+            model: "m".into(),
+            metrics: TurnMetrics::default(),
+        };
+        let end = UserCommand::Chat(session.clone(), ChatCommand::Answer { turn, answer });
+        assert_eq!(ask(&two, end).await.unwrap().changes.len(), 1, "not an unknown turn");
+        ask(&one, begin(TurnId(opened.log.clock().new_uuid()))).await.unwrap(); // and not a turn that still runs
     });
 
     both_stores!(two_nodes_together_never_pass_a_limit, async |store: TestStore| {

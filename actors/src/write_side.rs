@@ -53,7 +53,8 @@ impl WriteSide {
         tokio::spawn(jobs.clone().follow());
         tokio::spawn(jobs.clone().tick());
         tokio::spawn(supervisor.clone().follow(head));
-        tokio::spawn(supervisor.clone().heartbeat(settings.embedded));
+        tokio::spawn(supervisor.clone().renew());
+        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded));
         Ok(Self { register: Register::new(log, vault.clone()), users, vault, jobs, supervisor })
     }
 }

@@ -150,7 +150,7 @@ impl Event {
                 JobEvent::Lapsed { attempt, retry_at } | JobEvent::Failed { attempt, retry_at, .. } => {
                     json!({"attempt": attempt, "retry_at": retry_at})
                 }
-                JobEvent::Retried { priority } => json!({"priority": priority}),
+                JobEvent::Retried { queue, priority } => json!({"queue": queue, "priority": priority}),
                 JobEvent::Cancelled => json!({}),
             },
             Self::Chat(event) => match event {

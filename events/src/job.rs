@@ -174,6 +174,8 @@ pub enum JobEvent {
     },
     /// Queued again by its owner.
     Retried {
+        /// Where it waits; so that whoever did not keep the job knows.
+        queue: String,
         /// Its new priority.
         priority: i64,
     },
@@ -269,8 +271,8 @@ impl Job {
                 Self::Absent => Err(Refusal::not_found("job")),
             },
             JobCommand::Retry => match self {
-                Self::Finished { ending: Ending::Failed | Ending::Cancelled, .. } => {
-                    Ok(vec![JobEvent::Retried { priority: RETRY_PRIORITY }])
+                Self::Finished { ending: Ending::Failed | Ending::Cancelled, spec, .. } => {
+                    Ok(vec![JobEvent::Retried { queue: spec.queue.clone(), priority: RETRY_PRIORITY }])
                 }
                 Self::Absent => Err(Refusal::not_found("job")),
                 _ => Err(Refusal::conflict("not_failed", "Only a failed or cancelled job can be retried")),
@@ -408,7 +410,10 @@ mod tests {
         let second = [first, vec![failed(1, Some(SOON)), claimed(2, "b")]].concat();
         Given::with(()).given(second.clone()).when(fail("b")).then_expect_events(vec![failed(2, None)]);
         let for_good = [second, vec![failed(2, None)]].concat();
-        Given::with(()).given(for_good).when(JobCommand::Retry).then_expect_events(vec![JobEvent::Retried { priority: 5 }]);
+        Given::with(())
+            .given(for_good)
+            .when(JobCommand::Retry)
+            .then_expect_events(vec![JobEvent::Retried { queue: "media-jobs".into(), priority: 5 }]);
     }
 
     #[test]

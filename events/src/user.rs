@@ -20,6 +20,9 @@ use crate::{
     usage::{Usage, UsageCommand, UsageEvent},
 };
 
+/// The most jobs of one user that have not ended: a user's state stays within memory.
+pub const MAX_UNFINISHED_JOBS: usize = 5000;
+
 /// A user's present state.
 #[derive(Debug, Clone)]
 pub struct User {
@@ -219,6 +222,11 @@ impl User {
         let submitted = self.jobs.get(&job).unwrap_or(&Job::Absent).decide(JobCommand::Submit(spec))?;
         if submitted.is_empty() {
             return Ok(vec![]);
+        }
+        if self.jobs.len() >= MAX_UNFINISHED_JOBS {
+            let sentence =
+                format!("You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some");
+            return Err(Refusal::conflict("too_many_jobs", sentence));
         }
         if scheduled {
             let waiting = self.jobs.values().filter(|job| is_scheduled(job, now)).count() as u64;

@@ -111,6 +111,10 @@ BEGIN
     -- everything that earlier holders of the lock committed.
     PERFORM pg_advisory_xact_lock(7340991);
     SELECT coalesce(max(position), 0) INTO head FROM events;
+    -- A lease that has to have lapsed must not be renewed between the check and the commit.
+    PERFORM FROM jsonb_to_recordset(p_work) AS w (t text, kind text, id text)
+        JOIN leases l ON l.kind = w.kind AND l.id = w.id
+        WHERE w.t = 'only_if_lapsed' FOR UPDATE OF l;
 
     WITH rows AS MATERIALIZED (
         SELECT * FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_id, p_user_id, p_user_seq, p_system)

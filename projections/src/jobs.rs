@@ -75,7 +75,7 @@ impl Projection for Projector {
                 .bind(seen.seal("jobs.result", &result.to_string()))
                 .bind(seen.seal("jobs.outputs", &outputs.to_string()))
                 .bind(at),
-                JobEvent::Retried { priority } => sqlx::query(
+                JobEvent::Retried { priority, .. } => sqlx::query(
                     "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
                 )
                 .bind(id)

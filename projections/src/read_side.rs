@@ -34,7 +34,7 @@ pub enum ReadError {
 }
 
 /// How often a checkpoint that another node moves is looked at.
-const LOOK: Duration = Duration::from_millis(25);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The read side.
 #[derive(Debug, Clone)]

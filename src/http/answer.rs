@@ -46,8 +46,10 @@ pub fn opaque(position: u64) -> String {
 /// Reads a position that a client sent back.
 pub fn position(text: &str) -> Result<u64, ApiError> {
     let decoded = BASE64.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let number = decoded.as_deref().and_then(|text| text.strip_prefix("p1:")).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| ApiError::field("A position or cursor must be one that the server gave; leave it out to begin anew"))
+    let number = decoded.as_deref().and_then(|text| text.strip_prefix("p1:")).and_then(|number| number.parse::<u64>().ok());
+    number
+        .filter(|number| *number <= i64::MAX as u64)
+        .ok_or_else(|| ApiError::field("A position or cursor must be one that the server gave; leave it out to begin anew"))
 }
 
 /// How a page was asked for.
@@ -77,8 +79,9 @@ impl PageQuery {
     }
 
     /// The cursor as a number.
-    pub fn after_number<T: std::str::FromStr>(&self) -> Result<Option<T>, ApiError> {
-        self.after()?.map(|text| text.parse().map_err(|_| bad_cursor())).transpose()
+    pub fn after_number(&self) -> Result<Option<u64>, ApiError> {
+        let number = |text: String| text.parse::<u64>().ok().filter(|number| *number <= i64::MAX as u64);
+        self.after()?.map(|text| number(text).ok_or_else(bad_cursor)).transpose()
     }
 
     /// The cursor as a number and an id.
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn positions_read_back_and_nonsense_does_not() {
         assert_eq!(position(&opaque(42)).ok(), Some(42));
-        for bad in ["", "42", "cDE6", "cDE6LTE"] {
+        for bad in ["", "42", "cDE6", "cDE6LTE", &opaque(u64::MAX), &opaque(i64::MAX as u64 + 1)] {
             assert!(position(bad).is_err(), "{bad}");
         }
     }

@@ -136,7 +136,12 @@ impl ApiError {
                 "Something went wrong on the server; the request id tells which request".into()
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
-            (_, "store_away") => "The store is away; nothing is half done, try again shortly".into(),
+            (_, "store_away") => match self {
+                Self::Write(_) => {
+                    "The store does not answer. Either all of this took effect or none; read before sending it again".into()
+                }
+                _ => "The store does not answer; try again shortly".into(),
+            },
             _ => self.to_string(),
         }
     }

@@ -28,6 +28,8 @@ use crate::{
 /// Lower runs sooner.
 const DEFAULT_PRIORITY: i64 = 10;
 const DEFAULT_ATTEMPTS: u32 = 3;
+/// The largest `params`, as JSON.
+const MAX_PARAMS: usize = 64 * 1024;
 /// The longest address to fetch from.
 const MAX_URL: usize = 2048;
 
@@ -72,6 +74,9 @@ impl NewJob {
             None => None,
             Some(text) => Some(Moment::parse_rfc3339(text).ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?),
         };
+        if Value::Object(self.params.clone()).to_string().len() > MAX_PARAMS {
+            return Err(ApiError::field(format!("`params` must be at most {MAX_PARAMS} bytes; upload what is larger")));
+        }
         let priority = self.priority.unwrap_or(DEFAULT_PRIORITY);
         if !(0..=1_000_000).contains(&priority) {
             return Err(ApiError::field("`priority` must be 0 to 1000000; lower runs sooner"));

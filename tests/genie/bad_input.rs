@@ -189,6 +189,10 @@ both_stores!(reads_wait_for_the_position_that_they_ask_for, async |store: TestSt
     // Far ahead of everything: base64 of `p1:999999`.
     genie.send(Method::GET, "/api/jobs", &at("cDE6OTk5OTk5".into()), None).await.refused(412, "position_not_reached");
     genie.send(Method::GET, "/api/jobs", &at("nonsense".into()), None).await.refused(400, "invalid_field");
+    // Beyond any number: base64 of `p1:18446744073709551615`.
+    let beyond = "cDE6MTg0NDY3NDQwNzM3MDk1NTE2MTU";
+    genie.send(Method::GET, "/api/jobs", &at(beyond.into()), None).await.refused(400, "invalid_field");
+    ada.get(&genie, &format!("/api/me/events?after={beyond}")).await.refused(400, "invalid_field");
 });
 
 both_stores!(quota_is_checked_and_counted_as_one, async |store: TestStore| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use genie_log::testing::{TestStore, both_stores};
+use genie_log::testing::{Kind, TestStore, both_stores};
 use serde_json::json;
 
 use crate::{
@@ -198,6 +198,59 @@ both_stores!(a_caption_lost_with_its_server_gives_its_unit_back, async |store: T
     }
     panic!("the caption was not ended");
 });
+
+both_stores!(an_answer_without_end_is_cut_and_the_session_goes_on, async |store: TestStore| {
+    let (genie, ada) = start(store).await;
+    // Line feeds take twice their room in JSON; one frame alone is more than a fact may hold.
+    let endless: &'static str = Box::leak("\n".repeat(700_000).into_boxed_str());
+    genie.ollama.script("endless", &[Step::Say(endless), Step::Hold, Step::Done]);
+    let events = ada.ask(&genie, "s", "endless").await.rest().await;
+    assert_eq!(outcome(&events), "failed");
+    assert!(events.iter().any(|event| event.data["code"] == "answer_too_long"));
+    assert_eq!(text_of(&events).len(), 256 * 1024);
+    genie.ollama.script("Write one caption", &[Step::Say(endless), Step::Say("end"), Step::Done]);
+    ada.post(&genie, "/api/captions/generate", json!({"platform": "reddit"})).await.refused(502, "ollama_failed");
+    assert_eq!(text_of(&ada.ask(&genie, "s", "hello").await.rest().await), "Hello there");
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
+    let (mut genie, ada) = start(TestStore::new(Kind::Postgres).await).await;
+    let first = genie.base.clone();
+    let second = genie.another_node().await;
+
+    // A job: submitted here, claimed there, completed here.
+    let job = ada.submit_job(&genie).await;
+    genie.base = second.base.clone();
+    let claimed = genie.claim().await;
+    assert_eq!(claimed["jobId"].as_str(), Some(job.as_str()));
+    genie.base = first.clone();
+    let done = json!({"lease": claimed["lease"], "result": {}});
+    genie.server(&format!("/api/worker/jobs/{job}/complete"), done).await.ok();
+
+    // A chat: asked here, read there while it runs.
+    genie.ollama.script("long", &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done]);
+    let mut here = ada.ask(&genie, "s", "a long one").await;
+    here.text().await;
+    let turn = here.turn.clone();
+    genie.base = second.base.clone();
+    let mut there = resume(&genie, &ada, &turn, 0).await;
+    assert_eq!(there.text().await.data["textResponse"], "one");
+    genie.ollama.go_on();
+    assert_eq!((outcome(&there.rest().await).as_str(), outcome(&here.rest().await).as_str()), ("completed", "completed"));
+
+    // Asked here, and the node dies: the other ends it with what was shown, though its actor was warm.
+    ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail"})).await.ok();
+    genie.base = first;
+    let mut here = ada.ask(&genie, "s", "another long one").await;
+    here.text().await;
+    let turn = here.turn.clone();
+    genie.kill().await;
+    genie.base = second.base.clone();
+    let rest = resume(&genie, &ada, &turn, 0).await.rest().await;
+    assert_eq!((text_of(&rest).as_str(), outcome(&rest).as_str()), ("one", "interrupted"));
+    assert_eq!(text_of(&ada.ask(&genie, "s", "hello").await.rest().await), "Hello there");
+}
 
 both_stores!(the_model_is_given_the_conversation_and_nothing_of_the_caller, async |store: TestStore| {
     let (genie, ada) = start(store).await;

@@ -31,6 +31,13 @@ pub struct TestGenie {
     admin: Option<TestUser>,
 }
 
+/// A process of the server; killed when it goes.
+pub struct Node {
+    pub base: String,
+    said: Vec<String>,
+    process: Child,
+}
+
 /// An answer, whatever it is.
 #[derive(Debug)]
 pub struct Answer {
@@ -101,21 +108,26 @@ impl TestGenie {
     }
 
     async fn launch(&mut self) {
+        let node = self.another_node().await;
+        self.base = node.base;
+        self.said = node.said;
+        self.process = Some(node.process);
+    }
+
+    /// One more process on the same store.
+    pub async fn another_node(&self) -> Node {
         let mut process = self.command(&["serve"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        self.said.clear();
+        let mut said = Vec::new();
         loop {
             let line =
                 tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await.expect("the server starts").unwrap();
             let line = line.expect("the server stays up");
+            said.push(line.clone());
             if let Some(base) = line.strip_prefix("genie listens on ") {
-                self.base = base.to_owned();
-                self.said.push(line);
-                break;
+                return Node { base: base.to_owned(), said, process };
             }
-            self.said.push(line);
         }
-        self.process = Some(process);
     }
 
     /// kill -9, and nothing else.

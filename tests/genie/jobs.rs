@@ -67,6 +67,27 @@ both_stores!(a_failed_job_is_kept_and_its_owner_may_queue_it_again, async |store
     assert_eq!(status(&genie, &ada, &job).await, "cancelled");
 });
 
+both_stores!(what_was_called_off_can_be_queued_again_whatever_the_board_remembers, async |store: TestStore| {
+    let (mut genie, ada) = start(store, 30_000).await;
+    let job = ada.submit_job(&genie).await;
+    ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.ok();
+    genie.restart().await;
+    ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
+    assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
+
+    // Called off in the very moment of being claimed, and queued again: handed out all the same.
+    let claim = json!({"queues": ["media-jobs"], "worker_id": "w"});
+    for _ in 0..15 {
+        let job = ada.submit_job(&genie).await;
+        let cancel = format!("/api/queue/cancel/{job}");
+        let (_, cancelled) =
+            tokio::join!(genie.server("/api/worker/claim", claim.clone()), ada.post(&genie, &cancel, Value::Null));
+        cancelled.ok();
+        ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
+        assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
+    }
+});
+
 both_stores!(an_announced_id_is_one_job, async |store: TestStore| {
     let (mut genie, ada) = start(store, 30_000).await;
     let bob = genie.user("bob").await;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use genie_events::{JobId, Moment, UserId, operation};
-use genie_log::StoredRow;
+use genie_log::read::JobStep;
 use serde_json::Value;
 
 /// A job that may be handed out.
@@ -13,6 +13,8 @@ use serde_json::Value;
 pub struct Candidate {
     pub job: JobId,
     pub user: UserId,
+    /// How many of its events the board had seen when it gave it out.
+    sequence: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -20,7 +22,7 @@ struct Known {
     user: UserId,
     queue: &'static str,
     priority: i64,
-    /// Position of its submission: the older goes first.
+    /// Position of its submission, or of its being queued again: the older goes first.
     submitted: u64,
     not_before: Option<Moment>,
     /// How many of its events were seen.
@@ -28,7 +30,7 @@ struct Known {
     on_board: bool,
 }
 
-/// The board's memory.
+/// The board's memory: jobs that wait or run. What has ended is forgotten.
 #[derive(Debug, Default)]
 pub struct Waiting {
     jobs: HashMap<JobId, Known>,
@@ -47,60 +49,47 @@ struct Queue {
 
 impl Waiting {
     /// Takes note of a job's event; whether there is something new to hand out.
-    pub fn see(&mut self, row: &StoredRow, id: &str, clear: &BTreeMap<String, Value>) -> bool {
-        let (Ok(job), Some(user)) = (id.parse::<JobId>(), row.user()) else { return false };
-        if self.jobs.get(&job).is_some_and(|known| known.sequence >= row.sequence) {
+    pub fn see(&mut self, step: &JobStep) -> bool {
+        if self.jobs.get(&step.job).is_some_and(|known| known.sequence >= step.sequence) {
             return false; // seen before
         }
-        let moment = |key: &str| clear.get(key).and_then(Value::as_i64).map(Moment);
-        let priority = clear.get("priority").and_then(Value::as_i64);
-        match row.event_type.as_str() {
-            "job.submitted" => {
-                let queue = clear.get("queue").and_then(Value::as_str).and_then(operation::queue);
-                let Some(queue) = queue else { return false };
+        let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Moment);
+        match step.event_type.as_str() {
+            "job.submitted" | "job.retried" => {
+                let Some(queue) = step.clear.get("queue").and_then(Value::as_str).and_then(operation::queue) else {
+                    return false;
+                };
+                self.forget(&step.job);
                 let known = Known {
-                    user,
+                    user: step.user,
                     queue,
-                    priority: priority.unwrap_or(10),
-                    submitted: row.position,
+                    priority: step.clear.get("priority").and_then(Value::as_i64).unwrap_or(10),
+                    submitted: step.position,
                     not_before: moment("run_at"),
-                    sequence: row.sequence,
+                    sequence: step.sequence,
                     on_board: false,
                 };
-                self.jobs.insert(job.clone(), known);
-                self.put(&job)
+                self.jobs.insert(step.job.clone(), known);
+                self.put(&step.job)
             }
             "job.claimed" => {
-                self.remember(&job, row.sequence, |_| {});
-                self.remove(&job);
+                self.remove(&step.job);
+                self.remember(&step.job, step.sequence, |_| {});
                 false
-            }
-            "job.retried" => {
-                self.remember(&job, row.sequence, |known| {
-                    known.priority = priority.unwrap_or(known.priority);
-                    known.not_before = None;
-                });
-                self.put(&job)
             }
             "job.lapsed" | "job.failed" => match moment("retry_at") {
                 Some(at) => {
-                    self.remember(&job, row.sequence, |known| known.not_before = Some(at));
-                    self.put(&job)
+                    self.remove(&step.job);
+                    self.remember(&step.job, step.sequence, |known| known.not_before = Some(at));
+                    self.put(&step.job)
                 }
-                // Failed for good; remembered, for its owner may queue it again.
                 None => {
-                    self.remember(&job, row.sequence, |_| {});
-                    self.remove(&job);
+                    self.forget(&step.job); // failed for good; should its owner queue it again, that says all there is to know
                     false
                 }
             },
-            "job.completed" => {
-                self.forget(&job);
-                false
-            }
-            "job.cancelled" => {
-                self.remember(&job, row.sequence, |_| {});
-                self.remove(&job);
+            "job.completed" | "job.cancelled" => {
+                self.forget(&step.job);
                 false
             }
             _ => false,
@@ -143,15 +132,16 @@ impl Waiting {
         }
     }
 
-    /// It is of no more interest.
-    pub fn forget(&mut self, job: &JobId) {
+    fn forget(&mut self, job: &JobId) {
         self.remove(job);
         self.jobs.remove(job);
     }
 
-    /// A candidate that could not be handed out goes back.
-    pub fn put_back(&mut self, candidate: Candidate) {
-        self.put(&candidate.job);
+    /// A candidate that could not be handed out goes back, unless more became known of it meanwhile.
+    pub fn put_back(&mut self, candidate: &Candidate) {
+        if self.jobs.get(&candidate.job).is_some_and(|known| known.sequence == candidate.sequence) {
+            self.put(&candidate.job);
+        }
     }
 
     /// Takes the next job of these queues off the board.
@@ -168,10 +158,9 @@ impl Waiting {
                 }
             }
             if let Some((user, job)) = queue.next() {
-                if let Some(known) = self.jobs.get_mut(&job) {
-                    known.on_board = false;
-                }
-                return Some(Candidate { job, user });
+                let Some(known) = self.jobs.get_mut(&job) else { continue };
+                known.on_board = false;
+                return Some(Candidate { user, sequence: known.sequence, job });
             }
         }
         None
@@ -234,23 +223,14 @@ mod tests {
     impl Board {
         fn see(&mut self, user: u128, job: u64, sequence: u64, event_type: &str, clear: Value) -> bool {
             self.1 += 1;
-            let row = StoredRow {
+            self.0.see(&JobStep {
                 position: self.1,
-                kind: "job".into(),
-                id: job.to_string(),
+                job: job.to_string().parse().unwrap(),
+                user: UserId(Uuid::from_u128(user)),
                 sequence,
                 event_type: event_type.into(),
-                event_version: "1".into(),
-                payload: String::new(),
-                metadata: String::new(),
-                event_id: Uuid::nil(),
-                owner: Uuid::from_u128(user),
-                owner_seq: 0,
-                slice: 0,
-                recorded_at: Moment(0),
-                digest: vec![],
-            };
-            self.0.see(&row, &row.id, &serde_json::from_value(clear).unwrap())
+                clear: serde_json::from_value(clear).unwrap(),
+            })
         }
         fn submit(&mut self, user: u128, job: u64, priority: i64) {
             assert!(self.see(user, job, 1, "job.submitted", json!({"queue": QUEUE, "priority": priority})));
@@ -297,7 +277,7 @@ mod tests {
         board.see(1, 1, 4, "job.claimed", json!({"attempt": 2}));
         board.see(1, 1, 5, "job.failed", json!({"attempt": 2}));
         assert_eq!(board.take(), None);
-        assert!(board.see(1, 1, 6, "job.retried", json!({"priority": 5})));
+        assert!(board.see(1, 1, 6, "job.retried", json!({"queue": QUEUE, "priority": 5})));
         assert_eq!(board.take(), Some("1".into()));
     }
 
@@ -306,9 +286,23 @@ mod tests {
         let mut board = board();
         board.submit(1, 1, 10);
         let candidate = board.0.take(&[QUEUE], Moment(100)).unwrap();
-        board.0.put_back(candidate.clone());
-        board.0.put_back(candidate);
+        board.0.put_back(&candidate);
+        board.0.put_back(&candidate);
         assert_eq!(board.take(), Some("1".into()));
         assert_eq!(board.take(), None);
+        board.see(1, 1, 2, "job.claimed", json!({"attempt": 1}));
+        board.0.put_back(&candidate);
+        assert_eq!(board.take(), None, "it was claimed meanwhile");
+    }
+
+    #[test]
+    fn a_job_that_had_ended_and_is_queued_again_is_on_a_board_that_never_knew_it() {
+        let mut board = board();
+        assert!(board.see(1, 1, 3, "job.retried", json!({"queue": QUEUE, "priority": 5})));
+        assert_eq!(board.take(), Some("1".into()));
+        board.see(1, 1, 4, "job.cancelled", json!({}));
+        assert!(board.see(1, 1, 5, "job.retried", json!({"queue": QUEUE, "priority": 5})));
+        board.see(1, 1, 6, "job.cancelled", json!({}));
+        assert_eq!((board.take(), board.0.jobs.len()), (None, 0), "what has ended is forgotten");
     }
 }

@@ -1,10 +1,25 @@
 //! Appending on Postgres: one call of the function `append` for a whole batch, in one round trip.
 
-use sqlx::{PgPool, Row};
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool, Row};
 
 use crate::append::{Appended, Outcome, Request, WorkJson};
 
-pub(crate) async fn append(pool: &PgPool, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+/// Appends a batch. A statement that takes longer than `limit` is given up together with its connection: a server that is gone
+/// without a word would otherwise hold the writer for as long as the network likes.
+pub(crate) async fn append(pool: &PgPool, batch: &[&Request], limit: Duration) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    match tokio::time::timeout(limit, append_on(&mut connection, batch)).await {
+        Ok(outcomes) => outcomes,
+        Err(_) => {
+            drop(connection.detach()); // not back into the pool: an answer may still be on its way
+            Err(sqlx::Error::PoolTimedOut)
+        }
+    }
+}
+
+async fn append_on(connection: &mut PgConnection, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
     let rows = || batch.iter().enumerate().flat_map(|(n, request)| request.rows.iter().map(move |row| (n as i32, *request, row)));
     let work: Vec<WorkJson> =
         (0_i32..).zip(batch).flat_map(|(n, request)| request.work.iter().map(move |work| WorkJson::new(n, work))).collect();
@@ -28,7 +43,7 @@ pub(crate) async fn append(pool: &PgPool, batch: &[&Request]) -> Result<Vec<Outc
     .bind(rows().map(|(_, _, row)| row.digest.as_slice()).collect::<Vec<_>>())
     .bind(rows().map(|(_, request, row)| request.system_owners.contains(&row.owner)).collect::<Vec<_>>())
     .bind(sqlx::types::Json(work))
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
 
     let mut outcomes = vec![Outcome::Stale; batch.len()];

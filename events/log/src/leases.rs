@@ -1,5 +1,7 @@
 //! Leases of running jobs, turns and captions: who runs it, until when. Never the only proof that something happened.
 
+use std::collections::HashMap;
+
 use genie_events::{Moment, UserId};
 use sqlx::{Row, any::AnyRow};
 
@@ -46,6 +48,8 @@ pub struct Lease {
     pub progress: Option<i64>,
 }
 
+/// Leases renewed by one statement.
+const RENEWED_AT_ONCE: usize = 100;
 const COLUMNS: &str = "id, user_id, stream_id, holder, expires_at, cancelled, progress";
 
 fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
@@ -138,36 +142,43 @@ impl Log {
             .await
     }
 
-    /// Drops a lease whose work has ended already, as the log says.
-    pub async fn drop_lease(&self, kind: LeaseKind, id: &str) -> Result<(), LogError> {
-        let id = id.to_owned();
+    /// Drops a lease whose work has ended already, as the log says; somebody else's lease of the same work stays.
+    pub async fn drop_lease(&self, kind: LeaseKind, id: &str, holder: &str) -> Result<(), LogError> {
+        let (id, holder) = (id.to_owned(), holder.to_owned());
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
-                let drop_it = sqlx::query("DELETE FROM leases WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id);
-                drop_it.execute(&mut *tx).await?;
+                let sql = "DELETE FROM leases WHERE kind = $1 AND id = $2 AND holder = $3";
+                sqlx::query(sql).bind(kind.as_str()).bind(id).bind(holder).execute(&mut *tx).await?;
                 Ok(tx.commit().await?)
             })
             .await
     }
 
-    /// A node's heartbeat: everything it runs is its own until `until`. Answers the ids that were called off.
-    pub async fn renew_runs(&self, node: &str, until: Moment) -> Result<Vec<String>, LogError> {
+    /// A node's heartbeat: of these runs, those that it still holds are its own until `until`. Answers them, and for each whether
+    /// it was called off. One that is missing in the answer was taken by another node.
+    pub async fn renew_runs(&self, node: &str, ids: Vec<String>, until: Moment) -> Result<HashMap<String, bool>, LogError> {
         let node = node.to_owned();
         self.store()
             .run(async move |store: Store| {
-                let mut tx = store.relaxed().await?;
-                let sql =
-                    "UPDATE leases SET expires_at = $2 WHERE holder = $1 AND kind IN ('turn', 'caption') RETURNING id, cancelled";
-                let rows = sqlx::query(sql).bind(node).bind(until.0).fetch_all(&mut *tx).await?;
-                tx.commit().await?;
-                let mut called_off = Vec::new();
-                for row in rows {
-                    if row.try_get::<i64, _>("cancelled")? != 0 {
-                        called_off.push(row.try_get("id")?);
+                let mut held = HashMap::with_capacity(ids.len());
+                for ids in ids.chunks(RENEWED_AT_ONCE) {
+                    let places: Vec<String> = (0..ids.len()).map(|n| format!("${}", n + 3)).collect();
+                    let sql = format!(
+                        "UPDATE leases SET expires_at = $2 WHERE holder = $1 AND kind IN ('turn', 'caption') AND id IN ({}) \
+                         RETURNING id, cancelled",
+                        places.join(", ")
+                    );
+                    let query = sqlx::query(&sql).bind(&node).bind(until.0);
+                    let query = ids.iter().fold(query, |query, id| query.bind(id));
+                    let mut tx = store.relaxed().await?;
+                    let rows = query.fetch_all(&mut *tx).await?;
+                    tx.commit().await?;
+                    for row in rows {
+                        held.insert(row.try_get("id")?, row.try_get::<i64, _>("cancelled")? != 0);
                     }
                 }
-                Ok(called_off)
+                Ok(held)
             })
             .await
     }

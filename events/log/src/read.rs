@@ -1,9 +1,12 @@
 //! Pages of the log, a user's events, single streams.
 
+use std::collections::BTreeMap;
+
 use cqrs_es::{Aggregate, persist::PersistedEventRepository};
-use genie_events::{StreamId, StreamKind, UserId};
+use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId};
 use postgres_es::PostgresEventRepository;
-use sqlx::Row;
+use serde_json::Value;
+use sqlx::{Row, any::AnyRow};
 
 use crate::{
     Fact, Log, LogError, Owner, StoredRow,
@@ -15,6 +18,48 @@ use crate::{
 
 /// The most rows of one page.
 pub const PAGE: usize = 1000;
+
+/// A job's event, as far as it can be read without a key.
+#[derive(Debug, Clone)]
+pub struct JobStep {
+    /// Where it stands in the log.
+    pub position: u64,
+    /// Which job.
+    pub job: JobId,
+    /// Whose.
+    pub user: UserId,
+    /// Which of the job's events.
+    pub sequence: u64,
+    /// Such as `job.submitted`.
+    pub event_type: String,
+    /// Its non-personal fields.
+    pub clear: BTreeMap<String, Value>,
+}
+
+impl JobStep {
+    /// What a row says of a job; `None` when it is of something else.
+    pub fn of(row: &StoredRow) -> Result<Option<Self>, LogError> {
+        let (StreamId { kind: StreamKind::Job, id }, Some(user)) = (row.verified_stream()?, row.user()) else { return Ok(None) };
+        let job = id.parse().map_err(|reason| row.damaged(reason))?;
+        let (event_type, clear) = (row.event_type.clone(), row.metadata()?.clear);
+        Ok(Some(Self { position: row.position, job, user, sequence: row.sequence, event_type, clear }))
+    }
+
+    /// `None` for a row that makes no sense: whoever claims the job is told by its owner's state.
+    fn read(row: &AnyRow) -> Result<Option<Self>, sqlx::Error> {
+        let (job, user): (String, String) = (row.try_get("aggregate_id")?, row.try_get("user_id")?);
+        let metadata = serde_json::from_str::<Metadata>(&row.try_get::<String, _>("metadata")?);
+        let (Ok(job), Ok(user), Ok(metadata)) = (job.parse(), user.parse(), metadata) else { return Ok(None) };
+        Ok(Some(Self {
+            position: row.try_get::<i64, _>("position")? as u64,
+            job,
+            user,
+            sequence: row.try_get::<i64, _>("sequence")? as u64,
+            event_type: row.try_get("event_type")?,
+            clear: metadata.clear,
+        }))
+    }
+}
 
 impl Log {
     /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an alarm, not a wait.
@@ -48,6 +93,16 @@ impl Log {
             .await
     }
 
+    /// How many events a user has now.
+    pub async fn user_seq(&self, user: UserId) -> Result<u64, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT coalesce(max(user_seq), 0) AS seq FROM events WHERE user_id = $1";
+            let row = sqlx::query(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+            Ok(row.try_get::<i64, _>("seq")? as u64)
+        };
+        self.store().run(read).await
+    }
+
     /// All facts of a user in order, handed over one by one. The first damaged one ends it: what comes after could not be
     /// trusted to follow from what was read.
     pub async fn user_facts(&self, user: UserId, mut each: impl FnMut(Fact)) -> Result<(), LogError> {
@@ -67,20 +122,19 @@ impl Log {
         }
     }
 
-    /// The rows of all jobs that have not ended well, in order of position: what the job board starts from. Their events stay
-    /// sealed.
-    pub async fn unfinished_jobs(&self) -> Result<Vec<StoredRow>, LogError> {
+    /// What can be read without a key of all jobs that have neither been completed nor called off, in order of position: what
+    /// the job board starts from.
+    pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
         let read = async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'job' AND aggregate_id IN ( \
+            let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
+                 FROM events WHERE aggregate_type = 'job' AND aggregate_id IN ( \
                      SELECT e.aggregate_id FROM events e WHERE e.aggregate_type = 'job' \
                          AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
                          AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
                              AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
-                 ORDER BY position"
-            );
-            let rows = sqlx::query(&sql).fetch_all(store.reads()).await?;
-            Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+                 ORDER BY position";
+            let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
+            Ok(rows.iter().map(JobStep::read).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
         };
         self.store().run(read).await
     }

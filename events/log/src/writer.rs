@@ -24,6 +24,9 @@ const BATCH_REQUESTS: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 /// How long an append is tried while the store is away, before its caller is told.
 const DEADLINE: Duration = Duration::from_secs(8);
+/// How long one statement may take; then its connection is given up and the same rows are appended on another. Longer than the
+/// server's own limit, which ends a statement that merely waits.
+const STATEMENT: Duration = Duration::from_secs(12);
 /// Pauses between tries while the store is away; the last one repeats.
 const PAUSES_MS: [u64; 5] = [20, 50, 100, 250, 500];
 
@@ -53,7 +56,7 @@ impl LogWriter {
         Self { queue }
     }
 
-    /// Waits until the request is written or refused. The wait ends soon after [`DEADLINE`].
+    /// Waits until the request is written or refused, at most `DEADLINE`.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { request, deadline: Instant::now() + DEADLINE, reply };
@@ -61,7 +64,11 @@ impl LogWriter {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => AppendError::Unknown("the writer has stopped".into()),
         })?;
-        answer.await.unwrap_or_else(|_| Err(AppendError::Unknown("the writer has stopped".into())))
+        match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(AppendError::Unknown("the writer has stopped".into())),
+            Err(_) => Err(AppendError::Unknown("it did not answer in time".into())),
+        }
     }
 }
 
@@ -154,7 +161,7 @@ impl Task {
 
     async fn append(&self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
         match &self.store {
-            Writing::Postgres(pool) => append_postgres::append(pool, requests).await,
+            Writing::Postgres(pool) => append_postgres::append(pool, requests, STATEMENT).await,
             Writing::Sqlite(pool) => append_sqlite::append(pool, requests).await,
         }
     }
@@ -206,7 +213,7 @@ mod tests {
         let writing = &store_of(&opened.log).writing;
         for _ in 0..3 {
             let outcomes = match writing {
-                Writing::Postgres(pool) => append_postgres::append(pool, &[&request]).await.unwrap(),
+                Writing::Postgres(pool) => append_postgres::append(pool, &[&request], STATEMENT).await.unwrap(),
                 Writing::Sqlite(pool) => append_sqlite::append(pool, &[&request]).await.unwrap(),
             };
             assert_eq!(outcomes, [Outcome::Written(Appended { first: 2, last: 2 })]);
