@@ -15,26 +15,44 @@ use genie_log::{
 use reqwest::Method;
 use serde_json::json;
 use sqlx::Connection;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::genie::TestGenie;
 
-/// A way to Postgres that can be cut: connections break and none are let through until it is mended.
+/// A way to Postgres that can be cut (connections break, and none are let through until it is mended) or hang (nothing is passed
+/// on, and nobody is told).
 struct Cuttable {
     cut: Arc<AtomicBool>,
+    hang: Arc<AtomicBool>,
     address: String,
+}
+
+/// Passes bytes on, but not while it hangs.
+async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, hang: &AtomicBool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        while hang.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
 }
 
 impl Cuttable {
     async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let cut = Arc::new(AtomicBool::new(false));
-        let is_cut = Arc::clone(&cut);
+        let (cut, hang) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (is_cut, hangs) = (Arc::clone(&cut), Arc::clone(&hang));
         tokio::spawn(async move {
             loop {
-                let (mut client, _) = listener.accept().await.unwrap();
-                let (is_cut, target) = (Arc::clone(&is_cut), target.clone());
+                let (client, _) = listener.accept().await.unwrap();
+                let (is_cut, hangs, target) = (Arc::clone(&is_cut), Arc::clone(&hangs), target.clone());
                 tokio::spawn(async move {
                     let broken = async {
                         while !is_cut.load(Ordering::SeqCst) {
@@ -42,8 +60,12 @@ impl Cuttable {
                         }
                     };
                     let relay = async {
-                        let mut server = TcpStream::connect(target).await.unwrap();
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await; // either side may leave
+                        let (from_server, to_server) = TcpStream::connect(target).await.unwrap().into_split();
+                        let (from_client, to_client) = client.into_split();
+                        tokio::select! {
+                            () = pass_on(from_client, to_server, &hangs) => {}
+                            () = pass_on(from_server, to_client, &hangs) => {}
+                        }
                     };
                     tokio::select! {
                         () = broken => {}
@@ -52,24 +74,53 @@ impl Cuttable {
                 });
             }
         });
-        Self { cut, address }
+        Self { cut, hang, address }
     }
 
     fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::SeqCst);
     }
+
+    fn hang(&self, hang: bool) {
+        self.hang.store(hang, Ordering::SeqCst);
+    }
+
+    /// A server whose way to Postgres can be cut.
+    async fn genie() -> (Self, TestGenie) {
+        let store = TestStore::new(Kind::Postgres).await;
+        let Target::Postgres(url) = store.target.clone() else { panic!("a Postgres") };
+        let (before, rest) = url.split_once('@').unwrap();
+        let (host, database) = rest.split_once('/').unwrap();
+        let way = Self::to(host.to_owned()).await;
+        let through = format!("{before}@{}/{database}", way.address);
+        let genie = TestGenie::start_with(store, &[("DATABASE_URL", through)]).await;
+        (way, genie)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_away_is_503_and_the_story_goes_on_when_it_is_back() {
-    let store = TestStore::new(Kind::Postgres).await;
-    let Target::Postgres(url) = store.target.clone() else { panic!("a Postgres") };
-    let (before, rest) = url.split_once('@').unwrap();
-    let (host, database) = rest.split_once('/').unwrap();
-    let way = Cuttable::to(host.to_owned()).await;
-    let through = format!("{before}@{}/{database}", way.address);
-    let mut genie = TestGenie::start_with(store, &[("DATABASE_URL", through)]).await;
+    let (way, mut genie) = Cuttable::genie().await;
     away(&mut genie, |is_away| way.cut(is_away)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
+    let (way, mut genie) = Cuttable::genie().await;
+    let ada = genie.user("ada").await;
+    ada.submit_job(&genie).await;
+    genie.settle().await;
+    way.hang(true);
+    let job = json!({"operation": "thumbnail", "jobId": 1});
+    let headers = ada.headers();
+    // The token's account is read first, so this is the read's or the append's limit, whichever hangs.
+    let asked = genie.send(Method::POST, "/api/queue/media", &headers, Some(job.clone()));
+    let refused = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer in time");
+    refused.refused(503, "store_away");
+    way.hang(false);
+    ada.post(&genie, "/api/queue/media", job).await.ok();
+    genie.settle().await;
+    assert_eq!(ada.get(&genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

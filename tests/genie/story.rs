@@ -102,6 +102,12 @@ async fn tell(mut genie: TestGenie, killing: bool) {
     for path in ["/api/me/events", "/api/credentials", "/api/jobs", "/readyz"] {
         assert!(!ada.get(&genie, path).await.json.to_string().contains("canary"), "{path}");
     }
+    assert!(genie.store.holds("credential.revealed").await, "what is in the clear is found");
+    for word in
+        ["canary", "ada@example.com", "ada's password", "hello?", "first chat", "Hello there", "a new video", &ada.refresh]
+    {
+        assert!(!genie.store.holds(word).await, "{word} is in the store in the clear");
+    }
     assert!(genie.terminate().await, "SIGTERM ends it cleanly");
     genie.launch_again().await;
     genie.settle().await;

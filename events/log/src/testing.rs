@@ -123,6 +123,36 @@ impl TestStore {
         }
     }
 
+    /// Whether a word stands anywhere in the store in the clear: in the bytes of SQLite's files, or in any column of any row on
+    /// Postgres, as text or as bytes.
+    pub async fn holds(&self, word: &str) -> bool {
+        match &self.target {
+            Target::Sqlite(path) => ["", "-wal"].iter().any(|suffix| {
+                let file = format!("{}{suffix}", path.display());
+                let bytes = std::fs::read(file).unwrap_or_default();
+                bytes.windows(word.len()).any(|window| window == word.as_bytes())
+            }),
+            Target::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                let tables: Vec<String> = sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap();
+                assert!(tables.len() > 10, "{tables:?}");
+                for table in tables {
+                    let sql = format!(
+                        "SELECT count(*) FROM {table} t WHERE strpos(t::text, $1) > 0 OR strpos(t::text, encode($1::bytea, 'hex')) > 0"
+                    );
+                    let found: i64 = sqlx::query_scalar(&sql).bind(word).fetch_one(&mut connection).await.unwrap();
+                    if found > 0 {
+                        return true;
+                    }
+                }
+                false
+            }
+        }
+    }
+
     /// Runs SQL with the store's own guards on.
     pub async fn try_sql(&self, sql: &str) -> Result<u64, sqlx::Error> {
         match &self.target {

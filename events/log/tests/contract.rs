@@ -385,6 +385,44 @@ both_stores!(too_large_is_refused_before_it_is_sent, async |store: TestStore| {
 /// The lock of the function `append`.
 const APPEND_LOCK: i64 = 7_340_991;
 
+/// Whatever waits goes in few commits, and a queue that is full says so instead of growing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
+    use sqlx::{Connection, Executor, PgConnection};
+    let store = TestStore::new(Kind::Postgres).await;
+    let opened = store.open().await;
+    let mut other = PgConnection::connect(&store.database_url().unwrap()).await.unwrap();
+    let append_of = |n: usize| {
+        let stream = StreamId::new(StreamKind::Email, format!("hash{n}"));
+        let claimed = Event::Email(EmailEvent::Claimed { user: UserId(opened.log.clock().new_uuid()) });
+        append(vec![Group::of_system(&stream, 0, vec![claimed])], vec![])
+    };
+    other.execute(format!("SELECT pg_advisory_lock({APPEND_LOCK})").as_str()).await.unwrap();
+    let asked: Vec<_> = (0..5000)
+        .map(|n| {
+            let (log, append) = (opened.log.clone(), append_of(n));
+            tokio::spawn(async move { log.append(append).await })
+        })
+        .collect();
+    while asked.iter().filter(|one| one.is_finished()).count() < 5000 - 4096 - 256 {
+        tokio::time::sleep(Duration::from_millis(10)).await; // until the queue is full
+    }
+    other.execute(format!("SELECT pg_advisory_unlock({APPEND_LOCK})").as_str()).await.unwrap();
+    let (mut written, mut refused) = (0, 0);
+    for answer in asked {
+        match answer.await.unwrap() {
+            Ok(_) => written += 1,
+            Err(AppendError::Overloaded) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0 && written + refused == 5000, "{written} written, {refused} refused");
+    let rows = "SELECT count(DISTINCT xmin::text), count(*) FROM events";
+    let (commits, events): (i64, i64) = sqlx::query_as(rows).fetch_one(&mut other).await.unwrap();
+    assert_eq!(events, written);
+    assert!(commits < written / 50, "{commits} commits for {written} appends");
+}
+
 /// A statement that waits for the lock when its connection dies has an unknown outcome: the same rows again settle it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_dies_while_it_waits_for_the_lock_doubles_nothing() {
