@@ -116,7 +116,7 @@ fn start_logging(config: &Config) -> Result<(), String> {
 pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String> {
     let masters = match &config.master_keys {
         Some(ring) => MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}"))?,
-        None => master_key_file(config, read_only)?,
+        None => master_key_file(config, read_only).await?,
     };
     let settings = genie_log::Settings { target: config.target(), masters, clock: Clock::system(), read_only };
     Log::open(settings).await.map_err(|error| match error {
@@ -125,7 +125,7 @@ pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String
     })
 }
 
-fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
+async fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
     let path = config.data_dir.join("master.key");
     let shown = path.display();
     match File::open(&path) {
@@ -138,7 +138,14 @@ fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, Strin
             file.read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
             MasterKeys::parse(text.trim()).map_err(|error| format!("{shown}: {error}"))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !read_only => make_master_key(config, &path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !read_only => {
+            match Log::is_new(&config.target()).await.map_err(|error| error.to_string())? {
+                true => make_master_key(config, &path),
+                false => {
+                    Err(format!("{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS"))
+                }
+            }
+        }
         Err(error) => Err(format!("{shown}: {error}; set GENIE_MASTER_KEYS or GENIE_DATA_DIR")),
     }
 }

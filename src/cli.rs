@@ -41,7 +41,8 @@ pub fn run() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => app::serve(config),
         Command::Config => {
-            println!("{}", config.in_force());
+            use std::io::Write;
+            let _ = writeln!(std::io::stdout(), "{}", config.in_force()); // whoever reads may stop in the middle
             Ok(())
         }
         Command::Audit { user, json } => match user.parse::<UserId>() {

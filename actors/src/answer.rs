@@ -24,6 +24,10 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
 /// The longest caption that is read, in bytes; far above any platform's cap.
 const MAX_CAPTION_BYTES: usize = 16 * 1024;
+/// Tokens that a model may write: one that loops would go on for as long as it is let.
+const ANSWER_TOKENS: u32 = 4096;
+/// The same for a caption; eight long sentences take half of it.
+const CAPTION_TOKENS: u32 = 512;
 /// How long an answer may take once it is its turn: a model that loops must not hold its slot for ever.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
 /// The same for a caption, in both its tries.
@@ -105,7 +109,7 @@ async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attemp
     let opened = tokio::select! {
         biased;
         () = task.run.over() => return Ok(stopped),
-        opened = inner.ollama.chat(&inner.settings.chat_model, &conversation) => opened,
+        opened = inner.ollama.chat(&inner.settings.chat_model, &conversation, ANSWER_TOKENS) => opened,
     };
     Ok(match opened {
         Ok(stream) => relay(supervisor, task, &keys, stream).await,
@@ -346,7 +350,7 @@ async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Writt
 }
 
 async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Message]) -> Result<String, Failure> {
-    let mut stream = supervisor.0.ollama.chat(model, conversation).await?;
+    let mut stream = supervisor.0.ollama.chat(model, conversation, CAPTION_TOKENS).await?;
     let (mut whole, mut room) = (String::new(), MAX_CAPTION_BYTES);
     loop {
         let (text, is_done) = match stream.next().await? {

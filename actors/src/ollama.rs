@@ -62,6 +62,13 @@ struct ChatRequest<'a> {
     model: &'a str,
     messages: &'a [Message],
     stream: bool,
+    options: Options,
+}
+
+/// Options of sampling alone: those that concern how a model is loaded would make Ollama load it again for everybody.
+#[derive(Serialize)]
+struct Options {
+    num_predict: u32,
 }
 
 #[derive(Deserialize)]
@@ -102,9 +109,9 @@ impl Ollama {
         answer.map(drop).map_err(|_| unreachable())
     }
 
-    /// Asks for an answer. Resolves with the first byte.
-    pub async fn chat(&self, model: &str, messages: &[Message]) -> Result<Stream, Failure> {
-        let request = ChatRequest { model, messages, stream: true };
+    /// Asks for an answer of at most so many tokens. Resolves with the first byte.
+    pub async fn chat(&self, model: &str, messages: &[Message], max_tokens: u32) -> Result<Stream, Failure> {
+        let request = ChatRequest { model, messages, stream: true, options: Options { num_predict: max_tokens } };
         let sending = self.http.post(format!("{}/api/chat", self.base)).json(&request).send();
         let answer = match tokio::time::timeout(FIRST_FRAME, sending).await {
             Err(_) => return Err(too_slow()),

@@ -35,6 +35,8 @@ use crate::{
 const LEASE_SECONDS: i64 = 15;
 /// How often leases are renewed and the lapsed looked for.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often who waits for a caption looks whether it is still this node's.
+const CAPTION_LOOK: Duration = Duration::from_secs(5);
 /// Rows of one reading of the log.
 const PAGE: usize = 500;
 /// Pause after the log could not be read.
@@ -173,7 +175,24 @@ impl Supervisor {
             lock(&self.0.admitted).remove(&caption.to_string());
             return Err(error);
         }
-        told.await.map_err(|_| WriteError::Away("the caption's task ended without an answer".into()))
+        self.await_caption(caption, told).await
+    }
+
+    /// Waits for a caption's end, for as long as it is this node's to write.
+    async fn await_caption(&self, caption: CaptionId, mut told: oneshot::Receiver<CaptionEnd>) -> Result<CaptionEnd, WriteError> {
+        let gone = || WriteError::Away("the caption's end is not known here".into());
+        loop {
+            match tokio::time::timeout(CAPTION_LOOK, &mut told).await {
+                Ok(end) => return end.map_err(|_| gone()),
+                Err(_) if self.is_mine(LeaseKind::Caption, &caption.to_string()).await.unwrap_or(true) => {}
+                // Ended in this very moment, or taken by another node.
+                Err(_) => {
+                    let end = tokio::time::timeout(CAPTION_LOOK, &mut told).await;
+                    self.forsake_caption(caption);
+                    return end.ok().and_then(Result::ok).ok_or_else(gone);
+                }
+            }
+        }
     }
 
     /// Stops a turn, at the model server too. One that runs on another node is called off at its next heartbeat.

@@ -130,9 +130,8 @@ impl Users {
             match answer.await {
                 Ok(answer) => {
                     let done = answer?;
-                    if !done.changes.is_empty() {
-                        self.0.written.insert(user, done.position);
-                    }
+                    // Also when it was so already: perhaps by an earlier try whose answer got lost.
+                    self.0.written.insert(user, done.position);
                     return Ok(done);
                 }
                 // The actor died in the middle: what it appended can't be said.

@@ -6,7 +6,7 @@ use genie_events::{
     CredentialId, Metadata, Refusal, User, UserCommand, UserId,
     credential::{Credential, SealedSecret},
 };
-use genie_log::{Log, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
+use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -120,7 +120,10 @@ impl Vault {
         target: Target,
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
-        let keys = self.log.live_keys(user).await.map_err(|_| Refusal::not_found("user"))?;
+        let keys = self.log.live_keys(user).await.map_err(|error| match error {
+            LogError::KeyAbsent { .. } => WriteError::Forgotten,
+            error => error.into(),
+        })?;
         let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
         let planner = move |state: &User, now| {
             let (id, platform, platform_username) = place(state, &target, fresh)?;

@@ -4,7 +4,10 @@
 //! A damaged row stops its own stream in this projection, recorded with its position; the others go on. Any other error stops
 //! the projection, loudly.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use genie_events::{Event, Moment, StreamId, StreamKind, UserId};
@@ -77,15 +80,15 @@ pub struct Status {
     pub position: u64,
     /// Why it stopped, when it did.
     pub stopped: Option<String>,
-    /// Streams that it left behind because of a damaged row.
-    pub damaged: usize,
+    /// Streams that it left behind, and the positions of the damaged events.
+    pub damaged: BTreeMap<String, u64>,
 }
 
 pub(crate) struct Runner {
     projection: Box<dyn Projection>,
     log: Log,
     status: watch::Sender<Status>,
-    damaged: HashSet<StreamId>,
+    damaged: HashMap<StreamId, u64>,
 }
 
 /// What a batch came to.
@@ -98,7 +101,7 @@ enum Batch {
 impl Runner {
     pub fn new(projection: Box<dyn Projection>, log: Log) -> (Self, watch::Receiver<Status>) {
         let (status, told) = watch::channel(Status::default());
-        (Self { projection, log, status, damaged: HashSet::new() }, told)
+        (Self { projection, log, status, damaged: HashMap::new() }, told)
     }
 
     fn checkpoint_name(&self) -> String {
@@ -163,7 +166,7 @@ impl Runner {
         }
         for fact in &facts {
             let stream = &fact.stream;
-            if self.damaged.contains(stream) || left_behind.contains(&(stream.kind.as_str(), stream.id.as_str())) {
+            if self.damaged.contains_key(stream) || left_behind.contains(&(stream.kind.as_str(), stream.id.as_str())) {
                 continue;
             }
             if let Body::Open(event, keys) = &fact.body {
@@ -184,8 +187,9 @@ impl Runner {
             .await?;
         }
         tx.commit().await?;
-        let streams = newly_damaged.iter().filter_map(|(kind, id, _)| Some(StreamId::new(StreamKind::parse(kind)?, id)));
-        self.damaged.extend(streams.collect::<Vec<_>>());
+        for (kind, id, damaged) in newly_damaged {
+            self.leave_behind(&kind, id, damaged.position);
+        }
         Ok(Batch::Applied)
     }
 
@@ -222,19 +226,25 @@ impl Runner {
     }
 
     async fn read_damaged(&mut self) -> Result<(), LogError> {
-        let rows = sqlx::query("SELECT stream_kind, stream_id FROM damaged WHERE projection = $1")
+        let rows = sqlx::query("SELECT stream_kind, stream_id, position FROM damaged WHERE projection = $1")
             .bind(self.checkpoint_name())
             .fetch_all(self.log.store().reads())
             .await?;
         for row in rows {
             let (kind, id): (String, String) = (row.try_get("stream_kind")?, row.try_get("stream_id")?);
-            self.damaged.extend(StreamKind::parse(&kind).map(|kind| StreamId::new(kind, id)));
+            self.leave_behind(&kind, id, row.try_get::<i64, _>("position")? as u64);
         }
         Ok(())
     }
 
+    fn leave_behind(&mut self, kind: &str, id: String, position: u64) {
+        if let Some(kind) = StreamKind::parse(kind) {
+            self.damaged.entry(StreamId::new(kind, id)).or_insert(position);
+        }
+    }
+
     fn tell(&self, position: u64) {
-        let damaged = self.damaged.len();
+        let damaged = self.damaged.iter().map(|(stream, position)| (stream.to_string(), *position)).collect();
         self.status.send_modify(|status| *status = Status { position, damaged, stopped: None });
     }
 }

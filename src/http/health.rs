@@ -8,6 +8,9 @@ use crate::{
     http::{answer, request},
 };
 
+/// The most damaged events named for a projection.
+const SHOWN_DAMAGE: usize = 20;
+
 /// `GET /healthz`
 pub async fn alive() -> HttpResponse {
     answer::ok(json!({"status": "alive"}))
@@ -22,12 +25,14 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     for (name, status) in app.reads.statuses() {
         all_follow &= status.stopped.is_none();
         let lag = head.saturating_sub(status.position);
-        let state = match (&status.stopped, status.damaged) {
-            (Some(_), _) => "stopped",
-            (None, 0) => "following",
-            (None, _) => "left damaged streams behind",
+        let state = match &status.stopped {
+            Some(_) => "stopped",
+            None if status.damaged.is_empty() => "following",
+            None => "left damaged streams behind",
         };
-        projections.insert(name.into(), json!({"state": state, "lag": lag, "damaged_streams": status.damaged}));
+        let damaged = status.damaged.values().take(SHOWN_DAMAGE).collect::<Vec<_>>();
+        let fields = json!({"state": state, "lag": lag, "damaged_streams": status.damaged.len(), "damaged_at": damaged});
+        projections.insert(name.into(), fields);
     }
     let is_ready = store.is_ok() && all_follow;
     let state = |is_well: bool| if is_well { "ok" } else { "away" };

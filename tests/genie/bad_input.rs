@@ -1,6 +1,6 @@
 //! Bad input: a clear sentence, the right status, and nothing changed.
 
-use genie_log::testing::{TestStore, both_stores};
+use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -233,4 +233,55 @@ both_stores!(quota_is_checked_and_counted_as_one, async |store: TestStore| {
 async fn facts(genie: &TestGenie) -> usize {
     let page = genie.send(Method::GET, "/api/events?limit=500", &[("X-RBAC-SYNC-SECRET", SECRET.into())], None).await.ok();
     page["data"].as_array().unwrap().len()
+}
+
+both_stores!(a_store_without_its_master_key_is_refused_and_no_other_is_made, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    genie.user("ada").await;
+    genie.kill().await;
+    let key = genie.store.folder().join("master.key");
+    let kept = std::fs::read_to_string(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    let serve = async || {
+        let refused = genie.command(&["serve"]).output().await.unwrap();
+        assert!(!refused.status.success());
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    let told = serve().await;
+    assert!(told.contains("master.key is not there") && !key.exists(), "{told}");
+
+    // Another one, one that others can read, and a name that does not exist.
+    let write = |text: &str, mode: u32| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(&key, text).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let other = genie_log::MasterKeys::generate();
+    write(&other, 0o600);
+    assert!(serve().await.contains("it is not the key it was sealed with"));
+    write(&other.replace("m1:", "m2:"), 0o600);
+    assert!(serve().await.contains("master key `m1` is wanted"));
+    write(&kept, 0o644);
+    assert!(serve().await.contains("chmod 600"));
+    write(&kept, 0o600);
+    let told = genie.command(&["serve"]).env("GENIE_JOB_LEASE", "5").output().await.unwrap();
+    assert!(String::from_utf8(told.stderr).unwrap().contains("did you mean GENIE_JOB_LEASE_MS?"));
+    genie.launch_again().await;
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_store_has_one_server() {
+    let genie = TestGenie::start(TestStore::new(Kind::Sqlite).await).await;
+    let refused = genie.command(&["serve"]).output().await.unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("another genie runs on"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_are_read_from_a_file_and_the_environment_goes_first() {
+    let genie = TestGenie::start(TestStore::new(Kind::Sqlite).await).await;
+    std::fs::write(genie.store.folder().join(".env"), "OLLAMA_MODEL=from-the-file\nGENIE_LOG=debug\n").unwrap();
+    let printed = genie.command(&["config"]).output().await.unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("from-the-file") && !printed.contains("debug") && !printed.contains(SECRET), "{printed}");
 }

@@ -17,8 +17,17 @@ async fn start(store: TestStore) -> (TestGenie, TestUser) {
 }
 
 async fn resume(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> Events {
+    Events::open(resuming(genie, user, turn, after)).await
+}
+
+/// On a node that did not take the question, which has to be asked for its position.
+async fn resume_elsewhere(genie: &TestGenie, user: &TestUser, asked: &Events) -> Events {
+    Events::open(resuming(genie, user, &asked.turn, 0).header("Genie-Min-Position", &asked.position)).await
+}
+
+fn resuming(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> reqwest::RequestBuilder {
     let url = format!("{}/api/genie/turns/{turn}/stream?after={after}", genie.base);
-    Events::open(genie.http.get(url).bearer_auth(&user.token)).await
+    genie.http.get(url).bearer_auth(&user.token)
 }
 
 both_stores!(the_client_leaving_does_not_stop_the_turn, async |store: TestStore| {
@@ -232,9 +241,8 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
     genie.ollama.script("long", &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done]);
     let mut here = ada.ask(&genie, "s", "a long one").await;
     here.text().await;
-    let turn = here.turn.clone();
     genie.base = second.base.clone();
-    let mut there = resume(&genie, &ada, &turn, 0).await;
+    let mut there = resume_elsewhere(&genie, &ada, &here).await;
     assert_eq!(there.text().await.data["textResponse"], "one");
     genie.ollama.go_on();
     assert_eq!((outcome(&there.rest().await).as_str(), outcome(&here.rest().await).as_str()), ("completed", "completed"));
@@ -244,10 +252,9 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
     genie.base = first;
     let mut here = ada.ask(&genie, "s", "another long one").await;
     here.text().await;
-    let turn = here.turn.clone();
     genie.kill().await;
     genie.base = second.base.clone();
-    let rest = resume(&genie, &ada, &turn, 0).await.rest().await;
+    let rest = resume_elsewhere(&genie, &ada, &here).await.rest().await;
     assert_eq!((text_of(&rest).as_str(), outcome(&rest).as_str()), ("one", "interrupted"));
     assert_eq!(text_of(&ada.ask(&genie, "s", "hello").await.rest().await), "Hello there");
 }

@@ -71,6 +71,7 @@ both_stores!(a_damaged_event_is_told_and_stops_its_own_stream_only, async |store
     bob.get(&genie, &format!("/api/jobs/{job}")).await.refused(404, "not_found");
     let ready = genie.send(reqwest::Method::GET, "/readyz", &[], None).await.json;
     assert_eq!(ready["projections"]["jobs"]["damaged_streams"], 1, "{ready}");
+    assert!(ready["projections"]["jobs"]["damaged_at"][0].as_u64().is_some_and(|position| position > 1), "{ready}");
     let printed = genie.command(&["audit", "--user", &bob.id]).output().await.unwrap();
     let told = String::from_utf8(printed.stderr).unwrap();
     assert!(!printed.status.success() && told.contains("position") && told.contains("digest"), "{told}");

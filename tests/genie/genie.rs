@@ -282,6 +282,8 @@ impl TestUser {
 /// Server-sent events, as a client reads them.
 pub struct Events {
     pub turn: String,
+    /// What reads on another node have to ask for.
+    pub position: String,
     response: reqwest::Response,
     buffer: String,
 }
@@ -300,8 +302,9 @@ impl Events {
         if status != 200 || !is_stream {
             panic!("{status}: {}", response.text().await.unwrap());
         }
-        let turn = response.headers().get("Genie-Turn").map(|turn| turn.to_str().unwrap().to_owned()).unwrap_or_default();
-        Self { turn, response, buffer: String::new() }
+        let header =
+            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+        Self { turn: header("Genie-Turn"), position: header("Genie-Position"), response, buffer: String::new() }
     }
 
     /// The next event; `None` at the end of the stream.

@@ -91,6 +91,14 @@ impl Log {
         Ok(Opened { vault: VaultDoor::new(log.clone()), log })
     }
 
+    /// Whether nothing was ever sealed in a store, so that any master key will do. Brings its schema up to date.
+    pub async fn is_new(target: &Target) -> Result<bool, LogError> {
+        let store = Store::open(target, false).await?;
+        let is_new = stored_key(&store, Uuid::nil()).await?.is_none();
+        store.close().await;
+        Ok(is_new)
+    }
+
     /// The store beneath, for working tables and projections.
     pub fn store(&self) -> &Store {
         &self.0.store
@@ -291,7 +299,7 @@ async fn stored_key(store: &Store, owner: Uuid) -> Result<Option<Option<WrappedK
 async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, LogError> {
     if stored_key(store, Uuid::nil()).await?.is_none() && !settings.read_only {
         let (_, wrapped) = settings.masters.new_data_key(Uuid::nil(), settings.clock.new_uuid());
-        let mut tx = store.relaxed().await?;
+        let mut tx = store.durable().await?;
         // Another node may have made it meanwhile: the first one stands.
         sqlx::query(
             "INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state) VALUES ($1, $2, $3, $4, 'live') \

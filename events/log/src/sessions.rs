@@ -17,7 +17,7 @@ impl Log {
         let (old_hash, new_hash) = (old_hash.to_owned(), new_hash.to_owned());
         self.store()
             .run(async move |store: Store| {
-                let mut tx = store.relaxed().await?;
+                let mut tx = store.durable().await?;
                 let sql = "UPDATE sessions SET token_hash = $2, expires_at = $4 WHERE token_hash = $1 AND expires_at > $3 RETURNING user_id";
                 let query = sqlx::query(sql).bind(old_hash).bind(new_hash).bind(now.0).bind(expires_at.0);
                 let row = query.fetch_optional(&mut *tx).await?;
@@ -33,7 +33,7 @@ impl Log {
         let token_hash = token_hash.to_owned();
         self.store()
             .run(async move |store: Store| {
-                let mut tx = store.relaxed().await?;
+                let mut tx = store.durable().await?;
                 sqlx::query("DELETE FROM sessions WHERE token_hash = $1").bind(token_hash).execute(&mut *tx).await?;
                 Ok(tx.commit().await?)
             })

@@ -37,6 +37,8 @@ impl std::fmt::Debug for Target {
 const READ_CONNECTIONS: u32 = 16;
 /// Connections for read tables, journal and leases, which need no fsync of their own.
 const RELAXED_CONNECTIONS: u32 = 8;
+/// Connections for working tables that must outlive a power cut.
+const DURABLE_CONNECTIONS: u32 = 4;
 /// Connections for single streams on Postgres.
 const STREAM_CONNECTIONS: u32 = 4;
 /// How long to wait for a connection before the store counts as away.
@@ -59,6 +61,8 @@ pub struct Store {
     pub(crate) reads: AnyPool,
     /// Writes that may be lost to a power cut but not to a crash of the process: read tables, journal, leases' heartbeats.
     relaxed: AnyPool,
+    /// Writes of working tables that must outlive a power cut.
+    durable: AnyPool,
     pub(crate) writing: Writing,
     /// For postgres-es, which takes a pool of its own kind.
     postgres_reads: Option<PgPool>,
@@ -79,6 +83,7 @@ impl Store {
         let options = PgConnectOptions::from_str(url).map_err(hide_url)?.options([
             ("statement_timeout", "10s"),
             ("client_connection_check_interval", "2s"),
+            ("synchronous_commit", "on"),
             ("application_name", "genie"),
         ]);
         let writer = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(options.clone()).await?;
@@ -87,24 +92,19 @@ impl Store {
         if !read_only {
             sqlx::migrate!("../../migrations/postgres").run(&writer).await.map_err(migration)?;
         }
-        let any = |connections: u32, relaxed: bool| {
-            AnyPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE)
-                .after_connect(move |connection, _| {
-                    Box::pin(async move {
-                        let relax =
-                            if relaxed { "SET synchronous_commit = off" } else { "SET default_transaction_read_only = on" };
-                        sqlx::query(relax).execute(&mut *connection).await?;
-                        sqlx::query("SET statement_timeout = '10s'").execute(connection).await.map(drop)
-                    })
+        let any = |connections: u32, setting: &'static str| {
+            AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_connect(move |connection, _| {
+                Box::pin(async move {
+                    sqlx::query(setting).execute(&mut *connection).await?;
+                    sqlx::query("SET statement_timeout = '10s'").execute(connection).await.map(drop)
                 })
-                .connect_lazy(url)
+            })
         };
         Ok(Self {
             io: Handle::current(),
-            reads: any(READ_CONNECTIONS, false).map_err(hide_url)?,
-            relaxed: any(RELAXED_CONNECTIONS, true).map_err(hide_url)?,
+            reads: any(READ_CONNECTIONS, "SET default_transaction_read_only = on").connect_lazy(url).map_err(hide_url)?,
+            relaxed: any(RELAXED_CONNECTIONS, "SET synchronous_commit = off").connect_lazy(url).map_err(hide_url)?,
+            durable: any(DURABLE_CONNECTIONS, "SET synchronous_commit = on").connect_lazy(url).map_err(hide_url)?,
             writing: Writing::Postgres(writer),
             postgres_reads: Some(streams),
         })
@@ -138,6 +138,7 @@ impl Store {
             reads: any(READ_CONNECTIONS, "PRAGMA query_only = ON").connect_lazy(&url).map_err(hide_url)?,
             // One connection: SQLite has one writer at a time anyway, and waiting for a connection is fairer than for its lock.
             relaxed: any(1, "PRAGMA synchronous = NORMAL").connect_lazy(&url).map_err(hide_url)?,
+            durable: any(1, "PRAGMA synchronous = FULL").connect_lazy(&url).map_err(hide_url)?,
             writing: Writing::Sqlite(writer),
             postgres_reads: None,
         })
@@ -171,11 +172,19 @@ impl Store {
 
     /// A transaction that writes, without an fsync of its own. On SQLite it holds the write lock from its beginning.
     pub async fn relaxed(&self) -> Result<Transaction<'static, Any>, LogError> {
-        let begin = match self.writing {
+        Ok(self.relaxed.begin_with(self.begin()).await?)
+    }
+
+    /// A transaction that writes, and is flushed when it commits.
+    pub async fn durable(&self) -> Result<Transaction<'static, Any>, LogError> {
+        Ok(self.durable.begin_with(self.begin()).await?)
+    }
+
+    fn begin(&self) -> &'static str {
+        match self.writing {
             Writing::Postgres(_) => "BEGIN",
             Writing::Sqlite(_) => "BEGIN IMMEDIATE",
-        };
-        Ok(self.relaxed.begin_with(begin).await?)
+        }
     }
 
     /// Whether the store answers.
@@ -187,6 +196,7 @@ impl Store {
     pub async fn close(&self) {
         self.reads.close().await;
         self.relaxed.close().await;
+        self.durable.close().await;
         match &self.writing {
             Writing::Postgres(pool) => pool.close().await,
             Writing::Sqlite(pool) => pool.close().await,
