@@ -4,15 +4,14 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use genie_events::{
-    CaptionId, Metadata, SessionId, TurnId, User, UserCommand, UserId,
-    caption::{Brief, Written},
+    Metadata, SessionId, TurnId, User, UserCommand, UserId,
     chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
 };
 use genie_log::{LogError, Owner, UserKeys, Work, journal::Journal, leases::LeaseKind};
 use tracing::{error, info, warn};
 
 use crate::{
-    WriteError, captions,
+    WriteError,
     feed::{Ended, Stage},
     ollama::{Frame, Message, Stream},
     supervisor::{Run, Supervisor},
@@ -22,16 +21,10 @@ use crate::{
 
 /// The longest answer, in bytes of JSON, as its fact holds it; past it the model is told to stop.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
-/// The longest caption that is read, in bytes; far above any platform's cap.
-const MAX_CAPTION_BYTES: usize = 16 * 1024;
 /// Tokens that a model may write: one that loops would go on for as long as it is let.
 const ANSWER_TOKENS: u32 = 4096;
-/// The same for a caption; eight long sentences take half of it.
-const CAPTION_TOKENS: u32 = 512;
 /// How long an answer may take once it is its turn: a model that loops must not hold its slot for ever.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
-/// The same for a caption, in both its tries.
-const CAPTION_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes a token is taken to have, to fit a conversation into the model's context.
 const BYTES_PER_TOKEN: usize = 4;
 /// Pauses between tries to write an end while the store is away; the last one repeats.
@@ -43,14 +36,6 @@ pub(crate) struct TurnTask {
     pub turn: TurnId,
     pub user: UserId,
     pub session: SessionId,
-    pub metadata: Metadata,
-    pub run: Run,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct CaptionTask {
-    pub caption: CaptionId,
-    pub user: UserId,
     pub metadata: Metadata,
     pub run: Run,
 }
@@ -199,7 +184,7 @@ async fn commit(journal: Journal, turn: TurnId, user: UserId, keys: Arc<UserKeys
     piece
 }
 
-fn took_too_long() -> Failure {
+pub(crate) fn took_too_long() -> Failure {
     Failure { code: "ollama_timeout".into(), sentence: "The answer took too long and was stopped; what came is kept".into() }
 }
 
@@ -209,7 +194,7 @@ fn too_long() -> Failure {
 }
 
 /// The part of a text that fits into so many bytes of JSON, which are taken off.
-fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
+pub(crate) fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
     for (at, character) in text.char_indices() {
         let bytes = match character {
             '"' | '\\' | '\n' | '\r' | '\t' => 2,
@@ -310,95 +295,14 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
 }
 
 /// A lease of this node whose work has ended; one that can't be dropped now lapses.
-async fn drop_own_lease(supervisor: &Supervisor, kind: LeaseKind, id: &str) {
+pub(crate) async fn drop_own_lease(supervisor: &Supervisor, kind: LeaseKind, id: &str) {
     if let Err(error) = supervisor.0.log.drop_lease(kind, id, &supervisor.0.node).await {
         warn!(%error, "a lease that says nothing any more can't be dropped");
     }
 }
 
-/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
-pub(crate) async fn write_caption(supervisor: Supervisor, task: CaptionTask, brief: Brief) -> Result<Written, Failure> {
-    let mut place = supervisor.line_up(&task.caption.to_string(), Class::Caption, task.user);
-    let _pass = tokio::select! {
-        () = task.run.over() => return Err(interrupted()),
-        pass = &mut place.go => pass.map_err(|_| died())?,
-    };
-    tokio::select! {
-        () = task.run.over() => Err(interrupted()),
-        () = tokio::time::sleep(CAPTION_DEADLINE) => Err(took_too_long()),
-        written = ask_for_caption(&supervisor, &brief) => written,
-    }
-}
-
-async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Written, Failure> {
-    let model = &supervisor.0.settings.caption_model;
-    let conversation = captions::prompt(brief);
-    let mut text = captions::clean(&whole_answer(supervisor, model, &conversation).await?);
-    let cap = brief.platform.cap();
-    if let Some(cap) = cap.filter(|cap| captions::is_too_long(&text, *cap)) {
-        let shorter = captions::shorter(conversation, &text, cap);
-        let again = captions::clean(&whole_answer(supervisor, model, &shorter).await?);
-        if !again.is_empty() {
-            text = again;
-        }
-    }
-    let cut = cap.map_or_else(|| text.clone(), |cap| captions::cut(&text, cap));
-    match cut.is_empty() {
-        true => Err(Failure { code: "ollama_failed".into(), sentence: "The model wrote nothing; try again".into() }),
-        false => Ok(Written { truncated: cut != text, text: cut, model: model.clone() }),
-    }
-}
-
-async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Message]) -> Result<String, Failure> {
-    let mut stream = supervisor.0.ollama.chat(model, conversation, CAPTION_TOKENS).await?;
-    let (mut whole, mut room) = (String::new(), MAX_CAPTION_BYTES);
-    loop {
-        let (text, is_done) = match stream.next().await? {
-            Frame::Text(text) => (text, false),
-            Frame::Done { text, .. } => (text, true),
-        };
-        let fitting = fitting(&text, &mut room);
-        whole.push_str(fitting);
-        if is_done || fitting.len() < text.len() {
-            return Ok(whole); // dropping the stream stops the model
-        }
-    }
-}
-
-/// Writes a caption's end, however long the store is away, and tells who waits for it.
-pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
-    let (caption, id) = (task.caption, task.caption.to_string());
-    if task.run.lost.is_cancelled() {
-        return supervisor.forsake_caption(caption); // another node has it
-    }
-    let command = UserCommand::FinishCaption(caption, written.clone());
-    let plan = {
-        let id = id.clone();
-        move |state: &User, now| {
-            let changes = state.decide(now, command.clone())?;
-            let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
-            Ok(Plan { changes, work, note: Note::Nothing })
-        }
-    };
-    match keep_asking(supervisor, task.user, &task.metadata, plan).await {
-        Ok(Done { changes, .. }) if changes.is_empty() => {
-            // It had an end already, which is not this one.
-            supervisor.forsake_caption(caption);
-            drop_own_lease(supervisor, LeaseKind::Caption, &id).await;
-        }
-        Ok(Done { position, .. }) => {
-            let end = written.map(|written| (written, position)).map_err(|failure| (failure, position));
-            supervisor.tell_caption(caption, end);
-        }
-        Err(error) => {
-            error!(%error, caption.id = %caption, "the end of caption `{caption}` can't be written");
-            supervisor.forsake_caption(caption);
-        }
-    }
-}
-
 /// Asks until the store takes it, or a rule or a forgotten user says no.
-async fn keep_asking(
+pub(crate) async fn keep_asking(
     supervisor: &Supervisor,
     user: UserId,
     metadata: &Metadata,

@@ -1,8 +1,118 @@
-//! What the model is asked for a caption, and what is made of its reply. Pure, but for the asking.
+//! One caption, from its turn at the model server to its end: what the model is asked, and what is made of its reply.
 
-use genie_events::caption::Brief;
+use std::time::Duration;
 
-use crate::ollama::Message;
+use genie_events::{
+    CaptionId, Metadata, User, UserCommand, UserId,
+    caption::{Brief, Written},
+    chat::Failure,
+};
+use genie_log::{Work, leases::LeaseKind};
+use tracing::error;
+
+use crate::{
+    answer::{died, drop_own_lease, fitting, interrupted, keep_asking, took_too_long},
+    ollama::{Frame, Message},
+    supervisor::{Run, Supervisor},
+    turnstile::Class,
+    users::{Done, Note, Plan},
+};
+
+/// The longest caption that is read, in bytes; far above any platform's cap.
+const MAX_CAPTION_BYTES: usize = 16 * 1024;
+/// Tokens that a model may write for a caption; eight long sentences take half of them.
+const CAPTION_TOKENS: u32 = 512;
+/// How long a caption may take once it is its turn, in both its tries.
+const CAPTION_DEADLINE: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone)]
+pub(crate) struct CaptionTask {
+    pub caption: CaptionId,
+    pub user: UserId,
+    pub metadata: Metadata,
+    pub run: Run,
+}
+
+/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
+pub(crate) async fn write_caption(supervisor: Supervisor, task: CaptionTask, brief: Brief) -> Result<Written, Failure> {
+    let mut place = supervisor.line_up(&task.caption.to_string(), Class::Caption, task.user);
+    let _pass = tokio::select! {
+        () = task.run.over() => return Err(interrupted()),
+        pass = &mut place.go => pass.map_err(|_| died())?,
+    };
+    tokio::select! {
+        () = task.run.over() => Err(interrupted()),
+        () = tokio::time::sleep(CAPTION_DEADLINE) => Err(took_too_long()),
+        written = ask_for_caption(&supervisor, &brief) => written,
+    }
+}
+
+async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Written, Failure> {
+    let model = &supervisor.0.settings.caption_model;
+    let conversation = prompt(brief);
+    let mut text = clean(&whole_answer(supervisor, model, &conversation).await?);
+    let cap = brief.platform.cap();
+    if let Some(cap) = cap.filter(|cap| is_too_long(&text, *cap)) {
+        let shorter = shorter(conversation, &text, cap);
+        let again = clean(&whole_answer(supervisor, model, &shorter).await?);
+        if !again.is_empty() {
+            text = again;
+        }
+    }
+    let cut = cap.map_or_else(|| text.clone(), |cap| cut(&text, cap));
+    match cut.is_empty() {
+        true => Err(Failure { code: "ollama_failed".into(), sentence: "The model wrote nothing; try again".into() }),
+        false => Ok(Written { truncated: cut != text, text: cut, model: model.clone() }),
+    }
+}
+
+async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Message]) -> Result<String, Failure> {
+    let mut stream = supervisor.0.ollama.chat(model, conversation, CAPTION_TOKENS).await?;
+    let (mut whole, mut room) = (String::new(), MAX_CAPTION_BYTES);
+    loop {
+        let (text, is_done) = match stream.next().await? {
+            Frame::Text(text) => (text, false),
+            Frame::Done { text, .. } => (text, true),
+        };
+        let fitting = fitting(&text, &mut room);
+        whole.push_str(fitting);
+        if is_done || fitting.len() < text.len() {
+            return Ok(whole); // dropping the stream stops the model
+        }
+    }
+}
+
+/// Writes a caption's end, however long the store is away, and tells who waits for it.
+pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
+    let (caption, id) = (task.caption, task.caption.to_string());
+    if task.run.lost.is_cancelled() {
+        return supervisor.forsake_caption(caption); // another node has it
+    }
+    let command = UserCommand::FinishCaption(caption, written.clone());
+    let plan = {
+        let id = id.clone();
+        move |state: &User, now| {
+            let changes = state.decide(now, command.clone())?;
+            let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
+            Ok(Plan { changes, work, note: Note::Nothing })
+        }
+    };
+    match keep_asking(supervisor, task.user, &task.metadata, plan).await {
+        Ok(Done { changes, .. }) if changes.is_empty() => {
+            // It had an end already, which is not this one.
+            supervisor.forsake_caption(caption);
+            drop_own_lease(supervisor, LeaseKind::Caption, &id).await;
+        }
+        Ok(Done { position, .. }) => {
+            let end = written.map(|written| (written, position)).map_err(|failure| (failure, position));
+            supervisor.tell_caption(caption, end);
+        }
+        Err(error) => {
+            error!(%error, caption.id = %caption, "the end of caption `{caption}` can't be written");
+            supervisor.forsake_caption(caption);
+        }
+    }
+}
 
 /// The conversation that asks for a caption.
 pub fn prompt(brief: &Brief) -> Vec<Message> {

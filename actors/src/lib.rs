@@ -5,7 +5,7 @@
 mod answer;
 /// Who asks: made by whoever authenticated the request.
 pub mod caller;
-/// What the model is asked for a caption, and what is made of its reply.
+/// One caption, from its turn at the model server to its end.
 mod captions;
 /// What can come of a command.
 pub mod error;

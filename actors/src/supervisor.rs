@@ -10,39 +10,34 @@ use std::{
 use genie_events::{
     CaptionId, Metadata, Moment, SessionId, TurnId, User, UserCommand, UserId,
     caption::{Brief, CaptionEvent, Written},
-    chat::{Chat, ChatCommand, ChatEvent, Failure},
+    chat::{ChatCommand, ChatEvent, Failure},
     event::Event,
 };
-use genie_log::{
-    Body, Fact, Log, LogError, Owner, StoredRow, Work,
-    journal::Journal,
-    leases::{Lease, LeaseKind},
-};
+use genie_log::{Body, Fact, Log, LogError, StoredRow, Work, journal::Journal, leases::LeaseKind};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::{
     WriteError,
-    answer::{self, CaptionTask, TurnTask},
+    answer::{self, TurnTask},
+    captions::{self, CaptionTask},
     feed::{Feeds, Progress},
     ollama::Ollama,
     turnstile::{Admission, Class, Place, Turnstile},
     users::{Note, Plan, Users},
 };
 
+mod take_over;
+
 /// How long a run is its node's without a heartbeat.
 const LEASE_SECONDS: i64 = 15;
-/// How often leases are renewed and the lapsed looked for.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often who waits for a caption looks whether it is still this node's.
 const CAPTION_LOOK: Duration = Duration::from_secs(5);
 /// Rows of one reading of the log.
 const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
-/// The most lapsed runs taken over in one look.
-const TAKEN_OVER: i64 = 100;
 
 /// How the model server is used.
 #[derive(Debug, Clone)]
@@ -319,14 +314,14 @@ impl Supervisor {
             let written = match brief {
                 None => Err(answer::interrupted()),
                 Some(brief) => {
-                    let writing = tokio::spawn(answer::write_caption(supervisor.clone(), task.clone(), brief));
+                    let writing = tokio::spawn(captions::write_caption(supervisor.clone(), task.clone(), brief));
                     writing.await.unwrap_or_else(|stopped| {
                         error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
                         Err(answer::died())
                     })
                 }
             };
-            answer::end_caption(&supervisor, &task, written).await;
+            captions::end_caption(&supervisor, &task, written).await;
             supervisor.done(&caption.to_string());
         });
     }
@@ -356,93 +351,6 @@ impl Supervisor {
     /// Who waits for a caption is told that its end is not known here.
     pub(crate) fn forsake_caption(&self, caption: CaptionId) {
         lock(&self.0.awaited).remove(&caption);
-    }
-
-    /// Renews the leases of what runs here, for ever; to be spawned. What is not run is not renewed, so that whatever falls
-    /// through lapses and is taken over.
-    pub async fn renew(self) {
-        loop {
-            let ids: Vec<String> = lock(&self.0.running).keys().cloned().collect();
-            match self.0.log.renew_runs(&self.0.node, ids.clone(), self.lease_end()).await {
-                Ok(held) => ids.iter().for_each(|id| self.heed(id, held.get(id).copied())),
-                Err(error) => warn!(%error, "the leases of running answers can't be renewed; trying on"),
-            }
-            tokio::time::sleep(HEARTBEAT).await;
-        }
-    }
-
-    /// What the heartbeat said of a run: held and perhaps called off, or not held any more.
-    fn heed(&self, id: &str, called_off: Option<bool>) {
-        let Some(run) = lock(&self.0.running).get(id).cloned() else { return };
-        match called_off {
-            Some(true) => run.cancel.cancel(),
-            Some(false) => {}
-            None => run.lost.cancel(), // ended a moment ago, or taken by another node
-        }
-    }
-
-    /// Takes over what dead nodes left behind, for ever; to be spawned.
-    pub async fn take_over_the_lapsed(self, embedded: bool) {
-        if embedded && let Err(error) = self.0.log.release_runs().await {
-            warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
-        }
-        loop {
-            if let Err(error) = self.look_for_the_lapsed().await {
-                warn!(%error, "lapsed answers can't be looked for; trying on");
-            }
-            tokio::time::sleep(HEARTBEAT).await;
-        }
-    }
-
-    async fn look_for_the_lapsed(&self) -> Result<(), LogError> {
-        let now = self.0.log.clock().now();
-        for kind in [LeaseKind::Turn, LeaseKind::Caption] {
-            for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
-                if lock(&self.0.running).contains_key(&lease.id) {
-                    continue; // ours, and about to be renewed
-                }
-                let taken = self.0.log.take_lease(kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
-                if let Some(lease) = taken
-                    && let Err(error) = self.take_over(kind, lease).await
-                {
-                    error!(%error, "what a dead node left behind can't be ended yet; it is tried again when the lease lapses");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A turn of which nothing was shown is begun anew; one that had begun ends as interrupted with what was shown of it.
-    /// A caption fails, and its quota unit goes back.
-    async fn take_over(&self, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
-        match kind {
-            LeaseKind::Turn => {
-                let Ok(turn) = lease.id.parse::<TurnId>() else { return Ok(()) };
-                let session = SessionId(lease.stream_id);
-                if !self.is_unanswered(turn, lease.user, &session).await? {
-                    return self.0.log.drop_lease(kind, &lease.id, &self.0.node).await;
-                }
-                let shown = self.0.log.journalled(turn, lease.user).await?;
-                info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was left behind by a node that died");
-                if shown.is_empty() {
-                    self.start_turn(turn, lease.user, session, Metadata::system());
-                } else {
-                    self.end_turn(turn, lease.user, session);
-                }
-            }
-            LeaseKind::Caption => {
-                if let Ok(caption) = lease.id.parse::<CaptionId>() {
-                    self.start_caption(caption, lease.user, None, Metadata::system());
-                }
-            }
-            LeaseKind::Job => {}
-        }
-        Ok(())
-    }
-
-    async fn is_unanswered(&self, turn: TurnId, user: UserId, session: &SessionId) -> Result<bool, LogError> {
-        let chat = self.0.log.stream::<Chat>(&Owner::User(user), &session.0).await?;
-        Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Secrets lie beside the log, each under a key of its own that is wrapped by its user's vault key. The only way in is the
-//! [`VaultDoor`], which opening the log hands to the write side's vault and to nobody else.
+//! `VaultDoor`, which opening the log hands to the write side's vault and to nobody else.
 
 use genie_events::UserId;
 use sqlx::Row;

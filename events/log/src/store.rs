@@ -1,7 +1,7 @@
 //! The opened store: pools, migrations, and the runtime that owns the connections.
 //!
 //! Invariant: a connection is only ever touched on the runtime that opened it. Callers on other runtimes (HTTP workers, actors)
-//! go through [`Store::run`], which also lets a piece of work finish when its caller goes away.
+//! go through `Store::run`, which also lets a piece of work finish when its caller goes away.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 

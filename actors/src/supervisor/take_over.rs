@@ -1,0 +1,106 @@
+//! Leases of runs: renewing those of what runs here, and taking over what dead nodes left behind.
+
+use std::time::Duration;
+
+use genie_events::{CaptionId, Metadata, SessionId, TurnId, UserId, chat::Chat};
+use genie_log::{
+    LogError, Owner,
+    leases::{Lease, LeaseKind},
+};
+use tracing::{error, info, warn};
+
+use super::{Supervisor, lock};
+
+/// How often leases are renewed and the lapsed looked for.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// The most lapsed runs taken over in one look.
+const TAKEN_OVER: i64 = 100;
+
+impl Supervisor {
+    /// Renews the leases of what runs here, for ever; to be spawned. What is not run is not renewed, so that whatever falls
+    /// through lapses and is taken over.
+    pub async fn renew(self) {
+        loop {
+            let ids: Vec<String> = lock(&self.0.running).keys().cloned().collect();
+            match self.0.log.renew_runs(&self.0.node, ids.clone(), self.lease_end()).await {
+                Ok(held) => ids.iter().for_each(|id| self.heed(id, held.get(id).copied())),
+                Err(error) => warn!(%error, "the leases of running answers can't be renewed; trying on"),
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
+    /// What the heartbeat said of a run: held and perhaps called off, or not held any more.
+    fn heed(&self, id: &str, called_off: Option<bool>) {
+        let Some(run) = lock(&self.0.running).get(id).cloned() else { return };
+        match called_off {
+            Some(true) => run.cancel.cancel(),
+            Some(false) => {}
+            None => run.lost.cancel(), // ended a moment ago, or taken by another node
+        }
+    }
+
+    /// Takes over what dead nodes left behind, for ever; to be spawned.
+    pub async fn take_over_the_lapsed(self, embedded: bool) {
+        if embedded && let Err(error) = self.0.log.release_runs().await {
+            warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
+        }
+        loop {
+            if let Err(error) = self.look_for_the_lapsed().await {
+                warn!(%error, "lapsed answers can't be looked for; trying on");
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
+    async fn look_for_the_lapsed(&self) -> Result<(), LogError> {
+        let now = self.0.log.clock().now();
+        for kind in [LeaseKind::Turn, LeaseKind::Caption] {
+            for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
+                if lock(&self.0.running).contains_key(&lease.id) {
+                    continue; // ours, and about to be renewed
+                }
+                let taken = self.0.log.take_lease(kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
+                if let Some(lease) = taken
+                    && let Err(error) = self.take_over(kind, lease).await
+                {
+                    error!(%error, "what a dead node left behind can't be ended yet; it is tried again when the lease lapses");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn of which nothing was shown is begun anew; one that had begun ends as interrupted with what was shown of it.
+    /// A caption fails, and its quota unit goes back.
+    async fn take_over(&self, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
+        match kind {
+            LeaseKind::Turn => {
+                let Ok(turn) = lease.id.parse::<TurnId>() else { return Ok(()) };
+                let session = SessionId(lease.stream_id);
+                if !self.is_unanswered(turn, lease.user, &session).await? {
+                    return self.0.log.drop_lease(kind, &lease.id, &self.0.node).await;
+                }
+                let shown = self.0.log.journalled(turn, lease.user).await?;
+                info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was left behind by a node that died");
+                if shown.is_empty() {
+                    self.start_turn(turn, lease.user, session, Metadata::system());
+                } else {
+                    self.end_turn(turn, lease.user, session);
+                }
+            }
+            LeaseKind::Caption => {
+                if let Ok(caption) = lease.id.parse::<CaptionId>() {
+                    self.start_caption(caption, lease.user, None, Metadata::system());
+                }
+            }
+            LeaseKind::Job => {}
+        }
+        Ok(())
+    }
+
+    async fn is_unanswered(&self, turn: TurnId, user: UserId, session: &SessionId) -> Result<bool, LogError> {
+        let chat = self.0.log.stream::<Chat>(&Owner::User(user), &session.0).await?;
+        Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))
+    }
+}

@@ -1,0 +1,93 @@
+use cqrs_es::test::TestFramework;
+
+use super::*;
+
+type Given = TestFramework<Job>;
+
+fn spec() -> JobSpec {
+    JobSpec {
+        operation: "resize_image".into(),
+        queue: "media-jobs".into(),
+        params: serde_json::json!({"width": 10}),
+        input_file_id: None,
+        input_url: None,
+        creator_profile_id: None,
+        priority: 10,
+        run_at: None,
+        max_attempts: 2,
+    }
+}
+fn submitted() -> JobEvent {
+    JobEvent::Submitted(spec())
+}
+fn claimed(attempt: u32, lease: &str) -> JobEvent {
+    JobEvent::Claimed { attempt, worker: "w".into(), lease: lease.into() }
+}
+fn complete(lease: &str) -> JobCommand {
+    JobCommand::Complete { lease: lease.into(), result: Value::Null, outputs: Value::Null }
+}
+fn completed() -> JobEvent {
+    JobEvent::Completed { attempt: 1, result: Value::Null, outputs: Value::Null }
+}
+const SOON: Moment = Moment(5);
+
+#[test]
+fn submitting_the_same_again_is_no_error_and_another_body_is() {
+    Given::with(()).given(vec![submitted()]).when(JobCommand::Submit(spec())).then_expect_events(vec![]);
+    let other = JobSpec { operation: "crop_image".into(), ..spec() };
+    let refused = Given::with(()).given(vec![submitted()]).when(JobCommand::Submit(other)).inspect_result();
+    assert_eq!(refused.unwrap_err().code, "job_exists");
+}
+
+#[test]
+fn a_claim_before_its_time_is_refused() {
+    let later = JobEvent::Submitted(JobSpec { run_at: Some(Moment(10)), ..spec() });
+    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: Moment(9) };
+    let refused = Given::with(()).given(vec![later]).when(claim).inspect_result().unwrap_err();
+    assert_eq!(refused.code, "not_waiting");
+}
+
+#[test]
+fn only_the_present_lease_completes_and_completing_twice_is_no_error() {
+    let running = vec![submitted(), claimed(1, "mine")];
+    Given::with(()).given(running.clone()).when(complete("mine")).then_expect_events(vec![completed()]);
+    let stale = Given::with(()).given(running.clone()).when(complete("other")).inspect_result().unwrap_err();
+    assert_eq!(stale.code, "stale_lease");
+    let done = [running, vec![completed()]].concat();
+    Given::with(()).given(done).when(complete("mine")).then_expect_events(vec![]);
+}
+
+#[test]
+fn a_lapsed_lease_ends_nothing_and_the_last_lapse_fails_the_job() {
+    let lapsed = JobEvent::Lapsed { attempt: 1, retry_at: Some(SOON) };
+    let again = vec![submitted(), claimed(1, "a"), lapsed, claimed(2, "b")];
+    let stale = Given::with(()).given(again.clone()).when(complete("a")).inspect_result().unwrap_err();
+    assert_eq!(stale.code, "stale_lease");
+    Given::with(())
+        .given(again)
+        .when(JobCommand::Lapse { lease: "b".into(), retry_at: SOON })
+        .then_expect_events(vec![JobEvent::Lapsed { attempt: 2, retry_at: None }]);
+}
+
+#[test]
+fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
+    let fail = |lease: &str| JobCommand::Fail { lease: lease.into(), error: "e".into(), retryable: true, retry_at: SOON };
+    let failed = |attempt, retry_at| JobEvent::Failed { attempt, error: "e".into(), retry_at };
+    let first = vec![submitted(), claimed(1, "a")];
+    Given::with(()).given(first.clone()).when(fail("a")).then_expect_events(vec![failed(1, Some(SOON))]);
+    let second = [first, vec![failed(1, Some(SOON)), claimed(2, "b")]].concat();
+    Given::with(()).given(second.clone()).when(fail("b")).then_expect_events(vec![failed(2, None)]);
+    let for_good = [second, vec![failed(2, None)]].concat();
+    Given::with(())
+        .given(for_good)
+        .when(JobCommand::Retry)
+        .then_expect_events(vec![JobEvent::Retried { queue: "media-jobs".into(), priority: 5 }]);
+}
+
+#[test]
+fn back_off_doubles_up_to_ten_minutes() {
+    assert_eq!(backoff_millis(1, 1.0), 2000);
+    assert_eq!(backoff_millis(3, 1.0), 8000);
+    assert_eq!(backoff_millis(3, 0.0), 4000);
+    assert_eq!(backoff_millis(u32::MAX, 1.0), 600_000);
+}

@@ -1,0 +1,135 @@
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    RefusalKind,
+    account::Registration,
+    caption::{Length, Platform},
+    ids::{EmailId, InviteId},
+};
+
+const NOW: Moment = Moment(1_795_000_000_000_000);
+
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+fn apply(user: &mut User, changes: Vec<Change>) {
+    for change in changes {
+        let sequence = user.sequence(&change.stream) + 1;
+        user.evolve(&change.stream, sequence, change.event);
+    }
+}
+
+fn ada() -> User {
+    let registration = Registration {
+        email: "ada@example.com".into(),
+        email_id: EmailId("e".into()),
+        first_name: None,
+        invite: InviteId("i".into()),
+        tier: Tier::Starter,
+        role: "creator".into(),
+        admin: false,
+    };
+    let mut user = User::new(UserId(id(1)));
+    apply(&mut user, vec![registered(UserId(id(1)), AccountEvent::Registered(registration))]);
+    user
+}
+
+fn ask(user: &mut User, command: UserCommand) -> Result<usize, Refusal> {
+    let decided = user.decide(NOW, command)?;
+    let count = decided.len();
+    apply(user, decided);
+    Ok(count)
+}
+
+fn spec(operation: &str) -> JobSpec {
+    JobSpec {
+        operation: operation.into(),
+        queue: "media-jobs".into(),
+        params: Value::Null,
+        input_file_id: None,
+        input_url: None,
+        creator_profile_id: None,
+        priority: 10,
+        run_at: None,
+        max_attempts: 3,
+    }
+}
+
+fn brief() -> Brief {
+    Brief { platform: Platform::X, tone: "t".into(), topic: "t".into(), length: Length::Short, platform_username: None }
+}
+
+#[test]
+fn a_caption_is_counted_with_its_request_and_given_back_when_it_fails() {
+    let mut ada = ada();
+    for n in 0..3 {
+        assert_eq!(ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(n)), brief())), Ok(2));
+    }
+    let refused = ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(9)), brief())).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::PostsAiAssisted, in_tier: true });
+    let failure = Failure { code: "model_unavailable".into(), sentence: "away".into() };
+    assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Err(failure.clone()))), Ok(2));
+    assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Err(failure))), Ok(0), "once");
+    assert_eq!(ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(9)), brief())), Ok(2));
+}
+
+#[test]
+fn an_operation_that_the_tier_lacks_queues_nothing() {
+    let mut ada = ada();
+    let job = JobId::new(id(5));
+    let refused = ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec("trim_videos"))).unwrap_err();
+    assert!(matches!(refused.kind, RefusalKind::Quota { in_tier: false, .. }));
+    assert_eq!(ada.job(&job), None);
+}
+
+#[test]
+fn a_finished_job_leaves_the_state_and_can_be_recalled() {
+    let mut ada = ada();
+    let job = JobId::new(id(5));
+    ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec("resize_image"))).unwrap();
+    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NOW };
+    ask(&mut ada, UserCommand::Job(job.clone(), claim)).unwrap();
+    let running = ada.job(&job).cloned().unwrap();
+    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
+    assert_eq!(ask(&mut ada, UserCommand::Job(job.clone(), complete.clone())), Ok(1));
+    assert_eq!(ada.job(&job), None);
+    assert_eq!(ada.sequence(&StreamId::new(StreamKind::Job, &job)), 0);
+
+    let mut finished = running;
+    finished.evolve(crate::job::JobEvent::Completed { attempt: 1, result: Value::Null, outputs: Value::Null });
+    ada.recall_job(job.clone(), finished, 3);
+    assert_eq!(ask(&mut ada, UserCommand::Job(job.clone(), complete)), Ok(0), "completing twice is no error");
+    ada.drop_recalled(&job);
+    assert_eq!(ada.job(&job), None);
+}
+
+#[test]
+fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
+    let mut ada = ada();
+    let store = |n: u128, platform: &str, version| UserCommand::StoreCredential {
+        credential: CredentialId(id(n)),
+        platform: platform.into(),
+        platform_username: Some("ada".into()),
+        sealed: SealedSecret { version, hash: "00".into() },
+    };
+    ask(&mut ada, store(1, "x", 1)).unwrap();
+    assert_eq!(ada.credential_for("x", Some("ada")), Some(CredentialId(id(1))));
+    assert_eq!(ada.credential_for("x", None), None);
+    assert_eq!(ask(&mut ada, store(1, "x", 2)), Ok(1), "storing again is no new connection");
+    let refused = ask(&mut ada, store(2, "reddit", 1)).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::PlatformsConnected, in_tier: true });
+}
+
+#[test]
+fn the_suspended_ask_nothing_but_what_runs_may_end() {
+    let mut ada = ada();
+    ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(1)), brief())).unwrap();
+    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
+    let refused = ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(2)), spec("resize_image"))).unwrap_err();
+    assert_eq!(refused.code, "suspended");
+    let written = Written { text: "t".into(), model: "m".into(), truncated: false };
+    assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Ok(written))), Ok(1));
+}
