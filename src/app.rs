@@ -69,7 +69,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let reads = ReadSide::start(log.clone());
     let invite = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?;
     if let Some(code) = invite {
-        println!("The first invite, whose user becomes administrator: {code}");
+        say(&format!("The first invite, whose user becomes administrator: {code}"));
     }
     if config.shared_secret.is_none() {
         warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
@@ -90,7 +90,7 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
         .bind((host.as_str(), port))
         .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
     for address in server.addrs() {
-        println!("genie listens on http://{address}");
+        say(&format!("genie listens on http://{address}"));
         info!(%address, store = ?app.config.target(), "genie listens");
     }
     let stopped = server.run().await.map_err(|error| format!("the server stopped: {error}"));
@@ -99,6 +99,11 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     let _ = app.log.store().io().spawn(async move { log.store().close().await }).await;
     info!("genie stopped");
     stopped
+}
+
+/// To whoever started the server, and may have stopped listening.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn start_logging(config: &Config) -> Result<(), String> {
@@ -128,6 +133,11 @@ pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String
 async fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
     let path = config.data_dir.join("master.key");
     let shown = path.display();
+    // Of two first starts in one folder, one makes the key and the other reads it.
+    let _alone = match read_only {
+        true => None,
+        false => Some(lock_folder(config)?),
+    };
     match File::open(&path) {
         Ok(mut file) => {
             let mode = file.metadata().map_err(|error| format!("{shown}: {error}"))?.permissions().mode();
@@ -148,6 +158,17 @@ async fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys,
         }
         Err(error) => Err(format!("{shown}: {error}; set GENIE_MASTER_KEYS or GENIE_DATA_DIR")),
     }
+}
+
+fn lock_folder(config: &Config) -> Result<File, String> {
+    let path = config.data_dir.join("master.lock");
+    let lock = || {
+        fs::create_dir_all(&config.data_dir)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    lock().map_err(|error: std::io::Error| format!("{} can't be locked: {error}", path.display()))
 }
 
 /// Written to a file beside and renamed, so that a crash leaves a whole key or none.

@@ -128,7 +128,7 @@ impl Config {
             chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
             onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
             queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
-            cors_origins: read.text("CORS_ORIGINS").split(',').map(|origin| origin.trim().to_owned()).collect(),
+            cors_origins: read.origins("CORS_ORIGINS"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
             log: read.text("GENIE_LOG"),
@@ -222,6 +222,20 @@ impl Reader<'_> {
         value
     }
 
+    /// `*` alone, or origins as browsers send them: scheme and host, no path.
+    fn origins(&mut self, name: &'static str) -> Vec<String> {
+        let text = self.text(name);
+        let origins: Vec<String> = text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        let is_origin = |origin: &String| {
+            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            rest.is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b)))
+        };
+        if origins.is_empty() || !(origins == ["*"] || origins.iter().all(is_origin)) {
+            self.wrong.push(format!("{name} must be * or a list of origins such as https://app.example.com"));
+        }
+        origins
+    }
+
     fn url(&mut self, name: &'static str) -> String {
         let value = self.text(name);
         if !(value.starts_with("http://") || value.starts_with("https://")) {
@@ -257,6 +271,15 @@ mod tests {
         let wrong = wrong.err().unwrap().to_string();
         assert_eq!(wrong.lines().count(), 3, "{wrong}");
         assert!(!wrong.contains("canary"));
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        let good = read(&[("CORS_ORIGINS", "https://a.example, http://localhost:3000,")]).ok().unwrap();
+        assert_eq!(good.cors_origins, ["https://a.example", "http://localhost:3000"]);
+        for bad in ["a.example", "*,https://a.example", "https://a.example/path", "not a uri", ","] {
+            assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
+        }
     }
 
     #[test]

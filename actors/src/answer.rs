@@ -64,6 +64,7 @@ enum End {
 pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     let attempt = match turn_attempt(&supervisor, &task).await {
         Ok(attempt) => attempt,
+        Err(_) if task.run.cancel.is_cancelled() => Attempt { text: String::new(), end: End::Stopped },
         Err(error) => {
             error!(%error, turn.id = %task.turn, "turn `{}` can't be run", task.turn);
             Attempt { text: String::new(), end: End::Failed(died()) }
@@ -85,11 +86,20 @@ pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
 
 async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attempt, LogError> {
     let inner = &supervisor.0;
-    let keys = inner.log.live_keys(task.user).await?;
+    let (log, user, session) = (inner.log.clone(), task.user, task.session.clone());
+    let keys = read_surely(task, || {
+        let log = log.clone();
+        async move { log.live_keys(user).await }
+    });
+    let keys = keys.await?;
     let stopped = Attempt { text: String::new(), end: End::Stopped };
     let Some(_pass) = wait_for_pass(supervisor, task).await else { return Ok(stopped) };
     inner.feeds.stage(task.turn, Stage::Running);
-    let history = inner.log.stream_events::<Chat>(&Owner::User(task.user), &task.session.0).await?;
+    let history = read_surely(task, || {
+        let (log, session) = (log.clone(), session.clone());
+        async move { log.stream_events::<Chat>(&Owner::User(user), &session.0).await }
+    });
+    let history = history.await?;
     let conversation = conversation(&history, task.turn, inner.settings.context_tokens * BYTES_PER_TOKEN);
     let opened = tokio::select! {
         biased;
@@ -100,6 +110,24 @@ async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attemp
         Ok(stream) => relay(supervisor, task, &keys, stream).await,
         Err(failure) => Attempt { text: String::new(), end: End::Failed(failure) },
     })
+}
+
+/// Reads, however long the store is away, unless there is no point in going on.
+async fn read_surely<T, R>(task: &TurnTask, read: impl Fn() -> R) -> Result<T, LogError>
+where
+    R: Future<Output = Result<T, LogError>>,
+{
+    for pause in pauses() {
+        match read().await {
+            Err(LogError::Away(reason)) => warn!(reason, turn.id = %task.turn, "what a turn needs can't be read; trying on"),
+            read => return read,
+        }
+        tokio::select! {
+            () = task.run.over() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Err(LogError::Away("the turn was called off meanwhile".into()))
 }
 
 /// Waits in line, telling the readers where; `None` when it was stopped meanwhile.

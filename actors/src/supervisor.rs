@@ -14,7 +14,10 @@ use genie_events::{
     event::Event,
 };
 use genie_log::{Body, Fact, Log, LogError, StoredRow, Work, journal::Journal, leases::LeaseKind};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -32,6 +35,7 @@ mod take_over;
 
 /// How long a run is its node's without a heartbeat.
 const LEASE_SECONDS: i64 = 15;
+const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 /// How often who waits for a caption looks whether it is still this node's.
 const CAPTION_LOOK: Duration = Duration::from_secs(5);
 /// Rows of one reading of the log.
@@ -71,6 +75,8 @@ pub(crate) struct Inner {
     /// This process, as leases name it.
     pub node: String,
     running: Mutex<HashMap<String, Run>>,
+    /// Since when this node's own renewals have succeeded; unset while they fail.
+    renewing_since: Mutex<Option<Instant>>,
     /// Let in at the door, until their runs are in line.
     admitted: Mutex<HashMap<String, Admission>>,
     awaited: Mutex<HashMap<CaptionId, oneshot::Sender<CaptionEnd>>>,
@@ -113,7 +119,22 @@ impl Supervisor {
         let node = format!("node-{}", log.clock().new_uuid());
         let (running, admitted, awaited) = (Mutex::default(), Mutex::default(), Mutex::default());
         let feeds = Feeds::default();
-        Ok(Self(Arc::new(Inner { log, users, journal, ollama, settings, feeds, turnstile, node, running, admitted, awaited })))
+        // A start is no outage: what an earlier process left behind is taken over at once.
+        let renewing_since = Mutex::new(Instant::now().checked_sub(LEASE));
+        Ok(Self(Arc::new(Inner {
+            log,
+            users,
+            journal,
+            ollama,
+            settings,
+            feeds,
+            turnstile,
+            node,
+            running,
+            renewing_since,
+            admitted,
+            awaited,
+        })))
     }
 
     /// What readers of running turns are shown.
@@ -144,13 +165,27 @@ impl Supervisor {
             let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
             Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
         };
-        match self.0.users.plan(user, None, metadata, Arc::new(planner)).await {
-            Ok(done) => Ok(AskedTurn { turn, position: done.position, progress }),
-            Err(error) => {
-                self.0.feeds.close(turn);
-                lock(&self.0.admitted).remove(&turn.to_string());
-                Err(error)
+        let supervisor = self.clone();
+        // On a task of its own: when the asker goes away, what was opened for the turn is still closed if it is refused.
+        let asking = self.0.log.store().io().spawn(async move {
+            let asked = supervisor.0.users.plan(user, None, metadata, Arc::new(planner)).await;
+            if asked.is_err() {
+                supervisor.leave_alone(&turn.to_string(), Some(turn), None);
             }
+            asked
+        });
+        let done = asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+        Ok(AskedTurn { turn, position: done.position, progress })
+    }
+
+    /// Gives back what was opened at the door for something that does not run here.
+    fn leave_alone(&self, id: &str, turn: Option<TurnId>, caption: Option<CaptionId>) {
+        lock(&self.0.admitted).remove(id);
+        if let Some(turn) = turn {
+            self.0.feeds.close(turn);
+        }
+        if let Some(caption) = caption {
+            self.forsake_caption(caption);
         }
     }
 
@@ -165,11 +200,15 @@ impl Supervisor {
             let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
             Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
         };
-        if let Err(error) = self.0.users.plan(user, None, metadata, Arc::new(planner)).await {
-            lock(&self.0.awaited).remove(&caption);
-            lock(&self.0.admitted).remove(&caption.to_string());
-            return Err(error);
-        }
+        let supervisor = self.clone();
+        let asking = self.0.log.store().io().spawn(async move {
+            let asked = supervisor.0.users.plan(user, None, metadata, Arc::new(planner)).await;
+            if asked.is_err() {
+                supervisor.leave_alone(&caption.to_string(), None, Some(caption));
+            }
+            asked
+        });
+        asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
         self.await_caption(caption, told).await
     }
 
@@ -264,14 +303,18 @@ impl Supervisor {
         let fact = self.0.log.open_row(row).await?;
         let (Some(user), Body::Open(event, _)) = (fact.user, &fact.body) else { return Ok(()) };
         match event {
-            Event::Chat(ChatEvent::Asked { turn, .. }) if self.is_mine(LeaseKind::Turn, &turn.to_string()).await? => {
-                self.start_turn(*turn, user, SessionId(fact.stream.id.clone()), cause(&fact));
+            Event::Chat(ChatEvent::Asked { turn, .. }) => {
+                let id = turn.to_string();
+                match self.is_mine(LeaseKind::Turn, &id).await? {
+                    true => self.start_turn(*turn, user, SessionId(fact.stream.id.clone()), cause(&fact)),
+                    false => self.leave_alone(&id, Some(*turn), None),
+                }
             }
-            Event::Caption(CaptionEvent::Requested { brief, .. })
-                if self.is_mine(LeaseKind::Caption, &fact.stream.id).await? =>
-            {
-                if let Ok(caption) = fact.stream.id.parse() {
-                    self.start_caption(caption, user, Some(brief.clone()), cause(&fact));
+            Event::Caption(CaptionEvent::Requested { brief, .. }) => {
+                let Ok(caption) = fact.stream.id.parse() else { return Ok(()) };
+                match self.is_mine(LeaseKind::Caption, &fact.stream.id).await? {
+                    true => self.start_caption(caption, user, Some(brief.clone()), cause(&fact)),
+                    false => self.leave_alone(&fact.stream.id, None, Some(caption)),
                 }
             }
             _ => {}

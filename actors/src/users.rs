@@ -28,6 +28,8 @@ const MAILBOX: usize = 64;
 const SENDS: u32 = 3;
 /// How long a command may take before its caller is told to come again.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a command is waited for at all, those before it included.
+const LONGEST: Duration = Duration::from_secs(40);
 /// An actor unused for so long is passivated.
 const IDLE: Duration = Duration::from_secs(300);
 /// The most actors alive; past it those longest unused are passivated.
@@ -127,7 +129,10 @@ impl Users {
                 begun: Arc::clone(&begun),
                 place,
             })?;
-            match answer.await {
+            let Ok(answer) = tokio::time::timeout(LONGEST, answer).await else {
+                return Err(WriteError::Away("the user's actor does not answer".into()));
+            };
+            match answer {
                 Ok(answer) => {
                     let done = answer?;
                     // Also when it was so already: perhaps by an earlier try whose answer got lost.

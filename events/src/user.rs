@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::{
     account::{Account, AccountCommand, AccountEvent, Onboarding},
-    caption::{Brief, Caption, CaptionCommand, CaptionEvent, Written},
+    caption::{Brief, Caption, CaptionCommand, Written},
     chat::{Chat, ChatCommand, Failure},
     credential::{Credential, CredentialCommand, SealedSecret},
     event::{Change, Event},
@@ -185,6 +185,9 @@ impl User {
             UserCommand::RemoveCredential(credential) => self.credential_changes(credential, CredentialCommand::Remove),
             UserCommand::SubmitJob(job, spec) => self.submit_job(now, job, spec),
             UserCommand::Job(job, command) => {
+                if command == JobCommand::Retry {
+                    self.check_room_for_a_job()?;
+                }
                 let events = self.jobs.get(&job).unwrap_or(&Job::Absent).decide(command)?;
                 Ok(changes(&job, events))
             }
@@ -223,11 +226,7 @@ impl User {
         if submitted.is_empty() {
             return Ok(vec![]);
         }
-        if self.jobs.len() >= MAX_UNFINISHED_JOBS {
-            let sentence =
-                format!("You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some");
-            return Err(Refusal::conflict("too_many_jobs", sentence));
-        }
+        self.check_room_for_a_job()?;
         if scheduled {
             let waiting = self.jobs.values().filter(|job| is_scheduled(job, now)).count() as u64;
             self.check_present(Counter::ScheduledQueueSize, waiting)?;
@@ -238,6 +237,18 @@ impl User {
         };
         all.extend(changes(&job, submitted));
         Ok(all)
+    }
+
+    fn check_room_for_a_job(&self) -> Result<(), Refusal> {
+        let unfinished = self.jobs.values().filter(|job| !matches!(job, Job::Finished { .. })).count();
+        match unfinished < MAX_UNFINISHED_JOBS {
+            true => Ok(()),
+            false => {
+                let sentence =
+                    format!("You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some");
+                Err(Refusal::conflict("too_many_jobs", sentence))
+            }
+        }
     }
 
     fn request_caption(&self, now: Moment, caption: CaptionId, brief: Brief) -> Result<Vec<Change>, Refusal> {
@@ -356,11 +367,6 @@ fn counted_month(change: &Change) -> Option<Month> {
 
 fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {
     events.into_iter().map(|event| Change::new(id.to_string(), event)).collect()
-}
-
-/// Whether a caption's event ends it.
-pub fn ends_caption(event: &CaptionEvent) -> bool {
-    matches!(event, CaptionEvent::Completed(_) | CaptionEvent::Failed(_))
 }
 
 /// The first fact of a user, which is decided before there is a state to ask.

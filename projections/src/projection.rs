@@ -11,7 +11,10 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use genie_events::{Event, Moment, StreamId, StreamKind, UserId};
-use genie_log::{Body, Fact, Log, LogError, StoredRow, UserKeys, store::Store};
+use genie_log::{
+    Body, Fact, Log, LogError, StoredRow, UserKeys,
+    store::{LONGEST, Store},
+};
 use sqlx::{Any, Row, Transaction};
 use tokio::sync::watch;
 use tracing::{error, warn};
@@ -129,13 +132,15 @@ impl Runner {
 
     /// Follows from the stored checkpoint until another node moves it.
     async fn follow(&mut self) -> Result<(), LogError> {
-        self.read_damaged().await?;
-        let mut checkpoint = self.read_checkpoint().await?;
+        let late = |_| LogError::Away("it did not answer in time".into());
+        tokio::time::timeout(LONGEST, self.read_damaged()).await.map_err(late)??;
+        let mut checkpoint = tokio::time::timeout(LONGEST, self.read_checkpoint()).await.map_err(late)??;
         self.tell(checkpoint);
         let mut follower = self.log.follow(checkpoint);
         loop {
             let rows = follower.next(BATCH).await?;
-            match self.apply(checkpoint, follower.position(), &rows).await? {
+            let applied = tokio::time::timeout(LONGEST, self.apply(checkpoint, follower.position(), &rows)).await;
+            match applied.unwrap_or_else(|_| Err(LogError::Away("it did not answer in time".into())))? {
                 Batch::Applied => {
                     checkpoint = follower.position();
                     self.tell(checkpoint);

@@ -88,7 +88,8 @@ impl PageQuery {
     pub fn after_pair(&self) -> Result<Option<(i64, String)>, ApiError> {
         let pair = |text: String| {
             let (number, id) = text.split_once('/')?;
-            Some((number.parse().ok()?, id.to_owned()))
+            let is_id = id.len() <= 100 && !id.chars().any(char::is_control);
+            Some((number.parse().ok()?, id.to_owned())).filter(|_| is_id)
         };
         self.after()?.map(|text| pair(text).ok_or_else(bad_cursor)).transpose()
     }

@@ -1,6 +1,6 @@
 //! Bodies: JSON, within a limit, refused with a sentence that names the field and never repeats what was sent.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -10,8 +10,12 @@ use actix_web::{
 };
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::http::{MAX_BODY, error::ApiError};
+
+/// How long a body may take.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A JSON body.
 pub struct Body<T>(pub T);
@@ -27,20 +31,26 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
             if declared.is_some_and(|length| length > MAX_BODY) {
                 return Err(ApiError::TooLarge(MAX_BODY));
             }
-            let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0));
-            while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
-                if bytes.len() + chunk.len() > MAX_BODY {
-                    return Err(ApiError::TooLarge(MAX_BODY));
-                }
-                bytes.extend_from_slice(&chunk);
-            }
+            let bytes =
+                timeout(DEADLINE, read(&mut payload)).await.map_err(|_| ApiError::field("The body came too slowly"))??;
             if !is_json(&request) {
                 return Err(ApiError::NotJson);
             }
             parse(&bytes).map(Self)
         })
     }
+}
+
+async fn read(payload: &mut Payload) -> Result<BytesMut, ApiError> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
+        if bytes.len() + chunk.len() > MAX_BODY {
+            return Err(ApiError::TooLarge(MAX_BODY));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
 }
 
 fn is_json(request: &HttpRequest) -> bool {

@@ -10,7 +10,7 @@ use genie_events::{CallerKind, Moment, UserId};
 use genie_log::{Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Duration, Instant, timeout_at};
 use tracing::error;
 
 use crate::{
@@ -26,6 +26,8 @@ use crate::{
 
 /// Rows looked at for one page; a page may hold fewer events than were asked for, its cursor goes on.
 const SCANNED: usize = 5000;
+/// A live stream ends after so long, as long as a token is good; its subscriber comes back with its cursor and a good token.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// Rows of one reading for a live stream.
 const LIVE: usize = 200;
 
@@ -141,14 +143,17 @@ async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter) -> Resul
 
 fn live(log: Log, after: u64, filter: Filter) -> HttpResponse {
     let mut follower = log.follow(after);
+    let (opened, mut sent) = (Instant::now(), Instant::now());
     let stream = async_stream::stream! {
         yield Ok::<_, actix_web::Error>(sse::retry());
-        loop {
-            let rows = match timeout(sse::HEARTBEAT, follower.next(LIVE)).await {
-                Err(_) => {
-                    yield Ok(sse::comment());
-                    continue;
-                }
+        while opened.elapsed() < LONGEST {
+            // Also when only others' facts were seen: the subscriber's cursor moves on with what was passed over.
+            if sent.elapsed() >= sse::HEARTBEAT {
+                sent = Instant::now();
+                yield Ok(sse::place(&answer::opaque(follower.position())));
+            }
+            let rows = match timeout_at(sent + sse::HEARTBEAT, follower.next(LIVE)).await {
+                Err(_) => continue,
                 Ok(Ok(rows)) => rows,
                 // The subscriber comes back with its cursor; nothing is skipped.
                 Ok(Err(error)) => {
@@ -158,7 +163,10 @@ fn live(log: Log, after: u64, filter: Filter) -> HttpResponse {
             };
             for row in rows.iter().filter(|row| filter.wants(row)) {
                 match cloud_event(&log, row).await {
-                    Ok(event) => yield Ok(sse::event(&answer::opaque(row.position), &event)),
+                    Ok(event) => {
+                        sent = Instant::now();
+                        yield Ok(sse::event(&answer::opaque(row.position), &event));
+                    }
                     Err(error) => {
                         error!(%error, "a live feed ended");
                         return;

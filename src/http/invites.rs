@@ -40,8 +40,8 @@ pub async fn create(
         Some(text) => Some(Moment::parse_rfc3339(text).ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))?),
     };
     let role = body.role.unwrap_or_else(|| "creator".to_owned());
-    if role.is_empty() || role.len() > 64 {
-        return Err(ApiError::field("`role` must have 1 to 64 bytes"));
+    if role.is_empty() || role.len() > 64 || role.chars().any(char::is_control) {
+        return Err(ApiError::field("`role` must have 1 to 64 bytes, none of them control characters"));
     }
     let grant = Grant { tier, role: role.clone(), admin: role == "administrator", expires_at };
     let created_at = app.log.clock().now().rfc3339();

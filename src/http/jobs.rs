@@ -192,6 +192,12 @@ pub async fn list(
     if status.as_ref().is_some_and(|status| !known.contains(&status.as_str())) {
         return Err(ApiError::field(format!("`status` must be one of: {}", known.join(", "))));
     }
+    if queue.as_ref().is_some_and(|queue| operation::queue(queue).is_none()) {
+        return Err(ApiError::field(format!("`queue` must be one of: {}", operation::QUEUES.join(", "))));
+    }
+    if operation.as_ref().is_some_and(|operation| operation::queue_of(operation).is_none()) {
+        return Err(ApiError::field("`operation` must be one that a queue knows; README.md lists them"));
+    }
     consistency::wait(&app, &request, "jobs", Some(id)).await?;
     let filter = JobFilter { status, queue, operation };
     let rows = app.reads.jobs.list(id, filter, page.after_number()?, limit, app.log.clock().now()).await?;

@@ -28,6 +28,11 @@ pub fn comment() -> Bytes {
     Bytes::from_static(b": still here\n\n")
 }
 
+/// A comment that moves the reader's place on.
+pub fn place(id: &str) -> Bytes {
+    Bytes::from(format!(": still here\nid: {id}\n\n"))
+}
+
 /// One event. JSON has no raw line feeds, so one `data:` line is enough.
 pub fn event(id: &str, data: &Value) -> Bytes {
     Bytes::from(format!("id: {id}\ndata: {data}\n\n"))

@@ -59,9 +59,14 @@ impl Passwords {
     }
 
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
-        let _waiting = self.waiting.try_acquire().map_err(|_| PasswordError::Busy)?;
-        let _working = self.working.acquire().await.map_err(|_| PasswordError::Broken)?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| PasswordError::Broken)
+        let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
+        let working = Arc::clone(&self.working).acquire_owned().await.map_err(|_| PasswordError::Broken)?;
+        // The permits go with the work, which goes on when the client goes away.
+        let worked = tokio::task::spawn_blocking(move || {
+            let _held = (waiting, working);
+            work()
+        });
+        worked.await.map_err(|_| PasswordError::Broken)
     }
 }
 
@@ -82,5 +87,18 @@ mod tests {
         assert!(passwords.check("correct horse".into(), stored.clone()).await.unwrap());
         assert!(!passwords.check("battery staple".into(), stored).await.unwrap());
         assert!(!passwords.check("correct horse".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn work_whose_client_went_away_still_counts() {
+        let passwords = Passwords::new().unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let slow = passwords.work(move || wait.recv().is_ok());
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(50), slow).await.is_err(), "dropped in the middle");
+        assert_eq!(passwords.working.available_permits(), AT_ONCE - 1);
+        go.send(()).unwrap();
+        while passwords.working.available_permits() < AT_ONCE {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -64,6 +64,8 @@ both_stores!(bodies_that_are_no_json_or_too_large, async |store: TestStore| {
     assert_eq!(raw("[".repeat(100_000).into_bytes(), "application/json").await.0, 400);
     assert_eq!(raw(b"[1]".to_vec(), "application/json").await, (400, "invalid_field".into()));
     ada.get(&genie, "/api/jobs?limit=abc").await.refused(400, "invalid_field");
+    ada.get(&genie, "/api/jobs?queue=%00").await.refused(400, "invalid_field");
+    ada.post(&genie, "/api/admin/invites", json!({"role": "edi\u{0}tor"})).await.refused(400, "invalid_field");
     ada.get(&genie, "/api/jobs?limit=501").await.refused(400, "invalid_field");
     ada.get(&genie, "/api/jobs?cursor=abc").await.refused(400, "invalid_field");
     genie.send(Method::GET, "/api/nonsense", &[], None).await.refused(404, "no_such_route");

@@ -153,6 +153,25 @@ both_stores!(a_full_line_is_429_and_nothing_is_kept, async |store: TestStore| {
     assert_eq!(outcome(&first.rest().await), "completed");
 });
 
+both_stores!(who_is_refused_or_goes_away_takes_no_place_in_the_line, async |store: TestStore| {
+    let mut genie = TestGenie::start_with(store, &[("GENIE_MODEL_QUEUE", "1".to_owned())]).await;
+    let ada = genie.user("ada").await;
+    genie.ollama.script("long", &[Step::Say("one"), Step::Hold, Step::Done]);
+    let mut first = ada.ask(&genie, "s", "a long one").await;
+    first.text().await;
+    let ask = || {
+        let body = json!({"message": "too soon", "sessionId": "s"});
+        genie.http.post(format!("{}/api/genie/stream-chat", genie.base)).bearer_auth(&ada.token).json(&body)
+    };
+    for millis in 0..20 {
+        let _ = ask().timeout(Duration::from_millis(millis)).send().await; // goes away in the middle, or is refused
+        assert_eq!(ask().send().await.unwrap().status(), 409);
+    }
+    genie.ollama.go_on();
+    assert_eq!(outcome(&first.rest().await), "completed");
+    assert_eq!(text_of(&ada.ask(&genie, "s", "hello").await.rest().await), "Hello there");
+});
+
 both_stores!(a_server_that_dies_in_an_answer_keeps_what_was_shown, async |store: TestStore| {
     let (mut genie, ada) = start(store).await;
     genie.ollama.script("long", &[Step::Say("one"), Step::Say(" two"), Step::Hold, Step::Done]);

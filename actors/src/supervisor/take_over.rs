@@ -7,9 +7,10 @@ use genie_log::{
     LogError, Owner,
     leases::{Lease, LeaseKind},
 };
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Supervisor, lock};
+use super::{LEASE, Supervisor, lock};
 
 /// How often leases are renewed and the lapsed looked for.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -21,13 +22,32 @@ impl Supervisor {
     /// through lapses and is taken over.
     pub async fn renew(self) {
         loop {
-            let ids: Vec<String> = lock(&self.0.running).keys().cloned().collect();
-            match self.0.log.renew_runs(&self.0.node, ids.clone(), self.lease_end()).await {
-                Ok(held) => ids.iter().for_each(|id| self.heed(id, held.get(id).copied())),
-                Err(error) => warn!(%error, "the leases of running answers can't be renewed; trying on"),
+            match self.renew_once().await {
+                Ok(()) => {
+                    lock(&self.0.renewing_since).get_or_insert_with(Instant::now);
+                }
+                Err(error) => {
+                    *lock(&self.0.renewing_since) = None;
+                    warn!(%error, "the leases of running answers can't be renewed; trying on");
+                }
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
+    }
+
+    async fn renew_once(&self) -> Result<(), LogError> {
+        let ids: Vec<String> = lock(&self.0.running).keys().cloned().collect();
+        if ids.is_empty() {
+            return self.0.log.store().ping().await;
+        }
+        let held = self.0.log.renew_runs(&self.0.node, ids.clone(), self.lease_end()).await?;
+        ids.iter().for_each(|id| self.heed(id, held.get(id).copied()));
+        Ok(())
+    }
+
+    /// After an outage of the store every lease has lapsed, those of living nodes too: each is given a lease's time to renew.
+    fn may_take_over(&self) -> bool {
+        lock(&self.0.renewing_since).is_some_and(|since| since.elapsed() >= LEASE)
     }
 
     /// What the heartbeat said of a run: held and perhaps called off, or not held any more.
@@ -46,7 +66,9 @@ impl Supervisor {
             warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
         }
         loop {
-            if let Err(error) = self.look_for_the_lapsed().await {
+            if self.may_take_over()
+                && let Err(error) = self.look_for_the_lapsed().await
+            {
                 warn!(%error, "lapsed answers can't be looked for; trying on");
             }
             tokio::time::sleep(HEARTBEAT).await;

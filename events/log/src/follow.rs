@@ -59,9 +59,4 @@ impl Follower {
             let _ = tokio::time::timeout(NET, head.wait_for(|head| *head > after)).await;
         }
     }
-
-    /// Goes back: what follows `position` is read again.
-    pub fn rewind(&mut self, position: u64) {
-        self.after = position;
-    }
 }

@@ -7,7 +7,10 @@ use genie_events::{TurnId, UserId};
 use sqlx::Row;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Log, LogError, UserKeys, store::Store};
+use crate::{
+    Log, LogError, UserKeys,
+    store::{LONGEST, Store},
+};
 
 /// Pieces that may wait for the journal's task; then the writers wait.
 const QUEUE: usize = 1024;
@@ -77,7 +80,10 @@ impl Journal {
 async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        let written = commit(&store, &batch).await;
+        let written = match tokio::time::timeout(LONGEST, commit(&store, &batch)).await {
+            Ok(written) => written,
+            Err(_) => Err(LogError::Away("it did not answer in time".into())),
+        };
         for piece in batch.drain(..) {
             let _ = piece.committed.send(written.clone()); // the turn may have been stopped meanwhile
         }

@@ -43,6 +43,8 @@ const DURABLE_CONNECTIONS: u32 = 4;
 const STREAM_CONNECTIONS: u32 = 4;
 /// How long to wait for a connection before the store counts as away.
 const ACQUIRE: Duration = Duration::from_secs(3);
+/// How long any piece of work with the store may take: one that is gone without a word must not hold its callers.
+pub const LONGEST: Duration = Duration::from_secs(20);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
@@ -151,7 +153,12 @@ impl Store {
         W: Future<Output = Result<T, LogError>> + Send + 'static,
     {
         let store = self.clone();
-        let task = self.io.spawn(async move { work(store).await });
+        let task = self.io.spawn(async move {
+            match tokio::time::timeout(LONGEST, work(store)).await {
+                Ok(done) => done,
+                Err(_) => Err(LogError::Away("it did not answer in time".into())),
+            }
+        });
         task.await.unwrap_or_else(|stopped| Err(LogError::Statement(format!("a read stopped: {stopped}"))))
     }
 
