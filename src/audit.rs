@@ -49,11 +49,10 @@ fn fields(fact: &Fact) -> Value {
 }
 
 fn caller(fact: &Fact) -> String {
-    let kind = serde_json::to_value(fact.metadata.caller).ok();
-    let kind = kind.as_ref().and_then(Value::as_str).unwrap_or("?").to_owned();
+    let kind = fact.metadata.caller.as_str();
     match fact.metadata.by {
         Some(by) => format!("{kind}:{by}"),
-        None => kind,
+        None => kind.to_owned(),
     }
 }
 

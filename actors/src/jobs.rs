@@ -242,14 +242,12 @@ impl JobBoard {
             }
         };
         let done = self.0.users.plan(user, Some(job.clone()), metadata, Arc::new(planner)).await?;
-        match done.note {
-            Note::Job(before) if before.spec().is_some() => {
-                let attempt = before.attempts() + 1;
-                let spec = before.spec().cloned().ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
-                Ok(Claimed { job, user, spec, attempt, lease, lease_expires_at: expires_at, position: done.position })
-            }
-            _ => Err(WriteError::Internal("a claimed job left no note".into())),
-        }
+        let Note::Job(before) = &done.note else {
+            return Err(WriteError::Internal("a claimed job left no note".into()));
+        };
+        let attempt = before.attempts() + 1;
+        let spec = before.spec().cloned().ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
+        Ok(Claimed { job, user, spec, attempt, lease, lease_expires_at: expires_at, position: done.position })
     }
 
     /// Queues a job. The same again is the same job, whatever became of it meanwhile.

@@ -18,6 +18,17 @@ pub enum CallerKind {
     System,
 }
 
+impl CallerKind {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::SharedSecret => "shared_secret",
+            Self::System => "system",
+        }
+    }
+}
+
 /// Stored beside each event, readable without a key: nothing personal may stand here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {

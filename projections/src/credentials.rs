@@ -1,7 +1,7 @@
 //! `credentials`: which are held, for whom and where; never what they are.
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{CallerKind, CredentialId, Event, Moment, StreamKind, UserId, credential::CredentialEvent};
+use genie_events::{CredentialId, Event, Moment, StreamKind, UserId, credential::CredentialEvent};
 use genie_log::{Log, LogError, store::Store};
 use sqlx::{Row, any::AnyRow};
 
@@ -41,15 +41,10 @@ impl Projection for Projector {
                 .bind(i64::from(sealed.version))
                 .bind(seen.at().0),
                 CredentialEvent::Revealed { .. } => {
-                    let by = match seen.fact.metadata.caller {
-                        CallerKind::User => "user",
-                        CallerKind::SharedSecret => "shared_secret",
-                        CallerKind::System => "system",
-                    };
                     sqlx::query("UPDATE credentials SET last_revealed_at = $2, last_revealed_by = $3 WHERE credential_id = $1")
                         .bind(id)
                         .bind(seen.at().0)
-                        .bind(by)
+                        .bind(seen.fact.metadata.caller.as_str())
                 }
                 CredentialEvent::Removed => sqlx::query("DELETE FROM credentials WHERE credential_id = $1").bind(id),
             };

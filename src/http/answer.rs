@@ -60,13 +60,9 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    /// 50 by default, 1 to 500.
+    /// How many are wanted.
     pub fn limit(&self) -> Result<i64, ApiError> {
-        match self.limit {
-            None => Ok(50),
-            Some(limit @ 1..=500) => Ok(i64::from(limit)),
-            Some(_) => Err(ApiError::field("`limit` must be 1 to 500")),
-        }
+        limit(self.limit)
     }
 
     /// The cursor as the text that the server put in.
@@ -92,6 +88,15 @@ impl PageQuery {
             Some((number.parse().ok()?, id.to_owned())).filter(|_| is_id)
         };
         self.after()?.map(|text| pair(text).ok_or_else(bad_cursor)).transpose()
+    }
+}
+
+/// 50 by default, 1 to 500.
+pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
+    match asked {
+        None => Ok(50),
+        Some(limit @ 1..=500) => Ok(i64::from(limit)),
+        Some(_) => Err(ApiError::field("`limit` must be 1 to 500")),
     }
 }
 

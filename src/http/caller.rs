@@ -4,6 +4,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
 use genie_actors::Caller;
+use genie_events::UserId;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
@@ -36,51 +37,35 @@ pub enum AnyCaller {
 /// A holder of the shared secret, or an administrator.
 pub struct Operator;
 
-/// Why a token's user is not let in.
-enum NotIn {
-    Expired,
-    Invalid,
-    Failed(ApiError),
-}
-
-impl From<NotIn> for ApiError {
-    fn from(error: NotIn) -> Self {
-        match error {
-            NotIn::Expired | NotIn::Invalid => Self::NoCaller,
-            NotIn::Failed(error) => error,
-        }
-    }
-}
-
 fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
     request.app_data::<Data<App>>().cloned().ok_or_else(|| ApiError::Internal("the app is not wired".into()))
 }
 
-async fn user(request: &HttpRequest) -> Result<UserCaller, NotIn> {
-    let app = app(request).map_err(NotIn::Failed)?;
+async fn user(request: &HttpRequest) -> Result<UserCaller, ApiError> {
+    let app = app(request)?;
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
     let (scheme, token) = header.split_once(' ').unwrap_or(("", ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(NotIn::Invalid);
+        return Err(ApiError::NoCaller);
     }
     let claims = app.tokens.check(token.trim()).map_err(|bad| match bad {
-        BadToken::Expired => NotIn::Expired,
-        BadToken::Invalid => NotIn::Invalid,
+        BadToken::Expired => ApiError::Expired,
+        BadToken::Invalid => ApiError::NoCaller,
     })?;
-    let account = match app.reads.accounts.get(claims.id).await.map_err(|error| NotIn::Failed(error.into()))? {
-        Some(account) => account,
-        // We signed the token, so the account is in the log: the read side has not got there yet.
-        None => {
-            let waited = app.reads.wait_for("accounts", app.log.head(), ACCOUNT_WAIT).await;
-            waited.map_err(|error| NotIn::Failed(error.into()))?;
-            let again = app.reads.accounts.get(claims.id).await.map_err(|error| NotIn::Failed(error.into()))?;
-            again.ok_or(NotIn::Invalid)?
-        }
-    };
+    let account = account_of(&app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
     match account.status.as_str() {
         "active" => Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account }),
-        _ => Err(NotIn::Invalid),
+        _ => Err(ApiError::NoCaller),
     }
+}
+
+/// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
+pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Option<AccountRow>, ApiError> {
+    if let Some(account) = app.reads.accounts.get(user).await? {
+        return Ok(Some(account));
+    }
+    app.reads.wait_for("accounts", app.log.head(), wait).await?;
+    Ok(app.reads.accounts.get(user).await?)
 }
 
 /// `None` when the header is absent.
@@ -105,7 +90,7 @@ impl FromRequest for UserCaller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        Box::pin(async move { Ok(user(&request).await?) })
+        Box::pin(async move { user(&request).await })
     }
 }
 
@@ -181,13 +166,6 @@ impl FromRequest for DirectusUser {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        Box::pin(async move {
-            user(&request).await.map(Self).map_err(|error| {
-                crate::http::error::DirectusError(match error {
-                    NotIn::Expired => ApiError::Invalid { code: "token_expired", sentence: "Token expired.".into() },
-                    other => other.into(),
-                })
-            })
-        })
+        Box::pin(async move { Ok(Self(user(&request).await?)) })
     }
 }

@@ -31,6 +31,9 @@ pub enum ApiError {
     /// No caller.
     #[error("Invalid or expired token")]
     NoCaller,
+    /// A caller whose token was good once.
+    #[error("Invalid or expired token")]
+    Expired,
     /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -108,7 +111,7 @@ impl ApiError {
         use StatusCode as S;
         match self {
             Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
-            Self::NoCaller => Wire::new(S::UNAUTHORIZED, "invalid_token"),
+            Self::NoCaller | Self::Expired => Wire::new(S::UNAUTHORIZED, "invalid_token"),
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
             Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
@@ -237,24 +240,32 @@ macro_rules! directus_error_from {
 }
 directus_error_from!(WriteError, LogError, ReadError, PasswordError);
 
+impl DirectusError {
+    /// In Directus' words.
+    fn code(&self) -> &'static str {
+        let wire = self.0.wire();
+        match &self.0 {
+            ApiError::NoCaller => "INVALID_CREDENTIALS",
+            ApiError::Expired => "TOKEN_EXPIRED",
+            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
+            _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
+            _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
+            _ => "FORBIDDEN",
+        }
+    }
+}
+
 impl ResponseError for DirectusError {
     fn status_code(&self) -> StatusCode {
         self.0.status_code()
     }
 
     fn error_response(&self) -> HttpResponse {
-        let wire = self.0.wire();
-        let code = match &self.0 {
-            ApiError::NoCaller => "INVALID_CREDENTIALS",
-            ApiError::Invalid { code, .. } if *code == "token_expired" => "TOKEN_EXPIRED",
-            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
-            _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
-            _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
-            _ => "FORBIDDEN",
-        };
-        let status = if code == "TOKEN_EXPIRED" { StatusCode::UNAUTHORIZED } else { wire.status };
+        let (wire, code) = (self.0.wire(), self.code());
+        let status = wire.status;
         let sentence = match &self.0 {
             ApiError::NoCaller => "Invalid user credentials.".to_owned(),
+            ApiError::Expired => "Token expired.".to_owned(),
             other => other.sentence(wire.status, &wire.code),
         };
         if status.is_server_error() {
@@ -265,5 +276,22 @@ impl ResponseError for DirectusError {
             answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
         }
         answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expired_token_has_a_code_of_its_own_on_directus_routes_only() {
+        let directus = DirectusError(ApiError::Expired);
+        assert_eq!(directus.error_response().status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(directus.code(), "TOKEN_EXPIRED");
+        assert_eq!(DirectusError(ApiError::NoCaller).code(), "INVALID_CREDENTIALS");
+        assert_eq!(
+            (ApiError::Expired.wire().status, ApiError::Expired.wire().code),
+            (StatusCode::UNAUTHORIZED, "invalid_token".into())
+        );
     }
 }

@@ -6,7 +6,7 @@ use actix_web::{
     http::header::ACCEPT,
     web::{Data, Query},
 };
-use genie_events::{CallerKind, Moment, UserId};
+use genie_events::{Moment, UserId};
 use genie_log::{Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ const LIVE: usize = 200;
 #[derive(Debug, Default, Deserialize)]
 pub struct FeedQuery {
     after: Option<String>,
-    limit: Option<usize>,
+    limit: Option<u32>,
     types: Option<String>,
     user: Option<String>,
     slices: Option<String>,
@@ -69,14 +69,6 @@ impl FeedQuery {
     fn after(&self, request: &HttpRequest) -> Result<u64, ApiError> {
         let resumed = request.headers().get("Last-Event-ID").and_then(|id| id.to_str().ok());
         resumed.or(self.after.as_deref()).filter(|cursor| !cursor.is_empty()).map_or(Ok(0), answer::position)
-    }
-
-    fn limit(&self) -> Result<usize, ApiError> {
-        match self.limit {
-            None => Ok(50),
-            Some(limit @ 1..=500) => Ok(limit),
-            Some(_) => Err(ApiError::field("`limit` must be 1 to 500")),
-        }
     }
 }
 
@@ -115,7 +107,7 @@ async fn answer(app: &Data<App>, request: &HttpRequest, query: &FeedQuery, filte
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     match accept.contains("text/event-stream") {
         true => Ok(live(app.log.clone(), after, filter)),
-        false => page(&app.log, after, query.limit()?, &filter).await,
+        false => page(&app.log, after, answer::limit(query.limit)? as usize, &filter).await,
     }
 }
 
@@ -211,12 +203,7 @@ async fn cloud_event(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
     }
     match row.verified_stream().and_then(|_| row.metadata()) {
         Ok(metadata) => {
-            let caller = match metadata.caller {
-                CallerKind::User => "user",
-                CallerKind::SharedSecret => "shared_secret",
-                CallerKind::System => "system",
-            };
-            event["caller"] = caller.into();
+            event["caller"] = metadata.caller.as_str().into();
             event["requestid"] = metadata.request_id.into();
             event["data"] = metadata.clear.into_iter().map(shown_time).collect::<serde_json::Map<_, _>>().into();
         }

@@ -15,7 +15,7 @@ use crate::{
     http::{
         answer,
         body::Body,
-        caller::DirectusUser,
+        caller::{DirectusUser, account_of},
         consistency,
         error::{ApiError, DirectusError},
         request,
@@ -113,14 +113,8 @@ async fn open_session(app: &App, user: UserId) -> Result<HttpResponse, DirectusE
 }
 
 async fn tokens(app: &App, user: UserId, refresh_token: String) -> Result<HttpResponse, DirectusError> {
-    let account = app.reads.accounts.get(user).await?;
-    let account = match account {
-        Some(account) => account,
-        None => {
-            app.reads.wait_for("accounts", app.log.head(), app.config.read_wait).await?;
-            app.reads.accounts.get(user).await?.ok_or(DirectusError(ApiError::NoCaller))?
-        }
-    };
+    let account = account_of(app, user, app.config.read_wait).await.map_err(DirectusError)?;
+    let account = account.ok_or(DirectusError(ApiError::NoCaller))?;
     if account.status != "active" {
         return Err(DirectusError(ApiError::NoCaller));
     }
