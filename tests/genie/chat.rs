@@ -165,7 +165,11 @@ both_stores!(who_is_refused_or_goes_away_takes_no_place_in_the_line, async |stor
     };
     for millis in 0..20 {
         let _ = ask().timeout(Duration::from_millis(millis)).send().await; // goes away in the middle, or is refused
-        assert_eq!(ask().send().await.unwrap().status(), 409);
+        // The one that went away may still be being decided, and has its place until then; a place that leaked never comes back.
+        let started = std::time::Instant::now();
+        while ask().send().await.unwrap().status() != 409 {
+            assert!(started.elapsed() < Duration::from_secs(10), "its place was not given back");
+        }
     }
     genie.ollama.go_on();
     assert_eq!(outcome(&first.rest().await), "completed");
