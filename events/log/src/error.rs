@@ -49,6 +49,9 @@ pub enum LogError {
         /// Which master key was tried.
         master: String,
     },
+    /// Another node was elected: what this one would have written in office was not written.
+    #[error("another node was elected")]
+    Deposed,
     /// Ours: a statement that should not fail did.
     #[error("the store refused a statement: {0}")]
     Statement(String),

@@ -9,6 +9,8 @@ mod append_postgres;
 mod append_sqlite;
 /// Time, ids and chance, which come in as arguments everywhere else.
 pub mod clock;
+/// Which one node runs timers, projections and the sealer.
+pub mod election;
 /// What can go wrong, and which of it means that the store is away.
 pub mod error;
 /// Following the log in order, live.
