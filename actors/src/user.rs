@@ -11,7 +11,10 @@ use std::{
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
 use genie_events::{Change, JobId, Metadata, Moment, Refusal, User, UserId, job::Job};
-use genie_log::{Append, AppendError, Body, Group, Log, NewFact, Owner, Work, clock};
+use genie_log::{
+    Append, AppendError, Group, Log, NewFact, Owner, Work, clock,
+    wake::{SNAPSHOT_EVERY, Waking},
+};
 use tokio::{sync::oneshot, time::Instant};
 use tracing::error;
 
@@ -122,6 +125,8 @@ struct State {
     user: User,
     /// The position of the user's latest event.
     position: u64,
+    /// How many events the latest snapshot covers.
+    snapshot_seq: u64,
 }
 
 impl UserActor {
@@ -153,6 +158,7 @@ impl Handler<Ask> for UserActor {
             let answer = turn.take(&ask).await;
             drop(ask.place);
             let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
+            turn.keep_snapshot().await;
             turn.state
         };
         AtomicResponse::new(Box::pin(answered.into_actor(self).map(|state, actor, _| actor.state = state)))
@@ -214,24 +220,25 @@ impl Turn {
     }
 
     async fn load(&self) -> Result<State, WriteError> {
-        let (mut user, mut position, mut forgotten) = (User::new(self.id), 0, false);
-        let read = self
-            .log
-            .user_facts(self.id, |fact| {
-                position = fact.position;
-                match fact.body {
-                    Body::Open(event, _) => user.evolve(&fact.stream, fact.sequence, event),
-                    Body::Forgotten => forgotten = true,
-                }
-            })
-            .await;
-        if let Err(error) = &read {
-            error!(user.id = %self.id, %error, "the state of user `{}` can't be read", self.id);
+        match self.log.wake(self.id).await {
+            Ok(Waking::Awake(awake)) => {
+                Ok(State { user: awake.user, position: awake.position, snapshot_seq: awake.snapshot_seq })
+            }
+            Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
+            Err(error) => {
+                error!(user.id = %self.id, %error, "the state of user `{}` can't be read", self.id);
+                Err(error.into())
+            }
         }
-        read?;
-        match forgotten {
-            true => Err(WriteError::Forgotten),
-            false => Ok(State { user, position }),
+    }
+
+    /// After an answer, so that nobody waits for it.
+    async fn keep_snapshot(&mut self) {
+        if let Some(state) = &mut self.state
+            && state.user.seq() >= state.snapshot_seq + SNAPSHOT_EVERY
+        {
+            self.log.keep_snapshot(&state.user, state.position).await;
+            state.snapshot_seq = state.user.seq(); // one that is not kept is made up for by the next
         }
     }
 

@@ -83,6 +83,15 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 );
 
+-- One snapshot of each user's state, so that waking a user reads a short tail. Never the truth: it may be deleted at any time.
+CREATE TABLE snapshots (
+    user_id  text   COLLATE "C" PRIMARY KEY,
+    version  bigint NOT NULL,
+    user_seq bigint NOT NULL,
+    position bigint NOT NULL,
+    sealed   bytea  NOT NULL
+);
+
 -- How far each follower came.
 CREATE TABLE checkpoints (
     name     text   COLLATE "C" PRIMARY KEY,

@@ -70,6 +70,14 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 ) STRICT;
 
+CREATE TABLE snapshots (
+    user_id  TEXT    NOT NULL PRIMARY KEY,
+    version  INTEGER NOT NULL,
+    user_seq INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    sealed   BLOB    NOT NULL
+) STRICT;
+
 CREATE TABLE checkpoints (
     name     TEXT    NOT NULL PRIMARY KEY,
     position INTEGER NOT NULL

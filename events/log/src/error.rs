@@ -29,6 +29,14 @@ pub enum LogError {
         /// The first that is missing.
         missing: u64,
     },
+    /// An owner's event is missing: that can't happen, so somebody removed rows.
+    #[error("event {missing} of {owner} is missing from the log; rows were removed or the store was restored badly")]
+    EventsMissing {
+        /// Whose.
+        owner: String,
+        /// The first that is missing, among the owner's.
+        missing: u64,
+    },
     /// A user's key is not there at all: that can't happen, forgetting leaves a row.
     #[error("the key of {owner} is absent; the store is incomplete")]
     KeyAbsent {

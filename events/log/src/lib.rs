@@ -27,6 +27,8 @@ pub mod row;
 pub mod seal;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
+/// Waking users: snapshot and tail, many at once.
+pub mod wake;
 /// The one task that writes: group commit.
 pub mod writer;
 
@@ -38,6 +40,8 @@ pub mod leases;
 pub mod secrets;
 /// Working table: refresh tokens.
 pub mod sessions;
+/// Working table: one snapshot of each user's state.
+mod snapshots;
 
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]

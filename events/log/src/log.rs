@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use genie_events::{StreamId, UserId};
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
 use tracing::warn;
 use uuid::Uuid;
@@ -14,7 +14,9 @@ use crate::{
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::Place,
+    snapshots::Snapshots,
     store::{Store, Target, Writing},
+    wake::Wakes,
     writer::LogWriter,
 };
 
@@ -58,6 +60,8 @@ struct Inner {
     system: Arc<UserKeys>,
     hashes: SystemHashes,
     keys: moka::sync::Cache<Uuid, KeyState>,
+    wakes: Wakes,
+    snapshots: Snapshots,
     clock: Clock,
 }
 
@@ -85,6 +89,8 @@ impl Log {
             system: Arc::new(system),
             masters: settings.masters,
             keys: moka::sync::Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_LIFE).build(),
+            wakes: Wakes::start(store.clone()),
+            snapshots: Snapshots::start(store.clone()),
             clock: settings.clock,
             store,
         }));
@@ -119,6 +125,14 @@ impl Log {
         self.0.head.clone()
     }
 
+    pub(crate) fn wakes(&self) -> &Wakes {
+        &self.0.wakes
+    }
+
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.0.snapshots
+    }
+
     /// Keyed hashes and the token key.
     pub fn hashes(&self) -> &SystemHashes {
         &self.0.hashes
@@ -132,10 +146,20 @@ impl Log {
         if let Some(keys) = self.0.keys.get(&owner) {
             return Ok(keys);
         }
-        let state = match stored_key(&self.0.store, owner).await? {
-            None => return Err(LogError::KeyAbsent { owner: owner.to_string() }),
-            Some(None) => KeyState::Destroyed,
-            Some(Some(wrapped)) => KeyState::Live(Arc::new(self.0.masters.unwrap(&wrapped)?)),
+        match stored_key(&self.0.store, owner).await? {
+            None => Err(LogError::KeyAbsent { owner: owner.to_string() }),
+            Some(stored) => self.opened_key(owner, stored.as_ref()),
+        }
+    }
+
+    /// The keys in what the store holds for an owner, which is nothing when they were destroyed.
+    pub(crate) fn opened_key(&self, owner: Uuid, stored: Option<&WrappedKey>) -> Result<KeyState, LogError> {
+        let state = match (stored, self.0.keys.get(&owner)) {
+            (None, _) => KeyState::Destroyed,
+            (Some(wrapped), Some(KeyState::Live(keys))) if keys.payload().id() == wrapped.key_id => {
+                return Ok(KeyState::Live(keys));
+            }
+            (Some(wrapped), _) => KeyState::Live(Arc::new(self.0.masters.unwrap(wrapped)?)),
         };
         self.0.keys.insert(owner, state.clone());
         Ok(state)
@@ -198,7 +222,7 @@ impl Log {
         for (owner_seq, fact) in (group.after + 1..).zip(group.facts) {
             let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
             let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
-            let plaintext = fact.event.to_json().to_string();
+            let plaintext = fact.event.to_vec();
             if plaintext.len() > MAX_EVENT_BYTES {
                 let reason = format!("{event_type} has {} bytes, where {MAX_EVENT_BYTES} are allowed", plaintext.len());
                 return Err(AppendError::TooLarge(reason));
@@ -207,7 +231,7 @@ impl Log {
             let mut row = StoredRow {
                 position: 0,
                 kind: fact.stream.kind.as_str().to_owned(),
-                payload: keys.payload().seal_event(event_id, plaintext.as_bytes(), &place),
+                payload: keys.payload().seal_event(event_id, &plaintext, &place),
                 id: fact.stream.id,
                 sequence: fact.sequence,
                 event_type: event_type.to_owned(),
@@ -228,10 +252,12 @@ impl Log {
 
     /// Checks and opens a row.
     pub async fn open_row(&self, row: &StoredRow) -> Result<Fact, LogError> {
-        let stream = row.verified_stream()?;
-        let body = match self.keys(row.key_owner()).await? {
-            KeyState::Live(keys) => Body::Open(row.open(&keys)?, keys),
-            KeyState::Destroyed => Body::Forgotten,
+        let (stream, body) = match self.keys(row.key_owner()).await? {
+            KeyState::Live(keys) => {
+                let (stream, event) = row.open(&keys)?;
+                (stream, Body::Open(event, keys))
+            }
+            KeyState::Destroyed => (row.verified_stream()?, Body::Forgotten),
         };
         Ok(Fact {
             position: row.position,
@@ -285,15 +311,18 @@ async fn stored_key(store: &Store, owner: Uuid) -> Result<Option<Option<WrappedK
                 .bind(owner.to_string())
                 .fetch_optional(store.reads())
                 .await?;
-            let Some(row) = row else { return Ok(None) };
-            let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
-            let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
-            let master_id = row.try_get("master_id")?;
-            let Some(sealed) = sealed.filter(|_| state == "live") else { return Ok(Some(None)) };
-            let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
-            Ok(Some(Some(WrappedKey { owner, key_id, master_id, sealed })))
+            Ok(row.map(|row| wrapped_key(owner, &row)).transpose()?)
         })
         .await
+}
+
+/// A key as a row of `user_keys` holds it; `None` when it was destroyed.
+pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey>, sqlx::Error> {
+    let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
+    let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
+    let master_id = row.try_get("master_id")?;
+    let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
+    Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey { owner, key_id, master_id, sealed }))
 }
 
 async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, LogError> {
