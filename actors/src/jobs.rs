@@ -122,6 +122,7 @@ impl JobBoard {
         loop {
             match follower.next(PAGE).await {
                 Ok(rows) => self.see(&rows),
+                Err(error @ LogError::Hole { .. }) => return error!(%error, "the job board stopped"),
                 Err(error) => {
                     error!(%error, position = follower.position(), "the job board can't read on; trying on");
                     tokio::time::sleep(AWAY).await;
@@ -137,7 +138,7 @@ impl JobBoard {
         Ok(self.0.log.follow(head)) // what was read beyond the head is seen again, and known by its sequence
     }
 
-    fn see(&self, rows: &[StoredRow]) {
+    fn see(&self, rows: &[Arc<StoredRow>]) {
         let mut steps = Vec::new();
         for row in rows.iter().filter(|row| row.kind == StreamKind::Job.as_str()) {
             match JobStep::of(row) {

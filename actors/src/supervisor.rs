@@ -280,6 +280,7 @@ impl Supervisor {
                         self.see_surely(row).await;
                     }
                 }
+                Err(error @ LogError::Hole { .. }) => return error!(%error, "the supervisor stopped"),
                 Err(error) => {
                     error!(%error, position = follower.position(), "the supervisor can't read on; trying on");
                     tokio::time::sleep(AWAY).await;

@@ -15,6 +15,7 @@ pub mod election;
 pub mod error;
 /// Following the log in order, live.
 pub mod follow;
+mod hint;
 /// Master keys, user keys and what is derived from them.
 pub mod keys;
 /// Everything above, as one handle.
@@ -27,6 +28,7 @@ pub mod row;
 pub mod seal;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
+mod tail;
 /// Waking users: snapshot and tail, many at once.
 pub mod wake;
 /// The one task that writes: group commit.

@@ -5,17 +5,18 @@ use std::{sync::Arc, time::Duration};
 use genie_events::{StreamId, UserId};
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
-use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, StoredRow, UserKeys, VaultDoor, Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
+    hint,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::Place,
     snapshots::Snapshots,
     store::{Store, Target, Writing},
+    tail::{Reading, Tail},
     wake::Wakes,
     writer::LogWriter,
 };
@@ -24,8 +25,6 @@ use crate::{
 const CACHED_KEYS: u64 = 100_000;
 /// How long a key is kept opened; a key destroyed on another node is noticed by the append at once, by reads within this.
 const KEY_LIFE: Duration = Duration::from_secs(60);
-/// How often other processes' appends are looked for, when nothing wakes the followers.
-const POLL: Duration = Duration::from_millis(200);
 
 /// What a log is opened with.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     store: Store,
     writer: LogWriter,
-    head: watch::Receiver<u64>,
+    tail: Arc<Tail>,
     masters: MasterKeys,
     system: Arc<UserKeys>,
     hashes: SystemHashes,
@@ -77,14 +76,16 @@ impl Log {
     pub async fn open(settings: Settings) -> Result<Opened, LogError> {
         let store = Store::open(&settings.target, settings.read_only).await?;
         let system = system_keys(&store, &settings).await?;
-        let (tell_head, head) = watch::channel(stored_head(&store).await?);
-        if let Writing::Postgres(_) = store.writing {
-            tokio::spawn(poll_head(store.clone(), tell_head.clone()));
+        let tail = Arc::new(Tail::after(stored_head(&store).await?));
+        tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
+        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail));
+        tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
+        if let Writing::Postgres(pool) = &store.writing {
+            hint::start(pool, &tail, written);
         }
-        let writer = LogWriter::start(store.writing.clone(), tell_head);
         let log = Self(Arc::new(Inner {
             writer,
-            head,
+            tail,
             hashes: SystemHashes::of(&system),
             system: Arc::new(system),
             masters: settings.masters,
@@ -117,12 +118,24 @@ impl Log {
 
     /// The last position that this process knows of.
     pub fn head(&self) -> u64 {
-        *self.0.head.borrow()
+        *self.0.tail.watch_head().borrow()
+    }
+
+    /// The first position that is missing from the log, once somebody came upon it.
+    pub fn hole(&self) -> Option<u64> {
+        match *self.0.tail.watch_reading().borrow() {
+            Reading::Hole { missing } => Some(missing),
+            Reading::UpTo(_) => None,
+        }
+    }
+
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.0.tail
     }
 
     /// Wakes whenever the head rises.
     pub fn watch_head(&self) -> watch::Receiver<u64> {
-        self.0.head.clone()
+        self.0.tail.watch_head()
     }
 
     pub(crate) fn wakes(&self) -> &Wakes {
@@ -274,33 +287,9 @@ impl Log {
     }
 }
 
-async fn stored_head(store: &Store) -> Result<u64, LogError> {
+pub(crate) async fn stored_head(store: &Store) -> Result<u64, LogError> {
     let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(store.reads()).await?;
     Ok(head as u64)
-}
-
-/// The net under the followers: another node's appends are seen within [`POLL`].
-async fn poll_head(store: Store, head: watch::Sender<u64>) {
-    let mut was_away = false;
-    while !head.is_closed() {
-        tokio::time::sleep(POLL).await;
-        match stored_head(&store).await {
-            Ok(stored) => {
-                was_away = false;
-                head.send_if_modified(|head| {
-                    let raised = stored > *head;
-                    *head = stored.max(*head);
-                    raised
-                });
-            }
-            Err(error) => {
-                if !was_away {
-                    warn!(%error, "the head of the log can't be read; trying on");
-                }
-                was_away = true;
-            }
-        }
-    }
 }
 
 /// `None` when there is no row, `Some(None)` when the key was destroyed.

@@ -72,24 +72,22 @@ struct StoredEvent {
     payload: String,
 }
 
+/// The rows after a position, in order and without a hole.
+pub(crate) async fn read_rows(store: &Store, after: u64, limit: i64) -> Result<Vec<StoredRow>, LogError> {
+    let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+    let rows = sqlx::query(&sql).bind(after as i64).bind(limit).fetch_all(store.reads()).await?;
+    let rows = rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?;
+    match (after + 1..).zip(&rows).find(|(expected, row)| row.position != *expected) {
+        Some((missing, _)) => Err(LogError::Hole { missing }),
+        None => Ok(rows),
+    }
+}
+
 impl Log {
     /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an alarm, not a wait.
     pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
         let limit = limit.min(PAGE) as i64;
-        let rows = self
-            .store()
-            .run(async move |store: Store| {
-                let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
-                let rows = sqlx::query(&sql).bind(after as i64).bind(limit).fetch_all(store.reads()).await?;
-                Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
-            })
-            .await?;
-        for (expected, row) in (after + 1..).zip(&rows) {
-            if row.position != expected {
-                return Err(LogError::Hole { missing: expected });
-            }
-        }
-        Ok(rows)
+        self.store().run(async move |store: Store| read_rows(&store, after, limit).await).await
     }
 
     /// A user's rows after a `user_seq`, in order, at most [`PAGE`].

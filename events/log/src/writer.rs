@@ -1,7 +1,7 @@
 //! The one task that writes: group commit. It takes whatever waits, without a timer, and commits it in one round trip and one
 //! fsync for many users; while it does, the next batch gathers by itself.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -10,10 +10,12 @@ use tokio::{
 use tracing::{error, warn};
 
 use crate::{
+    StoredRow,
     append::{AppendError, Appended, Outcome, Request},
     append_postgres, append_sqlite,
     error::is_away,
     store::Writing,
+    tail::Tail,
 };
 
 /// Appends that may wait; one more is refused as overload.
@@ -49,11 +51,12 @@ impl std::fmt::Debug for Pending {
 }
 
 impl LogWriter {
-    /// Starts the task on the current runtime. `head` is told the last position after each commit.
-    pub fn start(store: Writing, head: watch::Sender<u64>) -> Self {
+    /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
+    pub fn start(store: Writing, tail: Arc<Tail>) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(Task { store, head, waiting, carried: Vec::new() }.run());
-        Self { queue }
+        let (tell, written) = watch::channel(0);
+        tokio::spawn(Task { store, tail, written: tell, waiting, carried: Vec::new() }.run());
+        (Self { queue }, written)
     }
 
     /// Waits until the request is written or refused, at most `DEADLINE`.
@@ -74,7 +77,8 @@ impl LogWriter {
 
 struct Task {
     store: Writing,
-    head: watch::Sender<u64>,
+    tail: Arc<Tail>,
+    written: watch::Sender<u64>,
     waiting: mpsc::Receiver<Pending>,
     /// Requests that share an owner with one already in the batch wait for the next.
     carried: Vec<Pending>,
@@ -167,18 +171,20 @@ impl Task {
     }
 
     fn answer(&self, part: Vec<Pending>, outcomes: Vec<Outcome>) {
-        let mut last = 0;
+        let mut written = Vec::new();
         for (pending, outcome) in part.into_iter().zip(outcomes) {
             if let Outcome::Written(at) = outcome {
-                last = last.max(at.last);
+                let positions = at.first..=at.last;
+                written.extend(positions.zip(pending.request.rows).map(|(position, row)| StoredRow { position, ..row }));
+                self.tail.raise_head(at.last);
             }
             let _ = pending.reply.send(outcome.into()); // its caller may have gone; the facts are written all the same
         }
-        self.head.send_if_modified(|head| {
-            let raised = last > *head;
-            *head = last.max(*head);
-            raised
-        });
+        written.sort_unstable_by_key(|row| row.position);
+        if let Some(last) = written.last() {
+            self.written.send_replace(last.position);
+        }
+        self.tail.hand_in(written);
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test program
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{
     Event, JobId, Metadata, Moment, StreamId, StreamKind, UserId,
@@ -13,6 +13,7 @@ use genie_events::{
 };
 use genie_log::{
     Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Work,
+    follow::Following,
     leases::LeaseKind,
     testing::{Kind, TestStore, both_stores},
 };
@@ -255,8 +256,54 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
     for n in 0..3 {
         store.register(&opened.log, &format!("user{n}")).await;
     }
+    // Somebody writes past the next position: whoever is live comes upon it.
+    let mut live = opened.log.follow(3);
+    store
+        .tamper(
+            "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
+                                 event_id, user_id, user_seq, slice, recorded_at, digest) \
+             SELECT position + 7, aggregate_type, aggregate_id, sequence + 1, event_type, event_version, payload, metadata, \
+                    'another', user_id, user_seq + 1, slice, recorded_at, digest FROM events WHERE position = 3",
+        )
+        .await;
+    for _ in 0..2 {
+        assert!(matches!(live.next(10).await, Err(LogError::Hole { missing: 4 })), "it stops for good");
+    }
+    assert_eq!((live.state(), opened.log.hole()), (Following::Stopped { missing: 4 }, Some(4)));
+
     store.tamper("DELETE FROM events WHERE position = 2").await;
     assert!(matches!(opened.log.rows(0, 10).await, Err(LogError::Hole { missing: 2 })));
+    let fresh = store.open().await.log;
+    let mut behind = fresh.follow(0);
+    for _ in 0..2 {
+        assert!(matches!(behind.next(10).await, Err(LogError::Hole { missing: 2 })));
+    }
+    assert_eq!(behind.state(), Following::Stopped { missing: 2 });
+});
+
+both_stores!(followers_catch_up_and_then_share_one_reading_of_the_tail, async |store: TestStore| {
+    let first = store.open().await.log;
+    let ada = store.register(&first, "ada").await;
+    for after in 1..=50 {
+        submit(&first, ada, after).await.unwrap();
+    }
+    let second = store.open().await.log; // another node
+    let (mut one, mut other) = (second.follow(0), second.follow(20));
+    let mut caught_up = Vec::new();
+    while one.position() < 51 {
+        caught_up.extend(one.next(7).await.unwrap());
+        assert_eq!(one.state(), Following::CatchingUp);
+    }
+    assert_eq!(caught_up.iter().map(|row| row.position).collect::<Vec<_>>(), (1..=51).collect::<Vec<_>>());
+    while other.position() < 51 {
+        other.next(1000).await.unwrap();
+    }
+    // What another node appends is read once for both.
+    let waiting = tokio::spawn(async move { (one.next(10).await.unwrap(), one) });
+    submit(&first, ada, 51).await.unwrap();
+    let ((ones, one), others) = (waiting.await.unwrap(), other.next(10).await.unwrap());
+    assert!(Arc::ptr_eq(&ones[0], &others[0]));
+    assert_eq!((ones[0].position, one.state()), (52, Following::Live));
 });
 
 both_stores!(another_master_key_is_refused_at_the_door, async |store: TestStore| {
