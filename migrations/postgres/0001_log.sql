@@ -83,6 +83,16 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 );
 
+-- What came of requests that carried an Idempotency-Key, written with their facts.
+CREATE TABLE idempotency (
+    key_hash     text  COLLATE "C" PRIMARY KEY,
+    user_id      text  COLLATE "C" NOT NULL,
+    request_hash text  COLLATE "C" NOT NULL,
+    event_id     text  COLLATE "C" NOT NULL,
+    sealed       bytea NOT NULL
+);
+CREATE INDEX idempotency_of_user ON idempotency (user_id);
+
 -- One snapshot of each user's state, so that waking a user reads a short tail. Never the truth: it may be deleted at any time.
 CREATE TABLE snapshots (
     user_id  text   COLLATE "C" PRIMARY KEY,
@@ -100,7 +110,8 @@ CREATE TABLE checkpoints (
 
 -- Appends a batch of requests, each whole or not at all, and answers one outcome for each:
 -- `appended`, `already` (its own events are there), `key_not_live`, `stale` (an owner has other events than the writer
--- thought), `taken` (a stream belongs to somebody else), `lease_held` (the lease that had to have lapsed has not).
+-- thought), `taken` (a stream belongs to somebody else), `key_used` (another request had this idempotency key),
+-- `lease_held` (the lease that had to have lapsed has not).
 -- No two requests of a batch may share an owner: the writer sees to that.
 CREATE FUNCTION append(
     p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
@@ -152,6 +163,11 @@ BEGIN
                     ON e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = r.sequence
                 WHERE r.request = q.request
             ) THEN 'taken'
+            WHEN EXISTS (
+                SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, key_hash text)
+                JOIN idempotency i ON i.key_hash = w.key_hash
+                WHERE w.r = q.request AND w.t = 'remember'
+            ) THEN 'key_used'
             WHEN EXISTS (
                 SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, kind text, id text, holder text, now bigint)
                 WHERE w.r = q.request AND w.t = 'only_if_lapsed' AND NOT EXISTS (
@@ -216,6 +232,9 @@ BEGIN
                 DELETE FROM leases WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'cancel_lease' THEN
                 UPDATE leases SET cancelled = 1 WHERE kind = w ->> 'kind' AND id = w ->> 'id';
+            WHEN 'remember' THEN
+                INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed)
+                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', w ->> 'event_id', decode(w ->> 'sealed', 'base64'));
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
             WHEN 'only_if_lapsed' THEN

@@ -66,6 +66,12 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
         }
     }
     for work in &request.work {
+        if let Work::Remember(outcome) = work {
+            let used = sqlx::query("SELECT 1 FROM idempotency WHERE key_hash = $1").bind(&outcome.key);
+            if used.fetch_optional(&mut **tx).await?.is_some() {
+                return Ok(Some(Outcome::KeyUsed));
+            }
+        }
         if let Work::OnlyIfLapsed { kind, id, holder, now } = work {
             let lapsed = sqlx::query("SELECT 1 FROM leases WHERE kind = $1 AND id = $2 AND holder = $3 AND expires_at <= $4")
                 .bind(kind.as_str())
@@ -176,6 +182,11 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
         }
         Work::CancelLease { kind, id } => {
             sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id)
+        }
+        Work::Remember(outcome) => {
+            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) VALUES ($1, $2, $3, $4, $5)";
+            let query = sqlx::query(sql).bind(&outcome.key).bind(outcome.user.to_string()).bind(&outcome.request);
+            query.bind(outcome.event_id.to_string()).bind(&outcome.sealed)
         }
         Work::PruneJournal { turn_id } => sqlx::query("DELETE FROM journal WHERE turn_id = $1").bind(turn_id),
         Work::OnlyIfLapsed { .. } => return Ok(()),

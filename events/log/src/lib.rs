@@ -34,6 +34,8 @@ pub mod wake;
 /// The one task that writes: group commit.
 pub mod writer;
 
+/// Working table: outcomes of requests that may be sent again.
+pub mod idempotency;
 /// Working table: tokens of running turns.
 pub mod journal;
 /// Working table: leases of running jobs, turns and captions.
@@ -52,6 +54,7 @@ pub mod testing;
 pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
 pub use error::{Damaged, LogError};
+pub use idempotency::{Remember, RequestKey};
 pub use keys::{MasterKeys, UserKeys};
 pub use log::{Log, Opened, Settings};
 pub use row::{Body, Fact, StoredRow};

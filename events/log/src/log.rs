@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, StoredRow, UserKeys, VaultDoor, Work,
+    Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, Remember, StoredRow, UserKeys, VaultDoor,
+    Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
-    hint,
+    hint, idempotency,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::Place,
@@ -210,9 +211,8 @@ impl Log {
                 Some(keys) => Arc::clone(keys),
                 None => match self.keys(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
-                    Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => return Err(AppendError::KeyNotLive),
-                    Err(LogError::Away(reason)) => return Err(AppendError::Unknown(reason)),
-                    Err(error) => return Err(AppendError::Keys(error)),
+                    Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
+                    Err(error) => return Err(error.into()),
                 },
             };
             if matches!(group.owner, Owner::System(_)) {
@@ -220,7 +220,23 @@ impl Log {
             }
             self.seal_group(group, &keys, &append.metadata, &mut rows)?;
         }
-        Ok(Request { rows, work: append.work, system_owners })
+        let mut work = append.work;
+        if let Some(remember) = append.remember {
+            work.push(Work::Remember(self.seal_outcome(remember, &rows).await?));
+        }
+        Ok(Request { rows, work, system_owners })
+    }
+
+    async fn seal_outcome(&self, remember: Remember, rows: &[StoredRow]) -> Result<idempotency::Outcome, AppendError> {
+        let Remember { request, user, outcome } = remember;
+        let keys = match self.keys(user.0).await {
+            Ok(KeyState::Live(keys)) => keys,
+            Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
+            Err(error) => return Err(error.into()),
+        };
+        let sealed = keys.payload().seal(outcome.to_string().as_bytes(), &idempotency::place(user, &request.key));
+        let event_id = genie_events::EventId(rows.last().map(|row| row.event_id).unwrap_or_default());
+        Ok(idempotency::Outcome { key: request.key, request: request.request, user, event_id, sealed })
     }
 
     fn seal_group(

@@ -232,7 +232,7 @@ mod tests {
         let facts =
             (after + 1..=after + times).map(|sequence| NewFact { stream: stream.clone(), sequence, event: event() }).collect();
         let groups = vec![Group::of_user(user, after, facts)];
-        log.append(Append { groups, work: vec![], metadata: Metadata::system() }).await.unwrap();
+        log.append(Append { groups, work: vec![], metadata: Metadata::system(), remember: None }).await.unwrap();
     }
 
     async fn awake(log: &Log, user: UserId) -> Awake {

@@ -214,7 +214,8 @@ mod tests {
             let event = Event::Account(AccountEvent::SignedIn);
             vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }]
         };
-        let append = Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system() };
+        let append =
+            Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system(), remember: None };
         let request = opened.log.seal(append).await.unwrap();
         let writing = &store_of(&opened.log).writing;
         for _ in 0..3 {

@@ -12,8 +12,9 @@ use genie_events::{
     usage::UsageEvent,
 };
 use genie_log::{
-    Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Work,
+    Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember, Work,
     follow::Following,
+    idempotency::Remembered,
     leases::LeaseKind,
     testing::{Kind, TestStore, both_stores},
 };
@@ -41,7 +42,7 @@ fn job_fact(job: &str, sequence: u64, event: Event) -> NewFact {
 }
 
 fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
-    Append { groups, work, metadata: Metadata::system() }
+    Append { groups, work, metadata: Metadata::system(), remember: None }
 }
 
 async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError> {
@@ -368,6 +369,31 @@ both_stores!(working_rows_go_with_their_facts_and_conditions_hold_in_that_very_t
     let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
     assert!(matches!(log.append(append(vec![group], vec![lease(soon)])).await, Err(AppendError::Stale)));
     assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
+});
+
+both_stores!(the_outcome_of_a_request_is_kept_with_its_facts_and_only_once, async |store: TestStore| {
+    let opened = store.open().await;
+    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    let request = opened.log.hashes().request("ada", "POST /jobs", "key", &["POST /jobs", "body"]);
+    let asked = |user, after| {
+        let remember = Remember { request: request.clone(), user, outcome: serde_json::json!({"job": "secret words"}) };
+        let facts = vec![job_fact(&new_job(&opened.log), 1, submitted("x"))];
+        Append { remember: Some(remember), ..append(vec![Group::of_user(user, after, facts)], vec![]) }
+    };
+    assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
+    let at = opened.log.append(asked(ada, 1)).await.unwrap();
+    let kept = Remembered::Same { outcome: serde_json::json!({"job": "secret words"}), position: at.last };
+    assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), Some(kept));
+    assert!(!store.holds("secret words").await);
+
+    // The key is used: no facts of another append with it, whosever they are.
+    for (user, after) in [(ada, 2), (bob, 1)] {
+        assert!(matches!(opened.log.append(asked(user, after)).await, Err(AppendError::KeyUsed)));
+    }
+    assert_eq!(opened.log.head(), at.last);
+    let other = opened.log.hashes().request("ada", "POST /jobs", "key", &["POST /jobs", "another body"]);
+    assert_eq!(opened.log.remembered(ada, &other).await.unwrap(), Some(Remembered::Other));
+    assert_eq!(opened.log.remembered(bob, &request).await.unwrap(), Some(Remembered::Other));
 });
 
 both_stores!(one_of_two_nodes_takes_a_free_lease, async |store: TestStore| {
