@@ -4,14 +4,22 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool, Row};
 
-use crate::append::{Appended, Outcome, Request, WorkJson};
+use crate::{
+    append::{Appended, Outcome, Request, WorkJson},
+    health::Trouble,
+};
 
 /// Appends a batch. A statement that takes longer than `limit` is given up together with its connection: a server that is gone
 /// without a word would otherwise hold the writer for as long as the network likes.
 pub(crate) async fn append(pool: &PgPool, batch: &[&Request], limit: Duration) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     match tokio::time::timeout(limit, append_on(&mut connection, batch)).await {
-        Ok(outcomes) => outcomes,
+        Ok(outcomes) => {
+            if outcomes.as_ref().is_err_and(|error| Trouble::of(error) == Some(Trouble::ReadOnly)) {
+                connection.close_on_drop(); // the next one may reach a server that takes writes
+            }
+            outcomes
+        }
         Err(_) => {
             drop(connection.detach()); // not back into the pool: an answer may still be on its way
             Err(sqlx::Error::PoolTimedOut)

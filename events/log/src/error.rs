@@ -2,6 +2,8 @@
 
 use genie_events::StreamId;
 
+use crate::health::Trouble;
+
 /// A stored row that can't be trusted or read: its stream fails loudly, others go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the event of {stream} at position {position} is damaged: {reason}")]
@@ -74,35 +76,9 @@ impl LogError {
 
 impl From<sqlx::Error> for LogError {
     fn from(error: sqlx::Error) -> Self {
-        match is_away(&error) {
-            true => Self::Away(error.to_string()),
-            false => Self::Statement(error.to_string()),
+        match Trouble::of(&error) {
+            Some(_) => Self::Away(error.to_string()),
+            None => Self::Statement(error.to_string()),
         }
-    }
-}
-
-/// Whether an error says that the store is away, busy, full or read-only, so that the same may succeed later.
-///
-/// Postgres: SQLSTATE classes 08 (connection), 53 (resources), 57P0x (shutdown), 40 (rolled back), and 25006 (read-only),
-/// 55P03 (lock), 57014 (time-out). SQLite: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
-pub fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(database) => {
-            let code = database.code().unwrap_or_default();
-            if let Ok(number) = code.parse::<u32>()
-                && code.len() < 5
-            {
-                return matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14);
-            }
-            ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class))
-                || ["25006", "55P03", "57014"].contains(&&*code)
-        }
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        _ => false,
     }
 }

@@ -15,6 +15,8 @@ pub mod election;
 pub mod error;
 /// Following the log in order, live.
 pub mod follow;
+/// Whether the store takes writes.
+pub mod health;
 mod hint;
 /// Master keys, user keys and what is derived from them.
 pub mod keys;

@@ -11,6 +11,7 @@ use crate::{
     Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, Remember, StoredRow, UserKeys, VaultDoor,
     Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
+    health::{Health, Trouble},
     hint, idempotency,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
@@ -55,6 +56,7 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     store: Store,
     writer: LogWriter,
+    health: Health,
     tail: Arc<Tail>,
     masters: MasterKeys,
     system: Arc<UserKeys>,
@@ -79,13 +81,15 @@ impl Log {
         let system = system_keys(&store, &settings).await?;
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
-        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail));
+        let health = Health::start(store.writing.clone());
+        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone());
         tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
         if let Writing::Postgres(pool) = &store.writing {
             hint::start(pool, &tail, written);
         }
         let log = Self(Arc::new(Inner {
             writer,
+            health,
             tail,
             hashes: SystemHashes::of(&system),
             system: Arc::new(system),
@@ -120,6 +124,11 @@ impl Log {
     /// The last position that this process knows of.
     pub fn head(&self) -> u64 {
         *self.0.tail.watch_head().borrow()
+    }
+
+    /// Why the store takes no writes now; `None` when it does, as far as this process knows.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.health.trouble()
     }
 
     /// The first position that is missing from the log, once somebody came upon it.

@@ -13,7 +13,7 @@ use crate::{
     StoredRow,
     append::{AppendError, Appended, Outcome, Request},
     append_postgres, append_sqlite,
-    error::is_away,
+    health::{Health, Trouble},
     store::Writing,
     tail::Tail,
 };
@@ -52,10 +52,10 @@ impl std::fmt::Debug for Pending {
 
 impl LogWriter {
     /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
-    pub fn start(store: Writing, tail: Arc<Tail>) -> (Self, watch::Receiver<u64>) {
+    pub fn start(store: Writing, tail: Arc<Tail>, health: Health) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, written) = watch::channel(0);
-        tokio::spawn(Task { store, tail, written: tell, waiting, carried: Vec::new() }.run());
+        tokio::spawn(Task { store, tail, health, written: tell, waiting, carried: Vec::new() }.run());
         (Self { queue }, written)
     }
 
@@ -78,6 +78,7 @@ impl LogWriter {
 struct Task {
     store: Writing,
     tail: Arc<Tail>,
+    health: Health,
     written: watch::Sender<u64>,
     waiting: mpsc::Receiver<Pending>,
     /// Requests that share an owner with one already in the batch wait for the next.
@@ -137,28 +138,32 @@ impl Task {
                 continue;
             }
             let requests: Vec<&Request> = part.iter().map(|pending| &pending.request).collect();
-            match self.append(&requests).await {
-                Ok(outcomes) => self.answer(part, outcomes),
-                Err(error) if is_away(&error) => {
-                    let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
-                    if tries == 0 {
-                        warn!(%error, requests = part.len(), "the store is away; the same rows are appended again until it answers");
-                    }
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
-                    parts.push(part);
+            let error = match self.append(&requests).await {
+                Ok(outcomes) => {
+                    self.health.tell(None);
+                    self.answer(part, outcomes);
+                    continue;
                 }
-                Err(error) if part.len() == 1 => {
-                    error!(%error, "the store refuses the rows of one append");
-                    for pending in part {
-                        let _ = pending.reply.send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
-                    }
+                Err(error) => error,
+            };
+            if let Some(trouble) = Trouble::of(&error) {
+                let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
+                if tries == 0 {
+                    warn!(%error, requests = part.len(), "the store takes no writes; the same rows are appended again until it does");
                 }
-                Err(_) => {
-                    let second = part.split_off(part.len() / 2);
-                    parts.push(second);
-                    parts.push(part);
+                self.health.tell(Some(trouble));
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                parts.push(part);
+            } else if part.len() == 1 {
+                error!(%error, "the store refuses the rows of one append");
+                for pending in part {
+                    let _ = pending.reply.send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
                 }
+            } else {
+                let second = part.split_off(part.len() / 2);
+                parts.push(second);
+                parts.push(part);
             }
         }
     }
