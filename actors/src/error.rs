@@ -50,6 +50,7 @@ impl From<AppendError> for WriteError {
             AppendError::Unknown(reason) => Self::Away(reason),
             AppendError::TooLarge(sentence) => Self::TooLarge(sentence),
             AppendError::Broken(reason) => Self::Internal(reason),
+            error @ AppendError::Unstorable { .. } => Self::Internal(error.to_string()),
             AppendError::Keys(error) => error.into(),
         }
     }

@@ -195,6 +195,16 @@ pub enum AppendError {
     /// An event is larger than [`MAX_EVENT_BYTES`], or there are more than [`MAX_EVENTS`].
     #[error("the append is too large: {0}")]
     TooLarge(String),
+    /// A stream's name or number that no store can hold. Ours.
+    #[error("event {sequence} of {stream} can't be stored: {reason}")]
+    Unstorable {
+        /// Which stream.
+        stream: String,
+        /// Which of its events.
+        sequence: u64,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The store refuses these rows. Ours.
     #[error("the store refuses the rows: {0}")]
     Broken(String),

@@ -51,6 +51,18 @@ pub enum LogError {
         /// Its id.
         wanted: String,
     },
+    /// The same, found at an event.
+    #[error(
+        "the event of {stream} at position {position} is sealed under master key `{wanted}`, which is not in the ring; add it to GENIE_MASTER_KEYS"
+    )]
+    Locked {
+        /// Where the event stands.
+        position: u64,
+        /// `kind/id`, as stored.
+        stream: String,
+        /// The master key's id.
+        wanted: String,
+    },
     /// A key can't be opened with the master key of that id.
     #[error("the key of {owner} can't be opened with master key `{master}`: it is not the key it was sealed with")]
     MasterKeyWrong {

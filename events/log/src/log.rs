@@ -257,12 +257,14 @@ impl Log {
     ) -> Result<(), AppendError> {
         let owner = group.owner.id();
         let (slice, recorded_at) = (slice_of(owner), self.0.clock.now());
-        for (owner_seq, fact) in (group.after + 1..).zip(group.facts) {
+        for (n, fact) in (1..).zip(group.facts) {
+            let owner_seq = storable(&fact, group.after.checked_add(n))?;
             let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
             let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
             let plaintext = fact.event.to_vec();
             if plaintext.len() > MAX_EVENT_BYTES {
-                let reason = format!("{event_type} has {} bytes, where {MAX_EVENT_BYTES} are allowed", plaintext.len());
+                let (stream, bytes) = (&fact.stream, plaintext.len());
+                let reason = format!("{event_type} of {stream} has {bytes} bytes, where {MAX_EVENT_BYTES} are allowed");
                 return Err(AppendError::TooLarge(reason));
             }
             let metadata = genie_events::Metadata { clear: fact.event.clear(), ..metadata.clone() };
@@ -290,7 +292,15 @@ impl Log {
 
     /// Checks and opens a row.
     pub async fn open_row(&self, row: &StoredRow) -> Result<Fact, LogError> {
-        let (stream, body) = match self.keys(row.key_owner()).await? {
+        let keys = self.keys(row.key_owner()).await.map_err(|error| match error {
+            LogError::KeyAbsent { .. } => row.damaged("its owner's key is absent; the store is incomplete"),
+            LogError::MasterKeyWrong { .. } => row.damaged(error),
+            LogError::MasterKeyMissing { wanted } => {
+                LogError::Locked { position: row.position, stream: format!("{}/{}", row.kind, row.id), wanted }
+            }
+            error => error,
+        });
+        let (stream, body) = match keys? {
             KeyState::Live(keys) => {
                 let (stream, event) = row.open(&keys)?;
                 (stream, Body::Open(event, keys))
@@ -309,6 +319,20 @@ impl Log {
             stream,
             body,
         })
+    }
+}
+
+/// The owner's number of a fact, if both stores can hold it, its stream's name and its sequence.
+fn storable(fact: &crate::NewFact, owner_seq: Option<u64>) -> Result<u64, AppendError> {
+    let fits = |number: u64| i64::try_from(number).is_ok();
+    let refused = |reason| {
+        let stream = fact.stream.to_string().replace('\0', "\u{fffd}");
+        Err(AppendError::Unstorable { stream, sequence: fact.sequence, reason })
+    };
+    match owner_seq {
+        _ if fact.stream.id.contains('\0') => refused("a stream's name must not hold a NUL"),
+        Some(seq) if fits(seq) && fits(fact.sequence) => Ok(seq),
+        _ => refused("its number is past what a store can count"),
     }
 }
 

@@ -17,6 +17,7 @@ use genie_log::{
     idempotency::Remembered,
     leases::LeaseKind,
     testing::{Kind, TestStore, both_stores},
+    wake::Waking,
 };
 
 fn submitted(secret: &str) -> Event {
@@ -524,3 +525,56 @@ async fn a_connection_that_dies_while_it_waits_for_the_lock_doubles_nothing() {
     assert_eq!(asked.await.unwrap().unwrap(), 2);
     assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
 }
+
+both_stores!(what_no_store_can_hold_is_refused_by_name_and_nothing_is_written, async |store: TestStore| {
+    let opened = store.open().await;
+    let ada = store.register(&opened.log, "ada").await;
+    let event = || Event::Account(AccountEvent::SignedIn);
+    let fact = |id: &str, sequence| NewFact { stream: StreamId::new(StreamKind::Job, id), sequence, event: event() };
+    for (after, fact, named) in [
+        (1, fact("a\0b", 1), "job/a\u{fffd}b"),
+        (1, fact("a", u64::MAX), "event 18446744073709551615 of job/a"),
+        (u64::MAX, fact("a", 1), "event 1 of job/a"),
+        (i64::MAX as u64, fact("a", 1), "event 1 of job/a"),
+    ] {
+        let refused = opened.log.append(append(vec![Group::of_user(ada, after, vec![fact])], vec![])).await.unwrap_err();
+        assert!(matches!(refused, AppendError::Unstorable { .. }), "{refused}");
+        assert!(refused.to_string().contains(named), "{refused}");
+    }
+    // NULs inside an event are its own affair: it is sealed.
+    let job = new_job(&opened.log);
+    let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
+    opened.log.append(append(vec![group], vec![])).await.unwrap();
+    let (back, _) = opened.log.stream::<Job>(&Owner::User(ada), &job).await.unwrap().unwrap();
+    assert_eq!(back.spec().unwrap().params["note"], "nul \0 nul");
+});
+
+both_stores!(a_clock_that_jumps_back_changes_no_order_and_skips_nothing, async |store: TestStore| {
+    let opened = store.open().await;
+    let ada = store.register(&opened.log, "ada").await;
+    for after in 1..=5 {
+        store.clock.advance_millis(-86_400_000);
+        submit(&opened.log, ada, after).await.unwrap();
+    }
+    let rows = opened.log.rows(0, 100).await.unwrap();
+    assert!(rows.windows(2).all(|pair| pair[0].position + 1 == pair[1].position && pair[0].recorded_at > pair[1].recorded_at));
+    let Waking::Awake(awake) = store.open().await.log.wake(ada).await.unwrap() else { panic!("forgotten") };
+    assert_eq!((awake.user.seq(), awake.position), (6, 6));
+});
+
+both_stores!(a_key_that_is_missing_or_not_the_masters_is_named_with_the_position, async |store: TestStore| {
+    let opened = store.open().await;
+    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    store.tamper(&format!("UPDATE user_keys SET master_id = 'lost' WHERE user_id = '{ada}'")).await;
+    store.tamper(&format!("UPDATE user_keys SET key_id = '{ada}' WHERE user_id = '{bob}'")).await;
+    let fresh = store.open().await.log;
+    let rows = fresh.rows(0, 10).await.unwrap();
+    let locked = fresh.open_row(&rows[0]).await.unwrap_err();
+    assert!(matches!(&locked, LogError::Locked { position: 1, wanted, .. } if wanted == "lost"), "{locked}");
+    assert!(matches!(fresh.wake(ada).await, Err(LogError::MasterKeyMissing { .. })));
+    let wrong = fresh.open_row(&rows[1]).await.unwrap_err();
+    assert!(matches!(&wrong, LogError::Damaged(damaged) if damaged.position == 2), "{wrong}");
+    store.tamper(&format!("DELETE FROM user_keys WHERE user_id = '{bob}'")).await;
+    let absent = store.open().await.log.open_row(&rows[1]).await.unwrap_err();
+    assert!(matches!(&absent, LogError::Damaged(damaged) if damaged.position == 2), "{absent}");
+});
