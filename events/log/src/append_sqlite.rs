@@ -34,27 +34,23 @@ pub(crate) async fn append(pool: &SqlitePool, batch: &[&Request]) -> Result<Vec<
 
 /// Why the request is not to be inserted; `None` when it is.
 async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sqlx::Error> {
-    if let Some(at) = already(tx, request).await? {
-        return Ok(Some(Outcome::Written(at)));
-    }
     let mut owners: Vec<Uuid> = request.owners().collect();
     owners.dedup();
+    let is_stale = is_stale(tx, request, &owners).await?;
+    // An owner whose last event is the one before cannot have these rows yet.
+    if is_stale && let Some(at) = already(tx, request).await? {
+        return Ok(Some(Outcome::Written(at)));
+    }
     for owner in &owners {
         if !request.system_owners.contains(owner) && !key_is_live(tx, request, *owner).await? {
             return Ok(Some(Outcome::KeyNotLive));
         }
     }
-    for owner in &owners {
-        let fence = request.rows.iter().filter(|row| row.owner == *owner).map(|row| row.owner_seq).min().unwrap_or(0);
-        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
-            .bind(owner.to_string())
-            .fetch_one(&mut **tx)
-            .await?;
-        if fence as i64 != last + 1 {
-            return Ok(Some(Outcome::Stale));
-        }
+    if is_stale {
+        return Ok(Some(Outcome::Stale));
     }
-    for row in &request.rows {
+    // Nor can this stream have another one of the owner's: only a first event can meet a stream of somebody else.
+    for row in request.rows.iter().filter(|row| row.sequence == 1) {
         let taken = sqlx::query("SELECT 1 FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence = $3")
             .bind(&row.kind)
             .bind(&row.id)
@@ -86,6 +82,20 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
         }
     }
     Ok(None)
+}
+
+async fn is_stale(tx: &mut Tx<'_>, request: &Request, owners: &[Uuid]) -> Result<bool, sqlx::Error> {
+    for owner in owners {
+        let fence = request.rows.iter().filter(|row| row.owner == *owner).map(|row| row.owner_seq).min().unwrap_or(0);
+        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
+            .bind(owner.to_string())
+            .fetch_one(&mut **tx)
+            .await?;
+        if fence as i64 != last + 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>, sqlx::Error> {
