@@ -91,7 +91,8 @@ CREATE TABLE checkpoints (
 
 -- Appends a batch of requests, each whole or not at all, and answers one outcome for each:
 -- `appended`, `already` (its own events are there), `key_not_live`, `stale` (an owner has other events than the writer
--- thought), `taken` (a stream belongs to somebody else), `lease_held` (the lease that had to have lapsed has not).
+-- thought), `taken` (a stream belongs to somebody else), `lease_held` (the lease that had to have lapsed has not),
+-- `deposed` (the epoch in which alone it was to be written is over).
 -- No two requests of a batch may share an owner: the writer sees to that.
 CREATE FUNCTION append(
     p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
@@ -107,6 +108,11 @@ DECLARE
     outcomes    text[];
     good        int[];
 BEGIN
+    -- No epoch is raised while a request of the elected node is written. Before the appenders' lock, so that who waits here
+    -- holds up nobody else.
+    IF p_work @> '[{"t": "only_in_epoch"}]' THEN
+        PERFORM pg_advisory_xact_lock_shared(7340993);
+    END IF;
     -- One appender at a time. Statements of a volatile function each see a fresh snapshot, so what follows sees
     -- everything that earlier holders of the lock committed.
     PERFORM pg_advisory_xact_lock(7340991);
@@ -125,6 +131,11 @@ BEGIN
         SELECT q.request, CASE
             WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
                 THEN 'already'
+            WHEN EXISTS (
+                SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, epoch bigint)
+                WHERE w.r = q.request AND w.t = 'only_in_epoch'
+                  AND NOT EXISTS (SELECT FROM elections e WHERE e.name = 'genie' AND e.epoch = w.epoch)
+            ) THEN 'deposed'
             WHEN EXISTS (
                 SELECT FROM owners o
                 WHERE o.request = q.request AND NOT o.system
@@ -210,6 +221,8 @@ BEGIN
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
             WHEN 'only_if_lapsed' THEN
+                NULL;
+            WHEN 'only_in_epoch' THEN
                 NULL;
         END CASE;
     END LOOP;

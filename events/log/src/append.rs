@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     LogError,
+    election::Epoch,
     keys::{UserKeys, WrappedKey},
     leases::LeaseKind,
     row::StoredRow,
@@ -148,6 +149,8 @@ pub enum Work {
         /// Now.
         now: Moment,
     },
+    /// A condition: the append happens only in this epoch, as what the elected node writes in office.
+    OnlyInEpoch(Epoch),
     /// A turn's tokens; the answer is in the log now.
     PruneJournal {
         /// Which turn.
@@ -179,6 +182,9 @@ pub enum AppendError {
     /// The lease that had to have lapsed is held.
     #[error("the lease is held")]
     LeaseHeld,
+    /// Another node was elected; this one wrote nothing.
+    #[error("another node was elected")]
+    Deposed,
     /// The writer's queue is full.
     #[error("too many appends are waiting")]
     Overloaded,
@@ -224,6 +230,7 @@ pub(crate) enum Outcome {
     Stale,
     Taken,
     LeaseHeld,
+    Deposed,
 }
 
 impl From<Outcome> for Result<Appended, AppendError> {
@@ -234,6 +241,7 @@ impl From<Outcome> for Result<Appended, AppendError> {
             Outcome::Stale => Err(AppendError::Stale),
             Outcome::Taken => Err(AppendError::StreamTaken),
             Outcome::LeaseHeld => Err(AppendError::LeaseHeld),
+            Outcome::Deposed => Err(AppendError::Deposed),
         }
     }
 }
@@ -272,6 +280,7 @@ impl WorkJson {
             Work::OnlyIfLapsed { kind, id, holder, now } => json!({
                 "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
             }),
+            Work::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
         };
         Self { r: request, fields }

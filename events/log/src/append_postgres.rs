@@ -56,6 +56,7 @@ async fn append_on(connection: &mut PgConnection, batch: &[&Request]) -> Result<
             }
             "key_not_live" => Outcome::KeyNotLive,
             "taken" => Outcome::Taken,
+            "deposed" => Outcome::Deposed,
             "lease_held" => Outcome::LeaseHeld,
             _ => Outcome::Stale,
         };

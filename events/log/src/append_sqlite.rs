@@ -37,6 +37,9 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
     if let Some(at) = already(tx, request).await? {
         return Ok(Some(Outcome::Written(at)));
     }
+    if is_deposed(tx, request).await? {
+        return Ok(Some(Outcome::Deposed));
+    }
     let mut owners: Vec<Uuid> = request.owners().collect();
     owners.dedup();
     for owner in &owners {
@@ -96,6 +99,19 @@ async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>,
         }
     }
     Ok(Some(Appended { first: positions[0], last: positions[1] }))
+}
+
+/// Whether the epoch in which alone it was to be written is over.
+async fn is_deposed(tx: &mut Tx<'_>, request: &Request) -> Result<bool, sqlx::Error> {
+    for work in &request.work {
+        if let Work::OnlyInEpoch(epoch) = work {
+            let present = sqlx::query("SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1").bind(epoch.number());
+            if present.fetch_optional(&mut **tx).await?.is_none() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<bool, sqlx::Error> {
@@ -178,7 +194,7 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
             sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id)
         }
         Work::PruneJournal { turn_id } => sqlx::query("DELETE FROM journal WHERE turn_id = $1").bind(turn_id),
-        Work::OnlyIfLapsed { .. } => return Ok(()),
+        Work::OnlyIfLapsed { .. } | Work::OnlyInEpoch(_) => return Ok(()),
     };
     query.execute(&mut **tx).await.map(drop)
 }

@@ -76,7 +76,7 @@ impl From<sqlx::Error> for LogError {
 /// Whether an error says that the store is away, busy, full or read-only, so that the same may succeed later.
 ///
 /// Postgres: SQLSTATE classes 08 (connection), 53 (resources), 57P0x (shutdown), 40 (rolled back), and 25006 (read-only),
-/// 55P03 (lock), 57014 (time-out). SQLite: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
+/// 55P03 (lock), 57014 (time-out), 25P03 (a transaction left open). SQLite: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
 pub fn is_away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => {
@@ -87,7 +87,7 @@ pub fn is_away(error: &sqlx::Error) -> bool {
                 return matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14);
             }
             ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class))
-                || ["25006", "55P03", "57014"].contains(&&*code)
+                || ["25006", "25P03", "55P03", "57014"].contains(&&*code)
         }
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

@@ -45,6 +45,7 @@ pub mod testing;
 
 pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
+pub use election::{Election, Epoch};
 pub use error::{Damaged, LogError};
 pub use keys::{MasterKeys, UserKeys};
 pub use log::{Log, Opened, Settings};

@@ -45,6 +45,9 @@ const STREAM_CONNECTIONS: u32 = 4;
 const ACQUIRE: Duration = Duration::from_secs(3);
 /// How long any piece of work with the store may take: one that is gone without a word must not hold its callers.
 pub const LONGEST: Duration = Duration::from_secs(20);
+/// How long a transaction on Postgres may stay open while its process asks for nothing: one that was stopped in the middle holds
+/// locks that others, an append even, may wait for.
+const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '3s'";
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
@@ -68,6 +71,8 @@ pub struct Store {
     pub(crate) writing: Writing,
     /// For postgres-es, which takes a pool of its own kind.
     postgres_reads: Option<PgPool>,
+    /// How to open a connection that is in no pool.
+    postgres: Option<PgConnectOptions>,
 }
 
 impl Store {
@@ -90,7 +95,7 @@ impl Store {
         ]);
         let writer = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(options.clone()).await?;
         let streams =
-            PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
+            PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options.clone());
         if !read_only {
             sqlx::migrate!("../../migrations/postgres").run(&writer).await.map_err(migration)?;
         }
@@ -98,6 +103,7 @@ impl Store {
             AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::query(setting).execute(&mut *connection).await?;
+                    sqlx::query(IDLE_IN_TRANSACTION).execute(&mut *connection).await?;
                     sqlx::query("SET statement_timeout = '10s'").execute(connection).await.map(drop)
                 })
             })
@@ -109,6 +115,7 @@ impl Store {
             durable: any(DURABLE_CONNECTIONS, "SET synchronous_commit = on").connect_lazy(url).map_err(hide_url)?,
             writing: Writing::Postgres(writer),
             postgres_reads: Some(streams),
+            postgres: Some(options),
         })
     }
 
@@ -143,6 +150,7 @@ impl Store {
             durable: any(1, "PRAGMA synchronous = FULL").connect_lazy(&url).map_err(hide_url)?,
             writing: Writing::Sqlite(writer),
             postgres_reads: None,
+            postgres: None,
         })
     }
 
@@ -175,6 +183,11 @@ impl Store {
     /// The pool that postgres-es reads single streams from; `None` on SQLite.
     pub(crate) fn postgres_reads(&self) -> Option<&PgPool> {
         self.postgres_reads.as_ref()
+    }
+
+    /// How to open a connection to Postgres that is in no pool; `None` on SQLite.
+    pub(crate) fn postgres(&self) -> Option<&PgConnectOptions> {
+        self.postgres.as_ref()
     }
 
     /// A transaction that writes, without an fsync of its own. On SQLite it holds the write lock from its beginning.
