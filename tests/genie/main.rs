@@ -10,5 +10,6 @@ mod bad_input;
 mod chat;
 mod events;
 mod jobs;
+mod nodes;
 mod store_away;
 mod story;
