@@ -151,6 +151,42 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_deposed_without_knowing_is_elected_again() {
+    let mut two = Two::start().await;
+    two.genie.signal("STOP").await; // so that the epoch is raised between two of its heartbeats
+    sqlx::query("UPDATE elections SET epoch = epoch + 1, node = 'nobody'").execute(&mut two.inside).await.unwrap();
+    two.genie.signal("CONT").await;
+    for _ in 0..3 {
+        two.a_job_is_seen().await;
+    }
+    assert_ne!(elected(&two.genie).await["node"], "nobody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_the_next() {
+    let mut two = Two::start().await;
+    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN priority TO away").execute(&mut two.inside).await.unwrap();
+    two.ada.submit_job(&two.genie).await;
+    for base in [two.first.clone(), two.second.base.clone()] {
+        two.genie.base = base;
+        let started = Instant::now();
+        loop {
+            let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
+            if ready.json["projections"]["jobs"]["state"] == "stopped" {
+                assert_eq!((ready.status.as_u16(), &ready.json["projections"]["usage"]["state"]), (503, &json!("following")));
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{}", ready.json);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN away TO priority").execute(&mut two.inside).await.unwrap();
+    two.genie.kill().await;
+    two.a_job_is_seen().await;
+    assert_eq!(two.genie.send(Method::GET, "/readyz", &[], None).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_story_goes_on_when_the_elected_node_dies_in_the_middle() {
     die_in_the_middle(Two::start().await, true).await;
 }

@@ -53,7 +53,10 @@ pub(super) struct Candidate {
 
 /// What a candidate's try came to.
 enum Try {
-    Elected(Epoch),
+    Elected {
+        epoch: Epoch,
+        until: Instant,
+    },
     /// Worth another after a pause.
     Again(Duration),
 }
@@ -90,12 +93,11 @@ impl Candidate {
     async fn stand_once(&mut self) -> Result<(), sqlx::Error> {
         let mut connection = in_time(PgConnection::connect_with(&self.options)).await?;
         loop {
-            let before = Instant::now();
             match self.try_once(&mut connection).await? {
                 Try::Again(pause) => sleep(pause).await,
-                Try::Elected(epoch) => {
+                Try::Elected { epoch, until } => {
                     self.is_failing = false;
-                    self.serve(&mut connection, epoch, before + TERM).await;
+                    self.serve(&mut connection, epoch, until).await;
                     return Ok(());
                 }
             }
@@ -115,9 +117,10 @@ impl Candidate {
         if !won {
             return Ok(Try::Again(LOOK));
         }
+        let sent = Instant::now();
         let query = sqlx::query_scalar("SELECT raise_epoch($1, $2)").bind(&self.node).bind(PATIENCE.as_millis() as i32);
         match in_time(query.fetch_one(&mut *connection)).await {
-            Ok(epoch) => Ok(Try::Elected(Epoch(epoch))),
+            Ok(epoch) => Ok(Try::Elected { epoch: Epoch(epoch), until: sent + TERM }),
             Err(error) if is(&error, LOCK_NOT_AVAILABLE) => {
                 warn!("transactions of the node that was elected before are still open: they are ended");
                 self.end(in_time(sqlx::query("SELECT end_office()").execute(&mut *connection)).await)
