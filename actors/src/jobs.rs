@@ -356,7 +356,8 @@ impl JobBoard {
         let ended = self.end(lease.user, job.clone(), Metadata::system(), conditions, command).await;
         match ended {
             Ok(_) => {}
-            // The job is not run under this lease any more: what is left of it is a row that says nothing.
+            // The job is not run under this lease any more: what is left of it is a row that says nothing. Whoever finds it may
+            // drop it, elected or not.
             Err(WriteError::Refused(_) | WriteError::Forgotten) => {
                 if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str(), &holder).await {
                     warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");

@@ -52,10 +52,14 @@ impl Progress {
         Self(Arc::new(Inner { log, election, names, told, waiting: Notify::new() }))
     }
 
-    /// A projection on this node has moved its checkpoint.
+    /// A projection that runs on this node is there: also when that is behind what was told, as after a crash of the database.
     pub fn tell(&self, name: &str, position: u64) {
+        self.change(name, |at| *at != position, position);
+    }
+
+    fn change(&self, name: &str, is_news: impl Fn(&u64) -> bool, position: u64) {
         self.0.told.send_if_modified(|told| match told.get_mut(name) {
-            Some(at) if *at < position => {
+            Some(at) if is_news(at) => {
                 *at = position;
                 true
             }
@@ -88,7 +92,8 @@ impl Progress {
                 if self.0.election.now().is_none() {
                     // When the store is away nobody is told anything, and who waits finds out in the end.
                     for (name, position) in self.positions().await.unwrap_or_default() {
-                        self.tell(name, position);
+                        // Only forward: this node may have been elected meanwhile, and know better.
+                        self.change(name, |at| *at < position, position);
                     }
                 }
                 sleep(LOOK).await;
@@ -97,10 +102,10 @@ impl Progress {
     }
 
     async fn positions(&self) -> Result<Vec<(&'static str, u64)>, LogError> {
-        let rows = read(&self.0.log, async |store: Store| {
-            Ok(sqlx::query_as::<_, (String, i64)>("SELECT name, position FROM checkpoints").fetch_all(store.reads()).await?)
-        });
-        let rows = rows.await?;
+        let rows: Vec<(String, i64)> = read(&self.0.log, async |store: Store| {
+            Ok(sqlx::query_as("SELECT name, position FROM checkpoints").fetch_all(store.reads()).await?)
+        })
+        .await?;
         Ok(rows.iter().filter_map(|(name, position)| Some((*self.0.names.get(name)?, *position as u64))).collect())
     }
 
@@ -117,25 +122,24 @@ impl Progress {
             Ok((checkpoints, sqlx::query(sql).bind(NAMED_DAMAGE).fetch_all(store.reads()).await?))
         })
         .await?;
-        let mut statuses: BTreeMap<_, _> = self.0.names.values().map(|name| (*name, Status::default())).collect();
-        let mut of = |checkpoint: &str, change: &mut dyn FnMut(&mut Status) -> Result<(), sqlx::Error>| {
-            let status = self.0.names.get(checkpoint).and_then(|name| statuses.get_mut(name));
-            status.map_or(Ok(()), change)
-        };
+        let mut statuses: BTreeMap<_, Status> = self.0.names.values().map(|name| (*name, Status::default())).collect();
         for row in checkpoints {
-            of(row.try_get("name")?, &mut |status| {
+            if let Some(status) = self.status_of(row.try_get("name")?, &mut statuses) {
                 status.position = row.try_get::<i64, _>("position")? as u64;
                 status.stopped = row.try_get("stopped")?;
-                Ok(())
-            })?;
+            }
         }
         for row in damage {
-            of(row.try_get("projection")?, &mut |status| {
+            if let Some(status) = self.status_of(row.try_get("projection")?, &mut statuses) {
                 status.damaged_streams = row.try_get::<i64, _>("total")? as u64;
                 status.damaged_at.push(row.try_get::<i64, _>("position")? as u64);
-                Ok(())
-            })?;
+            }
         }
         Ok(statuses)
+    }
+
+    /// The status of a checkpoint's projection; `None` for one of another release.
+    fn status_of<'a>(&self, checkpoint: &str, all: &'a mut BTreeMap<&'static str, Status>) -> Option<&'a mut Status> {
+        all.get_mut(self.0.names.get(checkpoint)?)
     }
 }
