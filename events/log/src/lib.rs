@@ -15,6 +15,7 @@ pub mod election;
 pub mod error;
 /// Following the log in order, live.
 pub mod follow;
+mod hints;
 /// Master keys, user keys and what is derived from them.
 pub mod keys;
 /// Everything above, as one handle.

@@ -11,10 +11,11 @@ use uuid::Uuid;
 use crate::{
     Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, StoredRow, UserKeys, VaultDoor, Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
+    hints::Hints,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::Place,
-    store::{Store, Target, Writing},
+    store::{Store, Target},
     writer::LogWriter,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 const CACHED_KEYS: u64 = 100_000;
 /// How long a key is kept opened; a key destroyed on another node is noticed by the append at once, by reads within this.
 const KEY_LIFE: Duration = Duration::from_secs(60);
-/// How often other processes' appends are looked for, when nothing wakes the followers.
+/// How often other processes' appends are looked for without a hint.
 const POLL: Duration = Duration::from_millis(200);
 
 /// What a log is opened with.
@@ -74,8 +75,9 @@ impl Log {
         let store = Store::open(&settings.target, settings.read_only).await?;
         let system = system_keys(&store, &settings).await?;
         let (tell_head, head) = watch::channel(stored_head(&store).await?);
-        if let Writing::Postgres(_) = store.writing {
-            tokio::spawn(poll_head(store.clone(), tell_head.clone()));
+        if let Some(options) = store.postgres() {
+            let hints = Hints::start(options, settings.clock.new_uuid().to_string(), tell_head.subscribe());
+            tokio::spawn(poll_head(store.clone(), tell_head.clone(), hints));
         }
         let writer = LogWriter::start(store.writing.clone(), tell_head);
         let log = Self(Arc::new(Inner {
@@ -253,16 +255,19 @@ async fn stored_head(store: &Store) -> Result<u64, LogError> {
     Ok(head as u64)
 }
 
-/// The net under the followers: another node's appends are seen within [`POLL`].
-async fn poll_head(store: Store, head: watch::Sender<u64>) {
+/// Another process' appends are seen at its hint, and within [`POLL`] when that gets lost. Ends when only the hints look at `head`.
+async fn poll_head(store: Store, head: watch::Sender<u64>, hints: Hints) {
     let mut was_away = false;
-    while !head.is_closed() {
-        tokio::time::sleep(POLL).await;
+    while head.receiver_count() > 1 {
+        hints.wait(POLL).await;
         match stored_head(&store).await {
             Ok(stored) => {
                 was_away = false;
                 head.send_if_modified(|head| {
                     let raised = stored > *head;
+                    if raised {
+                        hints.was_read(stored);
+                    }
                     *head = stored.max(*head);
                     raised
                 });

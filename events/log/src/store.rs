@@ -251,3 +251,24 @@ fn percent_encoded(path: &std::path::Path) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, PgConnection};
+
+    use super::*;
+    use crate::testing::{Kind, TestStore};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_transaction_that_its_process_left_open_is_ended() {
+        let store = TestStore::new(Kind::Postgres).await;
+        let log = store.open().await.log;
+        let mut left_open = log.store().relaxed().await.unwrap();
+        sqlx::query("LOCK TABLE leases").execute(&mut *left_open).await.unwrap();
+        let mut other = PgConnection::connect(&store.database_url().unwrap()).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_secs(8), sqlx::query("SELECT 1 FROM leases").execute(&mut other));
+        waiting.await.expect("in time").unwrap();
+        let ended = sqlx::query("SELECT 1").execute(&mut *left_open).await.map_err(LogError::from);
+        assert!(matches!(ended, Err(LogError::Away(_))), "{ended:?}");
+    }
+}
