@@ -232,5 +232,28 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     let kept = two.ada.messages(genie, "s").await;
     let kept: Vec<&str> = kept.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(kept, ["a long one", "one", "hello", "Hello there"]);
+
+    // And a caption, counted once; each thing happened once, and in order.
+    let caption = two.ada.post(genie, "/api/captions/generate", json!({"platform": "x"})).await;
+    let position = caption.headers["Genie-Position"].to_str().unwrap().to_owned();
+    caption.ok();
+    assert_eq!(two.read_at("/api/usage", position.clone()).await.ok()["usage"]["posts_ai_assisted"], 1);
+    let facts = two.read_at("/api/me/events", position).await.ok();
+    let facts: Vec<&str> = facts["data"].as_array().unwrap().iter().map(|fact| fact["type"].as_str().unwrap()).collect();
+    let expected = [
+        "account.registered",
+        "account.signed_in",
+        "job.submitted",
+        "job.claimed",
+        "chat.asked",
+        "job.completed",
+        "chat.answered",
+        "chat.asked",
+        "chat.answered",
+        "usage.counted",
+        "caption.requested",
+        "caption.completed",
+    ];
+    assert_eq!(facts, expected);
     until_elected(genie).await;
 }
