@@ -11,5 +11,6 @@ mod chat;
 mod events;
 mod idempotency;
 mod jobs;
+mod nodes;
 mod store_away;
 mod story;
