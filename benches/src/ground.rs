@@ -6,8 +6,10 @@ use genie_actors::users::Users;
 use genie_events::{CredentialId, Metadata, UserCommand, UserId, credential::SealedSecret};
 use genie_log::{
     Clock, Log, MasterKeys,
+    store::Target,
     testing::{Kind, TestStore},
 };
+use sqlx::{Connection, PgConnection};
 
 /// A measurement that can't be made ends the run: the reason is for whoever started it.
 pub type Measured<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -32,6 +34,19 @@ impl Ground {
         // The machine's: under a clock that stands, ids would not ascend, and the indexes would be another case.
         store.clock = Clock::system();
         Self { store, masters: MasterKeys::generate().to_string(), arbiters: arbiters.to_vec() }
+    }
+
+    /// Refuses a Postgres that was made faster than it is where it matters.
+    pub async fn check_durability(&self) -> Measured<()> {
+        let Target::Postgres(url) = &self.store.target else { return Ok(()) };
+        let mut connection = PgConnection::connect(url).await?;
+        for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+            let value: String = sqlx::query_scalar(&format!("SHOW {setting}")).fetch_one(&mut connection).await?;
+            if value != "on" {
+                return Err(format!("this Postgres has {setting} = {value}, where stock durability is compared").into());
+            }
+        }
+        Ok(())
     }
 
     /// `log.postgres.NAME` or `log.sqlite.NAME`.

@@ -86,30 +86,58 @@ async fn log(arbiters: Vec<ArbiterHandle>, only: &str, as_json: bool) -> Measure
     Ok(())
 }
 
+/// One measurement; some give two figures.
+#[derive(Debug, Clone, Copy)]
+enum Measurement {
+    Commands,
+    Lone,
+    Lag,
+    Replay,
+    Memory,
+    Wake,
+    Cold,
+}
+
+impl Measurement {
+    const ALL: [Self; 7] = [Self::Commands, Self::Lone, Self::Lag, Self::Replay, Self::Memory, Self::Wake, Self::Cold];
+
+    fn figures(self) -> &'static [&'static str] {
+        match self {
+            Self::Commands => &["commands_vs_stock", "commands_vs_bare_batched_insert"],
+            Self::Lone => &["lone_user_latency"],
+            Self::Lag => &["feed_lag_p99_ms", "feed_lag_other_node_p99_ms"],
+            Self::Replay => &["replay_events_per_s_core"],
+            Self::Memory => &["idle_user_bytes"],
+            Self::Wake => &["wake_10k_events_p99_ms"],
+            Self::Cold => &["cold_start_p99_ratio"],
+        }
+    }
+
+    async fn measure(self, ground: &Ground) -> Measured<Vec<Row>> {
+        match self {
+            Self::Commands => commands::measure(ground).await,
+            Self::Lone => lone::measure(ground).await,
+            Self::Lag => lag::measure(ground).await,
+            Self::Replay => replay::measure(ground).await,
+            Self::Memory => memory::measure(ground).await,
+            Self::Wake => wake::measure(ground).await,
+            Self::Cold => cold::measure(ground).await,
+        }
+    }
+}
+
 /// Each measurement on a store of its own, so that none inherits another's table.
 async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
     let mut rows = Vec::new();
-    macro_rules! measure {
-        ($($module:ident: $($figure:literal),+;)+) => {
-            $(
-                let ground_name = |figure: &str| ground::name_on(kind, figure);
-                if [$($figure),+].iter().any(|figure| ground_name(figure).contains(only)) {
-                    let began = tokio::time::Instant::now();
-                    eprintln!("== {kind:?}: {}", stringify!($module));
-                    rows.extend($module::measure(&Ground::new(kind, arbiters).await).await?);
-                    eprintln!("== {kind:?}: {}: {:.0} s", stringify!($module), began.elapsed().as_secs_f64());
-                }
-            )+
-        };
-    }
-    measure! {
-        commands: "commands_vs_stock", "commands_vs_bare_batched_insert";
-        lone: "lone_user_latency";
-        lag: "feed_lag_p99_ms", "feed_lag_other_node_p99_ms";
-        replay: "replay_events_per_s_core";
-        memory: "idle_user_bytes";
-        wake: "wake_10k_events_p99_ms";
-        cold: "cold_start_p99_ratio";
+    for measurement in Measurement::ALL {
+        if !measurement.figures().iter().any(|figure| ground::name_on(kind, figure).contains(only)) {
+            continue;
+        }
+        let began = tokio::time::Instant::now();
+        let ground = Ground::new(kind, arbiters).await;
+        ground.check_durability().await?;
+        rows.extend(measurement.measure(&ground).await?);
+        eprintln!("{kind:?}, {measurement:?}: {:.0} s", began.elapsed().as_secs_f64());
     }
     Ok(rows)
 }

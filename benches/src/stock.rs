@@ -1,6 +1,6 @@
 //! What genie is compared with: cqrs-es and postgres-es as they come, with the table of their documentation.
 
-use std::{str::FromStr, sync::Arc};
+use std::{convert::Infallible, str::FromStr, sync::Arc};
 
 use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
 use futures_util::future::try_join_all;
@@ -44,10 +44,6 @@ enum HeldEvent {
     Revealed { version: u32, purpose: String },
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("never refused")]
-struct Never;
-
 impl DomainEvent for HeldEvent {
     fn event_type(&self) -> String {
         "credential.revealed".into()
@@ -62,10 +58,10 @@ impl Aggregate for Held {
     const TYPE: &'static str = "credential";
     type Command = Reveal;
     type Event = HeldEvent;
-    type Error = Never;
+    type Error = Infallible;
     type Services = ();
 
-    async fn handle(&mut self, command: Reveal, (): &(), sink: &EventSink<Self>) -> Result<(), Never> {
+    async fn handle(&mut self, command: Reveal, (): &(), sink: &EventSink<Self>) -> Result<(), Infallible> {
         sink.write(HeldEvent::Revealed { version: self.version, purpose: command.purpose }, self).await;
         Ok(())
     }
