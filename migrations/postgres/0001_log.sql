@@ -122,7 +122,7 @@ CREATE FUNCTION append(
 ) RETURNS TABLE (request int, outcome text, first_position bigint, last_position bigint)
 LANGUAGE plpgsql
 -- Everything here is looked up by key, however small the tables were when a plan was made and kept.
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -151,8 +151,9 @@ BEGIN
             FROM unnest(p_request, p_user_id, p_user_seq, p_system) AS r (request, user_id, user_seq, system)
             GROUP BY r.request, r.user_id
         ) o
-        WHERE o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
-           OR NOT (o.system OR EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live'))
+        LEFT JOIN user_keys k ON k.user_id = o.user_id AND k.state = 'live'
+        LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1 -- one row, the one before, when all is good
+        WHERE NOT (o.system OR k.user_id IS NOT NULL) OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
         UNION ALL
         SELECT r.request
         FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence) AS r (request, aggregate_type, aggregate_id, sequence)
