@@ -76,6 +76,7 @@ impl Log {
     pub async fn prove(&self, position: u64, from: Option<u64>) -> Result<Proof, CantProve> {
         let row = match position {
             0 => None,
+            _ if i64::try_from(position).is_err() => None,
             _ => self.rows(position - 1, 1).await?.into_iter().next(),
         };
         let Some(row) = row else { return Err(CantProve::NotThere { position, facts: self.head() }) };

@@ -1,8 +1,8 @@
 //! Checking the whole log: positions, digests, owners' counters, the tree and its signed heads. A [`Verifier`] is fed with rows
 //! in their order, wherever they come from; it needs no key of any user, so it works on what was forgotten as well.
 //!
-//! It remembers the tree's frontier and the last event of each owner; of these at most [`OWNERS`], and what it could not check
-//! for that it counts.
+//! It remembers the tree's frontier and the last event of each owner, of up to a million owners; what it could not check beyond
+//! these it counts.
 
 use std::collections::{BTreeMap, HashMap};
 
