@@ -9,6 +9,7 @@ use std::{
 };
 
 use genie_log::heads::{Notes, PublicHeadKey, SignedHead};
+use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -29,9 +30,10 @@ pub fn start(heads: &Heads, key: &PublicHeadKey, file: Option<&Path>, webhook: O
         tokio::spawn(keep_in_file(heads.clone(), file));
     }
     if let Some(url) = webhook {
+        let url = Url::parse(url.expose_secret()).map_err(|error| format!("GENIE_HEADS_WEBHOOK: {error}"))?;
         let http = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none()).build();
         let http = http.map_err(|error| format!("GENIE_HEADS_WEBHOOK: {}", error.without_url()))?;
-        tokio::spawn(send(heads.clone(), http, url.clone()));
+        tokio::spawn(send(heads.clone(), http, url));
     }
     Ok(())
 }
@@ -113,10 +115,11 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
     }
 }
 
-async fn send(mut heads: Heads, http: reqwest::Client, url: SecretString) {
+/// The URL may hold a secret and is never logged.
+async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
     let mut pause = FIRST_PAUSE;
     while let Some(head) = next(&mut heads).await {
-        let request = http.post(url.expose_secret()).header("Content-Type", "text/plain; charset=utf-8").body(head.note);
+        let request = http.post(url.clone()).header("Content-Type", "text/plain; charset=utf-8").body(head.note);
         match request.send().await.and_then(|answer| answer.error_for_status()) {
             Ok(answer) if answer.status().is_success() => {
                 if pause > FIRST_PAUSE {

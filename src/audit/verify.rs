@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::BufReader, path::Path};
 
-use genie_log::{Log, heads::Notes};
+use genie_log::{Log, heads::Notes, verify::CantVerify};
 
 use crate::audit::say;
 
@@ -10,7 +10,10 @@ use crate::audit::say;
 pub async fn run(log: Log, heads: Option<&Path>) -> Result<(), String> {
     let file = heads.map(|path| File::open(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()?;
     let pinned = file.into_iter().flat_map(|file| Notes::new(BufReader::new(file)));
-    let verified = log.verify(pinned).await.map_err(|error| format!("the log does not verify: {error}"))?;
+    let verified = log.verify(pinned).await.map_err(|error| match error {
+        CantVerify::Log(error) => format!("the log can't be read: {error}"),
+        wrong => format!("the log does not verify: {wrong}"),
+    })?;
     say(&format!("verified {} facts, {} heads", verified.facts, verified.heads + verified.pinned));
     if heads.is_some() {
         say(&format!("{} of the heads were kept outside", verified.pinned));

@@ -63,8 +63,14 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
     let key = log.head_key().await?;
     let (status, told_status) = watch::channel(Status { state: State::Waiting, sealed: 0, signed: 0 });
     let (heads, told_heads) = watch::channel(None);
-    let sealer = Sealer { log: log.clone(), public: key.public(), key, every, status, heads };
-    log.store().io().spawn(sealer.run(election));
+    let sealer = Sealer { log: log.clone(), public: key.public(), key, every, status: status.clone(), heads };
+    let running = log.store().io().spawn(sealer.run(election));
+    log.store().io().spawn(async move {
+        if let Err(stopped) = running.await {
+            error!(%stopped, "the sealer stopped in a panic");
+            status.send_modify(|status| status.state = State::Stopped("a panic, which the server's own log tells of".into()));
+        }
+    });
     Ok(Sealing { status: told_status, heads: told_heads })
 }
 

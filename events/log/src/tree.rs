@@ -1,6 +1,6 @@
 //! The Merkle tree over the digests of all rows: leaf number = position - 1, leaf data = the digest, hashed as RFC 6962 says by
 //! the crate `tlog_tiles`. What is here is where its hashes lie: by index in the table `tree_hashes`, of which a root or a proof
-//! reads one for each level, and in a [`Frontier`], which is all that whoever goes through the log in order has to remember.
+//! reads one for each level, and in a `Frontier`, which is all that whoever goes through the log in order has to remember.
 
 use std::{cell::RefCell, collections::BTreeMap};
 

@@ -1,4 +1,4 @@
-//! Checking the whole log: positions, digests, owners' counters, the tree and its signed heads. A [`Verifier`] is fed with rows
+//! Checking the whole log: positions, digests, owners' counters, the tree and its signed heads. A `Verifier` is fed with rows
 //! in their order, wherever they come from; it needs no key of any user, so it works on what was forgotten as well.
 //!
 //! It remembers the tree's frontier and the last event of each owner, of up to a million owners; what it could not check beyond

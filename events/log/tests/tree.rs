@@ -15,28 +15,54 @@ use genie_log::{
     tree,
     verify::{CantVerify, Verified},
 };
+use tokio::runtime::{self, Runtime};
 
 const SOON: Duration = Duration::from_millis(5);
 const LONG: Duration = Duration::from_secs(30);
 
-async fn seal(log: &Log) -> Sealing {
-    let election = log.stand_for_election("this node").await.unwrap();
-    sealer::start(log, election, SOON).await.unwrap()
+/// A node that seals, on a runtime of its own as another process would be. Dropped, it stops at no particular moment, in the
+/// middle of whatever it does.
+struct Node {
+    log: Log,
+    sealing: Sealing,
+    runtime: Option<Runtime>,
 }
 
-/// Waits for the head over the whole log.
-async fn signed(sealing: &mut Sealing, size: u64) -> SignedHead {
-    let heads = sealing.heads.wait_for(|head| head.as_ref().is_some_and(|head| head.size >= size));
-    let head = tokio::time::timeout(LONG, heads).await.expect("a head is signed").unwrap().clone().unwrap();
-    assert_eq!(head.size, size);
-    head
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
 }
 
-async fn stopped(sealing: &mut Sealing) -> String {
-    let status = sealing.status.wait_for(|status| matches!(status.state, State::Stopped(_)));
-    match tokio::time::timeout(LONG, status).await.expect("the sealer stops").unwrap().state.clone() {
-        State::Stopped(reason) => reason,
-        state => panic!("{state:?}"),
+impl Node {
+    async fn start(store: &TestStore) -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let settings = store.settings();
+        let start = async move {
+            let log = Log::open(settings).await.unwrap().log;
+            let election = log.stand_for_election("this node").await.unwrap();
+            let sealing = sealer::start(&log, election, SOON).await.unwrap();
+            (log, sealing)
+        };
+        let (log, sealing) = runtime.spawn(start).await.unwrap();
+        Self { log, sealing, runtime: Some(runtime) }
+    }
+
+    /// Waits for the head over the whole log.
+    async fn signed(&mut self, size: u64) -> SignedHead {
+        let heads = self.sealing.heads.wait_for(|head| head.as_ref().is_some_and(|head| head.size >= size));
+        let head = tokio::time::timeout(LONG, heads).await.expect("a head is signed").unwrap().clone().unwrap();
+        assert_eq!(head.size, size);
+        head
+    }
+
+    /// Waits until its sealer stopped, and says why.
+    async fn stopped(&mut self) -> String {
+        let status = self.sealing.status.wait_for(|status| matches!(status.state, State::Stopped(_)));
+        match tokio::time::timeout(LONG, status).await.expect("the sealer stops").unwrap().state.clone() {
+            State::Stopped(reason) => reason,
+            state => panic!("{state:?}"),
+        }
     }
 }
 
@@ -95,13 +121,13 @@ async fn change_with_digest(store: &TestStore, log: &Log, position: u64) -> Stor
 }
 
 both_stores!(all_facts_are_sealed_proved_and_verified, async |store: TestStore| {
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
     facts(&log, 700).await; // more than one batch
     facts(&log, 600).await;
-    let first = signed(&mut sealing, 1300).await;
+    let first = node.signed(1300).await;
     facts(&log, 3).await;
-    let head = signed(&mut sealing, 1303).await;
+    let head = node.signed(1303).await;
     assert_ne!(first.root, head.root);
 
     let public = log.head_key().await.unwrap().public();
@@ -132,93 +158,81 @@ both_stores!(a_fact_that_no_head_covers_yet_is_told_as_such, async |store: TestS
 });
 
 both_stores!(a_sealer_that_is_dropped_anywhere_goes_on_where_it_was, async |store: TestStore| {
-    let mut size = 0;
-    let mut heads = Vec::new();
+    let (mut size, mut heads) = (0, Vec::new());
     for _ in 0..5 {
-        // Each round a process of its own, which stops at no particular moment.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let settings = store.settings();
-        let start = async move {
-            let log = Log::open(settings).await.unwrap().log;
-            facts(&log, 900).await;
-            seal(&log).await
-        };
-        let mut sealing = runtime.spawn(start).await.unwrap();
+        let mut node = Node::start(&store).await;
+        facts(&node.log, 900).await;
         size += 900;
         let at_least = size - 500; // in the middle of this round's facts
-        let reached = sealing.status.wait_for(|status| status.sealed >= at_least);
+        let reached = node.sealing.status.wait_for(|status| status.sealed >= at_least);
         tokio::time::timeout(LONG, reached).await.expect("it seals").unwrap();
-        heads.extend(sealing.heads.borrow().clone());
-        runtime.shutdown_background();
+        heads.extend(node.sealing.heads.borrow().clone());
+        drop(node);
     }
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
-    let head = signed(&mut sealing, size).await;
-    heads.push(head);
-    let verified = verify(&log, &heads.iter().collect::<Vec<_>>()).await.unwrap();
+    let mut node = Node::start(&store).await;
+    heads.push(node.signed(size).await);
+    let verified = verify(&node.log, &heads.iter().collect::<Vec<_>>()).await.unwrap();
     assert_eq!((verified.facts, verified.covered), (size, size));
 });
 
 both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
-    let (log, other) = (store.open().await.log, store.open().await.log);
-    let deposed = log.stand_for_election("slow").await.unwrap();
-    other.stand_for_election("quick").await.unwrap();
-    let mut slow = sealer::start(&log, deposed, SOON).await.unwrap();
+    let log = store.open().await.log;
     facts(&log, 3).await;
+    let election = log.stand_for_election("slow").await.unwrap();
+    store.try_sql("UPDATE elections SET epoch = epoch + 1").await.unwrap(); // as when another was elected meanwhile
+    let mut slow = sealer::start(&log, election, SOON).await.unwrap();
     tokio::time::timeout(LONG, slow.status.changed()).await.expect("it is told that it was deposed").unwrap();
     assert_eq!(slow.status.borrow_and_update().state, State::Waiting);
-    let Ok(verified) = verify(&log, &[]).await else { panic!() };
+    let verified = verify(&log, &[]).await.unwrap();
     assert_eq!((verified.facts, verified.heads), (3, 0));
     let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap() + store.try_sql("DELETE FROM tree_heads").await.unwrap();
     assert_eq!(stored, 0, "it wrote nothing");
 });
 
 both_stores!(two_sealers_one_after_the_other_make_one_tree, async |store: TestStore| {
-    let (log, other) = (store.open().await.log, store.open().await.log);
-    let mut first = seal(&log).await;
-    facts(&log, 5).await;
-    let old = signed(&mut first, 5).await;
-    let mut second = seal(&other).await; // from here on the first is deposed
-    facts(&log, 5).await;
-    let new = signed(&mut second, 10).await;
-    let verified = verify(&log, &[&old, &new]).await.unwrap();
+    let mut first = Node::start(&store).await;
+    facts(&first.log, 5).await;
+    let old = first.signed(5).await;
+    drop(first);
+    let mut second = Node::start(&store).await;
+    facts(&second.log, 5).await;
+    let new = second.signed(10).await;
+    let verified = verify(&second.log, &[&old, &new]).await.unwrap();
     assert_eq!((verified.facts, verified.heads, verified.pinned), (10, 2, 2));
 });
 
 both_stores!(a_changed_fact_stops_the_sealer_with_its_position, async |store: TestStore| {
-    let log = store.open().await.log;
-    facts(&log, 5).await;
+    facts(&store.open().await.log, 5).await;
     store.tamper("UPDATE events SET metadata = '{}' WHERE position = 4").await;
-    let mut sealing = seal(&log).await;
-    let reason = stopped(&mut sealing).await;
-    let stream = row_at(&log, 4).await.id;
+    let mut node = Node::start(&store).await;
+    let reason = node.stopped().await;
+    let stream = row_at(&node.log, 4).await.id;
     assert!(reason.contains("position 4") && reason.contains(&stream) && reason.contains("digest"), "{reason}");
-    assert_eq!(sealing.heads.borrow().clone(), None, "nothing of the batch was signed");
+    assert_eq!(*node.sealing.heads.borrow(), None, "nothing of the batch was signed");
 });
 
 both_stores!(a_log_that_was_cut_off_or_replaced_is_not_sealed_over, async |store: TestStore| {
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
-    facts(&log, 5).await;
-    signed(&mut sealing, 5).await;
-    drop(log);
+    let mut node = Node::start(&store).await;
+    facts(&node.log, 5).await;
+    node.signed(5).await;
+    drop(node);
     store.tamper("DELETE FROM events WHERE position = 5").await;
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
-    assert!(stopped(&mut sealing).await.contains("position 5 was sealed and is gone"));
-    is_at(5, found(&log, &[]).await);
-    facts(&log, 2).await; // which takes position 5 again
-    let mut sealing = seal(&log).await;
-    let reason = stopped(&mut sealing).await;
+    let mut node = Node::start(&store).await;
+    assert!(node.stopped().await.contains("position 5 was sealed and is gone"));
+    is_at(5, found(&node.log, &[]).await);
+    facts(&node.log, 2).await; // which takes position 5 again
+    drop(node);
+    let mut node = Node::start(&store).await;
+    let reason = node.stopped().await;
     assert!(reason.contains("position 5") && reason.contains("not the one that was sealed"), "{reason}");
-    is_at(5, found(&log, &[]).await);
+    is_at(5, found(&node.log, &[]).await);
 });
 
 both_stores!(no_head_is_signed_that_does_not_grow_out_of_the_last, async |store: TestStore| {
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
     facts(&log, 6).await;
-    let head = signed(&mut sealing, 6).await;
+    let head = node.signed(6).await;
 
     // The whole tree made anew over changed facts, by somebody who knows how; but the old head is kept.
     change_with_digest(&store, &log, 2).await;
@@ -230,10 +244,11 @@ both_stores!(no_head_is_signed_that_does_not_grow_out_of_the_last, async |store:
             store.tamper(&format!("UPDATE tree_hashes SET hash = {hash} WHERE hash_index = {index}")).await;
         }
     }
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
+    drop(node);
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
     facts(&log, 1).await;
-    assert!(stopped(&mut sealing).await.contains("did not grow out of the signed head over 6"));
+    assert!(node.stopped().await.contains("did not grow out of the signed head over 6"));
     let (first, last, sentence) = found(&log, &[]).await;
     assert!((first, last) == (1, 6) && sentence.starts_with("between positions 1 and 6"), "{sentence}");
 
@@ -246,12 +261,12 @@ both_stores!(no_head_is_signed_that_does_not_grow_out_of_the_last, async |store:
 });
 
 both_stores!(whatever_is_tampered_with_is_found_at_its_position, async |store: TestStore| {
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
     facts(&log, 300).await;
-    let early = signed(&mut sealing, 300).await;
+    let early = node.signed(300).await;
     facts(&log, 200).await;
-    let head = signed(&mut sealing, 500).await;
+    let head = node.signed(500).await;
     let pinned = [&early, &head];
     let untouched = verify(&log, &pinned).await.unwrap();
     assert_eq!((untouched.facts, untouched.pinned), (500, 2));
@@ -308,10 +323,10 @@ both_stores!(whatever_is_tampered_with_is_found_at_its_position, async |store: T
 });
 
 both_stores!(the_end_of_the_log_can_not_be_cut_off, async |store: TestStore| {
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
     facts(&log, 5).await;
-    let head = signed(&mut sealing, 5).await;
+    let head = node.signed(5).await;
     store.tamper("DELETE FROM events WHERE position >= 4").await;
     is_at(4, found(&log, &[]).await);
     store.tamper("DELETE FROM tree_heads").await;
@@ -332,15 +347,16 @@ both_stores!(a_gap_in_an_owners_counter_is_found, async |store: TestStore| {
 });
 
 both_stores!(a_log_whose_users_were_forgotten_still_verifies, async |store: TestStore| {
-    let log = store.open().await.log;
-    let mut sealing = seal(&log).await;
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
     store.register(&log, "ada").await;
-    let head = signed(&mut sealing, 1).await;
+    let head = node.signed(1).await;
     store
         .tamper(
             "UPDATE user_keys SET wrapped = NULL, state = 'destroyed' WHERE user_id <> '00000000-0000-0000-0000-000000000000'",
         )
         .await;
+    drop(node);
     let log = store.open_to_read().await;
     assert_eq!(verify(&log, &[&head]).await.unwrap().facts, 1);
     assert!(log.prove(1, None).await.is_ok());
