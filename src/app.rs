@@ -119,7 +119,7 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
 }
 
 /// To whoever started the server, and may have stopped listening.
-fn say(line: &str) {
+pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 

@@ -2,7 +2,10 @@
 
 use genie_log::Log;
 
-use crate::{app::open_log, config::Config};
+use crate::{
+    app::{open_log, say},
+    config::Config,
+};
 
 /// Proofs, as the command line and HTTP show them.
 pub mod proof;
@@ -21,12 +24,6 @@ pub fn with_log(config: &Config, work: impl AsyncFnOnce(Log) -> Result<(), Strin
 /// Prints the key that this log's signed heads are verified with.
 pub async fn print_key(log: Log) -> Result<(), String> {
     let key = log.head_key().await.map_err(|error| error.to_string())?;
-    say(&key.public());
+    say(&key.public().to_string());
     Ok(())
-}
-
-/// To standard output; whoever reads may stop in the middle.
-fn say(line: &impl std::fmt::Display) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

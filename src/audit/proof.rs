@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{Log, keys::hex, proof::Proof, tree::Hash};
 use serde_json::{Value, json};
 
-use crate::audit::say;
+use crate::app::say;
 
 /// Prints one, as JSON.
 pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), String> {

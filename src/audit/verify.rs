@@ -4,7 +4,7 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use genie_log::{Log, heads::Notes, verify::CantVerify};
 
-use crate::audit::say;
+use crate::app::say;
 
 /// Checks, and prints what was checked; an error names the first position that is bad.
 pub async fn run(log: Log, heads: Option<&Path>) -> Result<(), String> {
@@ -14,9 +14,9 @@ pub async fn run(log: Log, heads: Option<&Path>) -> Result<(), String> {
         CantVerify::Log(error) => format!("the log can't be read: {error}"),
         wrong => format!("the log does not verify: {wrong}"),
     })?;
-    say(&format!("verified {} facts, {} heads", verified.facts, verified.heads + verified.pinned));
+    say(&format!("verified {} facts, {} heads", verified.facts, verified.heads));
     if heads.is_some() {
-        say(&format!("{} of the heads were kept outside", verified.pinned));
+        say(&format!("{} heads kept outside agree with them", verified.pinned));
     }
     if verified.covered < verified.facts {
         let (facts, from) = (verified.facts - verified.covered, verified.covered + 1);

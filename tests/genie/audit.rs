@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{
     heads::PublicHeadKey,
-    testing::{TestStore, both_stores},
+    testing::{Kind, TestStore, both_stores},
     tree::{self, Hash},
 };
 use reqwest::Method;
@@ -41,6 +41,15 @@ async fn sealed(genie: &TestGenie) -> Value {
         (ready["sealing"]["lag"] == 0).then_some(ready)
     })
     .await
+}
+
+/// Waits until any head is signed; the next one is not due before `GENIE_SEAL_SECONDS`.
+async fn first_head(genie: &TestGenie) {
+    until("a first head is signed", async || {
+        let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
+        ready["sealing"]["signed"].as_u64().filter(|signed| *signed > 0)
+    })
+    .await;
 }
 
 /// How many heads of a file verify together with the log; `None` while they don't.
@@ -131,11 +140,7 @@ both_stores!(a_log_verifies_beside_its_server_and_a_changed_fact_is_named, async
 both_stores!(a_position_that_no_head_covers_yet_is_told_as_such, async |store: TestStore| {
     let mut genie = TestGenie::start_with(store, &[("GENIE_SEAL_SECONDS", "86400".to_owned())]).await;
     let ada = genie.user("ada").await;
-    until("a first head is signed", async || {
-        let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
-        ready["sealing"]["signed"].as_u64().filter(|signed| *signed > 0)
-    })
-    .await;
+    first_head(&genie).await;
     let job = ada.post(&genie, "/api/queue/media", serde_json::json!({"operation": "thumbnail"})).await;
     let position = job.headers["Genie-Position"].to_str().unwrap().to_owned();
     let path = format!("/api/admin/audit/proof?position={position}");
@@ -145,6 +150,25 @@ both_stores!(a_position_that_no_head_covers_yet_is_told_as_such, async |store: T
     assert!(told["error"].as_str().unwrap().contains("not sealed yet"), "{told}");
     let verified = audit(&genie, &["verify"]).await.unwrap();
     assert!(verified.contains("no signed head covers the last"), "{verified}");
+});
+
+both_stores!(a_fact_that_was_changed_before_it_was_sealed_stops_the_sealing_and_not_the_server, async |store: TestStore| {
+    let mut genie = TestGenie::start_with(store, &[("GENIE_SEAL_SECONDS", "86400".to_owned())]).await;
+    let ada = genie.user("ada").await;
+    first_head(&genie).await;
+    let job = ada.submit_job(&genie).await;
+    genie.kill().await;
+    genie.store.tamper(&format!("UPDATE events SET metadata = '{{}}' WHERE aggregate_id = '{job}'")).await;
+    genie.launch_again().await;
+    let ready = until("the sealing stops", async || {
+        let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
+        (ready["sealing"]["state"] == "stopped").then_some(ready)
+    })
+    .await;
+    let reason = ready["sealing"]["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("job/{job} at position ")) && reason.contains("digest"), "{ready}");
+    assert_eq!(ready["ready"], true, "others go on");
+    genie.user("bob").await.submit_job(&genie).await;
 });
 
 /// A webhook that refuses what comes first.
@@ -198,6 +222,12 @@ both_stores!(a_file_of_heads_belongs_to_its_log_and_survives_a_power_cut, async 
     let before = until("a head is kept outside", async || pinned(&genie, &kept).await.filter(|heads| *heads >= 1)).await;
     let told = audit(&genie, &["verify", "--heads", alien.to_str().unwrap()]).await.unwrap_err();
     assert!(told.contains("pinned head 1") && told.contains("another log"), "{told}");
+
+    if genie.store.kind == Kind::Postgres {
+        let done = genie.command(&["serve"]).output().await.unwrap();
+        let told = String::from_utf8(done.stderr).unwrap();
+        assert!(!done.status.success() && told.contains("each needs a file of its own"), "{told}");
+    }
 
     // A power cut left a part of a head behind: the next start cuts it off, and those before it stay.
     genie.kill().await;

@@ -96,7 +96,7 @@ impl Sealer {
                 }
                 LogError::Away(reason) => warn!(reason, "the store is away; the sealer tries on"),
                 error => {
-                    error!(%error, "the sealer stopped: {error}");
+                    error!(%error, "the sealer stopped");
                     self.status.send_modify(|status| status.state = State::Stopped(error.to_string()));
                     return;
                 }
@@ -162,7 +162,7 @@ impl Sealer {
         // A log that was cut off or set back would otherwise grow again over what was sealed, unnoticed.
         if let Some(leaf) = leaf {
             match self.log.rows(size - 1, 1).await?.first() {
-                Some(row) if tree::leaf_hash(&row.digest) == leaf => {}
+                Some(row) if checked_leaf(row, size)? == leaf => {}
                 Some(row) => return Err(row.damaged("it is not the one that was sealed there")),
                 None => return Err(LogError::Tree(format!("position {size} was sealed and is gone from the log"))),
             }
@@ -215,12 +215,16 @@ impl Sealer {
         }
         let unsigned = |error| LogError::Tree(format!("the head over {size} facts can't be signed: {error}"));
         let head = self.key.sign(size, root).map_err(unsigned)?;
-        sqlx::query("INSERT INTO tree_heads (size, note, signed_at) VALUES ($1, $2, $3)")
-            .bind(size as i64)
-            .bind(&head.note)
-            .bind(self.log.clock().now().0)
-            .execute(&mut *tx)
-            .await?;
+        let signed =
+            sqlx::query("INSERT INTO tree_heads (size, note, signed_at) VALUES ($1, $2, $3) ON CONFLICT (size) DO NOTHING")
+                .bind(size as i64)
+                .bind(&head.note)
+                .bind(self.log.clock().now().0)
+                .execute(&mut *tx)
+                .await?;
+        if signed.rows_affected() != 1 {
+            return Err(LogError::Away("an earlier try to sign, given up as unanswered, ended only now".into()));
+        }
         tx.commit().await?;
         Ok(head)
     }
