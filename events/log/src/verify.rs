@@ -145,6 +145,11 @@ impl Verifier {
         }
     }
 
+    /// Whether there was a head for more rows than there were so far.
+    pub fn awaits_rows(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
     /// That the rows are at their end.
     pub fn finish(self) -> Result<Verified, Finding> {
         match self.expected.first_key_value() {

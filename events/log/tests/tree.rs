@@ -336,6 +336,30 @@ both_stores!(the_end_of_the_log_can_not_be_cut_off, async |store: TestStore| {
     is_at(4, found(&log, &[&head]).await);
 });
 
+both_stores!(what_is_written_and_kept_outside_meanwhile_is_no_finding, async |store: TestStore| {
+    let mut node = Node::start(&store).await;
+    let log = node.log.clone();
+    facts(&log, 3).await;
+    let first = node.signed(3).await;
+    // A file that was at its end, and has another head when it is looked at after the last row.
+    let mut asked = 0;
+    let growing = std::iter::from_fn(|| {
+        asked += 1;
+        let more = async {
+            facts(&node.log.clone(), 4).await;
+            node.signed(7).await
+        };
+        match asked {
+            1 => Some(Ok(first.note.clone())),
+            3 => Some(Ok(tokio::task::block_in_place(|| runtime::Handle::current().block_on(more)).note)),
+            _ => None,
+        }
+    });
+    let verified = log.verify(growing).await.unwrap();
+    assert_eq!((verified.facts, verified.pinned, verified.covered), (7, 2, 7));
+    assert!(asked > 3);
+});
+
 both_stores!(a_gap_in_an_owners_counter_is_found, async |store: TestStore| {
     let log = store.open().await.log;
     facts(&log, 5).await;
