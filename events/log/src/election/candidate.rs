@@ -28,7 +28,7 @@ const TERM: Duration = Duration::from_secs(2);
 /// How long the elected node may be unheard of before another is elected; by the database's clock.
 pub(super) const SILENT: Duration = Duration::from_millis(2_500);
 /// How often a candidate looks whether the lock is free.
-const LOOK: Duration = Duration::from_millis(400);
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a candidate that holds the lock waits for the transactions of who held it before.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long the database may take for one step of a candidate, which waits for nothing longer than [`PATIENCE`].
