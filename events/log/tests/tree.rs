@@ -15,6 +15,7 @@ use genie_log::{
     tree,
     verify::{CantVerify, Verified},
 };
+use sqlx::{Connection, PgConnection};
 use tokio::runtime::{self, Runtime};
 
 const SOON: Duration = Duration::from_millis(5);
@@ -178,7 +179,16 @@ both_stores!(a_sealer_that_is_dropped_anywhere_goes_on_where_it_was, async |stor
 both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
     let log = store.open().await.log;
     facts(&log, 3).await;
-    let election = log.stand_for_election("slow").await.unwrap();
+    let mut election = log.stand_for_election("slow").await.unwrap();
+    election.elected().await;
+    // Whoever is in line for the office on Postgres gets it as soon as the deposed node notices, and keeps it.
+    let next = store.database_url().map(|url| {
+        tokio::spawn(async move {
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            sqlx::query("SELECT pg_advisory_lock(7340992)").execute(&mut connection).await.unwrap();
+            std::future::pending::<()>().await
+        })
+    });
     store.try_sql("UPDATE elections SET epoch = epoch + 1").await.unwrap(); // as when another was elected meanwhile
     let mut slow = sealer::start(&log, election, SOON).await.unwrap();
     tokio::time::timeout(LONG, slow.status.changed()).await.expect("it is told that it was deposed").unwrap();
@@ -187,6 +197,7 @@ both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
     assert_eq!((verified.facts, verified.heads), (3, 0));
     let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap() + store.try_sql("DELETE FROM tree_heads").await.unwrap();
     assert_eq!(stored, 0, "it wrote nothing");
+    drop(next);
 });
 
 both_stores!(two_sealers_one_after_the_other_make_one_tree, async |store: TestStore| {
