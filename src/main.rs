@@ -15,6 +15,10 @@ mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
 
+/// Commands are made on one thread and end on another, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -112,7 +112,7 @@ impl Register {
             .zip(registered)
             .map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() })
             .collect();
-        let account = Group { owner: Owner::User(user), after: 0, facts, new_keys: Some(keys) };
+        let account = Group { owner: Owner::User(user), after: 0, facts, keys: Some(keys) };
         let groups = vec![
             account,
             Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),

@@ -12,9 +12,9 @@ use std::{
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
 use genie_events::{Change, JobId, Moment, Refusal, User, UserId, job::Job};
 use genie_log::{
-    Append, AppendError, Group, Log, NewFact, Owner, Remember, Work, clock,
+    Append, AppendError, Group, Log, NewFact, Owner, Remember, UserKeys, Work, clock,
     idempotency::Remembered,
-    wake::{SNAPSHOT_EVERY, Waking},
+    wake::{Awake, SNAPSHOT_EVERY, Waking},
 };
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
@@ -133,6 +133,7 @@ struct State {
     position: u64,
     /// How many events the latest snapshot covers.
     snapshot_seq: u64,
+    keys: Option<Arc<UserKeys>>,
 }
 
 impl UserActor {
@@ -213,7 +214,7 @@ impl Turn {
                 }
             };
             let (facts, numbered) = number(&state.user, &plan.changes);
-            let group = Group::of_user(self.id, state.user.seq(), facts);
+            let group = Group { keys: state.keys.clone(), ..Group::of_user(self.id, state.user.seq(), facts) };
             let remember =
                 ask.asking.key.clone().map(|request| Remember { request, user: self.id, outcome: plan.outcome.clone() });
             let append = Append { groups: vec![group], work: plan.work, metadata: ask.asking.metadata.clone(), remember };
@@ -235,7 +236,8 @@ impl Turn {
     async fn load(&self) -> Result<State, WriteError> {
         match self.log.wake(self.id).await {
             Ok(Waking::Awake(awake)) => {
-                Ok(State { user: awake.user, position: awake.position, snapshot_seq: awake.snapshot_seq })
+                let Awake { user, position, snapshot_seq, keys } = *awake;
+                Ok(State { user, position, snapshot_seq, keys })
             }
             Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
             Err(error) => {

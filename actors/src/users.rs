@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,8 +37,6 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_LIVE: usize = 50_000;
 /// How often the idle are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
-/// Of how many users the latest written position is remembered, so that their own reads wait for it.
-const REMEMBERED: u64 = 100_000;
 
 /// All users' actors of this node.
 #[derive(Clone)]
@@ -50,12 +48,13 @@ struct Inner {
     /// The threads that actors live on.
     arbiters: Vec<ArbiterHandle>,
     next: AtomicUsize,
-    written: moka::sync::Cache<UserId, u64>,
 }
 
 struct Live {
     actor: Addr<UserActor>,
     waiting: Arc<AtomicUsize>,
+    /// The position of what was written for the user last, so that their own reads wait for it.
+    written: Arc<AtomicU64>,
     used: Instant,
 }
 
@@ -68,8 +67,7 @@ impl std::fmt::Debug for Users {
 impl Users {
     /// `arbiters` must not be empty.
     pub fn new(log: Log, arbiters: Vec<ArbiterHandle>) -> Self {
-        let written = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build();
-        Self(Arc::new(Inner { log, live: Mutex::default(), arbiters, next: AtomicUsize::new(0), written }))
+        Self(Arc::new(Inner { log, live: Mutex::default(), arbiters, next: AtomicUsize::new(0) }))
     }
 
     /// Passivates idle actors for ever; to be spawned.
@@ -103,9 +101,9 @@ impl Users {
         self.lock().len()
     }
 
-    /// The latest position written for a user on this node lately.
+    /// The latest position written for a user on this node lately: for as long as the actor lives.
     pub fn last_written(&self, user: UserId) -> Option<u64> {
-        self.0.written.get(&user)
+        self.lock().get(&user).map(|entry| entry.written.load(Ordering::Relaxed)).filter(|position| *position > 0)
     }
 
     /// Asks a user something. What is answered with `Ok` is durable.
@@ -128,7 +126,7 @@ impl Users {
         for _ in 0..SENDS {
             let (reply, answer) = oneshot::channel();
             let begun = Arc::new(AtomicBool::new(false));
-            self.send(user, |place| Ask {
+            let written = self.send(user, |place| Ask {
                 planner: Arc::clone(&planner),
                 job: job.clone(),
                 asking: asking.clone(),
@@ -144,7 +142,7 @@ impl Users {
                 Ok(answer) => {
                     let done = answer?;
                     // Also when it was so already: perhaps by an earlier try whose answer got lost.
-                    self.0.written.insert(user, done.position);
+                    written.fetch_max(done.position, Ordering::Relaxed);
                     return Ok(done);
                 }
                 // The actor died in the middle: what it appended can't be said.
@@ -156,24 +154,26 @@ impl Users {
     }
 
     /// Into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
-    fn send(&self, user: UserId, ask: impl FnOnce(WaitingPlace) -> Ask) -> Result<(), WriteError> {
+    /// Answers where to note what was written.
+    fn send(&self, user: UserId, ask: impl FnOnce(WaitingPlace) -> Ask) -> Result<Arc<AtomicU64>, WriteError> {
         let mut live = self.lock();
         let entry = live.entry(user).or_insert_with(|| self.start(user));
         if !entry.actor.connected() {
-            *entry = self.start(user); // it died; the log has everything that it knew
+            let written = Arc::clone(&entry.written);
+            *entry = Live { written, ..self.start(user) }; // it died; the log has everything that it knew
         }
         entry.used = Instant::now();
         let place = WaitingPlace::take(&entry.waiting, MAILBOX).ok_or(WriteError::Busy)?;
         // Past the mailbox's own limit, which is small until an actor has started: the places are the limit.
         entry.actor.do_send(ask(place));
-        Ok(())
+        Ok(Arc::clone(&entry.written))
     }
 
     fn start(&self, user: UserId) -> Live {
         let log = self.0.log.clone();
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
         let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| UserActor::new(user, log));
-        Live { actor, waiting: Arc::default(), used: Instant::now() }
+        Live { actor, waiting: Arc::default(), written: Arc::default(), used: Instant::now() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {

@@ -25,6 +25,10 @@ use crate::{
     table::Row,
 };
 
+/// As the server has it; for everything that is measured, genie's or not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Threads that actors live on, as the server has them.
 const ACTOR_THREADS: usize = 2;
 

@@ -65,8 +65,8 @@ pub struct Group {
     pub after: u64,
     /// What happened, in order.
     pub facts: Vec<NewFact>,
-    /// The owner's key, when it is made in this very append.
-    pub new_keys: Option<std::sync::Arc<UserKeys>>,
+    /// The owner's keys, when they are at hand or made in this very append; else they are looked up.
+    pub keys: Option<std::sync::Arc<UserKeys>>,
 }
 
 /// One fact to be appended.

@@ -216,7 +216,7 @@ impl Log {
         let mut rows = Vec::with_capacity(count);
         let mut system_owners = Vec::new();
         for group in append.groups {
-            let keys = match &group.new_keys {
+            let keys = match &group.keys {
                 Some(keys) => Arc::clone(keys),
                 None => match self.keys(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
@@ -389,7 +389,7 @@ async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, Log
 impl Group {
     /// Facts of a user, who had `after` events before.
     pub fn of_user(user: UserId, after: u64, facts: Vec<crate::NewFact>) -> Self {
-        Self { owner: Owner::User(user), after, facts, new_keys: None }
+        Self { owner: Owner::User(user), after, facts, keys: None }
     }
 
     /// Facts of one of the system's streams, which had `after` events before.
@@ -398,6 +398,6 @@ impl Group {
             .zip(events)
             .map(|(sequence, event)| crate::NewFact { stream: stream.clone(), sequence, event })
             .collect();
-        Self { owner: Owner::System(stream.clone()), after, facts, new_keys: None }
+        Self { owner: Owner::System(stream.clone()), after, facts, keys: None }
     }
 }

@@ -37,6 +37,8 @@ pub struct Awake {
     pub position: u64,
     /// How many events the kept snapshot covers.
     pub snapshot_seq: u64,
+    /// The user's keys; none for somebody of whom nothing is known.
+    pub keys: Option<Arc<UserKeys>>,
 }
 
 /// What came of waking somebody.
@@ -82,7 +84,7 @@ impl Log {
     /// The present state of a user, from the snapshot and what came after it. A user of whom nothing is known is empty.
     pub async fn wake(&self, user: UserId) -> Result<Waking, LogError> {
         let Some(kept) = self.wakes().read(user).await? else {
-            return Ok(Waking::Awake(Box::new(Awake { user: User::new(user), position: 0, snapshot_seq: 0 })));
+            return Ok(Waking::Awake(Box::new(Awake { user: User::new(user), position: 0, snapshot_seq: 0, keys: None })));
         };
         let KeyState::Live(keys) = self.opened_key(user.0, kept.key.as_ref())? else { return Ok(Waking::Forgotten) };
         let mut awake = begin(user, &keys, kept.snapshot.as_ref(), kept.seq);
@@ -103,15 +105,15 @@ impl Log {
 
 /// The state that a snapshot holds, or an empty one. A snapshot of more events than there are is none: the store was restored to
 /// an earlier time without it.
-fn begin(user: UserId, keys: &UserKeys, snapshot: Option<&Stored>, seq: u64) -> Awake {
-    let empty = || Awake { user: User::new(user), position: 0, snapshot_seq: 0 };
+fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&Stored>, seq: u64) -> Awake {
+    let empty = || Awake { user: User::new(user), position: 0, snapshot_seq: 0, keys: Some(Arc::clone(keys)) };
     let Some(stored) = snapshot else { return empty() };
     if stored.user_seq > seq {
         warn!(user.id = %user, "the snapshot of user `{user}` is ahead of the log; the log is read instead");
         return empty();
     }
     match stored.open(user, keys) {
-        Some(state) => Awake { user: state, position: stored.position, snapshot_seq: stored.user_seq },
+        Some(state) => Awake { user: state, position: stored.position, snapshot_seq: stored.user_seq, ..empty() },
         None => {
             warn!(user.id = %user, "the snapshot of user `{user}` can't be read; the log is read instead");
             empty()
