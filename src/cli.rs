@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config};
+use crate::{app, audit, config::Config, torture};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -29,6 +29,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
+    Torture(torture::Options),
 }
 
 /// Runs what the command line asks for.
@@ -49,6 +51,7 @@ pub fn run() -> ExitCode {
             Ok(user) => audit::print(&config, user, json),
             Err(error) => Err(format!("--user: {error}")),
         },
+        Command::Torture(options) => torture::run(&config, options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,8 @@ mod config;
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
+/// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
+mod torture;
 
 fn main() -> std::process::ExitCode {
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.

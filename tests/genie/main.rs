@@ -12,3 +12,4 @@ mod events;
 mod jobs;
 mod store_away;
 mod story;
+mod torture;

@@ -39,6 +39,9 @@ pub mod secrets;
 /// Working table: refresh tokens.
 pub mod sessions;
 
+/// What `genie torture` does to a Postgres behind the servers' backs.
+pub mod torture;
+
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]
 pub mod testing;
