@@ -302,6 +302,13 @@ impl<'a> Checker<'a> {
         for place in self.open.values() {
             self.verdict.add(Count::Missing, format!("{place}: it never came to an end"));
         }
+        for held in self.jobs.values() {
+            if let Held::By { claimed_at, attempt } = held {
+                let sentence =
+                    format!("the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed");
+                self.verdict.add(Count::Missing, sentence);
+            }
+        }
         (self.verdict, self.expected)
     }
 

@@ -170,6 +170,14 @@ fn a_question_without_an_end_is_missing_one() {
 }
 
 #[test]
+fn a_job_that_is_held_for_ever_is_missing_its_end() {
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    only(&run.verdict(), Count::Missing, 1);
+}
+
+#[test]
 fn a_duplicate_is_found_where_once_was_promised() {
     let twice = |kind, sent| {
         let mut run = Run::new();
@@ -256,6 +264,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.yes(Kind::ClaimJob, JOB, claimed(2));
+    run.fact(None, JOB, JobEvent::Cancelled);
     only(&run.verdict(), Count::Lapsed, 1);
 
     // A completion was acknowledged that was somebody else's.
