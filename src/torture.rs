@@ -2,22 +2,18 @@
 //! against what is in the log. It never touches anybody's data: on Postgres it makes a database of its own, else a folder.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use clap::Args;
-use genie_log::{Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target, torture::Tormented};
+use genie_log::{Log, clock::random_bytes, keys::hex, store::Target};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -52,6 +48,8 @@ mod replay;
 mod report;
 /// The end of a run.
 mod settle;
+/// What belongs to a run.
+mod site;
 /// Server-sent events, read.
 mod stream;
 /// Readers of the feed.
@@ -65,29 +63,24 @@ mod worker;
 
 use client::Arena;
 use faults::{Faults, Siege};
-use feed::{Notes, Wanted};
-use ledger::{Kind, Ledger};
-use nodes::{Launch, Node};
+use ledger::Ledger;
+use nodes::Node;
 use people::{Door, Life, Person};
-use proxy::Proxy;
 use report::Report;
-use settle::Rest;
-use subscriber::Subscriber;
+use settle::{Rest, Settled};
+use site::Site;
+use worker::work;
 
-/// Servers on one Postgres, fighting for the same users.
-const SERVERS: usize = 2;
 /// The most clients.
 const MAX_CLIENTS: u16 = 2000;
-/// Users registered at once, before anything is broken: each costs a password hash or two.
-const AT_ONCE: usize = 4;
+/// The most workers.
+const MAX_WORKERS: usize = 32;
 /// How long the servers may take to come up first.
 const FIRST_START: Duration = Duration::from_secs(60);
 /// Tokens older than this are renewed before the read side is looked at.
 const TOKEN: Duration = Duration::from_secs(600);
 /// How long clients may take to get a definite answer to what they asked last.
 const LAST_ANSWERS: Duration = Duration::from_secs(120);
-/// How long subscribers may take to reach the end of the log, once it is known.
-const LAST_EVENTS: Duration = Duration::from_secs(30);
 
 /// What the command line asks for.
 #[derive(Args, Debug)]
@@ -134,232 +127,169 @@ async fn torture(config: &Config, options: &Options) -> Result<Report, String> {
         Target::Sqlite(_) => None,
     });
     let site = Site::make(config, &id, url.as_deref()).await?;
-    let outcome = site.run(options, &id, seed).await;
-    site.leave(outcome).await
+    let run = with_servers(&site, options, &id, seed).await;
+    site.leave(run).await
 }
 
-/// What belongs to a run, and is gone after it.
-struct Site {
-    folder: PathBuf,
-    ground: Option<Ground>,
-    masters: String,
-    secret: String,
-    invite: String,
-    has_model: bool,
-    /// Settings that come from the configuration.
-    model: Vec<(String, String)>,
-}
-
-/// A database of one's own, and the servers' ways there.
-struct Ground {
-    tormented: Tormented,
-    proxies: Arc<Vec<Proxy>>,
-}
-
-impl Site {
-    async fn make(config: &Config, id: &str, url: Option<&str>) -> Result<Self, String> {
-        let folder = std::env::temp_dir().join(format!("genie_torture_{id}"));
-        let shown = folder.display();
-        DirBuilder::new().mode(0o700).create(&folder).map_err(|error| format!("{shown} can't be made: {error}"))?;
-        let ground = match url {
-            None => None,
-            Some(url) => {
-                let made = Tormented::create(url, &format!("genie_torture_{id}")).await;
-                let tormented = made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
-                let mut proxies = Vec::with_capacity(SERVERS);
-                for _ in 0..SERVERS {
-                    let proxy = Proxy::start(tormented.address()).await;
-                    proxies.push(proxy.map_err(|error| format!("no port can be listened on: {error}"))?);
-                }
-                Some(Ground { tormented, proxies: Arc::new(proxies) })
-            }
-        };
-        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let masters = MasterKeys::generate().to_string();
-        keep_master_key(&folder, &masters).map_err(|error| format!("{shown}: the master key can't be written: {error}"))?;
-        Ok(Self {
-            folder,
-            ground,
-            masters,
-            secret: hex(&random_bytes::<16>()),
-            invite: hex(&random_bytes::<16>()),
-            has_model: answers(&config.ollama_url).await,
-            model: vec![
-                setting("OLLAMA_URL", &config.ollama_url),
-                setting("OLLAMA_MODEL", &config.ollama_model),
-                setting("CAPTION_MODEL", &config.caption_model),
-                setting("OLLAMA_CONCURRENCY", &config.ollama_concurrency.to_string()),
-            ],
-        })
+/// Starts the servers, and ends them whatever becomes of the run.
+async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Result<Report, String> {
+    let stop = CancellationToken::new();
+    let nodes: Vec<Arc<Node>> = (0..site.servers()).map(|_| Arc::default()).collect();
+    let mut keeping = JoinSet::new();
+    for (number, node) in nodes.iter().enumerate() {
+        keeping.spawn(Arc::clone(node).keep(site.launch(number)?, stop.clone()));
     }
-
-    fn servers(&self) -> usize {
-        self.ground.as_ref().map_or(1, |ground| ground.proxies.len())
-    }
-
-    fn launch(&self, number: usize) -> Result<Launch, String> {
-        let folder = self.folder.join(format!("server-{}", number + 1));
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        made.map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
-        let program = std::env::current_exe().map_err(|error| format!("this program can't find itself: {error}"))?;
-        let mut environment = self.model.clone();
-        let data_dir = folder.display().to_string();
-        let lease = worker::LEASE_MS.to_string();
-        for (name, value) in [
-            ("HOST", "127.0.0.1"),
-            ("SERVER_PORT", "0"),
-            ("GENIE_DATA_DIR", &data_dir),
-            ("GENIE_MASTER_KEYS", &self.masters),
-            ("GENIE_FIRST_INVITE", &self.invite),
-            ("RBAC_SYNC_WEBHOOK_SECRET", &self.secret),
-            ("GENIE_JOB_LEASE_MS", &lease),
-            ("ONBOARDING_GATE", "off"),
-            ("GENIE_LOG", "warn"),
-        ] {
-            environment.push((name.to_owned(), value.to_owned()));
-        }
-        if let Some(ground) = &self.ground {
-            environment.push(("DATABASE_URL".to_owned(), ground.tormented.url_through(ground.proxies[number].port)));
-        }
-        Ok(Launch { program, folder, environment })
-    }
-
-    async fn open_log(&self, data_dir: &Path) -> Result<Log, String> {
-        let masters = MasterKeys::parse(&self.masters).map_err(|error| format!("the run's own master key: {error}"))?;
-        let (target, read_only) = match &self.ground {
-            Some(ground) => (Target::Postgres(ground.tormented.url()), false),
-            None => (Target::Sqlite(data_dir.join("genie.db")), true),
-        };
-        let settings = genie_log::Settings { target, masters, clock: Clock::system(), read_only };
-        Log::open(settings).await.map(|opened| opened.log).map_err(|error| error.to_string())
-    }
-}
-
-/// For a look into what is kept after a run that failed.
-fn keep_master_key(folder: &Path, masters: &str) -> std::io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("master.key"));
-    file?.write_all(masters.as_bytes())
-}
-
-/// Whether a model server answers there.
-async fn answers(url: &str) -> bool {
-    let get = reqwest::Client::new().get(format!("{}/api/version", url.trim_end_matches('/')));
-    get.timeout(Duration::from_secs(3)).send().await.is_ok_and(|response| response.status().is_success())
-}
-
-impl Site {
-    async fn run(&self, options: &Options, id: &str, seed: u64) -> Result<Report, String> {
-        let stop = CancellationToken::new();
-        let nodes: Vec<Arc<Node>> = (0..self.servers()).map(|_| Arc::default()).collect();
-        let mut keeping = JoinSet::new();
-        for (number, node) in nodes.iter().enumerate() {
-            keeping.spawn(Arc::clone(node).keep(self.launch(number)?, stop.clone()));
-        }
-        let run = self.drive(options, id, seed, nodes).await;
-        stop.cancel();
-        while keeping.join_next().await.is_some() {}
-        run
-    }
-
-    async fn drive(&self, options: &Options, id: &str, seed: u64, nodes: Vec<Arc<Node>>) -> Result<Report, String> {
-        let started = Instant::now();
-        while !nodes.iter().all(|node| node.base().is_some()) {
-            if started.elapsed() > FIRST_START {
-                let logs = self.folder.join("server-1").join("server.log");
-                return Err(format!("the servers do not come up; {} may say why", logs.display()));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        let log = self.open_log(&self.folder.join("server-1")).await?;
-        let report = self.torment(options, id, seed, nodes, &log).await;
+    let run = async {
+        all_up(site, &nodes).await?;
+        let log = site.open_log().await?;
+        let report = Run::prepare(site, options, &log, nodes, id, seed).await?.torment().await;
         log.store().close().await;
         report
+    };
+    let report = run.await;
+    stop.cancel();
+    while keeping.join_next().await.is_some() {}
+    report
+}
+
+async fn all_up(site: &Site, nodes: &[Arc<Node>]) -> Result<(), String> {
+    let started = Instant::now();
+    while !nodes.iter().all(|node| node.base().is_some()) {
+        if started.elapsed() > FIRST_START {
+            let log = site.server_folder(0).join("server.log");
+            return Err(format!("the servers do not come up; {} may say why", log.display()));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// One run over servers that are up.
+struct Run<'a> {
+    site: &'a Site,
+    options: &'a Options,
+    log: &'a Log,
+    arena: Arc<Arena>,
+    door: Arc<Door>,
+    early: CancellationToken,
+    started: Instant,
+    seed: u64,
+    chance: StdRng,
+}
+
+impl<'a> Run<'a> {
+    async fn prepare(
+        site: &'a Site,
+        options: &'a Options,
+        log: &'a Log,
+        nodes: Vec<Arc<Node>>,
+        id: &str,
+        seed: u64,
+    ) -> Result<Self, String> {
+        let started = Instant::now();
+        let mut chance = StdRng::seed_from_u64(seed);
+        let arena = Arc::new(Arena::new(nodes, site.secret.clone(), Ledger::new(&format!("t{id}")))?);
+        let early = until_told_to_stop()?;
+        let admin = Person::register(&arena, &mut chance, &site.invite).await;
+        let admin = admin.ok_or("the first user can't be registered; the servers' logs may say why")?;
+        arena.learn_whether_keys_are_honoured(admin.by()).await;
+        let door = Arc::new(Door::new(admin, chance.random()));
+        Ok(Self { site, options, log, arena, door, early, started, seed, chance })
     }
 
-    async fn torment(&self, options: &Options, id: &str, seed: u64, nodes: Vec<Arc<Node>>, log: &Log) -> Result<Report, String> {
-        let started = Instant::now();
-        let tell = move |line: &str| eprintln!("{:>9.3} s  {line}", started.elapsed().as_secs_f64());
-        let mut chance = StdRng::seed_from_u64(seed);
-        let mut fresh = || StdRng::seed_from_u64(chance.random());
-        let arena = Arc::new(Arena::new(nodes, self.secret.clone(), Ledger::new(&format!("t{id}")))?);
-        let early = until_told_to_stop()?;
+    /// Chance for one more task; the same for the same seed.
+    fn chance(&mut self) -> StdRng {
+        StdRng::seed_from_u64(self.chance.random())
+    }
 
-        let admin = Person::register(&arena, &mut fresh(), &self.invite).await;
-        let admin = admin.ok_or("the first user can't be registered; the servers' logs may say why")?;
-        arena.keyed.store(honours_keys(&arena, &mut fresh(), &admin).await, Ordering::Relaxed);
-        let door = Arc::new(Door::new(admin, fresh().random()));
-        let people = self.gather(&arena, &door, options.clients, &mut fresh).await?;
+    async fn torment(mut self) -> Result<Report, String> {
+        let started = self.started;
+        let tell = move |line: &str| eprintln!("{:>9.3} s  {line}", started.elapsed().as_secs_f64());
+        let people = people::gather(&self.arena, &self.door, self.options.clients, &mut self.chance).await?;
         tell(&format!("{} users are registered; clients start, and things begin to break", people.len()));
 
         let (last, until) = watch::channel(None);
-        let subscribers = subscribe(&arena, &until, &mut fresh);
-        let workers = usize::from(options.clients).div_ceil(4).clamp(2, 32);
-        let mut working = JoinSet::new();
-        for number in 0..workers {
-            working.spawn(worker::work(Arc::clone(&arena), format!("worker-{number}"), fresh()));
-        }
-        let mut living = JoinSet::new();
-        for person in people {
-            let life = Life::new(Arc::clone(&arena), Arc::clone(&door), person, fresh(), self.has_model);
-            living.spawn(life.live());
-        }
-
-        let siege = self.ground.as_ref().map(|ground| Siege {
+        let subscribers = subscriber::start(&self.arena, &until, &mut self.chance);
+        let mut clients = self.start_clients(people);
+        let siege = self.site.ground.as_ref().map(|ground| Siege {
             tormented: ground.tormented.clone(),
             proxies: Arc::clone(&ground.proxies),
-            log: log.clone(),
+            log: self.log.clone(),
         });
         let mut faults = Faults {
-            arena: Arc::clone(&arena),
-            door: Arc::clone(&door),
+            arena: Arc::clone(&self.arena),
+            door: Arc::clone(&self.door),
             siege,
-            restart: options.restart_postgres.clone(),
-            chance: fresh(),
+            restart: self.options.restart_postgres.clone(),
+            chance: self.chance(),
             tell: Box::new(tell),
             happened: Default::default(),
         };
         let enough = CancellationToken::new();
         let ((), complete) = tokio::join!(faults.run(enough.clone()), async {
             let complete = tokio::select! {
-                () = sleep(Duration::from_secs(options.seconds)) => true,
-                () = early.cancelled() => false,
+                () = sleep(Duration::from_secs(self.options.seconds)) => true,
+                () = self.early.cancelled() => false,
             };
             enough.cancel();
             complete
         });
+
         tell("nothing is broken any more; clients wait for their last answers");
-        arena.stop.cancel();
+        self.arena.stop.cancel();
         let mut people = Vec::new();
         let answered = tokio::time::timeout(LAST_ANSWERS, async {
-            while let Some(person) = living.join_next().await {
-                people.extend(person.ok());
+            while let Some(client) = clients.join_next().await {
+                people.extend(client.ok().flatten());
             }
-            while working.join_next().await.is_some() {}
         });
         if answered.await.is_err() {
             tell("some clients had no answer to the last that they asked; it counts as unknown");
-            (living.shutdown().await, working.shutdown().await);
+            clients.shutdown().await;
         }
         let since = Instant::now();
         if started.elapsed() > TOKEN {
             for person in &mut people {
-                person.log_in(&arena, &mut fresh()).await;
+                person.log_in(&self.arena, &mut self.chance).await;
             }
         }
         tell("everything comes to rest; the log is held against the ledger");
-        let ledger = std::mem::replace(&mut *arena.ledger(), Ledger::new("over"));
-        let held = arena.take_held();
-        let rest = Rest { arena: Arc::clone(&arena), log, people, subscribers, last, chance: fresh() };
+        let (ledger, held) = self.arena.close_books();
+        let chance = self.chance();
+        let rest = Rest { arena: Arc::clone(&self.arena), log: self.log, people, subscribers, last, chance };
         let mut settled = rest.settle(&ledger, &held, since).await;
-        settled.verdict.join(arena.take_seen());
+        settled.verdict.join(self.arena.take_seen());
+        Ok(self.report(faults, &ledger, settled, complete))
+    }
+
+    /// Users and workers; users come back when they stop.
+    fn start_clients(&mut self, people: Vec<Person>) -> JoinSet<Option<Person>> {
+        let mut clients = JoinSet::new();
+        for number in 0..people.len().div_ceil(4).clamp(2, MAX_WORKERS) {
+            let (arena, chance) = (Arc::clone(&self.arena), self.chance());
+            clients.spawn(async move {
+                work(arena, format!("worker-{number}"), chance).await;
+                None
+            });
+        }
+        for person in people {
+            let (arena, door, chance) = (Arc::clone(&self.arena), Arc::clone(&self.door), self.chance());
+            let life = Life::new(arena, door, person, chance, self.site.has_model);
+            clients.spawn(async move { Some(life.live().await) });
+        }
+        clients
+    }
+
+    fn report(self, faults: Faults, ledger: &Ledger, settled: Settled, complete: bool) -> Report {
+        let arena = self.arena;
         let recovery = arena.recovery();
-        Ok(Report {
-            store: if self.ground.is_some() { "Postgres" } else { "the embedded store" },
-            servers: self.servers(),
-            clients: usize::from(options.clients),
-            seconds: options.seconds,
-            seed,
-            has_model: self.has_model,
+        Report {
+            store: if self.site.ground.is_some() { "Postgres" } else { "the embedded store" },
+            servers: self.site.servers(),
+            clients: usize::from(self.options.clients),
+            seconds: self.options.seconds,
+            seed: self.seed,
+            has_model: self.site.has_model,
             keyed: arena.keyed.load(Ordering::Relaxed),
             complete,
             skipped: faults.skipped(),
@@ -377,89 +307,8 @@ impl Site {
             unanswered: recovery.unanswered(),
             settled: settled.took,
             kept: vec![],
-        })
-    }
-
-    /// Registers the users, a few at once.
-    async fn gather(
-        &self,
-        arena: &Arc<Arena>,
-        door: &Arc<Door>,
-        count: u16,
-        fresh: &mut impl FnMut() -> StdRng,
-    ) -> Result<Vec<Person>, String> {
-        let (mut joining, mut people) = (JoinSet::new(), Vec::new());
-        for _ in 0..count {
-            if joining.len() == AT_ONCE {
-                people.extend(joining.join_next().await.and_then(Result::ok).flatten());
-            }
-            let (arena, door, mut chance) = (Arc::clone(arena), Arc::clone(door), fresh());
-            joining.spawn(async move {
-                let invite = door.invite(&arena).await?;
-                Person::register(&arena, &mut chance, &invite).await
-            });
-        }
-        people.extend(joining.join_all().await.into_iter().flatten());
-        match people.len() == usize::from(count) {
-            true => Ok(people),
-            false => Err(format!("only {} of {count} users could be registered", people.len())),
         }
     }
-
-    /// Tidies up after a run that lost nothing; else says what is left to be looked at.
-    async fn leave(self, run: Result<Report, String>) -> Result<Report, String> {
-        if run.as_ref().is_ok_and(Report::passed) {
-            if let Some(ground) = &self.ground
-                && let Err(error) = ground.tormented.drop_database().await
-            {
-                eprintln!("the database {} can't be dropped: {error}", ground.tormented.database());
-            }
-            if let Err(error) = fs::remove_dir_all(&self.folder) {
-                eprintln!("{} can't be removed: {error}", self.folder.display());
-            }
-            return run;
-        }
-        let folder = format!("{} (the servers' logs, and the master key)", self.folder.display());
-        let database = self.ground.as_ref().map(|ground| format!("the database {}", ground.tormented.database()));
-        let kept: Vec<String> = std::iter::once(folder).chain(database).collect();
-        match run {
-            Ok(report) => Ok(Report { kept, ..report }),
-            Err(sentence) => Err(format!("{sentence}; kept: {}", kept.join(", "))),
-        }
-    }
-}
-
-/// Four readers: of everything, live and in pages; of jobs, live; of half the slices, in pages.
-fn subscribe(
-    arena: &Arc<Arena>,
-    until: &watch::Receiver<Option<u64>>,
-    fresh: &mut impl FnMut() -> StdRng,
-) -> Vec<JoinHandle<Notes>> {
-    let readers = [(Wanted::Everything, true), (Wanted::Everything, false), (Wanted::Jobs, true), (Wanted::HalfTheSlices, false)];
-    let subscriber = |(wanted, live): (Wanted, bool)| {
-        let name = format!("{} feed of {}", if live { "live" } else { "paged" }, wanted.as_str());
-        let notes = Notes::new(name, wanted);
-        let (arena, last) = (Arc::clone(arena), until.clone());
-        tokio::spawn(Subscriber { arena, notes, query: wanted.query(), live, chance: fresh(), last }.read(LAST_EVENTS))
-    };
-    readers.into_iter().map(subscriber).collect()
-}
-
-/// The same job without an id of its own, twice under one key: whether that is one job.
-async fn honours_keys(arena: &Arena, chance: &mut StdRng, admin: &Person) -> bool {
-    let mark = arena.ledger().begin(Kind::SubmitJob, false, 0);
-    let text = arena.ledger().text(mark);
-    let mut jobs = Vec::new();
-    for _ in 0..2 {
-        arena.ledger().sending(mark);
-        let Some((_, base)) = arena.any_node(chance) else { return false };
-        let request = arena.request(reqwest::Method::POST, &base, "/api/queue/media", admin.by());
-        let request = request.header("Idempotency-Key", &text).header("X-Request-Id", &text);
-        let Ok(response) = request.json(&json!({"operation": "thumbnail"})).send().await else { return false };
-        let Ok(json) = response.json::<serde_json::Value>().await else { return false };
-        jobs.push(json["jobId"].clone());
-    }
-    jobs[0].is_string() && jobs[0] == jobs[1]
 }
 
 /// Cancelled by Ctrl-C or SIGTERM.

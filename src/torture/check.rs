@@ -179,7 +179,7 @@ impl<'a> Checker<'a> {
             }
             return;
         };
-        let Some(event_type) = Event::all_types().into_iter().find(|known| *known == fact.event_type) else { return };
+        let Some(event_type) = fact.event.as_ref().map(Event::type_name) else { return };
         let left = self.left.entry((mark, event_type)).or_insert(Left { times: 0, first: fact.position });
         left.times += 1;
         let Some(entry) = self.ledger.entry(mark) else { return };
@@ -289,7 +289,8 @@ impl<'a> Checker<'a> {
                 .any(|wanted| self.left.get(&(mark, *wanted)).map(|left| left.first).is_some_and(|at| in_time(&at)));
             let was_so = || leaves.types.iter().any(|wanted| self.was_so.get(&(entry.stream, *wanted)).is_some_and(in_time));
             let command = || format!("command {} ({})", self.ledger.text(mark), entry.kind.as_str());
-            if !own && !(leaves.or_was_so && was_so()) {
+            let is_there = own || (leaves.or_was_so && was_so());
+            if !is_there {
                 let wanted = leaves.types.join(" or ");
                 let sentence =
                     format!("{} was acknowledged at position {position}; no {wanted} of it is there by then", command());

@@ -12,7 +12,7 @@ use std::{
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -131,9 +131,10 @@ impl Arena {
         lock(&self.recovery)
     }
 
-    /// Under which claim each ending of a job was asked for.
-    pub fn take_held(&self) -> HashMap<Mark, u64> {
-        std::mem::take(&mut lock(&self.held))
+    /// Ends the ledger: what was asked, and under which claim each ending of a job was asked for.
+    pub fn close_books(&self) -> (Ledger, HashMap<Mark, u64>) {
+        let ledger = std::mem::replace(&mut *self.ledger(), Ledger::new("over"));
+        (ledger, std::mem::take(&mut *lock(&self.held)))
     }
 
     pub fn take_seen(&self) -> Verdict {
@@ -148,6 +149,24 @@ impl Arena {
     /// Something that must not be, seen by a client.
     pub fn accuse(&self, count: Count, sentence: impl Into<String>) {
         lock(&self.seen).add(count, sentence);
+    }
+
+    /// Sends the same job, without an id of its own, twice under one key: where that is one job, keys are honoured.
+    pub async fn learn_whether_keys_are_honoured(&self, by: By<'_>) {
+        let mark = self.ledger().begin(Kind::SubmitJob, false, 0);
+        let text = self.ledger().text(mark);
+        let mut jobs = Vec::new();
+        for base in self.nodes.iter().cycle().take(2).filter_map(|node| node.base()) {
+            self.ledger().sending(mark);
+            let request = self.request(Method::POST, &base, "/api/queue/media", by).timeout(REQUEST);
+            let request = request.header("Idempotency-Key", &text).header("X-Request-Id", &text);
+            if let Ok(response) = request.json(&json!({"operation": "thumbnail"})).send().await
+                && let Ok(answer) = response.json::<Value>().await
+            {
+                jobs.extend(answer["jobId"].as_str().map(str::to_owned));
+            }
+        }
+        self.keyed.store(matches!(&jobs[..], [one, other] if one == other), Ordering::Relaxed);
     }
 
     /// A server that runs, by chance; `None` while all are down.

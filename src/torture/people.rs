@@ -3,11 +3,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use genie_events::{JobId, UserId};
-use genie_log::clock;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::torture::{
     chat,
@@ -21,6 +20,8 @@ use crate::torture::{
 const REMEMBERED: usize = 32;
 /// Pause after the servers said that one has too many jobs.
 const TOO_MANY: Duration = Duration::from_secs(1);
+/// Users registered at once, before anything is broken: each costs a password hash or two.
+const AT_ONCE: usize = 4;
 /// Invites made at once.
 const INVITES: usize = 20;
 /// How long a read may take that has to show what was acknowledged.
@@ -112,6 +113,26 @@ impl Door {
     }
 }
 
+/// Registers the users, a few at once.
+pub async fn gather(arena: &Arc<Arena>, door: &Arc<Door>, count: u16, chance: &mut StdRng) -> Result<Vec<Person>, String> {
+    let (mut joining, mut people) = (JoinSet::new(), Vec::new());
+    for _ in 0..count {
+        if joining.len() == AT_ONCE {
+            people.extend(joining.join_next().await.and_then(Result::ok).flatten());
+        }
+        let (arena, door, mut chance) = (Arc::clone(arena), Arc::clone(door), StdRng::seed_from_u64(chance.random()));
+        joining.spawn(async move {
+            let invite = door.invite(&arena).await?;
+            Person::register(&arena, &mut chance, &invite).await
+        });
+    }
+    people.extend(joining.join_all().await.into_iter().flatten());
+    match people.len() == usize::from(count) {
+        true => Ok(people),
+        false => Err(format!("only {} of {count} users could be registered", people.len())),
+    }
+}
+
 /// A user at work.
 pub struct Life {
     pub arena: Arc<Arena>,
@@ -161,7 +182,7 @@ impl Life {
     async fn submit(&mut self, named: bool) {
         let operation = ["thumbnail", "resize_image", "trim_videos", "scrape_profile"].choose(&mut self.chance).copied();
         let mut body = json!({"operation": operation, "params": {"n": self.chance.random::<u32>()}, "max_attempts": 2});
-        let name = named.then(|| clock::random_bytes::<16>()).map(|bytes| uuid::Builder::from_random_bytes(bytes).into_uuid());
+        let name = named.then(|| uuid::Builder::from_random_bytes(self.chance.random()).into_uuid());
         if let Some(name) = name {
             body["jobId"] = name.to_string().into();
         }

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rand::{RngExt, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::{Method, header::ACCEPT};
 use serde_json::Value;
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
@@ -14,11 +15,13 @@ use crate::{
     http::answer,
     torture::{
         client::{Arena, By},
-        feed::{Notes, event_hash},
+        feed::{Notes, Wanted, event_hash},
         stream::Stream,
     },
 };
 
+/// How long the rest may take, once the last position is known.
+const LAST_EVENTS: Duration = Duration::from_secs(30);
 /// How long a live reader stays with one server.
 const STAYS_MS: std::ops::Range<u64> = 500..5000;
 /// How long a page, or the beginning of a live feed, may take.
@@ -26,24 +29,35 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// Pause of a reader of pages between two looks, and of everybody after a failure.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// One reader.
-pub struct Subscriber {
-    pub arena: Arc<Arena>,
-    pub notes: Notes,
-    pub query: &'static str,
-    pub live: bool,
-    pub chance: StdRng,
-    /// The last position that there will be, once that is known.
-    pub last: watch::Receiver<Option<u64>>,
+/// Starts four readers: of everything, live and in pages; of jobs, live; of half the slices, in pages. They stop when they have
+/// read up to the last position, once that is known.
+pub fn start(arena: &Arc<Arena>, last: &watch::Receiver<Option<u64>>, chance: &mut StdRng) -> Vec<JoinHandle<Notes>> {
+    let readers = [(Wanted::Everything, true), (Wanted::Everything, false), (Wanted::Jobs, true), (Wanted::HalfTheSlices, false)];
+    let start = |(wanted, live): (Wanted, bool)| {
+        let name = format!("{} feed of {}", if live { "the live" } else { "the paged" }, wanted.as_str());
+        let (notes, chance) = (Notes::new(name, wanted), StdRng::seed_from_u64(chance.random()));
+        let (arena, last) = (Arc::clone(arena), last.clone());
+        tokio::spawn(Subscriber { arena, notes, query: wanted.query(), live, chance, last }.read())
+    };
+    readers.into_iter().map(start).collect()
+}
+
+struct Subscriber {
+    arena: Arc<Arena>,
+    notes: Notes,
+    query: &'static str,
+    live: bool,
+    chance: StdRng,
+    last: watch::Receiver<Option<u64>>,
 }
 
 impl Subscriber {
-    /// Reads until the last position is behind it, or, from when that is known, for at most `limit`.
-    pub async fn read(mut self, limit: Duration) -> Notes {
+    /// Reads until the last position is behind it, or for so long after that is known.
+    async fn read(mut self) -> Notes {
         let mut deadline = None;
         loop {
             if let Some(last) = *self.last.borrow() {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + LAST_EVENTS);
                 if self.notes.cursor >= last || Instant::now() >= deadline {
                     return self.notes;
                 }
