@@ -21,6 +21,8 @@ mod caller;
 mod consistency;
 /// All status codes.
 mod error;
+/// Commands that may be sent again.
+mod idempotency;
 /// Request ids, logging, security headers.
 mod request;
 /// Server-sent events.

@@ -16,7 +16,7 @@ use crate::{
     ollama::{Frame, Message, Stream},
     supervisor::{Run, Supervisor},
     turnstile::{Class, Pass},
-    users::{Done, Note, Plan},
+    users::{Done, Plan},
 };
 
 /// The longest answer, in bytes of JSON, as its fact holds it; past it the model is told to stop.
@@ -306,7 +306,7 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
         let command = ChatCommand::Answer { turn, answer: kept.clone() };
         let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
         let work = vec![Work::DropLease { kind: LeaseKind::Turn, id: id.clone() }, Work::PruneJournal { turn_id: id.clone() }];
-        Ok(Plan { changes, work, note: Note::Nothing })
+        Ok(Plan { changes, work, ..Plan::default() })
     };
     match keep_asking(supervisor, task.user, &task.metadata, plan).await {
         // It had an end already, which is not this one: the store knows it.

@@ -15,7 +15,7 @@ use crate::{
     ollama::{Frame, Message},
     supervisor::{Run, Supervisor},
     turnstile::Class,
-    users::{Done, Note, Plan},
+    users::{Done, Plan},
 };
 
 /// The longest caption that is read, in bytes; far above any platform's cap.
@@ -94,7 +94,7 @@ pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, wri
         move |state: &User, now| {
             let changes = state.decide(now, command.clone())?;
             let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
-            Ok(Plan { changes, work, note: Note::Nothing })
+            Ok(Plan { changes, work, ..Plan::default() })
         }
     };
     match keep_asking(supervisor, task.user, &task.metadata, plan).await {

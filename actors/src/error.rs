@@ -44,12 +44,13 @@ impl From<LogError> for WriteError {
 impl From<AppendError> for WriteError {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Stale | AppendError::LeaseHeld | AppendError::Overloaded => Self::Busy,
+            AppendError::Stale | AppendError::KeyUsed | AppendError::LeaseHeld | AppendError::Overloaded => Self::Busy,
             AppendError::StreamTaken => Self::Refused(genie_events::job::job_exists()),
             AppendError::KeyNotLive => Self::Forgotten,
             AppendError::Unknown(reason) => Self::Away(reason),
             AppendError::TooLarge(sentence) => Self::TooLarge(sentence),
             AppendError::Broken(reason) => Self::Internal(reason),
+            error @ AppendError::Unstorable { .. } => Self::Internal(error.to_string()),
             AppendError::Keys(error) => error.into(),
         }
     }

@@ -16,12 +16,14 @@ use genie_log::{
     leases::{Lease, LeaseKind},
     read::JobStep,
 };
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
     WriteError,
+    caller::Asking,
     users::{Done, Note, Plan, Users},
 };
 
@@ -77,10 +79,19 @@ pub struct Claimed {
 /// A job that is queued, now or by an earlier request for the same.
 #[derive(Debug)]
 pub struct Submitted {
+    /// Which.
+    pub job: JobId,
     /// Its status, in the contract's words.
-    pub status: &'static str,
-    /// What came of the command.
-    pub done: Done,
+    pub status: String,
+    /// The position that reads must have reached to see it.
+    pub position: u64,
+}
+
+/// What the answer to a submission is made from.
+#[derive(Serialize, Deserialize)]
+struct Queued {
+    job: JobId,
+    status: String,
 }
 
 /// How a worker's attempt ended.
@@ -122,6 +133,7 @@ impl JobBoard {
         loop {
             match follower.next(PAGE).await {
                 Ok(rows) => self.see(&rows),
+                Err(error @ LogError::Hole { .. }) => return error!(%error, "the job board stopped"),
                 Err(error) => {
                     error!(%error, position = follower.position(), "the job board can't read on; trying on");
                     tokio::time::sleep(AWAY).await;
@@ -137,7 +149,7 @@ impl JobBoard {
         Ok(self.0.log.follow(head)) // what was read beyond the head is seen again, and known by its sequence
     }
 
-    fn see(&self, rows: &[StoredRow]) {
+    fn see(&self, rows: &[Arc<StoredRow>]) {
         let mut steps = Vec::new();
         for row in rows.iter().filter(|row| row.kind == StreamKind::Job.as_str()) {
             match JobStep::of(row) {
@@ -238,7 +250,7 @@ impl JobBoard {
                     expires_at,
                 };
                 let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
-                Ok(Plan { changes, work: vec![work], note })
+                Ok(Plan { changes, work: vec![work], note, ..Plan::default() })
             }
         };
         let done = self.0.users.plan(user, Some(job.clone()), metadata, Arc::new(planner)).await?;
@@ -251,25 +263,28 @@ impl JobBoard {
     }
 
     /// Queues a job. The same again is the same job, whatever became of it meanwhile.
-    pub async fn submit(&self, user: UserId, job: JobId, spec: JobSpec, metadata: Metadata) -> Result<Submitted, WriteError> {
-        let delayed = spec.run_at;
+    pub async fn submit(
+        &self,
+        user: UserId,
+        job: JobId,
+        spec: JobSpec,
+        asking: impl Into<Asking>,
+    ) -> Result<Submitted, WriteError> {
         let id = job.clone();
         let planner = move |state: &User, now| {
             let changes = state.decide(now, UserCommand::SubmitJob(id.clone(), spec.clone()))?;
-            let note = Note::Job(Box::new(state.job(&id).cloned().unwrap_or_default()));
-            Ok(Plan { changes, work: vec![], note })
+            let status = match state.job(&id) {
+                None | Some(Job::Absent) if spec.run_at.is_some_and(|at| at > now) => "delayed",
+                None => Job::Absent.status(now),
+                Some(before) => before.status(now),
+            };
+            let outcome = json!(Queued { job: id.clone(), status: status.to_owned() });
+            Ok(Plan { changes, outcome, ..Plan::default() })
         };
-        let done = self.0.users.plan(user, Some(job), metadata, Arc::new(planner)).await?;
-        let now = self.0.log.clock().now();
-        let before = match &done.note {
-            Note::Job(before) => before.as_ref(),
-            _ => &Job::Absent,
-        };
-        let status = match before {
-            Job::Absent if delayed.is_some_and(|at| at > now) => "delayed",
-            before => before.status(now),
-        };
-        Ok(Submitted { status, done })
+        let done = self.0.users.plan(user, Some(job), asking, Arc::new(planner)).await?;
+        let Queued { job, status } = serde_json::from_value(done.outcome)
+            .map_err(|error| WriteError::Internal(format!("a queued job has no outcome: {error}")))?;
+        Ok(Submitted { job, status, position: done.position })
     }
 
     /// A worker's heartbeat: `None` when its lease is not the present one.
@@ -290,7 +305,7 @@ impl JobBoard {
         job: JobId,
         lease: &str,
         end: AttemptEnd,
-        metadata: Metadata,
+        asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let (hash, log, id) = (sha256_hex(lease.as_bytes()), self.0.log.clone(), job.clone());
         let spread = clock::chance();
@@ -302,20 +317,20 @@ impl JobBoard {
                 JobCommand::Fail { lease: hash.clone(), error, retryable, retry_at }
             }
         };
-        self.end(owner, job, metadata, vec![], command).await
+        self.end(owner, job, asking, vec![], command).await
     }
 
     /// Calls a job off. A worker that runs it is told at its next heartbeat, and its lease is void at once.
-    pub async fn cancel(&self, owner: UserId, job: JobId, metadata: Metadata) -> Result<Done, WriteError> {
+    pub async fn cancel(&self, owner: UserId, job: JobId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
         let planner = {
             let job = job.clone();
             move |state: &User, now| {
                 let changes = state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
                 let work = vec![Work::CancelLease { kind: LeaseKind::Job, id: job.to_string() }];
-                Ok(Plan { changes, work, note: Note::Nothing })
+                Ok(Plan { changes, work, ..Plan::default() })
             }
         };
-        self.0.users.plan(owner, Some(job), metadata, Arc::new(planner)).await
+        self.0.users.plan(owner, Some(job), asking, Arc::new(planner)).await
     }
 
     /// Turns time into commands for ever: a lease that ran out ends its attempt; to be spawned.
@@ -363,7 +378,7 @@ impl JobBoard {
         &self,
         owner: UserId,
         job: JobId,
-        metadata: Metadata,
+        asking: impl Into<Asking>,
         conditions: Vec<Work>,
         command: impl Fn(&User) -> JobCommand + Send + Sync + 'static,
     ) -> Result<Done, WriteError> {
@@ -373,10 +388,10 @@ impl JobBoard {
                 let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
                 let mut work = conditions.clone();
                 work.push(Work::DropLease { kind: LeaseKind::Job, id: job.to_string() });
-                Ok(Plan { changes, work, note: Note::Nothing })
+                Ok(Plan { changes, work, ..Plan::default() })
             }
         };
-        self.0.users.plan(owner, Some(job), metadata, Arc::new(planner)).await
+        self.0.users.plan(owner, Some(job), asking, Arc::new(planner)).await
     }
 
     fn lease_end(&self) -> Moment {

@@ -30,6 +30,6 @@ pub mod vault;
 /// All of the above, wired.
 pub mod write_side;
 
-pub use caller::Caller;
+pub use caller::{Asking, Caller};
 pub use error::WriteError;
 pub use write_side::{Settings, WriteSide};

@@ -118,7 +118,7 @@ impl Register {
             Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),
             Group::of_system(&invite_stream, invites, spent.into_iter().map(Into::into).collect()),
         ];
-        Ok(Append { groups, work: vec![new_key, password], metadata })
+        Ok(Append { groups, work: vec![new_key, password], metadata, remember: None })
     }
 
     /// Makes invites, all or none.
@@ -130,7 +130,7 @@ impl Register {
             let created = Invite::Absent.decide(InviteCommand::Create(grant.clone()))?;
             groups.push(Group::of_system(&stream, 0, created.into_iter().map(Into::into).collect()));
         }
-        let at = self.log.append(Append { groups, work: vec![], metadata }).await?;
+        let at = self.log.append(Append { groups, work: vec![], metadata, remember: None }).await?;
         Ok(NewInvites { codes, position: at.last })
     }
 
@@ -142,7 +142,7 @@ impl Register {
             let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(&code));
             let created = Invite::Absent.decide(InviteCommand::Create(grant))?.into_iter().map(Into::into).collect();
             let group = Group::of_system(&stream, 0, created);
-            let append = Append { groups: vec![group], work: vec![], metadata: Metadata::system() };
+            let append = Append { groups: vec![group], work: vec![], metadata: Metadata::system(), remember: None };
             match self.log.append(append).await {
                 Ok(_) | Err(AppendError::Stale) => {} // stale: another node made it meanwhile
                 Err(error) => return Err(error.into()),

@@ -8,12 +8,13 @@ use std::{
 };
 
 use genie_events::{
-    CaptionId, Metadata, Moment, SessionId, TurnId, User, UserCommand, UserId,
-    caption::{Brief, CaptionEvent, Written},
+    CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId,
+    caption::{Brief, Caption, CaptionEvent, Written},
     chat::{ChatCommand, ChatEvent, Failure},
     event::Event,
 };
-use genie_log::{Body, Fact, Log, LogError, StoredRow, Work, journal::Journal, leases::LeaseKind};
+use genie_log::{Body, Fact, Log, LogError, Owner, StoredRow, Work, journal::Journal, leases::LeaseKind};
+use serde_json::json;
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -24,11 +25,12 @@ use tracing::{error, warn};
 use crate::{
     WriteError,
     answer::{self, TurnTask},
+    caller::Asking,
     captions::{self, CaptionTask},
     feed::{Feeds, Progress},
     ollama::Ollama,
     turnstile::{Admission, Class, Place, Turnstile},
-    users::{Note, Plan, Users},
+    users::{Plan, Users},
 };
 
 mod take_over;
@@ -163,7 +165,7 @@ impl Supervisor {
         let planner = move |state: &User, now| {
             let command = ChatCommand::Ask { turn, session: session_name.clone(), message: message.clone() };
             let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
-            Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
+            Ok(Plan { changes, work: vec![lease.clone()], ..Plan::default() })
         };
         let supervisor = self.clone();
         // On a task of its own: when the asker goes away, what was opened for the turn is still closed if it is refused.
@@ -190,7 +192,8 @@ impl Supervisor {
     }
 
     /// Writes a caption and waits for it. It is written, or its quota unit given back, whatever happens to the asker.
-    pub async fn caption(&self, user: UserId, brief: Brief, metadata: Metadata) -> Result<CaptionEnd, WriteError> {
+    pub async fn caption(&self, user: UserId, brief: Brief, asking: impl Into<Asking>) -> Result<CaptionEnd, WriteError> {
+        let asking = asking.into();
         let caption = CaptionId(self.0.log.clock().new_uuid());
         self.let_in(caption.to_string())?;
         let (tell, told) = oneshot::channel();
@@ -198,18 +201,36 @@ impl Supervisor {
         let lease = self.lease(LeaseKind::Caption, caption.to_string(), user, caption.to_string());
         let planner = move |state: &User, now| {
             let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
-            Ok(Plan { changes, work: vec![lease.clone()], note: Note::Nothing })
+            Ok(Plan { changes, work: vec![lease.clone()], outcome: json!(caption), ..Plan::default() })
         };
         let supervisor = self.clone();
         let asking = self.0.log.store().io().spawn(async move {
-            let asked = supervisor.0.users.plan(user, None, metadata, Arc::new(planner)).await;
-            if asked.is_err() {
+            let asked = supervisor.0.users.plan(user, None, asking, Arc::new(planner)).await;
+            if !asked.as_ref().is_ok_and(|done| done.outcome == json!(caption)) {
                 supervisor.leave_alone(&caption.to_string(), None, Some(caption));
             }
             asked
         });
-        asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
-        self.await_caption(caption, told).await
+        let done = asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+        match serde_json::from_value(done.outcome) {
+            Ok(asked) if asked == caption => self.await_caption(caption, told).await,
+            Ok(earlier) => self.caption_again(user, earlier).await,
+            Err(error) => Err(WriteError::Internal(format!("a caption has no outcome: {error}"))),
+        }
+    }
+
+    /// The same request once more: the end of the caption that it asked for the first time.
+    async fn caption_again(&self, user: UserId, caption: CaptionId) -> Result<CaptionEnd, WriteError> {
+        let events = self.0.log.stream_events::<Caption>(&Owner::User(user), &caption.to_string()).await?;
+        let position = self.0.log.head(); // at or after its end
+        match events.into_iter().next_back() {
+            Some(CaptionEvent::Completed(written)) => Ok(Ok((written, position))),
+            Some(CaptionEvent::Failed(failure)) => Ok(Err((failure, position))),
+            _ => {
+                let sentence = "The request with this Idempotency-Key is still being answered; ask again in a moment";
+                Err(Refusal::conflict("idempotency_in_progress", sentence).into())
+            }
+        }
     }
 
     /// Waits for a caption's end, for as long as it is this node's to write.
@@ -280,6 +301,7 @@ impl Supervisor {
                         self.see_surely(row).await;
                     }
                 }
+                Err(error @ LogError::Hole { .. }) => return error!(%error, "the supervisor stopped"),
                 Err(error) => {
                     error!(%error, position = follower.position(), "the supervisor can't read on; trying on");
                     tokio::time::sleep(AWAY).await;

@@ -10,12 +10,17 @@ use std::{
 };
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
-use genie_events::{Change, JobId, Metadata, Moment, Refusal, User, UserId, job::Job};
-use genie_log::{Append, AppendError, Body, Group, Log, NewFact, Owner, Work, clock};
+use genie_events::{Change, JobId, Moment, Refusal, User, UserId, job::Job};
+use genie_log::{
+    Append, AppendError, Group, Log, NewFact, Owner, Remember, Work, clock,
+    idempotency::Remembered,
+    wake::{SNAPSHOT_EVERY, Waking},
+};
+use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::error;
 
-use crate::WriteError;
+use crate::{WriteError, caller::Asking};
 
 /// Pause before deciding again after somebody else wrote for this user; spread by chance.
 const STALE_PAUSE: Duration = Duration::from_millis(15);
@@ -29,6 +34,8 @@ pub struct Plan {
     pub work: Vec<Work>,
     /// What the asker wants to know of the state.
     pub note: Note,
+    /// What the answer is made from, also when the same request comes again; never a secret.
+    pub outcome: Value,
 }
 
 impl From<Vec<Change>> for Plan {
@@ -68,8 +75,10 @@ pub struct Done {
     pub position: u64,
     /// What happened; empty when it was so already.
     pub changes: Vec<Change>,
-    /// What the planner noted.
+    /// What the planner noted; nothing when the same request came before.
     pub note: Note,
+    /// What the answer is made from.
+    pub outcome: Value,
 }
 
 /// A command on its way to a user's actor.
@@ -79,7 +88,7 @@ pub struct Ask {
     pub planner: Planner,
     /// A job that the planner must see even when it has finished.
     pub job: Option<JobId>,
-    pub metadata: Metadata,
+    pub asking: Asking,
     pub deadline: Instant,
     pub reply: oneshot::Sender<Result<Done, WriteError>>,
     /// Set when the actor takes the command: before that, a dead actor has done nothing of it.
@@ -122,6 +131,8 @@ struct State {
     user: User,
     /// The position of the user's latest event.
     position: u64,
+    /// How many events the latest snapshot covers.
+    snapshot_seq: u64,
 }
 
 impl UserActor {
@@ -153,6 +164,7 @@ impl Handler<Ask> for UserActor {
             let answer = turn.take(&ask).await;
             drop(ask.place);
             let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
+            turn.keep_snapshot().await;
             turn.state
         };
         AtomicResponse::new(Box::pin(answered.into_actor(self).map(|state, actor, _| actor.state = state)))
@@ -171,6 +183,11 @@ impl Turn {
         loop {
             if Instant::now() >= ask.deadline {
                 return Err(WriteError::Busy);
+            }
+            if let Some(key) = &ask.asking.key
+                && let Some(remembered) = self.log.remembered(self.id, key).await?
+            {
+                return answer_again(remembered);
             }
             let (mut state, is_fresh) = match self.state.take() {
                 Some(state) => (state, false),
@@ -191,47 +208,50 @@ impl Turn {
                     let position = state.position;
                     self.state = Some(state);
                     return nothing_to_do
-                        .map(|plan| Done { position, changes: vec![], note: plan.note })
+                        .map(|plan| Done { position, changes: vec![], note: plan.note, outcome: plan.outcome })
                         .map_err(WriteError::Refused);
                 }
             };
             let (facts, numbered) = number(&state.user, &plan.changes);
             let group = Group::of_user(self.id, state.user.seq(), facts);
-            let append = Append { groups: vec![group], work: plan.work, metadata: ask.metadata.clone() };
+            let remember =
+                ask.asking.key.clone().map(|request| Remember { request, user: self.id, outcome: plan.outcome.clone() });
+            let append = Append { groups: vec![group], work: plan.work, metadata: ask.asking.metadata.clone(), remember };
             match self.log.append(append).await {
                 Ok(at) => {
                     for (change, sequence) in plan.changes.iter().zip(numbered) {
                         state.user.evolve(&change.stream, sequence, change.event.clone());
                     }
                     self.state = Some(State { position: at.last, ..state });
-                    return Ok(Done { position: at.last, changes: plan.changes, note: plan.note });
+                    return Ok(Done { position: at.last, changes: plan.changes, note: plan.note, outcome: plan.outcome });
                 }
                 // The state is doubtful and was dropped: it is loaded again before deciding again.
-                Err(AppendError::Stale) => tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await,
+                Err(AppendError::Stale | AppendError::KeyUsed) => tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await,
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
     async fn load(&self) -> Result<State, WriteError> {
-        let (mut user, mut position, mut forgotten) = (User::new(self.id), 0, false);
-        let read = self
-            .log
-            .user_facts(self.id, |fact| {
-                position = fact.position;
-                match fact.body {
-                    Body::Open(event, _) => user.evolve(&fact.stream, fact.sequence, event),
-                    Body::Forgotten => forgotten = true,
-                }
-            })
-            .await;
-        if let Err(error) = &read {
-            error!(user.id = %self.id, %error, "the state of user `{}` can't be read", self.id);
+        match self.log.wake(self.id).await {
+            Ok(Waking::Awake(awake)) => {
+                Ok(State { user: awake.user, position: awake.position, snapshot_seq: awake.snapshot_seq })
+            }
+            Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
+            Err(error) => {
+                error!(user.id = %self.id, %error, "the state of user `{}` can't be read", self.id);
+                Err(error.into())
+            }
         }
-        read?;
-        match forgotten {
-            true => Err(WriteError::Forgotten),
-            false => Ok(State { user, position }),
+    }
+
+    /// After an answer, so that nobody waits for it.
+    async fn keep_snapshot(&mut self) {
+        if let Some(state) = &mut self.state
+            && state.user.seq() >= state.snapshot_seq + SNAPSHOT_EVERY
+        {
+            self.log.keep_snapshot(&state.user, state.position).await;
+            state.snapshot_seq = state.user.seq(); // one that is not kept is made up for by the next
         }
     }
 
@@ -243,6 +263,16 @@ impl Turn {
             state.user.recall_job(job.clone(), found, sequence);
         }
         Ok(())
+    }
+}
+
+/// The same request once more: what came of it the first time.
+fn answer_again(remembered: Remembered) -> Result<Done, WriteError> {
+    match remembered {
+        Remembered::Same { outcome, position } => Ok(Done { position, changes: vec![], note: Note::Nothing, outcome }),
+        Remembered::Other => {
+            Err(Refusal::key_reused("This Idempotency-Key was used for another request; make a new key for a new request").into())
+        }
     }
 }
 

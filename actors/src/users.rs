@@ -11,12 +11,13 @@ use std::{
 };
 
 use actix::{Actor, Addr, ArbiterHandle};
-use genie_events::{JobId, Metadata, User, UserCommand, UserId};
+use genie_events::{JobId, User, UserCommand, UserId};
 use genie_log::Log;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     WriteError,
+    caller::Asking,
     user::{Ask, Passivate, UserActor, WaitingPlace},
 };
 
@@ -108,14 +109,21 @@ impl Users {
     }
 
     /// Asks a user something. What is answered with `Ok` is durable.
-    pub async fn ask(&self, user: UserId, metadata: Metadata, command: UserCommand) -> Result<Done, WriteError> {
+    pub async fn ask(&self, user: UserId, asking: impl Into<Asking>, command: UserCommand) -> Result<Done, WriteError> {
         let job = command.job().cloned();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
-        self.plan(user, job, metadata, Arc::new(planner)).await
+        self.plan(user, job, asking, Arc::new(planner)).await
     }
 
     /// The same with a planner of one's own. `job` names a job that it must see even when it has finished.
-    pub async fn plan(&self, user: UserId, job: Option<JobId>, metadata: Metadata, planner: Planner) -> Result<Done, WriteError> {
+    pub async fn plan(
+        &self,
+        user: UserId,
+        job: Option<JobId>,
+        asking: impl Into<Asking>,
+        planner: Planner,
+    ) -> Result<Done, WriteError> {
+        let asking = asking.into();
         let deadline = Instant::now() + DEADLINE;
         for _ in 0..SENDS {
             let (reply, answer) = oneshot::channel();
@@ -123,7 +131,7 @@ impl Users {
             self.send(user, |place| Ask {
                 planner: Arc::clone(&planner),
                 job: job.clone(),
-                metadata: metadata.clone(),
+                asking: asking.clone(),
                 deadline,
                 reply,
                 begun: Arc::clone(&begun),

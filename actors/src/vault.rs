@@ -7,11 +7,13 @@ use genie_events::{
     credential::{Credential, SealedSecret},
 };
 use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
+    caller::Asking,
     users::{Done, Note, Plan, Users},
 };
 
@@ -62,6 +64,13 @@ pub struct Stored {
     pub updated: bool,
     /// The position that reads must have reached to see it.
     pub position: u64,
+}
+
+/// What the answer to a stored credential is made from.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    id: CredentialId,
+    updated: bool,
 }
 
 /// Which credential is to be stored.
@@ -116,7 +125,7 @@ impl Vault {
         &self,
         users: &Users,
         user: UserId,
-        metadata: Metadata,
+        asking: impl Into<Asking>,
         target: Target,
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
@@ -139,14 +148,13 @@ impl Vault {
                 platform_username: platform_username.clone(),
                 sealed: SealedSecret { version, hash },
             };
-            let note = Note::Credential { id, platform, platform_username, version };
-            Ok(Plan { changes: state.decide(now, command)?, work: vec![work], note })
+            let outcome = json!(Kept { id, updated: id != fresh });
+            Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
         };
-        let done = users.plan(user, None, metadata, Arc::new(planner)).await?;
-        match done {
-            Done { position, note: Note::Credential { id, .. }, .. } => Ok(Stored { id, updated: id != fresh, position }),
-            _ => Err(WriteError::Internal("a stored credential left no note".into())),
-        }
+        let done = users.plan(user, None, asking, Arc::new(planner)).await?;
+        let Kept { id, updated } = serde_json::from_value(done.outcome)
+            .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
+        Ok(Stored { id, updated, position: done.position })
     }
 
     /// Reveals a credential of `owner`. Commits first: the plaintext leaves only after the fact is durable.
@@ -169,7 +177,7 @@ impl Vault {
                 },
                 _ => Note::Nothing,
             };
-            Ok(Plan { changes, work: vec![], note })
+            Ok(Plan { changes, note, ..Plan::default() })
         };
         let done = users.plan(owner, None, metadata, Arc::new(planner)).await?;
         let Note::Credential { platform, platform_username, version, .. } = done.note else {
@@ -185,12 +193,18 @@ impl Vault {
     }
 
     /// Removes a credential: the ciphertext goes with the fact.
-    pub async fn remove(&self, users: &Users, user: UserId, id: CredentialId, metadata: Metadata) -> Result<Done, WriteError> {
+    pub async fn remove(
+        &self,
+        users: &Users,
+        user: UserId,
+        id: CredentialId,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
         let planner = move |state: &User, now| {
             let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
-            Ok(Plan { changes, work: vec![Work::DeleteSecret { secret_id: id.to_string() }], note: Note::Nothing })
+            Ok(Plan { changes, work: vec![Work::DeleteSecret { secret_id: id.to_string() }], ..Plan::default() })
         };
-        users.plan(user, None, metadata, Arc::new(planner)).await
+        users.plan(user, None, asking, Arc::new(planner)).await
     }
 }
 

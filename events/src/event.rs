@@ -14,6 +14,7 @@ use crate::{
     ids::{StreamId, StreamKind},
     invite::InviteEvent,
     job::JobEvent,
+    upcast::{self, UnknownVersion},
     usage::UsageEvent,
 };
 
@@ -57,10 +58,18 @@ impl Change {
 
 /// A stored event that this release cannot read.
 #[derive(Debug, thiserror::Error)]
-#[error("a stored `{kind}` event can't be read: {reason}")]
-pub struct Unreadable {
-    kind: &'static str,
-    reason: serde_json::Error,
+pub enum Unreadable {
+    /// Its fields are not those of its type.
+    #[error("a stored `{kind}` event can't be read: {reason}")]
+    Fields {
+        /// The kind of stream.
+        kind: &'static str,
+        /// What is wrong.
+        reason: serde_json::Error,
+    },
+    /// A newer release wrote it.
+    #[error(transparent)]
+    Version(#[from] UnknownVersion),
 }
 
 macro_rules! any_event {
@@ -92,13 +101,13 @@ macro_rules! any_event {
                 match self { $( Self::$variant(event) => serde_json::to_value(event).unwrap_or(Value::Null) ),+ }
             }
 
-            /// Reads a stored event back.
-            pub fn from_json(kind: StreamKind, json: Value) -> Result<Self, Unreadable> {
-                match kind {
-                    $( StreamKind::$variant => serde_json::from_value(json)
-                        .map(Self::$variant)
-                        .map_err(|reason| Unreadable { kind: kind.as_str(), reason }) ),+
-                }
+            /// Its JSON as text.
+            pub fn to_vec(&self) -> Vec<u8> {
+                match self { $( Self::$variant(event) => serde_json::to_vec(event).unwrap_or_default() ),+ }
+            }
+
+            fn from_present(kind: StreamKind, json: &[u8]) -> Result<Self, serde_json::Error> {
+                match kind { $( StreamKind::$variant => serde_json::from_slice(json).map(Self::$variant) ),+ }
             }
 
             /// Every stored type there is.
@@ -121,6 +130,17 @@ any_event!(
 );
 
 impl Event {
+    /// Reads a stored event back, lifting one of an earlier version to the present shape.
+    pub fn read(kind: StreamKind, event_type: &str, version: &str, json: &[u8]) -> Result<Self, Unreadable> {
+        let fields = |reason| Unreadable::Fields { kind: kind.as_str(), reason };
+        if upcast::is_present(event_type, version, upcast::STEPS)? {
+            return Self::from_present(kind, json).map_err(fields);
+        }
+        let mut value: Value = serde_json::from_slice(json).map_err(fields)?;
+        upcast::lift(event_type, version, &mut value, upcast::STEPS)?;
+        Self::from_present(kind, value.to_string().as_bytes()).map_err(fields)
+    }
+
     /// The written list: for each type, the fields that are not personal. They are stored readable beside the sealed event,
     /// so that the feed, the audit and the job board can use them without anybody's key.
     pub fn clear(&self) -> BTreeMap<String, Value> {

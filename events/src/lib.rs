@@ -35,6 +35,8 @@ pub mod usage;
 
 /// Any event of any stream, as the log stores it.
 pub mod event;
+/// Events of earlier shapes, lifted to the present one.
+pub mod upcast;
 /// A user: one state folded from all of that user's streams, and what may be asked of it.
 pub mod user;
 
@@ -92,7 +94,7 @@ macro_rules! domain_event {
                 self.type_name().to_owned()
             }
             fn event_version(&self) -> String {
-                "1".to_owned()
+                $crate::upcast::present_version(self.type_name(), $crate::upcast::STEPS).to_string()
             }
         }
     };

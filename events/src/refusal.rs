@@ -13,6 +13,8 @@ pub enum RefusalKind {
     NotFound,
     /// Against the present state.
     Conflict,
+    /// The key of a request that may be sent again was used for another request.
+    KeyReused,
     /// The tier does not allow it.
     Quota {
         /// Which limit.
@@ -59,6 +61,11 @@ impl Refusal {
     /// Against the present state.
     pub fn conflict(code: &'static str, sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::Conflict, code, sentence)
+    }
+
+    /// An idempotency key was used for another request.
+    pub fn key_reused(sentence: impl Into<String>) -> Self {
+        Self::new(RefusalKind::KeyReused, "idempotency_key_reused", sentence)
     }
 
     /// The tier does not allow it.

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     account::{Account, AccountCommand, AccountEvent, Onboarding},
     caption::{Brief, Caption, CaptionCommand, Written},
@@ -23,8 +25,11 @@ use crate::{
 /// The most jobs of one user that have not ended: a user's state stays within memory.
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
+/// The state as it is kept beside the log.
+pub mod snapshot;
+
 /// A user's present state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
     id: UserId,
     seq: u64,
@@ -34,6 +39,7 @@ pub struct User {
     jobs: HashMap<JobId, Job>,
     chats: HashMap<SessionId, Chat>,
     captions: HashMap<CaptionId, Caption>,
+    #[serde(with = "snapshot::sequences")]
     sequences: HashMap<StreamId, u64>,
 }
 

@@ -71,7 +71,8 @@ impl Sample {
     fn read(&self, json: Value) -> Event {
         let word = self.type_name.split('.').next().unwrap_or_default();
         let kind = StreamKind::parse(word).unwrap_or_else(|| panic!("{}: there is no kind of stream `{word}`", self.name));
-        Event::from_json(kind, json).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        Event::read(kind, &self.type_name, &self.version, json.to_string().as_bytes())
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 }
 
@@ -110,11 +111,13 @@ fn every_type_has_a_sample_of_its_present_version_and_every_sample_a_type() {
 }
 
 #[test]
-fn every_sample_reads_as_its_type_and_is_written_again_as_it_was() {
+fn every_sample_reads_as_its_type_and_a_present_one_is_written_again_as_it_was() {
     for sample in samples() {
         let event = sample.event();
         assert_eq!(event.type_name(), sample.type_name, "{}", sample.name);
-        assert_eq!(event.to_json(), sample.json, "{}", sample.name);
+        if event.version() == sample.version {
+            assert_eq!(event.to_json(), sample.json, "{}", sample.name);
+        }
     }
 }
 

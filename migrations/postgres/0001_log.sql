@@ -83,108 +83,190 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 );
 
+-- What came of requests that carried an Idempotency-Key, written with their facts.
+CREATE TABLE idempotency (
+    key_hash     text  COLLATE "C" PRIMARY KEY,
+    user_id      text  COLLATE "C" NOT NULL,
+    request_hash text  COLLATE "C" NOT NULL,
+    event_id     text  COLLATE "C" NOT NULL,
+    sealed       bytea NOT NULL
+);
+CREATE INDEX idempotency_of_user ON idempotency (user_id);
+
+-- One snapshot of each user's state, so that waking a user reads a short tail. Never the truth: it may be deleted at any time.
+CREATE TABLE snapshots (
+    user_id  text   COLLATE "C" PRIMARY KEY,
+    version  bigint NOT NULL,
+    user_seq bigint NOT NULL,
+    position bigint NOT NULL,
+    sealed   bytea  NOT NULL
+);
+
 -- How far each follower came.
 CREATE TABLE checkpoints (
     name     text   COLLATE "C" PRIMARY KEY,
     position bigint NOT NULL
 );
 
--- Appends a batch of requests, each whole or not at all, and answers one outcome for each:
--- `appended`, `already` (its own events are there), `key_not_live`, `stale` (an owner has other events than the writer
--- thought), `taken` (a stream belongs to somebody else), `lease_held` (the lease that had to have lapsed has not).
--- No two requests of a batch may share an owner: the writer sees to that.
+-- Appends a batch of requests, each whole or not at all. Answers a row `head` with the last position before the batch, and a row
+-- for each request that was not appended: `already` (its own events are there, at these positions), `key_not_live`, `stale` (an
+-- owner has other events than the writer thought), `taken` (a stream belongs to somebody else), `key_used` (another request had
+-- this idempotency key), `lease_held` (the lease that had to have lapsed has not). All others were appended, one after the other
+-- in their order after the head.
+-- No two requests of a batch may share an owner: the writer sees to that. p_work is NULL when there are no working rows.
 CREATE FUNCTION append(
     p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
     p_event_type text[], p_event_version text[], p_payload text[], p_metadata text[],
     p_event_id text[], p_user_id text[], p_user_seq bigint[], p_slice bigint[], p_recorded_at bigint[], p_digest bytea[],
     p_system boolean[], p_work jsonb
 ) RETURNS TABLE (request int, outcome text, first_position bigint, last_position bigint)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+-- Everything here is looked up by key, however small the tables were when a plan was made and kept.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
-    head        bigint;
-    requests    int[];
-    outcomes    text[];
-    good        int[];
+    head     bigint;
+    doubtful int[];
+    requests int[] := '{}';
+    outcomes text[] := '{}';
+    refused  int[] := '{}';
 BEGIN
     -- One appender at a time. Statements of a volatile function each see a fresh snapshot, so what follows sees
     -- everything that earlier holders of the lock committed.
     PERFORM pg_advisory_xact_lock(7340991);
     SELECT coalesce(max(position), 0) INTO head FROM events;
+
+    -- Requests that are not plainly good. An owner whose last event is the one before cannot have these rows yet, nor this
+    -- stream another one of the owner's: only a first event can meet a stream of somebody else.
+    SELECT coalesce(array_agg(DISTINCT d.request), '{}') INTO doubtful FROM (
+        SELECT o.request
+        FROM (
+            SELECT r.request, r.user_id, min(r.user_seq) AS first_seq, bool_or(r.system) AS system
+            FROM unnest(p_request, p_user_id, p_user_seq, p_system) AS r (request, user_id, user_seq, system)
+            GROUP BY r.request, r.user_id
+        ) o
+        WHERE o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
+           OR NOT (o.system OR EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live'))
+        UNION ALL
+        SELECT r.request
+        FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence) AS r (request, aggregate_type, aggregate_id, sequence)
+        WHERE r.sequence = 1 AND EXISTS (
+            SELECT FROM events e
+            WHERE e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = 1)
+        UNION ALL
+        SELECT w.r FROM jsonb_to_recordset(p_work) AS w (r int, t text)
+        WHERE w.t IN ('new_key', 'remember', 'only_if_lapsed')
+    ) d;
+    IF doubtful <> '{}' THEN
+        SELECT coalesce(array_agg(j.request), '{}'), coalesce(array_agg(j.outcome), '{}')
+        INTO requests, outcomes
+        FROM judge(doubtful, p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_id, p_user_id, p_user_seq,
+                   p_system, p_work) AS j
+        WHERE j.outcome <> 'good';
+        refused := requests;
+    END IF;
+
+    IF refused = '{}' THEN
+        INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                            event_id, user_id, user_seq, slice, recorded_at, digest)
+        SELECT head + r.nth, r.aggregate_type, r.aggregate_id, r.sequence, r.event_type, r.event_version, r.payload::json,
+               r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at, r.digest
+        FROM unnest(p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload, p_metadata,
+                    p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
+            WITH ORDINALITY AS r (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                                  event_id, user_id, user_seq, slice, recorded_at, digest, nth);
+    ELSE
+        INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                            event_id, user_id, user_seq, slice, recorded_at, digest)
+        SELECT head + row_number() OVER (ORDER BY r.nth), r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
+               r.event_version, r.payload::json, r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at,
+               r.digest
+        FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload,
+                    p_metadata, p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
+            WITH ORDINALITY AS r (request, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                                  event_id, user_id, user_seq, slice, recorded_at, digest, nth)
+        WHERE NOT r.request = ANY (refused);
+    END IF;
+
+    IF p_work IS NOT NULL THEN
+        PERFORM work_of_append(p_work, refused);
+    END IF;
+
+    RETURN QUERY
+    SELECT NULL::int, 'head', head, NULL::bigint
+    UNION ALL
+    SELECT j.request, j.outcome, min(e.position), max(e.position)
+    FROM unnest(requests, outcomes) AS j (request, outcome)
+    LEFT JOIN unnest(p_request, p_event_id) AS r (request, event_id) ON r.request = j.request AND j.outcome = 'already'
+    LEFT JOIN events e ON e.event_id = r.event_id
+    GROUP BY j.request, j.outcome;
+END $$;
+
+-- What is to become of the requests that are not plainly good: `good` after all, or one of append()'s outcomes.
+CREATE FUNCTION judge(
+    doubtful int[], p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[], p_event_id text[],
+    p_user_id text[], p_user_seq bigint[], p_system boolean[], p_work jsonb
+) RETURNS TABLE (request int, outcome text)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
     -- A lease that has to have lapsed must not be renewed between the check and the commit.
     PERFORM FROM jsonb_to_recordset(p_work) AS w (t text, kind text, id text)
         JOIN leases l ON l.kind = w.kind AND l.id = w.id
         WHERE w.t = 'only_if_lapsed' FOR UPDATE OF l;
 
+    RETURN QUERY
     WITH rows AS MATERIALIZED (
         SELECT * FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_id, p_user_id, p_user_seq, p_system)
             AS r (request, aggregate_type, aggregate_id, sequence, event_id, user_id, user_seq, system)
+        WHERE r.request = ANY (doubtful)
     ), owners AS MATERIALIZED (
         SELECT request, user_id, min(user_seq) AS first_seq, bool_or(system) AS system FROM rows GROUP BY request, user_id
-    ), judged AS (
-        SELECT q.request, CASE
-            WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
-                THEN 'already'
-            WHEN EXISTS (
-                SELECT FROM owners o
-                WHERE o.request = q.request AND NOT o.system
-                  AND NOT EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live')
-                  AND NOT EXISTS (
-                      SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text)
-                      WHERE w.r = q.request AND w.t = 'new_key' AND w.user_id = o.user_id)
-            ) THEN 'key_not_live'
-            WHEN EXISTS (
-                SELECT FROM owners o
-                WHERE o.request = q.request
-                  AND o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
-            ) THEN 'stale'
-            WHEN EXISTS (
-                SELECT FROM rows r JOIN events e
-                    ON e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = r.sequence
-                WHERE r.request = q.request
-            ) THEN 'taken'
-            WHEN EXISTS (
-                SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, kind text, id text, holder text, now bigint)
-                WHERE w.r = q.request AND w.t = 'only_if_lapsed' AND NOT EXISTS (
-                    SELECT FROM leases l
-                    WHERE l.kind = w.kind AND l.id = w.id AND l.holder = w.holder AND l.expires_at <= w.now)
-            ) THEN 'lease_held'
-            ELSE 'appended' END AS outcome
-        FROM (SELECT DISTINCT request FROM rows) q
     )
-    SELECT array_agg(request), array_agg(outcome), coalesce(array_agg(request) FILTER (WHERE outcome = 'appended'), '{}')
-    INTO requests, outcomes, good FROM judged;
-
-    INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                        event_id, user_id, user_seq, slice, recorded_at, digest)
-    SELECT head + row_number() OVER (ORDER BY r.nth), r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
-           r.event_version, r.payload::json, r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at, r.digest
-    FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload, p_metadata,
-                p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
-        WITH ORDINALITY AS r (request, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                              event_id, user_id, user_seq, slice, recorded_at, digest, nth)
-    WHERE r.request = ANY (good);
-
-    IF p_work <> '[]' THEN
-        PERFORM work_of_append(p_work, good);
-    END IF;
-
-    RETURN QUERY
-    SELECT j.request, j.outcome, min(e.position), max(e.position)
-    FROM unnest(requests, outcomes) AS j (request, outcome)
-    LEFT JOIN unnest(p_request, p_event_id) AS r (request, event_id)
-        ON r.request = j.request AND j.outcome IN ('appended', 'already')
-    LEFT JOIN events e ON e.event_id = r.event_id
-    GROUP BY j.request, j.outcome;
+    SELECT q.request, CASE
+        WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
+            THEN 'already'
+        WHEN EXISTS (
+            SELECT FROM owners o
+            WHERE o.request = q.request AND NOT o.system
+              AND NOT EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live')
+              AND NOT EXISTS (
+                  SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text)
+                  WHERE w.r = q.request AND w.t = 'new_key' AND w.user_id = o.user_id)
+        ) THEN 'key_not_live'
+        WHEN EXISTS (
+            SELECT FROM owners o
+            WHERE o.request = q.request
+              AND o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
+        ) THEN 'stale'
+        WHEN EXISTS (
+            SELECT FROM rows r JOIN events e
+                ON e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = r.sequence
+            WHERE r.request = q.request
+        ) THEN 'taken'
+        WHEN EXISTS (
+            SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, key_hash text)
+            JOIN idempotency i ON i.key_hash = w.key_hash
+            WHERE w.r = q.request AND w.t = 'remember'
+        ) THEN 'key_used'
+        WHEN EXISTS (
+            SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, kind text, id text, holder text, now bigint)
+            WHERE w.r = q.request AND w.t = 'only_if_lapsed' AND NOT EXISTS (
+                SELECT FROM leases l
+                WHERE l.kind = w.kind AND l.id = w.id AND l.holder = w.holder AND l.expires_at <= w.now)
+        ) THEN 'lease_held'
+        ELSE 'good' END
+    FROM (SELECT DISTINCT request FROM rows) q;
 END $$;
 
 -- The working rows that go with the accepted requests, in the same transaction as their facts.
-CREATE FUNCTION work_of_append(p_work jsonb, good int[]) RETURNS void
+CREATE FUNCTION work_of_append(p_work jsonb, refused int[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     w jsonb;
 BEGIN
-    FOR w IN SELECT value FROM jsonb_array_elements(p_work) WHERE (value ->> 'r')::int = ANY (good) LOOP
+    FOR w IN SELECT value FROM jsonb_array_elements(p_work) WHERE NOT (value ->> 'r')::int = ANY (refused) LOOP
         CASE w ->> 't'
             WHEN 'new_key' THEN
                 INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state)
@@ -207,6 +289,9 @@ BEGIN
                 DELETE FROM leases WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'cancel_lease' THEN
                 UPDATE leases SET cancelled = 1 WHERE kind = w ->> 'kind' AND id = w ->> 'id';
+            WHEN 'remember' THEN
+                INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed)
+                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', w ->> 'event_id', decode(w ->> 'sealed', 'base64'));
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
             WHEN 'only_if_lapsed' THEN

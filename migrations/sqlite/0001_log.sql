@@ -70,6 +70,23 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 ) STRICT;
 
+CREATE TABLE idempotency (
+    key_hash     TEXT NOT NULL PRIMARY KEY,
+    user_id      TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    event_id     TEXT NOT NULL,
+    sealed       BLOB NOT NULL
+) STRICT;
+CREATE INDEX idempotency_of_user ON idempotency (user_id);
+
+CREATE TABLE snapshots (
+    user_id  TEXT    NOT NULL PRIMARY KEY,
+    version  INTEGER NOT NULL,
+    user_seq INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    sealed   BLOB    NOT NULL
+) STRICT;
+
 CREATE TABLE checkpoints (
     name     TEXT    NOT NULL PRIMARY KEY,
     position INTEGER NOT NULL

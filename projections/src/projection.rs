@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -150,7 +151,7 @@ impl Runner {
         }
     }
 
-    async fn apply(&mut self, from: u64, to: u64, rows: &[StoredRow]) -> Result<Batch, LogError> {
+    async fn apply(&mut self, from: u64, to: u64, rows: &[Arc<StoredRow>]) -> Result<Batch, LogError> {
         let mut facts = Vec::with_capacity(rows.len());
         let mut newly_damaged = Vec::new();
         for row in rows {

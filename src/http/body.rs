@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use actix_web::{
-    FromRequest, HttpRequest,
+    FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
     http::header::{CONTENT_LENGTH, CONTENT_TYPE},
     web::BytesMut,
@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::http::{MAX_BODY, error::ApiError};
+use crate::http::{MAX_BODY, error::ApiError, idempotency::BodyHash};
 
 /// How long a body may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +36,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
             if !is_json(&request) {
                 return Err(ApiError::NotJson);
             }
+            request.extensions_mut().insert(BodyHash::of(&bytes));
             parse(&bytes).map(Self)
         })
     }

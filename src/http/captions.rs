@@ -16,6 +16,7 @@ use crate::{
         caller::UserCaller,
         consistency,
         error::ApiError,
+        idempotency,
     },
 };
 
@@ -56,10 +57,16 @@ impl Wanted {
 }
 
 /// `POST /api/captions/generate`
-pub async fn generate(app: Data<App>, user: UserCaller, Body(body): Body<Wanted>) -> Result<HttpResponse, ApiError> {
+pub async fn generate(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    Body(body): Body<Wanted>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let brief = body.brief()?;
     let platform = brief.platform;
-    match app.write.supervisor.caption(user.account.user, brief, user.caller.metadata()).await? {
+    match app.write.supervisor.caption(user.account.user, brief, asking).await? {
         Ok((written, position)) => {
             let mut fields = json!({"caption": written.text, "model": written.model, "platform": platform.as_str()});
             if written.truncated {

@@ -19,6 +19,7 @@ use crate::{
         caller::{SecretCaller, UserCaller},
         consistency,
         error::ApiError,
+        idempotency,
     },
 };
 
@@ -59,7 +60,13 @@ pub struct NewProfile {
 }
 
 /// `POST /api/credentials/create-profile`
-pub async fn create_profile(app: Data<App>, user: UserCaller, Body(body): Body<NewProfile>) -> Result<HttpResponse, ApiError> {
+pub async fn create_profile(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    Body(body): Body<NewProfile>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let platform = body.platform.trim().to_lowercase();
     if platform.is_empty() || platform.chars().count() > 64 || platform.chars().any(char::is_control) {
         return Err(ApiError::field("`platform` must have 1 to 64 characters"));
@@ -67,7 +74,7 @@ pub async fn create_profile(app: Data<App>, user: UserCaller, Body(body): Body<N
     let platform_username = checked_username(body.platform_username)?;
     let target = Target::Profile { platform, platform_username };
     let secret = body.credentials.plaintext()?;
-    let stored = app.write.vault.store(&app.write.users, user.account.user, user.caller.metadata(), target, secret).await?;
+    let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
     Ok(answer::written(json!({"id": stored.id, "updated": stored.updated}), stored.position))
 }
 
@@ -91,13 +98,15 @@ pub struct ChangedProfile {
 /// `POST /api/credentials/update-profile-creds`
 pub async fn update_profile(
     app: Data<App>,
+    request: HttpRequest,
     user: UserCaller,
     Body(body): Body<ChangedProfile>,
 ) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let id = credential_id(&body.id)?;
     let target = Target::Existing { id, platform_username: checked_username(body.platform_username)? };
     let secret = body.credentials.plaintext()?;
-    let stored = app.write.vault.store(&app.write.users, user.account.user, user.caller.metadata(), target, secret).await?;
+    let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
     Ok(answer::written(json!({"id": stored.id, "updated": true}), stored.position))
 }
 
@@ -111,14 +120,16 @@ pub struct ServerStore {
 /// `POST /api/credentials/store`
 pub async fn store(
     app: Data<App>,
+    request: HttpRequest,
     SecretCaller(caller): SecretCaller,
     Body(body): Body<ServerStore>,
 ) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
     let id = credential_id(&body.id)?;
     let owner = owner(&app, id).await?;
     let target = Target::Existing { id, platform_username: None };
     let secret = body.credentials.plaintext()?;
-    let stored = app.write.vault.store(&app.write.users, owner, caller.metadata(), target, secret).await?;
+    let stored = app.write.vault.store(&app.write.users, owner, asking, target, secret).await?;
     Ok(answer::written(json!({"creatorProfileId": stored.id, "id": stored.id}), stored.position))
 }
 
@@ -187,9 +198,10 @@ pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller, id: Pa
 }
 
 /// `DELETE /api/credentials/{id}`
-pub async fn remove(app: Data<App>, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn remove(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let credential = id.parse().map_err(|_| ApiError::NotFound("credential"))?;
-    let done = app.write.vault.remove(&app.write.users, user.account.user, credential, user.caller.metadata()).await?;
+    let done = app.write.vault.remove(&app.write.users, user.account.user, credential, asking).await?;
     Ok(answer::written(json!({"id": credential, "removed": true}), done.position))
 }
 

@@ -159,6 +159,7 @@ fn wire_of_write(error: &WriteError) -> Wire {
                 RefusalKind::Forbidden | RefusalKind::Quota { .. } => S::FORBIDDEN,
                 RefusalKind::NotFound => S::NOT_FOUND,
                 RefusalKind::Conflict => S::CONFLICT,
+                RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,
             };
             Wire { turn: refusal.turn, ..Wire::new(status, refusal.code) }
         }

@@ -1,6 +1,7 @@
 //! Whether genie is alive, and whether it is ready: the store, the projections, the model server, each with its state.
 
 use actix_web::{HttpResponse, web::Data};
+use genie_log::health::Trouble;
 use serde_json::{Map, json};
 
 use crate::{
@@ -16,7 +17,7 @@ pub async fn alive() -> HttpResponse {
     answer::ok(json!({"status": "alive"}))
 }
 
-/// `GET /readyz`: 503 when the store is away or a projection stopped. Without a model server genie is ready all the same.
+/// `GET /readyz`: 503 when the store takes no writes, the log has a hole or a projection stopped. Without a model server genie is ready all the same.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let (store, model) = tokio::join!(app.log.store().ping(), app.write.supervisor.ollama().ping());
     let head = app.log.head();
@@ -34,11 +35,14 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         let fields = json!({"state": state, "lag": lag, "damaged_streams": status.damaged.len(), "damaged_at": damaged});
         projections.insert(name.into(), fields);
     }
-    let is_ready = store.is_ok() && all_follow;
+    let trouble = app.log.trouble().or(store.is_err().then_some(Trouble::Away));
+    let hole = app.log.hole();
+    let is_ready = trouble.is_none() && hole.is_none() && all_follow;
     let state = |is_well: bool| if is_well { "ok" } else { "away" };
     let fields = json!({
         "ready": is_ready,
-        "store": state(store.is_ok()),
+        "store": trouble.map_or("ok", Trouble::as_str),
+        "log": {"head": head, "missing_position": hole},
         "projections": projections,
         "ollama": state(model.is_ok()),
         "live_users": app.write.users.live_count(),
@@ -48,7 +52,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     }
     let failure = json!({
         "ok": false, "success": false, "code": "not_ready", "request_id": request::current_id(),
-        "error": "The store is away or a projection has stopped; the fields beside this say which",
+        "error": "The store takes no writes, a position is missing from the log, or a projection has stopped; the fields say which",
     });
     let mut all = failure.as_object().cloned().unwrap_or_default();
     all.extend(fields.as_object().cloned().unwrap_or_default());

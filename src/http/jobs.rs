@@ -22,6 +22,7 @@ use crate::{
         caller::{AnyCaller, UserCaller},
         consistency,
         error::ApiError,
+        idempotency,
     },
 };
 
@@ -114,31 +115,39 @@ impl NewJob {
 }
 
 /// `POST /api/queue/media`
-pub async fn submit(app: Data<App>, user: UserCaller, Body(body): Body<NewJob>) -> Result<HttpResponse, ApiError> {
+pub async fn submit(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    Body(body): Body<NewJob>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = body.id()?.unwrap_or_else(|| JobId::new(app.log.clock().new_uuid()));
     let spec = body.spec()?;
     let queue = spec.queue.clone();
-    let submitted = app.write.jobs.submit(user.account.user, job.clone(), spec, user.caller.metadata()).await?;
-    let (done, status) = (submitted.done, submitted.status);
+    let submitted = app.write.jobs.submit(user.account.user, job, spec, asking).await?;
     let place = app.write.jobs.waiting(&queue).max(1);
     let fields = json!({
-        "jobId": job, "bullJobId": job.to_string(), "queue": queue, "status": status, "queue_position": place,
+        "jobId": submitted.job, "bullJobId": submitted.job.to_string(), "queue": queue, "status": submitted.status,
+        "queue_position": place,
     });
-    Ok(answer::written(fields, done.position))
+    Ok(answer::written(fields, submitted.position))
 }
 
 /// `POST /api/queue/retry/{id}`
-pub async fn retry(app: Data<App>, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn retry(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
     let command = UserCommand::Job(job.clone(), JobCommand::Retry);
-    let done = app.write.users.ask(user.account.user, user.caller.metadata(), command).await?;
+    let done = app.write.users.ask(user.account.user, asking, command).await?;
     Ok(answer::written(json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}), done.position))
 }
 
 /// `POST /api/queue/cancel/{id}`
-pub async fn cancel(app: Data<App>, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn cancel(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
-    let done = app.write.jobs.cancel(user.account.user, job.clone(), user.caller.metadata()).await?;
+    let done = app.write.jobs.cancel(user.account.user, job.clone(), asking).await?;
     Ok(answer::written(json!({"jobId": job, "status": "cancelled"}), done.position))
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::UserCaller, consistency, error::ApiError},
+    http::{answer, body::Body, caller::UserCaller, consistency, error::ApiError, idempotency},
 };
 
 /// `GET /api/onboarding/state`
@@ -24,10 +24,16 @@ pub struct Step {
 }
 
 /// `PATCH /api/onboarding/state`
-pub async fn advance(app: Data<App>, user: UserCaller, Body(body): Body<Step>) -> Result<HttpResponse, ApiError> {
+pub async fn advance(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    Body(body): Body<Step>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let to = Onboarding::parse(&body.state)
         .ok_or_else(|| ApiError::field("`state` must be one of: EXTENSION_INSTALL, DATA_COLLECTION, PROCESSING, COMPLETE"))?;
     let command = UserCommand::AdvanceOnboarding { to, privileged: user.caller.is_admin() };
-    let done = app.write.users.ask(user.account.user, user.caller.metadata(), command).await?;
+    let done = app.write.users.ask(user.account.user, asking, command).await?;
     Ok(answer::written(json!({"state": to.as_str(), "userId": user.account.user}), done.position))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     web::{Data, Path},
 };
 use genie_actors::jobs::{AttemptEnd, Claimed};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::SecretCaller, error::ApiError, jobs::job_id},
+    http::{answer, body::Body, caller::SecretCaller, error::ApiError, idempotency, jobs::job_id},
 };
 
 /// The most jobs of one claim.
@@ -109,14 +109,16 @@ pub struct Complete {
 /// `POST /api/worker/jobs/{id}/complete`
 pub async fn complete(
     app: Data<App>,
+    request: HttpRequest,
     SecretCaller(caller): SecretCaller,
     id: Path<String>,
     Body(body): Body<Complete>,
 ) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
     let job = job_id(&id)?;
     let owner = owner(&app, &job).await?;
     let end = AttemptEnd::Completed { result: body.result, outputs: Value::Array(body.outputs) };
-    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, caller.metadata()).await?;
+    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, asking).await?;
     Ok(answer::written(json!({"jobId": job, "status": "completed"}), done.position))
 }
 
@@ -130,17 +132,19 @@ pub struct Fail {
 /// `POST /api/worker/jobs/{id}/fail`
 pub async fn fail(
     app: Data<App>,
+    request: HttpRequest,
     SecretCaller(caller): SecretCaller,
     id: Path<String>,
     Body(body): Body<Fail>,
 ) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
     let job = job_id(&id)?;
     if body.error.len() > 10_000 {
         return Err(ApiError::field("`error` must be at most 10000 bytes"));
     }
     let owner = owner(&app, &job).await?;
     let end = AttemptEnd::Failed { error: body.error, retryable: body.retryable.unwrap_or(true) };
-    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, caller.metadata()).await?;
+    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, asking).await?;
     Ok(answer::written(json!({"jobId": job}), done.position))
 }
 

@@ -225,7 +225,7 @@ async fn append_suspension(log: &Log, victim: &Person) -> Result<(), AppendError
         let sequence = user.sequence(&stream) + 1;
         let fact = NewFact { stream, sequence, event: Event::Account(AccountEvent::Suspended) };
         let groups = vec![Group::of_user(victim.id, user.seq(), vec![fact])];
-        match log.append(Append { groups, work: vec![], metadata: Metadata::system() }).await {
+        match log.append(Append { groups, work: vec![], metadata: Metadata::system(), remember: None }).await {
             Err(AppendError::Stale) => {} // a job of theirs went on meanwhile
             done => return done.map(drop),
         }

@@ -9,6 +9,7 @@ mod arrows;
 mod bad_input;
 mod chat;
 mod events;
+mod idempotency;
 mod jobs;
 mod store_away;
 mod story;

@@ -1,5 +1,5 @@
 use genie_events::{
-    CaptionId, Change, Event, RefusalKind, SessionId, TurnId,
+    CaptionId, Change, Event, Metadata, RefusalKind, SessionId, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
     chat::{Answer, ChatCommand, TurnMetrics, TurnOutcome},
@@ -52,7 +52,7 @@ both_stores!(what_one_node_writes_a_warm_actor_of_another_obeys, async |store: T
     let change = Change::new(ada, Event::Account(AccountEvent::Suspended));
     let fact = NewFact { stream: change.stream, sequence: 4, event: change.event };
     let group = Group::of_user(ada, 3, vec![fact]);
-    opened.log.append(Append { groups: vec![group], work: vec![], metadata: Metadata::system() }).await.unwrap();
+    opened.log.append(Append { groups: vec![group], work: vec![], metadata: Metadata::system(), remember: None }).await.unwrap();
     for users in [one, two] {
         let refused = users.ask(ada, Metadata::system(), UserCommand::SignIn).await.unwrap_err();
         assert!(matches!(refused, WriteError::Refused(refusal) if refusal.code == "suspended"));

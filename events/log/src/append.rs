@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    LogError,
+    LogError, Remember, idempotency,
     keys::{UserKeys, WrappedKey},
     leases::LeaseKind,
     row::StoredRow,
@@ -50,6 +50,8 @@ pub struct Append {
     pub work: Vec<Work>,
     /// Who asked.
     pub metadata: Metadata,
+    /// What is kept of the request, when it may be sent again.
+    pub remember: Option<Remember>,
 }
 
 /// Facts of one owner, and the fence: how many events the owner had when they were decided.
@@ -148,6 +150,8 @@ pub enum Work {
         /// Now.
         now: Moment,
     },
+    /// What came of a request that may be sent again. A condition too: no other request may have used its key.
+    Remember(idempotency::Outcome),
     /// A turn's tokens; the answer is in the log now.
     PruneJournal {
         /// Which turn.
@@ -176,6 +180,9 @@ pub enum AppendError {
     /// The user was forgotten or never was.
     #[error("the user's key is not live")]
     KeyNotLive,
+    /// The request's key was used before: look up what came of it.
+    #[error("the idempotency key was used before")]
+    KeyUsed,
     /// The lease that had to have lapsed is held.
     #[error("the lease is held")]
     LeaseHeld,
@@ -188,12 +195,33 @@ pub enum AppendError {
     /// An event is larger than [`MAX_EVENT_BYTES`], or there are more than [`MAX_EVENTS`].
     #[error("the append is too large: {0}")]
     TooLarge(String),
+    /// A stream's name or number that no store can hold. Ours.
+    #[error("event {sequence} of {stream} can't be stored: {reason}")]
+    Unstorable {
+        /// Which stream.
+        stream: String,
+        /// Which of its events.
+        sequence: u64,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The store refuses these rows. Ours.
     #[error("the store refuses the rows: {0}")]
     Broken(String),
     /// A key could not be read.
     #[error(transparent)]
     Keys(LogError),
+}
+
+/// While sealing, before anything is sent.
+impl From<LogError> for AppendError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::KeyAbsent { .. } => Self::KeyNotLive,
+            LogError::Away(reason) => Self::Unknown(reason),
+            error => Self::Keys(error),
+        }
+    }
 }
 
 /// A sealed append on its way to the store.
@@ -223,6 +251,7 @@ pub(crate) enum Outcome {
     KeyNotLive,
     Stale,
     Taken,
+    KeyUsed,
     LeaseHeld,
 }
 
@@ -233,6 +262,7 @@ impl From<Outcome> for Result<Appended, AppendError> {
             Outcome::KeyNotLive => Err(AppendError::KeyNotLive),
             Outcome::Stale => Err(AppendError::Stale),
             Outcome::Taken => Err(AppendError::StreamTaken),
+            Outcome::KeyUsed => Err(AppendError::KeyUsed),
             Outcome::LeaseHeld => Err(AppendError::LeaseHeld),
         }
     }
@@ -271,6 +301,10 @@ impl WorkJson {
             Work::CancelLease { kind, id } => json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id}),
             Work::OnlyIfLapsed { kind, id, holder, now } => json!({
                 "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
+            }),
+            Work::Remember(outcome) => json!({
+                "t": "remember", "user_id": outcome.user, "key_hash": outcome.key, "request_hash": outcome.request,
+                "event_id": outcome.event_id, "sealed": BASE64.encode(&outcome.sealed),
             }),
             Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
         };

@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 
-use crate::append::{Appended, Outcome, Request, WorkJson};
+use crate::{
+    append::{Appended, Outcome, Request, WorkJson},
+    health::Trouble,
+};
 
 /// Appends a batch. A statement that takes longer than `limit` is given up together with its connection: a server that is gone
 /// without a word would otherwise hold the writer for as long as the network likes.
 pub(crate) async fn append(pool: &PgPool, batch: &[&Request], limit: Duration) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     match tokio::time::timeout(limit, append_on(&mut connection, batch)).await {
-        Ok(outcomes) => outcomes,
+        Ok(outcomes) => {
+            if outcomes.as_ref().is_err_and(|error| Trouble::of(error) == Some(Trouble::ReadOnly)) {
+                connection.close_on_drop(); // the next one may reach a server that takes writes
+            }
+            outcomes
+        }
         Err(_) => {
             drop(connection.detach()); // not back into the pool: an answer may still be on its way
             Err(sqlx::Error::PoolTimedOut)
@@ -42,26 +50,42 @@ async fn append_on(connection: &mut PgConnection, batch: &[&Request]) -> Result<
     .bind(rows().map(|(_, _, row)| row.recorded_at.0).collect::<Vec<_>>())
     .bind(rows().map(|(_, _, row)| row.digest.as_slice()).collect::<Vec<_>>())
     .bind(rows().map(|(_, request, row)| request.system_owners.contains(&row.owner)).collect::<Vec<_>>())
-    .bind(sqlx::types::Json(work))
+    .bind((!work.is_empty()).then_some(sqlx::types::Json(work)))
     .fetch_all(connection)
     .await?;
 
-    let mut outcomes = vec![Outcome::Stale; batch.len()];
+    outcomes(batch, &answers)
+}
+
+/// The function tells the head before the batch, and what was not appended; everything else follows the head in order.
+fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx::Error> {
+    let (mut head, mut told) = (None, vec![None; batch.len()]);
     for answer in answers {
-        let request: i32 = answer.try_get("request")?;
         let position = |column: &str| answer.try_get::<Option<i64>, _>(column).map(|p| p.unwrap_or(0) as u64);
         let outcome = match answer.try_get::<&str, _>("outcome")? {
-            "appended" | "already" => {
-                Outcome::Written(Appended { first: position("first_position")?, last: position("last_position")? })
+            "head" => {
+                head = Some(position("first_position")?);
+                continue;
             }
+            "already" => Outcome::Written(Appended { first: position("first_position")?, last: position("last_position")? }),
             "key_not_live" => Outcome::KeyNotLive,
             "taken" => Outcome::Taken,
+            "key_used" => Outcome::KeyUsed,
             "lease_held" => Outcome::LeaseHeld,
             _ => Outcome::Stale,
         };
-        if let Some(slot) = usize::try_from(request).ok().and_then(|n| outcomes.get_mut(n)) {
-            *slot = outcome;
+        let request: i32 = answer.try_get("request")?;
+        if let Some(slot) = usize::try_from(request).ok().and_then(|n| told.get_mut(n)) {
+            *slot = Some(outcome);
         }
     }
-    Ok(outcomes)
+    let mut head = head.ok_or(sqlx::Error::RowNotFound)?;
+    let appended = |(request, told): (&&Request, Option<Outcome>)| {
+        told.unwrap_or_else(|| {
+            let at = Appended { first: head + 1, last: head + request.rows.len() as u64 };
+            head = at.last;
+            Outcome::Written(at)
+        })
+    };
+    Ok(batch.iter().zip(told).map(appended).collect())
 }

@@ -34,27 +34,23 @@ pub(crate) async fn append(pool: &SqlitePool, batch: &[&Request]) -> Result<Vec<
 
 /// Why the request is not to be inserted; `None` when it is.
 async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sqlx::Error> {
-    if let Some(at) = already(tx, request).await? {
-        return Ok(Some(Outcome::Written(at)));
-    }
     let mut owners: Vec<Uuid> = request.owners().collect();
     owners.dedup();
+    let is_stale = is_stale(tx, request, &owners).await?;
+    // An owner whose last event is the one before cannot have these rows yet.
+    if is_stale && let Some(at) = already(tx, request).await? {
+        return Ok(Some(Outcome::Written(at)));
+    }
     for owner in &owners {
         if !request.system_owners.contains(owner) && !key_is_live(tx, request, *owner).await? {
             return Ok(Some(Outcome::KeyNotLive));
         }
     }
-    for owner in &owners {
-        let fence = request.rows.iter().filter(|row| row.owner == *owner).map(|row| row.owner_seq).min().unwrap_or(0);
-        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
-            .bind(owner.to_string())
-            .fetch_one(&mut **tx)
-            .await?;
-        if fence as i64 != last + 1 {
-            return Ok(Some(Outcome::Stale));
-        }
+    if is_stale {
+        return Ok(Some(Outcome::Stale));
     }
-    for row in &request.rows {
+    // Nor can this stream have another one of the owner's: only a first event can meet a stream of somebody else.
+    for row in request.rows.iter().filter(|row| row.sequence == 1) {
         let taken = sqlx::query("SELECT 1 FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence = $3")
             .bind(&row.kind)
             .bind(&row.id)
@@ -66,6 +62,12 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
         }
     }
     for work in &request.work {
+        if let Work::Remember(outcome) = work {
+            let used = sqlx::query("SELECT 1 FROM idempotency WHERE key_hash = $1").bind(&outcome.key);
+            if used.fetch_optional(&mut **tx).await?.is_some() {
+                return Ok(Some(Outcome::KeyUsed));
+            }
+        }
         if let Work::OnlyIfLapsed { kind, id, holder, now } = work {
             let lapsed = sqlx::query("SELECT 1 FROM leases WHERE kind = $1 AND id = $2 AND holder = $3 AND expires_at <= $4")
                 .bind(kind.as_str())
@@ -80,6 +82,20 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
         }
     }
     Ok(None)
+}
+
+async fn is_stale(tx: &mut Tx<'_>, request: &Request, owners: &[Uuid]) -> Result<bool, sqlx::Error> {
+    for owner in owners {
+        let fence = request.rows.iter().filter(|row| row.owner == *owner).map(|row| row.owner_seq).min().unwrap_or(0);
+        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
+            .bind(owner.to_string())
+            .fetch_one(&mut **tx)
+            .await?;
+        if fence as i64 != last + 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>, sqlx::Error> {
@@ -176,6 +192,11 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
         }
         Work::CancelLease { kind, id } => {
             sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id)
+        }
+        Work::Remember(outcome) => {
+            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) VALUES ($1, $2, $3, $4, $5)";
+            let query = sqlx::query(sql).bind(&outcome.key).bind(outcome.user.to_string()).bind(&outcome.request);
+            query.bind(outcome.event_id.to_string()).bind(&outcome.sealed)
         }
         Work::PruneJournal { turn_id } => sqlx::query("DELETE FROM journal WHERE turn_id = $1").bind(turn_id),
         Work::OnlyIfLapsed { .. } => return Ok(()),

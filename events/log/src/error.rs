@@ -2,6 +2,8 @@
 
 use genie_events::StreamId;
 
+use crate::health::Trouble;
+
 /// A stored row that can't be trusted or read: its stream fails loudly, others go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the event of {stream} at position {position} is damaged: {reason}")]
@@ -29,6 +31,14 @@ pub enum LogError {
         /// The first that is missing.
         missing: u64,
     },
+    /// An owner's event is missing: that can't happen, so somebody removed rows.
+    #[error("event {missing} of {owner} is missing from the log; rows were removed or the store was restored badly")]
+    EventsMissing {
+        /// Whose.
+        owner: String,
+        /// The first that is missing, among the owner's.
+        missing: u64,
+    },
     /// A user's key is not there at all: that can't happen, forgetting leaves a row.
     #[error("the key of {owner} is absent; the store is incomplete")]
     KeyAbsent {
@@ -39,6 +49,18 @@ pub enum LogError {
     #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS")]
     MasterKeyMissing {
         /// Its id.
+        wanted: String,
+    },
+    /// The same, found at an event.
+    #[error(
+        "the event of {stream} at position {position} is sealed under master key `{wanted}`, which is not in the ring; add it to GENIE_MASTER_KEYS"
+    )]
+    Locked {
+        /// Where the event stands.
+        position: u64,
+        /// `kind/id`, as stored.
+        stream: String,
+        /// The master key's id.
         wanted: String,
     },
     /// A key can't be opened with the master key of that id.
@@ -66,35 +88,9 @@ impl LogError {
 
 impl From<sqlx::Error> for LogError {
     fn from(error: sqlx::Error) -> Self {
-        match is_away(&error) {
-            true => Self::Away(error.to_string()),
-            false => Self::Statement(error.to_string()),
+        match Trouble::of(&error) {
+            Some(_) => Self::Away(error.to_string()),
+            None => Self::Statement(error.to_string()),
         }
-    }
-}
-
-/// Whether an error says that the store is away, busy, full or read-only, so that the same may succeed later.
-///
-/// Postgres: SQLSTATE classes 08 (connection), 53 (resources), 57P0x (shutdown), 40 (rolled back), and 25006 (read-only),
-/// 55P03 (lock), 57014 (time-out). SQLite: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
-pub fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(database) => {
-            let code = database.code().unwrap_or_default();
-            if let Ok(number) = code.parse::<u32>()
-                && code.len() < 5
-            {
-                return matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14);
-            }
-            ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class))
-                || ["25006", "55P03", "57014"].contains(&&*code)
-        }
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        _ => false,
     }
 }

@@ -1,21 +1,28 @@
-//! Following the log in order. A notification only wakes; what is read is the table, after the last position seen.
-//! Positions are given in commit order by the append, so nothing arrives behind the reader's back, and a hole is an alarm.
+//! Following the log in order. Positions are given in commit order by the append, so nothing arrives behind the reader's back,
+//! and a hole is an alarm: it stops the follower for good.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::{Log, LogError, StoredRow};
+use tokio::sync::watch;
+
+use crate::{
+    Log, LogError, StoredRow,
+    tail::{Found, Reading},
+};
 
 /// Where a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Following {
-    /// Reading what is there.
+    /// Reading what is in the table.
     CatchingUp,
-    /// At the head, waiting for more.
+    /// At the head, woken by what is appended.
     Live,
+    /// A position is missing; there is no reading past it.
+    Stopped {
+        /// The first that is missing.
+        missing: u64,
+    },
 }
-
-/// The net: without any wake-up, the table is looked at this often.
-const NET: Duration = Duration::from_secs(2);
 
 /// One reader of the log.
 #[derive(Debug)]
@@ -23,12 +30,13 @@ pub struct Follower {
     log: Log,
     after: u64,
     state: Following,
+    reading: watch::Receiver<Reading>,
 }
 
 impl Log {
     /// Follows from after a position.
     pub fn follow(&self, after: u64) -> Follower {
-        Follower { log: self.clone(), after, state: Following::CatchingUp }
+        Follower { log: self.clone(), after, state: Following::CatchingUp, reading: self.tail().watch_reading() }
     }
 }
 
@@ -38,25 +46,48 @@ impl Follower {
         self.after
     }
 
-    /// Whether it is at the head.
+    /// Where it is.
     pub fn state(&self) -> Following {
         self.state
     }
 
     /// The next rows, at least one and at most `limit`; waits while there are none. Dropping the wait loses nothing.
-    pub async fn next(&mut self, limit: usize) -> Result<Vec<StoredRow>, LogError> {
-        let mut head = self.log.watch_head();
+    /// [`LogError::Hole`] comes again each time it is asked.
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         loop {
-            let rows = self.log.rows(self.after, limit).await?;
-            if let Some(last) = rows.last() {
-                self.after = last.position;
-                self.state = if rows.len() < limit { Following::Live } else { Following::CatchingUp };
-                return Ok(rows);
+            if let Following::Stopped { missing } = self.state {
+                return Err(LogError::Hole { missing });
             }
-            self.state = Following::Live;
-            let after = self.after;
-            // An elapsed net and a closed watch both mean: look again.
-            let _ = tokio::time::timeout(NET, head.wait_for(|head| *head > after)).await;
+            let reading = *self.reading.borrow_and_update();
+            let rows = match self.log.tail().find(self.after, limit) {
+                Found::Rows(rows) => rows,
+                Found::Older => self.catch_up(limit).await?,
+                Found::Nothing => {
+                    self.state = match reading {
+                        Reading::Hole { missing } => Following::Stopped { missing },
+                        Reading::UpTo(_) => Following::Live,
+                    };
+                    if self.state == Following::Live && self.reading.changed().await.is_err() {
+                        return Err(LogError::Away("the log was closed".into()));
+                    }
+                    continue;
+                }
+            };
+            self.after = rows.last().map_or(self.after, |last| last.position);
+            return Ok(rows);
         }
+    }
+
+    /// From the table, in which there are more rows.
+    async fn catch_up(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
+        self.state = Following::CatchingUp;
+        let missing = match self.log.rows(self.after, limit).await {
+            Ok(rows) if rows.is_empty() => self.after + 1,
+            Ok(rows) => return Ok(rows.into_iter().map(Arc::new).collect()),
+            Err(LogError::Hole { missing }) => missing,
+            Err(error) => return Err(error),
+        };
+        self.state = Following::Stopped { missing };
+        Err(LogError::Hole { missing })
     }
 }

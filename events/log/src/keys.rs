@@ -14,7 +14,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
-    LogError,
+    LogError, RequestKey,
     append::Owner,
     clock::random_bytes,
     seal::{CantOpen, Place, SealingKey, derive},
@@ -174,13 +174,20 @@ pub struct SystemHashes {
     email: Zeroizing<[u8; 32]>,
     invite: Zeroizing<[u8; 32]>,
     session: Zeroizing<[u8; 32]>,
+    request: Zeroizing<[u8; 32]>,
     token: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
     pub(crate) fn of(system: &UserKeys) -> Self {
         let part = |name| Zeroizing::new(derive(&system.root.0, "system", name));
-        Self { email: part("email"), invite: part("invite"), session: part("session"), token: part("token") }
+        Self {
+            email: part("email"),
+            invite: part("invite"),
+            session: part("session"),
+            request: part("request"),
+            token: part("token"),
+        }
     }
 
     /// The stream of a normalised address.
@@ -196,6 +203,12 @@ impl SystemHashes {
     /// The stream of a user's session of that name.
     pub fn session(&self, user: UserId, name: &str) -> SessionId {
         SessionId(keyed_hash(&self.session, &[&user.to_string(), name])[..32].to_owned())
+    }
+
+    /// What a request that may be sent again is known by. `asked` is all that it asks: where, and with which body.
+    pub fn request(&self, caller: &str, route: &str, key: &str, asked: &[&str]) -> RequestKey {
+        let key = keyed_hash(&self.request, &["key", caller, route, key]);
+        RequestKey { key, request: keyed_hash(&self.request, &[&["request"], asked].concat()) }
     }
 
     /// The code of the first invite: the same at each start, so that a crash before it was shown loses nothing.

@@ -15,6 +15,9 @@ pub mod election;
 pub mod error;
 /// Following the log in order, live.
 pub mod follow;
+/// Whether the store takes writes.
+pub mod health;
+mod hint;
 /// Master keys, user keys and what is derived from them.
 pub mod keys;
 /// Everything above, as one handle.
@@ -27,9 +30,14 @@ pub mod row;
 pub mod seal;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
+mod tail;
+/// Waking users: snapshot and tail, many at once.
+pub mod wake;
 /// The one task that writes: group commit.
 pub mod writer;
 
+/// Working table: outcomes of requests that may be sent again.
+pub mod idempotency;
 /// Working table: tokens of running turns.
 pub mod journal;
 /// Working table: leases of running jobs, turns and captions.
@@ -38,6 +46,8 @@ pub mod leases;
 pub mod secrets;
 /// Working table: refresh tokens.
 pub mod sessions;
+/// Working table: one snapshot of each user's state.
+mod snapshots;
 
 /// What `genie torture` does to a Postgres behind the servers' backs.
 pub mod torture;
@@ -49,6 +59,7 @@ pub mod testing;
 pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
 pub use error::{Damaged, LogError};
+pub use idempotency::{Remember, RequestKey};
 pub use keys::{MasterKeys, UserKeys};
 pub use log::{Log, Opened, Settings};
 pub use row::{Body, Fact, StoredRow};

@@ -3,18 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use genie_events::{StreamId, UserId};
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
-use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, StoredRow, UserKeys, VaultDoor, Work,
+    Append, AppendError, Appended, Body, Clock, Fact, LogError, MasterKeys, Owner, Remember, StoredRow, UserKeys, VaultDoor,
+    Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
+    health::{Health, Trouble},
+    hint, idempotency,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::Place,
+    snapshots::Snapshots,
     store::{Store, Target, Writing},
+    tail::{Reading, Tail},
+    wake::Wakes,
     writer::LogWriter,
 };
 
@@ -22,8 +27,6 @@ use crate::{
 const CACHED_KEYS: u64 = 100_000;
 /// How long a key is kept opened; a key destroyed on another node is noticed by the append at once, by reads within this.
 const KEY_LIFE: Duration = Duration::from_secs(60);
-/// How often other processes' appends are looked for, when nothing wakes the followers.
-const POLL: Duration = Duration::from_millis(200);
 
 /// What a log is opened with.
 #[derive(Debug)]
@@ -53,11 +56,14 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     store: Store,
     writer: LogWriter,
-    head: watch::Receiver<u64>,
+    health: Health,
+    tail: Arc<Tail>,
     masters: MasterKeys,
     system: Arc<UserKeys>,
     hashes: SystemHashes,
     keys: moka::sync::Cache<Uuid, KeyState>,
+    wakes: Wakes,
+    snapshots: Snapshots,
     clock: Clock,
 }
 
@@ -73,18 +79,24 @@ impl Log {
     pub async fn open(settings: Settings) -> Result<Opened, LogError> {
         let store = Store::open(&settings.target, settings.read_only).await?;
         let system = system_keys(&store, &settings).await?;
-        let (tell_head, head) = watch::channel(stored_head(&store).await?);
-        if let Writing::Postgres(_) = store.writing {
-            tokio::spawn(poll_head(store.clone(), tell_head.clone()));
+        let tail = Arc::new(Tail::after(stored_head(&store).await?));
+        tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
+        let health = Health::start(store.writing.clone());
+        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone());
+        tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
+        if let Writing::Postgres(pool) = &store.writing {
+            hint::start(pool, &tail, written);
         }
-        let writer = LogWriter::start(store.writing.clone(), tell_head);
         let log = Self(Arc::new(Inner {
             writer,
-            head,
+            health,
+            tail,
             hashes: SystemHashes::of(&system),
             system: Arc::new(system),
             masters: settings.masters,
             keys: moka::sync::Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_LIFE).build(),
+            wakes: Wakes::start(store.clone()),
+            snapshots: Snapshots::start(store.clone()),
             clock: settings.clock,
             store,
         }));
@@ -111,12 +123,37 @@ impl Log {
 
     /// The last position that this process knows of.
     pub fn head(&self) -> u64 {
-        *self.0.head.borrow()
+        *self.0.tail.watch_head().borrow()
+    }
+
+    /// Why the store takes no writes now; `None` when it does, as far as this process knows.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.health.trouble()
+    }
+
+    /// The first position that is missing from the log, once somebody came upon it.
+    pub fn hole(&self) -> Option<u64> {
+        match *self.0.tail.watch_reading().borrow() {
+            Reading::Hole { missing } => Some(missing),
+            Reading::UpTo(_) => None,
+        }
+    }
+
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.0.tail
     }
 
     /// Wakes whenever the head rises.
     pub fn watch_head(&self) -> watch::Receiver<u64> {
-        self.0.head.clone()
+        self.0.tail.watch_head()
+    }
+
+    pub(crate) fn wakes(&self) -> &Wakes {
+        &self.0.wakes
+    }
+
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.0.snapshots
     }
 
     /// Keyed hashes and the token key.
@@ -132,10 +169,20 @@ impl Log {
         if let Some(keys) = self.0.keys.get(&owner) {
             return Ok(keys);
         }
-        let state = match stored_key(&self.0.store, owner).await? {
-            None => return Err(LogError::KeyAbsent { owner: owner.to_string() }),
-            Some(None) => KeyState::Destroyed,
-            Some(Some(wrapped)) => KeyState::Live(Arc::new(self.0.masters.unwrap(&wrapped)?)),
+        match stored_key(&self.0.store, owner).await? {
+            None => Err(LogError::KeyAbsent { owner: owner.to_string() }),
+            Some(stored) => self.opened_key(owner, stored.as_ref()),
+        }
+    }
+
+    /// The keys in what the store holds for an owner, which is nothing when they were destroyed.
+    pub(crate) fn opened_key(&self, owner: Uuid, stored: Option<&WrappedKey>) -> Result<KeyState, LogError> {
+        let state = match (stored, self.0.keys.get(&owner)) {
+            (None, _) => KeyState::Destroyed,
+            (Some(wrapped), Some(KeyState::Live(keys))) if keys.payload().id() == wrapped.key_id => {
+                return Ok(KeyState::Live(keys));
+            }
+            (Some(wrapped), _) => KeyState::Live(Arc::new(self.0.masters.unwrap(wrapped)?)),
         };
         self.0.keys.insert(owner, state.clone());
         Ok(state)
@@ -173,9 +220,8 @@ impl Log {
                 Some(keys) => Arc::clone(keys),
                 None => match self.keys(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
-                    Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => return Err(AppendError::KeyNotLive),
-                    Err(LogError::Away(reason)) => return Err(AppendError::Unknown(reason)),
-                    Err(error) => return Err(AppendError::Keys(error)),
+                    Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
+                    Err(error) => return Err(error.into()),
                 },
             };
             if matches!(group.owner, Owner::System(_)) {
@@ -183,7 +229,23 @@ impl Log {
             }
             self.seal_group(group, &keys, &append.metadata, &mut rows)?;
         }
-        Ok(Request { rows, work: append.work, system_owners })
+        let mut work = append.work;
+        if let Some(remember) = append.remember {
+            work.push(Work::Remember(self.seal_outcome(remember, &rows).await?));
+        }
+        Ok(Request { rows, work, system_owners })
+    }
+
+    async fn seal_outcome(&self, remember: Remember, rows: &[StoredRow]) -> Result<idempotency::Outcome, AppendError> {
+        let Remember { request, user, outcome } = remember;
+        let keys = match self.keys(user.0).await {
+            Ok(KeyState::Live(keys)) => keys,
+            Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
+            Err(error) => return Err(error.into()),
+        };
+        let sealed = keys.payload().seal(outcome.to_string().as_bytes(), &idempotency::place(user, &request.key));
+        let event_id = genie_events::EventId(rows.last().map(|row| row.event_id).unwrap_or_default());
+        Ok(idempotency::Outcome { key: request.key, request: request.request, user, event_id, sealed })
     }
 
     fn seal_group(
@@ -195,19 +257,21 @@ impl Log {
     ) -> Result<(), AppendError> {
         let owner = group.owner.id();
         let (slice, recorded_at) = (slice_of(owner), self.0.clock.now());
-        for (owner_seq, fact) in (group.after + 1..).zip(group.facts) {
+        for (n, fact) in (1..).zip(group.facts) {
+            let owner_seq = storable(&fact, group.after.checked_add(n))?;
             let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
             let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
-            let plaintext = fact.event.to_json().to_string();
+            let plaintext = fact.event.to_vec();
             if plaintext.len() > MAX_EVENT_BYTES {
-                let reason = format!("{event_type} has {} bytes, where {MAX_EVENT_BYTES} are allowed", plaintext.len());
+                let (stream, bytes) = (&fact.stream, plaintext.len());
+                let reason = format!("{event_type} of {stream} has {bytes} bytes, where {MAX_EVENT_BYTES} are allowed");
                 return Err(AppendError::TooLarge(reason));
             }
             let metadata = genie_events::Metadata { clear: fact.event.clear(), ..metadata.clone() };
             let mut row = StoredRow {
                 position: 0,
                 kind: fact.stream.kind.as_str().to_owned(),
-                payload: keys.payload().seal_event(event_id, plaintext.as_bytes(), &place),
+                payload: keys.payload().seal_event(event_id, &plaintext, &place),
                 id: fact.stream.id,
                 sequence: fact.sequence,
                 event_type: event_type.to_owned(),
@@ -228,10 +292,20 @@ impl Log {
 
     /// Checks and opens a row.
     pub async fn open_row(&self, row: &StoredRow) -> Result<Fact, LogError> {
-        let stream = row.verified_stream()?;
-        let body = match self.keys(row.key_owner()).await? {
-            KeyState::Live(keys) => Body::Open(row.open(&keys)?, keys),
-            KeyState::Destroyed => Body::Forgotten,
+        let keys = self.keys(row.key_owner()).await.map_err(|error| match error {
+            LogError::KeyAbsent { .. } => row.damaged("its owner's key is absent; the store is incomplete"),
+            LogError::MasterKeyWrong { .. } => row.damaged(error),
+            LogError::MasterKeyMissing { wanted } => {
+                LogError::Locked { position: row.position, stream: format!("{}/{}", row.kind, row.id), wanted }
+            }
+            error => error,
+        });
+        let (stream, body) = match keys? {
+            KeyState::Live(keys) => {
+                let (stream, event) = row.open(&keys)?;
+                (stream, Body::Open(event, keys))
+            }
+            KeyState::Destroyed => (row.verified_stream()?, Body::Forgotten),
         };
         Ok(Fact {
             position: row.position,
@@ -248,33 +322,23 @@ impl Log {
     }
 }
 
-async fn stored_head(store: &Store) -> Result<u64, LogError> {
-    let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(store.reads()).await?;
-    Ok(head as u64)
+/// The owner's number of a fact, if both stores can hold it, its stream's name and its sequence.
+fn storable(fact: &crate::NewFact, owner_seq: Option<u64>) -> Result<u64, AppendError> {
+    let fits = |number: u64| i64::try_from(number).is_ok();
+    let refused = |reason| {
+        let stream = fact.stream.to_string().replace('\0', "\u{fffd}");
+        Err(AppendError::Unstorable { stream, sequence: fact.sequence, reason })
+    };
+    match owner_seq {
+        _ if fact.stream.id.contains('\0') => refused("a stream's name must not hold a NUL"),
+        Some(seq) if fits(seq) && fits(fact.sequence) => Ok(seq),
+        _ => refused("its number is past what a store can count"),
+    }
 }
 
-/// The net under the followers: another node's appends are seen within [`POLL`].
-async fn poll_head(store: Store, head: watch::Sender<u64>) {
-    let mut was_away = false;
-    while !head.is_closed() {
-        tokio::time::sleep(POLL).await;
-        match stored_head(&store).await {
-            Ok(stored) => {
-                was_away = false;
-                head.send_if_modified(|head| {
-                    let raised = stored > *head;
-                    *head = stored.max(*head);
-                    raised
-                });
-            }
-            Err(error) => {
-                if !was_away {
-                    warn!(%error, "the head of the log can't be read; trying on");
-                }
-                was_away = true;
-            }
-        }
-    }
+pub(crate) async fn stored_head(store: &Store) -> Result<u64, LogError> {
+    let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(store.reads()).await?;
+    Ok(head as u64)
 }
 
 /// `None` when there is no row, `Some(None)` when the key was destroyed.
@@ -285,15 +349,18 @@ async fn stored_key(store: &Store, owner: Uuid) -> Result<Option<Option<WrappedK
                 .bind(owner.to_string())
                 .fetch_optional(store.reads())
                 .await?;
-            let Some(row) = row else { return Ok(None) };
-            let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
-            let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
-            let master_id = row.try_get("master_id")?;
-            let Some(sealed) = sealed.filter(|_| state == "live") else { return Ok(Some(None)) };
-            let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
-            Ok(Some(Some(WrappedKey { owner, key_id, master_id, sealed })))
+            Ok(row.map(|row| wrapped_key(owner, &row)).transpose()?)
         })
         .await
+}
+
+/// A key as a row of `user_keys` holds it; `None` when it was destroyed.
+pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey>, sqlx::Error> {
+    let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
+    let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
+    let master_id = row.try_get("master_id")?;
+    let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
+    Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey { owner, key_id, master_id, sealed }))
 }
 
 async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, LogError> {

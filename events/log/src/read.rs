@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cqrs_es::{Aggregate, persist::PersistedEventRepository};
-use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId};
+use cqrs_es::{
+    Aggregate,
+    persist::{PersistedEventRepository, SerializedEvent},
+};
+use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
@@ -61,24 +64,30 @@ impl JobStep {
     }
 }
 
+/// An event of a single stream, as far as postgres-es reads it.
+struct StoredEvent {
+    sequence: u64,
+    event_type: String,
+    version: String,
+    payload: String,
+}
+
+/// The rows after a position, in order and without a hole.
+pub(crate) async fn read_rows(store: &Store, after: u64, limit: i64) -> Result<Vec<StoredRow>, LogError> {
+    let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+    let rows = sqlx::query(&sql).bind(after as i64).bind(limit).fetch_all(store.reads()).await?;
+    let rows = rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?;
+    match (after + 1..).zip(&rows).find(|(expected, row)| row.position != *expected) {
+        Some((missing, _)) => Err(LogError::Hole { missing }),
+        None => Ok(rows),
+    }
+}
+
 impl Log {
     /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an alarm, not a wait.
     pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
         let limit = limit.min(PAGE) as i64;
-        let rows = self
-            .store()
-            .run(async move |store: Store| {
-                let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
-                let rows = sqlx::query(&sql).bind(after as i64).bind(limit).fetch_all(store.reads()).await?;
-                Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
-            })
-            .await?;
-        for (expected, row) in (after + 1..).zip(&rows) {
-            if row.position != expected {
-                return Err(LogError::Hole { missing: expected });
-            }
-        }
-        Ok(rows)
+        self.store().run(async move |store: Store| read_rows(&store, after, limit).await).await
     }
 
     /// A user's rows after a `user_seq`, in order, at most [`PAGE`].
@@ -167,19 +176,31 @@ impl Log {
                     Err(error) => Err(LogError::Away(error.to_string())),
                 });
                 let events = read.await?;
-                events.into_iter().map(|event| (event.sequence as u64, event.event_type, event.payload.to_string())).collect()
+                let stored = |event: SerializedEvent| StoredEvent {
+                    sequence: event.sequence as u64,
+                    event_type: event.event_type,
+                    version: event.event_version,
+                    payload: event.payload.to_string(),
+                };
+                events.into_iter().map(stored).collect()
             }
             None => self.stream_on_sqlite(stream.clone()).await?,
         };
         self.open_events::<A>(owner, &stream, events).await
     }
 
-    async fn stream_on_sqlite(&self, stream: StreamId) -> Result<Vec<(u64, String, String)>, LogError> {
+    async fn stream_on_sqlite(&self, stream: StreamId) -> Result<Vec<StoredEvent>, LogError> {
         let read = async move |store: Store| {
-            let sql = "SELECT sequence, event_type, payload FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence";
+            let sql = "SELECT sequence, event_type, event_version, payload FROM events \
+                 WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence";
             let rows = sqlx::query(sql).bind(stream.kind.as_str()).bind(stream.id).fetch_all(store.reads()).await?;
-            let event = |row: sqlx::any::AnyRow| {
-                Ok((row.try_get::<i64, _>("sequence")? as u64, row.try_get("event_type")?, row.try_get("payload")?))
+            let event = |row: AnyRow| {
+                Ok(StoredEvent {
+                    sequence: row.try_get::<i64, _>("sequence")? as u64,
+                    event_type: row.try_get("event_type")?,
+                    version: row.try_get("event_version")?,
+                    payload: row.try_get("payload")?,
+                })
             };
             Ok(rows.into_iter().map(event).collect::<Result<Vec<_>, sqlx::Error>>()?)
         };
@@ -190,14 +211,14 @@ impl Log {
         &self,
         owner: &Owner,
         stream: &StreamId,
-        stored: Vec<(u64, String, String)>,
+        stored: Vec<StoredEvent>,
     ) -> Result<Vec<A::Event>, LogError> {
         if stored.is_empty() {
             return Ok(vec![]);
         }
         let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else { return Ok(vec![]) };
         let mut events = Vec::with_capacity(stored.len());
-        for (sequence, event_type, payload) in stored {
+        for StoredEvent { sequence, event_type, version, payload } in stored {
             let damaged =
                 |reason: &dyn ToString| LogError::damaged(0, stream, format!("event {sequence}: {}", reason.to_string()));
             let envelope: Envelope = serde_json::from_str(&payload).map_err(|_| damaged(&"its envelope can't be read"))?;
@@ -209,7 +230,9 @@ impl Log {
             }
             let place = Place::event(envelope.e, stream, sequence, &event_type, owner.id());
             let opened = keys.payload().open_event(&envelope, &place).map_err(|reason| damaged(&reason))?;
-            events.push(serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?);
+            let mut json = serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?;
+            upcast::lift(&event_type, &version, &mut json, upcast::STEPS).map_err(|reason| damaged(&reason))?;
+            events.push(serde_json::from_value(json).map_err(|reason| damaged(&reason))?);
         }
         Ok(events)
     }

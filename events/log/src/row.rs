@@ -128,13 +128,13 @@ impl StoredRow {
     }
 
     /// Checks the digest and opens the envelope.
-    pub(crate) fn open(&self, keys: &UserKeys) -> Result<Event, LogError> {
+    pub(crate) fn open(&self, keys: &UserKeys) -> Result<(StreamId, Event), LogError> {
         let stream = self.verified_stream()?;
         let envelope: Envelope = serde_json::from_str(&self.payload).map_err(|_| self.damaged("its envelope can't be read"))?;
         let place = Place::event(EventId(self.event_id), &stream, self.sequence, &self.event_type, self.owner);
         let opened = keys.payload().open_event(&envelope, &place).map_err(|reason| self.damaged(reason))?;
-        let json = serde_json::from_slice(&opened).map_err(|_| self.damaged("its content is no JSON"))?;
-        Event::from_json(stream.kind, json).map_err(|reason| self.damaged(reason))
+        let event = Event::read(stream.kind, &self.event_type, &self.event_version, &opened);
+        Ok((stream, event.map_err(|reason| self.damaged(reason))?))
     }
 
     pub(crate) fn damaged(&self, reason: impl ToString) -> LogError {

@@ -101,7 +101,7 @@ impl TestStore {
         }));
         let facts = vec![NewFact { stream: genie_events::StreamId::new(event.kind(), user), sequence: 1, event }];
         let group = Group { owner: Owner::User(user), after: 0, facts, new_keys: Some(keys) };
-        log.append(Append { groups: vec![group], work: vec![work], metadata: Metadata::system() }).await.unwrap();
+        log.append(Append { groups: vec![group], work: vec![work], metadata: Metadata::system(), remember: None }).await.unwrap();
         user
     }
 

@@ -174,7 +174,12 @@ mod tests {
         let held = tormented.hold_append_lock().await.unwrap();
         let event = Event::Account(AccountEvent::SignedIn);
         let fact = NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event };
-        let append = Append { groups: vec![Group::of_user(ada, 1, vec![fact])], work: vec![], metadata: Metadata::system() };
+        let append = Append {
+            groups: vec![Group::of_user(ada, 1, vec![fact])],
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        };
         let log = opened.log.clone();
         let appended = tokio::spawn(async move { log.append(append).await });
         while tormented.waiting_for_the_append_lock().await.unwrap().is_empty() {}

@@ -1,7 +1,7 @@
 //! The one task that writes: group commit. It takes whatever waits, without a timer, and commits it in one round trip and one
 //! fsync for many users; while it does, the next batch gathers by itself.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -10,10 +10,12 @@ use tokio::{
 use tracing::{error, warn};
 
 use crate::{
+    StoredRow,
     append::{AppendError, Appended, Outcome, Request},
     append_postgres, append_sqlite,
-    error::is_away,
+    health::{Health, Trouble},
     store::Writing,
+    tail::Tail,
 };
 
 /// Appends that may wait; one more is refused as overload.
@@ -49,11 +51,12 @@ impl std::fmt::Debug for Pending {
 }
 
 impl LogWriter {
-    /// Starts the task on the current runtime. `head` is told the last position after each commit.
-    pub fn start(store: Writing, head: watch::Sender<u64>) -> Self {
+    /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
+    pub fn start(store: Writing, tail: Arc<Tail>, health: Health) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(Task { store, head, waiting, carried: Vec::new() }.run());
-        Self { queue }
+        let (tell, written) = watch::channel(0);
+        tokio::spawn(Task { store, tail, health, written: tell, waiting, carried: Vec::new() }.run());
+        (Self { queue }, written)
     }
 
     /// Waits until the request is written or refused, at most `DEADLINE`.
@@ -74,7 +77,9 @@ impl LogWriter {
 
 struct Task {
     store: Writing,
-    head: watch::Sender<u64>,
+    tail: Arc<Tail>,
+    health: Health,
+    written: watch::Sender<u64>,
     waiting: mpsc::Receiver<Pending>,
     /// Requests that share an owner with one already in the batch wait for the next.
     carried: Vec<Pending>,
@@ -133,28 +138,32 @@ impl Task {
                 continue;
             }
             let requests: Vec<&Request> = part.iter().map(|pending| &pending.request).collect();
-            match self.append(&requests).await {
-                Ok(outcomes) => self.answer(part, outcomes),
-                Err(error) if is_away(&error) => {
-                    let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
-                    if tries == 0 {
-                        warn!(%error, requests = part.len(), "the store is away; the same rows are appended again until it answers");
-                    }
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
-                    parts.push(part);
+            let error = match self.append(&requests).await {
+                Ok(outcomes) => {
+                    self.health.tell(None);
+                    self.answer(part, outcomes);
+                    continue;
                 }
-                Err(error) if part.len() == 1 => {
-                    error!(%error, "the store refuses the rows of one append");
-                    for pending in part {
-                        let _ = pending.reply.send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
-                    }
+                Err(error) => error,
+            };
+            if let Some(trouble) = Trouble::of(&error) {
+                let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
+                if tries == 0 {
+                    warn!(%error, requests = part.len(), "the store takes no writes; the same rows are appended again until it does");
                 }
-                Err(_) => {
-                    let second = part.split_off(part.len() / 2);
-                    parts.push(second);
-                    parts.push(part);
+                self.health.tell(Some(trouble));
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                parts.push(part);
+            } else if part.len() == 1 {
+                error!(%error, "the store refuses the rows of one append");
+                for pending in part {
+                    let _ = pending.reply.send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
                 }
+            } else {
+                let second = part.split_off(part.len() / 2);
+                parts.push(second);
+                parts.push(part);
             }
         }
     }
@@ -167,18 +176,20 @@ impl Task {
     }
 
     fn answer(&self, part: Vec<Pending>, outcomes: Vec<Outcome>) {
-        let mut last = 0;
+        let mut written = Vec::new();
         for (pending, outcome) in part.into_iter().zip(outcomes) {
             if let Outcome::Written(at) = outcome {
-                last = last.max(at.last);
+                let positions = at.first..=at.last;
+                written.extend(positions.zip(pending.request.rows).map(|(position, row)| StoredRow { position, ..row }));
+                self.tail.raise_head(at.last);
             }
             let _ = pending.reply.send(outcome.into()); // its caller may have gone; the facts are written all the same
         }
-        self.head.send_if_modified(|head| {
-            let raised = last > *head;
-            *head = last.max(*head);
-            raised
-        });
+        written.sort_unstable_by_key(|row| row.position);
+        if let Some(last) = written.last() {
+            self.written.send_replace(last.position);
+        }
+        self.tail.hand_in(written);
     }
 }
 
@@ -208,7 +219,8 @@ mod tests {
             let event = Event::Account(AccountEvent::SignedIn);
             vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }]
         };
-        let append = Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system() };
+        let append =
+            Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system(), remember: None };
         let request = opened.log.seal(append).await.unwrap();
         let writing = &store_of(&opened.log).writing;
         for _ in 0..3 {

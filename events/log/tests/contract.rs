@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test program
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{
     Event, JobId, Metadata, Moment, StreamId, StreamKind, UserId,
@@ -12,9 +12,12 @@ use genie_events::{
     usage::UsageEvent,
 };
 use genie_log::{
-    Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Work,
+    Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember, Work,
+    follow::Following,
+    idempotency::Remembered,
     leases::LeaseKind,
     testing::{Kind, TestStore, both_stores},
+    wake::Waking,
 };
 
 fn submitted(secret: &str) -> Event {
@@ -40,7 +43,7 @@ fn job_fact(job: &str, sequence: u64, event: Event) -> NewFact {
 }
 
 fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
-    Append { groups, work, metadata: Metadata::system() }
+    Append { groups, work, metadata: Metadata::system(), remember: None }
 }
 
 async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError> {
@@ -255,8 +258,54 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
     for n in 0..3 {
         store.register(&opened.log, &format!("user{n}")).await;
     }
+    // Somebody writes past the next position: whoever is live comes upon it.
+    let mut live = opened.log.follow(3);
+    store
+        .tamper(
+            "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
+                                 event_id, user_id, user_seq, slice, recorded_at, digest) \
+             SELECT position + 7, aggregate_type, aggregate_id, sequence + 1, event_type, event_version, payload, metadata, \
+                    'another', user_id, user_seq + 1, slice, recorded_at, digest FROM events WHERE position = 3",
+        )
+        .await;
+    for _ in 0..2 {
+        assert!(matches!(live.next(10).await, Err(LogError::Hole { missing: 4 })), "it stops for good");
+    }
+    assert_eq!((live.state(), opened.log.hole()), (Following::Stopped { missing: 4 }, Some(4)));
+
     store.tamper("DELETE FROM events WHERE position = 2").await;
     assert!(matches!(opened.log.rows(0, 10).await, Err(LogError::Hole { missing: 2 })));
+    let fresh = store.open().await.log;
+    let mut behind = fresh.follow(0);
+    for _ in 0..2 {
+        assert!(matches!(behind.next(10).await, Err(LogError::Hole { missing: 2 })));
+    }
+    assert_eq!(behind.state(), Following::Stopped { missing: 2 });
+});
+
+both_stores!(followers_catch_up_and_then_share_one_reading_of_the_tail, async |store: TestStore| {
+    let first = store.open().await.log;
+    let ada = store.register(&first, "ada").await;
+    for after in 1..=50 {
+        submit(&first, ada, after).await.unwrap();
+    }
+    let second = store.open().await.log; // another node
+    let (mut one, mut other) = (second.follow(0), second.follow(20));
+    let mut caught_up = Vec::new();
+    while one.position() < 51 {
+        caught_up.extend(one.next(7).await.unwrap());
+        assert_eq!(one.state(), Following::CatchingUp);
+    }
+    assert_eq!(caught_up.iter().map(|row| row.position).collect::<Vec<_>>(), (1..=51).collect::<Vec<_>>());
+    while other.position() < 51 {
+        other.next(1000).await.unwrap();
+    }
+    // What another node appends is read once for both.
+    let waiting = tokio::spawn(async move { (one.next(10).await.unwrap(), one) });
+    submit(&first, ada, 51).await.unwrap();
+    let ((ones, one), others) = (waiting.await.unwrap(), other.next(10).await.unwrap());
+    assert!(Arc::ptr_eq(&ones[0], &others[0]));
+    assert_eq!((ones[0].position, one.state()), (52, Following::Live));
 });
 
 both_stores!(another_master_key_is_refused_at_the_door, async |store: TestStore| {
@@ -321,6 +370,31 @@ both_stores!(working_rows_go_with_their_facts_and_conditions_hold_in_that_very_t
     let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
     assert!(matches!(log.append(append(vec![group], vec![lease(soon)])).await, Err(AppendError::Stale)));
     assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
+});
+
+both_stores!(the_outcome_of_a_request_is_kept_with_its_facts_and_only_once, async |store: TestStore| {
+    let opened = store.open().await;
+    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    let request = opened.log.hashes().request("ada", "POST /jobs", "key", &["POST /jobs", "body"]);
+    let asked = |user, after| {
+        let remember = Remember { request: request.clone(), user, outcome: serde_json::json!({"job": "secret words"}) };
+        let facts = vec![job_fact(&new_job(&opened.log), 1, submitted("x"))];
+        Append { remember: Some(remember), ..append(vec![Group::of_user(user, after, facts)], vec![]) }
+    };
+    assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
+    let at = opened.log.append(asked(ada, 1)).await.unwrap();
+    let kept = Remembered::Same { outcome: serde_json::json!({"job": "secret words"}), position: at.last };
+    assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), Some(kept));
+    assert!(!store.holds("secret words").await);
+
+    // The key is used: no facts of another append with it, whosever they are.
+    for (user, after) in [(ada, 2), (bob, 1)] {
+        assert!(matches!(opened.log.append(asked(user, after)).await, Err(AppendError::KeyUsed)));
+    }
+    assert_eq!(opened.log.head(), at.last);
+    let other = opened.log.hashes().request("ada", "POST /jobs", "key", &["POST /jobs", "another body"]);
+    assert_eq!(opened.log.remembered(ada, &other).await.unwrap(), Some(Remembered::Other));
+    assert_eq!(opened.log.remembered(bob, &request).await.unwrap(), Some(Remembered::Other));
 });
 
 both_stores!(one_of_two_nodes_takes_a_free_lease, async |store: TestStore| {
@@ -451,3 +525,56 @@ async fn a_connection_that_dies_while_it_waits_for_the_lock_doubles_nothing() {
     assert_eq!(asked.await.unwrap().unwrap(), 2);
     assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
 }
+
+both_stores!(what_no_store_can_hold_is_refused_by_name_and_nothing_is_written, async |store: TestStore| {
+    let opened = store.open().await;
+    let ada = store.register(&opened.log, "ada").await;
+    let event = || Event::Account(AccountEvent::SignedIn);
+    let fact = |id: &str, sequence| NewFact { stream: StreamId::new(StreamKind::Job, id), sequence, event: event() };
+    for (after, fact, named) in [
+        (1, fact("a\0b", 1), "job/a\u{fffd}b"),
+        (1, fact("a", u64::MAX), "event 18446744073709551615 of job/a"),
+        (u64::MAX, fact("a", 1), "event 1 of job/a"),
+        (i64::MAX as u64, fact("a", 1), "event 1 of job/a"),
+    ] {
+        let refused = opened.log.append(append(vec![Group::of_user(ada, after, vec![fact])], vec![])).await.unwrap_err();
+        assert!(matches!(refused, AppendError::Unstorable { .. }), "{refused}");
+        assert!(refused.to_string().contains(named), "{refused}");
+    }
+    // NULs inside an event are its own affair: it is sealed.
+    let job = new_job(&opened.log);
+    let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
+    opened.log.append(append(vec![group], vec![])).await.unwrap();
+    let (back, _) = opened.log.stream::<Job>(&Owner::User(ada), &job).await.unwrap().unwrap();
+    assert_eq!(back.spec().unwrap().params["note"], "nul \0 nul");
+});
+
+both_stores!(a_clock_that_jumps_back_changes_no_order_and_skips_nothing, async |store: TestStore| {
+    let opened = store.open().await;
+    let ada = store.register(&opened.log, "ada").await;
+    for after in 1..=5 {
+        store.clock.advance_millis(-86_400_000);
+        submit(&opened.log, ada, after).await.unwrap();
+    }
+    let rows = opened.log.rows(0, 100).await.unwrap();
+    assert!(rows.windows(2).all(|pair| pair[0].position + 1 == pair[1].position && pair[0].recorded_at > pair[1].recorded_at));
+    let Waking::Awake(awake) = store.open().await.log.wake(ada).await.unwrap() else { panic!("forgotten") };
+    assert_eq!((awake.user.seq(), awake.position), (6, 6));
+});
+
+both_stores!(a_key_that_is_missing_or_not_the_masters_is_named_with_the_position, async |store: TestStore| {
+    let opened = store.open().await;
+    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    store.tamper(&format!("UPDATE user_keys SET master_id = 'lost' WHERE user_id = '{ada}'")).await;
+    store.tamper(&format!("UPDATE user_keys SET key_id = '{ada}' WHERE user_id = '{bob}'")).await;
+    let fresh = store.open().await.log;
+    let rows = fresh.rows(0, 10).await.unwrap();
+    let locked = fresh.open_row(&rows[0]).await.unwrap_err();
+    assert!(matches!(&locked, LogError::Locked { position: 1, wanted, .. } if wanted == "lost"), "{locked}");
+    assert!(matches!(fresh.wake(ada).await, Err(LogError::MasterKeyMissing { .. })));
+    let wrong = fresh.open_row(&rows[1]).await.unwrap_err();
+    assert!(matches!(&wrong, LogError::Damaged(damaged) if damaged.position == 2), "{wrong}");
+    store.tamper(&format!("DELETE FROM user_keys WHERE user_id = '{bob}'")).await;
+    let absent = store.open().await.log.open_row(&rows[1]).await.unwrap_err();
+    assert!(matches!(&absent, LogError::Damaged(damaged) if damaged.position == 2), "{absent}");
+});

@@ -134,6 +134,42 @@ fn the_suspended_ask_nothing_but_what_runs_may_end() {
     assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Ok(written))), Ok(1));
 }
 
+/// Everything that a state can hold, folded.
+fn busy_ada() -> User {
+    let mut user = ada();
+    let sealed = SealedSecret { version: 1, hash: "h".into() };
+    let store = UserCommand::StoreCredential {
+        credential: CredentialId(id(2)),
+        platform: "x".into(),
+        platform_username: Some("ada".into()),
+        sealed,
+    };
+    ask(&mut user, store).unwrap();
+    ask(&mut user, UserCommand::SubmitJob(JobId::new(id(3)), spec("resize_image"))).unwrap();
+    let question = ChatCommand::Ask { turn: TurnId(id(4)), session: "s".into(), message: "m".into() };
+    ask(&mut user, UserCommand::Chat(SessionId("session".into()), question)).unwrap();
+    let brief =
+        Brief { platform: Platform::X, tone: "t".into(), topic: "t".into(), length: Length::Short, platform_username: None };
+    ask(&mut user, UserCommand::RequestCaption(CaptionId(id(5)), brief)).unwrap();
+    user
+}
+
+#[test]
+fn a_snapshot_reads_back_as_the_same_user() {
+    let user = busy_ada();
+    assert_eq!(User::from_snapshot(&user.to_snapshot()), Some(user));
+    assert_eq!(User::from_snapshot(b"{}"), None);
+}
+
+/// When this fails, what snapshots hold has changed: raise `snapshot::VERSION` and put the new text here.
+#[test]
+fn the_shape_of_a_snapshot_has_a_version() {
+    let mut json: Value = serde_json::from_slice(&busy_ada().to_snapshot()).unwrap();
+    json["sequences"].as_array_mut().unwrap().sort_by_key(Value::to_string);
+    let kept = include_str!("snapshot.json");
+    assert_eq!((snapshot::VERSION, json), (1, serde_json::from_str(kept).unwrap()));
+}
+
 #[test]
 fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
     let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);

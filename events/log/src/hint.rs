@@ -1,0 +1,101 @@
+//! Hints between the nodes of one Postgres: after each batch, one NOTIFY with the head, on a connection of its own and never in
+//! the append (at commit it takes a lock of the whole server). A hint only wakes; a slow poll is the net under it.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgListener, PgPoolOptions},
+};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::{log::stored_head, store::Store, tail::Tail};
+
+/// As Postgres knows it.
+const CHANNEL: &str = "genie_head";
+/// The net: how often the table is looked at when no hint comes.
+const POLL: Duration = Duration::from_secs(1);
+/// The shortest time between two hints; what is appended meanwhile goes with the next.
+const SPACING: Duration = Duration::from_millis(2);
+/// Pause after a connection was lost.
+const AWAY: Duration = Duration::from_millis(500);
+/// How long a hint may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log is open.
+/// `written` is the last position that this process appended.
+pub(crate) fn start(pool: &PgPool, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
+    let options = pool.connect_options().as_ref().clone();
+    // One that sends and one that listens.
+    let hints = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).connect_lazy_with(options);
+    tokio::spawn(send(hints.clone(), written.clone()));
+    tokio::spawn(listen(hints, Arc::clone(tail), written));
+}
+
+async fn send(hints: PgPool, mut written: watch::Receiver<u64>) {
+    while written.changed().await.is_ok() {
+        let head = written.borrow_and_update().to_string();
+        let hint = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(head).execute(&hints);
+        // One that is lost is made up for by the next, or by the net.
+        match tokio::time::timeout(PATIENCE, hint).await {
+            Ok(Ok(_)) => tokio::time::sleep(SPACING).await,
+            _ => tokio::time::sleep(AWAY).await,
+        }
+    }
+    hints.close().await;
+}
+
+async fn listen(hints: PgPool, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
+    loop {
+        tokio::select! {
+            () = listen_once(&hints, &tail) => {}
+            () = closed(&mut written) => return,
+        }
+        tokio::time::sleep(AWAY).await;
+    }
+}
+
+/// Until the connection is lost.
+async fn listen_once(hints: &PgPool, tail: &Tail) {
+    let Ok(mut listener) = PgListener::connect_with(hints).await else { return };
+    if listener.listen(CHANNEL).await.is_err() {
+        return;
+    }
+    while let Ok(Some(hint)) = listener.try_recv().await {
+        if let Ok(head) = hint.payload().parse() {
+            tail.raise_head(head);
+        }
+    }
+}
+
+/// The net: looks for what no hint told, for as long as the log is open.
+pub(crate) async fn poll(store: Store, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
+    let mut was_away = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = closed(&mut written) => return,
+        }
+        match tokio::time::timeout(PATIENCE, stored_head(&store)).await {
+            Ok(Ok(head)) => {
+                tail.raise_head(head);
+                was_away = false;
+            }
+            _ if was_away => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the head of the log can't be read; trying on");
+                was_away = true;
+            }
+            Err(_) => {
+                warn!("the head of the log can't be read in time; trying on");
+                was_away = true;
+            }
+        }
+    }
+}
+
+/// Ends when the writer is gone, and with it the log.
+async fn closed(written: &mut watch::Receiver<u64>) {
+    while written.changed().await.is_ok() {}
+}

@@ -1,0 +1,85 @@
+//! Working table: outcomes of requests that carried an `Idempotency-Key`, written in the append of their facts (contract,
+//! section 1). The same request again is answered from it; it is kept for as long as its user lives.
+
+use genie_events::{EventId, UserId};
+use serde_json::Value;
+use sqlx::Row;
+
+use crate::{Log, LogError, keys::KeyState, seal::Place, store::Store};
+
+/// A request that may be sent again. Both are keyed hashes: what clients choose as keys, and what they ask, may be personal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Of the caller, the route and the key.
+    pub key: String,
+    /// Of all that was asked.
+    pub request: String,
+}
+
+/// A request's outcome, to be kept with its facts.
+#[derive(Debug, Clone)]
+pub struct Remember {
+    /// Of which request.
+    pub request: RequestKey,
+    /// With whose facts.
+    pub user: UserId,
+    /// What the answer is made from; never a secret.
+    pub outcome: Value,
+}
+
+/// An outcome on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub(crate) key: String,
+    pub(crate) request: String,
+    pub(crate) user: UserId,
+    /// The last of its facts.
+    pub(crate) event_id: EventId,
+    pub(crate) sealed: Vec<u8>,
+}
+
+/// What was kept under a key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Remembered {
+    /// The same request: what came of it, and the position of the last of its facts.
+    Same {
+        /// What the answer is made from.
+        outcome: Value,
+        /// Where it is in the log.
+        position: u64,
+    },
+    /// Another request used this key.
+    Other,
+}
+
+impl Log {
+    /// What came of an earlier request with this key, if there was one whose facts are in the log.
+    pub async fn remembered(&self, user: UserId, request: &RequestKey) -> Result<Option<Remembered>, LogError> {
+        let RequestKey { key, request } = request.clone();
+        let asked = key.clone();
+        let read = async move |store: Store| {
+            let sql = "SELECT i.user_id, i.request_hash, i.sealed, e.position FROM idempotency i \
+                 JOIN events e ON e.event_id = i.event_id WHERE i.key_hash = $1";
+            let row = sqlx::query(sql).bind(asked).fetch_optional(store.reads()).await?;
+            let Some(row) = row else { return Ok(None) };
+            let (owner, request_hash): (String, String) = (row.try_get("user_id")?, row.try_get("request_hash")?);
+            let position: i64 = row.try_get("position")?;
+            Ok(Some((owner, request_hash, row.try_get::<Vec<u8>, _>("sealed")?, position as u64)))
+        };
+        let Some((owner, stored, sealed, position)) = self.store().run(read).await? else { return Ok(None) };
+        if owner != user.to_string() || stored != request {
+            return Ok(Some(Remembered::Other));
+        }
+        let KeyState::Live(keys) = self.keys(user.0).await? else { return Ok(None) };
+        let opened = keys.payload().open(&sealed, &place(user, &key)).map_err(|reason| {
+            LogError::Statement(format!("the kept outcome of a request of user {user} can't be opened: {reason}"))
+        })?;
+        let outcome = serde_json::from_slice(&opened)
+            .map_err(|_| LogError::Statement(format!("the kept outcome of a request of user {user} is no JSON")))?;
+        Ok(Some(Remembered::Same { outcome, position }))
+    }
+}
+
+pub(crate) fn place(user: UserId, key: &str) -> Place {
+    Place::new(&["idempotency v1", &user.to_string(), key])
+}

@@ -1,0 +1,111 @@
+//! Working table: one snapshot of each user's state, sealed, so that waking a user reads a short tail of the log. Written off the
+//! command path and never the truth: one that is missing, of another version or unreadable means that the log is read instead.
+
+use genie_events::{User, UserId, user::snapshot::VERSION};
+use tokio::sync::mpsc;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use crate::{
+    Log, LogError,
+    keys::{KeyState, UserKeys},
+    seal::Place,
+    store::Store,
+};
+
+/// Snapshots that may wait to be written; one more is left out, the next one comes.
+const QUEUE: usize = 256;
+/// The most snapshots of one transaction.
+const BATCH: usize = 64;
+/// A larger state is not kept: what it holds is mostly what has not ended, and it is read from the log.
+const MAX_BYTES: usize = 1 << 20;
+
+/// A snapshot, as stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub version: i64,
+    pub user_seq: u64,
+    pub position: u64,
+    pub sealed: Vec<u8>,
+}
+
+struct New {
+    user: UserId,
+    user_seq: u64,
+    position: u64,
+    sealed: Vec<u8>,
+}
+
+/// The way to the task that writes snapshots.
+#[derive(Clone)]
+pub(crate) struct Snapshots(mpsc::Sender<New>);
+
+impl Snapshots {
+    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    pub fn start(store: Store) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(write(store, waiting));
+        Self(queue)
+    }
+}
+
+impl Log {
+    /// Keeps a snapshot of a user's state, whose last event has this position. Best effort: nothing depends on it.
+    pub async fn keep_snapshot(&self, user: &User, position: u64) {
+        let Ok(place_in_line) = self.snapshots().0.try_reserve() else { return };
+        let Ok(KeyState::Live(keys)) = self.keys(user.id().0).await else { return };
+        let json = Zeroizing::new(user.to_snapshot());
+        if json.len() <= MAX_BYTES {
+            let sealed = keys.payload().seal(&json, &place(user.id(), user.seq(), position));
+            place_in_line.send(New { user: user.id(), user_seq: user.seq(), position, sealed });
+        }
+    }
+}
+
+impl Stored {
+    /// The state inside, if it is one that this release wrote and nobody changed.
+    pub fn open(&self, user: UserId, keys: &UserKeys) -> Option<User> {
+        if self.version != i64::from(VERSION) {
+            return None;
+        }
+        let opened = keys.payload().open(&self.sealed, &place(user, self.user_seq, self.position)).ok()?;
+        User::from_snapshot(&opened).filter(|state| state.id() == user && state.seq() == self.user_seq)
+    }
+}
+
+fn place(user: UserId, user_seq: u64, position: u64) -> Place {
+    Place::new(&["snapshot v1", &user.to_string(), &user_seq.to_string(), &position.to_string()])
+}
+
+async fn write(store: Store, mut waiting: mpsc::Receiver<New>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        match tokio::time::timeout(crate::store::LONGEST, commit(&store, &batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, snapshots = batch.len(), "snapshots were not written; waking reads the log instead"),
+            Err(_) => warn!(snapshots = batch.len(), "snapshots were not written in time; waking reads the log instead"),
+        }
+        batch.clear();
+    }
+}
+
+/// An older snapshot never replaces a newer one, and none is written for a user whose key is gone.
+async fn commit(store: &Store, batch: &[New]) -> Result<(), LogError> {
+    let sql = "INSERT INTO snapshots (user_id, version, user_seq, position, sealed) \
+         SELECT $1, $2, $3, $4, $5 FROM user_keys WHERE user_id = $1 AND state = 'live' \
+         ON CONFLICT (user_id) DO UPDATE SET version = excluded.version, user_seq = excluded.user_seq, \
+             position = excluded.position, sealed = excluded.sealed \
+         WHERE snapshots.user_seq < excluded.user_seq OR snapshots.version <> excluded.version";
+    let mut tx = store.relaxed().await?;
+    for new in batch {
+        sqlx::query(sql)
+            .bind(new.user.to_string())
+            .bind(i64::from(VERSION))
+            .bind(new.user_seq as i64)
+            .bind(new.position as i64)
+            .bind(new.sealed.as_slice())
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(tx.commit().await?)
+}

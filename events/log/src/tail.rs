@@ -1,0 +1,192 @@
+//! The newest rows of the log, in memory and read once for all followers: those that this process appends are handed in as they
+//! are committed, those of other nodes are read from the table. Followers that are further behind read the table themselves.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use crate::{
+    LogError, StoredRow,
+    read::{PAGE, read_rows},
+    store::{LONGEST, Store},
+};
+
+/// The most rows kept.
+const ROWS: usize = 16_384;
+/// The most bytes kept of their payloads and metadata.
+const BYTES: usize = 32 << 20;
+/// Pause after the store was away.
+const AWAY: Duration = Duration::from_millis(250);
+
+/// How far rows were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Up to this position.
+    UpTo(u64),
+    /// No further: this position is missing.
+    Hole {
+        /// The first that is missing.
+        missing: u64,
+    },
+}
+
+/// What is here for somebody who has seen everything up to a position.
+pub(crate) enum Found {
+    /// The next rows.
+    Rows(Vec<Arc<StoredRow>>),
+    /// The next rows are older than what is kept: they are in the table.
+    Older,
+    /// Nothing yet.
+    Nothing,
+}
+
+/// The tail of the log.
+pub(crate) struct Tail {
+    /// The last position known to be committed.
+    head: watch::Sender<u64>,
+    reading: watch::Sender<Reading>,
+    kept: Mutex<Kept>,
+}
+
+/// Rows without a gap, up to and including position `end`.
+struct Kept {
+    rows: VecDeque<Arc<StoredRow>>,
+    bytes: usize,
+    end: u64,
+}
+
+impl Tail {
+    /// A tail that begins after a position.
+    pub fn after(head: u64) -> Self {
+        let kept = Kept { rows: VecDeque::new(), bytes: 0, end: head };
+        Self { head: watch::Sender::new(head), reading: watch::Sender::new(Reading::UpTo(head)), kept: Mutex::new(kept) }
+    }
+
+    /// Wakes whenever the head rises.
+    pub fn watch_head(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
+    }
+
+    /// Wakes whenever there are more rows to be found.
+    pub fn watch_reading(&self) -> watch::Receiver<Reading> {
+        self.reading.subscribe()
+    }
+
+    /// Something was committed up to this position.
+    pub fn raise_head(&self, to: u64) {
+        self.head.send_if_modified(|head| {
+            let is_higher = to > *head;
+            *head = to.max(*head);
+            is_higher
+        });
+    }
+
+    /// Rows that this process has just committed, in order. When others' rows come before them, all are read from the table.
+    pub fn hand_in(&self, rows: Vec<StoredRow>) {
+        let Some(last) = rows.last().map(|row| row.position) else { return };
+        let end = {
+            let mut kept = self.lock();
+            for row in rows {
+                kept.push(row);
+            }
+            kept.end
+        };
+        self.raise_head(last);
+        self.tell(end);
+    }
+
+    /// What comes after a position, at most `limit` rows.
+    pub fn find(&self, after: u64, limit: usize) -> Found {
+        let kept = self.lock();
+        if after >= kept.end {
+            return Found::Nothing;
+        }
+        let first = kept.end + 1 - kept.rows.len() as u64;
+        match (after + 1).checked_sub(first) {
+            None => Found::Older,
+            Some(skipped) => Found::Rows(kept.rows.iter().skip(skipped as usize).take(limit).cloned().collect()),
+        }
+    }
+
+    /// Reads what other nodes appended, for ever; to be spawned on the runtime that owns the store's connections. A hole ends it.
+    pub async fn read_on(self: Arc<Self>, store: Store) {
+        let mut head = self.head.subscribe();
+        loop {
+            let end = self.lock().end;
+            if head.wait_for(|head| *head > end).await.is_err() {
+                return; // the log was closed
+            }
+            let known = *head.borrow_and_update();
+            let end = self.skip_to(known);
+            if end >= known {
+                continue; // handed in meanwhile
+            }
+            let read = match tokio::time::timeout(LONGEST, read_rows(&store, end, PAGE as i64)).await {
+                Ok(Ok(rows)) if rows.is_empty() && self.lock().end == end => Err(LogError::Hole { missing: end + 1 }),
+                Ok(read) => read,
+                Err(_) => Err(LogError::Away("it did not answer in time".into())),
+            };
+            match read {
+                Ok(rows) => self.hand_in(rows),
+                Err(LogError::Hole { missing }) => {
+                    error!(missing, "position {missing} is missing from the log: nobody follows it any further");
+                    self.reading.send_replace(Reading::Hole { missing });
+                    return;
+                }
+                Err(error) => {
+                    warn!(%error, "the end of the log can't be read; trying on");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    /// When more came at once than is kept, its beginning is left to those who need it.
+    fn skip_to(&self, head: u64) -> u64 {
+        let mut kept = self.lock();
+        if head - kept.end.min(head) > ROWS as u64 {
+            *kept = Kept { rows: VecDeque::new(), bytes: 0, end: head - PAGE as u64 };
+        }
+        kept.end
+    }
+
+    fn tell(&self, end: u64) {
+        self.reading.send_if_modified(|reading| match reading {
+            Reading::UpTo(before) if *before < end => {
+                *before = end;
+                true
+            }
+            _ => false,
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Keeps the next row; any other is known already, or comes again when those before it were read.
+    fn push(&mut self, row: StoredRow) {
+        if row.position != self.end + 1 {
+            return;
+        }
+        self.end = row.position;
+        self.bytes += size(&row);
+        self.rows.push_back(Arc::new(row));
+        while self.rows.len() > ROWS || (self.bytes > BYTES && self.rows.len() > 1) {
+            if let Some(oldest) = self.rows.pop_front() {
+                self.bytes -= size(&oldest);
+            }
+        }
+    }
+}
+
+fn size(row: &StoredRow) -> usize {
+    row.payload.len() + row.metadata.len() + size_of::<StoredRow>()
+}

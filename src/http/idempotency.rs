@@ -1,0 +1,50 @@
+//! `Idempotency-Key` (contract, section 1): a command with a key may be sent again, and has one outcome.
+
+use actix_web::{HttpMessage, HttpRequest, http::header::HeaderValue};
+use genie_actors::{Asking, Caller};
+use genie_log::keys::sha256_hex;
+
+use crate::{app::App, http::error::ApiError};
+
+const HEADER: &str = "Idempotency-Key";
+/// The longest key, in bytes.
+const MAX_KEY: usize = 255;
+
+/// Hash of a request's body, left in the request's extensions by whoever read it.
+#[derive(Debug, Clone)]
+pub struct BodyHash(String);
+
+impl BodyHash {
+    pub fn of(body: &[u8]) -> Self {
+        Self(sha256_hex(body))
+    }
+}
+
+/// How this command is asked: by whom, and under which key, if the request carries one. The key is the caller's own, for this
+/// route; the same key with another path or body is another request.
+pub fn asking(app: &App, request: &HttpRequest, caller: &Caller) -> Result<Asking, ApiError> {
+    let metadata = caller.metadata();
+    let Some(header) = request.headers().get(HEADER) else { return Ok(metadata.into()) };
+    let key = checked(header)?;
+    let route = format!("{} {}", request.method(), request.match_pattern().unwrap_or_default());
+    let body = request.extensions().get::<BodyHash>().map(|hash| hash.0.clone()).unwrap_or_default();
+    let asked = [route.as_str(), request.path(), request.query_string(), &body];
+    Ok(Asking { key: Some(app.log.hashes().request(&caller.scope(), &route, key, &asked)), metadata })
+}
+
+fn checked(header: &HeaderValue) -> Result<&str, ApiError> {
+    let key = header.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
+    key.ok_or_else(|| ApiError::field(format!("`{HEADER}` must have 1 to {MAX_KEY} visible ASCII characters")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_short_visible_text() {
+        for (good, bytes) in [(true, &b"a"[..]), (true, &[b'k'; 255]), (false, &[b'k'; 256]), (false, b""), (false, b"\xff")] {
+            assert_eq!(checked(&HeaderValue::from_bytes(bytes).unwrap()).is_ok(), good, "{bytes:?}");
+        }
+    }
+}

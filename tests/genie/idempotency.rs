@@ -1,0 +1,89 @@
+//! A command with an `Idempotency-Key` may be sent again, and has one outcome.
+
+use genie_log::testing::{TestStore, both_stores};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    genie::{Answer, SECRET, TestGenie, TestUser},
+    ollama::Step,
+};
+
+async fn post(genie: &TestGenie, user: &TestUser, key: &str, path: &str, body: Value) -> Answer {
+    let [(name, token)] = user.headers();
+    genie.send(Method::POST, path, &[(name, token), ("Idempotency-Key", key.into())], Some(body)).await
+}
+
+async fn jobs(genie: &TestGenie, user: &TestUser) -> usize {
+    genie.settle().await;
+    user.get(genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len()
+}
+
+fn job() -> Value {
+    json!({"operation": "resize_image", "params": {"width": 100}})
+}
+
+both_stores!(the_same_key_and_request_have_one_outcome_also_after_a_kill, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
+    let first = post(&genie, &ada, "key-1", "/api/queue/media", job()).await;
+    let position = first.headers["genie-position"].clone();
+    let first = first.ok();
+    genie.restart().await;
+    let again = post(&genie, &ada, "key-1", "/api/queue/media", job()).await;
+    assert_eq!(again.headers["genie-position"], position);
+    assert_eq!(again.ok()["jobId"], first["jobId"]);
+    assert_eq!(jobs(&genie, &ada).await, 1);
+
+    // Another request, another key, another user, another route.
+    let other = json!({"operation": "resize_image", "params": {"width": 200}});
+    post(&genie, &ada, "key-1", "/api/queue/media", other).await.refused(422, "idempotency_key_reused");
+    post(&genie, &ada, "key-2", "/api/queue/media", job()).await.ok();
+    assert_ne!(post(&genie, &bob, "key-1", "/api/queue/media", job()).await.ok()["jobId"], first["jobId"]);
+    let cancel = format!("/api/queue/cancel/{}", first["jobId"].as_str().unwrap());
+    for _ in 0..2 {
+        assert_eq!(post(&genie, &ada, "key-1", &cancel, Value::Null).await.ok()["status"], "cancelled");
+    }
+    assert_eq!((jobs(&genie, &ada).await, jobs(&genie, &bob).await), (2, 1));
+    post(&genie, &ada, &"k".repeat(256), "/api/queue/media", job()).await.refused(400, "invalid_field");
+});
+
+both_stores!(of_many_at_once_with_one_key_one_is_done, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    let asked = (0..30).map(|_| post(&genie, &ada, "key", "/api/queue/media", job()));
+    let answers = futures_util::future::join_all(asked).await;
+    let first = answers[0].json["jobId"].clone();
+    for answer in answers {
+        assert_eq!(answer.ok()["jobId"], first);
+    }
+    assert_eq!(jobs(&genie, &ada).await, 1);
+});
+
+both_stores!(a_credential_is_stored_once_and_what_reveals_has_no_key, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    let profile = json!({"platform": "x", "credentials": {"password": "hunter2"}});
+    let stored = post(&genie, &ada, "key", "/api/credentials/create-profile", profile.clone()).await.ok();
+    let again = post(&genie, &ada, "key", "/api/credentials/create-profile", profile).await.ok();
+    assert_eq!((&again["id"], &again["updated"]), (&stored["id"], &json!(false)));
+    for purpose in ["one", "two"] {
+        let body = json!({"creatorProfileId": stored["id"], "purpose": purpose});
+        let headers = [("X-RBAC-SYNC-SECRET", SECRET.into()), ("Idempotency-Key", "key".into())];
+        let revealed = genie.send(Method::POST, "/api/credentials/reveal", &headers, Some(body)).await.ok();
+        assert_eq!(revealed["credentials"]["password"], "hunter2", "each reveal is one of its own");
+    }
+});
+
+both_stores!(a_caption_asked_again_is_the_same_caption, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    genie.ollama.script("sunset", &[Step::Say("Look at that sky"), Step::Done]);
+    let wanted = json!({"topic": "sunset"});
+    let first = post(&genie, &ada, "key", "/api/captions/generate", wanted.clone()).await.ok();
+    let asked = genie.ollama.requests().len();
+    let again = post(&genie, &ada, "key", "/api/captions/generate", wanted).await.ok();
+    assert_eq!((&again["caption"], genie.ollama.requests().len()), (&first["caption"], asked));
+    genie.settle().await;
+    assert_eq!(ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"], 1);
+});
