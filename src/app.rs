@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::{HttpServer, web};
 use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
-use genie_log::{Clock, Log, LogError, MasterKeys, Opened, store::Target};
+use genie_log::{Clock, Election, Log, LogError, MasterKeys, Opened, store::Target};
 use genie_projections::ReadSide;
 use secrecy::ExposeSecret;
 use tracing::{info, warn};
@@ -31,6 +31,7 @@ const SHUTDOWN_SECONDS: u64 = 3;
 pub struct App {
     pub config: Config,
     pub log: Log,
+    pub election: Election,
     pub write: WriteSide,
     pub reads: ReadSide,
     pub tokens: Tokens,
@@ -64,9 +65,11 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         queue: config.model_queue,
         context_tokens: config.chat_context_tokens,
     };
-    let settings = Settings { model, job_lease: config.job_lease, embedded: config.is_embedded() };
-    let write = WriteSide::start(log.clone(), vault, arbiters, settings).map_err(|error| error.to_string())?;
-    let reads = ReadSide::start(log.clone());
+    let node = format!("node-{}", log.clock().new_uuid());
+    let election = log.stand_for_election(&node).await.map_err(|error| error.to_string())?;
+    let settings = Settings { node, model, job_lease: config.job_lease, embedded: config.is_embedded() };
+    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
+    let reads = ReadSide::start(log.clone(), election.clone());
     let invite = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?;
     if let Some(code) = invite {
         say(&format!("The first invite, whose user becomes administrator: {code}"));
@@ -79,7 +82,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let tokens = Tokens::new(log.hashes().token_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, write, reads, tokens, passwords })
+    Ok(App { config, log, election, write, reads, tokens, passwords })
 }
 
 async fn listen(app: Arc<App>) -> Result<(), String> {

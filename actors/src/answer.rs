@@ -7,7 +7,7 @@ use genie_events::{
     Metadata, SessionId, TurnId, User, UserCommand, UserId,
     chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
 };
-use genie_log::{LogError, Owner, UserKeys, Work, journal::Journal, leases::LeaseKind};
+use genie_log::{Epoch, LogError, Owner, UserKeys, Work, journal::Journal, leases::LeaseKind};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -38,6 +38,8 @@ pub(crate) struct TurnTask {
     pub session: SessionId,
     pub metadata: Metadata,
     pub run: Run,
+    /// The epoch in which alone it may be ended, when it was another node's.
+    pub office: Option<Epoch>,
 }
 
 pub(crate) fn died() -> Failure {
@@ -300,12 +302,14 @@ pub(crate) async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, fail
 
 /// Writes a turn's end, however long the store is away, and tells the readers.
 async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
-    let (id, session, turn) = (task.turn.to_string(), task.session.clone(), task.turn);
+    let (id, session, turn, office) = (task.turn.to_string(), task.session.clone(), task.turn, task.office);
     let kept = answer.clone();
     let plan = move |state: &User, now| {
         let command = ChatCommand::Answer { turn, answer: kept.clone() };
         let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
-        let work = vec![Work::DropLease { kind: LeaseKind::Turn, id: id.clone() }, Work::PruneJournal { turn_id: id.clone() }];
+        let mut work =
+            vec![Work::DropLease { kind: LeaseKind::Turn, id: id.clone() }, Work::PruneJournal { turn_id: id.clone() }];
+        work.extend(office.map(Work::OnlyInEpoch));
         Ok(Plan { changes, work, ..Plan::default() })
     };
     match keep_asking(supervisor, task.user, &task.metadata, plan).await {

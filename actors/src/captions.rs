@@ -7,7 +7,7 @@ use genie_events::{
     caption::{Brief, Written},
     chat::Failure,
 };
-use genie_log::{Work, leases::LeaseKind};
+use genie_log::{Epoch, Work, leases::LeaseKind};
 use tracing::error;
 
 use crate::{
@@ -31,6 +31,8 @@ pub(crate) struct CaptionTask {
     pub user: UserId,
     pub metadata: Metadata,
     pub run: Run,
+    /// The epoch in which alone it may be ended, when it was another node's.
+    pub office: Option<Epoch>,
 }
 
 /// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
@@ -84,7 +86,7 @@ async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Mess
 
 /// Writes a caption's end, however long the store is away, and tells who waits for it.
 pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
-    let (caption, id) = (task.caption, task.caption.to_string());
+    let (caption, id, office) = (task.caption, task.caption.to_string(), task.office);
     if task.run.lost.is_cancelled() {
         return supervisor.forsake_caption(caption); // another node has it
     }
@@ -93,7 +95,8 @@ pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, wri
         let id = id.clone();
         move |state: &User, now| {
             let changes = state.decide(now, command.clone())?;
-            let work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
+            let mut work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
+            work.extend(office.map(Work::OnlyInEpoch));
             Ok(Plan { changes, work, ..Plan::default() })
         }
     };

@@ -21,6 +21,9 @@ pub enum WriteError {
     /// The store is away. Either all of the command took effect or none; which, can't be said.
     #[error("the store is away: {0}")]
     Away(String),
+    /// It was to be done in office, and another node was elected; nothing was changed.
+    #[error("another node was elected")]
+    Deposed,
     /// The user was forgotten.
     #[error("the user is forgotten")]
     Forgotten,
@@ -36,6 +39,7 @@ impl From<LogError> for WriteError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Away(reason) => Self::Away(reason),
+            LogError::Deposed => Self::Deposed,
             other => Self::Internal(other.to_string()),
         }
     }
@@ -46,6 +50,7 @@ impl From<AppendError> for WriteError {
         match error {
             AppendError::Stale | AppendError::KeyUsed | AppendError::LeaseHeld | AppendError::Overloaded => Self::Busy,
             AppendError::StreamTaken => Self::Refused(genie_events::job::job_exists()),
+            AppendError::Deposed => Self::Deposed,
             AppendError::KeyNotLive => Self::Forgotten,
             AppendError::Unknown(reason) => Self::Away(reason),
             AppendError::TooLarge(sentence) => Self::TooLarge(sentence),

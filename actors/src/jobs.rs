@@ -11,7 +11,7 @@ use genie_events::{
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
 use genie_log::{
-    Log, LogError, StoredRow, Work, clock,
+    Election, Epoch, Log, LogError, StoredRow, Work, clock,
     keys::{hex, sha256_hex},
     leases::{Lease, LeaseKind},
     read::JobStep,
@@ -333,18 +333,13 @@ impl JobBoard {
         self.0.users.plan(owner, Some(job), asking, Arc::new(planner)).await
     }
 
-    /// Turns time into commands for ever: a lease that ran out ends its attempt; to be spawned.
-    pub async fn tick(self) {
+    /// Turns time into commands for ever: a lease that ran out ends its attempt, by the elected node; to be spawned.
+    pub async fn tick(self, election: Election) {
         loop {
             tokio::time::sleep(TICK).await;
             let now = self.0.log.clock().now();
-            match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
-                Ok(lapsed) => {
-                    for lease in lapsed {
-                        self.lapse(lease, now).await;
-                    }
-                }
-                Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+            if let Some(epoch) = election.now() {
+                self.lapse_all(epoch, now).await;
             }
             if self.lock().any_due(now) {
                 self.0.changed.notify_waiters();
@@ -352,19 +347,32 @@ impl JobBoard {
         }
     }
 
-    async fn lapse(&self, lease: Lease, now: Moment) {
+    async fn lapse_all(&self, epoch: Epoch, now: Moment) {
+        match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
+            Ok(lapsed) => {
+                for lease in lapsed {
+                    self.lapse(epoch, lease, now).await;
+                }
+            }
+            Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+        }
+    }
+
+    async fn lapse(&self, epoch: Epoch, lease: Lease, now: Moment) {
         let Ok(job) = lease.id.parse::<JobId>() else { return };
         let holder = lease.holder.clone();
-        let condition = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: lease.id.clone(), holder: lease.holder.clone(), now };
+        let has_lapsed = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: lease.id.clone(), holder: lease.holder.clone(), now };
+        let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
         let (id, spread) = (job.clone(), clock::chance());
         let command = move |state: &User| {
             let attempts = state.job(&id).map_or(1, Job::attempts);
             JobCommand::Lapse { lease: lease.holder.clone(), retry_at: now.plus_millis(backoff_millis(attempts, spread)) }
         };
-        let ended = self.end(lease.user, job.clone(), Metadata::system(), vec![condition], command).await;
+        let ended = self.end(lease.user, job.clone(), Metadata::system(), conditions, command).await;
         match ended {
             Ok(_) => {}
-            // The job is not run under this lease any more: what is left of it is a row that says nothing.
+            // The job is not run under this lease any more: what is left of it is a row that says nothing. Whoever finds it may
+            // drop it, elected or not.
             Err(WriteError::Refused(_) | WriteError::Forgotten) => {
                 if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str(), &holder).await {
                     warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");

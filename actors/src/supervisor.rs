@@ -13,7 +13,7 @@ use genie_events::{
     chat::{ChatCommand, ChatEvent, Failure},
     event::Event,
 };
-use genie_log::{Body, Fact, Log, LogError, Owner, StoredRow, Work, journal::Journal, leases::LeaseKind};
+use genie_log::{Body, Epoch, Fact, Log, LogError, Owner, StoredRow, Work, journal::Journal, leases::LeaseKind};
 use serde_json::json;
 use tokio::{
     sync::{oneshot, watch},
@@ -114,11 +114,10 @@ impl std::fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Over this log and model server.
-    pub fn new(log: Log, users: Users, journal: Journal, settings: ModelSettings) -> Result<Self, WriteError> {
+    /// Over this log and model server; `node` names this process in leases.
+    pub fn new(log: Log, users: Users, journal: Journal, settings: ModelSettings, node: String) -> Result<Self, WriteError> {
         let ollama = Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
         let turnstile = Turnstile::new(settings.concurrency, settings.queue);
-        let node = format!("node-{}", log.clock().new_uuid());
         let (running, admitted, awaited) = (Mutex::default(), Mutex::default(), Mutex::default());
         let feeds = Feeds::default();
         // A start is no outage: what an earlier process left behind is taken over at once.
@@ -335,7 +334,7 @@ impl Supervisor {
             Event::Caption(CaptionEvent::Requested { brief, .. }) => {
                 let Ok(caption) = fact.stream.id.parse() else { return Ok(()) };
                 match self.is_mine(LeaseKind::Caption, &fact.stream.id).await? {
-                    true => self.start_caption(caption, user, Some(brief.clone()), cause(&fact)),
+                    true => self.start_caption(caption, user, brief.clone(), cause(&fact)),
                     false => self.leave_alone(&fact.stream.id, None, Some(caption)),
                 }
             }
@@ -350,7 +349,7 @@ impl Supervisor {
 
     fn start_turn(&self, turn: TurnId, user: UserId, session: SessionId, metadata: Metadata) {
         let Some(run) = self.begin(turn.to_string()) else { return };
-        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, run });
+        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, run, office: None });
         tokio::spawn(async move {
             let running = tokio::spawn(answer::run_turn(supervisor.clone(), task.clone()));
             if let Err(stopped) = running.await {
@@ -361,32 +360,38 @@ impl Supervisor {
         });
     }
 
-    /// Ends a turn that had begun on a node that died.
-    fn end_turn(&self, turn: TurnId, user: UserId, session: SessionId) {
+    /// Ends, in office, a turn that had begun on a node that died.
+    fn end_turn(&self, epoch: Epoch, turn: TurnId, user: UserId, session: SessionId) {
         let Some(run) = self.begin(turn.to_string()) else { return };
-        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata: Metadata::system(), run });
+        let task = TurnTask { turn, user, session, metadata: Metadata::system(), run, office: Some(epoch) };
+        let supervisor = self.clone();
         tokio::spawn(async move {
             answer::end_dead_turn(&supervisor, &task, answer::interrupted()).await;
             supervisor.done(&turn.to_string());
         });
     }
 
-    /// Runs a caption, or only ends it with a failure when there is no brief to run.
-    fn start_caption(&self, caption: CaptionId, user: UserId, brief: Option<Brief>, metadata: Metadata) {
+    fn start_caption(&self, caption: CaptionId, user: UserId, brief: Brief, metadata: Metadata) {
         let Some(run) = self.begin(caption.to_string()) else { return };
-        let (supervisor, task) = (self.clone(), CaptionTask { caption, user, metadata, run });
+        let (supervisor, task) = (self.clone(), CaptionTask { caption, user, metadata, run, office: None });
         tokio::spawn(async move {
-            let written = match brief {
-                None => Err(answer::interrupted()),
-                Some(brief) => {
-                    let writing = tokio::spawn(captions::write_caption(supervisor.clone(), task.clone(), brief));
-                    writing.await.unwrap_or_else(|stopped| {
-                        error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
-                        Err(answer::died())
-                    })
-                }
-            };
+            let writing = tokio::spawn(captions::write_caption(supervisor.clone(), task.clone(), brief));
+            let written = writing.await.unwrap_or_else(|stopped| {
+                error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
+                Err(answer::died())
+            });
             captions::end_caption(&supervisor, &task, written).await;
+            supervisor.done(&caption.to_string());
+        });
+    }
+
+    /// Ends, in office, a caption that had begun on a node that died.
+    fn end_caption(&self, epoch: Epoch, caption: CaptionId, user: UserId) {
+        let Some(run) = self.begin(caption.to_string()) else { return };
+        let task = CaptionTask { caption, user, metadata: Metadata::system(), run, office: Some(epoch) };
+        let supervisor = self.clone();
+        tokio::spawn(async move {
+            captions::end_caption(&supervisor, &task, Err(answer::interrupted())).await;
             supervisor.done(&caption.to_string());
         });
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix::ArbiterHandle;
-use genie_log::{Log, VaultDoor};
+use genie_log::{Election, Log, VaultDoor};
 
 use crate::{
     WriteError,
@@ -17,6 +17,8 @@ use crate::{
 /// How the write side behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// This process, as leases name it.
+    pub node: String,
     /// The model server.
     pub model: ModelSettings,
     /// How long a worker holds a job without a heartbeat.
@@ -42,19 +44,25 @@ pub struct WriteSide {
 
 impl WriteSide {
     /// Starts it. To be called on the runtime that owns the store's connections; actors live on `arbiters`, of which there must
-    /// be at least one.
-    pub fn start(log: Log, door: VaultDoor, arbiters: Vec<ArbiterHandle>, settings: Settings) -> Result<Self, WriteError> {
+    /// be at least one. Timers run while this node is elected.
+    pub fn start(
+        log: Log,
+        door: VaultDoor,
+        arbiters: Vec<ArbiterHandle>,
+        election: Election,
+        settings: Settings,
+    ) -> Result<Self, WriteError> {
         let users = Users::new(log.clone(), arbiters);
         let vault = Vault::new(log.clone(), door);
         let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
         let head = log.head();
-        let supervisor = Supervisor::new(log.clone(), users.clone(), log.start_journal(), settings.model)?;
+        let supervisor = Supervisor::new(log.clone(), users.clone(), log.start_journal(), settings.model, settings.node)?;
         tokio::spawn(users.clone().sweep());
         tokio::spawn(jobs.clone().follow());
-        tokio::spawn(jobs.clone().tick());
+        tokio::spawn(jobs.clone().tick(election.clone()));
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
-        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded));
+        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election));
         Ok(Self { register: Register::new(log, vault.clone()), users, vault, jobs, supervisor })
     }
 }

@@ -111,8 +111,8 @@ CREATE TABLE checkpoints (
 -- Appends a batch of requests, each whole or not at all. Answers a row `head` with the last position before the batch, and a row
 -- for each request that was not appended: `already` (its own events are there, at these positions), `key_not_live`, `stale` (an
 -- owner has other events than the writer thought), `taken` (a stream belongs to somebody else), `key_used` (another request had
--- this idempotency key), `lease_held` (the lease that had to have lapsed has not). All others were appended, one after the other
--- in their order after the head.
+-- this idempotency key), `lease_held` (the lease that had to have lapsed has not), `deposed` (the epoch in which
+-- alone it was to be written is over). All others were appended, one after the other in their order after the head.
 -- No two requests of a batch may share an owner: the writer sees to that. p_work is NULL when there are no working rows.
 CREATE FUNCTION append(
     p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
@@ -122,7 +122,7 @@ CREATE FUNCTION append(
 ) RETURNS TABLE (request int, outcome text, first_position bigint, last_position bigint)
 LANGUAGE plpgsql
 -- Everything here is looked up by key, however small the tables were when a plan was made and kept.
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -132,6 +132,11 @@ DECLARE
     outcomes text[] := '{}';
     refused  int[] := '{}';
 BEGIN
+    -- No epoch is raised while a request of the elected node is written. Before the appenders' lock, so that who waits here
+    -- holds up nobody else.
+    IF p_work @> '[{"t": "only_in_epoch"}]' THEN
+        PERFORM pg_advisory_xact_lock_shared(7340993);
+    END IF;
     -- One appender at a time. Statements of a volatile function each see a fresh snapshot, so what follows sees
     -- everything that earlier holders of the lock committed.
     PERFORM pg_advisory_xact_lock(7340991);
@@ -146,8 +151,9 @@ BEGIN
             FROM unnest(p_request, p_user_id, p_user_seq, p_system) AS r (request, user_id, user_seq, system)
             GROUP BY r.request, r.user_id
         ) o
-        WHERE o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
-           OR NOT (o.system OR EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live'))
+        LEFT JOIN user_keys k ON k.user_id = o.user_id AND k.state = 'live'
+        LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1 -- one row, the one before, when all is good
+        WHERE NOT (o.system OR k.user_id IS NOT NULL) OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
         UNION ALL
         SELECT r.request
         FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence) AS r (request, aggregate_type, aggregate_id, sequence)
@@ -156,7 +162,7 @@ BEGIN
             WHERE e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = 1)
         UNION ALL
         SELECT w.r FROM jsonb_to_recordset(p_work) AS w (r int, t text)
-        WHERE w.t IN ('new_key', 'remember', 'only_if_lapsed')
+        WHERE w.t IN ('new_key', 'remember', 'only_if_lapsed', 'only_in_epoch')
     ) d;
     IF doubtful <> '{}' THEN
         SELECT coalesce(array_agg(j.request), '{}'), coalesce(array_agg(j.outcome), '{}')
@@ -228,6 +234,11 @@ BEGIN
         WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
             THEN 'already'
         WHEN EXISTS (
+            SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, epoch bigint)
+            WHERE w.r = q.request AND w.t = 'only_in_epoch'
+              AND NOT EXISTS (SELECT FROM elections e WHERE e.name = 'genie' AND e.epoch = w.epoch)
+        ) THEN 'deposed'
+        WHEN EXISTS (
             SELECT FROM owners o
             WHERE o.request = q.request AND NOT o.system
               AND NOT EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live')
@@ -295,6 +306,8 @@ BEGIN
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
             WHEN 'only_if_lapsed' THEN
+                NULL;
+            WHEN 'only_in_epoch' THEN
                 NULL;
         END CASE;
     END LOOP;

@@ -1,7 +1,12 @@
--- Who runs what only one node may run, and since which election.
 CREATE TABLE elections (
     name       TEXT    NOT NULL PRIMARY KEY,
     epoch      INTEGER NOT NULL,
     node       TEXT    NOT NULL,
-    elected_at INTEGER NOT NULL
+    elected_at INTEGER NOT NULL,
+    backend    INTEGER NOT NULL DEFAULT 0,
+    renewed_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+INSERT INTO elections (name, epoch, node, elected_at) VALUES ('genie', 0, '', 0);
+
+ALTER TABLE checkpoints ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE checkpoints ADD COLUMN stopped TEXT;

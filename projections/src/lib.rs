@@ -1,6 +1,8 @@
 //! genie-projections: the read side. Tables that follow the log and can be thrown away; nothing here decides anything or calls
 //! anybody. It links no actor, no HTTP client and no crypto: personal text is sealed and opened by `genie-log`'s types.
 
+/// How far the projections are, whichever node moves them.
+pub mod progress;
 /// What every projection is, and the task that drives one: rows and checkpoint in one transaction.
 pub mod projection;
 /// All projections, started, and the reads that wait for them.

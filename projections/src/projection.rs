@@ -1,11 +1,11 @@
-//! What every projection is, and the task that drives one. Rows and checkpoint go in one transaction, the checkpoint by
-//! compare-and-set, so that two nodes can't apply a fact twice.
+//! What every projection is, and the task that drives one, on the elected node only. Rows and checkpoint go in one transaction,
+//! which checks the epoch and moves the checkpoint by compare-and-set, so that no fact is applied twice.
 //!
 //! A damaged row stops its own stream in this projection, recorded with its position; the others go on. Any other error stops
-//! the projection, loudly.
+//! the projection, loudly, until the next election.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -13,12 +13,13 @@ use std::{
 use futures_util::future::BoxFuture;
 use genie_events::{Event, Moment, StreamId, StreamKind, UserId};
 use genie_log::{
-    Body, Fact, Log, LogError, StoredRow, UserKeys,
+    Body, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
     store::{LONGEST, Store},
 };
 use sqlx::{Any, Row, Transaction};
-use tokio::sync::watch;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
+
+use crate::progress::Progress;
 
 /// A transaction on either store.
 pub type Tx = Transaction<'static, Any>;
@@ -77,81 +78,78 @@ impl Seen<'_> {
     }
 }
 
-/// How a projection is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// How far its stored checkpoint is.
-    pub position: u64,
-    /// Why it stopped, when it did.
-    pub stopped: Option<String>,
-    /// Streams that it left behind, and the positions of the damaged events.
-    pub damaged: BTreeMap<String, u64>,
-}
-
 pub(crate) struct Runner {
     projection: Box<dyn Projection>,
     log: Log,
-    status: watch::Sender<Status>,
+    election: Election,
+    progress: Progress,
     damaged: HashMap<StreamId, u64>,
 }
 
 /// What a batch came to.
 enum Batch {
     Applied,
-    /// Another node moved the checkpoint.
+    /// Somebody else moved the checkpoint.
     Overtaken,
 }
 
+/// The name under which a projection's checkpoint is stored.
+pub(crate) fn checkpoint_name(projection: &dyn Projection) -> String {
+    format!("{}.v{}", projection.name(), projection.version())
+}
+
 impl Runner {
-    pub fn new(projection: Box<dyn Projection>, log: Log) -> (Self, watch::Receiver<Status>) {
-        let (status, told) = watch::channel(Status::default());
-        (Self { projection, log, status, damaged: HashMap::new() }, told)
+    pub fn new(projection: Box<dyn Projection>, log: Log, election: Election, progress: Progress) -> Self {
+        Self { projection, log, election, progress, damaged: HashMap::new() }
     }
 
     fn checkpoint_name(&self) -> String {
-        format!("{}.v{}", self.projection.name(), self.projection.version())
+        checkpoint_name(self.projection.as_ref())
     }
 
-    /// Follows for ever, or until an error that no other try would mend.
+    /// Follows for ever, whenever this node is elected. An error that no other try would mend stops it until the next election.
     pub async fn run(mut self) {
+        let name = self.projection.name();
+        let mut epoch = self.election.elected().await;
         loop {
-            match self.follow().await {
+            match self.follow(epoch).await {
+                Ok(()) => {}
+                Err(LogError::Deposed) => {
+                    info!(projection = name, epoch = epoch.number(), "projection `{name}` is another node's to move");
+                    epoch = self.election.elected_again(epoch).await;
+                }
                 Err(LogError::Away(reason)) => {
-                    warn!(projection = self.projection.name(), reason, "the store is away; the projection tries on");
+                    warn!(projection = name, reason, "the store is away; the projection tries on");
                     tokio::time::sleep(AWAY).await;
                 }
                 Err(error) => {
-                    let name = self.projection.name();
                     error!(projection = name, %error, "projection `{name}` stopped");
-                    self.status.send_modify(|status| status.stopped = Some(error.to_string()));
-                    return;
+                    self.record_stop(epoch, &error.to_string()).await;
+                    epoch = self.election.elected_again(epoch).await;
                 }
-                Ok(()) => {}
             }
         }
     }
 
-    /// Follows from the stored checkpoint until another node moves it.
-    async fn follow(&mut self) -> Result<(), LogError> {
-        let late = |_| LogError::Away("it did not answer in time".into());
-        tokio::time::timeout(LONGEST, self.read_damaged()).await.map_err(late)??;
-        let mut checkpoint = tokio::time::timeout(LONGEST, self.read_checkpoint()).await.map_err(late)??;
-        self.tell(checkpoint);
+    /// Follows from the stored checkpoint until somebody else moves it.
+    async fn follow(&mut self, epoch: Epoch) -> Result<(), LogError> {
+        let mut checkpoint = in_time(self.read_checkpoint(epoch)).await?;
+        in_time(self.read_damaged()).await?; // after it: from now on no other node adds to it in an earlier epoch
+        self.progress.tell(self.projection.name(), checkpoint);
         let mut follower = self.log.follow(checkpoint);
         loop {
             let rows = follower.next(BATCH).await?;
-            let applied = tokio::time::timeout(LONGEST, self.apply(checkpoint, follower.position(), &rows)).await;
-            match applied.unwrap_or_else(|_| Err(LogError::Away("it did not answer in time".into())))? {
+            match in_time(self.apply(epoch, checkpoint, follower.position(), &rows)).await? {
                 Batch::Applied => {
                     checkpoint = follower.position();
-                    self.tell(checkpoint);
+                    self.progress.tell(self.projection.name(), checkpoint);
                 }
                 Batch::Overtaken => return Ok(()),
             }
         }
     }
 
-    async fn apply(&mut self, from: u64, to: u64, rows: &[Arc<StoredRow>]) -> Result<Batch, LogError> {
+    async fn apply(&mut self, epoch: Epoch, from: u64, to: u64, rows: &[Arc<StoredRow>]) -> Result<Batch, LogError> {
         let mut facts = Vec::with_capacity(rows.len());
         let mut newly_damaged = Vec::new();
         for row in rows {
@@ -166,8 +164,8 @@ impl Runner {
             }
         }
         let left_behind: HashSet<(&str, &str)> = newly_damaged.iter().map(|(kind, id, _)| (kind.as_str(), id.as_str())).collect();
-        let mut tx = self.log.store().relaxed().await?;
-        if !self.move_checkpoint(&mut tx, from, to).await? {
+        let mut tx = self.log.store().relaxed_in(epoch).await?;
+        if !self.move_checkpoint(&mut tx, epoch, from, to).await? {
             return Ok(Batch::Overtaken);
         }
         for fact in &facts {
@@ -207,18 +205,20 @@ impl Runner {
         }
     }
 
-    async fn move_checkpoint(&self, tx: &mut Tx, from: u64, to: u64) -> Result<bool, LogError> {
-        let moved = sqlx::query("UPDATE checkpoints SET position = $3 WHERE name = $1 AND position = $2")
+    async fn move_checkpoint(&self, tx: &mut Tx, epoch: Epoch, from: u64, to: u64) -> Result<bool, LogError> {
+        let sql = "UPDATE checkpoints SET position = $3, epoch = $4, stopped = NULL WHERE name = $1 AND position = $2";
+        let moved = sqlx::query(sql)
             .bind(self.checkpoint_name())
             .bind(from as i64)
             .bind(to as i64)
+            .bind(epoch.number())
             .execute(&mut **tx)
             .await?;
         Ok(moved.rows_affected() == 1)
     }
 
-    async fn read_checkpoint(&self) -> Result<u64, LogError> {
-        let mut tx = self.log.store().relaxed().await?;
+    async fn read_checkpoint(&self, epoch: Epoch) -> Result<u64, LogError> {
+        let mut tx = self.log.store().relaxed_in(epoch).await?;
         sqlx::query("INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING")
             .bind(self.checkpoint_name())
             .execute(&mut *tx)
@@ -249,9 +249,28 @@ impl Runner {
         }
     }
 
-    fn tell(&self, position: u64) {
-        let damaged = self.damaged.iter().map(|(stream, position)| (stream.to_string(), *position)).collect();
-        self.status.send_modify(|status| *status = Status { position, damaged, stopped: None });
+    /// For every node to show why, however long the store is away.
+    async fn record_stop(&self, epoch: Epoch, reason: &str) {
+        let record = async || -> Result<(), LogError> {
+            let mut tx = self.log.store().relaxed_in(epoch).await?;
+            let stop =
+                sqlx::query("UPDATE checkpoints SET stopped = $2 WHERE name = $1").bind(self.checkpoint_name()).bind(reason);
+            stop.execute(&mut *tx).await?;
+            Ok(tx.commit().await?)
+        };
+        while let Err(error) = in_time(record()).await {
+            match error {
+                LogError::Away(_) => tokio::time::sleep(AWAY).await,
+                error => return warn!(projection = self.projection.name(), %error, "why it stopped can't be recorded"),
+            }
+        }
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+    match tokio::time::timeout(LONGEST, work).await {
+        Ok(done) => done,
+        Err(_) => Err(LogError::Away("it did not answer in time".into())),
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use genie_log::{Log, LogError};
-use sqlx::Row;
-use tokio::{sync::watch, time::Instant};
+use genie_log::{Election, Log, LogError};
 
 use crate::{
     accounts::Accounts,
@@ -13,7 +11,8 @@ use crate::{
     chats::Chats,
     credentials::Credentials,
     jobs::Jobs,
-    projection::{Projection, Runner, Status, read},
+    progress::{Progress, Status},
+    projection::{Projection, Runner, checkpoint_name},
     usage::UsageCounts,
 };
 
@@ -33,14 +32,10 @@ pub enum ReadError {
     Log(#[from] LogError),
 }
 
-/// How often a checkpoint that another node moves is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// The read side.
 #[derive(Debug, Clone)]
 pub struct ReadSide {
-    log: Log,
-    statuses: BTreeMap<&'static str, watch::Receiver<Status>>,
+    progress: Progress,
     /// Who is registered.
     pub accounts: Accounts,
     /// What was counted.
@@ -56,8 +51,9 @@ pub struct ReadSide {
 }
 
 impl ReadSide {
-    /// Starts all projections. To be called on the runtime that owns the store's connections.
-    pub fn start(log: Log) -> Self {
+    /// Starts all projections, which run while this node is elected. To be called on the runtime that owns the store's
+    /// connections.
+    pub fn start(log: Log, election: Election) -> Self {
         let projections: [Box<dyn Projection>; 7] = [
             Box::new(crate::accounts::Projector),
             Box::new(crate::usage::Projector),
@@ -67,56 +63,30 @@ impl ReadSide {
             Box::new(crate::captions::Projector),
             Box::new(Audit),
         ];
-        let mut statuses = BTreeMap::new();
+        let names = projections.iter().map(|one| (checkpoint_name(one.as_ref()), one.name())).collect();
+        let progress = Progress::new(log.clone(), election.clone(), names);
         for projection in projections {
-            let name = projection.name();
-            let (runner, status) = Runner::new(projection, log.clone());
-            tokio::spawn(runner.run());
-            statuses.insert(name, status);
+            tokio::spawn(Runner::new(projection, log.clone(), election.clone(), progress.clone()).run());
         }
+        tokio::spawn(progress.clone().look());
         Self {
-            statuses,
+            progress,
             accounts: Accounts::new(log.clone()),
             usage: UsageCounts::new(log.clone()),
             credentials: Credentials::new(log.clone()),
             jobs: Jobs::new(log.clone()),
             chats: Chats::new(log.clone()),
-            captions: Captions::new(log.clone()),
-            log,
+            captions: Captions::new(log),
         }
     }
 
-    /// How each projection is doing.
-    pub fn statuses(&self) -> BTreeMap<&'static str, Status> {
-        self.statuses.iter().map(|(name, status)| (*name, status.borrow().clone())).collect()
+    /// How each projection is doing, as the store has it: the same on every node.
+    pub async fn statuses(&self) -> Result<BTreeMap<&'static str, Status>, LogError> {
+        self.progress.statuses().await
     }
 
     /// Waits until a projection's stored checkpoint has reached a position.
     pub async fn wait_for(&self, name: &str, position: u64, limit: Duration) -> Result<(), ReadError> {
-        let Some(status) = self.statuses.get(name) else { return Ok(()) };
-        let mut status = status.clone();
-        let deadline = Instant::now() + limit;
-        loop {
-            let at = status.borrow_and_update().position;
-            if at >= position || self.stored_checkpoint(name, position).await? {
-                return Ok(());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ReadError::Behind { at, wanted: position });
-            }
-            let _ = tokio::time::timeout(left.min(LOOK), status.changed()).await; // either way: look again
-        }
-    }
-
-    /// Whether the checkpoint in the store is that far: another node may have moved it.
-    async fn stored_checkpoint(&self, name: &str, position: u64) -> Result<bool, LogError> {
-        let pattern = format!("{name}.v%");
-        read(&self.log, async move |store: genie_log::store::Store| {
-            let sql = "SELECT coalesce(max(position), 0) AS at FROM checkpoints WHERE name LIKE $1";
-            let row = sqlx::query(sql).bind(pattern).fetch_one(store.reads()).await?;
-            Ok(row.try_get::<i64, _>("at")? as u64 >= position)
-        })
-        .await
+        self.progress.wait_for(name, position, limit).await
     }
 }

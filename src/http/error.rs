@@ -163,7 +163,7 @@ fn wire_of_write(error: &WriteError) -> Wire {
             };
             Wire { turn: refusal.turn, ..Wire::new(status, refusal.code) }
         }
-        WriteError::Busy => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
+        WriteError::Busy | WriteError::Deposed => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
         WriteError::TooMany { retry_after } => {
             Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "model_queue_full") }
         }

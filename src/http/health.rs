@@ -9,9 +9,6 @@ use crate::{
     http::{answer, request},
 };
 
-/// The most damaged events named for a projection.
-const SHOWN_DAMAGE: usize = 20;
-
 /// `GET /healthz`
 pub async fn alive() -> HttpResponse {
     answer::ok(json!({"status": "alive"}))
@@ -19,22 +16,27 @@ pub async fn alive() -> HttpResponse {
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole or a projection stopped. Without a model server genie is ready all the same.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    let (store, model) = tokio::join!(app.log.store().ping(), app.write.supervisor.ollama().ping());
+    let (store, model, statuses, elected) =
+        tokio::join!(app.log.store().ping(), app.write.supervisor.ollama().ping(), app.reads.statuses(), app.log.elected());
     let head = app.log.head();
     let mut projections = Map::new();
-    let mut all_follow = true;
-    for (name, status) in app.reads.statuses() {
+    let mut all_follow = statuses.is_ok();
+    for (name, status) in statuses.unwrap_or_default() {
         all_follow &= status.stopped.is_none();
         let lag = head.saturating_sub(status.position);
         let state = match &status.stopped {
             Some(_) => "stopped",
-            None if status.damaged.is_empty() => "following",
+            None if status.damaged_streams == 0 => "following",
             None => "left damaged streams behind",
         };
-        let damaged = status.damaged.values().take(SHOWN_DAMAGE).collect::<Vec<_>>();
-        let fields = json!({"state": state, "lag": lag, "damaged_streams": status.damaged.len(), "damaged_at": damaged});
+        let (damaged_streams, damaged_at) = (status.damaged_streams, status.damaged_at);
+        let fields = json!({"state": state, "lag": lag, "damaged_streams": damaged_streams, "damaged_at": damaged_at});
         projections.insert(name.into(), fields);
     }
+    let elected = elected.ok().flatten().map(|elected| {
+        let here = app.election.now() == Some(elected.epoch);
+        json!({"node": elected.node, "epoch": elected.epoch.number(), "here": here})
+    });
     let trouble = app.log.trouble().or(store.is_err().then_some(Trouble::Away));
     let hole = app.log.hole();
     let is_ready = trouble.is_none() && hole.is_none() && all_follow;
@@ -44,6 +46,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         "store": trouble.map_or("ok", Trouble::as_str),
         "log": {"head": head, "missing_position": hole},
         "projections": projections,
+        "elected": elected,
         "ollama": state(model.is_ok()),
         "live_users": app.write.users.live_count(),
     });

@@ -2,6 +2,10 @@
 
 use std::{
     process::Stdio,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,6 +33,11 @@ pub struct TestGenie {
     settings: Vec<(&'static str, String)>,
     process: Option<Child>,
     admin: Option<TestUser>,
+    /// A second server on the same store: then each request goes to the one that did not get the last.
+    beside: Option<Node>,
+    sent: AtomicUsize,
+    /// The position of the last write, which reads ask for when there are two servers.
+    written: Mutex<Option<String>>,
 }
 
 /// A process of the server; killed when it goes.
@@ -36,6 +45,13 @@ pub struct Node {
     pub base: String,
     said: Vec<String>,
     process: Child,
+}
+
+impl Node {
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
 }
 
 /// An answer, whatever it is.
@@ -84,6 +100,9 @@ impl TestGenie {
             settings: settings.to_vec(),
             process: None,
             admin: None,
+            beside: None,
+            sent: AtomicUsize::new(0),
+            written: Mutex::default(),
         };
         genie.launch().await;
         genie
@@ -130,6 +149,23 @@ impl TestGenie {
         }
     }
 
+    /// From now on two servers answer in turn.
+    pub async fn launch_beside(&mut self) {
+        self.beside = Some(self.another_node().await);
+    }
+
+    /// The server whose turn it is.
+    pub fn next_base(&self) -> &str {
+        let n = self.sent.fetch_add(1, Ordering::SeqCst);
+        self.beside.as_ref().filter(|_| n % 2 == 1).map_or(&self.base, |beside| &beside.base)
+    }
+
+    /// Sends the process a signal, such as `STOP`.
+    pub async fn signal(&self, name: &str) {
+        let id = self.process.as_ref().and_then(Child::id).expect("it runs").to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.unwrap().success());
+    }
+
     /// kill -9, and nothing else.
     pub async fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
@@ -146,7 +182,7 @@ impl TestGenie {
     pub async fn terminate(&mut self) -> bool {
         let mut process = self.process.take().expect("it runs");
         let id = process.id().expect("it runs").to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
         tokio::time::timeout(Duration::from_secs(15), process.wait()).await.is_ok_and(|status| status.unwrap().success())
     }
 
@@ -156,14 +192,22 @@ impl TestGenie {
 
     /// A request of anybody.
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, String)], body: Option<Value>) -> Answer {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        let written = self.beside.as_ref().filter(|_| method == Method::GET).and_then(|_| self.written.lock().unwrap().clone());
+        let mut request = self.http.request(method, format!("{}{path}", self.next_base()));
+        if let Some(written) = written {
+            request = request.header("Genie-Min-Position", written);
+        }
         for (name, value) in headers {
             request = request.header(*name, value);
         }
         if let Some(body) = body {
             request = request.json(&body);
         }
-        answer(request).await
+        let answer = answer(request).await;
+        if let Some(position) = answer.headers.get("Genie-Position") {
+            *self.written.lock().unwrap() = Some(position.to_str().unwrap().to_owned());
+        }
+        answer
     }
 
     /// A request of a worker or another server.
@@ -266,7 +310,8 @@ impl TestUser {
     /// Asks, and gives the open stream.
     pub async fn ask(&self, genie: &TestGenie, session: &str, message: &str) -> Events {
         let body = json!({"message": message, "sessionId": session});
-        let request = genie.http.post(format!("{}/api/genie/stream-chat", genie.base)).bearer_auth(&self.token).json(&body);
+        let request =
+            genie.http.post(format!("{}/api/genie/stream-chat", genie.next_base())).bearer_auth(&self.token).json(&body);
         Events::open(request).await
     }
 

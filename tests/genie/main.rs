@@ -11,6 +11,7 @@ mod chat;
 mod events;
 mod idempotency;
 mod jobs;
+mod nodes;
 mod store_away;
 mod story;
 mod torture;

@@ -21,7 +21,7 @@ async fn step(genie: &mut TestGenie, killing: bool) {
     }
 }
 
-async fn tell(mut genie: TestGenie, killing: bool) {
+pub async fn tell(mut genie: TestGenie, killing: bool) {
     assert!(genie.said.iter().any(|line| line.contains("first invite")), "{:?}", genie.said);
     step(&mut genie, killing).await;
     assert!(genie.said.iter().any(|line| line.contains("first invite")), "shown until it is used: {:?}", genie.said);

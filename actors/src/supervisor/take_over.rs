@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use genie_events::{CaptionId, Metadata, SessionId, TurnId, UserId, chat::Chat};
 use genie_log::{
-    LogError, Owner,
+    Election, Epoch, LogError, Owner,
     leases::{Lease, LeaseKind},
 };
 use tokio::time::Instant;
@@ -60,14 +60,15 @@ impl Supervisor {
         }
     }
 
-    /// Takes over what dead nodes left behind, for ever; to be spawned.
-    pub async fn take_over_the_lapsed(self, embedded: bool) {
+    /// Takes over what dead nodes left behind, for ever, whenever this node is elected; to be spawned.
+    pub async fn take_over_the_lapsed(self, embedded: bool, election: Election) {
         if embedded && let Err(error) = self.0.log.release_runs().await {
             warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
         }
         loop {
-            if self.may_take_over()
-                && let Err(error) = self.look_for_the_lapsed().await
+            if let Some(epoch) = election.now()
+                && self.may_take_over()
+                && let Err(error) = self.look_for_the_lapsed(epoch).await
             {
                 warn!(%error, "lapsed answers can't be looked for; trying on");
             }
@@ -75,16 +76,16 @@ impl Supervisor {
         }
     }
 
-    async fn look_for_the_lapsed(&self) -> Result<(), LogError> {
+    async fn look_for_the_lapsed(&self, epoch: Epoch) -> Result<(), LogError> {
         let now = self.0.log.clock().now();
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
             for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
                 if lock(&self.0.running).contains_key(&lease.id) {
                     continue; // ours, and about to be renewed
                 }
-                let taken = self.0.log.take_lease(kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
+                let taken = self.0.log.take_lease(epoch, kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
                 if let Some(lease) = taken
-                    && let Err(error) = self.take_over(kind, lease).await
+                    && let Err(error) = self.take_over(epoch, kind, lease).await
                 {
                     error!(%error, "what a dead node left behind can't be ended yet; it is tried again when the lease lapses");
                 }
@@ -95,7 +96,7 @@ impl Supervisor {
 
     /// A turn of which nothing was shown is begun anew; one that had begun ends as interrupted with what was shown of it.
     /// A caption fails, and its quota unit goes back.
-    async fn take_over(&self, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
+    async fn take_over(&self, epoch: Epoch, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
         match kind {
             LeaseKind::Turn => {
                 let Ok(turn) = lease.id.parse::<TurnId>() else { return Ok(()) };
@@ -108,12 +109,12 @@ impl Supervisor {
                 if shown.is_empty() {
                     self.start_turn(turn, lease.user, session, Metadata::system());
                 } else {
-                    self.end_turn(turn, lease.user, session);
+                    self.end_turn(epoch, turn, lease.user, session);
                 }
             }
             LeaseKind::Caption => {
                 if let Ok(caption) = lease.id.parse::<CaptionId>() {
-                    self.start_caption(caption, lease.user, None, Metadata::system());
+                    self.end_caption(epoch, caption, lease.user);
                 }
             }
             LeaseKind::Job => {}

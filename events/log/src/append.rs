@@ -6,7 +6,9 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    LogError, Remember, idempotency,
+    LogError, Remember,
+    election::Epoch,
+    idempotency,
     keys::{UserKeys, WrappedKey},
     leases::LeaseKind,
     row::StoredRow,
@@ -152,6 +154,8 @@ pub enum Work {
     },
     /// What came of a request that may be sent again. A condition too: no other request may have used its key.
     Remember(idempotency::Outcome),
+    /// A condition: the append happens only in this epoch, as what the elected node writes in office.
+    OnlyInEpoch(Epoch),
     /// A turn's tokens; the answer is in the log now.
     PruneJournal {
         /// Which turn.
@@ -186,6 +190,9 @@ pub enum AppendError {
     /// The lease that had to have lapsed is held.
     #[error("the lease is held")]
     LeaseHeld,
+    /// Another node was elected; this one wrote nothing.
+    #[error("another node was elected")]
+    Deposed,
     /// The writer's queue is full.
     #[error("too many appends are waiting")]
     Overloaded,
@@ -253,6 +260,7 @@ pub(crate) enum Outcome {
     Taken,
     KeyUsed,
     LeaseHeld,
+    Deposed,
 }
 
 impl From<Outcome> for Result<Appended, AppendError> {
@@ -264,6 +272,7 @@ impl From<Outcome> for Result<Appended, AppendError> {
             Outcome::Taken => Err(AppendError::StreamTaken),
             Outcome::KeyUsed => Err(AppendError::KeyUsed),
             Outcome::LeaseHeld => Err(AppendError::LeaseHeld),
+            Outcome::Deposed => Err(AppendError::Deposed),
         }
     }
 }
@@ -306,6 +315,7 @@ impl WorkJson {
                 "t": "remember", "user_id": outcome.user, "key_hash": outcome.key, "request_hash": outcome.request,
                 "event_id": outcome.event_id, "sealed": BASE64.encode(&outcome.sealed),
             }),
+            Work::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
         };
         Self { r: request, fields }

@@ -71,6 +71,7 @@ fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx:
             "key_not_live" => Outcome::KeyNotLive,
             "taken" => Outcome::Taken,
             "key_used" => Outcome::KeyUsed,
+            "deposed" => Outcome::Deposed,
             "lease_held" => Outcome::LeaseHeld,
             _ => Outcome::Stale,
         };

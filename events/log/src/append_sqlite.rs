@@ -41,6 +41,9 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
     if is_stale && let Some(at) = already(tx, request).await? {
         return Ok(Some(Outcome::Written(at)));
     }
+    if is_deposed(tx, request).await? {
+        return Ok(Some(Outcome::Deposed));
+    }
     for owner in &owners {
         if !request.system_owners.contains(owner) && !key_is_live(tx, request, *owner).await? {
             return Ok(Some(Outcome::KeyNotLive));
@@ -112,6 +115,19 @@ async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>,
         }
     }
     Ok(Some(Appended { first: positions[0], last: positions[1] }))
+}
+
+/// Whether the epoch in which alone it was to be written is over.
+async fn is_deposed(tx: &mut Tx<'_>, request: &Request) -> Result<bool, sqlx::Error> {
+    for work in &request.work {
+        if let Work::OnlyInEpoch(epoch) = work {
+            let present = sqlx::query("SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1").bind(epoch.number());
+            if present.fetch_optional(&mut **tx).await?.is_none() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<bool, sqlx::Error> {
@@ -199,7 +215,7 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
             query.bind(outcome.event_id.to_string()).bind(&outcome.sealed)
         }
         Work::PruneJournal { turn_id } => sqlx::query("DELETE FROM journal WHERE turn_id = $1").bind(turn_id),
-        Work::OnlyIfLapsed { .. } => return Ok(()),
+        Work::OnlyIfLapsed { .. } | Work::OnlyInEpoch(_) => return Ok(()),
     };
     query.execute(&mut **tx).await.map(drop)
 }

@@ -1,73 +1,160 @@
-//! Election of the one node that runs timers, projections and the sealer: who is elected holds an epoch, and every transaction
-//! it writes in that office checks the epoch in the store, so that a node that was stopped and wakes up writes nothing.
+//! Election of the one node that runs timers, projections and the sealer. Who is elected holds an epoch.
+//!
+//! Invariant: every transaction that the elected node writes in office checks the epoch in the store and keeps it from being
+//! raised until it ends. So a node that was stopped, cut off or slow writes nothing once another was elected, whatever it
+//! believes. The epoch alone gives this safety; locks, heartbeats and clocks only decide how soon another node is elected.
 
-use sqlx::{Any, Transaction};
-use tokio::sync::watch;
+use std::sync::Arc;
 
-use crate::{Log, LogError, store::Store};
+use sqlx::{Any, Row, Transaction};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    Log, LogError,
+    store::{Store, Writing},
+};
+
+mod candidate;
+use candidate::{Candidate, SILENT};
 
 /// A term of office. Each election raises it; what is written in an earlier one is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(u64);
+pub struct Epoch(i64);
 
-/// One node's part in the election.
+impl Epoch {
+    /// As stored.
+    pub fn number(self) -> i64 {
+        self.0
+    }
+}
+
+/// What a node holds while it is elected.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    epoch: Epoch,
+    /// When it is over unless a heartbeat comes before; never on an embedded store, where nobody else can stand.
+    until: Option<Instant>,
+}
+
+impl Term {
+    fn at(self, now: Instant) -> Option<Epoch> {
+        self.until.is_none_or(|until| now < until).then_some(self.epoch)
+    }
+}
+
+/// One node's part in the election. It stands for as long as any clone of this is there.
 #[derive(Debug, Clone)]
 pub struct Election {
-    office: watch::Receiver<Option<Epoch>>,
+    office: watch::Receiver<Option<Term>>,
+    /// On an embedded store there is no candidate's task that would keep it.
+    _embedded: Option<Arc<watch::Sender<Option<Term>>>>,
 }
 
 impl Election {
-    /// The epoch in which this node is elected now; `None` while another is.
+    /// The epoch in which this node is elected now; `None` while it is not. A process that was stopped and goes on knows by its
+    /// own clock, before it heard anything of the store, that its term may be over.
     pub fn now(&self) -> Option<Epoch> {
-        *self.office.borrow()
+        self.office.borrow().and_then(|term| term.at(Instant::now()))
     }
 
     /// Waits until this node is elected.
     pub async fn elected(&mut self) -> Epoch {
+        self.elected_past(None).await
+    }
+
+    /// Waits until this node is elected again: for who was told [`LogError::Deposed`], perhaps before the node knew.
+    pub async fn elected_again(&mut self, deposed: Epoch) -> Epoch {
+        self.elected_past(Some(deposed)).await
+    }
+
+    async fn elected_past(&mut self, past: Option<Epoch>) -> Epoch {
         loop {
-            if let Some(epoch) = *self.office.borrow_and_update() {
-                return epoch;
-            }
-            if self.office.changed().await.is_err() {
-                std::future::pending::<()>().await; // nobody holds elections any more: this node shuts down
+            let term = *self.office.borrow_and_update();
+            let epoch = term.and_then(|term| term.at(Instant::now()));
+            match epoch.filter(|epoch| Some(*epoch) > past) {
+                Some(epoch) => return epoch,
+                None if self.office.changed().await.is_ok() => {}
+                None => std::future::pending().await, // nobody holds elections any more: this node shuts down
             }
         }
     }
 }
 
+/// Who is elected, as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elected {
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// Its name.
+    pub node: String,
+}
+
 impl Log {
-    /// Stands for election from now on, for as long as the log is open. `node` names this process.
+    /// Stands for election from now on. `node` names this process. An embedded store has one process, which is elected at once.
     pub async fn stand_for_election(&self, node: &str) -> Result<Election, LogError> {
-        let mut tx = self.store().durable().await?;
-        let sql = "INSERT INTO elections (name, epoch, node, elected_at) VALUES ('genie', 1, $1, $2) \
-             ON CONFLICT (name) DO UPDATE SET epoch = elections.epoch + 1, node = excluded.node, elected_at = excluded.elected_at \
-             RETURNING epoch";
-        let epoch: i64 = sqlx::query_scalar(sql).bind(node).bind(self.clock().now().0).fetch_one(&mut *tx).await?;
-        tx.commit().await?;
-        let (tell, office) = watch::channel(Some(Epoch(epoch as u64)));
-        std::mem::forget(tell);
-        Ok(Election { office })
+        let Some(options) = self.store().postgres() else { return self.elect_the_only_one(node).await };
+        let (tell, office) = watch::channel(None);
+        self.store().io().spawn(Candidate::new(&options, node, tell).stand());
+        Ok(Election { office, _embedded: None })
+    }
+
+    async fn elect_the_only_one(&self, node: &str) -> Result<Election, LogError> {
+        let (node, now) = (node.to_owned(), self.clock().now());
+        let epoch = self.store().run(async move |store: Store| {
+            let mut tx = store.durable().await?;
+            let sql = "UPDATE elections SET epoch = epoch + 1, node = $1, elected_at = $2 WHERE name = 'genie' RETURNING epoch";
+            let epoch = sqlx::query_scalar(sql).bind(node).bind(now.0).fetch_one(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(Epoch(epoch))
+        });
+        let (tell, office) = watch::channel(Some(Term { epoch: epoch.await?, until: None }));
+        Ok(Election { office, _embedded: Some(Arc::new(tell)) })
+    }
+
+    /// Who is elected; `None` when nobody is, or who was elected last has not been heard of for too long.
+    pub async fn elected(&self) -> Result<Option<Elected>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let silence = match store.writing {
+                    Writing::Postgres(_) => "abs(micros_now() - renewed_at)",
+                    Writing::Sqlite(_) => "0",
+                };
+                let sql = format!("SELECT epoch, node, {silence} AS silence FROM elections WHERE name = 'genie' AND epoch > 0");
+                let Some(row) = sqlx::query(&sql).fetch_optional(store.reads()).await? else { return Ok(None) };
+                let elected = Elected { epoch: Epoch(row.try_get("epoch")?), node: row.try_get("node")? };
+                Ok((row.try_get::<i64, _>("silence")? <= SILENT.as_micros() as i64).then_some(elected))
+            })
+            .await
     }
 }
 
 impl Store {
     /// A transaction like [`Store::relaxed`] of the elected node: [`LogError::Deposed`] when another was elected since. Until it
-    /// ends no other node can be elected.
+    /// ends no other node is elected, unless that has waited so long that the transaction is broken off.
     pub async fn relaxed_in(&self, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
-        check(self.relaxed().await?, epoch).await
+        self.check(self.relaxed().await?, epoch).await
     }
 
     /// The same for a transaction like [`Store::durable`].
     pub async fn durable_in(&self, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
-        check(self.durable().await?, epoch).await
+        self.check(self.durable().await?, epoch).await
+    }
+
+    async fn check(&self, mut tx: Transaction<'static, Any>, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
+        let is_present: bool = match self.writing {
+            Writing::Postgres(_) => sqlx::query_scalar("SELECT in_office($1)").bind(epoch.0).fetch_one(&mut *tx).await?,
+            // Every writing transaction excludes the others here, elections too.
+            Writing::Sqlite(_) => {
+                let sql = "SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1";
+                sqlx::query(sql).bind(epoch.0).fetch_optional(&mut *tx).await?.is_some()
+            }
+        };
+        match is_present {
+            true => Ok(tx),
+            false => Err(LogError::Deposed),
+        }
     }
 }
 
-async fn check(mut tx: Transaction<'static, Any>, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
-    let sql = "SELECT epoch FROM elections WHERE name = 'genie'";
-    let stored: Option<i64> = sqlx::query_scalar(sql).fetch_optional(&mut *tx).await?;
-    match stored == Some(epoch.0 as i64) {
-        true => Ok(tx),
-        false => Err(LogError::Deposed),
-    }
-}
+#[cfg(test)]
+mod tests;

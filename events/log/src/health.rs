@@ -38,7 +38,7 @@ impl Trouble {
     /// What an error says of the store; `None` when the same would fail for good.
     ///
     /// Postgres: SQLSTATE 25006 (read-only), 53100 (disk full), classes 08 (connection), 53 (resources), 57P0x (shutdown),
-    /// 40 (rolled back), and 55P03 (lock), 57014 (time-out). SQLite: READONLY, FULL, BUSY, LOCKED, IOERR, CANTOPEN.
+    /// 40 (rolled back), and 25P03 (a transaction left open), 55P03 (lock), 57014 (time-out). SQLite: READONLY, FULL, BUSY, LOCKED, IOERR, CANTOPEN.
     pub fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
             sqlx::Error::Database(database) => of_code(&database.code().unwrap_or_default()),
@@ -66,7 +66,7 @@ fn of_code(code: &str) -> Option<Trouble> {
     match code {
         "25006" => Some(Trouble::ReadOnly),
         "53100" => Some(Trouble::Full),
-        "55P03" | "57014" => Some(Trouble::Away),
+        "25P03" | "55P03" | "57014" => Some(Trouble::Away),
         _ => ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class)).then_some(Trouble::Away),
     }
 }

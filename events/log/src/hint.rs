@@ -26,9 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log is open.
 /// `written` is the last position that this process appended.
 pub(crate) fn start(pool: &PgPool, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
-    let options = pool.connect_options().as_ref().clone();
+    let options = pool.connect_options().as_ref().clone().application_name("genie hints");
     // One that sends and one that listens.
-    let hints = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).connect_lazy_with(options);
+    let hints = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).max_lifetime(None).idle_timeout(None);
+    let hints = hints.connect_lazy_with(options);
     tokio::spawn(send(hints.clone(), written.clone()));
     tokio::spawn(listen(hints, Arc::clone(tail), written));
 }
@@ -98,4 +99,27 @@ pub(crate) async fn poll(store: Store, tail: Arc<Tail>, mut written: watch::Rece
 /// Ends when the writer is gone, and with it the log.
 async fn closed(written: &mut watch::Receiver<u64>) {
     while written.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use crate::testing::{Kind, TestStore};
+
+    /// Each append begins right after a look at the head, so that ten polls would take ten times as long as one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn another_process_sees_appends_sooner_than_its_poll_would() {
+        let store = TestStore::new(Kind::Postgres).await;
+        let (here, there) = (store.open().await.log, store.open().await.log);
+        let mut head = there.watch_head();
+        store.register(&here, "first").await;
+        head.wait_for(|head| *head >= 1).await.unwrap();
+        let started = Instant::now();
+        for n in 2..12 {
+            store.register(&here, "another").await;
+            head.wait_for(|head| *head >= n).await.unwrap();
+        }
+        assert!(started.elapsed() < super::POLL * 5, "{:?}", started.elapsed());
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use genie_events::{Moment, UserId};
 use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, store::Store};
+use crate::{Epoch, Log, LogError, store::Store};
 
 /// What is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,9 +117,10 @@ impl Log {
             .await
     }
 
-    /// Takes a lease that nobody holds at `now`, by compare-and-set: of several nodes one gets it.
+    /// Takes a lease that nobody holds at `now`, by compare-and-set and in office: [`LogError::Deposed`] when the epoch is over.
     pub async fn take_lease(
         &self,
+        epoch: Epoch,
         kind: LeaseKind,
         id: &str,
         holder: &str,
@@ -133,7 +134,7 @@ impl Log {
                     "UPDATE leases SET holder = $3, epoch = epoch + 1, expires_at = $5 \
                      WHERE kind = $1 AND id = $2 AND expires_at <= $4 RETURNING {COLUMNS}"
                 );
-                let mut tx = store.relaxed().await?;
+                let mut tx = store.relaxed_in(epoch).await?;
                 let query = sqlx::query(&sql).bind(kind.as_str()).bind(id).bind(holder).bind(now.0).bind(until.0);
                 let row = query.fetch_optional(&mut *tx).await?;
                 tx.commit().await?;

@@ -58,6 +58,7 @@ pub mod testing;
 
 pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
+pub use election::{Election, Epoch};
 pub use error::{Damaged, LogError};
 pub use idempotency::{Remember, RequestKey};
 pub use keys::{MasterKeys, UserKeys};

@@ -3,7 +3,7 @@
 //! Invariant: a connection is only ever touched on the runtime that opened it. Callers on other runtimes (HTTP workers, actors)
 //! go through `Store::run`, which also lets a piece of work finish when its caller goes away.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     Any, AnyPool, PgPool, SqlitePool, Transaction,
@@ -45,6 +45,9 @@ const STREAM_CONNECTIONS: u32 = 4;
 const ACQUIRE: Duration = Duration::from_secs(3);
 /// How long any piece of work with the store may take: one that is gone without a word must not hold its callers.
 pub const LONGEST: Duration = Duration::from_secs(20);
+/// How long a transaction on Postgres may stay open while its process asks for nothing: one that was stopped in the middle holds
+/// locks that others, an append even, may wait for.
+const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '3s'";
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
@@ -98,6 +101,7 @@ impl Store {
             AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::query(setting).execute(&mut *connection).await?;
+                    sqlx::query(IDLE_IN_TRANSACTION).execute(&mut *connection).await?;
                     sqlx::query("SET statement_timeout = '10s'").execute(connection).await.map(drop)
                 })
             })
@@ -177,6 +181,14 @@ impl Store {
         self.postgres_reads.as_ref()
     }
 
+    /// How to open a connection to Postgres that is in no pool; `None` on SQLite.
+    pub(crate) fn postgres(&self) -> Option<Arc<PgConnectOptions>> {
+        match &self.writing {
+            Writing::Postgres(pool) => Some(pool.connect_options()), // they hold a password, and so never lie in a `Debug` of ours
+            Writing::Sqlite(_) => None,
+        }
+    }
+
     /// A transaction that writes, without an fsync of its own. On SQLite it holds the write lock from its beginning.
     pub async fn relaxed(&self) -> Result<Transaction<'static, Any>, LogError> {
         Ok(self.relaxed.begin_with(self.begin()).await?)
@@ -237,4 +249,25 @@ fn percent_encoded(path: &std::path::Path) -> String {
         }
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, PgConnection};
+
+    use super::*;
+    use crate::testing::{Kind, TestStore};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_transaction_that_its_process_left_open_is_ended() {
+        let store = TestStore::new(Kind::Postgres).await;
+        let log = store.open().await.log;
+        let mut left_open = log.store().relaxed().await.unwrap();
+        sqlx::query("LOCK TABLE leases").execute(&mut *left_open).await.unwrap();
+        let mut other = PgConnection::connect(&store.database_url().unwrap()).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_secs(8), sqlx::query("SELECT 1 FROM leases").execute(&mut other));
+        waiting.await.expect("in time").unwrap();
+        let ended = sqlx::query("SELECT 1").execute(&mut *left_open).await.map_err(LogError::from);
+        assert!(matches!(ended, Err(LogError::Away(_))), "{ended:?}");
+    }
 }

@@ -397,7 +397,7 @@ both_stores!(the_outcome_of_a_request_is_kept_with_its_facts_and_only_once, asyn
     assert_eq!(opened.log.remembered(bob, &request).await.unwrap(), Some(Remembered::Other));
 });
 
-both_stores!(one_of_two_nodes_takes_a_free_lease, async |store: TestStore| {
+both_stores!(one_of_two_takes_a_free_lease_and_nobody_out_of_office, async |store: TestStore| {
     let opened = store.open().await;
     let log = &opened.log;
     let ada = store.register(log, "ada").await;
@@ -413,14 +413,20 @@ both_stores!(one_of_two_nodes_takes_a_free_lease, async |store: TestStore| {
     let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
     log.append(append(vec![group], vec![free])).await.unwrap();
     let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
+    let mut election = log.stand_for_election("a").await.unwrap();
+    let epoch = election.elected().await;
     let (a, b) = tokio::join!(
-        log.take_lease(LeaseKind::Turn, &turn, "a", now, until),
-        log.take_lease(LeaseKind::Turn, &turn, "b", now, until)
+        log.take_lease(epoch, LeaseKind::Turn, &turn, "a", now, until),
+        log.take_lease(epoch, LeaseKind::Turn, &turn, "b", now, until)
     );
     assert_eq!(usize::from(a.unwrap().is_some()) + usize::from(b.unwrap().is_some()), 1);
     let later = until.plus_seconds(1);
     assert_eq!(log.lapsed_leases(LeaseKind::Turn, later, 10).await.unwrap().len(), 1);
-    assert!(log.take_lease(LeaseKind::Turn, &turn, "c", later, later.plus_seconds(15)).await.unwrap().is_some());
+    store.try_sql("UPDATE elections SET epoch = epoch + 1").await.unwrap();
+    let taken = log.take_lease(epoch, LeaseKind::Turn, &turn, "c", later, later.plus_seconds(15)).await;
+    assert!(matches!(taken, Err(LogError::Deposed)), "{taken:?}");
+    store.try_sql("UPDATE elections SET epoch = epoch - 1").await.unwrap();
+    assert!(log.take_lease(epoch, LeaseKind::Turn, &turn, "c", later, later.plus_seconds(15)).await.unwrap().is_some());
 });
 
 both_stores!(the_journal_gives_back_what_was_committed, async |store: TestStore| {

@@ -1,0 +1,84 @@
+//! The least that could be done: the same rows into a table with the same columns and indexes, and nothing else.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use genie_log::{Clock, Log, StoredRow, store::Target};
+use tokio::time::{Duration, Instant};
+
+use crate::{
+    bare_postgres::BarePostgres,
+    bare_sqlite::BareSqlite,
+    ground::{Ground, Measured},
+};
+
+/// Rows of one statement on Postgres, of one transaction on SQLite.
+pub const BATCH: usize = 256;
+/// As genie's table has them.
+pub const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
+     event_id, user_id, user_seq, slice, recorded_at, digest";
+
+/// A table beside genie's.
+pub struct Bare {
+    table: Table,
+    /// Rows that genie wrote, so that the bytes are the same.
+    pattern: Vec<StoredRow>,
+    next: AtomicI64,
+}
+
+enum Table {
+    Postgres(BarePostgres),
+    Sqlite(BareSqlite),
+}
+
+impl Bare {
+    /// Makes the table, and takes the latest rows that genie wrote as a pattern.
+    pub async fn beside(ground: &Ground, log: &Log) -> Measured<Self> {
+        let pattern: Vec<StoredRow> = log.rows(log.head().saturating_sub(BATCH as u64), BATCH).await?;
+        if pattern.len() < BATCH {
+            return Err(format!("{} rows to copy, where {BATCH} are wanted", pattern.len()).into());
+        }
+        let table = match &ground.store.target {
+            Target::Postgres(url) => Table::Postgres(BarePostgres::make(url).await?),
+            Target::Sqlite(path) => Table::Sqlite(BareSqlite::make(path).await?),
+        };
+        Ok(Self { table, pattern, next: AtomicI64::new(1) })
+    }
+
+    /// Rows per second in batches of [`BATCH`], made before the clock runs: one after the other on each of so many connections.
+    pub async fn batched_rate(&self, batches: usize, connections: usize) -> Measured<f64> {
+        let ready: Vec<Vec<Vec<StoredRow>>> =
+            (0..connections).map(|_| (0..batches).map(|_| self.fresh_rows(BATCH)).collect()).collect();
+        let began = Instant::now();
+        match &self.table {
+            Table::Postgres(table) => {
+                futures_util::future::try_join_all(ready.iter().map(|batches| table.insert_all(batches))).await?;
+            }
+            Table::Sqlite(table) => {
+                futures_util::future::try_join_all(ready.iter().map(|batches| table.insert_all(batches))).await?;
+            }
+        }
+        Ok((connections * batches * BATCH) as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// How long one row takes to be durable.
+    pub async fn single(&self) -> Measured<Duration> {
+        let rows = self.fresh_rows(1);
+        let began = Instant::now();
+        match &self.table {
+            Table::Postgres(table) => table.insert_one(&rows[0]).await?,
+            Table::Sqlite(table) => table.insert_one(&rows[0]).await?,
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Like the pattern, with numbers and ids of their own. Ids ascend, as genie's do.
+    fn fresh_rows(&self, count: usize) -> Vec<StoredRow> {
+        let clock = Clock::system();
+        let fresh = |row: &StoredRow| {
+            let number = self.next.fetch_add(1, Ordering::Relaxed) as u64;
+            let event_id = clock.new_uuid();
+            StoredRow { position: number, sequence: number, owner_seq: number, event_id, ..row.clone() }
+        };
+        self.pattern.iter().cycle().take(count).map(fresh).collect()
+    }
+}

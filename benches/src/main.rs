@@ -1,0 +1,143 @@
+//! genie-benches: the measured comparisons. Every figure that can be is a ratio of two things that took turns in one run,
+//! because machines are shared; absolute ones are printed to standard error for orientation.
+
+mod bare;
+mod bare_postgres;
+mod bare_sqlite;
+mod cold;
+mod commands;
+mod ground;
+mod lag;
+mod lone;
+mod memory;
+mod numbers;
+mod replay;
+mod stock;
+mod table;
+mod wake;
+
+use actix::ArbiterHandle;
+use clap::{Parser, Subcommand};
+use genie_log::testing::Kind;
+
+use crate::{
+    ground::{Ground, Measured},
+    table::Row,
+};
+
+/// Threads that actors live on, as the server has them.
+const ACTOR_THREADS: usize = 2;
+
+/// Measures genie beside what it could be instead. Needs `GENIE_TEST_POSTGRES`: scripts/bench starts one.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The log and the users' actors, on Postgres and on SQLite.
+    Log {
+        /// Only a JSON list on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Only figures whose names contain this.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
+    /// Part of the measurement of memory.
+    #[command(hide = true, name = memory::CHILD)]
+    IdleUsers,
+}
+
+fn main() -> Measured<()> {
+    let arguments = Arguments::parse();
+    // As `genie serve` wires it: one runtime with all I/O, and threads of their own for the actors.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("genie-io").build()?;
+    let io = runtime.handle().clone();
+    actix::System::with_tokio_rt(move || runtime).block_on(async move {
+        let arbiters = (0..ACTOR_THREADS).map(|_| actix::Arbiter::new().handle()).collect();
+        io.spawn(async move {
+            match arguments.what {
+                What::Log { json, only } => log(arbiters, only.as_deref().unwrap_or_default(), json).await,
+                What::IdleUsers => memory::idle_users(arbiters).await,
+            }
+        })
+        .await?
+    })
+}
+
+async fn log(arbiters: Vec<ArbiterHandle>, only: &str, as_json: bool) -> Measured<()> {
+    let mut all = Vec::new();
+    for kind in [Kind::Postgres, Kind::Sqlite] {
+        let rows = on_store(kind, &arbiters, only).await?;
+        if !as_json && !rows.is_empty() {
+            println!("{kind:?}\n{}", table::text(&rows));
+        }
+        all.extend(rows);
+    }
+    if all.is_empty() {
+        return Err(format!("no figure's name contains `{only}`").into());
+    }
+    if as_json {
+        println!("{}", table::json(&all));
+    }
+    Ok(())
+}
+
+/// One measurement; some give two figures.
+#[derive(Debug, Clone, Copy)]
+enum Measurement {
+    Commands,
+    Lone,
+    Lag,
+    Replay,
+    Memory,
+    Wake,
+    Cold,
+}
+
+impl Measurement {
+    const ALL: [Self; 7] = [Self::Commands, Self::Lone, Self::Lag, Self::Replay, Self::Memory, Self::Wake, Self::Cold];
+
+    fn figures(self) -> &'static [&'static str] {
+        match self {
+            Self::Commands => &["commands_vs_stock", "commands_vs_bare_batched_insert"],
+            Self::Lone => &["lone_user_latency"],
+            Self::Lag => &["feed_lag_p99_ms", "feed_lag_other_node_p99_ms"],
+            Self::Replay => &["replay_events_per_s_core"],
+            Self::Memory => &["idle_user_bytes"],
+            Self::Wake => &["wake_10k_events_p99_ms"],
+            Self::Cold => &["cold_start_p99_ratio"],
+        }
+    }
+
+    async fn measure(self, ground: &Ground) -> Measured<Vec<Row>> {
+        match self {
+            Self::Commands => commands::measure(ground).await,
+            Self::Lone => lone::measure(ground).await,
+            Self::Lag => lag::measure(ground).await,
+            Self::Replay => replay::measure(ground).await,
+            Self::Memory => memory::measure(ground).await,
+            Self::Wake => wake::measure(ground).await,
+            Self::Cold => cold::measure(ground).await,
+        }
+    }
+}
+
+/// Each measurement on a store of its own, so that none inherits another's table.
+async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
+    let mut rows = Vec::new();
+    for measurement in Measurement::ALL {
+        if !measurement.figures().iter().any(|figure| ground::name_on(kind, figure).contains(only)) {
+            continue;
+        }
+        let began = tokio::time::Instant::now();
+        let ground = Ground::new(kind, arbiters).await;
+        ground.check_durability().await?;
+        rows.extend(measurement.measure(&ground).await?);
+        eprintln!("{kind:?}, {measurement:?}: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    Ok(rows)
+}

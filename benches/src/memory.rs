@@ -1,0 +1,119 @@
+//! Resident memory of a live user's actor that has nothing to do, with everything that the process keeps for that user.
+//! Measured in a process of its own, whose memory nothing else has stretched.
+
+use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Duration};
+
+use actix::ArbiterHandle;
+use futures_util::future::try_join_all;
+use genie_actors::users::Users;
+use genie_events::{Metadata, UserCommand, UserId};
+use genie_log::{
+    Clock, Log, LogError, MasterKeys, Opened, Settings,
+    store::{Store, Target},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+
+use crate::{
+    ground::{Ground, Measured},
+    table::{Bound, Row},
+};
+
+/// The command that the process of its own is started with.
+pub const CHILD: &str = "idle-users";
+/// Users who live and are idle.
+const USERS: usize = 100_000;
+/// Users who woke before the first look: pools, threads and statements are no user's.
+const FIRST: usize = 2000;
+/// Commands under way at once; few, so that what they need meanwhile does not count as the users'.
+const AT_ONCE: usize = 64;
+/// What is under way has ended by then.
+const CALM: Duration = Duration::from_secs(1);
+
+/// What the child is told, on its standard input.
+#[derive(Serialize, Deserialize)]
+struct Place {
+    sqlite: Option<PathBuf>,
+    postgres: Option<String>,
+    masters: String,
+}
+
+/// Bytes of each user.
+pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
+    let node = ground.node().await?;
+    ground.register(&node.log, USERS).await;
+    if let Target::Sqlite(_) = ground.store.target {
+        node.log.store().close().await; // one process at a time
+    }
+    let (sqlite, postgres) = match ground.store.target.clone() {
+        Target::Sqlite(path) => (Some(path), None),
+        Target::Postgres(url) => (None, Some(url)),
+    };
+    let place = serde_json::to_vec(&Place { sqlite, postgres, masters: ground.masters.clone() })?;
+    let told = tokio::task::spawn_blocking(move || {
+        let mut child = std::process::Command::new(std::env::current_exe()?)
+            .arg(CHILD)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(&place)?;
+        }
+        child.wait_with_output()
+    });
+    let told = told.await??;
+    if !told.status.success() {
+        return Err(format!("the process with the idle users ended with {}", told.status).into());
+    }
+    let bytes: f64 = String::from_utf8(told.stdout)?.trim().parse()?;
+    Ok(vec![Row::new(ground.name("idle_user_bytes"), bytes, "bytes", Bound::AtMost(4096.0))])
+}
+
+/// The child: prints the bytes of each user.
+pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
+    let place: Place = serde_json::from_reader(std::io::stdin())?;
+    let target = match (place.sqlite, place.postgres) {
+        (Some(path), _) => Target::Sqlite(path),
+        (None, url) => Target::Postgres(url.ok_or("no store was named")?),
+    };
+    let masters = MasterKeys::parse(&place.masters)?;
+    let Opened { log, .. } = Log::open(Settings { target, masters, clock: Clock::system(), read_only: false }).await?;
+    let users = Users::new(log.clone(), arbiters);
+    let ids = all_users(&log).await?;
+    let (first, rest) = ids.split_at_checked(FIRST).ok_or("too few users are registered")?;
+    wake(&users, first).await?;
+    let before = resident()?;
+    wake(&users, rest).await?;
+    let after = resident()?;
+    eprintln!("{} users live; {} MiB, of which {} MiB before", users.live_count(), after >> 20, before >> 20);
+    if users.live_count() != ids.len() {
+        return Err("not all users live".into());
+    }
+    println!("{}", after.saturating_sub(before) / rest.len() as u64);
+    Ok(())
+}
+
+/// A command to each; then calm.
+async fn wake(users: &Users, ids: &[UserId]) -> Measured<()> {
+    for some in ids.chunks(AT_ONCE) {
+        try_join_all(some.iter().map(|id| users.ask(*id, Metadata::system(), UserCommand::SignIn))).await?;
+    }
+    tokio::time::sleep(CALM).await;
+    Ok(())
+}
+
+async fn all_users(log: &Log) -> Result<Vec<UserId>, LogError> {
+    let read = async |store: Store| {
+        let rows = sqlx::query("SELECT user_id FROM user_keys").fetch_all(store.reads()).await?;
+        let id = |row: &sqlx::any::AnyRow| row.try_get::<String, _>("user_id").ok()?.parse().ok();
+        Ok(rows.iter().filter_map(id).filter(|user: &UserId| !user.0.is_nil()).collect())
+    };
+    log.store().run(read).await
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> Measured<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("/proc/self/status does not say VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
