@@ -63,7 +63,9 @@ async fn give_a_past(node: &Node, creator: Creator) -> Measured<()> {
             NewFact { stream: stream.clone(), sequence: sequence + n, event }
         });
         let group = Group::of_user(creator.id, count, facts.collect());
-        node.log.append(Append { groups: vec![group], work: vec![], metadata: genie_events::Metadata::system(), remember: None }).await?;
+        node.log
+            .append(Append { groups: vec![group], work: vec![], metadata: genie_events::Metadata::system(), remember: None })
+            .await?;
         count += PART;
         sequence += PART;
     }

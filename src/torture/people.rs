@@ -1,6 +1,10 @@
 //! Simulated users. Each does one thing after another, by chance, on whichever server, and remembers what was acknowledged.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use genie_events::{JobId, UserId};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -18,6 +22,8 @@ use crate::torture::{
 
 /// Jobs of one's own that a user remembers.
 const REMEMBERED: usize = 32;
+/// Secrets that a credential may hold, as far as its user knows.
+const SECRETS: usize = 64;
 /// Pause after the servers said that one has too many jobs.
 const TOO_MANY: Duration = Duration::from_secs(1);
 /// Users registered at once, before anything is broken: each costs a password hash or two.
@@ -230,11 +236,17 @@ impl Life {
         match told {
             Told::Yes { json, .. } => {
                 self.credential = json["id"].as_str().map(str::to_owned);
-                self.secrets = vec![secret];
+                // Where keys are not honoured, an earlier command that was sent twice may take effect once more, late.
+                if self.arena.keyed.load(Ordering::Relaxed) {
+                    self.secrets.clear();
+                }
+                self.secrets.push(secret);
             }
             Told::Unknown => self.secrets.push(secret),
             Told::No { .. } => {}
         }
+        let too_many = self.secrets.len().saturating_sub(SECRETS);
+        self.secrets.drain(..too_many);
     }
 
     async fn reveal(&mut self) {
