@@ -20,6 +20,8 @@ use crate::torture::{
 
 /// Pause between two faults, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 150..1200;
+/// How long a server that is alone is waited for.
+const COMES_UP: Duration = Duration::from_secs(10);
 /// How long a server is frozen, or its way to Postgres stalled, in milliseconds.
 const HANGS_MS: std::ops::Range<u64> = 500..4000;
 /// How long somebody idles in a transaction, in milliseconds.
@@ -124,14 +126,24 @@ impl Faults {
                 deck = Fault::ALL.into_iter().filter(|fault| !skipped.contains(fault)).collect();
                 deck.shuffle(&mut self.chance);
             }
+            self.recover().await;
+            let pause = Duration::from_millis(self.chance.random_range(PAUSE_MS));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
             if let Some(fault) = deck.pop() {
                 self.inject(fault).await;
             }
-            let pause = Duration::from_millis(self.chance.random_range(PAUSE_MS));
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+        }
+    }
+
+    /// A server that is alone is given the time to come up: broken all the time, it would do nothing that could get lost. Of
+    /// several, one is broken while others are not back yet.
+    async fn recover(&self) {
+        let deadline = Instant::now() + COMES_UP;
+        while self.siege.is_none() && self.arena.nodes.iter().any(|node| node.base().is_none()) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
