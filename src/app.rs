@@ -10,7 +10,11 @@ use std::{
 
 use actix_web::{HttpServer, web};
 use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
-use genie_log::{Clock, Election, Log, LogError, MasterKeys, Opened, store::Target};
+use genie_log::{
+    Clock, Election, Log, LogError, MasterKeys, Opened,
+    sealer::{self, Sealing},
+    store::Target,
+};
 use genie_projections::ReadSide;
 use secrecy::ExposeSecret;
 use tracing::{info, warn};
@@ -18,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::Config,
-    http,
+    heads, http,
     identity::{password::Passwords, token::Tokens},
 };
 
@@ -34,6 +38,7 @@ pub struct App {
     pub election: Election,
     pub write: WriteSide,
     pub reads: ReadSide,
+    pub sealing: Sealing,
     pub tokens: Tokens,
     pub passwords: Passwords,
 }
@@ -70,6 +75,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let settings = Settings { node, model, job_lease: config.job_lease, embedded: config.is_embedded() };
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
+    let sealing = start_sealing(&config, &log, election.clone()).await?;
     let invite = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?;
     if let Some(code) = invite {
         say(&format!("The first invite, whose user becomes administrator: {code}"));
@@ -82,7 +88,15 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let tokens = Tokens::new(log.hashes().token_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, tokens, passwords })
+    Ok(App { config, log, election, write, reads, sealing, tokens, passwords })
+}
+
+/// The tree over the log and its signed heads, which are kept outside as well where that is configured.
+async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result<Sealing, String> {
+    let sealing = sealer::start(log, election, config.seal_every).await.map_err(|error| error.to_string())?;
+    let key = log.head_key().await.map_err(|error| error.to_string())?.public();
+    heads::start(&sealing.heads, &key, config.heads_file.as_deref(), config.heads_webhook.as_ref())?;
+    Ok(sealing)
 }
 
 async fn listen(app: Arc<App>) -> Result<(), String> {
@@ -105,7 +119,7 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
 }
 
 /// To whoever started the server, and may have stopped listening.
-fn say(line: &str) {
+pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 

@@ -1,77 +1,29 @@
-//! `genie audit`: a user's facts in order, opened with the user's key. Secrets are not among them: facts hold only their hashes.
+//! `genie audit`: what happened, and whether the log can be trusted. All of it only reads, and may run beside the server.
 
-use std::io::{BufWriter, Write};
+use genie_log::Log;
 
-use genie_events::UserId;
-use genie_log::{Body, Fact};
-use serde_json::{Value, json};
+use crate::{
+    app::{open_log, say},
+    config::Config,
+};
 
-use crate::{app::open_log, config::Config};
+/// Proofs, as the command line and HTTP show them.
+pub mod proof;
+/// A user's facts in order.
+pub mod show;
+/// The whole log against its digests, its tree and its signed heads.
+pub mod verify;
 
-/// Prints them to standard output.
-pub fn print(config: &Config, user: UserId, as_json: bool) -> Result<(), String> {
+/// Opens the log to be read, on a runtime of its own, and does something with it.
+pub fn with_log(config: &Config, work: impl AsyncFnOnce(Log) -> Result<(), String>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
-    runtime.block_on(async {
-        let log = open_log(config, true).await?.log;
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        let (mut count, mut written) = (0, Ok(()));
-        let read = log
-            .user_facts(user, |fact| {
-                count += 1;
-                if written.is_ok() {
-                    let line = if as_json { json_line(&fact).to_string() } else { text_line(&fact) };
-                    written = writeln!(out, "{line}");
-                }
-            })
-            .await;
-        let flushed = written.and_then(|()| out.flush());
-        read.map_err(|error| error.to_string())?;
-        match flushed {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
-            _ if count == 0 => Err(format!("there are no facts of user {user}")),
-            _ => Ok(()),
-        }
-    })
+    runtime.block_on(async { work(open_log(config, true).await?.log).await })
 }
 
-fn fields(fact: &Fact) -> Value {
-    match &fact.body {
-        Body::Forgotten => Value::Null,
-        Body::Open(event, _) => {
-            let mut json = event.to_json();
-            if let Some(map) = json.as_object_mut() {
-                map.remove("event");
-            }
-            json
-        }
-    }
-}
-
-fn caller(fact: &Fact) -> String {
-    let kind = fact.metadata.caller.as_str();
-    match fact.metadata.by {
-        Some(by) => format!("{kind}:{by}"),
-        None => kind.to_owned(),
-    }
-}
-
-fn text_line(fact: &Fact) -> String {
-    format!(
-        "{:>8} {} {:<24} {:<48} {:<42} {}",
-        fact.position,
-        fact.recorded_at.rfc3339(),
-        fact.event_type,
-        fact.stream.to_string(),
-        caller(fact),
-        fields(fact),
-    )
-}
-
-fn json_line(fact: &Fact) -> Value {
-    json!({
-        "position": fact.position, "time": fact.recorded_at.rfc3339(), "type": fact.event_type,
-        "stream": fact.stream.to_string(), "sequence": fact.sequence, "user_seq": fact.owner_seq,
-        "id": fact.event_id, "caller": caller(fact), "request_id": fact.metadata.request_id, "data": fields(fact),
-    })
+/// Prints the key that this log's signed heads are verified with.
+pub async fn print_key(log: Log) -> Result<(), String> {
+    let key = log.head_key().await.map_err(|error| error.to_string())?;
+    say(&key.public().to_string());
+    Ok(())
 }

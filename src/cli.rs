@@ -1,6 +1,6 @@
 //! All commands.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
@@ -20,17 +20,41 @@ enum Command {
     Serve,
     /// Print what configuration is in force, secrets masked
     Config,
-    /// Print a user's facts in order; may run beside the server
+    /// Print a user's facts in order, or check the log; may run beside the server
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Audit {
+        #[command(subcommand)]
+        what: Option<Audit>,
         /// The user's id
-        #[arg(long)]
-        user: String,
+        #[arg(long, required = true)]
+        user: Option<String>,
         /// One JSON object a line instead of text
         #[arg(long)]
         json: bool,
     },
     /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
     Torture(torture::Options),
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Check the whole log against its digests, its tree and its signed heads
+    Verify {
+        /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it
+        #[arg(long)]
+        heads: Option<PathBuf>,
+    },
+    /// Print the proof that a fact stands in the log under the newest signed head
+    Proof {
+        /// The fact's position
+        #[arg(long)]
+        position: u64,
+        /// Prove as well that the log only grew since it had so many facts
+        #[arg(long)]
+        from: Option<u64>,
+    },
+    /// Print the public key of the signed heads
+    Key,
 }
 
 /// Runs what the command line asks for.
@@ -47,11 +71,16 @@ pub fn run() -> ExitCode {
             let _ = writeln!(std::io::stdout(), "{}", config.in_force()); // whoever reads may stop in the middle
             Ok(())
         }
-        Command::Audit { user, json } => match user.parse::<UserId>() {
-            Ok(user) => audit::print(&config, user, json),
+        Command::Audit { what: None, user, json } => match user.unwrap_or_default().parse::<UserId>() {
+            Ok(user) => audit::with_log(&config, async |log| audit::show::print(log, user, json).await),
             Err(error) => Err(format!("--user: {error}")),
         },
         Command::Torture(options) => torture::run(&config, options),
+        Command::Audit { what: Some(what), .. } => audit::with_log(&config, async |log| match what {
+            Audit::Verify { heads } => audit::verify::run(log, heads.as_deref()).await,
+            Audit::Proof { position, from } => audit::proof::print(log, position, from).await,
+            Audit::Key => audit::print_key(log).await,
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,7 +23,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 20] = [
+pub const SETTINGS: [Setting; 23] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -45,6 +45,9 @@ pub const SETTINGS: [Setting; 20] = [
     plain("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas"),
     plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
     plain("GENIE_READ_WAIT_MS", "5000", "how long a read waits for the position it asks for"),
+    plain("GENIE_SEAL_SECONDS", "10", "how often a head of the log is signed, at most, while there are new facts"),
+    plain("GENIE_HEADS_FILE", "", "file that signed heads are appended to; one for each server, best on another machine"),
+    secret("GENIE_HEADS_WEBHOOK", "URL that signed heads are sent to"),
     plain("GENIE_LOG", "info", "what is logged, as tracing filters say it"),
     plain("GENIE_LOG_FORMAT", "text", "`text` or `json`"),
 ];
@@ -69,6 +72,9 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     pub job_lease: Duration,
     pub read_wait: Duration,
+    pub seal_every: Duration,
+    pub heads_file: Option<PathBuf>,
+    pub heads_webhook: Option<SecretString>,
     pub log: String,
     pub log_json: bool,
     given: BTreeMap<String, String>,
@@ -131,6 +137,9 @@ impl Config {
             cors_origins: read.origins("CORS_ORIGINS"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
+            seal_every: Duration::from_secs(read.number("GENIE_SEAL_SECONDS", 1, 86_400)),
+            heads_file: Some(read.text("GENIE_HEADS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            heads_webhook: read.secret("GENIE_HEADS_WEBHOOK", is_http, "must begin with http:// or https://"),
             log: read.text("GENIE_LOG"),
             log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
             given: BTreeMap::new(),
@@ -181,6 +190,10 @@ fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
         format!("{name} is not a setting; did you mean {nearest}? `genie config` lists them all")
     };
     unknown.map(sentence).collect()
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }
 
 struct Reader<'a> {
@@ -238,7 +251,7 @@ impl Reader<'_> {
 
     fn url(&mut self, name: &'static str) -> String {
         let value = self.text(name);
-        if !(value.starts_with("http://") || value.starts_with("https://")) {
+        if !is_http(&value) {
             self.wrong.push(format!("{name} must begin with http:// or https://"));
         }
         value

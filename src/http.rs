@@ -28,6 +28,8 @@ mod request;
 /// Server-sent events.
 mod sse;
 
+/// `/api/admin/audit/*`.
+mod audit;
 /// `/api/captions/*`.
 mod captions;
 /// `/api/genie/*`.
@@ -80,6 +82,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me", get().to(identity::show_me))
         .route("/api/register", post().to(identity::register))
         .route("/api/admin/invites", post().to(invites::create))
+        .route("/api/admin/audit/proof", get().to(audit::show_proof))
         .route("/api/onboarding/state", get().to(onboarding::show_state))
         .route("/api/onboarding/state", patch().to(onboarding::advance))
         .route("/api/credentials/create-profile", post().to(credentials::create_profile))

@@ -2,12 +2,14 @@
 
 /// All construction.
 mod app;
-/// `genie audit`: a user's facts in order.
+/// `genie audit`: what happened, and whether the log can be trusted.
 mod audit;
 /// All commands.
 mod cli;
 /// Everything from the environment, read once and checked.
 mod config;
+/// Keeps signed heads outside the store.
+mod heads;
 /// All routes.
 mod http;
 /// Passwords and tokens of the built-in identity.

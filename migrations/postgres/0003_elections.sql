@@ -29,14 +29,18 @@ BEGIN
         -- At once, so that nobody takes the new holder for the silent one while it waits to be elected.
         UPDATE elections SET backend = pg_backend_pid(), renewed_at = micros_now() WHERE name = 'genie';
         RETURN QUERY SELECT true, NULL::bigint;
-    ELSE
-        RETURN QUERY SELECT false, (
-            SELECT e.backend FROM elections e
-            JOIN pg_locks l ON l.pid = e.backend AND l.locktype = 'advisory' AND l.granted
-                AND l.classid = 0 AND l.objid = 7340992 AND l.objsubid = 1
-                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-            WHERE e.name = 'genie' AND abs(micros_now() - e.renewed_at) > p_stale);
+        RETURN;
     END IF;
+    SELECT e.backend INTO silent FROM elections e WHERE e.name = 'genie' AND abs(micros_now() - e.renewed_at) > p_stale;
+    -- Only now, and only that process: pg_locks is dear to look at, and another may have got the lock meanwhile.
+    IF silent IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_locks l
+        WHERE l.pid = silent AND l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = 7340992 AND l.objsubid = 1
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    ) THEN
+        silent := NULL;
+    END IF;
+    RETURN QUERY SELECT false, silent;
 END $$;
 
 -- The holder of the lock is elected: once no transaction in office is open, for which it waits p_patience milliseconds.

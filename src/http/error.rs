@@ -9,7 +9,7 @@ use actix_web::{
 };
 use genie_actors::WriteError;
 use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure};
-use genie_log::LogError;
+use genie_log::{LogError, proof::CantProve};
 use genie_projections::ReadError;
 use serde_json::json;
 use tracing::error;
@@ -61,6 +61,9 @@ pub enum ApiError {
     /// A read did not succeed.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// There is no proof, not yet or not at all.
+    #[error(transparent)]
+    Proof(CantProve),
     /// Too many logins.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -79,6 +82,15 @@ impl ApiError {
 impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         Self::Read(ReadError::Log(error))
+    }
+}
+
+impl From<CantProve> for ApiError {
+    fn from(error: CantProve) -> Self {
+        match error {
+            CantProve::Log(error) => error.into(),
+            error => Self::Proof(error),
+        }
     }
 }
 
@@ -125,10 +137,14 @@ impl ApiError {
             Self::Write(error) => wire_of_write(error),
             Self::Read(ReadError::Behind { .. }) => Wire::new(S::PRECONDITION_FAILED, "position_not_reached"),
             Self::Read(ReadError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+            Self::Proof(CantProve::NotThere { .. }) => Wire::new(S::NOT_FOUND, "not_found"),
+            Self::Proof(CantProve::NotSealed { .. }) => Wire::later(S::CONFLICT, "not_sealed"),
+            Self::Proof(CantProve::NoSuchSize { .. }) => Wire::new(S::BAD_REQUEST, "invalid_field"),
             Self::Password(PasswordError::Busy) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
-            Self::Read(ReadError::Log(_)) | Self::Password(PasswordError::Broken) | Self::Internal(_) => {
-                Wire::new(S::INTERNAL_SERVER_ERROR, "internal")
-            }
+            Self::Read(ReadError::Log(_))
+            | Self::Proof(CantProve::Log(_))
+            | Self::Password(PasswordError::Broken)
+            | Self::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
 

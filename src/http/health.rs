@@ -1,8 +1,9 @@
-//! Whether genie is alive, and whether it is ready: the store, the projections, the model server, each with its state.
+//! Whether genie is alive, and whether it is ready: the store, the projections, the tree over the log, the model
+//! server, each with its state.
 
 use actix_web::{HttpResponse, web::Data};
-use genie_log::health::Trouble;
-use serde_json::{Map, json};
+use genie_log::{health::Trouble, sealer::State};
+use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
@@ -47,6 +48,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         "log": {"head": head, "missing_position": hole},
         "projections": projections,
         "elected": elected,
+        "sealing": sealing(&app),
         "ollama": state(model.is_ok()),
         "live_users": app.write.users.live_count(),
     });
@@ -60,4 +62,15 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let mut all = failure.as_object().cloned().unwrap_or_default();
     all.extend(fields.as_object().cloned().unwrap_or_default());
     HttpResponse::ServiceUnavailable().json(all)
+}
+
+/// The tree over the log. A sealer that stopped is an alarm for whoever runs genie; facts are kept and served all the same.
+fn sealing(app: &App) -> Value {
+    let status = app.sealing.status.borrow().clone();
+    let lag = app.log.head().saturating_sub(status.signed);
+    match status.state {
+        State::Waiting => json!({"state": "on another node"}),
+        State::Sealing => json!({"state": "sealing", "signed": status.signed, "lag": lag}),
+        State::Stopped(reason) => json!({"state": "stopped", "signed": status.signed, "lag": lag, "reason": reason}),
+    }
 }

@@ -6,6 +6,7 @@ mod genie;
 mod ollama;
 
 mod arrows;
+mod audit;
 mod bad_input;
 mod chat;
 mod events;

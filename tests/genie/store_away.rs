@@ -30,14 +30,14 @@ struct Cuttable {
     address: String,
 }
 
-/// Passes bytes on, but not while it hangs.
-async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, hang: &AtomicBool) {
+/// Passes bytes on, but not while it hangs, and none once it is cut.
+async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, hang: &AtomicBool, cut: &AtomicBool) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         while hang.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        if to.write_all(&buffer[..count]).await.is_err() {
+        if cut.load(Ordering::SeqCst) || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
@@ -63,8 +63,8 @@ impl Cuttable {
                         let (from_server, to_server) = TcpStream::connect(target).await.unwrap().into_split();
                         let (from_client, to_client) = client.into_split();
                         tokio::select! {
-                            () = pass_on(from_client, to_server, &hangs) => {}
-                            () = pass_on(from_server, to_client, &hangs) => {}
+                            () = pass_on(from_client, to_server, &hangs, &is_cut) => {}
+                            () = pass_on(from_server, to_client, &hangs, &is_cut) => {}
                         }
                     };
                     tokio::select! {

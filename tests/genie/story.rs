@@ -14,10 +14,11 @@ both_stores!(the_whole_story_with_kill_9_between_the_steps, async |store: TestSt
     tell(TestGenie::start(store).await, true).await;
 });
 
-/// Where the server may be killed.
+/// Where the server may be killed. The new one knows nothing of what its callers wrote before, so their reads do not wait for it.
 async fn step(genie: &mut TestGenie, killing: bool) {
     if killing {
         genie.restart().await;
+        genie.settle().await;
     }
 }
 

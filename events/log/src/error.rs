@@ -74,6 +74,9 @@ pub enum LogError {
     /// Another node was elected: what this one would have written in office was not written.
     #[error("another node was elected")]
     Deposed,
+    /// The tree over the log does not fit the log, or itself.
+    #[error("the tree over the log can't be trusted: {0}; `genie audit verify` tells more")]
+    Tree(String),
     /// Ours: a statement that should not fail did.
     #[error("the store refused a statement: {0}")]
     Statement(String),

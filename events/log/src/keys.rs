@@ -143,6 +143,11 @@ impl UserKeys {
         }
     }
 
+    /// A key for another part of the system, when these are the system's.
+    pub(crate) fn part(&self, name: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(derive(&self.root.0, "system", name))
+    }
+
     /// The key of log and read tables.
     pub fn payload(&self) -> &SealingKey {
         &self.payload
@@ -180,7 +185,7 @@ pub struct SystemHashes {
 
 impl SystemHashes {
     pub(crate) fn of(system: &UserKeys) -> Self {
-        let part = |name| Zeroizing::new(derive(&system.root.0, "system", name));
+        let part = |name| system.part(name);
         Self {
             email: part("email"),
             invite: part("invite"),

@@ -36,6 +36,17 @@ pub mod wake;
 /// The one task that writes: group commit.
 pub mod writer;
 
+/// Its signed heads, and the key that signs them.
+pub mod heads;
+/// Proofs for others: a fact is in the log, and the log only grew.
+pub mod proof;
+/// The elected node's task that keeps the tree and signs heads.
+pub mod sealer;
+/// The Merkle tree over all digests.
+pub mod tree;
+/// Checking the whole log against its digests, its tree and its heads.
+pub mod verify;
+
 /// Working table: outcomes of requests that may be sent again.
 pub mod idempotency;
 /// Working table: tokens of running turns.

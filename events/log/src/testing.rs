@@ -72,13 +72,18 @@ impl TestStore {
 
     /// Opens it with other master keys.
     pub async fn open_with(&self, masters: &str) -> Result<Opened, crate::LogError> {
-        Log::open(Settings {
-            target: self.target.clone(),
-            masters: MasterKeys::parse(masters).unwrap(),
-            clock: self.clock.clone(),
-            read_only: false,
-        })
-        .await
+        Log::open(Settings { masters: MasterKeys::parse(masters).unwrap(), ..self.settings() }).await
+    }
+
+    /// Opens it only to read, as the command line does beside a server.
+    pub async fn open_to_read(&self) -> Log {
+        Log::open(Settings { read_only: true, ..self.settings() }).await.unwrap().log
+    }
+
+    /// What it is opened with, for a test that opens it on a runtime of its own.
+    pub fn settings(&self) -> Settings {
+        let masters = MasterKeys::parse(&self.masters).unwrap();
+        Settings { target: self.target.clone(), masters, clock: self.clock.clone(), read_only: false }
     }
 
     /// Registers a user the short way: the first fact and the key.

@@ -28,7 +28,7 @@ const TERM: Duration = Duration::from_secs(2);
 /// How long the elected node may be unheard of before another is elected; by the database's clock.
 pub(super) const SILENT: Duration = Duration::from_millis(2_500);
 /// How often a candidate looks whether the lock is free.
-const LOOK: Duration = Duration::from_millis(400);
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a candidate that holds the lock waits for the transactions of who held it before.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long the database may take for one step of a candidate, which waits for nothing longer than [`PATIENCE`].
@@ -110,9 +110,8 @@ impl Candidate {
         let query = sqlx::query_as("SELECT won, silent FROM try_election($1)").bind(SILENT.as_micros() as i64);
         let (won, silent): (bool, Option<i64>) = in_time(query.fetch_one(&mut *connection)).await?;
         if let Some(backend) = silent {
-            warn!(backend, "the elected node has not been heard of: its connection is ended");
             let query = sqlx::query("SELECT pg_terminate_backend($1::int)").bind(backend);
-            return self.end(in_time(query.execute(&mut *connection)).await);
+            return self.ended(in_time(query.execute(&mut *connection)).await, "the elected node has not been heard of");
         }
         if !won {
             return Ok(Try::Again(LOOK));
@@ -122,17 +121,20 @@ impl Candidate {
         match in_time(query.fetch_one(&mut *connection)).await {
             Ok(epoch) => Ok(Try::Elected { epoch: Epoch(epoch), until: sent + TERM }),
             Err(error) if is(&error, LOCK_NOT_AVAILABLE) => {
-                warn!("transactions of the node that was elected before are still open: they are ended");
-                self.end(in_time(sqlx::query("SELECT end_office()").execute(&mut *connection)).await)
+                let ended = in_time(sqlx::query("SELECT end_office()").execute(&mut *connection)).await;
+                self.ended(ended, "transactions of the node that was elected before were still open")
             }
             Err(error) => Err(error),
         }
     }
 
     /// What comes after other nodes' connections were told to end.
-    fn end<T>(&mut self, ended: Result<T, sqlx::Error>) -> Result<Try, sqlx::Error> {
+    fn ended<T>(&mut self, ended: Result<T, sqlx::Error>, why: &str) -> Result<Try, sqlx::Error> {
         match ended {
-            Ok(_) => Ok(Try::Again(ENDING)),
+            Ok(_) => {
+                warn!(why, "connections of another node were ended");
+                Ok(Try::Again(ENDING))
+            }
             Err(error) if is(&error, NOT_PERMITTED) => {
                 if !self.has_asked_for_rights {
                     self.has_asked_for_rights = true;

@@ -1,0 +1,197 @@
+//! Checking the whole log: positions, digests, owners' counters, the tree and its signed heads. A `Verifier` is fed with rows
+//! in their order, wherever they come from; it needs no key of any user, so it works on what was forgotten as well.
+//!
+//! It remembers the tree's frontier and the last event of each owner, of up to a million owners; what it could not check beyond
+//! these it counts.
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use crate::{
+    StoredRow,
+    heads::SignedHead,
+    tree::{self, Frontier, Hash},
+};
+
+mod stored;
+pub use stored::CantVerify;
+
+/// The most owners whose counters are followed: some 50 MB.
+const OWNERS: usize = 1 << 20;
+
+/// The first thing that is wrong: at a position, or somewhere from one to another where nothing narrows it down further.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Finding {
+    /// The first position that may be bad.
+    pub first: u64,
+    /// The last position that may be the first bad one.
+    pub last: u64,
+    /// What is wrong, as a sentence.
+    pub wrong: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "position {}: {}", self.first, self.wrong),
+            false => write!(f, "between positions {} and {}: {}", self.first, self.last, self.wrong),
+        }
+    }
+}
+
+impl Finding {
+    fn at(position: u64, wrong: impl Into<String>) -> Self {
+        Self::between(position, position, wrong)
+    }
+
+    fn between(first: u64, last: u64, wrong: impl Into<String>) -> Self {
+        Self { first: first.min(last), last, wrong: wrong.into() }
+    }
+}
+
+/// Where a head was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// In the store, beside the tree.
+    InStore,
+    /// Outside, where whoever holds the store can't change it.
+    Outside,
+}
+
+/// What was checked and found good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Rows, from position 1 on.
+    pub facts: u64,
+    /// Signed heads of the store.
+    pub heads: u64,
+    /// Signed heads that were kept outside.
+    pub pinned: u64,
+    /// How many of the rows a signed head covers.
+    pub covered: u64,
+    /// Rows whose owner's counter was not followed, for want of memory.
+    pub uncounted: u64,
+}
+
+/// Checks rows and heads in the order of positions.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    frontier: Frontier,
+    owners: HashMap<Uuid, u64>,
+    /// Heads that are ahead of the rows so far.
+    expected: BTreeMap<u64, Vec<(SignedHead, Kept)>>,
+    verified: Verified,
+}
+
+impl Verifier {
+    /// One that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The last position that was good.
+    pub fn position(&self) -> u64 {
+        self.frontier.size()
+    }
+
+    /// The next row, and what the tree as stored has for it: the hashes from [`tree::first_index`] of its position on; none where
+    /// it is not sealed, or where only rows and heads are at hand.
+    pub fn row(&mut self, row: &StoredRow, stored: &[Option<Hash>]) -> Result<(), Finding> {
+        let position = self.position() + 1;
+        if row.position > position {
+            return Err(Finding::at(position, "it is missing; rows were removed"));
+        }
+        if row.position < position {
+            return Err(Finding::at(row.position, "a second row stands here, or one before the first"));
+        }
+        let stream = format!("the fact {} of {}/{}", row.sequence, row.kind, row.id);
+        if row.computed_digest()[..] != row.digest[..] {
+            return Err(Finding::at(position, format!("{stream} was changed: its digest does not match")));
+        }
+        let hashes = self.frontier.push(tree::leaf_hash(&row.digest));
+        if let Some(Some(leaf)) = stored.first()
+            && *leaf != hashes[0]
+        {
+            let wrong =
+                format!("{stream} is not what was sealed here: it was moved, or changed with its digest, or the stored leaf was");
+            return Err(Finding::at(position, wrong));
+        }
+        self.count(row)?;
+        for (level, (hash, stored)) in hashes.iter().zip(stored).enumerate().skip(1) {
+            if stored.is_some_and(|stored| stored != *hash) {
+                let first = position + 1 - (1 << level);
+                let wrong = "the tree's stored hash over them is another: it was changed, or they and their leaves were";
+                return Err(Finding::between(first, position, wrong));
+            }
+        }
+        self.verified.facts = position;
+        self.expected.remove(&position).unwrap_or_default().iter().try_for_each(|(head, kept)| self.meet(head, *kept))
+    }
+
+    /// A head whose signature is good; it is compared when the rows have come as far as it. Heads come in the order of their
+    /// sizes, none for less than the rows so far.
+    pub fn head(&mut self, head: SignedHead, kept: Kept) -> Result<(), Finding> {
+        if head.size < self.position() || head.size == 0 {
+            let wrong = format!("a head over {} facts comes too late: heads are kept in their order", head.size);
+            return Err(Finding::at(self.position(), wrong));
+        }
+        match head.size == self.position() {
+            true => self.meet(&head, kept),
+            false => {
+                self.expected.entry(head.size).or_default().push((head, kept));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether there was a head for more rows than there were so far.
+    pub fn awaits_rows(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// That the rows are at their end.
+    pub fn finish(self) -> Result<Verified, Finding> {
+        match self.expected.first_key_value() {
+            None => Ok(self.verified),
+            Some((size, _)) => {
+                let wrong = format!("it is missing: a head over {size} facts was signed, and the log ends before");
+                Err(Finding::at(self.position() + 1, wrong))
+            }
+        }
+    }
+
+    /// A head over all rows so far.
+    fn meet(&mut self, head: &SignedHead, kept: Kept) -> Result<(), Finding> {
+        if head.root != self.frontier.root() {
+            let whose = match kept {
+                Kept::InStore => "the signed head",
+                Kept::Outside => "the signed head kept outside",
+            };
+            let wrong = format!("{whose} over {} facts has another root: facts were changed after it was signed", head.size);
+            return Err(Finding::between(self.verified.covered + 1, head.size, wrong));
+        }
+        self.verified.covered = head.size;
+        match kept {
+            Kept::InStore => self.verified.heads += 1,
+            Kept::Outside => self.verified.pinned += 1,
+        }
+        Ok(())
+    }
+
+    /// Each owner's events are numbered from 1 without a gap.
+    fn count(&mut self, row: &StoredRow) -> Result<(), Finding> {
+        let known = self.owners.get(&row.owner).copied();
+        if known.is_none() && self.owners.len() >= OWNERS {
+            self.verified.uncounted += 1;
+            return Ok(());
+        }
+        let expected = known.unwrap_or(0) + 1;
+        if row.owner_seq != expected {
+            let wrong = format!("it is event {} of its owner, where {expected} is the next", row.owner_seq);
+            return Err(Finding::at(row.position, wrong));
+        }
+        self.owners.insert(row.owner, expected);
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! The store as it is, fed to a verifier: rows, the tree's hashes and heads in pages, beside whoever writes.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+
+use crate::{
+    Log, LogError, StoredRow,
+    heads::{PublicHeadKey, SignedHead, stored_note},
+    row::COLUMNS,
+    store::Store,
+    tree::{self, Hash},
+    verify::{Finding, Kept, Verified, Verifier},
+};
+
+/// Rows of one page; each may have some megabytes.
+const PAGE: i64 = 200;
+
+/// Why a verification did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum CantVerify {
+    /// Something is wrong with the log.
+    #[error("{0}")]
+    Found(#[from] Finding),
+    /// A head is none, wherever it was kept.
+    #[error("{place}: {reason}")]
+    Head {
+        /// Where it stands.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store can't be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Heads that were kept outside, one look ahead.
+struct Pinned<I> {
+    notes: I,
+    read: u64,
+    largest: u64,
+    next: Option<SignedHead>,
+}
+
+impl<I: Iterator<Item = std::io::Result<String>>> Pinned<I> {
+    /// The next one that is for no more than so many facts.
+    fn upto(&mut self, size: u64, key: &PublicHeadKey) -> Result<Option<SignedHead>, CantVerify> {
+        if self.next.is_none()
+            && let Some(note) = self.notes.next()
+        {
+            self.read += 1;
+            let bad = |reason: String| CantVerify::Head { place: format!("pinned head {}", self.read), reason };
+            let note = note.map_err(|error| bad(error.to_string()))?;
+            let head = key.open(&note).map_err(|error| bad(error.to_string()))?;
+            if head.size < self.largest {
+                return Err(bad("it is for fewer facts than one before it; heads are kept in their order".into()));
+            }
+            self.largest = head.size;
+            self.next = Some(head);
+        }
+        Ok(self.next.take_if(|head| head.size <= size))
+    }
+}
+
+/// One page: rows, the tree's hashes for their positions, and the notes of heads by the last position that they cover.
+struct Page {
+    rows: Vec<StoredRow>,
+    hashes: BTreeMap<u64, Hash>,
+    heads: BTreeMap<u64, String>,
+}
+
+impl Log {
+    /// Checks everything that is stored, and that the heads kept outside are of this log. Rows that are written meanwhile may be
+    /// checked or not.
+    pub async fn verify(&self, pinned: impl Iterator<Item = std::io::Result<String>>) -> Result<Verified, CantVerify> {
+        let key = self.head_key().await?.public();
+        let mut pinned = Pinned { notes: pinned, read: 0, largest: 0, next: None };
+        let mut verifier = Verifier::new();
+        // Read before the rows: what is sealed or signed by now must be there when they end.
+        let (sealed, signed) = self.store().run(ends).await?;
+        let mut after = i64::MIN; // also a row before the first is one too many
+        loop {
+            let page = self.store().run(async move |store: Store| page(&store, after).await).await?;
+            if let Some(last) = page.rows.last() {
+                after = last.position as i64;
+                check(&mut verifier, &page, sealed, &key, &mut pinned)?;
+            } else if verifier.awaits_rows() {
+                break; // they were looked for once more
+            } else {
+                // A head kept since the rows were read is for rows that are there by now.
+                match pinned.upto(u64::MAX, &key)? {
+                    Some(head) => verifier.head(head, Kept::Outside)?,
+                    None => break,
+                }
+            }
+        }
+        let facts = verifier.position();
+        if sealed.max(signed) > facts {
+            let wrong = format!("it is missing: {} facts were sealed, and the log ends before", sealed.max(signed));
+            return Err(Finding { first: facts + 1, last: facts + 1, wrong }.into());
+        }
+        Ok(verifier.finish()?)
+    }
+}
+
+fn check<I: Iterator<Item = std::io::Result<String>>>(
+    verifier: &mut Verifier,
+    page: &Page,
+    sealed: u64,
+    key: &PublicHeadKey,
+    pinned: &mut Pinned<I>,
+) -> Result<(), CantVerify> {
+    for row in &page.rows {
+        let indexes = tree::first_index(row.position)..tree::first_index(row.position.saturating_add(1));
+        let stored: Vec<Option<Hash>> = indexes.map(|index| page.hashes.get(&index).copied()).collect();
+        while let Some(head) = pinned.upto(row.position, key)? {
+            verifier.head(head, Kept::Outside)?;
+        }
+        verifier.row(row, &stored)?;
+        if row.position <= sealed && stored.contains(&None) {
+            let wrong = "it was sealed, and hashes of the tree are missing for it".to_owned();
+            return Err(Finding { first: row.position, last: row.position, wrong }.into());
+        }
+        if let Some(note) = page.heads.get(&row.position) {
+            let place = format!("the signed head over {} facts", row.position);
+            let bad = |reason: String| CantVerify::Head { place, reason };
+            match key.open(note) {
+                Ok(head) if head.size == row.position => verifier.head(head, Kept::InStore)?,
+                Ok(head) => return Err(bad(format!("it is over {} facts", head.size))),
+                Err(error) => return Err(bad(error.to_string())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many rows are in the tree, and how many a head was signed over.
+async fn ends(store: Store) -> Result<(u64, u64), LogError> {
+    let sql = "SELECT coalesce((SELECT position FROM checkpoints WHERE name = $1), 0) AS sealed, \
+         coalesce((SELECT max(size) FROM tree_heads), 0) AS signed";
+    let row = sqlx::query(sql).bind(tree::CHECKPOINT).fetch_one(store.reads()).await?;
+    Ok((row.try_get::<i64, _>("sealed")? as u64, row.try_get::<i64, _>("signed")? as u64))
+}
+
+/// The rows after a position, holes and all.
+async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
+    let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
+    let rows = sqlx::query(&sql).bind(after).fetch_all(store.reads()).await?;
+    let rows = rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?;
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        return Ok(Page { rows, hashes: BTreeMap::new(), heads: BTreeMap::new() });
+    };
+    let (first, last) = (first.position, last.position);
+    let mut db = store.reads().acquire().await?;
+    let hashes = tree::read_range(&mut db, first.max(1)..=last).await?;
+    let sql = "SELECT size, note FROM tree_heads WHERE size >= $1 AND size <= $2";
+    let heads = sqlx::query(sql).bind(first as i64).bind(last as i64).fetch_all(&mut *db).await?;
+    let heads = heads.iter().map(|row| Ok((row.try_get::<i64, _>("size")? as u64, stored_note(row)?)));
+    let heads = heads.collect::<Result<BTreeMap<_, _>, sqlx::Error>>()?;
+    Ok(Page { rows, hashes, heads })
+}
