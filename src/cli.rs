@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config};
+use crate::{app, audit, config::Config, torture};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -32,6 +32,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
+    Torture(torture::Options),
 }
 
 #[derive(Subcommand)]
@@ -73,6 +75,7 @@ pub fn run() -> ExitCode {
             Ok(user) => audit::with_log(&config, async |log| audit::show::print(log, user, json).await),
             Err(error) => Err(format!("--user: {error}")),
         },
+        Command::Torture(options) => torture::run(&config, options),
         Command::Audit { what: Some(what), .. } => audit::with_log(&config, async |log| match what {
             Audit::Verify { heads } => audit::verify::run(log, heads.as_deref()).await,
             Audit::Proof { position, from } => audit::proof::print(log, position, from).await,

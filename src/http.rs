@@ -12,7 +12,7 @@ use actix_web::{
 use crate::app::App;
 
 /// What a success looks like; positions and cursors.
-mod answer;
+pub mod answer;
 /// Bodies: JSON, within a limit, with sentences that name the field.
 mod body;
 /// Who is calling.

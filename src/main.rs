@@ -14,6 +14,8 @@ mod heads;
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
+/// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
+mod torture;
 
 /// Commands are made on one thread and end on another, which the system's allocator is slow at.
 #[global_allocator]

@@ -14,7 +14,7 @@ use crate::{
     credential::{Credential, CredentialCommand, SealedSecret},
     event::{Change, Event},
     ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
-    job::{Job, JobCommand, JobSpec},
+    job::{Job, JobCommand, JobEvent, JobSpec},
     moment::{Moment, Month},
     operation,
     refusal::Refusal,
@@ -314,7 +314,7 @@ impl User {
             }
             Event::Job(event) => {
                 if let Ok(id) = stream.id.parse() {
-                    self.jobs.entry(id).or_default().evolve(event);
+                    self.evolve_job(stream, id, event);
                 }
             }
             Event::Chat(event) => self.chats.entry(SessionId(stream.id.clone())).or_default().evolve(event),
@@ -326,6 +326,16 @@ impl User {
             Event::Email(_) | Event::Invite(_) => {}
         }
         self.leave_out_the_finished(stream);
+    }
+
+    /// A job that was left out when it finished and was queued again since stays out until it is recalled: what it is, only its
+    /// stream knows. A state that took it for absent would refuse its worker, and its lease.
+    fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
+        match self.jobs.get_mut(&id) {
+            Some(job) => job.evolve(event),
+            None if matches!(event, JobEvent::Submitted(_)) => self.jobs.entry(id).or_default().evolve(event),
+            None => drop(self.sequences.remove(stream)),
+        }
     }
 
     /// A finished job or caption leaves the state; its stream stays.

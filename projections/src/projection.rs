@@ -26,6 +26,8 @@ pub type Tx = Transaction<'static, Any>;
 
 /// Facts of one transaction.
 const BATCH: usize = 500;
+/// While nothing happens, a projection makes sure this often that its rows are still there.
+const RECHECK: Duration = Duration::from_secs(2);
 /// Pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
@@ -138,7 +140,16 @@ impl Runner {
         self.progress.tell(self.projection.name(), checkpoint);
         let mut follower = self.log.follow(checkpoint);
         loop {
-            let rows = follower.next(BATCH).await?;
+            // Read tables are not flushed as they are written: a database that crashed may have forgotten the last batches, and
+            // nothing may happen for long that would show it.
+            let Ok(rows) = tokio::time::timeout(RECHECK, follower.next(BATCH)).await else {
+                if in_time(self.read_checkpoint(epoch)).await? != checkpoint {
+                    return Ok(());
+                }
+                self.progress.tell(self.projection.name(), checkpoint); // a reader may have told that it was behind
+                continue;
+            };
+            let rows = rows?;
             match in_time(self.apply(epoch, checkpoint, follower.position(), &rows)).await? {
                 Batch::Applied => {
                     checkpoint = follower.position();

@@ -46,6 +46,20 @@ both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
     genie.server(&format!("/api/worker/jobs/{job}/complete"), json!({"lease": claimed["lease"]})).await.ok();
 });
 
+both_stores!(a_job_queued_again_survives_the_loss_of_its_owners_state, async |store: TestStore| {
+    let (mut genie, ada) = start(store, 1500).await;
+    let job = ada.submit_job(&genie).await;
+    ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.ok();
+    ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
+    genie.restart().await;
+    assert_eq!(genie.claim().await["jobId"], job);
+    genie.restart().await;
+    let again = genie.claim().await; // once the first lease has lapsed and its pause is over
+    assert_eq!((again["jobId"].as_str(), again["attempt"].as_u64()), (Some(job.as_str()), Some(2)));
+    genie.server(&format!("/api/worker/jobs/{job}/complete"), json!({"lease": again["lease"]})).await.ok();
+    assert_eq!(status(&genie, &ada, &job).await, "completed");
+});
+
 both_stores!(a_failed_job_is_kept_and_its_owner_may_queue_it_again, async |store: TestStore| {
     let (genie, ada) = start(store, 30_000).await;
     let job = ada.submit_job(&genie).await;

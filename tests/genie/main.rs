@@ -15,3 +15,4 @@ mod jobs;
 mod nodes;
 mod store_away;
 mod story;
+mod torture;

@@ -60,6 +60,9 @@ pub mod sessions;
 /// Working table: one snapshot of each user's state.
 mod snapshots;
 
+/// What `genie torture` does to a Postgres behind the servers' backs.
+pub mod torture;
+
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -169,3 +169,18 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!((snapshot::VERSION, json), (1, serde_json::from_str(kept).unwrap()));
 }
+
+#[test]
+fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
+    let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);
+    let claimed = JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
+    let retried = JobEvent::Retried { queue: "media-jobs".into(), priority: 5 };
+    for event in [JobEvent::Submitted(spec("thumbnail")), JobEvent::Cancelled, retried, claimed] {
+        stream.evolve(event.clone());
+        apply(&mut user, vec![Change::new(&job, event)]);
+    }
+    assert_eq!(user.job(&job), None, "so that it is recalled");
+    user.recall_job(job.clone(), stream, 4);
+    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
+    assert_eq!(ask(&mut user, UserCommand::Job(job, complete)).unwrap(), 1);
+}

@@ -1,0 +1,138 @@
+//! One question in a chat: the answer is read as it comes, resumed on any server where it broke off, and at the end held against
+//! what is kept. Whatever was shown must be in it.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::StdRng};
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use crate::torture::{
+    client::{Arena, position_of},
+    ledger::{Kind, Mark, Outcome},
+    people::Person,
+    stream::Stream,
+    verdict::Count,
+};
+
+/// How long one question is followed to its end: a turn whose server died is taken over when its lease of 15 s has run out.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the first sign of an answer may take.
+const OPENS: Duration = Duration::from_secs(15);
+/// How long what is kept may take to show up.
+const KEPT: Duration = Duration::from_secs(15);
+/// The share of readers that go away in the middle and come back elsewhere.
+const LEAVES: f64 = 0.1;
+
+/// What a reader has seen of an answer.
+#[derive(Debug, Default)]
+struct Shown {
+    text: String,
+    last_id: String,
+    ended: bool,
+}
+
+impl Shown {
+    fn take(&mut self, id: Option<String>, data: &Value) {
+        if data["type"] == "textResponseChunk" {
+            self.text.push_str(data["textResponse"].as_str().unwrap_or_default());
+        }
+        self.last_id = id.unwrap_or(std::mem::take(&mut self.last_id));
+        self.ended |= data["type"] == "finalizeResponseStream";
+    }
+}
+
+/// Asks, reads and compares. A question is sent once: twice would be two.
+pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str) {
+    let mark = arena.ledger().begin(Kind::Ask, false, 0);
+    let Some((node, base)) = arena.any_node(chance) else { return arena.ledger().settle(mark, Outcome::Unknown) };
+    let name = {
+        let mut ledger = arena.ledger();
+        ledger.sending(mark);
+        ledger.text(mark)
+    };
+    let body = json!({"message": format!("Question {name}"), "sessionId": session});
+    let request =
+        arena.request(Method::POST, &base, "/api/genie/stream-chat", person.by()).header("X-Request-Id", &name).json(&body);
+    let sent = Instant::now();
+    let answered = tokio::time::timeout(OPENS, request.send()).await;
+    let Ok(Ok(response)) = answered else { return arena.ledger().settle(mark, Outcome::Unknown) };
+    let Some(turn) = begun(arena, mark, &response) else { return };
+    if response.status() != 200 {
+        return; // the model server failed, and the question is kept
+    }
+    arena.recovery().good_answer(node, sent, Instant::now());
+    let mut shown = Shown::default();
+    let deadline = Instant::now() + PATIENCE;
+    read(&mut shown, chance, response, deadline).await;
+    while !shown.ended && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if let Some(response) = resume(arena, chance, person, &turn, &shown).await {
+            read(&mut shown, chance, response, deadline).await;
+        }
+    }
+    compare(arena, chance, person, session, &turn, &shown).await;
+}
+
+/// Notes what became of the question; gives the turn that it began.
+fn begun(arena: &Arena, mark: Mark, response: &Response) -> Option<String> {
+    let turn = response.headers().get("Genie-Turn").and_then(|turn| turn.to_str().ok()).map(str::to_owned);
+    let outcome = match (response.status().as_u16(), position_of(response.headers())) {
+        (200 | 502, Some(position)) => Outcome::Acknowledged { position },
+        (400..=499, _) => Outcome::Refused { clean: true },
+        _ => Outcome::Unknown,
+    };
+    arena.ledger().settle(mark, outcome);
+    turn.filter(|_| matches!(outcome, Outcome::Acknowledged { .. }))
+}
+
+async fn read(shown: &mut Shown, chance: &mut StdRng, response: Response, deadline: Instant) {
+    let mut stream = Stream::of(response);
+    while let Ok(Some(event)) = timeout_at(deadline, stream.next()).await {
+        if let Some(data) = &event.data {
+            shown.take(event.id, data);
+        }
+        if shown.ended || chance.random_bool(LEAVES) {
+            return;
+        }
+    }
+}
+
+async fn resume(arena: &Arena, chance: &mut StdRng, person: &Person, turn: &str, shown: &Shown) -> Option<Response> {
+    let (_, base) = arena.any_node(chance)?;
+    let mut request = arena.request(Method::GET, &base, &format!("/api/genie/turns/{turn}/stream"), person.by());
+    if !shown.last_id.is_empty() {
+        request = request.header("Last-Event-ID", &shown.last_id);
+    }
+    let response = tokio::time::timeout(OPENS, request.send()).await.ok()?.ok()?;
+    Some(response).filter(|response| response.status() == 200)
+}
+
+async fn compare(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str, turn: &str, shown: &Shown) {
+    let deadline = Instant::now() + KEPT;
+    let path = format!("/api/genie/sessions/{session}/messages?limit=500");
+    while Instant::now() < deadline {
+        let read = arena.read(chance, &path, person.by(), None, KEPT).await;
+        let kept = read.as_ref().and_then(|(_, json)| {
+            let is_the_answer = |message: &&Value| message["turnId"] == turn && message["role"] == "assistant";
+            json["data"].as_array()?.iter().find(is_the_answer)?["content"].as_str()
+        });
+        if let Some(kept) = kept {
+            return judge(arena, turn, shown, kept);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Not there in time, or on a later page: the log itself is looked at in the end, and knows turns without an end.
+}
+
+fn judge(arena: &Arena, turn: &str, shown: &Shown, kept: &str) {
+    let (length, kept_length) = (shown.text.len(), kept.len());
+    if !kept.starts_with(&shown.text) {
+        let sentence =
+            format!("turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin");
+        arena.accuse(Count::NeverSent, sentence);
+    } else if shown.ended && kept_length != length {
+        arena.accuse(Count::Missing, format!("turn {turn}: its end was shown after {length} bytes; {kept_length} are kept"));
+    }
+}

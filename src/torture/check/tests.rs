@@ -1,0 +1,303 @@
+//! A small run whose log is as it must be, and what is found when it is not: each counter can rise.
+
+use genie_events::{
+    JobId, TurnId,
+    chat::{Answer, TurnMetrics, TurnOutcome},
+    job::JobSpec,
+};
+use serde_json::Value;
+
+use super::*;
+
+const ADA: u128 = 1;
+const JOB: &str = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab";
+
+/// A ledger and the log that goes with it.
+struct Run {
+    ledger: Ledger,
+    held: HashMap<Mark, u64>,
+    log: Vec<Seen>,
+}
+
+fn spec() -> JobSpec {
+    JobSpec {
+        operation: "resize_image".into(),
+        queue: "media-jobs".into(),
+        params: Value::Null,
+        input_file_id: None,
+        input_url: None,
+        creator_profile_id: None,
+        priority: 10,
+        run_at: None,
+        max_attempts: 3,
+    }
+}
+
+fn claimed(attempt: u32) -> JobEvent {
+    JobEvent::Claimed { attempt, worker: "w".into(), lease: "l".into() }
+}
+
+fn completed(attempt: u32) -> JobEvent {
+    JobEvent::Completed { attempt, result: Value::Null, outputs: Value::Null }
+}
+
+fn turn(n: u128) -> TurnId {
+    TurnId(Uuid::from_u128(n))
+}
+
+fn asked(n: u128) -> ChatEvent {
+    ChatEvent::Asked { turn: turn(n), session: "s".into(), message: "m".into() }
+}
+
+fn answered(n: u128) -> ChatEvent {
+    let (content, model, metrics) = ("a".into(), "m".into(), TurnMetrics::default());
+    ChatEvent::Answered {
+        turn: turn(n),
+        answer: Answer { content, outcome: TurnOutcome::Completed, failure: None, model, metrics },
+    }
+}
+
+impl Run {
+    fn new() -> Self {
+        Self { ledger: Ledger::new("t1"), held: HashMap::new(), log: Vec::new() }
+    }
+
+    /// A command that is acknowledged with what it leaves next.
+    fn yes(&mut self, kind: Kind, stream: &str, event: impl Into<Event>) -> Mark {
+        let mark = self.begin(kind, stream);
+        self.fact(Some(mark), stream, event);
+        self.ledger.settle(mark, Outcome::Acknowledged { position: self.log.len() as u64 });
+        mark
+    }
+
+    fn begin(&mut self, kind: Kind, stream: &str) -> Mark {
+        let mark = self.ledger.begin(kind, false, stream_hash("job", stream));
+        self.ledger.sending(mark);
+        mark
+    }
+
+    /// The log's next fact, of Ada.
+    fn fact(&mut self, mark: Option<Mark>, stream: &str, event: impl Into<Event>) {
+        let (event, position) = (event.into(), self.log.len() as u64 + 1);
+        let before = self.log.iter().filter(|seen| seen.kind == event.kind().as_str() && seen.stream == stream).count() as u64;
+        self.log.push(Seen {
+            position,
+            event_id: Uuid::from_u128(u128::from(position)),
+            kind: event.kind().as_str(),
+            stream: stream.to_owned(),
+            sequence: before + 1,
+            user: Some(UserId(Uuid::from_u128(ADA))),
+            owner_seq: position,
+            slice: 5,
+            caller: if mark.is_some() { CallerKind::User } else { CallerKind::System },
+            request_id: mark.map(|mark| self.ledger.text(mark)),
+            event_type: event.type_name().to_owned(),
+            event: Some(event),
+        });
+    }
+
+    fn verdict(&self) -> Verdict {
+        let mut checker = Checker::new(&self.ledger, &self.held);
+        self.log.iter().for_each(|fact| checker.see(fact));
+        checker.finish().0
+    }
+
+    /// What is found once the log was doctored.
+    fn doctored(mut self, doctor: impl FnOnce(&mut Vec<Seen>)) -> Verdict {
+        doctor(&mut self.log);
+        self.verdict()
+    }
+
+    /// Everything after a place moves up, so that only the content is amiss.
+    fn closed_up(log: &mut [Seen]) {
+        for (n, fact) in log.iter_mut().enumerate() {
+            fact.position = n as u64 + 1;
+            fact.owner_seq = fact.position;
+        }
+    }
+}
+
+/// A job is submitted, worked on and completed; a question is asked and answered.
+fn a_good_run() -> Run {
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    let end = run.yes(Kind::CompleteJob, JOB, completed(1));
+    run.held.insert(end, 2);
+    run.yes(Kind::Ask, "s", asked(7));
+    run.fact(None, "s", answered(7));
+    run
+}
+
+/// The whole verdict, so that one thing is not found as another.
+#[track_caller]
+fn only(verdict: &Verdict, count: Count, n: u64) {
+    for each in Count::ALL {
+        let expected = if each == count { n } else { 0 };
+        assert_eq!(verdict.count(each), expected, "{}: {:?}", each.as_str(), verdict.examples(each));
+    }
+}
+
+#[test]
+fn a_good_run_is_clean() {
+    assert!(JOB.parse::<JobId>().is_ok());
+    let verdict = a_good_run().verdict();
+    assert!(verdict.is_clean(), "{verdict:?}");
+}
+
+#[test]
+fn an_acknowledged_fact_that_was_removed_is_missing() {
+    // The last of its stream and of the log: nothing else is amiss.
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::StoreCredential, "c", genie_events::credential::CredentialEvent::Removed);
+    let wrong_type = run.verdict();
+    only(&wrong_type, Count::Missing, 1);
+    only(&run.doctored(|log| log.truncate(0)), Count::Missing, 2);
+}
+
+#[test]
+fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
+    let mut run = Run::new();
+    let mark = run.yes(Kind::SubmitJob, JOB, JobEvent::Submitted(spec()));
+    run.ledger.settle(mark, Outcome::Acknowledged { position: 0 });
+    only(&run.verdict(), Count::Missing, 1);
+}
+
+#[test]
+fn a_question_without_an_end_is_missing_one() {
+    only(&a_good_run().doctored(|log| drop(log.pop())), Count::Missing, 1);
+}
+
+#[test]
+fn a_job_that_is_held_for_ever_is_missing_its_end() {
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    only(&run.verdict(), Count::Missing, 1);
+}
+
+#[test]
+fn a_duplicate_is_found_where_once_was_promised() {
+    let twice = |kind, sent| {
+        let mut run = Run::new();
+        let mark = run.yes(kind, JOB, JobEvent::Submitted(spec()));
+        (1..sent).for_each(|_| run.ledger.sending(mark));
+        run.fact(Some(mark), "another", JobEvent::Submitted(spec()));
+        run.verdict()
+    };
+    only(&twice(Kind::SubmitJob, 1), Count::Twice, 1);
+    only(&twice(Kind::SubmitNamedJob, 2), Count::Twice, 1);
+    only(&twice(Kind::SubmitJob, 2), Count::Twice, 0);
+    let mut run = a_good_run();
+    run.fact(None, "s", answered(7));
+    only(&run.verdict(), Count::Twice, 1);
+}
+
+#[test]
+fn what_nobody_sent_or_was_refused_is_found() {
+    let mut run = a_good_run();
+    run.fact(None, "x", JobEvent::Submitted(spec()));
+    run.log[5].caller = CallerKind::User;
+    run.log[5].request_id = Some("somebody-else".into());
+    only(&run.verdict(), Count::NeverSent, 1);
+
+    let mut run = a_good_run();
+    let mark = run.begin(Kind::SubmitJob, "x");
+    run.fact(Some(mark), "x", JobEvent::Submitted(spec()));
+    run.ledger.settle(mark, Outcome::Refused { clean: true });
+    only(&run.verdict(), Count::NeverSent, 1);
+    run.ledger.settle(mark, Outcome::Refused { clean: false });
+    assert!(run.verdict().is_clean(), "an earlier try may have been heard");
+    run.ledger.settle(mark, Outcome::Unknown);
+    assert!(run.verdict().is_clean(), "nobody knows");
+}
+
+#[test]
+fn whoever_was_suspended_must_not_act() {
+    let mut run = a_good_run();
+    run.fact(None, "ada", AccountEvent::Suspended);
+    run.yes(Kind::SubmitJob, "x", JobEvent::Submitted(spec()));
+    only(&run.verdict(), Count::NeverSent, 1);
+}
+
+#[test]
+fn two_facts_that_changed_places_are_out_of_order() {
+    let renumbered = a_good_run().doctored(|log| {
+        log.swap(0, 1);
+        Run::closed_up(log);
+    });
+    assert!(renumbered.count(Count::Order) >= 2, "within their stream, although positions are dense: {renumbered:?}");
+    let verdict = a_good_run().doctored(|log| log.swap(2, 3));
+    assert!(verdict.count(Count::Order) >= 2, "within the log: {verdict:?}");
+    let verdict = a_good_run().doctored(|log| drop(log.remove(1)));
+    assert!(verdict.count(Count::Order) > 0, "a hole: {verdict:?}");
+}
+
+#[test]
+fn a_job_ended_under_a_lapsed_lease_is_found() {
+    // The lease had lapsed, and nobody held the job.
+    let lapsed = || JobEvent::Lapsed { attempt: 1, retry_at: Some(genie_events::Moment(1)) };
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    run.fact(None, JOB, lapsed());
+    let end = run.yes(Kind::CompleteJob, JOB, completed(1));
+    run.held.insert(end, 2);
+    only(&run.verdict(), Count::Lapsed, 1);
+
+    // Somebody else held it meanwhile, in an attempt of the same number after a retry.
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    run.fact(None, JOB, JobEvent::Cancelled);
+    run.yes(Kind::RetryJob, JOB, JobEvent::Retried { queue: "q".into(), priority: 5 });
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    let end = run.yes(Kind::CompleteJob, JOB, completed(1));
+    run.held.insert(end, 5);
+    assert!(run.verdict().is_clean());
+    run.held.insert(end, 2);
+    only(&run.verdict(), Count::Lapsed, 1);
+
+    // It was given away while somebody held it.
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::ClaimJob, JOB, claimed(1));
+    run.yes(Kind::ClaimJob, JOB, claimed(2));
+    run.fact(None, JOB, JobEvent::Cancelled);
+    only(&run.verdict(), Count::Lapsed, 1);
+
+    // A completion was acknowledged that was somebody else's.
+    let mut run = a_good_run();
+    let other = run.begin(Kind::CompleteJob, JOB);
+    run.held.insert(other, 1);
+    run.ledger.settle(other, Outcome::Acknowledged { position: 5 });
+    only(&run.verdict(), Count::Lapsed, 1);
+}
+
+#[test]
+fn what_is_so_already_needs_no_fact_of_its_own() {
+    let mut run = Run::new();
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::CancelJob, JOB, JobEvent::Cancelled);
+    let again = run.begin(Kind::CancelJob, JOB);
+    run.ledger.settle(again, Outcome::Acknowledged { position: 2 });
+    assert!(run.verdict().is_clean());
+    run.ledger.settle(again, Outcome::Acknowledged { position: 1 });
+    only(&run.verdict(), Count::Missing, 1);
+}
+
+#[test]
+fn what_is_held_or_running_is_unfinished() {
+    let run = a_good_run();
+    let mut checker = Checker::new(&run.ledger, &run.held);
+    let open: Vec<usize> = run
+        .log
+        .iter()
+        .map(|fact| {
+            checker.see(fact);
+            checker.unfinished()
+        })
+        .collect();
+    assert_eq!(open, [0, 1, 0, 1, 0]);
+}

@@ -1,0 +1,315 @@
+//! How one command is told to the servers: to any of them, and again to any of them for as long as nobody can say what became of
+//! it, always the same request under the same mark.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    http::answer,
+    torture::{
+        clocks::Recovery,
+        ledger::{Kind, Ledger, Mark, Outcome},
+        nodes::Node,
+        verdict::{Count, Verdict},
+    },
+};
+
+/// How long a command is sent again and again before it is given up as unknown.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+/// The share of requests whose client goes away after a moment, without waiting for the answer.
+const HASTY: f64 = 0.03;
+/// Answers with status 500 that are kept to be shown.
+const SHOWN: usize = 10;
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub enum By<'a> {
+    Token(&'a str),
+    Secret,
+    Anybody,
+}
+
+/// What is asked.
+pub struct Ask<'a> {
+    pub kind: Kind,
+    pub method: Method,
+    pub path: String,
+    pub body: Value,
+    pub by: By<'a>,
+    /// The stream it is about, where that is known beforehand.
+    pub stream: u64,
+    /// Whether the same may be sent again; else a lost answer is left unknown.
+    pub again: bool,
+    /// The position of the claim under which a job is ended.
+    pub held: Option<u64>,
+}
+
+impl<'a> Ask<'a> {
+    /// A POST that may be sent again.
+    pub fn post(kind: Kind, path: impl Into<String>, by: By<'a>, body: Value) -> Self {
+        Self { kind, method: Method::POST, path: path.into(), body, by, stream: 0, again: true, held: None }
+    }
+}
+
+/// What was answered in the end.
+#[derive(Debug)]
+pub enum Told {
+    Yes { json: Value, position: u64 },
+    No { status: u16, json: Value },
+    Unknown,
+}
+
+/// What all clients share.
+pub struct Arena {
+    pub nodes: Vec<Arc<Node>>,
+    pub http: reqwest::Client,
+    pub secret: String,
+    ledger: Mutex<Ledger>,
+    held: Mutex<HashMap<Mark, u64>>,
+    /// Whether the servers honour `Idempotency-Key`.
+    pub keyed: AtomicBool,
+    recovery: Mutex<Recovery>,
+    /// What clients themselves saw that must not be.
+    seen: Mutex<Verdict>,
+    pub requests: AtomicU64,
+    /// Requests whose outcome nobody could say at first.
+    pub lost: AtomicU64,
+    internal: Mutex<(u64, Vec<String>)>,
+    /// Clients stop when they have a definite answer to what they asked last.
+    pub stop: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one request came to.
+enum Reply {
+    Yes { json: Value, position: u64 },
+    No { status: u16, json: Value },
+    Lost,
+}
+
+impl Arena {
+    pub fn new(nodes: Vec<Arc<Node>>, secret: String, ledger: Ledger) -> Result<Self, String> {
+        let http = reqwest::Client::builder().connect_timeout(REQUEST).build();
+        Ok(Self {
+            nodes,
+            http: http.map_err(|error| format!("the HTTP client can't be made: {error}"))?,
+            secret,
+            ledger: Mutex::new(ledger),
+            held: Mutex::default(),
+            keyed: AtomicBool::new(false),
+            recovery: Mutex::default(),
+            seen: Mutex::default(),
+            requests: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            internal: Mutex::default(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    pub fn recovery(&self) -> MutexGuard<'_, Recovery> {
+        lock(&self.recovery)
+    }
+
+    /// Ends the ledger: what was asked, and under which claim each ending of a job was asked for.
+    pub fn close_books(&self) -> (Ledger, HashMap<Mark, u64>) {
+        let ledger = std::mem::replace(&mut *self.ledger(), Ledger::new("over"));
+        (ledger, std::mem::take(&mut *lock(&self.held)))
+    }
+
+    pub fn take_seen(&self) -> Verdict {
+        std::mem::take(&mut lock(&self.seen))
+    }
+
+    /// How many answers had status 500, and some of them.
+    pub fn internal(&self) -> (u64, Vec<String>) {
+        lock(&self.internal).clone()
+    }
+
+    /// Something that must not be, seen by a client.
+    pub fn accuse(&self, count: Count, sentence: impl Into<String>) {
+        lock(&self.seen).add(count, sentence);
+    }
+
+    /// Sends the same job, without an id of its own, twice under one key: where that is one job, keys are honoured.
+    pub async fn learn_whether_keys_are_honoured(&self, by: By<'_>) {
+        let mark = self.ledger().begin(Kind::SubmitJob, false, 0);
+        let text = self.ledger().text(mark);
+        let mut jobs = Vec::new();
+        for base in self.nodes.iter().cycle().take(2).filter_map(|node| node.base()) {
+            self.ledger().sending(mark);
+            let request = self.request(Method::POST, &base, "/api/queue/media", by).timeout(REQUEST);
+            let request = request.header("Idempotency-Key", &text).header("X-Request-Id", &text);
+            if let Ok(response) = request.json(&json!({"operation": "thumbnail"})).send().await
+                && let Ok(answer) = response.json::<Value>().await
+            {
+                jobs.extend(answer["jobId"].as_str().map(str::to_owned));
+            }
+        }
+        self.keyed.store(matches!(&jobs[..], [one, other] if one == other), Ordering::Relaxed);
+    }
+
+    /// A server that runs, by chance; `None` while all are down.
+    pub fn any_node(&self, chance: &mut StdRng) -> Option<(usize, String)> {
+        let up: Vec<(usize, String)> = self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.base()?))).collect();
+        up.choose(chance).cloned()
+    }
+
+    /// A request to a server, with whatever says who asks.
+    pub fn request(&self, method: Method, base: &str, path: &str, by: By<'_>) -> RequestBuilder {
+        let request = self.http.request(method, format!("{base}{path}"));
+        match by {
+            By::Token(token) => request.bearer_auth(token),
+            By::Secret => request.header("X-RBAC-SYNC-SECRET", &self.secret),
+            By::Anybody => request,
+        }
+    }
+
+    /// Tells a command to any server until there is a definite answer.
+    pub async fn tell(&self, chance: &mut StdRng, ask: Ask<'_>) -> Told {
+        self.tell_to(None, chance, ask).await
+    }
+
+    /// The same to one server, or to any.
+    pub async fn tell_to(&self, only: Option<usize>, chance: &mut StdRng, ask: Ask<'_>) -> Told {
+        let keyed = ask.again && self.keyed.load(Ordering::Relaxed);
+        let mark = self.ledger().begin(ask.kind, keyed, ask.stream);
+        if let Some(claimed_at) = ask.held {
+            lock(&self.held).insert(mark, claimed_at);
+        }
+        let (text, deadline) = (self.ledger().text(mark), Instant::now() + PATIENCE);
+        let mut sent = 0_u32;
+        while Instant::now() < deadline {
+            let node = match only {
+                Some(n) => self.nodes[n].base().map(|base| (n, base)),
+                None => self.any_node(chance),
+            };
+            let Some((node, base)) = node else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            self.ledger().sending(mark);
+            sent += 1;
+            match self.send_once(node, &base, &ask, &text, chance).await {
+                Reply::Yes { json, .. } if ask.kind == Kind::ClaimJob && json["jobs"][0].is_null() => {
+                    self.ledger().settle(mark, Outcome::Refused { clean: false });
+                    return Told::No { status: 200, json }; // there was nothing to do
+                }
+                Reply::Yes { json, position } => {
+                    self.ledger().settle(mark, Outcome::Acknowledged { position });
+                    return Told::Yes { json, position };
+                }
+                Reply::No { status, json } => {
+                    self.ledger().settle(mark, Outcome::Refused { clean: sent == 1 });
+                    return Told::No { status, json };
+                }
+                Reply::Lost if !ask.again => break,
+                Reply::Lost => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(chance.random_range(10..400))).await;
+                }
+            }
+        }
+        self.ledger().settle(mark, Outcome::Unknown);
+        Told::Unknown
+    }
+
+    async fn send_once(&self, node: usize, base: &str, ask: &Ask<'_>, mark: &str, chance: &mut StdRng) -> Reply {
+        let limit = match chance.random_bool(HASTY) {
+            true => Duration::from_millis(chance.random_range(1..40)),
+            false => REQUEST,
+        };
+        let mut request = self.request(ask.method.clone(), base, &ask.path, ask.by).header("X-Request-Id", mark).timeout(limit);
+        if ask.again {
+            request = request.header("Idempotency-Key", mark);
+        }
+        if !ask.body.is_null() {
+            request = request.json(&ask.body);
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let sent = Instant::now();
+        let Ok(response) = request.send().await else { return Reply::Lost };
+        let (status, position) = (response.status(), position_of(response.headers()));
+        let Ok(body) = response.bytes().await else { return Reply::Lost };
+        let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let is_running =
+            status == StatusCode::CONFLICT && json["code"].as_str().is_some_and(|code| code.starts_with("idempotency"));
+        match status {
+            StatusCode::OK => {
+                self.recovery().good_answer(node, sent, Instant::now());
+                Reply::Yes { json, position: position.unwrap_or(0) }
+            }
+            // The model server failed, and that is a fact.
+            StatusCode::BAD_GATEWAY if position.is_some() => Reply::Yes { json, position: position.unwrap_or(0) },
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                let mut internal = lock(&self.internal);
+                internal.0 += 1;
+                if internal.1.len() < SHOWN {
+                    internal.1.push(format!("{} of command {mark}", ask.kind.as_str()));
+                }
+                Reply::Lost
+            }
+            StatusCode::REQUEST_TIMEOUT => Reply::Lost,
+            _ if status.is_server_error() || is_running => Reply::Lost,
+            _ => Reply::No { status: status.as_u16(), json },
+        }
+    }
+
+    /// Reads from any server until one answers with success or a definite no, within a limit.
+    pub async fn read(
+        &self,
+        chance: &mut StdRng,
+        path: &str,
+        by: By<'_>,
+        at: Option<u64>,
+        limit: Duration,
+    ) -> Option<(u16, Value)> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some((node, base)) = self.any_node(chance) {
+                let mut request = self.request(Method::GET, &base, path, by).timeout(REQUEST);
+                if let Some(at) = at {
+                    request = request.header("Genie-Min-Position", answer::opaque(at));
+                }
+                let sent = Instant::now();
+                if let Ok(response) = request.send().await {
+                    let status = response.status();
+                    let is_definite = !status.is_server_error() && status != StatusCode::PRECONDITION_FAILED;
+                    if let (true, Ok(json)) = (is_definite, response.json::<Value>().await) {
+                        if status == StatusCode::OK {
+                            self.recovery().good_answer(node, sent, Instant::now());
+                        }
+                        return Some((status.as_u16(), json));
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
+    }
+}
+
+/// The position that a write answered with.
+pub fn position_of(headers: &reqwest::header::HeaderMap) -> Option<u64> {
+    answer::position(headers.get(answer::POSITION)?.to_str().ok()?).ok()
+}

@@ -1,0 +1,243 @@
+//! What was asked of the servers and what they said, kept outside of them. Each command has a mark, which travels as the
+//! request's id and stands in the metadata of every fact that it leaves, so that the log can be held against the ledger.
+//!
+//! A command takes some thirty bytes, so that a run may last for hours.
+
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+};
+
+/// One command, however often it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark(pub u32);
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    MakeInvites,
+    Register,
+    LogIn,
+    AdvanceOnboarding,
+    StoreCredential,
+    RevealCredential,
+    SubmitJob,
+    /// With a `jobId` of the client's own.
+    SubmitNamedJob,
+    CancelJob,
+    RetryJob,
+    ClaimJob,
+    CompleteJob,
+    FailJob,
+    Caption,
+    Ask,
+}
+
+/// What must be found in the log once a command was acknowledged.
+pub struct Leaves {
+    /// A fact of one of these types.
+    pub types: &'static [&'static str],
+    /// Whether one that was there already, by another command on the same stream, will do.
+    pub or_was_so: bool,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MakeInvites => "make invites",
+            Self::Register => "register",
+            Self::LogIn => "log in",
+            Self::AdvanceOnboarding => "advance onboarding",
+            Self::StoreCredential => "store a credential",
+            Self::RevealCredential => "reveal a credential",
+            Self::SubmitJob => "submit a job",
+            Self::SubmitNamedJob => "submit a job with a jobId",
+            Self::CancelJob => "cancel a job",
+            Self::RetryJob => "retry a job",
+            Self::ClaimJob => "claim a job",
+            Self::CompleteJob => "complete a job",
+            Self::FailJob => "fail a job",
+            Self::Caption => "write a caption",
+            Self::Ask => "ask in a chat",
+        }
+    }
+
+    pub fn leaves(self) -> Leaves {
+        let (types, or_was_so): (&[&str], bool) = match self {
+            Self::MakeInvites => (&["invite.created"], false),
+            Self::Register => (&["account.registered"], false),
+            Self::LogIn => (&["account.signed_in"], false),
+            Self::AdvanceOnboarding => (&["account.onboarding_advanced"], true),
+            Self::StoreCredential => (&["credential.stored", "credential.changed"], false),
+            Self::RevealCredential => (&["credential.revealed"], false),
+            Self::SubmitJob | Self::SubmitNamedJob => (&["job.submitted"], false),
+            Self::CancelJob => (&["job.cancelled"], true),
+            Self::RetryJob => (&["job.retried"], false),
+            Self::ClaimJob => (&["job.claimed"], false),
+            Self::CompleteJob => (&["job.completed"], true),
+            Self::FailJob => (&["job.failed"], false),
+            Self::Caption => (&["caption.requested"], false),
+            Self::Ask => (&["chat.asked"], false),
+        };
+        Leaves { types, or_was_so }
+    }
+
+    /// Sent twice it is the same by itself, without an `Idempotency-Key`.
+    fn is_the_same_again(self) -> bool {
+        matches!(self, Self::SubmitNamedJob | Self::CancelJob | Self::CompleteJob)
+    }
+
+    /// Makes several facts of one type at once.
+    fn makes_many(self) -> bool {
+        self == Self::MakeInvites
+    }
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is under way.
+    Open,
+    /// A success, and the position that reads must have reached to see it.
+    Acknowledged { position: u64 },
+    /// A definite no. `clean`: to the first time that it was sent, so that nothing of it can be there.
+    Refused { clean: bool },
+    /// Given up without a definite answer: it may have happened or not.
+    Unknown,
+}
+
+/// A command's line.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub kind: Kind,
+    pub outcome: Outcome,
+    /// How often it was sent.
+    pub sent: u16,
+    /// It carried an `Idempotency-Key`, and the servers honour them.
+    pub keyed: bool,
+    /// The stream it is about, where that is known beforehand; see [`stream_hash`].
+    pub stream: u64,
+}
+
+impl Entry {
+    /// Whether it must not have happened twice.
+    pub fn must_be_once(&self) -> bool {
+        !self.kind.makes_many() && (self.sent <= 1 || self.keyed || self.kind.is_the_same_again())
+    }
+}
+
+/// A stream as a number; 0 is none.
+pub fn stream_hash(kind: &str, id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (kind, id).hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+/// All commands of a run.
+#[derive(Debug)]
+pub struct Ledger {
+    run: String,
+    entries: Vec<Entry>,
+}
+
+impl Ledger {
+    /// Of the run with this id, which must consist of letters and digits.
+    pub fn new(run: &str) -> Self {
+        Self { run: run.to_owned(), entries: Vec::new() }
+    }
+
+    /// Notes a command before it is first sent.
+    pub fn begin(&mut self, kind: Kind, keyed: bool, stream: u64) -> Mark {
+        let mark = Mark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        self.entries.push(Entry { kind, outcome: Outcome::Open, sent: 0, keyed, stream });
+        mark
+    }
+
+    /// It is sent now, for the first time or again.
+    pub fn sending(&mut self, mark: Mark) {
+        if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
+            entry.sent = entry.sent.saturating_add(1);
+        }
+    }
+
+    pub fn settle(&mut self, mark: Mark, outcome: Outcome) {
+        if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
+            entry.outcome = outcome;
+        }
+    }
+
+    /// A mark as it travels: fit for `X-Request-Id` and `Idempotency-Key`.
+    pub fn text(&self, mark: Mark) -> String {
+        format!("{}-{}", self.run, mark.0)
+    }
+
+    /// The mark in a request's id; `None` when no client of this run sent it.
+    pub fn find(&self, request_id: &str) -> Option<Mark> {
+        let number = request_id.strip_prefix(&self.run)?.strip_prefix('-')?.parse().ok()?;
+        self.entries.get(number as usize).map(|_| Mark(number))
+    }
+
+    pub fn entry(&self, mark: Mark) -> Option<&Entry> {
+        self.entries.get(mark.0 as usize)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = (Mark, &Entry)> {
+        (0..).map(Mark).zip(&self.entries)
+    }
+
+    /// Of each kind: acknowledged, refused, unknown.
+    pub fn tally(&self) -> BTreeMap<Kind, [u64; 3]> {
+        let mut tally = BTreeMap::<Kind, [u64; 3]>::new();
+        for entry in &self.entries {
+            let column = match entry.outcome {
+                Outcome::Acknowledged { .. } => 0,
+                Outcome::Refused { .. } => 1,
+                Outcome::Open | Outcome::Unknown => 2,
+            };
+            tally.entry(entry.kind).or_default()[column] += 1;
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_read_back_and_those_of_others_do_not() {
+        let mut ledger = Ledger::new("t1");
+        let mark = ledger.begin(Kind::CancelJob, false, 0);
+        assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
+        for other in ["t1-1", "t2-0", "t1", "t1-", "t10", ""] {
+            assert_eq!(ledger.find(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn once_is_asked_for_only_where_it_was_promised() {
+        let mut ledger = Ledger::new("t1");
+        for (kind, keyed, sent, once) in [
+            (Kind::SubmitJob, false, 1, true),
+            (Kind::SubmitJob, false, 2, false),
+            (Kind::SubmitJob, true, 2, true),
+            (Kind::SubmitNamedJob, false, 2, true),
+            (Kind::MakeInvites, true, 1, false),
+        ] {
+            let mark = ledger.begin(kind, keyed, 0);
+            (0..sent).for_each(|_| ledger.sending(mark));
+            assert_eq!(ledger.entry(mark).unwrap().must_be_once(), once, "{kind:?} {keyed} {sent}");
+        }
+    }
+
+    #[test]
+    fn the_tally_counts_what_is_open_as_unknown() {
+        let mut ledger = Ledger::new("t1");
+        for outcome in [Outcome::Open, Outcome::Unknown, Outcome::Acknowledged { position: 1 }, Outcome::Refused { clean: true }]
+        {
+            let mark = ledger.begin(Kind::Ask, false, 0);
+            ledger.settle(mark, outcome);
+        }
+        assert_eq!(ledger.tally()[&Kind::Ask], [1, 1, 2]);
+    }
+}

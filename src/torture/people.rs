@@ -1,0 +1,307 @@
+//! Simulated users. Each does one thing after another, by chance, on whichever server, and remembers what was acknowledged.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use genie_events::{JobId, UserId};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{sync::Mutex, task::JoinSet};
+
+use crate::torture::{
+    chat,
+    client::{Arena, Ask, By, Told},
+    ledger::{Kind, stream_hash},
+    read_side::id,
+    verdict::Count,
+};
+
+/// Jobs of one's own that a user remembers.
+const REMEMBERED: usize = 32;
+/// Secrets that a credential may hold, as far as its user knows.
+const SECRETS: usize = 64;
+/// Pause after the servers said that one has too many jobs.
+const TOO_MANY: Duration = Duration::from_secs(1);
+/// Users registered at once, before anything is broken: each costs a password hash or two.
+const AT_ONCE: usize = 4;
+/// Invites made at once.
+const INVITES: usize = 20;
+/// How long a read may take that has to show what was acknowledged.
+const READ: Duration = Duration::from_secs(20);
+
+/// Somebody with a password and, mostly, a token.
+#[derive(Debug, Clone)]
+pub struct Person {
+    pub id: UserId,
+    pub email: String,
+    password: String,
+    pub token: String,
+}
+
+impl Person {
+    /// Registers with an invite and logs in; `None` when no definite yes came.
+    pub async fn register(arena: &Arena, chance: &mut StdRng, invite: &str) -> Option<Self> {
+        let name = format!("{:016x}", chance.random::<u64>());
+        let (email, password) = (format!("{name}@torture.example"), format!("password of {name}"));
+        let body = json!({"email": email, "password": password, "firstName": "T", "inviteCode": invite});
+        // A refusal may be to a registration whose first answer got lost: then the login works.
+        arena.tell(chance, Ask::post(Kind::Register, "/api/register", By::Anybody, body)).await;
+        let mut person = Self { id: UserId(uuid::Uuid::nil()), email, password, token: String::new() };
+        if !person.log_in(arena, chance).await {
+            return None;
+        }
+        let (_, me) = arena.read(chance, "/users/me", person.by(), None, READ).await?;
+        person.id = id(&me["data"]["id"])?;
+        Some(person)
+    }
+
+    /// Logs in anew, for a token that lasts. Each try is a command of its own.
+    pub async fn log_in(&mut self, arena: &Arena, chance: &mut StdRng) -> bool {
+        for _ in 0..20 {
+            let body = json!({"email": self.email, "password": self.password});
+            let ask = Ask { again: false, ..Ask::post(Kind::LogIn, "/auth/login", By::Anybody, body) };
+            match arena.tell(chance, ask).await {
+                Told::Yes { json, .. } => {
+                    self.token = json["data"]["access_token"].as_str().unwrap_or_default().to_owned();
+                    return true;
+                }
+                Told::No { .. } => return false,
+                Told::Unknown => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+        false
+    }
+
+    pub fn by(&self) -> By<'_> {
+        By::Token(&self.token)
+    }
+
+    /// Tells a command in one's own name, with a fresh token if the old one has run out.
+    pub async fn tell(&mut self, arena: &Arena, chance: &mut StdRng, ask: impl Fn(By<'_>) -> Ask<'_>) -> Told {
+        let told = arena.tell(chance, ask(By::Token(&self.token))).await;
+        match told {
+            Told::No { status: 401, .. } if self.log_in(arena, chance).await => {
+                arena.tell(chance, ask(By::Token(&self.token))).await
+            }
+            told => told,
+        }
+    }
+}
+
+/// The administrator, who makes invites.
+pub struct Door {
+    admin: Mutex<(Person, Vec<String>, StdRng)>,
+}
+
+impl Door {
+    pub fn new(admin: Person, seed: u64) -> Self {
+        Self { admin: Mutex::new((admin, Vec::new(), StdRng::seed_from_u64(seed))) }
+    }
+
+    /// A code that nobody has used.
+    pub async fn invite(&self, arena: &Arena) -> Option<String> {
+        let mut admin = self.admin.lock().await;
+        let (person, codes, chance) = &mut *admin;
+        if codes.is_empty() {
+            let told = person
+                .tell(arena, chance, |by| {
+                    Ask::post(Kind::MakeInvites, "/api/admin/invites", by, json!({"count": INVITES, "tier": "studio"}))
+                })
+                .await;
+            let Told::Yes { json, .. } = told else { return None };
+            codes.extend(json["data"].as_array()?.iter().filter_map(|invite| invite["code"].as_str().map(str::to_owned)));
+        }
+        codes.pop()
+    }
+}
+
+/// Registers the users, a few at once.
+pub async fn gather(arena: &Arc<Arena>, door: &Arc<Door>, count: u16, chance: &mut StdRng) -> Result<Vec<Person>, String> {
+    let (mut joining, mut people) = (JoinSet::new(), Vec::new());
+    for _ in 0..count {
+        if joining.len() == AT_ONCE {
+            people.extend(joining.join_next().await.and_then(Result::ok).flatten());
+        }
+        let (arena, door, mut chance) = (Arc::clone(arena), Arc::clone(door), StdRng::seed_from_u64(chance.random()));
+        joining.spawn(async move {
+            let invite = door.invite(&arena).await?;
+            Person::register(&arena, &mut chance, &invite).await
+        });
+    }
+    people.extend(joining.join_all().await.into_iter().flatten());
+    match people.len() == usize::from(count) {
+        true => Ok(people),
+        false => Err(format!("only {} of {count} users could be registered", people.len())),
+    }
+}
+
+/// A user at work.
+pub struct Life {
+    pub arena: Arc<Arena>,
+    pub door: Arc<Door>,
+    pub person: Person,
+    pub chance: StdRng,
+    pub has_model: bool,
+    jobs: VecDeque<JobId>,
+    credential: Option<String>,
+    /// What the credential may hold: what was acknowledged last, and whatever was unknown since.
+    secrets: Vec<String>,
+    onboarding: usize,
+    talks: u64,
+}
+
+impl Life {
+    pub fn new(arena: Arc<Arena>, door: Arc<Door>, person: Person, chance: StdRng, has_model: bool) -> Self {
+        let (jobs, secrets) = (VecDeque::new(), Vec::new());
+        Self { arena, door, person, chance, has_model, jobs, credential: None, secrets, onboarding: 0, talks: 0 }
+    }
+
+    /// Does one thing after another until it is told to stop. Gives the person back, for a look at what is shown of them.
+    pub async fn live(mut self) -> Person {
+        while !self.arena.stop.is_cancelled() {
+            match self.chance.random_range(0..100) {
+                0..=27 => self.submit(true).await,
+                28..=41 => self.submit(false).await,
+                42..=51 => self.about_a_job(Kind::CancelJob, "cancel").await,
+                52..=57 => self.about_a_job(Kind::RetryJob, "retry").await,
+                58..=69 => self.store_credential().await,
+                70..=77 => self.reveal().await,
+                78..=79 => self.advance_onboarding().await,
+                80 => self.bring_a_newcomer().await,
+                81..=86 if self.has_model => self.caption().await,
+                87..=94 if self.has_model => self.talk().await,
+                _ => self.log_in_again().await,
+            }
+            tokio::time::sleep(Duration::from_millis(self.chance.random_range(0..40))).await;
+        }
+        self.person
+    }
+
+    async fn tell(&mut self, ask: impl Fn(By<'_>) -> Ask<'_>) -> Told {
+        self.person.tell(&self.arena, &mut self.chance, ask).await
+    }
+
+    async fn submit(&mut self, named: bool) {
+        let operation = ["thumbnail", "resize_image", "trim_videos", "scrape_profile"].choose(&mut self.chance).copied();
+        let mut body = json!({"operation": operation, "params": {"n": self.chance.random::<u32>()}, "max_attempts": 2});
+        let name = named.then(|| uuid::Builder::from_random_bytes(self.chance.random()).into_uuid());
+        if let Some(name) = name {
+            body["jobId"] = name.to_string().into();
+        }
+        let kind = if named { Kind::SubmitNamedJob } else { Kind::SubmitJob };
+        match self.tell(|by| Ask::post(kind, "/api/queue/media", by, body.clone())).await {
+            Told::Yes { json, position } => {
+                let Some(job) = id::<JobId>(&json["jobId"]) else {
+                    return self.arena.accuse(Count::Missing, format!("a submitted job was acknowledged without its id: {json}"));
+                };
+                if self.jobs.len() == REMEMBERED {
+                    self.jobs.pop_front();
+                }
+                self.jobs.push_back(job.clone());
+                if self.chance.random_bool(0.3) {
+                    self.look_for(&job, position).await;
+                }
+            }
+            Told::No { json, .. } if json["code"] == "too_many_jobs" => tokio::time::sleep(TOO_MANY).await,
+            Told::No { .. } | Told::Unknown => {}
+        }
+    }
+
+    /// A read at the position of an acknowledged write shows it, on any server.
+    async fn look_for(&mut self, job: &JobId, position: u64) {
+        let path = format!("/api/jobs/{job}");
+        let read = self.arena.read(&mut self.chance, &path, self.person.by(), Some(position), READ).await;
+        if let Some((404, _)) = read {
+            self.arena
+                .accuse(Count::Missing, format!("job {job} was acknowledged at position {position}, and is not shown there"));
+        }
+    }
+
+    async fn about_a_job(&mut self, kind: Kind, verb: &str) {
+        let jobs = self.jobs.make_contiguous();
+        let Some(job) = jobs.choose(&mut self.chance).cloned() else { return };
+        let stream = stream_hash("job", job.as_str());
+        let path = format!("/api/queue/{verb}/{job}");
+        self.tell(|by| Ask { stream, ..Ask::post(kind, path.clone(), by, Value::Null) }).await;
+    }
+
+    async fn store_credential(&mut self) {
+        let secret = format!("{:016x}", self.chance.random::<u64>());
+        let body = json!({"platform": "onlyfans", "platform_username": "t", "credentials": {"password": secret}});
+        let told = self.tell(|by| Ask::post(Kind::StoreCredential, "/api/credentials/create-profile", by, body.clone())).await;
+        match told {
+            Told::Yes { json, .. } => {
+                self.credential = json["id"].as_str().map(str::to_owned);
+                // Where keys are not honoured, an earlier command that was sent twice may take effect once more, late.
+                if self.arena.keyed.load(Ordering::Relaxed) {
+                    self.secrets.clear();
+                }
+                self.secrets.push(secret);
+            }
+            Told::Unknown => self.secrets.push(secret),
+            Told::No { .. } => {}
+        }
+        let too_many = self.secrets.len().saturating_sub(SECRETS);
+        self.secrets.drain(..too_many);
+    }
+
+    async fn reveal(&mut self) {
+        let Some(credential) = self.credential.clone() else { return };
+        let body = json!({"creatorProfileId": credential, "purpose": "torture"});
+        // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
+        let ask = Ask { again: false, ..Ask::post(Kind::RevealCredential, "/api/credentials/reveal", By::Secret, body) };
+        let sentence = match self.arena.tell(&mut self.chance, ask).await {
+            Told::Yes { json, position } => match json["credentials"]["password"].as_str() {
+                Some(shown) if self.secrets.iter().any(|secret| secret == shown) => return,
+                _ => format!("credential {credential} revealed another secret than was stored last, at position {position}"),
+            },
+            Told::No { status: 404, .. } => format!("credential {credential} was acknowledged, and is not there"),
+            Told::No { .. } | Told::Unknown => return,
+        };
+        self.arena.accuse(Count::Missing, sentence);
+    }
+
+    async fn advance_onboarding(&mut self) {
+        let Some(state) = ["DATA_COLLECTION", "PROCESSING"].get(self.onboarding) else { return };
+        let stream = stream_hash("account", &self.person.id.to_string());
+        let told = self
+            .tell(|by| Ask {
+                method: Method::PATCH,
+                stream,
+                ..Ask::post(Kind::AdvanceOnboarding, "/api/onboarding/state", by, json!({"state": state}))
+            })
+            .await;
+        if matches!(told, Told::Yes { .. }) {
+            self.onboarding += 1;
+        }
+    }
+
+    async fn bring_a_newcomer(&mut self) {
+        if let Some(invite) = self.door.invite(&self.arena).await {
+            Person::register(&self.arena, &mut self.chance, &invite).await;
+        }
+    }
+
+    async fn caption(&mut self) {
+        let topic = format!("topic {}", self.chance.random::<u32>());
+        self.tell(|by| Ask::post(Kind::Caption, "/api/captions/generate", by, json!({"platform": "fansly", "topic": topic})))
+            .await;
+    }
+
+    async fn talk(&mut self) {
+        self.talks += 1;
+        let session = format!("talk-{}", self.talks % 4);
+        chat::talk(&self.arena, &mut self.chance, &self.person, &session).await;
+    }
+
+    /// Tokens run out; seldom enough not to spend the run on hashing passwords.
+    async fn log_in_again(&mut self) {
+        if self.chance.random_bool(0.1) {
+            self.person.log_in(&self.arena, &mut self.chance).await;
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What belongs to a run and is gone after it: a folder, and on Postgres a database of its own with the servers' ways there.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use genie_log::{Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target, torture::Tormented};
+
+use crate::{
+    config::Config,
+    torture::{nodes::Launch, proxy::Proxy, report::Report, worker},
+};
+
+/// Servers on one Postgres, fighting for the same users.
+const SERVERS: usize = 2;
+
+/// What belongs to a run.
+pub struct Site {
+    pub folder: PathBuf,
+    pub ground: Option<Ground>,
+    masters: String,
+    pub secret: String,
+    pub invite: String,
+    pub has_model: bool,
+    /// Settings that come from the configuration.
+    model: Vec<(String, String)>,
+}
+
+/// A database of one's own, and the servers' ways there.
+pub struct Ground {
+    pub tormented: Tormented,
+    pub proxies: Arc<Vec<Proxy>>,
+}
+
+impl Site {
+    /// Makes it; `url` names a Postgres.
+    pub async fn make(config: &Config, id: &str, url: Option<&str>) -> Result<Self, String> {
+        let folder = std::env::temp_dir().join(format!("genie_torture_{id}"));
+        let shown = folder.display();
+        DirBuilder::new().mode(0o700).create(&folder).map_err(|error| format!("{shown} can't be made: {error}"))?;
+        let ground = match url {
+            None => None,
+            Some(url) => {
+                let made = Tormented::create(url, &format!("genie_torture_{id}")).await;
+                let tormented = made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
+                let mut proxies = Vec::with_capacity(SERVERS);
+                for _ in 0..SERVERS {
+                    let proxy = Proxy::start(tormented.address()).await;
+                    proxies.push(proxy.map_err(|error| format!("no port can be listened on: {error}"))?);
+                }
+                Some(Ground { tormented, proxies: Arc::new(proxies) })
+            }
+        };
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let masters = MasterKeys::generate().to_string();
+        keep_master_key(&folder, &masters).map_err(|error| format!("{shown}: the master key can't be written: {error}"))?;
+        Ok(Self {
+            folder,
+            ground,
+            masters,
+            secret: hex(&random_bytes::<16>()),
+            invite: hex(&random_bytes::<16>()),
+            has_model: answers(&config.ollama_url).await,
+            model: vec![
+                setting("OLLAMA_URL", &config.ollama_url),
+                setting("OLLAMA_MODEL", &config.ollama_model),
+                setting("CAPTION_MODEL", &config.caption_model),
+                setting("OLLAMA_CONCURRENCY", &config.ollama_concurrency.to_string()),
+            ],
+        })
+    }
+
+    pub fn server_folder(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("server-{}", number + 1))
+    }
+
+    pub fn servers(&self) -> usize {
+        self.ground.as_ref().map_or(1, |ground| ground.proxies.len())
+    }
+
+    /// How a server is started.
+    pub fn launch(&self, number: usize) -> Result<Launch, String> {
+        let folder = self.server_folder(number);
+        let made = DirBuilder::new().mode(0o700).create(&folder);
+        made.map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
+        let program = std::env::current_exe().map_err(|error| format!("this program can't find itself: {error}"))?;
+        let mut environment = self.model.clone();
+        let data_dir = folder.display().to_string();
+        let lease = worker::LEASE_MS.to_string();
+        for (name, value) in [
+            ("HOST", "127.0.0.1"),
+            ("SERVER_PORT", "0"),
+            ("GENIE_DATA_DIR", &data_dir),
+            ("GENIE_MASTER_KEYS", &self.masters),
+            ("GENIE_FIRST_INVITE", &self.invite),
+            ("RBAC_SYNC_WEBHOOK_SECRET", &self.secret),
+            ("GENIE_JOB_LEASE_MS", &lease),
+            ("ONBOARDING_GATE", "off"),
+            ("GENIE_LOG", "warn"),
+        ] {
+            environment.push((name.to_owned(), value.to_owned()));
+        }
+        if let Some(ground) = &self.ground {
+            environment.push(("DATABASE_URL".to_owned(), ground.tormented.url_through(ground.proxies[number].port)));
+        }
+        Ok(Launch { program, folder, environment })
+    }
+
+    /// A log on the same store with the same keys, as another node's; on the embedded store it only reads.
+    pub async fn open_log(&self) -> Result<Log, String> {
+        let masters = MasterKeys::parse(&self.masters).map_err(|error| format!("the run's own master key: {error}"))?;
+        let (target, read_only) = match &self.ground {
+            Some(ground) => (Target::Postgres(ground.tormented.url()), false),
+            None => (Target::Sqlite(self.server_folder(0).join("genie.db")), true),
+        };
+        let settings = genie_log::Settings { target, masters, clock: Clock::system(), read_only };
+        Log::open(settings).await.map(|opened| opened.log).map_err(|error| error.to_string())
+    }
+
+    /// Tidies up after a run that lost nothing; else says what is left to be looked at.
+    pub async fn leave(self, run: Result<Report, String>) -> Result<Report, String> {
+        if run.as_ref().is_ok_and(Report::passed) {
+            if let Some(ground) = &self.ground
+                && let Err(error) = ground.tormented.drop_database().await
+            {
+                eprintln!("the database {} can't be dropped: {error}", ground.tormented.database());
+            }
+            if let Err(error) = fs::remove_dir_all(&self.folder) {
+                eprintln!("{} can't be removed: {error}", self.folder.display());
+            }
+            return run;
+        }
+        let folder = format!("{} (the servers' logs, and the master key)", self.folder.display());
+        let database = self.ground.as_ref().map(|ground| format!("the database {}", ground.tormented.database()));
+        let kept: Vec<String> = std::iter::once(folder).chain(database).collect();
+        match run {
+            Ok(report) => Ok(Report { kept, ..report }),
+            Err(sentence) => Err(format!("{sentence}; kept: {}", kept.join(", "))),
+        }
+    }
+}
+
+/// For a look into what is kept after a run that failed.
+fn keep_master_key(folder: &Path, masters: &str) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("master.key"));
+    file?.write_all(masters.as_bytes())
+}
+
+/// Whether a model server answers there.
+async fn answers(url: &str) -> bool {
+    let get = reqwest::Client::new().get(format!("{}/api/version", url.trim_end_matches('/')));
+    get.timeout(Duration::from_secs(3)).send().await.is_ok_and(|response| response.status().is_success())
+}
