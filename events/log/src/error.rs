@@ -62,6 +62,9 @@ pub enum LogError {
     /// Another node was elected: what this one would have written in office was not written.
     #[error("another node was elected")]
     Deposed,
+    /// What is in the store is not whole yet.
+    #[error("an import into this store was begun and not finished; run `genie log import` again, it goes on")]
+    ImportUnfinished,
     /// Ours: a statement that should not fail did.
     #[error("the store refused a statement: {0}")]
     Statement(String),
