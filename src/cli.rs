@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config};
+use crate::{app, audit, config::Config, invite, transfer};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -29,6 +29,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make invites and print their codes; may run beside the server
+    Invite(invite::NewInvites),
+    /// Export or import the log
+    #[command(subcommand)]
+    Log(transfer::LogCommand),
 }
 
 /// Runs what the command line asks for.
@@ -49,6 +54,8 @@ pub fn run() -> ExitCode {
             Ok(user) => audit::print(&config, user, json),
             Err(error) => Err(format!("--user: {error}")),
         },
+        Command::Invite(wanted) => invite::make(config, wanted),
+        Command::Log(command) => transfer::run(&config, command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

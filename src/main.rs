@@ -12,6 +12,12 @@ mod config;
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
+/// `genie invite`.
+mod invite;
+/// The socket by which commands of the command line reach a running server.
+mod socket;
+/// `genie log export`, `genie log import`.
+mod transfer;
 
 fn main() -> std::process::ExitCode {
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.

@@ -72,21 +72,17 @@ impl TestGenie {
     }
 
     pub async fn start_with(store: TestStore, settings: &[(&'static str, String)]) -> Self {
+        let mut genie = Self::not_started(store, settings).await;
+        genie.launch().await;
+        genie
+    }
+
+    /// All but the server: for commands, and [`TestGenie::launch_again`].
+    pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let ollama = FakeOllama::start().await;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        let mut genie = Self {
-            store,
-            ollama,
-            base: String::new(),
-            http,
-            said: vec![],
-            settings: settings.to_vec(),
-            process: None,
-            admin: None,
-        };
-        genie.launch().await;
-        genie
+        Self { store, ollama, base: String::new(), http, said: vec![], settings: settings.to_vec(), process: None, admin: None }
     }
 
     /// A command of the same binary on the same store.

@@ -10,6 +10,8 @@ mod bad_input;
 mod chat;
 mod events;
 mod idempotency;
+mod invites;
 mod jobs;
 mod store_away;
 mod story;
+mod transfer;

@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::{
     LogError, StoredRow,
     keys::{WrappedKey, hex},
+    store::LONGEST,
 };
 
 mod sealed;
@@ -81,6 +82,12 @@ impl From<sqlx::Error> for TransferError {
     fn from(error: sqlx::Error) -> Self {
         Self::Log(error.into())
     }
+}
+
+/// A step with the store, within the time that any may take: one that is gone without a word must not hold this for ever.
+pub(crate) async fn in_time<T>(step: impl Future<Output = Result<T, TransferError>>) -> Result<T, TransferError> {
+    let late = |_| Err(LogError::Away("it did not answer in time".into()).into());
+    tokio::time::timeout(LONGEST, step).await.unwrap_or_else(late)
 }
 
 const LOG_FORMAT: &str = "genie log v1";
@@ -259,6 +266,11 @@ impl Export {
             return Err(TransferError::file(dir, format!("the file with position {} is missing", end + 1)));
         }
         Ok(Self { key, segments: listing.segments, tables, head })
+    }
+
+    /// Whether an export was begun in a folder, so that its passphrase is wanted and not a new one.
+    pub fn is_begun(dir: &Path) -> bool {
+        dir.join(sealed::KEY_FILE).exists()
     }
 
     /// The last position of the export.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     LogError, MasterKeys, StoredRow,
     append_sqlite::insert,
-    export::{CARRIED, Export, Row, Table, TransferError},
+    export::{CARRIED, Export, Row, Table, TransferError, in_time},
     log::stored_head,
     read::read_rows,
     store::{Store, Target, Writing},
@@ -54,24 +54,24 @@ async fn into_store(store: &Store, export: &Export, system: Uuid, system_row: Ro
     if let Writing::Postgres(pool) = &store.writing {
         nobody_else(pool).await?;
     }
-    let had = fits(store, export, system).await?;
+    let had = in_time(fits(store, export, system)).await?;
     if had == export.head() && !is_unfinished(store).await? {
         return Ok(Imported { head: had, had });
     }
-    begin(store, had, export.head(), system_row).await?;
+    in_time(begin(store, had, export.head(), system_row)).await?;
     let (mut head, mut batch, mut bytes) = (had, Vec::with_capacity(BATCH_ROWS), 0);
     for row in export.rows(had) {
         let row = row?;
         bytes += row.payload.len() + row.metadata.len();
         batch.push(row);
         if batch.len() == BATCH_ROWS || bytes >= BATCH_BYTES {
-            head = write_batch(store, head, &batch).await?;
+            head = in_time(write_batch(store, head, &batch)).await?;
             batch.clear();
             bytes = 0;
         }
     }
     if !batch.is_empty() {
-        head = write_batch(store, head, &batch).await?;
+        head = in_time(write_batch(store, head, &batch)).await?;
     }
     finish(store, export, head).await?;
     Ok(Imported { head, had })
@@ -230,13 +230,13 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
     for row in export.tables()? {
         let (table, row) = row?;
         if table.name != of.name || Table::is_full(&chunk) {
-            of.write(&mut tx, &chunk).await?;
+            in_time(of.write(&mut tx, &chunk)).await?;
             chunk.clear();
             of = table;
         }
         chunk.push(row);
     }
-    of.write(&mut tx, &chunk).await?;
+    in_time(of.write(&mut tx, &chunk)).await?;
     sqlx::query("DELETE FROM checkpoints WHERE name = $1").bind(MARK).execute(&mut *tx).await?;
     Ok(tx.commit().await?)
 }

@@ -174,10 +174,17 @@ both_stores!(an_export_goes_on_where_the_last_one_ended_and_so_does_an_import, a
     // A run that broke off: a file without a name, and segments beyond the newest tables.
     fs::write(dir.join("log-1303.part"), "half").unwrap();
     store.register(&log, "cyd").await;
+    let older = dir.join(format!("tables-{:020}.sealed", 1302));
+    let older_bytes = fs::read(&older).unwrap();
     exported(&log, &dir).await;
+    assert!(!older.exists());
     let tables = dir.join(format!("tables-{:020}.sealed", 1303));
     fs::rename(&tables, dir.join("away")).unwrap();
     assert!(matches!(Export::open(&dir, &passphrase()), Err(TransferError::File { .. })), "no tables, no export");
+    // Rows beyond the newest tables are not part of the export yet.
+    fs::write(&older, older_bytes).unwrap();
+    let open = Export::open(&dir, &passphrase()).unwrap();
+    assert_eq!((open.head(), open.rows(1300).count()), (1302, 2));
     store.register(&log, "dan").await;
     assert_eq!(exported(&log, &dir).await, Exported { head: 1304, had: 1303 });
     assert!(!dir.join("log-1303.part").exists());
@@ -319,4 +326,40 @@ both_stores!(nothing_of_it_stands_in_the_clear_and_others_cannot_read_it, async 
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
     }
+});
+
+both_stores!(an_export_of_a_log_in_use_is_of_one_moment, async |store: TestStore| {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+    let (log, store) = (store.open().await.log, Arc::new(store));
+    let done = Arc::new(AtomicBool::new(false));
+    let writing = tokio::spawn({
+        let (log, store, done) = (log.clone(), Arc::clone(&store), Arc::clone(&done));
+        async move {
+            while !done.load(Ordering::SeqCst) {
+                store.register(&log, "somebody").await; // a fact and its key in one append
+            }
+        }
+    });
+    let dir = folder(&store);
+    let mut head = 0;
+    for _ in 0..4 {
+        let mut watch = log.watch_head();
+        watch.wait_for(|now| *now > head + 20).await.unwrap();
+        head = exported(&log, &dir).await.head;
+    }
+    done.store(true, Ordering::SeqCst);
+    writing.await.unwrap();
+    let there = other(&store).await;
+    imported(&there, store.masters(), &dir).await.unwrap();
+    let copy = there.open_with(store.masters()).await.unwrap().log;
+    let rows = copy.rows(0, 1000).await.unwrap();
+    assert_eq!(rows.len() as u64, head.min(1000));
+    for row in &rows {
+        copy.open_row(row).await.unwrap(); // an absent key would be an error
+    }
+    let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM user_keys").fetch_one(copy.store().reads()).await.unwrap();
+    assert_eq!(keys as u64, head + 1, "a key for each user of the log and the system's, and none that is newer");
 });

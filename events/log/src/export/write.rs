@@ -11,6 +11,7 @@ use sqlx::Row as _;
 
 use super::{
     CARRIED, LOG_FORMAT, Listing, LogHeader, LogLine, SegmentRows, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    in_time,
     sealed::{ExportKey, SealedWriter},
     segment_name, tables_name,
 };
@@ -108,7 +109,7 @@ async fn write_tables<'a>(log: &Log, dir: &Path, key: &'a ExportKey) -> Result<(
     for table in CARRIED {
         let mut after = None;
         loop {
-            let page = table.page(&mut snapshot, after.as_ref()).await?;
+            let page = in_time(table.page(&mut snapshot, after.as_ref())).await?;
             after = page.last().cloned();
             let is_last = Table::is_last(&page);
             for row in page {
