@@ -27,6 +27,9 @@ const APPEND_LOCK: i64 = 7_340_991;
 /// How long another genie on the same Postgres may take to go: the connection of one that was killed is there a moment longer.
 const OTHERS_GO: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const SYSTEM_KEY: &str = "SELECT key_id FROM user_keys WHERE user_id = $1";
+const IN_USE: &str = "the store is in use by another genie's log; an import needs an empty store, or one that an earlier import \
+     of the same log filled";
 /// The mark, in `checkpoints`: the head of the export that is being taken in.
 const MARK: &str = "import";
 
@@ -58,7 +61,10 @@ async fn into_store(store: &Store, export: &Export, system: Uuid, system_row: Ro
     if had == export.head() && !is_unfinished(store).await? {
         return Ok(Imported { head: had, had });
     }
-    in_time(begin(store, had, export.head(), system_row)).await?;
+    in_time(begin(store, had, export.head(), system, system_row)).await?;
+    if let Writing::Postgres(pool) = &store.writing {
+        nobody_else(pool).await?; // a server that looked for the mark before it stood there has connected by now
+    }
     let (mut head, mut batch, mut bytes) = (had, Vec::with_capacity(BATCH_ROWS), 0);
     for row in export.rows(had) {
         let row = row?;
@@ -97,16 +103,12 @@ async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
 /// How many rows of the export the store has, which must have nothing else.
 async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, TransferError> {
     let head = stored_head(store).await?;
-    let sql = "SELECT key_id FROM user_keys WHERE user_id = $1";
-    let stored: Option<String> = sqlx::query_scalar(sql).bind(Uuid::nil().to_string()).fetch_optional(store.reads()).await?;
+    let stored: Option<String> =
+        sqlx::query_scalar(SYSTEM_KEY).bind(Uuid::nil().to_string()).fetch_optional(store.reads()).await?;
     match stored {
         None if head == 0 => return Ok(0),
         Some(key) if key == system.to_string() => {}
-        _ => {
-            let reason = "the store is in use by another genie's log; an import needs an empty store, or one that an earlier \
-                          import of the same log filled";
-            return Err(TransferError::Refused(reason.into()));
-        }
+        _ => return Err(TransferError::Refused(IN_USE.into())),
     }
     if head == 0 {
         return Ok(0);
@@ -128,17 +130,17 @@ async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, Trans
 }
 
 /// The mark and the system's key, before the first row.
-async fn begin(store: &Store, had: u64, goal: u64, system_row: Row) -> Result<(), TransferError> {
+async fn begin(store: &Store, had: u64, goal: u64, system: Uuid, system_row: Row) -> Result<(), TransferError> {
     let mut tx = store.durable().await?;
     lock_at(store, &mut tx, had).await?;
     let sql = "INSERT INTO checkpoints (name, position) VALUES ($1, $2) \
          ON CONFLICT (name) DO UPDATE SET position = excluded.position";
     sqlx::query(sql).bind(MARK).bind(goal as i64).execute(&mut *tx).await?;
-    let keys = sqlx::query("SELECT 1 AS one FROM user_keys WHERE user_id = $1").bind(Uuid::nil().to_string());
-    if keys.fetch_optional(&mut *tx).await?.is_none() {
-        for table in CARRIED.iter().filter(|table| table.name == "user_keys") {
-            table.write(&mut tx, std::slice::from_ref(&system_row)).await?;
-        }
+    let stored: Option<String> = sqlx::query_scalar(SYSTEM_KEY).bind(Uuid::nil().to_string()).fetch_optional(&mut *tx).await?;
+    match stored {
+        None => CARRIED[0].write(&mut tx, std::slice::from_ref(&system_row)).await?,
+        Some(key) if key == system.to_string() => {}
+        Some(_) => return Err(TransferError::Refused(IN_USE.into())),
     }
     Ok(tx.commit().await?)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
-    Append, Export, Group, Log, LogError, MasterKeys, NewFact, Owner, TransferError, Work, export,
+    Append, Export, Group, Log, LogError, MasterKeys, NewFact, Opened, Owner, TransferError, Work, export,
     export::Exported,
     import,
     import::Imported,
@@ -133,6 +133,17 @@ async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
         contents.insert(format!("{table} {columns}"), lines);
     }
     contents
+}
+
+/// As when a process ends: its connections are gone, also those that a pool which is being closed still has.
+async fn ended(store: &TestStore, opened: Opened) {
+    opened.log.store().close().await;
+    drop(opened);
+    if store.kind == Kind::Postgres {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = 'genie'";
+        store.try_sql(sql).await.unwrap();
+    }
 }
 
 async fn other(store: &TestStore) -> TestStore {
@@ -261,7 +272,7 @@ both_stores!(bad_input_is_refused_with_the_file_and_changes_nothing, async |stor
 
     // A store that is in use by itself, and one that went on.
     let used = TestStore::new(store.kind).await;
-    used.open().await.log.store().close().await;
+    ended(&used, used.open().await).await;
     let error = imported(&used, store.masters(), &dir).await.unwrap_err();
     assert!(error.to_string().contains("in use by another"), "{error}");
 });
@@ -286,8 +297,7 @@ both_stores!(a_store_that_was_used_since_is_not_touched, async |store: TestStore
     imported(&there, store.masters(), &dir).await.unwrap();
     let copy = there.open_with(store.masters()).await.unwrap();
     there.register(&copy.log, "eve").await;
-    copy.log.store().close().await;
-    drop(copy);
+    ended(&there, copy).await;
     let error = imported(&there, store.masters(), &dir).await.unwrap_err();
     assert!(error.to_string().contains("used since"), "{error}");
     // Both went on, each its own way.
@@ -362,4 +372,31 @@ both_stores!(an_export_of_a_log_in_use_is_of_one_moment, async |store: TestStore
     }
     let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM user_keys").fetch_one(copy.store().reads()).await.unwrap();
     assert_eq!(keys as u64, head + 1, "a key for each user of the log and the system's, and none that is newer");
+});
+
+both_stores!(files_of_two_logs_that_parted_are_not_mixed, async |store: TestStore| {
+    let log = store.open().await.log;
+    store.register(&log, "ada").await;
+    let dir = folder(&store);
+    exported(&log, &dir).await;
+    // The same log in another house, which goes on its own way, exported under the same key.
+    let there = TestStore::new(store.kind).await;
+    imported(&there, store.masters(), &dir).await.unwrap();
+    let elsewhere = folder(&there);
+    fs::create_dir(&elsewhere).unwrap();
+    for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), elsewhere.join(entry.file_name())).unwrap();
+    }
+    let copy = there.open_with(store.masters()).await.unwrap().log;
+    there.register(&copy, "eve").await;
+    exported(&copy, &elsewhere).await;
+    for name in ["bob", "cyd"] {
+        store.register(&log, name).await;
+        exported(&log, &dir).await;
+    }
+    let second = format!("log-{0:020}-{0:020}.sealed", 2);
+    fs::copy(elsewhere.join(&second), dir.join(&second)).unwrap();
+    let rows: Vec<_> = Export::open(&dir, &passphrase()).unwrap().rows(0).collect();
+    assert_eq!(rows.len(), 3);
+    assert!(matches!(rows[2], Err(TransferError::Row { position: 3, .. })), "{:?}", rows[2]);
 });

@@ -185,6 +185,7 @@ impl<'a> SealedWriter<'a> {
 }
 
 /// The lines of a sealed file.
+#[derive(Debug)]
 pub(super) struct SealedReader<'a> {
     key: &'a SealingKey,
     input: BufReader<File>,

@@ -35,7 +35,7 @@ pub(crate) struct Table {
     only: &'static str,
 }
 
-/// All that an export carries, in the order that it does. The others are filled from the log again, or belong to the place
+/// All that an export carries, in the order that it does, users' keys first. The others are filled from the log again, or belong to the place
 /// where the store runs; a test asks of every table of the schema which of the two it is.
 pub(crate) const CARRIED: &[Table] = &[
     Table {

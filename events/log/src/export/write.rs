@@ -10,10 +10,11 @@ use secrecy::SecretString;
 use sqlx::Row as _;
 
 use super::{
-    CARRIED, LOG_FORMAT, Listing, LogHeader, LogLine, SegmentRows, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    folder::{Listing, segment_name, tables_name},
     in_time,
+    read::SegmentRows,
     sealed::{ExportKey, SealedWriter},
-    segment_name, tables_name,
 };
 use crate::{Log, LogError, keys::hex, store::Writing};
 
@@ -81,8 +82,9 @@ fn lock(dir: &Path) -> Result<File, TransferError> {
 async fn last_digest(log: &Log, key: &ExportKey, listing: &Listing) -> Result<String, TransferError> {
     let Some(segment) = listing.segments.last() else { return Ok(String::new()) };
     let mut last = None;
-    for row in SegmentRows::open(key, segment) {
-        last = Some(row?.0.digest);
+    let mut rows = SegmentRows::open(key, segment)?;
+    while let Some(row) = rows.next()? {
+        last = Some(row.digest);
     }
     let stored = log.rows(segment.last - 1, 1).await?.pop().map(|row| row.digest);
     match stored == last {
