@@ -72,7 +72,8 @@ pub fn service(
         .wrap(from_fn(request::pass))
 }
 
-/// What the command line may ask of a running server, by its socket: who reaches that is the operator at the machine.
+/// What the command line may ask of a running server, by its socket: who reaches that is the operator at the machine. None of it
+/// is on the port, nor in the published document.
 pub fn operator_service(
     app: web::Data<App>,
 ) -> ActixApp<
@@ -80,7 +81,7 @@ pub fn operator_service(
 > {
     ActixApp::new()
         .app_data(app)
-        .route("/invites", post().to(invites::create_as_operator))
+        .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }

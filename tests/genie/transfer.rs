@@ -24,16 +24,25 @@ async fn log(genie: &TestGenie, verb: &str, dir: &Path) -> String {
     text
 }
 
-/// A genie on a new store of the other kind, with the master key of the old one; not started.
+/// A genie on a new store of the other kind; not started. Who grows from the embedded store to Postgres keeps the data folder
+/// and with it the master key; the other way round the key is copied into the new folder.
 async fn other_house(old: &TestGenie) -> TestGenie {
-    let kind = match old.store.kind {
-        Kind::Sqlite => Kind::Postgres,
-        Kind::Postgres => Kind::Sqlite,
-    };
-    let store = TestStore::new(kind).await;
-    // The same file serves, wherever the store is.
-    std::fs::copy(old.store.folder().join("master.key"), store.folder().join("master.key")).unwrap();
-    TestGenie::not_started(store, &[]).await
+    match old.store.kind {
+        Kind::Sqlite => {
+            let folder = old.store.folder().to_str().unwrap().to_owned();
+            TestGenie::not_started(TestStore::new(Kind::Postgres).await, &[("GENIE_DATA_DIR", folder)]).await
+        }
+        Kind::Postgres => {
+            let store = TestStore::new(Kind::Sqlite).await;
+            // Without the key nothing is taken in, and none is made.
+            let new = TestGenie::not_started(store, &[]).await;
+            let export = export_of(old);
+            let (is_good, text) = output_of(new.command(&["log", "import", export.to_str().unwrap()])).await;
+            assert!(!is_good && text.contains("master.key"), "{text}");
+            std::fs::copy(old.store.folder().join("master.key"), new.store.folder().join("master.key")).unwrap();
+            new
+        }
+    }
 }
 
 fn export_of(genie: &TestGenie) -> PathBuf {
