@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     heads, http,
     identity::{password::Passwords, token::Tokens},
+    socket,
 };
 
 /// Threads that users' actors live on.
@@ -106,11 +107,15 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .bind((host.as_str(), port))
         .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
+    let commands = socket::serve(&app);
     for address in server.addrs() {
         say(&format!("genie listens on http://{address}"));
         info!(%address, store = ?app.config.target(), "genie listens");
     }
     let stopped = server.run().await.map_err(|error| format!("the server stopped: {error}"));
+    if let Some(commands) = commands {
+        commands.stop().await;
+    }
     let log = app.log.clone();
     // On the runtime that owns the connections, as all I/O.
     let _ = app.log.store().io().spawn(async move { log.store().close().await }).await;
@@ -136,15 +141,20 @@ fn start_logging(config: &Config) -> Result<(), String> {
 
 /// Opens the log with the configured master keys, or with those in the data folder, which are made for an empty store.
 pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String> {
-    let masters = match &config.master_keys {
-        Some(ring) => MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}"))?,
-        None => master_key_file(config, read_only).await?,
-    };
+    let masters = masters(config, read_only).await?;
     let settings = genie_log::Settings { target: config.target(), masters, clock: Clock::system(), read_only };
     Log::open(settings).await.map_err(|error| match error {
         LogError::Away(reason) if read_only => format!("the store can't be read: {reason}"),
         error => error.to_string(),
     })
+}
+
+/// The configured master keys, or those in the data folder, which are made for an empty store unless it is only to be read.
+pub async fn masters(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
+    match &config.master_keys {
+        Some(ring) => MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}")),
+        None => master_key_file(config, read_only).await,
+    }
 }
 
 async fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
@@ -207,7 +217,7 @@ fn make_master_key(config: &Config, path: &Path) -> Result<MasterKeys, String> {
 }
 
 /// An embedded store has one writing process: the file is locked for as long as it lives.
-fn lock_store(config: &Config) -> Result<Option<File>, String> {
+pub fn lock_store(config: &Config) -> Result<Option<File>, String> {
     let Target::Sqlite(_) = config.target() else { return Ok(None) };
     let path = config.data_dir.join("genie.lock");
     let open = || {

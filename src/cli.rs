@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config, torture};
+use crate::{app, audit, config::Config, invite, torture, transfer};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -32,6 +32,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make invites and print their codes; may run beside the server
+    Invite(invite::NewInvites),
+    /// Export or import the log
+    #[command(subcommand)]
+    Log(transfer::LogCommand),
     /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
     Torture(torture::Options),
 }
@@ -75,6 +80,8 @@ pub fn run() -> ExitCode {
             Ok(user) => audit::with_log(&config, async |log| audit::show::print(log, user, json).await),
             Err(error) => Err(format!("--user: {error}")),
         },
+        Command::Invite(wanted) => invite::make(config, wanted),
+        Command::Log(command) => transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
         Command::Audit { what: Some(what), .. } => audit::with_log(&config, async |log| match what {
             Audit::Verify { heads } => audit::verify::run(log, heads.as_deref()).await,

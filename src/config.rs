@@ -23,7 +23,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 23] = [
+pub const SETTINGS: [Setting; 24] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -33,6 +33,7 @@ pub const SETTINGS: [Setting; 23] = [
         "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
     ),
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
+    secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
     secret("RBAC_SYNC_WEBHOOK_SECRET", "the shared secret of servers and workers; without it their routes answer 503"),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
@@ -60,6 +61,7 @@ pub struct Config {
     database_url: Option<SecretString>,
     pub master_keys: Option<SecretString>,
     pub first_invite: Option<SecretString>,
+    pub export_passphrase: Option<SecretString>,
     pub shared_secret: Option<SecretString>,
     pub ollama_url: String,
     pub ollama_model: String,
@@ -125,6 +127,7 @@ impl Config {
                 |code| (4..=200).contains(&code.len()),
                 "must have 4 to 200 characters",
             ),
+            export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),

@@ -42,8 +42,8 @@ mod events;
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
 mod identity;
-/// `/api/admin/invites`.
-mod invites;
+/// `/api/admin/invites`, and invites by the socket.
+pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
 mod jobs;
 /// `/api/onboarding/*`.
@@ -71,6 +71,20 @@ pub fn service(
         .configure(routes)
         .default_service(web::to(error::no_such_route))
         .wrap(cors)
+        .wrap(from_fn(request::pass))
+}
+
+/// What the command line may ask of a running server, by its socket: who reaches that is the operator at the machine. None of it
+/// is on the port, nor in the published document.
+pub fn operator_service(
+    app: web::Data<App>,
+) -> ActixApp<
+    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = Error, InitError = ()>,
+> {
+    ActixApp::new()
+        .app_data(app)
+        .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
+        .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
 

@@ -14,8 +14,14 @@ mod heads;
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
+/// `genie invite`.
+mod invite;
+/// The socket by which commands of the command line reach a running server.
+mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
 mod torture;
+/// `genie log export`, `genie log import`.
+mod transfer;
 
 /// Commands are made on one thread and end on another, which the system's allocator is slow at.
 #[global_allocator]

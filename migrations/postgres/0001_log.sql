@@ -114,16 +114,14 @@ CREATE TABLE checkpoints (
 -- this idempotency key), `lease_held` (the lease that had to have lapsed has not), `deposed` (the epoch in which
 -- alone it was to be written is over). All others were appended, one after the other in their order after the head.
 -- No two requests of a batch may share an owner: the writer sees to that. p_work is NULL when there are no working rows.
+-- The session has enable_seqscan, enable_hashjoin and enable_mergejoin off: a plan made while the tables were small is kept.
 CREATE FUNCTION append(
     p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
     p_event_type text[], p_event_version text[], p_payload text[], p_metadata text[],
     p_event_id text[], p_user_id text[], p_user_seq bigint[], p_slice bigint[], p_recorded_at bigint[], p_digest bytea[],
     p_system boolean[], p_work jsonb
 ) RETURNS TABLE (request int, outcome text, first_position bigint, last_position bigint)
-LANGUAGE plpgsql
--- Everything here is looked up by key, however small the tables were when a plan was made and kept.
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
-AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     head     bigint;
@@ -199,9 +197,14 @@ BEGIN
         PERFORM work_of_append(p_work, refused);
     END IF;
 
+    request := NULL;
+    outcome := 'head';
+    first_position := head;
+    RETURN NEXT;
+    IF refused = '{}' THEN
+        RETURN;
+    END IF;
     RETURN QUERY
-    SELECT NULL::int, 'head', head, NULL::bigint
-    UNION ALL
     SELECT j.request, j.outcome, min(e.position), max(e.position)
     FROM unnest(requests, outcomes) AS j (request, outcome)
     LEFT JOIN unnest(p_request, p_event_id) AS r (request, event_id) ON r.request = j.request AND j.outcome = 'already'

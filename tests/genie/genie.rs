@@ -88,10 +88,17 @@ impl TestGenie {
     }
 
     pub async fn start_with(store: TestStore, settings: &[(&'static str, String)]) -> Self {
+        let mut genie = Self::not_started(store, settings).await;
+        genie.launch().await;
+        genie
+    }
+
+    /// All but the server: for commands, and [`TestGenie::launch_again`].
+    pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let ollama = FakeOllama::start().await;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        let mut genie = Self {
+        Self {
             store,
             ollama,
             base: String::new(),
@@ -103,9 +110,7 @@ impl TestGenie {
             beside: None,
             sent: AtomicUsize::new(0),
             written: Mutex::default(),
-        };
-        genie.launch().await;
-        genie
+        }
     }
 
     /// A command of the same binary on the same store.

@@ -138,7 +138,7 @@ async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<
     Ok(live.fetch_optional(&mut **tx).await?.is_some())
 }
 
-async fn insert(tx: &mut Tx<'_>, position: i64, row: &crate::StoredRow) -> Result<(), sqlx::Error> {
+pub(crate) async fn insert(tx: &mut Tx<'_>, position: i64, row: &crate::StoredRow) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
                              event_id, user_id, user_seq, slice, recorded_at, digest) \

@@ -77,6 +77,9 @@ pub enum LogError {
     /// The tree over the log does not fit the log, or itself.
     #[error("the tree over the log can't be trusted: {0}; `genie audit verify` tells more")]
     Tree(String),
+    /// What is in the store is not whole yet.
+    #[error("an import into this store was begun and not finished; run `genie log import` again, it goes on")]
+    ImportUnfinished,
     /// Ours: a statement that should not fail did.
     #[error("the store refused a statement: {0}")]
     Statement(String),

@@ -7,8 +7,9 @@ use sqlx::{
     PgPool,
     postgres::{PgListener, PgPoolOptions},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::{log::stored_head, store::Store, tail::Tail};
 
@@ -17,7 +18,11 @@ const CHANNEL: &str = "genie_head";
 /// The net: how often the table is looked at when no hint comes.
 const POLL: Duration = Duration::from_secs(1);
 /// The shortest time between two hints; what is appended meanwhile goes with the next.
-const SPACING: Duration = Duration::from_millis(2);
+const SPACING: Duration = Duration::from_millis(3);
+/// How often a process that appends looks whether there is another to be told; one that came meanwhile has the net.
+const COMPANY: Duration = Duration::from_secs(1);
+/// What the connections are called, before the name of their process: at most 63 bytes with it.
+const NAME: &str = "genie hints ";
 /// Pause after a connection was lost.
 const AWAY: Duration = Duration::from_millis(500);
 /// How long a hint may take.
@@ -25,18 +30,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log is open.
 /// `written` is the last position that this process appended.
-pub(crate) fn start(pool: &PgPool, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
-    let options = pool.connect_options().as_ref().clone().application_name("genie hints");
+pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
+    let me = format!("{NAME}{}", node.simple());
+    let options = pool.connect_options().as_ref().clone().application_name(&me);
+    // A hint has a transaction of its own, which must not make the appends' flushes wait for its own.
+    let options = options.options([("synchronous_commit", "off")]);
     // One that sends and one that listens.
     let hints = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).max_lifetime(None).idle_timeout(None);
     let hints = hints.connect_lazy_with(options);
-    tokio::spawn(send(hints.clone(), written.clone()));
+    tokio::spawn(send(hints.clone(), me, written.clone()));
     tokio::spawn(listen(hints, Arc::clone(tail), written));
 }
 
-async fn send(hints: PgPool, mut written: watch::Receiver<u64>) {
+async fn send(hints: PgPool, me: String, mut written: watch::Receiver<u64>) {
+    let mut asked: Option<Instant> = None;
+    let mut is_alone = false;
     while written.changed().await.is_ok() {
+        if asked.is_none_or(|at| at.elapsed() > COMPANY) {
+            is_alone = tokio::time::timeout(PATIENCE, nobody_else(&hints, &me)).await.is_ok_and(|alone| alone.unwrap_or(false));
+            asked = Some(Instant::now());
+        }
         let head = written.borrow_and_update().to_string();
+        if is_alone {
+            continue;
+        }
         let hint = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(head).execute(&hints);
         // One that is lost is made up for by the next, or by the net.
         match tokio::time::timeout(PATIENCE, hint).await {
@@ -45,6 +62,14 @@ async fn send(hints: PgPool, mut written: watch::Receiver<u64>) {
         }
     }
     hints.close().await;
+}
+
+/// Whether no other process listens: then nobody needs a hint.
+async fn nobody_else(hints: &PgPool, me: &str) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT count(*) FROM pg_stat_activity \
+         WHERE datname = current_database() AND starts_with(application_name, $1) AND application_name <> $2";
+    let others: i64 = sqlx::query_scalar(sql).bind(NAME).bind(me).fetch_one(hints).await?;
+    Ok(others == 0)
 }
 
 async fn listen(hints: PgPool, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
@@ -113,10 +138,13 @@ mod tests {
         let store = TestStore::new(Kind::Postgres).await;
         let (here, there) = (store.open().await.log, store.open().await.log);
         let mut head = there.watch_head();
-        store.register(&here, "first").await;
-        head.wait_for(|head| *head >= 1).await.unwrap();
+        tokio::time::sleep(super::COMPANY + super::POLL).await; // until they have met
+        for n in 1..=3 {
+            store.register(&here, "first").await;
+            head.wait_for(|head| *head >= n).await.unwrap();
+        }
         let started = Instant::now();
-        for n in 2..12 {
+        for n in 4..14 {
             store.register(&here, "another").await;
             head.wait_for(|head| *head >= n).await.unwrap();
         }

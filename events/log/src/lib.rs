@@ -13,11 +13,15 @@ pub mod clock;
 pub mod election;
 /// What can go wrong, and which of it means that the store is away.
 pub mod error;
+/// An export: the log and its working tables in a folder of sealed files.
+pub mod export;
 /// Following the log in order, live.
 pub mod follow;
 /// Whether the store takes writes.
 pub mod health;
 mod hint;
+/// Taking an export into a store.
+pub mod import;
 /// Master keys, user keys and what is derived from them.
 pub mod keys;
 /// Everything above, as one handle.
@@ -71,7 +75,9 @@ pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
 pub use election::{Election, Epoch};
 pub use error::{Damaged, LogError};
+pub use export::{Export, TransferError, export};
 pub use idempotency::{Remember, RequestKey};
+pub use import::import;
 pub use keys::{MasterKeys, UserKeys};
 pub use log::{Log, Opened, Settings};
 pub use row::{Body, Fact, StoredRow};

@@ -12,7 +12,7 @@ use crate::{
     Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     health::{Health, Trouble},
-    hint, idempotency,
+    hint, idempotency, import,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::Place,
@@ -78,6 +78,9 @@ impl Log {
     /// that is missing or wrong is found here. To be called on the runtime that is to own the connections.
     pub async fn open(settings: Settings) -> Result<Opened, LogError> {
         let store = Store::open(&settings.target, settings.read_only).await?;
+        if !settings.read_only && import::is_unfinished(&store).await? {
+            return Err(LogError::ImportUnfinished);
+        }
         let system = system_keys(&store, &settings).await?;
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
@@ -85,7 +88,7 @@ impl Log {
         let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone());
         tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
         if let Writing::Postgres(pool) = &store.writing {
-            hint::start(pool, &tail, written);
+            hint::start(pool, settings.clock.new_uuid(), &tail, written);
         }
         let log = Self(Arc::new(Inner {
             writer,

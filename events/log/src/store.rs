@@ -91,7 +91,10 @@ impl Store {
             ("synchronous_commit", "on"),
             ("application_name", "genie"),
         ]);
-        let writer = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(options.clone()).await?;
+        // What `append` does is looked up by key, however small the tables were when a plan was made and kept.
+        let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"].map(|setting| (setting, "off"));
+        let appending = options.clone().options(by_key).options([("plan_cache_mode", "force_generic_plan")]);
+        let writer = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(appending).await?;
         let streams =
             PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
         if !read_only {

@@ -65,6 +65,11 @@ impl TestStore {
         }
     }
 
+    /// Its own ring of master keys.
+    pub fn masters(&self) -> &str {
+        &self.masters
+    }
+
     /// Opens it with its own master key; may be called again, as another process would.
     pub async fn open(&self) -> Opened {
         self.open_with(&self.masters).await.unwrap()

@@ -1,0 +1,189 @@
+//! Reading an export.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use super::{
+    CARRIED, LOG_FORMAT, LogHeader, LogLine, Row, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    folder::{Listing, Segment},
+    sealed::{self, ExportKey, SealedReader},
+    tables,
+};
+use crate::{
+    StoredRow,
+    keys::{WrappedKey, hex},
+};
+
+/// A finished export, opened with its passphrase.
+#[derive(Debug)]
+pub struct Export {
+    key: ExportKey,
+    segments: Vec<Segment>,
+    tables: PathBuf,
+    head: u64,
+}
+
+impl Export {
+    /// Opens the export in a folder. Argon2id takes about a second: not for a thread that has others waiting.
+    pub fn open(dir: &Path, passphrase: &SecretString) -> Result<Self, TransferError> {
+        let Some(key) = ExportKey::read(dir, passphrase)? else {
+            return Err(TransferError::file(&dir.join(sealed::KEY_FILE), "is not there, so this folder holds no export"));
+        };
+        let listing = Listing::of(dir)?;
+        let end = listing.end();
+        let Some((tables, head)) = listing.tables else {
+            return Err(TransferError::file(dir, "the export did not finish; run `genie log export` again, it goes on"));
+        };
+        if end < head {
+            return Err(TransferError::file(dir, format!("the file with position {} is missing", end + 1)));
+        }
+        Ok(Self { key, segments: listing.segments, tables, head })
+    }
+
+    /// Whether an export was begun in a folder, so that its passphrase is wanted and not a new one.
+    pub fn is_begun(dir: &Path) -> bool {
+        dir.join(sealed::KEY_FILE).exists()
+    }
+
+    /// The last position of the export.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The rows after a position, in order and up to the head, each as its digest says. The first that is not ends it with an
+    /// error. Reads files as it goes, so not for a thread that has others waiting.
+    pub fn rows(&self, after: u64) -> Rows<'_> {
+        // The file with the row before too: the next file must follow that very row.
+        let begun = self.segments.partition_point(|segment| segment.last < after);
+        Rows { export: self, files: self.segments[begun..].iter(), file: None, after, digest: None, ended: false }
+    }
+
+    /// The rows of the working tables, table by table.
+    pub(crate) fn tables(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<(&'static Table, Row), TransferError>> + '_, TransferError> {
+        let mut lines = SealedReader::open(&self.tables, &self.key, &format!("tables-{}", self.head))?;
+        let header: Option<TablesHeader> = lines.json()?;
+        if header.is_none_or(|header| header.format != TABLES_FORMAT || header.head != self.head) {
+            return Err(TransferError::file(&self.tables, "this release does not know its format"));
+        }
+        Ok(std::iter::from_fn(move || {
+            let line = lines.json::<TableLine>().transpose()?;
+            Some(line.and_then(|line| match CARRIED.iter().find(|table| table.name == line.table) {
+                Some(table) => Ok((table, line.row)),
+                None => {
+                    let reason = format!("this release does not know the table `{}`; use the one that exported it", line.table);
+                    Err(TransferError::file(&self.tables, reason))
+                }
+            }))
+        }))
+    }
+
+    /// The system's wrapped key.
+    pub(crate) fn system_key(&self) -> Result<(WrappedKey, Row), TransferError> {
+        for row in self.tables()? {
+            let (table, row) = row?;
+            let text = |column: &str| row.get(column).and_then(|value| value.as_str()).unwrap_or_default();
+            if table.name == "user_keys" && text("user_id") == Uuid::nil().to_string() {
+                let key = WrappedKey {
+                    owner: Uuid::nil(),
+                    key_id: Uuid::try_parse(text("key_id")).unwrap_or_default(), // one that is no UUID fails to unwrap
+                    master_id: text("master_id").to_owned(),
+                    sealed: tables::bytes(&row, "wrapped").unwrap_or_default(),
+                };
+                return Ok((key, row));
+            }
+        }
+        Err(TransferError::file(&self.tables, "the system's key is not in it"))
+    }
+}
+
+/// The rows of an export, file by file.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    export: &'a Export,
+    files: std::slice::Iter<'a, Segment>,
+    file: Option<SegmentRows<'a>>,
+    /// Rows up to this one are read and not given.
+    after: u64,
+    /// Of the row before, in hexadecimal.
+    digest: Option<String>,
+    ended: bool,
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<StoredRow, TransferError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.ended {
+                return None;
+            }
+            let row = self.step().transpose();
+            // After an error, and past the head, nothing is to be trusted.
+            self.ended = !matches!(&row, Some(Ok(row)) if row.position < self.export.head);
+            match row {
+                Some(Ok(row)) if row.position <= self.after => {}
+                Some(Ok(row)) if row.position > self.export.head => return None,
+                row => return row,
+            }
+        }
+    }
+}
+
+impl Rows<'_> {
+    fn step(&mut self) -> Result<Option<StoredRow>, TransferError> {
+        loop {
+            if let Some(row) = self.file.as_mut().map(SegmentRows::next).transpose()?.flatten() {
+                self.digest = Some(hex(&row.digest));
+                return Ok(Some(row));
+            }
+            let Some(segment) = self.files.next() else { return Ok(None) };
+            let file = SegmentRows::open(&self.export.key, segment)?;
+            if self.digest.as_ref().is_some_and(|digest| *digest != file.digest_before) {
+                let reason = "it follows another row than the one before it: this file is of another log".into();
+                return Err(TransferError::Row { file: segment.path.clone(), position: segment.first, reason });
+            }
+            self.file = Some(file);
+        }
+    }
+}
+
+/// The rows of one file.
+#[derive(Debug)]
+pub(super) struct SegmentRows<'a> {
+    path: PathBuf,
+    lines: SealedReader<'a>,
+    next: u64,
+    last: u64,
+    digest_before: String,
+}
+
+impl<'a> SegmentRows<'a> {
+    pub(super) fn open(key: &'a ExportKey, segment: &Segment) -> Result<Self, TransferError> {
+        let mut lines = SealedReader::open(&segment.path, key, &format!("log-{}", segment.first))?;
+        match lines.json::<LogHeader>()? {
+            Some(LogHeader { format, after, digest_before }) if format == LOG_FORMAT && after + 1 == segment.first => {
+                Ok(Self { path: segment.path.clone(), lines, next: segment.first, last: segment.last, digest_before })
+            }
+            _ => Err(TransferError::file(&segment.path, "this release does not know its format")),
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<StoredRow>, TransferError> {
+        let position = self.next;
+        let wrong = |reason: &str| TransferError::Row { file: self.path.clone(), position, reason: reason.into() };
+        match self.lines.json::<LogLine>()? {
+            None if position == self.last + 1 => Ok(None),
+            None => Err(wrong("it is missing: the file holds less than its name says")),
+            Some(line) if line.position != position || position > self.last => Err(wrong("another row stands in its place")),
+            Some(line) => {
+                let row = line.into_row().ok_or_else(|| wrong("its digest does not match"))?;
+                self.next += 1;
+                Ok(Some(row))
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Writing an export from a log that may be in use.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use secrecy::SecretString;
+use sqlx::Row as _;
+
+use super::{
+    CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    folder::{Listing, segment_name, tables_name},
+    in_time,
+    read::SegmentRows,
+    sealed::{ExportKey, SealedWriter},
+};
+use crate::{Log, LogError, keys::hex, store::Writing};
+
+/// How many rows are read at once.
+const PAGE: usize = 200;
+/// A segment is closed after so many rows, or so many bytes of lines.
+const SEGMENT_ROWS: u64 = 10_000;
+const SEGMENT_BYTES: u64 = 32 << 20;
+
+/// What an export came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// The last position of it.
+    pub head: u64,
+    /// How many rows were in the folder already.
+    pub had: u64,
+}
+
+/// Exports a log into a folder, which is made when absent; goes on after what an earlier run left there. To be called on the
+/// runtime that owns the log's connections; it writes files as it goes, so not where others wait for the thread.
+///
+/// The working tables and the head are read in one snapshot, and the log up to that head, so that what the tables say and what
+/// the log says is of one moment, whatever is written meanwhile.
+pub async fn export(log: &Log, dir: &Path, passphrase: &SecretString) -> Result<Exported, TransferError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| TransferError::file(dir, error))?;
+    let _alone = lock(dir)?;
+    let listing = Listing::of(dir)?;
+    let key = match ExportKey::read(dir, passphrase)? {
+        Some(key) => key,
+        None if listing.end() == 0 && listing.tables.is_none() => ExportKey::make(dir, passphrase)?,
+        None => return Err(TransferError::file(dir, "has files of an export but not its key.json; take an empty folder")),
+    };
+    let had = listing.end();
+    let mut digest_before = last_digest(log, &key, &listing).await?;
+    let (tables, head) = write_tables(log, dir, &key).await?;
+    if head < had {
+        return Err(TransferError::Refused(format!(
+            "the export in {} goes to position {had} and the log to {head}: it is of another log, or the store was set back",
+            dir.display()
+        )));
+    }
+    let mut after = had;
+    while after < head {
+        (after, digest_before) = write_segment(log, dir, &key, after, head, digest_before).await?;
+    }
+    tables.finish(&dir.join(tables_name(head)))?;
+    for leftover in Listing::of(dir)?.leftovers {
+        fs::remove_file(&leftover).map_err(|error| TransferError::file(&leftover, error))?;
+    }
+    Ok(Exported { head, had })
+}
+
+/// Of two exports into one folder the second is refused.
+fn lock(dir: &Path) -> Result<File, TransferError> {
+    let path = dir.join("export.lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| TransferError::file(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => Err(TransferError::file(&path, "another export into this folder is under way")),
+    }
+}
+
+/// The digest of the last row that the folder has, once the log has the same row; empty for a new export.
+async fn last_digest(log: &Log, key: &ExportKey, listing: &Listing) -> Result<String, TransferError> {
+    let Some(segment) = listing.segments.last() else { return Ok(String::new()) };
+    let mut last = None;
+    let mut rows = SegmentRows::open(key, segment)?;
+    while let Some(row) = rows.next()? {
+        last = Some(row.digest);
+    }
+    let stored = log.rows(segment.last - 1, 1).await?.pop().map(|row| row.digest);
+    match stored == last {
+        true => Ok(hex(&last.unwrap_or_default())),
+        false => Err(TransferError::Row {
+            file: segment.path.clone(),
+            position: segment.last,
+            reason: "the log has another row or none there: the export is of another log, or the store was set back".into(),
+        }),
+    }
+}
+
+/// The tables as they are now, still without a name, and the log's head at that moment.
+async fn write_tables<'a>(log: &Log, dir: &Path, key: &'a ExportKey) -> Result<(SealedWriter<'a>, u64), TransferError> {
+    let begin = match log.store().writing {
+        Writing::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        Writing::Sqlite(_) => "BEGIN", // its snapshot is that of the first read
+    };
+    let mut snapshot = log.store().reads().begin_with(begin).await?;
+    let sql = "SELECT coalesce(max(position), 0) AS head FROM events";
+    let head = sqlx::query(sql).fetch_one(&mut *snapshot).await?.try_get::<i64, _>("head")? as u64;
+    let mut out = SealedWriter::create(dir, key, &format!("tables-{head}"))?;
+    out.line(&TablesHeader { format: TABLES_FORMAT.into(), head })?;
+    for table in CARRIED {
+        let mut after = None;
+        loop {
+            let page = in_time(table.page(&mut snapshot, after.as_ref())).await?;
+            after = page.last().cloned();
+            let is_last = Table::is_last(&page);
+            for row in page {
+                out.line(&TableLine { table: table.name.to_owned(), row })?;
+            }
+            if is_last {
+                break;
+            }
+        }
+    }
+    snapshot.rollback().await?; // nothing was written
+    Ok((out, head))
+}
+
+/// One file of rows; where it ends, and the digest of its last row.
+async fn write_segment(
+    log: &Log,
+    dir: &Path,
+    key: &ExportKey,
+    after: u64,
+    head: u64,
+    digest_before: String,
+) -> Result<(u64, String), TransferError> {
+    let mut out = SealedWriter::create(dir, key, &format!("log-{}", after + 1))?;
+    let (mut last, mut digest) = (after, digest_before.clone());
+    out.line(&LogHeader { format: LOG_FORMAT.into(), after, digest_before })?;
+    while last < head && last - after < SEGMENT_ROWS && out.bytes() < SEGMENT_BYTES {
+        let wanted = (head - last).min(SEGMENT_ROWS - (last - after)).min(PAGE as u64);
+        let rows = log.rows(last, wanted as usize).await?;
+        if rows.is_empty() {
+            return Err(LogError::Hole { missing: last + 1 }.into());
+        }
+        for row in &rows {
+            if row.computed_digest()[..] != row.digest[..] {
+                return Err(row.damaged("its digest does not match; nothing from here on was exported").into());
+            }
+            out.line(&LogLine::of(row))?;
+            (last, digest) = (row.position, hex(&row.digest));
+        }
+    }
+    out.finish(&dir.join(segment_name(after + 1, last)))?;
+    Ok((last, digest))
+}

@@ -1,0 +1,250 @@
+//! Taking an export into a store that is empty, or that has the beginning of that export already.
+//!
+//! Rows keep their positions, ids and digests, and go in by batches, each in one transaction that finds the head where the last
+//! one left it; the working tables and the end of the import are one transaction. So a crash leaves whole batches, and the
+//! next run goes on after them. From the first batch to the last transaction a mark stands in the store, and no server starts
+//! on it ([`LogError::ImportUnfinished`]).
+
+use std::time::Duration;
+
+use sqlx::{Any, PgPool, Postgres, Row as _, Transaction};
+use uuid::Uuid;
+
+use crate::{
+    LogError, MasterKeys, StoredRow,
+    append_sqlite::insert,
+    export::{CARRIED, Export, Row, Table, TransferError, in_time},
+    log::stored_head,
+    read::read_rows,
+    store::{Store, Target, Writing},
+};
+
+/// A batch has so many rows, or so many bytes, at most (and one row at least).
+const BATCH_ROWS: usize = 1000;
+const BATCH_BYTES: usize = 4 << 20;
+/// The lock that `append()` holds to its commit (`0001_log.sql`).
+const APPEND_LOCK: i64 = 7_340_991;
+/// How long another genie on the same Postgres may take to go: the connection of one that was killed is there a moment longer.
+const OTHERS_GO: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const SYSTEM_KEY: &str = "SELECT key_id FROM user_keys WHERE user_id = $1";
+const IN_USE: &str = "the store is in use by another genie's log; an import needs an empty store, or one that an earlier import \
+     of the same log filled";
+/// The mark, in `checkpoints`: the head of the export that is being taken in.
+const MARK: &str = "import";
+
+/// What an import came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Imported {
+    /// The last position of the store now.
+    pub head: u64,
+    /// How many rows were in the store already.
+    pub had: u64,
+}
+
+/// Takes an export in. No server may run on the store: on Postgres that is checked here, the embedded store is locked by the
+/// caller. To be called on a runtime where nobody waits for the thread: it reads files as it goes.
+pub async fn import(target: &Target, masters: &MasterKeys, export: &Export) -> Result<Imported, TransferError> {
+    let (system, system_row) = export.system_key()?;
+    masters.unwrap(&system)?;
+    let store = Store::open(target, false).await?;
+    let done = into_store(&store, export, system.key_id, system_row).await;
+    store.close().await;
+    done
+}
+
+async fn into_store(store: &Store, export: &Export, system: Uuid, system_row: Row) -> Result<Imported, TransferError> {
+    if let Writing::Postgres(pool) = &store.writing {
+        nobody_else(pool).await?;
+    }
+    let had = in_time(fits(store, export, system)).await?;
+    if had == export.head() && !is_unfinished(store).await? {
+        return Ok(Imported { head: had, had });
+    }
+    in_time(begin(store, had, export.head(), system, system_row)).await?;
+    if let Writing::Postgres(pool) = &store.writing {
+        nobody_else(pool).await?; // a server that looked for the mark before it stood there has connected by now
+    }
+    let (mut head, mut batch, mut bytes) = (had, Vec::with_capacity(BATCH_ROWS), 0);
+    for row in export.rows(had) {
+        let row = row?;
+        bytes += row.payload.len() + row.metadata.len();
+        batch.push(row);
+        if batch.len() == BATCH_ROWS || bytes >= BATCH_BYTES {
+            head = in_time(write_batch(store, head, &batch)).await?;
+            batch.clear();
+            bytes = 0;
+        }
+    }
+    if !batch.is_empty() {
+        head = in_time(write_batch(store, head, &batch)).await?;
+    }
+    finish(store, export, head).await?;
+    Ok(Imported { head, had })
+}
+
+async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = 'genie' AND pid <> pg_backend_pid()";
+        let others: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+        if others == 0 {
+            return Ok(());
+        }
+        if waited >= OTHERS_GO {
+            return Err(TransferError::Refused("another genie is connected to this store; stop it first".into()));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        waited += LOOK_AGAIN;
+    }
+}
+
+/// How many rows of the export the store has, which must have nothing else.
+async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, TransferError> {
+    let head = stored_head(store).await?;
+    let stored: Option<String> =
+        sqlx::query_scalar(SYSTEM_KEY).bind(Uuid::nil().to_string()).fetch_optional(store.reads()).await?;
+    match stored {
+        None if head == 0 => return Ok(0),
+        Some(key) if key == system.to_string() => {}
+        _ => return Err(TransferError::Refused(IN_USE.into())),
+    }
+    if head == 0 {
+        return Ok(0);
+    }
+    if head > export.head() {
+        return Err(TransferError::Refused(format!(
+            "the store goes to position {head} and the export to {}: it was used since; nothing was changed",
+            export.head()
+        )));
+    }
+    let stored = read_rows(store, head - 1, 1).await?.pop();
+    match export.rows(head - 1).next().transpose()? == stored {
+        true => Ok(head),
+        false => Err(TransferError::Refused(format!(
+            "the store and the export differ at position {head}: the store was used since the export, or is of another log; \
+             nothing was changed"
+        ))),
+    }
+}
+
+/// The mark and the system's key, before the first row.
+async fn begin(store: &Store, had: u64, goal: u64, system: Uuid, system_row: Row) -> Result<(), TransferError> {
+    let mut tx = store.durable().await?;
+    lock_at(store, &mut tx, had).await?;
+    let sql = "INSERT INTO checkpoints (name, position) VALUES ($1, $2) \
+         ON CONFLICT (name) DO UPDATE SET position = excluded.position";
+    sqlx::query(sql).bind(MARK).bind(goal as i64).execute(&mut *tx).await?;
+    let stored: Option<String> = sqlx::query_scalar(SYSTEM_KEY).bind(Uuid::nil().to_string()).fetch_optional(&mut *tx).await?;
+    match stored {
+        None => CARRIED[0].write(&mut tx, std::slice::from_ref(&system_row)).await?,
+        Some(key) if key == system.to_string() => {}
+        Some(_) => return Err(TransferError::Refused(IN_USE.into())),
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Keeps appends out of this transaction, and finds the head where it was left.
+async fn lock_at(store: &Store, tx: &mut Transaction<'static, Any>, head: u64) -> Result<(), TransferError> {
+    if let Writing::Postgres(_) = store.writing {
+        // The lock answers `void`, which not every driver reads.
+        let sql = "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) SELECT count(*) AS n FROM locked";
+        sqlx::query(sql).bind(APPEND_LOCK).execute(&mut **tx).await?;
+    }
+    let sql = "SELECT coalesce(max(position), 0) AS head FROM events";
+    let found = sqlx::query(sql).fetch_one(&mut **tx).await?.try_get::<i64, _>("head")? as u64;
+    is_where_it_was(found, head)
+}
+
+fn is_where_it_was(found: u64, head: u64) -> Result<(), TransferError> {
+    match found == head {
+        true => Ok(()),
+        false => Err(TransferError::Refused(format!(
+            "somebody else wrote into the store: it goes to position {found} and the import was at {head}"
+        ))),
+    }
+}
+
+async fn write_batch(store: &Store, head: u64, rows: &[StoredRow]) -> Result<u64, TransferError> {
+    match &store.writing {
+        Writing::Postgres(pool) => {
+            let mut tx = pool.begin().await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(APPEND_LOCK).execute(&mut *tx).await?;
+            let sql = "SELECT coalesce(max(position), 0) FROM events";
+            let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
+            is_where_it_was(found as u64, head)?;
+            insert_postgres(&mut tx, rows).await?;
+            tx.commit().await?;
+        }
+        Writing::Sqlite(pool) => {
+            let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+            let sql = "SELECT coalesce(max(position), 0) FROM events";
+            let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
+            is_where_it_was(found as u64, head)?;
+            for row in rows {
+                insert(&mut tx, row.position as i64, row).await?;
+            }
+            tx.commit().await?;
+        }
+    }
+    Ok(rows.last().map_or(head, |row| row.position))
+}
+
+async fn insert_postgres(tx: &mut Transaction<'_, Postgres>, rows: &[StoredRow]) -> Result<(), sqlx::Error> {
+    let numbers = |of: fn(&StoredRow) -> u64| rows.iter().map(|row| of(row) as i64).collect::<Vec<i64>>();
+    let texts = |of: fn(&StoredRow) -> String| rows.iter().map(of).collect::<Vec<String>>();
+    sqlx::query(
+        "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
+                             event_id, user_id, user_seq, slice, recorded_at, digest) \
+         SELECT p, k, i, s, t, v, b::json, m::json, e, u, q, c, r, d \
+         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], \
+                     $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
+             AS x (p, k, i, s, t, v, b, m, e, u, q, c, r, d)",
+    )
+    .bind(numbers(|row| row.position))
+    .bind(texts(|row| row.kind.clone()))
+    .bind(texts(|row| row.id.clone()))
+    .bind(numbers(|row| row.sequence))
+    .bind(texts(|row| row.event_type.clone()))
+    .bind(texts(|row| row.event_version.clone()))
+    .bind(texts(|row| row.payload.clone()))
+    .bind(texts(|row| row.metadata.clone()))
+    .bind(texts(|row| row.event_id.to_string()))
+    .bind(texts(|row| row.owner.to_string()))
+    .bind(numbers(|row| row.owner_seq))
+    .bind(numbers(|row| row.slice))
+    .bind(rows.iter().map(|row| row.recorded_at.0).collect::<Vec<i64>>())
+    .bind(rows.iter().map(|row| row.digest.clone()).collect::<Vec<Vec<u8>>>())
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// The working tables as the export has them, and the end of the mark.
+async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), TransferError> {
+    let mut tx = store.durable().await?;
+    lock_at(store, &mut tx, head).await?;
+    for table in CARRIED {
+        table.empty(&mut tx).await?;
+    }
+    let (mut of, mut chunk): (&Table, Vec<Row>) = (&CARRIED[0], Vec::new());
+    for row in export.tables()? {
+        let (table, row) = row?;
+        if table.name != of.name || Table::is_full(&chunk) {
+            in_time(of.write(&mut tx, &chunk)).await?;
+            chunk.clear();
+            of = table;
+        }
+        chunk.push(row);
+    }
+    in_time(of.write(&mut tx, &chunk)).await?;
+    sqlx::query("DELETE FROM checkpoints WHERE name = $1").bind(MARK).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Whether an import into the store was begun and not finished.
+pub(crate) async fn is_unfinished(store: &Store) -> Result<bool, LogError> {
+    let mark = sqlx::query("SELECT position FROM checkpoints WHERE name = $1").bind(MARK);
+    Ok(mark.fetch_optional(store.reads()).await?.is_some())
+}
