@@ -163,6 +163,13 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Whether it decides about the append: a condition, or a key that is made in it.
+    pub(crate) fn is_judged(&self) -> bool {
+        matches!(self, Self::NewKey(_) | Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_))
+    }
+}
+
 /// Where an append ended up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {

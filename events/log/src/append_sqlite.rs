@@ -1,35 +1,75 @@
-//! Appending on SQLite: the same steps as the Postgres function, in one immediate transaction.
+//! Appending on SQLite: the same steps as the Postgres function, in one immediate transaction and a few statements.
 
-use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::{Row, Sqlite, SqlitePool, Transaction, types::Json};
 use uuid::Uuid;
 
-use crate::append::{Appended, Outcome, Request, Work};
+use crate::{
+    StoredRow,
+    append::{Appended, Outcome, Request, Work},
+};
 
 type Tx<'a> = Transaction<'a, Sqlite>;
+
+/// Rows of one statement: a batch is cut into these sizes, so that there are few different statements. Each statement is a way to
+/// SQLite's thread and back, which costs more than the row.
+const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 
 pub(crate) async fn append(pool: &SqlitePool, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     let mut head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(&mut *tx).await?;
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for request in batch {
-        let outcome = match judge(&mut tx, request).await? {
-            Some(outcome) => outcome,
-            None => {
-                let first = head + 1;
-                for row in &request.rows {
-                    head += 1;
-                    insert(&mut tx, head, row).await?;
-                }
-                for work in &request.work {
-                    write_work(&mut tx, work).await?;
-                }
-                Outcome::Written(Appended { first: first as u64, last: head as u64 })
-            }
-        };
-        outcomes.push(outcome);
+    let doubtful = doubtful(&mut tx, batch).await?;
+    let (mut outcomes, mut rows, mut work) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
+    for (n, request) in batch.iter().enumerate() {
+        let refused = if doubtful.contains(&n) { judge(&mut tx, request).await? } else { None };
+        outcomes.push(refused.unwrap_or_else(|| {
+            let first = head + 1;
+            rows.extend((first..).zip(&request.rows));
+            work.extend(&request.work);
+            head += request.rows.len() as i64;
+            Outcome::Written(Appended { first: first as u64, last: head as u64 })
+        }));
+    }
+    insert(&mut tx, &rows).await?;
+    for work in work {
+        write_work(&mut tx, work).await?;
     }
     tx.commit().await?;
     Ok(outcomes)
+}
+
+/// The requests that are not plainly good. An owner whose last event is the one before cannot have these rows yet, nor this
+/// stream another one of the owner's: only a first event can meet a stream of somebody else.
+async fn doubtful(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<HashSet<usize>, sqlx::Error> {
+    let (mut fences, mut firsts, mut doubtful) = (Vec::new(), Vec::new(), HashSet::new());
+    for (n, request) in batch.iter().enumerate() {
+        let mut owners = BTreeMap::new();
+        for row in &request.rows {
+            let first = owners.entry(row.owner).or_insert(row.owner_seq);
+            *first = row.owner_seq.min(*first);
+        }
+        fences.extend(owners.into_iter().map(|(owner, first)| (n, owner, first, request.system_owners.contains(&owner))));
+        firsts.extend(request.rows.iter().filter(|row| row.sequence == 1).map(|row| (n, &row.kind, &row.id)));
+        if request.work.iter().any(Work::is_judged) {
+            doubtful.insert(n);
+        }
+    }
+    let sql = "WITH r AS (SELECT value ->> 0 AS request, value ->> 1 AS owner, value ->> 2 AS first, value ->> 3 AS system \
+                          FROM json_each($1)) \
+         SELECT DISTINCT r.request FROM r LEFT JOIN user_keys k ON k.user_id = r.owner AND k.state = 'live' \
+         LEFT JOIN events e ON e.user_id = r.owner AND e.user_seq >= r.first - 1 \
+         WHERE NOT (r.system OR k.user_id IS NOT NULL) OR e.user_seq >= r.first OR (e.user_seq IS NULL AND r.first <> 1)";
+    let found: Vec<i64> = sqlx::query_scalar(sql).bind(Json(fences)).fetch_all(&mut **tx).await?;
+    doubtful.extend(found.into_iter().map(|n| n as usize));
+    if !firsts.is_empty() {
+        let sql = "WITH r AS (SELECT value ->> 0 AS request, value ->> 1 AS kind, value ->> 2 AS id FROM json_each($1)) \
+             SELECT DISTINCT r.request FROM r JOIN events e \
+                 ON e.aggregate_type = r.kind AND e.aggregate_id = r.id AND e.sequence = 1";
+        let found: Vec<i64> = sqlx::query_scalar(sql).bind(Json(firsts)).fetch_all(&mut **tx).await?;
+        doubtful.extend(found.into_iter().map(|n| n as usize));
+    }
+    Ok(doubtful)
 }
 
 /// Why the request is not to be inserted; `None` when it is.
@@ -138,29 +178,36 @@ async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<
     Ok(live.fetch_optional(&mut **tx).await?.is_some())
 }
 
-pub(crate) async fn insert(tx: &mut Tx<'_>, position: i64, row: &crate::StoredRow) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
-                             event_id, user_id, user_seq, slice, recorded_at, digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-    )
-    .bind(position)
-    .bind(&row.kind)
-    .bind(&row.id)
-    .bind(row.sequence as i64)
-    .bind(&row.event_type)
-    .bind(&row.event_version)
-    .bind(&row.payload)
-    .bind(&row.metadata)
-    .bind(row.event_id.to_string())
-    .bind(row.owner.to_string())
-    .bind(row.owner_seq as i64)
-    .bind(row.slice as i64)
-    .bind(row.recorded_at.0)
-    .bind(&row.digest)
-    .execute(&mut **tx)
-    .await
-    .map(drop)
+/// Inserts rows at their positions.
+pub(crate) async fn insert(tx: &mut Tx<'_>, mut rows: &[(i64, &StoredRow)]) -> Result<(), sqlx::Error> {
+    while let Some(size) = ROWS_AT_ONCE.into_iter().find(|size| *size <= rows.len()) {
+        let (now, later) = rows.split_at(size);
+        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; size].join(", ");
+        let sql = format!(
+            "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, \
+                                 metadata, event_id, user_id, user_seq, slice, recorded_at, digest) VALUES {values}"
+        );
+        let query = now.iter().fold(sqlx::query(&sql), |query, (position, row)| {
+            query
+                .bind(position)
+                .bind(&row.kind)
+                .bind(&row.id)
+                .bind(row.sequence as i64)
+                .bind(&row.event_type)
+                .bind(&row.event_version)
+                .bind(&row.payload)
+                .bind(&row.metadata)
+                .bind(row.event_id.to_string())
+                .bind(row.owner.to_string())
+                .bind(row.owner_seq as i64)
+                .bind(row.slice as i64)
+                .bind(row.recorded_at.0)
+                .bind(&row.digest)
+        });
+        query.execute(&mut **tx).await?;
+        rows = later;
+    }
+    Ok(())
 }
 
 async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {

@@ -1,7 +1,13 @@
 //! Hints between the nodes of one Postgres: after each batch, one NOTIFY with the head, on a connection of its own and never in
 //! the append (at commit it takes a lock of the whole server). A hint only wakes; a slow poll is the net under it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     PgPool,
@@ -19,8 +25,10 @@ const CHANNEL: &str = "genie_head";
 const POLL: Duration = Duration::from_secs(1);
 /// The shortest time between two hints; what is appended meanwhile goes with the next.
 const SPACING: Duration = Duration::from_millis(3);
-/// How often a process that appends looks whether there is another to be told; one that came meanwhile has the net.
-const COMPANY: Duration = Duration::from_secs(1);
+/// How often a process that sends hints looks whether anybody is left to be told.
+const COMPANY: Duration = Duration::from_secs(5);
+/// What a process says when it begins to listen.
+const HELLO: &str = "hello ";
 /// What the connections are called, before the name of their process: at most 63 bytes with it.
 const NAME: &str = "genie hints ";
 /// Pause after a connection was lost.
@@ -36,46 +44,63 @@ pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch:
     // A hint has a transaction of its own, which must not make the appends' flushes wait for its own.
     let options = options.options([("synchronous_commit", "off")]);
     // One that sends and one that listens.
-    let hints = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).max_lifetime(None).idle_timeout(None);
-    let hints = hints.connect_lazy_with(options);
-    tokio::spawn(send(hints.clone(), me, written.clone()));
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).max_lifetime(None).idle_timeout(None);
+    let hints = Arc::new(Hints { pool: pool.connect_lazy_with(options), me, company: AtomicU64::new(1) });
+    tokio::spawn(send(Arc::clone(&hints), written.clone()));
     tokio::spawn(listen(hints, Arc::clone(tail), written));
 }
 
-async fn send(hints: PgPool, me: String, mut written: watch::Receiver<u64>) {
-    let mut asked: Option<Instant> = None;
-    let mut is_alone = false;
-    while written.changed().await.is_ok() {
-        if asked.is_none_or(|at| at.elapsed() > COMPANY) {
-            is_alone = tokio::time::timeout(PATIENCE, nobody_else(&hints, &me)).await.is_ok_and(|alone| alone.unwrap_or(false));
-            asked = Some(Instant::now());
+struct Hints {
+    pool: PgPool,
+    /// What this process' connections are called.
+    me: String,
+    /// 0 when no other process listens: then nobody needs a hint. Whoever begins to listen says so, which raises it.
+    company: AtomicU64,
+}
+
+impl Hints {
+    async fn notify(&self, what: &str) -> Result<(), sqlx::Error> {
+        let hint = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(what).execute(&self.pool);
+        tokio::time::timeout(PATIENCE, hint).await.map_err(|_| sqlx::Error::PoolTimedOut)?.map(drop)
+    }
+
+    async fn look_for_company(&self) -> Result<(), sqlx::Error> {
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND starts_with(application_name, $1) AND application_name <> $2";
+        let others = sqlx::query_scalar(sql).bind(NAME).bind(&self.me).fetch_one(&self.pool);
+        let before = self.company.load(Ordering::SeqCst);
+        let others: i64 = tokio::time::timeout(PATIENCE, others).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        if others == 0 {
+            let _ = self.company.compare_exchange(before, 0, Ordering::SeqCst, Ordering::SeqCst); // else somebody came meanwhile
         }
+        Ok(())
+    }
+}
+
+async fn send(hints: Arc<Hints>, mut written: watch::Receiver<u64>) {
+    let mut looked: Option<Instant> = None;
+    while written.changed().await.is_ok() {
         let head = written.borrow_and_update().to_string();
-        if is_alone {
+        if hints.company.load(Ordering::SeqCst) == 0 {
             continue;
         }
-        let hint = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(head).execute(&hints);
         // One that is lost is made up for by the next, or by the net.
-        match tokio::time::timeout(PATIENCE, hint).await {
-            Ok(Ok(_)) => tokio::time::sleep(SPACING).await,
-            _ => tokio::time::sleep(AWAY).await,
+        match hints.notify(&head).await {
+            Ok(()) => tokio::time::sleep(SPACING).await,
+            Err(_) => tokio::time::sleep(AWAY).await,
+        }
+        if looked.is_none_or(|at| at.elapsed() > COMPANY) {
+            let _ = hints.look_for_company().await; // else it is supposed to be there
+            looked = Some(Instant::now());
         }
     }
-    hints.close().await;
+    hints.pool.close().await;
 }
 
-/// Whether no other process listens: then nobody needs a hint.
-async fn nobody_else(hints: &PgPool, me: &str) -> Result<bool, sqlx::Error> {
-    let sql = "SELECT count(*) FROM pg_stat_activity \
-         WHERE datname = current_database() AND starts_with(application_name, $1) AND application_name <> $2";
-    let others: i64 = sqlx::query_scalar(sql).bind(NAME).bind(me).fetch_one(hints).await?;
-    Ok(others == 0)
-}
-
-async fn listen(hints: PgPool, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
+async fn listen(hints: Arc<Hints>, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
     loop {
         tokio::select! {
-            () = listen_once(&hints, &tail) => {}
+            _ = listen_once(&hints, &tail) => {}
             () = closed(&mut written) => return,
         }
         tokio::time::sleep(AWAY).await;
@@ -83,16 +108,20 @@ async fn listen(hints: PgPool, tail: Arc<Tail>, mut written: watch::Receiver<u64
 }
 
 /// Until the connection is lost.
-async fn listen_once(hints: &PgPool, tail: &Tail) {
-    let Ok(mut listener) = PgListener::connect_with(hints).await else { return };
-    if listener.listen(CHANNEL).await.is_err() {
-        return;
-    }
-    while let Ok(Some(hint)) = listener.try_recv().await {
+async fn listen_once(hints: &Hints, tail: &Tail) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(&hints.pool).await?;
+    listener.listen(CHANNEL).await?;
+    hints.company.fetch_add(1, Ordering::SeqCst); // whoever came while nothing was heard
+    let hello = format!("{HELLO}{}", hints.me);
+    hints.notify(&hello).await?;
+    while let Some(hint) = listener.try_recv().await? {
         if let Ok(head) = hint.payload().parse() {
             tail.raise_head(head);
+        } else if hint.payload().starts_with(HELLO) && hint.payload() != hello {
+            hints.company.fetch_add(1, Ordering::SeqCst);
         }
     }
+    Ok(())
 }
 
 /// The net: looks for what no hint told, for as long as the log is open.
@@ -138,9 +167,8 @@ mod tests {
         let store = TestStore::new(Kind::Postgres).await;
         let (here, there) = (store.open().await.log, store.open().await.log);
         let mut head = there.watch_head();
-        tokio::time::sleep(super::COMPANY + super::POLL).await; // until they have met
         for n in 1..=3 {
-            store.register(&here, "first").await;
+            store.register(&here, "until they have met").await;
             head.wait_for(|head| *head >= n).await.unwrap();
         }
         let started = Instant::now();

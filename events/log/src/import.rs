@@ -182,9 +182,7 @@ async fn write_batch(store: &Store, head: u64, rows: &[StoredRow]) -> Result<u64
             let sql = "SELECT coalesce(max(position), 0) FROM events";
             let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
             is_where_it_was(found as u64, head)?;
-            for row in rows {
-                insert(&mut tx, row.position as i64, row).await?;
-            }
+            insert(&mut tx, &rows.iter().map(|row| (row.position as i64, row)).collect::<Vec<_>>()).await?;
             tx.commit().await?;
         }
     }

@@ -179,10 +179,11 @@ impl Sealer {
 
     async fn store(&self, epoch: Epoch, from: u64, to: u64, hashes: &[tree::Hash]) -> Result<(), LogError> {
         let mut tx = self.log.store().relaxed_in(epoch).await?;
-        let moved = sqlx::query("UPDATE checkpoints SET position = $3 WHERE name = $1 AND position = $2")
+        let moved = sqlx::query("UPDATE checkpoints SET position = $3, epoch = $4 WHERE name = $1 AND position = $2")
             .bind(tree::CHECKPOINT)
             .bind(from as i64)
             .bind(to as i64)
+            .bind(epoch.number())
             .execute(&mut *tx)
             .await?;
         if moved.rows_affected() != 1 {
