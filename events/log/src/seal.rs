@@ -4,7 +4,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use chacha20poly1305::{
     Key, KeyInit, XChaCha20Poly1305, XNonce,
-    aead::{Aead, Payload},
+    aead::{Aead, AeadInOut, Payload},
 };
 use genie_events::{EventId, StreamId};
 use hkdf::Hkdf;
@@ -70,12 +70,12 @@ impl SealingKey {
         (nonce, ciphertext)
     }
 
-    fn decrypt(&self, nonce: [u8; NONCE], ciphertext: &[u8], commitment: &[u8], place: &[u8]) -> Result<Vec<u8>, CantOpen> {
+    fn decrypt(&self, nonce: [u8; NONCE], mut sealed: Vec<u8>, commitment: &[u8], place: &[u8]) -> Result<Vec<u8>, CantOpen> {
         if !bool::from(commitment.ct_eq(&self.commitment)) {
             return Err(CantOpen::OtherKey);
         }
-        let payload = Payload { msg: ciphertext, aad: place };
-        self.cipher.decrypt(&XNonce::from(nonce), payload).map_err(|_| CantOpen::Changed)
+        self.cipher.decrypt_in_place(&XNonce::from(nonce), place, &mut sealed).map_err(|_| CantOpen::Changed)?;
+        Ok(sealed)
     }
 
     /// Seals bytes for a place: format, commitment, nonce, ciphertext.
@@ -92,34 +92,28 @@ impl SealingKey {
         if format != FORMAT {
             return Err(CantOpen::Form);
         }
-        self.decrypt(*nonce, ciphertext, commitment, &place.0).map(Zeroizing::new)
+        self.decrypt(*nonce, ciphertext.to_vec(), commitment, &place.0).map(Zeroizing::new)
     }
 
     /// Seals an event's JSON into the envelope that `payload` holds.
     pub fn seal_event(&self, event_id: EventId, plaintext: &[u8], place: &Place) -> String {
         let (nonce, ciphertext) = self.encrypt(plaintext, &place.0);
-        let envelope = Envelope {
-            v: FORMAT,
-            k: self.id,
-            e: event_id,
-            n: BASE64.encode(nonce),
-            c: BASE64.encode(ciphertext),
-            m: BASE64.encode(self.commitment),
-        };
+        let (n, c, m) = (BASE64.encode(nonce), BASE64.encode(ciphertext), BASE64.encode(self.commitment));
+        let envelope = Envelope { v: FORMAT, k: self.id, e: event_id, n: &n, c: &c, m: &m };
         serde_json::to_string(&envelope).unwrap_or_default() // text and numbers always serialize
     }
 
     /// Opens an event's envelope.
     pub fn open_event(&self, envelope: &Envelope, place: &Place) -> Result<Vec<u8>, CantOpen> {
-        let decode = |text: &str| BASE64.decode(text).map_err(|_| CantOpen::Form);
         if envelope.v != FORMAT {
             return Err(CantOpen::Form);
         }
         if envelope.k != self.id {
             return Err(CantOpen::OtherKey);
         }
-        let nonce = decode(&envelope.n)?.try_into().map_err(|_| CantOpen::Form)?;
-        self.decrypt(nonce, &decode(&envelope.c)?, &decode(&envelope.m)?, &place.0)
+        let (nonce, commitment) = (decode(envelope.n)?, decode::<COMMITMENT>(envelope.m)?);
+        let sealed = BASE64.decode(envelope.c).map_err(|_| CantOpen::Form)?;
+        self.decrypt(nonce, sealed, &commitment, &place.0)
     }
 }
 
@@ -134,15 +128,21 @@ pub fn derive(root: &[u8; 32], purpose: &str, part: &str) -> [u8; 32] {
 
 /// What `payload` holds: version, key id, event id, nonce, ciphertext, commitment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Envelope {
+pub struct Envelope<'a> {
     v: u8,
     /// Which key sealed it.
     pub k: Uuid,
     /// The event's id, so that readers of single streams know it too.
     pub e: EventId,
-    n: String,
-    c: String,
-    m: String,
+    n: &'a str,
+    c: &'a str,
+    m: &'a str,
+}
+
+fn decode<const N: usize>(text: &str) -> Result<[u8; N], CantOpen> {
+    let mut bytes = [0; 48]; // a nonce or a commitment, and the room that the decoder asks for
+    let length = BASE64.decode_slice(text, &mut bytes).map_err(|_| CantOpen::Form)?;
+    bytes[..length].try_into().map_err(|_| CantOpen::Form)
 }
 
 /// Where sealed bytes belong; associated data, length-prefixed so that no two places look alike.
@@ -162,8 +162,10 @@ impl Place {
 
     /// The place of an event in the log.
     pub fn event(event_id: EventId, stream: &StreamId, sequence: u64, event_type: &str, owner: Uuid) -> Self {
-        let (event_id, sequence, owner) = (event_id.to_string(), sequence.to_string(), owner.to_string());
-        Self::new(&["log v1", &event_id, stream.kind.as_str(), &stream.id, &sequence, event_type, &owner])
+        let (mut event_text, mut owner_text) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let event_id: &str = event_id.0.hyphenated().encode_lower(&mut event_text);
+        let owner: &str = owner.hyphenated().encode_lower(&mut owner_text);
+        Self::new(&["log v1", event_id, stream.kind.as_str(), &stream.id, &sequence.to_string(), event_type, owner])
     }
 }
 
