@@ -185,17 +185,22 @@ impl Turn {
             if Instant::now() >= ask.deadline {
                 return Err(WriteError::Busy);
             }
-            if let Some(key) = &ask.asking.key
-                && let Some(remembered) = self.log.remembered(self.id, key).await?
-            {
-                return answer_again(remembered);
-            }
             let (mut state, is_fresh) = match self.state.take() {
                 Some(state) => (state, false),
                 None => (self.load().await?, true),
             };
             if let Some(job) = &ask.job {
                 self.recall(&mut state, job).await?;
+            }
+            // Asked for after the state was read: what this request did before is in the state only if it is found here.
+            if let Some(key) = &ask.asking.key
+                && let Some(remembered) = self.log.remembered(self.id, key).await?
+            {
+                if let Some(job) = &ask.job {
+                    state.user.drop_recalled(job);
+                }
+                self.state = Some(state);
+                return answer_again(remembered);
             }
             let planned = (ask.planner)(&state.user, self.log.clock().now());
             let plan = match planned {

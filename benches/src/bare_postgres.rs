@@ -2,6 +2,7 @@
 
 use genie_log::StoredRow;
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::sync::Mutex;
 
 use crate::{bare::COLUMNS, ground::Measured};
 
@@ -10,6 +11,8 @@ const CONNECTIONS: u32 = 2;
 
 pub struct BarePostgres {
     pool: PgPool,
+    /// Kept, so that nothing but the insert is measured.
+    single: Mutex<PgConnection>,
     many: String,
     one: String,
 }
@@ -19,6 +22,7 @@ impl BarePostgres {
         let mut connection = PgConnection::connect(url).await?;
         sqlx::query("CREATE TABLE bare_events (LIKE events INCLUDING ALL)").execute(&mut connection).await?;
         Ok(Self {
+            single: Mutex::new(connection),
             pool: PgPoolOptions::new().min_connections(CONNECTIONS).max_connections(CONNECTIONS).connect(url).await?,
             many: format!(
                 "INSERT INTO bare_events ({COLUMNS}) \
@@ -75,7 +79,7 @@ impl BarePostgres {
             .bind(row.slice as i64)
             .bind(row.recorded_at.0)
             .bind(&row.digest)
-            .execute(&self.pool)
+            .execute(&mut *self.single.lock().await)
             .await?;
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::{path::Path, str::FromStr};
 
 use genie_log::StoredRow;
 use sqlx::{
-    Sqlite, SqlitePool,
+    Connection, Sqlite, SqliteConnection, SqlitePool,
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::sync::Mutex;
 
 use crate::{
     bare::{BATCH, COLUMNS},
@@ -16,6 +17,8 @@ use crate::{
 
 pub struct BareSqlite {
     pool: SqlitePool,
+    /// Kept, so that nothing but the insert is measured.
+    single: Mutex<SqliteConnection>,
     many: String,
     one: String,
 }
@@ -26,12 +29,13 @@ impl BareSqlite {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         let table: String = sqlx::query_scalar("SELECT sql FROM sqlite_master WHERE name = 'events'").fetch_one(&pool).await?;
         sqlx::query(&table.replacen("events", "bare_events", 1)).execute(&pool).await?;
+        let single = Mutex::new(SqliteConnection::connect_with(&options).await?);
         let insert = format!("INSERT INTO bare_events ({COLUMNS}) VALUES ");
         let places = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        Ok(Self { pool, many: format!("{insert}{}", [places; BATCH].join(", ")), one: format!("{insert}{places}") })
+        Ok(Self { pool, single, many: format!("{insert}{}", [places; BATCH].join(", ")), one: format!("{insert}{places}") })
     }
 
     /// One transaction for each batch.
@@ -45,7 +49,7 @@ impl BareSqlite {
     }
 
     pub async fn insert_one(&self, row: &StoredRow) -> Measured<()> {
-        bind(sqlx::query(&self.one), row).execute(&self.pool).await?;
+        bind(sqlx::query(&self.one), row).execute(&mut *self.single.lock().await).await?;
         Ok(())
     }
 }

@@ -4,11 +4,7 @@
 //! A damaged row stops its own stream in this projection, recorded with its position; the others go on. Any other error stops
 //! the projection, loudly, until the next election.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use genie_events::{Event, Moment, StreamId, StreamKind, UserId};
@@ -174,14 +170,17 @@ impl Runner {
                 Err(error) => return Err(error),
             }
         }
-        let left_behind: HashSet<(&str, &str)> = newly_damaged.iter().map(|(kind, id, _)| (kind.as_str(), id.as_str())).collect();
+        // What stood before the damage is applied, wherever a batch begins and ends.
+        let left_behind: HashMap<(&str, &str), u64> =
+            newly_damaged.iter().rev().map(|(kind, id, damaged)| ((kind.as_str(), id.as_str()), damaged.position)).collect();
         let mut tx = self.log.store().relaxed_in(epoch).await?;
         if !self.move_checkpoint(&mut tx, epoch, from, to).await? {
             return Ok(Batch::Overtaken);
         }
         for fact in &facts {
             let stream = &fact.stream;
-            if self.damaged.contains_key(stream) || left_behind.contains(&(stream.kind.as_str(), stream.id.as_str())) {
+            let damaged_at = left_behind.get(&(stream.kind.as_str(), stream.id.as_str()));
+            if self.damaged.contains_key(stream) || damaged_at.is_some_and(|damaged| fact.position > *damaged) {
                 continue;
             }
             if let Body::Open(event, keys) = &fact.body {

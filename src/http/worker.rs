@@ -153,5 +153,10 @@ async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
     if let Some(owner) = app.write.jobs.owner_of_running(job).await? {
         return Ok(owner);
     }
+    if let Some(owner) = app.reads.jobs.owner(job).await? {
+        return Ok(owner);
+    }
+    // Submitted a moment ago, perhaps: nobody is told "unknown" of what was acknowledged.
+    app.reads.wait_for("jobs", app.log.head(), app.config.read_wait).await?;
     app.reads.jobs.owner(job).await?.ok_or(ApiError::NotFound("job"))
 }

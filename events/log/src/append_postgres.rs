@@ -2,29 +2,37 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool, Postgres, Row, pool::PoolConnection, postgres::PgRow};
 
 use crate::{
     append::{Appended, Outcome, Request, WorkJson},
     health::Trouble,
 };
 
+/// The writer's connection. Kept from batch to batch: a pool would ask it whether it still lives each time it is given out and
+/// taken back, and an append finds that out by itself.
+pub(crate) type Held = Option<PoolConnection<Postgres>>;
+
 /// Appends a batch. A statement that takes longer than `limit` is given up together with its connection: a server that is gone
 /// without a word would otherwise hold the writer for as long as the network likes.
-pub(crate) async fn append(pool: &PgPool, batch: &[&Request], limit: Duration) -> Result<Vec<Outcome>, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    match tokio::time::timeout(limit, append_on(&mut connection, batch)).await {
-        Ok(outcomes) => {
-            if outcomes.as_ref().is_err_and(|error| Trouble::of(error) == Some(Trouble::ReadOnly)) {
-                connection.close_on_drop(); // the next one may reach a server that takes writes
-            }
-            outcomes
-        }
-        Err(_) => {
-            drop(connection.detach()); // not back into the pool: an answer may still be on its way
-            Err(sqlx::Error::PoolTimedOut)
-        }
+pub(crate) async fn append(
+    pool: &PgPool,
+    held: &mut Held,
+    batch: &[&Request],
+    limit: Duration,
+) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut connection = match held.take() {
+        Some(connection) => connection,
+        None => pool.acquire().await?,
+    };
+    let appended = tokio::time::timeout(limit, append_on(&mut connection, batch)).await;
+    let appended = appended.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    match appended.as_ref().err().and_then(Trouble::of) {
+        None => *held = Some(connection),
+        // Broken, with an answer on its way, or of a server that takes no writes: the next one is another.
+        Some(_) => drop(connection.detach()),
     }
+    appended
 }
 
 async fn append_on(connection: &mut PgConnection, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {

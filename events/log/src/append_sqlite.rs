@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use sqlx::{Row, Sqlite, SqlitePool, Transaction, types::Json};
+use sqlx::{Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, pool::PoolConnection, types::Json};
 use uuid::Uuid;
 
 use crate::{
@@ -16,8 +16,22 @@ type Tx<'a> = Transaction<'a, Sqlite>;
 /// SQLite's thread and back, which costs more than the row.
 const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 
-pub(crate) async fn append(pool: &SqlitePool, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
-    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+/// The writer's connection, kept from batch to batch.
+pub(crate) type Held = Option<PoolConnection<Sqlite>>;
+
+/// Appends a batch.
+pub(crate) async fn append(pool: &SqlitePool, held: &mut Held, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut connection = match held.take() {
+        Some(connection) => connection,
+        None => pool.acquire().await?,
+    };
+    let outcomes = append_on(&mut connection, batch).await;
+    *held = outcomes.is_ok().then_some(connection); // one that met an error is looked at by the pool
+    outcomes
+}
+
+async fn append_on(connection: &mut SqliteConnection, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(&mut *tx).await?;
     let doubtful = doubtful(&mut tx, batch).await?;
     let (mut outcomes, mut rows, mut work) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());

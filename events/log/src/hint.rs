@@ -132,7 +132,9 @@ pub(crate) async fn poll(store: Store, tail: Arc<Tail>, mut written: watch::Rece
             () = tokio::time::sleep(POLL) => {}
             () = closed(&mut written) => return,
         }
+        let known = *tail.watch_head().borrow();
         match tokio::time::timeout(PATIENCE, stored_head(&store)).await {
+            Ok(Ok(head)) if head < known => return tail.set_back(head),
             Ok(Ok(head)) => {
                 tail.raise_head(head);
                 was_away = false;

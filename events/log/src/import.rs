@@ -83,11 +83,12 @@ async fn into_store(store: &Store, export: &Export, system: Uuid, system_row: Ro
     Ok(Imported { head, had })
 }
 
+/// A server keeps connections to tell and to be elected for as long as it runs; an import has one that is named.
 async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
     let mut waited = Duration::ZERO;
     loop {
         let sql = "SELECT count(*) FROM pg_stat_activity \
-             WHERE datname = current_database() AND application_name = 'genie' AND pid <> pg_backend_pid()";
+             WHERE datname = current_database() AND starts_with(application_name, 'genie') AND pid <> pg_backend_pid()";
         let others: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
         if others == 0 {
             return Ok(());
@@ -222,6 +223,12 @@ async fn insert_postgres(tx: &mut Transaction<'_, Postgres>, rows: &[StoredRow])
 /// The working tables as the export has them, and the end of the mark.
 async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), TransferError> {
     let mut tx = store.durable().await?;
+    if let Writing::Postgres(_) = store.writing {
+        // Emptying a large table and reading the export take the time that they take.
+        for limit in ["statement_timeout", "idle_in_transaction_session_timeout"] {
+            sqlx::query(&format!("SET LOCAL {limit} = 0")).execute(&mut *tx).await?;
+        }
+    }
     lock_at(store, &mut tx, head).await?;
     for table in CARRIED {
         table.empty(&mut tx).await?;

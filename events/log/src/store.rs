@@ -33,6 +33,8 @@ impl std::fmt::Debug for Target {
     }
 }
 
+/// Connections of the one writer, which keeps one, and of the probe that looks whether the store takes writes again.
+const WRITER_CONNECTIONS: u32 = 2;
 /// Connections for reads.
 const READ_CONNECTIONS: u32 = 16;
 /// Connections for read tables, journal and leases, which need no fsync of their own.
@@ -94,7 +96,8 @@ impl Store {
         // What `append` does is looked up by key, however small the tables were when a plan was made and kept.
         let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"].map(|setting| (setting, "off"));
         let appending = options.clone().options(by_key).options([("plan_cache_mode", "force_generic_plan")]);
-        let writer = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(appending).await?;
+        let writer = PgPoolOptions::new().max_connections(WRITER_CONNECTIONS).acquire_timeout(ACQUIRE);
+        let writer = writer.connect_with(appending).await?;
         let streams =
             PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
         if !read_only {
@@ -129,7 +132,8 @@ impl Store {
             .foreign_keys(true)
             .pragma("secure_delete", "ON")
             .busy_timeout(BUSY);
-        let writer = SqlitePoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE).connect_with(options).await?;
+        let writer = SqlitePoolOptions::new().max_connections(WRITER_CONNECTIONS).acquire_timeout(ACQUIRE);
+        let writer = writer.connect_with(options).await?;
         if !read_only {
             sqlx::migrate!("../../migrations/sqlite").run(&writer).await.map_err(migration)?;
         }

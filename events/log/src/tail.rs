@@ -146,6 +146,24 @@ impl Tail {
         }
     }
 
+    /// The store knows less than it did: it was set back, to a backup or a standby that had not heard of everything. What is kept
+    /// of the lost rows goes, and whoever has seen one of them is stopped.
+    pub fn set_back(&self, head: u64) {
+        error!(head, "the log ends at position {head} now and went further before: the store was set back");
+        let mut kept = self.lock();
+        while kept.end > head {
+            match kept.rows.pop_back() {
+                Some(lost) => {
+                    kept.bytes -= size(&lost);
+                    kept.end = lost.position - 1;
+                }
+                None => kept.end = head,
+            }
+        }
+        drop(kept);
+        self.reading.send_replace(Reading::Hole { missing: head + 1 });
+    }
+
     /// When more came at once than is kept, its beginning is left to those who need it.
     fn skip_to(&self, head: u64) -> u64 {
         let mut kept = self.lock();

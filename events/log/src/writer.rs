@@ -55,7 +55,10 @@ impl LogWriter {
     pub fn start(store: Writing, tail: Arc<Tail>, health: Health) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, written) = watch::channel(0);
-        tokio::spawn(Task { store, tail, health, written: tell, waiting, carried: Vec::new() }.run());
+        tokio::spawn(
+            Task { store, held_postgres: None, held_sqlite: None, tail, health, written: tell, waiting, carried: Vec::new() }
+                .run(),
+        );
         (Self { queue }, written)
     }
 
@@ -77,6 +80,8 @@ impl LogWriter {
 
 struct Task {
     store: Writing,
+    held_postgres: append_postgres::Held,
+    held_sqlite: append_sqlite::Held,
     tail: Arc<Tail>,
     health: Health,
     written: watch::Sender<u64>,
@@ -93,8 +98,11 @@ impl Task {
             let room = BATCH_REQUESTS.saturating_sub(received.len()).max(1);
             let nothing_yet = received.is_empty();
             if nothing_yet {
-                if self.waiting.recv_many(&mut received, room).await == 0 {
-                    return; // every handle is gone
+                tokio::select! {
+                    count = self.waiting.recv_many(&mut received, room) => if count == 0 {
+                        return; // every handle is gone
+                    },
+                    () = closed(&self.store) => return, // and the connection that was kept goes back
                 }
             } else {
                 while received.len() < BATCH_REQUESTS
@@ -168,10 +176,10 @@ impl Task {
         }
     }
 
-    async fn append(&self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+    async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
         match &self.store {
-            Writing::Postgres(pool) => append_postgres::append(pool, requests, STATEMENT).await,
-            Writing::Sqlite(pool) => append_sqlite::append(pool, requests).await,
+            Writing::Postgres(pool) => append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await,
+            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut self.held_sqlite, requests).await,
         }
     }
 
@@ -190,6 +198,14 @@ impl Task {
             self.written.send_replace(last.position);
         }
         self.tail.hand_in(written);
+    }
+}
+
+/// Until the store is closed.
+async fn closed(store: &Writing) {
+    match store {
+        Writing::Postgres(pool) => pool.close_event().await,
+        Writing::Sqlite(pool) => pool.close_event().await,
     }
 }
 
@@ -225,8 +241,8 @@ mod tests {
         let writing = &store_of(&opened.log).writing;
         for _ in 0..3 {
             let outcomes = match writing {
-                Writing::Postgres(pool) => append_postgres::append(pool, &[&request], STATEMENT).await.unwrap(),
-                Writing::Sqlite(pool) => append_sqlite::append(pool, &[&request]).await.unwrap(),
+                Writing::Postgres(pool) => append_postgres::append(pool, &mut None, &[&request], STATEMENT).await.unwrap(),
+                Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[&request]).await.unwrap(),
             };
             assert_eq!(outcomes, [Outcome::Written(Appended { first: 2, last: 2 })]);
         }

@@ -16,7 +16,7 @@ use super::{
     read::SegmentRows,
     sealed::{ExportKey, SealedWriter},
 };
-use crate::{Log, LogError, keys::hex, store::Writing};
+use crate::{Log, LogError, import, keys::hex, store::Writing};
 
 /// How many rows are read at once.
 const PAGE: usize = 200;
@@ -40,6 +40,9 @@ pub struct Exported {
 /// the log says is of one moment, whatever is written meanwhile.
 pub async fn export(log: &Log, dir: &Path, passphrase: &SecretString) -> Result<Exported, TransferError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| TransferError::file(dir, error))?;
+    if import::is_unfinished(log.store()).await? {
+        return Err(LogError::ImportUnfinished.into()); // what it holds so far can't be read
+    }
     let _alone = lock(dir)?;
     let listing = Listing::of(dir)?;
     let key = match ExportKey::read(dir, passphrase)? {
