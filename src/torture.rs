@@ -82,6 +82,9 @@ const TOKEN: Duration = Duration::from_secs(600);
 /// How long clients may take to get a definite answer to what they asked last.
 const LAST_ANSWERS: Duration = Duration::from_secs(120);
 
+/// How long the servers may take to answer once nothing is broken any more.
+const ROLL_CALL: Duration = Duration::from_secs(60);
+
 /// What the command line asks for.
 #[derive(Args, Debug)]
 pub struct Options {
@@ -114,7 +117,7 @@ pub fn run(config: &Config, options: Options) -> Result<(), String> {
     let _ = std::io::stdout().write_all(told.as_bytes()); // whoever reads may have gone; the exit code tells as well
     match report.passed() {
         true => Ok(()),
-        false if report.complete => Err("something was lost; see above".into()),
+        false if report.complete => Err(format!("it did not pass ({}); see above", report.failures().join("; "))),
         false => Err("the run was ended early".into()),
     }
 }
@@ -192,7 +195,6 @@ impl<'a> Run<'a> {
         let early = until_told_to_stop()?;
         let admin = Person::register(&arena, &mut chance, &site.invite).await;
         let admin = admin.ok_or("the first user can't be registered; the servers' logs may say why")?;
-        arena.learn_whether_keys_are_honoured(admin.by()).await;
         let door = Arc::new(Door::new(admin, chance.random()));
         Ok(Self { site, options, log, arena, door, early, started, seed, chance })
     }
@@ -237,14 +239,18 @@ impl<'a> Run<'a> {
 
         tell("nothing is broken any more; clients wait for their last answers");
         self.arena.stop.cancel();
-        let mut people = Vec::new();
+        let (mut people, mut broken) = (Vec::new(), Vec::new());
         let answered = tokio::time::timeout(LAST_ANSWERS, async {
             while let Some(client) = clients.join_next().await {
-                people.extend(client.ok().flatten());
+                match client {
+                    Ok(person) => people.extend(person),
+                    Err(error) => broken.push(format!("a client's task ended by itself: {error}")),
+                }
             }
         });
         if answered.await.is_err() {
             tell("some clients had no answer to the last that they asked; it counts as unknown");
+            broken.push(format!("{} clients had no answer in time to the last that they asked", clients.len()));
             clients.shutdown().await;
         }
         let since = Instant::now();
@@ -253,12 +259,16 @@ impl<'a> Run<'a> {
                 person.log_in(&self.arena, &mut self.chance).await;
             }
         }
+        if let Some(person) = people.first() {
+            self.arena.call_the_roll(person.by(), ROLL_CALL).await;
+        }
         tell("everything comes to rest; the log is held against the ledger");
         let (ledger, held) = self.arena.close_books();
         let chance = self.chance();
         let rest = Rest { arena: Arc::clone(&self.arena), log: self.log, people, subscribers, last, chance };
         let mut settled = rest.settle(&ledger, &held, since).await;
         settled.verdict.join(self.arena.take_seen());
+        settled.broken.splice(..0, broken);
         Ok(self.report(faults, &ledger, settled, complete))
     }
 
@@ -290,7 +300,6 @@ impl<'a> Run<'a> {
             seconds: self.options.seconds,
             seed: self.seed,
             has_model: self.site.has_model,
-            keyed: arena.keyed.load(Ordering::Relaxed),
             complete,
             skipped: faults.skipped(),
             faults: faults.happened,
@@ -302,6 +311,8 @@ impl<'a> Run<'a> {
             internal: arena.internal(),
             facts: settled.head,
             feeds_resumed: settled.feeds_resumed,
+            compared: settled.compared,
+            broken: settled.broken,
             verdict: settled.verdict,
             good_again: recovery.median_and_longest(),
             unanswered: recovery.unanswered(),

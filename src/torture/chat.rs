@@ -45,7 +45,7 @@ impl Shown {
 
 /// Asks, reads and compares. A question is sent once: twice would be two.
 pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str) {
-    let mark = arena.ledger().begin(Kind::Ask, false, 0);
+    let mark = arena.ledger().begin(Kind::Ask, 0);
     let Some((node, base)) = arena.any_node(chance) else { return arena.ledger().settle(mark, Outcome::Unknown) };
     let name = {
         let mut ledger = arena.ledger();

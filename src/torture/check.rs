@@ -180,10 +180,10 @@ impl<'a> Checker<'a> {
             return;
         };
         let Some(event_type) = fact.event.as_ref().map(Event::type_name) else { return };
-        let left = self.left.entry((mark, event_type)).or_insert(Left { times: 0, first: fact.position });
-        left.times += 1;
         let Some(entry) = self.ledger.entry(mark) else { return };
-        if left.times > 1 && entry.must_be_once() {
+        let left = self.left.entry((mark, entry.kind.counted_as(event_type))).or_insert(Left { times: 0, first: fact.position });
+        left.times += 1;
+        if left.times > entry.at_most() {
             let sentence = format!(
                 "{}: command {} ({}) had left one at position {}",
                 fact.place(),
@@ -283,17 +283,15 @@ impl<'a> Checker<'a> {
             let Outcome::Acknowledged { position } = entry.outcome else { continue };
             let leaves = entry.kind.leaves();
             let in_time = |at: &u64| *at <= position;
-            let own = leaves
-                .types
-                .iter()
-                .any(|wanted| self.left.get(&(mark, *wanted)).map(|left| left.first).is_some_and(|at| in_time(&at)));
+            let own = leaves.types.first().and_then(|wanted| self.left.get(&(mark, *wanted)));
+            let own = own.is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
             let was_so = || leaves.types.iter().any(|wanted| self.was_so.get(&(entry.stream, *wanted)).is_some_and(in_time));
             let command = || format!("command {} ({})", self.ledger.text(mark), entry.kind.as_str());
             let is_there = own || (leaves.or_was_so && was_so());
             if !is_there {
                 let wanted = leaves.types.join(" or ");
                 let sentence =
-                    format!("{} was acknowledged at position {position}; no {wanted} of it is there by then", command());
+                    format!("{} was acknowledged at position {position}; not all its {wanted} are there by then", command());
                 self.verdict.add(Count::Missing, sentence);
             } else if !own && entry.kind == Kind::CompleteJob && self.completed.get(&entry.stream) != self.held.get(&mark) {
                 let sentence = format!("{} was acknowledged; another lease had completed the job", command());

@@ -5,14 +5,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -80,8 +80,6 @@ pub struct Arena {
     pub secret: String,
     ledger: Mutex<Ledger>,
     held: Mutex<HashMap<Mark, u64>>,
-    /// Whether the servers honour `Idempotency-Key`.
-    pub keyed: AtomicBool,
     recovery: Mutex<Recovery>,
     /// What clients themselves saw that must not be.
     seen: Mutex<Verdict>,
@@ -113,7 +111,6 @@ impl Arena {
             secret,
             ledger: Mutex::new(ledger),
             held: Mutex::default(),
-            keyed: AtomicBool::new(false),
             recovery: Mutex::default(),
             seen: Mutex::default(),
             requests: AtomicU64::new(0),
@@ -151,24 +148,6 @@ impl Arena {
         lock(&self.seen).add(count, sentence);
     }
 
-    /// Sends the same job, without an id of its own, twice under one key: where that is one job, keys are honoured.
-    pub async fn learn_whether_keys_are_honoured(&self, by: By<'_>) {
-        let mark = self.ledger().begin(Kind::SubmitJob, false, 0);
-        let text = self.ledger().text(mark);
-        let mut jobs = Vec::new();
-        for base in self.nodes.iter().cycle().take(2).filter_map(|node| node.base()) {
-            self.ledger().sending(mark);
-            let request = self.request(Method::POST, &base, "/api/queue/media", by).timeout(REQUEST);
-            let request = request.header("Idempotency-Key", &text).header("X-Request-Id", &text);
-            if let Ok(response) = request.json(&json!({"operation": "thumbnail"})).send().await
-                && let Ok(answer) = response.json::<Value>().await
-            {
-                jobs.extend(answer["jobId"].as_str().map(str::to_owned));
-            }
-        }
-        self.keyed.store(matches!(&jobs[..], [one, other] if one == other), Ordering::Relaxed);
-    }
-
     /// A server that runs, by chance; `None` while all are down.
     pub fn any_node(&self, chance: &mut StdRng) -> Option<(usize, String)> {
         let up: Vec<(usize, String)> = self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.base()?))).collect();
@@ -192,8 +171,7 @@ impl Arena {
 
     /// The same to one server, or to any.
     pub async fn tell_to(&self, only: Option<usize>, chance: &mut StdRng, ask: Ask<'_>) -> Told {
-        let keyed = ask.again && self.keyed.load(Ordering::Relaxed);
-        let mark = self.ledger().begin(ask.kind, keyed, ask.stream);
+        let mark = self.ledger().begin(ask.kind, ask.stream);
         if let Some(claimed_at) = ask.held {
             lock(&self.held).insert(mark, claimed_at);
         }
@@ -272,6 +250,24 @@ impl Arena {
             StatusCode::REQUEST_TIMEOUT => Reply::Lost,
             _ if status.is_server_error() || is_running => Reply::Lost,
             _ => Reply::No { status: status.as_u16(), json },
+        }
+    }
+
+    /// Waits for a good answer of each server, so that a fault without one means that a server never came back.
+    pub async fn call_the_roll(&self, by: By<'_>, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        for (number, node) in self.nodes.iter().enumerate() {
+            while Instant::now() < deadline {
+                if let Some(base) = node.base() {
+                    let sent = Instant::now();
+                    let asked = self.request(Method::GET, &base, "/users/me", by).timeout(REQUEST).send().await;
+                    if asked.is_ok_and(|response| response.status() == StatusCode::OK) {
+                        self.recovery().good_answer(number, sent, Instant::now());
+                        break;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 

@@ -1,10 +1,6 @@
 //! Simulated users. Each does one thing after another, by chance, on whichever server, and remembers what was acknowledged.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use genie_events::{JobId, UserId};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -15,7 +11,7 @@ use tokio::{sync::Mutex, task::JoinSet};
 use crate::torture::{
     chat,
     client::{Arena, Ask, By, Told},
-    ledger::{Kind, stream_hash},
+    ledger::{INVITES, Kind, stream_hash},
     read_side::id,
     verdict::Count,
 };
@@ -28,8 +24,6 @@ const SECRETS: usize = 64;
 const TOO_MANY: Duration = Duration::from_secs(1);
 /// Users registered at once, before anything is broken: each costs a password hash or two.
 const AT_ONCE: usize = 4;
-/// Invites made at once.
-const INVITES: usize = 20;
 /// How long a read may take that has to show what was acknowledged.
 const READ: Duration = Duration::from_secs(20);
 
@@ -236,11 +230,7 @@ impl Life {
         match told {
             Told::Yes { json, .. } => {
                 self.credential = json["id"].as_str().map(str::to_owned);
-                // Where keys are not honoured, an earlier command that was sent twice may take effect once more, late.
-                if self.arena.keyed.load(Ordering::Relaxed) {
-                    self.secrets.clear();
-                }
-                self.secrets.push(secret);
+                self.secrets = vec![secret];
             }
             Told::Unknown => self.secrets.push(secret),
             Told::No { .. } => {}

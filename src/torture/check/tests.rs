@@ -3,11 +3,14 @@
 use genie_events::{
     JobId, TurnId,
     chat::{Answer, TurnMetrics, TurnOutcome},
+    invite::{Grant, InviteEvent},
     job::JobSpec,
+    tier::Tier,
 };
 use serde_json::Value;
 
 use super::*;
+use crate::torture::ledger::INVITES;
 
 const ADA: u128 = 1;
 const JOB: &str = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab";
@@ -71,7 +74,7 @@ impl Run {
     }
 
     fn begin(&mut self, kind: Kind, stream: &str) -> Mark {
-        let mark = self.ledger.begin(kind, false, stream_hash("job", stream));
+        let mark = self.ledger.begin(kind, stream_hash("job", stream));
         self.ledger.sending(mark);
         mark
     }
@@ -188,10 +191,28 @@ fn a_duplicate_is_found_where_once_was_promised() {
     };
     only(&twice(Kind::SubmitJob, 1), Count::Twice, 1);
     only(&twice(Kind::SubmitNamedJob, 2), Count::Twice, 1);
-    only(&twice(Kind::SubmitJob, 2), Count::Twice, 0);
+    only(&twice(Kind::SubmitJob, 2), Count::Twice, 1);
     let mut run = a_good_run();
     run.fact(None, "s", answered(7));
     only(&run.verdict(), Count::Twice, 1);
+}
+
+#[test]
+fn invites_are_as_many_as_were_asked_for() {
+    let made = |sent, count| {
+        let mut run = Run::new();
+        let mark = run.begin(Kind::MakeInvites, "");
+        (1..sent).for_each(|_| run.ledger.sending(mark));
+        let created = InviteEvent::Created(Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None });
+        (0..count).for_each(|n| run.fact(Some(mark), &n.to_string(), created.clone()));
+        run.ledger.settle(mark, Outcome::Acknowledged { position: u64::from(count) });
+        run.verdict()
+    };
+    only(&made(1, INVITES), Count::Twice, 0);
+    only(&made(1, INVITES + 1), Count::Twice, 1);
+    only(&made(1, INVITES - 1), Count::Missing, 1);
+    only(&made(2, 2 * INVITES), Count::Twice, 0);
+    only(&made(2, 2 * INVITES + 1), Count::Twice, 1);
 }
 
 #[test]
