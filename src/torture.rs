@@ -239,11 +239,11 @@ impl<'a> Run<'a> {
 
         tell("nothing is broken any more; clients wait for their last answers");
         self.arena.stop.cancel();
-        let (mut people, mut broken) = (Vec::new(), Vec::new());
+        let (mut lives, mut broken) = (Vec::new(), Vec::new());
         let answered = tokio::time::timeout(LAST_ANSWERS, async {
             while let Some(client) = clients.join_next().await {
                 match client {
-                    Ok(person) => people.extend(person),
+                    Ok(life) => lives.extend(life),
                     Err(error) => broken.push(format!("a client's task ended by itself: {error}")),
                 }
             }
@@ -252,6 +252,14 @@ impl<'a> Run<'a> {
             tell("some clients had no answer to the last that they asked; it counts as unknown");
             broken.push(format!("{} clients had no answer in time to the last that they asked", clients.len()));
             clients.shutdown().await;
+        }
+        let mut looking: JoinSet<Person> = lives.into_iter().map(Life::look_back).collect();
+        let mut people = Vec::new();
+        while let Some(looked) = looking.join_next().await {
+            match looked {
+                Ok(person) => people.push(person),
+                Err(error) => broken.push(format!("a client's last look ended by itself: {error}")),
+            }
         }
         let since = Instant::now();
         if started.elapsed() > TOKEN {
@@ -273,7 +281,7 @@ impl<'a> Run<'a> {
     }
 
     /// Users and workers; users come back when they stop.
-    fn start_clients(&mut self, people: Vec<Person>) -> JoinSet<Option<Person>> {
+    fn start_clients(&mut self, people: Vec<Person>) -> JoinSet<Option<Life>> {
         let mut clients = JoinSet::new();
         for number in 0..people.len().div_ceil(4).clamp(2, MAX_WORKERS) {
             let (arena, chance) = (Arc::clone(&self.arena), self.chance());

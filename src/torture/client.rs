@@ -198,7 +198,9 @@ impl Arena {
                     return Told::Yes { json, position };
                 }
                 Reply::No { status, json } => {
-                    self.ledger().settle(mark, Outcome::Refused { clean: sent == 1 });
+                    // A reveal that is refused because the credential changed meanwhile has left its fact already.
+                    let left_its_fact = ask.kind == Kind::RevealCredential && status == 409;
+                    self.ledger().settle(mark, Outcome::Refused { clean: sent == 1 && !left_its_fact });
                     return Told::No { status, json };
                 }
                 Reply::Lost if !ask.again => break,
