@@ -271,13 +271,13 @@ impl<'a> Run<'a> {
             self.arena.call_the_roll(person.by(), ROLL_CALL).await;
         }
         tell("everything comes to rest; the log is held against the ledger");
-        let (ledger, held) = self.arena.close_books();
+        let books = self.arena.close_books();
         let chance = self.chance();
         let rest = Rest { arena: Arc::clone(&self.arena), log: self.log, people, subscribers, last, chance };
-        let mut settled = rest.settle(&ledger, &held, since).await;
+        let mut settled = rest.settle(&books, since).await;
         settled.verdict.join(self.arena.take_seen());
         settled.broken.splice(..0, broken);
-        Ok(self.report(faults, &ledger, settled, complete))
+        Ok(self.report(faults, &books.ledger, settled, complete))
     }
 
     /// Users and workers; users come back when they stop.

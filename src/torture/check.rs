@@ -10,6 +10,8 @@ use genie_log::{Body, Fact};
 use uuid::Uuid;
 
 use crate::torture::{
+    chat::Shown,
+    client::Books,
     feed::{Expected, event_hash},
     ledger::{Kind, Ledger, Mark, Outcome, stream_hash},
     verdict::{Count, Verdict},
@@ -82,8 +84,8 @@ struct Left {
 /// Takes the facts of the whole log in order.
 pub struct Checker<'a> {
     ledger: &'a Ledger,
-    /// Under which claim each ending of a job was asked for: the position of the claim's fact.
     held: &'a HashMap<Mark, u64>,
+    shown: &'a HashMap<String, Shown>,
     verdict: Verdict,
     expected: Vec<Expected>,
     streams: HashMap<u64, u64>,
@@ -101,10 +103,11 @@ pub struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    pub fn new(ledger: &'a Ledger, held: &'a HashMap<Mark, u64>) -> Self {
+    pub fn new(Books { ledger, held, shown }: &'a Books) -> Self {
         Self {
             ledger,
             held,
+            shown,
             verdict: Verdict::default(),
             expected: Vec::new(),
             streams: HashMap::new(),
@@ -268,7 +271,11 @@ impl<'a> Checker<'a> {
             ChatEvent::Asked { turn, .. } => {
                 self.open.insert(stream_hash("turn", &turn.to_string()), fact.place());
             }
-            ChatEvent::Answered { turn, .. } => {
+            ChatEvent::Answered { turn, answer } => {
+                let (name, content) = (turn.to_string(), &answer.content);
+                if let Some((count, sentence)) = self.shown.get(&name).and_then(|shown| shown.judge(&name, content)) {
+                    self.verdict.add(count, sentence);
+                }
                 let turn = stream_hash("turn", &turn.to_string());
                 if self.open.remove(&turn).is_none() || !self.ended_turns.insert(turn) {
                     self.verdict.add(Count::Twice, format!("{}: this turn had ended, or was never asked", fact.place()));

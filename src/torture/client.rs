@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     http::answer,
     torture::{
+        chat::Shown,
         clocks::Recovery,
         ledger::{Kind, Ledger, Mark, Outcome},
         nodes::Node,
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const REQUEST: Duration = Duration::from_secs(10);
 /// The share of requests whose client goes away after a moment, without waiting for the answer.
 const HASTY: f64 = 0.03;
+/// Answers that may wait for the end to be compared: some of their readers' memory, and no healthy run has many.
+const COMPARED_LATER: usize = 10_000;
 /// Answers with status 500 that are kept to be shown.
 const SHOWN: usize = 10;
 
@@ -73,6 +76,16 @@ pub enum Told {
     Unknown,
 }
 
+/// What is held against the log in the end.
+pub struct Books {
+    /// What was asked.
+    pub ledger: Ledger,
+    /// Under which claim each ending of a job was asked for: the position of the claim's fact.
+    pub held: HashMap<Mark, u64>,
+    /// By turn: what was shown of its answer, where that is still to be compared.
+    pub shown: HashMap<String, Shown>,
+}
+
 /// What all clients share.
 pub struct Arena {
     pub nodes: Vec<Arc<Node>>,
@@ -80,6 +93,8 @@ pub struct Arena {
     pub secret: String,
     ledger: Mutex<Ledger>,
     held: Mutex<HashMap<Mark, u64>>,
+    /// By turn: what readers were shown of answers that could not be compared in time.
+    shown: Mutex<HashMap<String, Shown>>,
     recovery: Mutex<Recovery>,
     /// What clients themselves saw that must not be.
     seen: Mutex<Verdict>,
@@ -111,6 +126,7 @@ impl Arena {
             secret,
             ledger: Mutex::new(ledger),
             held: Mutex::default(),
+            shown: Mutex::default(),
             recovery: Mutex::default(),
             seen: Mutex::default(),
             requests: AtomicU64::new(0),
@@ -128,10 +144,22 @@ impl Arena {
         lock(&self.recovery)
     }
 
-    /// Ends the ledger: what was asked, and under which claim each ending of a job was asked for.
-    pub fn close_books(&self) -> (Ledger, HashMap<Mark, u64>) {
-        let ledger = std::mem::replace(&mut *self.ledger(), Ledger::new("over"));
-        (ledger, std::mem::take(&mut *lock(&self.held)))
+    /// Keeps what was shown of an answer until it can be held against the log itself.
+    pub fn compare_later(&self, turn: String, answer: Shown) {
+        let mut shown = lock(&self.shown);
+        match shown.len() < COMPARED_LATER {
+            true => drop(shown.insert(turn, answer)),
+            false => self.accuse(Count::Missing, format!("turn {turn}: too many answers before it are not kept yet")),
+        }
+    }
+
+    /// Ends the books.
+    pub fn close_books(&self) -> Books {
+        Books {
+            ledger: std::mem::replace(&mut *self.ledger(), Ledger::new("over")),
+            held: std::mem::take(&mut *lock(&self.held)),
+            shown: std::mem::take(&mut *lock(&self.shown)),
+        }
     }
 
     pub fn take_seen(&self) -> Verdict {

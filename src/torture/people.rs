@@ -26,6 +26,10 @@ const TOO_MANY: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 4;
 /// How long a credential may take to be revealed after the last fault.
 const LAST_LOOK: Duration = Duration::from_secs(30);
+/// Sessions that a user talks in at once.
+const SESSIONS: u64 = 4;
+/// Talks in one session: two messages each, all on one page.
+const TALKS: u64 = 100;
 /// How long a read may take that has to show what was acknowledged.
 const READ: Duration = Duration::from_secs(20);
 
@@ -302,7 +306,8 @@ impl Life {
 
     async fn talk(&mut self) {
         self.talks += 1;
-        let session = format!("talk-{}", self.talks % 4);
+        // A session that gets too long would have its answers beyond the first page that is read.
+        let session = format!("talk-{}-{}", self.talks / (SESSIONS * TALKS), self.talks % SESSIONS);
         chat::talk(&self.arena, &mut self.chance, &self.person, &session).await;
     }
 

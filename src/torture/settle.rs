@@ -1,7 +1,7 @@
 //! The end of a run: nothing is broken any more, and everything has to come to rest. The log is read from its beginning, and
 //! every user's read side is held against a fresh replay of that user's facts until they are equal.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use genie_log::{Body, Log, LogError};
 use rand::rngs::StdRng;
@@ -13,9 +13,8 @@ use tokio::{
 
 use crate::torture::{
     check::{Checker, Seen},
-    client::Arena,
+    client::{Arena, Books},
     feed::Notes,
-    ledger::{Ledger, Mark},
     people::Person,
     read_side,
     replay::{Replay, differences},
@@ -55,8 +54,8 @@ pub struct Rest<'a> {
 
 impl Rest<'_> {
     /// Waits, reads, compares. `since` is when the last fault was mended and the last command answered.
-    pub async fn settle(mut self, ledger: &Ledger, held: &HashMap<Mark, u64>, since: Instant) -> Settled {
-        let mut checker = Checker::new(ledger, held);
+    pub async fn settle(mut self, books: &Books, since: Instant) -> Settled {
+        let mut checker = Checker::new(books);
         let mut verdict = Verdict::default();
         let (mut head, mut took) = (0, None);
         let deadline = Instant::now() + REST;
