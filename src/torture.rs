@@ -129,13 +129,14 @@ async fn torture(config: &Config, options: &Options) -> Result<Report, String> {
         Target::Postgres(url) => Some(url),
         Target::Sqlite(_) => None,
     });
+    let early = until_told_to_stop()?;
     let site = Site::make(config, &id, url.as_deref()).await?;
-    let run = with_servers(&site, options, &id, seed).await;
-    site.leave(run).await
+    let run = with_servers(&site, options, &id, seed, &early).await;
+    site.leave(run, early.is_cancelled()).await
 }
 
 /// Starts the servers, and ends them whatever becomes of the run.
-async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Result<Report, String> {
+async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64, early: &CancellationToken) -> Result<Report, String> {
     let stop = CancellationToken::new();
     let nodes: Vec<Arc<Node>> = (0..site.servers()).map(|_| Arc::default()).collect();
     let mut keeping = JoinSet::new();
@@ -143,9 +144,12 @@ async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Re
         keeping.spawn(Arc::clone(node).keep(site.launch(number)?, stop.clone()));
     }
     let run = async {
-        all_up(site, &nodes).await?;
+        unless_told(early, all_up(site, &nodes)).await?;
         let log = site.open_log().await?;
-        let report = Run::prepare(site, options, &log, nodes, id, seed).await?.torment().await;
+        let report = match Run::prepare(site, options, &log, nodes, id, seed, early).await {
+            Ok(run) => run.torment().await,
+            Err(sentence) => Err(sentence),
+        };
         log.store().close().await;
         report
     };
@@ -153,6 +157,14 @@ async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Re
     stop.cancel();
     while keeping.join_next().await.is_some() {}
     report
+}
+
+/// Does a part of the start, unless Ctrl-C or SIGTERM comes first.
+async fn unless_told<T>(early: &CancellationToken, part: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    tokio::select! {
+        done = part => done,
+        () = early.cancelled() => Err("told to stop before anything was broken".into()),
+    }
 }
 
 async fn all_up(site: &Site, nodes: &[Arc<Node>]) -> Result<(), String> {
@@ -174,7 +186,7 @@ struct Run<'a> {
     log: &'a Log,
     arena: Arc<Arena>,
     door: Arc<Door>,
-    early: CancellationToken,
+    early: &'a CancellationToken,
     started: Instant,
     seed: u64,
     chance: StdRng,
@@ -188,13 +200,16 @@ impl<'a> Run<'a> {
         nodes: Vec<Arc<Node>>,
         id: &str,
         seed: u64,
+        early: &'a CancellationToken,
     ) -> Result<Self, String> {
         let started = Instant::now();
         let mut chance = StdRng::seed_from_u64(seed);
         let arena = Arc::new(Arena::new(nodes, site.secret.clone(), Ledger::new(&format!("t{id}")))?);
-        let early = until_told_to_stop()?;
-        let admin = Person::register(&arena, &mut chance, &site.invite).await;
-        let admin = admin.ok_or("the first user can't be registered; the servers' logs may say why")?;
+        let admin = async {
+            let admin = Person::register(&arena, &mut chance, &site.invite).await;
+            admin.ok_or("the first user can't be registered; the servers' logs may say why".into())
+        };
+        let admin = unless_told(early, admin).await?;
         let door = Arc::new(Door::new(admin, chance.random()));
         Ok(Self { site, options, log, arena, door, early, started, seed, chance })
     }
@@ -207,7 +222,8 @@ impl<'a> Run<'a> {
     async fn torment(mut self) -> Result<Report, String> {
         let started = self.started;
         let tell = move |line: &str| eprintln!("{:>9.3} s  {line}", started.elapsed().as_secs_f64());
-        let people = people::gather(&self.arena, &self.door, self.options.clients, &mut self.chance).await?;
+        let gathering = people::gather(&self.arena, &self.door, self.options.clients, &mut self.chance);
+        let people = unless_told(self.early, gathering).await?;
         tell(&format!("{} users are registered; clients start, and things begin to break", people.len()));
 
         let (last, until) = watch::channel(None);
