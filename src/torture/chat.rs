@@ -72,6 +72,9 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: 
     let sent = Instant::now();
     let answered = tokio::time::timeout(OPENS, request.send()).await;
     let Ok(Ok(response)) = answered else { return arena.ledger().settle(mark, Outcome::Unknown) };
+    if response.status() == 500 {
+        arena.note_internal(|| format!("the question of command {name}"));
+    }
     let Some(turn) = begun(arena, mark, &response) else { return };
     if response.status() != 200 {
         return; // the model server failed, and the question is kept

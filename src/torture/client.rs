@@ -171,6 +171,15 @@ impl Arena {
         lock(&self.internal).clone()
     }
 
+    /// An answer with status 500: no fault explains one.
+    pub fn note_internal(&self, to_what: impl FnOnce() -> String) {
+        let mut internal = lock(&self.internal);
+        internal.0 += 1;
+        if internal.1.len() < SHOWN {
+            internal.1.push(to_what());
+        }
+    }
+
     /// Something that must not be, seen by a client.
     pub fn accuse(&self, count: Count, sentence: impl Into<String>) {
         lock(&self.seen).add(count, sentence);
@@ -270,11 +279,7 @@ impl Arena {
             // The model server failed, and that is a fact.
             StatusCode::BAD_GATEWAY if position.is_some() => Reply::Yes { json, position: position.unwrap_or(0) },
             StatusCode::INTERNAL_SERVER_ERROR => {
-                let mut internal = lock(&self.internal);
-                internal.0 += 1;
-                if internal.1.len() < SHOWN {
-                    internal.1.push(format!("{} of command {mark}", ask.kind.as_str()));
-                }
+                self.note_internal(|| format!("{} of command {mark}", ask.kind.as_str()));
                 Reply::Lost
             }
             StatusCode::REQUEST_TIMEOUT => Reply::Lost,
@@ -320,6 +325,9 @@ impl Arena {
                 let sent = Instant::now();
                 if let Ok(response) = request.send().await {
                     let status = response.status();
+                    if status == StatusCode::INTERNAL_SERVER_ERROR {
+                        self.note_internal(|| format!("a read of {path}"));
+                    }
                     let is_definite = !status.is_server_error() && status != StatusCode::PRECONDITION_FAILED;
                     if let (true, Ok(json)) = (is_definite, response.json::<Value>().await) {
                         if status == StatusCode::OK {

@@ -86,7 +86,8 @@ impl Report {
             })
             .collect();
         json!({
-            "passed": self.passed(), "complete": self.complete, "failures": self.failures(), "store": self.store, "servers": self.servers,
+            "passed": self.passed(), "complete": self.complete, "failures": self.failures(),
+            "store": self.store, "servers": self.servers,
             "clients": self.clients, "seconds": self.seconds, "seed": self.seed, "model_server": self.has_model,
             "faults": faults, "skipped": skipped, "commands": commands,
             "requests": self.requests, "lost_answers": self.lost, "server_starts": self.starts, "servers_fell": self.fell,
