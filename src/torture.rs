@@ -82,6 +82,9 @@ const TOKEN: Duration = Duration::from_secs(600);
 /// How long clients may take to get a definite answer to what they asked last.
 const LAST_ANSWERS: Duration = Duration::from_secs(120);
 
+/// How long the servers may take to answer once nothing is broken any more.
+const ROLL_CALL: Duration = Duration::from_secs(60);
+
 /// What the command line asks for.
 #[derive(Args, Debug)]
 pub struct Options {
@@ -114,7 +117,7 @@ pub fn run(config: &Config, options: Options) -> Result<(), String> {
     let _ = std::io::stdout().write_all(told.as_bytes()); // whoever reads may have gone; the exit code tells as well
     match report.passed() {
         true => Ok(()),
-        false if report.complete => Err("something was lost; see above".into()),
+        false if report.complete => Err(format!("it did not pass ({}); see above", report.failures().join("; "))),
         false => Err("the run was ended early".into()),
     }
 }
@@ -126,13 +129,14 @@ async fn torture(config: &Config, options: &Options) -> Result<Report, String> {
         Target::Postgres(url) => Some(url),
         Target::Sqlite(_) => None,
     });
+    let early = until_told_to_stop()?;
     let site = Site::make(config, &id, url.as_deref()).await?;
-    let run = with_servers(&site, options, &id, seed).await;
-    site.leave(run).await
+    let run = with_servers(&site, options, &id, seed, &early).await;
+    site.leave(run, early.is_cancelled()).await
 }
 
 /// Starts the servers, and ends them whatever becomes of the run.
-async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Result<Report, String> {
+async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64, early: &CancellationToken) -> Result<Report, String> {
     let stop = CancellationToken::new();
     let nodes: Vec<Arc<Node>> = (0..site.servers()).map(|_| Arc::default()).collect();
     let mut keeping = JoinSet::new();
@@ -140,9 +144,12 @@ async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Re
         keeping.spawn(Arc::clone(node).keep(site.launch(number)?, stop.clone()));
     }
     let run = async {
-        all_up(site, &nodes).await?;
+        unless_told(early, all_up(site, &nodes)).await?;
         let log = site.open_log().await?;
-        let report = Run::prepare(site, options, &log, nodes, id, seed).await?.torment().await;
+        let report = match Run::prepare(site, options, &log, nodes, id, seed, early).await {
+            Ok(run) => run.torment().await,
+            Err(sentence) => Err(sentence),
+        };
         log.store().close().await;
         report
     };
@@ -150,6 +157,14 @@ async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64) -> Re
     stop.cancel();
     while keeping.join_next().await.is_some() {}
     report
+}
+
+/// Does a part of the start, unless Ctrl-C or SIGTERM comes first.
+async fn unless_told<T>(early: &CancellationToken, part: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    tokio::select! {
+        done = part => done,
+        () = early.cancelled() => Err("told to stop before anything was broken".into()),
+    }
 }
 
 async fn all_up(site: &Site, nodes: &[Arc<Node>]) -> Result<(), String> {
@@ -171,7 +186,7 @@ struct Run<'a> {
     log: &'a Log,
     arena: Arc<Arena>,
     door: Arc<Door>,
-    early: CancellationToken,
+    early: &'a CancellationToken,
     started: Instant,
     seed: u64,
     chance: StdRng,
@@ -185,14 +200,16 @@ impl<'a> Run<'a> {
         nodes: Vec<Arc<Node>>,
         id: &str,
         seed: u64,
+        early: &'a CancellationToken,
     ) -> Result<Self, String> {
         let started = Instant::now();
         let mut chance = StdRng::seed_from_u64(seed);
         let arena = Arc::new(Arena::new(nodes, site.secret.clone(), Ledger::new(&format!("t{id}")))?);
-        let early = until_told_to_stop()?;
-        let admin = Person::register(&arena, &mut chance, &site.invite).await;
-        let admin = admin.ok_or("the first user can't be registered; the servers' logs may say why")?;
-        arena.learn_whether_keys_are_honoured(admin.by()).await;
+        let admin = async {
+            let admin = Person::register(&arena, &mut chance, &site.invite).await;
+            admin.ok_or("the first user can't be registered; the servers' logs may say why".into())
+        };
+        let admin = unless_told(early, admin).await?;
         let door = Arc::new(Door::new(admin, chance.random()));
         Ok(Self { site, options, log, arena, door, early, started, seed, chance })
     }
@@ -205,7 +222,8 @@ impl<'a> Run<'a> {
     async fn torment(mut self) -> Result<Report, String> {
         let started = self.started;
         let tell = move |line: &str| eprintln!("{:>9.3} s  {line}", started.elapsed().as_secs_f64());
-        let people = people::gather(&self.arena, &self.door, self.options.clients, &mut self.chance).await?;
+        let gathering = people::gather(&self.arena, &self.door, self.options.clients, &mut self.chance);
+        let people = unless_told(self.early, gathering).await?;
         tell(&format!("{} users are registered; clients start, and things begin to break", people.len()));
 
         let (last, until) = watch::channel(None);
@@ -237,15 +255,27 @@ impl<'a> Run<'a> {
 
         tell("nothing is broken any more; clients wait for their last answers");
         self.arena.stop.cancel();
-        let mut people = Vec::new();
+        let (mut lives, mut broken) = (Vec::new(), Vec::new());
         let answered = tokio::time::timeout(LAST_ANSWERS, async {
             while let Some(client) = clients.join_next().await {
-                people.extend(client.ok().flatten());
+                match client {
+                    Ok(life) => lives.extend(life),
+                    Err(error) => broken.push(format!("a client's task ended by itself: {error}")),
+                }
             }
         });
         if answered.await.is_err() {
             tell("some clients had no answer to the last that they asked; it counts as unknown");
+            broken.push(format!("{} clients had no answer in time to the last that they asked", clients.len()));
             clients.shutdown().await;
+        }
+        let mut looking: JoinSet<Person> = lives.into_iter().map(Life::look_back).collect();
+        let mut people = Vec::new();
+        while let Some(looked) = looking.join_next().await {
+            match looked {
+                Ok(person) => people.push(person),
+                Err(error) => broken.push(format!("a client's last look ended by itself: {error}")),
+            }
         }
         let since = Instant::now();
         if started.elapsed() > TOKEN {
@@ -253,17 +283,21 @@ impl<'a> Run<'a> {
                 person.log_in(&self.arena, &mut self.chance).await;
             }
         }
+        if let Some(person) = people.first() {
+            self.arena.call_the_roll(person.by(), ROLL_CALL).await;
+        }
         tell("everything comes to rest; the log is held against the ledger");
-        let (ledger, held) = self.arena.close_books();
+        let books = self.arena.close_books();
         let chance = self.chance();
         let rest = Rest { arena: Arc::clone(&self.arena), log: self.log, people, subscribers, last, chance };
-        let mut settled = rest.settle(&ledger, &held, since).await;
+        let mut settled = rest.settle(&books, since).await;
         settled.verdict.join(self.arena.take_seen());
-        Ok(self.report(faults, &ledger, settled, complete))
+        settled.broken.splice(..0, broken);
+        Ok(self.report(faults, &books.ledger, settled, complete))
     }
 
     /// Users and workers; users come back when they stop.
-    fn start_clients(&mut self, people: Vec<Person>) -> JoinSet<Option<Person>> {
+    fn start_clients(&mut self, people: Vec<Person>) -> JoinSet<Option<Life>> {
         let mut clients = JoinSet::new();
         for number in 0..people.len().div_ceil(4).clamp(2, MAX_WORKERS) {
             let (arena, chance) = (Arc::clone(&self.arena), self.chance());
@@ -290,7 +324,6 @@ impl<'a> Run<'a> {
             seconds: self.options.seconds,
             seed: self.seed,
             has_model: self.site.has_model,
-            keyed: arena.keyed.load(Ordering::Relaxed),
             complete,
             skipped: faults.skipped(),
             faults: faults.happened,
@@ -302,6 +335,8 @@ impl<'a> Run<'a> {
             internal: arena.internal(),
             facts: settled.head,
             feeds_resumed: settled.feeds_resumed,
+            compared: settled.compared,
+            broken: settled.broken,
             verdict: settled.verdict,
             good_again: recovery.median_and_longest(),
             unanswered: recovery.unanswered(),

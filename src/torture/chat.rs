@@ -27,7 +27,7 @@ const LEAVES: f64 = 0.1;
 
 /// What a reader has seen of an answer.
 #[derive(Debug, Default)]
-struct Shown {
+pub struct Shown {
     text: String,
     last_id: String,
     ended: bool,
@@ -41,11 +41,25 @@ impl Shown {
         self.last_id = id.unwrap_or(std::mem::take(&mut self.last_id));
         self.ended |= data["type"] == "finalizeResponseStream";
     }
+
+    /// Whatever was shown must be how that begins which is kept, and all of it when its end was shown.
+    pub fn judge(&self, turn: &str, kept: &str) -> Option<(Count, String)> {
+        let (length, kept_length) = (self.text.len(), kept.len());
+        if !kept.starts_with(&self.text) {
+            let sentence =
+                format!("turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin");
+            Some((Count::NeverSent, sentence))
+        } else if self.ended && kept_length != length {
+            Some((Count::Missing, format!("turn {turn}: its end was shown after {length} bytes; {kept_length} are kept")))
+        } else {
+            None
+        }
+    }
 }
 
 /// Asks, reads and compares. A question is sent once: twice would be two.
 pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str) {
-    let mark = arena.ledger().begin(Kind::Ask, false, 0);
+    let mark = arena.ledger().begin(Kind::Ask, 0);
     let Some((node, base)) = arena.any_node(chance) else { return arena.ledger().settle(mark, Outcome::Unknown) };
     let name = {
         let mut ledger = arena.ledger();
@@ -58,6 +72,9 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: 
     let sent = Instant::now();
     let answered = tokio::time::timeout(OPENS, request.send()).await;
     let Ok(Ok(response)) = answered else { return arena.ledger().settle(mark, Outcome::Unknown) };
+    if response.status() == 500 {
+        arena.note_internal(|| format!("the question of command {name}"));
+    }
     let Some(turn) = begun(arena, mark, &response) else { return };
     if response.status() != 200 {
         return; // the model server failed, and the question is kept
@@ -72,7 +89,7 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: 
             read(&mut shown, chance, response, deadline).await;
         }
     }
-    compare(arena, chance, person, session, &turn, &shown).await;
+    compare(arena, chance, person, session, turn, shown).await;
 }
 
 /// Notes what became of the question; gives the turn that it began.
@@ -109,30 +126,46 @@ async fn resume(arena: &Arena, chance: &mut StdRng, person: &Person, turn: &str,
     Some(response).filter(|response| response.status() == 200)
 }
 
-async fn compare(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str, turn: &str, shown: &Shown) {
+async fn compare(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str, turn: String, shown: Shown) {
     let deadline = Instant::now() + KEPT;
     let path = format!("/api/genie/sessions/{session}/messages?limit=500");
     while Instant::now() < deadline {
         let read = arena.read(chance, &path, person.by(), None, KEPT).await;
         let kept = read.as_ref().and_then(|(_, json)| {
-            let is_the_answer = |message: &&Value| message["turnId"] == turn && message["role"] == "assistant";
+            let is_the_answer = |message: &&Value| message["turnId"] == *turn && message["role"] == "assistant";
             json["data"].as_array()?.iter().find(is_the_answer)?["content"].as_str()
         });
         if let Some(kept) = kept {
-            return judge(arena, turn, shown, kept);
+            if let Some((count, sentence)) = shown.judge(&turn, kept) {
+                arena.accuse(count, sentence);
+            }
+            return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    // Not there in time, or on a later page: the log itself is looked at in the end, and knows turns without an end.
+    arena.compare_later(turn, shown);
 }
 
-fn judge(arena: &Arena, turn: &str, shown: &Shown, kept: &str) {
-    let (length, kept_length) = (shown.text.len(), kept.len());
-    if !kept.starts_with(&shown.text) {
-        let sentence =
-            format!("turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin");
-        arena.accuse(Count::NeverSent, sentence);
-    } else if shown.ended && kept_length != length {
-        arena.accuse(Count::Missing, format!("turn {turn}: its end was shown after {length} bytes; {kept_length} are kept"));
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// What a reader has seen.
+    pub fn shown(text: &str, ended: bool) -> Shown {
+        Shown { text: text.to_owned(), last_id: String::new(), ended }
+    }
+
+    #[test]
+    fn what_was_shown_begins_what_is_kept() {
+        for (text, ended, found) in [
+            ("", false, None),
+            ("Some", false, None),
+            ("Some words", true, None),
+            ("Some", true, Some(Count::Missing)),
+            ("Other", false, Some(Count::NeverSent)),
+            ("Some words more", false, Some(Count::NeverSent)),
+        ] {
+            assert_eq!(shown(text, ended).judge("1", "Some words").map(|(count, _)| count), found, "{text} {ended}");
+        }
     }
 }

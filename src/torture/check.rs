@@ -10,6 +10,8 @@ use genie_log::{Body, Fact};
 use uuid::Uuid;
 
 use crate::torture::{
+    chat::Shown,
+    client::Books,
     feed::{Expected, event_hash},
     ledger::{Kind, Ledger, Mark, Outcome, stream_hash},
     verdict::{Count, Verdict},
@@ -82,8 +84,8 @@ struct Left {
 /// Takes the facts of the whole log in order.
 pub struct Checker<'a> {
     ledger: &'a Ledger,
-    /// Under which claim each ending of a job was asked for: the position of the claim's fact.
     held: &'a HashMap<Mark, u64>,
+    shown: &'a HashMap<String, Shown>,
     verdict: Verdict,
     expected: Vec<Expected>,
     streams: HashMap<u64, u64>,
@@ -101,10 +103,11 @@ pub struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    pub fn new(ledger: &'a Ledger, held: &'a HashMap<Mark, u64>) -> Self {
+    pub fn new(Books { ledger, held, shown }: &'a Books) -> Self {
         Self {
             ledger,
             held,
+            shown,
             verdict: Verdict::default(),
             expected: Vec::new(),
             streams: HashMap::new(),
@@ -180,10 +183,10 @@ impl<'a> Checker<'a> {
             return;
         };
         let Some(event_type) = fact.event.as_ref().map(Event::type_name) else { return };
-        let left = self.left.entry((mark, event_type)).or_insert(Left { times: 0, first: fact.position });
-        left.times += 1;
         let Some(entry) = self.ledger.entry(mark) else { return };
-        if left.times > 1 && entry.must_be_once() {
+        let left = self.left.entry((mark, entry.kind.counted_as(event_type))).or_insert(Left { times: 0, first: fact.position });
+        left.times += 1;
+        if left.times > entry.at_most() {
             let sentence = format!(
                 "{}: command {} ({}) had left one at position {}",
                 fact.place(),
@@ -268,7 +271,11 @@ impl<'a> Checker<'a> {
             ChatEvent::Asked { turn, .. } => {
                 self.open.insert(stream_hash("turn", &turn.to_string()), fact.place());
             }
-            ChatEvent::Answered { turn, .. } => {
+            ChatEvent::Answered { turn, answer } => {
+                let (name, content) = (turn.to_string(), &answer.content);
+                if let Some((count, sentence)) = self.shown.get(&name).and_then(|shown| shown.judge(&name, content)) {
+                    self.verdict.add(count, sentence);
+                }
                 let turn = stream_hash("turn", &turn.to_string());
                 if self.open.remove(&turn).is_none() || !self.ended_turns.insert(turn) {
                     self.verdict.add(Count::Twice, format!("{}: this turn had ended, or was never asked", fact.place()));
@@ -283,17 +290,15 @@ impl<'a> Checker<'a> {
             let Outcome::Acknowledged { position } = entry.outcome else { continue };
             let leaves = entry.kind.leaves();
             let in_time = |at: &u64| *at <= position;
-            let own = leaves
-                .types
-                .iter()
-                .any(|wanted| self.left.get(&(mark, *wanted)).map(|left| left.first).is_some_and(|at| in_time(&at)));
+            let own = leaves.types.first().and_then(|wanted| self.left.get(&(mark, *wanted)));
+            let own = own.is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
             let was_so = || leaves.types.iter().any(|wanted| self.was_so.get(&(entry.stream, *wanted)).is_some_and(in_time));
             let command = || format!("command {} ({})", self.ledger.text(mark), entry.kind.as_str());
             let is_there = own || (leaves.or_was_so && was_so());
             if !is_there {
                 let wanted = leaves.types.join(" or ");
                 let sentence =
-                    format!("{} was acknowledged at position {position}; no {wanted} of it is there by then", command());
+                    format!("{} was acknowledged at position {position}; not all its {wanted} are there by then", command());
                 self.verdict.add(Count::Missing, sentence);
             } else if !own && entry.kind == Kind::CompleteJob && self.completed.get(&entry.stream) != self.held.get(&mark) {
                 let sentence = format!("{} was acknowledged; another lease had completed the job", command());

@@ -5,20 +5,21 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     http::answer,
     torture::{
+        chat::Shown,
         clocks::Recovery,
         ledger::{Kind, Ledger, Mark, Outcome},
         nodes::Node,
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const REQUEST: Duration = Duration::from_secs(10);
 /// The share of requests whose client goes away after a moment, without waiting for the answer.
 const HASTY: f64 = 0.03;
+/// Answers that may wait for the end to be compared: some of their readers' memory, and no healthy run has many.
+const COMPARED_LATER: usize = 10_000;
 /// Answers with status 500 that are kept to be shown.
 const SHOWN: usize = 10;
 
@@ -73,6 +76,16 @@ pub enum Told {
     Unknown,
 }
 
+/// What is held against the log in the end.
+pub struct Books {
+    /// What was asked.
+    pub ledger: Ledger,
+    /// Under which claim each ending of a job was asked for: the position of the claim's fact.
+    pub held: HashMap<Mark, u64>,
+    /// By turn: what was shown of its answer, where that is still to be compared.
+    pub shown: HashMap<String, Shown>,
+}
+
 /// What all clients share.
 pub struct Arena {
     pub nodes: Vec<Arc<Node>>,
@@ -80,8 +93,8 @@ pub struct Arena {
     pub secret: String,
     ledger: Mutex<Ledger>,
     held: Mutex<HashMap<Mark, u64>>,
-    /// Whether the servers honour `Idempotency-Key`.
-    pub keyed: AtomicBool,
+    /// By turn: what readers were shown of answers that could not be compared in time.
+    shown: Mutex<HashMap<String, Shown>>,
     recovery: Mutex<Recovery>,
     /// What clients themselves saw that must not be.
     seen: Mutex<Verdict>,
@@ -113,7 +126,7 @@ impl Arena {
             secret,
             ledger: Mutex::new(ledger),
             held: Mutex::default(),
-            keyed: AtomicBool::new(false),
+            shown: Mutex::default(),
             recovery: Mutex::default(),
             seen: Mutex::default(),
             requests: AtomicU64::new(0),
@@ -131,10 +144,22 @@ impl Arena {
         lock(&self.recovery)
     }
 
-    /// Ends the ledger: what was asked, and under which claim each ending of a job was asked for.
-    pub fn close_books(&self) -> (Ledger, HashMap<Mark, u64>) {
-        let ledger = std::mem::replace(&mut *self.ledger(), Ledger::new("over"));
-        (ledger, std::mem::take(&mut *lock(&self.held)))
+    /// Keeps what was shown of an answer until it can be held against the log itself.
+    pub fn compare_later(&self, turn: String, answer: Shown) {
+        let mut shown = lock(&self.shown);
+        match shown.len() < COMPARED_LATER {
+            true => drop(shown.insert(turn, answer)),
+            false => self.accuse(Count::Missing, format!("turn {turn}: too many answers before it are not kept yet")),
+        }
+    }
+
+    /// Ends the books.
+    pub fn close_books(&self) -> Books {
+        Books {
+            ledger: std::mem::replace(&mut *self.ledger(), Ledger::new("over")),
+            held: std::mem::take(&mut *lock(&self.held)),
+            shown: std::mem::take(&mut *lock(&self.shown)),
+        }
     }
 
     pub fn take_seen(&self) -> Verdict {
@@ -146,27 +171,18 @@ impl Arena {
         lock(&self.internal).clone()
     }
 
+    /// An answer with status 500: no fault explains one.
+    pub fn note_internal(&self, to_what: impl FnOnce() -> String) {
+        let mut internal = lock(&self.internal);
+        internal.0 += 1;
+        if internal.1.len() < SHOWN {
+            internal.1.push(to_what());
+        }
+    }
+
     /// Something that must not be, seen by a client.
     pub fn accuse(&self, count: Count, sentence: impl Into<String>) {
         lock(&self.seen).add(count, sentence);
-    }
-
-    /// Sends the same job, without an id of its own, twice under one key: where that is one job, keys are honoured.
-    pub async fn learn_whether_keys_are_honoured(&self, by: By<'_>) {
-        let mark = self.ledger().begin(Kind::SubmitJob, false, 0);
-        let text = self.ledger().text(mark);
-        let mut jobs = Vec::new();
-        for base in self.nodes.iter().cycle().take(2).filter_map(|node| node.base()) {
-            self.ledger().sending(mark);
-            let request = self.request(Method::POST, &base, "/api/queue/media", by).timeout(REQUEST);
-            let request = request.header("Idempotency-Key", &text).header("X-Request-Id", &text);
-            if let Ok(response) = request.json(&json!({"operation": "thumbnail"})).send().await
-                && let Ok(answer) = response.json::<Value>().await
-            {
-                jobs.extend(answer["jobId"].as_str().map(str::to_owned));
-            }
-        }
-        self.keyed.store(matches!(&jobs[..], [one, other] if one == other), Ordering::Relaxed);
     }
 
     /// A server that runs, by chance; `None` while all are down.
@@ -192,8 +208,7 @@ impl Arena {
 
     /// The same to one server, or to any.
     pub async fn tell_to(&self, only: Option<usize>, chance: &mut StdRng, ask: Ask<'_>) -> Told {
-        let keyed = ask.again && self.keyed.load(Ordering::Relaxed);
-        let mark = self.ledger().begin(ask.kind, keyed, ask.stream);
+        let mark = self.ledger().begin(ask.kind, ask.stream);
         if let Some(claimed_at) = ask.held {
             lock(&self.held).insert(mark, claimed_at);
         }
@@ -220,7 +235,9 @@ impl Arena {
                     return Told::Yes { json, position };
                 }
                 Reply::No { status, json } => {
-                    self.ledger().settle(mark, Outcome::Refused { clean: sent == 1 });
+                    // A reveal that is refused because the credential changed meanwhile has left its fact already.
+                    let left_its_fact = ask.kind == Kind::RevealCredential && status == 409;
+                    self.ledger().settle(mark, Outcome::Refused { clean: sent == 1 && !left_its_fact });
                     return Told::No { status, json };
                 }
                 Reply::Lost if !ask.again => break,
@@ -262,16 +279,30 @@ impl Arena {
             // The model server failed, and that is a fact.
             StatusCode::BAD_GATEWAY if position.is_some() => Reply::Yes { json, position: position.unwrap_or(0) },
             StatusCode::INTERNAL_SERVER_ERROR => {
-                let mut internal = lock(&self.internal);
-                internal.0 += 1;
-                if internal.1.len() < SHOWN {
-                    internal.1.push(format!("{} of command {mark}", ask.kind.as_str()));
-                }
+                self.note_internal(|| format!("{} of command {mark}", ask.kind.as_str()));
                 Reply::Lost
             }
             StatusCode::REQUEST_TIMEOUT => Reply::Lost,
             _ if status.is_server_error() || is_running => Reply::Lost,
             _ => Reply::No { status: status.as_u16(), json },
+        }
+    }
+
+    /// Waits for a good answer of each server, so that a fault without one means that a server never came back.
+    pub async fn call_the_roll(&self, by: By<'_>, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        for (number, node) in self.nodes.iter().enumerate() {
+            while Instant::now() < deadline {
+                if let Some(base) = node.base() {
+                    let sent = Instant::now();
+                    let asked = self.request(Method::GET, &base, "/users/me", by).timeout(REQUEST).send().await;
+                    if asked.is_ok_and(|response| response.status() == StatusCode::OK) {
+                        self.recovery().good_answer(number, sent, Instant::now());
+                        break;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 
@@ -294,6 +325,9 @@ impl Arena {
                 let sent = Instant::now();
                 if let Ok(response) = request.send().await {
                     let status = response.status();
+                    if status == StatusCode::INTERNAL_SERVER_ERROR {
+                        self.note_internal(|| format!("a read of {path}"));
+                    }
                     let is_definite = !status.is_server_error() && status != StatusCode::PRECONDITION_FAILED;
                     if let (true, Ok(json)) = (is_definite, response.json::<Value>().await) {
                         if status == StatusCode::OK {

@@ -17,12 +17,20 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub struct Recovery {
     waiting: Vec<Waiting>,
-    took: Vec<Duration>,
+    /// Since when, and how long.
+    took: Vec<(Instant, Duration)>,
 }
 
 impl Recovery {
+    /// A fault takes hold now.
     pub fn fault(&mut self, at: Instant, node: Option<usize>) {
         self.waiting.push(Waiting { at, node });
+    }
+
+    /// It did not happen after all.
+    pub fn withdraw(&mut self, at: Instant) {
+        self.waiting.retain(|fault| fault.at != at);
+        self.took.retain(|(since, _)| *since != at);
     }
 
     /// A good answer came now to what was sent at `sent`.
@@ -31,7 +39,7 @@ impl Recovery {
         waiting.retain(|fault| {
             let is_after = sent >= fault.at && fault.node.is_none_or(|hit| hit == node);
             if is_after {
-                took.push(now.duration_since(fault.at));
+                took.push((fault.at, now.duration_since(fault.at)));
             }
             !is_after
         });
@@ -39,7 +47,7 @@ impl Recovery {
 
     /// Half of the faults were over within the first, all within the second; `None` when there were none.
     pub fn median_and_longest(&self) -> Option<(Duration, Duration)> {
-        let mut took = self.took.clone();
+        let mut took: Vec<Duration> = self.took.iter().map(|(_, took)| *took).collect();
         took.sort_unstable();
         Some((*took.get(took.len().saturating_sub(1) / 2)?, *took.last()?))
     }
@@ -68,5 +76,10 @@ mod tests {
         assert_eq!(recovery.unanswered(), 1, "another server answered");
         recovery.good_answer(1, at(25), at(60));
         assert_eq!(recovery.median_and_longest(), Some((Duration::from_millis(20), Duration::from_millis(50))));
+        recovery.fault(at(70), None);
+        recovery.withdraw(at(70));
+        recovery.withdraw(at(10));
+        let twenty = Duration::from_millis(20);
+        assert_eq!((recovery.unanswered(), recovery.median_and_longest()), (0, Some((twenty, twenty))), "they did not happen");
     }
 }

@@ -80,6 +80,20 @@ impl Fault {
         }
     }
 
+    /// Whether one server alone feels it.
+    fn hits_one(self) -> bool {
+        matches!(
+            self,
+            Self::KillServer
+                | Self::FreezeServer
+                | Self::Stall
+                | Self::CutEverything
+                | Self::CutAfterAppendSent
+                | Self::CutAfterAppendDone
+                | Self::CutAfterCommitDone
+        )
+    }
+
     fn needs_postgres(self) -> bool {
         !matches!(self, Self::KillServer | Self::FreezeServer)
     }
@@ -149,38 +163,26 @@ impl Faults {
 
     async fn inject(&mut self, fault: Fault) {
         let node = self.chance.random_range(0..self.arena.nodes.len());
-        let began = Instant::now();
         let happened = match fault {
-            Fault::KillServer => self.arena.nodes[node].kill(),
+            Fault::KillServer => self.arena.nodes[node].kill() && takes_hold(&self.arena, Some(node)),
             Fault::FreezeServer => self.freeze(node).await,
             Fault::RestartPostgres => self.restart().await,
             _ => match &self.siege {
                 None => false,
                 Some(_) if fault == Fault::SuspendOnAnotherNode => self.suspend(node).await,
-                Some(siege) => besiege(siege, fault, node, &mut self.chance).await,
+                Some(siege) => besiege(&self.arena, siege, fault, node, &mut self.chance).await,
             },
         };
         if !happened {
             return (self.tell)(&format!("{} (its moment did not come)", fault.as_str()));
         }
-        let hit = matches!(
-            fault,
-            Fault::KillServer
-                | Fault::FreezeServer
-                | Fault::Stall
-                | Fault::CutEverything
-                | Fault::CutAfterAppendSent
-                | Fault::CutAfterAppendDone
-                | Fault::CutAfterCommitDone
-        );
         *self.happened.entry(fault).or_default() += 1;
-        self.arena.recovery().fault(began, hit.then_some(node));
-        let which = if hit { format!(" (server {})", node + 1) } else { String::new() };
+        let which = if fault.hits_one() { format!(" (server {})", node + 1) } else { String::new() };
         (self.tell)(&format!("{}{which}", fault.as_str()));
     }
 
     async fn freeze(&mut self, node: usize) -> bool {
-        let frozen = self.arena.nodes[node].freeze(true);
+        let frozen = self.arena.nodes[node].freeze(true) && takes_hold(&self.arena, Some(node));
         tokio::time::sleep(Duration::from_millis(self.chance.random_range(HANGS_MS))).await;
         self.arena.nodes[node].freeze(false);
         frozen
@@ -189,8 +191,25 @@ impl Faults {
     async fn restart(&self) -> bool {
         let (Some(command), Some(siege)) = (&self.restart, &self.siege) else { return false };
         let run = Command::new("sh").args(["-c", command]).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
-        let done = matches!(tokio::time::timeout(RESTART, run).await, Ok(Ok(output)) if output.status.success());
+        let mut run = std::pin::pin!(tokio::time::timeout(RESTART, run));
+        let goes_away = async {
+            while siege.tormented.ping().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut run => Some(ended),
+            () = goes_away => None,
+        };
+        let began = Instant::now();
+        self.arena.recovery().fault(began, None);
+        let ended = match ended {
+            Some(ended) => ended, // it was away for too short a time to be seen
+            None => run.await,
+        };
+        let done = matches!(ended, Ok(Ok(output)) if output.status.success());
         if !done {
+            self.arena.recovery().withdraw(began);
             (self.tell)("--restart-postgres failed");
         }
         let deadline = Instant::now() + RESTART;
@@ -215,6 +234,7 @@ impl Faults {
         if append_suspension(&siege.log, &victim).await.is_err() {
             return false;
         }
+        takes_hold(&arena, None);
         if let Told::Yes { position, .. } = arena.tell_to(Some(node), chance, submit()).await {
             let sentence = format!("user {} was suspended, and was let act at position {position}", victim.id);
             arena.accuse(Count::NeverSent, sentence);
@@ -244,34 +264,44 @@ async fn append_suspension(log: &Log, victim: &Person) -> Result<(), AppendError
     }
 }
 
-async fn besiege(siege: &Siege, fault: Fault, node: usize, chance: &mut StdRng) -> bool {
+/// From now on a good answer is waited for, by one server or by any. Always true, to be told of what happened.
+fn takes_hold(arena: &Arena, node: Option<usize>) -> bool {
+    arena.recovery().fault(Instant::now(), node);
+    true
+}
+
+async fn besiege(arena: &Arena, siege: &Siege, fault: Fault, node: usize, chance: &mut StdRng) -> bool {
     let proxy = &siege.proxies[node];
-    match fault {
+    let happened = match fault {
         Fault::EndBackEnds => siege.tormented.end_back_ends(chance.random_range(1..8)).await.is_ok_and(|ended| ended > 0),
         Fault::CutAfterAppendSent => proxy.cut_next(Said::Append, Moment::Sent, MOMENT).await,
         Fault::CutAfterAppendDone => proxy.cut_next(Said::Append, Moment::Done, MOMENT).await,
         Fault::CutAfterCommitDone => proxy.cut_next(Said::Commit, Moment::Done, MOMENT).await,
         Fault::CutEverything => proxy.cut_all() > 0,
+        // These last for a while.
         Fault::Stall => {
             proxy.stall(true);
+            takes_hold(arena, Some(node));
             tokio::time::sleep(Duration::from_millis(chance.random_range(HANGS_MS))).await;
             proxy.stall(false);
-            true
+            return true;
         }
         Fault::IdleInTransaction => {
             let Ok(held) = siege.tormented.hold_snapshot().await else { return false };
+            takes_hold(arena, None);
             tokio::time::sleep(Duration::from_millis(chance.random_range(IDLES_MS))).await;
             held.let_go().await;
-            true
+            return true;
         }
-        Fault::CutWhileWaitingForTheLock => cut_while_waiting(siege, chance).await,
+        Fault::CutWhileWaitingForTheLock => return cut_while_waiting(arena, siege, chance).await,
         _ => false,
-    }
+    };
+    happened && takes_hold(arena, fault.hits_one().then_some(node))
 }
 
 /// Holds the append's lock until a back end waits for it, cuts that one's connection, and lets the lock go a while later: the
 /// statement may then still commit, long after its client was told nothing.
-async fn cut_while_waiting(siege: &Siege, chance: &mut StdRng) -> bool {
+async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) -> bool {
     let Ok(held) = siege.tormented.hold_append_lock().await else { return false };
     let deadline = Instant::now() + MOMENT;
     let mut cut = 0;
@@ -284,6 +314,7 @@ async fn cut_while_waiting(siege: &Siege, chance: &mut StdRng) -> bool {
         }
     }
     if cut > 0 {
+        takes_hold(arena, None);
         tokio::time::sleep(Duration::from_millis(chance.random_range(0..1500))).await;
     }
     held.let_go().await;

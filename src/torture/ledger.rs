@@ -8,6 +8,9 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+/// Invites made by one command.
+pub const INVITES: u32 = 20;
+
 /// One command, however often it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mark(pub u32);
@@ -82,14 +85,18 @@ impl Kind {
         Leaves { types, or_was_so }
     }
 
-    /// Sent twice it is the same by itself, without an `Idempotency-Key`.
-    fn is_the_same_again(self) -> bool {
-        matches!(self, Self::SubmitNamedJob | Self::CancelJob | Self::CompleteJob)
+    /// A type of fact, or the first of those of which the command leaves one or another: they count as one.
+    pub fn counted_as(self, event_type: &'static str) -> &'static str {
+        let types = self.leaves().types;
+        if types.contains(&event_type) { types[0] } else { event_type }
     }
 
-    /// Makes several facts of one type at once.
-    fn makes_many(self) -> bool {
-        self == Self::MakeInvites
+    /// How many of its facts must be there once it was acknowledged.
+    pub fn makes(self) -> u32 {
+        match self {
+            Self::MakeInvites => INVITES,
+            _ => 1,
+        }
     }
 }
 
@@ -113,16 +120,18 @@ pub struct Entry {
     pub outcome: Outcome,
     /// How often it was sent.
     pub sent: u16,
-    /// It carried an `Idempotency-Key`, and the servers honour them.
-    pub keyed: bool,
     /// The stream it is about, where that is known beforehand; see [`stream_hash`].
     pub stream: u64,
 }
 
 impl Entry {
-    /// Whether it must not have happened twice.
-    pub fn must_be_once(&self) -> bool {
-        !self.kind.makes_many() && (self.sent <= 1 || self.keyed || self.kind.is_the_same_again())
+    /// The most facts of one type that it may have left. Sent again it is the same command, by its `Idempotency-Key` or by what
+    /// it is about; only invites have no key (the answer holds secrets, and is never kept), so each sending may make its own.
+    pub fn at_most(&self) -> u32 {
+        match self.kind {
+            Kind::MakeInvites => INVITES * u32::from(self.sent.max(1)),
+            _ => 1,
+        }
     }
 }
 
@@ -147,9 +156,9 @@ impl Ledger {
     }
 
     /// Notes a command before it is first sent.
-    pub fn begin(&mut self, kind: Kind, keyed: bool, stream: u64) -> Mark {
+    pub fn begin(&mut self, kind: Kind, stream: u64) -> Mark {
         let mark = Mark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
-        self.entries.push(Entry { kind, outcome: Outcome::Open, sent: 0, keyed, stream });
+        self.entries.push(Entry { kind, outcome: Outcome::Open, sent: 0, stream });
         mark
     }
 
@@ -207,7 +216,7 @@ mod tests {
     #[test]
     fn marks_read_back_and_those_of_others_do_not() {
         let mut ledger = Ledger::new("t1");
-        let mark = ledger.begin(Kind::CancelJob, false, 0);
+        let mark = ledger.begin(Kind::CancelJob, 0);
         assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
         for other in ["t1-1", "t2-0", "t1", "t1-", "t10", ""] {
             assert_eq!(ledger.find(other), None, "{other}");
@@ -215,18 +224,18 @@ mod tests {
     }
 
     #[test]
-    fn once_is_asked_for_only_where_it_was_promised() {
+    fn all_but_invites_happen_once_however_often_they_are_sent() {
         let mut ledger = Ledger::new("t1");
-        for (kind, keyed, sent, once) in [
-            (Kind::SubmitJob, false, 1, true),
-            (Kind::SubmitJob, false, 2, false),
-            (Kind::SubmitJob, true, 2, true),
-            (Kind::SubmitNamedJob, false, 2, true),
-            (Kind::MakeInvites, true, 1, false),
+        for (kind, sent, at_most) in [
+            (Kind::SubmitJob, 1, 1),
+            (Kind::SubmitJob, 3, 1),
+            (Kind::SubmitNamedJob, 2, 1),
+            (Kind::MakeInvites, 1, INVITES),
+            (Kind::MakeInvites, 2, 2 * INVITES),
         ] {
-            let mark = ledger.begin(kind, keyed, 0);
+            let mark = ledger.begin(kind, 0);
             (0..sent).for_each(|_| ledger.sending(mark));
-            assert_eq!(ledger.entry(mark).unwrap().must_be_once(), once, "{kind:?} {keyed} {sent}");
+            assert_eq!(ledger.entry(mark).unwrap().at_most(), at_most, "{kind:?} {sent}");
         }
     }
 
@@ -235,7 +244,7 @@ mod tests {
         let mut ledger = Ledger::new("t1");
         for outcome in [Outcome::Open, Outcome::Unknown, Outcome::Acknowledged { position: 1 }, Outcome::Refused { clean: true }]
         {
-            let mark = ledger.begin(Kind::Ask, false, 0);
+            let mark = ledger.begin(Kind::Ask, 0);
             ledger.settle(mark, outcome);
         }
         assert_eq!(ledger.tally()[&Kind::Ask], [1, 1, 2]);

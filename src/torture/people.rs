@@ -1,21 +1,17 @@
 //! Simulated users. Each does one thing after another, by chance, on whichever server, and remembers what was acknowledged.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use genie_events::{JobId, UserId};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{sync::Mutex, task::JoinSet};
+use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
 use crate::torture::{
     chat,
     client::{Arena, Ask, By, Told},
-    ledger::{Kind, stream_hash},
+    ledger::{INVITES, Kind, stream_hash},
     read_side::id,
     verdict::Count,
 };
@@ -28,8 +24,12 @@ const SECRETS: usize = 64;
 const TOO_MANY: Duration = Duration::from_secs(1);
 /// Users registered at once, before anything is broken: each costs a password hash or two.
 const AT_ONCE: usize = 4;
-/// Invites made at once.
-const INVITES: usize = 20;
+/// How long a credential may take to be revealed after the last fault.
+const LAST_LOOK: Duration = Duration::from_secs(30);
+/// Sessions that a user talks in at once.
+const SESSIONS: u64 = 4;
+/// Talks in one session: two messages each, all on one page.
+const TALKS: u64 = 100;
 /// How long a read may take that has to show what was acknowledged.
 const READ: Duration = Duration::from_secs(20);
 
@@ -160,8 +160,8 @@ impl Life {
         Self { arena, door, person, chance, has_model, jobs, credential: None, secrets, onboarding: 0, talks: 0 }
     }
 
-    /// Does one thing after another until it is told to stop. Gives the person back, for a look at what is shown of them.
-    pub async fn live(mut self) -> Person {
+    /// Does one thing after another until it is told to stop. Comes back for a last look at what is shown of them.
+    pub async fn live(mut self) -> Self {
         while !self.arena.stop.is_cancelled() {
             match self.chance.random_range(0..100) {
                 0..=27 => self.submit(true).await,
@@ -169,7 +169,7 @@ impl Life {
                 42..=51 => self.about_a_job(Kind::CancelJob, "cancel").await,
                 52..=57 => self.about_a_job(Kind::RetryJob, "retry").await,
                 58..=69 => self.store_credential().await,
-                70..=77 => self.reveal().await,
+                70..=77 => _ = self.reveal().await,
                 78..=79 => self.advance_onboarding().await,
                 80 => self.bring_a_newcomer().await,
                 81..=86 if self.has_model => self.caption().await,
@@ -177,6 +177,20 @@ impl Life {
                 _ => self.log_in_again().await,
             }
             tokio::time::sleep(Duration::from_millis(self.chance.random_range(0..40))).await;
+        }
+        self
+    }
+
+    /// After the last fault: what was acknowledged is asked for until there is an answer. Gives the person back.
+    pub async fn look_back(mut self) -> Person {
+        let deadline = Instant::now() + LAST_LOOK;
+        while !self.reveal().await {
+            if Instant::now() >= deadline {
+                let sentence = format!("credential {:?} was acknowledged, and is not revealed any more", self.credential);
+                self.arena.accuse(Count::Missing, sentence);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.person
     }
@@ -236,11 +250,7 @@ impl Life {
         match told {
             Told::Yes { json, .. } => {
                 self.credential = json["id"].as_str().map(str::to_owned);
-                // Where keys are not honoured, an earlier command that was sent twice may take effect once more, late.
-                if self.arena.keyed.load(Ordering::Relaxed) {
-                    self.secrets.clear();
-                }
-                self.secrets.push(secret);
+                self.secrets = vec![secret];
             }
             Told::Unknown => self.secrets.push(secret),
             Told::No { .. } => {}
@@ -249,20 +259,22 @@ impl Life {
         self.secrets.drain(..too_many);
     }
 
-    async fn reveal(&mut self) {
-        let Some(credential) = self.credential.clone() else { return };
+    /// Compares what is revealed with what was stored. Answers whether it was compared.
+    async fn reveal(&mut self) -> bool {
+        let Some(credential) = self.credential.clone() else { return true };
         let body = json!({"creatorProfileId": credential, "purpose": "torture"});
         // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
         let ask = Ask { again: false, ..Ask::post(Kind::RevealCredential, "/api/credentials/reveal", By::Secret, body) };
         let sentence = match self.arena.tell(&mut self.chance, ask).await {
             Told::Yes { json, position } => match json["credentials"]["password"].as_str() {
-                Some(shown) if self.secrets.iter().any(|secret| secret == shown) => return,
+                Some(shown) if self.secrets.iter().any(|secret| secret == shown) => return true,
                 _ => format!("credential {credential} revealed another secret than was stored last, at position {position}"),
             },
             Told::No { status: 404, .. } => format!("credential {credential} was acknowledged, and is not there"),
-            Told::No { .. } | Told::Unknown => return,
+            Told::No { .. } | Told::Unknown => return false,
         };
         self.arena.accuse(Count::Missing, sentence);
+        true
     }
 
     async fn advance_onboarding(&mut self) {
@@ -294,7 +306,8 @@ impl Life {
 
     async fn talk(&mut self) {
         self.talks += 1;
-        let session = format!("talk-{}", self.talks % 4);
+        // A session that gets too long would have its answers beyond the first page that is read.
+        let session = format!("talk-{}-{}", self.talks / (SESSIONS * TALKS), self.talks % SESSIONS);
         chat::talk(&self.arena, &mut self.chance, &self.person, &session).await;
     }
 

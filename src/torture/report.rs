@@ -18,7 +18,6 @@ pub struct Report {
     pub seconds: u64,
     pub seed: u64,
     pub has_model: bool,
-    pub keyed: bool,
     /// Not ended early.
     pub complete: bool,
     pub faults: BTreeMap<Fault, u64>,
@@ -31,6 +30,10 @@ pub struct Report {
     pub internal: (u64, Vec<String>),
     pub facts: u64,
     pub feeds_resumed: u64,
+    /// Users whose read side was held against a replay; clients that were started is how many it must be.
+    pub compared: usize,
+    /// Parts of the run itself that broke: a client's task that ended by itself, a subscriber without notes.
+    pub broken: Vec<String>,
     pub verdict: Verdict,
     /// The median and the longest.
     pub good_again: Option<(Duration, Duration)>,
@@ -45,9 +48,30 @@ fn millis(took: Duration) -> u64 {
 }
 
 impl Report {
-    /// Whether it ran to its end and all six counters are zero.
+    /// Whether it ran to its end, all of it was checked, and all of it was as it must be.
     pub fn passed(&self) -> bool {
-        self.complete && self.verdict.is_clean()
+        self.complete && self.failures().is_empty()
+    }
+
+    /// Why it did not pass: what was lost, and what could not be checked.
+    pub fn failures(&self) -> Vec<String> {
+        let lost = Count::ALL.into_iter().filter(|count| self.verdict.count(*count) > 0);
+        let mut failures: Vec<String> = lost.map(|count| format!("{}: not zero", count.as_str())).collect();
+        let acknowledged: u64 = self.commands.values().map(|[yes, _, _]| yes).sum();
+        for (is_so, why) in [
+            (self.internal.0 > 0, "there were answers with status 500"),
+            (self.settled.is_none(), "the read side never was what a fresh replay gives"),
+            (self.unanswered > 0, "there are faults after which no good answer came"),
+            (self.faults.is_empty(), "nothing was broken; it may need more --seconds"),
+            (acknowledged == 0, "nothing was acknowledged"),
+            (self.compared != self.clients, "not every user's read side was compared"),
+        ] {
+            if is_so {
+                failures.push(why.to_owned());
+            }
+        }
+        failures.extend(self.broken.iter().cloned());
+        failures
     }
 
     pub fn json(&self) -> Value {
@@ -62,9 +86,10 @@ impl Report {
             })
             .collect();
         json!({
-            "passed": self.passed(), "complete": self.complete, "store": self.store, "servers": self.servers,
+            "passed": self.passed(), "complete": self.complete, "failures": self.failures(),
+            "store": self.store, "servers": self.servers,
             "clients": self.clients, "seconds": self.seconds, "seed": self.seed, "model_server": self.has_model,
-            "idempotency_keys": self.keyed, "faults": faults, "skipped": skipped, "commands": commands,
+            "faults": faults, "skipped": skipped, "commands": commands,
             "requests": self.requests, "lost_answers": self.lost, "server_starts": self.starts, "servers_fell": self.fell,
             "internal_errors": {"count": self.internal.0, "examples": self.internal.1},
             "facts": self.facts, "feeds_resumed": self.feeds_resumed, "counters": self.verdict.json(),
@@ -82,16 +107,14 @@ impl Report {
         let mut line = |text: String| {
             let _ = writeln!(out, "{text}"); // writing to a String can't fail
         };
-        let with = |is: bool| if is { "with" } else { "without" };
         line(format!(
-            "{} s on {}, {} server(s), {} clients, seed {}; {} a model server, {} Idempotency-Key",
+            "{} s on {}, {} server(s), {} clients, seed {}; {} a model server",
             self.seconds,
             self.store,
             self.servers,
             self.clients,
             self.seed,
-            with(self.has_model),
-            with(self.keyed)
+            if self.has_model { "with" } else { "without" }
         ));
         line("\nfaults".into());
         self.faults.iter().for_each(|(fault, n)| line(format!("  {:<52} {n:>8}", fault.as_str())));
@@ -123,9 +146,10 @@ impl Report {
         let settled = self.settled.map_or("never".into(), |took| format!("{} ms", millis(took)));
         line(format!("  {:<52} {settled}", "read side equal to a fresh replay, after the end"));
         self.kept.iter().for_each(|kept| line(format!("\nkept: {kept}")));
-        line(match (self.complete, self.verdict.is_clean()) {
+        let failures = self.failures();
+        line(match (self.complete, failures.is_empty()) {
             (true, true) => "\nNothing was lost.".into(),
-            (true, false) => "\nFAILED".into(),
+            (true, false) => format!("\nFAILED\n  {}", failures.join("\n  ")),
             (false, _) => "\nENDED EARLY: what was found so far is above".into(),
         });
         out
@@ -144,7 +168,6 @@ mod tests {
             seconds: 3,
             seed: 4,
             has_model: false,
-            keyed: false,
             complete: true,
             faults: [(Fault::KillServer, 5)].into(),
             skipped: vec![(Fault::Stall, "a reason")],
@@ -156,18 +179,32 @@ mod tests {
             internal: (0, vec![]),
             facts: 9,
             feeds_resumed: 1,
+            compared: 2,
+            broken: vec![],
             verdict: Verdict::default(),
             good_again: None,
             unanswered: 0,
-            settled: None,
+            settled: Some(Duration::from_millis(7)),
             kept: vec![],
         }
     }
 
     #[test]
     fn only_a_whole_run_with_six_zeros_passes() {
-        assert!(report().passed());
+        assert!(report().passed(), "{:?}", report().failures());
         assert!(!Report { complete: false, ..report() }.passed());
+        for bad in [
+            Report { internal: (1, vec!["an example".into()]), ..report() },
+            Report { settled: None, ..report() },
+            Report { unanswered: 1, ..report() },
+            Report { faults: BTreeMap::new(), ..report() },
+            Report { commands: [(Kind::Register, [0, 2, 3])].into(), ..report() },
+            Report { compared: 1, ..report() },
+            Report { broken: vec!["a client's task ended by itself".into()], ..report() },
+        ] {
+            assert_eq!(bad.failures().len(), 1, "{:?}", bad.failures());
+            assert!(!bad.passed() && bad.table().contains(&bad.failures()[0]));
+        }
         let mut bad = report();
         bad.verdict.add(Count::Twice, "an example");
         assert!(!bad.passed() && bad.table().contains("    - an example"));

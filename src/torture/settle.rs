@@ -1,7 +1,7 @@
 //! The end of a run: nothing is broken any more, and everything has to come to rest. The log is read from its beginning, and
 //! every user's read side is held against a fresh replay of that user's facts until they are equal.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use genie_log::{Body, Log, LogError};
 use rand::rngs::StdRng;
@@ -13,9 +13,8 @@ use tokio::{
 
 use crate::torture::{
     check::{Checker, Seen},
-    client::Arena,
+    client::{Arena, Books},
     feed::Notes,
-    ledger::{Ledger, Mark},
     people::Person,
     read_side,
     replay::{Replay, differences},
@@ -37,6 +36,10 @@ pub struct Settled {
     /// From the last fault or command until the read side was what a fresh replay gives; `None` when it never was.
     pub took: Option<Duration>,
     pub feeds_resumed: u64,
+    /// Users whose read side was compared.
+    pub compared: usize,
+    /// Subscribers without notes.
+    pub broken: Vec<String>,
 }
 
 /// What is still to be compared.
@@ -51,8 +54,8 @@ pub struct Rest<'a> {
 
 impl Rest<'_> {
     /// Waits, reads, compares. `since` is when the last fault was mended and the last command answered.
-    pub async fn settle(mut self, ledger: &Ledger, held: &HashMap<Mark, u64>, since: Instant) -> Settled {
-        let mut checker = Checker::new(ledger, held);
+    pub async fn settle(mut self, books: &Books, since: Instant) -> Settled {
+        let mut checker = Checker::new(books);
         let mut verdict = Verdict::default();
         let (mut head, mut took) = (0, None);
         let deadline = Instant::now() + REST;
@@ -80,27 +83,31 @@ impl Rest<'_> {
             }
             sleep(LOOK).await;
         }
-        let (feeds, feeds_resumed) = self.end_feeds(head).await;
+        let until = head;
+        let (feeds, feeds_resumed, broken) = self.end_feeds(until).await;
         // What the subscribers may have seen beyond it.
         if let Err(error) = read_on(self.log, &mut checker, &mut head).await {
             verdict.add(Count::Missing, format!("after position {head} the log can't be read: {error}"));
         }
         let (found, expected) = checker.finish();
         verdict.join(found);
-        feeds.into_iter().for_each(|notes| verdict.join(notes.check(&expected)));
-        Settled { verdict, head, took, feeds_resumed }
+        feeds.into_iter().for_each(|notes| verdict.join(notes.check(&expected, until)));
+        Settled { verdict, head, took, feeds_resumed, compared: self.people.len(), broken }
     }
 
-    async fn end_feeds(&mut self, head: u64) -> (Vec<Notes>, u64) {
+    async fn end_feeds(&mut self, head: u64) -> (Vec<Notes>, u64, Vec<String>) {
         self.last.send_replace(Some(head));
-        let (mut feeds, mut resumed) = (Vec::new(), 0);
+        let (mut feeds, mut resumed, mut broken) = (Vec::new(), 0, Vec::new());
         for subscriber in self.subscribers.drain(..) {
-            if let Ok(notes) = subscriber.await {
-                resumed += notes.resumed;
-                feeds.push(notes);
+            match subscriber.await {
+                Ok(notes) => {
+                    resumed += notes.resumed;
+                    feeds.push(notes);
+                }
+                Err(error) => broken.push(format!("a subscriber's task ended by itself: {error}")),
             }
         }
-        (feeds, resumed)
+        (feeds, resumed, broken)
     }
 
     /// What differs between the read side at a position and a fresh replay.

@@ -38,27 +38,20 @@ pub struct Ground {
 }
 
 impl Site {
-    /// Makes it; `url` names a Postgres.
+    /// Makes it; `url` names a Postgres. What can't be made whole is removed.
     pub async fn make(config: &Config, id: &str, url: Option<&str>) -> Result<Self, String> {
         let folder = std::env::temp_dir().join(format!("genie_torture_{id}"));
         let shown = folder.display();
         DirBuilder::new().mode(0o700).create(&folder).map_err(|error| format!("{shown} can't be made: {error}"))?;
-        let ground = match url {
-            None => None,
-            Some(url) => {
-                let made = Tormented::create(url, &format!("genie_torture_{id}")).await;
-                let tormented = made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
-                let mut proxies = Vec::with_capacity(SERVERS);
-                for _ in 0..SERVERS {
-                    let proxy = Proxy::start(tormented.address()).await;
-                    proxies.push(proxy.map_err(|error| format!("no port can be listened on: {error}"))?);
-                }
-                Some(Ground { tormented, proxies: Arc::new(proxies) })
-            }
-        };
-        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let masters = MasterKeys::generate().to_string();
-        keep_master_key(&folder, &masters).map_err(|error| format!("{shown}: the master key can't be written: {error}"))?;
+        let kept = keep_master_key(&folder, &masters);
+        let ground = match (kept, url) {
+            (Err(error), _) => Err(format!("{shown}: the master key can't be written: {error}")),
+            (Ok(()), None) => Ok(None),
+            (Ok(()), Some(url)) => Ground::make(url, id).await.map(Some),
+        };
+        let ground = ground.inspect_err(|_| remove(&folder))?;
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         Ok(Self {
             folder,
             ground,
@@ -122,17 +115,13 @@ impl Site {
         Log::open(settings).await.map(|opened| opened.log).map_err(|error| error.to_string())
     }
 
-    /// Tidies up after a run that lost nothing; else says what is left to be looked at.
-    pub async fn leave(self, run: Result<Report, String>) -> Result<Report, String> {
-        if run.as_ref().is_ok_and(Report::passed) {
-            if let Some(ground) = &self.ground
-                && let Err(error) = ground.tormented.drop_database().await
-            {
-                eprintln!("the database {} can't be dropped: {error}", ground.tormented.database());
+    /// Tidies up after a run that lost nothing, or was told to stop before it began; else says what is left to be looked at.
+    pub async fn leave(self, run: Result<Report, String>, told_to_stop: bool) -> Result<Report, String> {
+        if run.as_ref().map_or(told_to_stop, Report::passed) {
+            if let Some(ground) = &self.ground {
+                drop_database(&ground.tormented).await;
             }
-            if let Err(error) = fs::remove_dir_all(&self.folder) {
-                eprintln!("{} can't be removed: {error}", self.folder.display());
-            }
+            remove(&self.folder);
             return run;
         }
         let folder = format!("{} (the servers' logs, and the master key)", self.folder.display());
@@ -142,6 +131,36 @@ impl Site {
             Ok(report) => Ok(Report { kept, ..report }),
             Err(sentence) => Err(format!("{sentence}; kept: {}", kept.join(", "))),
         }
+    }
+}
+
+impl Ground {
+    async fn make(url: &str, id: &str) -> Result<Self, String> {
+        let made = Tormented::create(url, &format!("genie_torture_{id}")).await;
+        let tormented = made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
+        let mut proxies = Vec::with_capacity(SERVERS);
+        for _ in 0..SERVERS {
+            match Proxy::start(tormented.address()).await {
+                Ok(proxy) => proxies.push(proxy),
+                Err(error) => {
+                    drop_database(&tormented).await;
+                    return Err(format!("no port can be listened on: {error}"));
+                }
+            }
+        }
+        Ok(Self { tormented, proxies: Arc::new(proxies) })
+    }
+}
+
+async fn drop_database(tormented: &Tormented) {
+    if let Err(error) = tormented.drop_database().await {
+        eprintln!("the database {} can't be dropped: {error}", tormented.database());
+    }
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder) {
+        eprintln!("{} can't be removed: {error}", folder.display());
     }
 }
 

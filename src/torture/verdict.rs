@@ -65,6 +65,7 @@ impl Verdict {
         &self.examples[count as usize]
     }
 
+    #[cfg(test)]
     pub fn is_clean(&self) -> bool {
         self.counts.iter().all(|count| *count == 0)
     }

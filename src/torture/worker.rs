@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use genie_events::JobId;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::torture::{
     client::{Arena, Ask, By, Told},
@@ -29,7 +29,9 @@ struct Held {
 pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
     let mut silent = JoinSet::new();
     while !arena.stop.is_cancelled() {
-        while silent.try_join_next().is_some() {}
+        while let Some(ended) = silent.try_join_next() {
+            go_on(ended);
+        }
         let queues = json!(["media-jobs", "scrape-jobs"]);
         let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
         // The answer holds a lease, so it is never kept: a job whose claim's answer got lost lapses.
@@ -65,7 +67,18 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
             }
         }
     }
-    while silent.join_next().await.is_some() {}
+    while let Some(ended) = silent.join_next().await {
+        go_on(ended);
+    }
+}
+
+/// A panic of somebody silent is their worker's, so that the run hears of it.
+fn go_on(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 async fn end(arena: &Arena, chance: &mut StdRng, held: &Held, kind: Kind) {

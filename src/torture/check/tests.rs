@@ -3,19 +3,21 @@
 use genie_events::{
     JobId, TurnId,
     chat::{Answer, TurnMetrics, TurnOutcome},
+    invite::{Grant, InviteEvent},
     job::JobSpec,
+    tier::Tier,
 };
 use serde_json::Value;
 
 use super::*;
+use crate::torture::{chat::tests::shown, ledger::INVITES};
 
 const ADA: u128 = 1;
 const JOB: &str = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab";
 
 /// A ledger and the log that goes with it.
 struct Run {
-    ledger: Ledger,
-    held: HashMap<Mark, u64>,
+    books: Books,
     log: Vec<Seen>,
 }
 
@@ -59,20 +61,21 @@ fn answered(n: u128) -> ChatEvent {
 
 impl Run {
     fn new() -> Self {
-        Self { ledger: Ledger::new("t1"), held: HashMap::new(), log: Vec::new() }
+        let books = Books { ledger: Ledger::new("t1"), held: HashMap::new(), shown: HashMap::new() };
+        Self { books, log: Vec::new() }
     }
 
     /// A command that is acknowledged with what it leaves next.
     fn yes(&mut self, kind: Kind, stream: &str, event: impl Into<Event>) -> Mark {
         let mark = self.begin(kind, stream);
         self.fact(Some(mark), stream, event);
-        self.ledger.settle(mark, Outcome::Acknowledged { position: self.log.len() as u64 });
+        self.books.ledger.settle(mark, Outcome::Acknowledged { position: self.log.len() as u64 });
         mark
     }
 
     fn begin(&mut self, kind: Kind, stream: &str) -> Mark {
-        let mark = self.ledger.begin(kind, false, stream_hash("job", stream));
-        self.ledger.sending(mark);
+        let mark = self.books.ledger.begin(kind, stream_hash("job", stream));
+        self.books.ledger.sending(mark);
         mark
     }
 
@@ -90,14 +93,14 @@ impl Run {
             owner_seq: position,
             slice: 5,
             caller: if mark.is_some() { CallerKind::User } else { CallerKind::System },
-            request_id: mark.map(|mark| self.ledger.text(mark)),
+            request_id: mark.map(|mark| self.books.ledger.text(mark)),
             event_type: event.type_name().to_owned(),
             event: Some(event),
         });
     }
 
     fn verdict(&self) -> Verdict {
-        let mut checker = Checker::new(&self.ledger, &self.held);
+        let mut checker = Checker::new(&self.books);
         self.log.iter().for_each(|fact| checker.see(fact));
         checker.finish().0
     }
@@ -123,7 +126,7 @@ fn a_good_run() -> Run {
     run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
-    run.held.insert(end, 2);
+    run.books.held.insert(end, 2);
     run.yes(Kind::Ask, "s", asked(7));
     run.fact(None, "s", answered(7));
     run
@@ -160,7 +163,7 @@ fn an_acknowledged_fact_that_was_removed_is_missing() {
 fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
     let mut run = Run::new();
     let mark = run.yes(Kind::SubmitJob, JOB, JobEvent::Submitted(spec()));
-    run.ledger.settle(mark, Outcome::Acknowledged { position: 0 });
+    run.books.ledger.settle(mark, Outcome::Acknowledged { position: 0 });
     only(&run.verdict(), Count::Missing, 1);
 }
 
@@ -182,16 +185,45 @@ fn a_duplicate_is_found_where_once_was_promised() {
     let twice = |kind, sent| {
         let mut run = Run::new();
         let mark = run.yes(kind, JOB, JobEvent::Submitted(spec()));
-        (1..sent).for_each(|_| run.ledger.sending(mark));
+        (1..sent).for_each(|_| run.books.ledger.sending(mark));
         run.fact(Some(mark), "another", JobEvent::Submitted(spec()));
         run.verdict()
     };
     only(&twice(Kind::SubmitJob, 1), Count::Twice, 1);
     only(&twice(Kind::SubmitNamedJob, 2), Count::Twice, 1);
-    only(&twice(Kind::SubmitJob, 2), Count::Twice, 0);
+    only(&twice(Kind::SubmitJob, 2), Count::Twice, 1);
     let mut run = a_good_run();
     run.fact(None, "s", answered(7));
     only(&run.verdict(), Count::Twice, 1);
+}
+
+#[test]
+fn invites_are_as_many_as_were_asked_for() {
+    let made = |sent, count| {
+        let mut run = Run::new();
+        let mark = run.begin(Kind::MakeInvites, "");
+        (1..sent).for_each(|_| run.books.ledger.sending(mark));
+        let created = InviteEvent::Created(Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None });
+        (0..count).for_each(|n| run.fact(Some(mark), &n.to_string(), created.clone()));
+        run.books.ledger.settle(mark, Outcome::Acknowledged { position: u64::from(count) });
+        run.verdict()
+    };
+    only(&made(1, INVITES), Count::Twice, 0);
+    only(&made(1, INVITES + 1), Count::Twice, 1);
+    only(&made(1, INVITES - 1), Count::Missing, 1);
+    only(&made(2, 2 * INVITES), Count::Twice, 0);
+    only(&made(2, 2 * INVITES + 1), Count::Twice, 1);
+}
+
+#[test]
+fn an_answer_shown_that_is_not_the_one_kept_is_found() {
+    for (text, ended, count, n) in
+        [("a", true, Count::Missing, 0), ("", true, Count::Missing, 1), ("b", false, Count::NeverSent, 1)]
+    {
+        let mut run = a_good_run();
+        run.books.shown.insert(turn(7).to_string(), shown(text, ended));
+        only(&run.verdict(), count, n);
+    }
 }
 
 #[test]
@@ -205,11 +237,11 @@ fn what_nobody_sent_or_was_refused_is_found() {
     let mut run = a_good_run();
     let mark = run.begin(Kind::SubmitJob, "x");
     run.fact(Some(mark), "x", JobEvent::Submitted(spec()));
-    run.ledger.settle(mark, Outcome::Refused { clean: true });
+    run.books.ledger.settle(mark, Outcome::Refused { clean: true });
     only(&run.verdict(), Count::NeverSent, 1);
-    run.ledger.settle(mark, Outcome::Refused { clean: false });
+    run.books.ledger.settle(mark, Outcome::Refused { clean: false });
     assert!(run.verdict().is_clean(), "an earlier try may have been heard");
-    run.ledger.settle(mark, Outcome::Unknown);
+    run.books.ledger.settle(mark, Outcome::Unknown);
     assert!(run.verdict().is_clean(), "nobody knows");
 }
 
@@ -243,7 +275,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.fact(None, JOB, lapsed());
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
-    run.held.insert(end, 2);
+    run.books.held.insert(end, 2);
     only(&run.verdict(), Count::Lapsed, 1);
 
     // Somebody else held it meanwhile, in an attempt of the same number after a retry.
@@ -254,9 +286,9 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.yes(Kind::RetryJob, JOB, JobEvent::Retried { queue: "q".into(), priority: 5 });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
-    run.held.insert(end, 5);
+    run.books.held.insert(end, 5);
     assert!(run.verdict().is_clean());
-    run.held.insert(end, 2);
+    run.books.held.insert(end, 2);
     only(&run.verdict(), Count::Lapsed, 1);
 
     // It was given away while somebody held it.
@@ -270,8 +302,8 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     // A completion was acknowledged that was somebody else's.
     let mut run = a_good_run();
     let other = run.begin(Kind::CompleteJob, JOB);
-    run.held.insert(other, 1);
-    run.ledger.settle(other, Outcome::Acknowledged { position: 5 });
+    run.books.held.insert(other, 1);
+    run.books.ledger.settle(other, Outcome::Acknowledged { position: 5 });
     only(&run.verdict(), Count::Lapsed, 1);
 }
 
@@ -281,16 +313,16 @@ fn what_is_so_already_needs_no_fact_of_its_own() {
     run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
     run.yes(Kind::CancelJob, JOB, JobEvent::Cancelled);
     let again = run.begin(Kind::CancelJob, JOB);
-    run.ledger.settle(again, Outcome::Acknowledged { position: 2 });
+    run.books.ledger.settle(again, Outcome::Acknowledged { position: 2 });
     assert!(run.verdict().is_clean());
-    run.ledger.settle(again, Outcome::Acknowledged { position: 1 });
+    run.books.ledger.settle(again, Outcome::Acknowledged { position: 1 });
     only(&run.verdict(), Count::Missing, 1);
 }
 
 #[test]
 fn what_is_held_or_running_is_unfinished() {
     let run = a_good_run();
-    let mut checker = Checker::new(&run.ledger, &run.held);
+    let mut checker = Checker::new(&run.books);
     let open: Vec<usize> = run
         .log
         .iter()
