@@ -142,6 +142,9 @@ BEGIN
 
     -- Requests that are not plainly good. An owner whose last event is the one before cannot have these rows yet, nor this
     -- stream another one of the owner's: only a first event can meet a stream of somebody else.
+    WITH new_keys AS MATERIALIZED (
+        SELECT w.r, w.user_id FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text) WHERE w.t = 'new_key'
+    )
     SELECT coalesce(array_agg(DISTINCT d.request), '{}') INTO doubtful FROM (
         SELECT o.request
         FROM (
@@ -150,8 +153,9 @@ BEGIN
             GROUP BY r.request, r.user_id
         ) o
         LEFT JOIN user_keys k ON k.user_id = o.user_id AND k.state = 'live'
+        LEFT JOIN new_keys n ON n.r = o.request AND n.user_id = o.user_id
         LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1 -- one row, the one before, when all is good
-        WHERE NOT (o.system OR k.user_id IS NOT NULL) OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
+        WHERE NOT (o.system OR k.user_id IS NOT NULL OR n.r IS NOT NULL) OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
         UNION ALL
         SELECT r.request
         FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence) AS r (request, aggregate_type, aggregate_id, sequence)
@@ -159,8 +163,9 @@ BEGIN
             SELECT FROM events e
             WHERE e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = 1)
         UNION ALL
-        SELECT w.r FROM jsonb_to_recordset(p_work) AS w (r int, t text)
-        WHERE w.t IN ('new_key', 'remember', 'only_if_lapsed', 'only_in_epoch')
+        SELECT w.r FROM jsonb_to_recordset(p_work) AS w (r int, t text, key_hash text)
+        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch')
+           OR (w.t = 'remember' AND EXISTS (SELECT FROM idempotency i WHERE i.key_hash = w.key_hash))
     ) d;
     IF doubtful <> '{}' THEN
         SELECT coalesce(array_agg(j.request), '{}'), coalesce(array_agg(j.outcome), '{}')

@@ -164,9 +164,9 @@ pub enum Work {
 }
 
 impl Work {
-    /// Whether it decides about the append: a condition, or a key that is made in it.
-    pub(crate) fn is_judged(&self) -> bool {
-        matches!(self, Self::NewKey(_) | Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_))
+    /// Whether it is a condition of the append.
+    pub(crate) fn is_condition(&self) -> bool {
+        matches!(self, Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_))
     }
 }
 
@@ -250,6 +250,11 @@ pub(crate) struct Request {
 impl Request {
     pub fn bytes(&self) -> usize {
         self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum()
+    }
+
+    /// Whether the owner's key is made in this very append.
+    pub fn makes_key_of(&self, owner: Uuid) -> bool {
+        self.work.iter().any(|work| matches!(work, Work::NewKey(key) if key.owner == owner))
     }
 
     pub fn owners(&self) -> impl Iterator<Item = Uuid> {

@@ -63,9 +63,10 @@ async fn doubtful(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<HashSet<usize>,
             let first = owners.entry(row.owner).or_insert(row.owner_seq);
             *first = row.owner_seq.min(*first);
         }
-        fences.extend(owners.into_iter().map(|(owner, first)| (n, owner, first, request.system_owners.contains(&owner))));
+        let needs_no_key = |owner: &Uuid| request.system_owners.contains(owner) || request.makes_key_of(*owner);
+        fences.extend(owners.into_iter().map(|(owner, first)| (n, owner, first, needs_no_key(&owner))));
         firsts.extend(request.rows.iter().filter(|row| row.sequence == 1).map(|row| (n, &row.kind, &row.id)));
-        if request.work.iter().any(Work::is_judged) {
+        if request.work.iter().any(Work::is_condition) {
             doubtful.insert(n);
         }
     }
@@ -185,7 +186,7 @@ async fn is_deposed(tx: &mut Tx<'_>, request: &Request) -> Result<bool, sqlx::Er
 }
 
 async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<bool, sqlx::Error> {
-    if request.work.iter().any(|work| matches!(work, Work::NewKey(key) if key.owner == owner)) {
+    if request.makes_key_of(owner) {
         return Ok(true);
     }
     let live = sqlx::query("SELECT 1 FROM user_keys WHERE user_id = $1 AND state = 'live'").bind(owner.to_string());
