@@ -1,6 +1,6 @@
 //! All commands.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
@@ -44,11 +44,7 @@ enum Command {
 #[derive(Subcommand)]
 enum Audit {
     /// Check the whole log against its digests, its tree and its signed heads
-    Verify {
-        /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it
-        #[arg(long)]
-        heads: Option<PathBuf>,
-    },
+    Verify(audit::verify::Wanted),
     /// Print the proof that a fact stands in the log under the newest signed head
     Proof {
         /// The fact's position
@@ -83,11 +79,13 @@ pub fn run() -> ExitCode {
         Command::Invite(wanted) => invite::make(config, wanted),
         Command::Log(command) => transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
-        Command::Audit { what: Some(what), .. } => audit::with_log(&config, async |log| match what {
-            Audit::Verify { heads } => audit::verify::run(log, heads.as_deref()).await,
-            Audit::Proof { position, from } => audit::proof::print(log, position, from).await,
-            Audit::Key => audit::print_key(log).await,
-        }),
+        Command::Audit { what: Some(what), .. } => match what {
+            Audit::Verify(wanted) => audit::verify::run(&config, &wanted),
+            Audit::Proof { position, from } => {
+                audit::with_log(&config, async |log| audit::proof::print(log, position, from).await)
+            }
+            Audit::Key => audit::with_log(&config, async |log| audit::print_key(log).await),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -67,7 +67,8 @@ async fn take_in(config: &Config, Folder { dir, passphrase_file }: &Folder) -> R
     Ok(format!("the store holds positions 1 to {head}, {} of them new", head - had))
 }
 
-fn passphrase(config: &Config, file: Option<&Path>, is_new: bool) -> Result<SecretString, String> {
+/// The passphrase of an export: from the file, the environment or the terminal.
+pub fn passphrase(config: &Config, file: Option<&Path>, is_new: bool) -> Result<SecretString, String> {
     let passphrase = match (file, &config.export_passphrase) {
         (Some(file), _) => read(file)?,
         (None, Some(passphrase)) => passphrase.clone(),

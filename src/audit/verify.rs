@@ -1,21 +1,80 @@
-//! `genie audit verify`: the whole log against its digests, its tree and its signed heads, and heads that were kept outside.
+//! `genie audit verify`: the whole log against its digests, its tree and its signed heads, and heads that were kept outside. An
+//! export is checked without the store that it was made of.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
 
-use genie_log::{Log, heads::Notes, verify::CantVerify};
+use clap::Args;
+use genie_log::{
+    export::Export,
+    heads::{Notes, PublicHeadKey},
+    verify::{CantVerify, Verified},
+};
 
-use crate::app::say;
+use crate::{app::say, audit, config::Config, transfer};
+
+/// What is to be checked, and against what.
+#[derive(Args)]
+pub struct Wanted {
+    /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it
+    #[arg(long)]
+    heads: Option<PathBuf>,
+    /// Check the export in this folder instead of the store
+    #[arg(long)]
+    export: Option<PathBuf>,
+    /// The public key of the heads, as `genie audit key` prints it; only with --export, which has none
+    #[arg(long, requires = "export")]
+    key: Option<String>,
+    /// A file that holds the export's passphrase and that only its owner may read
+    #[arg(long, requires = "export")]
+    passphrase_file: Option<PathBuf>,
+}
 
 /// Checks, and prints what was checked; an error names the first position that is bad.
-pub async fn run(log: Log, heads: Option<&Path>) -> Result<(), String> {
+pub fn run(config: &Config, wanted: &Wanted) -> Result<(), String> {
+    let verified = match &wanted.export {
+        Some(dir) => of_export(config, dir, wanted)?,
+        None => {
+            let mut verified = Verified::default();
+            audit::with_log(config, async |log| {
+                verified = log.verify(notes(wanted.heads.as_deref())?).await.map_err(sentence)?;
+                Ok(())
+            })?;
+            verified
+        }
+    };
+    tell(verified, wanted.heads.is_some());
+    Ok(())
+}
+
+fn of_export(config: &Config, dir: &Path, wanted: &Wanted) -> Result<Verified, String> {
+    let key = wanted.key.as_deref().map(PublicHeadKey::parse).transpose().map_err(|error| format!("--key: {error}"))?;
+    if wanted.heads.is_some() && key.is_none() {
+        return Err("--heads of an export wants --key, as `genie audit key` prints it".into());
+    }
+    let passphrase = transfer::passphrase(config, wanted.passphrase_file.as_deref(), false)?;
+    let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
+    export.verify(notes(wanted.heads.as_deref())?, key.as_ref()).map_err(sentence)
+}
+
+fn notes(heads: Option<&Path>) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>, String> {
     let file = heads.map(|path| File::open(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()?;
-    let pinned = file.into_iter().flat_map(|file| Notes::new(BufReader::new(file)));
-    let verified = log.verify(pinned).await.map_err(|error| match error {
+    Ok(file.into_iter().flat_map(|file| Notes::new(BufReader::new(file))))
+}
+
+fn sentence(error: CantVerify) -> String {
+    match error {
         CantVerify::Log(error) => format!("the log can't be read: {error}"),
         wrong => format!("the log does not verify: {wrong}"),
-    })?;
+    }
+}
+
+fn tell(verified: Verified, has_heads: bool) {
     say(&format!("verified {} facts, {} heads", verified.facts, verified.heads));
-    if heads.is_some() {
+    if has_heads {
         say(&format!("{} heads kept outside agree with them", verified.pinned));
     }
     if verified.covered < verified.facts {
@@ -25,5 +84,4 @@ pub async fn run(log: Log, heads: Option<&Path>) -> Result<(), String> {
     if verified.uncounted > 0 {
         say(&format!("the order among their owner's was not checked for {} facts: too many owners", verified.uncounted));
     }
-    Ok(())
 }

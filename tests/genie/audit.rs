@@ -244,3 +244,38 @@ both_stores!(a_file_of_heads_belongs_to_its_log_and_survives_a_power_cut, async 
     let told = String::from_utf8(done.stderr).unwrap();
     assert!(!done.status.success() && told.contains("GENIE_HEADS_FILE") && told.contains("name another file"), "{told}");
 });
+
+both_stores!(an_export_verifies_without_its_store_and_with_heads_kept_outside, async |store: TestStore| {
+    let (heads, export) = (store.folder().join("heads"), store.folder().join("export"));
+    let (kept, export) = (heads.to_str().unwrap().to_owned(), export.to_str().unwrap().to_owned());
+    let settings = [
+        ("GENIE_SEAL_SECONDS", "1".to_owned()),
+        ("GENIE_HEADS_FILE", kept.clone()),
+        ("GENIE_EXPORT_PASSPHRASE", "a long passphrase".to_owned()),
+    ];
+    let mut genie = TestGenie::start_with(store, &settings).await;
+    let ada = genie.user("ada").await;
+    ada.submit_job(&genie).await;
+    sealed(&genie).await;
+    until("a head is kept outside", async || pinned(&genie, &kept).await.filter(|heads| *heads >= 1)).await;
+    let key = audit(&genie, &["key"]).await.unwrap().trim().to_owned();
+    let exported = genie.command(&["log", "export", &export]).output().await.unwrap();
+    assert!(exported.status.success(), "{exported:?}");
+
+    let verified = audit(&genie, &["verify", "--export", &export, "--heads", &kept, "--key", &key]).await.unwrap();
+    assert!(verified.starts_with("verified ") && verified.contains("heads kept outside agree"), "{verified}");
+    assert!(!verified.contains("\n0 heads"), "{verified}");
+    let wants_key = audit(&genie, &["verify", "--export", &export, "--heads", &kept]).await.unwrap_err();
+    assert!(wants_key.contains("--key"), "{wants_key}");
+
+    // One byte of the rows' file.
+    let file = std::fs::read_dir(&export).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log-"));
+    let file = file.min().expect("a file of rows");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let broken = audit(&genie, &["verify", "--export", &export]).await.unwrap_err();
+    assert!(broken.contains(file.file_name().unwrap().to_str().unwrap()), "{broken}");
+});

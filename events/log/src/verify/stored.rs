@@ -6,6 +6,7 @@ use sqlx::Row;
 
 use crate::{
     Log, LogError, StoredRow,
+    export::{Export, TransferError},
     heads::{PublicHeadKey, SignedHead, stored_note},
     row::COLUMNS,
     store::Store,
@@ -33,6 +34,9 @@ pub enum CantVerify {
     /// The store can't be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A file of an export can't be read, or is not what was written.
+    #[error(transparent)]
+    Export(#[from] TransferError),
 }
 
 /// Heads that were kept outside, one look ahead.
@@ -68,6 +72,29 @@ struct Page {
     rows: Vec<StoredRow>,
     hashes: BTreeMap<u64, Hash>,
     heads: BTreeMap<u64, String>,
+}
+
+impl Export {
+    /// Checks the rows of an export, and heads of the log that were kept outside, as far as the export goes; `key` is the log's.
+    /// Reads files as it goes, so not for a thread that has others waiting.
+    pub fn verify(
+        &self,
+        pinned: impl Iterator<Item = std::io::Result<String>>,
+        key: Option<&PublicHeadKey>,
+    ) -> Result<Verified, CantVerify> {
+        let mut pinned = Pinned { notes: pinned, read: 0, largest: 0, next: None };
+        let mut verifier = Verifier::new();
+        for row in self.rows(0) {
+            let row = row?;
+            while let Some(key) = key
+                && let Some(head) = pinned.upto(row.position, key)?
+            {
+                verifier.head(head, Kept::Outside)?;
+            }
+            verifier.row(&row, &[])?;
+        }
+        Ok(verifier.finish()?)
+    }
 }
 
 impl Log {
