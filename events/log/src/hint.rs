@@ -24,7 +24,7 @@ const CHANNEL: &str = "genie_head";
 /// The net: how often the table is looked at when no hint comes.
 const POLL: Duration = Duration::from_secs(1);
 /// The shortest time between two hints; what is appended meanwhile goes with the next.
-const SPACING: Duration = Duration::from_millis(3);
+const SPACING: Duration = Duration::from_millis(1);
 /// How often a process that sends hints looks whether anybody is left to be told.
 const COMPANY: Duration = Duration::from_secs(5);
 /// What a process says when it begins to listen.
