@@ -83,14 +83,15 @@ async fn into_store(store: &Store, export: &Export, system: Uuid, system_row: Ro
     Ok(Imported { head, had })
 }
 
-/// A server keeps connections to tell and to be elected for as long as it runs; an import has one that is named.
+/// A server keeps connections to tell and to be elected for as long as it runs. Those of the import itself are its pool's.
 async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
     let mut waited = Duration::ZERO;
     loop {
         let sql = "SELECT count(*) FROM pg_stat_activity \
-             WHERE datname = current_database() AND starts_with(application_name, 'genie') AND pid <> pg_backend_pid()";
-        let others: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
-        if others == 0 {
+             WHERE datname = current_database() AND starts_with(application_name, 'genie')";
+        let connections: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+        let others = connections - i64::from(pool.size());
+        if others <= 0 {
             return Ok(());
         }
         if waited >= OTHERS_GO {
