@@ -155,7 +155,8 @@ BEGIN
         LEFT JOIN user_keys k ON k.user_id = o.user_id AND k.state = 'live'
         LEFT JOIN new_keys n ON n.r = o.request AND n.user_id = o.user_id
         LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1 -- one row, the one before, when all is good
-        WHERE NOT (o.system OR k.user_id IS NOT NULL OR n.r IS NOT NULL) OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
+        WHERE NOT (o.system OR k.user_id IS NOT NULL OR n.r IS NOT NULL)
+           OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
         UNION ALL
         SELECT r.request
         FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence) AS r (request, aggregate_type, aggregate_id, sequence)
@@ -176,27 +177,15 @@ BEGIN
         refused := requests;
     END IF;
 
-    IF refused = '{}' THEN
-        INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                            event_id, user_id, user_seq, slice, recorded_at, digest)
-        SELECT head + r.nth, r.aggregate_type, r.aggregate_id, r.sequence, r.event_type, r.event_version, r.payload::json,
-               r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at, r.digest
-        FROM unnest(p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload, p_metadata,
-                    p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
-            WITH ORDINALITY AS r (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                                  event_id, user_id, user_seq, slice, recorded_at, digest, nth);
-    ELSE
-        INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                            event_id, user_id, user_seq, slice, recorded_at, digest)
-        SELECT head + row_number() OVER (ORDER BY r.nth), r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
-               r.event_version, r.payload::json, r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at,
-               r.digest
-        FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload,
-                    p_metadata, p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
-            WITH ORDINALITY AS r (request, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                                  event_id, user_id, user_seq, slice, recorded_at, digest, nth)
-        WHERE NOT r.request = ANY (refused);
-    END IF;
+    INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                        event_id, user_id, user_seq, slice, recorded_at, digest)
+    SELECT head + row_number() OVER (ORDER BY r.nth), r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
+           r.event_version, r.payload::json, r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at, r.digest
+    FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload, p_metadata,
+                p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
+        WITH ORDINALITY AS r (request, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                              event_id, user_id, user_seq, slice, recorded_at, digest, nth)
+    WHERE NOT r.request = ANY (refused);
 
     IF p_work IS NOT NULL THEN
         PERFORM work_of_append(p_work, refused);
@@ -237,12 +226,16 @@ BEGIN
         WHERE r.request = ANY (doubtful)
     ), owners AS MATERIALIZED (
         SELECT request, user_id, min(user_seq) AS first_seq, bool_or(system) AS system FROM rows GROUP BY request, user_id
+    ), work AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(p_work)
+            AS w (r int, t text, epoch bigint, user_id text, key_hash text, kind text, id text, holder text, now bigint)
+        WHERE w.r = ANY (doubtful)
     )
     SELECT q.request, CASE
         WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
             THEN 'already'
         WHEN EXISTS (
-            SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, epoch bigint)
+            SELECT FROM work w
             WHERE w.r = q.request AND w.t = 'only_in_epoch'
               AND NOT EXISTS (SELECT FROM elections e WHERE e.name = 'genie' AND e.epoch = w.epoch)
         ) THEN 'deposed'
@@ -251,7 +244,7 @@ BEGIN
             WHERE o.request = q.request AND NOT o.system
               AND NOT EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live')
               AND NOT EXISTS (
-                  SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text)
+                  SELECT FROM work w
                   WHERE w.r = q.request AND w.t = 'new_key' AND w.user_id = o.user_id)
         ) THEN 'key_not_live'
         WHEN EXISTS (
@@ -265,12 +258,12 @@ BEGIN
             WHERE r.request = q.request
         ) THEN 'taken'
         WHEN EXISTS (
-            SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, key_hash text)
+            SELECT FROM work w
             JOIN idempotency i ON i.key_hash = w.key_hash
             WHERE w.r = q.request AND w.t = 'remember'
         ) THEN 'key_used'
         WHEN EXISTS (
-            SELECT FROM jsonb_to_recordset(p_work) AS w (r int, t text, kind text, id text, holder text, now bigint)
+            SELECT FROM work w
             WHERE w.r = q.request AND w.t = 'only_if_lapsed' AND NOT EXISTS (
                 SELECT FROM leases l
                 WHERE l.kind = w.kind AND l.id = w.id AND l.holder = w.holder AND l.expires_at <= w.now)
