@@ -1,9 +1,9 @@
-//! How fast one core opens stored rows (digest, decryption, upcast) and folds them into users.
+//! How fast one core replays stored rows (digest, decryption, upcast, fold), as a user wakes without a snapshot.
 
-use std::collections::HashMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use genie_events::{User, UserId};
-use genie_log::{Body, StoredRow, read::PAGE};
+use genie_events::UserId;
+use genie_log::{StoredRow, keys::UserKeys, read::PAGE, wake};
 use tokio::time::Instant;
 
 use crate::{
@@ -16,39 +16,52 @@ use crate::{
 /// Users; each has a handful of facts and those of one turn of commands.
 const USERS: usize = 1000;
 /// Turns.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 11;
 
 /// Events per second.
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let creators = ground.creators(&node, USERS).await?;
     commands::rate(&node, &creators).await?;
-    let rows = all_rows(&node).await?;
+    let lives = all_lives(&node).await?;
+    let events: usize = lives.iter().map(|life| life.rows.len()).sum();
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
-        let (mut users, began) = (HashMap::<UserId, User>::with_capacity(USERS), Instant::now());
-        for row in &rows {
-            // With its key at hand this waits for nothing, and stays on the thread that it is on.
-            let fact = node.log.open_row(row).await?;
-            if let (Some(user), Body::Open(event, _)) = (fact.user, fact.body) {
-                users.entry(user).or_insert_with(|| User::new(user)).evolve(&fact.stream, fact.sequence, event);
+        let began = Instant::now();
+        for life in &lives {
+            let mut awake = wake::asleep(life.user);
+            awake.replay(&life.rows, &life.keys)?;
+            if awake.user.seq() != life.rows.len() as u64 {
+                return Err(format!("user {} was not folded to the end", life.user).into());
             }
         }
-        rates.push(rows.len() as f64 / began.elapsed().as_secs_f64());
-        if users.len() != USERS {
-            return Err(format!("{} users were folded, where {USERS} are stored", users.len()).into());
-        }
+        rates.push(events as f64 / began.elapsed().as_secs_f64());
     }
     Ok(vec![Row::new(ground.name("replay_events_per_s_core"), median(&rates), "events/s", Bound::AtLeast(200_000.0))])
 }
 
-async fn all_rows(node: &Node) -> Measured<Vec<StoredRow>> {
-    let mut all: Vec<StoredRow> = Vec::new();
+/// A user's rows in order, and the keys that open them.
+struct Life {
+    user: UserId,
+    keys: Arc<UserKeys>,
+    rows: Vec<StoredRow>,
+}
+
+async fn all_lives(node: &Node) -> Measured<Vec<Life>> {
+    let (mut rows, mut read) = (BTreeMap::<UserId, Vec<StoredRow>>::new(), 0);
     loop {
-        let page = node.log.rows(all.len() as u64, PAGE).await?;
-        if page.is_empty() {
-            return Ok(all);
+        let page = node.log.rows(read, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        read = last.position;
+        for row in page {
+            if let Some(user) = row.user() {
+                rows.entry(user).or_default().push(row);
+            }
         }
-        all.extend(page);
     }
+    let mut lives = Vec::with_capacity(rows.len());
+    for (user, rows) in rows {
+        lives.push(Life { user, keys: node.log.live_keys(user).await?, rows });
+    }
+    Ok(lives)
 }

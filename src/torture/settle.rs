@@ -21,8 +21,10 @@ use crate::torture::{
     verdict::{Count, Verdict},
 };
 
-/// How long everything may take to come to rest: longer than any lease of a turn, a caption or a job.
+/// How long it may take until one thing more has come to rest: longer than any lease of a turn, a caption or a job.
 const REST: Duration = Duration::from_secs(60);
+/// How long everything together may take.
+const LONGEST: Duration = Duration::from_secs(900);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 /// Rows read at once.
@@ -58,19 +60,27 @@ impl Rest<'_> {
         let mut checker = Checker::new(books);
         let mut verdict = Verdict::default();
         let (mut head, mut took) = (0, None);
-        let deadline = Instant::now() + REST;
+        let (began, mut progressed) = (Instant::now(), Instant::now());
+        let mut restless: Vec<usize> = (0..self.people.len()).collect();
         loop {
+            let is_over = progressed.elapsed() >= REST || began.elapsed() >= LONGEST;
+            let before = head;
             let read = read_on(self.log, &mut checker, &mut head).await;
-            let is_over = Instant::now() >= deadline;
             if let Err(error) = &read
                 && (is_over || !matches!(error, LogError::Away(_)))
             {
                 verdict.add(Count::Missing, format!("after position {head} the log can't be read: {error}"));
                 break;
             }
+            if head > before {
+                restless = (0..self.people.len()).collect(); // what happened meanwhile may be anybody's
+            }
             if is_over || (read.is_ok() && checker.unfinished() == 0) {
-                let found = self.compare(head).await;
-                // What happened meanwhile may be why they differ.
+                let compared = restless.len();
+                let found = self.compare(&mut restless, head).await;
+                if restless.len() < compared {
+                    progressed = Instant::now();
+                }
                 let grown = self.log.rows(head, 1).await.map_or(true, |rows| !rows.is_empty());
                 if found.is_empty() && !grown {
                     took = Some(since.elapsed());
@@ -110,10 +120,11 @@ impl Rest<'_> {
         (feeds, resumed, broken)
     }
 
-    /// What differs between the read side at a position and a fresh replay.
-    async fn compare(&mut self, head: u64) -> Vec<String> {
-        let mut found = Vec::new();
-        for person in &self.people {
+    /// What differs between the read side at a position and a fresh replay, of those who did not rest yet. Who does, leaves them.
+    async fn compare(&mut self, restless: &mut Vec<usize>, head: u64) -> Vec<String> {
+        let (mut found, mut still) = (Vec::new(), Vec::new());
+        for n in restless.drain(..) {
+            let person = &self.people[n];
             let mut replay = Replay::default();
             let read = self.log.user_facts(person.id, |fact| {
                 if let Body::Open(event, _) = fact.body {
@@ -122,16 +133,17 @@ impl Rest<'_> {
             });
             let read = read.await;
             let shown = read_side::shown(&self.arena, &mut self.chance, &person.token, head).await;
-            match (read, shown) {
-                (Ok(()), Some(shown)) => {
-                    let expected = replay.lines(self.log.clock().now().month());
-                    let of_them = |sentence| format!("user {}: {sentence}", person.id);
-                    found.extend(differences(&expected, &shown).into_iter().map(of_them));
-                }
-                (Err(error), _) => found.push(format!("user {}: their facts can't be read: {error}", person.id)),
-                (_, None) => found.push(format!("user {}: the read side does not answer", person.id)),
+            let differing = match (read, shown) {
+                (Ok(()), Some(shown)) => differences(&replay.lines(self.log.clock().now().month()), &shown),
+                (Err(error), _) => vec![format!("their facts can't be read: {error}")],
+                (_, None) => vec!["the read side does not answer".to_owned()],
+            };
+            if !differing.is_empty() {
+                still.push(n);
             }
+            found.extend(differing.into_iter().map(|sentence| format!("user {}: {sentence}", person.id)));
         }
+        *restless = still;
         found
     }
 }

@@ -48,6 +48,9 @@ pub struct StoredRow {
 pub(crate) const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, \
      CAST(payload AS text) AS payload, CAST(metadata AS text) AS metadata, event_id, user_id, user_seq, slice, recorded_at, digest";
 
+/// Room for the lengths and all columns but the two long ones, for nearly every row.
+const CANONICAL_REST: usize = 320;
+
 impl StoredRow {
     pub(crate) fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         let number = |column: &str| row.try_get::<i64, _>(column).map(|n| u64::try_from(n).unwrap_or(0));
@@ -75,10 +78,10 @@ impl StoredRow {
     /// SHA-256 over the canonical form of the row: every column but `position` and `digest`, in the table's order,
     /// each as a 64-bit big-endian length and its bytes, numbers as 64-bit big-endian.
     pub fn computed_digest(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
+        let mut canonical = Vec::with_capacity(self.payload.len() + self.metadata.len() + CANONICAL_REST);
         let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
+            canonical.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+            canonical.extend_from_slice(bytes);
         };
         part(self.kind.as_bytes());
         part(self.id.as_bytes());
@@ -92,7 +95,7 @@ impl StoredRow {
         part(&self.owner_seq.to_be_bytes());
         part(&self.slice.to_be_bytes());
         part(&self.recorded_at.0.to_be_bytes());
-        hash.finalize().into()
+        Sha256::digest(&canonical).into()
     }
 
     /// The stream, if this release knows its kind and the row is as it was written.

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    Any, AnyPool, PgPool, SqlitePool, Transaction,
+    Any, AnyPool, Connection, PgPool, SqlitePool, Transaction,
     any::AnyPoolOptions,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -50,6 +50,8 @@ pub const LONGEST: Duration = Duration::from_secs(20);
 /// How long a transaction on Postgres may stay open while its process asks for nothing: one that was stopped in the middle holds
 /// locks that others, an append even, may wait for.
 const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '3s'";
+/// How long a connection that comes back may take to show that it is well.
+const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
@@ -97,14 +99,15 @@ impl Store {
         let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"].map(|setting| (setting, "off"));
         let appending = options.clone().options(by_key).options([("plan_cache_mode", "force_generic_plan")]);
         let writer = PgPoolOptions::new().max_connections(WRITER_CONNECTIONS).acquire_timeout(ACQUIRE);
+        let writer = writer.after_release(|connection, _| Box::pin(is_sound(connection)));
         let writer = writer.connect_with(appending).await?;
-        let streams =
-            PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
+        let streams = PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE);
+        let streams = streams.after_release(|connection, _| Box::pin(is_sound(connection))).connect_lazy_with(options);
         if !read_only {
             sqlx::migrate!("../../migrations/postgres").run(&writer).await.map_err(migration)?;
         }
         let any = |connections: u32, setting: &'static str| {
-            AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_connect(move |connection, _| {
+            pool_of(connections).after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::query(setting).execute(&mut *connection).await?;
                     sqlx::query(IDLE_IN_TRANSACTION).execute(&mut *connection).await?;
@@ -133,13 +136,13 @@ impl Store {
             .pragma("secure_delete", "ON")
             .busy_timeout(BUSY);
         let writer = SqlitePoolOptions::new().max_connections(WRITER_CONNECTIONS).acquire_timeout(ACQUIRE);
-        let writer = writer.connect_with(options).await?;
+        let writer = writer.after_release(|connection, _| Box::pin(is_sound(connection))).connect_with(options).await?;
         if !read_only {
             sqlx::migrate!("../../migrations/sqlite").run(&writer).await.map_err(migration)?;
         }
         let url = format!("sqlite://{}?mode={}", percent_encoded(path), if read_only { "ro" } else { "rw" });
         let any = |connections: u32, pragma: &'static str| {
-            AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_connect(move |connection, _| {
+            pool_of(connections).after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis())).execute(&mut *connection).await?;
                     sqlx::query(pragma).execute(connection).await.map(drop)
@@ -230,6 +233,21 @@ impl Store {
     }
 }
 
+fn pool_of(connections: u32) -> AnyPoolOptions {
+    let pool = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE);
+    pool.after_release(|connection, _| Box::pin(is_sound(connection)))
+}
+
+/// Whether a connection that comes back may be lent again: not when its server vanished without a word, which would keep its
+/// place for as long as TCP tries; nor when SQLite itself ended a transaction, its disk being full, which sqlx' count of open
+/// transactions never learns.
+async fn is_sound<C: Connection>(connection: &mut C) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(COMING_BACK, connection.ping()).await {
+        Ok(answered) => answered.map(|()| !connection.is_in_transaction()),
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
+    }
+}
+
 /// A URL that can't be read may hold a password: the error must not repeat it.
 fn hide_url(_: sqlx::Error) -> LogError {
     LogError::Statement("DATABASE_URL can't be read; it looks like postgres://USER:PASSWORD@HOST:PORT/DATABASE".into())
@@ -276,5 +294,17 @@ mod tests {
         waiting.await.expect("in time").unwrap();
         let ended = sqlx::query("SELECT 1").execute(&mut *left_open).await.map_err(LogError::from);
         assert!(matches!(ended, Err(LogError::Away(_))), "{ended:?}");
+    }
+
+    /// As SQLite does by itself when the disk is full: rolling back what it has ended fails.
+    #[tokio::test]
+    async fn a_connection_whose_transaction_was_ended_behind_its_back_is_not_lent_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&Target::Sqlite(folder.path().join("genie.db")), false).await.unwrap();
+        let Writing::Sqlite(writer) = &store.writing else { panic!("opened as SQLite") };
+        for _ in 0..2 * WRITER_CONNECTIONS {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+            sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
+        }
     }
 }

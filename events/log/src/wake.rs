@@ -41,6 +41,21 @@ pub struct Awake {
     pub keys: Option<Arc<UserKeys>>,
 }
 
+impl Awake {
+    /// Folds the user's next events: each is checked against its digest, opened and lifted to its present shape.
+    pub fn replay(&mut self, rows: &[StoredRow], keys: &UserKeys) -> Result<(), LogError> {
+        for row in rows {
+            if row.owner_seq != self.user.seq() + 1 {
+                return Err(row.damaged(format!("the user's event {} is missing before it", self.user.seq() + 1)));
+            }
+            let (stream, event) = row.open(keys)?;
+            self.user.evolve(&stream, row.sequence, event);
+            self.position = row.position;
+        }
+        Ok(())
+    }
+}
+
 /// What came of waking somebody.
 #[derive(Debug)]
 pub enum Waking {
@@ -84,29 +99,34 @@ impl Log {
     /// The present state of a user, from the snapshot and what came after it. A user of whom nothing is known is empty.
     pub async fn wake(&self, user: UserId) -> Result<Waking, LogError> {
         let Some(kept) = self.wakes().read(user).await? else {
-            return Ok(Waking::Awake(Box::new(Awake { user: User::new(user), position: 0, snapshot_seq: 0, keys: None })));
+            return Ok(Waking::Awake(Box::new(asleep(user))));
         };
         let KeyState::Live(keys) = self.opened_key(user.0, kept.key.as_ref())? else { return Ok(Waking::Forgotten) };
         let mut awake = begin(user, &keys, kept.snapshot.as_ref(), kept.seq);
         // Read for a snapshot that turned out unreadable, the tail is of no use.
         if kept.tail.first().is_some_and(|row| row.owner_seq == awake.user.seq() + 1) {
-            fold(&mut awake, &kept.tail, &keys)?;
+            awake.replay(&kept.tail, &keys)?;
         }
         while awake.user.seq() < kept.seq {
             let rows = self.user_rows(user, awake.user.seq()).await?;
             if rows.is_empty() {
                 return Err(LogError::EventsMissing { owner: user.to_string(), missing: awake.user.seq() + 1 });
             }
-            fold(&mut awake, &rows, &keys)?;
+            awake.replay(&rows, &keys)?;
         }
         Ok(Waking::Awake(Box::new(awake)))
     }
 }
 
+/// Somebody of whom nothing is read yet.
+pub fn asleep(user: UserId) -> Awake {
+    Awake { user: User::new(user), position: 0, snapshot_seq: 0, keys: None }
+}
+
 /// The state that a snapshot holds, or an empty one. A snapshot of more events than there are is none: the store was restored to
 /// an earlier time without it.
 fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&Stored>, seq: u64) -> Awake {
-    let empty = || Awake { user: User::new(user), position: 0, snapshot_seq: 0, keys: Some(Arc::clone(keys)) };
+    let empty = || Awake { keys: Some(Arc::clone(keys)), ..asleep(user) };
     let Some(stored) = snapshot else { return empty() };
     if stored.user_seq > seq {
         warn!(user.id = %user, "the snapshot of user `{user}` is ahead of the log; the log is read instead");
@@ -119,18 +139,6 @@ fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&Stored>, seq: u64
             empty()
         }
     }
-}
-
-fn fold(awake: &mut Awake, rows: &[StoredRow], keys: &UserKeys) -> Result<(), LogError> {
-    for row in rows {
-        if row.owner_seq != awake.user.seq() + 1 {
-            return Err(row.damaged(format!("the user's event {} is missing before it", awake.user.seq() + 1)));
-        }
-        let (stream, event) = row.open(keys)?;
-        awake.user.evolve(&stream, row.sequence, event);
-        awake.position = row.position;
-    }
-    Ok(())
 }
 
 async fn read_all(store: Store, mut waiting: mpsc::Receiver<(UserId, oneshot::Sender<Answer>)>) {
