@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::Config,
     heads, http,
-    identity::{password::Passwords, token::Tokens},
+    identity::{impersonation::ImpersonationTokens, password::Passwords, token::Tokens},
     socket,
 };
 
@@ -41,6 +41,7 @@ pub struct App {
     pub reads: ReadSide,
     pub sealing: Sealing,
     pub tokens: Tokens,
+    pub impersonations: ImpersonationTokens,
     pub passwords: Passwords,
 }
 
@@ -88,8 +89,9 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         warn!(reason = failure.sentence, "chat and captions answer 502 until the model server does");
     }
     let tokens = Tokens::new(log.hashes().token_key());
+    let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, passwords })
+    Ok(App { config, log, election, write, reads, sealing, tokens, impersonations, passwords })
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.

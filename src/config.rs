@@ -23,7 +23,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 24] = [
+pub const SETTINGS: [Setting; 25] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -35,6 +35,11 @@ pub const SETTINGS: [Setting; 24] = [
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
     secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
     secret("RBAC_SYNC_WEBHOOK_SECRET", "the shared secret of servers and workers; without it their routes answer 503"),
+    plain(
+        "SHARED_SECRET_ROUTES",
+        "all",
+        "`original` opens only the original's routes to the shared secret; workers then need keys",
+    ),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
     plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
@@ -63,6 +68,8 @@ pub struct Config {
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
     pub shared_secret: Option<SecretString>,
+    /// Whether the shared secret opens only the routes of the original.
+    pub secret_is_narrow: bool,
     pub ollama_url: String,
     pub ollama_model: String,
     pub caption_model: String,
@@ -129,6 +136,7 @@ impl Config {
             ),
             export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
+            secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),
             caption_model: read.text("CAPTION_MODEL"),

@@ -44,6 +44,8 @@ mod events;
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
 mod identity;
+/// `/api/admin/users/{id}/impersonate`, `/api/admin/impersonations/*`.
+mod impersonation;
 /// `/api/admin/invites`, and invites by the socket.
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
@@ -52,6 +54,8 @@ mod jobs;
 mod onboarding;
 /// `/api/openapi.json`.
 mod openapi;
+/// `/api/admin/service-keys`.
+mod service_keys;
 /// `/api/usage`.
 mod usage;
 /// `/api/worker/*`.
@@ -99,6 +103,13 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/register", post().to(identity::register))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/invites", post().to(invites::create))
+        .route("/api/admin/invites", get().to(invites::list))
+        .route("/api/admin/invites/{code}", delete().to(invites::revoke))
+        .route("/api/admin/service-keys", post().to(service_keys::create))
+        .route("/api/admin/service-keys", get().to(service_keys::list))
+        .route("/api/admin/service-keys/{id}", delete().to(service_keys::revoke))
+        .route("/api/admin/users/{id}/impersonate", post().to(impersonation::begin))
+        .route("/api/admin/impersonations/{session}", delete().to(impersonation::end))
         .route("/api/admin/audit/proof", get().to(audit::show_proof))
         .route("/api/onboarding/state", get().to(onboarding::show_state))
         .route("/api/onboarding/state", patch().to(onboarding::advance))

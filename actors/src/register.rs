@@ -8,13 +8,13 @@ use genie_events::{
     Metadata, Refusal, StreamId, StreamKind, UserId,
     account::{Account, AccountCommand, AccountEvent, Acquaintance, Registration},
     email::{self, Email, EmailCommand},
-    invite::{Grant, Invite, InviteCommand},
+    invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
 use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{WriteError, vault::Vault};
+use crate::{WriteError, system_stream, vault::Vault};
 
 /// How often a race is tried again before the caller is told to come back.
 const TRIES: u32 = 5;
@@ -43,7 +43,7 @@ pub struct Registered {
     pub position: u64,
 }
 
-/// Invites that were made. Their codes are shown once: only their hashes are kept.
+/// Invites that were made.
 #[derive(Clone)]
 pub struct NewInvites {
     /// The codes.
@@ -157,11 +157,22 @@ impl Register {
         let mut groups = Vec::with_capacity(count);
         for code in &codes {
             let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
-            let created = Invite::Absent.decide(InviteCommand::Create(grant.clone()))?;
+            let created = Invite::Absent.decide(self.create(code, grant.clone()))?;
             groups.push(Group::of_system(&stream, 0, created.into_iter().map(Into::into).collect()));
         }
         let at = self.log.append(Append { groups, work: vec![], metadata, remember: None }).await?;
         Ok(NewInvites { codes, position: at.last })
+    }
+
+    fn create(&self, code: &str, grant: Grant) -> InviteCommand {
+        InviteCommand::Create { grant, sealed_code: self.log.seal_system_text(CODE_COLUMN, code) }
+    }
+
+    /// Takes an invite back that nobody used; answers the position that reads must have reached to see it.
+    pub async fn revoke_invite(&self, code: &str, metadata: Metadata) -> Result<u64, WriteError> {
+        let id = self.log.hashes().invite(code);
+        let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
+        system_stream::ask(&self.log, StreamKind::Invite, &id.0, metadata, revoke).await
     }
 
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.
@@ -170,7 +181,7 @@ impl Register {
         if self.log.head() == 0 {
             let grant = Grant { tier: Tier::Studio, role: "administrator".into(), admin: true, expires_at: None };
             let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(&code));
-            let created = Invite::Absent.decide(InviteCommand::Create(grant))?.into_iter().map(Into::into).collect();
+            let created = Invite::Absent.decide(self.create(&code, grant))?.into_iter().map(Into::into).collect();
             let group = Group::of_system(&stream, 0, created);
             let append = Append { groups: vec![group], work: vec![], metadata: Metadata::system(), remember: None };
             match self.log.append(append).await {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use genie_events::{
-    CredentialId, Metadata, Refusal, User, UserCommand, UserId,
+    CredentialId, JobId, Metadata, Refusal, User, UserCommand, UserId,
     credential::{Credential, SealedSecret},
+    job::Job,
 };
 use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,24 @@ pub enum Target {
     },
 }
 
+/// A job of the owner's that somebody says they work on: to them a credential is revealed only while they do.
+#[derive(Debug, Clone)]
+pub struct HeldJob {
+    /// Which.
+    pub job: JobId,
+    /// Their lease.
+    pub lease: String,
+}
+
+impl HeldJob {
+    fn check(&self, state: &User) -> Result<(), Refusal> {
+        match state.job(&self.job) {
+            Some(Job::Running { lease, .. }) if *lease == sha256_hex(self.lease.as_bytes()) => Ok(()),
+            _ => Err(Refusal::conflict("stale_lease", "This lease is not the present one of a job of the credential's owner")),
+        }
+    }
+}
+
 /// A revealed credential.
 #[derive(Debug)]
 pub struct Revealed {
@@ -157,16 +176,19 @@ impl Vault {
         Ok(Stored { id, updated, position: done.position })
     }
 
-    /// Reveals a credential of `owner`. Commits first: the plaintext leaves only after the fact is durable.
+    /// Reveals a credential of `owner`, only for a job that runs when there has to be one. Commits first: the plaintext leaves
+    /// only after the fact is durable.
     pub async fn reveal(
         &self,
         users: &Users,
         owner: UserId,
         id: CredentialId,
         purpose: Option<String>,
+        only_for: Option<HeldJob>,
         metadata: Metadata,
     ) -> Result<Revealed, WriteError> {
         let planner = move |state: &User, now| {
+            only_for.as_ref().map_or(Ok(()), |held| held.check(state))?;
             let changes = state.decide(now, UserCommand::RevealCredential { credential: id, purpose: purpose.clone() })?;
             let note = match state.credential(id) {
                 Some(Credential::Held { platform, platform_username, version }) => Note::Credential {

@@ -7,9 +7,11 @@ use genie_log::{Election, Log, VaultDoor};
 
 use crate::{
     WriteError,
+    access::Access,
     accounts::Accounts,
     jobs::JobBoard,
     register::Register,
+    service_keys::ServiceKeys,
     supervisor::{ModelSettings, Supervisor},
     users::Users,
     vault::Vault,
@@ -43,6 +45,10 @@ pub struct WriteSide {
     pub jobs: JobBoard,
     /// Answers of the model.
     pub supervisor: Supervisor,
+    /// Service keys.
+    pub service_keys: ServiceKeys,
+    /// Looks at what is not one's own.
+    pub access: Access,
 }
 
 impl WriteSide {
@@ -66,7 +72,8 @@ impl WriteSide {
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
         tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election));
-        let accounts = Accounts::new(users.clone());
-        Ok(Self { register: Register::new(log, vault.clone()), accounts, users, vault, jobs, supervisor })
+        let (service_keys, access) = (ServiceKeys::new(log.clone()), Access::new(log.clone()));
+        let (accounts, register) = (Accounts::new(users.clone()), Register::new(log, vault.clone()));
+        Ok(Self { register, accounts, users, vault, jobs, supervisor, service_keys, access })
     }
 }

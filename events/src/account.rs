@@ -2,10 +2,11 @@
 //! the log; the account only says which version of them counts.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     aggregate, domain_event,
-    ids::{EmailId, InviteId},
+    ids::{EmailId, InviteId, UserId},
     moment::Moment,
     refusal::Refusal,
     tier::Tier,
@@ -129,6 +130,13 @@ pub enum AccountCommand {
     NoteReuse {
         /// Which family.
         family: String,
+    },
+    /// Note that an administrator begins to act for the user.
+    StartImpersonation {
+        /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
     },
 }
 
@@ -270,6 +278,13 @@ pub enum AccountEvent {
         /// All tokens that follow from one login.
         family: String,
     },
+    /// An administrator began to act for the user.
+    ImpersonationStarted {
+        /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
+    },
 }
 
 domain_event!(AccountEvent,
@@ -290,6 +305,7 @@ domain_event!(AccountEvent,
     Self::TwoFactorDisabled { .. } => "account.two_factor_disabled",
     Self::SessionsEnded => "account.sessions_ended",
     Self::SessionReuseDetected { .. } => "account.session_reuse_detected",
+    Self::ImpersonationStarted { .. } => "account.impersonation_started",
 );
 aggregate!(Account, "account", AccountCommand, AccountEvent);
 

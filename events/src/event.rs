@@ -6,6 +6,7 @@ use cqrs_es::DomainEvent;
 use serde_json::{Value, json};
 
 use crate::{
+    access::AccessEvent,
     account::AccountEvent,
     caption::CaptionEvent,
     chat::ChatEvent,
@@ -14,6 +15,7 @@ use crate::{
     ids::{StreamId, StreamKind},
     invite::InviteEvent,
     job::JobEvent,
+    service_key::ServiceKeyEvent,
     upcast::{self, UnknownVersion},
     usage::UsageEvent,
 };
@@ -37,6 +39,10 @@ pub enum Event {
     Email(EmailEvent),
     /// Of an invite.
     Invite(InviteEvent),
+    /// Of a service key.
+    ServiceKey(ServiceKeyEvent),
+    /// Of a look at what is not one's own.
+    Access(AccessEvent),
 }
 
 /// An event and the stream that it happens to.
@@ -127,6 +133,8 @@ any_event!(
     Caption(CaptionEvent),
     Email(EmailEvent),
     Invite(InviteEvent),
+    ServiceKey(ServiceKeyEvent),
+    Access(AccessEvent),
 );
 
 impl Event {
@@ -158,6 +166,7 @@ impl Event {
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
                 AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
+                AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated
@@ -204,9 +213,15 @@ impl Event {
             },
             Self::Email(EmailEvent::Claimed { user } | EmailEvent::Released { user }) => json!({"user": user}),
             Self::Invite(event) => match event {
-                InviteEvent::Created(grant) => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
+                InviteEvent::Created { grant, .. } => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
                 InviteEvent::Spent { user } => json!({"user": user}),
+                InviteEvent::Revoked => json!({}),
             },
+            Self::ServiceKey(event) => match event {
+                ServiceKeyEvent::Created(key) => json!({"scopes": key.scopes, "expires_at": key.expires_at}),
+                ServiceKeyEvent::Revoked => json!({}),
+            },
+            Self::Access(AccessEvent::PersonalRead { user }) => json!({"user": user}),
         };
         match fields {
             Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),

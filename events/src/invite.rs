@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{aggregate, domain_event, ids::UserId, moment::Moment, refusal::Refusal, tier::Tier};
 
+/// The column of the read table that codes are sealed for.
+pub const CODE_COLUMN: &str = "invites.code";
+
 /// What an invite is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,6 +18,8 @@ pub enum Invite {
     Open(Grant),
     /// Was used.
     Spent,
+    /// Was taken back before anybody used it.
+    Revoked,
 }
 
 /// What its user becomes.
@@ -35,7 +40,12 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq)]
 pub enum InviteCommand {
     /// Make it.
-    Create(Grant),
+    Create {
+        /// What its user becomes.
+        grant: Grant,
+        /// The code, sealed.
+        sealed_code: String,
+    },
     /// Use it.
     Spend {
         /// Who.
@@ -43,6 +53,8 @@ pub enum InviteCommand {
         /// Now.
         now: Moment,
     },
+    /// Take it back.
+    Revoke,
 }
 
 /// What happened to an invite.
@@ -50,17 +62,28 @@ pub enum InviteCommand {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum InviteEvent {
     /// Made.
-    Created(Grant),
+    Created {
+        /// What its user becomes.
+        #[serde(flatten)]
+        grant: Grant,
+        /// The code, for administrators' lists: sealed once more, so that nobody who reads this event has a way in. Absent in
+        /// the first ones that were made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sealed_code: Option<String>,
+    },
     /// Used.
     Spent {
         /// By whom.
         user: UserId,
     },
+    /// Taken back.
+    Revoked,
 }
 
 domain_event!(InviteEvent,
-    Self::Created(_) => "invite.created",
+    Self::Created { .. } => "invite.created",
     Self::Spent { .. } => "invite.spent",
+    Self::Revoked => "invite.revoked",
 );
 aggregate!(Invite, "invite", InviteCommand, InviteEvent);
 
@@ -71,6 +94,7 @@ impl Invite {
             Self::Open(grant) if grant.expires_at.is_none_or(|at| now < at) => Ok(grant),
             Self::Open(_) => Err(Refusal::invalid("inviteCode", "This invite has expired; ask for another")),
             Self::Spent => Err(Refusal::invalid("inviteCode", "This invite was used already; ask for another")),
+            Self::Revoked => Err(Refusal::invalid("inviteCode", "This invite was taken back; ask for another")),
             Self::Absent => Err(Refusal::invalid("inviteCode", "There is no such invite; check `inviteCode`")),
         }
     }
@@ -78,19 +102,26 @@ impl Invite {
     /// What happens when this is asked.
     pub fn decide(&self, command: InviteCommand) -> Result<Vec<InviteEvent>, Refusal> {
         match command {
-            InviteCommand::Create(grant) => match self {
-                Self::Absent => Ok(vec![InviteEvent::Created(grant)]),
+            InviteCommand::Create { grant, sealed_code } => match self {
+                Self::Absent => Ok(vec![InviteEvent::Created { grant, sealed_code: Some(sealed_code) }]),
                 _ => Ok(vec![]),
             },
             InviteCommand::Spend { user, now } => self.grant(now).map(|_| vec![InviteEvent::Spent { user }]),
+            InviteCommand::Revoke => match self {
+                Self::Open(_) => Ok(vec![InviteEvent::Revoked]),
+                Self::Revoked => Ok(vec![]),
+                Self::Spent => Err(Refusal::conflict("invite_spent", "This invite was used already; its user is there")),
+                Self::Absent => Err(Refusal::not_found("invite")),
+            },
         }
     }
 
     /// Folds what happened.
     pub fn evolve(&mut self, event: InviteEvent) {
         *self = match event {
-            InviteEvent::Created(grant) => Self::Open(grant),
+            InviteEvent::Created { grant, .. } => Self::Open(grant),
             InviteEvent::Spent { .. } => Self::Spent,
+            InviteEvent::Revoked => Self::Revoked,
         };
     }
 }
@@ -103,7 +134,8 @@ mod tests {
     use super::*;
 
     fn created(expires_at: Option<Moment>) -> InviteEvent {
-        InviteEvent::Created(Grant { tier: Tier::Starter, role: "creator".into(), admin: false, expires_at })
+        let grant = Grant { tier: Tier::Starter, role: "creator".into(), admin: false, expires_at };
+        InviteEvent::Created { grant, sealed_code: Some("sealed".into()) }
     }
 
     #[test]
@@ -115,11 +147,18 @@ mod tests {
         given(vec![created(None)]).when(spend()).then_expect_events(vec![spent.clone()]);
         for (history, sentence) in [
             (vec![created(Some(Moment(10)))], "expired"),
-            (vec![created(None), spent], "used already"),
+            (vec![created(None), spent.clone()], "used already"),
+            (vec![created(None), InviteEvent::Revoked], "taken back"),
             (vec![], "no such invite"),
         ] {
             let refused = given(history).when(spend()).inspect_result().unwrap_err();
             assert!(refused.sentence.contains(sentence), "{refused}");
+        }
+        given(vec![created(Some(Moment(10)))]).when(InviteCommand::Revoke).then_expect_events(vec![InviteEvent::Revoked]);
+        given(vec![created(None), InviteEvent::Revoked]).when(InviteCommand::Revoke).then_expect_events(vec![]);
+        for (history, code) in [(vec![created(None), spent], "invite_spent"), (vec![], "not_found")] {
+            let refused = given(history).when(InviteCommand::Revoke).inspect_result().unwrap_err();
+            assert_eq!(refused.code, code);
         }
     }
 }

@@ -16,6 +16,8 @@ pub mod refusal;
 /// Tiers, counters and their limits.
 pub mod tier;
 
+/// `access`: that somebody looked at what is not theirs.
+pub mod access;
 /// `account`: who somebody is.
 pub mod account;
 /// `caption`: one caption asked of the model.
@@ -30,6 +32,8 @@ pub mod email;
 pub mod invite;
 /// `job`: a piece of work, from its submission to its end.
 pub mod job;
+/// `service_key`: what servers come with instead of the shared secret.
+pub mod service_key;
 /// `usage`: what was counted against a tier.
 pub mod usage;
 
@@ -41,7 +45,7 @@ pub mod upcast;
 pub mod user;
 
 pub use event::{Change, Event};
-pub use ids::{CaptionId, CredentialId, EventId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use ids::{CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind, TurnId, UserId};
 pub use metadata::{CallerKind, Metadata};
 pub use moment::Moment;
 pub use refusal::{Refusal, RefusalKind};

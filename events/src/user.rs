@@ -326,7 +326,7 @@ impl User {
                     self.captions.entry(id).or_default().evolve(event);
                 }
             }
-            Event::Email(_) | Event::Invite(_) => {}
+            Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
         self.leave_out_the_finished(stream);
     }

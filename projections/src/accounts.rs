@@ -56,7 +56,8 @@ impl Projection for Projector {
                 | AccountEvent::PasswordResetOffered(_)
                 | AccountEvent::PasswordReset { .. }
                 | AccountEvent::SessionsEnded
-                | AccountEvent::SessionReuseDetected { .. } => return Ok(()),
+                | AccountEvent::SessionReuseDetected { .. }
+                | AccountEvent::ImpersonationStarted { .. } => return Ok(()),
             };
             query.execute(&mut **tx).await.map(drop)
         }

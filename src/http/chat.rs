@@ -17,7 +17,7 @@ use crate::{
     http::{
         answer::{self, PageQuery},
         body::Body,
-        caller::UserCaller,
+        caller::ActingUser,
         consistency,
         error::ApiError,
         sse,
@@ -40,7 +40,7 @@ pub struct Question {
 }
 
 /// `POST /api/genie/stream-chat`
-pub async fn ask(app: Data<App>, user: UserCaller, Body(body): Body<Question>) -> Result<HttpResponse, ApiError> {
+pub async fn ask(app: Data<App>, user: ActingUser, Body(body): Body<Question>) -> Result<HttpResponse, ApiError> {
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!("`message` must have 1 to {MAX_MESSAGE} bytes and not be blank")));
     }
@@ -75,7 +75,7 @@ async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Fail
 }
 
 /// What a user must do before chatting; `None` when they may.
-fn gate(app: &App, user: &UserCaller) -> Option<&'static str> {
+fn gate(app: &App, user: &ActingUser) -> Option<&'static str> {
     let state = Onboarding::parse(&user.account.onboarding)?;
     let applies = app.config.onboarding_gate && state.gates_chat() && !user.caller.is_admin();
     applies.then_some(match state {
@@ -107,7 +107,7 @@ pub struct Resume {
 pub async fn resume(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     turn: Path<String>,
     query: Query<Resume>,
 ) -> Result<HttpResponse, ApiError> {
@@ -145,7 +145,7 @@ async fn find(app: &App, request: &HttpRequest, user: UserId, turn: TurnId) -> R
 }
 
 /// `DELETE /api/genie/turns/{turn}`: stops it, at the model server too. Stopping what has ended is no error.
-pub async fn stop(app: Data<App>, request: HttpRequest, user: UserCaller, turn: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn stop(app: Data<App>, request: HttpRequest, user: ActingUser, turn: Path<String>) -> Result<HttpResponse, ApiError> {
     let turn = turn_id(&turn)?;
     let source = find(&app, &request, user.account.user, turn).await?;
     app.write.supervisor.stop(turn).await?;
@@ -163,7 +163,7 @@ async fn ended(mut progress: watch::Receiver<Progress>) {
 pub async fn sessions(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
@@ -183,7 +183,7 @@ pub async fn sessions(
 pub async fn messages(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     session: Path<String>,
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {

@@ -8,7 +8,7 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use genie_actors::WriteError;
-use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure};
+use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Scope};
 use genie_log::{LogError, proof::CantProve};
 use genie_projections::ReadError;
 use serde_json::json;
@@ -37,6 +37,12 @@ pub enum ApiError {
     /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// A service key without the scope that is wanted.
+    #[error("This needs a service key with the scope `{0}`")]
+    ScopeNeeded(Scope),
+    /// More than one token or secret.
+    #[error("A request may carry one token: one `Authorization` header, and none in the address")]
+    TwoTokens,
     /// Not there, or not the caller's to know.
     #[error("There is no such {0}, or it is not yours")]
     NotFound(&'static str),
@@ -125,6 +131,8 @@ impl ApiError {
             Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
             Self::NoCaller | Self::Expired => Wire::new(S::UNAUTHORIZED, "invalid_token"),
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
+            Self::ScopeNeeded(_) => Wire::new(S::FORBIDDEN, "scope_needed"),
+            Self::TwoTokens => Wire::new(S::BAD_REQUEST, "two_tokens"),
             Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
@@ -264,7 +272,7 @@ impl DirectusError {
         match &self.0 {
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
-            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
+            ApiError::Invalid { .. } | ApiError::TwoTokens | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
             _ => "FORBIDDEN",

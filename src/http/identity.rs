@@ -15,7 +15,7 @@ use crate::{
     http::{
         answer,
         body::Body,
-        caller::{DirectusUser, account_of},
+        caller::{DirectusActingUser, account_of},
         consistency,
         error::{ApiError, DirectusError},
         request,
@@ -166,7 +166,7 @@ fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
 pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
-    DirectusUser(user): DirectusUser,
+    DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     let id = user.account.user;
     consistency::wait(&app, &request, "accounts", Some(id)).await.map_err(DirectusError)?;

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::UserCaller, consistency, error::ApiError, idempotency},
+    http::{answer, body::Body, caller::ActingUser, consistency, error::ApiError, idempotency},
 };
 
 /// `GET /api/onboarding/state`
-pub async fn show_state(app: Data<App>, request: HttpRequest, user: UserCaller) -> Result<HttpResponse, ApiError> {
+pub async fn show_state(app: Data<App>, request: HttpRequest, user: ActingUser) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     consistency::wait(&app, &request, "accounts", Some(id)).await?;
     let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NotFound("user"))?;
@@ -27,7 +27,7 @@ pub struct Step {
 pub async fn advance(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     Body(body): Body<Step>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;

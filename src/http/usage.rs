@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
-    http::{answer, caller::UserCaller, consistency, error::ApiError},
+    http::{answer, caller::ActingUser, consistency, error::ApiError},
 };
 
 /// `GET /api/usage`: `-1` is unlimited, `0` is not part of the tier.
-pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller) -> Result<HttpResponse, ApiError> {
+pub async fn show(app: Data<App>, request: HttpRequest, user: ActingUser) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     for projection in ["usage", "credentials", "jobs"] {
         consistency::wait(&app, &request, projection, Some(id)).await?;

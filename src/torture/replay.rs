@@ -36,7 +36,7 @@ impl Replay {
         match event {
             Event::Account(AccountEvent::Registered(_)) => self.onboarding = Some("EXTENSION_INSTALL"),
             Event::Account(AccountEvent::OnboardingAdvanced { to }) => self.onboarding = Some(to.as_str()),
-            Event::Account(_) | Event::Email(_) | Event::Invite(_) => {}
+            Event::Account(_) | Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
             Event::Usage(UsageEvent::Counted { counter, amount, month }) => {
                 *self.usage.entry((counter, month)).or_default() += amount as i64;
             }

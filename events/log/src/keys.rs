@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{
     UserId,
-    ids::{EmailId, InviteId, SessionId},
+    ids::{EmailId, InviteId, ServiceKeyId, SessionId},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -181,6 +181,8 @@ pub struct SystemHashes {
     session: Zeroizing<[u8; 32]>,
     request: Zeroizing<[u8; 32]>,
     token: Zeroizing<[u8; 32]>,
+    service_key: Zeroizing<[u8; 32]>,
+    impersonation: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -192,6 +194,8 @@ impl SystemHashes {
             session: part("session"),
             request: part("request"),
             token: part("token"),
+            service_key: part("service key"),
+            impersonation: part("impersonation"),
         }
     }
 
@@ -219,6 +223,16 @@ impl SystemHashes {
     /// The code of the first invite: the same at each start, so that a crash before it was shown loses nothing.
     pub fn first_invite_code(&self) -> String {
         keyed_hash(&self.invite, &["the first invite"])[..20].to_owned()
+    }
+
+    /// The stream of a service key.
+    pub fn service_key(&self, key: &str) -> ServiceKeyId {
+        ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
+    }
+
+    /// The key that signs the tokens of impersonations (HS256), and nothing else.
+    pub fn impersonation_key(&self) -> &[u8] {
+        self.impersonation.as_slice()
     }
 
     /// The key that signs access tokens (HS256).

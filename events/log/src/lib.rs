@@ -53,6 +53,8 @@ pub mod verify;
 
 /// Working table: outcomes of requests that may be sent again.
 pub mod idempotency;
+/// Working table: who acts for whom now.
+pub mod impersonations;
 /// Working table: tokens of running turns.
 pub mod journal;
 /// Working table: leases of running jobs, turns and captions.

@@ -91,6 +91,12 @@ impl Profile {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
             },
+            AccountCommand::StartImpersonation { .. } if self.admin => {
+                Err(Refusal::forbidden("forbidden", "Nobody may act in an administrator's name"))
+            }
+            AccountCommand::StartImpersonation { by, impersonation } => {
+                Ok(vec![AccountEvent::ImpersonationStarted { by, impersonation }])
+            }
             AccountCommand::Register(_) | AccountCommand::Meet(_) | AccountCommand::Sync(_) => Ok(vec![]), // taken before
         }
     }
@@ -169,6 +175,7 @@ impl Profile {
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
             AccountEvent::SignedIn
             | AccountEvent::SessionsEnded
+            | AccountEvent::ImpersonationStarted { .. }
             | AccountEvent::Registered(_)
             | AccountEvent::Met(_)
             | AccountEvent::Suspended

@@ -156,3 +156,15 @@ fn a_family_whose_old_token_came_back_is_noted_once() {
     assert_eq!(registered(vec![detected.clone()]).decide(note("f")), Ok(vec![]));
     assert_eq!(registered(vec![detected]).decide(note("g")).unwrap().len(), 1);
 }
+
+#[test]
+fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
+    let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+    let start = AccountCommand::StartImpersonation { by, impersonation };
+    let started = AccountEvent::ImpersonationStarted { by, impersonation };
+    assert_eq!(registered(vec![]).decide(start.clone()), Ok(vec![started]));
+    let promoted = AccountEvent::RoleChanged { role: "administrator".into(), admin: true };
+    assert_eq!(registered(vec![promoted]).decide(start.clone()).unwrap_err().code, "forbidden");
+    assert_eq!(registered(vec![AccountEvent::Suspended]).decide(start.clone()).unwrap_err().code, "suspended");
+    assert_eq!(Account::Absent.decide(start).unwrap_err().code, "not_found");
+}

@@ -203,7 +203,8 @@ fn invites_are_as_many_as_were_asked_for() {
         let mut run = Run::new();
         let mark = run.begin(Kind::MakeInvites, "");
         (1..sent).for_each(|_| run.books.ledger.sending(mark));
-        let created = InviteEvent::Created(Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None });
+        let grant = Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None };
+        let created = InviteEvent::Created { grant, sealed_code: None };
         (0..count).for_each(|n| run.fact(Some(mark), &n.to_string(), created.clone()));
         run.books.ledger.settle(mark, Outcome::Acknowledged { position: u64::from(count) });
         run.verdict()

@@ -204,6 +204,9 @@ mod tests {
         "messages",
         "captions",
         "audit",
+        "service_keys",
+        "invites",
+        "impersonations", // they end with a move
         "damaged",
     ];
 
