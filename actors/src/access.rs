@@ -8,17 +8,17 @@ use std::{
 };
 
 use genie_events::{
-    Metadata, StreamKind, UserId,
+    StreamId, StreamKind, UserId,
     access::{Access as Looked, AccessCommand},
 };
-use genie_log::Log;
+use genie_log::{Append, Group, Log};
 use tokio::time::Instant;
 
-use crate::{Caller, WriteError, system_stream};
+use crate::{Caller, WriteError};
 
 /// How long a look that is on record stands for the same reader's next ones, on this node.
 const STANDS: Duration = Duration::from_secs(60);
-/// The most readers remembered; past it the oldest are put on record again.
+/// The most readers remembered; past it each look is put on record.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// Puts looks on record.
@@ -44,10 +44,10 @@ impl Access {
         if self.stands(&reading) {
             return Ok(());
         }
-        let id = self.log.clock().new_uuid().to_string();
-        let note = |looked: &Looked| looked.decide(AccessCommand::ReadPersonal { user });
-        let metadata: Metadata = caller.metadata();
-        system_stream::ask(&self.log, StreamKind::Access, &id, metadata, note).await?;
+        let stream = StreamId::new(StreamKind::Access, self.log.clock().new_uuid());
+        let noted = Looked::Absent.decide(AccessCommand::ReadPersonal { user })?;
+        let group = Group::of_system(&stream, 0, noted.into_iter().map(Into::into).collect());
+        self.log.append(Append { groups: vec![group], work: vec![], metadata: caller.metadata(), remember: None }).await?;
         self.remember(reading);
         Ok(())
     }
