@@ -117,9 +117,8 @@ impl Admitted for UserCaller {
 impl Admitted for ActingUser {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         match shown::token_holder(request).await? {
-            TokenHolder::User(UserCaller { caller, account }) | TokenHolder::Impersonator(UserCaller { caller, account }) => {
-                Ok(Self { caller, account })
-            }
+            TokenHolder::User(user) => Ok(Self { caller: user.caller, account: user.account }),
+            TokenHolder::Impersonator(acting) => Ok(acting),
             TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
         }
     }

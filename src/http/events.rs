@@ -8,7 +8,7 @@ use actix_web::{
     web::{Data, Query},
 };
 use genie_actors::Caller;
-use genie_events::{Moment, UserId, service_key::Scope};
+use genie_events::{Metadata, Moment, UserId, service_key::Scope};
 use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -250,9 +250,15 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
         }
     }
     match said(log, row, shows).await {
-        Ok((caller, request_id, fields)) => {
-            event["caller"] = caller.into();
-            event["requestid"] = request_id.into();
+        Ok((metadata, fields)) => {
+            event["caller"] = metadata.caller.as_str().into();
+            if let Some(by) = metadata.by.map(|by| by.to_string()).or(metadata.key.map(|key| key.0)) {
+                event["callerid"] = by.into();
+            }
+            if let Some(user) = metadata.on_behalf_of {
+                event["onbehalfof"] = user.to_string().into();
+            }
+            event["requestid"] = metadata.request_id.into();
             event["data"] = fields.into_iter().map(shown_time).collect::<Map<_, _>>().into();
         }
         Err(LogError::Damaged(damaged)) => {
@@ -264,14 +270,14 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
     Ok(event)
 }
 
-/// Who asked, in which request, and the fields that are shown.
-async fn said(log: &Log, row: &StoredRow, shows: Shows) -> Result<(&'static str, Option<String>, Map<String, Value>), LogError> {
-    let (metadata, fields) = match shows {
+/// Who asked, and the fields that are shown.
+async fn said(log: &Log, row: &StoredRow, shows: Shows) -> Result<(Metadata, Map<String, Value>), LogError> {
+    match shows {
         Shows::Clear => {
             row.verified_stream()?;
-            let metadata = row.metadata()?;
-            let fields = metadata.clear.clone().into_iter().collect();
-            (metadata, fields)
+            let mut metadata = row.metadata()?;
+            let fields = std::mem::take(&mut metadata.clear).into_iter().collect();
+            Ok((metadata, fields))
         }
         Shows::All => {
             let fact = log.open_row(row).await?;
@@ -279,10 +285,9 @@ async fn said(log: &Log, row: &StoredRow, shows: Shows) -> Result<(&'static str,
                 Body::Open(event, _) => fields_of(event.to_json()),
                 Body::Forgotten => Map::new(),
             };
-            (fact.metadata, fields)
+            Ok((fact.metadata, fields))
         }
-    };
-    Ok((metadata.caller.as_str(), metadata.request_id, fields))
+    }
 }
 
 /// What an event says, without its own name.

@@ -36,6 +36,9 @@ both_stores!(an_administrator_acts_for_a_user_and_both_are_on_record, async |sto
     assert_eq!(as_bob.get(&genie, &format!("/api/jobs/{job}")).await.ok()["status"], "cancelled");
     as_bob.get(&genie, "/api/usage").await.ok();
     as_bob.get(&genie, "/api/me/events").await.ok();
+    let feed = bob.get(&genie, "/api/me/events?types=job.cancelled").await.ok();
+    let seen = &feed["data"][0];
+    assert_eq!((&seen["callerid"], &seen["onbehalfof"]), (&json!(admin.id), &json!(bob.id)));
     bob.submit_job(&genie).await;
 
     let both = json!(format!("impersonator:{} for {}", admin.id, bob.id));

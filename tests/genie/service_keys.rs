@@ -231,7 +231,7 @@ both_stores!(who_reads_what_is_personal_is_on_record, async |store: TestStore| {
     let params = |page: &Value| page["data"][0]["data"]["params"].clone();
     let reads = async || {
         let page = plain.get(&genie, "/api/events?types=access.*").await.ok();
-        page["data"].as_array().unwrap().iter().map(|event| event["caller"].clone()).collect::<Vec<_>>()
+        page["data"].as_array().unwrap().iter().map(|event| event["callerid"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(params(&plain.get(&genie, jobs).await.ok()), json!(null));
     plain.get(&genie, &format!("{jobs}&personal=true")).await.refused(403, "scope_needed");
@@ -245,12 +245,12 @@ both_stores!(who_reads_what_is_personal_is_on_record, async |store: TestStore| {
     }
     let live = genie.http.get(format!("{}{jobs}", genie.base)).header("Accept", "text/event-stream").bearer_auth(&personal.key);
     assert_eq!(Events::open(live).await.next().await.unwrap().data["data"]["params"]["width"], 100);
-    assert_eq!(reads().await, ["service_key"]);
+    assert_eq!(reads().await, [json!(personal.id)]);
     assert_eq!(params(&admin.get(&genie, &format!("{jobs}&personal=true")).await.ok()), json!({"width": 100}));
     let secret = [("X-RBAC-SYNC-SECRET", SECRET.into())];
     let page = genie.send(Method::GET, &format!("{jobs}&personal=true&user={}", bob.id), &secret, None).await.ok();
     assert_eq!(params(&page), json!({"width": 100}));
-    assert_eq!(reads().await, ["service_key", "user", "shared_secret"]);
+    assert_eq!(reads().await, [json!(personal.id), json!(admin.id), json!(null)]);
     // An invite's code is in no event for anybody: it would be a way in.
     let invites = personal.get(&genie, "/api/events?types=invite.created").await.ok();
     let codes = admin.get(&genie, "/api/admin/invites").await.ok();

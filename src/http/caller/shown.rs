@@ -9,7 +9,7 @@ use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
-use super::UserCaller;
+use super::{ActingUser, UserCaller};
 use crate::{
     app::App,
     http::{error::ApiError, request},
@@ -34,7 +34,7 @@ const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 pub enum TokenHolder {
     User(UserCaller),
     /// An administrator who acts for the user of this account.
-    Impersonator(UserCaller),
+    Impersonator(ActingUser),
     ServiceKey(Caller),
 }
 
@@ -70,28 +70,33 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
     match app.impersonations.check(token) {
         Ok(claims) => impersonator(&app, &claims).await.map(TokenHolder::Impersonator),
         Err(BadToken::Expired) => Err(ApiError::Expired),
-        Err(BadToken::Invalid) => user(&app, token).await.map(TokenHolder::User),
+        Err(BadToken::Invalid) => user(&app, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
     }
 }
 
 /// The user whose access token it is.
 async fn user(app: &App, token: &str) -> Result<UserCaller, ApiError> {
+    let account = active(holder(app, token).await?)?;
+    Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account })
+}
+
+/// The account of the holder of one of genie's own access tokens.
+async fn holder(app: &App, token: &str) -> Result<AccountRow, ApiError> {
     let claims = app.tokens.check(token).map_err(|bad| match bad {
         BadToken::Expired => ApiError::Expired,
         BadToken::Invalid => ApiError::NoCaller,
     })?;
-    let account = active_account(app, claims.id).await?;
-    Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account })
+    account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)
 }
 
 /// The token alone proves nothing: its impersonation must last, its administrator must be one still, and its user none.
-async fn impersonator(app: &App, claims: &impersonation::Claims) -> Result<UserCaller, ApiError> {
+async fn impersonator(app: &App, claims: &impersonation::Claims) -> Result<ActingUser, ApiError> {
     let lasting = app.log.impersonation(claims.session, app.log.clock().now()).await?;
     let lasting = lasting.filter(|one| (one.user, one.by) == (claims.user, claims.by)).ok_or(ApiError::NoCaller)?;
-    let by = active_account(app, lasting.by).await?;
-    let account = active_account(app, lasting.user).await?;
+    let by = active(account_of(app, lasting.by, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
+    let account = active(account_of(app, lasting.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
     match by.admin && !account.admin {
-        true => Ok(UserCaller { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
+        true => Ok(ActingUser { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
         false => Err(ApiError::NoCaller),
     }
 }
@@ -101,8 +106,7 @@ pub async fn service_key(app: &App, key: &str) -> Result<Caller, ApiError> {
     Ok(Caller::service_key(id, key.scopes, request::current_id()))
 }
 
-async fn active_account(app: &App, user: UserId) -> Result<AccountRow, ApiError> {
-    let account = account_of(app, user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
+fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
     match account.status.as_str() {
         "active" => Ok(account),
         _ => Err(ApiError::NoCaller),
