@@ -55,6 +55,8 @@ pub enum UserCommand {
         /// Whether genie or an administrator asks.
         privileged: bool,
     },
+    /// Anything else about the account.
+    Account(AccountCommand),
     /// Hold a platform's credentials.
     StoreCredential {
         /// Which: see [`User::credential_for`].
@@ -174,11 +176,12 @@ impl User {
 
     /// What happens when this is asked at `now`. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Moment, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        if !command.is_an_ending() {
+        if !command.is_an_ending() && !matches!(command, UserCommand::Account(_)) {
             self.account.active()?;
         }
         match command {
             UserCommand::SignIn => self.account_changes(AccountCommand::SignIn),
+            UserCommand::Account(command) => self.account_changes(command),
             UserCommand::AdvanceOnboarding { to, privileged } => {
                 self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
             }
