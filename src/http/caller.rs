@@ -11,13 +11,13 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     app::App,
-    http::{error::ApiError, request},
+    http::{directus, error::ApiError, request},
     identity::token::BadToken,
 };
 
 const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
 /// How long a token's account may take to show up in the read side, after a registration or a start.
-const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
+pub const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 
 /// A user with a good token.
 pub struct UserCaller {
@@ -48,15 +48,23 @@ async fn user(request: &HttpRequest) -> Result<UserCaller, ApiError> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(ApiError::NoCaller);
     }
-    let claims = app.tokens.check(token.trim()).map_err(|bad| match bad {
-        BadToken::Expired => ApiError::Expired,
-        BadToken::Invalid => ApiError::NoCaller,
-    })?;
-    let account = account_of(&app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
+    let account = match &app.directus {
+        Some(directus) => directus::authenticate(&app, directus, request, token.trim()).await?,
+        None => holder(&app, token.trim()).await?,
+    };
     match account.status.as_str() {
         "active" => Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account }),
         _ => Err(ApiError::NoCaller),
     }
+}
+
+/// The account of the holder of one of genie's own tokens.
+async fn holder(app: &App, token: &str) -> Result<AccountRow, ApiError> {
+    let claims = app.tokens.check(token).map_err(|bad| match bad {
+        BadToken::Expired => ApiError::Expired,
+        BadToken::Invalid => ApiError::NoCaller,
+    })?;
+    account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)
 }
 
 /// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.

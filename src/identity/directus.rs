@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
+use genie_actors::register::Register;
 use genie_events::{Moment, UserId};
 use genie_log::{Clock, Log};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::SecretString;
+use tokio::runtime::Handle;
 use tracing::error;
 
 use crate::identity::token::BadToken;
@@ -33,8 +35,11 @@ mod upstream;
 
 pub use refresh::{NoPair, Pair};
 pub use register::{Applicant, NotRegistered, Registrations};
-pub use standing::{About, Person, Standing, Standings};
-pub use upstream::{Asking, Reply, Trouble, Upstream, bearer};
+pub use standing::Person;
+pub use upstream::{Asking, Reply, Trouble, bearer};
+
+use standing::{About, Standing, Standings};
+use upstream::Upstream;
 
 /// Tokens with a signature that is not by `DIRECTUS_SECRET`, of which Directus is asked each second all the same: it may have
 /// another secret now. The others are refused unasked, so that nobody makes genie ask without end.
@@ -61,6 +66,8 @@ pub struct Directus(Arc<Inner>);
 
 struct Inner {
     upstream: Arc<Upstream>,
+    /// Where requests are made: connections live on the runtime that opened them.
+    io: Handle,
     clock: Clock,
     signature: Option<claims::Signature>,
     doubts: DefaultDirectRateLimiter,
@@ -68,6 +75,7 @@ struct Inner {
     other_secret: Mutex<Option<Moment>>,
     standings: Standings,
     refreshes: refresh::Refreshes,
+    registrations: Registrations,
 }
 
 /// Somebody with a good token.
@@ -103,28 +111,46 @@ impl From<BadToken> for NotAuthenticated {
 
 impl Directus {
     /// To be called on the runtime that owns all I/O.
-    pub fn new(settings: &Settings, log: Log) -> Result<Self, String> {
+    pub fn new(settings: &Settings, log: Log, register: Register) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(&settings.url, settings.admin_token.as_ref(), clock.clone())?);
+        let standings = Standings::new(Arc::clone(&upstream));
+        let registrations = Registrations::new(settings, Arc::clone(&upstream), standings.clone(), register, log.clone());
         Ok(Self(Arc::new(Inner {
+            io: Handle::current(),
             clock,
             signature: settings.secret.as_ref().map(claims::Signature::new),
             doubts: RateLimiter::direct(Quota::per_second(DOUBTS_A_SECOND)),
             other_secret: Mutex::default(),
-            standings: Standings::new(Arc::clone(&upstream)),
+            standings,
+            registrations,
             refreshes: refresh::Refreshes::new(Arc::clone(&upstream), log),
             upstream,
         })))
     }
 
-    /// The wire, for what is passed on as it is.
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.0.upstream
+    /// Passes something on, to its end even when the client goes away.
+    pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
+        let upstream = Arc::clone(&self.0.upstream);
+        let asked = self.0.io.spawn(async move { upstream.ask(asking).await });
+        asked.await.unwrap_or(Err(Trouble::Failed("asking it broke off")))
     }
 
-    /// Who is who.
-    pub fn standings(&self) -> &Standings {
-        &self.0.standings
+    /// Forgets what was said of somebody, who has just changed it.
+    pub async fn forget(&self, user: UserId, token: &str) {
+        self.0.standings.forget(user, token).await;
+    }
+
+    /// Whether it answers, and whether it is asked at all and since when.
+    pub async fn state(&self) -> (bool, (&'static str, Moment)) {
+        let upstream = Arc::clone(&self.0.upstream);
+        let answers = self.0.io.spawn(async move { upstream.ping().await.is_ok() });
+        (answers.await.unwrap_or(false), self.0.upstream.circuit().state())
+    }
+
+    /// Who wants to be somebody.
+    pub fn registrations(&self) -> &Registrations {
+        &self.0.registrations
     }
 
     /// A new pair of tokens for a refresh token.
@@ -169,7 +195,9 @@ impl Directus {
         let mut since = self.0.other_secret.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(self.0.clock.now());
-            error!("Directus signs with another secret than DIRECTUS_SECRET; set it anew: until then it is asked about each token");
+            error!(
+                "Directus signs with another secret than DIRECTUS_SECRET; set it anew: until then it is asked about each token"
+            );
         }
     }
 

@@ -78,7 +78,9 @@ impl Log {
             (false, None) => Ok(Turn::Theirs),
             (false, Some(sealed)) => {
                 let opened = refreshing.key.open(&sealed, &refreshing.place());
-                opened.map(Turn::Answered).map_err(|reason| LogError::Statement(format!("a kept refresh can't be opened: {reason}")))
+                opened
+                    .map(Turn::Answered)
+                    .map_err(|reason| LogError::Statement(format!("a kept refresh can't be opened: {reason}")))
             }
         }
     }
@@ -100,7 +102,10 @@ impl Log {
         let name = refreshing.name.clone();
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
-            sqlx::query("DELETE FROM refresh_grace WHERE token_hash = $1 AND sealed IS NULL").bind(name).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM refresh_grace WHERE token_hash = $1 AND sealed IS NULL")
+                .bind(name)
+                .execute(&mut *tx)
+                .await?;
             Ok(tx.commit().await?)
         };
         self.store().run(work).await

@@ -35,10 +35,7 @@ pub type Pair = Arc<Zeroizing<Vec<u8>>>;
 #[derive(Debug, Clone)]
 pub enum NoPair {
     /// Directus refused.
-    Refused {
-        status: u16,
-        code: String,
-    },
+    Refused { status: u16, code: String },
     /// Directus did not say.
     Trouble(Trouble),
     /// The store did not say.

@@ -200,7 +200,10 @@ impl Standings {
             true => Ok(()),
             false => {
                 let (status, code) = (reply.status, reply.code());
-                error!(http.status = status, code, "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it");
+                error!(
+                    http.status = status,
+                    code, "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
+                );
                 Err(Trouble::Failed("it refuses the administrator's token"))
             }
         }
@@ -252,6 +255,12 @@ enum WireRole {
 }
 
 impl Person {
+    /// The role as an account names it: its name, or its id where that may not be read.
+    pub fn role_word(&self) -> String {
+        let id = || self.role.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        self.role_name.clone().unwrap_or_else(id)
+    }
+
     /// `None` when it does not say who is meant and whether they are active.
     fn read(data: Value) -> Option<Self> {
         let wire: Wire = serde_json::from_value(data).ok()?;

@@ -58,9 +58,12 @@ pub struct Reply {
 /// Directus gave no answer that says anything of what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// It can't be reached, or did not answer in time, or broke off.
+    /// It can't be reached.
+    #[error("Directus can't be reached; try again shortly")]
+    Unreachable,
+    /// It did not answer in time, or broke off.
     #[error("Directus does not answer; try again shortly")]
-    Away,
+    Silent,
     /// It failed several times running and is left alone for a while.
     #[error("Directus has not answered for a while; try again in {} s", .0.as_secs().max(1))]
     LeftAlone(Duration),
@@ -90,6 +93,16 @@ struct Extensions {
     code: String,
 }
 
+impl Trouble {
+    /// Whether Directus did nothing of what was asked: it was not sent, or turned away at the door.
+    pub fn is_unsent(&self) -> bool {
+        match self {
+            Self::Unreachable | Self::LeftAlone(_) | Self::Overloaded(_) | Self::TooMany(_) => true,
+            Self::Silent | Self::Failed(_) => false,
+        }
+    }
+}
+
 impl Reply {
     /// Whether it is a success.
     pub fn is_ok(&self) -> bool {
@@ -100,7 +113,8 @@ impl Reply {
     pub fn code(&self) -> String {
         let errors = serde_json::from_slice::<Errors>(&self.body);
         let code = errors.ok().and_then(|all| all.errors.into_iter().next()).map(|error| error.extensions.code);
-        let is_code = |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
+        let is_code =
+            |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
         code.filter(is_code).unwrap_or_default()
     }
 
@@ -183,6 +197,15 @@ impl Upstream {
         &self.circuit
     }
 
+    /// Whether it answers at all, whatever the circuit says.
+    pub async fn ping(&self) -> Result<(), Trouble> {
+        let asking = Asking::new(Method::GET, "/server/ping");
+        match tokio::time::timeout(CONNECT, self.send(&asking)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
+        }
+    }
+
     /// Sends a request. What only reads is sent a second time when the connection broke: it may have been closed just then.
     pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
         let leave = self.circuit.enter(self.clock.now()).map_err(Trouble::LeftAlone)?;
@@ -195,7 +218,7 @@ impl Upstream {
             Ok(answer) => self.read(answer).await,
             Err(error) => {
                 warn!(reason = reason(&error), "Directus does not answer");
-                Err(Trouble::Away)
+                Err(if error.is_connect() { Trouble::Unreachable } else { Trouble::Silent })
             }
         };
         match outcome {
@@ -235,7 +258,7 @@ impl Upstream {
                 Ok(None) => break,
                 Err(error) => {
                     warn!(reason = reason(&error), "Directus broke off its answer");
-                    return Err(Trouble::Away);
+                    return Err(Trouble::Silent);
                 }
             }
         }
