@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::Config,
     heads, http,
-    identity::{impersonation::ImpersonationTokens, password::Passwords, token::Tokens},
+    identity::{directus::Directus, impersonation::ImpersonationTokens, password::Passwords, token::Tokens},
     socket,
 };
 
@@ -43,6 +43,8 @@ pub struct App {
     pub tokens: Tokens,
     pub impersonations: ImpersonationTokens,
     pub passwords: Passwords,
+    /// Who says who is who, when it is not genie itself.
+    pub directus: Option<Directus>,
 }
 
 /// Starts the server and runs it until it is told to stop.
@@ -78,8 +80,11 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;
-    let invite = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?;
-    if let Some(code) = invite {
+    let directus = start_directus(&config, &log, &write, &election)?;
+    // Where Directus says who administers, no invite can make an administrator.
+    if directus.is_none()
+        && let Some(code) = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?
+    {
         say(&format!("The first invite, whose user becomes administrator: {code}"));
     }
     if config.shared_secret.is_none() {
@@ -91,7 +96,18 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let tokens = Tokens::new(log.hashes().token_key());
     let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, impersonations, passwords })
+    Ok(App { config, log, election, write, reads, sealing, tokens, impersonations, passwords, directus })
+}
+
+/// The Directus that says who is who, when there is one.
+fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Election) -> Result<Option<Directus>, String> {
+    let Some(settings) = &config.directus else { return Ok(None) };
+    if settings.admin_token.is_none() {
+        warn!("DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status");
+    }
+    let directus = Directus::new(settings, log.clone(), write.register.clone())?;
+    tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
+    Ok(Some(directus))
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.

@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use genie_log::store::Target;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::identity::directus;
+
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
     pub name: &'static str,
@@ -23,7 +25,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 30] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -40,6 +42,11 @@ pub const SETTINGS: [Setting; 25] = [
         "all",
         "`original` opens only the original's routes to the shared secret; workers then need keys",
     ),
+    plain("DIRECTUS_URL", "", "the Directus that says who is who; without it genie keeps passwords itself"),
+    secret("DIRECTUS_ADMIN_TOKEN", "static token of an administrator of that Directus; without it nobody can register"),
+    secret("DIRECTUS_SECRET", "that Directus' SECRET; with it tokens are checked without asking"),
+    plain("DIRECTUS_CREATOR_ROLE", "creator", "name of the role in Directus that a registration gives"),
+    plain("GENIE_RESERVATION_SECONDS", "600", "how long a registration that broke off keeps its invite and address (Directus)"),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
     plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
@@ -70,6 +77,7 @@ pub struct Config {
     pub shared_secret: Option<SecretString>,
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
+    pub directus: Option<directus::Settings>,
     pub ollama_url: String,
     pub ollama_model: String,
     pub caption_model: String,
@@ -137,6 +145,7 @@ impl Config {
             export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
             secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
+            directus: read.directus(),
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),
             caption_model: read.text("CAPTION_MODEL"),
@@ -258,6 +267,24 @@ impl Reader<'_> {
             self.wrong.push(format!("{name} must be * or a list of origins such as https://app.example.com"));
         }
         origins
+    }
+
+    /// All about Directus, which is there when it has an address.
+    fn directus(&mut self) -> Option<directus::Settings> {
+        let settings = directus::Settings {
+            url: self.text("DIRECTUS_URL"),
+            admin_token: self.secret("DIRECTUS_ADMIN_TOKEN", |token| !token.chars().any(char::is_control), "must be one line"),
+            secret: self.secret("DIRECTUS_SECRET", |_| true, ""),
+            creator_role: self.text("DIRECTUS_CREATOR_ROLE"),
+            reservation: Duration::from_secs(self.number("GENIE_RESERVATION_SECONDS", 30, 86_400)),
+        };
+        if settings.url.is_empty() {
+            return None;
+        }
+        if !is_http(&settings.url) {
+            self.wrong.push("DIRECTUS_URL must begin with http:// or https://".to_owned());
+        }
+        Some(settings)
     }
 
     fn url(&mut self, name: &'static str) -> String {

@@ -38,6 +38,8 @@ mod captions;
 mod chat;
 /// `/api/credentials/*`.
 mod credentials;
+/// `/auth/*`, `/users/me`, `/api/register` where a Directus says who is who.
+mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
 /// `/healthz`, `/readyz`.
@@ -71,9 +73,15 @@ pub fn service(
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = Error, InitError = ()>,
 > {
     let cors = cors(&app.config.cors_origins);
+    let with_directus = app.directus.is_some();
     ActixApp::new()
         .app_data(app)
         .app_data(web::QueryConfig::default().error_handler(error::bad_query))
+        .configure(|config| {
+            if with_directus {
+                directus::routes(config); // before the same routes of the built-in identity, which are never reached then
+            }
+        })
         .configure(routes)
         .default_service(web::to(error::no_such_route))
         .wrap(cors)

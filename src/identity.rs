@@ -1,5 +1,8 @@
-//! The built-in identity: passwords, and the tokens that stand for a login. Same wire as Directus.
+//! Identity, by one of two makers with the same wire: genie itself (passwords, and the tokens that stand for a login), or a Directus
+//! server.
 
+/// The other maker of identity: a Directus server.
+pub mod directus;
 /// Tokens of administrators who act for a user.
 pub mod impersonation;
 /// Argon2id, off the actor threads, so many at once.

@@ -61,6 +61,11 @@ impl Caller {
         }
     }
 
+    /// Whether it is an administrator who acts for somebody else.
+    pub fn is_impersonator(&self) -> bool {
+        matches!(self.who, Who::Impersonator { .. })
+    }
+
     /// Whether it came with a service key.
     pub fn is_service_key(&self) -> bool {
         matches!(self.who, Who::ServiceKey { .. })

@@ -16,6 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{WriteError, system_stream, vault::Vault};
 
+/// Where another identity provider makes the user.
+pub mod reserve;
+
 /// How often a race is tried again before the caller is told to come back.
 const TRIES: u32 = 5;
 /// The pause before that; spread by chance.

@@ -212,9 +212,12 @@ impl Event {
                 CaptionEvent::Failed(failure) => json!({"failure": failure.code}),
             },
             Self::Email(EmailEvent::Claimed { user } | EmailEvent::Released { user }) => json!({"user": user}),
+            Self::Email(EmailEvent::Reserved(reservation)) => json!({"user": reservation.user, "until": reservation.until}),
             Self::Invite(event) => match event {
                 InviteEvent::Created { grant, .. } => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
-                InviteEvent::Spent { user } => json!({"user": user}),
+                InviteEvent::Reserved { user } | InviteEvent::Released { user } | InviteEvent::Spent { user } => {
+                    json!({"user": user})
+                }
                 InviteEvent::Revoked => json!({}),
             },
             Self::ServiceKey(event) => match event {

@@ -41,6 +41,7 @@ impl Projection for Projector {
                         .bind(user.to_string())
                         .bind(seen.at().0)
                 }
+                InviteEvent::Reserved { .. } | InviteEvent::Released { .. } => return Ok(()),
                 InviteEvent::Revoked => sqlx::query("DELETE FROM invites WHERE invite_id = $1").bind(id),
             };
             query.execute(&mut **tx).await.map(drop)

@@ -12,7 +12,7 @@ use crate::http::error::{ApiError, DirectusError};
 
 mod shown;
 use shown::TokenHolder;
-pub use shown::account_of;
+pub use shown::{ACCOUNT_WAIT, account_of, token};
 
 /// A user, in person: for whatever an administrator may not do in a user's name.
 pub struct UserCaller {
@@ -55,7 +55,6 @@ pub struct Operator<W = NoScope> {
 pub struct Somebody;
 
 /// A user in person on a route of Directus' own contract: an expired token has a code of its own there.
-#[allow(dead_code)] // no route takes it yet
 pub struct DirectusUser(pub UserCaller);
 
 /// The same, or an administrator who acts for them.

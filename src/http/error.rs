@@ -16,7 +16,7 @@ use tracing::error;
 
 use crate::{
     http::{answer, request},
-    identity::password::PasswordError,
+    identity::{directus::Trouble, password::PasswordError},
 };
 
 /// What clients are told to wait when the store is away or too much waits, in seconds.
@@ -58,6 +58,18 @@ pub enum ApiError {
     /// A route of servers and workers without a secret to check.
     #[error("RBAC_SYNC_WEBHOOK_SECRET is not set on the server; set it to open this route")]
     SecretNotConfigured,
+    /// Something that only whoever runs the server can set.
+    #[error("{sentence}")]
+    NotConfigured { code: &'static str, sentence: String },
+    /// Directus did not say, or said that it can't.
+    #[error(transparent)]
+    Directus(Trouble),
+    /// Directus said no, in words of ours.
+    #[error("{sentence}")]
+    DirectusRefused { status: StatusCode, code: String, sentence: &'static str },
+    /// Whether somebody was registered shows later.
+    #[error("{0}")]
+    RegistrationUnknown(String),
     /// The model server's fault; the turn is kept.
     #[error("{}", .failure.sentence)]
     Model { failure: Failure, turn: Option<TurnId>, position: u64 },
@@ -138,6 +150,10 @@ impl ApiError {
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
+            Self::NotConfigured { code, .. } => Wire::new(S::INTERNAL_SERVER_ERROR, code),
+            Self::Directus(trouble) => wire_of_directus(trouble),
+            Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
+            Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
                 let status = if failure.code == "internal" { S::INTERNAL_SERVER_ERROR } else { S::BAD_GATEWAY };
                 Wire { turn: *turn, ..Wire::new(status, &failure.code) }
@@ -159,7 +175,7 @@ impl ApiError {
     /// The sentence for people; what is internal says nothing.
     fn sentence(&self, status: StatusCode, code: &str) -> String {
         match (status, code) {
-            (StatusCode::INTERNAL_SERVER_ERROR, _) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, _) if !matches!(self, Self::NotConfigured { .. }) => {
                 "Something went wrong on the server; the request id tells which request".into()
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
@@ -171,6 +187,16 @@ impl ApiError {
             },
             _ => self.to_string(),
         }
+    }
+}
+
+fn wire_of_directus(trouble: &Trouble) -> Wire {
+    use StatusCode as S;
+    match trouble {
+        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => Wire::later(S::BAD_GATEWAY, "directus_away"),
+        Trouble::LeftAlone(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::BAD_GATEWAY, "directus_away") },
+        Trouble::Overloaded(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy") },
+        Trouble::TooMany(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") },
     }
 }
 
@@ -267,9 +293,12 @@ directus_error_from!(WriteError, LogError, ReadError, PasswordError);
 
 impl DirectusError {
     /// In Directus' words.
-    fn code(&self) -> &'static str {
+    fn code(&self) -> &str {
         let wire = self.0.wire();
         match &self.0 {
+            ApiError::DirectusRefused { code, .. } => code,
+            ApiError::Directus(Trouble::TooMany(_)) => "REQUESTS_EXCEEDED",
+            ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
             ApiError::Invalid { .. } | ApiError::TwoTokens | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",

@@ -30,20 +30,17 @@ const MAX_PASSWORD: usize = 1024;
 
 #[derive(Deserialize)]
 pub struct Registration {
-    email: String,
-    password: SecretString,
+    pub email: String,
+    pub password: SecretString,
     #[serde(rename = "firstName")]
-    first_name: Option<String>,
+    pub first_name: Option<String>,
     #[serde(rename = "inviteCode")]
-    invite_code: String,
+    pub invite_code: String,
 }
 
 /// `POST /api/register`
 pub async fn register(app: Data<App>, Body(body): Body<Registration>) -> Result<HttpResponse, ApiError> {
-    check_password(&body.password)?;
-    if body.first_name.as_ref().is_some_and(|name| name.chars().count() > 200) {
-        return Err(ApiError::field("`firstName` must be at most 200 characters"));
-    }
+    check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
         password_hash: app.passwords.hash(body.password).await?,
@@ -53,6 +50,15 @@ pub async fn register(app: Data<App>, Body(body): Body<Registration>) -> Result<
     let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
     let registered = app.write.register.register(applicant, metadata).await?;
     Ok(answer::written(json!({"userId": registered.user}), registered.position))
+}
+
+/// What can be said of a registration without asking anybody.
+pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
+    check_password(&body.password)?;
+    match &body.first_name {
+        Some(name) if name.chars().count() > 200 => Err(ApiError::field("`firstName` must be at most 200 characters")),
+        _ => Ok(()),
+    }
 }
 
 fn check_password(password: &SecretString) -> Result<(), ApiError> {

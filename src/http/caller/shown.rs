@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use super::{ActingUser, UserCaller};
 use crate::{
     app::App,
-    http::{error::ApiError, request},
+    http::{directus, error::ApiError, request},
     identity::{impersonation, token::BadToken},
 };
 
@@ -28,7 +28,7 @@ const ORIGINAL_SECRET_ROUTES: [&str; 7] = [
     "/api/queue/taxonomy/invalidate",
 ];
 /// How long a token's account may take to show up in the read side, after a registration or a start.
-const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
+pub const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 
 /// Whose token it is.
 pub enum TokenHolder {
@@ -70,13 +70,16 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
     match app.impersonations.check(token) {
         Ok(claims) => impersonator(&app, &claims).await.map(TokenHolder::Impersonator),
         Err(BadToken::Expired) => Err(ApiError::Expired),
-        Err(BadToken::Invalid) => user(&app, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
+        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
     }
 }
 
 /// The user whose access token it is.
-async fn user(app: &App, token: &str) -> Result<UserCaller, ApiError> {
-    let account = active(holder(app, token).await?)?;
+async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
+    let account = active(match &app.directus {
+        Some(directus) => directus::authenticate(app, directus, request, token).await?,
+        None => holder(app, token).await?,
+    })?;
     Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account })
 }
 

@@ -194,6 +194,7 @@ mod tests {
         "snapshots",
         "checkpoints",
         "elections",
+        "refresh_grace", // good for seconds
         "tree_hashes",
         "tree_heads", // signed anew over the same facts; those to trust were kept outside
         "accounts",
