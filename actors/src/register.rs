@@ -16,6 +16,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{WriteError, vault::Vault};
 
+/// Where another identity provider changes an address.
+mod follow;
 /// Where another identity provider makes the user.
 pub mod reserve;
 
