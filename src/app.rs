@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::Config,
     heads, http,
-    identity::{directus::Directus, password::Passwords, token::Tokens},
+    identity::{directus::Directus, password::Passwords, refresh::RefreshTokens, throttle::Throttle, token::Tokens},
     socket,
 };
 
@@ -41,7 +41,9 @@ pub struct App {
     pub reads: ReadSide,
     pub sealing: Sealing,
     pub tokens: Tokens,
+    pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
+    pub throttle: Throttle,
     /// Who says who is who, when it is not genie itself.
     pub directus: Option<Directus>,
 }
@@ -94,7 +96,8 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let tokens = Tokens::new(log.hashes().token_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, passwords, directus })
+    let (refresh_tokens, throttle) = (RefreshTokens::new(log.hashes().refresh_key()), Throttle::new());
+    Ok(App { config, log, election, write, reads, sealing, tokens, refresh_tokens, passwords, throttle, directus })
 }
 
 /// The Directus that says who is who, when there is one.

@@ -25,7 +25,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 29] = [
+pub const SETTINGS: [Setting; 30] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -53,6 +53,7 @@ pub const SETTINGS: [Setting; 29] = [
     plain("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas"),
     plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
     plain("GENIE_READ_WAIT_MS", "5000", "how long a read waits for the position it asks for"),
+    plain("GENIE_LOGIN_STALL_MS", "500", "how long a login takes at least, so that its time tells nothing"),
     plain("GENIE_SEAL_SECONDS", "10", "how often a head of the log is signed, at most, while there are new facts"),
     plain("GENIE_HEADS_FILE", "", "file that signed heads are appended to; one for each server, best on another machine"),
     secret("GENIE_HEADS_WEBHOOK", "URL that signed heads are sent to"),
@@ -82,6 +83,7 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     pub job_lease: Duration,
     pub read_wait: Duration,
+    pub login_stall: Duration,
     pub seal_every: Duration,
     pub heads_file: Option<PathBuf>,
     pub heads_webhook: Option<SecretString>,
@@ -149,6 +151,7 @@ impl Config {
             cors_origins: read.origins("CORS_ORIGINS"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
+            login_stall: Duration::from_millis(read.number("GENIE_LOGIN_STALL_MS", 0, 10_000)),
             seal_every: Duration::from_secs(read.number("GENIE_SEAL_SECONDS", 1, 86_400)),
             heads_file: Some(read.text("GENIE_HEADS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             heads_webhook: read.secret("GENIE_HEADS_WEBHOOK", is_http, "must begin with http:// or https://"),

@@ -65,8 +65,9 @@ impl WriteSide {
         tokio::spawn(jobs.clone().tick(election.clone()));
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
-        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election));
-        let accounts = Accounts::new(users.clone());
+        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election.clone()));
+        let accounts = Accounts::new(log.clone(), users.clone(), vault.clone());
+        tokio::spawn(accounts.clone().sweep(election));
         Ok(Self { register: Register::new(log, vault.clone()), accounts, users, vault, jobs, supervisor })
     }
 }

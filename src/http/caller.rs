@@ -8,6 +8,7 @@ use genie_events::UserId;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
 use crate::{
     app::App,
@@ -23,6 +24,8 @@ pub const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 pub struct UserCaller {
     pub caller: Caller,
     pub account: AccountRow,
+    /// Of which login the token is.
+    pub login: Option<Uuid>,
 }
 
 /// A holder of the shared secret.
@@ -48,23 +51,30 @@ async fn user(request: &HttpRequest) -> Result<UserCaller, ApiError> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(ApiError::NoCaller);
     }
-    let account = match &app.directus {
-        Some(directus) => directus::authenticate(&app, directus, request, token.trim()).await?,
+    if request.query_string().split('&').any(|pair| pair.split('=').next() == Some("access_token")) {
+        return Err(ApiError::field("A request has one token: send the header `Authorization`, and no `access_token` beside it"));
+    }
+    let (account, login) = match &app.directus {
+        Some(directus) => (directus::authenticate(&app, directus, request, token.trim()).await?, None),
         None => holder(&app, token.trim()).await?,
     };
     match account.status.as_str() {
-        "active" => Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account }),
+        "active" => {
+            let caller = Caller::user(account.user, account.admin, request::current_id());
+            Ok(UserCaller { caller, account, login })
+        }
         _ => Err(ApiError::NoCaller),
     }
 }
 
-/// The account of the holder of one of genie's own tokens.
-async fn holder(app: &App, token: &str) -> Result<AccountRow, ApiError> {
+/// The account of the holder of one of genie's own tokens, and of which login it is.
+async fn holder(app: &App, token: &str) -> Result<(AccountRow, Option<Uuid>), ApiError> {
     let claims = app.tokens.check(token).map_err(|bad| match bad {
         BadToken::Expired => ApiError::Expired,
         BadToken::Invalid => ApiError::NoCaller,
     })?;
-    account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)
+    let account = account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
+    Ok((account, claims.sid))
 }
 
 /// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.

@@ -181,6 +181,7 @@ pub struct SystemHashes {
     session: Zeroizing<[u8; 32]>,
     request: Zeroizing<[u8; 32]>,
     token: Zeroizing<[u8; 32]>,
+    refresh: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -192,6 +193,7 @@ impl SystemHashes {
             session: part("session"),
             request: part("request"),
             token: part("token"),
+            refresh: part("refresh"),
         }
     }
 
@@ -224,6 +226,11 @@ impl SystemHashes {
     /// The key that signs access tokens (HS256).
     pub fn token_key(&self) -> &[u8] {
         self.token.as_slice()
+    }
+
+    /// The key that refresh tokens are made and known by (HMAC-SHA-256).
+    pub fn refresh_key(&self) -> &[u8; 32] {
+        &self.refresh
     }
 }
 
