@@ -23,7 +23,10 @@ use zeroize::Zeroizing;
 use crate::{
     config::Config,
     heads, http,
-    identity::{directus::Directus, impersonation::ImpersonationTokens, password::Passwords, token::Tokens},
+    identity::{
+        directus::Directus, impersonation::ImpersonationTokens, password::Passwords, refresh::RefreshTokens, throttle::Throttle,
+        token::Tokens,
+    },
     socket,
 };
 
@@ -42,7 +45,9 @@ pub struct App {
     pub sealing: Sealing,
     pub tokens: Tokens,
     pub impersonations: ImpersonationTokens,
+    pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
+    pub throttle: Throttle,
     /// Who says who is who, when it is not genie itself.
     pub directus: Option<Directus>,
 }
@@ -96,7 +101,8 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let tokens = Tokens::new(log.hashes().token_key());
     let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, impersonations, passwords, directus })
+    let (refresh_tokens, throttle) = (RefreshTokens::new(log.hashes().refresh_key()), Throttle::new());
+    Ok(App { config, log, election, write, reads, sealing, tokens, impersonations, refresh_tokens, passwords, throttle, directus })
 }
 
 /// The Directus that says who is who, when there is one.

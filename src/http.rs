@@ -28,7 +28,7 @@ mod request;
 /// Server-sent events.
 mod sse;
 
-/// `/api/rbac-sync`.
+/// `/api/me/sessions`, `/api/rbac-sync`, `/api/admin/users/*`.
 mod accounts;
 /// `/api/admin/audit/*`.
 mod audit;
@@ -107,9 +107,18 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/auth/login", post().to(identity::log_in))
         .route("/auth/refresh", post().to(identity::refresh))
         .route("/auth/logout", post().to(identity::log_out))
+        .route("/auth/password/reset", post().to(identity::reset_password))
         .route("/users/me", get().to(identity::show_me))
+        .route("/users/me", patch().to(identity::change_me))
+        .route("/users/me/tfa/generate", post().to(identity::two_factor::generate))
+        .route("/users/me/tfa/enable", post().to(identity::two_factor::enable))
+        .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
         .route("/api/register", post().to(identity::register))
+        .route("/api/me/sessions", get().to(accounts::sessions))
+        .route("/api/me/sessions", delete().to(accounts::end_sessions))
+        .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
         .route("/api/rbac-sync", post().to(accounts::sync))
+        .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/invites", get().to(invites::list))
         .route("/api/admin/invites/{code}", delete().to(invites::revoke))

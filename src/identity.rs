@@ -7,5 +7,11 @@ pub mod directus;
 pub mod impersonation;
 /// Argon2id, off the actor threads, so many at once.
 pub mod password;
-/// Access and refresh tokens.
+/// Refresh tokens.
+pub mod refresh;
+/// Wrong passwords, counted.
+pub mod throttle;
+/// Access tokens.
 pub mod token;
+/// One-time codes by time.
+pub mod two_factor;

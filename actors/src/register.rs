@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use genie_events::{
     Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, AccountCommand, AccountEvent, Acquaintance, Registration},
+    account::{Account, AccountCommand, AccountEvent, Acquaintance, FIRST_PASSWORD, Registration},
     email::{self, Email, EmailCommand},
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
@@ -16,6 +16,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{WriteError, system_stream, vault::Vault};
 
+/// Where another identity provider changes an address.
+mod follow;
 /// Where another identity provider makes the user.
 pub mod reserve;
 
@@ -111,7 +113,7 @@ impl Register {
         }))?;
 
         let (keys, new_key) = self.log.new_keys(user);
-        let password = self.vault.seal_password(&keys, user, applicant.password_hash.expose_secret());
+        let password = self.vault.seal_password(&keys, user, FIRST_PASSWORD, applicant.password_hash.expose_secret());
         let groups = vec![
             first_facts(user, keys, registered),
             Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),
@@ -196,7 +198,7 @@ impl Register {
         Ok(invite.grant(self.log.clock().now()).is_ok().then_some(code))
     }
 
-    async fn load_email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
+    pub(crate) async fn load_email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
         let stream = StreamId::new(StreamKind::Email, self.log.hashes().email(normal));
         let (email, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
         Ok((email, stream, count))

@@ -71,9 +71,11 @@ impl WriteSide {
         tokio::spawn(jobs.clone().tick(election.clone()));
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
-        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election));
+        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election.clone()));
         let (service_keys, access) = (ServiceKeys::new(log.clone()), Access::new(log.clone()));
-        let (accounts, register) = (Accounts::new(users.clone()), Register::new(log, vault.clone()));
+        let accounts = Accounts::new(log.clone(), users.clone(), vault.clone());
+        tokio::spawn(accounts.clone().sweep(election));
+        let register = Register::new(log, vault.clone());
         Ok(Self { register, accounts, users, vault, jobs, supervisor, service_keys, access })
     }
 }

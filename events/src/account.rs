@@ -14,7 +14,7 @@ use crate::{
 
 mod profile;
 
-pub use profile::{Profile, ResetLink, TwoFactor};
+pub use profile::{Code, FIRST_PASSWORD, Profile, ResetLink, TwoFactor};
 
 /// What an account is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -81,8 +81,8 @@ pub enum AccountCommand {
     SignInByPassword {
         /// The version of the hash that the password was right for.
         password: u32,
-        /// The time step of the code that was right, if one was given.
-        step: Option<u64>,
+        /// The code that was right, if one was given.
+        code: Option<Code>,
     },
     /// Go to another step of onboarding.
     AdvanceOnboarding {
@@ -120,10 +120,7 @@ pub enum AccountCommand {
         step: u64,
     },
     /// Ask for a code no longer.
-    DisableTwoFactor {
-        /// The time step of the code that was right.
-        step: u64,
-    },
+    DisableTwoFactor(Code),
     /// Note that all logins were ended.
     EndSessions,
     /// Note that an old refresh token came back, and its family was ended.

@@ -19,9 +19,6 @@ BEGIN
                 DELETE FROM secrets WHERE secret_id = w ->> 'secret_id' AND version < (w ->> 'version')::bigint;
             WHEN 'delete_secret' THEN
                 DELETE FROM secrets WHERE secret_id = w ->> 'secret_id';
-            WHEN 'open_session' THEN
-                INSERT INTO sessions (token_hash, family, user_id, expires_at)
-                VALUES (w ->> 'token_hash', w ->> 'family', w ->> 'user_id', (w ->> 'expires_at')::bigint);
             WHEN 'put_lease' THEN
                 INSERT INTO leases AS l (kind, id, user_id, stream_id, holder, epoch, expires_at)
                 VALUES (w ->> 'kind', w ->> 'id', w ->> 'user_id', w ->> 'stream_id', w ->> 'holder', 1, (w ->> 'expires_at')::bigint)
@@ -45,3 +42,39 @@ BEGIN
         END CASE;
     END LOOP;
 END $$;
+
+-- One row per login: a family of refresh tokens, of which one is good. Who was logged in logs in once more.
+DROP TABLE sessions;
+CREATE TABLE sessions (
+    family       text  COLLATE "C" NOT NULL PRIMARY KEY,
+    user_id      text  COLLATE "C" NOT NULL,
+    -- SHA-256 of the token that is good now.
+    token_hash   text  COLLATE "C" NOT NULL,
+    -- Those that it followed within the grace: JSON, [[hash, when], ...].
+    rotated      text  COLLATE "C" NOT NULL DEFAULT '[]',
+    -- What the client calls itself.
+    agent_sealed bytea,
+    created_at   bigint NOT NULL,
+    used_at      bigint NOT NULL,
+    expires_at   bigint NOT NULL
+);
+CREATE INDEX sessions_of_user ON sessions (user_id, used_at);
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);
+
+CREATE FUNCTION work_open_session(w jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM sessions WHERE user_id = w ->> 'user_id' AND (expires_at <= (w ->> 'now')::bigint OR family NOT IN (
+        SELECT s.family FROM sessions s WHERE s.user_id = w ->> 'user_id'
+        ORDER BY s.used_at DESC, s.family DESC LIMIT (w ->> 'most')::bigint - 1));
+    INSERT INTO sessions (family, user_id, token_hash, agent_sealed, created_at, used_at, expires_at)
+    VALUES (w ->> 'family', w ->> 'user_id', w ->> 'token_hash', decode(w ->> 'agent', 'base64'),
+            (w ->> 'now')::bigint, (w ->> 'now')::bigint, (w ->> 'expires_at')::bigint);
+END $$;
+
+CREATE FUNCTION work_end_session(w jsonb) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM sessions WHERE family = w ->> 'family';
+$$;
+
+CREATE FUNCTION work_end_sessions(w jsonb) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM sessions WHERE user_id = w ->> 'user_id' AND family <> coalesce(w ->> 'but', '');
+$$;

@@ -1,13 +1,23 @@
-//! Accounts (contract, section 2): what other systems and administrators say of them.
+//! Accounts (contract, section 2): a user's logins, and what other systems and administrators say of an account.
 
-use actix_web::{HttpResponse, web::Data};
+use actix_web::{
+    HttpResponse,
+    web::{Data, Path},
+};
 use genie_events::{UserId, account::Wanted, tier::Tier};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::SecretCaller, error::ApiError},
+    http::{
+        answer,
+        body::Body,
+        caller::{AdminCaller, SecretCaller, UserCaller},
+        error::ApiError,
+    },
 };
 
 /// The words of Directus for a user who is there and may not act.
@@ -55,4 +65,43 @@ pub async fn sync(
     let user = body.user;
     let done = app.write.accounts.sync(user, body.wanted()?, caller.metadata()).await?;
     Ok(answer::written(json!({"userId": user, "changed": !done.changes.is_empty()}), done.position))
+}
+
+/// `POST /api/admin/users/{id}/password-reset`. The token is shown once: only its hash is kept.
+pub async fn offer_reset(app: Data<App>, AdminCaller(caller): AdminCaller, path: Path<String>) -> Result<HttpResponse, ApiError> {
+    let user: UserId = path.parse().map_err(|_| ApiError::NotFound("user"))?;
+    let offered = app.write.accounts.offer_reset(user, caller.metadata()).await?;
+    let shown = json!({
+        "userId": user, "token": offered.token.expose_secret(), "expires_at": offered.link.expires_at.rfc3339(),
+    });
+    Ok(answer::written(shown, offered.position))
+}
+
+/// `GET /api/me/sessions`
+pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
+    let sessions = app.log.sessions_of(user.account.user, app.log.clock().now()).await?;
+    let current = user.login.map(|login| login.to_string());
+    let shown = sessions.into_iter().map(|session| {
+        json!({
+            "id": session.family, "current": current.as_ref() == Some(&session.family), "user_agent": session.agent,
+            "created_at": session.created_at.rfc3339(), "last_used_at": session.used_at.rfc3339(),
+            "expires_at": session.expires_at.rfc3339(),
+        })
+    });
+    Ok(answer::list(shown.collect::<Vec<Value>>(), None))
+}
+
+/// `DELETE /api/me/sessions`: logged out everywhere, here as well.
+pub async fn end_sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
+    let done = app.write.accounts.end_sessions(user.account.user, user.caller.metadata()).await?;
+    Ok(answer::written(json!({}), done.position))
+}
+
+/// `DELETE /api/me/sessions/{id}`
+pub async fn end_session(app: Data<App>, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let login: Uuid = id.parse().map_err(|_| ApiError::NotFound("session"))?;
+    match app.log.end_session(&login.to_string(), Some(user.account.user)).await? {
+        true => Ok(answer::ok(json!({}))),
+        false => Err(ApiError::NotFound("session")),
+    }
 }

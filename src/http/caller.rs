@@ -7,6 +7,7 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use genie_actors::Caller;
 use genie_events::service_key::Scope;
 use genie_projections::accounts::AccountRow;
+use uuid::Uuid;
 
 use crate::http::error::{ApiError, DirectusError};
 
@@ -18,6 +19,8 @@ pub use shown::{ACCOUNT_WAIT, account_of, token};
 pub struct UserCaller {
     pub caller: Caller,
     pub account: AccountRow,
+    /// Of which login the token is.
+    pub login: Option<Uuid>,
 }
 
 /// A user, or an administrator who acts for them. `account` is the user's, `caller` tells of both.

@@ -14,6 +14,7 @@ use genie_actors::{WriteError, register::reserve::Made};
 use genie_events::{
     CallerKind, Metadata, UserId,
     account::{Acquaintance, Wanted},
+    email::normalise,
     tier::Tier,
 };
 use genie_projections::accounts::AccountRow;
@@ -30,7 +31,7 @@ use crate::{
         answer,
         body::{Body, JsonObject},
         caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
-        error::{ApiError, DirectusError},
+        error::{ApiError, DirectusError, no_such_route},
         identity::{self, Registration, check_registration},
         request,
     },
@@ -52,7 +53,11 @@ pub fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me/tfa/generate", post().to(change_me))
         .route("/users/me/tfa/enable", post().to(change_me))
         .route("/users/me/tfa/disable", post().to(change_me))
-        .route("/api/register", post().to(register));
+        .route("/api/register", post().to(register))
+        // Sessions and lost passwords are Directus' business, and not offered by way of genie.
+        .route("/api/me/sessions", web::to(no_such_route))
+        .route("/api/me/sessions/{id}", web::to(no_such_route))
+        .route("/api/admin/users/{id}/password-reset", web::to(no_such_route));
 }
 
 fn directus(app: &App) -> Result<&Directus, ApiError> {
@@ -118,6 +123,9 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     // A name that may not be read says nothing of whether the role changed.
     let role = person.role_name.clone().unwrap_or_else(|| account.role.clone());
     let is_active = account.status == "active";
+    if is_active {
+        follow_address(app, &mut account, person).await;
+    }
     if (&account.role, account.admin, is_active) == (&role, admin, true) {
         return Ok(account);
     }
@@ -128,6 +136,19 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     app.write.accounts.sync(person.user, wanted, Metadata::system()).await?;
     (account.role, account.admin, account.status) = (role, admin, "active".into());
     Ok(account)
+}
+
+/// Another address in Directus is another here. While somebody else is known under it, who will be followed when they come by, all
+/// stays as it is.
+async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
+    let Some(email) = &person.email else { return };
+    if normalise(email) == account.email.as_deref().and_then(normalise) {
+        return;
+    }
+    match app.write.register.follow_address(person.user, email, Metadata::system()).await {
+        Ok(()) => account.email = Some(email.clone()),
+        Err(error) => warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed"),
+    }
 }
 
 /// Whether genie suspended somebody because Directus had: then Directus may take it back. Whom somebody suspended here stays so.

@@ -34,6 +34,12 @@ pub enum ApiError {
     /// A caller whose token was good once.
     #[error("Invalid or expired token")]
     Expired,
+    /// The password was right, and a one-time code is missing or wrong.
+    #[error("The one-time code is missing, wrong, or was used before; wait for the next")]
+    InvalidOtp,
+    /// Too many wrong passwords or codes.
+    #[error("Too many wrong logins from this address; try again in {} s", .retry_after.as_secs().max(1))]
+    TooManyWrong { retry_after: Duration },
     /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -142,6 +148,10 @@ impl ApiError {
         match self {
             Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
             Self::NoCaller | Self::Expired => Wire::new(S::UNAUTHORIZED, "invalid_token"),
+            Self::InvalidOtp => Wire::new(S::UNAUTHORIZED, "invalid_otp"),
+            Self::TooManyWrong { retry_after } => {
+                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_wrong") }
+            }
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
             Self::ScopeNeeded(_) => Wire::new(S::FORBIDDEN, "scope_needed"),
             Self::TwoTokens => Wire::new(S::BAD_REQUEST, "two_tokens"),
@@ -301,7 +311,11 @@ impl DirectusError {
             ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
+            ApiError::InvalidOtp => "INVALID_OTP",
+            ApiError::TooManyWrong { .. } => "REQUESTS_EXCEEDED",
             ApiError::Invalid { .. } | ApiError::TwoTokens | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
+            ApiError::Write(WriteError::Refused(refusal)) if refusal.code == "email_taken" => "RECORD_NOT_UNIQUE",
+            _ if wire.status == StatusCode::BAD_REQUEST => "INVALID_PAYLOAD",
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
             _ => "FORBIDDEN",
@@ -311,12 +325,15 @@ impl DirectusError {
 
 impl ResponseError for DirectusError {
     fn status_code(&self) -> StatusCode {
-        self.0.status_code()
+        match self.code() {
+            "RECORD_NOT_UNIQUE" => StatusCode::BAD_REQUEST, // where our own routes say 409
+            _ => self.0.status_code(),
+        }
     }
 
     fn error_response(&self) -> HttpResponse {
         let (wire, code) = (self.0.wire(), self.code());
-        let status = wire.status;
+        let status = self.status_code();
         let sentence = match &self.0 {
             ApiError::NoCaller => "Invalid user credentials.".to_owned(),
             ApiError::Expired => "Token expired.".to_owned(),

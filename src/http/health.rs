@@ -18,8 +18,13 @@ pub async fn alive() -> HttpResponse {
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole or a projection stopped. Without a model server genie is ready all the same.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    let (store, model, statuses, elected) =
-        tokio::join!(app.log.store().ping(), app.write.supervisor.ollama().ping(), app.reads.statuses(), app.log.elected());
+    let (store, model, directus, statuses, elected) = tokio::join!(
+        app.log.store().ping(),
+        app.write.supervisor.ollama().ping(),
+        directus(&app),
+        app.reads.statuses(),
+        app.log.elected()
+    );
     let head = app.log.head();
     let mut projections = Map::new();
     let mut all_follow = statuses.is_ok();
@@ -51,7 +56,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         "elected": elected,
         "sealing": sealing(&app),
         "ollama": state(model.is_ok()),
-        "directus": directus(&app).await,
+        "directus": directus,
         "live_users": app.write.users.live_count(),
     });
     if is_ready {

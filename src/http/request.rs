@@ -1,7 +1,9 @@
 //! What every request passes through: an id, a log line, security headers.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use actix_web::{
-    Error,
+    Error, HttpRequest,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::header::{HeaderName, HeaderValue},
@@ -20,6 +22,11 @@ tokio::task_local! {
 /// The id of the request that this task answers; empty outside of one.
 pub fn current_id() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// Where a request comes from: whoever is at the other end of the connection.
+pub fn client_address(request: &HttpRequest) -> IpAddr {
+    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
 /// Takes the caller's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.

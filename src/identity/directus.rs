@@ -161,24 +161,21 @@ impl Directus {
     /// Who comes with this token.
     pub async fn authenticate(&self, token: &str, address: Option<IpAddr>) -> Result<Authenticated, NotAuthenticated> {
         let claims = claims::read(token, self.0.clock.now())?;
-        let mut doubted = false;
-        let about = match &self.0.signature {
-            // A session may have ended before its token does.
-            Some(signature) if !claims.in_session => match signature.is_good(token) {
-                Ok(()) => About::holder(claims.user, token, address),
+        let (about, is_doubted) = match &self.0.signature {
+            // A session may have ended before its token does; and once Directus is known to sign with another secret, this one
+            // proves nothing: it may have been changed because somebody got hold of it.
+            Some(signature) if !claims.in_session && self.other_secret_since().is_none() => match signature.is_good(token) {
+                Ok(()) => (About::holder(claims.user, token, address), false),
                 Err(BadToken::Expired) => return Err(NotAuthenticated::Expired),
-                Err(BadToken::Invalid) => {
-                    doubted = true;
-                    About::token(claims.user, token, address)
-                }
+                Err(BadToken::Invalid) => (About::token(claims.user, token, address), true),
             },
-            _ => About::token(claims.user, token, address),
+            _ => (About::token(claims.user, token, address), false),
         };
-        if doubted && !self.0.standings.has_known(&about) && self.0.doubts.check().is_err() {
+        if is_doubted && !self.0.standings.has_known(&about) && self.0.doubts.check().is_err() {
             return Err(NotAuthenticated::Invalid);
         }
         let standing = self.0.standings.of(about).await.map_err(NotAuthenticated::Trouble)?;
-        if doubted && !matches!(standing, Standing::NotTaken) {
+        if is_doubted && !matches!(standing, Standing::NotTaken) {
             self.note_other_secret();
         }
         let person = match standing {
@@ -201,10 +198,13 @@ impl Directus {
         }
     }
 
+    fn other_secret_since(&self) -> Option<Moment> {
+        *self.0.other_secret.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// `unset`, `in use`, or `differs` and since when.
     pub fn secret_state(&self) -> (&'static str, Option<Moment>) {
-        let since = *self.0.other_secret.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&self.0.signature, since) {
+        match (&self.0.signature, self.other_secret_since()) {
             (None, _) => ("unset", None),
             (Some(_), None) => ("in use", None),
             (Some(_), Some(since)) => ("differs", Some(since)),

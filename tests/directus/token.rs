@@ -27,10 +27,22 @@ both_stores!(whom_directus_knows_is_met_at_first_sight_and_followed, async |stor
     let types: Vec<_> = facts["data"].as_array().unwrap().iter().map(|fact| fact["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["account.met"]);
 
+    let elsewhere = format!("elsewhere-{}", ada.email);
+    site.directus.change(&ada, json!({"email": elsewhere})).await;
+    let began = std::time::Instant::now();
+    loop {
+        let facts = site.get(&pair.access, "/api/me/events").await.ok();
+        if facts["data"].as_array().unwrap().iter().any(|fact| fact["type"] == "account.email_changed") {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "{facts}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+
     site.directus.change(&ada, json!({"status": "suspended"})).await;
     site.until(&pair.access, 401).await;
     assert_eq!(site.get(&pair.access, "/users/me").await.json["errors"][0]["extensions"]["code"], "INVALID_CREDENTIALS");
-    assert_eq!(site.log_in(&ada.email, PASSWORD).await.status, 401);
+    assert_eq!(site.log_in(&elsewhere, PASSWORD).await.status, 401);
     site.directus.change(&ada, json!({"status": "active"})).await;
     site.until(&pair.access, 200).await;
     // Whom somebody suspends here stays so, whatever Directus says.

@@ -121,6 +121,7 @@ impl TestGenie {
             .env("SERVER_PORT", "0")
             .env("GENIE_DATA_DIR", self.store.folder())
             .env("GENIE_FIRST_INVITE", FIRST_INVITE)
+            .env("GENIE_LOGIN_STALL_MS", "0")
             .env("RBAC_SYNC_WEBHOOK_SECRET", SECRET)
             .env("OLLAMA_URL", &self.ollama.url)
             .env("GENIE_LOG", "warn");
@@ -300,6 +301,10 @@ impl TestUser {
 
     pub async fn post(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
         genie.send(Method::POST, path, &self.headers(), Some(body)).await
+    }
+
+    pub async fn patch(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
+        genie.send(Method::PATCH, path, &self.headers(), Some(body)).await
     }
 
     pub async fn delete(&self, genie: &TestGenie, path: &str) -> Answer {

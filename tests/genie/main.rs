@@ -5,6 +5,7 @@
 mod genie;
 mod ollama;
 
+mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;

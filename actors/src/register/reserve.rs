@@ -98,7 +98,7 @@ impl Register {
                     invite: reserved.reservation.invite.clone(),
                     tier: grant.tier,
                     role: made.role.clone(),
-                    admin: grant.admin,
+                    admin: false, // who administers is said there, too
                 }))?;
                 let (keys, new_key) = self.log.new_keys(user);
                 groups.insert(0, first_facts(user, keys, registered));
@@ -156,7 +156,7 @@ impl Register {
     }
 
     /// Appends, or answers `None` after a pause when somebody else was there first.
-    async fn raced(
+    pub(super) async fn raced(
         &self,
         tries: &mut std::ops::Range<u32>,
         groups: Vec<Group>,
@@ -174,7 +174,7 @@ impl Register {
         }
     }
 
-    async fn load_system<A>(&self, kind: StreamKind, id: &str) -> Result<(A, StreamId, u64), WriteError>
+    pub(super) async fn load_system<A>(&self, kind: StreamKind, id: &str) -> Result<(A, StreamId, u64), WriteError>
     where
         A: cqrs_es::Aggregate + 'static,
     {
@@ -184,7 +184,7 @@ impl Register {
     }
 }
 
-fn system<E: Into<Event>>(stream: &StreamId, after: u64, events: Vec<E>) -> Group {
+pub(super) fn system<E: Into<Event>>(stream: &StreamId, after: u64, events: Vec<E>) -> Group {
     Group::of_system(stream, after, events.into_iter().map(Into::into).collect())
 }
 

@@ -183,6 +183,7 @@ pub struct SystemHashes {
     token: Zeroizing<[u8; 32]>,
     service_key: Zeroizing<[u8; 32]>,
     impersonation: Zeroizing<[u8; 32]>,
+    refresh: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -196,6 +197,7 @@ impl SystemHashes {
             token: part("token"),
             service_key: part("service key"),
             impersonation: part("impersonation"),
+            refresh: part("refresh"),
         }
     }
 
@@ -238,6 +240,11 @@ impl SystemHashes {
     /// The key that signs access tokens (HS256).
     pub fn token_key(&self) -> &[u8] {
         self.token.as_slice()
+    }
+
+    /// The key that refresh tokens are made and known by (HMAC-SHA-256).
+    pub fn refresh_key(&self) -> &[u8; 32] {
+        &self.refresh
     }
 }
 

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{AccountCommand, AccountEvent, Acquaintance, Onboarding};
 use crate::{ids::EmailId, moment::Moment, refusal::Refusal, tier::Tier};
 
+/// The version of the hash of the password that somebody registers with.
+pub const FIRST_PASSWORD: u32 = 1;
+
 /// What is known of somebody.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
@@ -39,6 +42,15 @@ pub struct TwoFactor {
     pub last_step: u64,
 }
 
+/// A one-time code that was found right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// The version of the secret that it was right for.
+    pub version: u32,
+    /// Its time step.
+    pub step: u64,
+}
+
 /// A one-time link to set a new password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetLink {
@@ -56,7 +68,7 @@ impl Profile {
             admin: who.admin,
             onboarding: who.onboarding,
             email: who.email_id,
-            password: 1,
+            password: FIRST_PASSWORD,
             two_factor: TwoFactor::default(),
             reset: None,
             reused: None,
@@ -67,7 +79,7 @@ impl Profile {
     pub(super) fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {
             AccountCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
-            AccountCommand::SignInByPassword { password, step } => self.sign_in(password, step),
+            AccountCommand::SignInByPassword { password, code } => self.sign_in(password, code),
             AccountCommand::AdvanceOnboarding { to, privileged } => self.advance(to, privileged),
             AccountCommand::ChangeEmail { email, email_id } => Ok(vec![AccountEvent::EmailChanged { email, email_id }]),
             AccountCommand::ChangePassword { from } => {
@@ -82,8 +94,8 @@ impl Profile {
                 }
                 TwoFactor { version, .. } => Ok(vec![AccountEvent::TwoFactorEnabled { version: version + 1, step }]),
             },
-            AccountCommand::DisableTwoFactor { step } => {
-                self.check_code(Some(step))?;
+            AccountCommand::DisableTwoFactor(code) => {
+                let step = self.check_code(Some(code))?;
                 Ok(vec![AccountEvent::TwoFactorDisabled { step }])
             }
             AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
@@ -101,12 +113,12 @@ impl Profile {
         }
     }
 
-    fn sign_in(&self, password: u32, step: Option<u64>) -> Result<Vec<AccountEvent>, Refusal> {
+    fn sign_in(&self, password: u32, code: Option<Code>) -> Result<Vec<AccountEvent>, Refusal> {
         self.check_password(password)?;
         if !self.two_factor.on {
             return Ok(vec![AccountEvent::SignedIn]);
         }
-        let step = self.check_code(step)?;
+        let step = self.check_code(code)?;
         Ok(vec![AccountEvent::TwoFactorUsed { step }, AccountEvent::SignedIn])
     }
 
@@ -118,10 +130,11 @@ impl Profile {
         }
     }
 
-    /// A code counts once.
-    fn check_code(&self, step: Option<u64>) -> Result<u64, Refusal> {
-        match step {
-            Some(step) if self.two_factor.on && step > self.two_factor.last_step => Ok(step),
+    /// A code counts once, and for the secret that is enabled now.
+    fn check_code(&self, code: Option<Code>) -> Result<u64, Refusal> {
+        let TwoFactor { version, on, last_step } = self.two_factor;
+        match code {
+            Some(code) if on && code.version == version && code.step > last_step => Ok(code.step),
             _ => Err(Refusal::forbidden(
                 "invalid_otp",
                 "The one-time code is missing, wrong, or was used before; wait for the next",

@@ -102,7 +102,7 @@ fn who_is_met_is_what_the_other_system_says() {
 #[test]
 fn a_password_that_was_changed_after_it_was_checked_opens_nothing() {
     let mut account = registered(vec![]);
-    let sign_in = |password| AccountCommand::SignInByPassword { password, step: None };
+    let sign_in = |password| AccountCommand::SignInByPassword { password, code: None };
     assert_eq!(account.decide(sign_in(1)), Ok(vec![AccountEvent::SignedIn]));
     let changed = account.decide(AccountCommand::ChangePassword { from: 1 }).unwrap();
     assert_eq!(changed, vec![AccountEvent::PasswordChanged { version: 2 }]);
@@ -129,21 +129,22 @@ fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
 
 #[test]
 fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
-    let sign_in = |step| AccountCommand::SignInByPassword { password: 1, step };
+    let code = |version, step| Code { version, step };
+    let sign_in = |code| AccountCommand::SignInByPassword { password: 1, code };
     let mut account = registered(vec![]);
-    assert!(account.decide(AccountCommand::DisableTwoFactor { step: 5 }).is_err());
+    assert!(account.decide(AccountCommand::DisableTwoFactor(code(0, 5))).is_err());
     let enabled = account.decide(AccountCommand::EnableTwoFactor { step: 5 }).unwrap();
     assert_eq!(enabled, vec![AccountEvent::TwoFactorEnabled { version: 1, step: 5 }]);
     enabled.into_iter().for_each(|event| account.evolve(event));
     assert_eq!(account.decide(AccountCommand::EnableTwoFactor { step: 6 }).unwrap_err().code, "two_factor_on");
-    for step in [None, Some(4), Some(5)] {
-        assert_eq!(account.decide(sign_in(step)).unwrap_err().code, "invalid_otp", "{step:?}");
+    for wrong in [None, Some(code(1, 4)), Some(code(1, 5)), Some(code(2, 6))] {
+        assert_eq!(account.decide(sign_in(wrong)).unwrap_err().code, "invalid_otp", "{wrong:?}");
     }
-    let signed_in = account.decide(sign_in(Some(6))).unwrap();
+    let signed_in = account.decide(sign_in(Some(code(1, 6)))).unwrap();
     assert_eq!(signed_in, vec![AccountEvent::TwoFactorUsed { step: 6 }, AccountEvent::SignedIn]);
     signed_in.into_iter().for_each(|event| account.evolve(event));
-    assert!(account.decide(sign_in(Some(6))).is_err(), "replayed");
-    assert!(account.decide(AccountCommand::DisableTwoFactor { step: 6 }).is_err(), "replayed");
+    assert!(account.decide(sign_in(Some(code(1, 6)))).is_err(), "replayed");
+    assert!(account.decide(AccountCommand::DisableTwoFactor(code(1, 6))).is_err(), "replayed");
     account.evolve(AccountEvent::TwoFactorDisabled { step: 7 });
     assert!(account.decide(sign_in(None)).is_ok());
 }

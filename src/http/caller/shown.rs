@@ -8,6 +8,7 @@ use genie_events::UserId;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
 use super::{ActingUser, UserCaller};
 use crate::{
@@ -76,20 +77,22 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
 
 /// The user whose access token it is.
 async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
-    let account = active(match &app.directus {
-        Some(directus) => directus::authenticate(app, directus, request, token).await?,
+    let (account, login) = match &app.directus {
+        Some(directus) => (directus::authenticate(app, directus, request, token).await?, None),
         None => holder(app, token).await?,
-    })?;
-    Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account })
+    };
+    let account = active(account)?;
+    Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account, login })
 }
 
-/// The account of the holder of one of genie's own access tokens.
-async fn holder(app: &App, token: &str) -> Result<AccountRow, ApiError> {
+/// The account of the holder of one of genie's own access tokens, and of which login it is.
+async fn holder(app: &App, token: &str) -> Result<(AccountRow, Option<Uuid>), ApiError> {
     let claims = app.tokens.check(token).map_err(|bad| match bad {
         BadToken::Expired => ApiError::Expired,
         BadToken::Invalid => ApiError::NoCaller,
     })?;
-    account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)
+    let account = account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
+    Ok((account, claims.sid))
 }
 
 /// The token alone proves nothing: its impersonation must last, its administrator must be one still, and its user none.

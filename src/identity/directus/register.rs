@@ -123,7 +123,7 @@ impl Registrations {
     ) -> Result<Registered, NotRegistered> {
         let this = self.clone();
         let work = self.0.log.store().io().spawn(async move { this.register_to_the_end(applicant, metadata, address).await });
-        work.await.unwrap_or_else(|_| Err(NotRegistered::Unknown))
+        work.await.unwrap_or(Err(NotRegistered::Unknown))
     }
 
     async fn register_to_the_end(
@@ -275,8 +275,9 @@ impl Registrations {
             let user = one.reservation.user;
             let is_nobodys =
                 one.position <= dead_before || self.left().contains(&user) || one.reservation.until <= self.0.log.clock().now();
-            if is_nobodys {
-                self.settle_one(&one, absent).await?;
+            // One that can't be settled must not keep the others.
+            if is_nobodys && let Err(error) = self.settle_one(&one, absent).await {
+                warn!(user.id = %user, %error, "a registration that broke off could not be settled; trying again");
             }
         }
         Ok(())

@@ -94,3 +94,19 @@ both_stores!(of_many_who_come_with_one_invite_one_gets_it, async |store: TestSto
     assert_eq!(tries.join_all().await.into_iter().filter(|got| *got).count(), 1);
     assert_eq!(register.reserved(0).await.unwrap().len(), 1);
 });
+
+both_stores!(an_address_that_was_changed_elsewhere_is_followed_and_the_former_one_free, async |store: TestStore| {
+    let (log, register, code) = register(&store).await;
+    let reserved = register.reserve(ADDRESS, &code, 600, Metadata::system()).await.unwrap();
+    let user = reserved.reservation.user;
+    register.spend(&reserved, &ada(), Metadata::system()).await.unwrap();
+    for _ in 0..2 {
+        register.follow_address(user, "ada@elsewhere.example", Metadata::system()).await.unwrap();
+        assert_eq!(log.user_seq(user).await.unwrap(), 2);
+    }
+    assert_eq!(register.holder(ADDRESS).await.unwrap(), None);
+    assert_eq!(register.holder("ADA@elsewhere.example").await.unwrap(), Some(user));
+    let other = store.register(&log, "bob").await;
+    let taken = register.follow_address(other, "ada@elsewhere.example", Metadata::system()).await;
+    assert_eq!(code_of(taken).await, "email_taken");
+});

@@ -59,7 +59,16 @@ pub(crate) const CARRIED: &[Table] = &[
     },
     Table {
         name: "sessions",
-        columns: &[("token_hash", Text), ("family", Text), ("user_id", Text), ("expires_at", Number)],
+        columns: &[
+            ("family", Text),
+            ("user_id", Text),
+            ("token_hash", Text),
+            ("rotated", Text),
+            ("agent_sealed", Bytes),
+            ("created_at", Number),
+            ("used_at", Number),
+            ("expires_at", Number),
+        ],
         key: 1,
         only: "",
     },
