@@ -37,7 +37,8 @@ pub async fn generate(
     }
     prove_again(&app, &request, &caller, body.password).await?;
     let account = caller.account.email.unwrap_or_else(|| caller.account.user.to_string());
-    let made = TwoFactor::generate().and_then(|made| Some((made.text(), made.url(&account)?)));
+    let made = TwoFactor::generate(app.log.hashes().two_factor_key(), caller.account.user)
+        .and_then(|made| Some((made.text(), made.url(&account)?)));
     let (secret, url) = made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
     Ok(HttpResponse::Ok().json(json!({"data": {"secret": secret, "otpauth_url": url}})))
 }
@@ -55,11 +56,11 @@ pub async fn enable(
     body: Result<Body<Enable>, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
-    let two_factor = TwoFactor::from_text(&body.secret)
-        .ok_or_else(|| DirectusError(ApiError::field("`secret` must be the one that was generated")))?;
+    let user = caller.account.user;
+    let two_factor = TwoFactor::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
+        .ok_or_else(|| DirectusError(ApiError::field("`secret` must be one that `/users/me/tfa/generate` gave this user")))?;
     let step = two_factor.step_of(&body.otp, app.log.clock().now()).ok_or_else(wrong_code)?;
-    let (user, metadata) = (caller.account.user, caller.caller.metadata());
-    let done = app.write.accounts.enable_two_factor(user, two_factor.bytes(), step, metadata).await;
+    let done = app.write.accounts.enable_two_factor(user, two_factor.bytes(), step, caller.caller.metadata()).await;
     let done = done.map_err(|error| match error {
         WriteError::Refused(refusal) if refusal.code == "two_factor_on" => on_already(),
         error => error.into(),
