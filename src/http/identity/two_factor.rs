@@ -1,7 +1,11 @@
 //! `/users/me/tfa/*`: one-time codes at each login, on Directus' own routes.
 
-use actix_web::{HttpRequest, HttpResponse, web::Data};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path},
+};
 use genie_actors::WriteError;
+use genie_events::UserId;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -94,6 +98,26 @@ pub async fn disable(
         None => Err(wrong_code()),
     };
     let done = disabled.inspect_err(|_| app.throttle.count(&guesser, Instant::now()))?;
+    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+}
+
+/// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
+pub async fn remove(
+    app: Data<App>,
+    DirectusUser(caller): DirectusUser,
+    path: Path<String>,
+) -> Result<HttpResponse, DirectusError> {
+    if !caller.caller.is_admin() {
+        return Err(DirectusError(ApiError::Forbidden("Only an administrator may do this")));
+    }
+    // Directus never says 404 for a user.
+    let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
+    let user: UserId = path.parse().map_err(|_| nobody())?;
+    let removed = app.write.accounts.remove_two_factor(user, caller.caller.metadata()).await;
+    let done = removed.map_err(|error| match error {
+        WriteError::Refused(refusal) if refusal.code == "not_found" => nobody(),
+        error => error.into(),
+    })?;
     Ok(with_position(HttpResponse::NoContent().finish(), done.position))
 }
 
