@@ -184,6 +184,7 @@ pub struct SystemHashes {
     service_key: Zeroizing<[u8; 32]>,
     impersonation: Zeroizing<[u8; 32]>,
     refresh: Zeroizing<[u8; 32]>,
+    two_factor: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -198,6 +199,7 @@ impl SystemHashes {
             service_key: part("service key"),
             impersonation: part("impersonation"),
             refresh: part("refresh"),
+            two_factor: part("two-factor"),
         }
     }
 
@@ -245,6 +247,11 @@ impl SystemHashes {
     /// The key that refresh tokens are made and known by (HMAC-SHA-256).
     pub fn refresh_key(&self) -> &[u8; 32] {
         &self.refresh
+    }
+
+    /// The key that secrets of second factors are known by as drawn here (HMAC-SHA-256).
+    pub fn two_factor_key(&self) -> &[u8; 32] {
+        &self.two_factor
     }
 }
 
