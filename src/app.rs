@@ -21,9 +21,11 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
+    blobs::Blobs,
     config::Config,
     heads, http,
     identity::{password::Passwords, token::Tokens},
+    onboarding::Uploading,
     socket,
 };
 
@@ -42,6 +44,8 @@ pub struct App {
     pub sealing: Sealing,
     pub tokens: Tokens,
     pub passwords: Passwords,
+    pub blobs: Blobs,
+    pub uploading: Uploading,
 }
 
 /// Starts the server and runs it until it is told to stop.
@@ -87,9 +91,12 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(reason = failure.sentence, "chat and captions answer 502 until the model server does");
     }
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
     let tokens = Tokens::new(log.hashes().token_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, passwords })
+    let uploading = Uploading::default();
+    Ok(App { config, log, election, write, reads, sealing, tokens, passwords, blobs, uploading })
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.

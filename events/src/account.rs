@@ -140,6 +140,14 @@ impl Account {
         }
     }
 
+    /// How far onboarding is, of somebody who may act or may again.
+    pub fn onboarding(&self) -> Option<Onboarding> {
+        match self {
+            Self::Active(profile) | Self::Suspended(profile) => Some(profile.onboarding),
+            Self::Absent => None,
+        }
+    }
+
     /// What happens when this is asked.
     pub fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {

@@ -1,6 +1,6 @@
 //! What is to be appended, and what became of it. Conflict is data, not an exception.
 
-use genie_events::{Event, Metadata, Moment, StreamId, UserId};
+use genie_events::{BlobId, Event, Metadata, Moment, StreamId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -111,6 +111,21 @@ pub enum Work {
         family: String,
         /// Until when.
         expires_at: Moment,
+    },
+    /// An uploaded file, whose bytes are in the blob store by now; see [`crate::blobs::NewBlob`].
+    PutBlob {
+        /// Which.
+        id: BlobId,
+        /// Whose.
+        user: UserId,
+        /// Its sealed name.
+        name: Vec<u8>,
+        /// How many bytes.
+        size: u64,
+        /// What it is.
+        media_type: String,
+        /// When it was uploaded.
+        created_at: Moment,
     },
     /// A running job, turn or caption; the holder is empty when nobody runs it yet.
     PutLease {
@@ -313,6 +328,10 @@ impl WorkJson {
             Work::DeleteSecret { secret_id } => json!({"t": "delete_secret", "secret_id": secret_id}),
             Work::OpenSession { user, token_hash, family, expires_at } => json!({
                 "t": "open_session", "user_id": user, "token_hash": token_hash, "family": family, "expires_at": expires_at,
+            }),
+            Work::PutBlob { id, user, name, size, media_type, created_at } => json!({
+                "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
+                "media_type": media_type, "created_at": created_at,
             }),
             Work::PutLease { kind, id, user, stream_id, holder, expires_at } => json!({
                 "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user, "stream_id": stream_id,

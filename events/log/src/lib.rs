@@ -51,6 +51,8 @@ pub mod tree;
 /// Checking the whole log against its digests, its tree and its heads.
 pub mod verify;
 
+/// Working table: uploaded files; and how their bytes are sealed.
+pub mod blobs;
 /// Working table: outcomes of requests that may be sent again.
 pub mod idempotency;
 /// Working table: tokens of running turns.
