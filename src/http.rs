@@ -28,6 +28,8 @@ mod request;
 /// Server-sent events.
 mod sse;
 
+/// `/api/rbac-sync`.
+mod accounts;
 /// `/api/admin/audit/*`.
 mod audit;
 /// `/api/captions/*`.
@@ -97,6 +99,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/auth/logout", post().to(identity::log_out))
         .route("/users/me", get().to(identity::show_me))
         .route("/api/register", post().to(identity::register))
+        .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/audit/proof", get().to(audit::show_proof))
         .route("/api/onboarding/state", get().to(onboarding::show_state))

@@ -1,6 +1,8 @@
 //! genie-actors: the write side. It takes commands, lets the rules of `genie-events` decide, appends what happened, and acts on
 //! the world for facts that ask for it. It writes no SQL and knows no read table.
 
+/// Accounts, after they came into being.
+pub mod accounts;
 /// One answer, from its turn at the model server to its end.
 mod answer;
 /// Who asks: made by whoever authenticated the request.

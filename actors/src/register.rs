@@ -2,14 +2,16 @@
 //! So a crash at any point leaves neither an orphan nor a spent invite without a user, and of two who race for an address or
 //! an invite one wins.
 
+use std::sync::Arc;
+
 use genie_events::{
     Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, AccountCommand, Registration},
+    account::{Account, AccountCommand, AccountEvent, Acquaintance, Registration},
     email::{self, Email, EmailCommand},
     invite::{Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, clock, keys::hex};
+use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{WriteError, vault::Vault};
@@ -107,18 +109,46 @@ impl Register {
 
         let (keys, new_key) = self.log.new_keys(user);
         let password = self.vault.seal_password(&keys, user, applicant.password_hash.expose_secret());
-        let stream = StreamId::new(StreamKind::Account, user);
-        let facts = (1..)
-            .zip(registered)
-            .map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() })
-            .collect();
-        let account = Group { owner: Owner::User(user), after: 0, facts, keys: Some(keys) };
         let groups = vec![
-            account,
+            first_facts(user, keys, registered),
             Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),
             Group::of_system(&invite_stream, invites, spent.into_iter().map(Into::into).collect()),
         ];
         Ok(Append { groups, work: vec![new_key, password], metadata, remember: None })
+    }
+
+    /// Meets somebody whom another identity provider knows, under the id that they have there. Their address is claimed for them
+    /// when it is free. Somebody who was met before stays as they are.
+    pub async fn meet(&self, user: UserId, who: Acquaintance, metadata: Metadata) -> Result<Registered, WriteError> {
+        for _ in 0..TRIES {
+            if self.log.user_seq(user).await? > 0 {
+                return Ok(Registered { user, position: self.log.head() });
+            }
+            let append = self.meeting(user, who.clone(), metadata.clone()).await?;
+            match self.log.append(append).await {
+                Ok(at) => return Ok(Registered { user, position: at.last }),
+                // Somebody else met them, or was at the address.
+                Err(AppendError::Stale) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(WriteError::Busy)
+    }
+
+    async fn meeting(&self, user: UserId, mut who: Acquaintance, metadata: Metadata) -> Result<Append, WriteError> {
+        let mut groups = Vec::with_capacity(2);
+        who.email_id = None;
+        if let Some(normal) = who.email.as_deref().and_then(email::normalise) {
+            let (email, stream, count) = self.load_email(&normal).await?;
+            if let Ok(claimed) = email.decide(EmailCommand::Claim(user)) {
+                who.email_id = Some(self.log.hashes().email(&normal));
+                groups.extend(claimed.into_iter().map(|event| Group::of_system(&stream, count, vec![event.into()])));
+            }
+        }
+        let met = Account::Absent.decide(AccountCommand::Meet(who))?;
+        let (keys, new_key) = self.log.new_keys(user);
+        groups.insert(0, first_facts(user, keys, met));
+        Ok(Append { groups, work: vec![new_key], metadata, remember: None })
     }
 
     /// Makes invites, all or none.
@@ -163,4 +193,12 @@ impl Register {
         let (invite, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
         Ok((invite, stream, count))
     }
+}
+
+/// The first facts of a user whose keys are made in the same append.
+fn first_facts(user: UserId, keys: Arc<UserKeys>, events: Vec<AccountEvent>) -> Group {
+    let stream = StreamId::new(StreamKind::Account, user);
+    let numbered = (1..).zip(events);
+    let facts = numbered.map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() }).collect();
+    Group { owner: Owner::User(user), after: 0, facts, keys: Some(keys) }
 }

@@ -7,6 +7,7 @@ use genie_log::{Election, Log, VaultDoor};
 
 use crate::{
     WriteError,
+    accounts::Accounts,
     jobs::JobBoard,
     register::Register,
     supervisor::{ModelSettings, Supervisor},
@@ -34,6 +35,8 @@ pub struct WriteSide {
     pub users: Users,
     /// Registration.
     pub register: Register,
+    /// Accounts, after that.
+    pub accounts: Accounts,
     /// Secrets.
     pub vault: Vault,
     /// Jobs for workers.
@@ -63,6 +66,7 @@ impl WriteSide {
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
         tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election));
-        Ok(Self { register: Register::new(log, vault.clone()), users, vault, jobs, supervisor })
+        let accounts = Accounts::new(users.clone());
+        Ok(Self { register: Register::new(log, vault.clone()), accounts, users, vault, jobs, supervisor })
     }
 }

@@ -20,6 +20,8 @@ pub enum Email {
 pub enum EmailCommand {
     /// Give it to this user.
     Claim(UserId),
+    /// Take it from this user, who has another now.
+    Release(UserId),
 }
 
 /// What happened to an address.
@@ -31,9 +33,17 @@ pub enum EmailEvent {
         /// Who.
         user: UserId,
     },
+    /// Nobody has it any more.
+    Released {
+        /// Who had it.
+        user: UserId,
+    },
 }
 
-domain_event!(EmailEvent, Self::Claimed { .. } => "email.claimed");
+domain_event!(EmailEvent,
+    Self::Claimed { .. } => "email.claimed",
+    Self::Released { .. } => "email.released",
+);
 aggregate!(Email, "email", EmailCommand, EmailEvent);
 
 impl Email {
@@ -47,18 +57,23 @@ impl Email {
 
     /// What happens when this is asked.
     pub fn decide(&self, command: EmailCommand) -> Result<Vec<EmailEvent>, Refusal> {
-        let EmailCommand::Claim(user) = command;
-        match self {
-            Self::Free => Ok(vec![EmailEvent::Claimed { user }]),
-            Self::Taken(holder) if *holder == user => Ok(vec![]),
-            Self::Taken(_) => Err(Refusal::conflict("email_taken", "This e-mail address is registered already; log in instead")),
+        match (self, command) {
+            (Self::Free, EmailCommand::Claim(user)) => Ok(vec![EmailEvent::Claimed { user }]),
+            (Self::Taken(holder), EmailCommand::Claim(user)) if *holder == user => Ok(vec![]),
+            (Self::Taken(_), EmailCommand::Claim(_)) => {
+                Err(Refusal::conflict("email_taken", "This e-mail address is registered already; log in instead"))
+            }
+            (Self::Taken(holder), EmailCommand::Release(user)) if *holder == user => Ok(vec![EmailEvent::Released { user }]),
+            (_, EmailCommand::Release(_)) => Ok(vec![]), // it is not theirs
         }
     }
 
     /// Folds what happened.
     pub fn evolve(&mut self, event: EmailEvent) {
-        let EmailEvent::Claimed { user } = event;
-        *self = Self::Taken(user);
+        *self = match event {
+            EmailEvent::Claimed { user } => Self::Taken(user),
+            EmailEvent::Released { .. } => Self::Free,
+        };
     }
 }
 
@@ -88,6 +103,17 @@ mod tests {
         let taken = vec![EmailEvent::Claimed { user: ada }];
         let refused = TestFramework::<Email>::with(()).given(taken).when(EmailCommand::Claim(bob)).inspect_result();
         assert_eq!(refused.unwrap_err().code, "email_taken");
+    }
+
+    #[test]
+    fn an_address_that_was_left_is_free_for_others() {
+        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (claimed, released) = (EmailEvent::Claimed { user: ada }, EmailEvent::Released { user: ada });
+        let given = |events| TestFramework::<Email>::with(()).given(events);
+        given(vec![claimed.clone()]).when(EmailCommand::Release(ada)).then_expect_events(vec![released.clone()]);
+        given(vec![claimed.clone()]).when(EmailCommand::Release(bob)).then_expect_events(vec![]);
+        let again = vec![EmailEvent::Claimed { user: bob }];
+        given(vec![claimed, released]).when(EmailCommand::Claim(bob)).then_expect_events(again);
     }
 
     #[test]

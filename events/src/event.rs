@@ -148,7 +148,24 @@ impl Event {
             Self::Account(event) => match event {
                 AccountEvent::Registered(r) => json!({"tier": r.tier, "role": r.role, "admin": r.admin}),
                 AccountEvent::OnboardingAdvanced { to } => json!({"to": to}),
-                AccountEvent::SignedIn | AccountEvent::Suspended => json!({}),
+                AccountEvent::Met(m) => json!({
+                    "tier": m.tier, "role": m.role, "admin": m.admin, "onboarding": m.onboarding, "active": m.active,
+                }),
+                AccountEvent::RoleChanged { role, admin } => json!({"role": role, "admin": admin}),
+                AccountEvent::TierChanged { tier } => json!({"tier": tier}),
+                AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
+                    json!({"version": version})
+                }
+                AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
+                AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
+                AccountEvent::SignedIn
+                | AccountEvent::Suspended
+                | AccountEvent::Reactivated
+                | AccountEvent::EmailChanged { .. }
+                | AccountEvent::TwoFactorEnabled { .. }
+                | AccountEvent::TwoFactorUsed { .. }
+                | AccountEvent::TwoFactorDisabled { .. }
+                | AccountEvent::SessionsEnded => json!({}),
             },
             Self::Usage(event) => match event {
                 UsageEvent::Counted { counter, amount, month } | UsageEvent::GivenBack { counter, amount, month } => {
@@ -185,7 +202,7 @@ impl Event {
                 CaptionEvent::Completed(written) => json!({"model": written.model, "truncated": written.truncated}),
                 CaptionEvent::Failed(failure) => json!({"failure": failure.code}),
             },
-            Self::Email(EmailEvent::Claimed { user }) => json!({"user": user}),
+            Self::Email(EmailEvent::Claimed { user } | EmailEvent::Released { user }) => json!({"user": user}),
             Self::Invite(event) => match event {
                 InviteEvent::Created(grant) => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
                 InviteEvent::Spent { user } => json!({"user": user}),

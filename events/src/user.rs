@@ -59,6 +59,8 @@ pub enum UserCommand {
     },
     /// Read in an uploaded file: a job of this id does it.
     BeginOnboarding(JobId, BlobId),
+    /// Anything else about the account.
+    Account(AccountCommand),
     /// Hold a platform's credentials.
     StoreCredential {
         /// Which: see [`User::credential_for`].
@@ -178,11 +180,12 @@ impl User {
 
     /// What happens when this is asked at `now`. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Moment, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        if !command.is_an_ending() {
+        if !command.is_an_ending() && !matches!(command, UserCommand::Account(_)) {
             self.account.active()?;
         }
         match command {
             UserCommand::SignIn => self.account_changes(AccountCommand::SignIn),
+            UserCommand::Account(command) => self.account_changes(command),
             UserCommand::AdvanceOnboarding { to, privileged } => {
                 self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
             }

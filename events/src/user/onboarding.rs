@@ -53,7 +53,7 @@ impl User {
     /// What the steps of a job mean for its owner's onboarding; nothing, unless it is the job of an onboarding.
     pub(super) fn onboarding_after(&self, job: &Job, steps: &[JobEvent]) -> Result<Vec<Change>, Refusal> {
         let is_onboarding = job.spec().is_some_and(|spec| spec.operation == OPERATION);
-        let (true, Some(from), Some(step)) = (is_onboarding, self.account.onboarding(), steps.last()) else {
+        let (true, Some(profile), Some(step)) = (is_onboarding, self.account.profile(), steps.last()) else {
             return Ok(vec![]);
         };
         let to = match step {
@@ -66,11 +66,11 @@ impl User {
                 return Ok(vec![]);
             }
         };
-        match (from, to) {
+        match (profile.onboarding, to) {
             (Onboarding::DataCollection, Onboarding::Processing)
             | (Onboarding::Processing, Onboarding::DataCollection | Onboarding::Complete) => Ok(vec![self.onboarding_is(to)]),
             // Of two jobs that read in data at once, the first to end would decide for the other.
-            (_, Onboarding::Processing) => {
+            (from, Onboarding::Processing) => {
                 let sentence =
                     format!("This job belongs to an onboarding, which is now at {}; there is no way back", from.as_str());
                 Err(Refusal::conflict("onboarding_order", sentence))
