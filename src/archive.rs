@@ -9,8 +9,8 @@
 
 use flate2::read::DeflateDecoder;
 use rawzip::{
-    CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ReaderAt, ZipArchive, ZipArchiveEntryWayfinder,
-    ZipFileHeaderRecord,
+    CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ReaderAt, ZipArchive,
+    ZipArchiveEntryWayfinder, ZipFileHeaderRecord,
 };
 
 /// How the first entry of an archive begins.

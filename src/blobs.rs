@@ -201,7 +201,9 @@ impl Blobs {
         }
         if let Some(folder) = self.0.folder.clone() {
             let swept = tokio::task::spawn_blocking(move || staged::sweep(&folder, before)).await;
-            swept.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped))).map_err(|error| BlobError::Away(error.to_string()))?;
+            swept
+                .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
+                .map_err(|error| BlobError::Away(error.to_string()))?;
         }
         let old = |object: &object_store::ObjectMeta| object.last_modified.timestamp_micros() <= before.0;
         let found = self.0.objects.list((!self.0.root.as_ref().is_empty()).then_some(&self.0.root));
@@ -249,3 +251,6 @@ async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError
 async fn in_time<T>(work: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
     tokio::time::timeout(LONGEST, work).await.unwrap_or_else(|_| Err(BlobError::Away("it did not answer in time".into())))
 }
+
+#[cfg(test)]
+mod tests;

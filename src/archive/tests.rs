@@ -1,7 +1,7 @@
 use std::io::Write;
 
 use flate2::{Compression, write::DeflateEncoder};
-use rawzip::{EntryPath, ZipArchiveWriter};
+use rawzip::{ZipArchiveWriter, path::EntryPath};
 
 use super::*;
 
@@ -53,7 +53,9 @@ fn a_name_must_stay_in_its_folder_on_any_system() {
 
 #[test]
 fn what_is_no_archive_is_told_so() {
-    for bad in [&b""[..], b"PK", b"%PDF-1.7", b"PK\x03\x04 and nothing of the kind", b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
+    for bad in
+        [&b""[..], b"PK", b"%PDF-1.7", b"PK\x03\x04 and nothing of the kind", b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"]
+    {
         assert_eq!(judged(bad), Err(BadZip::NotZip), "{bad:?}");
     }
 }

@@ -14,6 +14,7 @@ mod idempotency;
 mod invites;
 mod jobs;
 mod nodes;
+mod onboarding;
 mod store_away;
 mod story;
 mod torture;
