@@ -1,7 +1,11 @@
 //! Onboarding (contract, section 3): the state, its steps, and the upload.
 
 use actix_multipart::Multipart;
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::header::CONTENT_LENGTH, web::Data};
+use actix_web::{
+    HttpMessage, HttpRequest, HttpResponse,
+    http::header::CONTENT_LENGTH,
+    web::{Data, Payload},
+};
 use genie_events::{UserCommand, UserId, account::Onboarding};
 use genie_log::LogError;
 use serde::Deserialize;
@@ -15,6 +19,8 @@ use crate::{
 
 /// The form that carries an upload.
 mod form;
+/// What is left of a refused body.
+mod rest;
 
 /// What a form may have beside the file, in bytes.
 const FORM: u64 = 64 * 1024;
@@ -56,10 +62,19 @@ pub async fn advance(
 }
 
 /// `POST /api/onboarding/zip-upload`
-pub async fn upload(
-    app: Data<App>,
-    request: HttpRequest,
-    user: UserCaller,
+pub async fn upload(app: Data<App>, request: HttpRequest, user: UserCaller, body: Payload) -> HttpResponse {
+    let body = rest::Shared::new(body);
+    let form = Multipart::new(request.headers(), body.clone());
+    match take_in(&app, &request, &user, form).await {
+        Ok(answer) => answer,
+        Err(error) => body.refuse(&error).await,
+    }
+}
+
+async fn take_in(
+    app: &Data<App>,
+    request: &HttpRequest,
+    user: &UserCaller,
     mut form: Multipart,
 ) -> Result<HttpResponse, ApiError> {
     let (id, most) = (user.account.user, app.config.max_upload);
@@ -68,8 +83,8 @@ pub async fn upload(
         return Err(ApiError::TooLarge(most));
     }
     // One that is sent again under its key is answered as the first, whatever the state is by now.
-    if !idempotency::has_key(&request) {
-        onboarding::may_upload(&app, id, user.caller.metadata().into()).await?;
+    if !idempotency::has_key(request) {
+        onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
     }
     let place = app.uploading.enter(id)?;
     let keys = app.log.live_keys(id).await.map_err(|error| match error {
@@ -85,8 +100,8 @@ pub async fn upload(
         }
     };
     request.extensions_mut().insert(received.hash);
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
-    let (queued, position) = onboarding::take_in(app, place, upload, received.name, asking).await?;
+    let asking = idempotency::asking(app, request, &user.caller)?;
+    let (queued, position) = onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
     let path = format!("/api/files/{}", queued.file);
     Ok(answer::written(json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}), position))
 }

@@ -49,7 +49,7 @@ fn noise(length: usize) -> Vec<u8> {
 fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, bytes) in fields {
-        let about = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"C:\\docs\\my diary.zip\"");
+        let about = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"docs/my diary.zip\"");
         body.extend_from_slice(format!("--{BOUNDARY}\r\n{about}\r\nContent-Type: application/zip\r\n\r\n").as_bytes());
         body.extend_from_slice(bytes);
         body.extend_from_slice(b"\r\n");
