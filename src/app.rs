@@ -21,12 +21,14 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
+    blobs::Blobs,
     config::Config,
     heads, http,
     identity::{
         directus::Directus, impersonation::ImpersonationTokens, password::Passwords, refresh::RefreshTokens, throttle::Throttle,
         token::Tokens,
     },
+    onboarding::Uploading,
     socket,
 };
 
@@ -50,6 +52,8 @@ pub struct App {
     pub throttle: Throttle,
     /// Who says who is who, when it is not genie itself.
     pub directus: Option<Directus>,
+    pub blobs: Blobs,
+    pub uploading: Uploading,
 }
 
 /// Starts the server and runs it until it is told to stop.
@@ -98,11 +102,28 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(reason = failure.sentence, "chat and captions answer 502 until the model server does");
     }
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
     let tokens = Tokens::new(log.hashes().token_key());
     let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
     let (refresh_tokens, throttle) = (RefreshTokens::new(log.hashes().refresh_key()), Throttle::new());
-    Ok(App { config, log, election, write, reads, sealing, tokens, impersonations, refresh_tokens, passwords, throttle, directus })
+    Ok(App {
+        config,
+        log,
+        election,
+        write,
+        reads,
+        sealing,
+        tokens,
+        impersonations,
+        refresh_tokens,
+        passwords,
+        throttle,
+        directus,
+        blobs,
+        uploading: Uploading::default(),
+    })
 }
 
 /// The Directus that says who is who, when there is one.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use genie_log::store::Target;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::identity::directus;
+use crate::{blobs::Place, identity::directus};
 
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
@@ -25,11 +25,17 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 30] = [
+pub const SETTINGS: [Setting; 32] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
     plain("GENIE_DATA_DIR", "data", "folder of the embedded store and the master key"),
+    plain(
+        "GENIE_BLOBS_URL",
+        "",
+        "bucket for uploaded files, as s3://BUCKET/PREFIX, reached by AWS_*; without it a folder in GENIE_DATA_DIR",
+    ),
+    plain("MAX_UPLOAD_BYTES", "536870912", "the largest upload"),
     secret(
         "GENIE_MASTER_KEYS",
         "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
@@ -72,6 +78,8 @@ pub struct Config {
     pub port: u16,
     pub data_dir: PathBuf,
     database_url: Option<SecretString>,
+    blobs_url: String,
+    pub max_upload: u64,
     pub master_keys: Option<SecretString>,
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
@@ -138,6 +146,8 @@ impl Config {
                 |url| url.starts_with("postgres://") || url.starts_with("postgresql://"),
                 "must begin with postgres://",
             ),
+            blobs_url: read.bucket("GENIE_BLOBS_URL"),
+            max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
             master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
             first_invite: read.secret(
                 "GENIE_FIRST_INVITE",
@@ -179,6 +189,16 @@ impl Config {
             Some(url) => Target::Postgres(url.expose_secret().to_owned()),
             None => Target::Sqlite(self.data_dir.join("genie.db")),
         }
+    }
+
+    /// Where the bytes of uploaded files are kept.
+    pub fn blobs(&self) -> Place {
+        if self.blobs_url.is_empty() {
+            return Place::Folder(self.data_dir.join("blobs"));
+        }
+        let aws = self.given.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+        let aws = aws.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect();
+        Place::Bucket { url: self.blobs_url.clone(), aws }
     }
 
     /// Whether this is the only process on its store.
@@ -288,6 +308,15 @@ impl Reader<'_> {
             self.wrong.push("DIRECTUS_URL must begin with http:// or https://".to_owned());
         }
         Some(settings)
+    }
+
+    fn bucket(&mut self, name: &'static str) -> String {
+        let value = self.text(name);
+        let has_bucket = value.strip_prefix("s3://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        if !(value.is_empty() || has_bucket) {
+            self.wrong.push(format!("{name} must be s3://BUCKET or s3://BUCKET/PREFIX"));
+        }
+        value
     }
 
     fn url(&mut self, name: &'static str) -> String {

@@ -42,6 +42,8 @@ mod credentials;
 mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
+/// `/api/files/*`.
+mod files;
 /// `/healthz`, `/readyz`.
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
@@ -131,6 +133,8 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/admin/audit/proof", get().to(audit::show_proof))
         .route("/api/onboarding/state", get().to(onboarding::show_state))
         .route("/api/onboarding/state", patch().to(onboarding::advance))
+        .route("/api/onboarding/zip-upload", post().to(onboarding::upload))
+        .route("/api/files/{id}", get().to(files::download))
         .route("/api/credentials/create-profile", post().to(credentials::create_profile))
         .route("/api/credentials/update-profile-creds", post().to(credentials::update_profile))
         .route("/api/credentials/store", post().to(credentials::store))

@@ -61,11 +61,6 @@ impl Onboarding {
             .into_iter()
             .find(|state| state.as_str() == word)
     }
-
-    /// Whether chat must first tell the user what to do next.
-    pub fn gates_chat(self) -> bool {
-        matches!(self, Self::ExtensionInstall | Self::DataCollection)
-    }
 }
 
 /// What may be asked of an account.

@@ -58,6 +58,11 @@ uuid_id!(
     "turn id"
 );
 uuid_id!(
+    /// An uploaded file.
+    BlobId,
+    "file id"
+);
+uuid_id!(
     /// One caption.
     CaptionId,
     "caption id"

@@ -45,7 +45,7 @@ pub mod upcast;
 pub mod user;
 
 pub use event::{Change, Event};
-pub use ids::{CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use ids::{BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind, TurnId, UserId};
 pub use metadata::{CallerKind, Metadata};
 pub use moment::Moment;
 pub use refusal::{Refusal, RefusalKind};

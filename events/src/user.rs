@@ -13,7 +13,7 @@ use crate::{
     chat::{Chat, ChatCommand, Failure},
     credential::{Credential, CredentialCommand, SealedSecret},
     event::{Change, Event},
-    ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
+    ids::{BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
     job::{Job, JobCommand, JobEvent, JobSpec},
     moment::{Moment, Month},
     operation,
@@ -25,6 +25,8 @@ use crate::{
 /// The most jobs of one user that have not ended: a user's state stays within memory.
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
+/// Onboarding and the job that does it.
+pub mod onboarding;
 /// The state as it is kept beside the log.
 pub mod snapshot;
 
@@ -55,6 +57,8 @@ pub enum UserCommand {
         /// Whether genie or an administrator asks.
         privileged: bool,
     },
+    /// Read in an uploaded file: a job of this id does it.
+    BeginOnboarding(JobId, BlobId),
     /// Anything else about the account.
     Account(AccountCommand),
     /// Hold a platform's credentials.
@@ -185,6 +189,7 @@ impl User {
             UserCommand::AdvanceOnboarding { to, privileged } => {
                 self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
             }
+            UserCommand::BeginOnboarding(job, file) => self.begin_onboarding(&job, file),
             UserCommand::StoreCredential { credential, platform, platform_username, sealed } => {
                 self.store_credential(credential, CredentialCommand::Store { platform, platform_username, sealed })
             }
@@ -197,8 +202,10 @@ impl User {
                 if command == JobCommand::Retry {
                     self.check_room_for_a_job()?;
                 }
-                let events = self.jobs.get(&job).unwrap_or(&Job::Absent).decide(command)?;
-                Ok(changes(&job, events))
+                let before = self.jobs.get(&job).unwrap_or(&Job::Absent);
+                let events = before.decide(command)?;
+                let onboarding = self.onboarding_after(before, &events)?;
+                Ok([changes(&job, events), onboarding].concat())
             }
             UserCommand::Chat(session, command) => {
                 let absent = Chat::default();

@@ -52,7 +52,7 @@ impl FromRequest for JsonObject {
 async fn whole(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > MAX_BODY) {
-        return Err(ApiError::TooLarge(MAX_BODY));
+        return Err(ApiError::TooLarge(MAX_BODY as u64));
     }
     let bytes = timeout(DEADLINE, read(&mut payload)).await.map_err(|_| ApiError::field("The body came too slowly"))??;
     if !is_json(request) {
@@ -67,7 +67,7 @@ async fn read(payload: &mut Payload) -> Result<BytesMut, ApiError> {
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
         if bytes.len() + chunk.len() > MAX_BODY {
-            return Err(ApiError::TooLarge(MAX_BODY));
+            return Err(ApiError::TooLarge(MAX_BODY as u64));
         }
         bytes.extend_from_slice(&chunk);
     }

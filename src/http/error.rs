@@ -15,8 +15,11 @@ use serde_json::json;
 use tracing::error;
 
 use crate::{
+    archive::BadZip,
+    blobs::BlobError,
     http::{answer, request},
     identity::{directus::Trouble, password::PasswordError},
+    onboarding::UploadError,
 };
 
 /// What clients are told to wait when the store is away or too much waits, in seconds.
@@ -57,10 +60,19 @@ pub enum ApiError {
     NoRoute,
     /// A body past the limit.
     #[error("The body is larger than {0} bytes")]
-    TooLarge(usize),
+    TooLarge(u64),
     /// A body that is not JSON.
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
+    /// An upload that is not a form.
+    #[error("The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`")]
+    NotForm,
+    /// An upload that is no ZIP, or one that must not be unpacked.
+    #[error(transparent)]
+    Zip(#[from] BadZip),
+    /// The blob store failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// A route of servers and workers without a secret to check.
     #[error("RBAC_SYNC_WEBHOOK_SECRET is not set on the server; set it to open this route")]
     SecretNotConfigured,
@@ -100,6 +112,16 @@ impl ApiError {
     /// The named field is wrong.
     pub fn field(sentence: impl Into<String>) -> Self {
         Self::Invalid { code: "invalid_field", sentence: sentence.into() }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Zip(error) => error.into(),
+            UploadError::Blob(error) => error.into(),
+            UploadError::Write(error) => error.into(),
+        }
     }
 }
 
@@ -159,6 +181,10 @@ impl ApiError {
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
+            Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),
+            Self::Blob(BlobError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+            Self::Blob(BlobError::Away(_)) => Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away"),
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
             Self::NotConfigured { code, .. } => Wire::new(S::INTERNAL_SERVER_ERROR, code),
             Self::Directus(trouble) => wire_of_directus(trouble),
@@ -175,7 +201,8 @@ impl ApiError {
             Self::Proof(CantProve::NotSealed { .. }) => Wire::later(S::CONFLICT, "not_sealed"),
             Self::Proof(CantProve::NoSuchSize { .. }) => Wire::new(S::BAD_REQUEST, "invalid_field"),
             Self::Password(PasswordError::Busy) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
-            Self::Read(ReadError::Log(_))
+            Self::Blob(_)
+            | Self::Read(ReadError::Log(_))
             | Self::Proof(CantProve::Log(_))
             | Self::Password(PasswordError::Broken)
             | Self::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
@@ -189,6 +216,7 @@ impl ApiError {
                 "Something went wrong on the server; the request id tells which request".into()
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
+            (_, "blob_store_away") => "The store of files does not answer; nothing was changed, try again shortly".into(),
             (_, "store_away") => match self {
                 Self::Write(_) => {
                     "The store does not answer. Either all of this took effect or none; read before sending it again".into()

@@ -172,6 +172,11 @@ impl TestGenie {
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.unwrap().success());
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().and_then(Child::id).expect("it runs")
+    }
+
     /// kill -9, and nothing else.
     pub async fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
@@ -274,7 +279,7 @@ impl TestGenie {
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Answer {
+pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.unwrap();

@@ -17,6 +17,7 @@ mod impersonation;
 mod invites;
 mod jobs;
 mod nodes;
+mod onboarding;
 mod service_keys;
 mod store_away;
 mod story;

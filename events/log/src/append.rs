@@ -1,6 +1,6 @@
 //! What is to be appended, and what became of it. Conflict is data, not an exception.
 
-use genie_events::{Event, Metadata, Moment, StreamId, UserId};
+use genie_events::{BlobId, Event, Metadata, Moment, StreamId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -115,6 +115,21 @@ pub enum Work {
         user: UserId,
         /// That one, if there is one.
         but: Option<String>,
+    },
+    /// An uploaded file, whose bytes are in the blob store by now; see [`crate::blobs::NewBlob`].
+    PutBlob {
+        /// Which.
+        id: BlobId,
+        /// Whose.
+        user: UserId,
+        /// Its sealed name.
+        name: Vec<u8>,
+        /// How many bytes.
+        size: u64,
+        /// What it is.
+        media_type: String,
+        /// When it was uploaded.
+        created_at: Moment,
     },
     /// A running job, turn or caption; the holder is empty when nobody runs it yet.
     PutLease {
@@ -322,6 +337,10 @@ impl WorkJson {
             }),
             Work::EndSession { family } => json!({"t": "end_session", "family": family}),
             Work::EndSessions { user, but } => json!({"t": "end_sessions", "user_id": user, "but": but}),
+            Work::PutBlob { id, user, name, size, media_type, created_at } => json!({
+                "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
+                "media_type": media_type, "created_at": created_at,
+            }),
             Work::PutLease { kind, id, user, stream_id, holder, expires_at } => json!({
                 "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user, "stream_id": stream_id,
                 "holder": holder, "expires_at": expires_at,

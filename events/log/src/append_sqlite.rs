@@ -273,6 +273,15 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
         Work::EndSessions { user, but } => sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND family <> $2")
             .bind(user.to_string())
             .bind(but.as_deref().unwrap_or_default()),
+        Work::PutBlob { id, user, name, size, media_type, created_at } => sqlx::query(
+            "INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at) VALUES ($1, $2, $3, $4, $5, 'kept', $6)",
+        )
+        .bind(id.to_string())
+        .bind(user.to_string())
+        .bind(name)
+        .bind(*size as i64)
+        .bind(media_type)
+        .bind(created_at.0),
         Work::PutLease { kind, id, user, stream_id, holder, expires_at } => sqlx::query(
             "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ($1, $2, $3, $4, $5, 1, $6) \
              ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, epoch = epoch + 1, \

@@ -51,6 +51,8 @@ pub mod tree;
 /// Checking the whole log against its digests, its tree and its heads.
 pub mod verify;
 
+/// Working table: uploaded files; and how their bytes are sealed.
+pub mod blobs;
 /// Working table: what Directus answered to a refresh token, for the tabs that come with the same one.
 pub mod grace;
 /// Working table: outcomes of requests that may be sent again.

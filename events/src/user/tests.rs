@@ -184,3 +184,90 @@ fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
     let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
     assert_eq!(ask(&mut user, UserCommand::Job(job, complete)).unwrap(), 1);
 }
+
+fn onboarding(user: &User) -> Onboarding {
+    user.account().profile().unwrap().onboarding
+}
+
+/// Claims the job and ends the attempt.
+fn work_on(user: &mut User, job: &JobId, end: JobCommand) -> usize {
+    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NOW.plus_millis(3_600_000) };
+    ask(user, UserCommand::Job(job.clone(), claim)).unwrap();
+    ask(user, UserCommand::Job(job.clone(), end)).unwrap()
+}
+
+fn fail(retryable: bool) -> JobCommand {
+    JobCommand::Fail { lease: "l".into(), error: "e".into(), retryable, retry_at: NOW }
+}
+
+/// The stream of a job of an onboarding that has ended so.
+fn ended(user: &mut User, job: &JobId, end: JobEvent) {
+    let mut stream = Job::Absent;
+    let spec = JobSpec { operation: onboarding::OPERATION.into(), queue: "onboarding-jobs".into(), ..spec("") };
+    for event in [JobEvent::Submitted(spec), end] {
+        stream.evolve(event);
+    }
+    user.recall_job(job.clone(), stream, 2);
+}
+
+#[test]
+fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
+    let (mut ada, file) = (ada(), BlobId(id(9)));
+    let begin = |n| UserCommand::BeginOnboarding(JobId::new(id(n)), file);
+    assert_eq!(ask(&mut ada, begin(1)).unwrap_err().code, "onboarding_order", "the extension comes first");
+    let to = Onboarding::DataCollection;
+    ask(&mut ada, UserCommand::AdvanceOnboarding { to, privileged: false }).unwrap();
+
+    assert_eq!(ask(&mut ada, begin(1)), Ok(2));
+    let spec = ada.job(&JobId::new(id(1))).and_then(Job::spec).unwrap();
+    assert_eq!((spec.queue.as_str(), spec.input_file_id.as_deref()), ("onboarding-jobs", Some(file.to_string().as_str())));
+    assert_eq!(onboarding(&ada), Onboarding::Processing);
+    assert_eq!(ask(&mut ada, begin(2)).unwrap_err().code, "onboarding_order", "one at a time");
+
+    assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(true)), 1, "it will be tried again");
+    assert_eq!(onboarding(&ada), Onboarding::Processing);
+    assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(false)), 2);
+    assert_eq!(onboarding(&ada), Onboarding::DataCollection);
+
+    assert_eq!(ask(&mut ada, begin(2)), Ok(2));
+    assert_eq!(ask(&mut ada, UserCommand::Job(JobId::new(id(2)), JobCommand::Cancel)), Ok(2));
+    assert_eq!(onboarding(&ada), Onboarding::DataCollection);
+
+    assert_eq!(ask(&mut ada, begin(3)), Ok(2));
+    for _ in 0..2 {
+        let lapse = JobCommand::Lapse { lease: "l".into(), retry_at: NOW };
+        assert_eq!(work_on(&mut ada, &JobId::new(id(3)), lapse), 1);
+    }
+    let last = JobCommand::Lapse { lease: "l".into(), retry_at: NOW };
+    assert_eq!(work_on(&mut ada, &JobId::new(id(3)), last), 2);
+    assert_eq!(onboarding(&ada), Onboarding::DataCollection);
+
+    assert_eq!(ask(&mut ada, begin(4)), Ok(2));
+    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
+    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
+    let claimed = JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
+    apply(&mut ada, vec![Change::new(JobId::new(id(4)), claimed)]);
+    assert_eq!(ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)), Ok(2), "of the suspended, too");
+    assert_eq!(onboarding(&ada), Onboarding::Complete);
+}
+
+#[test]
+fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
+    let (mut ada, first) = (ada(), JobId::new(id(1)));
+    let to = Onboarding::DataCollection;
+    ask(&mut ada, UserCommand::AdvanceOnboarding { to, privileged: false }).unwrap();
+    ended(&mut ada, &first, JobEvent::Cancelled);
+    assert_eq!(ask(&mut ada, UserCommand::Job(first.clone(), JobCommand::Retry)), Ok(2));
+    assert_eq!(onboarding(&ada), Onboarding::Processing);
+
+    let (second, third) = (JobId::new(id(2)), JobId::new(id(3)));
+    for job in [&second, &third] {
+        ended(&mut ada, job, JobEvent::Cancelled);
+    }
+    let refused = ask(&mut ada, UserCommand::Job(second.clone(), JobCommand::Retry)).unwrap_err();
+    assert_eq!(refused.code, "onboarding_order");
+    ask(&mut ada, UserCommand::AdvanceOnboarding { to: Onboarding::Complete, privileged: true }).unwrap();
+    assert_eq!(ask(&mut ada, UserCommand::Job(third, JobCommand::Retry)).unwrap_err().code, "onboarding_order");
+    assert_eq!(ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)), Ok(1), "what was completed stays so");
+    assert_eq!(onboarding(&ada), Onboarding::Complete);
+}

@@ -101,6 +101,21 @@ pub(crate) const CARRIED: &[Table] = &[
         key: 1,
         only: "",
     },
+    // The rows alone: the bytes are sealed, and can be copied as they are.
+    Table {
+        name: "blobs",
+        columns: &[
+            ("id", Text),
+            ("user_id", Text),
+            ("name", Bytes),
+            ("size", Number),
+            ("media_type", Text),
+            ("state", Text),
+            ("created_at", Number),
+        ],
+        key: 1,
+        only: "",
+    },
 ];
 
 type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;
