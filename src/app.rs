@@ -10,6 +10,7 @@ use std::{
 
 use actix_web::{HttpServer, web};
 use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
+use genie_events::Limits;
 use genie_log::{
     Clock, Election, Log, LogError, MasterKeys, Opened,
     sealer::{self, Sealing},
@@ -42,6 +43,8 @@ pub struct App {
     pub sealing: Sealing,
     pub tokens: Tokens,
     pub passwords: Passwords,
+    /// What each tier may do.
+    pub limits: Limits,
 }
 
 /// Starts the server and runs it until it is told to stop.
@@ -62,6 +65,7 @@ pub fn serve(config: Config) -> Result<(), String> {
 
 /// On the runtime that owns all I/O.
 async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<App, String> {
+    let limits = read_limits(&config)?;
     let Opened { log, vault } = open_log(&config, false).await?;
     let model = ModelSettings {
         url: config.ollama_url.clone(),
@@ -73,7 +77,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     };
     let node = format!("node-{}", log.clock().new_uuid());
     let election = log.stand_for_election(&node).await.map_err(|error| error.to_string())?;
-    let settings = Settings { node, model, job_lease: config.job_lease, embedded: config.is_embedded() };
+    let settings = Settings { node, model, limits: limits.clone(), job_lease: config.job_lease, embedded: config.is_embedded() };
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;
@@ -89,7 +93,18 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let tokens = Tokens::new(log.hashes().token_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, passwords })
+    Ok(App { config, log, election, write, reads, sealing, tokens, passwords, limits })
+}
+
+/// The limits of tiers: those that are built in, or those of a file, which must be whole.
+fn read_limits(config: &Config) -> Result<Limits, String> {
+    let Some(path) = &config.tiers_file else { return Ok(Limits::built_in()) };
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;
+    let told = |wrong: Vec<String>| {
+        wrong.iter().map(|sentence| format!("GENIE_TIERS_FILE: {shown}: {sentence}")).collect::<Vec<_>>().join("\n")
+    };
+    Limits::read(&text).map_err(told)
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.

@@ -23,7 +23,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 24] = [
+pub const SETTINGS: [Setting; 25] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -42,6 +42,7 @@ pub const SETTINGS: [Setting; 24] = [
     plain("GENIE_MODEL_QUEUE", "64", "answers that may wait; one more is 429"),
     plain("CHAT_CONTEXT_TOKENS", "4096", "how much of a conversation the model is given"),
     plain("ONBOARDING_GATE", "on", "`off` lets users chat before they are onboarded"),
+    plain("GENIE_TIERS_FILE", "", "file with the limits of all tiers; without it those of the contract"),
     plain("QUEUE_STATS_PUBLIC", "true", "`false` asks for a token on /api/queue/stats"),
     plain("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas"),
     plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
@@ -70,6 +71,7 @@ pub struct Config {
     pub model_queue: usize,
     pub chat_context_tokens: usize,
     pub onboarding_gate: bool,
+    pub tiers_file: Option<PathBuf>,
     pub queue_stats_public: bool,
     pub cors_origins: Vec<String>,
     pub job_lease: Duration,
@@ -136,6 +138,7 @@ impl Config {
             model_queue: read.number("GENIE_MODEL_QUEUE", 0, 100_000) as usize,
             chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
             onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
+            tiers_file: Some(read.text("GENIE_TIERS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
             cors_origins: read.origins("CORS_ORIGINS"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),

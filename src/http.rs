@@ -50,7 +50,7 @@ mod jobs;
 mod onboarding;
 /// `/api/openapi.json`.
 mod openapi;
-/// `/api/usage`.
+/// `/api/usage`, `/api/usage/increment`.
 mod usage;
 /// `/api/worker/*`.
 mod worker;
@@ -124,6 +124,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/genie/sessions", get().to(chat::sessions))
         .route("/api/genie/sessions/{session}/messages", get().to(chat::messages))
         .route("/api/usage", get().to(usage::show))
+        .route("/api/usage/increment", post().to(usage::increment))
         .route("/api/events", get().to(events::all))
         .route("/api/me/events", get().to(events::mine))
         .route("/healthz", get().to(health::alive))

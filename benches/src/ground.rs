@@ -3,7 +3,7 @@
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
 use genie_actors::users::Users;
-use genie_events::{CredentialId, Metadata, UserCommand, UserId, credential::SealedSecret};
+use genie_events::{CredentialId, Limits, Metadata, UserCommand, UserId, credential::SealedSecret};
 use genie_log::{
     Clock, Log, MasterKeys,
     store::Target,
@@ -62,7 +62,7 @@ impl Ground {
     /// A node: a log, and the users' actors on it.
     pub async fn node(&self) -> Measured<Node> {
         let log = self.log().await?;
-        Ok(Node { users: Users::new(log.clone(), self.arbiters.clone()), log })
+        Ok(Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log })
     }
 
     /// Registers users.

@@ -18,3 +18,4 @@ mod store_away;
 mod story;
 mod torture;
 mod transfer;
+mod usage;
