@@ -23,8 +23,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::Config,
-    heads, http,
-    identity::{password::Passwords, token::Tokens},
+    heads,
+    http::{self, admission::Admission},
+    identity::{known::KnownAccounts, password::Passwords, token::Tokens},
     socket,
 };
 
@@ -43,6 +44,8 @@ pub struct App {
     pub sealing: Sealing,
     pub tokens: Tokens,
     pub passwords: Passwords,
+    pub known_accounts: KnownAccounts,
+    pub admission: Admission,
     /// What each tier may do.
     pub limits: Limits,
 }
@@ -93,7 +96,10 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let tokens = Tokens::new(log.hashes().token_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, passwords, limits })
+    let known_accounts = KnownAccounts::new(log.clone(), reads.clone(), write.users.clone());
+    tokio::spawn(known_accounts.clone().follow());
+    let admission = Admission::new(&config);
+    Ok(App { config, log, election, write, reads, sealing, tokens, passwords, known_accounts, admission, limits })
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
@@ -118,6 +124,7 @@ async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result
 async fn listen(app: Arc<App>) -> Result<(), String> {
     let (host, port) = (app.config.host.clone(), app.config.port);
     let data = web::Data::from(Arc::clone(&app));
+    app.log.store().io().spawn(Admission::sweep(data.clone()));
     let server = HttpServer::new(move || http::service(data.clone()))
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .bind((host.as_str(), port))

@@ -11,6 +11,8 @@ use actix_web::{
 
 use crate::app::App;
 
+/// Who is let in: rates and the size of headers.
+pub mod admission;
 /// What a success looks like; positions and cursors.
 pub mod answer;
 /// Bodies: JSON, within a limit, with sentences that name the field.
@@ -70,6 +72,7 @@ pub fn service(
         .app_data(web::QueryConfig::default().error_handler(error::bad_query))
         .configure(routes)
         .default_service(web::to(error::no_such_route))
+        .wrap(from_fn(admission::admit))
         .wrap(cors)
         .wrap(from_fn(request::pass))
 }
@@ -133,7 +136,7 @@ fn routes(routes: &mut web::ServiceConfig) {
 }
 
 fn cors(origins: &[String]) -> Cors {
-    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After"];
+    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"];
     let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3600);
     match origins {
         [any] if any == "*" => cors.allow_any_origin(),

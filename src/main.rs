@@ -16,6 +16,8 @@ mod http;
 mod identity;
 /// `genie invite`.
 mod invite;
+/// How often something may happen for one key.
+mod rate;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.

@@ -11,11 +11,11 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     app::App,
-    http::{error::ApiError, request},
+    http::{admission, error::ApiError, request},
     identity::token::BadToken,
 };
 
-const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
+pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
 /// How long a token's account may take to show up in the read side, after a registration or a start.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 
@@ -53,6 +53,7 @@ async fn user(request: &HttpRequest) -> Result<UserCaller, ApiError> {
         BadToken::Invalid => ApiError::NoCaller,
     })?;
     let account = account_of(&app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
+    admission::count_user(&app, request, account.user)?;
     match account.status.as_str() {
         "active" => Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account }),
         _ => Err(ApiError::NoCaller),
@@ -61,7 +62,7 @@ async fn user(request: &HttpRequest) -> Result<UserCaller, ApiError> {
 
 /// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
 pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Option<AccountRow>, ApiError> {
-    if let Some(account) = app.reads.accounts.get(user).await? {
+    if let Some(account) = app.known_accounts.get(user).await? {
         return Ok(Some(account));
     }
     app.reads.wait_for("accounts", app.log.head(), wait).await?;

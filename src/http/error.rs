@@ -46,6 +46,12 @@ pub enum ApiError {
     /// A body past the limit.
     #[error("The body is larger than {0} bytes")]
     TooLarge(usize),
+    /// Headers past the limit.
+    #[error("The headers are larger than {0} bytes together")]
+    HeadersTooLarge(usize),
+    /// More requests than the caller's rate allows.
+    #[error("Too many requests; try again in {} s", whole_seconds(*.retry_after))]
+    TooFast { retry_after: Duration },
     /// A body that is not JSON.
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
@@ -128,6 +134,10 @@ impl ApiError {
             Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::HeadersTooLarge(_) => Wire::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"),
+            Self::TooFast { retry_after } => {
+                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") }
+            }
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
             Self::Model { failure, turn, .. } => {
@@ -164,6 +174,11 @@ impl ApiError {
             _ => self.to_string(),
         }
     }
+}
+
+/// As `Retry-After` has it: never too early, never zero.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).max(1) as u64
 }
 
 fn wire_of_write(error: &WriteError) -> Wire {
@@ -213,7 +228,7 @@ impl ResponseError for ApiError {
         }
         let mut response = HttpResponse::build(wire.status);
         if let Some(after) = wire.retry_after {
-            response.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            response.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         if let Self::Model { position, .. } = self {
             response.insert_header((answer::POSITION, answer::opaque(*position)));
@@ -264,7 +279,10 @@ impl DirectusError {
         match &self.0 {
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
-            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
+            ApiError::TooFast { .. } => "REQUESTS_EXCEEDED",
+            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) | ApiError::HeadersTooLarge(_) => {
+                "INVALID_PAYLOAD"
+            }
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
             _ => "FORBIDDEN",
@@ -290,7 +308,7 @@ impl ResponseError for DirectusError {
         }
         let mut answer = HttpResponse::build(status);
         if let Some(after) = wire.retry_after {
-            answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            answer.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
     }

@@ -94,6 +94,8 @@ impl Site {
             ("RBAC_SYNC_WEBHOOK_SECRET", &self.secret),
             ("GENIE_JOB_LEASE_MS", &lease),
             ("ONBOARDING_GATE", "off"),
+            ("RATE_LIMIT_USER", "off"),
+            ("RATE_LIMIT_ADDRESS", "off"),
             ("GENIE_LOG", "warn"),
         ] {
             environment.push((name.to_owned(), value.to_owned()));

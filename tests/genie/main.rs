@@ -13,6 +13,7 @@ mod events;
 mod idempotency;
 mod invites;
 mod jobs;
+mod limits;
 mod nodes;
 mod store_away;
 mod story;
