@@ -51,7 +51,7 @@ impl Ground {
 
     /// `log.postgres.NAME` or `log.sqlite.NAME`.
     pub fn name(&self, figure: &str) -> String {
-        name_on(self.store.kind, figure)
+        name_on("log", self.store.kind, figure)
     }
 
     /// A log as a process of its own would open it.
@@ -82,11 +82,11 @@ impl Ground {
     }
 }
 
-/// What a figure is called on a store.
-pub fn name_on(kind: Kind, figure: &str) -> String {
+/// What a figure of a part of genie is called on a store.
+pub fn name_on(part: &str, kind: Kind, figure: &str) -> String {
     match kind {
-        Kind::Postgres => format!("log.postgres.{figure}"),
-        Kind::Sqlite => format!("log.sqlite.{figure}"),
+        Kind::Postgres => format!("{part}.postgres.{figure}"),
+        Kind::Sqlite => format!("{part}.sqlite.{figure}"),
     }
 }
 
