@@ -13,10 +13,12 @@ use crate::genie::{SECRET, TestGenie, TestUser};
 const CALLERS: usize = 200;
 const LIMIT: u64 = 30;
 
-/// The built-in limits, but for one of `pro`, which the tests' users have.
-fn with_limit(counter: &str, limit: u64) -> String {
+/// The built-in limits, but for some of `pro`, which the tests' users have.
+fn with_limits(counters: &[&str], limit: u64) -> String {
     let mut file: toml::Table = toml::from_str(include_str!("../../events/tiers.toml")).unwrap();
-    file["pro"][counter] = toml::Value::Integer(limit as i64);
+    for counter in counters {
+        file["pro"][*counter] = toml::Value::Integer(limit as i64);
+    }
     toml::to_string(&file).unwrap()
 }
 
@@ -63,16 +65,13 @@ async fn no_crowd_passes_a_limit(genie: &TestGenie, user: &TestUser) {
     assert_eq!(used(genie, user, "ai_clip_ops").await, LIMIT);
     let queued = user.get(genie, "/api/jobs?limit=500").await.ok();
     assert_eq!(queued["data"].as_array().unwrap().len() as u64, LIMIT);
-}
-
-fn thirty_of_two() -> String {
-    let mut file: toml::Table = toml::from_str(&with_limit("taxonomy_ai_calls", LIMIT)).unwrap();
-    file["pro"]["ai_clip_ops"] = toml::Value::Integer(LIMIT as i64);
-    toml::to_string(&file).unwrap()
+    // More than may wait for the model: who is past the limit is told so, and not to come again.
+    assert_eq!(crowd(genie, user, "/api/captions/generate", json!({"platform": "x"})).await, exactly);
+    assert_eq!(used(genie, user, "posts_ai_assisted").await, LIMIT);
 }
 
 both_stores!(no_crowd_of_callers_passes_a_limit, async |store: TestStore| {
-    let mut genie = with_tiers(store, &thirty_of_two()).await;
+    let mut genie = with_tiers(store, &with_limits(&["taxonomy_ai_calls", "ai_clip_ops", "posts_ai_assisted"], LIMIT)).await;
     let bob = bob(&mut genie).await;
     no_crowd_passes_a_limit(&genie, &bob).await;
 });
@@ -80,7 +79,7 @@ both_stores!(no_crowd_of_callers_passes_a_limit, async |store: TestStore| {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_crowd_on_two_servers_passes_a_limit() {
     let store = TestStore::new(genie_log::testing::Kind::Postgres).await;
-    let mut genie = with_tiers(store, &thirty_of_two()).await;
+    let mut genie = with_tiers(store, &with_limits(&["taxonomy_ai_calls", "ai_clip_ops", "posts_ai_assisted"], LIMIT)).await;
     let bob = bob(&mut genie).await;
     genie.settle().await;
     genie.launch_beside().await;
@@ -88,7 +87,7 @@ async fn no_crowd_on_two_servers_passes_a_limit() {
 }
 
 both_stores!(captions_stop_at_the_limit_and_a_failed_one_is_given_back, async |store: TestStore| {
-    let mut genie = with_tiers(store, &with_limit("posts_ai_assisted", 3)).await;
+    let mut genie = with_tiers(store, &with_limits(&["posts_ai_assisted"], 3)).await;
     let bob = bob(&mut genie).await;
     genie.ollama.script("bad news", &[crate::ollama::Step::Refuse(500, "out of memory")]);
     for (topic, status) in [("bad news", 502), ("a", 200), ("b", 200), ("c", 200), ("d", 403)] {
@@ -99,7 +98,7 @@ both_stores!(captions_stop_at_the_limit_and_a_failed_one_is_given_back, async |s
 });
 
 both_stores!(clients_count_what_genie_does_not, async |store: TestStore| {
-    let mut genie = with_tiers(store, &with_limit("taxonomy_ai_calls", 5)).await;
+    let mut genie = with_tiers(store, &with_limits(&["taxonomy_ai_calls"], 5)).await;
     let bob = bob(&mut genie).await;
     let path = "/api/usage/increment";
     let counted = bob.post(&genie, path, json!({"operation": "taxonomy_ai_calls"})).await.ok();
@@ -159,7 +158,7 @@ both_stores!(what_is_counted_under_a_key_is_counted_once, async |store: TestStor
 });
 
 both_stores!(a_job_that_comes_to_nothing_is_given_back, async |store: TestStore| {
-    let mut genie = with_tiers(store, &with_limit("ai_clip_ops", 1)).await;
+    let mut genie = with_tiers(store, &with_limits(&["ai_clip_ops"], 1)).await;
     let bob = bob(&mut genie).await;
     let teaser = json!({"operation": "create_teaser"});
     let job = bob.post(&genie, "/api/queue/media", teaser.clone()).await.ok()["jobId"].as_str().unwrap().to_owned();
@@ -199,7 +198,7 @@ both_stores!(a_file_of_limits_that_is_not_whole_is_refused_at_start, async |stor
         }
     };
     refused(&["GENIE_TIERS_FILE", "tiers.toml can't be read"]).await;
-    let file = with_limit("ai_clip_ops", 1).replace("[starter]", "[gold]").replacen("team_seats", "team_chairs", 1);
+    let file = with_limits(&["ai_clip_ops"], 1).replace("[starter]", "[gold]").replacen("team_seats", "team_chairs", 1);
     std::fs::write(&path, file).unwrap();
     refused(&["`gold` is no tier", "the tier starter is missing", "team_chairs` is no counter", "team_seats` is missing"]).await;
     std::fs::write(&path, "[starter").unwrap();
