@@ -2,7 +2,7 @@
 //!
 //! Invariant: an account is given out for at most as long as the read side takes to follow. A fact of an account makes it
 //! forgotten when it is seen, and again when the read side has it; so does whatever the user's own actor on this server wrote;
-//! and nothing is kept for longer than [`FRESH`]. Commands do not depend on it: the user's actor decides, on the present state.
+//! and nothing is kept for longer than `FRESH`. Commands do not depend on it: the user's actor decides, on the present state.
 
 use std::{
     collections::HashSet,
