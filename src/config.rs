@@ -4,9 +4,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use genie_log::store::Target;
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{blobs::Place, identity::directus};
+use crate::{blobs::Place, identity::directus, rate::Rate};
 
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
@@ -25,7 +26,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 32] = [
+pub const SETTINGS: [Setting; 37] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -60,8 +61,12 @@ pub const SETTINGS: [Setting; 32] = [
     plain("GENIE_MODEL_QUEUE", "64", "answers that may wait; one more is 429"),
     plain("CHAT_CONTEXT_TOKENS", "4096", "how much of a conversation the model is given"),
     plain("ONBOARDING_GATE", "on", "`off` lets users chat before they are onboarded"),
+    plain("GENIE_TIERS_FILE", "", "file with the limits of all tiers; without it those of the contract"),
     plain("QUEUE_STATS_PUBLIC", "true", "`false` asks for a token on /api/queue/stats"),
     plain("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas"),
+    plain("RATE_LIMIT_USER", "3000/1m", "requests of one user, such as 300/1m; `off` for any number"),
+    plain("RATE_LIMIT_ADDRESS", "3000/1m", "requests of one address without a proven caller; `off` for any number"),
+    plain("TRUSTED_PROXIES", "", "networks whose X-Forwarded-For is believed, such as 10.0.0.0/8, separated by commas"),
     plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
     plain("GENIE_READ_WAIT_MS", "5000", "how long a read waits for the position it asks for"),
     plain("GENIE_LOGIN_STALL_MS", "500", "how long a login takes at least, so that its time tells nothing"),
@@ -94,8 +99,12 @@ pub struct Config {
     pub model_queue: usize,
     pub chat_context_tokens: usize,
     pub onboarding_gate: bool,
+    pub tiers_file: Option<PathBuf>,
     pub queue_stats_public: bool,
     pub cors_origins: Vec<String>,
+    pub rate_limit_user: Option<Rate>,
+    pub rate_limit_address: Option<Rate>,
+    pub trusted_proxies: Vec<IpNet>,
     pub job_lease: Duration,
     pub read_wait: Duration,
     pub login_stall: Duration,
@@ -165,8 +174,12 @@ impl Config {
             model_queue: read.number("GENIE_MODEL_QUEUE", 0, 100_000) as usize,
             chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
             onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
+            tiers_file: Some(read.text("GENIE_TIERS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
             cors_origins: read.origins("CORS_ORIGINS"),
+            rate_limit_user: read.rate("RATE_LIMIT_USER"),
+            rate_limit_address: read.rate("RATE_LIMIT_ADDRESS"),
+            trusted_proxies: read.networks("TRUSTED_PROXIES"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
             login_stall: Duration::from_millis(read.number("GENIE_LOGIN_STALL_MS", 0, 10_000)),
@@ -319,6 +332,26 @@ impl Reader<'_> {
         value
     }
 
+    /// `off` is none.
+    fn rate(&mut self, name: &'static str) -> Option<Rate> {
+        let text = self.text(name);
+        let rate = Rate::read(&text);
+        if rate.is_none() && text != "off" {
+            self.wrong.push(format!("{name} must be off, or a number and a time such as 300/1m, with s, m or h, up to 24h"));
+        }
+        rate
+    }
+
+    fn networks(&mut self, name: &'static str) -> Vec<IpNet> {
+        let text = self.text(name);
+        let read = |one: &str| one.parse::<IpNet>().ok().or_else(|| one.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+        let networks: Option<Vec<IpNet>> = text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(read).collect();
+        networks.unwrap_or_else(|| {
+            self.wrong.push(format!("{name} must be a list of addresses or networks such as 10.0.0.0/8"));
+            Vec::new()
+        })
+    }
+
     fn url(&mut self, name: &'static str) -> String {
         let value = self.text(name);
         if !is_http(&value) {
@@ -362,6 +395,16 @@ mod tests {
         assert_eq!(good.cors_origins, ["https://a.example", "http://localhost:3000"]);
         for bad in ["a.example", "*,https://a.example", "https://a.example/path", "not a uri", ","] {
             assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_and_networks_are_checked() {
+        let good = read(&[("RATE_LIMIT_USER", "off"), ("TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).ok().unwrap();
+        assert_eq!((good.rate_limit_user, good.rate_limit_address), (None, Rate::read("3000/1m")));
+        assert_eq!(good.trusted_proxies, ["10.0.0.0/8", "::1/128"].map(|network| network.parse::<IpNet>().unwrap()));
+        for bad in [("RATE_LIMIT_USER", "300"), ("RATE_LIMIT_ADDRESS", "on"), ("TRUSTED_PROXIES", "proxy.example.com")] {
+            assert!(read(&[bad]).is_err(), "{bad:?}");
         }
     }
 

@@ -11,6 +11,8 @@ use actix_web::{
 
 use crate::app::App;
 
+/// Who is let in: rates and the size of headers.
+pub mod admission;
 /// What a success looks like; positions and cursors.
 pub mod answer;
 /// Bodies: JSON, within a limit, with sentences that name the field.
@@ -60,7 +62,7 @@ mod onboarding;
 mod openapi;
 /// `/api/admin/service-keys`.
 mod service_keys;
-/// `/api/usage`.
+/// `/api/usage`, `/api/usage/increment`.
 mod usage;
 /// `/api/worker/*`.
 mod worker;
@@ -86,6 +88,7 @@ pub fn service(
         })
         .configure(routes)
         .default_service(web::to(error::no_such_route))
+        .wrap(from_fn(admission::admit))
         .wrap(cors)
         .wrap(from_fn(request::pass))
 }
@@ -160,6 +163,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/genie/sessions", get().to(chat::sessions))
         .route("/api/genie/sessions/{session}/messages", get().to(chat::messages))
         .route("/api/usage", get().to(usage::show))
+        .route("/api/usage/increment", post().to(usage::increment))
         .route("/api/events", get().to(events::all))
         .route("/api/me/events", get().to(events::mine))
         .route("/healthz", get().to(health::alive))
@@ -168,7 +172,7 @@ fn routes(routes: &mut web::ServiceConfig) {
 }
 
 fn cors(origins: &[String]) -> Cors {
-    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After"];
+    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"];
     let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3600);
     match origins {
         [any] if any == "*" => cors.allow_any_origin(),

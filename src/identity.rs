@@ -5,6 +5,8 @@
 pub mod directus;
 /// Tokens of administrators who act for a user.
 pub mod impersonation;
+/// Accounts that were read a moment ago.
+pub mod known;
 /// Argon2id, off the actor threads, so many at once.
 pub mod password;
 /// Refresh tokens.

@@ -22,6 +22,8 @@ mod identity;
 mod invite;
 /// An upload is looked through and queued.
 mod onboarding;
+/// How often something may happen for one key.
+mod rate;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.

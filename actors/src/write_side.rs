@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix::ArbiterHandle;
+use genie_events::Limits;
 use genie_log::{Election, Log, VaultDoor};
 
 use crate::{
@@ -24,6 +25,8 @@ pub struct Settings {
     pub node: String,
     /// The model server.
     pub model: ModelSettings,
+    /// What each tier may do.
+    pub limits: Limits,
     /// How long a worker holds a job without a heartbeat.
     pub job_lease: Duration,
     /// Whether this is the only process on its store.
@@ -61,7 +64,7 @@ impl WriteSide {
         election: Election,
         settings: Settings,
     ) -> Result<Self, WriteError> {
-        let users = Users::new(log.clone(), arbiters);
+        let users = Users::new(log.clone(), settings.limits, arbiters);
         let vault = Vault::new(log.clone(), door);
         let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
         let head = log.head();

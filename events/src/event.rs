@@ -188,15 +188,17 @@ impl Event {
                 CredentialEvent::Removed => json!({}),
             },
             Self::Job(event) => match event {
-                JobEvent::Submitted(spec) => json!({
+                JobEvent::Submitted { spec, counted } => json!({
                     "operation": spec.operation, "queue": spec.queue, "priority": spec.priority,
-                    "run_at": spec.run_at, "max_attempts": spec.max_attempts,
+                    "run_at": spec.run_at, "max_attempts": spec.max_attempts, "counted": counted,
                 }),
                 JobEvent::Claimed { attempt, .. } | JobEvent::Completed { attempt, .. } => json!({"attempt": attempt}),
                 JobEvent::Lapsed { attempt, retry_at } | JobEvent::Failed { attempt, retry_at, .. } => {
                     json!({"attempt": attempt, "retry_at": retry_at})
                 }
-                JobEvent::Retried { queue, priority } => json!({"queue": queue, "priority": priority}),
+                JobEvent::Retried { queue, priority, counted } => {
+                    json!({"queue": queue, "priority": priority, "counted": counted})
+                }
                 JobEvent::Cancelled => json!({}),
             },
             Self::Chat(event) => match event {

@@ -5,6 +5,8 @@
 
 /// Ids as types, and the names of streams.
 pub mod ids;
+/// The limits of tiers, as data.
+pub mod limits;
 /// Who asked, and why.
 pub mod metadata;
 /// Moments, as integer microseconds.
@@ -13,7 +15,7 @@ pub mod moment;
 pub mod operation;
 /// Why something was refused, in kinds that the rim maps to statuses.
 pub mod refusal;
-/// Tiers, counters and their limits.
+/// Tiers and counters.
 pub mod tier;
 
 /// `access`: that somebody looked at what is not theirs.
@@ -46,6 +48,7 @@ pub mod user;
 
 pub use event::{Change, Event};
 pub use ids::{BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use limits::{Limits, Now};
 pub use metadata::{CallerKind, Metadata};
 pub use moment::Moment;
 pub use refusal::{Refusal, RefusalKind};

@@ -13,7 +13,7 @@ use crate::http::error::{ApiError, DirectusError};
 
 mod shown;
 use shown::TokenHolder;
-pub use shown::{ACCOUNT_WAIT, account_of, token};
+pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, token};
 
 /// A user, in person: for whatever an administrator may not do in a user's name.
 pub struct UserCaller {

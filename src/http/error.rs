@@ -61,6 +61,12 @@ pub enum ApiError {
     /// A body past the limit.
     #[error("The body is larger than {0} bytes")]
     TooLarge(u64),
+    /// Headers past the limit.
+    #[error("The headers are larger than {0} bytes together")]
+    HeadersTooLarge(usize),
+    /// More requests than the caller's rate allows.
+    #[error("Too many requests; try again in {} s", whole_seconds(*.retry_after))]
+    TooFast { retry_after: Duration },
     /// A body that is not JSON.
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
@@ -180,6 +186,10 @@ impl ApiError {
             Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::HeadersTooLarge(_) => Wire::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"),
+            Self::TooFast { retry_after } => {
+                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") }
+            }
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
             Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),
@@ -238,6 +248,11 @@ fn wire_of_directus(trouble: &Trouble) -> Wire {
     }
 }
 
+/// As `Retry-After` has it: never too early, never zero.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).max(1) as u64
+}
+
 fn wire_of_write(error: &WriteError) -> Wire {
     use StatusCode as S;
     match error {
@@ -285,7 +300,7 @@ impl ResponseError for ApiError {
         }
         let mut response = HttpResponse::build(wire.status);
         if let Some(after) = wire.retry_after {
-            response.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            response.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         if let Self::Model { position, .. } = self {
             response.insert_header((answer::POSITION, answer::opaque(*position)));
@@ -341,7 +356,12 @@ impl DirectusError {
             ApiError::Expired => "TOKEN_EXPIRED",
             ApiError::InvalidOtp => "INVALID_OTP",
             ApiError::TooManyWrong { .. } => "REQUESTS_EXCEEDED",
-            ApiError::Invalid { .. } | ApiError::TwoTokens | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
+            ApiError::TooFast { .. } => "REQUESTS_EXCEEDED",
+            ApiError::Invalid { .. }
+            | ApiError::TwoTokens
+            | ApiError::NotJson
+            | ApiError::TooLarge(_)
+            | ApiError::HeadersTooLarge(_) => "INVALID_PAYLOAD",
             ApiError::Write(WriteError::Refused(refusal)) if refusal.code == "email_taken" => "RECORD_NOT_UNIQUE",
             _ if wire.status == StatusCode::BAD_REQUEST => "INVALID_PAYLOAD",
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
@@ -372,7 +392,7 @@ impl ResponseError for DirectusError {
         }
         let mut answer = HttpResponse::build(status);
         if let Some(after) = wire.retry_after {
-            answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            answer.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
     }

@@ -4,11 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_events::{
-    JobId, Moment, UserCommand, UserId,
-    job::{JobCommand, JobSpec},
-    operation,
-};
+use genie_events::{JobId, Moment, UserCommand, UserId, job::JobSpec, operation};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::Deserialize;
@@ -138,7 +134,7 @@ pub async fn submit(
 pub async fn retry(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
-    let command = UserCommand::Job(job.clone(), JobCommand::Retry);
+    let command = UserCommand::RetryJob(job.clone());
     let done = app.write.users.ask(user.account.user, asking, command).await?;
     Ok(answer::written(json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}), done.position))
 }

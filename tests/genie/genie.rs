@@ -123,6 +123,9 @@ impl TestGenie {
             .env("GENIE_FIRST_INVITE", FIRST_INVITE)
             .env("GENIE_LOGIN_STALL_MS", "0")
             .env("RBAC_SYNC_WEBHOOK_SECRET", SECRET)
+            // Tests are crowds on one address; those of the rates set them.
+            .env("RATE_LIMIT_USER", "off")
+            .env("RATE_LIMIT_ADDRESS", "off")
             .env("OLLAMA_URL", &self.ollama.url)
             .env("GENIE_LOG", "warn");
         if let Some(url) = self.store.database_url() {

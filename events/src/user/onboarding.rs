@@ -47,7 +47,7 @@ impl User {
             run_at: None,
             max_attempts: MAX_ATTEMPTS,
         };
-        Ok(vec![Change::new(job, JobEvent::Submitted(spec)), self.onboarding_is(Onboarding::Processing)])
+        Ok(vec![Change::new(job, JobEvent::Submitted { spec, counted: None }), self.onboarding_is(Onboarding::Processing)])
     }
 
     /// What the steps of a job mean for its owner's onboarding; nothing, unless it is the job of an onboarding.
@@ -62,7 +62,7 @@ impl User {
                 Onboarding::DataCollection
             }
             JobEvent::Retried { .. } => Onboarding::Processing,
-            JobEvent::Submitted(_) | JobEvent::Claimed { .. } | JobEvent::Failed { .. } | JobEvent::Lapsed { .. } => {
+            JobEvent::Submitted { .. } | JobEvent::Claimed { .. } | JobEvent::Failed { .. } | JobEvent::Lapsed { .. } => {
                 return Ok(vec![]);
             }
         };

@@ -13,11 +13,11 @@ use uuid::Uuid;
 use super::{ActingUser, UserCaller};
 use crate::{
     app::App,
-    http::{directus, error::ApiError, request},
+    http::{admission, directus, error::ApiError, request},
     identity::{impersonation, token::BadToken},
 };
 
-const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
+pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
 /// The routes that the original opened to the shared secret (contract, marked `O`): all that it opens when it is narrowed.
 const ORIGINAL_SECRET_ROUTES: [&str; 7] = [
     "/api/rbac-sync",
@@ -69,7 +69,7 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
         return service_key(&app, token).await.map(TokenHolder::ServiceKey);
     }
     match app.impersonations.check(token) {
-        Ok(claims) => impersonator(&app, &claims).await.map(TokenHolder::Impersonator),
+        Ok(claims) => impersonator(&app, request, &claims).await.map(TokenHolder::Impersonator),
         Err(BadToken::Expired) => Err(ApiError::Expired),
         Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
     }
@@ -81,6 +81,7 @@ async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCalle
         Some(directus) => (directus::authenticate(app, directus, request, token).await?, None),
         None => holder(app, token).await?,
     };
+    admission::count_user(app, request, account.user)?;
     let account = active(account)?;
     Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account, login })
 }
@@ -96,11 +97,13 @@ async fn holder(app: &App, token: &str) -> Result<(AccountRow, Option<Uuid>), Ap
 }
 
 /// The token alone proves nothing: its impersonation must last, its administrator must be one still, and its user none.
-async fn impersonator(app: &App, claims: &impersonation::Claims) -> Result<ActingUser, ApiError> {
+async fn impersonator(app: &App, request: &HttpRequest, claims: &impersonation::Claims) -> Result<ActingUser, ApiError> {
     let lasting = app.log.impersonation(claims.session, app.log.clock().now()).await?;
     let lasting = lasting.filter(|one| (one.user, one.by) == (claims.user, claims.by)).ok_or(ApiError::NoCaller)?;
     let by = active(account_of(app, lasting.by, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
     let account = active(account_of(app, lasting.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
+    // Who acts is counted, not for whom.
+    admission::count_user(app, request, by.user)?;
     match by.admin && !account.admin {
         true => Ok(ActingUser { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
         false => Err(ApiError::NoCaller),
@@ -121,7 +124,7 @@ fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
 
 /// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
 pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Option<AccountRow>, ApiError> {
-    if let Some(account) = app.reads.accounts.get(user).await? {
+    if let Some(account) = app.known_accounts.get(user).await? {
         return Ok(Some(account));
     }
     app.reads.wait_for("accounts", app.log.head(), wait).await?;
