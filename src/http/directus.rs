@@ -22,6 +22,7 @@ use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -32,11 +33,14 @@ use crate::{
         body::{Body, JsonObject},
         caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
         error::{ApiError, DirectusError, no_such_route},
-        identity::{self, Registration, check_registration},
+        identity::{self, Registration, check_guesser, check_registration},
         request,
     },
-    identity::directus::{
-        Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Trouble, bearer,
+    identity::{
+        directus::{
+            Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Trouble, bearer,
+        },
+        throttle::Guesser,
     },
 };
 
@@ -64,9 +68,9 @@ fn directus(app: &App) -> Result<&Directus, ApiError> {
     app.directus.as_ref().ok_or(ApiError::NoRoute)
 }
 
-/// The client's address, as Directus is told it. What the client says of itself does not count: it would choose its own limits.
+/// The client's address, as Directus is told it: as genie knows it, and not as the client says, who would choose its own limits.
 fn address(request: &HttpRequest) -> Option<IpAddr> {
-    request.peer_addr().map(|address| address.ip())
+    Some(request::client_address(request))
 }
 
 impl From<NotAuthenticated> for ApiError {
@@ -237,7 +241,8 @@ fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes
 }
 
-/// `POST /auth/login`. No `Authorization` goes with it: an expired one would make Directus refuse the right password.
+/// `POST /auth/login`. No `Authorization` goes with it: an expired one would make Directus refuse the right password. Who guesses is
+/// stopped here: Directus would suspend the user after 25 wrong passwords, whoever sent them.
 async fn log_in(
     app: Data<App>,
     request: HttpRequest,
@@ -245,12 +250,19 @@ async fn log_in(
 ) -> Result<HttpResponse, DirectusError> {
     let Body(login) = body?;
     check_mode(login.mode.as_deref())?;
+    let account = normalise(&login.email).unwrap_or_else(|| login.email.clone());
+    let guesser = Guesser::new(request::client_address(&request), app.log.hashes().email(&account).0);
+    check_guesser(&app, &guesser)?;
     let mut body = json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
     if let Some(otp) = login.otp {
         body["otp"] = otp.into();
     }
     let asking = Asking::new(Method::POST, "/auth/login").of(address(&request)).body(serialized(body));
-    passed_on(directus(&app)?.ask(asking).await)
+    let reply = directus(&app)?.ask(asking).await;
+    if reply.as_ref().is_ok_and(|reply| ["INVALID_CREDENTIALS", "INVALID_OTP"].contains(&reply.code().as_str())) {
+        app.throttle.count(&guesser, Instant::now());
+    }
+    passed_on(reply)
 }
 
 #[derive(Deserialize)]

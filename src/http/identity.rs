@@ -114,7 +114,8 @@ pub async fn log_in(
     answered
 }
 
-fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> {
+/// Whoever was wrong too often has to wait.
+pub fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> {
     match app.throttle.wait(guesser, Instant::now()) {
         Some(retry_after) => Err(DirectusError(ApiError::TooManyWrong { retry_after })),
         None => Ok(()),

@@ -138,7 +138,8 @@ both_stores!(an_answer_that_is_none_is_trouble_and_no_proof, async |store: TestS
         assert!(!told.to_string().contains("html"), "{told}");
         // The next is not left to the circuit.
         site.proxy.pass_all();
-        assert_eq!(site.log_in("nobody@example.com", PASSWORD).await.status, 401);
+        let none = json!({"refresh_token": format!("none {status} {body}")});
+        assert_eq!(site.genie.send(Method::POST, "/auth/refresh", &[], Some(none)).await.status, 401);
     }
     assert_eq!(site.opens(&pair.access).await, 200);
 });

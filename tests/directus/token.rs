@@ -128,6 +128,20 @@ both_stores!(who_may_not_read_their_own_status_is_looked_up, async |store: TestS
     }
 });
 
+both_stores!(who_guesses_is_stopped_before_directus_suspends_the_user, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let mut guesses = 0;
+    while site.log_in(&ada.email, "a guess").await.status == 401 {
+        guesses += 1;
+        assert!(guesses < 20, "25 would suspend them");
+    }
+    let told = site.log_in(&ada.email, PASSWORD).await;
+    assert_eq!(told.status, 429, "{:?}", told.json);
+    assert!(told.headers.contains_key("Retry-After"));
+    assert_eq!(site.directus.found(&ada.email).await.len(), 1);
+});
+
 both_stores!(what_is_no_good_token_is_refused, async |store: TestStore| {
     let site = Site::shared(store).await;
     let ada = site.directus.person("ada", "creator").await;

@@ -62,7 +62,7 @@ impl Register {
                 system(&invite_stream, invites, invite.decide(InviteCommand::Reserve { user, now })?),
             ];
             if let Some(at) = self.raced(&mut tries, groups, vec![], &metadata).await? {
-                return Ok(Reserved { reservation, email: self.log.hashes().email(&normal), position: at.last });
+                return Ok(Reserved { reservation, email: self.log.hashes().email(&normal), position: at.first });
             }
         }
     }
