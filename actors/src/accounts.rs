@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{
-    Event, Refusal, User, UserCommand, UserId,
+    Event, Now, Refusal, User, UserCommand, UserId,
     account::{AccountCommand, AccountEvent, Code, ResetLink, TwoFactor, Wanted},
 };
 use genie_log::{
@@ -150,8 +150,8 @@ impl Accounts {
     /// Whose link it is, if it may be used now: asked before a password is hashed, which costs.
     pub async fn check_reset(&self, token: &SecretString, asking: impl Into<Asking>) -> Result<UserId, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
-        let planner = move |state: &User, now| {
-            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now };
+        let planner = move |state: &User, now: Now| {
+            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
             state.decide(now, UserCommand::Account(command)).map(|_| Plan::default()) // only asked
         };
         self.plan(user, asking, planner).await.map_err(no_such_link)?;
@@ -167,8 +167,8 @@ impl Accounts {
     ) -> Result<Done, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
         let (keys, vault) = (self.keys(user).await.map_err(no_such_link)?, self.vault.clone());
-        let planner = move |state: &User, now| {
-            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now };
+        let planner = move |state: &User, now: Now| {
+            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
             let changes = state.decide(now, UserCommand::Account(command))?;
             let version = state.account().profile().map_or(0, |profile| profile.password) + 1;
             let password = vault.seal_password(&keys, user, version, hash.expose_secret());
@@ -237,7 +237,7 @@ impl Accounts {
         &self,
         user: UserId,
         asking: impl Into<Asking>,
-        planner: impl Fn(&User, genie_events::Moment) -> Result<Plan, Refusal> + Send + Sync + 'static,
+        planner: impl Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync + 'static,
     ) -> Result<Done, WriteError> {
         self.users.plan(user, None, asking, Arc::new(planner)).await.map_err(|error| match error {
             WriteError::Forgotten => Refusal::not_found("user").into(),

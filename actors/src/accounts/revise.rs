@@ -5,7 +5,7 @@
 //! makes the actor look again, as when another node wrote.
 
 use genie_events::{
-    Change, Metadata, Refusal, StreamId, StreamKind, User, UserCommand, UserId,
+    Change, Metadata, Refusal, StreamId, StreamKind, User, UserId,
     account::AccountCommand,
     email::{self, Email, EmailCommand},
     ids::EmailId,
@@ -58,7 +58,7 @@ impl Accounts {
 
     /// What is to be appended; `None` when it is so already.
     async fn revision(&self, awake: &Awake, revision: &Revision, metadata: Metadata) -> Result<Option<Append>, WriteError> {
-        let (state, now) = (&awake.user, self.log.clock().now());
+        let state = &awake.user;
         let user = state.id();
         let profile = state.account().active()?;
         if revision.from != profile.password {
@@ -68,7 +68,7 @@ impl Accounts {
         if let Some(hash) = &revision.password_hash {
             let keys = self.keys(user).await?;
             let command = AccountCommand::ChangePassword { from: revision.from };
-            changes.extend(state.decide(now, UserCommand::Account(command))?);
+            changes.extend(decided(state, command)?);
             work.push(self.vault.seal_password(&keys, user, profile.password + 1, hash.expose_secret()));
         }
         if let Some(address) = &revision.email {
@@ -82,7 +82,7 @@ impl Accounts {
                 }
             }
             let command = AccountCommand::ChangeEmail { email: address.trim().to_owned(), email_id };
-            changes.extend(state.decide(now, UserCommand::Account(command))?);
+            changes.extend(decided(state, command)?);
         }
         if changes.is_empty() {
             return Ok(None);
@@ -100,6 +100,11 @@ impl Accounts {
         let events: Vec<_> = email.decide(command)?.into_iter().map(Into::into).collect();
         Ok((!events.is_empty()).then(|| Group::of_system(&stream, count, events)))
     }
+}
+
+/// What a command does to the account.
+fn decided(state: &User, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
+    Ok(state.account().decide(command)?.into_iter().map(|event| Change::new(state.id(), event)).collect())
 }
 
 /// The account's changes, numbered after what it has.
