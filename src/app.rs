@@ -10,6 +10,7 @@ use std::{
 
 use actix_web::{HttpServer, web};
 use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
+use genie_events::Limits;
 use genie_log::{
     Clock, Election, Log, LogError, MasterKeys, Opened,
     sealer::{self, Sealing},
@@ -21,9 +22,15 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
+    blobs::Blobs,
     config::Config,
-    heads, http,
-    identity::{password::Passwords, token::Tokens},
+    heads,
+    http::{self, admission::Admission},
+    identity::{
+        directus::Directus, impersonation::ImpersonationTokens, known::KnownAccounts, password::Passwords,
+        refresh::RefreshTokens, throttle::Throttle, token::Tokens,
+    },
+    onboarding::Uploading,
     socket,
 };
 
@@ -41,7 +48,18 @@ pub struct App {
     pub reads: ReadSide,
     pub sealing: Sealing,
     pub tokens: Tokens,
+    pub impersonations: ImpersonationTokens,
+    pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
+    pub throttle: Throttle,
+    /// Who says who is who, when it is not genie itself.
+    pub directus: Option<Directus>,
+    pub blobs: Blobs,
+    pub uploading: Uploading,
+    pub known_accounts: KnownAccounts,
+    pub admission: Admission,
+    /// What each tier may do.
+    pub limits: Limits,
 }
 
 /// Starts the server and runs it until it is told to stop.
@@ -62,6 +80,7 @@ pub fn serve(config: Config) -> Result<(), String> {
 
 /// On the runtime that owns all I/O.
 async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<App, String> {
+    let limits = read_limits(&config)?;
     let Opened { log, vault } = open_log(&config, false).await?;
     let model = ModelSettings {
         url: config.ollama_url.clone(),
@@ -73,12 +92,15 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     };
     let node = format!("node-{}", log.clock().new_uuid());
     let election = log.stand_for_election(&node).await.map_err(|error| error.to_string())?;
-    let settings = Settings { node, model, job_lease: config.job_lease, embedded: config.is_embedded() };
+    let settings = Settings { node, model, limits: limits.clone(), job_lease: config.job_lease, embedded: config.is_embedded() };
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;
-    let invite = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?;
-    if let Some(code) = invite {
+    let directus = start_directus(&config, &log, &write, &election)?;
+    // Where Directus says who administers, no invite can make an administrator.
+    if directus.is_none()
+        && let Some(code) = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?
+    {
         say(&format!("The first invite, whose user becomes administrator: {code}"));
     }
     if config.shared_secret.is_none() {
@@ -87,9 +109,56 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(reason = failure.sentence, "chat and captions answer 502 until the model server does");
     }
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
     let tokens = Tokens::new(log.hashes().token_key());
+    let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    Ok(App { config, log, election, write, reads, sealing, tokens, passwords })
+    let (refresh_tokens, throttle) = (RefreshTokens::new(log.hashes().refresh_key()), Throttle::new());
+    let known_accounts = KnownAccounts::new(log.clone(), reads.clone(), write.users.clone());
+    tokio::spawn(known_accounts.clone().follow());
+    let admission = Admission::new(&config);
+    Ok(App {
+        config,
+        log,
+        election,
+        write,
+        reads,
+        sealing,
+        tokens,
+        impersonations,
+        refresh_tokens,
+        passwords,
+        throttle,
+        directus,
+        blobs,
+        uploading: Uploading::default(),
+        known_accounts,
+        admission,
+        limits,
+    })
+}
+
+/// The Directus that says who is who, when there is one.
+fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Election) -> Result<Option<Directus>, String> {
+    let Some(settings) = &config.directus else { return Ok(None) };
+    if settings.admin_token.is_none() {
+        warn!("DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status");
+    }
+    let directus = Directus::new(settings, log.clone(), write.register.clone())?;
+    tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
+    Ok(Some(directus))
+}
+
+/// The limits of tiers: those that are built in, or those of a file, which must be whole.
+fn read_limits(config: &Config) -> Result<Limits, String> {
+    let Some(path) = &config.tiers_file else { return Ok(Limits::built_in()) };
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;
+    let told = |wrong: Vec<String>| {
+        wrong.iter().map(|sentence| format!("GENIE_TIERS_FILE: {shown}: {sentence}")).collect::<Vec<_>>().join("\n")
+    };
+    Limits::read(&text).map_err(told)
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.
@@ -103,6 +172,7 @@ async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result
 async fn listen(app: Arc<App>) -> Result<(), String> {
     let (host, port) = (app.config.host.clone(), app.config.port);
     let data = web::Data::from(Arc::clone(&app));
+    app.log.store().io().spawn(Admission::sweep(data.clone()));
     let server = HttpServer::new(move || http::service(data.clone()))
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .bind((host.as_str(), port))

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use genie_log::store::Target;
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::{blobs::Place, identity::directus, rate::Rate};
 
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
@@ -23,11 +26,17 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 24] = [
+pub const SETTINGS: [Setting; 37] = [
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
     plain("GENIE_DATA_DIR", "data", "folder of the embedded store and the master key"),
+    plain(
+        "GENIE_BLOBS_URL",
+        "",
+        "bucket for uploaded files, as s3://BUCKET/PREFIX, reached by AWS_*; without it a folder in GENIE_DATA_DIR",
+    ),
+    plain("MAX_UPLOAD_BYTES", "536870912", "the largest upload"),
     secret(
         "GENIE_MASTER_KEYS",
         "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
@@ -35,6 +44,16 @@ pub const SETTINGS: [Setting; 24] = [
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
     secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
     secret("RBAC_SYNC_WEBHOOK_SECRET", "the shared secret of servers and workers; without it their routes answer 503"),
+    plain(
+        "SHARED_SECRET_ROUTES",
+        "all",
+        "`original` opens only the original's routes to the shared secret; workers then need keys",
+    ),
+    plain("DIRECTUS_URL", "", "the Directus that says who is who; without it genie keeps passwords itself"),
+    secret("DIRECTUS_ADMIN_TOKEN", "static token of an administrator of that Directus; without it nobody can register"),
+    secret("DIRECTUS_SECRET", "that Directus' SECRET; with it tokens are checked without asking"),
+    plain("DIRECTUS_CREATOR_ROLE", "creator", "name of the role in Directus that a registration gives"),
+    plain("GENIE_RESERVATION_SECONDS", "600", "how long a registration that broke off keeps its invite and address (Directus)"),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
     plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
@@ -42,10 +61,15 @@ pub const SETTINGS: [Setting; 24] = [
     plain("GENIE_MODEL_QUEUE", "64", "answers that may wait; one more is 429"),
     plain("CHAT_CONTEXT_TOKENS", "4096", "how much of a conversation the model is given"),
     plain("ONBOARDING_GATE", "on", "`off` lets users chat before they are onboarded"),
+    plain("GENIE_TIERS_FILE", "", "file with the limits of all tiers; without it those of the contract"),
     plain("QUEUE_STATS_PUBLIC", "true", "`false` asks for a token on /api/queue/stats"),
     plain("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas"),
+    plain("RATE_LIMIT_USER", "3000/1m", "requests of one user, such as 300/1m; `off` for any number"),
+    plain("RATE_LIMIT_ADDRESS", "3000/1m", "requests of one address without a proven caller; `off` for any number"),
+    plain("TRUSTED_PROXIES", "", "networks whose X-Forwarded-For is believed, such as 10.0.0.0/8, separated by commas"),
     plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
     plain("GENIE_READ_WAIT_MS", "5000", "how long a read waits for the position it asks for"),
+    plain("GENIE_LOGIN_STALL_MS", "500", "how long a login takes at least, so that its time tells nothing"),
     plain("GENIE_SEAL_SECONDS", "10", "how often a head of the log is signed, at most, while there are new facts"),
     plain("GENIE_HEADS_FILE", "", "file that signed heads are appended to; one for each server, best on another machine"),
     secret("GENIE_HEADS_WEBHOOK", "URL that signed heads are sent to"),
@@ -59,10 +83,15 @@ pub struct Config {
     pub port: u16,
     pub data_dir: PathBuf,
     database_url: Option<SecretString>,
+    blobs_url: String,
+    pub max_upload: u64,
     pub master_keys: Option<SecretString>,
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
     pub shared_secret: Option<SecretString>,
+    /// Whether the shared secret opens only the routes of the original.
+    pub secret_is_narrow: bool,
+    pub directus: Option<directus::Settings>,
     pub ollama_url: String,
     pub ollama_model: String,
     pub caption_model: String,
@@ -70,10 +99,15 @@ pub struct Config {
     pub model_queue: usize,
     pub chat_context_tokens: usize,
     pub onboarding_gate: bool,
+    pub tiers_file: Option<PathBuf>,
     pub queue_stats_public: bool,
     pub cors_origins: Vec<String>,
+    pub rate_limit_user: Option<Rate>,
+    pub rate_limit_address: Option<Rate>,
+    pub trusted_proxies: Vec<IpNet>,
     pub job_lease: Duration,
     pub read_wait: Duration,
+    pub login_stall: Duration,
     pub seal_every: Duration,
     pub heads_file: Option<PathBuf>,
     pub heads_webhook: Option<SecretString>,
@@ -121,6 +155,8 @@ impl Config {
                 |url| url.starts_with("postgres://") || url.starts_with("postgresql://"),
                 "must begin with postgres://",
             ),
+            blobs_url: read.bucket("GENIE_BLOBS_URL"),
+            max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
             master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
             first_invite: read.secret(
                 "GENIE_FIRST_INVITE",
@@ -129,6 +165,8 @@ impl Config {
             ),
             export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
+            secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
+            directus: read.directus(),
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),
             caption_model: read.text("CAPTION_MODEL"),
@@ -136,10 +174,15 @@ impl Config {
             model_queue: read.number("GENIE_MODEL_QUEUE", 0, 100_000) as usize,
             chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
             onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
+            tiers_file: Some(read.text("GENIE_TIERS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
             cors_origins: read.origins("CORS_ORIGINS"),
+            rate_limit_user: read.rate("RATE_LIMIT_USER"),
+            rate_limit_address: read.rate("RATE_LIMIT_ADDRESS"),
+            trusted_proxies: read.networks("TRUSTED_PROXIES"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
+            login_stall: Duration::from_millis(read.number("GENIE_LOGIN_STALL_MS", 0, 10_000)),
             seal_every: Duration::from_secs(read.number("GENIE_SEAL_SECONDS", 1, 86_400)),
             heads_file: Some(read.text("GENIE_HEADS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             heads_webhook: read.secret("GENIE_HEADS_WEBHOOK", is_http, "must begin with http:// or https://"),
@@ -159,6 +202,16 @@ impl Config {
             Some(url) => Target::Postgres(url.expose_secret().to_owned()),
             None => Target::Sqlite(self.data_dir.join("genie.db")),
         }
+    }
+
+    /// Where the bytes of uploaded files are kept.
+    pub fn blobs(&self) -> Place {
+        if self.blobs_url.is_empty() {
+            return Place::Folder(self.data_dir.join("blobs"));
+        }
+        let aws = self.given.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+        let aws = aws.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect();
+        Place::Bucket { url: self.blobs_url.clone(), aws }
     }
 
     /// Whether this is the only process on its store.
@@ -252,6 +305,53 @@ impl Reader<'_> {
         origins
     }
 
+    /// All about Directus, which is there when it has an address.
+    fn directus(&mut self) -> Option<directus::Settings> {
+        let settings = directus::Settings {
+            url: self.text("DIRECTUS_URL"),
+            admin_token: self.secret("DIRECTUS_ADMIN_TOKEN", |token| !token.chars().any(char::is_control), "must be one line"),
+            secret: self.secret("DIRECTUS_SECRET", |_| true, ""),
+            creator_role: self.text("DIRECTUS_CREATOR_ROLE"),
+            reservation: Duration::from_secs(self.number("GENIE_RESERVATION_SECONDS", 30, 86_400)),
+        };
+        if settings.url.is_empty() {
+            return None;
+        }
+        if !is_http(&settings.url) {
+            self.wrong.push("DIRECTUS_URL must begin with http:// or https://".to_owned());
+        }
+        Some(settings)
+    }
+
+    fn bucket(&mut self, name: &'static str) -> String {
+        let value = self.text(name);
+        let has_bucket = value.strip_prefix("s3://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        if !(value.is_empty() || has_bucket) {
+            self.wrong.push(format!("{name} must be s3://BUCKET or s3://BUCKET/PREFIX"));
+        }
+        value
+    }
+
+    /// `off` is none.
+    fn rate(&mut self, name: &'static str) -> Option<Rate> {
+        let text = self.text(name);
+        let rate = Rate::read(&text);
+        if rate.is_none() && text != "off" {
+            self.wrong.push(format!("{name} must be off, or a number and a time such as 300/1m, with s, m or h, up to 24h"));
+        }
+        rate
+    }
+
+    fn networks(&mut self, name: &'static str) -> Vec<IpNet> {
+        let text = self.text(name);
+        let read = |one: &str| one.parse::<IpNet>().ok().or_else(|| one.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+        let networks: Option<Vec<IpNet>> = text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(read).collect();
+        networks.unwrap_or_else(|| {
+            self.wrong.push(format!("{name} must be a list of addresses or networks such as 10.0.0.0/8"));
+            Vec::new()
+        })
+    }
+
     fn url(&mut self, name: &'static str) -> String {
         let value = self.text(name);
         if !is_http(&value) {
@@ -295,6 +395,16 @@ mod tests {
         assert_eq!(good.cors_origins, ["https://a.example", "http://localhost:3000"]);
         for bad in ["a.example", "*,https://a.example", "https://a.example/path", "not a uri", ","] {
             assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_and_networks_are_checked() {
+        let good = read(&[("RATE_LIMIT_USER", "off"), ("TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).ok().unwrap();
+        assert_eq!((good.rate_limit_user, good.rate_limit_address), (None, Rate::read("3000/1m")));
+        assert_eq!(good.trusted_proxies, ["10.0.0.0/8", "::1/128"].map(|network| network.parse::<IpNet>().unwrap()));
+        for bad in [("RATE_LIMIT_USER", "300"), ("RATE_LIMIT_ADDRESS", "on"), ("TRUSTED_PROXIES", "proxy.example.com")] {
+            assert!(read(&[bad]).is_err(), "{bad:?}");
         }
     }
 

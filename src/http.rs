@@ -11,6 +11,8 @@ use actix_web::{
 
 use crate::app::App;
 
+/// Who is let in: rates and the size of headers.
+pub mod admission;
 /// What a success looks like; positions and cursors.
 pub mod answer;
 /// Bodies: JSON, within a limit, with sentences that name the field.
@@ -28,6 +30,8 @@ mod request;
 /// Server-sent events.
 mod sse;
 
+/// `/api/me/sessions`, `/api/rbac-sync`, `/api/admin/users/*`.
+mod accounts;
 /// `/api/admin/audit/*`.
 mod audit;
 /// `/api/captions/*`.
@@ -36,12 +40,18 @@ mod captions;
 mod chat;
 /// `/api/credentials/*`.
 mod credentials;
+/// `/auth/*`, `/users/me`, `/api/register` where a Directus says who is who.
+mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
+/// `/api/files/*`.
+mod files;
 /// `/healthz`, `/readyz`.
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
 mod identity;
+/// `/api/admin/users/{id}/impersonate`, `/api/admin/impersonations/*`.
+mod impersonation;
 /// `/api/admin/invites`, and invites by the socket.
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
@@ -50,7 +60,9 @@ mod jobs;
 mod onboarding;
 /// `/api/openapi.json`.
 mod openapi;
-/// `/api/usage`.
+/// `/api/admin/service-keys`.
+mod service_keys;
+/// `/api/usage`, `/api/usage/increment`.
 mod usage;
 /// `/api/worker/*`.
 mod worker;
@@ -65,11 +77,18 @@ pub fn service(
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = Error, InitError = ()>,
 > {
     let cors = cors(&app.config.cors_origins);
+    let with_directus = app.directus.is_some();
     ActixApp::new()
         .app_data(app)
         .app_data(web::QueryConfig::default().error_handler(error::bad_query))
+        .configure(|config| {
+            if with_directus {
+                directus::routes(config); // before the same routes of the built-in identity, which are never reached then
+            }
+        })
         .configure(routes)
         .default_service(web::to(error::no_such_route))
+        .wrap(from_fn(admission::admit))
         .wrap(cors)
         .wrap(from_fn(request::pass))
 }
@@ -93,12 +112,32 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/auth/login", post().to(identity::log_in))
         .route("/auth/refresh", post().to(identity::refresh))
         .route("/auth/logout", post().to(identity::log_out))
+        .route("/auth/password/reset", post().to(identity::reset_password))
         .route("/users/me", get().to(identity::show_me))
+        .route("/users/me", patch().to(identity::change_me))
+        .route("/users/me/tfa/generate", post().to(identity::two_factor::generate))
+        .route("/users/me/tfa/enable", post().to(identity::two_factor::enable))
+        .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
+        .route("/users/{id}/tfa/disable", post().to(identity::two_factor::remove))
         .route("/api/register", post().to(identity::register))
+        .route("/api/me/sessions", get().to(accounts::sessions))
+        .route("/api/me/sessions", delete().to(accounts::end_sessions))
+        .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
+        .route("/api/rbac-sync", post().to(accounts::sync))
+        .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
         .route("/api/admin/invites", post().to(invites::create))
+        .route("/api/admin/invites", get().to(invites::list))
+        .route("/api/admin/invites/{code}", delete().to(invites::revoke))
+        .route("/api/admin/service-keys", post().to(service_keys::create))
+        .route("/api/admin/service-keys", get().to(service_keys::list))
+        .route("/api/admin/service-keys/{id}", delete().to(service_keys::revoke))
+        .route("/api/admin/users/{id}/impersonate", post().to(impersonation::begin))
+        .route("/api/admin/impersonations/{session}", delete().to(impersonation::end))
         .route("/api/admin/audit/proof", get().to(audit::show_proof))
         .route("/api/onboarding/state", get().to(onboarding::show_state))
         .route("/api/onboarding/state", patch().to(onboarding::advance))
+        .route("/api/onboarding/zip-upload", post().to(onboarding::upload))
+        .route("/api/files/{id}", get().to(files::download))
         .route("/api/credentials/create-profile", post().to(credentials::create_profile))
         .route("/api/credentials/update-profile-creds", post().to(credentials::update_profile))
         .route("/api/credentials/store", post().to(credentials::store))
@@ -124,6 +163,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/genie/sessions", get().to(chat::sessions))
         .route("/api/genie/sessions/{session}/messages", get().to(chat::messages))
         .route("/api/usage", get().to(usage::show))
+        .route("/api/usage/increment", post().to(usage::increment))
         .route("/api/events", get().to(events::all))
         .route("/api/me/events", get().to(events::mine))
         .route("/healthz", get().to(health::alive))
@@ -132,7 +172,7 @@ fn routes(routes: &mut web::ServiceConfig) {
 }
 
 fn cors(origins: &[String]) -> Cors {
-    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After"];
+    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"];
     let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3600);
     match origins {
         [any] if any == "*" => cors.allow_any_origin(),

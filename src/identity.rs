@@ -1,6 +1,19 @@
-//! The built-in identity: passwords, and the tokens that stand for a login. Same wire as Directus.
+//! Identity, by one of two makers with the same wire: genie itself (passwords, and the tokens that stand for a login), or a Directus
+//! server.
 
+/// The other maker of identity: a Directus server.
+pub mod directus;
+/// Tokens of administrators who act for a user.
+pub mod impersonation;
+/// Accounts that were read a moment ago.
+pub mod known;
 /// Argon2id, off the actor threads, so many at once.
 pub mod password;
-/// Access and refresh tokens.
+/// Refresh tokens.
+pub mod refresh;
+/// Wrong passwords, counted.
+pub mod throttle;
+/// Access tokens.
 pub mod token;
+/// One-time codes by time.
+pub mod two_factor;

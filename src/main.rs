@@ -2,8 +2,12 @@
 
 /// All construction.
 mod app;
+/// Whether an uploaded ZIP may be unpacked.
+mod archive;
 /// `genie audit`: what happened, and whether the log can be trusted.
 mod audit;
+/// The blob store: uploaded files, sealed.
+mod blobs;
 /// All commands.
 mod cli;
 /// Everything from the environment, read once and checked.
@@ -16,6 +20,10 @@ mod http;
 mod identity;
 /// `genie invite`.
 mod invite;
+/// An upload is looked through and queued.
+mod onboarding;
+/// How often something may happen for one key.
+mod rate;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.

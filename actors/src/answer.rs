@@ -338,7 +338,7 @@ pub(crate) async fn keep_asking(
     supervisor: &Supervisor,
     user: UserId,
     metadata: &Metadata,
-    plan: impl Fn(&User, genie_events::Moment) -> Result<Plan, genie_events::Refusal> + Clone + Send + Sync + 'static,
+    plan: impl Fn(&User, genie_events::Now) -> Result<Plan, genie_events::Refusal> + Clone + Send + Sync + 'static,
 ) -> Result<Done, WriteError> {
     for pause in pauses() {
         match supervisor.0.users.plan(user, None, metadata.clone(), Arc::new(plan.clone())).await {

@@ -1,6 +1,6 @@
 //! Who asks. Commands want a `Caller`, so that a handler which forgets to authenticate does not compile.
 
-use genie_events::{Metadata, UserId};
+use genie_events::{Metadata, ServiceKeyId, UserId, service_key::Scope};
 use genie_log::RequestKey;
 
 /// An authenticated caller and the request it comes with.
@@ -13,7 +13,9 @@ pub struct Caller {
 #[derive(Debug, Clone)]
 enum Who {
     User { id: UserId, admin: bool },
+    Impersonator { by: UserId, user: UserId },
     SharedSecret,
+    ServiceKey { id: ServiceKeyId, scopes: Vec<Scope> },
 }
 
 impl Caller {
@@ -22,22 +24,51 @@ impl Caller {
         Self { who: Who::User { id, admin }, request_id: request_id.into() }
     }
 
+    /// An administrator who acts for a user, and may do what the user may.
+    pub fn impersonator(by: UserId, user: UserId, request_id: impl Into<String>) -> Self {
+        Self { who: Who::Impersonator { by, user }, request_id: request_id.into() }
+    }
+
     /// A holder of the shared secret.
     pub fn shared_secret(request_id: impl Into<String>) -> Self {
         Self { who: Who::SharedSecret, request_id: request_id.into() }
     }
 
-    /// The user, when it is one.
+    /// A holder of a service key that was checked.
+    pub fn service_key(id: ServiceKeyId, scopes: Vec<Scope>, request_id: impl Into<String>) -> Self {
+        Self { who: Who::ServiceKey { id, scopes }, request_id: request_id.into() }
+    }
+
+    /// The user who is asked for, when it is one.
     pub fn user_id(&self) -> Option<UserId> {
         match self.who {
-            Who::User { id, .. } => Some(id),
-            Who::SharedSecret => None,
+            Who::User { id, .. } | Who::Impersonator { user: id, .. } => Some(id),
+            Who::SharedSecret | Who::ServiceKey { .. } => None,
         }
     }
 
     /// Whether it administers.
     pub fn is_admin(&self) -> bool {
         matches!(self.who, Who::User { admin: true, .. })
+    }
+
+    /// Whether it may do what the scope is for. The shared secret opens all that a key could.
+    pub fn has_scope(&self, scope: Scope) -> bool {
+        match &self.who {
+            Who::SharedSecret => true,
+            Who::ServiceKey { scopes, .. } => scopes.contains(&scope),
+            Who::User { .. } | Who::Impersonator { .. } => false,
+        }
+    }
+
+    /// Whether it is an administrator who acts for somebody else.
+    pub fn is_impersonator(&self) -> bool {
+        matches!(self.who, Who::Impersonator { .. })
+    }
+
+    /// Whether it came with a service key.
+    pub fn is_service_key(&self) -> bool {
+        matches!(self.who, Who::ServiceKey { .. })
     }
 
     /// The request.
@@ -47,17 +78,21 @@ impl Caller {
 
     /// As the keys of requests that may be sent again are scoped to it.
     pub fn scope(&self) -> String {
-        match self.who {
+        match &self.who {
             Who::User { id, .. } => id.to_string(),
+            Who::Impersonator { by, user } => format!("{by} for {user}"),
             Who::SharedSecret => "shared secret".to_owned(),
+            Who::ServiceKey { id, .. } => format!("service key {id}"),
         }
     }
 
     /// As facts remember it.
     pub fn metadata(&self) -> Metadata {
-        match self.who {
-            Who::User { id, .. } => Metadata::user(id, &self.request_id),
+        match &self.who {
+            Who::User { id, .. } => Metadata::user(*id, &self.request_id),
+            Who::Impersonator { by, user } => Metadata::impersonator(*by, *user, &self.request_id),
             Who::SharedSecret => Metadata::shared_secret(&self.request_id),
+            Who::ServiceKey { id, .. } => Metadata::service_key(id.clone(), &self.request_id),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use genie_events::{
-    JobId, Metadata, Moment, StreamKind, User, UserCommand, UserId,
+    JobId, Metadata, Moment, Now, StreamKind, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
 use genie_log::{
@@ -238,8 +238,8 @@ impl JobBoard {
         let expires_at = self.lease_end();
         let planner = {
             let (job, worker) = (job.clone(), worker.to_owned());
-            move |state: &User, now| {
-                let claim = JobCommand::Claim { worker: worker.clone(), lease: hash.clone(), now };
+            move |state: &User, now: Now| {
+                let claim = JobCommand::Claim { worker: worker.clone(), lease: hash.clone(), now: now.moment };
                 let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
                 let work = Work::PutLease {
                     kind: LeaseKind::Job,
@@ -271,12 +271,13 @@ impl JobBoard {
         asking: impl Into<Asking>,
     ) -> Result<Submitted, WriteError> {
         let id = job.clone();
-        let planner = move |state: &User, now| {
+        let planner = move |state: &User, now: Now| {
+            let moment = now.moment;
             let changes = state.decide(now, UserCommand::SubmitJob(id.clone(), spec.clone()))?;
             let status = match state.job(&id) {
-                None | Some(Job::Absent) if spec.run_at.is_some_and(|at| at > now) => "delayed",
-                None => Job::Absent.status(now),
-                Some(before) => before.status(now),
+                None | Some(Job::Absent) if spec.run_at.is_some_and(|at| at > moment) => "delayed",
+                None => Job::Absent.status(moment),
+                Some(before) => before.status(moment),
             };
             let outcome = json!(Queued { job: id.clone(), status: status.to_owned() });
             Ok(Plan { changes, outcome, ..Plan::default() })

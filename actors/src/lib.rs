@@ -1,6 +1,10 @@
 //! genie-actors: the write side. It takes commands, lets the rules of `genie-events` decide, appends what happened, and acts on
 //! the world for facts that ask for it. It writes no SQL and knows no read table.
 
+/// Looks at what is not one's own, put on record.
+pub mod access;
+/// Accounts, after they came into being.
+pub mod accounts;
 /// One answer, from its turn at the model server to its end.
 mod answer;
 /// Who asks: made by whoever authenticated the request.
@@ -17,8 +21,12 @@ pub mod jobs;
 pub mod ollama;
 /// Registration: three owners, one append.
 pub mod register;
+/// Service keys: made, looked at, revoked.
+pub mod service_keys;
 /// Running answers: queued, streamed, journalled, ended.
 pub mod supervisor;
+/// The system's own streams.
+mod system_stream;
 /// Who may use the model server now, and who is next.
 mod turnstile;
 /// One user's actor: order, admission and cached state, not truth.

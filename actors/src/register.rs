@@ -2,17 +2,24 @@
 //! So a crash at any point leaves neither an orphan nor a spent invite without a user, and of two who race for an address or
 //! an invite one wins.
 
+use std::sync::Arc;
+
 use genie_events::{
     Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, AccountCommand, Registration},
+    account::{Account, AccountCommand, AccountEvent, Acquaintance, FIRST_PASSWORD, Registration},
     email::{self, Email, EmailCommand},
-    invite::{Grant, Invite, InviteCommand},
+    invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, clock, keys::hex};
+use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{WriteError, vault::Vault};
+use crate::{WriteError, system_stream, vault::Vault};
+
+/// Where another identity provider changes an address.
+mod follow;
+/// Where another identity provider makes the user.
+pub mod reserve;
 
 /// How often a race is tried again before the caller is told to come back.
 const TRIES: u32 = 5;
@@ -41,7 +48,7 @@ pub struct Registered {
     pub position: u64,
 }
 
-/// Invites that were made. Their codes are shown once: only their hashes are kept.
+/// Invites that were made.
 #[derive(Clone)]
 pub struct NewInvites {
     /// The codes.
@@ -106,19 +113,47 @@ impl Register {
         }))?;
 
         let (keys, new_key) = self.log.new_keys(user);
-        let password = self.vault.seal_password(&keys, user, applicant.password_hash.expose_secret());
-        let stream = StreamId::new(StreamKind::Account, user);
-        let facts = (1..)
-            .zip(registered)
-            .map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() })
-            .collect();
-        let account = Group { owner: Owner::User(user), after: 0, facts, keys: Some(keys) };
+        let password = self.vault.seal_password(&keys, user, FIRST_PASSWORD, applicant.password_hash.expose_secret());
         let groups = vec![
-            account,
+            first_facts(user, keys, registered),
             Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),
             Group::of_system(&invite_stream, invites, spent.into_iter().map(Into::into).collect()),
         ];
         Ok(Append { groups, work: vec![new_key, password], metadata, remember: None })
+    }
+
+    /// Meets somebody whom another identity provider knows, under the id that they have there. Their address is claimed for them
+    /// when it is free. Somebody who was met before stays as they are.
+    pub async fn meet(&self, user: UserId, who: Acquaintance, metadata: Metadata) -> Result<Registered, WriteError> {
+        for _ in 0..TRIES {
+            if self.log.user_seq(user).await? > 0 {
+                return Ok(Registered { user, position: self.log.head() });
+            }
+            let append = self.meeting(user, who.clone(), metadata.clone()).await?;
+            match self.log.append(append).await {
+                Ok(at) => return Ok(Registered { user, position: at.last }),
+                // Somebody else met them, or was at the address.
+                Err(AppendError::Stale) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(WriteError::Busy)
+    }
+
+    async fn meeting(&self, user: UserId, mut who: Acquaintance, metadata: Metadata) -> Result<Append, WriteError> {
+        let mut groups = Vec::with_capacity(2);
+        who.email_id = None;
+        if let Some(normal) = who.email.as_deref().and_then(email::normalise) {
+            let (email, stream, count) = self.load_email(&normal).await?;
+            if let Ok(claimed) = email.decide(EmailCommand::Claim(user)) {
+                who.email_id = Some(self.log.hashes().email(&normal));
+                groups.extend(claimed.into_iter().map(|event| Group::of_system(&stream, count, vec![event.into()])));
+            }
+        }
+        let met = Account::Absent.decide(AccountCommand::Meet(who))?;
+        let (keys, new_key) = self.log.new_keys(user);
+        groups.insert(0, first_facts(user, keys, met));
+        Ok(Append { groups, work: vec![new_key], metadata, remember: None })
     }
 
     /// Makes invites, all or none.
@@ -127,11 +162,22 @@ impl Register {
         let mut groups = Vec::with_capacity(count);
         for code in &codes {
             let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
-            let created = Invite::Absent.decide(InviteCommand::Create(grant.clone()))?;
+            let created = Invite::Absent.decide(self.create(code, grant.clone()))?;
             groups.push(Group::of_system(&stream, 0, created.into_iter().map(Into::into).collect()));
         }
         let at = self.log.append(Append { groups, work: vec![], metadata, remember: None }).await?;
         Ok(NewInvites { codes, position: at.last })
+    }
+
+    fn create(&self, code: &str, grant: Grant) -> InviteCommand {
+        InviteCommand::Create { grant, sealed_code: self.log.seal_system_text(CODE_COLUMN, code) }
+    }
+
+    /// Takes an invite back that nobody used; answers the position that reads must have reached to see it.
+    pub async fn revoke_invite(&self, code: &str, metadata: Metadata) -> Result<u64, WriteError> {
+        let id = self.log.hashes().invite(code);
+        let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
+        system_stream::ask(&self.log, StreamKind::Invite, &id.0, metadata, revoke).await
     }
 
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.
@@ -140,7 +186,7 @@ impl Register {
         if self.log.head() == 0 {
             let grant = Grant { tier: Tier::Studio, role: "administrator".into(), admin: true, expires_at: None };
             let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(&code));
-            let created = Invite::Absent.decide(InviteCommand::Create(grant))?.into_iter().map(Into::into).collect();
+            let created = Invite::Absent.decide(self.create(&code, grant))?.into_iter().map(Into::into).collect();
             let group = Group::of_system(&stream, 0, created);
             let append = Append { groups: vec![group], work: vec![], metadata: Metadata::system(), remember: None };
             match self.log.append(append).await {
@@ -152,7 +198,7 @@ impl Register {
         Ok(invite.grant(self.log.clock().now()).is_ok().then_some(code))
     }
 
-    async fn load_email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
+    pub(crate) async fn load_email(&self, normal: &str) -> Result<(Email, StreamId, u64), WriteError> {
         let stream = StreamId::new(StreamKind::Email, self.log.hashes().email(normal));
         let (email, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
         Ok((email, stream, count))
@@ -163,4 +209,12 @@ impl Register {
         let (invite, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
         Ok((invite, stream, count))
     }
+}
+
+/// The first facts of a user whose keys are made in the same append.
+fn first_facts(user: UserId, keys: Arc<UserKeys>, events: Vec<AccountEvent>) -> Group {
+    let stream = StreamId::new(StreamKind::Account, user);
+    let numbered = (1..).zip(events);
+    let facts = numbered.map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() }).collect();
+    Group { owner: Owner::User(user), after: 0, facts, keys: Some(keys) }
 }

@@ -38,6 +38,8 @@ mod take_over;
 /// How long a run is its node's without a heartbeat.
 const LEASE_SECONDS: i64 = 15;
 const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
+/// The code of the refusal at the door, which only this file sees.
+const LINE_IS_FULL: &str = "line_is_full";
 /// How often who waits for a caption looks whether it is still this node's.
 const CAPTION_LOOK: Duration = Duration::from_secs(5);
 /// Rows of one reading of the log.
@@ -157,7 +159,7 @@ impl Supervisor {
         metadata: Metadata,
     ) -> Result<AskedTurn, WriteError> {
         let turn = TurnId(self.0.log.clock().new_uuid());
-        self.let_in(turn.to_string())?;
+        self.let_in(&turn.to_string()).map_err(|full| self.turned_away(full.into()))?;
         let session = self.0.log.hashes().session(user, &session_name);
         let progress = self.0.feeds.open(turn, user);
         let lease = self.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
@@ -194,12 +196,14 @@ impl Supervisor {
     pub async fn caption(&self, user: UserId, brief: Brief, asking: impl Into<Asking>) -> Result<CaptionEnd, WriteError> {
         let asking = asking.into();
         let caption = CaptionId(self.0.log.clock().new_uuid());
-        self.let_in(caption.to_string())?;
         let (tell, told) = oneshot::channel();
         lock(&self.0.awaited).insert(caption, tell);
         let lease = self.lease(LeaseKind::Caption, caption.to_string(), user, caption.to_string());
+        let door = self.clone();
         let planner = move |state: &User, now| {
+            // The tier first: whoever may have no more captions is told that, not to come again when the line is shorter.
             let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
+            door.let_in(&caption.to_string())?;
             Ok(Plan { changes, work: vec![lease.clone()], outcome: json!(caption), ..Plan::default() })
         };
         let supervisor = self.clone();
@@ -210,7 +214,8 @@ impl Supervisor {
             }
             asked
         });
-        let done = asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+        let done = asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))?;
+        let done = done.map_err(|error| self.turned_away(error))?;
         match serde_json::from_value(done.outcome) {
             Ok(asked) if asked == caption => self.await_caption(caption, told).await,
             Ok(earlier) => self.caption_again(user, earlier).await,
@@ -263,14 +268,24 @@ impl Supervisor {
         }
     }
 
-    /// What was asked counts against the line's length from here on, not only once its fact was seen.
-    fn let_in(&self, id: String) -> Result<(), WriteError> {
-        match self.0.turnstile.let_in() {
-            Some(admission) => {
-                lock(&self.0.admitted).insert(id, admission);
-                Ok(())
+    /// What was asked counts against the line's length from here on, not only once its fact was seen. Asking again for the same
+    /// takes no second place.
+    fn let_in(&self, id: &str) -> Result<(), Refusal> {
+        let mut admitted = lock(&self.0.admitted);
+        if !admitted.contains_key(id) {
+            let full = || Refusal::conflict(LINE_IS_FULL, "Too many answers are waiting for the model");
+            admitted.insert(id.to_owned(), self.0.turnstile.let_in().ok_or_else(full)?);
+        }
+        Ok(())
+    }
+
+    /// The refusal at the door, with how long the line is likely to take.
+    fn turned_away(&self, error: WriteError) -> WriteError {
+        match error {
+            WriteError::Refused(refusal) if refusal.code == LINE_IS_FULL => {
+                WriteError::TooMany { retry_after: self.0.turnstile.wait_estimate() }
             }
-            None => Err(WriteError::TooMany { retry_after: self.0.turnstile.wait_estimate() }),
+            other => other,
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
-use genie_events::{Change, JobId, Moment, Refusal, User, UserId, job::Job};
+use genie_events::{Change, JobId, Limits, Now, Refusal, User, UserId, job::Job};
 use genie_log::{
     Append, AppendError, Group, Log, NewFact, Owner, Remember, UserKeys, Work, clock,
     idempotency::Remembered,
@@ -66,7 +66,7 @@ pub enum Note {
 }
 
 /// Decides on the state; called again when the state turns out stale, so it must not use itself up.
-pub type Planner = Arc<dyn Fn(&User, Moment) -> Result<Plan, Refusal> + Send + Sync>;
+pub type Planner = Arc<dyn Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync>;
 
 /// What came of a command.
 #[derive(Debug)]
@@ -123,6 +123,7 @@ pub struct Passivate;
 pub struct UserActor {
     id: UserId,
     log: Log,
+    limits: Limits,
     /// `None` until it is needed, and after anything that makes it doubtful.
     state: Option<State>,
 }
@@ -137,8 +138,8 @@ struct State {
 }
 
 impl UserActor {
-    pub fn new(id: UserId, log: Log) -> Self {
-        Self { id, log, state: None }
+    pub fn new(id: UserId, log: Log, limits: Limits) -> Self {
+        Self { id, log, limits, state: None }
     }
 }
 
@@ -159,9 +160,9 @@ impl Handler<Ask> for UserActor {
 
     fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
         ask.begun.store(true, Ordering::SeqCst);
-        let (log, id, state) = (self.log.clone(), self.id, self.state.take());
+        let (log, limits, id, state) = (self.log.clone(), self.limits.clone(), self.id, self.state.take());
         let answered = async move {
-            let mut turn = Turn { log, id, state };
+            let mut turn = Turn { log, limits, id, state };
             let answer = turn.take(&ask).await;
             drop(ask.place);
             let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
@@ -175,6 +176,7 @@ impl Handler<Ask> for UserActor {
 /// One command's turn with the state.
 struct Turn {
     log: Log,
+    limits: Limits,
     id: UserId,
     state: Option<State>,
 }
@@ -202,7 +204,8 @@ impl Turn {
                 self.state = Some(state);
                 return answer_again(remembered);
             }
-            let planned = (ask.planner)(&state.user, self.log.clock().now());
+            let now = Now { moment: self.log.clock().now(), limits: self.limits.clone() };
+            let planned = (ask.planner)(&state.user, now);
             let plan = match planned {
                 Ok(plan) if !plan.changes.is_empty() => plan,
                 // A "no" is only as good as the state it was said on, and no append will fence it.

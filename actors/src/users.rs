@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix::{Actor, Addr, ArbiterHandle};
-use genie_events::{JobId, User, UserCommand, UserId};
+use genie_events::{JobId, Limits, User, UserCommand, UserId};
 use genie_log::Log;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -23,8 +23,9 @@ use crate::{
 
 pub use crate::user::{Done, Note, Plan, Planner};
 
-/// Commands that may wait for one user; one more is refused as busy.
-const MAILBOX: usize = 64;
+/// Commands that may wait for one user; one more is refused as busy. Enough for two hundred of a user's own clients at once, and
+/// what waits is small: 1 MiB of body each at the very most, a kilobyte as a rule.
+const MAILBOX: usize = 256;
 /// How often a command is sent again when its actor died before it took it.
 const SENDS: u32 = 3;
 /// How long a command may take before its caller is told to come again.
@@ -44,6 +45,7 @@ pub struct Users(Arc<Inner>);
 
 struct Inner {
     log: Log,
+    limits: Limits,
     live: Mutex<HashMap<UserId, Live>>,
     /// The threads that actors live on.
     arbiters: Vec<ArbiterHandle>,
@@ -66,8 +68,8 @@ impl std::fmt::Debug for Users {
 
 impl Users {
     /// `arbiters` must not be empty.
-    pub fn new(log: Log, arbiters: Vec<ArbiterHandle>) -> Self {
-        Self(Arc::new(Inner { log, live: Mutex::default(), arbiters, next: AtomicUsize::new(0) }))
+    pub fn new(log: Log, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
+        Self(Arc::new(Inner { log, limits, live: Mutex::default(), arbiters, next: AtomicUsize::new(0) }))
     }
 
     /// Passivates idle actors for ever; to be spawned.
@@ -170,9 +172,9 @@ impl Users {
     }
 
     fn start(&self, user: UserId) -> Live {
-        let log = self.0.log.clone();
+        let (log, limits) = (self.0.log.clone(), self.0.limits.clone());
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
-        let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| UserActor::new(user, log));
+        let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| UserActor::new(user, log, limits));
         Live { actor, waiting: Arc::default(), written: Arc::default(), used: Instant::now() }
     }
 

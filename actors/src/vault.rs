@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use genie_events::{
-    CredentialId, Metadata, Refusal, User, UserCommand, UserId,
+    CredentialId, JobId, Metadata, Refusal, User, UserCommand, UserId,
     credential::{Credential, SealedSecret},
+    job::Job,
 };
 use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,6 @@ use crate::{
     users::{Done, Note, Plan, Users},
 };
 
-/// The version of a password's hash; raised when passwords can be changed.
-const PASSWORD_VERSION: u32 = 1;
 /// The most bytes of one credential.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
@@ -92,6 +91,24 @@ pub enum Target {
     },
 }
 
+/// A job of the owner's that somebody says they work on: to them a credential is revealed only while they do.
+#[derive(Debug, Clone)]
+pub struct HeldJob {
+    /// Which.
+    pub job: JobId,
+    /// Their lease.
+    pub lease: String,
+}
+
+impl HeldJob {
+    fn check(&self, state: &User) -> Result<(), Refusal> {
+        match state.job(&self.job) {
+            Some(Job::Running { lease, .. }) if *lease == sha256_hex(self.lease.as_bytes()) => Ok(()),
+            _ => Err(Refusal::conflict("stale_lease", "This lease is not the present one of a job of the credential's owner")),
+        }
+    }
+}
+
 /// A revealed credential.
 #[derive(Debug)]
 pub struct Revealed {
@@ -111,13 +128,24 @@ impl Vault {
         Self { door: Arc::new(door), log }
     }
 
-    pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, hash: &str) -> Work {
-        self.door.seal_with(keys, &password_name(user), hash.as_bytes())
+    /// Seals a version of the hash of a user's password.
+    pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, version: u32, hash: &str) -> Work {
+        self.door.seal_with(keys, &SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
     }
 
-    /// The hash of a user's password.
-    pub async fn password_hash(&self, user: UserId) -> Result<Option<Zeroizing<Vec<u8>>>, WriteError> {
-        Ok(self.door.open(&password_name(user)).await?)
+    /// Seals a version of the secret of a user's second factor.
+    pub(crate) fn seal_two_factor(&self, keys: &UserKeys, user: UserId, version: u32, secret: &[u8]) -> Work {
+        self.door.seal_with(keys, &SecretName { user, secret_id: two_factor_id(user), version }, secret)
+    }
+
+    /// The hash of a user's password, and which version it is.
+    pub async fn password_hash(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
+        held(self.door.open_held(user, &password_id(user)).await)
+    }
+
+    /// The secret of a user's second factor while it is on, and which version it is.
+    pub async fn two_factor_secret(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
+        held(self.door.open_held(user, &two_factor_id(user)).await)
     }
 
     /// Stores a credential: the ciphertext and its fact in one transaction.
@@ -157,16 +185,19 @@ impl Vault {
         Ok(Stored { id, updated, position: done.position })
     }
 
-    /// Reveals a credential of `owner`. Commits first: the plaintext leaves only after the fact is durable.
+    /// Reveals a credential of `owner`, only for a job that runs when there has to be one. Commits first: the plaintext leaves
+    /// only after the fact is durable.
     pub async fn reveal(
         &self,
         users: &Users,
         owner: UserId,
         id: CredentialId,
         purpose: Option<String>,
+        only_for: Option<HeldJob>,
         metadata: Metadata,
     ) -> Result<Revealed, WriteError> {
         let planner = move |state: &User, now| {
+            only_for.as_ref().map_or(Ok(()), |held| held.check(state))?;
             let changes = state.decide(now, UserCommand::RevealCredential { credential: id, purpose: purpose.clone() })?;
             let note = match state.credential(id) {
                 Some(Credential::Held { platform, platform_username, version }) => Note::Credential {
@@ -208,8 +239,20 @@ impl Vault {
     }
 }
 
-fn password_name(user: UserId) -> SecretName {
-    SecretName { user, secret_id: format!("password/{user}"), version: PASSWORD_VERSION }
+fn password_id(user: UserId) -> String {
+    format!("password/{user}")
+}
+
+pub(crate) fn two_factor_id(user: UserId) -> String {
+    format!("two-factor/{user}")
+}
+
+/// Who was forgotten holds nothing.
+fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
+    match opened {
+        Err(LogError::KeyAbsent { .. }) => Ok(None),
+        opened => Ok(opened?),
+    }
 }
 
 fn secret_name(user: UserId, id: CredentialId, version: u32) -> SecretName {

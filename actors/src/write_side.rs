@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use actix::ArbiterHandle;
+use genie_events::Limits;
 use genie_log::{Election, Log, VaultDoor};
 
 use crate::{
     WriteError,
+    access::Access,
+    accounts::Accounts,
     jobs::JobBoard,
     register::Register,
+    service_keys::ServiceKeys,
     supervisor::{ModelSettings, Supervisor},
     users::Users,
     vault::Vault,
@@ -21,6 +25,8 @@ pub struct Settings {
     pub node: String,
     /// The model server.
     pub model: ModelSettings,
+    /// What each tier may do.
+    pub limits: Limits,
     /// How long a worker holds a job without a heartbeat.
     pub job_lease: Duration,
     /// Whether this is the only process on its store.
@@ -34,12 +40,18 @@ pub struct WriteSide {
     pub users: Users,
     /// Registration.
     pub register: Register,
+    /// Accounts, after that.
+    pub accounts: Accounts,
     /// Secrets.
     pub vault: Vault,
     /// Jobs for workers.
     pub jobs: JobBoard,
     /// Answers of the model.
     pub supervisor: Supervisor,
+    /// Service keys.
+    pub service_keys: ServiceKeys,
+    /// Looks at what is not one's own.
+    pub access: Access,
 }
 
 impl WriteSide {
@@ -52,7 +64,7 @@ impl WriteSide {
         election: Election,
         settings: Settings,
     ) -> Result<Self, WriteError> {
-        let users = Users::new(log.clone(), arbiters);
+        let users = Users::new(log.clone(), settings.limits, arbiters);
         let vault = Vault::new(log.clone(), door);
         let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
         let head = log.head();
@@ -62,7 +74,11 @@ impl WriteSide {
         tokio::spawn(jobs.clone().tick(election.clone()));
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
-        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election));
-        Ok(Self { register: Register::new(log, vault.clone()), users, vault, jobs, supervisor })
+        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election.clone()));
+        let (service_keys, access) = (ServiceKeys::new(log.clone()), Access::new(log.clone()));
+        let accounts = Accounts::new(log.clone(), users.clone(), vault.clone());
+        tokio::spawn(accounts.clone().sweep(election));
+        let register = Register::new(log, vault.clone());
+        Ok(Self { register, accounts, users, vault, jobs, supervisor, service_keys, access })
     }
 }

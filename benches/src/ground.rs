@@ -3,7 +3,7 @@
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
 use genie_actors::users::Users;
-use genie_events::{CredentialId, Metadata, UserCommand, UserId, credential::SealedSecret};
+use genie_events::{CredentialId, Limits, Metadata, UserCommand, UserId, credential::SealedSecret};
 use genie_log::{
     Clock, Log, MasterKeys,
     store::Target,
@@ -51,7 +51,7 @@ impl Ground {
 
     /// `log.postgres.NAME` or `log.sqlite.NAME`.
     pub fn name(&self, figure: &str) -> String {
-        name_on(self.store.kind, figure)
+        name_on("log", self.store.kind, figure)
     }
 
     /// A log as a process of its own would open it.
@@ -62,7 +62,7 @@ impl Ground {
     /// A node: a log, and the users' actors on it.
     pub async fn node(&self) -> Measured<Node> {
         let log = self.log().await?;
-        Ok(Node { users: Users::new(log.clone(), self.arbiters.clone()), log })
+        Ok(Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log })
     }
 
     /// Registers users.
@@ -82,11 +82,11 @@ impl Ground {
     }
 }
 
-/// What a figure is called on a store.
-pub fn name_on(kind: Kind, figure: &str) -> String {
+/// What a figure of a part of genie is called on a store.
+pub fn name_on(part: &str, kind: Kind, figure: &str) -> String {
     match kind {
-        Kind::Postgres => format!("log.postgres.{figure}"),
-        Kind::Sqlite => format!("log.sqlite.{figure}"),
+        Kind::Postgres => format!("{part}.postgres.{figure}"),
+        Kind::Sqlite => format!("{part}.sqlite.{figure}"),
     }
 }
 

@@ -7,6 +7,7 @@ mod bare_sqlite;
 mod cold;
 mod commands;
 mod ground;
+mod http;
 mod lag;
 mod lone;
 mod memory;
@@ -50,6 +51,12 @@ enum What {
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
     },
+    /// The server, as clients speak to it. Needs the program `genie` beside this one.
+    Http {
+        /// Only a JSON list on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Part of the measurement of memory.
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
@@ -65,6 +72,7 @@ fn main() -> Measured<()> {
         io.spawn(async move {
             match arguments.what {
                 What::Log { json, only } => log(arbiters, only.as_deref().unwrap_or_default(), json).await,
+                What::Http { json } => http(json).await,
                 What::IdleUsers => memory::idle_users(arbiters).await,
             }
         })
@@ -87,6 +95,15 @@ async fn log(arbiters: Vec<ArbiterHandle>, only: &str, as_json: bool) -> Measure
     if as_json {
         println!("{}", table::json(&all));
     }
+    Ok(())
+}
+
+async fn http(as_json: bool) -> Measured<()> {
+    let mut rows = Vec::new();
+    for kind in [Kind::Postgres, Kind::Sqlite] {
+        rows.extend(http::measure(kind).await?);
+    }
+    println!("{}", if as_json { table::json(&rows) } else { table::text(&rows) });
     Ok(())
 }
 
@@ -134,7 +151,7 @@ impl Measurement {
 async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
     let mut rows = Vec::new();
     for measurement in Measurement::ALL {
-        if !measurement.figures().iter().any(|figure| ground::name_on(kind, figure).contains(only)) {
+        if !measurement.figures().iter().any(|figure| ground::name_on("log", kind, figure).contains(only)) {
             continue;
         }
         let began = tokio::time::Instant::now();

@@ -6,7 +6,7 @@ use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Duration};
 use actix::ArbiterHandle;
 use futures_util::future::try_join_all;
 use genie_actors::users::Users;
-use genie_events::{Metadata, UserCommand, UserId};
+use genie_events::{Limits, Metadata, UserCommand, UserId};
 use genie_log::{
     Clock, Log, LogError, MasterKeys, Opened, Settings,
     store::{Store, Target},
@@ -78,7 +78,7 @@ pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
     };
     let masters = MasterKeys::parse(&place.masters)?;
     let Opened { log, .. } = Log::open(Settings { target, masters, clock: Clock::system(), read_only: false }).await?;
-    let users = Users::new(log.clone(), arbiters);
+    let users = Users::new(log.clone(), Limits::built_in(), arbiters);
     let ids = all_users(&log).await?;
     let (first, rest) = ids.split_at_checked(FIRST).ok_or("too few users are registered")?;
     wake(&users, first).await?;

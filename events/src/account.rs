@@ -1,8 +1,20 @@
-//! `account`: who somebody is. The password's hash is not here: it is a secret, beside the log.
+//! `account`: who somebody is. The password's hash and the secret of the second factor are not here: they are secrets, beside
+//! the log; the account only says which version of them counts.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::{aggregate, domain_event, ids::EmailId, ids::InviteId, refusal::Refusal, tier::Tier};
+use crate::{
+    aggregate, domain_event,
+    ids::{EmailId, InviteId, UserId},
+    moment::Moment,
+    refusal::Refusal,
+    tier::Tier,
+};
+
+mod profile;
+
+pub use profile::{Code, FIRST_PASSWORD, Profile, ResetLink, TwoFactor};
 
 /// What an account is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,19 +27,6 @@ pub enum Account {
     Active(Profile),
     /// Is there, and may not act.
     Suspended(Profile),
-}
-
-/// What is known of somebody.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Profile {
-    /// Limits come from it.
-    pub tier: Tier,
-    /// The role's name.
-    pub role: String,
-    /// Whether they administer.
-    pub admin: bool,
-    /// How far onboarding is.
-    pub onboarding: Onboarding,
 }
 
 /// The steps of onboarding, in order (contract, section 3).
@@ -62,11 +61,6 @@ impl Onboarding {
             .into_iter()
             .find(|state| state.as_str() == word)
     }
-
-    /// Whether chat must first tell the user what to do next.
-    pub fn gates_chat(self) -> bool {
-        matches!(self, Self::ExtensionInstall | Self::DataCollection)
-    }
 }
 
 /// What may be asked of an account.
@@ -74,14 +68,69 @@ impl Onboarding {
 pub enum AccountCommand {
     /// Come into being.
     Register(Registration),
-    /// Note that the user signed in.
+    /// Come into being as somebody whom another identity provider knows already.
+    Meet(Acquaintance),
+    /// Note that the user signed in, by whatever proof the asker had.
     SignIn,
+    /// Sign in by a password, and by a code when the second factor is on.
+    SignInByPassword {
+        /// The version of the hash that the password was right for.
+        password: u32,
+        /// The code that was right, if one was given.
+        code: Option<Code>,
+    },
     /// Go to another step of onboarding.
     AdvanceOnboarding {
         /// Where to.
         to: Onboarding,
         /// Whether genie or an administrator asks, who may also complete it.
         privileged: bool,
+    },
+    /// Become what another system says that this account is. Taken in any status.
+    Sync(Wanted),
+    /// Have another address.
+    ChangeEmail {
+        /// The address as given; personal.
+        email: String,
+        /// Its stream.
+        email_id: EmailId,
+    },
+    /// Have another password.
+    ChangePassword {
+        /// The version of the hash that the old password was right for.
+        from: u32,
+    },
+    /// Give out a one-time link to set a new password; one given out before is void.
+    OfferPasswordReset(ResetLink),
+    /// Set a new password by that link.
+    ResetPassword {
+        /// SHA-256 of the link's token.
+        token_hash: String,
+        /// Now.
+        now: Moment,
+    },
+    /// Ask for a code at each login from now on.
+    EnableTwoFactor {
+        /// The time step of the code that proved the secret to be in the user's hands.
+        step: u64,
+    },
+    /// Ask for a code no longer.
+    DisableTwoFactor(Code),
+    /// Ask for a code no longer, by an administrator's word: the authenticator is lost.
+    RemoveTwoFactor,
+    /// Note that all logins were ended.
+    EndSessions,
+    /// Note that an old refresh token came back, and its family was ended.
+    NoteReuse {
+        /// Which family.
+        family: String,
+    },
+    /// Note that an administrator begins to act for the user.
+    StartImpersonation {
+        /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
     },
 }
 
@@ -105,12 +154,58 @@ pub struct Registration {
     pub admin: bool,
 }
 
+/// Somebody whom another identity provider knows, as it says they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Acquaintance {
+    /// The address; personal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// The address's stream, when it is claimed for them in the same append.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email_id: Option<EmailId>,
+    /// Personal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_name: Option<String>,
+    /// The tier.
+    pub tier: Tier,
+    /// The role's name.
+    pub role: String,
+    /// Whether they administer.
+    pub admin: bool,
+    /// How far onboarding is.
+    pub onboarding: Onboarding,
+    /// Whether they may act.
+    pub active: bool,
+}
+
+impl From<Registration> for Acquaintance {
+    fn from(r: Registration) -> Self {
+        let (email, email_id, onboarding) = (Some(r.email), Some(r.email_id), Onboarding::default());
+        Self { email, email_id, first_name: r.first_name, tier: r.tier, role: r.role, admin: r.admin, onboarding, active: true }
+    }
+}
+
+/// What another system says that an account is; what it leaves out stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// The role's name.
+    pub role: Option<String>,
+    /// Whether they administer.
+    pub admin: Option<bool>,
+    /// The tier.
+    pub tier: Option<Tier>,
+    /// Whether they may act.
+    pub active: Option<bool>,
+}
+
 /// What happened to an account.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum AccountEvent {
     /// Somebody registered.
     Registered(Registration),
+    /// Somebody whom another identity provider knows came by for the first time.
+    Met(Acquaintance),
     /// They signed in.
     SignedIn,
     /// Onboarding went on.
@@ -120,13 +215,91 @@ pub enum AccountEvent {
     },
     /// They may no longer act.
     Suspended,
+    /// They may act again.
+    Reactivated,
+    /// They have this role now.
+    RoleChanged {
+        /// The role's name.
+        role: String,
+        /// Whether they administer.
+        admin: bool,
+    },
+    /// They have this tier now.
+    TierChanged {
+        /// Which.
+        tier: Tier,
+    },
+    /// They have this address now.
+    EmailChanged {
+        /// The address as given; personal.
+        email: String,
+        /// Its stream.
+        email_id: EmailId,
+    },
+    /// They set a new password, knowing the old one.
+    PasswordChanged {
+        /// The version of its hash.
+        version: u32,
+    },
+    /// An administrator gave out a one-time link to set a new password.
+    PasswordResetOffered(ResetLink),
+    /// A new password was set by that link.
+    PasswordReset {
+        /// The version of its hash.
+        version: u32,
+    },
+    /// A code is asked for at each login.
+    TwoFactorEnabled {
+        /// The version of its secret.
+        version: u32,
+        /// The time step of the code that was taken.
+        step: u64,
+    },
+    /// A code was taken at a login.
+    TwoFactorUsed {
+        /// Its time step.
+        step: u64,
+    },
+    /// No code is asked for any more.
+    TwoFactorDisabled {
+        /// The last time step of which a code was taken.
+        step: u64,
+    },
+    /// All logins were ended.
+    SessionsEnded,
+    /// An old refresh token came back, which a thief or a broken client did: its family was ended.
+    SessionReuseDetected {
+        /// All tokens that follow from one login.
+        family: String,
+    },
+    /// An administrator began to act for the user.
+    ImpersonationStarted {
+        /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
+    },
 }
 
 domain_event!(AccountEvent,
     Self::Registered(_) => "account.registered",
+    Self::Met(_) => "account.met",
     Self::SignedIn => "account.signed_in",
     Self::OnboardingAdvanced { .. } => "account.onboarding_advanced",
     Self::Suspended => "account.suspended",
+    Self::Reactivated => "account.reactivated",
+    Self::RoleChanged { .. } => "account.role_changed",
+    Self::TierChanged { .. } => "account.tier_changed",
+    Self::EmailChanged { .. } => "account.email_changed",
+    Self::PasswordChanged { .. } => "account.password_changed",
+    Self::PasswordResetOffered(_) => "account.password_reset_offered",
+    Self::PasswordReset { .. } => "account.password_reset",
+    Self::TwoFactorEnabled { .. } => "account.two_factor_enabled",
+    Self::TwoFactorUsed { .. } => "account.two_factor_used",
+    Self::TwoFactorDisabled { .. } => "account.two_factor_disabled",
+    Self::SessionsEnded => "account.sessions_ended",
+    Self::SessionReuseDetected { .. } => "account.session_reuse_detected",
+    Self::ImpersonationStarted { .. } => "account.impersonation_started",
 );
 aggregate!(Account, "account", AccountCommand, AccountEvent);
 
@@ -140,53 +313,78 @@ impl Account {
         }
     }
 
-    /// What happens when this is asked.
-    pub fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
-        match command {
-            AccountCommand::Register(registration) => match self {
-                Self::Absent => Ok(vec![AccountEvent::Registered(registration)]),
-                _ => Err(Refusal::conflict("already_registered", "This user is registered already")),
-            },
-            AccountCommand::SignIn => {
-                self.active()?;
-                Ok(vec![AccountEvent::SignedIn])
-            }
-            AccountCommand::AdvanceOnboarding { to, privileged } => self.advance(to, privileged),
+    /// The profile, whatever the status.
+    pub fn profile(&self) -> Option<&Profile> {
+        match self {
+            Self::Active(profile) | Self::Suspended(profile) => Some(profile),
+            Self::Absent => None,
         }
     }
 
-    fn advance(&self, to: Onboarding, privileged: bool) -> Result<Vec<AccountEvent>, Refusal> {
-        let from = self.active()?.onboarding;
-        let users_step = matches!(
-            (from, to),
-            (Onboarding::ExtensionInstall, Onboarding::DataCollection) | (Onboarding::DataCollection, Onboarding::Processing)
-        );
-        let systems_step = privileged && (from, to) == (Onboarding::Processing, Onboarding::Complete);
-        if from == to {
-            Ok(vec![])
-        } else if users_step || systems_step {
-            Ok(vec![AccountEvent::OnboardingAdvanced { to }])
-        } else {
-            let sentence = format!("Onboarding can't go from {} to {}", from.as_str(), to.as_str());
-            Err(Refusal::conflict("onboarding_order", sentence))
+    fn profile_mut(&mut self) -> Option<&mut Profile> {
+        match self {
+            Self::Active(profile) | Self::Suspended(profile) => Some(profile),
+            Self::Absent => None,
         }
+    }
+
+    /// What happens when this is asked.
+    pub fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
+        match command {
+            AccountCommand::Register(registration) => self.begin(AccountEvent::Registered(registration)),
+            AccountCommand::Meet(acquaintance) => self.begin(AccountEvent::Met(acquaintance)),
+            AccountCommand::Sync(wanted) => self.sync(wanted),
+            command => self.active()?.decide(command),
+        }
+    }
+
+    fn begin(&self, event: AccountEvent) -> Result<Vec<AccountEvent>, Refusal> {
+        match self {
+            Self::Absent => Ok(vec![event]),
+            _ => Err(Refusal::conflict("already_registered", "This user is registered already")),
+        }
+    }
+
+    fn sync(&self, wanted: Wanted) -> Result<Vec<AccountEvent>, Refusal> {
+        let profile = self.profile().ok_or_else(|| Refusal::not_found("user"))?;
+        let role = wanted.role.unwrap_or_else(|| profile.role.clone());
+        let admin = wanted.admin.unwrap_or(profile.admin);
+        let mut events = Vec::new();
+        if (&role, admin) != (&profile.role, profile.admin) {
+            events.push(AccountEvent::RoleChanged { role, admin });
+        }
+        if let Some(tier) = wanted.tier.filter(|tier| *tier != profile.tier) {
+            events.push(AccountEvent::TierChanged { tier });
+        }
+        match (self, wanted.active) {
+            (Self::Active(_), Some(false)) => events.push(AccountEvent::Suspended),
+            (Self::Suspended(_), Some(true)) => events.push(AccountEvent::Reactivated),
+            _ => {}
+        }
+        Ok(events)
     }
 
     /// Folds what happened.
     pub fn evolve(&mut self, event: AccountEvent) {
         match event {
-            AccountEvent::Registered(r) => {
-                *self = Self::Active(Profile { tier: r.tier, role: r.role, admin: r.admin, onboarding: Onboarding::default() });
-            }
-            AccountEvent::SignedIn => {}
-            AccountEvent::OnboardingAdvanced { to } => {
-                if let Self::Active(profile) | Self::Suspended(profile) = self {
-                    profile.onboarding = to;
-                }
+            AccountEvent::Registered(registration) => self.evolve(AccountEvent::Met(registration.into())),
+            AccountEvent::Met(who) => {
+                let is_active = who.active;
+                *self = if is_active { Self::Active(Profile::new(who)) } else { Self::Suspended(Profile::new(who)) };
             }
             AccountEvent::Suspended => {
                 if let Self::Active(profile) = self {
                     *self = Self::Suspended(profile.clone());
+                }
+            }
+            AccountEvent::Reactivated => {
+                if let Self::Suspended(profile) = self {
+                    *self = Self::Active(profile.clone());
+                }
+            }
+            event => {
+                if let Some(profile) = self.profile_mut() {
+                    profile.evolve(event);
                 }
             }
         }
@@ -194,61 +392,4 @@ impl Account {
 }
 
 #[cfg(test)]
-mod tests {
-    use cqrs_es::test::TestFramework;
-
-    use super::*;
-
-    type Given = TestFramework<Account>;
-
-    fn ada() -> Registration {
-        Registration {
-            email: "ada@example.com".into(),
-            email_id: EmailId("e".into()),
-            first_name: None,
-            invite: InviteId("i".into()),
-            tier: Tier::Starter,
-            role: "creator".into(),
-            admin: false,
-        }
-    }
-    fn advance(to: Onboarding, privileged: bool) -> AccountCommand {
-        AccountCommand::AdvanceOnboarding { to, privileged }
-    }
-
-    #[test]
-    fn somebody_registers_once() {
-        let registered = AccountEvent::Registered(ada());
-        Given::with(())
-            .given_no_previous_events()
-            .when(AccountCommand::Register(ada()))
-            .then_expect_events(vec![registered.clone()]);
-        let again = Given::with(()).given(vec![registered]).when(AccountCommand::Register(ada())).inspect_result();
-        assert_eq!(again.unwrap_err().code, "already_registered");
-    }
-
-    #[test]
-    fn onboarding_goes_one_step_forward_and_only_genie_completes_it() {
-        let registered = AccountEvent::Registered(ada());
-        Given::with(())
-            .given(vec![registered.clone()])
-            .when(advance(Onboarding::DataCollection, false))
-            .then_expect_events(vec![AccountEvent::OnboardingAdvanced { to: Onboarding::DataCollection }]);
-        let jump = Given::with(()).given(vec![registered.clone()]).when(advance(Onboarding::Complete, false)).inspect_result();
-        assert_eq!(jump.unwrap_err().code, "onboarding_order");
-        let processing = vec![registered, AccountEvent::OnboardingAdvanced { to: Onboarding::Processing }];
-        let user = Given::with(()).given(processing.clone()).when(advance(Onboarding::Complete, false)).inspect_result();
-        assert_eq!(user.unwrap_err().code, "onboarding_order");
-        Given::with(())
-            .given(processing)
-            .when(advance(Onboarding::Complete, true))
-            .then_expect_events(vec![AccountEvent::OnboardingAdvanced { to: Onboarding::Complete }]);
-    }
-
-    #[test]
-    fn the_suspended_may_not_act() {
-        let given = vec![AccountEvent::Registered(ada()), AccountEvent::Suspended];
-        let refused = Given::with(()).given(given).when(AccountCommand::SignIn).inspect_result();
-        assert_eq!(refused.unwrap_err().code, "suspended");
-    }
-}
+mod tests;

@@ -2,10 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, ids::UserId, refusal::Refusal};
+use crate::{
+    aggregate, domain_event,
+    ids::{InviteId, UserId},
+    moment::Moment,
+    refusal::Refusal,
+};
 
 /// What an address is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Email {
     /// Nobody has it.
@@ -13,53 +18,97 @@ pub enum Email {
     Free,
     /// This user has it.
     Taken(UserId),
+    /// It is kept for a registration that is under way, or broke off.
+    Reserved(Reservation),
+}
+
+/// A registration that another identity provider takes part in: what it wants is kept for it until that provider's user is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// Who it will be.
+    pub user: UserId,
+    /// The invite that it will spend, kept as well.
+    pub invite: InviteId,
+    /// From then on whoever made it is taken to be gone.
+    pub until: Moment,
 }
 
 /// What may be asked of an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EmailCommand {
+    /// Keep it for a registration.
+    Reserve(Reservation),
     /// Give it to this user.
     Claim(UserId),
+    /// Take it from this user, who has another now.
+    Release(UserId),
 }
 
 /// What happened to an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EmailEvent {
+    /// It is kept for a registration.
+    Reserved(Reservation),
     /// A user has it now.
     Claimed {
         /// Who.
         user: UserId,
     },
+    /// Nobody has it any more.
+    Released {
+        /// Who had it, or was to have it.
+        user: UserId,
+    },
 }
 
-domain_event!(EmailEvent, Self::Claimed { .. } => "email.claimed");
+domain_event!(EmailEvent,
+    Self::Reserved(_) => "email.reserved",
+    Self::Claimed { .. } => "email.claimed",
+    Self::Released { .. } => "email.released",
+);
 aggregate!(Email, "email", EmailCommand, EmailEvent);
 
 impl Email {
     /// Who has it.
     pub fn holder(&self) -> Option<UserId> {
         match self {
-            Self::Free => None,
+            Self::Free | Self::Reserved(_) => None,
             Self::Taken(user) => Some(*user),
         }
     }
 
     /// What happens when this is asked.
     pub fn decide(&self, command: EmailCommand) -> Result<Vec<EmailEvent>, Refusal> {
-        let EmailCommand::Claim(user) = command;
-        match self {
-            Self::Free => Ok(vec![EmailEvent::Claimed { user }]),
-            Self::Taken(holder) if *holder == user => Ok(vec![]),
-            Self::Taken(_) => Err(Refusal::conflict("email_taken", "This e-mail address is registered already; log in instead")),
+        match (self, command) {
+            (Self::Free, EmailCommand::Reserve(reservation)) => Ok(vec![EmailEvent::Reserved(reservation)]),
+            (Self::Free, EmailCommand::Claim(user)) => Ok(vec![EmailEvent::Claimed { user }]),
+            (Self::Taken(holder), EmailCommand::Claim(user)) if *holder == user => Ok(vec![]),
+            (Self::Taken(_), EmailCommand::Claim(_) | EmailCommand::Reserve(_)) => {
+                Err(Refusal::conflict("email_taken", "This e-mail address is registered already; log in instead"))
+            }
+            (Self::Taken(holder), EmailCommand::Release(user)) if *holder == user => Ok(vec![EmailEvent::Released { user }]),
+            (Self::Reserved(kept), EmailCommand::Claim(user)) if kept.user == user => Ok(vec![EmailEvent::Claimed { user }]),
+            (Self::Reserved(kept), EmailCommand::Release(user)) if kept.user == user => Ok(vec![EmailEvent::Released { user }]),
+            (Self::Reserved(_), EmailCommand::Claim(_) | EmailCommand::Reserve(_)) => Err(under_way()),
+            (_, EmailCommand::Release(_)) => Ok(vec![]), // it is not theirs
         }
     }
 
     /// Folds what happened.
     pub fn evolve(&mut self, event: EmailEvent) {
-        let EmailEvent::Claimed { user } = event;
-        *self = Self::Taken(user);
+        *self = match event {
+            EmailEvent::Reserved(reservation) => Self::Reserved(reservation),
+            EmailEvent::Claimed { user } => Self::Taken(user),
+            EmailEvent::Released { .. } => Self::Free,
+        };
     }
+}
+
+/// What is wanted is kept for somebody else's registration.
+pub(crate) fn under_way() -> Refusal {
+    let sentence = "A registration with this address or this invite is under way or broke off; try again in some minutes";
+    Refusal::conflict("registration_under_way", sentence)
 }
 
 /// The normal form of an address: trimmed, lower case. `None` when it is not one (one `@`, something on both sides,
@@ -88,6 +137,37 @@ mod tests {
         let taken = vec![EmailEvent::Claimed { user: ada }];
         let refused = TestFramework::<Email>::with(()).given(taken).when(EmailCommand::Claim(bob)).inspect_result();
         assert_eq!(refused.unwrap_err().code, "email_taken");
+    }
+
+    #[test]
+    fn an_address_that_was_left_is_free_for_others() {
+        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (claimed, released) = (EmailEvent::Claimed { user: ada }, EmailEvent::Released { user: ada });
+        let given = |events| TestFramework::<Email>::with(()).given(events);
+        given(vec![claimed.clone()]).when(EmailCommand::Release(ada)).then_expect_events(vec![released.clone()]);
+        given(vec![claimed.clone()]).when(EmailCommand::Release(bob)).then_expect_events(vec![]);
+        let again = vec![EmailEvent::Claimed { user: bob }];
+        given(vec![claimed, released]).when(EmailCommand::Claim(bob)).then_expect_events(again);
+    }
+
+    #[test]
+    fn a_kept_address_is_only_for_whom_it_is_kept() {
+        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let keep = |user| Reservation { user, invite: InviteId("i".into()), until: Moment(9) };
+        let reserved = EmailEvent::Reserved(keep(ada));
+        let given = |events| TestFramework::<Email>::with(()).given(events);
+        given(vec![]).when(EmailCommand::Reserve(keep(ada))).then_expect_events(vec![reserved.clone()]);
+        for asked in [EmailCommand::Reserve(keep(bob)), EmailCommand::Claim(bob), EmailCommand::Reserve(keep(ada))] {
+            let refused = given(vec![reserved.clone()]).when(asked).inspect_result();
+            assert_eq!(refused.unwrap_err().code, "registration_under_way");
+        }
+        given(vec![reserved.clone()]).when(EmailCommand::Release(bob)).then_expect_events(vec![]);
+        let claimed = EmailEvent::Claimed { user: ada };
+        given(vec![reserved.clone()]).when(EmailCommand::Claim(ada)).then_expect_events(vec![claimed]);
+        let released = EmailEvent::Released { user: ada };
+        given(vec![reserved.clone()]).when(EmailCommand::Release(ada)).then_expect_events(vec![released.clone()]);
+        let again = vec![EmailEvent::Reserved(keep(bob))];
+        given(vec![reserved, released]).when(EmailCommand::Reserve(keep(bob))).then_expect_events(again);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use cqrs_es::DomainEvent;
 use serde_json::{Value, json};
 
 use crate::{
+    access::AccessEvent,
     account::AccountEvent,
     caption::CaptionEvent,
     chat::ChatEvent,
@@ -14,6 +15,7 @@ use crate::{
     ids::{StreamId, StreamKind},
     invite::InviteEvent,
     job::JobEvent,
+    service_key::ServiceKeyEvent,
     upcast::{self, UnknownVersion},
     usage::UsageEvent,
 };
@@ -37,6 +39,10 @@ pub enum Event {
     Email(EmailEvent),
     /// Of an invite.
     Invite(InviteEvent),
+    /// Of a service key.
+    ServiceKey(ServiceKeyEvent),
+    /// Of a look at what is not one's own.
+    Access(AccessEvent),
 }
 
 /// An event and the stream that it happens to.
@@ -127,6 +133,8 @@ any_event!(
     Caption(CaptionEvent),
     Email(EmailEvent),
     Invite(InviteEvent),
+    ServiceKey(ServiceKeyEvent),
+    Access(AccessEvent),
 );
 
 impl Event {
@@ -148,7 +156,25 @@ impl Event {
             Self::Account(event) => match event {
                 AccountEvent::Registered(r) => json!({"tier": r.tier, "role": r.role, "admin": r.admin}),
                 AccountEvent::OnboardingAdvanced { to } => json!({"to": to}),
-                AccountEvent::SignedIn | AccountEvent::Suspended => json!({}),
+                AccountEvent::Met(m) => json!({
+                    "tier": m.tier, "role": m.role, "admin": m.admin, "onboarding": m.onboarding, "active": m.active,
+                }),
+                AccountEvent::RoleChanged { role, admin } => json!({"role": role, "admin": admin}),
+                AccountEvent::TierChanged { tier } => json!({"tier": tier}),
+                AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
+                    json!({"version": version})
+                }
+                AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
+                AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
+                AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::SignedIn
+                | AccountEvent::Suspended
+                | AccountEvent::Reactivated
+                | AccountEvent::EmailChanged { .. }
+                | AccountEvent::TwoFactorEnabled { .. }
+                | AccountEvent::TwoFactorUsed { .. }
+                | AccountEvent::TwoFactorDisabled { .. }
+                | AccountEvent::SessionsEnded => json!({}),
             },
             Self::Usage(event) => match event {
                 UsageEvent::Counted { counter, amount, month } | UsageEvent::GivenBack { counter, amount, month } => {
@@ -162,15 +188,17 @@ impl Event {
                 CredentialEvent::Removed => json!({}),
             },
             Self::Job(event) => match event {
-                JobEvent::Submitted(spec) => json!({
+                JobEvent::Submitted { spec, counted } => json!({
                     "operation": spec.operation, "queue": spec.queue, "priority": spec.priority,
-                    "run_at": spec.run_at, "max_attempts": spec.max_attempts,
+                    "run_at": spec.run_at, "max_attempts": spec.max_attempts, "counted": counted,
                 }),
                 JobEvent::Claimed { attempt, .. } | JobEvent::Completed { attempt, .. } => json!({"attempt": attempt}),
                 JobEvent::Lapsed { attempt, retry_at } | JobEvent::Failed { attempt, retry_at, .. } => {
                     json!({"attempt": attempt, "retry_at": retry_at})
                 }
-                JobEvent::Retried { queue, priority } => json!({"queue": queue, "priority": priority}),
+                JobEvent::Retried { queue, priority, counted } => {
+                    json!({"queue": queue, "priority": priority, "counted": counted})
+                }
                 JobEvent::Cancelled => json!({}),
             },
             Self::Chat(event) => match event {
@@ -185,11 +213,20 @@ impl Event {
                 CaptionEvent::Completed(written) => json!({"model": written.model, "truncated": written.truncated}),
                 CaptionEvent::Failed(failure) => json!({"failure": failure.code}),
             },
-            Self::Email(EmailEvent::Claimed { user }) => json!({"user": user}),
+            Self::Email(EmailEvent::Claimed { user } | EmailEvent::Released { user }) => json!({"user": user}),
+            Self::Email(EmailEvent::Reserved(reservation)) => json!({"user": reservation.user, "until": reservation.until}),
             Self::Invite(event) => match event {
-                InviteEvent::Created(grant) => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
-                InviteEvent::Spent { user } => json!({"user": user}),
+                InviteEvent::Created { grant, .. } => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
+                InviteEvent::Reserved { user } | InviteEvent::Released { user } | InviteEvent::Spent { user } => {
+                    json!({"user": user})
+                }
+                InviteEvent::Revoked => json!({}),
             },
+            Self::ServiceKey(event) => match event {
+                ServiceKeyEvent::Created(key) => json!({"scopes": key.scopes, "expires_at": key.expires_at}),
+                ServiceKeyEvent::Revoked => json!({}),
+            },
+            Self::Access(AccessEvent::PersonalRead { user }) => json!({"user": user}),
         };
         match fields {
             Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),

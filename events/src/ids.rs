@@ -58,6 +58,11 @@ uuid_id!(
     "turn id"
 );
 uuid_id!(
+    /// An uploaded file.
+    BlobId,
+    "file id"
+);
+uuid_id!(
     /// One caption.
     CaptionId,
     "caption id"
@@ -127,6 +132,10 @@ hash_id!(
     /// An invite: keyed hash of its code.
     InviteId
 );
+hash_id!(
+    /// A service key: keyed hash of it.
+    ServiceKeyId
+);
 
 /// The kinds of streams. The word is also the prefix of the stream's event types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,12 +156,26 @@ pub enum StreamKind {
     Email,
     /// One per code; the system's.
     Invite,
+    /// One per key; the system's.
+    ServiceKey,
+    /// One per look; the system's.
+    Access,
 }
 
 impl StreamKind {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Account, Self::Usage, Self::Credential, Self::Job, Self::Chat, Self::Caption, Self::Email, Self::Invite];
+    pub const ALL: [Self; 10] = [
+        Self::Account,
+        Self::Usage,
+        Self::Credential,
+        Self::Job,
+        Self::Chat,
+        Self::Caption,
+        Self::Email,
+        Self::Invite,
+        Self::ServiceKey,
+        Self::Access,
+    ];
 
     /// As stored in `aggregate_type`.
     pub fn as_str(self) -> &'static str {
@@ -165,6 +188,8 @@ impl StreamKind {
             Self::Caption => "caption",
             Self::Email => "email",
             Self::Invite => "invite",
+            Self::ServiceKey => "service_key",
+            Self::Access => "access",
         }
     }
 
@@ -175,7 +200,7 @@ impl StreamKind {
 
     /// Whether streams of this kind belong to the system rather than to a user.
     pub fn is_system(self) -> bool {
-        matches!(self, Self::Email | Self::Invite)
+        matches!(self, Self::Email | Self::Invite | Self::ServiceKey | Self::Access)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, ids::UserId, moment::Moment, refusal::Refusal, tier::Tier};
+use crate::{aggregate, domain_event, email::under_way, ids::UserId, moment::Moment, refusal::Refusal, tier::Tier};
+
+/// The column of the read table that codes are sealed for.
+pub const CODE_COLUMN: &str = "invites.code";
 
 /// What an invite is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,8 +16,17 @@ pub enum Invite {
     Absent,
     /// May be used.
     Open(Grant),
+    /// Is kept for a registration that is under way, or broke off.
+    Reserved {
+        /// What its user becomes.
+        grant: Grant,
+        /// Who it will be.
+        user: UserId,
+    },
     /// Was used.
     Spent,
+    /// Was taken back before anybody used it.
+    Revoked,
 }
 
 /// What its user becomes.
@@ -35,7 +47,21 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq)]
 pub enum InviteCommand {
     /// Make it.
-    Create(Grant),
+    Create {
+        /// What its user becomes.
+        grant: Grant,
+        /// The code, sealed.
+        sealed_code: String,
+    },
+    /// Keep it for a registration.
+    Reserve {
+        /// Who it will be.
+        user: UserId,
+        /// Now.
+        now: Moment,
+    },
+    /// Keep it no longer for this user.
+    Release(UserId),
     /// Use it.
     Spend {
         /// Who.
@@ -43,6 +69,8 @@ pub enum InviteCommand {
         /// Now.
         now: Moment,
     },
+    /// Take it back.
+    Revoke,
 }
 
 /// What happened to an invite.
@@ -50,17 +78,40 @@ pub enum InviteCommand {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum InviteEvent {
     /// Made.
-    Created(Grant),
+    Created {
+        /// What its user becomes.
+        #[serde(flatten)]
+        grant: Grant,
+        /// The code, for administrators' lists: sealed once more, so that nobody who reads this event has a way in. Absent in
+        /// the first ones that were made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sealed_code: Option<String>,
+    },
+    /// Kept for a registration.
+    Reserved {
+        /// Who it will be.
+        user: UserId,
+    },
+    /// Kept no longer: the registration came to nothing.
+    Released {
+        /// For whom it was kept.
+        user: UserId,
+    },
     /// Used.
     Spent {
         /// By whom.
         user: UserId,
     },
+    /// Taken back.
+    Revoked,
 }
 
 domain_event!(InviteEvent,
-    Self::Created(_) => "invite.created",
+    Self::Created { .. } => "invite.created",
+    Self::Reserved { .. } => "invite.reserved",
+    Self::Released { .. } => "invite.released",
     Self::Spent { .. } => "invite.spent",
+    Self::Revoked => "invite.revoked",
 );
 aggregate!(Invite, "invite", InviteCommand, InviteEvent);
 
@@ -70,7 +121,9 @@ impl Invite {
         match self {
             Self::Open(grant) if grant.expires_at.is_none_or(|at| now < at) => Ok(grant),
             Self::Open(_) => Err(Refusal::invalid("inviteCode", "This invite has expired; ask for another")),
+            Self::Reserved { .. } => Err(under_way()),
             Self::Spent => Err(Refusal::invalid("inviteCode", "This invite was used already; ask for another")),
+            Self::Revoked => Err(Refusal::invalid("inviteCode", "This invite was taken back; ask for another")),
             Self::Absent => Err(Refusal::invalid("inviteCode", "There is no such invite; check `inviteCode`")),
         }
     }
@@ -78,20 +131,47 @@ impl Invite {
     /// What happens when this is asked.
     pub fn decide(&self, command: InviteCommand) -> Result<Vec<InviteEvent>, Refusal> {
         match command {
-            InviteCommand::Create(grant) => match self {
-                Self::Absent => Ok(vec![InviteEvent::Created(grant)]),
+            InviteCommand::Create { grant, sealed_code } => match self {
+                Self::Absent => Ok(vec![InviteEvent::Created { grant, sealed_code: Some(sealed_code) }]),
                 _ => Ok(vec![]),
             },
-            InviteCommand::Spend { user, now } => self.grant(now).map(|_| vec![InviteEvent::Spent { user }]),
+            InviteCommand::Reserve { user, now } => self.grant(now).map(|_| vec![InviteEvent::Reserved { user }]),
+            InviteCommand::Release(user) => match self {
+                Self::Reserved { user: kept, .. } if *kept == user => Ok(vec![InviteEvent::Released { user }]),
+                _ => Ok(vec![]), // it is not kept for them
+            },
+            InviteCommand::Spend { user, now } => match self {
+                // In time when it was reserved.
+                Self::Reserved { user: kept, .. } if *kept == user => Ok(vec![InviteEvent::Spent { user }]),
+                _ => self.grant(now).map(|_| vec![InviteEvent::Spent { user }]),
+            },
+            InviteCommand::Revoke => match self {
+                Self::Open(_) => Ok(vec![InviteEvent::Revoked]),
+                Self::Revoked => Ok(vec![]),
+                Self::Reserved { .. } => Err(under_way()),
+                Self::Spent => Err(Refusal::conflict("invite_spent", "This invite was used already; its user is there")),
+                Self::Absent => Err(Refusal::not_found("invite")),
+            },
         }
     }
 
     /// Folds what happened.
     pub fn evolve(&mut self, event: InviteEvent) {
-        *self = match event {
-            InviteEvent::Created(grant) => Self::Open(grant),
-            InviteEvent::Spent { .. } => Self::Spent,
-        };
+        match event {
+            InviteEvent::Created { grant, .. } => *self = Self::Open(grant),
+            InviteEvent::Reserved { user } => {
+                if let Self::Open(grant) = self {
+                    *self = Self::Reserved { grant: grant.clone(), user };
+                }
+            }
+            InviteEvent::Released { .. } => {
+                if let Self::Reserved { grant, .. } = self {
+                    *self = Self::Open(grant.clone());
+                }
+            }
+            InviteEvent::Spent { .. } => *self = Self::Spent,
+            InviteEvent::Revoked => *self = Self::Revoked,
+        }
     }
 }
 
@@ -103,7 +183,8 @@ mod tests {
     use super::*;
 
     fn created(expires_at: Option<Moment>) -> InviteEvent {
-        InviteEvent::Created(Grant { tier: Tier::Starter, role: "creator".into(), admin: false, expires_at })
+        let grant = Grant { tier: Tier::Starter, role: "creator".into(), admin: false, expires_at };
+        InviteEvent::Created { grant, sealed_code: Some("sealed".into()) }
     }
 
     #[test]
@@ -115,11 +196,38 @@ mod tests {
         given(vec![created(None)]).when(spend()).then_expect_events(vec![spent.clone()]);
         for (history, sentence) in [
             (vec![created(Some(Moment(10)))], "expired"),
-            (vec![created(None), spent], "used already"),
+            (vec![created(None), spent.clone()], "used already"),
+            (vec![created(None), InviteEvent::Revoked], "taken back"),
             (vec![], "no such invite"),
         ] {
             let refused = given(history).when(spend()).inspect_result().unwrap_err();
             assert!(refused.sentence.contains(sentence), "{refused}");
         }
+        given(vec![created(Some(Moment(10)))]).when(InviteCommand::Revoke).then_expect_events(vec![InviteEvent::Revoked]);
+        given(vec![created(None), InviteEvent::Revoked]).when(InviteCommand::Revoke).then_expect_events(vec![]);
+        for (history, code) in [(vec![created(None), spent], "invite_spent"), (vec![], "not_found")] {
+            let refused = given(history).when(InviteCommand::Revoke).inspect_result().unwrap_err();
+            assert_eq!(refused.code, code);
+        }
+    }
+
+    #[test]
+    fn a_kept_invite_is_only_for_whom_it_is_kept_and_may_be_given_back() {
+        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let spend = |user| InviteCommand::Spend { user, now: Moment(10) };
+        let kept = vec![created(Some(Moment(5))), InviteEvent::Reserved { user: ada }];
+        let given = |events| TestFramework::<Invite>::with(()).given(events);
+        let reserve = |now| InviteCommand::Reserve { user: ada, now: Moment(now) };
+        given(vec![created(Some(Moment(5)))]).when(reserve(4)).then_expect_events(vec![InviteEvent::Reserved { user: ada }]);
+        assert!(given(vec![created(Some(Moment(5)))]).when(reserve(5)).inspect_result().is_err(), "it has expired");
+        let spent = InviteEvent::Spent { user: ada };
+        given(kept.clone()).when(spend(ada)).then_expect_events(vec![spent]); // although it has expired meanwhile
+        assert_eq!(given(kept.clone()).when(spend(bob)).inspect_result().unwrap_err().code, "registration_under_way");
+        given(kept.clone()).when(InviteCommand::Release(bob)).then_expect_events(vec![]);
+        assert_eq!(given(kept.clone()).when(InviteCommand::Revoke).inspect_result().unwrap_err().code, "registration_under_way");
+        let released = InviteEvent::Released { user: ada };
+        given(kept.clone()).when(InviteCommand::Release(ada)).then_expect_events(vec![released.clone()]);
+        let again = given([kept, vec![released]].concat()).when(spend(bob)).inspect_result().unwrap_err();
+        assert!(again.sentence.contains("expired"), "{again}");
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal};
+use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal, usage::Unit};
 
 /// What a job is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub enum Job {
         attempts: u32,
         /// Not to be handed out before.
         not_before: Option<Moment>,
+        /// What was counted for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counted: Option<Unit>,
     },
     /// A worker holds it.
     Running {
@@ -29,6 +32,9 @@ pub enum Job {
         attempt: u32,
         /// Hash of the lease that may end it.
         lease: String,
+        /// What was counted for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counted: Option<Unit>,
     },
     /// Ended.
     Finished {
@@ -85,7 +91,12 @@ pub struct JobSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobCommand {
     /// Queue it.
-    Submit(JobSpec),
+    Submit {
+        /// What is to be done.
+        spec: JobSpec,
+        /// What is counted for it, in the same append.
+        counted: Option<Unit>,
+    },
     /// Take it under a new lease.
     Claim {
         /// Who takes it.
@@ -125,7 +136,10 @@ pub enum JobCommand {
     /// Call it off.
     Cancel,
     /// Queue it again after it failed or was called off.
-    Retry,
+    Retry {
+        /// What is counted for it, in the same append.
+        counted: Option<Unit>,
+    },
 }
 
 /// What happened to a job.
@@ -133,7 +147,14 @@ pub enum JobCommand {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum JobEvent {
     /// Queued.
-    Submitted(JobSpec),
+    Submitted {
+        /// What is to be done.
+        #[serde(flatten)]
+        spec: JobSpec,
+        /// What was counted for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counted: Option<Unit>,
+    },
     /// A worker took it.
     Claimed {
         /// Which attempt this is, from 1.
@@ -178,13 +199,16 @@ pub enum JobEvent {
         queue: String,
         /// Its new priority.
         priority: i64,
+        /// What was counted for it, once more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counted: Option<Unit>,
     },
     /// Called off.
     Cancelled,
 }
 
 domain_event!(JobEvent,
-    Self::Submitted(_) => "job.submitted",
+    Self::Submitted { .. } => "job.submitted",
     Self::Claimed { .. } => "job.claimed",
     Self::Lapsed { .. } => "job.lapsed",
     Self::Completed { .. } => "job.completed",
@@ -238,8 +262,8 @@ impl Job {
     /// What happens when this is asked.
     pub fn decide(&self, command: JobCommand) -> Result<Vec<JobEvent>, Refusal> {
         match command {
-            JobCommand::Submit(spec) => match self.spec() {
-                None => Ok(vec![JobEvent::Submitted(spec)]),
+            JobCommand::Submit { spec, counted } => match self.spec() {
+                None => Ok(vec![JobEvent::Submitted { spec, counted }]),
                 Some(before) if *before == spec => Ok(vec![]),
                 Some(_) => Err(job_exists()),
             },
@@ -270,9 +294,9 @@ impl Job {
                 Self::Finished { .. } => Err(Refusal::conflict("already_finished", "This job has ended already")),
                 Self::Absent => Err(Refusal::not_found("job")),
             },
-            JobCommand::Retry => match self {
+            JobCommand::Retry { counted } => match self {
                 Self::Finished { ending: Ending::Failed | Ending::Cancelled, spec, .. } => {
-                    Ok(vec![JobEvent::Retried { queue: spec.queue.clone(), priority: RETRY_PRIORITY }])
+                    Ok(vec![JobEvent::Retried { queue: spec.queue.clone(), priority: RETRY_PRIORITY, counted }])
                 }
                 Self::Absent => Err(Refusal::not_found("job")),
                 _ => Err(Refusal::conflict("not_failed", "Only a failed or cancelled job can be retried")),
@@ -292,32 +316,45 @@ impl Job {
         self.spec().is_some_and(|spec| attempt < spec.max_attempts)
     }
 
+    /// What goes back when this happens to it: the work came to nothing, and the user did not call it off under the worker's
+    /// hands. Asked of the job as it was before.
+    pub fn gives_back(&self, event: &JobEvent) -> Option<Unit> {
+        match (self, event) {
+            (Self::Waiting { counted, .. }, JobEvent::Cancelled)
+            | (
+                Self::Running { counted, .. },
+                JobEvent::Failed { retry_at: None, .. } | JobEvent::Lapsed { retry_at: None, .. },
+            ) => *counted,
+            _ => None,
+        }
+    }
+
     /// Folds what happened.
     pub fn evolve(&mut self, event: JobEvent) {
-        let (spec, attempts, held) = match std::mem::take(self) {
+        let (spec, attempts, held, unit) = match std::mem::take(self) {
             Self::Absent => match event {
-                JobEvent::Submitted(spec) => {
+                JobEvent::Submitted { spec, counted } => {
                     let not_before = spec.run_at;
-                    *self = Self::Waiting { spec, attempts: 0, not_before };
+                    *self = Self::Waiting { spec, attempts: 0, not_before, counted };
                     return;
                 }
                 _ => return,
             },
-            Self::Waiting { spec, attempts, .. } => (spec, attempts, None),
-            Self::Running { spec, attempt, lease } => (spec, attempt, Some(lease)),
-            Self::Finished { spec, lease, .. } => (spec, 0, lease),
+            Self::Waiting { spec, attempts, counted, .. } => (spec, attempts, None, counted),
+            Self::Running { spec, attempt, lease, counted } => (spec, attempt, Some(lease), counted),
+            Self::Finished { spec, lease, .. } => (spec, 0, lease, None),
         };
         let waiting_or_failed = |spec, retry_at: Option<Moment>, lease| match retry_at {
-            Some(at) => Self::Waiting { spec, attempts, not_before: Some(at) },
+            Some(at) => Self::Waiting { spec, attempts, not_before: Some(at), counted: unit },
             None => Self::Finished { spec, ending: Ending::Failed, lease },
         };
         *self = match event {
-            JobEvent::Submitted(_) => Self::Waiting { spec, attempts, not_before: None },
-            JobEvent::Claimed { attempt, lease, .. } => Self::Running { spec, attempt, lease },
+            JobEvent::Submitted { counted, .. } => Self::Waiting { spec, attempts, not_before: None, counted },
+            JobEvent::Claimed { attempt, lease, .. } => Self::Running { spec, attempt, lease, counted: unit },
             JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => waiting_or_failed(spec, retry_at, held),
             JobEvent::Completed { .. } => Self::Finished { spec, ending: Ending::Completed, lease: held },
             // The spec stays as it was submitted, so that submitting the same again is still the same.
-            JobEvent::Retried { .. } => Self::Waiting { spec, attempts: 0, not_before: None },
+            JobEvent::Retried { counted, .. } => Self::Waiting { spec, attempts: 0, not_before: None, counted },
             JobEvent::Cancelled => Self::Finished { spec, ending: Ending::Cancelled, lease: None },
         };
     }

@@ -5,6 +5,8 @@
 
 /// Ids as types, and the names of streams.
 pub mod ids;
+/// The limits of tiers, as data.
+pub mod limits;
 /// Who asked, and why.
 pub mod metadata;
 /// Moments, as integer microseconds.
@@ -13,9 +15,11 @@ pub mod moment;
 pub mod operation;
 /// Why something was refused, in kinds that the rim maps to statuses.
 pub mod refusal;
-/// Tiers, counters and their limits.
+/// Tiers and counters.
 pub mod tier;
 
+/// `access`: that somebody looked at what is not theirs.
+pub mod access;
 /// `account`: who somebody is.
 pub mod account;
 /// `caption`: one caption asked of the model.
@@ -30,6 +34,8 @@ pub mod email;
 pub mod invite;
 /// `job`: a piece of work, from its submission to its end.
 pub mod job;
+/// `service_key`: what servers come with instead of the shared secret.
+pub mod service_key;
 /// `usage`: what was counted against a tier.
 pub mod usage;
 
@@ -41,7 +47,8 @@ pub mod upcast;
 pub mod user;
 
 pub use event::{Change, Event};
-pub use ids::{CaptionId, CredentialId, EventId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use ids::{BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use limits::{Limits, Now};
 pub use metadata::{CallerKind, Metadata};
 pub use moment::Moment;
 pub use refusal::{Refusal, RefusalKind};

@@ -1,4 +1,4 @@
-//! Tiers, counters and their limits (contract, section 8).
+//! Tiers and counters (contract, section 8). Their limits are data: [`crate::limits`].
 
 use std::fmt;
 
@@ -20,6 +20,9 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// All of them, the smallest first.
+    pub const ALL: [Self; 4] = [Self::Starter, Self::Creator, Self::Pro, Self::Studio];
+
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -105,26 +108,9 @@ impl Counter {
         matches!(self, Self::ScheduledQueueSize | Self::PlatformsConnected | Self::TeamSeats)
     }
 
-    /// The limit of a tier; `None` is unlimited, `Some(0)` means the tier never has it.
-    pub fn limit(self, tier: Tier) -> Option<u64> {
-        let [starter, creator, pro, studio]: [i64; 4] = match self {
-            Self::PostsAiAssisted => [3, 30, 200, -1],
-            Self::PostsPublished => [5, 90, -1, -1],
-            Self::ScheduledQueueSize => [3, -1, -1, -1],
-            Self::PlatformsConnected => [1, 3, 6, 9],
-            Self::TaxonomyAiCalls => [5, 75, 500, -1],
-            Self::WatermarkOps => [-1, -1, -1, -1],
-            Self::AiClipOps => [0, 10, 150, -1],
-            Self::ThumbnailOps => [0, -1, -1, -1],
-            Self::TeamSeats => [1, 1, 3, 5],
-        };
-        let limit = match tier {
-            Tier::Starter => starter,
-            Tier::Creator => creator,
-            Tier::Pro => pro,
-            Tier::Studio => studio,
-        };
-        u64::try_from(limit).ok()
+    /// Whether genie counts it itself, with the work; else clients say what they did, by `POST /api/usage/increment`.
+    pub fn is_counted_by_genie(self) -> bool {
+        self != Self::TaxonomyAiCalls
     }
 }
 
@@ -139,11 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_those_of_the_contract() {
-        assert_eq!(Counter::PostsAiAssisted.limit(Tier::Starter), Some(3));
-        assert_eq!(Counter::AiClipOps.limit(Tier::Starter), Some(0));
-        assert_eq!(Counter::PostsAiAssisted.limit(Tier::Studio), None);
-        assert_eq!(Tier::parse("elite"), Some(Tier::Studio));
+    fn words_read_back_and_old_names_are_known() {
+        for tier in Tier::ALL {
+            assert_eq!(Tier::parse(tier.as_str()), Some(tier));
+        }
+        assert_eq!((Tier::parse("freemium"), Tier::parse("elite")), (Some(Tier::Starter), Some(Tier::Studio)));
         assert_eq!(Tier::parse("gold"), None);
         for counter in Counter::ALL {
             assert_eq!(Counter::parse(counter.as_str()), Some(counter));

@@ -4,12 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    aggregate, domain_event,
-    moment::Month,
-    refusal::Refusal,
-    tier::{Counter, Tier},
-};
+use crate::{aggregate, domain_event, limits::Allowance, moment::Month, refusal::Refusal, tier::Counter};
 
 /// The counts of the latest month seen; earlier months no longer limit anything.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,14 +18,12 @@ pub struct Usage {
 pub enum UsageCommand {
     /// Count, if the tier's limit allows.
     Count {
-        /// What.
-        counter: Counter,
+        /// What, and how much of it the user's tier allows.
+        allowance: Allowance,
         /// How many.
         amount: u64,
         /// In which month.
         month: Month,
-        /// The user's tier now.
-        tier: Tier,
     },
     /// Give back what was counted for work that then failed through no fault of the user.
     GiveBack {
@@ -41,6 +34,15 @@ pub enum UsageCommand {
         /// The month it came from.
         month: Month,
     },
+}
+
+/// One of a counter, as it was counted for a piece of work: the work remembers it, so that it can go back to where it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// Of what.
+    pub counter: Counter,
+    /// In which month.
+    pub month: Month,
 }
 
 /// What happened.
@@ -82,17 +84,18 @@ impl Usage {
         }
     }
 
+    /// The month that is counted in: a clock that jumped back must not open a fresh one.
+    pub fn present(&self, month: Month) -> Month {
+        month.max(self.month)
+    }
+
     /// What happens when this is asked.
     pub fn decide(&self, command: UsageCommand) -> Result<Vec<UsageEvent>, Refusal> {
         match command {
-            UsageCommand::Count { counter, amount, month, tier } => {
-                // A clock that jumped back must not open a fresh month.
-                let month = month.max(self.month);
-                let after = self.count(counter, month).saturating_add(amount);
-                match counter.limit(tier) {
-                    Some(limit) if after > limit => Err(Refusal::quota(counter, limit > 0, tier.as_str())),
-                    _ => Ok(vec![UsageEvent::Counted { counter, amount, month }]),
-                }
+            UsageCommand::Count { allowance, amount, month } => {
+                let (counter, month) = (allowance.counter, self.present(month));
+                allowance.check(self.count(counter, month).saturating_add(amount))?;
+                Ok(vec![UsageEvent::Counted { counter, amount, month }])
             }
             UsageCommand::GiveBack { counter, amount, month } => Ok(vec![UsageEvent::GivenBack { counter, amount, month }]),
         }
@@ -127,13 +130,15 @@ mod tests {
     use cqrs_es::test::TestFramework;
 
     use super::*;
+    use crate::{limits::Limits, tier::Tier};
 
     type Given = TestFramework<Usage>;
     const NOVEMBER: Month = Month(202_611);
     const DECEMBER: Month = Month(202_612);
 
     fn count(month: Month) -> UsageCommand {
-        UsageCommand::Count { counter: Counter::PostsAiAssisted, amount: 1, month, tier: Tier::Starter }
+        let allowance = Limits::built_in().allowance(Tier::Starter, Counter::PostsAiAssisted);
+        UsageCommand::Count { allowance, amount: 1, month }
     }
     fn counted(month: Month) -> UsageEvent {
         UsageEvent::Counted { counter: Counter::PostsAiAssisted, amount: 1, month }
@@ -162,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_tier_without_the_operation_says_so() {
-        let clip = UsageCommand::Count { counter: Counter::AiClipOps, amount: 1, month: NOVEMBER, tier: Tier::Starter };
+        let allowance = Limits::built_in().allowance(Tier::Starter, Counter::AiClipOps);
+        let clip = UsageCommand::Count { allowance, amount: 1, month: NOVEMBER };
         let refused = Given::with(()).given_no_previous_events().when(clip).inspect_result().unwrap_err();
         let expected = crate::RefusalKind::Quota { counter: Counter::AiClipOps, in_tier: false };
         assert_eq!(refused.kind, expected);

@@ -8,23 +8,29 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    Now,
     account::{Account, AccountCommand, AccountEvent, Onboarding},
     caption::{Brief, Caption, CaptionCommand, Written},
     chat::{Chat, ChatCommand, Failure},
     credential::{Credential, CredentialCommand, SealedSecret},
     event::{Change, Event},
-    ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
+    ids::{BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
     job::{Job, JobCommand, JobEvent, JobSpec},
-    moment::{Moment, Month},
+    moment::Moment,
     operation,
     refusal::Refusal,
-    tier::{Counter, Tier},
-    usage::{Usage, UsageCommand, UsageEvent},
+    tier::Counter,
+    usage::{Unit, Usage},
+    user::allowed::counted_unit,
 };
 
 /// The most jobs of one user that have not ended: a user's state stays within memory.
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
+/// What a user's tier allows, and what is counted against it.
+mod allowed;
+/// Onboarding and the job that does it.
+pub mod onboarding;
 /// The state as it is kept beside the log.
 pub mod snapshot;
 
@@ -55,6 +61,10 @@ pub enum UserCommand {
         /// Whether genie or an administrator asks.
         privileged: bool,
     },
+    /// Read in an uploaded file: a job of this id does it.
+    BeginOnboarding(JobId, BlobId),
+    /// Anything else about the account.
+    Account(AccountCommand),
     /// Hold a platform's credentials.
     StoreCredential {
         /// Which: see [`User::credential_for`].
@@ -77,6 +87,8 @@ pub enum UserCommand {
     RemoveCredential(CredentialId),
     /// Queue a job.
     SubmitJob(JobId, JobSpec),
+    /// Queue a job again that failed or was called off.
+    RetryJob(JobId),
     /// Something about a job that was queued.
     Job(JobId, JobCommand),
     /// Begin or end a turn.
@@ -85,13 +97,20 @@ pub enum UserCommand {
     RequestCaption(CaptionId, Brief),
     /// A caption is written, or failed.
     FinishCaption(CaptionId, Result<Written, Failure>),
+    /// Count what was done elsewhere; what genie counts itself is left as it is.
+    CountUsage {
+        /// What.
+        counter: Counter,
+        /// How many.
+        amount: u64,
+    },
 }
 
 impl UserCommand {
     /// The job that must be known to decide this: when it is not in the state, it has to be recalled first.
     pub fn job(&self) -> Option<&JobId> {
         match self {
-            Self::SubmitJob(job, _) | Self::Job(job, _) => Some(job),
+            Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => Some(job),
             _ => None,
         }
     }
@@ -172,38 +191,40 @@ impl User {
         self.jobs.insert(id, job);
     }
 
-    /// What happens when this is asked at `now`. Everything returned is appended together or not at all.
-    pub fn decide(&self, now: Moment, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        if !command.is_an_ending() {
+    /// What happens when this is asked now. Everything returned is appended together or not at all.
+    pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
+        if !command.is_an_ending() && !matches!(command, UserCommand::Account(_)) {
             self.account.active()?;
         }
         match command {
             UserCommand::SignIn => self.account_changes(AccountCommand::SignIn),
+            UserCommand::Account(command) => self.account_changes(command),
             UserCommand::AdvanceOnboarding { to, privileged } => {
                 self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
             }
+            UserCommand::BeginOnboarding(job, file) => self.begin_onboarding(&job, file),
             UserCommand::StoreCredential { credential, platform, platform_username, sealed } => {
-                self.store_credential(credential, CredentialCommand::Store { platform, platform_username, sealed })
+                self.store_credential(&now, credential, CredentialCommand::Store { platform, platform_username, sealed })
             }
             UserCommand::RevealCredential { credential, purpose } => {
                 self.credential_changes(credential, CredentialCommand::Reveal { purpose })
             }
             UserCommand::RemoveCredential(credential) => self.credential_changes(credential, CredentialCommand::Remove),
-            UserCommand::SubmitJob(job, spec) => self.submit_job(now, job, spec),
-            UserCommand::Job(job, command) => {
-                if command == JobCommand::Retry {
-                    self.check_room_for_a_job()?;
-                }
-                let events = self.jobs.get(&job).unwrap_or(&Job::Absent).decide(command)?;
-                Ok(changes(&job, events))
+            UserCommand::SubmitJob(job, spec) => self.submit_job(&now, &job, &spec),
+            UserCommand::RetryJob(job) => {
+                let operation = self.known_job(&job).spec().map_or("", |spec| &spec.operation);
+                self.queue_job(&now, &job, operation, None, |counted| JobCommand::Retry { counted })
             }
+            UserCommand::Job(job, command) => self.job_changes(&job, command),
             UserCommand::Chat(session, command) => {
                 let absent = Chat::default();
                 let events = self.chats.get(&session).unwrap_or(&absent).decide(command)?;
                 Ok(changes(&session, events))
             }
-            UserCommand::RequestCaption(caption, brief) => self.request_caption(now, caption, brief),
+            UserCommand::RequestCaption(caption, brief) => self.request_caption(&now, caption, brief),
             UserCommand::FinishCaption(caption, result) => self.finish_caption(caption, result),
+            UserCommand::CountUsage { counter, .. } if counter.is_counted_by_genie() => Ok(vec![]),
+            UserCommand::CountUsage { counter, amount } => self.can_perform(&now, counter, amount),
         }
     }
 
@@ -216,33 +237,62 @@ impl User {
         Ok(changes(&id, events))
     }
 
-    fn store_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
-        let held = self.credentials.values().filter(|credential| matches!(credential, Credential::Held { .. })).count() as u64;
+    fn store_credential(&self, now: &Now, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
         let is_new = !matches!(self.credentials.get(&id), Some(Credential::Held { .. }));
         if is_new {
-            self.check_present(Counter::PlatformsConnected, held)?;
+            self.can_perform(now, Counter::PlatformsConnected, 1)?;
         }
         self.credential_changes(id, command)
     }
 
-    fn submit_job(&self, now: Moment, job: JobId, spec: JobSpec) -> Result<Vec<Change>, Refusal> {
-        let counter = operation::counter_of(&spec.operation);
-        let scheduled = spec.run_at.is_some_and(|at| at > now);
-        let submitted = self.jobs.get(&job).unwrap_or(&Job::Absent).decide(JobCommand::Submit(spec))?;
-        if submitted.is_empty() {
-            return Ok(vec![]);
+    fn submit_job(&self, now: &Now, job: &JobId, spec: &JobSpec) -> Result<Vec<Change>, Refusal> {
+        self.queue_job(now, job, &spec.operation, spec.run_at, |counted| JobCommand::Submit { spec: spec.clone(), counted })
+    }
+
+    /// Queues a job, for the first time or again: each time it is allowed and counted, in the same append.
+    fn queue_job(
+        &self,
+        now: &Now,
+        id: &JobId,
+        operation: &str,
+        run_at: Option<Moment>,
+        command: impl Fn(Option<Unit>) -> JobCommand,
+    ) -> Result<Vec<Change>, Refusal> {
+        let job = self.known_job(id);
+        if job.decide(command(None))?.is_empty() {
+            return Ok(vec![]); // asked twice, counted once
         }
         self.check_room_for_a_job()?;
-        if scheduled {
-            let waiting = self.jobs.values().filter(|job| is_scheduled(job, now)).count() as u64;
-            self.check_present(Counter::ScheduledQueueSize, waiting)?;
+        if run_at.is_some_and(|at| at > now.moment) {
+            self.can_perform(now, Counter::ScheduledQueueSize, 1)?;
         }
-        let mut all = match counter {
-            Some(counter) => self.count(counter, now.month())?,
+        let mut all = match operation::counter_of(operation) {
+            Some(counter) => self.can_perform(now, counter, 1)?,
             None => vec![],
         };
-        all.extend(changes(&job, submitted));
+        let queued = job.decide(command(counted_unit(&all)))?;
+        let onboarding = self.onboarding_after(job, &queued)?;
+        all.extend(changes(id, queued));
+        all.extend(onboarding);
         Ok(all)
+    }
+
+    /// Something about a job that was queued; what was counted for it goes back when it comes to nothing.
+    fn job_changes(&self, id: &JobId, command: JobCommand) -> Result<Vec<Change>, Refusal> {
+        let job = self.known_job(id);
+        let events = job.decide(command)?;
+        let back: Vec<Unit> = events.iter().filter_map(|event| job.gives_back(event)).collect();
+        let onboarding = self.onboarding_after(job, &events)?;
+        let mut all = changes(id, events);
+        all.extend(onboarding);
+        for unit in back {
+            all.extend(self.give_back(unit)?);
+        }
+        Ok(all)
+    }
+
+    fn known_job(&self, job: &JobId) -> &Job {
+        self.jobs.get(job).unwrap_or(&Job::Absent)
     }
 
     fn check_room_for_a_job(&self) -> Result<(), Refusal> {
@@ -257,13 +307,13 @@ impl User {
         }
     }
 
-    fn request_caption(&self, now: Moment, caption: CaptionId, brief: Brief) -> Result<Vec<Change>, Refusal> {
+    fn request_caption(&self, now: &Now, caption: CaptionId, brief: Brief) -> Result<Vec<Change>, Refusal> {
         if self.captions.contains_key(&caption) {
             return Ok(vec![]);
         }
-        let mut all = self.count(Counter::PostsAiAssisted, now.month())?;
+        let mut all = self.can_perform(now, Counter::PostsAiAssisted, 1)?;
         // The month that was counted in, which a clock that jumped back does not change.
-        let month = all.iter().find_map(counted_month).unwrap_or(now.month());
+        let month = counted_unit(&all).map_or(now.moment.month(), |unit| unit.month);
         let events = Caption::Absent.decide(CaptionCommand::Request { brief, month })?;
         all.extend(changes(&caption, events));
         Ok(all)
@@ -277,27 +327,9 @@ impl User {
         let events = Caption::Requested { month: *month }.decide(CaptionCommand::Finish(result))?;
         let mut all = changes(&id, events);
         if failed {
-            let back = UsageCommand::GiveBack { counter: Counter::PostsAiAssisted, amount: 1, month: *month };
-            all.extend(changes(&self.id, self.usage.decide(back)?));
+            all.extend(self.give_back(Unit { counter: Counter::PostsAiAssisted, month: *month })?);
         }
         Ok(all)
-    }
-
-    fn tier(&self) -> Result<Tier, Refusal> {
-        self.account.active().map(|profile| profile.tier)
-    }
-
-    fn count(&self, counter: Counter, month: Month) -> Result<Vec<Change>, Refusal> {
-        let command = UsageCommand::Count { counter, amount: 1, month, tier: self.tier()? };
-        self.usage.decide(command).map(|events| changes(&self.id, events))
-    }
-
-    fn check_present(&self, counter: Counter, present: u64) -> Result<(), Refusal> {
-        let tier = self.tier()?;
-        match counter.limit(tier) {
-            Some(limit) if present >= limit => Err(Refusal::quota(counter, limit > 0, tier.as_str())),
-            _ => Ok(()),
-        }
     }
 
     /// Folds one stored event of this user. `id` is the stream's id as stored; one that is no id of its kind is left alone.
@@ -323,7 +355,7 @@ impl User {
                     self.captions.entry(id).or_default().evolve(event);
                 }
             }
-            Event::Email(_) | Event::Invite(_) => {}
+            Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
         self.leave_out_the_finished(stream);
     }
@@ -333,7 +365,7 @@ impl User {
     fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
         match self.jobs.get_mut(&id) {
             Some(job) => job.evolve(event),
-            None if matches!(event, JobEvent::Submitted(_)) => self.jobs.entry(id).or_default().evolve(event),
+            None if matches!(event, JobEvent::Submitted { .. }) => self.jobs.entry(id).or_default().evolve(event),
             None => drop(self.sequences.remove(stream)),
         }
     }
@@ -368,17 +400,6 @@ fn remove_if<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: &K, is_fi
         map.remove(key);
     }
     finished
-}
-
-fn is_scheduled(job: &Job, now: Moment) -> bool {
-    matches!(job, Job::Waiting { attempts: 0, not_before: Some(at), .. } if *at > now)
-}
-
-fn counted_month(change: &Change) -> Option<Month> {
-    match &change.event {
-        Event::Usage(UsageEvent::Counted { month, .. }) => Some(*month),
-        _ => None,
-    }
 }
 
 fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {

@@ -1,11 +1,16 @@
 //! `accounts`: who is registered, with which role, tier and onboarding.
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{Event, Moment, StreamKind, UserId, account::AccountEvent};
+use genie_events::{
+    Event, Moment, StreamKind, UserId,
+    account::{AccountEvent, Acquaintance},
+};
 use genie_log::{Log, LogError, store::Store};
-use sqlx::Row;
+use sqlx::{Any, Row, any::AnyArguments, query::Query};
 
 use crate::projection::{Projection, Seen, Tx, open, open_option, read};
+
+type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;
 
 pub(crate) struct Projector;
 
@@ -22,29 +27,66 @@ impl Projection for Projector {
         async move {
             let Event::Account(event) = seen.event else { return Ok(()) };
             let query = match event {
-                AccountEvent::Registered(r) => sqlx::query(
-                    "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
-                     VALUES ($1, 'active', $2, $3, $4, 'EXTENSION_INSTALL', $5, $6, $7)",
-                )
-                .bind(seen.user())
-                .bind(&r.role)
-                .bind(i64::from(r.admin))
-                .bind(r.tier.as_str())
-                .bind(seen.seal("accounts.email", &r.email))
-                .bind(seen.seal_option("accounts.first_name", r.first_name.as_deref()))
-                .bind(seen.at().0),
+                AccountEvent::Registered(registration) => insert(&seen, registration.clone().into()),
+                AccountEvent::Met(acquaintance) => insert(&seen, acquaintance.clone()),
                 AccountEvent::OnboardingAdvanced { to } => {
                     sqlx::query("UPDATE accounts SET onboarding = $2 WHERE user_id = $1").bind(seen.user()).bind(to.as_str())
                 }
-                AccountEvent::Suspended => {
-                    sqlx::query("UPDATE accounts SET status = 'suspended' WHERE user_id = $1").bind(seen.user())
+                AccountEvent::Suspended => set_status(&seen, "suspended"),
+                AccountEvent::Reactivated => set_status(&seen, "active"),
+                AccountEvent::RoleChanged { role, admin } => {
+                    sqlx::query("UPDATE accounts SET role = $2, admin = $3 WHERE user_id = $1")
+                        .bind(seen.user())
+                        .bind(role)
+                        .bind(i64::from(*admin))
                 }
-                AccountEvent::SignedIn => return Ok(()),
+                AccountEvent::TierChanged { tier } => {
+                    sqlx::query("UPDATE accounts SET tier = $2 WHERE user_id = $1").bind(seen.user()).bind(tier.as_str())
+                }
+                AccountEvent::EmailChanged { email, .. } => {
+                    sqlx::query("UPDATE accounts SET email_sealed = $2 WHERE user_id = $1")
+                        .bind(seen.user())
+                        .bind(seen.seal("accounts.email", email))
+                }
+                AccountEvent::TwoFactorEnabled { .. } => set_two_factor(&seen, true),
+                AccountEvent::TwoFactorDisabled { .. } => set_two_factor(&seen, false),
+                AccountEvent::SignedIn
+                | AccountEvent::TwoFactorUsed { .. }
+                | AccountEvent::PasswordChanged { .. }
+                | AccountEvent::PasswordResetOffered(_)
+                | AccountEvent::PasswordReset { .. }
+                | AccountEvent::SessionsEnded
+                | AccountEvent::SessionReuseDetected { .. }
+                | AccountEvent::ImpersonationStarted { .. } => return Ok(()),
             };
             query.execute(&mut **tx).await.map(drop)
         }
         .boxed()
     }
+}
+
+fn insert<'q>(seen: &Seen<'_>, who: Acquaintance) -> Asked<'q> {
+    sqlx::query(
+        "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(seen.user())
+    .bind(if who.active { "active" } else { "suspended" })
+    .bind(who.role)
+    .bind(i64::from(who.admin))
+    .bind(who.tier.as_str())
+    .bind(who.onboarding.as_str())
+    .bind(seen.seal("accounts.email", who.email.as_deref().unwrap_or_default())) // sealed, none looks like any other
+    .bind(seen.seal_option("accounts.first_name", who.first_name.as_deref()))
+    .bind(seen.at().0)
+}
+
+fn set_status<'q>(seen: &Seen<'_>, status: &'q str) -> Asked<'q> {
+    sqlx::query("UPDATE accounts SET status = $2 WHERE user_id = $1").bind(seen.user()).bind(status)
+}
+
+fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> Asked<'q> {
+    sqlx::query("UPDATE accounts SET two_factor = $2 WHERE user_id = $1").bind(seen.user()).bind(i64::from(on))
 }
 
 /// One account.
@@ -62,11 +104,13 @@ pub struct AccountRow {
     pub tier: String,
     /// How far onboarding is.
     pub onboarding: String,
-    /// The address.
-    pub email: String,
+    /// The address, when they have one.
+    pub email: Option<String>,
     /// As given.
     pub first_name: Option<String>,
-    /// When they registered.
+    /// Whether a login asks for a one-time code.
+    pub two_factor: bool,
+    /// When they registered, or were met.
     pub created_at: Moment,
 }
 
@@ -84,8 +128,8 @@ impl Accounts {
     /// An account; `None` when nobody (any more) has that id.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
         let row = read(&self.log, async move |store: Store| {
-            let sql = "SELECT status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at \
-                       FROM accounts WHERE user_id = $1";
+            let sql = "SELECT status, role, admin, tier, onboarding, email_sealed, first_name_sealed, two_factor, \
+                       created_at FROM accounts WHERE user_id = $1";
             Ok(sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?)
         });
         let Some(row) = row.await? else { return Ok(None) };
@@ -98,8 +142,9 @@ impl Accounts {
             admin: row.try_get::<i64, _>("admin")? != 0,
             tier: row.try_get("tier")?,
             onboarding: row.try_get("onboarding")?,
-            email: open(&keys, "accounts.email", &email)?,
+            email: Some(open(&keys, "accounts.email", &email)?).filter(|email| !email.is_empty()),
             first_name: open_option(&keys, "accounts.first_name", row.try_get("first_name_sealed")?)?,
+            two_factor: row.try_get::<i64, _>("two_factor")? != 0,
             created_at: Moment(row.try_get("created_at")?),
         }))
     }

@@ -26,7 +26,7 @@ impl Projection for Projector {
             let Event::Job(event) = seen.event else { return Ok(()) };
             let (id, at) = (seen.fact.stream.id.as_str(), seen.at().0);
             let query = match event {
-                JobEvent::Submitted(spec) => sqlx::query(
+                JobEvent::Submitted { spec, .. } => sqlx::query(
                     "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
                                        created_at, run_at, position) \
                      VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",

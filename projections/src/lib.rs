@@ -18,8 +18,12 @@ pub mod captions;
 pub mod chats;
 /// Which credentials are held, never what they are.
 pub mod credentials;
+/// Invites.
+pub mod invites;
 /// Jobs and their queues.
 pub mod jobs;
+/// Which service keys there are.
+pub mod service_keys;
 /// What was counted.
 pub mod usage;
 

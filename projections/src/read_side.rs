@@ -10,9 +10,11 @@ use crate::{
     captions::Captions,
     chats::Chats,
     credentials::Credentials,
+    invites::Invites,
     jobs::Jobs,
     progress::{Progress, Status},
     projection::{Projection, Runner, checkpoint_name},
+    service_keys::ServiceKeys,
     usage::UsageCounts,
 };
 
@@ -48,19 +50,25 @@ pub struct ReadSide {
     pub chats: Chats,
     /// Captions.
     pub captions: Captions,
+    /// Invites.
+    pub invites: Invites,
+    /// Service keys.
+    pub service_keys: ServiceKeys,
 }
 
 impl ReadSide {
     /// Starts all projections, which run while this node is elected. To be called on the runtime that owns the store's
     /// connections.
     pub fn start(log: Log, election: Election) -> Self {
-        let projections: [Box<dyn Projection>; 7] = [
+        let projections: [Box<dyn Projection>; 9] = [
             Box::new(crate::accounts::Projector),
             Box::new(crate::usage::Projector),
             Box::new(crate::credentials::Projector),
             Box::new(crate::jobs::Projector),
             Box::new(crate::chats::Projector),
             Box::new(crate::captions::Projector),
+            Box::new(crate::invites::Projector),
+            Box::new(crate::service_keys::Projector),
             Box::new(Audit),
         ];
         let names = projections.iter().map(|one| (checkpoint_name(one.as_ref()), one.name())).collect();
@@ -76,7 +84,9 @@ impl ReadSide {
             credentials: Credentials::new(log.clone()),
             jobs: Jobs::new(log.clone()),
             chats: Chats::new(log.clone()),
-            captions: Captions::new(log),
+            captions: Captions::new(log.clone()),
+            invites: Invites::new(log.clone()),
+            service_keys: ServiceKeys::new(log),
         }
     }
 

@@ -44,9 +44,11 @@ fn fields(fact: &Fact) -> Value {
 
 fn caller(fact: &Fact) -> String {
     let kind = fact.metadata.caller.as_str();
-    match fact.metadata.by {
-        Some(by) => format!("{kind}:{by}"),
-        None => kind.to_owned(),
+    let who = fact.metadata.by.map(|by| by.to_string()).or_else(|| fact.metadata.key.as_ref().map(ToString::to_string));
+    match (who, fact.metadata.on_behalf_of) {
+        (Some(who), Some(user)) => format!("{kind}:{who} for {user}"),
+        (Some(who), None) => format!("{kind}:{who}"),
+        (None, _) => kind.to_owned(),
     }
 }
 

@@ -9,7 +9,11 @@ use serde::Deserialize;
 use crate::{
     app::App,
     audit::proof,
-    http::{answer, caller::Operator, error::ApiError},
+    http::{
+        answer,
+        caller::{Operator, ReadsAudit},
+        error::ApiError,
+    },
 };
 
 #[derive(Debug, Deserialize)]
@@ -26,7 +30,7 @@ impl ProofQuery {
 }
 
 /// `GET /api/admin/audit/proof`
-pub async fn show_proof(app: Data<App>, _: Operator, query: Query<ProofQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn show_proof(app: Data<App>, _: Operator<ReadsAudit>, query: Query<ProofQuery>) -> Result<HttpResponse, ApiError> {
     let proof = app.log.prove(query.position()?, query.from).await?;
     Ok(answer::ok(proof::json(&proof)))
 }

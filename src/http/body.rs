@@ -1,6 +1,6 @@
 //! Bodies: JSON, within a limit, refused with a sentence that names the field and never repeats what was sent.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -9,8 +9,9 @@ use actix_web::{
     web::BytesMut,
 };
 use futures_util::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::http::{MAX_BODY, error::ApiError, idempotency::BodyHash};
 
@@ -25,21 +26,40 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, mut payload) = (request.clone(), payload.take());
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move { parse(&whole(&request, payload).await?).map(Self) })
+    }
+}
+
+/// A JSON object that is passed on as it is, wiped from memory when it is dropped.
+pub struct JsonObject(pub Zeroizing<Vec<u8>>);
+
+impl FromRequest for JsonObject {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-            if declared.is_some_and(|length| length > MAX_BODY) {
-                return Err(ApiError::TooLarge(MAX_BODY));
-            }
-            let bytes =
-                timeout(DEADLINE, read(&mut payload)).await.map_err(|_| ApiError::field("The body came too slowly"))??;
-            if !is_json(&request) {
-                return Err(ApiError::NotJson);
-            }
-            request.extensions_mut().insert(BodyHash::of(&bytes));
-            parse(&bytes).map(Self)
+            let bytes = whole(&request, payload).await?;
+            parse::<BTreeMap<String, IgnoredAny>>(&bytes)?;
+            Ok(Self(Zeroizing::new(bytes.to_vec())))
         })
     }
+}
+
+/// The whole body, as bytes that say that they are JSON.
+async fn whole(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > MAX_BODY) {
+        return Err(ApiError::TooLarge(MAX_BODY as u64));
+    }
+    let bytes = timeout(DEADLINE, read(&mut payload)).await.map_err(|_| ApiError::field("The body came too slowly"))??;
+    if !is_json(request) {
+        return Err(ApiError::NotJson);
+    }
+    request.extensions_mut().insert(BodyHash::of(&bytes));
+    Ok(bytes)
 }
 
 async fn read(payload: &mut Payload) -> Result<BytesMut, ApiError> {
@@ -47,7 +67,7 @@ async fn read(payload: &mut Payload) -> Result<BytesMut, ApiError> {
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
         if bytes.len() + chunk.len() > MAX_BODY {
-            return Err(ApiError::TooLarge(MAX_BODY));
+            return Err(ApiError::TooLarge(MAX_BODY as u64));
         }
         bytes.extend_from_slice(&chunk);
     }

@@ -1,171 +1,228 @@
-//! Who is calling: extractors that make a `Caller`. A handler which forgets one has nobody to ask the write side for.
+//! Who is calling (contract, section 1): a handler's parameter says who may. It is made here or the request is refused, so that a
+//! handler which forgets one has nobody to ask the write side for. What a request shows of its sender is read in `shown`.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, marker::PhantomData, pin::Pin};
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
+use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use genie_actors::Caller;
-use genie_events::UserId;
+use genie_events::service_key::Scope;
 use genie_projections::accounts::AccountRow;
-use secrecy::ExposeSecret;
-use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
-use crate::{
-    app::App,
-    http::{error::ApiError, request},
-    identity::token::BadToken,
-};
+use crate::http::error::{ApiError, DirectusError};
 
-const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
-/// How long a token's account may take to show up in the read side, after a registration or a start.
-const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
+mod shown;
+use shown::TokenHolder;
+pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, token};
 
-/// A user with a good token.
+/// A user, in person: for whatever an administrator may not do in a user's name.
 pub struct UserCaller {
+    pub caller: Caller,
+    pub account: AccountRow,
+    /// Of which login the token is.
+    pub login: Option<Uuid>,
+}
+
+/// A user, or an administrator who acts for them. `account` is the user's, `caller` tells of both.
+pub struct ActingUser {
     pub caller: Caller,
     pub account: AccountRow,
 }
 
+/// An administrator, in person.
+pub struct AdminCaller(pub Caller);
+
 /// A holder of the shared secret.
 pub struct SecretCaller(pub Caller);
 
-/// A user or a holder of the shared secret.
+/// A user in person, or a holder of the shared secret.
+#[allow(dead_code)] // no route takes it yet
 pub enum AnyCaller {
     User(Box<UserCaller>),
     Secret,
 }
 
-/// A holder of the shared secret, or an administrator.
-pub struct Operator;
-
-fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
-    request.app_data::<Data<App>>().cloned().ok_or_else(|| ApiError::Internal("the app is not wired".into()))
+/// A server or worker: a holder of the shared secret, or of a service key with one of the wanted scopes.
+pub struct ServerCaller<W> {
+    pub caller: Caller,
+    wanted: PhantomData<W>,
 }
 
-async fn user(request: &HttpRequest) -> Result<UserCaller, ApiError> {
-    let app = app(request)?;
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let (scheme, token) = header.split_once(' ').unwrap_or(("", ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(ApiError::NoCaller);
-    }
-    let claims = app.tokens.check(token.trim()).map_err(|bad| match bad {
-        BadToken::Expired => ApiError::Expired,
-        BadToken::Invalid => ApiError::NoCaller,
-    })?;
-    let account = account_of(&app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
-    match account.status.as_str() {
-        "active" => Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account }),
-        _ => Err(ApiError::NoCaller),
-    }
+/// An administrator in person, a holder of the shared secret, or of a service key with one of the wanted scopes.
+pub struct Operator<W = NoScope> {
+    pub caller: Caller,
+    wanted: PhantomData<W>,
 }
 
-/// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
-pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Option<AccountRow>, ApiError> {
-    if let Some(account) = app.reads.accounts.get(user).await? {
-        return Ok(Some(account));
-    }
-    app.reads.wait_for("accounts", app.log.head(), wait).await?;
-    Ok(app.reads.accounts.get(user).await?)
-}
+/// Whoever is somebody.
+pub struct Somebody;
 
-/// `None` when the header is absent.
-fn secret(request: &HttpRequest) -> Option<Result<SecretCaller, ApiError>> {
-    let given = request.headers().get(SECRET_HEADER)?;
-    let check = || {
-        let app = app(request)?;
-        let Some(wanted) = &app.config.shared_secret else { return Err(ApiError::SecretNotConfigured) };
-        match bool::from(given.as_bytes().ct_eq(wanted.expose_secret().as_bytes())) {
-            true => Ok(SecretCaller(Caller::shared_secret(request::current_id()))),
-            false => Err(ApiError::NoCaller),
-        }
-    };
-    Some(check())
-}
-
-type Extracting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>>>>;
-
-impl FromRequest for UserCaller {
-    type Error = ApiError;
-    type Future = Extracting<Self, ApiError>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { user(&request).await })
-    }
-}
-
-impl FromRequest for SecretCaller {
-    type Error = ApiError;
-    type Future = std::future::Ready<Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let unset = app(request).is_ok_and(|app| app.config.shared_secret.is_none());
-        let otherwise = if unset { ApiError::SecretNotConfigured } else { ApiError::NoCaller };
-        std::future::ready(secret(request).unwrap_or(Err(otherwise)))
-    }
-}
-
-impl FromRequest for AnyCaller {
-    type Error = ApiError;
-    type Future = Extracting<Self, ApiError>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move {
-            match secret(&request) {
-                Some(checked) => checked.map(|_| Self::Secret),
-                None => Ok(Self::User(Box::new(user(&request).await?))),
-            }
-        })
-    }
-}
-
-impl FromRequest for Operator {
-    type Error = ApiError;
-    type Future = Extracting<Self, ApiError>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let any = AnyCaller::from_request(request, payload);
-        Box::pin(async move {
-            match any.await? {
-                AnyCaller::Secret => Ok(Self),
-                AnyCaller::User(user) if user.caller.is_admin() => Ok(Self),
-                AnyCaller::User(_) => {
-                    Err(ApiError::Forbidden("Only an administrator or a holder of the shared secret may do this"))
-                }
-            }
-        })
-    }
-}
-
-/// An administrator.
-pub struct AdminCaller(pub Caller);
-
-impl FromRequest for AdminCaller {
-    type Error = ApiError;
-    type Future = Extracting<Self, ApiError>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move {
-            let user = user(&request).await?;
-            match user.caller.is_admin() {
-                true => Ok(Self(user.caller)),
-                false => Err(ApiError::Forbidden("Only an administrator may do this")),
-            }
-        })
-    }
-}
-
-/// A user on a route of Directus' own contract: an expired token has a code of its own there.
+/// A user in person on a route of Directus' own contract: an expired token has a code of its own there.
 pub struct DirectusUser(pub UserCaller);
 
-impl FromRequest for DirectusUser {
-    type Error = crate::http::error::DirectusError;
-    type Future = Extracting<Self, Self::Error>;
+/// The same, or an administrator who acts for them.
+pub struct DirectusActingUser(pub ActingUser);
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { Ok(Self(user(&request).await?)) })
+/// Which scopes of service keys open a route; the first is named to whoever has none of them.
+pub trait Wanted: 'static {
+    const SCOPES: &'static [Scope];
+}
+
+macro_rules! wanted {
+    ($( $(#[$doc:meta])* $name:ident = [$($scope:ident),*]; )+) => {
+        $(
+            $(#[$doc])*
+            pub struct $name;
+            impl Wanted for $name {
+                const SCOPES: &'static [Scope] = &[$(Scope::$scope),*];
+            }
+        )+
+    };
+}
+wanted! {
+    /// No service key opens it.
+    NoScope = [];
+    ReadsEvents = [EventsRead, EventsReadPersonal];
+    WorksOnJobs = [JobsWork];
+    ReadsAudit = [AuditRead];
+    /// A key with `jobs:work` alone also has to show that it holds a job of the credential's owner.
+    RevealsCredentials = [CredentialsReveal, JobsWork];
+}
+
+/// Lets a service key pass that has one of the wanted scopes.
+fn with_scope<W: Wanted>(key: Caller) -> Result<Caller, ApiError> {
+    match W::SCOPES.iter().any(|scope| key.has_scope(*scope)) {
+        true => Ok(key),
+        false => Err(W::SCOPES.first().map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(*scope))),
     }
+}
+
+const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
+const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden("Nobody may do this in another user's name; they have to do it");
+const NOT_FOR_USERS: ApiError = ApiError::Forbidden("Only an administrator may do this");
+
+/// How one is made of a request.
+trait Admitted: Sized + 'static {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError>;
+}
+
+impl Admitted for UserCaller {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        match shown::token_holder(request).await? {
+            TokenHolder::User(user) => Ok(user),
+            TokenHolder::Impersonator(_) => Err(NOT_FOR_IMPERSONATORS),
+            TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
+        }
+    }
+}
+
+impl Admitted for ActingUser {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        match shown::token_holder(request).await? {
+            TokenHolder::User(user) => Ok(Self { caller: user.caller, account: user.account }),
+            TokenHolder::Impersonator(acting) => Ok(acting),
+            TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
+        }
+    }
+}
+
+impl Admitted for AdminCaller {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        match UserCaller::admit(request).await? {
+            user if user.caller.is_admin() => Ok(Self(user.caller)),
+            _ => Err(NOT_FOR_USERS),
+        }
+    }
+}
+
+impl Admitted for SecretCaller {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        shown::secret_holder(request)?.map(Self).ok_or_else(|| shown::nothing_shown(request))
+    }
+}
+
+impl Admitted for AnyCaller {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        match shown::secret_holder(request)? {
+            Some(_) => Ok(Self::Secret),
+            None => Ok(Self::User(Box::new(UserCaller::admit(request).await?))),
+        }
+    }
+}
+
+impl<W: Wanted> Admitted for ServerCaller<W> {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        let caller = match (shown::secret_holder(request)?, shown::token(request)?) {
+            (Some(holder), _) => holder,
+            (None, Some(key)) if shown::is_service_key(key) => {
+                let app = shown::app(request)?;
+                with_scope::<W>(shown::service_key(&app, key).await?)?
+            }
+            (None, Some(_)) => return Err(ApiError::NoCaller),
+            (None, None) => return Err(shown::nothing_shown(request)),
+        };
+        Ok(Self { caller, wanted: PhantomData })
+    }
+}
+
+impl<W: Wanted> Admitted for Operator<W> {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        let caller = match shown::secret_holder(request)? {
+            Some(holder) => holder,
+            None => match shown::token_holder(request).await? {
+                TokenHolder::ServiceKey(key) => with_scope::<W>(key)?,
+                TokenHolder::User(user) if user.caller.is_admin() => user.caller,
+                TokenHolder::User(_) => return Err(NOT_FOR_USERS),
+                TokenHolder::Impersonator(_) => return Err(NOT_FOR_IMPERSONATORS),
+            },
+        };
+        Ok(Self { caller, wanted: PhantomData })
+    }
+}
+
+impl Admitted for Somebody {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        if shown::secret_holder(request)?.is_none() {
+            shown::token_holder(request).await?;
+        }
+        Ok(Self)
+    }
+}
+
+impl Admitted for DirectusUser {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        UserCaller::admit(request).await.map(Self)
+    }
+}
+
+impl Admitted for DirectusActingUser {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        ActingUser::admit(request).await.map(Self)
+    }
+}
+
+macro_rules! from_request {
+    ($( [$($generics:tt)*] $caller:ty => $error:ty; )+) => {
+        $( impl<$($generics)*> FromRequest for $caller {
+            type Error = $error;
+            type Future = Pin<Box<dyn Future<Output = Result<Self, Self::Error>>>>;
+
+            fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+                let request = request.clone();
+                Box::pin(async move { Self::admit(&request).await.map_err(Into::into) })
+            }
+        } )+
+    };
+}
+from_request! {
+    [] UserCaller => ApiError;
+    [] ActingUser => ApiError;
+    [] AdminCaller => ApiError;
+    [] SecretCaller => ApiError;
+    [] AnyCaller => ApiError;
+    [W: Wanted] ServerCaller<W> => ApiError;
+    [W: Wanted] Operator<W> => ApiError;
+    [] Somebody => ApiError;
+    [] DirectusUser => DirectusError;
+    [] DirectusActingUser => DirectusError;
 }

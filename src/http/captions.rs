@@ -13,7 +13,7 @@ use crate::{
     http::{
         answer::{self, PageQuery},
         body::Body,
-        caller::UserCaller,
+        caller::ActingUser,
         consistency,
         error::ApiError,
         idempotency,
@@ -60,7 +60,7 @@ impl Wanted {
 pub async fn generate(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     Body(body): Body<Wanted>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
@@ -82,7 +82,7 @@ pub async fn generate(
 pub async fn list(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);

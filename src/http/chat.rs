@@ -17,7 +17,7 @@ use crate::{
     http::{
         answer::{self, PageQuery},
         body::Body,
-        caller::UserCaller,
+        caller::ActingUser,
         consistency,
         error::ApiError,
         sse,
@@ -40,7 +40,12 @@ pub struct Question {
 }
 
 /// `POST /api/genie/stream-chat`
-pub async fn ask(app: Data<App>, user: UserCaller, Body(body): Body<Question>) -> Result<HttpResponse, ApiError> {
+pub async fn ask(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    Body(body): Body<Question>,
+) -> Result<HttpResponse, ApiError> {
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!("`message` must have 1 to {MAX_MESSAGE} bytes and not be blank")));
     }
@@ -49,7 +54,7 @@ pub async fn ask(app: Data<App>, user: UserCaller, Body(body): Body<Question>) -
     if session.chars().count() > MAX_SESSION_NAME {
         return Err(ApiError::field(format!("`sessionId` must have at most {MAX_SESSION_NAME} characters")));
     }
-    if let Some(next_step) = gate(&app, &user) {
+    if let Some(next_step) = gate(&app, &request, &user).await? {
         return Ok(gated(&app, next_step));
     }
     let mut asked = app.write.supervisor.ask(id, session, body.message, user.caller.metadata()).await?;
@@ -75,13 +80,24 @@ async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Fail
 }
 
 /// What a user must do before chatting; `None` when they may.
-fn gate(app: &App, user: &UserCaller) -> Option<&'static str> {
-    let state = Onboarding::parse(&user.account.onboarding)?;
-    let applies = app.config.onboarding_gate && state.gates_chat() && !user.caller.is_admin();
-    applies.then_some(match state {
-        Onboarding::ExtensionInstall => "Welcome! Install the browser extension first; then I can help you.",
-        _ => "Almost there: let the extension collect your data, or upload it; then I can help you.",
-    })
+async fn gate(app: &App, request: &HttpRequest, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
+    if !app.config.onboarding_gate || user.caller.is_admin() || next_step(&user.account.onboarding).is_none() {
+        return Ok(None);
+    }
+    // Perhaps not any more: nobody goes back but from an upload that failed.
+    consistency::wait(app, request, "accounts", Some(user.account.user)).await?;
+    let account = app.reads.accounts.get(user.account.user).await?;
+    Ok(account.and_then(|account| next_step(&account.onboarding)))
+}
+
+fn next_step(onboarding: &str) -> Option<&'static str> {
+    match Onboarding::parse(onboarding)? {
+        Onboarding::ExtensionInstall => Some("Welcome! Install the browser extension first; then I can help you."),
+        Onboarding::DataCollection => {
+            Some("Almost there: let the extension collect your data, or upload it; then I can help you.")
+        }
+        Onboarding::Processing | Onboarding::Complete => None,
+    }
 }
 
 /// One whole text and the end: nothing reaches the model.
@@ -107,7 +123,7 @@ pub struct Resume {
 pub async fn resume(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     turn: Path<String>,
     query: Query<Resume>,
 ) -> Result<HttpResponse, ApiError> {
@@ -145,7 +161,7 @@ async fn find(app: &App, request: &HttpRequest, user: UserId, turn: TurnId) -> R
 }
 
 /// `DELETE /api/genie/turns/{turn}`: stops it, at the model server too. Stopping what has ended is no error.
-pub async fn stop(app: Data<App>, request: HttpRequest, user: UserCaller, turn: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn stop(app: Data<App>, request: HttpRequest, user: ActingUser, turn: Path<String>) -> Result<HttpResponse, ApiError> {
     let turn = turn_id(&turn)?;
     let source = find(&app, &request, user.account.user, turn).await?;
     app.write.supervisor.stop(turn).await?;
@@ -163,7 +179,7 @@ async fn ended(mut progress: watch::Receiver<Progress>) {
 pub async fn sessions(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
@@ -183,7 +199,7 @@ pub async fn sessions(
 pub async fn messages(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     session: Path<String>,
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {

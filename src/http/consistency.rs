@@ -34,6 +34,16 @@ fn asked(request: &HttpRequest) -> Result<Option<u64>, ApiError> {
     answer::position(asked).map(Some)
 }
 
+/// To be called before a read of that projection that is of nobody in particular: an administrator's list, which is to show what
+/// an administrator did last.
+pub async fn wait_for_all(app: &App, request: &HttpRequest, projection: &'static str) -> Result<(), ApiError> {
+    if asked(request)?.is_some() {
+        return wait(app, request, projection, None).await;
+    }
+    let _ = app.reads.wait_for(projection, app.log.head(), OWN_WRITES).await; // not reached: the list is a little old
+    Ok(())
+}
+
 /// To be called before a read of that projection.
 pub async fn wait(app: &App, request: &HttpRequest, projection: &'static str, user: Option<UserId>) -> Result<(), ApiError> {
     if let Some(wanted) = asked(request)? {

@@ -4,8 +4,11 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::vault::{Plaintext, Target};
-use genie_events::{CredentialId, UserId};
+use genie_actors::{
+    Caller,
+    vault::{HeldJob, Plaintext, Target},
+};
+use genie_events::{CredentialId, UserId, service_key::Scope};
 use genie_projections::credentials::CredentialRow;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -16,10 +19,11 @@ use crate::{
     http::{
         answer::{self, PageQuery},
         body::Body,
-        caller::{SecretCaller, UserCaller},
+        caller::{RevealsCredentials, SecretCaller, ServerCaller, UserCaller},
         consistency,
         error::ApiError,
         idempotency,
+        jobs::job_id,
     },
 };
 
@@ -138,22 +142,40 @@ pub struct Reveal {
     #[serde(rename = "creatorProfileId")]
     id: String,
     purpose: Option<String>,
+    #[serde(rename = "jobId")]
+    job: Option<String>,
+    lease: Option<String>,
+}
+
+impl Reveal {
+    /// A key that only works on jobs is shown the credentials of those it works for, while it does.
+    fn only_for(&self, caller: &Caller) -> Result<Option<HeldJob>, ApiError> {
+        if caller.has_scope(Scope::CredentialsReveal) {
+            return Ok(None);
+        }
+        let (Some(job), Some(lease)) = (&self.job, &self.lease) else {
+            return Err(ApiError::ScopeNeeded(Scope::CredentialsReveal));
+        };
+        Ok(Some(HeldJob { job: job_id(job)?, lease: lease.clone() }))
+    }
 }
 
 /// `POST /api/credentials/reveal`. The plaintext leaves only after the fact is durable.
 pub async fn reveal(
     app: Data<App>,
     request: HttpRequest,
-    SecretCaller(caller): SecretCaller,
+    server: ServerCaller<RevealsCredentials>,
     Body(body): Body<Reveal>,
 ) -> Result<HttpResponse, ApiError> {
     let id = credential_id(&body.id)?;
     if body.purpose.as_ref().is_some_and(|purpose| purpose.chars().count() > 500) {
         return Err(ApiError::field("`purpose` must be at most 500 characters"));
     }
+    let only_for = body.only_for(&server.caller)?;
     consistency::wait(&app, &request, "credentials", None).await?;
     let owner = owner(&app, id).await?;
-    let revealed = app.write.vault.reveal(&app.write.users, owner, id, body.purpose, caller.metadata()).await?;
+    let metadata = server.caller.metadata();
+    let revealed = app.write.vault.reveal(&app.write.users, owner, id, body.purpose, only_for, metadata).await?;
     let credentials: Value = serde_json::from_slice(revealed.plaintext.expose())
         .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
     let response = answer::written(

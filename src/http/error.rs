@@ -8,15 +8,18 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use genie_actors::WriteError;
-use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure};
+use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Scope};
 use genie_log::{LogError, proof::CantProve};
 use genie_projections::ReadError;
 use serde_json::json;
 use tracing::error;
 
 use crate::{
+    archive::BadZip,
+    blobs::BlobError,
     http::{answer, request},
-    identity::password::PasswordError,
+    identity::{directus::Trouble, password::PasswordError},
+    onboarding::UploadError,
 };
 
 /// What clients are told to wait when the store is away or too much waits, in seconds.
@@ -34,9 +37,21 @@ pub enum ApiError {
     /// A caller whose token was good once.
     #[error("Invalid or expired token")]
     Expired,
+    /// The password was right, and a one-time code is missing or wrong.
+    #[error("The one-time code is missing, wrong, or was used before; wait for the next")]
+    InvalidOtp,
+    /// Too many wrong passwords or codes.
+    #[error("Too many wrong logins from this address; try again in {} s", .retry_after.as_secs().max(1))]
+    TooManyWrong { retry_after: Duration },
     /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// A service key without the scope that is wanted.
+    #[error("This needs a service key with the scope `{0}`")]
+    ScopeNeeded(Scope),
+    /// More than one token or secret.
+    #[error("A request may carry one token: one `Authorization` header, and none in the address")]
+    TwoTokens,
     /// Not there, or not the caller's to know.
     #[error("There is no such {0}, or it is not yours")]
     NotFound(&'static str),
@@ -45,13 +60,40 @@ pub enum ApiError {
     NoRoute,
     /// A body past the limit.
     #[error("The body is larger than {0} bytes")]
-    TooLarge(usize),
+    TooLarge(u64),
+    /// Headers past the limit.
+    #[error("The headers are larger than {0} bytes together")]
+    HeadersTooLarge(usize),
+    /// More requests than the caller's rate allows.
+    #[error("Too many requests; try again in {} s", whole_seconds(*.retry_after))]
+    TooFast { retry_after: Duration },
     /// A body that is not JSON.
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
+    /// An upload that is not a form.
+    #[error("The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`")]
+    NotForm,
+    /// An upload that is no ZIP, or one that must not be unpacked.
+    #[error(transparent)]
+    Zip(#[from] BadZip),
+    /// The blob store failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// A route of servers and workers without a secret to check.
     #[error("RBAC_SYNC_WEBHOOK_SECRET is not set on the server; set it to open this route")]
     SecretNotConfigured,
+    /// Something that only whoever runs the server can set.
+    #[error("{sentence}")]
+    NotConfigured { code: &'static str, sentence: String },
+    /// Directus did not say, or said that it can't.
+    #[error(transparent)]
+    Directus(Trouble),
+    /// Directus said no, in words of ours.
+    #[error("{sentence}")]
+    DirectusRefused { status: StatusCode, code: String, sentence: &'static str },
+    /// Whether somebody was registered shows later.
+    #[error("{0}")]
+    RegistrationUnknown(String),
     /// The model server's fault; the turn is kept.
     #[error("{}", .failure.sentence)]
     Model { failure: Failure, turn: Option<TurnId>, position: u64 },
@@ -76,6 +118,16 @@ impl ApiError {
     /// The named field is wrong.
     pub fn field(sentence: impl Into<String>) -> Self {
         Self::Invalid { code: "invalid_field", sentence: sentence.into() }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Zip(error) => error.into(),
+            UploadError::Blob(error) => error.into(),
+            UploadError::Write(error) => error.into(),
+        }
     }
 }
 
@@ -124,12 +176,30 @@ impl ApiError {
         match self {
             Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
             Self::NoCaller | Self::Expired => Wire::new(S::UNAUTHORIZED, "invalid_token"),
+            Self::InvalidOtp => Wire::new(S::UNAUTHORIZED, "invalid_otp"),
+            Self::TooManyWrong { retry_after } => {
+                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_wrong") }
+            }
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
+            Self::ScopeNeeded(_) => Wire::new(S::FORBIDDEN, "scope_needed"),
+            Self::TwoTokens => Wire::new(S::BAD_REQUEST, "two_tokens"),
             Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::HeadersTooLarge(_) => Wire::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"),
+            Self::TooFast { retry_after } => {
+                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") }
+            }
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
+            Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),
+            Self::Blob(BlobError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+            Self::Blob(BlobError::Away(_)) => Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away"),
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
+            Self::NotConfigured { code, .. } => Wire::new(S::INTERNAL_SERVER_ERROR, code),
+            Self::Directus(trouble) => wire_of_directus(trouble),
+            Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
+            Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
                 let status = if failure.code == "internal" { S::INTERNAL_SERVER_ERROR } else { S::BAD_GATEWAY };
                 Wire { turn: *turn, ..Wire::new(status, &failure.code) }
@@ -141,7 +211,8 @@ impl ApiError {
             Self::Proof(CantProve::NotSealed { .. }) => Wire::later(S::CONFLICT, "not_sealed"),
             Self::Proof(CantProve::NoSuchSize { .. }) => Wire::new(S::BAD_REQUEST, "invalid_field"),
             Self::Password(PasswordError::Busy) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
-            Self::Read(ReadError::Log(_))
+            Self::Blob(_)
+            | Self::Read(ReadError::Log(_))
             | Self::Proof(CantProve::Log(_))
             | Self::Password(PasswordError::Broken)
             | Self::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
@@ -151,10 +222,11 @@ impl ApiError {
     /// The sentence for people; what is internal says nothing.
     fn sentence(&self, status: StatusCode, code: &str) -> String {
         match (status, code) {
-            (StatusCode::INTERNAL_SERVER_ERROR, _) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, _) if !matches!(self, Self::NotConfigured { .. }) => {
                 "Something went wrong on the server; the request id tells which request".into()
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
+            (_, "blob_store_away") => "The store of files does not answer; nothing was changed, try again shortly".into(),
             (_, "store_away") => match self {
                 Self::Write(_) => {
                     "The store does not answer. Either all of this took effect or none; read before sending it again".into()
@@ -164,6 +236,21 @@ impl ApiError {
             _ => self.to_string(),
         }
     }
+}
+
+fn wire_of_directus(trouble: &Trouble) -> Wire {
+    use StatusCode as S;
+    match trouble {
+        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => Wire::later(S::BAD_GATEWAY, "directus_away"),
+        Trouble::LeftAlone(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::BAD_GATEWAY, "directus_away") },
+        Trouble::Overloaded(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy") },
+        Trouble::TooMany(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") },
+    }
+}
+
+/// As `Retry-After` has it: never too early, never zero.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).max(1) as u64
 }
 
 fn wire_of_write(error: &WriteError) -> Wire {
@@ -213,7 +300,7 @@ impl ResponseError for ApiError {
         }
         let mut response = HttpResponse::build(wire.status);
         if let Some(after) = wire.retry_after {
-            response.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            response.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         if let Self::Model { position, .. } = self {
             response.insert_header((answer::POSITION, answer::opaque(*position)));
@@ -259,12 +346,24 @@ directus_error_from!(WriteError, LogError, ReadError, PasswordError);
 
 impl DirectusError {
     /// In Directus' words.
-    fn code(&self) -> &'static str {
+    fn code(&self) -> &str {
         let wire = self.0.wire();
         match &self.0 {
+            ApiError::DirectusRefused { code, .. } => code,
+            ApiError::Directus(Trouble::TooMany(_)) => "REQUESTS_EXCEEDED",
+            ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
-            ApiError::Invalid { .. } | ApiError::NotJson | ApiError::TooLarge(_) => "INVALID_PAYLOAD",
+            ApiError::InvalidOtp => "INVALID_OTP",
+            ApiError::TooManyWrong { .. } => "REQUESTS_EXCEEDED",
+            ApiError::TooFast { .. } => "REQUESTS_EXCEEDED",
+            ApiError::Invalid { .. }
+            | ApiError::TwoTokens
+            | ApiError::NotJson
+            | ApiError::TooLarge(_)
+            | ApiError::HeadersTooLarge(_) => "INVALID_PAYLOAD",
+            ApiError::Write(WriteError::Refused(refusal)) if refusal.code == "email_taken" => "RECORD_NOT_UNIQUE",
+            _ if wire.status == StatusCode::BAD_REQUEST => "INVALID_PAYLOAD",
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
             _ => "FORBIDDEN",
@@ -274,12 +373,15 @@ impl DirectusError {
 
 impl ResponseError for DirectusError {
     fn status_code(&self) -> StatusCode {
-        self.0.status_code()
+        match self.code() {
+            "RECORD_NOT_UNIQUE" => StatusCode::BAD_REQUEST, // where our own routes say 409
+            _ => self.0.status_code(),
+        }
     }
 
     fn error_response(&self) -> HttpResponse {
         let (wire, code) = (self.0.wire(), self.code());
-        let status = wire.status;
+        let status = self.status_code();
         let sentence = match &self.0 {
             ApiError::NoCaller => "Invalid user credentials.".to_owned(),
             ApiError::Expired => "Token expired.".to_owned(),
@@ -290,7 +392,7 @@ impl ResponseError for DirectusError {
         }
         let mut answer = HttpResponse::build(status);
         if let Some(after) = wire.retry_after {
-            answer.insert_header((header::RETRY_AFTER, after.as_secs().max(1).to_string()));
+            answer.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
     }

@@ -1,15 +1,17 @@
 //! The feed (contract, section 9): facts as CloudEvents 1.0 in JSON, in pages or live. `data` holds an event's non-personal
-//! fields, by the written list of `genie_events::Event::clear`; secrets are not in facts at all.
+//! fields, by the written list of `genie_events::Event::clear`, or all of them for those who may and want to: then it is a fact
+//! that they did. Secrets are not in facts at all.
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    FromRequest, HttpRequest, HttpResponse,
     http::header::ACCEPT,
     web::{Data, Query},
 };
-use genie_events::{Moment, UserId};
-use genie_log::{Log, LogError, StoredRow, keys::KeyState};
+use genie_actors::Caller;
+use genie_events::{Metadata, Moment, UserId, service_key::Scope};
+use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::error;
 
@@ -17,7 +19,7 @@ use crate::{
     app::App,
     http::{
         answer,
-        caller::{Operator, UserCaller},
+        caller::{ActingUser, Operator, ReadsEvents},
         consistency,
         error::ApiError,
         sse,
@@ -28,6 +30,8 @@ use crate::{
 const SCANNED: usize = 5000;
 /// A live stream ends after so long, as long as a token is good; its subscriber comes back with its cursor and a good token.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// How often it is looked at whether a live stream's caller is still good.
+const RECHECK: Duration = Duration::from_secs(10);
 /// Rows of one reading for a live stream.
 const LIVE: usize = 200;
 
@@ -38,6 +42,16 @@ pub struct FeedQuery {
     types: Option<String>,
     user: Option<String>,
     slices: Option<String>,
+    personal: Option<bool>,
+}
+
+/// How much of an event is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    /// What is not personal.
+    Clear,
+    /// Everything.
+    All,
 }
 
 /// Which events are wanted.
@@ -72,6 +86,20 @@ impl FeedQuery {
     }
 }
 
+/// How much this caller is shown: everything only when they may. A key with the scope was made for that; the shared secret and
+/// administrators may everything, so they have to ask. That they did is on record before anything is answered.
+async fn shows(app: &App, caller: &Caller, asked: Option<bool>, filter: &Filter) -> Result<Shows, ApiError> {
+    let may = caller.is_admin() || caller.has_scope(Scope::EventsReadPersonal);
+    match asked.unwrap_or(may && caller.is_service_key()) {
+        false => Ok(Shows::Clear),
+        true if may => {
+            app.write.access.personal_read(caller, filter.user).await?;
+            Ok(Shows::All)
+        }
+        true => Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal)),
+    }
+}
+
 impl Filter {
     fn wants(&self, row: &StoredRow) -> bool {
         let type_matches = |wanted: &String| match wanted.ends_with('.') {
@@ -85,33 +113,45 @@ impl Filter {
 }
 
 /// `GET /api/events`: everybody's, for operators and subscribers.
-pub async fn all(app: Data<App>, request: HttpRequest, _: Operator, query: Query<FeedQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn all(
+    app: Data<App>,
+    request: HttpRequest,
+    operator: Operator<ReadsEvents>,
+    query: Query<FeedQuery>,
+) -> Result<HttpResponse, ApiError> {
     let filter = query.filter()?;
-    answer(&app, &request, &query, filter).await
+    let shows = shows(&app, &operator.caller, query.personal, &filter).await?;
+    answer::<Operator<ReadsEvents>>(&app, &request, &query, filter, shows).await
 }
 
 /// `GET /api/me/events`: one's own.
 pub async fn mine(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     query: Query<FeedQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let filter = Filter { user: Some(user.account.user), ..query.filter()? };
-    answer(&app, &request, &query, filter).await
+    answer::<ActingUser>(&app, &request, &query, filter, Shows::Clear).await
 }
 
-async fn answer(app: &Data<App>, request: &HttpRequest, query: &FeedQuery, filter: Filter) -> Result<HttpResponse, ApiError> {
+async fn answer<C: FromRequest + 'static>(
+    app: &Data<App>,
+    request: &HttpRequest,
+    query: &FeedQuery,
+    filter: Filter,
+    shows: Shows,
+) -> Result<HttpResponse, ApiError> {
     consistency::wait_for_log(app, request).await?;
     let after = query.after(request)?;
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     match accept.contains("text/event-stream") {
-        true => Ok(live(app.log.clone(), after, filter)),
-        false => page(&app.log, after, answer::limit(query.limit)? as usize, &filter).await,
+        true => Ok(live::<C>(app.log.clone(), request.clone(), after, filter, shows)),
+        false => page(&app.log, after, answer::limit(query.limit)? as usize, &filter, shows).await,
     }
 }
 
-async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter) -> Result<HttpResponse, ApiError> {
+async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter, shows: Shows) -> Result<HttpResponse, ApiError> {
     let (mut data, mut scanned) = (Vec::with_capacity(limit), 0);
     'reading: while scanned < SCANNED {
         let rows = log.rows(after, 500).await?;
@@ -121,7 +161,7 @@ async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter) -> Resul
         for row in rows {
             scanned += 1;
             if filter.wants(&row) {
-                data.push(cloud_event(log, &row).await?);
+                data.push(cloud_event(log, &row, shows).await?);
             }
             after = row.position;
             if data.len() == limit {
@@ -133,18 +173,26 @@ async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter) -> Resul
     Ok(answer::list(data, Some(answer::opaque(after))))
 }
 
-fn live(log: Log, after: u64, filter: Filter) -> HttpResponse {
+/// A live stream, for as long as whoever opened it is still a good caller of that kind.
+fn live<C: FromRequest + 'static>(log: Log, request: HttpRequest, after: u64, filter: Filter, shows: Shows) -> HttpResponse {
     let mut follower = log.follow(after);
-    let (opened, mut sent) = (Instant::now(), Instant::now());
+    let opened = Instant::now();
+    let (mut sent, mut checked) = (opened, opened);
     let stream = async_stream::stream! {
         yield Ok::<_, actix_web::Error>(sse::retry());
         while opened.elapsed() < LONGEST {
+            if checked.elapsed() >= RECHECK {
+                checked = Instant::now();
+                if C::extract(&request).await.is_err() {
+                    return;
+                }
+            }
             // Also when only others' facts were seen: the subscriber's cursor moves on with what was passed over.
             if sent.elapsed() >= sse::HEARTBEAT {
                 sent = Instant::now();
                 yield Ok(sse::place(&answer::opaque(follower.position())));
             }
-            let rows = match timeout_at(sent + sse::HEARTBEAT, follower.next(LIVE)).await {
+            let rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next(LIVE)).await {
                 Err(_) => continue,
                 Ok(Ok(rows)) => rows,
                 // The subscriber comes back with its cursor; nothing is skipped.
@@ -154,7 +202,7 @@ fn live(log: Log, after: u64, filter: Filter) -> HttpResponse {
                 }
             };
             for row in rows.iter().filter(|row| filter.wants(row)) {
-                match cloud_event(&log, row).await {
+                match cloud_event(&log, row, shows).await {
                     Ok(event) => {
                         sent = Instant::now();
                         yield Ok(sse::event(&answer::opaque(row.position), &event));
@@ -179,7 +227,7 @@ fn shown_time((name, value): (String, Value)) -> (String, Value) {
 }
 
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged one is shown as such, not passed over.
-async fn cloud_event(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
+async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, LogError> {
     let mut event = json!({
         "specversion": "1.0",
         "id": row.event_id,
@@ -201,11 +249,17 @@ async fn cloud_event(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
             return Ok(event);
         }
     }
-    match row.verified_stream().and_then(|_| row.metadata()) {
-        Ok(metadata) => {
+    match said(log, row, shows).await {
+        Ok((metadata, fields)) => {
             event["caller"] = metadata.caller.as_str().into();
+            if let Some(by) = metadata.by.map(|by| by.to_string()).or(metadata.key.map(|key| key.0)) {
+                event["callerid"] = by.into();
+            }
+            if let Some(user) = metadata.on_behalf_of {
+                event["onbehalfof"] = user.to_string().into();
+            }
             event["requestid"] = metadata.request_id.into();
-            event["data"] = metadata.clear.into_iter().map(shown_time).collect::<serde_json::Map<_, _>>().into();
+            event["data"] = fields.into_iter().map(shown_time).collect::<Map<_, _>>().into();
         }
         Err(LogError::Damaged(damaged)) => {
             error!(%damaged, "the feed shows a damaged event without its data");
@@ -214,4 +268,35 @@ async fn cloud_event(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
         Err(error) => return Err(error),
     }
     Ok(event)
+}
+
+/// Who asked, and the fields that are shown.
+async fn said(log: &Log, row: &StoredRow, shows: Shows) -> Result<(Metadata, Map<String, Value>), LogError> {
+    match shows {
+        Shows::Clear => {
+            row.verified_stream()?;
+            let mut metadata = row.metadata()?;
+            let fields = std::mem::take(&mut metadata.clear).into_iter().collect();
+            Ok((metadata, fields))
+        }
+        Shows::All => {
+            let fact = log.open_row(row).await?;
+            let fields = match fact.body {
+                Body::Open(event, _) => fields_of(event.to_json()),
+                Body::Forgotten => Map::new(),
+            };
+            Ok((fact.metadata, fields))
+        }
+    }
+}
+
+/// What an event says, without its own name.
+fn fields_of(event: Value) -> Map<String, Value> {
+    match event {
+        Value::Object(mut fields) => {
+            fields.remove("event");
+            fields
+        }
+        _ => Map::new(),
+    }
 }

@@ -2,6 +2,7 @@
 //! server, each with its state.
 
 use actix_web::{HttpResponse, web::Data};
+use genie_events::Moment;
 use genie_log::{health::Trouble, sealer::State};
 use serde_json::{Map, Value, json};
 
@@ -17,8 +18,13 @@ pub async fn alive() -> HttpResponse {
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole or a projection stopped. Without a model server genie is ready all the same.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    let (store, model, statuses, elected) =
-        tokio::join!(app.log.store().ping(), app.write.supervisor.ollama().ping(), app.reads.statuses(), app.log.elected());
+    let (store, model, directus, statuses, elected) = tokio::join!(
+        app.log.store().ping(),
+        app.write.supervisor.ollama().ping(),
+        directus(&app),
+        app.reads.statuses(),
+        app.log.elected()
+    );
     let head = app.log.head();
     let mut projections = Map::new();
     let mut all_follow = statuses.is_ok();
@@ -50,6 +56,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         "elected": elected,
         "sealing": sealing(&app),
         "ollama": state(model.is_ok()),
+        "directus": directus,
         "live_users": app.write.users.live_count(),
     });
     if is_ready {
@@ -62,6 +69,18 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let mut all = failure.as_object().cloned().unwrap_or_default();
     all.extend(fields.as_object().cloned().unwrap_or_default());
     HttpResponse::ServiceUnavailable().json(all)
+}
+
+/// Who says who is who, where that is not genie itself. Without it genie is ready all the same: tokens that it has seen serve on.
+async fn directus(app: &App) -> Value {
+    let Some(directus) = &app.directus else { return Value::Null };
+    let (answers, (circuit, since)) = directus.state().await;
+    let (secret, differs_since) = directus.secret_state();
+    json!({
+        "state": if answers { "ok" } else { "away" },
+        "circuit": {"state": circuit, "since": since.rfc3339()},
+        "secret": {"state": secret, "since": differs_since.map(Moment::rfc3339)},
+    })
 }
 
 /// The tree over the log. A sealer that stopped is an alarm for whoever runs genie; facts are kept and served all the same.

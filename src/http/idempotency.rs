@@ -18,6 +18,16 @@ impl BodyHash {
     pub fn of(body: &[u8]) -> Self {
         Self(sha256_hex(body))
     }
+
+    /// Of a body that was read piece by piece.
+    pub fn known(hash: String) -> Self {
+        Self(hash)
+    }
+}
+
+/// Whether the request may be sent again.
+pub fn has_key(request: &HttpRequest) -> bool {
+    request.headers().contains_key(HEADER)
 }
 
 /// How this command is asked: by whom, and under which key, if the request carries one. The key is the caller's own, for this

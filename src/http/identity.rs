@@ -1,27 +1,43 @@
-//! Registration and login, on Directus' own wire (contract, section 2).
+//! Registration, login and one's own account, on Directus' own wire (contract, section 2).
 
-use std::sync::Arc;
-
-use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::register::Applicant;
-use genie_events::{Metadata, User, UserCommand, UserId};
-use genie_log::{Work, keys::sha256_hex};
-use secrecy::SecretString;
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{HeaderName, HeaderValue, USER_AGENT},
+    web::{Data, Query},
+};
+use genie_actors::{
+    WriteError,
+    accounts::{NewFamily, Proof, revise::Revision},
+    register::Applicant,
+};
+use genie_events::{Metadata, UserId, account::Code, email};
+use genie_log::sessions::{Refresh as Rotation, Refreshed};
+use genie_projections::accounts::AccountRow;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::{
     app::App,
     http::{
         answer,
         body::Body,
-        caller::{DirectusUser, account_of},
+        caller::{DirectusActingUser, DirectusUser, UserCaller, account_of},
         consistency,
         error::{ApiError, DirectusError},
         request,
     },
-    identity::token::{ACCESS_SECONDS, REFRESH_SECONDS, new_refresh_token},
+    identity::{
+        refresh::{REFRESH_SECONDS, RefreshToken},
+        throttle::Guesser,
+        token::ACCESS_SECONDS,
+        two_factor::TwoFactor,
+    },
 };
+
+/// One-time codes, on Directus' own routes.
+pub mod two_factor;
 
 /// The shortest password.
 const MIN_PASSWORD: usize = 8;
@@ -30,20 +46,17 @@ const MAX_PASSWORD: usize = 1024;
 
 #[derive(Deserialize)]
 pub struct Registration {
-    email: String,
-    password: SecretString,
+    pub email: String,
+    pub password: SecretString,
     #[serde(rename = "firstName")]
-    first_name: Option<String>,
+    pub first_name: Option<String>,
     #[serde(rename = "inviteCode")]
-    invite_code: String,
+    pub invite_code: String,
 }
 
 /// `POST /api/register`
 pub async fn register(app: Data<App>, Body(body): Body<Registration>) -> Result<HttpResponse, ApiError> {
-    check_password(&body.password)?;
-    if body.first_name.as_ref().is_some_and(|name| name.chars().count() > 200) {
-        return Err(ApiError::field("`firstName` must be at most 200 characters"));
-    }
+    check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
         password_hash: app.passwords.hash(body.password).await?,
@@ -55,8 +68,17 @@ pub async fn register(app: Data<App>, Body(body): Body<Registration>) -> Result<
     Ok(answer::written(json!({"userId": registered.user}), registered.position))
 }
 
-fn check_password(password: &SecretString) -> Result<(), ApiError> {
-    use secrecy::ExposeSecret;
+/// What can be said of a registration without asking anybody.
+pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
+    check_password(&body.password)?;
+    match &body.first_name {
+        Some(name) if name.chars().count() > 200 => Err(ApiError::field("`firstName` must be at most 200 characters")),
+        _ => Ok(()),
+    }
+}
+
+/// A password that somebody wants to have from now on.
+pub fn check_password(password: &SecretString) -> Result<(), ApiError> {
     match password.expose_secret().len() {
         MIN_PASSWORD..=MAX_PASSWORD => Ok(()),
         _ => Err(ApiError::field(format!("`password` must have {MIN_PASSWORD} to {MAX_PASSWORD} bytes"))),
@@ -67,61 +89,104 @@ fn check_password(password: &SecretString) -> Result<(), ApiError> {
 pub struct Login {
     email: String,
     password: SecretString,
+    otp: Option<SecretString>,
     mode: Option<String>,
 }
 
-/// `POST /auth/login`
-pub async fn log_in(app: Data<App>, body: Result<Body<Login>, ApiError>) -> Result<HttpResponse, DirectusError> {
+/// `POST /auth/login`. Right or wrong, known or not, it takes the same time.
+pub async fn log_in(
+    app: Data<App>,
+    request: HttpRequest,
+    body: Result<Body<Login>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
-    let user = app.write.register.holder(&body.email).await?;
-    let stored = match user {
+    let began = Instant::now();
+    let account = email::normalise(&body.email).unwrap_or_else(|| body.email.clone());
+    let guesser = Guesser::new(request::client_address(&request), app.log.hashes().email(&account).0);
+    check_guesser(&app, &guesser)?;
+    let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(str::to_owned);
+    let answered = prove_and_open(&app, body, agent).await;
+    if matches!(answered, Err(DirectusError(ApiError::NoCaller | ApiError::InvalidOtp))) {
+        app.throttle.count(&guesser, Instant::now());
+    }
+    tokio::time::sleep_until(began + app.config.login_stall).await;
+    answered
+}
+
+/// Whoever was wrong too often has to wait.
+pub fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> {
+    match app.throttle.wait(guesser, Instant::now()) {
+        Some(retry_after) => Err(DirectusError(ApiError::TooManyWrong { retry_after })),
+        None => Ok(()),
+    }
+}
+
+async fn prove_and_open(app: &App, login: Login, agent: Option<String>) -> Result<HttpResponse, DirectusError> {
+    let user = app.write.register.holder(&login.email).await?;
+    let password = right_password(app, user, login.password).await?;
+    let (Some(user), Some(password)) = (user, password) else { return Err(DirectusError(ApiError::NoCaller)) };
+    let code = match &login.otp {
+        Some(otp) => right_code(app, user, otp).await?,
+        None => None,
+    };
+    open_session(app, user, Proof { password, code }, agent).await
+}
+
+/// The version of the hash that a password is right for. It takes as long when there is nobody.
+async fn right_password(app: &App, user: Option<UserId>, password: SecretString) -> Result<Option<u32>, DirectusError> {
+    let held = match user {
         Some(user) => app.write.vault.password_hash(user).await?,
         None => None,
     };
-    let stored = stored.and_then(|hash| String::from_utf8(hash.to_vec()).ok());
-    let is_right = app.passwords.check(body.password, stored).await?;
-    let Some(user) = user.filter(|_| is_right) else { return Err(DirectusError(ApiError::NoCaller)) };
-    open_session(&app, user).await
+    let (version, hash) = held.unzip();
+    let hash = hash.and_then(|hash| String::from_utf8(hash.to_vec()).ok());
+    let is_right = app.passwords.check(password, hash).await?;
+    Ok(version.filter(|_| is_right))
 }
 
-async fn open_session(app: &App, user: UserId) -> Result<HttpResponse, DirectusError> {
-    let refresh_token = new_refresh_token();
-    let now = app.log.clock().now();
-    let session = Work::OpenSession {
-        user,
-        token_hash: sha256_hex(refresh_token.as_bytes()),
-        family: app.log.clock().new_uuid().to_string(),
-        expires_at: now.plus_seconds(REFRESH_SECONDS),
-    };
-    let planner = move |state: &User, now| {
-        let changes = state.decide(now, UserCommand::SignIn)?;
-        Ok(genie_actors::users::Plan { changes, work: vec![session.clone()], ..Default::default() })
-    };
+/// A one-time code that is right now. Whether it was used before, the account knows.
+async fn right_code(app: &App, user: UserId, otp: &SecretString) -> Result<Option<Code>, DirectusError> {
+    let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else { return Ok(None) };
+    let step = TwoFactor::from_bytes(secret.to_vec()).and_then(|held| held.step_of(otp, app.log.clock().now()));
+    Ok(step.map(|step| Code { version, step }))
+}
+
+async fn open_session(app: &App, user: UserId, proof: Proof, agent: Option<String>) -> Result<HttpResponse, DirectusError> {
+    let token = app.refresh_tokens.first(app.log.clock().new_uuid());
+    let family = NewFamily { family: token.family, token_hash: token.hash(), agent, seconds: REFRESH_SECONDS };
     let metadata = Metadata::user(user, &request::current_id());
-    let done = app.write.users.plan(user, None, metadata, Arc::new(planner)).await;
-    let done = done.map_err(|error| match error {
-        // A suspended or forgotten user looks like a wrong password.
-        genie_actors::WriteError::Refused(_) | genie_actors::WriteError::Forgotten => DirectusError(ApiError::NoCaller),
+    let done = app.write.accounts.sign_in(user, proof, family, metadata).await.map_err(|error| match error {
+        WriteError::Refused(refusal) if refusal.code == "invalid_otp" => DirectusError(ApiError::InvalidOtp),
+        // Who is suspended or forgotten looks like a wrong password.
+        WriteError::Refused(_) => DirectusError(ApiError::NoCaller),
         error => error.into(),
     })?;
-    let mut response = tokens(app, user, refresh_token).await?;
-    if let Ok(position) = actix_web::http::header::HeaderValue::from_str(&answer::opaque(done.position)) {
-        response.headers_mut().insert(actix_web::http::header::HeaderName::from_static("genie-position"), position);
-    }
-    Ok(response)
+    // The token says what they are now; when the read side is slow, what they were a moment ago.
+    let _ = app.reads.wait_for("accounts", done.position, app.config.read_wait).await;
+    Ok(with_position(tokens(app, user, &token).await?, done.position))
 }
 
-async fn tokens(app: &App, user: UserId, refresh_token: String) -> Result<HttpResponse, DirectusError> {
+fn with_position(mut response: HttpResponse, position: u64) -> HttpResponse {
+    if let Ok(position) = HeaderValue::from_str(&answer::opaque(position)) {
+        response.headers_mut().insert(HeaderName::from_static("genie-position"), position);
+    }
+    response
+}
+
+async fn tokens(app: &App, user: UserId, refresh_token: &RefreshToken) -> Result<HttpResponse, DirectusError> {
     let account = account_of(app, user, app.config.read_wait).await.map_err(DirectusError)?;
     let account = account.ok_or(DirectusError(ApiError::NoCaller))?;
     if account.status != "active" {
         return Err(DirectusError(ApiError::NoCaller));
     }
-    let access = app.tokens.access(user, &account.role, account.admin, app.log.clock().now());
+    let now = app.log.clock().now();
+    let access = app.tokens.access(user, &account.role, account.admin, refresh_token.family, now);
     let access = access.ok_or_else(|| DirectusError(ApiError::Internal("a token could not be signed".into())))?;
     Ok(HttpResponse::Ok().json(json!({"data": {
-        "access_token": access, "refresh_token": refresh_token, "expires": ACCESS_SECONDS * 1000,
+        "access_token": access,
+        "refresh_token": refresh_token.text.expose_secret(),
+        "expires": ACCESS_SECONDS * 1000,
     }})))
 }
 
@@ -131,28 +196,40 @@ pub struct Refresh {
     mode: Option<String>,
 }
 
-/// `POST /auth/refresh`
+/// `POST /auth/refresh`. Tabs that come with one token at once all get the same successor. A token that was replaced long ago
+/// ends its login: a thief has it, or its owner does and a thief has its successor.
 pub async fn refresh(app: Data<App>, body: Result<Body<Refresh>, ApiError>) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
-    let successor = new_refresh_token();
+    let Some(old) = app.refresh_tokens.read(&body.refresh_token) else { return Err(DirectusError(ApiError::NoCaller)) };
+    let successor = app.refresh_tokens.successor(&old);
     let now = app.log.clock().now();
-    let (old, new) = (hash(&body.refresh_token), sha256_hex(successor.as_bytes()));
-    let user = app.log.rotate_session(&old, &new, now, now.plus_seconds(REFRESH_SECONDS)).await?;
-    tokens(&app, user.ok_or(DirectusError(ApiError::NoCaller))?, successor).await
+    let rotation = Rotation {
+        family: old.family.to_string(),
+        old_hash: old.hash(),
+        new_hash: successor.hash(),
+        now,
+        expires_at: now.plus_seconds(REFRESH_SECONDS),
+    };
+    match app.log.refresh_session(rotation).await? {
+        Refreshed::Good(user) => tokens(&app, user, &successor).await,
+        Refreshed::Over => Err(DirectusError(ApiError::NoCaller)),
+        Refreshed::Reused(user) => {
+            let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
+            app.write.accounts.end_reused(user, old.family.to_string(), metadata).await?;
+            Err(DirectusError(ApiError::NoCaller))
+        }
+    }
 }
 
-/// `POST /auth/logout`
+/// `POST /auth/logout`. Any token of a login ends it.
 pub async fn log_out(app: Data<App>, body: Result<Body<Refresh>, ApiError>) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
-    app.log.end_session(&hash(&body.refresh_token)).await?;
+    if let Some(token) = app.refresh_tokens.read(&body.refresh_token) {
+        app.log.end_session(&token.family.to_string(), None).await?;
+    }
     Ok(HttpResponse::NoContent().finish())
-}
-
-fn hash(token: &SecretString) -> String {
-    use secrecy::ExposeSecret;
-    sha256_hex(token.expose_secret().as_bytes())
 }
 
 fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
@@ -162,17 +239,110 @@ fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
     }
 }
 
+#[derive(Deserialize)]
+pub struct NewPassword {
+    token: SecretString,
+    password: SecretString,
+}
+
+/// `POST /auth/password/reset`
+pub async fn reset_password(app: Data<App>, body: Result<Body<NewPassword>, ApiError>) -> Result<HttpResponse, DirectusError> {
+    let Body(body) = body.map_err(DirectusError)?;
+    check_password(&body.password).map_err(DirectusError)?;
+    let user = app.write.accounts.check_reset(&body.token, Metadata::system()).await?;
+    let hash = app.passwords.hash(body.password).await?;
+    let metadata = Metadata::user(user, &request::current_id());
+    let done = app.write.accounts.reset_password(&body.token, hash, metadata).await?;
+    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+}
+
+#[derive(Deserialize)]
+pub struct Changes {
+    email: Option<String>,
+    password: Option<SecretString>,
+    old_password: Option<SecretString>,
+}
+
+/// `PATCH /users/me`
+pub async fn change_me(
+    app: Data<App>,
+    request: HttpRequest,
+    DirectusUser(caller): DirectusUser,
+    body: Result<Body<Changes>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(Changes { email, password, old_password }) = body.map_err(DirectusError)?;
+    if email.is_none() && password.is_none() {
+        return Err(DirectusError(ApiError::field("`email` or `password` must be given; nothing else can be changed here")));
+    }
+    if email.as_deref().is_some_and(|email| email::normalise(email).is_none()) {
+        return Err(DirectusError(ApiError::field("`email` must be an e-mail address")));
+    }
+    if let Some(password) = &password {
+        check_password(password).map_err(DirectusError)?;
+    }
+    let old = old_password.ok_or_else(|| DirectusError(ApiError::field("`old_password` is missing")))?;
+    let from = prove_again(&app, &request, &caller, old).await?;
+    let password_hash = match password {
+        Some(password) => Some(app.passwords.hash(password).await?),
+        None => None,
+    };
+    let revision = Revision { from, password_hash, email, keep: caller.login.map(|login| login.to_string()) };
+    let id = caller.account.user;
+    let position = app.write.accounts.revise(id, &revision, caller.caller.metadata()).await.map_err(|error| match error {
+        WriteError::Refused(refusal) if refusal.code == "wrong_password" => DirectusError(ApiError::NoCaller),
+        error => error.into(),
+    })?;
+    app.reads.wait_for("accounts", position, app.config.read_wait).await?;
+    let account = app.reads.accounts.get(id).await?.ok_or(DirectusError(ApiError::NoCaller))?;
+    Ok(with_position(shown(&account, &request)?, position))
+}
+
+/// Checks the password of somebody who has a token already: a token alone may have been stolen. Wrong ones count as at a login.
+async fn prove_again(
+    app: &App,
+    request: &HttpRequest,
+    caller: &UserCaller,
+    password: SecretString,
+) -> Result<u32, DirectusError> {
+    let user = caller.account.user;
+    let guesser = Guesser::new(request::client_address(request), user.to_string());
+    check_guesser(app, &guesser)?;
+    let right = right_password(app, Some(user), password).await?;
+    right.ok_or_else(|| {
+        app.throttle.count(&guesser, Instant::now());
+        DirectusError(ApiError::NoCaller)
+    })
+}
+
 /// `GET /users/me`
 pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
-    DirectusUser(user): DirectusUser,
+    DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     let id = user.account.user;
     consistency::wait(&app, &request, "accounts", Some(id)).await.map_err(DirectusError)?;
     let account = app.reads.accounts.get(id).await?.ok_or(DirectusError(ApiError::NoCaller))?;
-    Ok(HttpResponse::Ok().json(json!({"data": {
-        "id": account.user, "email": account.email, "first_name": account.first_name, "role": account.role,
-        "status": account.status, "tier": account.tier, "created_at": account.created_at.rfc3339(),
-    }})))
+    shown(&account, &request)
+}
+
+/// An account with the fields that were asked for; those that it has not are left out, as Directus does.
+fn shown(account: &AccountRow, request: &HttpRequest) -> Result<HttpResponse, DirectusError> {
+    let all = json!({
+        "id": account.user, "email": account.email, "first_name": account.first_name, "last_name": null,
+        "role": account.role, "status": account.status, "tier": account.tier, "onboarding": account.onboarding,
+        // Directus shows that there is a secret, and never the secret.
+        "tfa_secret": account.two_factor.then_some("**********"),
+        "created_at": account.created_at.rfc3339(),
+    });
+    let query = Query::<Vec<(String, String)>>::from_query(request.query_string())
+        .map_err(|_| DirectusError(ApiError::field("The query can't be read: a field has the wrong form")))?;
+    let asked = query.iter().filter(|(name, _)| name == "fields" || name == "fields[]");
+    let wanted: Vec<&str> = asked.flat_map(|(_, fields)| fields.split(',')).map(str::trim).collect();
+    let is_wanted = |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
+    let fields: Map<String, Value> = match all {
+        Value::Object(all) => all.into_iter().filter(|(field, _)| is_wanted(field)).collect(),
+        _ => Map::new(),
+    };
+    Ok(HttpResponse::Ok().json(json!({"data": fields})))
 }

@@ -1,14 +1,25 @@
 //! Invites (contract, section 2): made by administrators, each opens the door once.
 
-use actix_web::{HttpResponse, web::Data};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path, Query},
+};
 use clap::Args;
 use genie_events::{Metadata, Moment, invite::Grant, tier::Tier};
+use genie_projections::invites::InviteRow;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::AdminCaller, error::ApiError, request},
+    http::{
+        answer::{self, PageQuery},
+        body::Body,
+        caller::AdminCaller,
+        consistency,
+        error::ApiError,
+        request,
+    },
 };
 
 /// The most invites of one request.
@@ -58,7 +69,7 @@ impl NewInvites {
     }
 }
 
-/// `POST /api/admin/invites`. The codes are shown once: only their hashes are kept.
+/// `POST /api/admin/invites`
 pub async fn create(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
@@ -74,13 +85,50 @@ pub async fn create_as_operator(app: Data<App>, Body(body): Body<NewInvites>) ->
 
 async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpResponse, ApiError> {
     let (count, grant) = body.read()?;
-    let created_at = app.log.clock().now().rfc3339();
+    let created_at = app.log.clock().now();
     let made = app.write.register.make_invites(count, grant.clone(), metadata).await?;
-    let shown = made.codes.iter().map(|code| {
-        json!({
-            "code": code, "tier": grant.tier.as_str(), "role": grant.role, "expires_at": grant.expires_at.map(Moment::rfc3339),
-            "used_by": null, "used_at": null, "created_at": created_at,
-        })
-    });
-    Ok(answer::written(json!({"data": shown.collect::<Vec<_>>()}), made.position))
+    let row = |code: &String| InviteRow {
+        code: Some(code.clone()),
+        tier: grant.tier.as_str().to_owned(),
+        role: grant.role.clone(),
+        expires_at: grant.expires_at,
+        created_at,
+        ..InviteRow::default()
+    };
+    let shown: Vec<Value> = made.codes.iter().map(|code| shown(&row(code), created_at)).collect();
+    Ok(answer::written(json!({"data": shown}), made.position))
+}
+
+/// `GET /api/admin/invites`
+pub async fn list(
+    app: Data<App>,
+    request: HttpRequest,
+    _: AdminCaller,
+    page: Query<PageQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let limit = page.limit()?;
+    consistency::wait_for_all(&app, &request, "invites").await?;
+    let rows = app.reads.invites.list(page.after_pair()?, limit).await?;
+    let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.created_at.0, row.id));
+    let now = app.log.clock().now();
+    Ok(answer::list(rows.iter().map(|row| shown(row, now)).collect(), next))
+}
+
+/// `DELETE /api/admin/invites/{code}`
+pub async fn revoke(app: Data<App>, AdminCaller(caller): AdminCaller, code: Path<String>) -> Result<HttpResponse, ApiError> {
+    let position = app.write.register.revoke_invite(&code, caller.metadata()).await?;
+    Ok(answer::written(json!({"code": *code, "revoked": true}), position))
+}
+
+fn shown(row: &InviteRow, now: Moment) -> Value {
+    let time = |at: Option<Moment>| at.map(Moment::rfc3339);
+    let status = match (&row.used_by, row.expires_at) {
+        (Some(_), _) => "used",
+        (None, Some(at)) if at <= now => "expired",
+        (None, _) => "open",
+    };
+    json!({
+        "code": row.code, "status": status, "tier": row.tier, "role": row.role, "expires_at": time(row.expires_at),
+        "used_by": row.used_by, "used_at": time(row.used_at), "created_at": row.created_at.rfc3339(),
+    })
 }

@@ -4,11 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_events::{
-    JobId, Moment, UserCommand, UserId,
-    job::{JobCommand, JobSpec},
-    operation,
-};
+use genie_events::{JobId, Moment, UserCommand, UserId, job::JobSpec, operation};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::Deserialize;
@@ -19,7 +15,7 @@ use crate::{
     http::{
         answer::{self, PageQuery},
         body::Body,
-        caller::{AnyCaller, UserCaller},
+        caller::{ActingUser, Somebody},
         consistency,
         error::ApiError,
         idempotency,
@@ -118,7 +114,7 @@ impl NewJob {
 pub async fn submit(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     Body(body): Body<NewJob>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
@@ -135,16 +131,16 @@ pub async fn submit(
 }
 
 /// `POST /api/queue/retry/{id}`
-pub async fn retry(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn retry(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
-    let command = UserCommand::Job(job.clone(), JobCommand::Retry);
+    let command = UserCommand::RetryJob(job.clone());
     let done = app.write.users.ask(user.account.user, asking, command).await?;
     Ok(answer::written(json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}), done.position))
 }
 
 /// `POST /api/queue/cancel/{id}`
-pub async fn cancel(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn cancel(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
     let done = app.write.jobs.cancel(user.account.user, job.clone(), asking).await?;
@@ -154,7 +150,7 @@ pub async fn cancel(app: Data<App>, request: HttpRequest, user: UserCaller, id: 
 /// `GET /api/queue/stats`
 pub async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     if !app.config.queue_stats_public {
-        <AnyCaller as actix_web::FromRequest>::extract(&request).await?;
+        <Somebody as actix_web::FromRequest>::extract(&request).await?;
     }
     consistency::wait(&app, &request, "jobs", None).await?;
     let queues = app.reads.jobs.stats(app.log.clock().now()).await?;
@@ -191,7 +187,7 @@ pub struct Wanted {
 pub async fn list(
     app: Data<App>,
     request: HttpRequest,
-    user: UserCaller,
+    user: ActingUser,
     wanted: Query<Wanted>,
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -215,7 +211,7 @@ pub async fn list(
 }
 
 /// `GET /api/jobs/{id}`
-pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn show(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let job = job_id(&id)?;
     consistency::wait(&app, &request, "jobs", Some(user.account.user)).await?;
     let row = app.reads.jobs.get(&job, app.log.clock().now()).await?;
@@ -227,7 +223,7 @@ pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller, id: Pa
     Ok(answer::ok(shown(&row, lease.and_then(|lease| lease.progress))))
 }
 
-fn may_see(user: &UserCaller, owner: UserId) -> bool {
+fn may_see(user: &ActingUser, owner: UserId) -> bool {
     user.account.user == owner || user.caller.is_admin()
 }
 

@@ -3,23 +3,33 @@
 use std::time::Duration;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    FromRequest, HttpRequest, HttpResponse,
     web::{Data, Path},
 };
 use genie_actors::jobs::{AttemptEnd, Claimed};
 use genie_events::{JobId, Refusal, UserId, operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::SecretCaller, error::ApiError, idempotency, jobs::job_id},
+    http::{
+        answer,
+        body::Body,
+        caller::{ServerCaller, WorksOnJobs},
+        error::ApiError,
+        idempotency,
+        jobs::job_id,
+    },
 };
 
 /// The most jobs of one claim.
 const MAX_CLAIM: usize = 100;
 /// The longest a claim may wait, in milliseconds.
 const MAX_WAIT_MS: u64 = 30_000;
+/// How often it is looked at whether a worker that waits is still a good caller: its key may be revoked meanwhile.
+const RECHECK: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 pub struct Claim {
@@ -32,7 +42,8 @@ pub struct Claim {
 /// `POST /api/worker/claim`
 pub async fn claim(
     app: Data<App>,
-    SecretCaller(caller): SecretCaller,
+    request: HttpRequest,
+    server: ServerCaller<WorksOnJobs>,
     Body(body): Body<Claim>,
 ) -> Result<HttpResponse, ApiError> {
     let queues: Option<Vec<&'static str>> = body.queues.iter().map(|queue| operation::queue(queue)).collect();
@@ -50,7 +61,16 @@ pub async fn claim(
     if wait > MAX_WAIT_MS {
         return Err(ApiError::field(format!("`wait_ms` must be at most {MAX_WAIT_MS}")));
     }
-    let claimed = app.write.jobs.claim(queues, body.worker_id, max, Duration::from_millis(wait), caller.metadata()).await?;
+    let until = Instant::now() + Duration::from_millis(wait);
+    let claimed = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let (queues, worker, metadata) = (queues.clone(), body.worker_id.clone(), server.caller.metadata());
+        let claimed = app.write.jobs.claim(queues, worker, max, left.min(RECHECK), metadata).await?;
+        if !claimed.is_empty() || left <= RECHECK {
+            break claimed;
+        }
+        ServerCaller::<WorksOnJobs>::extract(&request).await?;
+    };
     let fields = json!({"jobs": claimed.iter().map(shown).collect::<Vec<_>>()});
     Ok(match claimed.iter().map(|claimed| claimed.position).max() {
         Some(position) => answer::written(fields, position),
@@ -76,7 +96,7 @@ pub struct Heartbeat {
 /// `POST /api/worker/jobs/{id}/heartbeat`
 pub async fn heartbeat(
     app: Data<App>,
-    SecretCaller(_): SecretCaller,
+    _: ServerCaller<WorksOnJobs>,
     id: Path<String>,
     Body(body): Body<Heartbeat>,
 ) -> Result<HttpResponse, ApiError> {
@@ -110,11 +130,11 @@ pub struct Complete {
 pub async fn complete(
     app: Data<App>,
     request: HttpRequest,
-    SecretCaller(caller): SecretCaller,
+    server: ServerCaller<WorksOnJobs>,
     id: Path<String>,
     Body(body): Body<Complete>,
 ) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
+    let asking = idempotency::asking(&app, &request, &server.caller)?;
     let job = job_id(&id)?;
     let owner = owner(&app, &job).await?;
     let end = AttemptEnd::Completed { result: body.result, outputs: Value::Array(body.outputs) };
@@ -133,11 +153,11 @@ pub struct Fail {
 pub async fn fail(
     app: Data<App>,
     request: HttpRequest,
-    SecretCaller(caller): SecretCaller,
+    server: ServerCaller<WorksOnJobs>,
     id: Path<String>,
     Body(body): Body<Fail>,
 ) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
+    let asking = idempotency::asking(&app, &request, &server.caller)?;
     let job = job_id(&id)?;
     if body.error.len() > 10_000 {
         return Err(ApiError::field("`error` must be at most 10000 bytes"));

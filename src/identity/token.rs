@@ -1,14 +1,12 @@
-//! Access tokens: HS256, with the claims of Directus (directus: `iss`, 15 minutes). Refresh tokens: random, kept as hashes.
+//! Access tokens: HS256, with the claims of Directus (directus: `iss`, 15 minutes), and which login they are of.
 
 use genie_events::{Moment, UserId};
-use genie_log::keys::hex;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// How long an access token is good.
 pub const ACCESS_SECONDS: i64 = 15 * 60;
-/// How long a refresh token is good; each refresh starts it anew.
-pub const REFRESH_SECONDS: i64 = 7 * 24 * 60 * 60;
 const ISSUER: &str = "directus";
 /// Which key signed; there is one so far.
 const KEY_ID: &str = "k1";
@@ -25,6 +23,9 @@ pub struct Claims {
     iat: i64,
     exp: i64,
     iss: String,
+    /// Of which login it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<Uuid>,
 }
 
 /// Why a token is refused; the words are Directus' codes.
@@ -53,7 +54,7 @@ impl Tokens {
     }
 
     /// An access token.
-    pub fn access(&self, user: UserId, role: &str, admin: bool, now: Moment) -> Option<String> {
+    pub fn access(&self, user: UserId, role: &str, admin: bool, login: Uuid, now: Moment) -> Option<String> {
         let iat = now.unix_seconds();
         let claims = Claims {
             id: user,
@@ -63,6 +64,7 @@ impl Tokens {
             iat,
             exp: iat + ACCESS_SECONDS,
             iss: ISSUER.to_owned(),
+            sid: Some(login),
         };
         let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::HS256) };
         encode(&header, &claims, &self.signing).ok()
@@ -78,15 +80,8 @@ impl Tokens {
     }
 }
 
-/// A new refresh token: 64 characters that nobody can guess.
-pub fn new_refresh_token() -> String {
-    hex(&genie_log::clock::random_bytes::<32>())
-}
-
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     fn now() -> Moment {
@@ -97,10 +92,10 @@ mod tests {
     fn a_token_is_good_for_its_time_and_under_its_key() {
         let tokens = Tokens::new(b"one key");
         let user = UserId(Uuid::from_u128(7));
-        let token = tokens.access(user, "creator", false, now()).unwrap();
+        let token = tokens.access(user, "creator", false, Uuid::nil(), now()).unwrap();
         assert_eq!(tokens.check(&token).unwrap().id, user);
         assert_eq!(Tokens::new(b"another").check(&token).unwrap_err(), BadToken::Invalid);
-        let old = tokens.access(user, "creator", false, now().plus_seconds(-ACCESS_SECONDS - 5)).unwrap();
+        let old = tokens.access(user, "creator", false, Uuid::nil(), now().plus_seconds(-ACCESS_SECONDS - 5)).unwrap();
         assert_eq!(tokens.check(&old).unwrap_err(), BadToken::Expired);
         assert_eq!(tokens.check("nonsense").unwrap_err(), BadToken::Invalid);
     }

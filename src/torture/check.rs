@@ -217,7 +217,7 @@ impl<'a> Checker<'a> {
     fn job(&mut self, fact: &Seen, stream: u64, event: &JobEvent) {
         let held = self.jobs.get(&stream).copied();
         let now = match event {
-            JobEvent::Submitted(_) => {
+            JobEvent::Submitted { .. } => {
                 if held.is_some() {
                     self.verdict.add(Count::Twice, format!("{}: this job was submitted before", fact.place()));
                 }

@@ -36,7 +36,7 @@ impl Replay {
         match event {
             Event::Account(AccountEvent::Registered(_)) => self.onboarding = Some("EXTENSION_INSTALL"),
             Event::Account(AccountEvent::OnboardingAdvanced { to }) => self.onboarding = Some(to.as_str()),
-            Event::Account(_) | Event::Email(_) | Event::Invite(_) => {}
+            Event::Account(_) | Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
             Event::Usage(UsageEvent::Counted { counter, amount, month }) => {
                 *self.usage.entry((counter, month)).or_default() += amount as i64;
             }
@@ -82,7 +82,7 @@ impl Replay {
     fn job(&mut self, id: String, event: JobEvent) {
         let before = self.jobs.get(&id).map_or(0, |(_, attempt)| *attempt);
         let now = match event {
-            JobEvent::Submitted(_) | JobEvent::Retried { .. } => ("queued", 0),
+            JobEvent::Submitted { .. } | JobEvent::Retried { .. } => ("queued", 0),
             JobEvent::Claimed { attempt, .. } => ("processing", u64::from(attempt)),
             JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => match retry_at {
                 Some(_) => ("queued", before),
@@ -174,10 +174,13 @@ mod tests {
             (vec![claimed()], "processing, attempt 1"),
             (vec![claimed(), lapsed(Some(Moment(5)))], "queued, attempt 1"),
             (vec![claimed(), lapsed(None)], "failed, attempt 1"),
-            (vec![claimed(), lapsed(None), JobEvent::Retried { queue: "q".into(), priority: 5 }], "queued, attempt 0"),
+            (
+                vec![claimed(), lapsed(None), JobEvent::Retried { queue: "q".into(), priority: 5, counted: None }],
+                "queued, attempt 0",
+            ),
             (vec![JobEvent::Cancelled], "cancelled, attempt 0"),
         ] {
-            let all = [vec![JobEvent::Submitted(spec())], events].concat();
+            let all = [vec![JobEvent::Submitted { spec: spec(), counted: None }], events].concat();
             assert_eq!(lines(all)["job 1"], shown);
         }
         assert_eq!(job_line("delayed", 1), "queued, attempt 1");
@@ -185,11 +188,11 @@ mod tests {
 
     #[test]
     fn every_difference_is_found() {
-        let expected = lines(vec![JobEvent::Submitted(spec())]);
+        let expected = lines(vec![JobEvent::Submitted { spec: spec(), counted: None }]);
         assert_eq!(differences(&expected, &expected), [""; 0]);
         assert_eq!(differences(&expected, &Lines::new()).len(), expected.len());
         let shown: Lines = [("job 1".to_owned(), "completed, attempt 1".to_owned()), ("job 2".into(), "x".into())].into();
-        let found = differences(&lines(vec![JobEvent::Submitted(spec())]), &shown);
+        let found = differences(&lines(vec![JobEvent::Submitted { spec: spec(), counted: None }]), &shown);
         assert!(found.contains(&"job 2 is shown and is not in the log".to_owned()), "{found:?}");
         assert!(found.iter().any(|one| one.starts_with("job 1 is shown as: completed")), "{found:?}");
     }

@@ -121,7 +121,11 @@ impl TestGenie {
             .env("SERVER_PORT", "0")
             .env("GENIE_DATA_DIR", self.store.folder())
             .env("GENIE_FIRST_INVITE", FIRST_INVITE)
+            .env("GENIE_LOGIN_STALL_MS", "0")
             .env("RBAC_SYNC_WEBHOOK_SECRET", SECRET)
+            // Tests are crowds on one address; those of the rates set them.
+            .env("RATE_LIMIT_USER", "off")
+            .env("RATE_LIMIT_ADDRESS", "off")
             .env("OLLAMA_URL", &self.ollama.url)
             .env("GENIE_LOG", "warn");
         if let Some(url) = self.store.database_url() {
@@ -169,6 +173,11 @@ impl TestGenie {
     pub async fn signal(&self, name: &str) {
         let id = self.process.as_ref().and_then(Child::id).expect("it runs").to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.unwrap().success());
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().and_then(Child::id).expect("it runs")
     }
 
     /// kill -9, and nothing else.
@@ -273,7 +282,7 @@ impl TestGenie {
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Answer {
+pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.unwrap();
@@ -300,6 +309,10 @@ impl TestUser {
 
     pub async fn post(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
         genie.send(Method::POST, path, &self.headers(), Some(body)).await
+    }
+
+    pub async fn patch(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
+        genie.send(Method::PATCH, path, &self.headers(), Some(body)).await
     }
 
     pub async fn delete(&self, genie: &TestGenie, path: &str) -> Answer {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::genie::{SECRET, TestGenie};
 
@@ -53,6 +53,46 @@ both_stores!(an_invite_on_a_new_store_does_not_take_the_place_of_the_first, asyn
     assert!(genie.said.iter().any(|line| line.contains("first invite")), "{:?}", genie.said);
     register(&genie, "bob", &codes[0]).await;
     genie.user("ada").await;
+});
+
+both_stores!(invites_are_listed_and_those_that_nobody_used_taken_back, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let admin = genie.user("ada").await;
+    let make = async |body: Value| admin.post(&genie, "/api/admin/invites", body).await.ok()["data"][0].clone();
+    let used = make(json!({"tier": "pro"})).await;
+    let open = make(json!({"tier": "studio", "expires_at": "2999-01-01T00:00:00.000Z"})).await;
+    let expired = make(json!({"expires_at": "2001-01-01T00:00:00.000Z"})).await;
+    assert_eq!([&used["status"], &open["status"], &expired["status"]], ["open", "open", "expired"]);
+    let code = |invite: &Value| invite["code"].as_str().unwrap().to_owned();
+    register(&genie, "bob", &code(&used)).await;
+
+    let listed = admin.get(&genie, "/api/admin/invites").await.ok();
+    let rows = listed["data"].as_array().unwrap();
+    let told: Vec<_> = rows.iter().map(|row| (row["code"].clone(), row["status"].as_str().unwrap())).collect();
+    let first = json!("the-first-invite");
+    let wanted = [(&first, "used"), (&used["code"], "used"), (&open["code"], "open"), (&expired["code"], "expired")];
+    assert_eq!(told, wanted.map(|(code, status)| (code.clone(), status)));
+    assert_eq!((&rows[0]["used_by"], &rows[2]["tier"]), (&json!(admin.id), &json!("studio")));
+    assert!(rows[1]["used_at"].is_string() && rows[2]["used_at"].is_null(), "{listed}");
+    let page = admin.get(&genie, "/api/admin/invites?limit=3").await.ok();
+    let rest = format!("/api/admin/invites?limit=3&cursor={}", page["next_cursor"].as_str().unwrap());
+    assert_eq!(admin.get(&genie, &rest).await.ok()["data"], json!([rows[3]]));
+
+    let revoke = async |code: String| admin.delete(&genie, &format!("/api/admin/invites/{code}")).await;
+    revoke(code(&used)).await.refused(409, "invite_spent");
+    revoke("nonsense".to_owned()).await.refused(404, "not_found");
+    for _ in 0..2 {
+        assert_eq!(revoke(code(&open)).await.ok()["revoked"], true);
+    }
+    revoke(code(&expired)).await.ok();
+    let body = json!({"email": "cyd@example.com", "password": "a long password", "inviteCode": code(&open)});
+    let refused = genie.send(Method::POST, "/api/register", &[], Some(body)).await.refused(400, "invalid_field");
+    assert!(refused["error"].as_str().unwrap().contains("taken back"), "{refused}");
+    let facts = admin.get(&genie, "/api/events?types=invite.revoked").await.ok();
+    assert_eq!(facts["data"].as_array().unwrap().len(), 2, "each once");
+    genie.restart().await;
+    genie.settle().await;
+    assert_eq!(admin.get(&genie, "/api/admin/invites").await.ok()["data"].as_array().unwrap().len(), 2);
 });
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

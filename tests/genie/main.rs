@@ -5,16 +5,23 @@
 mod genie;
 mod ollama;
 
+mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;
+mod callers;
 mod chat;
 mod events;
 mod idempotency;
+mod impersonation;
 mod invites;
 mod jobs;
+mod limits;
 mod nodes;
+mod onboarding;
+mod service_keys;
 mod store_away;
 mod story;
 mod torture;
 mod transfer;
+mod usage;

@@ -28,7 +28,7 @@ fn arbiter() -> ArbiterHandle {
 }
 
 fn node(log: &Log) -> Users {
-    Users::new(log.clone(), vec![arbiter()])
+    Users::new(log.clone(), Limits::built_in(), vec![arbiter()])
 }
 
 fn caption(log: &Log) -> UserCommand {

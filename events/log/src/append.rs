@@ -1,6 +1,6 @@
 //! What is to be appended, and what became of it. Conflict is data, not an exception.
 
-use genie_events::{Event, Metadata, Moment, StreamId, UserId};
+use genie_events::{BlobId, Event, Metadata, Moment, StreamId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use crate::{
     keys::{UserKeys, WrappedKey},
     leases::LeaseKind,
     row::StoredRow,
+    sessions::{MAX_SESSIONS, NewSession},
 };
 
 /// The most bytes of one event's JSON; past it the append is refused.
@@ -101,16 +102,34 @@ pub enum Work {
         /// Which secret.
         secret_id: String,
     },
-    /// A refresh token, as its hash.
-    OpenSession {
+    /// A login. Past the most that a user may have, the longest unused ends.
+    OpenSession(NewSession),
+    /// A login is over.
+    EndSession {
+        /// Which.
+        family: String,
+    },
+    /// All logins of a user are over, but for one.
+    EndSessions {
         /// Whose.
         user: UserId,
-        /// SHA-256 of the token.
-        token_hash: String,
-        /// All tokens that follow from one login.
-        family: String,
-        /// Until when.
-        expires_at: Moment,
+        /// That one, if there is one.
+        but: Option<String>,
+    },
+    /// An uploaded file, whose bytes are in the blob store by now; see [`crate::blobs::NewBlob`].
+    PutBlob {
+        /// Which.
+        id: BlobId,
+        /// Whose.
+        user: UserId,
+        /// Its sealed name.
+        name: Vec<u8>,
+        /// How many bytes.
+        size: u64,
+        /// What it is.
+        media_type: String,
+        /// When it was uploaded.
+        created_at: Moment,
     },
     /// A running job, turn or caption; the holder is empty when nobody runs it yet.
     PutLease {
@@ -311,8 +330,16 @@ impl WorkJson {
                 "version": version, "sealed": BASE64.encode(sealed),
             }),
             Work::DeleteSecret { secret_id } => json!({"t": "delete_secret", "secret_id": secret_id}),
-            Work::OpenSession { user, token_hash, family, expires_at } => json!({
-                "t": "open_session", "user_id": user, "token_hash": token_hash, "family": family, "expires_at": expires_at,
+            Work::OpenSession(session) => json!({
+                "t": "open_session", "user_id": session.user, "family": session.family, "token_hash": session.token_hash,
+                "agent": session.agent_sealed.as_ref().map(|sealed| BASE64.encode(sealed)),
+                "now": session.now, "expires_at": session.expires_at, "most": MAX_SESSIONS,
+            }),
+            Work::EndSession { family } => json!({"t": "end_session", "family": family}),
+            Work::EndSessions { user, but } => json!({"t": "end_sessions", "user_id": user, "but": but}),
+            Work::PutBlob { id, user, name, size, media_type, created_at } => json!({
+                "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
+                "media_type": media_type, "created_at": created_at,
             }),
             Work::PutLease { kind, id, user, stream_id, holder, expires_at } => json!({
                 "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user, "stream_id": stream_id,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     StoredRow,
     append::{Appended, Outcome, Request, Work},
+    sessions::MAX_SESSIONS,
 };
 
 type Tx<'a> = Transaction<'a, Sqlite>;
@@ -247,13 +248,40 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
                 .bind(sealed)
         }
         Work::DeleteSecret { secret_id } => sqlx::query("DELETE FROM secrets WHERE secret_id = $1").bind(secret_id),
-        Work::OpenSession { user, token_hash, family, expires_at } => {
-            sqlx::query("INSERT INTO sessions (token_hash, family, user_id, expires_at) VALUES ($1, $2, $3, $4)")
-                .bind(token_hash)
-                .bind(family)
-                .bind(user.to_string())
-                .bind(expires_at.0)
+        Work::OpenSession(session) => {
+            sqlx::query(
+                "DELETE FROM sessions WHERE user_id = $1 AND (expires_at <= $2 OR family NOT IN \
+                 (SELECT family FROM sessions WHERE user_id = $1 ORDER BY used_at DESC, family DESC LIMIT $3))",
+            )
+            .bind(session.user.to_string())
+            .bind(session.now.0)
+            .bind(MAX_SESSIONS - 1)
+            .execute(&mut **tx)
+            .await?;
+            sqlx::query(
+                "INSERT INTO sessions (family, user_id, token_hash, agent_sealed, created_at, used_at, expires_at) \
+                 VALUES ($1, $2, $3, $4, $5, $5, $6)",
+            )
+            .bind(&session.family)
+            .bind(session.user.to_string())
+            .bind(&session.token_hash)
+            .bind(&session.agent_sealed)
+            .bind(session.now.0)
+            .bind(session.expires_at.0)
         }
+        Work::EndSession { family } => sqlx::query("DELETE FROM sessions WHERE family = $1").bind(family),
+        Work::EndSessions { user, but } => sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND family <> $2")
+            .bind(user.to_string())
+            .bind(but.as_deref().unwrap_or_default()),
+        Work::PutBlob { id, user, name, size, media_type, created_at } => sqlx::query(
+            "INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at) VALUES ($1, $2, $3, $4, $5, 'kept', $6)",
+        )
+        .bind(id.to_string())
+        .bind(user.to_string())
+        .bind(name)
+        .bind(*size as i64)
+        .bind(media_type)
+        .bind(created_at.0),
         Work::PutLease { kind, id, user, stream_id, holder, expires_at } => sqlx::query(
             "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ($1, $2, $3, $4, $5, 1, $6) \
              ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, epoch = epoch + 1, \

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{
     UserId,
-    ids::{EmailId, InviteId, SessionId},
+    ids::{EmailId, InviteId, ServiceKeyId, SessionId},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -181,6 +181,10 @@ pub struct SystemHashes {
     session: Zeroizing<[u8; 32]>,
     request: Zeroizing<[u8; 32]>,
     token: Zeroizing<[u8; 32]>,
+    service_key: Zeroizing<[u8; 32]>,
+    impersonation: Zeroizing<[u8; 32]>,
+    refresh: Zeroizing<[u8; 32]>,
+    two_factor: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -192,6 +196,10 @@ impl SystemHashes {
             session: part("session"),
             request: part("request"),
             token: part("token"),
+            service_key: part("service key"),
+            impersonation: part("impersonation"),
+            refresh: part("refresh"),
+            two_factor: part("two-factor"),
         }
     }
 
@@ -221,9 +229,29 @@ impl SystemHashes {
         keyed_hash(&self.invite, &["the first invite"])[..20].to_owned()
     }
 
+    /// The stream of a service key.
+    pub fn service_key(&self, key: &str) -> ServiceKeyId {
+        ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
+    }
+
+    /// The key that signs the tokens of impersonations (HS256), and nothing else.
+    pub fn impersonation_key(&self) -> &[u8] {
+        self.impersonation.as_slice()
+    }
+
     /// The key that signs access tokens (HS256).
     pub fn token_key(&self) -> &[u8] {
         self.token.as_slice()
+    }
+
+    /// The key that refresh tokens are made and known by (HMAC-SHA-256).
+    pub fn refresh_key(&self) -> &[u8; 32] {
+        &self.refresh
+    }
+
+    /// The key that secrets of second factors are known by as drawn here (HMAC-SHA-256).
+    pub fn two_factor_key(&self) -> &[u8; 32] {
+        &self.two_factor
     }
 }
 

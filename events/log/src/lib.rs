@@ -51,8 +51,14 @@ pub mod tree;
 /// Checking the whole log against its digests, its tree and its heads.
 pub mod verify;
 
+/// Working table: uploaded files; and how their bytes are sealed.
+pub mod blobs;
+/// Working table: what Directus answered to a refresh token, for the tabs that come with the same one.
+pub mod grace;
 /// Working table: outcomes of requests that may be sent again.
 pub mod idempotency;
+/// Working table: who acts for whom now.
+pub mod impersonations;
 /// Working table: tokens of running turns.
 pub mod journal;
 /// Working table: leases of running jobs, turns and captions.

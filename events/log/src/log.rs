@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{StreamId, UserId};
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use crate::{
     hint, idempotency, import,
     keys::{KeyState, SystemHashes, WrappedKey},
     row::slice_of,
-    seal::Place,
+    seal::{CantOpen, Place},
     snapshots::Snapshots,
     store::{Store, Target, Writing},
     tail::{Reading, Tail},
@@ -197,6 +198,23 @@ impl Log {
             KeyState::Live(keys) => Ok(keys),
             KeyState::Destroyed => Err(LogError::KeyAbsent { owner: user.to_string() }),
         }
+    }
+
+    /// Seals text of the system's for a column of a read table, so that an event may carry it and no reader of the event has it.
+    pub fn seal_system_text(&self, column: &str, text: &str) -> String {
+        BASE64.encode(self.0.system.seal_text(column, text))
+    }
+
+    /// Opens what [`Log::seal_system_text`] sealed for that column.
+    pub fn open_system_text(&self, column: &str, sealed: &str) -> Result<String, LogError> {
+        let sealed = BASE64.decode(sealed).map_err(|_| CantOpen::Form);
+        let opened = sealed.and_then(|sealed| self.0.system.open_text(column, &sealed));
+        opened.map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
+    }
+
+    /// The system's keys.
+    pub fn system_keys(&self) -> &UserKeys {
+        &self.0.system
     }
 
     /// Makes a new user's keys, and the working row that stores them with the user's first facts.

@@ -148,6 +148,22 @@ impl Log {
         self.store().run(read).await
     }
 
+    /// The addresses that were reserved after a position and nothing happened to since, in order: position and stream.
+    pub async fn reserved_emails(&self, after: u64) -> Result<Vec<(u64, String)>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT e.position, e.aggregate_id FROM events e WHERE e.event_type = 'email.reserved' AND e.position > $1 \
+                 AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'email' \
+                     AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1) \
+                 ORDER BY e.position LIMIT {PAGE}"
+            );
+            let rows = sqlx::query(&sql).bind(after as i64).fetch_all(store.reads()).await?;
+            let read = |row: AnyRow| Ok((row.try_get::<i64, _>("position")? as u64, row.try_get("aggregate_id")?));
+            rows.into_iter().map(read).collect()
+        };
+        self.store().run(read).await
+    }
+
     /// One stream folded, and how many events it has; `None` when it has none that belong to this owner.
     /// On Postgres it is read through postgres-es.
     pub async fn stream<A>(&self, owner: &Owner, id: &str) -> Result<Option<(A, u64)>, LogError>

@@ -56,6 +56,24 @@ impl VaultDoor {
         Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
     }
 
+    /// Opens the version of a secret that is held, and says which that is; `None` when there is none.
+    pub async fn open_held(&self, user: UserId, secret_id: &str) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
+        let wanted = secret_id.to_owned();
+        let held: Option<i64> = self
+            .log
+            .store()
+            .run(async move |store: Store| {
+                let sql = "SELECT max(version) AS version FROM secrets WHERE secret_id = $1 AND user_id = $2";
+                let row = sqlx::query(sql).bind(wanted).bind(user.to_string()).fetch_one(store.reads()).await?;
+                Ok(row.try_get("version")?)
+            })
+            .await?;
+        let Some(version) = held.and_then(|version| u32::try_from(version).ok()) else { return Ok(None) };
+        let name = SecretName { user, secret_id: secret_id.to_owned(), version };
+        // Replaced in between, it is gone: to whoever asked, the old one is wrong by now.
+        Ok(self.open(&name).await?.map(|opened| (version, opened)))
+    }
+
     /// Opens a secret; `None` when there is no such version (any more).
     pub async fn open(&self, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
         let keys = self.log.live_keys(name.user).await?;

@@ -1,42 +1,229 @@
-//! Refresh tokens, as hashes. Rotation is one transaction: the old token dies with the birth of the new one.
+//! Working table: logins. Each is a family of refresh tokens, kept as hashes, of which one is good at a time. It is replaced by
+//! its successor whenever it is used; those that were replaced a moment ago still lead to the same successor, so that several
+//! tabs may refresh at once, on any node. Any older one is a token that was used twice.
+
+use std::time::Duration;
 
 use genie_events::{Moment, UserId};
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, store::Store};
+use crate::{Log, LogError, keys::KeyState, store::Store};
 
-impl Log {
-    /// Replaces a refresh token by its successor in the same family; `None` when the old one is unknown, used or expired.
-    pub async fn rotate_session(
-        &self,
-        old_hash: &str,
-        new_hash: &str,
-        now: Moment,
-        expires_at: Moment,
-    ) -> Result<Option<UserId>, LogError> {
-        let (old_hash, new_hash) = (old_hash.to_owned(), new_hash.to_owned());
-        self.store()
-            .run(async move |store: Store| {
-                let mut tx = store.durable().await?;
-                let sql = "UPDATE sessions SET token_hash = $2, expires_at = $4 WHERE token_hash = $1 AND expires_at > $3 RETURNING user_id";
-                let query = sqlx::query(sql).bind(old_hash).bind(new_hash).bind(now.0).bind(expires_at.0);
-                let row = query.fetch_optional(&mut *tx).await?;
-                tx.commit().await?;
-                let user: Option<String> = row.map(|row| row.try_get("user_id")).transpose()?;
-                Ok(user.and_then(|user| user.parse().ok()))
-            })
-            .await
+/// The most logins of one user; past it the longest unused ends.
+pub const MAX_SESSIONS: i64 = 50;
+/// How long a replaced token still leads to its successor (contract, section 2).
+pub const GRACE: Duration = Duration::from_secs(10);
+/// The most replaced tokens that are remembered within the grace. A client that refreshes more often is broken.
+const MOST_ROTATED: usize = 32;
+/// How often a race for one token is looked at again; the winner's successor is there by then.
+const TRIES: u32 = 4;
+/// Logins that are swept in one transaction.
+const SWEPT_AT_ONCE: i64 = 1000;
+
+/// A login to be opened in the append of its fact.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Whose.
+    pub user: UserId,
+    /// All tokens that follow from this login.
+    pub family: String,
+    /// SHA-256 of the first token.
+    pub token_hash: String,
+    /// What the client calls itself, sealed for `sessions.agent`.
+    pub agent_sealed: Option<Vec<u8>>,
+    /// Now.
+    pub now: Moment,
+    /// Until when, unless it is used before.
+    pub expires_at: Moment,
+}
+
+/// A token that is to be replaced by its successor.
+#[derive(Debug, Clone)]
+pub struct Refresh {
+    /// Its family.
+    pub family: String,
+    /// SHA-256 of the token.
+    pub old_hash: String,
+    /// SHA-256 of its successor.
+    pub new_hash: String,
+    /// Now.
+    pub now: Moment,
+    /// Until when the login goes on.
+    pub expires_at: Moment,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// The successor is good, and this user's.
+    Good(UserId),
+    /// It was replaced long ago: a thief or a broken client has it. Nothing was changed.
+    Reused(UserId),
+    /// The login is over.
+    Over,
+}
+
+/// A login as its user is shown it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Which.
+    pub family: String,
+    /// What the client called itself.
+    pub agent: Option<String>,
+    /// When it began.
+    pub created_at: Moment,
+    /// When it was last refreshed.
+    pub used_at: Moment,
+    /// When it ends, unless it is used before.
+    pub expires_at: Moment,
+}
+
+/// What the store holds of a family.
+#[derive(Debug)]
+struct Family {
+    user: UserId,
+    token_hash: String,
+    rotated: Vec<(String, Moment)>,
+    expires_at: Moment,
+}
+
+/// What a token of a family is.
+#[derive(Debug, PartialEq, Eq)]
+enum Presented {
+    Good,
+    InGrace,
+    Reused,
+    Expired,
+}
+
+impl Family {
+    fn of(row: &AnyRow) -> Result<Self, LogError> {
+        let rotated: String = row.try_get("rotated")?;
+        let user: String = row.try_get("user_id")?;
+        let damaged = || LogError::Statement("a row of `sessions` can't be read".into());
+        Ok(Self {
+            user: user.parse().map_err(|_| damaged())?,
+            token_hash: row.try_get("token_hash")?,
+            rotated: serde_json::from_str(&rotated).map_err(|_| damaged())?,
+            expires_at: Moment(row.try_get("expires_at")?),
+        })
     }
 
-    /// Ends a session; one that is not there is ended already.
-    pub async fn end_session(&self, token_hash: &str) -> Result<(), LogError> {
-        let token_hash = token_hash.to_owned();
-        self.store()
-            .run(async move |store: Store| {
-                let mut tx = store.durable().await?;
-                sqlx::query("DELETE FROM sessions WHERE token_hash = $1").bind(token_hash).execute(&mut *tx).await?;
-                Ok(tx.commit().await?)
-            })
-            .await
+    fn judge(&self, hash: &str, now: Moment) -> Presented {
+        let in_grace = |(rotated, at): &(String, Moment)| rotated == hash && now < grace_end(*at);
+        if now >= self.expires_at {
+            Presented::Expired
+        } else if self.token_hash == hash {
+            Presented::Good
+        } else if self.rotated.iter().any(in_grace) {
+            Presented::InGrace
+        } else {
+            Presented::Reused
+        }
+    }
+
+    /// The replaced tokens to remember once this one is replaced, too.
+    fn rotated_after(&self, now: Moment) -> Vec<(&str, Moment)> {
+        let recent = self.rotated.iter().filter(|(_, at)| now < grace_end(*at)).map(|(hash, at)| (hash.as_str(), *at));
+        let mut rotated: Vec<_> = recent.chain([(self.token_hash.as_str(), now)]).collect();
+        rotated.drain(..rotated.len().saturating_sub(MOST_ROTATED));
+        rotated
     }
 }
+
+fn grace_end(rotated_at: Moment) -> Moment {
+    rotated_at.plus_millis(GRACE.as_millis() as i64)
+}
+
+impl Log {
+    /// Replaces a refresh token by its successor. Whoever comes with the same one within the grace gets the same answer.
+    pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                for _ in 0..TRIES {
+                    let sql = "SELECT user_id, token_hash, rotated, expires_at FROM sessions WHERE family = $1";
+                    let row = sqlx::query(sql).bind(&refresh.family).fetch_optional(store.reads()).await?;
+                    let Some(family) = row.as_ref().map(Family::of).transpose()? else { return Ok(Refreshed::Over) };
+                    match family.judge(&refresh.old_hash, refresh.now) {
+                        Presented::InGrace => return Ok(Refreshed::Good(family.user)),
+                        Presented::Reused => return Ok(Refreshed::Reused(family.user)),
+                        Presented::Expired => return Ok(Refreshed::Over),
+                        Presented::Good if rotate(&store, &family, &refresh).await? => return Ok(Refreshed::Good(family.user)),
+                        Presented::Good => {} // somebody was quicker, or ended it
+                    }
+                }
+                Err(LogError::Away("a login is refreshed by too many at once".into()))
+            })
+            .await
+    }
+
+    /// Ends a login, of this user if one is named; whether it was there.
+    pub async fn end_session(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
+        let (family, of) = (family.to_owned(), of.map(|user| user.to_string()).unwrap_or_default());
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.durable().await?;
+                let sql = "DELETE FROM sessions WHERE family = $1 AND ($2 = '' OR user_id = $2)";
+                let ended = sqlx::query(sql).bind(family).bind(of).execute(&mut *tx).await?.rows_affected();
+                tx.commit().await?;
+                Ok(ended > 0)
+            })
+            .await
+    }
+
+    /// A user's logins, the last used first.
+    pub async fn sessions_of(&self, user: UserId, now: Moment) -> Result<Vec<Session>, LogError> {
+        let KeyState::Live(keys) = self.keys(user.0).await? else { return Ok(vec![]) };
+        let read = async move |store: Store| {
+            let sql = "SELECT family, agent_sealed, created_at, used_at, expires_at FROM sessions \
+                       WHERE user_id = $1 AND expires_at > $2 ORDER BY used_at DESC, family DESC LIMIT $3";
+            let query = sqlx::query(sql).bind(user.to_string()).bind(now.0).bind(MAX_SESSIONS);
+            Ok(query.fetch_all(store.reads()).await?)
+        };
+        let rows = self.store().run(read).await?;
+        let session = |row: &AnyRow| {
+            let sealed: Option<Vec<u8>> = row.try_get("agent_sealed")?;
+            Ok(Session {
+                family: row.try_get("family")?,
+                // One that can't be opened is no reason to hide the login.
+                agent: sealed.and_then(|sealed| keys.open_text("sessions.agent", &sealed).ok()),
+                created_at: Moment(row.try_get("created_at")?),
+                used_at: Moment(row.try_get("used_at")?),
+                expires_at: Moment(row.try_get("expires_at")?),
+            })
+        };
+        rows.iter().map(session).collect()
+    }
+
+    /// Deletes logins that ran out.
+    pub async fn sweep_sessions(&self, now: Moment) -> Result<(), LogError> {
+        loop {
+            let sweep = async move |store: Store| {
+                let mut tx = store.relaxed().await?;
+                let sql = "DELETE FROM sessions WHERE family IN (SELECT family FROM sessions WHERE expires_at <= $1 LIMIT $2)";
+                let swept = sqlx::query(sql).bind(now.0).bind(SWEPT_AT_ONCE).execute(&mut *tx).await?.rows_affected();
+                tx.commit().await?;
+                Ok(swept)
+            };
+            if self.store().run(sweep).await? < SWEPT_AT_ONCE as u64 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Puts the successor in the token's place, if that is still the good one. Flushed: a successor that was given out and then lost
+/// would look like a token that was used twice.
+async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<bool, LogError> {
+    let rotated = serde_json::to_string(&family.rotated_after(refresh.now)).unwrap_or_default(); // text and numbers
+    let mut tx = store.durable().await?;
+    let sql = "UPDATE sessions SET token_hash = $3, rotated = $4, used_at = $5, expires_at = $6 \
+               WHERE family = $1 AND token_hash = $2";
+    let query = sqlx::query(sql).bind(&refresh.family).bind(&refresh.old_hash).bind(&refresh.new_hash).bind(rotated);
+    let written = query.bind(refresh.now.0).bind(refresh.expires_at.0).execute(&mut *tx).await?.rows_affected();
+    tx.commit().await?;
+    Ok(written == 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use genie_log::{
 };
 
 fn submitted(secret: &str) -> Event {
-    Event::Job(JobEvent::Submitted(JobSpec {
+    let spec = JobSpec {
         operation: "resize_image".into(),
         queue: "media-jobs".into(),
         params: serde_json::json!({"note": secret}),
@@ -31,7 +31,8 @@ fn submitted(secret: &str) -> Event {
         priority: 10,
         run_at: None,
         max_attempts: 3,
-    }))
+    };
+    Event::Job(JobEvent::Submitted { spec, counted: None })
 }
 
 fn new_job(log: &Log) -> String {

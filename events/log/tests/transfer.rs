@@ -15,6 +15,7 @@ use genie_log::{
     import,
     import::Imported,
     leases::LeaseKind,
+    sessions::NewSession,
     testing::{Kind, TestStore, both_stores},
 };
 use secrecy::SecretString;
@@ -58,7 +59,14 @@ async fn filled(store: &TestStore) -> Log {
     let expires_at = store.clock.now();
     let work = vec![
         Work::PutSecret { user: ada, secret_id: "s".into(), version: 3, sealed: vec![0, 1, 255] },
-        Work::OpenSession { user: ada, token_hash: "t".into(), family: "f".into(), expires_at },
+        Work::OpenSession(NewSession {
+            user: ada,
+            family: "f".into(),
+            token_hash: "t".into(),
+            agent_sealed: Some(vec![0, 255]),
+            now: expires_at,
+            expires_at,
+        }),
         Work::PutLease {
             kind: LeaseKind::Turn,
             id: turn.clone(),

@@ -18,7 +18,10 @@ fn spec() -> JobSpec {
     }
 }
 fn submitted() -> JobEvent {
-    JobEvent::Submitted(spec())
+    JobEvent::Submitted { spec: spec(), counted: None }
+}
+fn submit(spec: JobSpec) -> JobCommand {
+    JobCommand::Submit { spec, counted: None }
 }
 fn claimed(attempt: u32, lease: &str) -> JobEvent {
     JobEvent::Claimed { attempt, worker: "w".into(), lease: lease.into() }
@@ -33,15 +36,15 @@ const SOON: Moment = Moment(5);
 
 #[test]
 fn submitting_the_same_again_is_no_error_and_another_body_is() {
-    Given::with(()).given(vec![submitted()]).when(JobCommand::Submit(spec())).then_expect_events(vec![]);
+    Given::with(()).given(vec![submitted()]).when(submit(spec())).then_expect_events(vec![]);
     let other = JobSpec { operation: "crop_image".into(), ..spec() };
-    let refused = Given::with(()).given(vec![submitted()]).when(JobCommand::Submit(other)).inspect_result();
+    let refused = Given::with(()).given(vec![submitted()]).when(submit(other)).inspect_result();
     assert_eq!(refused.unwrap_err().code, "job_exists");
 }
 
 #[test]
 fn a_claim_before_its_time_is_refused() {
-    let later = JobEvent::Submitted(JobSpec { run_at: Some(Moment(10)), ..spec() });
+    let later = JobEvent::Submitted { spec: JobSpec { run_at: Some(Moment(10)), ..spec() }, counted: None };
     let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: Moment(9) };
     let refused = Given::with(()).given(vec![later]).when(claim).inspect_result().unwrap_err();
     assert_eq!(refused.code, "not_waiting");
@@ -78,10 +81,42 @@ fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
     let second = [first, vec![failed(1, Some(SOON)), claimed(2, "b")]].concat();
     Given::with(()).given(second.clone()).when(fail("b")).then_expect_events(vec![failed(2, None)]);
     let for_good = [second, vec![failed(2, None)]].concat();
-    Given::with(())
-        .given(for_good)
-        .when(JobCommand::Retry)
-        .then_expect_events(vec![JobEvent::Retried { queue: "media-jobs".into(), priority: 5 }]);
+    Given::with(()).given(for_good).when(JobCommand::Retry { counted: None }).then_expect_events(vec![JobEvent::Retried {
+        queue: "media-jobs".into(),
+        priority: 5,
+        counted: None,
+    }]);
+}
+
+#[test]
+fn what_was_counted_goes_back_once_when_the_work_comes_to_nothing() {
+    let unit = Unit { counter: crate::tier::Counter::AiClipOps, month: crate::moment::Month(202_611) };
+    let submitted = JobEvent::Submitted { spec: spec(), counted: Some(unit) };
+    let failed = |attempt, retry_at| JobEvent::Failed { attempt, error: "e".into(), retry_at };
+    let lapsed = |attempt, retry_at| JobEvent::Lapsed { attempt, retry_at };
+    let again = JobEvent::Retried { queue: "q".into(), priority: 5, counted: Some(unit) };
+    let before_a_claim = vec![submitted.clone()];
+    let running = vec![submitted.clone(), claimed(1, "a")];
+    let between = [running.clone(), vec![failed(1, Some(SOON))]].concat();
+    let last = [between.clone(), vec![claimed(2, "b")]].concat();
+    let retried = [before_a_claim.clone(), vec![JobEvent::Cancelled, again]].concat();
+    for (given, event, expected) in [
+        (&before_a_claim, JobEvent::Cancelled, Some(unit)),
+        (&between, JobEvent::Cancelled, Some(unit)),
+        (&retried, JobEvent::Cancelled, Some(unit)),
+        (&last, failed(2, None), Some(unit)),
+        (&last, lapsed(2, None), Some(unit)),
+        (&running, JobEvent::Cancelled, None), // under the worker's hands
+        (&running, failed(1, Some(SOON)), None),
+        (&running, lapsed(1, Some(SOON)), None),
+        (&running, completed(), None),
+    ] {
+        let mut job = Job::Absent;
+        given.iter().for_each(|event| job.evolve(event.clone()));
+        assert_eq!(job.gives_back(&event), expected, "{given:?}, {event:?}");
+        job.evolve(event.clone());
+        assert!(job.gives_back(&event).is_none() || matches!(job, Job::Waiting { .. }), "once");
+    }
 }
 
 #[test]

@@ -3,13 +3,17 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    RefusalKind,
+    Limits, RefusalKind,
     account::Registration,
     caption::{Length, Platform},
     ids::{EmailId, InviteId},
+    moment::Month,
+    tier::Tier,
+    usage::UsageEvent,
 };
 
 const NOW: Moment = Moment(1_795_000_000_000_000);
+const NEXT_MONTH: Moment = Moment(1_797_000_000_000_000);
 
 fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
@@ -23,12 +27,16 @@ fn apply(user: &mut User, changes: Vec<Change>) {
 }
 
 fn ada() -> User {
+    on_tier(Tier::Starter)
+}
+
+fn on_tier(tier: Tier) -> User {
     let registration = Registration {
         email: "ada@example.com".into(),
         email_id: EmailId("e".into()),
         first_name: None,
         invite: InviteId("i".into()),
-        tier: Tier::Starter,
+        tier,
         role: "creator".into(),
         admin: false,
     };
@@ -38,7 +46,11 @@ fn ada() -> User {
 }
 
 fn ask(user: &mut User, command: UserCommand) -> Result<usize, Refusal> {
-    let decided = user.decide(NOW, command)?;
+    ask_at(user, NOW, command)
+}
+
+fn ask_at(user: &mut User, moment: Moment, command: UserCommand) -> Result<usize, Refusal> {
+    let decided = user.decide(Now { moment, limits: Limits::built_in() }, command)?;
     let count = decided.len();
     apply(user, decided);
     Ok(count)
@@ -145,7 +157,7 @@ fn busy_ada() -> User {
         sealed,
     };
     ask(&mut user, store).unwrap();
-    ask(&mut user, UserCommand::SubmitJob(JobId::new(id(3)), spec("resize_image"))).unwrap();
+    ask(&mut user, UserCommand::SubmitJob(JobId::new(id(3)), spec("apply_watermark"))).unwrap();
     let question = ChatCommand::Ask { turn: TurnId(id(4)), session: "s".into(), message: "m".into() };
     ask(&mut user, UserCommand::Chat(SessionId("session".into()), question)).unwrap();
     let brief =
@@ -167,15 +179,15 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let mut json: Value = serde_json::from_slice(&busy_ada().to_snapshot()).unwrap();
     json["sequences"].as_array_mut().unwrap().sort_by_key(Value::to_string);
     let kept = include_str!("snapshot.json");
-    assert_eq!((snapshot::VERSION, json), (1, serde_json::from_str(kept).unwrap()));
+    assert_eq!((snapshot::VERSION, json), (2, serde_json::from_str(kept).unwrap()));
 }
 
 #[test]
 fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
     let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);
     let claimed = JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
-    let retried = JobEvent::Retried { queue: "media-jobs".into(), priority: 5 };
-    for event in [JobEvent::Submitted(spec("thumbnail")), JobEvent::Cancelled, retried, claimed] {
+    let retried = JobEvent::Retried { queue: "media-jobs".into(), priority: 5, counted: None };
+    for event in [JobEvent::Submitted { spec: spec("thumbnail"), counted: None }, JobEvent::Cancelled, retried, claimed] {
         stream.evolve(event.clone());
         apply(&mut user, vec![Change::new(&job, event)]);
     }
@@ -183,4 +195,194 @@ fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
     user.recall_job(job.clone(), stream, 4);
     let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
     assert_eq!(ask(&mut user, UserCommand::Job(job, complete)).unwrap(), 1);
+}
+
+fn onboarding(user: &User) -> Onboarding {
+    user.account().profile().unwrap().onboarding
+}
+
+/// Claims the job and ends the attempt.
+fn work_on(user: &mut User, job: &JobId, end: JobCommand) -> usize {
+    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NOW.plus_millis(3_600_000) };
+    ask(user, UserCommand::Job(job.clone(), claim)).unwrap();
+    ask(user, UserCommand::Job(job.clone(), end)).unwrap()
+}
+
+fn fail(retryable: bool) -> JobCommand {
+    JobCommand::Fail { lease: "l".into(), error: "e".into(), retryable, retry_at: NOW }
+}
+
+/// The stream of a job of an onboarding that has ended so.
+fn ended(user: &mut User, job: &JobId, end: JobEvent) {
+    let mut stream = Job::Absent;
+    let spec = JobSpec { operation: onboarding::OPERATION.into(), queue: "onboarding-jobs".into(), ..spec("") };
+    for event in [JobEvent::Submitted { spec, counted: None }, end] {
+        stream.evolve(event);
+    }
+    user.recall_job(job.clone(), stream, 2);
+}
+
+#[test]
+fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
+    let (mut ada, file) = (ada(), BlobId(id(9)));
+    let begin = |n| UserCommand::BeginOnboarding(JobId::new(id(n)), file);
+    assert_eq!(ask(&mut ada, begin(1)).unwrap_err().code, "onboarding_order", "the extension comes first");
+    let to = Onboarding::DataCollection;
+    ask(&mut ada, UserCommand::AdvanceOnboarding { to, privileged: false }).unwrap();
+
+    assert_eq!(ask(&mut ada, begin(1)), Ok(2));
+    let spec = ada.job(&JobId::new(id(1))).and_then(Job::spec).unwrap();
+    assert_eq!((spec.queue.as_str(), spec.input_file_id.as_deref()), ("onboarding-jobs", Some(file.to_string().as_str())));
+    assert_eq!(onboarding(&ada), Onboarding::Processing);
+    assert_eq!(ask(&mut ada, begin(2)).unwrap_err().code, "onboarding_order", "one at a time");
+
+    assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(true)), 1, "it will be tried again");
+    assert_eq!(onboarding(&ada), Onboarding::Processing);
+    assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(false)), 2);
+    assert_eq!(onboarding(&ada), Onboarding::DataCollection);
+
+    assert_eq!(ask(&mut ada, begin(2)), Ok(2));
+    assert_eq!(ask(&mut ada, UserCommand::Job(JobId::new(id(2)), JobCommand::Cancel)), Ok(2));
+    assert_eq!(onboarding(&ada), Onboarding::DataCollection);
+
+    assert_eq!(ask(&mut ada, begin(3)), Ok(2));
+    for _ in 0..2 {
+        let lapse = JobCommand::Lapse { lease: "l".into(), retry_at: NOW };
+        assert_eq!(work_on(&mut ada, &JobId::new(id(3)), lapse), 1);
+    }
+    let last = JobCommand::Lapse { lease: "l".into(), retry_at: NOW };
+    assert_eq!(work_on(&mut ada, &JobId::new(id(3)), last), 2);
+    assert_eq!(onboarding(&ada), Onboarding::DataCollection);
+
+    assert_eq!(ask(&mut ada, begin(4)), Ok(2));
+    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
+    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
+    let claimed = JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
+    apply(&mut ada, vec![Change::new(JobId::new(id(4)), claimed)]);
+    assert_eq!(ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)), Ok(2), "of the suspended, too");
+    assert_eq!(onboarding(&ada), Onboarding::Complete);
+}
+
+#[test]
+fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
+    let (mut ada, first) = (ada(), JobId::new(id(1)));
+    let to = Onboarding::DataCollection;
+    ask(&mut ada, UserCommand::AdvanceOnboarding { to, privileged: false }).unwrap();
+    ended(&mut ada, &first, JobEvent::Cancelled);
+    assert_eq!(ask(&mut ada, UserCommand::RetryJob(first.clone())), Ok(2));
+    assert_eq!(onboarding(&ada), Onboarding::Processing);
+
+    let (second, third) = (JobId::new(id(2)), JobId::new(id(3)));
+    for job in [&second, &third] {
+        ended(&mut ada, job, JobEvent::Cancelled);
+    }
+    let refused = ask(&mut ada, UserCommand::RetryJob(second.clone())).unwrap_err();
+    assert_eq!(refused.code, "onboarding_order");
+    ask(&mut ada, UserCommand::AdvanceOnboarding { to: Onboarding::Complete, privileged: true }).unwrap();
+    assert_eq!(ask(&mut ada, UserCommand::RetryJob(third)).unwrap_err().code, "onboarding_order");
+    assert_eq!(ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)), Ok(1), "what was completed stays so");
+    assert_eq!(onboarding(&ada), Onboarding::Complete);
+}
+
+fn is_quota(refusal: &Refusal) -> bool {
+    matches!(refusal.kind, RefusalKind::Quota { .. })
+}
+
+#[test]
+fn every_operation_of_the_contract_counts_what_it_says() {
+    let mut ada = on_tier(Tier::Pro);
+    for (n, (operation, counter)) in [
+        ("caption_generation", Counter::PostsAiAssisted),
+        ("create_teaser", Counter::AiClipOps),
+        ("trim_videos", Counter::AiClipOps),
+        ("join_videos", Counter::AiClipOps),
+        ("apply_watermark", Counter::WatermarkOps),
+        ("apply_steganographic_watermark", Counter::WatermarkOps),
+        ("thumbnail", Counter::ThumbnailOps),
+        ("publish_post", Counter::PostsPublished),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (job, before) = (JobId::new(id(n as u128)), ada.used(counter, NOW));
+        assert_eq!(ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec(operation))), Ok(2), "{operation}");
+        assert_eq!(ask(&mut ada, UserCommand::SubmitJob(job, spec(operation))), Ok(0), "asked twice, counted once");
+        assert_eq!(ada.used(counter, NOW), before + 1, "{operation}");
+    }
+    assert_eq!(ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(99)), spec("resize_image"))), Ok(1), "not counted");
+    assert_eq!(ada.used(Counter::AiClipOps, NOW), 3);
+}
+
+#[test]
+fn a_job_that_comes_to_nothing_goes_back_to_its_month_and_counts_again_when_it_is_queued_again() {
+    let (mut ada, job) = (on_tier(Tier::Creator), JobId::new(id(1)));
+    ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec("create_teaser"))).unwrap();
+    let cancelled =
+        ada.decide(Now { moment: NEXT_MONTH, limits: Limits::built_in() }, UserCommand::Job(job.clone(), JobCommand::Cancel));
+    let mut stream = ada.job(&job).cloned().unwrap();
+    let cancelled = cancelled.unwrap();
+    let back = UsageEvent::GivenBack { counter: Counter::AiClipOps, amount: 1, month: Month(202_611) };
+    assert_eq!(cancelled[1].event, Event::Usage(back));
+    stream.evolve(JobEvent::Cancelled);
+    apply(&mut ada, cancelled);
+    assert_eq!(ada.used(Counter::AiClipOps, NOW), 0);
+
+    ada.recall_job(job.clone(), stream, 2);
+    assert_eq!(ask(&mut ada, UserCommand::Job(job.clone(), JobCommand::Cancel)), Ok(0), "given back once");
+    assert_eq!(ask_at(&mut ada, NEXT_MONTH, UserCommand::RetryJob(job.clone())), Ok(2));
+    assert_eq!(
+        (ada.used(Counter::AiClipOps, NOW), ada.used(Counter::AiClipOps, NEXT_MONTH)),
+        (1, 1),
+        "no fresh month by a clock"
+    );
+    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NEXT_MONTH };
+    ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job.clone(), claim)).unwrap();
+    let fail = JobCommand::Fail { lease: "l".into(), error: "e".into(), retryable: false, retry_at: NEXT_MONTH };
+    assert_eq!(ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job, fail)), Ok(2));
+    assert_eq!(ada.used(Counter::AiClipOps, NEXT_MONTH), 0);
+}
+
+#[test]
+fn a_job_is_queued_again_only_within_the_limit() {
+    let mut ada = on_tier(Tier::Creator);
+    let first = JobId::new(id(100));
+    ask(&mut ada, UserCommand::SubmitJob(first.clone(), spec("join_videos"))).unwrap();
+    let mut stream = ada.job(&first).cloned().unwrap();
+    ask(&mut ada, UserCommand::Job(first.clone(), JobCommand::Cancel)).unwrap();
+    stream.evolve(JobEvent::Cancelled);
+    for n in 0..10 {
+        ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(n)), spec("join_videos"))).unwrap();
+    }
+    ada.recall_job(first.clone(), stream, 2);
+    assert!(is_quota(&ask(&mut ada, UserCommand::RetryJob(first)).unwrap_err()));
+    let running = JobId::new(id(1));
+    assert_eq!(ask(&mut ada, UserCommand::RetryJob(running)).unwrap_err().code, "not_failed", "before any limit");
+}
+
+#[test]
+fn a_job_for_later_needs_room_among_those_that_wait_for_their_time() {
+    let mut ada = ada();
+    let later = JobSpec { run_at: Some(NOW.plus_seconds(60)), ..spec("resize_image") };
+    for n in 0..3 {
+        assert_eq!(ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(n)), later.clone())), Ok(1));
+    }
+    let one_more = UserCommand::SubmitJob(JobId::new(id(3)), later);
+    let refused = ask(&mut ada, one_more.clone()).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::ScheduledQueueSize, in_tier: true });
+    ask(&mut ada, UserCommand::Job(JobId::new(id(0)), JobCommand::Cancel)).unwrap();
+    assert_eq!(ask(&mut ada, one_more), Ok(1));
+}
+
+#[test]
+fn clients_count_what_genie_does_not_and_never_past_the_limit() {
+    let mut ada = ada();
+    let count = |counter, amount| UserCommand::CountUsage { counter, amount };
+    assert_eq!(ask(&mut ada, count(Counter::TaxonomyAiCalls, 4)), Ok(1));
+    assert!(is_quota(&ask(&mut ada, count(Counter::TaxonomyAiCalls, 2)).unwrap_err()));
+    assert!(is_quota(&ask(&mut ada, count(Counter::TaxonomyAiCalls, u64::MAX)).unwrap_err()));
+    assert_eq!(ask(&mut ada, count(Counter::TaxonomyAiCalls, 1)), Ok(1));
+    assert_eq!(ada.used(Counter::TaxonomyAiCalls, NOW), 5);
+    for counter in Counter::ALL.into_iter().filter(|counter| counter.is_counted_by_genie()) {
+        assert_eq!(ask(&mut ada, count(counter, 1)), Ok(0), "{counter}");
+    }
 }

@@ -123,7 +123,7 @@ impl Run {
 /// A job is submitted, worked on and completed; a question is asked and answered.
 fn a_good_run() -> Run {
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
     run.books.held.insert(end, 2);
@@ -152,7 +152,7 @@ fn a_good_run_is_clean() {
 fn an_acknowledged_fact_that_was_removed_is_missing() {
     // The last of its stream and of the log: nothing else is amiss.
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::StoreCredential, "c", genie_events::credential::CredentialEvent::Removed);
     let wrong_type = run.verdict();
     only(&wrong_type, Count::Missing, 1);
@@ -162,7 +162,7 @@ fn an_acknowledged_fact_that_was_removed_is_missing() {
 #[test]
 fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
     let mut run = Run::new();
-    let mark = run.yes(Kind::SubmitJob, JOB, JobEvent::Submitted(spec()));
+    let mark = run.yes(Kind::SubmitJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.books.ledger.settle(mark, Outcome::Acknowledged { position: 0 });
     only(&run.verdict(), Count::Missing, 1);
 }
@@ -175,7 +175,7 @@ fn a_question_without_an_end_is_missing_one() {
 #[test]
 fn a_job_that_is_held_for_ever_is_missing_its_end() {
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     only(&run.verdict(), Count::Missing, 1);
 }
@@ -184,9 +184,9 @@ fn a_job_that_is_held_for_ever_is_missing_its_end() {
 fn a_duplicate_is_found_where_once_was_promised() {
     let twice = |kind, sent| {
         let mut run = Run::new();
-        let mark = run.yes(kind, JOB, JobEvent::Submitted(spec()));
+        let mark = run.yes(kind, JOB, JobEvent::Submitted { spec: spec(), counted: None });
         (1..sent).for_each(|_| run.books.ledger.sending(mark));
-        run.fact(Some(mark), "another", JobEvent::Submitted(spec()));
+        run.fact(Some(mark), "another", JobEvent::Submitted { spec: spec(), counted: None });
         run.verdict()
     };
     only(&twice(Kind::SubmitJob, 1), Count::Twice, 1);
@@ -203,7 +203,8 @@ fn invites_are_as_many_as_were_asked_for() {
         let mut run = Run::new();
         let mark = run.begin(Kind::MakeInvites, "");
         (1..sent).for_each(|_| run.books.ledger.sending(mark));
-        let created = InviteEvent::Created(Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None });
+        let grant = Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None };
+        let created = InviteEvent::Created { grant, sealed_code: None };
         (0..count).for_each(|n| run.fact(Some(mark), &n.to_string(), created.clone()));
         run.books.ledger.settle(mark, Outcome::Acknowledged { position: u64::from(count) });
         run.verdict()
@@ -229,14 +230,14 @@ fn an_answer_shown_that_is_not_the_one_kept_is_found() {
 #[test]
 fn what_nobody_sent_or_was_refused_is_found() {
     let mut run = a_good_run();
-    run.fact(None, "x", JobEvent::Submitted(spec()));
+    run.fact(None, "x", JobEvent::Submitted { spec: spec(), counted: None });
     run.log[5].caller = CallerKind::User;
     run.log[5].request_id = Some("somebody-else".into());
     only(&run.verdict(), Count::NeverSent, 1);
 
     let mut run = a_good_run();
     let mark = run.begin(Kind::SubmitJob, "x");
-    run.fact(Some(mark), "x", JobEvent::Submitted(spec()));
+    run.fact(Some(mark), "x", JobEvent::Submitted { spec: spec(), counted: None });
     run.books.ledger.settle(mark, Outcome::Refused { clean: true });
     only(&run.verdict(), Count::NeverSent, 1);
     run.books.ledger.settle(mark, Outcome::Refused { clean: false });
@@ -249,7 +250,7 @@ fn what_nobody_sent_or_was_refused_is_found() {
 fn whoever_was_suspended_must_not_act() {
     let mut run = a_good_run();
     run.fact(None, "ada", AccountEvent::Suspended);
-    run.yes(Kind::SubmitJob, "x", JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitJob, "x", JobEvent::Submitted { spec: spec(), counted: None });
     only(&run.verdict(), Count::NeverSent, 1);
 }
 
@@ -271,7 +272,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     // The lease had lapsed, and nobody held the job.
     let lapsed = || JobEvent::Lapsed { attempt: 1, retry_at: Some(genie_events::Moment(1)) };
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.fact(None, JOB, lapsed());
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
@@ -280,10 +281,10 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
 
     // Somebody else held it meanwhile, in an attempt of the same number after a retry.
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.fact(None, JOB, JobEvent::Cancelled);
-    run.yes(Kind::RetryJob, JOB, JobEvent::Retried { queue: "q".into(), priority: 5 });
+    run.yes(Kind::RetryJob, JOB, JobEvent::Retried { queue: "q".into(), priority: 5, counted: None });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
     run.books.held.insert(end, 5);
@@ -293,7 +294,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
 
     // It was given away while somebody held it.
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.yes(Kind::ClaimJob, JOB, claimed(2));
     run.fact(None, JOB, JobEvent::Cancelled);
@@ -310,7 +311,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
 #[test]
 fn what_is_so_already_needs_no_fact_of_its_own() {
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted(spec()));
+    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
     run.yes(Kind::CancelJob, JOB, JobEvent::Cancelled);
     let again = run.begin(Kind::CancelJob, JOB);
     run.books.ledger.settle(again, Outcome::Acknowledged { position: 2 });

@@ -59,7 +59,16 @@ pub(crate) const CARRIED: &[Table] = &[
     },
     Table {
         name: "sessions",
-        columns: &[("token_hash", Text), ("family", Text), ("user_id", Text), ("expires_at", Number)],
+        columns: &[
+            ("family", Text),
+            ("user_id", Text),
+            ("token_hash", Text),
+            ("rotated", Text),
+            ("agent_sealed", Bytes),
+            ("created_at", Number),
+            ("used_at", Number),
+            ("expires_at", Number),
+        ],
         key: 1,
         only: "",
     },
@@ -89,6 +98,21 @@ pub(crate) const CARRIED: &[Table] = &[
     Table {
         name: "idempotency",
         columns: &[("key_hash", Text), ("user_id", Text), ("request_hash", Text), ("event_id", Text), ("sealed", Bytes)],
+        key: 1,
+        only: "",
+    },
+    // The rows alone: the bytes are sealed, and can be copied as they are.
+    Table {
+        name: "blobs",
+        columns: &[
+            ("id", Text),
+            ("user_id", Text),
+            ("name", Bytes),
+            ("size", Number),
+            ("media_type", Text),
+            ("state", Text),
+            ("created_at", Number),
+        ],
         key: 1,
         only: "",
     },
@@ -194,6 +218,7 @@ mod tests {
         "snapshots",
         "checkpoints",
         "elections",
+        "refresh_grace", // good for seconds
         "tree_hashes",
         "tree_heads", // signed anew over the same facts; those to trust were kept outside
         "accounts",
@@ -204,6 +229,9 @@ mod tests {
         "messages",
         "captions",
         "audit",
+        "service_keys",
+        "invites",
+        "impersonations", // they end with a move
         "damaged",
     ];
 

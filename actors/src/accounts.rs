@@ -1,0 +1,276 @@
+//! Accounts, after they came into being: what is asked of them goes through the user's actor, and what has to be true with it
+//! (logins, secrets) is written in the same append. What touches an address as well is in [`crate::accounts::revise`].
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use genie_events::{
+    Event, Now, Refusal, User, UserCommand, UserId,
+    account::{AccountCommand, AccountEvent, Code, ResetLink, TwoFactor, Wanted},
+};
+use genie_log::{
+    Election, Log, LogError, UserKeys, Work,
+    clock::random_bytes,
+    keys::{KeyState, sha256_hex},
+    sessions::NewSession,
+};
+use secrecy::{ExposeSecret, SecretString};
+use tracing::warn;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::{
+    WriteError,
+    caller::Asking,
+    users::{Done, Plan, Users},
+    vault::{Vault, two_factor_id},
+};
+
+/// A new password or address.
+pub mod revise;
+
+/// How long a link to set a new password is good, in seconds.
+pub const RESET_SECONDS: i64 = 60 * 60;
+/// How often logins that ran out are looked for.
+const SWEEP: Duration = Duration::from_secs(600);
+/// The most of a client's name that is kept, in characters.
+const MAX_AGENT: usize = 200;
+
+/// Takes what is asked of accounts.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    log: Log,
+    users: Users,
+    vault: Vault,
+}
+
+/// What a login was proved by.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof {
+    /// The version of the hash that the password was right for.
+    pub password: u32,
+    /// The one-time code that was right.
+    pub code: Option<Code>,
+}
+
+/// The family of tokens that a login opens.
+#[derive(Debug)]
+pub struct NewFamily {
+    /// Its name.
+    pub family: Uuid,
+    /// SHA-256 of its first token.
+    pub token_hash: String,
+    /// What the client calls itself.
+    pub agent: Option<String>,
+    /// How long it lives without being used, in seconds.
+    pub seconds: i64,
+}
+
+/// A link to set a new password, as it is shown once.
+pub struct NewResetLink {
+    /// The token.
+    pub token: SecretString,
+    /// What is kept of it.
+    pub link: ResetLink,
+    /// The position of the fact.
+    pub position: u64,
+}
+
+impl Accounts {
+    /// On this log, through these actors.
+    pub fn new(log: Log, users: Users, vault: Vault) -> Self {
+        Self { log, users, vault }
+    }
+
+    /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
+    /// logged out in the same append.
+    pub async fn sync(&self, user: UserId, wanted: Wanted, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        self.plan(user, asking, move |state, now| {
+            let changes = state.decide(now, UserCommand::Account(AccountCommand::Sync(wanted.clone())))?;
+            let suspends = changes.iter().any(|change| change.event == Event::Account(AccountEvent::Suspended));
+            let work = if suspends { vec![Work::EndSessions { user, but: None }] } else { vec![] };
+            Ok(Plan { changes, work, ..Plan::default() })
+        })
+        .await
+    }
+
+    /// Logs somebody in whose proof was checked; if it counts no more, or they may not act, it is refused.
+    pub async fn sign_in(
+        &self,
+        user: UserId,
+        proof: Proof,
+        family: NewFamily,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        let keys = self.keys(user).await?;
+        let now = self.log.clock().now();
+        let agent = family.agent.map(|agent| agent.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect::<String>());
+        let session = Work::OpenSession(NewSession {
+            user,
+            family: family.family.to_string(),
+            token_hash: family.token_hash,
+            agent_sealed: agent.map(|agent| keys.seal_text("sessions.agent", &agent)),
+            now,
+            expires_at: now.plus_seconds(family.seconds),
+        });
+        self.plan(user, asking, move |state, now| {
+            let Proof { password, code } = proof;
+            let command = UserCommand::Account(AccountCommand::SignInByPassword { password, code });
+            Ok(Plan { changes: state.decide(now, command)?, work: vec![session.clone()], ..Plan::default() })
+        })
+        .await
+    }
+
+    /// Ends all logins of a user.
+    pub async fn end_sessions(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let work = vec![Work::EndSessions { user, but: None }];
+        self.account(user, AccountCommand::EndSessions, work, asking).await
+    }
+
+    /// Ends a login whose old token came back, and notes it: both or none, so that a crash leaves the token to be found again.
+    pub async fn end_reused(&self, user: UserId, family: String, asking: impl Into<Asking>) -> Result<(), WriteError> {
+        let work = vec![Work::EndSession { family: family.clone() }];
+        match self.account(user, AccountCommand::NoteReuse { family }, work, asking).await {
+            // Who may not act has no logins any more.
+            Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives out a one-time link to set a new password; one given out before is void.
+    pub async fn offer_reset(&self, user: UserId, asking: impl Into<Asking>) -> Result<NewResetLink, WriteError> {
+        let bytes = Zeroizing::new([user.0.as_bytes().as_slice(), &random_bytes::<32>()].concat());
+        let token = SecretString::from(BASE64.encode(&*bytes));
+        let expires_at = self.log.clock().now().plus_seconds(RESET_SECONDS);
+        let link = ResetLink { token_hash: sha256_hex(token.expose_secret().as_bytes()), expires_at };
+        let done = self.account(user, AccountCommand::OfferPasswordReset(link.clone()), vec![], asking).await?;
+        Ok(NewResetLink { token, link, position: done.position })
+    }
+
+    /// Whose link it is, if it may be used now: asked before a password is hashed, which costs.
+    pub async fn check_reset(&self, token: &SecretString, asking: impl Into<Asking>) -> Result<UserId, WriteError> {
+        let (user, token_hash) = read_reset_token(token)?;
+        let planner = move |state: &User, now: Now| {
+            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
+            state.decide(now, UserCommand::Account(command)).map(|_| Plan::default()) // only asked
+        };
+        self.plan(user, asking, planner).await.map_err(no_such_link)?;
+        Ok(user)
+    }
+
+    /// Sets a new password by a link, and ends all logins.
+    pub async fn reset_password(
+        &self,
+        token: &SecretString,
+        hash: SecretString,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        let (user, token_hash) = read_reset_token(token)?;
+        let (keys, vault) = (self.keys(user).await.map_err(no_such_link)?, self.vault.clone());
+        let planner = move |state: &User, now: Now| {
+            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
+            let changes = state.decide(now, UserCommand::Account(command))?;
+            let version = state.account().profile().map_or(0, |profile| profile.password) + 1;
+            let password = vault.seal_password(&keys, user, version, hash.expose_secret());
+            Ok(Plan { changes, work: vec![password, Work::EndSessions { user, but: None }], ..Plan::default() })
+        };
+        self.plan(user, asking, planner).await.map_err(no_such_link)
+    }
+
+    /// Asks for a code at each login from now on. The secret was proved to be in the user's hands by the code of that time step.
+    pub async fn enable_two_factor(
+        &self,
+        user: UserId,
+        secret: Zeroizing<Vec<u8>>,
+        step: u64,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        let (keys, vault) = (self.keys(user).await?, self.vault.clone());
+        self.plan(user, asking, move |state, now| {
+            let changes = state.decide(now, UserCommand::Account(AccountCommand::EnableTwoFactor { step }))?;
+            let TwoFactor { version, .. } = state.account().active()?.two_factor;
+            let work = vec![vault.seal_two_factor(&keys, user, version + 1, &secret)];
+            Ok(Plan { changes, work, ..Plan::default() })
+        })
+        .await
+    }
+
+    /// Asks for a code no longer, and deletes the secret.
+    pub async fn disable_two_factor(&self, user: UserId, code: Code, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let work = vec![Work::DeleteSecret { secret_id: two_factor_id(user) }];
+        self.account(user, AccountCommand::DisableTwoFactor(code), work, asking).await
+    }
+
+    /// The same by an administrator's word: the authenticator is lost. When no code was asked for, nothing happens.
+    pub async fn remove_two_factor(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let work = vec![Work::DeleteSecret { secret_id: two_factor_id(user) }];
+        self.account(user, AccountCommand::RemoveTwoFactor, work, asking).await
+    }
+
+    /// Deletes logins that ran out, for ever; to be spawned. The elected node does it.
+    pub async fn sweep(self, election: Election) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            if election.now().is_some()
+                && let Err(error) = self.log.sweep_sessions(self.log.clock().now()).await
+            {
+                warn!(%error, "logins that ran out can't be deleted; trying on");
+            }
+        }
+    }
+
+    async fn account(
+        &self,
+        user: UserId,
+        command: AccountCommand,
+        work: Vec<Work>,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        self.plan(user, asking, move |state, now| {
+            let changes = state.decide(now, UserCommand::Account(command.clone()))?;
+            Ok(Plan { changes, work: work.clone(), ..Plan::default() })
+        })
+        .await
+    }
+
+    async fn plan(
+        &self,
+        user: UserId,
+        asking: impl Into<Asking>,
+        planner: impl Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync + 'static,
+    ) -> Result<Done, WriteError> {
+        self.users.plan(user, None, asking, Arc::new(planner)).await.map_err(|error| match error {
+            WriteError::Forgotten => Refusal::not_found("user").into(),
+            error => error,
+        })
+    }
+
+    /// The keys of somebody who is there.
+    async fn keys(&self, user: UserId) -> Result<Arc<UserKeys>, WriteError> {
+        match self.log.keys(user.0).await {
+            Ok(KeyState::Live(keys)) => Ok(keys),
+            Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => Err(Refusal::not_found("user").into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whose link a token is of, and its hash. It begins with its user's id, so that it can be looked for.
+fn read_reset_token(token: &SecretString) -> Result<(UserId, String), WriteError> {
+    let token = token.expose_secret();
+    let bytes = BASE64.decode(token).map(Zeroizing::new).ok();
+    let user = bytes.filter(|bytes| bytes.len() == 48).and_then(|bytes| Uuid::from_slice(&bytes[..16]).ok());
+    Ok((UserId(user.ok_or_else(bad_link)?), sha256_hex(token.as_bytes())))
+}
+
+/// Of somebody who is not there, or may not act, there is no link: no answer tells which users there are.
+fn no_such_link(error: WriteError) -> WriteError {
+    match error {
+        WriteError::Refused(refusal) if refusal.code != "invalid_field" => bad_link().into(),
+        error => error,
+    }
+}
+
+fn bad_link() -> Refusal {
+    Refusal::invalid("token", "This link was used or has expired; ask an administrator for another")
+}

@@ -1,0 +1,51 @@
+//! The system's own streams: folded from the log each time, because they are asked seldom and from every node.
+
+use cqrs_es::Aggregate;
+use genie_events::{Event, Metadata, Refusal, StreamId, StreamKind};
+use genie_log::{Append, AppendError, Group, Log, Owner, clock};
+
+use crate::WriteError;
+
+/// How often a race is tried again before the caller is told to come back.
+const TRIES: u32 = 5;
+/// The pause before that; spread by chance.
+const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// What a stream of the system says now, and how many events it has.
+pub(crate) async fn load<A>(log: &Log, kind: StreamKind, id: &str) -> Result<(A, StreamId, u64), WriteError>
+where
+    A: Aggregate + 'static,
+{
+    let stream = StreamId::new(kind, id);
+    let (state, count) = log.stream(&Owner::System(stream.clone()), id).await?.unwrap_or_default();
+    Ok((state, stream, count))
+}
+
+/// Asks a stream of the system something, again on what another left behind when there was a race. Answers the position that
+/// reads must have reached to see it.
+pub(crate) async fn ask<A>(
+    log: &Log,
+    kind: StreamKind,
+    id: &str,
+    metadata: Metadata,
+    decide: impl Fn(&A) -> Result<Vec<A::Event>, Refusal>,
+) -> Result<u64, WriteError>
+where
+    A: Aggregate + 'static,
+    A::Event: Into<Event>,
+{
+    for _ in 0..TRIES {
+        let (state, stream, count) = load::<A>(log, kind, id).await?;
+        let events: Vec<Event> = decide(&state)?.into_iter().map(Into::into).collect();
+        if events.is_empty() {
+            return Ok(log.head()); // it is so already
+        }
+        let group = Group::of_system(&stream, count, events);
+        match log.append(Append { groups: vec![group], work: vec![], metadata: metadata.clone(), remember: None }).await {
+            Ok(at) => return Ok(at.last),
+            Err(AppendError::Stale) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(WriteError::Busy)
+}

@@ -1,0 +1,237 @@
+//! Uploaded files: their rows, and how their bytes are sealed. The bytes themselves lie in a blob store, cut into parts of
+//! [`PART`] bytes; each part is sealed by itself under its user's key, so that any of them can be read alone.
+//!
+//! Invariant: a file is there when its row is, and its row is written in the append of the fact that refers to it. Bytes without
+//! a row are nobody's. Forgetting goes the other way: the row is doomed first, and goes when the bytes have gone.
+
+use std::collections::HashSet;
+
+use genie_events::{BlobId, Moment, UserId};
+use sqlx::{Row, any::AnyRow};
+use zeroize::Zeroizing;
+
+use crate::{
+    Log, LogError, UserKeys, Work,
+    seal::{CantOpen, Place},
+    store::Store,
+};
+
+/// How many bytes are sealed at once; all parts but the last have as many.
+pub const PART: usize = 1 << 20;
+/// The most rows that are looked up or ended at once.
+pub const ROWS_AT_ONCE: usize = 500;
+const COLUMN: &str = "blobs.name";
+
+/// A file that is about to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBlob {
+    /// Which.
+    pub id: BlobId,
+    /// Whose.
+    pub user: UserId,
+    /// Its name, as its user calls it; personal.
+    pub name: String,
+    /// How many bytes.
+    pub size: u64,
+    /// What it is, as HTTP says it.
+    pub media_type: String,
+    /// When it was uploaded.
+    pub created_at: Moment,
+}
+
+impl NewBlob {
+    /// The row to append with the fact that refers to the file.
+    pub fn row(&self, keys: &UserKeys) -> Work {
+        Work::PutBlob {
+            id: self.id,
+            user: self.user,
+            name: keys.seal_text(COLUMN, &self.name),
+            size: self.size,
+            media_type: self.media_type.clone(),
+            created_at: self.created_at,
+        }
+    }
+}
+
+/// A kept file, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Which.
+    pub id: BlobId,
+    /// Whose.
+    pub user: UserId,
+    name: Vec<u8>,
+    /// How many bytes.
+    pub size: u64,
+    /// What it is, as HTTP says it.
+    pub media_type: String,
+    /// When it was uploaded.
+    pub created_at: Moment,
+}
+
+impl Blob {
+    /// Its name, as its user calls it.
+    pub fn name(&self, keys: &UserKeys) -> Result<String, LogError> {
+        let damaged = |reason| LogError::Statement(format!("the name of file {} is damaged: {reason}", self.id));
+        keys.open_text(COLUMN, &self.name).map_err(damaged)
+    }
+}
+
+/// Of how many parts a file of that size is made. An empty one has a part, too: the one that says that nothing follows.
+pub fn parts_of(size: u64) -> u64 {
+    size.div_ceil(PART as u64).max(1)
+}
+
+/// Seals a part of a file. Its file, its number and whether it is the last are bound to it: no part can be moved, left out or cut off.
+pub fn seal_part(keys: &UserKeys, file: BlobId, number: u64, is_last: bool, bytes: &[u8]) -> Vec<u8> {
+    keys.payload().seal(bytes, &part_place(file, number, is_last))
+}
+
+/// Opens a part that was sealed as that one of that file.
+pub fn open_part(
+    keys: &UserKeys,
+    file: BlobId,
+    number: u64,
+    is_last: bool,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
+    keys.payload().open(sealed, &part_place(file, number, is_last))
+}
+
+fn part_place(file: BlobId, number: u64, is_last: bool) -> Place {
+    Place::new(&["blob v1", &file.to_string(), &number.to_string(), if is_last { "last" } else { "more" }])
+}
+
+fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
+    let (id, user): (String, String) = (row.try_get("id")?, row.try_get("user_id")?);
+    Ok(Blob {
+        id: id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        user: user.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        name: row.try_get("name")?,
+        size: row.try_get::<i64, _>("size")? as u64,
+        media_type: row.try_get("media_type")?,
+        created_at: Moment(row.try_get("created_at")?),
+    })
+}
+
+impl Log {
+    /// A kept file; `None` when there is none, or none any more.
+    pub async fn blob(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs WHERE id = $1 AND state = 'kept'";
+                let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(store.reads()).await?;
+                Ok(row.as_ref().map(read).transpose()?)
+            })
+            .await
+    }
+
+    /// Which of these files have a row, doomed ones included; at most [`ROWS_AT_ONCE`] may be asked for.
+    pub async fn known_blobs(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let places: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+                let sql = format!("SELECT id FROM blobs WHERE id IN ({})", places.join(", "));
+                let query = ids.iter().fold(sqlx::query_scalar(&sql), |query, id| query.bind(id.to_string()));
+                let found: Vec<String> = query.fetch_all(store.reads()).await?;
+                Ok(found.iter().filter_map(|id| id.parse().ok()).collect())
+            })
+            .await
+    }
+
+    /// From now on nobody reads this user's files. Their rows stay until [`Log::drop_doomed_blobs`], so that a crash in between
+    /// leaves a note of what is still to be deleted.
+    pub async fn doom_blobs_of(&self, user: UserId) -> Result<(), LogError> {
+        self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user).await
+    }
+
+    /// Whose files are doomed and may still have bytes; some of them, when they are many.
+    pub async fn doomed_blob_owners(&self) -> Result<Vec<UserId>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = format!("SELECT DISTINCT user_id FROM blobs WHERE state = 'doomed' LIMIT {ROWS_AT_ONCE}");
+                let found: Vec<String> = sqlx::query_scalar(&sql).fetch_all(store.reads()).await?;
+                Ok(found.iter().filter_map(|user| user.parse().ok()).collect())
+            })
+            .await
+    }
+
+    /// The bytes of this user's doomed files have gone: the rows go, too.
+    pub async fn drop_doomed_blobs(&self, user: UserId) -> Result<(), LogError> {
+        self.change("DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'", user).await
+    }
+
+    async fn change(&self, sql: &'static str, user: UserId) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.durable().await?;
+                sqlx::query(sql).bind(user.to_string()).execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+
+    use super::*;
+    use crate::{
+        Append, Group, NewFact,
+        testing::{TestStore, both_stores},
+    };
+
+    async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> NewBlob {
+        let (id, created_at) = (BlobId(store.clock.new_uuid()), store.clock.now());
+        let blob = NewBlob { id, user, name: "my diary.zip".into(), size: 7, media_type: "application/zip".into(), created_at };
+        let stream = StreamId::new(StreamKind::Account, user);
+        let fact = NewFact { stream, sequence: after + 1, event: Event::Account(AccountEvent::SignedIn) };
+        let work = vec![blob.row(&log.live_keys(user).await.unwrap())];
+        let groups = vec![Group::of_user(user, after, vec![fact])];
+        log.append(Append { groups, work, metadata: Metadata::system(), remember: None }).await.unwrap();
+        blob
+    }
+
+    both_stores!(a_row_comes_with_its_fact_and_goes_when_its_bytes_have, async |store: TestStore| {
+        let log = store.open().await.log;
+        let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
+        let (hers, his) = (keep(&store, &log, ada, 1).await, keep(&store, &log, bob, 1).await);
+        let found = log.blob(hers.id).await.unwrap().unwrap();
+        let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
+        assert_eq!((found.user, name.as_str(), found.size, found.created_at), (ada, "my diary.zip", 7, hers.created_at));
+        assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
+        assert!(!store.holds("diary").await);
+
+        log.doom_blobs_of(ada).await.unwrap();
+        assert_eq!(log.blob(hers.id).await.unwrap(), None);
+        assert_eq!(log.doomed_blob_owners().await.unwrap(), [ada]);
+        let nobodys = BlobId(store.clock.new_uuid());
+        let known = log.known_blobs(vec![hers.id, his.id, nobodys]).await.unwrap();
+        assert_eq!(known, HashSet::from([hers.id, his.id]), "the doomed are still to be deleted by whoever doomed them");
+        for user in [ada, bob] {
+            log.drop_doomed_blobs(user).await.unwrap();
+        }
+        assert_eq!(log.known_blobs(vec![hers.id, his.id]).await.unwrap(), HashSet::from([his.id]));
+        assert!(log.blob(his.id).await.unwrap().is_some());
+    });
+
+    #[test]
+    fn a_part_opens_as_itself_only() {
+        let ring = crate::MasterKeys::parse(&crate::MasterKeys::generate()).unwrap();
+        let of = |n| ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n)).0;
+        let (keys, file, other) = (of(1), BlobId(uuid::Uuid::from_u128(8)), BlobId(uuid::Uuid::from_u128(9)));
+        let sealed = seal_part(&keys, file, 3, false, b"bytes");
+        assert_eq!(open_part(&keys, file, 3, false, &sealed).unwrap().as_slice(), b"bytes");
+        assert!(open_part(&keys, file, 3, true, &sealed).is_err(), "what followed it was cut off");
+        assert!(open_part(&keys, file, 2, false, &sealed).is_err(), "moved");
+        assert!(open_part(&keys, other, 3, false, &sealed).is_err(), "of another file");
+        assert!(open_part(&of(2), file, 3, false, &sealed).is_err(), "of another user");
+    }
+
+    #[test]
+    fn even_an_empty_file_has_a_last_part() {
+        let part = PART as u64;
+        assert_eq!([0, 1, part, part + 1, 2 * part].map(parts_of), [1, 1, 1, 2, 2]);
+    }
+}

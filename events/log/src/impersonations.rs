@@ -1,0 +1,93 @@
+//! Impersonations: who acts for whom now. A token of one is good only while its row is here, so that ending it is effective on
+//! every node at once. Never the only proof that one began: that is a fact of the user, written before the row.
+
+use genie_events::{Moment, UserId};
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::{Log, LogError, store::Store};
+
+/// One impersonation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Impersonation {
+    /// Which.
+    pub session: Uuid,
+    /// Whom somebody acts for.
+    pub user: UserId,
+    /// The administrator who does.
+    pub by: UserId,
+    /// Until when.
+    pub expires_at: Moment,
+}
+
+impl Log {
+    /// Begins one. Those that have expired at `now` are dropped.
+    pub async fn open_impersonation(&self, opened: Impersonation, now: Moment) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.durable().await?;
+                sqlx::query("DELETE FROM impersonations WHERE expires_at <= $1").bind(now.0).execute(&mut *tx).await?;
+                sqlx::query("INSERT INTO impersonations (session, user_id, by_admin, expires_at) VALUES ($1, $2, $3, $4)")
+                    .bind(opened.session.to_string())
+                    .bind(opened.user.to_string())
+                    .bind(opened.by.to_string())
+                    .bind(opened.expires_at.0)
+                    .execute(&mut *tx)
+                    .await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// One that has neither ended nor expired.
+    pub async fn impersonation(&self, session: Uuid, now: Moment) -> Result<Option<Impersonation>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT user_id, by_admin, expires_at FROM impersonations WHERE session = $1 AND expires_at > $2";
+            let row = sqlx::query(sql).bind(session.to_string()).bind(now.0).fetch_optional(store.reads()).await?;
+            let Some(row) = row else { return Ok(None) };
+            let (user, by): (String, String) = (row.try_get("user_id")?, row.try_get("by_admin")?);
+            let expires_at = Moment(row.try_get("expires_at")?);
+            let (Ok(user), Ok(by)) = (user.parse(), by.parse()) else {
+                return Err(LogError::Statement("an impersonation has a user id that is none".into()));
+            };
+            Ok(Some(Impersonation { session, user, by, expires_at }))
+        };
+        self.store().run(read).await
+    }
+
+    /// Ends one; whether there was one to end.
+    pub async fn end_impersonation(&self, session: Uuid) -> Result<bool, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.durable().await?;
+                let ended = sqlx::query("DELETE FROM impersonations WHERE session = $1").bind(session.to_string());
+                let ended = ended.execute(&mut *tx).await?.rows_affected() > 0;
+                tx.commit().await?;
+                Ok(ended)
+            })
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestStore, both_stores};
+
+    both_stores!(an_impersonation_lasts_until_it_ends_or_expires, async |store: TestStore| {
+        let log = store.open().await.log;
+        let one = |n: u128, expires_at| {
+            let (user, by) = (UserId(Uuid::from_u128(7)), UserId(Uuid::from_u128(8)));
+            Impersonation { session: Uuid::from_u128(n), user, by, expires_at: Moment(expires_at) }
+        };
+        let (short, long) = (one(1, 10), one(2, 20));
+        log.open_impersonation(short, Moment(0)).await.unwrap();
+        assert_eq!(log.impersonation(short.session, Moment(9)).await.unwrap(), Some(short));
+        assert_eq!(log.impersonation(short.session, Moment(10)).await.unwrap(), None, "expired");
+        log.open_impersonation(long, Moment(11)).await.unwrap();
+        assert_eq!(log.impersonation(short.session, Moment(9)).await.unwrap(), None, "dropped");
+        assert!(log.end_impersonation(long.session).await.unwrap());
+        assert_eq!(log.impersonation(long.session, Moment(12)).await.unwrap(), None, "ended");
+        assert!(!log.end_impersonation(long.session).await.unwrap(), "once");
+    });
+}

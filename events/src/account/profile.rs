@@ -1,0 +1,202 @@
+//! What is known of somebody, and what they may ask while they may act.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AccountCommand, AccountEvent, Acquaintance, Onboarding};
+use crate::{ids::EmailId, moment::Moment, refusal::Refusal, tier::Tier};
+
+/// The version of the hash of the password that somebody registers with.
+pub const FIRST_PASSWORD: u32 = 1;
+
+/// What is known of somebody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Limits come from it.
+    pub tier: Tier,
+    /// The role's name.
+    pub role: String,
+    /// Whether they administer.
+    pub admin: bool,
+    /// How far onboarding is.
+    pub onboarding: Onboarding,
+    /// The stream of their address; nothing when they have none, or somebody else holds it.
+    pub email: Option<EmailId>,
+    /// Which version of the password's hash counts; raised by each change.
+    pub password: u32,
+    /// The second factor, while it is on.
+    pub two_factor: TwoFactor,
+    /// The link that was given out last to set a new password, until it is used.
+    pub reset: Option<ResetLink>,
+    /// The family of refresh tokens that was ended last because an old token came back.
+    pub reused: Option<String>,
+}
+
+/// The second factor: one-time codes by time (TOTP, RFC 6238).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TwoFactor {
+    /// Which version of its secret was enabled last; 0 when none ever was.
+    pub version: u32,
+    /// Whether it is asked for.
+    pub on: bool,
+    /// The last time step of which a code was taken: no code of it or before is taken again (RFC 6238, section 5.2).
+    pub last_step: u64,
+}
+
+/// A one-time code that was found right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// The version of the secret that it was right for.
+    pub version: u32,
+    /// Its time step.
+    pub step: u64,
+}
+
+/// A one-time link to set a new password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetLink {
+    /// SHA-256 of its token.
+    pub token_hash: String,
+    /// Not usable from then on.
+    pub expires_at: Moment,
+}
+
+impl Profile {
+    pub(super) fn new(who: Acquaintance) -> Self {
+        Self {
+            tier: who.tier,
+            role: who.role,
+            admin: who.admin,
+            onboarding: who.onboarding,
+            email: who.email_id,
+            password: FIRST_PASSWORD,
+            two_factor: TwoFactor::default(),
+            reset: None,
+            reused: None,
+        }
+    }
+
+    /// What happens when this is asked of somebody who may act.
+    pub(super) fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
+        match command {
+            AccountCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
+            AccountCommand::SignInByPassword { password, code } => self.sign_in(password, code),
+            AccountCommand::AdvanceOnboarding { to, privileged } => self.advance(to, privileged),
+            AccountCommand::ChangeEmail { email, email_id } => Ok(vec![AccountEvent::EmailChanged { email, email_id }]),
+            AccountCommand::ChangePassword { from } => {
+                self.check_password(from)?;
+                Ok(vec![AccountEvent::PasswordChanged { version: self.password + 1 }])
+            }
+            AccountCommand::OfferPasswordReset(link) => Ok(vec![AccountEvent::PasswordResetOffered(link)]),
+            AccountCommand::ResetPassword { token_hash, now } => self.reset_password(&token_hash, now),
+            AccountCommand::EnableTwoFactor { step } => match self.two_factor {
+                TwoFactor { on: true, .. } => {
+                    Err(Refusal::conflict("two_factor_on", "Two-factor login is on already; disable it first"))
+                }
+                TwoFactor { version, .. } => Ok(vec![AccountEvent::TwoFactorEnabled { version: version + 1, step }]),
+            },
+            AccountCommand::DisableTwoFactor(code) => {
+                let step = self.check_code(Some(code))?;
+                Ok(vec![AccountEvent::TwoFactorDisabled { step }])
+            }
+            AccountCommand::RemoveTwoFactor => match self.two_factor {
+                TwoFactor { on: false, .. } => Ok(vec![]),
+                TwoFactor { last_step: step, .. } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
+            },
+            AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
+            AccountCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
+                true => Ok(vec![]),
+                false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
+            },
+            AccountCommand::StartImpersonation { .. } if self.admin => {
+                Err(Refusal::forbidden("forbidden", "Nobody may act in an administrator's name"))
+            }
+            AccountCommand::StartImpersonation { by, impersonation } => {
+                Ok(vec![AccountEvent::ImpersonationStarted { by, impersonation }])
+            }
+            AccountCommand::Register(_) | AccountCommand::Meet(_) | AccountCommand::Sync(_) => Ok(vec![]), // taken before
+        }
+    }
+
+    fn sign_in(&self, password: u32, code: Option<Code>) -> Result<Vec<AccountEvent>, Refusal> {
+        self.check_password(password)?;
+        if !self.two_factor.on {
+            return Ok(vec![AccountEvent::SignedIn]);
+        }
+        let step = self.check_code(code)?;
+        Ok(vec![AccountEvent::TwoFactorUsed { step }, AccountEvent::SignedIn])
+    }
+
+    /// A password that was changed after it was checked is wrong.
+    fn check_password(&self, version: u32) -> Result<(), Refusal> {
+        match version == self.password {
+            true => Ok(()),
+            false => Err(Refusal::forbidden("wrong_password", "The password is wrong; it was changed a moment ago")),
+        }
+    }
+
+    /// A code counts once, and for the secret that is enabled now.
+    fn check_code(&self, code: Option<Code>) -> Result<u64, Refusal> {
+        let TwoFactor { version, on, last_step } = self.two_factor;
+        match code {
+            Some(code) if on && code.version == version && code.step > last_step => Ok(code.step),
+            _ => Err(Refusal::forbidden(
+                "invalid_otp",
+                "The one-time code is missing, wrong, or was used before; wait for the next",
+            )),
+        }
+    }
+
+    fn reset_password(&self, token_hash: &str, now: Moment) -> Result<Vec<AccountEvent>, Refusal> {
+        match &self.reset {
+            Some(link) if link.token_hash == token_hash && now < link.expires_at => {
+                Ok(vec![AccountEvent::PasswordReset { version: self.password + 1 }])
+            }
+            _ => Err(Refusal::invalid("token", "This link was used or has expired; ask an administrator for another")),
+        }
+    }
+
+    fn advance(&self, to: Onboarding, privileged: bool) -> Result<Vec<AccountEvent>, Refusal> {
+        let from = self.onboarding;
+        let users_step = matches!(
+            (from, to),
+            (Onboarding::ExtensionInstall, Onboarding::DataCollection) | (Onboarding::DataCollection, Onboarding::Processing)
+        );
+        let systems_step = privileged && (from, to) == (Onboarding::Processing, Onboarding::Complete);
+        if from == to {
+            Ok(vec![])
+        } else if users_step || systems_step {
+            Ok(vec![AccountEvent::OnboardingAdvanced { to }])
+        } else {
+            let sentence = format!("Onboarding can't go from {} to {}", from.as_str(), to.as_str());
+            Err(Refusal::conflict("onboarding_order", sentence))
+        }
+    }
+
+    pub(super) fn evolve(&mut self, event: AccountEvent) {
+        match event {
+            AccountEvent::OnboardingAdvanced { to } => self.onboarding = to,
+            AccountEvent::RoleChanged { role, admin } => (self.role, self.admin) = (role, admin),
+            AccountEvent::TierChanged { tier } => self.tier = tier,
+            AccountEvent::EmailChanged { email_id, .. } => self.email = Some(email_id),
+            AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
+                (self.password, self.reset) = (version, None); // who knows the old password needs no link
+            }
+            AccountEvent::PasswordResetOffered(link) => self.reset = Some(link),
+            AccountEvent::TwoFactorEnabled { version, step } => {
+                self.two_factor = TwoFactor { version, on: true, last_step: step };
+            }
+            AccountEvent::TwoFactorUsed { step } => self.two_factor.last_step = step,
+            AccountEvent::TwoFactorDisabled { step } => {
+                (self.two_factor.on, self.two_factor.last_step) = (false, step);
+            }
+            AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
+            AccountEvent::SignedIn
+            | AccountEvent::SessionsEnded
+            | AccountEvent::ImpersonationStarted { .. }
+            | AccountEvent::Registered(_)
+            | AccountEvent::Met(_)
+            | AccountEvent::Suspended
+            | AccountEvent::Reactivated => {}
+        }
+    }
+}

@@ -1,0 +1,174 @@
+use cqrs_es::test::TestFramework;
+
+use super::*;
+
+type Given = TestFramework<Account>;
+
+fn ada() -> Registration {
+    Registration {
+        email: "ada@example.com".into(),
+        email_id: EmailId("e".into()),
+        first_name: None,
+        invite: InviteId("i".into()),
+        tier: Tier::Starter,
+        role: "creator".into(),
+        admin: false,
+    }
+}
+fn advance(to: Onboarding, privileged: bool) -> AccountCommand {
+    AccountCommand::AdvanceOnboarding { to, privileged }
+}
+
+#[test]
+fn somebody_registers_once() {
+    let registered = AccountEvent::Registered(ada());
+    Given::with(()).given_no_previous_events().when(AccountCommand::Register(ada())).then_expect_events(vec![registered.clone()]);
+    let again = Given::with(()).given(vec![registered]).when(AccountCommand::Register(ada())).inspect_result();
+    assert_eq!(again.unwrap_err().code, "already_registered");
+}
+
+#[test]
+fn onboarding_goes_one_step_forward_and_only_genie_completes_it() {
+    let registered = AccountEvent::Registered(ada());
+    Given::with(())
+        .given(vec![registered.clone()])
+        .when(advance(Onboarding::DataCollection, false))
+        .then_expect_events(vec![AccountEvent::OnboardingAdvanced { to: Onboarding::DataCollection }]);
+    let jump = Given::with(()).given(vec![registered.clone()]).when(advance(Onboarding::Complete, false)).inspect_result();
+    assert_eq!(jump.unwrap_err().code, "onboarding_order");
+    let processing = vec![registered, AccountEvent::OnboardingAdvanced { to: Onboarding::Processing }];
+    let user = Given::with(()).given(processing.clone()).when(advance(Onboarding::Complete, false)).inspect_result();
+    assert_eq!(user.unwrap_err().code, "onboarding_order");
+    Given::with(())
+        .given(processing)
+        .when(advance(Onboarding::Complete, true))
+        .then_expect_events(vec![AccountEvent::OnboardingAdvanced { to: Onboarding::Complete }]);
+}
+
+#[test]
+fn the_suspended_may_not_act() {
+    let given = vec![AccountEvent::Registered(ada()), AccountEvent::Suspended];
+    let refused = Given::with(()).given(given).when(AccountCommand::SignIn).inspect_result();
+    assert_eq!(refused.unwrap_err().code, "suspended");
+}
+
+fn given(events: Vec<AccountEvent>) -> Account {
+    let mut account = Account::Absent;
+    events.into_iter().for_each(|event| account.evolve(event));
+    account
+}
+
+fn registered(later: Vec<AccountEvent>) -> Account {
+    given([vec![AccountEvent::Registered(ada())], later].concat())
+}
+
+#[test]
+fn what_another_system_says_is_taken_in_any_status_and_once() {
+    let wanted = Wanted { role: Some("editor".into()), tier: Some(Tier::Pro), active: Some(false), ..Wanted::default() };
+    let mut account = registered(vec![]);
+    let events = account.decide(AccountCommand::Sync(wanted.clone())).unwrap();
+    let expected = vec![
+        AccountEvent::RoleChanged { role: "editor".into(), admin: false },
+        AccountEvent::TierChanged { tier: Tier::Pro },
+        AccountEvent::Suspended,
+    ];
+    assert_eq!(events, expected);
+    events.into_iter().for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(AccountCommand::Sync(wanted)), Ok(vec![]), "the same again");
+    let back = Wanted { admin: Some(true), active: Some(true), ..Wanted::default() };
+    let expected = vec![AccountEvent::RoleChanged { role: "editor".into(), admin: true }, AccountEvent::Reactivated];
+    assert_eq!(account.decide(AccountCommand::Sync(back.clone())), Ok(expected));
+    assert_eq!(Account::Absent.decide(AccountCommand::Sync(back)).unwrap_err().code, "not_found");
+}
+
+#[test]
+fn who_is_met_is_what_the_other_system_says() {
+    let acquaintance = Acquaintance {
+        email: Some("ada@example.com".into()),
+        email_id: None,
+        first_name: None,
+        tier: Tier::Creator,
+        role: "editor".into(),
+        admin: true,
+        onboarding: Onboarding::Complete,
+        active: false,
+    };
+    let met = given(Account::Absent.decide(AccountCommand::Meet(acquaintance.clone())).unwrap());
+    let Account::Suspended(profile) = &met else { panic!("{met:?}") };
+    assert_eq!((profile.tier, profile.admin, profile.onboarding), (Tier::Creator, true, Onboarding::Complete));
+    assert_eq!(met.decide(AccountCommand::Meet(acquaintance)).unwrap_err().code, "already_registered");
+}
+
+#[test]
+fn a_password_that_was_changed_after_it_was_checked_opens_nothing() {
+    let mut account = registered(vec![]);
+    let sign_in = |password| AccountCommand::SignInByPassword { password, code: None };
+    assert_eq!(account.decide(sign_in(1)), Ok(vec![AccountEvent::SignedIn]));
+    let changed = account.decide(AccountCommand::ChangePassword { from: 1 }).unwrap();
+    assert_eq!(changed, vec![AccountEvent::PasswordChanged { version: 2 }]);
+    changed.into_iter().for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(sign_in(1)).unwrap_err().code, "wrong_password");
+    assert_eq!(account.decide(AccountCommand::ChangePassword { from: 1 }).unwrap_err().code, "wrong_password");
+    assert!(account.decide(sign_in(2)).is_ok());
+}
+
+#[test]
+fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
+    let link = |hash: &str| ResetLink { token_hash: hash.into(), expires_at: Moment(10) };
+    let reset = |hash: &str, now| AccountCommand::ResetPassword { token_hash: hash.into(), now: Moment(now) };
+    let mut account = registered(vec![AccountEvent::PasswordResetOffered(link("a"))]);
+    assert!(account.decide(reset("a", 10)).unwrap_err().sentence.contains("expired"));
+    assert!(account.decide(reset("b", 9)).is_err());
+    account.evolve(AccountEvent::PasswordResetOffered(link("b")));
+    assert!(account.decide(reset("a", 9)).is_err());
+    let done = account.decide(reset("b", 9)).unwrap();
+    assert_eq!(done, vec![AccountEvent::PasswordReset { version: 2 }]);
+    done.into_iter().for_each(|event| account.evolve(event));
+    assert!(account.decide(reset("b", 9)).is_err());
+}
+
+#[test]
+fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
+    let code = |version, step| Code { version, step };
+    let sign_in = |code| AccountCommand::SignInByPassword { password: 1, code };
+    let mut account = registered(vec![]);
+    assert!(account.decide(AccountCommand::DisableTwoFactor(code(0, 5))).is_err());
+    let enabled = account.decide(AccountCommand::EnableTwoFactor { step: 5 }).unwrap();
+    assert_eq!(enabled, vec![AccountEvent::TwoFactorEnabled { version: 1, step: 5 }]);
+    enabled.into_iter().for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(AccountCommand::EnableTwoFactor { step: 6 }).unwrap_err().code, "two_factor_on");
+    for wrong in [None, Some(code(1, 4)), Some(code(1, 5)), Some(code(2, 6))] {
+        assert_eq!(account.decide(sign_in(wrong)).unwrap_err().code, "invalid_otp", "{wrong:?}");
+    }
+    let signed_in = account.decide(sign_in(Some(code(1, 6)))).unwrap();
+    assert_eq!(signed_in, vec![AccountEvent::TwoFactorUsed { step: 6 }, AccountEvent::SignedIn]);
+    signed_in.into_iter().for_each(|event| account.evolve(event));
+    assert!(account.decide(sign_in(Some(code(1, 6)))).is_err(), "replayed");
+    assert!(account.decide(AccountCommand::DisableTwoFactor(code(1, 6))).is_err(), "replayed");
+    let removed = vec![AccountEvent::TwoFactorDisabled { step: 6 }];
+    assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(removed.clone()));
+    removed.into_iter().for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(vec![]));
+    assert!(account.decide(sign_in(None)).is_ok());
+}
+
+#[test]
+fn a_family_whose_old_token_came_back_is_noted_once() {
+    let note = |family: &str| AccountCommand::NoteReuse { family: family.into() };
+    let detected = AccountEvent::SessionReuseDetected { family: "f".into() };
+    assert_eq!(registered(vec![]).decide(note("f")), Ok(vec![detected.clone()]));
+    assert_eq!(registered(vec![detected.clone()]).decide(note("f")), Ok(vec![]));
+    assert_eq!(registered(vec![detected]).decide(note("g")).unwrap().len(), 1);
+}
+
+#[test]
+fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
+    let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+    let start = AccountCommand::StartImpersonation { by, impersonation };
+    let started = AccountEvent::ImpersonationStarted { by, impersonation };
+    assert_eq!(registered(vec![]).decide(start.clone()), Ok(vec![started]));
+    let promoted = AccountEvent::RoleChanged { role: "administrator".into(), admin: true };
+    assert_eq!(registered(vec![promoted]).decide(start.clone()).unwrap_err().code, "forbidden");
+    assert_eq!(registered(vec![AccountEvent::Suspended]).decide(start.clone()).unwrap_err().code, "suspended");
+    assert_eq!(Account::Absent.decide(start).unwrap_err().code, "not_found");
+}

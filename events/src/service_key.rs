@@ -1,0 +1,220 @@
+//! `service_key`: what subscribers, workers and dashboards come with instead of the shared secret (contract, section 1). Its
+//! stream's id is a keyed hash of the key, so that whoever shows a key is found without a table, and no key is stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal};
+
+/// The longest name, in characters.
+pub const MAX_NAME: usize = 100;
+
+/// What a service key is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceKey {
+    /// Never made.
+    #[default]
+    Absent,
+    /// Opens what its scopes say, until it expires.
+    Live(Key),
+    /// Opens nothing any more.
+    Revoked,
+}
+
+/// What a key is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    /// What an administrator calls it.
+    pub name: String,
+    /// What it opens.
+    pub scopes: Vec<Scope>,
+    /// Opens nothing from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Moment>,
+}
+
+impl Key {
+    /// A key with each scope once, in order.
+    pub fn new(name: String, mut scopes: Vec<Scope>, expires_at: Option<Moment>, now: Moment) -> Result<Self, Refusal> {
+        if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+            let sentence = format!("`name` must have 1 to {MAX_NAME} characters, none of them control characters");
+            return Err(Refusal::invalid("name", sentence));
+        }
+        if scopes.is_empty() {
+            return Err(Refusal::invalid("scopes", "`scopes` must name what the key is to open"));
+        }
+        if expires_at.is_some_and(|at| at <= now) {
+            return Err(Refusal::invalid("expires_at", "`expires_at` must be ahead"));
+        }
+        scopes.sort_unstable();
+        scopes.dedup();
+        Ok(Self { name, scopes, expires_at })
+    }
+}
+
+/// What a key may be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Scope {
+    /// Read the feed, without what is personal.
+    #[serde(rename = "events:read")]
+    EventsRead,
+    /// Read the feed with what is personal.
+    #[serde(rename = "events:read:personal")]
+    EventsReadPersonal,
+    /// Claim jobs and end them.
+    #[serde(rename = "jobs:work")]
+    JobsWork,
+    /// Read the audit trail and its proofs.
+    #[serde(rename = "audit:read")]
+    AuditRead,
+    /// Read anybody's credentials in the clear.
+    #[serde(rename = "credentials:reveal")]
+    CredentialsReveal,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::EventsRead, Self::EventsReadPersonal, Self::JobsWork, Self::AuditRead, Self::CredentialsReveal];
+
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EventsRead => "events:read",
+            Self::EventsReadPersonal => "events:read:personal",
+            Self::JobsWork => "jobs:work",
+            Self::AuditRead => "audit:read",
+            Self::CredentialsReveal => "credentials:reveal",
+        }
+    }
+
+    /// The shown word back.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == word)
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What may be asked of a service key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ServiceKeyCommand {
+    /// Make it.
+    Create(Key),
+    /// Let it open nothing any more.
+    Revoke,
+}
+
+/// What happened to a service key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ServiceKeyEvent {
+    /// Made.
+    Created(Key),
+    /// It opens nothing any more.
+    Revoked,
+}
+
+domain_event!(ServiceKeyEvent,
+    Self::Created(_) => "service_key.created",
+    Self::Revoked => "service_key.revoked",
+);
+aggregate!(ServiceKey, "service_key", ServiceKeyCommand, ServiceKeyEvent);
+
+impl ServiceKey {
+    /// What it opens now; `None` when nothing.
+    pub fn opens(&self, now: Moment) -> Option<&Key> {
+        match self {
+            Self::Live(key) if key.expires_at.is_none_or(|at| now < at) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// What happens when this is asked.
+    pub fn decide(&self, command: ServiceKeyCommand) -> Result<Vec<ServiceKeyEvent>, Refusal> {
+        match (command, self) {
+            (ServiceKeyCommand::Create(key), Self::Absent) => Ok(vec![ServiceKeyEvent::Created(key)]),
+            (ServiceKeyCommand::Create(_), _) => Err(Refusal::conflict("key_exists", "This service key is there already")),
+            (ServiceKeyCommand::Revoke, Self::Live(_)) => Ok(vec![ServiceKeyEvent::Revoked]),
+            (ServiceKeyCommand::Revoke, Self::Revoked) => Ok(vec![]),
+            (ServiceKeyCommand::Revoke, Self::Absent) => Err(Refusal::not_found("service key")),
+        }
+    }
+
+    /// Folds what happened.
+    pub fn evolve(&mut self, event: ServiceKeyEvent) {
+        *self = match event {
+            ServiceKeyEvent::Created(key) => Self::Live(key),
+            ServiceKeyEvent::Revoked => Self::Revoked,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+
+    use super::*;
+
+    fn key(scopes: &[Scope], expires_at: Option<Moment>) -> Key {
+        Key { name: "dashboard".into(), scopes: scopes.to_vec(), expires_at }
+    }
+    fn given(events: Vec<ServiceKeyEvent>) -> cqrs_es::test::AggregateTestExecutor<ServiceKey> {
+        TestFramework::<ServiceKey>::with(()).given(events)
+    }
+
+    #[test]
+    fn a_key_is_made_with_each_scope_once() {
+        let twice = vec![Scope::JobsWork, Scope::EventsRead, Scope::JobsWork];
+        let made = Key::new("dashboard".into(), twice, Some(Moment(11)), Moment(10)).unwrap();
+        assert_eq!(made, key(&[Scope::EventsRead, Scope::JobsWork], Some(Moment(11))));
+        let created = ServiceKeyEvent::Created(made.clone());
+        given(vec![]).when(ServiceKeyCommand::Create(made)).then_expect_events(vec![created]);
+    }
+
+    #[test]
+    fn a_key_without_name_or_scope_or_time_left_is_not_made() {
+        for (name, scopes, expires_at, field) in [
+            ("", vec![Scope::JobsWork], None, "name"),
+            ("two\nlines", vec![Scope::JobsWork], None, "name"),
+            ("dashboard", vec![], None, "scopes"),
+            ("dashboard", vec![Scope::JobsWork], Some(Moment(10)), "expires_at"),
+        ] {
+            let refused = Key::new(name.into(), scopes, expires_at, Moment(10)).unwrap_err();
+            assert!(refused.sentence.contains(&format!("`{field}`")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_key_opens_what_it_says_until_it_expires_or_is_revoked() {
+        let mut state = ServiceKey::default();
+        assert_eq!(state.opens(Moment(0)), None);
+        state.evolve(ServiceKeyEvent::Created(key(&[Scope::AuditRead], Some(Moment(20)))));
+        assert_eq!(state.opens(Moment(19)).map(|key| key.scopes.as_slice()), Some([Scope::AuditRead].as_slice()));
+        assert_eq!(state.opens(Moment(20)), None);
+        state.evolve(ServiceKeyEvent::Revoked);
+        assert_eq!(state.opens(Moment(0)), None);
+    }
+
+    #[test]
+    fn what_is_revoked_stays_so_and_what_is_not_there_can_t_be() {
+        let made = ServiceKeyEvent::Created(key(&[Scope::JobsWork], None));
+        given(vec![made.clone()]).when(ServiceKeyCommand::Revoke).then_expect_events(vec![ServiceKeyEvent::Revoked]);
+        given(vec![made, ServiceKeyEvent::Revoked]).when(ServiceKeyCommand::Revoke).then_expect_events(vec![]);
+        let refused = given(vec![]).when(ServiceKeyCommand::Revoke).inspect_result().unwrap_err();
+        assert_eq!(refused.code, "not_found");
+    }
+
+    #[test]
+    fn every_scope_reads_back_as_it_is_stored() {
+        for scope in Scope::ALL {
+            assert_eq!(Scope::parse(scope.as_str()), Some(scope));
+            assert_eq!(serde_json::to_value(scope).unwrap(), scope.as_str());
+        }
+        assert_eq!(Scope::parse("everything"), None);
+    }
+}

@@ -1,0 +1,20 @@
+-- Whether a login asks for a one-time code.
+ALTER TABLE accounts ADD COLUMN two_factor INTEGER NOT NULL DEFAULT 0;
+
+-- One row per login: a family of refresh tokens, of which one is good. Who was logged in logs in once more.
+DROP TABLE sessions;
+CREATE TABLE sessions (
+    family       TEXT    NOT NULL PRIMARY KEY,
+    user_id      TEXT    NOT NULL,
+    -- SHA-256 of the token that is good now.
+    token_hash   TEXT    NOT NULL,
+    -- Those that it followed within the grace: JSON, [[hash, when], ...].
+    rotated      TEXT    NOT NULL DEFAULT '[]',
+    -- What the client calls itself.
+    agent_sealed BLOB,
+    created_at   INTEGER NOT NULL,
+    used_at      INTEGER NOT NULL,
+    expires_at   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sessions_of_user ON sessions (user_id, used_at);
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);

@@ -1,0 +1,101 @@
+//! `service_keys`: which there are, for administrators' lists. Whether one opens anything is asked of the log itself.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use genie_events::{Event, Moment, StreamKind, service_key::ServiceKeyEvent};
+use genie_log::{Log, LogError, store::Store};
+use sqlx::{Row, any::AnyRow};
+
+use crate::projection::{Projection, Seen, Tx, open, read};
+
+const NAME: &str = "service_keys.name";
+
+pub(crate) struct Projector;
+
+impl Projection for Projector {
+    fn name(&self) -> &'static str {
+        "service_keys"
+    }
+
+    fn wants(&self, kind: StreamKind) -> bool {
+        kind == StreamKind::ServiceKey
+    }
+
+    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let Event::ServiceKey(event) = seen.event else { return Ok(()) };
+            let id = seen.fact.stream.id.as_str();
+            let query = match event {
+                ServiceKeyEvent::Created(key) => sqlx::query(
+                    "INSERT INTO service_keys (key_id, name_sealed, scopes, expires_at, created_at, created_by) \
+                     VALUES ($1, $2, $3, $4, $5, $6)",
+                )
+                .bind(id)
+                .bind(seen.seal(NAME, &key.name))
+                .bind(key.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" "))
+                .bind(key.expires_at.map(|at| at.0))
+                .bind(seen.at().0)
+                .bind(seen.fact.metadata.by.map(|by| by.to_string())),
+                ServiceKeyEvent::Revoked => {
+                    sqlx::query("UPDATE service_keys SET revoked_at = $2 WHERE key_id = $1").bind(id).bind(seen.at().0)
+                }
+            };
+            query.execute(&mut **tx).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+/// One service key; never the key.
+#[derive(Debug, Clone)]
+pub struct ServiceKeyRow {
+    /// What it is known by.
+    pub id: String,
+    /// What an administrator calls it.
+    pub name: String,
+    /// What it opens, in words.
+    pub scopes: Vec<String>,
+    /// Opens nothing from then on.
+    pub expires_at: Option<Moment>,
+    /// When it was made.
+    pub created_at: Moment,
+    /// The administrator who made it.
+    pub created_by: Option<String>,
+    /// When it was revoked.
+    pub revoked_at: Option<Moment>,
+}
+
+/// Reads of `service_keys`.
+#[derive(Debug, Clone)]
+pub struct ServiceKeys {
+    log: Log,
+}
+
+impl ServiceKeys {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// Service keys, oldest first, at most `limit`, after the one named by `after` (created_at, id).
+    pub async fn list(&self, after: Option<(i64, String)>, limit: i64) -> Result<Vec<ServiceKeyRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let (created, id) = after.unwrap_or((i64::MIN, String::new()));
+            let sql = "SELECT key_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
+                       WHERE created_at > $1 OR (created_at = $1 AND key_id > $2) ORDER BY created_at, key_id LIMIT $3";
+            Ok(sqlx::query(sql).bind(created).bind(id).bind(limit).fetch_all(store.reads()).await?)
+        });
+        rows.await?.iter().map(|row| self.open(row)).collect()
+    }
+
+    fn open(&self, row: &AnyRow) -> Result<ServiceKeyRow, LogError> {
+        let (name, scopes): (Vec<u8>, String) = (row.try_get("name_sealed")?, row.try_get("scopes")?);
+        Ok(ServiceKeyRow {
+            id: row.try_get("key_id")?,
+            name: open(self.log.system_keys(), NAME, &name)?,
+            scopes: scopes.split(' ').map(str::to_owned).collect(),
+            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),
+            created_at: Moment(row.try_get("created_at")?),
+            created_by: row.try_get("created_by")?,
+            revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(Moment),
+        })
+    }
+}

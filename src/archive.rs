@@ -1,0 +1,199 @@
+//! Whether an uploaded ZIP may be unpacked: is it one, and would a worker that unpacks it stay within its folder, its disk and its
+//! time? Nothing that the file says of itself is believed before it was seen.
+//!
+//! What is checked: the file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3); how many entries there
+//! are, and how much they say they hold, in all and for the file's size; each name; that entries are plain files or folders, stored or
+//! deflated, not encrypted, no archives themselves; that no two have one name, or overlap (one compressed heap that many entries
+//! point at); that each entry's own header agrees with the directory. At last each is unpacked, to nowhere, and must have the very
+//! length and checksum that were said: so none can unpack to more.
+
+use flate2::read::DeflateDecoder;
+use rawzip::{
+    CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ReaderAt, ZipArchive,
+    ZipArchiveEntryWayfinder, ZipFileHeaderRecord,
+};
+
+/// How the first entry of an archive begins.
+pub const MAGIC: [u8; 4] = *b"PK\x03\x04";
+/// The most entries.
+const MAX_ENTRIES: usize = 20_000;
+/// The longest name, in bytes.
+const MAX_NAME: usize = 1024;
+/// The most that all entries together may unpack to.
+const MAX_UNPACKED: u64 = 4 << 30;
+/// The most that it may be, for each byte of the file. Text rarely packs better than 20 to 1; deflate at its best does 1,032 to 1.
+const MAX_RATIO: u64 = 100;
+/// So much is never too much for the size of the file.
+const ALWAYS_ALLOWED: u64 = 16 << 20;
+/// Where the end of the directory is looked for: its record, and the longest comment.
+const LONGEST_END: u64 = 22 + 65_535;
+
+/// Why an upload is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadZip {
+    #[error("The file is not a ZIP archive")]
+    NotZip,
+    #[error("The ZIP archive is damaged, or was cut short; make it anew")]
+    Damaged,
+    #[error("The ZIP archive has no files in it")]
+    Empty,
+    #[error("The ZIP archive has more than {MAX_ENTRIES} entries; leave some out")]
+    TooMany,
+    #[error("The ZIP archive would unpack to more than {} GiB, or to more than {MAX_RATIO} times its size", MAX_UNPACKED >> 30)]
+    Bomb,
+    #[error("A name in the ZIP archive {0}")]
+    Name(&'static str),
+    #[error("The ZIP archive has two entries of one name")]
+    Twice,
+    #[error("The ZIP archive holds something that is neither a file nor a folder, such as a link; leave it out")]
+    Special,
+    #[error("The ZIP archive is encrypted; make it anew without a password")]
+    Encrypted,
+    #[error("The ZIP archive is packed in an uncommon way; make it anew with the usual one (deflate)")]
+    Method,
+    #[error("The ZIP archive holds another ZIP archive; unpack that first")]
+    Nested,
+    #[error("The ZIP archive contradicts itself; make it anew")]
+    Contradiction,
+}
+
+impl From<Error> for BadZip {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::MissingEndOfCentralDirectory => Self::NotZip,
+            _ => Self::Damaged,
+        }
+    }
+}
+
+struct Entry {
+    place: ZipArchiveEntryWayfinder,
+    at: u64,
+    name: Vec<u8>,
+    method: CompressionMethod,
+}
+
+/// Looks through a file of `size` bytes. When `reader` fails, the answer is some refusal: whoever made the reader asks it first.
+pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
+    let mut magic = [0; MAGIC.len()];
+    reader.read_exact_at(&mut magic, 0).map_err(|_| BadZip::NotZip)?;
+    if magic != MAGIC {
+        return Err(BadZip::NotZip);
+    }
+    let mut buffer = vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
+    let locator = ZipArchive::with_max_search_space(LONGEST_END);
+    let archive = locator.locate_in_reader(reader, &mut buffer, size).map_err(|(_, error)| error)?;
+    let mut entries = entries(&archive, &mut buffer, size)?;
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if entries.windows(2).any(|two| two[0].name == two[1].name) {
+        return Err(BadZip::Twice);
+    }
+    // In the order of the file: it is read once from its beginning to its end, however its directory is ordered.
+    entries.sort_unstable_by_key(|entry| entry.at);
+    let mut end_before = 0;
+    for entry in &entries {
+        let (begin, end) = archive.get_entry(entry.place)?.compressed_data_range();
+        if entry.at < end_before || begin > end || end > archive.directory_offset() {
+            return Err(BadZip::Contradiction);
+        }
+        end_before = end;
+        unpack(&archive, entry, &mut buffer)?;
+    }
+    Ok(())
+}
+
+/// What the directory lists, as far as the directory alone can be judged.
+fn entries(archive: &ZipArchive<impl ReaderAt>, buffer: &mut [u8], size: u64) -> Result<Vec<Entry>, BadZip> {
+    let (mut entries, mut unpacked, mut has_files) = (Vec::new(), 0_u64, false);
+    let mut listed = archive.entries(buffer);
+    while let Some(record) = listed.next_entry()? {
+        if entries.len() == MAX_ENTRIES {
+            return Err(BadZip::TooMany);
+        }
+        judge(&record)?;
+        has_files |= !record.is_dir();
+        unpacked = unpacked.saturating_add(record.uncompressed_size_hint());
+        if unpacked > MAX_UNPACKED || unpacked > size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED) {
+            return Err(BadZip::Bomb);
+        }
+        entries.push(Entry {
+            place: record.wayfinder(),
+            at: record.local_header_offset(),
+            name: record.file_path().as_bytes().to_vec(),
+            method: record.compression_method(),
+        });
+    }
+    match has_files {
+        true => Ok(entries),
+        false => Err(BadZip::Empty),
+    }
+}
+
+fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
+    let path = record.file_path();
+    let name = path.as_bytes();
+    if let Some(wrong) = wrong_with(name) {
+        return Err(BadZip::Name(wrong));
+    }
+    let made_on_unix = [CreatorSystem::UNIX, CreatorSystem::MACOS].contains(&record.version_made_by().creator_system());
+    // Of a Unix mode, the bits that say what kind of thing it is; many tools leave them out.
+    let kind = if made_on_unix { (record.external_attributes() >> 16) & 0o170_000 } else { 0 };
+    if kind != 0 && kind != if record.is_dir() { 0o040_000 } else { 0o100_000 } {
+        return Err(BadZip::Special);
+    }
+    let flags = record.flags();
+    if flags.is_encrypted() || flags.has_strong_encryption() || flags.is_masked() {
+        return Err(BadZip::Encrypted);
+    }
+    if ![CompressionMethod::STORE, CompressionMethod::DEFLATE].contains(&record.compression_method()) {
+        return Err(BadZip::Method);
+    }
+    if record.is_dir() && record.uncompressed_size_hint() > 0 {
+        return Err(BadZip::Contradiction);
+    }
+    if name.to_ascii_lowercase().ends_with(b".zip") {
+        return Err(BadZip::Nested);
+    }
+    Ok(())
+}
+
+/// What is wrong with a name, if anything: unpacked anywhere, on any system, it must stay in its folder.
+fn wrong_with(name: &[u8]) -> Option<&'static str> {
+    let is_drive = matches!(name, [letter, b':', ..] if letter.is_ascii_alphabetic());
+    if name.is_empty() {
+        Some("is empty")
+    } else if name.len() > MAX_NAME {
+        Some("is too long")
+    } else if name.iter().any(u8::is_ascii_control) {
+        Some("has a control character in it")
+    } else if name.contains(&b'\\') {
+        Some("has a backslash in it; folders are separated by `/`")
+    } else if name.starts_with(b"/") || is_drive {
+        Some("is absolute; it must be relative to the archive")
+    } else if name.split(|byte| *byte == b'/').any(|part| part == b"..") {
+        Some("leads out of the archive by `..`")
+    } else {
+        None
+    }
+}
+
+/// Unpacks an entry to nowhere.
+fn unpack(archive: &ZipArchive<impl ReaderAt>, entry: &Entry, buffer: &mut [u8]) -> Result<(), BadZip> {
+    let found = archive.get_entry(entry.place)?;
+    let local = found.local_header(buffer)?;
+    let agrees = local.file_path().as_bytes() == entry.name && local.compression_method() == entry.method;
+    if !agrees || local.flags().is_encrypted() {
+        return Err(BadZip::Contradiction);
+    }
+    // It reads no further than one buffer past the said length, and fails there.
+    let unpacked = match entry.method {
+        CompressionMethod::DEFLATE => {
+            std::io::copy(&mut found.verifying_reader(DeflateDecoder::new(found.reader())), &mut std::io::sink())
+        }
+        _ => std::io::copy(&mut found.verifying_reader(found.reader()), &mut std::io::sink()),
+    };
+    unpacked.map(drop).map_err(|_| BadZip::Damaged)
+}
+
+#[cfg(test)]
+mod tests;

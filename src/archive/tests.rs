@@ -1,0 +1,132 @@
+use std::io::Write;
+
+use flate2::{Compression, write::DeflateEncoder};
+use rawzip::{ZipArchiveWriter, path::EntryPath};
+
+use super::*;
+
+/// An archive of these names and contents, deflated; a name that ends with `/` is a folder.
+fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = ZipArchiveWriter::new(Vec::new());
+    for (name, bytes) in entries {
+        let path = EntryPath::verbatim(name.as_bytes().to_vec());
+        let (mut entry, config) = archive.new_file(path).compression_method(CompressionMethod::DEFLATE).start().unwrap();
+        let mut packed = config.wrap(DeflateEncoder::new(&mut entry, Compression::best()));
+        packed.write_all(bytes).unwrap();
+        let (packed, said) = packed.finish().unwrap();
+        packed.finish().unwrap();
+        entry.finish(said).unwrap();
+    }
+    archive.finish().unwrap()
+}
+
+fn judged(archive: &[u8]) -> Result<(), BadZip> {
+    check(archive, archive.len() as u64)
+}
+
+/// Where a record of the directory begins, and the number at an offset from there.
+fn records(archive: &[u8]) -> Vec<usize> {
+    (0..archive.len() - 4).filter(|at| archive[*at..].starts_with(b"PK\x01\x02")).collect()
+}
+
+fn set<const N: usize>(archive: &mut [u8], at: usize, value: [u8; N]) {
+    archive[at..at + N].copy_from_slice(&value);
+}
+
+#[test]
+fn a_usual_archive_is_taken() {
+    let diary = "dear diary, ".repeat(1000);
+    assert_eq!(judged(&zip(&[("posts/", b""), ("posts/1.json", diary.as_bytes()), ("./a..b", b"x"), ("empty", b"")])), Ok(()));
+    assert_eq!(judged(&zip(&[("only/", b"")])), Err(BadZip::Empty));
+}
+
+#[test]
+fn a_name_must_stay_in_its_folder_on_any_system() {
+    for bad in ["../x", "a/../../x", "a/..", "/etc/passwd", "C:/x", "c:x", "..\\x", "\\x", "a\\b", "a\0b", "a\nb", ""] {
+        let told = judged(&zip(&[("good", b"x"), (bad, b"x")]));
+        assert!(matches!(told, Err(BadZip::Name(_))), "{bad:?}: {told:?}");
+    }
+    assert!(matches!(judged(&zip(&[(&"a".repeat(1025), b"x")])), Err(BadZip::Name(_))));
+    assert_eq!(judged(&zip(&[("a", b"x"), ("a", b"y")])), Err(BadZip::Twice));
+    assert_eq!(judged(&zip(&[("more.ZIP", b"x")])), Err(BadZip::Nested));
+}
+
+#[test]
+fn what_is_no_archive_is_told_so() {
+    for bad in
+        [&b""[..], b"PK", b"%PDF-1.7", b"PK\x03\x04 and nothing of the kind", b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"]
+    {
+        assert_eq!(judged(bad), Err(BadZip::NotZip), "{bad:?}");
+    }
+}
+
+#[test]
+fn any_cut_and_any_changed_byte_is_survived_and_no_cut_is_taken() {
+    let whole = zip(&[("a/", b""), ("a/b", b"some text, some text"), ("c", b"more")]);
+    for length in 0..whole.len() {
+        assert!(judged(&whole[..length]).is_err(), "{length} of {}", whole.len());
+    }
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << bit;
+            let _ = judged(&changed); // some bytes, such as those of times, may be anything
+        }
+    }
+}
+
+#[test]
+fn a_bomb_is_found_by_what_it_says_or_by_what_it_does() {
+    let zeros = vec![0; 64 << 20];
+    let mut bomb = zip(&[("zeros", &zeros)]);
+    assert!(bomb.len() < 100_000);
+    assert_eq!(judged(&bomb), Err(BadZip::Bomb));
+    let record = records(&bomb)[0];
+    set(&mut bomb, record + 24, 1000_u32.to_le_bytes());
+    assert_eq!(judged(&bomb), Err(BadZip::Damaged), "it says that it is small");
+    set(&mut bomb, record + 24, u32::MAX.to_le_bytes());
+    assert_eq!(judged(&bomb), Err(BadZip::Bomb), "it says that it is huge");
+
+    let mut archive = ZipArchiveWriter::new(Vec::new());
+    for n in 0..=MAX_ENTRIES {
+        archive.new_dir(format!("{n}/")).create().unwrap();
+    }
+    assert_eq!(judged(&archive.finish().unwrap()), Err(BadZip::TooMany));
+}
+
+#[test]
+fn entries_that_share_bytes_are_refused() {
+    let mut archive = zip(&[("a", b"the same heap"), ("b", b"the same heap")]);
+    let second = records(&archive)[1];
+    set(&mut archive, second + 42, 0_u32.to_le_bytes());
+    assert_eq!(judged(&archive), Err(BadZip::Contradiction));
+}
+
+#[test]
+fn the_directory_and_an_entrys_own_header_must_agree() {
+    let good = zip(&[("safe.txt", b"text")]);
+    let mut renamed = good.clone();
+    set(&mut renamed, 30, *b"../e.txt");
+    assert_eq!(judged(&renamed), Err(BadZip::Contradiction));
+    let record = records(&good)[0];
+    let mut longer = good.clone();
+    set(&mut longer, record + 20, 4000_u32.to_le_bytes());
+    assert_eq!(judged(&longer), Err(BadZip::Contradiction), "its bytes would reach into the directory");
+}
+
+#[test]
+fn only_plain_files_that_can_be_looked_into_are_taken() {
+    let good = zip(&[("a", b"text")]);
+    let record = records(&good)[0];
+    let changed = |at: usize, value: [u8; 2]| {
+        let mut archive = good.clone();
+        set(&mut archive, record + at, value);
+        judged(&archive)
+    };
+    assert_eq!(changed(8, 1_u16.to_le_bytes()), Err(BadZip::Encrypted));
+    assert_eq!(changed(10, 12_u16.to_le_bytes()), Err(BadZip::Method));
+    let mut link = good.clone();
+    link[record + 5] = 3; // made on Unix
+    set(&mut link, record + 38, (0o120_777_u32 << 16).to_le_bytes());
+    assert_eq!(judged(&link), Err(BadZip::Special));
+}

@@ -1,0 +1,256 @@
+//! The blob store: uploaded files in a local folder or a bucket, as objects `<user>/<file>/<part>` of at most a part each, sealed
+//! under their user's key before they get here.
+//!
+//! A part is an object of its own, rather than a file one upload of several parts to the store: then no store keeps hidden,
+//! unfinished uploads, and whatever a crash leaves can be listed and swept.
+//!
+//! Invariant: everything that touches the store runs on the runtime that owns all I/O, and to its end when its caller goes away.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+
+use actix_web::web::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use genie_events::{BlobId, Moment, UserId};
+use genie_log::{
+    Election, Log, LogError, UserKeys,
+    blobs::{Blob, PART, ROWS_AT_ONCE, open_part, parts_of},
+};
+use object_store::{
+    ObjectStore, ObjectStoreExt, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+};
+use secrecy::{ExposeSecret, SecretString};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+/// A file read at any place.
+mod reader;
+/// What a crash left in the local folder.
+mod staged;
+/// A file that is being uploaded.
+mod upload;
+pub use reader::BlobReader;
+pub use upload::Upload;
+
+/// How long the store may take for one part.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How often what belongs to no file is looked for.
+const SWEEP: Duration = Duration::from_secs(15 * 60);
+/// Bytes without a row are nobody's when they are as old as this: no upload lasts as long.
+const ORPHANED_AFTER: Duration = Duration::from_secs(3600);
+
+/// Where bytes are kept.
+pub enum Place {
+    /// A folder, which is made when absent.
+    Folder(PathBuf),
+    /// A bucket and a prefix, as `s3://bucket/prefix`; and how it is reached, as the `AWS_*` variables of its own tools say it.
+    Bucket { url: String, aws: BTreeMap<String, SecretString> },
+}
+
+/// The blob store. Clones share it.
+#[derive(Clone)]
+pub struct Blobs(Arc<Inner>);
+
+struct Inner {
+    log: Log,
+    objects: Arc<dyn ObjectStore>,
+    /// What comes before each path.
+    root: Path,
+    /// The folder, when it is one.
+    folder: Option<PathBuf>,
+}
+
+/// Bytes can't be kept or had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BlobError {
+    /// The store does not answer, or refuses; perhaps for now.
+    #[error("the blob store is away: {0}")]
+    Away(String),
+    /// A part of a kept file is missing, or is not what was kept.
+    #[error("part {number} of file {file} {reason}")]
+    Damaged { file: BlobId, number: u64, reason: String },
+    /// The log's tables.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// What has to be known of a file to read its bytes.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    user: UserId,
+    id: BlobId,
+    size: u64,
+}
+
+impl From<object_store::Error> for BlobError {
+    fn from(error: object_store::Error) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl Blobs {
+    /// Opens it. A bucket is not asked for anything yet.
+    pub fn open(log: Log, place: Place) -> Result<Self, String> {
+        let (objects, root, folder): (Arc<dyn ObjectStore>, _, _) = match place {
+            Place::Folder(folder) => {
+                let wrong = |error: &dyn std::fmt::Display| format!("the blob store {}: {error}", folder.display());
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| wrong(&error))?;
+                let objects = LocalFileSystem::new_with_prefix(&folder).map_err(|error| wrong(&error))?;
+                (Arc::new(objects.with_fsync(true).with_automatic_cleanup(true)), Path::default(), Some(folder))
+            }
+            Place::Bucket { url, aws } => {
+                let wrong = |error: &dyn std::fmt::Display| format!("GENIE_BLOBS_URL: {error}");
+                let parsed = reqwest::Url::parse(&url).map_err(|error| wrong(&error))?;
+                let root = Path::from_url_path(parsed.path()).map_err(|error| wrong(&error))?;
+                let retry = RetryConfig { max_retries: 3, retry_timeout: LONGEST / 2, ..RetryConfig::default() };
+                let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
+                for (name, value) in aws {
+                    // Names that the store does not know are for other programs.
+                    if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+                        builder = builder.with_config(key, value.expose_secret());
+                    }
+                }
+                (Arc::new(builder.build().map_err(|error| wrong(&error))?), root, None)
+            }
+        };
+        Ok(Self(Arc::new(Inner { log, objects, root, folder })))
+    }
+
+    /// On the runtime that owns all I/O.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, BlobError>> + Send + 'static,
+    ) -> Result<T, BlobError> {
+        let task = self.0.log.store().io().spawn(work);
+        task.await.unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
+    }
+
+    fn path(&self, user: UserId, file: BlobId, number: u64) -> Path {
+        self.0.root.clone().join(user.to_string()).join(file.to_string()).join(format!("{number:08}"))
+    }
+
+    /// A part of a file, opened.
+    async fn part(&self, blob: Bounds, keys: &UserKeys, number: u64) -> Result<Zeroizing<Vec<u8>>, BlobError> {
+        let (objects, path, file) = (Arc::clone(&self.0.objects), self.path(blob.user, blob.id, number), blob.id);
+        let damaged = move |reason: &dyn ToString| BlobError::Damaged { file, number, reason: reason.to_string() };
+        let sealed = self.run(async move {
+            let read = async {
+                let found = match objects.get(&path).await {
+                    Ok(found) => found,
+                    Err(object_store::Error::NotFound { .. }) => return Err(damaged(&"is missing")),
+                    Err(error) => return Err(error.into()),
+                };
+                match found.meta.size <= 2 * PART as u64 {
+                    true => Ok(found.bytes().await?),
+                    false => Err(damaged(&"is larger than any part")),
+                }
+            };
+            in_time(read).await
+        });
+        let is_last = number + 1 == parts_of(blob.size);
+        let opened = open_part(keys, file, number, is_last, &sealed.await?).map_err(|reason| damaged(&reason))?;
+        let wanted = if is_last { blob.size - number * PART as u64 } else { PART as u64 };
+        match opened.len() as u64 == wanted {
+            true => Ok(opened),
+            false => Err(damaged(&"has another length than it was kept with")),
+        }
+    }
+
+    /// All bytes of a file, a part at a time.
+    pub fn read(&self, blob: &Blob, keys: Arc<UserKeys>) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
+        let (blobs, bounds) = (self.clone(), Bounds { user: blob.user, id: blob.id, size: blob.size });
+        stream::iter(0..parts_of(bounds.size)).then(move |number| {
+            let (blobs, keys) = (blobs.clone(), Arc::clone(&keys));
+            async move { Ok(Bytes::from(std::mem::take(&mut *blobs.part(bounds, &keys, number).await?))) }
+        })
+    }
+
+    /// Deletes all files of a user, bytes and rows, those included that are being uploaded. For forgetting; what a crash leaves is
+    /// finished by the sweep, and calling it again is no error.
+    pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
+        self.0.log.doom_blobs_of(user).await?;
+        let (objects, prefix) = (Arc::clone(&self.0.objects), self.0.root.clone().join(user.to_string()));
+        self.run(async move {
+            let paths = objects.list(Some(&prefix)).map_ok(|object| object.location);
+            delete(&*objects, paths.boxed()).await
+        })
+        .await?;
+        Ok(self.0.log.drop_doomed_blobs(user).await?)
+    }
+
+    /// Deletes for ever what belongs to no file, while this node is elected; to be spawned.
+    pub async fn sweep(self, mut election: Election) {
+        loop {
+            election.elected().await;
+            let before = self.0.log.clock().now().plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
+            match self.sweep_older(before).await {
+                Ok(0) => {}
+                Ok(count) => info!(count, "{count} parts of uploads that broke off were deleted"),
+                Err(error) => warn!(%error, "the blob store can't be swept now; trying again later"),
+            }
+            tokio::time::sleep(SWEEP).await;
+        }
+    }
+
+    /// Answers how many parts were deleted.
+    async fn sweep_older(&self, before: Moment) -> Result<usize, BlobError> {
+        for user in self.0.log.doomed_blob_owners().await? {
+            self.delete_of(user).await?;
+        }
+        if let Some(folder) = self.0.folder.clone() {
+            let swept = tokio::task::spawn_blocking(move || staged::sweep(&folder, before)).await;
+            swept
+                .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
+                .map_err(|error| BlobError::Away(error.to_string()))?;
+        }
+        let old = |object: &object_store::ObjectMeta| object.last_modified.timestamp_micros() <= before.0;
+        let found = self.0.objects.list((!self.0.root.as_ref().is_empty()).then_some(&self.0.root));
+        let found = found.try_filter(|object| std::future::ready(old(object))).map_ok(|object| object.location);
+        // What is not named as parts are is not ours to delete.
+        let parts = found.try_filter_map(|path| std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path)))));
+        let mut batches = parts.try_chunks(ROWS_AT_ONCE);
+        let mut count = 0;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|broken| broken.1)?;
+            let mut files: Vec<BlobId> = batch.iter().map(|(file, _)| *file).collect();
+            files.sort_unstable();
+            files.dedup();
+            let known = self.0.log.known_blobs(files).await?;
+            let orphans: Vec<Path> = batch.into_iter().filter(|(file, _)| !known.contains(file)).map(|(_, path)| path).collect();
+            count += orphans.len();
+            delete(&*self.0.objects, stream::iter(orphans.into_iter().map(Ok)).boxed()).await?;
+        }
+        Ok(count)
+    }
+}
+
+/// The file that a path holds a part of.
+fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
+    let names: Vec<_> = path.prefix_match(root)?.collect();
+    let [user, file, number] = names.as_slice() else { return None };
+    let _: (UserId, u64) = (user.as_ref().parse().ok()?, number.as_ref().parse().ok()?);
+    file.as_ref().parse().ok()
+}
+
+type Paths = stream::BoxStream<'static, Result<Path, object_store::Error>>;
+
+/// What is not there is deleted already.
+async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError> {
+    let mut deleted = objects.delete_stream(paths);
+    while let Some(one) = deleted.next().await {
+        match one {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
+    tokio::time::timeout(LONGEST, work).await.unwrap_or_else(|_| Err(BlobError::Away("it did not answer in time".into())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! A file that is being uploaded: bytes come in, sealed parts go to the store. It is nobody's until its row is appended, and what
+//! is not kept leaves nothing behind.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use genie_events::{BlobId, Moment, UserId};
+use genie_log::{
+    UserKeys, Work,
+    blobs::{NewBlob, PART, seal_part},
+};
+use object_store::ObjectStoreExt;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::{BlobError, BlobReader, Blobs, Bounds, delete, in_time};
+
+/// A file that is being uploaded.
+pub struct Upload {
+    blobs: Blobs,
+    user: UserId,
+    id: BlobId,
+    keys: Arc<UserKeys>,
+    /// What is not sealed yet; a full part stays until more comes, since the last one is sealed as the last.
+    buffer: Vec<u8>,
+    size: u64,
+    /// Parts sealed so far.
+    parts: u64,
+    /// The part on its way to the store; the next waits for it.
+    writing: Option<JoinHandle<Result<(), BlobError>>>,
+    is_kept: bool,
+}
+
+impl Blobs {
+    /// Begins a file of a user.
+    pub fn upload(&self, user: UserId, keys: Arc<UserKeys>) -> Upload {
+        let (blobs, id, buffer) = (self.clone(), BlobId(self.0.log.clock().new_uuid()), Vec::with_capacity(PART));
+        Upload { blobs, user, id, keys, buffer, size: 0, parts: 0, writing: None, is_kept: false }
+    }
+}
+
+impl Upload {
+    /// Which file it will be.
+    pub fn id(&self) -> BlobId {
+        self.id
+    }
+
+    /// Whose.
+    pub fn user(&self) -> UserId {
+        self.user
+    }
+
+    /// How many bytes there are so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Takes bytes; waits when the store is slower than they come.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), BlobError> {
+        while !bytes.is_empty() {
+            if self.buffer.len() == PART {
+                self.seal(false).await?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(PART - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            self.size += now.len() as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Nothing follows. When this answers `Ok`, all bytes are in the store.
+    pub async fn finish(&mut self) -> Result<(), BlobError> {
+        self.seal(true).await?;
+        self.written().await
+    }
+
+    async fn seal(&mut self, is_last: bool) -> Result<(), BlobError> {
+        let sealed = seal_part(&self.keys, self.id, self.parts, is_last, &self.buffer);
+        self.buffer.clear();
+        self.written().await?;
+        let (objects, path) = (Arc::clone(&self.blobs.0.objects), self.blobs.path(self.user, self.id, self.parts));
+        self.parts += 1;
+        let write = async move { in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await };
+        self.writing = Some(self.blobs.0.log.store().io().spawn(write));
+        Ok(())
+    }
+
+    async fn written(&mut self) -> Result<(), BlobError> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let written = writing.await; // by reference: when the caller goes away meanwhile, the part is still known to be on its way
+        self.writing = None;
+        written.unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
+    }
+
+    /// Reads what was written, once it is finished.
+    pub fn reader(&self) -> BlobReader {
+        let bounds = Bounds { user: self.user, id: self.id, size: self.size };
+        BlobReader::new(self.blobs.clone(), bounds, Arc::clone(&self.keys))
+    }
+
+    /// The row that makes it a file.
+    pub fn row(&self, name: String, media_type: &str, created_at: Moment) -> Work {
+        let (id, user, size, media_type) = (self.id, self.user, self.size, media_type.to_owned());
+        NewBlob { id, user, name, size, media_type, created_at }.row(&self.keys)
+    }
+
+    /// Its row is in the log, or may be: then the sweep finds out.
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+
+    /// Deletes what was written, and answers when that is done.
+    pub async fn discard(mut self) {
+        let _ = self.delete().await; // a task that panicked has left its parts to the sweep
+    }
+
+    fn delete(&mut self) -> JoinHandle<()> {
+        self.is_kept = true;
+        let (blobs, user, id, parts, writing) = (self.blobs.clone(), self.user, self.id, self.parts, self.writing.take());
+        self.blobs.0.log.store().io().spawn(async move {
+            if let Some(writing) = writing {
+                let _ = writing.await; // however it ends, afterwards it can be deleted
+            }
+            let paths: Vec<_> = (0..parts).map(|number| Ok(blobs.path(user, id, number))).collect();
+            if let Err(error) = delete(&*blobs.0.objects, stream::iter(paths).boxed()).await {
+                warn!(%error, file.id = %id, "an upload that broke off is left to the sweep");
+            }
+        })
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.delete();
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Identity where a Directus says who is who (contract, section 2): its own routes, passed on to it, and registration.
+//!
+//! What is passed on is a JSON body within the limit and, on the routes of a user, the user's token: no cookie and no other header.
+//! What comes back is the body of a success. An error is made anew from its code: Directus' own sentences can repeat a password.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::StatusCode,
+    web::{self, Data, get, patch, post},
+};
+use genie_actors::{WriteError, register::reserve::Made};
+use genie_events::{
+    CallerKind, Metadata, UserId,
+    account::{Acquaintance, Wanted},
+    email::normalise,
+    tier::Tier,
+};
+use genie_projections::accounts::AccountRow;
+use reqwest::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use crate::{
+    app::App,
+    http::{
+        answer,
+        body::{Body, JsonObject},
+        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
+        error::{ApiError, DirectusError, no_such_route},
+        identity::{self, Registration, check_guesser, check_registration},
+        request,
+    },
+    identity::{
+        directus::{
+            Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Trouble, bearer,
+        },
+        throttle::Guesser,
+    },
+};
+
+/// The routes that Directus answers; they come before those of the built-in identity.
+pub fn routes(routes: &mut web::ServiceConfig) {
+    routes
+        .route("/auth/login", post().to(log_in))
+        .route("/auth/refresh", post().to(refresh))
+        .route("/auth/logout", post().to(log_out))
+        .route("/auth/password/request", post().to(pass_password_on))
+        .route("/auth/password/reset", post().to(pass_password_on))
+        .route("/users/me", get().to(show_me))
+        .route("/users/me", patch().to(change_me))
+        .route("/users/me/tfa/generate", post().to(change_me))
+        .route("/users/me/tfa/enable", post().to(change_me))
+        .route("/users/me/tfa/disable", post().to(change_me))
+        .route("/api/register", post().to(register))
+        // Sessions and lost passwords are Directus' business, and not offered by way of genie.
+        .route("/api/me/sessions", web::to(no_such_route))
+        .route("/api/me/sessions/{id}", web::to(no_such_route))
+        .route("/api/admin/users/{id}/password-reset", web::to(no_such_route));
+}
+
+fn directus(app: &App) -> Result<&Directus, ApiError> {
+    app.directus.as_ref().ok_or(ApiError::NoRoute)
+}
+
+/// The client's address, as Directus is told it: as genie knows it, and not as the client says, who would choose its own limits.
+fn address(request: &HttpRequest) -> Option<IpAddr> {
+    Some(request::client_address(request))
+}
+
+impl From<NotAuthenticated> for ApiError {
+    fn from(not: NotAuthenticated) -> Self {
+        match not {
+            NotAuthenticated::Expired => Self::Expired,
+            NotAuthenticated::Invalid | NotAuthenticated::Inactive(_) => Self::NoCaller,
+            NotAuthenticated::Trouble(trouble) => Self::Directus(trouble),
+        }
+    }
+}
+
+/// The account of a token's holder, who is met if this is the first time, and made what Directus says that they are.
+pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest, token: &str) -> Result<AccountRow, ApiError> {
+    let Authenticated { person, admin } = match directus.authenticate(token, address(request)).await {
+        Ok(authenticated) => authenticated,
+        Err(NotAuthenticated::Inactive(user)) => {
+            suspend(app, user).await;
+            return Err(ApiError::NoCaller);
+        }
+        Err(not) => return Err(not.into()),
+    };
+    let account = match app.reads.accounts.get(person.user).await? {
+        Some(account) => account,
+        None => {
+            meet(app, directus, &person, admin).await?;
+            account_of(app, person.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?
+        }
+    };
+    sync(app, account, &person, admin).await
+}
+
+/// A registration of theirs that broke off is completed; else they are met as Directus describes them.
+async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> Result<(), WriteError> {
+    if let Some(email) = &person.email {
+        let made = Made { email: email.clone(), first_name: person.first_name.clone(), role: person.role_word() };
+        directus.registrations().complete_for(person.user, email, &made).await?;
+    }
+    let who = Acquaintance {
+        email: person.email.clone(),
+        email_id: None,
+        first_name: person.first_name.clone(),
+        tier: person.tier.unwrap_or(Tier::Starter),
+        role: person.role_word(),
+        admin,
+        onboarding: person.onboarding.unwrap_or_default(),
+        active: true,
+    };
+    app.write.register.meet(person.user, who, Metadata::system()).await.map(drop)
+}
+
+/// Facts of what is otherwise in Directus now. Its answer counts at once, whether or not the read side has got there.
+async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) -> Result<AccountRow, ApiError> {
+    // A name that may not be read says nothing of whether the role changed.
+    let role = person.role_name.clone().unwrap_or_else(|| account.role.clone());
+    let is_active = account.status == "active";
+    if is_active {
+        follow_address(app, &mut account, person).await;
+    }
+    if (&account.role, account.admin, is_active) == (&role, admin, true) {
+        return Ok(account);
+    }
+    if !is_active && !was_suspended_for_directus(app, person.user).await? {
+        return Err(ApiError::NoCaller);
+    }
+    let wanted = Wanted { role: Some(role.clone()), admin: Some(admin), tier: None, active: Some(true) };
+    app.write.accounts.sync(person.user, wanted, Metadata::system()).await?;
+    (account.role, account.admin, account.status) = (role, admin, "active".into());
+    Ok(account)
+}
+
+/// Another address in Directus is another here. While somebody else is known under it, who will be followed when they come by, all
+/// stays as it is.
+async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
+    let Some(email) = &person.email else { return };
+    if normalise(email) == account.email.as_deref().and_then(normalise) {
+        return;
+    }
+    match app.write.register.follow_address(person.user, email, Metadata::system()).await {
+        Ok(()) => account.email = Some(email.clone()),
+        Err(error) => warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed"),
+    }
+}
+
+/// Whether genie suspended somebody because Directus had: then Directus may take it back. Whom somebody suspended here stays so.
+async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, ApiError> {
+    let mut by = None;
+    app.log
+        .user_facts(user, |fact| {
+            if fact.event_type == "account.suspended" {
+                by = Some(fact.metadata.caller);
+            }
+        })
+        .await?;
+    Ok(by == Some(CallerKind::System))
+}
+
+/// Somebody whom Directus suspended or deleted is suspended here, too: their work ends, and other nodes' actors refuse them. They
+/// are refused either way.
+async fn suspend(app: &App, user: UserId) {
+    let suspended = async {
+        match app.reads.accounts.get(user).await? {
+            Some(account) if account.status == "active" => {
+                let wanted = Wanted { active: Some(false), ..Wanted::default() };
+                app.write.accounts.sync(user, wanted, Metadata::system()).await.map(drop).map_err(ApiError::from)
+            }
+            _ => Ok(()),
+        }
+    };
+    if let Err(error) = suspended.await {
+        warn!(user.id = %user, %error, "a user who is not active in Directus could not be suspended here");
+    }
+}
+
+/// Directus' answer, as clients may see it.
+fn passed_on(reply: Result<Reply, Trouble>) -> Result<HttpResponse, DirectusError> {
+    let reply = reply.map_err(ApiError::Directus)?;
+    if !reply.is_ok() {
+        return Err(refused(reply.status, &reply.code()));
+    }
+    match reply.status {
+        204 => Ok(HttpResponse::NoContent().finish()),
+        _ => Ok(json(&reply.body)),
+    }
+}
+
+fn json(body: &[u8]) -> HttpResponse {
+    // Tokens and people's data: not for any cache on the way.
+    HttpResponse::Ok().content_type("application/json").insert_header(("Cache-Control", "no-store")).body(body.to_vec())
+}
+
+/// A refusal of Directus in words of our own.
+fn refused(status: u16, code: &str) -> DirectusError {
+    let (code, sentence) = match code {
+        "INVALID_CREDENTIALS" | "USER_SUSPENDED" => ("INVALID_CREDENTIALS", "Invalid user credentials."),
+        "TOKEN_EXPIRED" => ("TOKEN_EXPIRED", "Token expired."),
+        "INVALID_TOKEN" => ("INVALID_TOKEN", "Invalid token."),
+        "INVALID_OTP" => ("INVALID_OTP", "Invalid user OTP."),
+        "INVALID_PAYLOAD" => ("INVALID_PAYLOAD", "Directus does not understand this body; check its fields."),
+        "FAILED_VALIDATION" => ("FAILED_VALIDATION", "Directus does not take a value of this body."),
+        "RECORD_NOT_UNIQUE" => ("RECORD_NOT_UNIQUE", "Another user has this value, such as the e-mail address."),
+        "INVALID_QUERY" => ("INVALID_QUERY", "Directus does not understand this query."),
+        "FORBIDDEN" => ("FORBIDDEN", "You don't have permission to access this."),
+        // Codes of other releases: the code is told, what it may have repeated is not.
+        "" => ("FORBIDDEN", "Directus refuses this."),
+        other => (other, "Directus refuses this."),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+    DirectusError(ApiError::DirectusRefused { status, code: code.to_owned(), sentence })
+}
+
+#[derive(Deserialize)]
+struct Login {
+    email: String,
+    password: SecretString,
+    otp: Option<String>,
+    mode: Option<String>,
+}
+
+fn check_mode(mode: Option<&str>) -> Result<(), ApiError> {
+    match mode {
+        None | Some("json") => Ok(()),
+        Some(_) => Err(ApiError::field("`mode` must be `json`")),
+    }
+}
+
+fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes
+}
+
+/// `POST /auth/login`. No `Authorization` goes with it: an expired one would make Directus refuse the right password. Who guesses is
+/// stopped here: Directus would suspend the user after 25 wrong passwords, whoever sent them.
+async fn log_in(
+    app: Data<App>,
+    request: HttpRequest,
+    body: Result<Body<Login>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(login) = body?;
+    check_mode(login.mode.as_deref())?;
+    let account = normalise(&login.email).unwrap_or_else(|| login.email.clone());
+    let guesser = Guesser::new(request::client_address(&request), app.log.hashes().email(&account).0);
+    check_guesser(&app, &guesser)?;
+    let mut body = json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
+    if let Some(otp) = login.otp {
+        body["otp"] = otp.into();
+    }
+    let asking = Asking::new(Method::POST, "/auth/login").of(address(&request)).body(serialized(body));
+    let reply = directus(&app)?.ask(asking).await;
+    if reply.as_ref().is_ok_and(|reply| ["INVALID_CREDENTIALS", "INVALID_OTP"].contains(&reply.code().as_str())) {
+        app.throttle.count(&guesser, Instant::now());
+    }
+    passed_on(reply)
+}
+
+#[derive(Deserialize)]
+struct Refresh {
+    refresh_token: SecretString,
+    mode: Option<String>,
+}
+
+/// `POST /auth/refresh`: one request to Directus for all who come with one token.
+async fn refresh(
+    app: Data<App>,
+    request: HttpRequest,
+    body: Result<Body<Refresh>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(body) = body?;
+    check_mode(body.mode.as_deref())?;
+    match directus(&app)?.refresh(body.refresh_token, address(&request)).await {
+        Ok(pair) => Ok(json(&pair)),
+        Err(NoPair::Refused { status, code }) => Err(refused(status, &code)),
+        Err(NoPair::Trouble(trouble)) => Err(ApiError::Directus(trouble).into()),
+        Err(NoPair::Store(error)) => Err(error.into()),
+    }
+}
+
+/// `POST /auth/logout`
+async fn log_out(
+    app: Data<App>,
+    request: HttpRequest,
+    body: Result<Body<Refresh>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(body) = body?;
+    check_mode(body.mode.as_deref())?;
+    let body = json!({"refresh_token": body.refresh_token.expose_secret(), "mode": "json"});
+    let asking = Asking::new(Method::POST, "/auth/logout").of(address(&request)).body(serialized(body));
+    passed_on(directus(&app)?.ask(asking).await)
+}
+
+/// `POST /auth/password/request`, `POST /auth/password/reset`
+async fn pass_password_on(
+    app: Data<App>,
+    request: HttpRequest,
+    body: Result<JsonObject, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let JsonObject(body) = body?;
+    passed_on(directus(&app)?.ask(Asking::new(Method::POST, request.path()).of(address(&request)).body(body)).await)
+}
+
+/// `GET /users/me`, with Directus' own query.
+async fn show_me(
+    app: Data<App>,
+    request: HttpRequest,
+    DirectusActingUser(user): DirectusActingUser,
+) -> Result<HttpResponse, DirectusError> {
+    if user.caller.is_impersonator() {
+        return identity::show_me(app, request, DirectusActingUser(user)).await; // Directus knows nothing of such tokens
+    }
+    let asking = Asking::new(Method::GET, "/users/me").authorized(bearer(own_token(&request)?)).of(address(&request));
+    let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    let query = query.map_err(|_| ApiError::field("The query can't be read"))?;
+    let asking = query.0.into_iter().fold(asking, |asking, (name, value)| asking.parameter(&name, value));
+    passed_on(directus(&app)?.ask(asking).await)
+}
+
+/// The token of a user whom the extractor let pass.
+fn own_token(request: &HttpRequest) -> Result<&str, ApiError> {
+    token(request)?.ok_or(ApiError::NoCaller)
+}
+
+/// `PATCH /users/me`, `POST /users/me/tfa/*`: what the user changes about themselves.
+async fn change_me(
+    app: Data<App>,
+    request: HttpRequest,
+    DirectusUser(user): DirectusUser,
+    body: Result<JsonObject, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let JsonObject(body) = body?;
+    let token = own_token(&request)?;
+    let asking = Asking::new(request.method().as_str().parse().unwrap_or(Method::POST), request.path());
+    let asking = asking.authorized(bearer(token)).of(address(&request)).body(body);
+    let reply = directus(&app)?.ask(asking).await;
+    directus(&app)?.forget(user.account.user, token).await;
+    passed_on(reply)
+}
+
+/// `POST /api/register`
+async fn register(app: Data<App>, request: HttpRequest, Body(body): Body<Registration>) -> Result<HttpResponse, ApiError> {
+    check_registration(&body)?;
+    let applicant =
+        Applicant { email: body.email, password: body.password, first_name: body.first_name, invite_code: body.invite_code };
+    let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
+    let registered = directus(&app)?.registrations().register(applicant, metadata, address(&request)).await;
+    let registered = registered.map_err(|not| match not {
+        NotRegistered::Write(error) => error.into(),
+        NotRegistered::Trouble(trouble) => ApiError::Directus(trouble),
+        NotRegistered::NotTaken => ApiError::field(not.to_string()),
+        NotRegistered::NoAdminToken => {
+            ApiError::NotConfigured { code: "directus_admin_token_missing", sentence: not.to_string() }
+        }
+        NotRegistered::NoRole => ApiError::NotConfigured { code: "directus_role_missing", sentence: not.to_string() },
+        NotRegistered::Unknown => ApiError::RegistrationUnknown(not.to_string()),
+    })?;
+    Ok(answer::written(json!({"userId": registered.user}), registered.position))
+}

@@ -1,0 +1,44 @@
+//! Uploaded files, for their users and for workers who were handed one as `input_file_id`.
+
+use actix_web::{
+    HttpResponse,
+    http::header::{ContentDisposition, DispositionParam, DispositionType},
+    web::{Data, Path},
+};
+use futures_util::StreamExt;
+use genie_events::BlobId;
+use genie_log::LogError;
+
+use crate::{
+    app::App,
+    blobs::BlobError,
+    http::{caller::AnyCaller, error::ApiError},
+};
+
+/// `GET /api/files/{id}`
+pub async fn download(app: Data<App>, caller: AnyCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let nothing = || ApiError::NotFound("file");
+    let id: BlobId = id.parse().map_err(|_| nothing())?;
+    let blob = app.log.blob(id).await?.ok_or_else(nothing)?;
+    if let AnyCaller::User(user) = caller
+        && user.account.user != blob.user
+    {
+        return Err(nothing());
+    }
+    let keys = app.log.live_keys(blob.user).await.map_err(|error| match error {
+        LogError::KeyAbsent { .. } => nothing(), // its user was forgotten
+        error => error.into(),
+    })?;
+    let name = DispositionParam::Filename(blob.name(&keys)?);
+    let mut parts = Box::pin(app.blobs.read(&blob, keys));
+    // While there is still a status to say it with.
+    let first = parts.next().await.unwrap_or_else(|| Err(BlobError::Away("a file has no parts".into())))?;
+    let body = futures_util::stream::once(std::future::ready(Ok(first))).chain(parts);
+    Ok(HttpResponse::Ok()
+        .content_type(blob.media_type.as_str())
+        .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
+        .insert_header(("X-Content-Type-Options", "nosniff"))
+        .insert_header(("Cache-Control", "private, no-store"))
+        .no_chunking(blob.size)
+        .streaming(body.map(|part| part.map_err(ApiError::from))))
+}

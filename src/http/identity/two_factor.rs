@@ -1,0 +1,130 @@
+//! `/users/me/tfa/*`: one-time codes at each login, on Directus' own routes.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path},
+};
+use genie_actors::WriteError;
+use genie_events::UserId;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{check_guesser, prove_again, right_code, with_position};
+use crate::{
+    app::App,
+    http::{
+        body::Body,
+        caller::DirectusUser,
+        error::{ApiError, DirectusError},
+        request,
+    },
+    identity::{throttle::Guesser, two_factor::TwoFactor},
+};
+
+#[derive(Deserialize)]
+pub struct Asked {
+    password: SecretString,
+}
+
+/// `POST /users/me/tfa/generate`. Nothing is kept of it: the secret comes back with a code, to be enabled.
+pub async fn generate(
+    app: Data<App>,
+    request: HttpRequest,
+    DirectusUser(caller): DirectusUser,
+    body: Result<Body<Asked>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(body) = body.map_err(DirectusError)?;
+    if caller.account.two_factor {
+        return Err(on_already());
+    }
+    prove_again(&app, &request, &caller, body.password).await?;
+    let account = caller.account.email.unwrap_or_else(|| caller.account.user.to_string());
+    let made = TwoFactor::generate(app.log.hashes().two_factor_key(), caller.account.user)
+        .and_then(|made| Some((made.text(), made.url(&account)?)));
+    let (secret, url) = made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
+    Ok(HttpResponse::Ok().json(json!({"data": {"secret": secret, "otpauth_url": url}})))
+}
+
+#[derive(Deserialize)]
+pub struct Enable {
+    secret: SecretString,
+    otp: SecretString,
+}
+
+/// `POST /users/me/tfa/enable`
+pub async fn enable(
+    app: Data<App>,
+    DirectusUser(caller): DirectusUser,
+    body: Result<Body<Enable>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(body) = body.map_err(DirectusError)?;
+    let user = caller.account.user;
+    let two_factor = TwoFactor::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
+        .ok_or_else(|| DirectusError(ApiError::field("`secret` must be one that `/users/me/tfa/generate` gave this user")))?;
+    let step = two_factor.step_of(&body.otp, app.log.clock().now()).ok_or_else(wrong_code)?;
+    let done = app.write.accounts.enable_two_factor(user, two_factor.bytes(), step, caller.caller.metadata()).await;
+    let done = done.map_err(|error| match error {
+        WriteError::Refused(refusal) if refusal.code == "two_factor_on" => on_already(),
+        error => error.into(),
+    })?;
+    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+}
+
+#[derive(Deserialize)]
+pub struct Disable {
+    otp: SecretString,
+}
+
+/// `POST /users/me/tfa/disable`
+pub async fn disable(
+    app: Data<App>,
+    request: HttpRequest,
+    DirectusUser(caller): DirectusUser,
+    body: Result<Body<Disable>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
+    let Body(body) = body.map_err(DirectusError)?;
+    let user = caller.account.user;
+    let guesser = Guesser::new(request::client_address(&request), user.to_string());
+    check_guesser(&app, &guesser)?;
+    let disabled = match right_code(&app, user, &body.otp).await? {
+        Some(code) => {
+            app.write.accounts.disable_two_factor(user, code, caller.caller.metadata()).await.map_err(|error| match error {
+                WriteError::Refused(refusal) if refusal.code == "invalid_otp" => wrong_code(),
+                error => error.into(),
+            })
+        }
+        None => Err(wrong_code()),
+    };
+    let done = disabled.inspect_err(|_| app.throttle.count(&guesser, Instant::now()))?;
+    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+}
+
+/// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
+pub async fn remove(
+    app: Data<App>,
+    DirectusUser(caller): DirectusUser,
+    path: Path<String>,
+) -> Result<HttpResponse, DirectusError> {
+    if !caller.caller.is_admin() {
+        return Err(DirectusError(ApiError::Forbidden("Only an administrator may do this")));
+    }
+    // Directus never says 404 for a user.
+    let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
+    let user: UserId = path.parse().map_err(|_| nobody())?;
+    let removed = app.write.accounts.remove_two_factor(user, caller.caller.metadata()).await;
+    let done = removed.map_err(|error| match error {
+        WriteError::Refused(refusal) if refusal.code == "not_found" => nobody(),
+        error => error.into(),
+    })?;
+    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+}
+
+fn wrong_code() -> DirectusError {
+    DirectusError(ApiError::field("`otp` must be the code that the authenticator shows now, and not one that was used before"))
+}
+
+fn on_already() -> DirectusError {
+    DirectusError(ApiError::field("Two-factor login is on already; disable it first"))
+}

@@ -1,0 +1,166 @@
+//! A circuit breaker: a server that has failed several times running is left alone for a while, so that requests fail at once
+//! instead of queueing up before it, and is then tried by one request.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use genie_events::Moment;
+use tokio::time::Instant;
+
+/// Failures running that open it.
+const FAILURES: u32 = 5;
+/// How long it stays open before one request may try.
+const OPEN: Duration = Duration::from_secs(3);
+
+/// Whether requests are let through.
+#[derive(Debug, Clone)]
+pub struct Circuit(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    /// How long it stays open.
+    open: Duration,
+    state: State,
+    /// Since when.
+    since: Moment,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Closed {
+        /// Failures running.
+        failures: u32,
+    },
+    Open {
+        until: Instant,
+    },
+    /// One request tries.
+    HalfOpen,
+}
+
+/// Leave for one request; what became of it must be told, else it counts as not made.
+#[must_use]
+pub struct Leave {
+    circuit: Circuit,
+    is_told: bool,
+}
+
+impl Circuit {
+    /// A closed one.
+    pub fn new(now: Moment) -> Self {
+        Self::open_for(OPEN, now)
+    }
+
+    fn open_for(open: Duration, now: Moment) -> Self {
+        Self(Arc::new(Mutex::new(Inner { open, state: State::Closed { failures: 0 }, since: now })))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leave to send a request, or how long to stay away.
+    pub fn enter(&self, now: Moment) -> Result<Leave, Duration> {
+        let mut inner = self.lock();
+        match inner.state {
+            State::Closed { .. } => {}
+            State::Open { until } => match until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => inner.turn(State::HalfOpen, now),
+                left => return Err(left),
+            },
+            State::HalfOpen => return Err(inner.open),
+        }
+        Ok(Leave { circuit: self.clone(), is_told: false })
+    }
+
+    /// `closed`, `open` or `half_open`, and since when.
+    pub fn state(&self) -> (&'static str, Moment) {
+        let inner = self.lock();
+        let word = match inner.state {
+            State::Closed { .. } => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen => "half_open",
+        };
+        (word, inner.since)
+    }
+}
+
+impl Inner {
+    fn turn(&mut self, state: State, now: Moment) {
+        (self.state, self.since) = (state, now);
+    }
+}
+
+impl Leave {
+    /// The server answered.
+    pub fn answered(mut self, now: Moment) {
+        self.is_told = true;
+        let mut inner = self.circuit.lock();
+        match &mut inner.state {
+            State::Closed { failures } => *failures = 0,
+            State::Open { .. } | State::HalfOpen => inner.turn(State::Closed { failures: 0 }, now),
+        }
+    }
+
+    /// It did not, or could not.
+    pub fn failed(mut self, now: Moment) {
+        self.is_told = true;
+        let mut inner = self.circuit.lock();
+        let open = State::Open { until: Instant::now() + inner.open };
+        match inner.state {
+            State::Closed { failures } if failures + 1 < FAILURES => inner.state = State::Closed { failures: failures + 1 },
+            State::Closed { .. } | State::HalfOpen => inner.turn(open, now),
+            State::Open { .. } => {} // one that was under way when it opened
+        }
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if !self.is_told {
+            let mut inner = self.circuit.lock();
+            if matches!(inner.state, State::HalfOpen) {
+                inner.state = State::Open { until: Instant::now() }; // the next may try
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(circuit: &Circuit, times: u32) {
+        for _ in 0..times {
+            circuit.enter(Moment(0)).unwrap_or_else(|_| panic!("it is not closed")).failed(Moment(1));
+        }
+    }
+
+    #[test]
+    fn failures_running_open_it() {
+        let circuit = Circuit::new(Moment(0));
+        fail(&circuit, FAILURES - 1);
+        circuit.enter(Moment(0)).ok().unwrap().answered(Moment(2));
+        fail(&circuit, FAILURES - 1);
+        assert_eq!(circuit.state(), ("closed", Moment(0)));
+        fail(&circuit, 1);
+        assert_eq!(circuit.state(), ("open", Moment(1)));
+        assert!(circuit.enter(Moment(3)).is_err());
+    }
+
+    #[test]
+    fn one_request_tries_it_when_its_time_is_over() {
+        let circuit = Circuit::open_for(Duration::ZERO, Moment(0));
+        fail(&circuit, FAILURES);
+        let probe = circuit.enter(Moment(4)).ok().unwrap();
+        assert_eq!(circuit.state(), ("half_open", Moment(4)));
+        assert!(circuit.enter(Moment(4)).is_err(), "one tries");
+        probe.failed(Moment(5));
+        assert_eq!(circuit.state(), ("open", Moment(5)));
+        drop(circuit.enter(Moment(6)).ok().unwrap()); // it never came to it: the next may try
+        circuit.enter(Moment(7)).ok().unwrap().answered(Moment(8));
+        assert_eq!(circuit.state(), ("closed", Moment(8)));
+    }
+}

@@ -1,0 +1,190 @@
+//! What an access token of Directus says, and the check of its signature where Directus' `SECRET` is known.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use genie_events::{Moment, UserId};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, errors::ErrorKind};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
+
+use crate::identity::token::BadToken;
+
+const ISSUER: &str = "directus";
+/// The longest token that is looked at; Directus' own have about 300 bytes.
+const MAX_TOKEN: usize = 4096;
+
+/// What a token says of its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// Who.
+    pub user: UserId,
+    /// The role at issue time.
+    pub role: Option<Uuid>,
+    /// Whether an administrator, at issue time.
+    pub admin: bool,
+    /// Whether it stands for a session, which may have ended before the token does: only Directus can tell.
+    pub in_session: bool,
+    /// Until when, in seconds since 1970.
+    expires: i64,
+}
+
+impl Claims {
+    /// Whether its time is over.
+    pub fn is_expired(&self, now: Moment) -> bool {
+        self.expires <= now.unix_seconds()
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    id: Uuid,
+    role: Option<Uuid>,
+    #[serde(deserialize_with = "flag")]
+    admin_access: bool,
+    exp: i64,
+    iss: String,
+    #[serde(default)]
+    session: Option<String>,
+    /// A link to one shared item: not somebody.
+    #[serde(default)]
+    share: Option<String>,
+}
+
+/// Directus 10 on some databases writes 0 and 1 for its flags.
+fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Bool(bool),
+        Number(u8),
+    }
+    Ok(match Flag::deserialize(from)? {
+        Flag::Bool(flag) => flag,
+        Flag::Number(number) => number == 1,
+    })
+}
+
+impl Wire {
+    fn claims(self) -> Result<Claims, BadToken> {
+        if self.iss != ISSUER || self.share.is_some() {
+            return Err(BadToken::Invalid);
+        }
+        let Self { id, role, admin_access: admin, exp: expires, session, .. } = self;
+        Ok(Claims { user: UserId(id), role, admin, expires, in_session: session.is_some() })
+    }
+}
+
+/// Reads a token without looking at its signature: good for nothing but to know whom to ask Directus about, and until when.
+pub fn read(token: &str, now: Moment) -> Result<Claims, BadToken> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(BadToken::Invalid);
+    };
+    if token.len() > MAX_TOKEN || signature.is_empty() {
+        return Err(BadToken::Invalid);
+    }
+    let payload = BASE64.decode(payload).map_err(|_| BadToken::Invalid)?;
+    let claims = serde_json::from_slice::<Wire>(&payload).map_err(|_| BadToken::Invalid)?.claims()?;
+    match claims.is_expired(now) {
+        true => Err(BadToken::Expired),
+        false => Ok(claims),
+    }
+}
+
+/// Directus' `SECRET`, which signs its tokens (HS256).
+pub struct Signature {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl Signature {
+    /// With this secret.
+    pub fn new(secret: &SecretString) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        validation.validate_nbf = true;
+        validation.leeway = 0;
+        Self { key: DecodingKey::from_secret(secret.expose_secret().as_bytes()), validation }
+    }
+
+    /// Whether Directus signed this token, as far as this secret tells.
+    pub fn is_good(&self, token: &str) -> Result<(), BadToken> {
+        decode::<serde_json::Value>(token, &self.key, &self.validation).map(drop).map_err(|error| match error.kind() {
+            ErrorKind::ExpiredSignature => BadToken::Expired,
+            _ => BadToken::Invalid,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: Moment = Moment(1_000_000_000_000_000);
+    /// The check of the signature goes by the real clock.
+    const FAR: i64 = 99_999_999_999;
+
+    fn claims() -> Value {
+        json!({"id": Uuid::from_u128(7), "role": null, "app_access": true, "admin_access": false, "iat": 1, "exp": FAR, "iss": ISSUER})
+    }
+    fn with(name: &str, value: Value) -> Value {
+        let mut claims = claims();
+        claims[name] = value;
+        claims
+    }
+    fn signed(claims: &Value, algorithm: Algorithm) -> String {
+        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(b"a secret")).unwrap()
+    }
+    fn read_back(claims: &Value) -> Result<Claims, BadToken> {
+        read(&signed(claims, Algorithm::HS256), NOW)
+    }
+
+    #[test]
+    fn flags_are_words_or_numbers_and_a_role_may_be_absent() {
+        for (flag, is_admin) in [(json!(0), false), (json!(1), true), (json!(false), false), (json!(true), true)] {
+            assert_eq!(read_back(&with("admin_access", flag)).unwrap().admin, is_admin);
+        }
+        assert_eq!(read_back(&claims()).unwrap().role, None);
+        let role = Uuid::from_u128(9);
+        assert_eq!(read_back(&with("role", json!(role))).unwrap().role, Some(role));
+        assert!(read_back(&with("session", json!("s"))).unwrap().in_session);
+    }
+
+    #[test]
+    fn what_is_no_access_token_of_somebody_is_refused() {
+        for (name, value) in [
+            ("iss", json!("genie")),
+            ("iss", json!(null)),
+            ("exp", json!(null)),
+            ("id", json!("someone")),
+            ("share", json!("s")),
+            ("admin_access", json!("yes")),
+        ] {
+            assert_eq!(read_back(&with(name, value)).unwrap_err(), BadToken::Invalid, "{name}");
+        }
+        assert_eq!(read_back(&with("exp", json!(NOW.unix_seconds()))).unwrap_err(), BadToken::Expired);
+        let good = signed(&claims(), Algorithm::HS256);
+        let unsigned = format!("{}.", good.rsplit_once('.').unwrap().0);
+        for bad in ["", "a-static-token", "a.b", "a.b.c", "a.b.c.d", &unsigned, &format!("{good}{}", "A".repeat(MAX_TOKEN))] {
+            assert_eq!(read(bad, NOW).unwrap_err(), BadToken::Invalid);
+        }
+    }
+
+    #[test]
+    fn only_the_secret_makes_a_good_signature() {
+        let signature = |secret: &str| Signature::new(&secret.into());
+        let good = signed(&claims(), Algorithm::HS256);
+        assert_eq!(signature("a secret").is_good(&good), Ok(()));
+        assert_eq!(signature("another").is_good(&good), Err(BadToken::Invalid));
+        assert_eq!(signature("a secret").is_good(&signed(&claims(), Algorithm::HS512)), Err(BadToken::Invalid));
+        let not_yet = signed(&with("nbf", json!(FAR)), Algorithm::HS256);
+        assert_eq!(signature("a secret").is_good(&not_yet), Err(BadToken::Invalid));
+        let head = BASE64.encode(r#"{"alg":"none","typ":"JWT"}"#);
+        let none = format!("{head}.{}.x", BASE64.encode(claims().to_string()));
+        assert_eq!(signature("a secret").is_good(&none), Err(BadToken::Invalid));
+    }
+}

@@ -1,0 +1,105 @@
+//! `POST /auth/refresh`: Directus takes a refresh token once, and tabs come with it together. So one request is made for each
+//! token, on whichever node, and for [`GRACE`] all who come with it are given the same new pair.
+//!
+//! What is lost when the process dies between Directus' answer and the store: that pair, so the user logs in again. Directus
+//! offers no way to ask for it a second time.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use genie_log::{
+    Log, LogError,
+    grace::{Refreshing, Turn},
+};
+use moka::future::Cache;
+use reqwest::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::upstream::{Asking, Trouble, Upstream, WHOLE};
+
+/// For how long a used token still gets its successor (contract, section 2).
+const GRACE: Duration = Duration::from_secs(10);
+/// How long a node may hold the turn: longer than a request to Directus takes.
+const TURN: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
+/// How often somebody looks whether another node has its answer.
+const LOOK: Duration = Duration::from_millis(50);
+/// Pairs kept in memory.
+const MOST: u64 = 10_000;
+
+/// Directus' answer, wiped from memory when it is dropped.
+pub type Pair = Arc<Zeroizing<Vec<u8>>>;
+
+/// No new tokens.
+#[derive(Debug, Clone)]
+pub enum NoPair {
+    /// Directus refused.
+    Refused { status: u16, code: String },
+    /// Directus did not say.
+    Trouble(Trouble),
+    /// The store did not say.
+    Store(LogError),
+}
+
+/// Refreshes tokens.
+#[derive(Clone)]
+pub struct Refreshes {
+    upstream: Arc<Upstream>,
+    log: Log,
+    pairs: Cache<String, Pair>,
+}
+
+impl Refreshes {
+    pub fn new(upstream: Arc<Upstream>, log: Log) -> Self {
+        Self { upstream, log, pairs: Cache::builder().max_capacity(MOST).time_to_live(GRACE).build() }
+    }
+
+    /// A new pair for this token: Directus' answer as it is.
+    pub async fn refresh(&self, token: SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+        let refreshing = Refreshing::new(token.expose_secret());
+        let (this, name) = (self.clone(), refreshing.name().to_owned());
+        // To its end even when this client goes away: Directus may have taken the token by then, and others wait.
+        let asking = self.log.store().io().spawn(async move {
+            let pair = this.pairs.try_get_with(name, this.in_turn(&refreshing, &token, address));
+            pair.await.map_err(|no| (*no).clone())
+        });
+        asking.await.unwrap_or(Err(NoPair::Trouble(Trouble::Failed("asking it broke off"))))
+    }
+
+    async fn in_turn(&self, refreshing: &Refreshing, token: &SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+        loop {
+            let now = self.log.clock().now();
+            let turn = self.log.take_refresh(refreshing, now, now.plus_seconds(TURN.as_secs() as i64)).await;
+            match turn.map_err(NoPair::Store)? {
+                Turn::Answered(pair) => return Ok(Arc::new(pair)),
+                // Ends: a turn that is not given back lapses.
+                Turn::Theirs => tokio::time::sleep(LOOK).await,
+                Turn::Yours => break,
+            }
+        }
+        let asked = self.ask(token, address).await;
+        let kept = match &asked {
+            Ok(pair) => {
+                let until = self.log.clock().now().plus_seconds(GRACE.as_secs() as i64);
+                self.log.keep_refresh(refreshing, pair, until).await
+            }
+            Err(_) => self.log.give_up_refresh(refreshing).await,
+        };
+        if let Err(error) = kept {
+            warn!(%error, "what Directus said to a refresh could not be told to the other nodes");
+        }
+        asked
+    }
+
+    async fn ask(&self, token: &SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+        let body = json!({"refresh_token": token.expose_secret(), "mode": "json"});
+        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()); // JSON always serializes
+        let asking = Asking::new(Method::POST, "/auth/refresh").of(address).body(body);
+        let reply = self.upstream.ask(asking).await.map_err(NoPair::Trouble)?;
+        match reply.is_ok() {
+            true => Ok(Arc::new(reply.body)),
+            false => Err(NoPair::Refused { status: reply.status, code: reply.code() }),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Directus' wire: one request, its answer, and every way in which it can fail (observed on 10.13, 11.17 and 12.4).
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use genie_log::Clock;
+use reqwest::{
+    Method, Response, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::circuit::Circuit;
+
+/// How long to connect.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long a request may take as a whole.
+pub const WHOLE: Duration = Duration::from_secs(10);
+/// Idle connections are dropped after so long: Directus itself closes them after 5 s, perhaps just when one is used.
+const IDLE: Duration = Duration::from_secs(4);
+/// The largest answer that is read; Directus takes bodies of 1 MB.
+const MAX_ANSWER: usize = 2 << 20;
+/// The longest pause that Directus may ask for; more is not believed.
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
+
+/// A Directus server.
+pub struct Upstream {
+    http: reqwest::Client,
+    base: Url,
+    admin: Option<HeaderValue>,
+    circuit: Circuit,
+    clock: Clock,
+}
+
+/// A request to Directus.
+pub struct Asking {
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    authorization: Option<HeaderValue>,
+    /// The client's address, so that Directus' own limit on requests sees it and not all of them as one.
+    address: Option<IpAddr>,
+    body: Option<Bytes>,
+}
+
+/// Directus' answer, good or bad.
+pub struct Reply {
+    /// 200 to 499.
+    pub status: u16,
+    /// JSON, or nothing.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// Directus gave no answer that says anything of what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// It can't be reached.
+    #[error("Directus can't be reached; try again shortly")]
+    Unreachable,
+    /// It did not answer in time, or broke off.
+    #[error("Directus does not answer; try again shortly")]
+    Silent,
+    /// It failed several times running and is left alone for a while.
+    #[error("Directus has not answered for a while; try again in {} s", .0.as_secs().max(1))]
+    LeftAlone(Duration),
+    /// It says that it is overloaded.
+    #[error("Directus is overloaded; try again in {} s", .0.as_secs().max(1))]
+    Overloaded(Duration),
+    /// It says that its limit of requests is reached.
+    #[error("Too many requests; try again in {} s", .0.as_secs().max(1))]
+    TooMany(Duration),
+    /// It failed, or answered what it should not.
+    #[error("Directus failed: {0}")]
+    Failed(&'static str),
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<OneError>,
+}
+
+#[derive(Deserialize)]
+struct OneError {
+    extensions: Extensions,
+}
+
+#[derive(Deserialize)]
+struct Extensions {
+    code: String,
+}
+
+impl Trouble {
+    /// Whether Directus did nothing of what was asked: it was not sent, or turned away at the door.
+    pub fn is_unsent(&self) -> bool {
+        match self {
+            Self::Unreachable | Self::LeftAlone(_) | Self::Overloaded(_) | Self::TooMany(_) => true,
+            Self::Silent | Self::Failed(_) => false,
+        }
+    }
+}
+
+impl Reply {
+    /// Whether it is a success.
+    pub fn is_ok(&self) -> bool {
+        self.status < 300
+    }
+
+    /// The code of its first error; empty when it has none that could be one.
+    pub fn code(&self) -> String {
+        let errors = serde_json::from_slice::<Errors>(&self.body);
+        let code = errors.ok().and_then(|all| all.errors.into_iter().next()).map(|error| error.extensions.code);
+        let is_code =
+            |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
+        code.filter(is_code).unwrap_or_default()
+    }
+
+    /// What a success holds.
+    pub fn data(&self) -> Result<Value, Trouble> {
+        let mut whole: Value = serde_json::from_slice(&self.body).map_err(|_| Trouble::Failed("its answer is not JSON"))?;
+        match whole.get_mut("data") {
+            Some(data) => Ok(data.take()),
+            None => Err(Trouble::Failed("its answer has no `data`")),
+        }
+    }
+}
+
+impl Asking {
+    /// Nobody's request.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), query: vec![], authorization: None, address: None, body: None }
+    }
+
+    /// With this `Authorization`.
+    pub fn authorized(mut self, authorization: Option<HeaderValue>) -> Self {
+        self.authorization = authorization;
+        self
+    }
+
+    /// For this client.
+    pub fn of(mut self, address: Option<IpAddr>) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// With this JSON, whose memory is wiped after it was sent.
+    pub fn body(mut self, body: Zeroizing<Vec<u8>>) -> Self {
+        self.body = Some(Bytes::from_owner(body));
+        self
+    }
+
+    /// With one more parameter.
+    pub fn parameter(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+/// `Authorization: Bearer ...`, marked as not to be shown; `None` when it can't be a header.
+pub fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+impl Upstream {
+    /// The server at `base`, and the token of an administrator of it.
+    pub fn new(base: &str, admin: Option<&SecretString>, clock: Clock) -> Result<Self, String> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .timeout(WHOLE)
+            .pool_idle_timeout(IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent("genie")
+            .build()
+            .map_err(|error| format!("DIRECTUS_URL: {}", error.without_url()))?;
+        let mut base = Url::parse(base).map_err(|error| format!("DIRECTUS_URL is not a URL: {error}"))?;
+        // Directus may live below a path; what is asked for is put behind it.
+        let path = base.path().trim_end_matches('/').to_owned();
+        base.set_path(&path);
+        let not_a_header = "DIRECTUS_ADMIN_TOKEN holds characters that no header may";
+        let admin = admin.map(|token| bearer(token.expose_secret()).ok_or(not_a_header)).transpose()?;
+        let circuit = Circuit::new(clock.now());
+        Ok(Self { http, base, admin, circuit, clock })
+    }
+
+    /// The administrator's `Authorization`, when there is one.
+    pub fn admin(&self) -> Option<HeaderValue> {
+        self.admin.clone()
+    }
+
+    /// Whether it is asked at all.
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// Whether it answers at all, whatever the circuit says.
+    pub async fn ping(&self) -> Result<(), Trouble> {
+        let asking = Asking::new(Method::GET, "/server/ping");
+        match tokio::time::timeout(CONNECT, self.send(&asking)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
+        }
+    }
+
+    /// Sends a request. What only reads is sent a second time when the connection broke: it may have been closed just then.
+    pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
+        let leave = self.circuit.enter(self.clock.now()).map_err(Trouble::LeftAlone)?;
+        let only_reads = asking.method == Method::GET;
+        let mut answered = self.send(&asking).await;
+        if only_reads && answered.as_ref().is_err_and(|error| !error.is_timeout() && !error.is_connect()) {
+            answered = self.send(&asking).await;
+        }
+        let outcome = match answered {
+            Ok(answer) => self.read(answer).await,
+            Err(error) => {
+                warn!(reason = reason(&error), "Directus does not answer");
+                Err(if error.is_connect() { Trouble::Unreachable } else { Trouble::Silent })
+            }
+        };
+        match outcome {
+            Ok(_) | Err(Trouble::TooMany(_)) => leave.answered(self.clock.now()),
+            Err(_) => leave.failed(self.clock.now()),
+        }
+        outcome
+    }
+
+    async fn send(&self, asking: &Asking) -> reqwest::Result<Response> {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{}", self.base.path().trim_end_matches('/'), asking.path));
+        if !asking.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&asking.query);
+        }
+        let mut request = self.http.request(asking.method.clone(), url);
+        if let Some(authorization) = &asking.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        if let Some(address) = asking.address {
+            request = request.header("X-Forwarded-For", address.to_string());
+        }
+        if let Some(body) = &asking.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        request.send().await
+    }
+
+    async fn read(&self, mut answer: Response) -> Result<Reply, Trouble> {
+        let status = answer.status().as_u16();
+        let pause = pause(&answer);
+        let mut body = Zeroizing::new(Vec::new());
+        loop {
+            match answer.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => body.extend_from_slice(&chunk),
+                Ok(Some(_)) => return Err(Trouble::Failed("its answer is too large")),
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(reason = reason(&error), "Directus broke off its answer");
+                    return Err(Trouble::Silent);
+                }
+            }
+        }
+        let reply = Reply { status, body };
+        match status {
+            200..=299 | 400..=428 | 430..=499 => Ok(reply),
+            429 => Err(Trouble::TooMany(pause)),
+            503 => Err(Trouble::Overloaded(pause)),
+            _ => {
+                warn!(http.status = status, code = reply.code(), "Directus failed");
+                Err(Trouble::Failed("it answered that it has an error"))
+            }
+        }
+    }
+}
+
+fn pause(answer: &Response) -> Duration {
+    let seconds = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(1)).clamp(Duration::from_secs(1), MAX_PAUSE)
+}
+
+/// In words of ours: reqwest's own may hold a URL.
+fn reason(error: &reqwest::Error) -> &'static str {
+    match () {
+        () if error.is_connect() => "it can't be reached",
+        () if error.is_timeout() => "it did not answer in time",
+        () => "the connection broke",
+    }
+}

@@ -1,0 +1,82 @@
+//! Tokens of impersonations: genie's own, with a key of their own, and both ids in them. Never passed on to Directus.
+
+use genie_events::UserId;
+use genie_log::impersonations::Impersonation;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::identity::token::BadToken;
+
+/// How long an impersonation lasts (contract, section 2).
+pub const SECONDS: i64 = 15 * 60;
+const ISSUER: &str = "genie";
+
+/// What a token of an impersonation says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Claims {
+    /// Which impersonation.
+    pub session: Uuid,
+    /// Whom somebody acts for.
+    pub user: UserId,
+    /// The administrator who does.
+    pub by: UserId,
+    exp: i64,
+    iss: String,
+}
+
+/// Signs and checks tokens of impersonations.
+pub struct ImpersonationTokens {
+    signing: EncodingKey,
+    checking: DecodingKey,
+    validation: Validation,
+}
+
+impl ImpersonationTokens {
+    pub fn new(key: &[u8]) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        validation.leeway = 0;
+        Self { signing: EncodingKey::from_secret(key), checking: DecodingKey::from_secret(key), validation }
+    }
+
+    /// The token of an impersonation.
+    pub fn sign(&self, of: &Impersonation) -> Option<String> {
+        let (session, user, by, exp) = (of.session, of.user, of.by, of.expires_at.unix_seconds());
+        encode(&Header::new(Algorithm::HS256), &Claims { session, user, by, exp, iss: ISSUER.to_owned() }, &self.signing).ok()
+    }
+
+    /// Which impersonation a token is of. That it still lasts, its row has to say.
+    pub fn check(&self, token: &str) -> Result<Claims, BadToken> {
+        let checked = decode::<Claims>(token, &self.checking, &self.validation);
+        checked.map(|token| token.claims).map_err(|error| match error.kind() {
+            ErrorKind::ExpiredSignature => BadToken::Expired,
+            _ => BadToken::Invalid,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::token::Tokens;
+
+    #[test]
+    fn a_token_says_whose_it_is_and_is_no_user_s() {
+        let tokens = ImpersonationTokens::new(b"one key");
+        let now = genie_log::Clock::system().now();
+        let [session, user, by] = [1, 2, 3].map(Uuid::from_u128);
+        let lasting = Impersonation { session, user: UserId(user), by: UserId(by), expires_at: now.plus_seconds(SECONDS) };
+        let token = tokens.sign(&lasting).unwrap();
+        let claims = tokens.check(&token).unwrap();
+        assert_eq!((claims.session, claims.user, claims.by), (session, lasting.user, lasting.by));
+        let over = Impersonation { expires_at: now.plus_seconds(-5), ..lasting };
+        assert_eq!(tokens.check(&tokens.sign(&over).unwrap()).unwrap_err(), BadToken::Expired);
+        // Whatever the keys: neither kind of token passes for the other.
+        assert_eq!(Tokens::new(b"one key").check(&token).unwrap_err(), BadToken::Invalid);
+        let users = Tokens::new(b"one key").access(lasting.user, "creator", false, now).unwrap();
+        assert_eq!(tokens.check(&users).unwrap_err(), BadToken::Invalid);
+        assert_eq!(ImpersonationTokens::new(b"another").check(&token).unwrap_err(), BadToken::Invalid);
+    }
+}

@@ -1,0 +1,106 @@
+//! Accounts that were read a moment ago, so that not every request looks its caller up in the store.
+//!
+//! Invariant: an account is given out for at most as long as the read side takes to follow. A fact of an account makes it
+//! forgotten when it is seen, and again when the read side has it; so does whatever the user's own actor on this server wrote;
+//! and nothing is kept for longer than `FRESH`. Commands do not depend on it: the user's actor decides, on the present state.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use genie_actors::users::Users;
+use genie_events::{StreamKind, UserId};
+use genie_log::{Log, LogError};
+use genie_projections::{ReadSide, accounts::AccountRow};
+use moka::sync::Cache;
+use tracing::{error, warn};
+
+/// How long an account may be given out without another look (contract, section 2).
+const FRESH: Duration = Duration::from_secs(5);
+/// The most accounts kept: some tens of megabytes.
+const MOST: u64 = 50_000;
+/// Rows of one reading of the log.
+const PAGE: usize = 500;
+/// Pause after the log could not be read.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// The accounts, known or looked up.
+#[derive(Clone)]
+pub struct KnownAccounts(Arc<Inner>);
+
+struct Inner {
+    log: Log,
+    reads: ReadSide,
+    users: Users,
+    known: Cache<UserId, Known>,
+    /// Raised before accounts are forgotten: what was read before that is not kept.
+    forgotten: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Known {
+    account: AccountRow,
+    /// The latest position that was written for the user on this server when it was read.
+    written: Option<u64>,
+}
+
+impl KnownAccounts {
+    pub fn new(log: Log, reads: ReadSide, users: Users) -> Self {
+        let known = Cache::builder().max_capacity(MOST).time_to_live(FRESH).build();
+        Self(Arc::new(Inner { log, reads, users, known, forgotten: AtomicU64::new(0) }))
+    }
+
+    /// An account; `None` when the read side has nobody with that id.
+    pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
+        let Inner { reads, users, known, forgotten, .. } = &*self.0;
+        let written = users.last_written(user);
+        if let Some(kept) = known.get(&user).filter(|kept| kept.written == written) {
+            return Ok(Some(kept.account));
+        }
+        let before = forgotten.load(Ordering::SeqCst);
+        let Some(account) = reads.accounts.get(user).await? else { return Ok(None) };
+        known.insert(user, Known { account: account.clone(), written });
+        // Read before something was forgotten, and kept after it: perhaps the very thing.
+        if forgotten.load(Ordering::SeqCst) != before {
+            known.invalidate(&user);
+        }
+        Ok(Some(account))
+    }
+
+    /// Follows the log for ever, and forgets accounts of which there is news; to be spawned on the runtime that owns the store's
+    /// connections.
+    pub async fn follow(self) {
+        let Inner { log, reads, .. } = &*self.0;
+        let mut follower = log.follow(log.head());
+        loop {
+            match follower.next(PAGE).await {
+                Ok(rows) => {
+                    let news = rows.iter().filter(|row| row.kind == StreamKind::Account.as_str());
+                    let users: HashSet<UserId> = news.map(|row| UserId(row.owner)).collect();
+                    if users.is_empty() {
+                        continue;
+                    }
+                    self.forget(&users);
+                    // Not in time: what is kept meanwhile is old for as long as the read side is, and for `FRESH` at most.
+                    let _ = reads.wait_for("accounts", follower.position(), FRESH).await;
+                    self.forget(&users);
+                }
+                Err(error @ LogError::Hole { .. }) => return error!(%error, "news of accounts are not followed any more"),
+                Err(error) => {
+                    warn!(%error, "news of accounts can't be followed; trying on");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    fn forget(&self, users: &HashSet<UserId>) {
+        self.0.forgotten.fetch_add(1, Ordering::SeqCst);
+        users.iter().for_each(|user| self.0.known.invalidate(user));
+    }
+}

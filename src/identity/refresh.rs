@@ -1,0 +1,109 @@
+//! Refresh tokens: 48 bytes in 64 characters, as long as Directus' own. The first 16 name the family, the next 16 are drawn by
+//! chance or follow from the token before, the last 16 are an HMAC over both under a key of the ring. So a token that this
+//! server never gave out is told from one that it gave out long ago, without keeping either, and every node makes the same
+//! successor of the same token.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use genie_log::{clock::random_bytes, keys::sha256_hex};
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+/// How long a refresh token is good, in seconds; each refresh starts it anew.
+pub const REFRESH_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+/// Makes refresh tokens and knows its own.
+pub struct RefreshTokens {
+    key: Zeroizing<[u8; 32]>,
+}
+
+/// A refresh token that this server gave out.
+pub struct RefreshToken {
+    /// All tokens that follow from one login.
+    pub family: Uuid,
+    /// As clients hold it.
+    pub text: SecretString,
+}
+
+impl RefreshToken {
+    /// As the store knows it.
+    pub fn hash(&self) -> String {
+        sha256_hex(self.text.expose_secret().as_bytes())
+    }
+}
+
+impl RefreshTokens {
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self { key: Zeroizing::new(*key) }
+    }
+
+    /// The first token of a family.
+    pub fn first(&self, family: Uuid) -> RefreshToken {
+        self.token(family, &random_bytes::<16>())
+    }
+
+    /// The token that follows: always the same.
+    pub fn successor(&self, token: &RefreshToken) -> RefreshToken {
+        self.token(token.family, &self.mac(b"successor", token.text.expose_secret().as_bytes()))
+    }
+
+    /// Reads a token that a client presents; `None` when this server never gave it out.
+    pub fn read(&self, text: &SecretString) -> Option<RefreshToken> {
+        let bytes = Zeroizing::new(BASE64.decode(text.expose_secret()).ok()?);
+        let (said, tag) = bytes.split_at_checked(32)?;
+        let is_ours = tag.len() == 16 && bool::from(self.mac(b"token", said).ct_eq(tag));
+        let family = Uuid::from_slice(&said[..16]).ok()?;
+        is_ours.then(|| RefreshToken { family, text: text.clone() })
+    }
+
+    fn token(&self, family: Uuid, drawn: &[u8; 16]) -> RefreshToken {
+        let said = [*family.as_bytes(), *drawn].concat();
+        let bytes = Zeroizing::new([said.as_slice(), &self.mac(b"token", &said)].concat());
+        RefreshToken { family, text: BASE64.encode(&*bytes).into() }
+    }
+
+    fn mac(&self, what: &[u8], bytes: &[u8]) -> [u8; 16] {
+        let mut tag = [0; 16];
+        // HMAC takes keys of any length.
+        if let Ok(mac) = Hmac::<Sha256>::new_from_slice(self.key.as_slice()) {
+            tag.copy_from_slice(&mac.chain_update(what).chain_update(bytes).finalize().into_bytes()[..16]);
+        }
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_known_by_who_gave_it_out_and_has_one_successor() {
+        let (ours, theirs) = (RefreshTokens::new(&[1; 32]), RefreshTokens::new(&[2; 32]));
+        let first = ours.first(Uuid::from_u128(7));
+        assert_eq!(first.text.expose_secret().len(), 64);
+        let read = ours.read(&first.text).unwrap();
+        assert_eq!((read.family, read.hash()), (first.family, first.hash()));
+        assert!(theirs.read(&first.text).is_none());
+        let (one, two) = (ours.successor(&first), ours.successor(&read));
+        assert_eq!(one.text.expose_secret(), two.text.expose_secret());
+        assert_eq!(ours.read(&one.text).unwrap().family, first.family);
+        assert_ne!(ours.successor(&one).hash(), one.hash());
+        assert_ne!(ours.first(Uuid::from_u128(7)).hash(), first.hash());
+    }
+
+    #[test]
+    fn a_token_that_was_changed_anywhere_is_nobodys() {
+        let ours = RefreshTokens::new(&[1; 32]);
+        let bytes = BASE64.decode(ours.first(Uuid::from_u128(7)).text.expose_secret()).unwrap();
+        for n in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[n] ^= 1;
+            assert!(ours.read(&BASE64.encode(&changed).into()).is_none(), "{n}");
+            assert!(ours.read(&BASE64.encode(&bytes[..n]).into()).is_none(), "{n}");
+        }
+        assert!(ours.read(&"not a token".into()).is_none());
+    }
+}

@@ -1,0 +1,231 @@
+//! A real Directus, by `scripts/directus`. Most tests share one that `scripts/test` has started; those that stop or change theirs
+//! have their own.
+
+use std::path::PathBuf;
+
+use genie_log::testing::TestStore;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::{
+    genie::{Answer, TestGenie},
+    proxy::Proxy,
+};
+
+const ADMIN_EMAIL: &str = "admin@example.com";
+const ADMIN_PASSWORD: &str = "admin-password-1";
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A running Directus.
+pub struct Directus {
+    pub url: String,
+    pub admin_token: String,
+    pub secret: String,
+    folder: PathBuf,
+    process: String,
+    http: reqwest::Client,
+    is_own: bool,
+}
+
+/// Somebody who has an account there.
+#[derive(Debug, Clone)]
+pub struct Person {
+    pub id: String,
+    pub email: String,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the Directus to test on is named by the environment")]
+fn folder() -> PathBuf {
+    let folder = std::env::var("GENIE_TEST_DIRECTUS");
+    PathBuf::from(folder.expect("GENIE_TEST_DIRECTUS names a folder for the data of Directus; run scripts/test directus"))
+}
+
+fn unique() -> String {
+    genie_log::Clock::system().new_uuid().simple().to_string()
+}
+
+async fn script(command: &str, folder: &std::path::Path, settings: &[(&str, &str)]) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/directus");
+    let output = Command::new(script).arg(command).arg(folder).envs(settings.iter().copied()).output().await.unwrap();
+    assert!(output.status.success(), "scripts/directus {command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Directus {
+    /// The one that all share.
+    pub async fn shared() -> Self {
+        Self::start(folder().join("shared"), &[], false).await
+    }
+
+    /// One of a test's own, with these settings of Directus.
+    pub async fn own(settings: &[(&str, &str)]) -> Self {
+        Self::start(folder().join(unique()), settings, true).await
+    }
+
+    async fn start(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let this = Self::start_unseeded(folder, settings, is_own).await;
+        script("seed", &this.folder, settings).await;
+        this
+    }
+
+    async fn start_unseeded(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
+        let lines = script("start", &folder, settings).await;
+        let value = |name: &str| lines.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+        Self {
+            url: value("DIRECTUS_URL="),
+            admin_token: value("DIRECTUS_ADMIN_TOKEN="),
+            secret: value("DIRECTUS_SECRET="),
+            process: value("DIRECTUS_PID="),
+            folder,
+            http: reqwest::Client::new(),
+            is_own,
+        }
+    }
+
+    /// Stopped, and started again on the same data with other settings; nothing is asked of it.
+    pub async fn restart(&mut self, settings: &[(&str, &str)]) {
+        assert!(self.is_own);
+        script("stop", &self.folder, &[]).await;
+        let again = Self::start_unseeded(self.folder.clone(), settings, false).await;
+        self.process.clone_from(&again.process);
+        self.secret.clone_from(&again.secret);
+    }
+
+    /// Sends its process a signal, such as `STOP`.
+    pub async fn signal(&self, name: &str) {
+        assert!(self.is_own);
+        assert!(Command::new("kill").args([&format!("-{name}"), &self.process]).status().await.unwrap().success());
+    }
+
+    /// What its administrator asks of it.
+    pub async fn admin(&self, method: Method, path: &str, body: Value) -> Value {
+        let request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.admin_token);
+        let answer = if body.is_null() { request } else { request.json(&body) }.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str::<Value>(&text).map(|mut whole| whole["data"].take()).unwrap_or_default()
+    }
+
+    /// The id of a role.
+    pub async fn role(&self, name: &str) -> String {
+        let found = self.admin(Method::GET, &format!("/roles?filter[name][_eq]={name}&fields=id"), Value::Null).await;
+        found[0]["id"].as_str().unwrap_or_else(|| panic!("no role {name}")).to_owned()
+    }
+
+    /// Somebody new, who has a role.
+    pub async fn person(&self, name: &str, role: &str) -> Person {
+        let email = format!("{name}-{}@example.com", unique());
+        let body = json!({"email": email, "password": PASSWORD, "role": self.role(role).await, "status": "active"});
+        let id = self.admin(Method::POST, "/users", body).await["id"].as_str().unwrap().to_owned();
+        Person { id, email }
+    }
+
+    pub async fn change(&self, person: &Person, body: Value) {
+        self.admin(Method::PATCH, &format!("/users/{}", person.id), body).await;
+    }
+
+    /// Who has this address.
+    pub async fn found(&self, email: &str) -> Vec<String> {
+        let email = email.replace('+', "%2B");
+        let found = self.admin(Method::GET, &format!("/users?filter[email][_eq]={email}&fields=id"), Value::Null).await;
+        found.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// genie's settings for this Directus behind a proxy.
+    pub fn settings(&self, proxy: &Proxy) -> Vec<(&'static str, String)> {
+        vec![
+            ("DIRECTUS_URL", proxy.url.clone()),
+            ("DIRECTUS_ADMIN_TOKEN", self.admin_token.clone()),
+            ("DIRECTUS_SECRET", self.secret.clone()),
+        ]
+    }
+}
+
+impl Drop for Directus {
+    fn drop(&mut self) {
+        if self.is_own {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/directus");
+            std::process::Command::new(script).arg("stop").arg(&self.folder).status().ok();
+        }
+    }
+}
+
+/// genie in front of a proxy in front of a Directus.
+pub struct Site {
+    pub genie: TestGenie,
+    pub proxy: Proxy,
+    pub directus: Directus,
+}
+
+/// A pair of tokens.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub access: String,
+    pub refresh: String,
+}
+
+impl Pair {
+    pub fn of(answer: &Answer) -> Self {
+        assert_eq!(answer.status, 200, "{:?}", answer.json);
+        let text = |name: &str| answer.json["data"][name].as_str().unwrap().to_owned();
+        Self { access: text("access_token"), refresh: text("refresh_token") }
+    }
+}
+
+impl Site {
+    pub async fn shared(store: TestStore) -> Self {
+        Self::with(store, Directus::shared().await, &[]).await
+    }
+
+    /// `others`: settings of genie beside those for this Directus; an empty one takes one of those away.
+    pub async fn with(store: TestStore, directus: Directus, others: &[(&'static str, &str)]) -> Self {
+        let proxy = Proxy::start(&directus.url).await;
+        let mut settings = directus.settings(&proxy);
+        settings.extend(others.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Self { genie: TestGenie::start_with(store, &settings).await, proxy, directus }
+    }
+
+    pub async fn log_in(&self, email: &str, password: &str) -> Answer {
+        let body = json!({"email": email, "password": password});
+        self.genie.send(Method::POST, "/auth/login", &[], Some(body)).await
+    }
+
+    /// A pair of tokens of somebody.
+    pub async fn pair(&self, person: &Person) -> Pair {
+        Pair::of(&self.log_in(&person.email, PASSWORD).await)
+    }
+
+    /// A read as the holder of a token.
+    pub async fn get(&self, token: &str, path: &str) -> Answer {
+        self.genie.send(Method::GET, path, &[("Authorization", format!("Bearer {token}"))], None).await
+    }
+
+    /// Whether a token opens genie's own routes.
+    pub async fn opens(&self, token: &str) -> u16 {
+        self.get(token, "/api/usage").await.status.as_u16()
+    }
+
+    /// Waits until a token is answered with that status.
+    pub async fn until(&self, token: &str, status: u16) {
+        let wait = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+            while self.opens(token).await != status {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        wait.await.unwrap_or_else(|_| panic!("it was never answered with {status}"));
+    }
+
+    pub async fn ready(&self) -> Value {
+        self.genie.send(Method::GET, "/readyz", &[], None).await.json["directus"].take()
+    }
+
+    /// A fresh invite, made by Directus' own administrator.
+    pub async fn invite(&self) -> String {
+        let admin = Pair::of(&self.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await);
+        let headers = [("Authorization", format!("Bearer {}", admin.access))];
+        let made = self.genie.send(Method::POST, "/api/admin/invites", &headers, Some(json!({"tier": "pro"}))).await.ok();
+        made["data"][0]["code"].as_str().unwrap().to_owned()
+    }
+}

@@ -1,0 +1,227 @@
+//! A token is good for as long as Directus says that its holder may act, and no longer.
+
+use genie_log::testing::{TestStore, both_stores};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    directus::{Directus, PASSWORD, Pair, Site},
+    proxy::Does,
+};
+
+fn authorization(token: &str) -> [(&'static str, String); 1] {
+    [("Authorization", format!("Bearer {token}"))]
+}
+
+both_stores!(whom_directus_knows_is_met_at_first_sight_and_followed, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    let me = site.get(&pair.access, "/users/me?fields=id,email,status,role.name").await;
+    let expected = json!({"id": ada.id, "email": ada.email, "status": "active", "role": {"name": "creator"}});
+    assert_eq!((me.status.as_u16(), &me.json["data"]), (200, &expected));
+    let usage = site.get(&pair.access, "/api/usage").await.ok();
+    assert_eq!(usage["tier"], "starter");
+    let facts = site.get(&pair.access, "/api/me/events").await.ok();
+    let types: Vec<_> = facts["data"].as_array().unwrap().iter().map(|fact| fact["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["account.met"]);
+
+    let elsewhere = format!("elsewhere-{}", ada.email);
+    site.directus.change(&ada, json!({"email": elsewhere})).await;
+    let began = std::time::Instant::now();
+    loop {
+        let facts = site.get(&pair.access, "/api/me/events").await.ok();
+        if facts["data"].as_array().unwrap().iter().any(|fact| fact["type"] == "account.email_changed") {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "{facts}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+
+    site.directus.change(&ada, json!({"status": "suspended"})).await;
+    site.until(&pair.access, 401).await;
+    assert_eq!(site.get(&pair.access, "/users/me").await.json["errors"][0]["extensions"]["code"], "INVALID_CREDENTIALS");
+    assert_eq!(site.log_in(&elsewhere, PASSWORD).await.status, 401);
+    site.directus.change(&ada, json!({"status": "active"})).await;
+    site.until(&pair.access, 200).await;
+    // Whom somebody suspends here stays so, whatever Directus says.
+    site.genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "suspended"})).await.ok();
+    site.until(&pair.access, 401).await;
+    assert_eq!(site.opens(&pair.access).await, 401);
+    site.genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "active"})).await.ok();
+    site.until(&pair.access, 200).await;
+
+    site.directus.admin(Method::DELETE, &format!("/users/{}", ada.id), Value::Null).await;
+    site.until(&pair.access, 401).await;
+});
+
+both_stores!(a_changed_role_is_followed_and_administers_no_more, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "Administrator").await;
+    let pair = site.pair(&ada).await;
+    let invite = async || {
+        let invite = site.genie.send(Method::POST, "/api/admin/invites", &authorization(&pair.access), Some(json!({}))).await;
+        invite.status.as_u16()
+    };
+    assert_eq!(invite().await, 200);
+    site.directus.change(&ada, json!({"role": site.directus.role("creator").await})).await;
+    let began = std::time::Instant::now();
+    while invite().await == 200 {
+        assert!(began.elapsed().as_secs() < 30);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert_eq!(invite().await, 403);
+    let facts = site.get(&pair.access, "/api/me/events").await.ok();
+    let last = facts["data"].as_array().unwrap().last().unwrap().clone();
+    let told = (&last["type"], &last["data"]["role"], &last["data"]["admin"]);
+    assert_eq!(told, (&json!("account.role_changed"), &json!("creator"), &json!(false)));
+});
+
+both_stores!(many_requests_ask_once_with_the_secret_and_without, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    let burst = async |site: &Site| {
+        let requests = (0..100).map(|_| site.opens(&pair.access));
+        assert!(futures_util::future::join_all(requests).await.into_iter().all(|status| status == 200));
+    };
+    burst(&site).await;
+    assert!(site.proxy.count("GET /users") <= 3, "{}", site.proxy.count("GET /users"));
+    assert_eq!(site.proxy.count("GET /users/me"), 0);
+
+    let Site { mut genie, directus, .. } = site;
+    genie.kill().await;
+    let store = std::mem::replace(&mut genie.store, TestStore::new(genie_log::testing::Kind::Sqlite).await);
+    let site = Site::with(store, directus, &[("DIRECTUS_SECRET", "")]).await;
+    assert_eq!(site.ready().await["secret"]["state"], "unset");
+    burst(&site).await;
+    assert!((1..=3).contains(&site.proxy.count("GET /users/me")), "{}", site.proxy.count("GET /users/me"));
+    site.directus.change(&ada, json!({"status": "archived"})).await;
+    site.until(&pair.access, 401).await;
+});
+
+both_stores!(who_may_not_read_their_own_status_is_looked_up, async |store: TestStore| {
+    let directus = Directus::shared().await;
+    // A role without any policy: its users may read nothing but their id.
+    directus.admin(Method::POST, "/roles", json!({"name": "bare"})).await;
+    let ada = directus.person("ada", "bare").await;
+    let site = Site::with(store, directus, &[("DIRECTUS_SECRET", "")]).await;
+    let pair = site.pair(&ada).await;
+    assert_eq!(site.opens(&pair.access).await, 200);
+    assert!(site.proxy.count("GET /users") > 0);
+
+    // Without an administrator's token there is no proof that they are active.
+    let Site { mut genie, directus, .. } = site;
+    genie.kill().await;
+    let store = std::mem::replace(&mut genie.store, TestStore::new(genie_log::testing::Kind::Sqlite).await);
+    let creator = directus.person("bob", "creator").await;
+    for secret in ["", &directus.secret.clone()] {
+        let site = Site::with(
+            TestStore::new(store.kind).await,
+            Directus::shared().await,
+            &[("DIRECTUS_ADMIN_TOKEN", ""), ("DIRECTUS_SECRET", secret.to_owned().leak())],
+        )
+        .await;
+        assert_eq!(site.opens(&pair.access).await, 401);
+        assert_eq!(site.opens(&site.pair(&creator).await.access).await, 200);
+    }
+});
+
+both_stores!(who_guesses_is_stopped_before_directus_suspends_the_user, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let mut guesses = 0;
+    while site.log_in(&ada.email, "a guess").await.status == 401 {
+        guesses += 1;
+        assert!(guesses < 20, "25 would suspend them");
+    }
+    let told = site.log_in(&ada.email, PASSWORD).await;
+    assert_eq!(told.status, 429, "{:?}", told.json);
+    assert!(told.headers.contains_key("Retry-After"));
+    assert_eq!(site.directus.found(&ada.email).await.len(), 1);
+});
+
+both_stores!(what_is_no_good_token_is_refused, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let good = site.pair(&ada).await.access;
+    let (head, rest) = good.split_once('.').unwrap();
+    let claims = json!({"id": ada.id, "role": null, "app_access": true, "admin_access": true, "exp": 99_999_999_999_i64, "iss": "directus"});
+    let with = |name: &str, value: Value| {
+        let mut claims = claims.clone();
+        claims[name] = value;
+        claims
+    };
+    let signed = |claims: &Value, secret: &str| {
+        encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    };
+    let secret = site.directus.secret.as_str();
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+    let none = format!("{}.{}.", BASE64.encode(r#"{"alg":"none"}"#), BASE64.encode(claims.to_string()));
+    let bad = [
+        signed(&claims, "another secret"),
+        signed(&with("exp", json!(1)), secret),
+        signed(&with("exp", Value::Null), secret),
+        signed(&with("iss", json!("genie")), secret),
+        signed(&with("nbf", json!(99_999_999_998_i64)), secret),
+        signed(&with("id", json!("0192d4e0-7f3a-7c3b-8f4e-0123456789ab")), secret), // good, of somebody who never was
+        none.clone(),
+        format!("{none}x"),
+        format!("{head}.{}", rest.chars().rev().collect::<String>()),
+        site.directus.admin_token.clone(),
+        "a".repeat(6000),
+        String::new(),
+    ];
+    for token in &bad {
+        assert_eq!(site.opens(token).await, 401, "{token:.80}");
+        assert_eq!(site.get(token, "/users/me").await.status, 401, "{token:.80}");
+    }
+    assert_eq!(site.opens(&good).await, 200);
+    // A token by our own hand with Directus' secret is as good as one of Directus', but makes nobody an administrator.
+    let forged = signed(&claims, secret);
+    let invite = site.genie.send(Method::POST, "/api/admin/invites", &authorization(&forged), Some(json!({}))).await;
+    assert_eq!(invite.status, 403, "{:?}", invite.json);
+    let two = site.get(&good, &format!("/users/me?access_token={good}")).await;
+    assert_eq!(two.status, 400, "{:?}", two.json);
+    // Forged tokens without end make Directus be asked for some of them only.
+    for n in 0..200 {
+        assert_eq!(site.opens(&signed(&with("n", json!(n)), "another secret")).await, 401);
+    }
+    assert!(site.proxy.count("GET /users/me") < 150, "{}", site.proxy.count("GET /users/me"));
+    assert_eq!(site.ready().await["secret"]["state"], "in use");
+});
+
+both_stores!(what_is_passed_on_changes_and_never_repeats_a_password, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    // The built-in rights let users read themselves; to change themselves they need to be administrators here.
+    let ada = site.directus.person("ada", "Administrator").await;
+    let pair = site.pair(&ada).await;
+    let change = async |body: Value| site.genie.send(Method::PATCH, "/users/me", &authorization(&pair.access), Some(body)).await;
+    assert_eq!(change(json!({"first_name": "Ada", "password": "another password"})).await.status, 200);
+    assert_eq!(site.log_in(&ada.email, PASSWORD).await.status, 401);
+    Pair::of(&site.log_in(&ada.email, "another password").await);
+    let refresh = json!({"refresh_token": pair.refresh});
+    assert_eq!(site.genie.send(Method::POST, "/auth/refresh", &[], Some(refresh)).await.status, 401, "ended with the password");
+
+    let canary = json!({"errors": [{"message": "canary", "extensions": {"code": "FAILED_VALIDATION", "invalid": "canary"}}]});
+    site.proxy.on("PATCH", "/users/me", Does::Answer(400, canary.to_string()));
+    let told = change(json!({"password": "canary"})).await;
+    assert_eq!(told.json["errors"][0]["extensions"]["code"], "FAILED_VALIDATION");
+    assert!(!told.json.to_string().contains("canary"), "{:?}", told.json);
+    site.proxy.pass_all();
+    let large = change(json!({"description": "x".repeat(2 << 20)})).await;
+    assert_eq!(large.status, 413);
+    let list = site.genie.send(Method::PATCH, "/users/me", &authorization(&pair.access), Some(json!(["x"]))).await;
+    assert_eq!(list.status, 400);
+
+    let two_factor = json!({"password": "another password"});
+    let made = site.genie.send(Method::POST, "/users/me/tfa/generate", &authorization(&pair.access), Some(two_factor)).await;
+    assert!(made.json["data"]["secret"].is_string(), "{:?}", made.json);
+    let logout = Pair::of(&site.log_in(&ada.email, "another password").await);
+    let body = json!({"refresh_token": logout.refresh});
+    assert_eq!(site.genie.send(Method::POST, "/auth/logout", &[], Some(body.clone())).await.status, 204);
+    assert_eq!(site.genie.send(Method::POST, "/auth/refresh", &[], Some(body)).await.status, 401);
+    let cookie = json!({"email": ada.email, "password": "another password", "mode": "cookie"});
+    assert_eq!(site.genie.send(Method::POST, "/auth/login", &[], Some(cookie)).await.status, 400);
+});
