@@ -189,8 +189,8 @@ impl Standings {
         };
         let Some(found) = found else { return Ok(Standing::Gone) };
         match Person::read(found) {
-            Some(person) => Ok(Standing::Known(Arc::new(person))),
-            None => Err(Trouble::Failed("it does not tell who is active")),
+            Some(person) if person.user == user => Ok(Standing::Known(Arc::new(person))),
+            _ => Err(Trouble::Failed("it does not tell who is active")),
         }
     }
 
