@@ -109,6 +109,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me/tfa/generate", post().to(identity::two_factor::generate))
         .route("/users/me/tfa/enable", post().to(identity::two_factor::enable))
         .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
+        .route("/users/{id}/tfa/disable", post().to(identity::two_factor::remove))
         .route("/api/register", post().to(identity::register))
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))

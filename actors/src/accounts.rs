@@ -149,8 +149,7 @@ impl Accounts {
 
     /// Whose link it is, if it may be used now: asked before a password is hashed, which costs.
     pub async fn check_reset(&self, token: &SecretString, asking: impl Into<Asking>) -> Result<UserId, WriteError> {
-        let command = reset_command(token)?;
-        let (user, token_hash) = command;
+        let (user, token_hash) = read_reset_token(token)?;
         let planner = move |state: &User, now| {
             let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now };
             state.decide(now, UserCommand::Account(command)).map(|_| Plan::default()) // only asked
@@ -166,7 +165,7 @@ impl Accounts {
         hash: SecretString,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let (user, token_hash) = reset_command(token)?;
+        let (user, token_hash) = read_reset_token(token)?;
         let (keys, vault) = (self.keys(user).await.map_err(no_such_link)?, self.vault.clone());
         let planner = move |state: &User, now| {
             let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now };
@@ -200,6 +199,12 @@ impl Accounts {
     pub async fn disable_two_factor(&self, user: UserId, code: Code, asking: impl Into<Asking>) -> Result<Done, WriteError> {
         let work = vec![Work::DeleteSecret { secret_id: two_factor_id(user) }];
         self.account(user, AccountCommand::DisableTwoFactor(code), work, asking).await
+    }
+
+    /// The same by an administrator's word: the authenticator is lost. When no code was asked for, nothing happens.
+    pub async fn remove_two_factor(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let work = vec![Work::DeleteSecret { secret_id: two_factor_id(user) }];
+        self.account(user, AccountCommand::RemoveTwoFactor, work, asking).await
     }
 
     /// Deletes logins that ran out, for ever; to be spawned. The elected node does it.
@@ -250,8 +255,8 @@ impl Accounts {
     }
 }
 
-/// A link's token begins with its user's id, so that it can be looked for.
-fn reset_command(token: &SecretString) -> Result<(UserId, String), WriteError> {
+/// Whose link a token is of, and its hash. It begins with its user's id, so that it can be looked for.
+fn read_reset_token(token: &SecretString) -> Result<(UserId, String), WriteError> {
     let token = token.expose_secret();
     let bytes = BASE64.decode(token).map(Zeroizing::new).ok();
     let user = bytes.filter(|bytes| bytes.len() == 48).and_then(|bytes| Uuid::from_slice(&bytes[..16]).ok());

@@ -120,6 +120,8 @@ pub enum AccountCommand {
     },
     /// Ask for a code no longer.
     DisableTwoFactor(Code),
+    /// Ask for a code no longer, by an administrator's word: the authenticator is lost.
+    RemoveTwoFactor,
     /// Note that all logins were ended.
     EndSessions,
     /// Note that an old refresh token came back, and its family was ended.
@@ -257,7 +259,7 @@ pub enum AccountEvent {
     },
     /// No code is asked for any more.
     TwoFactorDisabled {
-        /// The time step of the code that was taken.
+        /// The last time step of which a code was taken.
         step: u64,
     },
     /// All logins were ended.

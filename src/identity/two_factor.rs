@@ -1,30 +1,41 @@
 //! The second factor: one-time codes by time, six digits every 30 seconds over SHA-1, as authenticator apps expect (RFC 6238),
 //! taken one step early or late. That a code is taken once, the account's rules see to.
+//!
+//! A secret has 160 bits (RFC 4226, section 4): 96 drawn by chance, and an HMAC of them and of their user under a key of the ring.
+//! So only a secret is enabled that was given out here, to that user, against the password: with a stolen access token alone
+//! nobody locks its owner out by a secret of their own.
 
-use genie_events::Moment;
+use genie_events::{Moment, UserId};
 use genie_log::clock::random_bytes;
+use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use totp_rs::{Builder, Secret, Totp};
 use zeroize::Zeroizing;
 
 /// Whom authenticator apps show a code to be for.
 const ISSUER: &str = "genie";
-/// The longest secret, in bytes of its Base32 text.
-const MAX_SECRET: usize = 128;
+/// A secret's bytes in Base32.
+const TEXT_LENGTH: usize = 32;
 
 /// A secret that codes are made from.
 pub struct TwoFactor(Totp);
 
 impl TwoFactor {
-    /// A new secret of 160 bits (RFC 4226, section 4).
-    pub fn generate() -> Option<Self> {
-        Self::from_bytes(random_bytes::<20>().to_vec())
+    /// A new secret for a user.
+    pub fn generate(key: &[u8; 32], user: UserId) -> Option<Self> {
+        let drawn = random_bytes::<12>();
+        Self::from_bytes([drawn.as_slice(), &tag(key, user, &drawn)].concat())
     }
 
-    /// The secret in the Base32 text that [`TwoFactor::text`] gave; `None` when it is none, or shorter than 128 bits.
-    pub fn from_text(text: &SecretString) -> Option<Self> {
-        let text = Some(text.expose_secret()).filter(|text| text.len() <= MAX_SECRET)?;
-        Builder::new().with_secret(Secret::try_from_base32(text).ok()?).build().ok().map(Self)
+    /// The secret in the Base32 text that [`TwoFactor::text`] gave; `None` when it was not given out here for this user.
+    pub fn from_text(text: &SecretString, key: &[u8; 32], user: UserId) -> Option<Self> {
+        let text = Some(text.expose_secret()).filter(|text| text.len() == TEXT_LENGTH)?;
+        let read = Self::from_bytes(Secret::try_from_base32(text).ok()?.as_bytes().to_vec())?;
+        let bytes = read.bytes();
+        let (drawn, given) = bytes.split_at_checked(12)?;
+        bool::from(tag(key, user, drawn).ct_eq(given)).then_some(read)
     }
 
     /// The secret as the vault holds it.
@@ -55,8 +66,19 @@ impl TwoFactor {
     }
 }
 
+fn tag(key: &[u8; 32], user: UserId, drawn: &[u8]) -> [u8; 8] {
+    let mut tag = [0; 8];
+    // HMAC takes keys of any length.
+    if let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) {
+        tag.copy_from_slice(&mac.chain_update(user.0.as_bytes()).chain_update(drawn).finalize().into_bytes()[..8]);
+    }
+    tag
+}
+
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -77,14 +99,17 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_text_that_reads_back_and_is_long_enough() {
-        let two_factor = TwoFactor::generate().unwrap();
-        let read = TwoFactor::from_text(&two_factor.text().into()).unwrap();
-        assert_eq!(read.bytes(), two_factor.bytes());
+    fn a_secret_is_good_for_the_user_that_it_was_given_to() {
+        let (key, ada, bob) = ([1; 32], UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let two_factor = TwoFactor::generate(&key, ada).unwrap();
+        let text = SecretString::from(two_factor.text());
+        assert_eq!(TwoFactor::from_text(&text, &key, ada).unwrap().bytes(), two_factor.bytes());
+        assert!(TwoFactor::from_text(&text, &key, bob).is_none());
+        assert!(TwoFactor::from_text(&text, &[2; 32], ada).is_none());
         let url = two_factor.url("ada+work@example.com").unwrap();
         assert!(url.starts_with("otpauth://totp/genie:") && url.contains(&two_factor.text()), "{url}");
-        for bad in ["", "not base32!", "JBSWY3DPEHPK3PXP", &"A".repeat(129)] {
-            assert!(TwoFactor::from_text(&bad.into()).is_none(), "{bad}");
+        for bad in ["", "not base32!", "JBSWY3DPEHPK3PXP", &"A".repeat(32), &"A".repeat(129)] {
+            assert!(TwoFactor::from_text(&bad.into(), &key, ada).is_none(), "{bad}");
         }
     }
 }

@@ -93,6 +93,7 @@ impl Site {
             ("GENIE_FIRST_INVITE", &self.invite),
             ("RBAC_SYNC_WEBHOOK_SECRET", &self.secret),
             ("GENIE_JOB_LEASE_MS", &lease),
+            ("GENIE_LOGIN_STALL_MS", "0"),
             ("ONBOARDING_GATE", "off"),
             ("GENIE_LOG", "warn"),
         ] {

@@ -11,7 +11,7 @@ use genie_events::{
     ids::EmailId,
 };
 use genie_log::{
-    Append, AppendError, Group, NewFact, Owner, UserKeys, Work, clock,
+    Append, AppendError, Group, NewFact, Owner, Work, clock,
     wake::{Awake, Waking},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -66,7 +66,7 @@ impl Accounts {
         }
         let (mut changes, mut groups, mut work) = (vec![], vec![], vec![]);
         if let Some(hash) = &revision.password_hash {
-            let keys = self.keys_of(awake).await?;
+            let keys = self.keys(user).await?;
             let command = AccountCommand::ChangePassword { from: revision.from };
             changes.extend(state.decide(now, UserCommand::Account(command))?);
             work.push(self.vault.seal_password(&keys, user, profile.password + 1, hash.expose_secret()));
@@ -90,13 +90,6 @@ impl Accounts {
         work.push(Work::EndSessions { user, but: revision.keep.clone() });
         groups.insert(0, group(state, changes));
         Ok(Some(Append { groups, work, metadata, remember: None }))
-    }
-
-    async fn keys_of(&self, awake: &Awake) -> Result<std::sync::Arc<UserKeys>, WriteError> {
-        match &awake.keys {
-            Some(keys) => Ok(keys.clone()),
-            None => self.keys(awake.user.id()).await,
-        }
     }
 
     /// What happens to an address, if anything.

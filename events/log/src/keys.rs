@@ -182,6 +182,7 @@ pub struct SystemHashes {
     request: Zeroizing<[u8; 32]>,
     token: Zeroizing<[u8; 32]>,
     refresh: Zeroizing<[u8; 32]>,
+    two_factor: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -194,6 +195,7 @@ impl SystemHashes {
             request: part("request"),
             token: part("token"),
             refresh: part("refresh"),
+            two_factor: part("two-factor"),
         }
     }
 
@@ -231,6 +233,11 @@ impl SystemHashes {
     /// The key that refresh tokens are made and known by (HMAC-SHA-256).
     pub fn refresh_key(&self) -> &[u8; 32] {
         &self.refresh
+    }
+
+    /// The key that secrets of second factors are known by as drawn here (HMAC-SHA-256).
+    pub fn two_factor_key(&self) -> &[u8; 32] {
+        &self.two_factor
     }
 }
 

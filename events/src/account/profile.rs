@@ -98,6 +98,10 @@ impl Profile {
                 let step = self.check_code(Some(code))?;
                 Ok(vec![AccountEvent::TwoFactorDisabled { step }])
             }
+            AccountCommand::RemoveTwoFactor => match self.two_factor {
+                TwoFactor { on: false, .. } => Ok(vec![]),
+                TwoFactor { last_step: step, .. } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
+            },
             AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
             AccountCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
                 true => Ok(vec![]),

@@ -145,7 +145,10 @@ fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
     signed_in.into_iter().for_each(|event| account.evolve(event));
     assert!(account.decide(sign_in(Some(code(1, 6)))).is_err(), "replayed");
     assert!(account.decide(AccountCommand::DisableTwoFactor(code(1, 6))).is_err(), "replayed");
-    account.evolve(AccountEvent::TwoFactorDisabled { step: 7 });
+    let removed = vec![AccountEvent::TwoFactorDisabled { step: 6 }];
+    assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(removed.clone()));
+    removed.into_iter().for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(vec![]));
     assert!(account.decide(sign_in(None)).is_ok());
 }
 

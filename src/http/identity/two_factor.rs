@@ -1,7 +1,11 @@
 //! `/users/me/tfa/*`: one-time codes at each login, on Directus' own routes.
 
-use actix_web::{HttpRequest, HttpResponse, web::Data};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path},
+};
 use genie_actors::WriteError;
+use genie_events::UserId;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -37,7 +41,8 @@ pub async fn generate(
     }
     prove_again(&app, &request, &caller, body.password).await?;
     let account = caller.account.email.unwrap_or_else(|| caller.account.user.to_string());
-    let made = TwoFactor::generate().and_then(|made| Some((made.text(), made.url(&account)?)));
+    let made = TwoFactor::generate(app.log.hashes().two_factor_key(), caller.account.user)
+        .and_then(|made| Some((made.text(), made.url(&account)?)));
     let (secret, url) = made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
     Ok(HttpResponse::Ok().json(json!({"data": {"secret": secret, "otpauth_url": url}})))
 }
@@ -55,11 +60,11 @@ pub async fn enable(
     body: Result<Body<Enable>, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
-    let two_factor = TwoFactor::from_text(&body.secret)
-        .ok_or_else(|| DirectusError(ApiError::field("`secret` must be the one that was generated")))?;
+    let user = caller.account.user;
+    let two_factor = TwoFactor::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
+        .ok_or_else(|| DirectusError(ApiError::field("`secret` must be one that `/users/me/tfa/generate` gave this user")))?;
     let step = two_factor.step_of(&body.otp, app.log.clock().now()).ok_or_else(wrong_code)?;
-    let (user, metadata) = (caller.account.user, caller.caller.metadata());
-    let done = app.write.accounts.enable_two_factor(user, two_factor.bytes(), step, metadata).await;
+    let done = app.write.accounts.enable_two_factor(user, two_factor.bytes(), step, caller.caller.metadata()).await;
     let done = done.map_err(|error| match error {
         WriteError::Refused(refusal) if refusal.code == "two_factor_on" => on_already(),
         error => error.into(),
@@ -93,6 +98,26 @@ pub async fn disable(
         None => Err(wrong_code()),
     };
     let done = disabled.inspect_err(|_| app.throttle.count(&guesser, Instant::now()))?;
+    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+}
+
+/// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
+pub async fn remove(
+    app: Data<App>,
+    DirectusUser(caller): DirectusUser,
+    path: Path<String>,
+) -> Result<HttpResponse, DirectusError> {
+    if !caller.caller.is_admin() {
+        return Err(DirectusError(ApiError::Forbidden("Only an administrator may do this")));
+    }
+    // Directus never says 404 for a user.
+    let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
+    let user: UserId = path.parse().map_err(|_| nobody())?;
+    let removed = app.write.accounts.remove_two_factor(user, caller.caller.metadata()).await;
+    let done = removed.map_err(|error| match error {
+        WriteError::Refused(refusal) if refusal.code == "not_found" => nobody(),
+        error => error.into(),
+    })?;
     Ok(with_position(HttpResponse::NoContent().finish(), done.position))
 }
 
