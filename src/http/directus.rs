@@ -136,7 +136,9 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     if !is_active && !was_suspended_for_directus(app, person.user).await? {
         return Err(ApiError::NoCaller);
     }
-    let wanted = Wanted { role: Some(role.clone()), admin: Some(admin), tier: None, active: Some(true) };
+    // Only from what was seen to be suspended: somebody may be suspended just now.
+    let active = (!is_active).then_some(true);
+    let wanted = Wanted { role: Some(role.clone()), admin: Some(admin), tier: None, active };
     app.write.accounts.sync(person.user, wanted, Metadata::system()).await?;
     (account.role, account.admin, account.status) = (role, admin, "active".into());
     Ok(account)

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use actix_web::{
     Error, HttpRequest,
     body::MessageBody,
@@ -26,11 +24,6 @@ tokio::task_local! {
 /// The id of the request that this task answers; empty outside of one.
 pub fn current_id() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
-}
-
-/// Where a request comes from: whoever is at the other end of the connection.
-pub fn client_address(request: &HttpRequest) -> IpAddr {
-    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
 /// Takes the caller's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.

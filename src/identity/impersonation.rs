@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(tokens.check(&tokens.sign(&over).unwrap()).unwrap_err(), BadToken::Expired);
         // Whatever the keys: neither kind of token passes for the other.
         assert_eq!(Tokens::new(b"one key").check(&token).unwrap_err(), BadToken::Invalid);
-        let users = Tokens::new(b"one key").access(lasting.user, "creator", false, now).unwrap();
+        let users = Tokens::new(b"one key").access(lasting.user, "creator", false, session, now).unwrap();
         assert_eq!(tokens.check(&users).unwrap_err(), BadToken::Invalid);
         assert_eq!(ImpersonationTokens::new(b"another").check(&token).unwrap_err(), BadToken::Invalid);
     }

@@ -1,5 +1,5 @@
 //! `POST /auth/refresh`: Directus takes a refresh token once, and tabs come with it together. So one request is made for each
-//! token, on whichever node, and for [`GRACE`] all who come with it are given the same new pair.
+//! token, on whichever node, and for `GRACE` all who come with it are given the same new pair.
 //!
 //! What is lost when the process dies between Directus' answer and the store: that pair, so the user logs in again. Directus
 //! offers no way to ask for it a second time.

@@ -2,7 +2,7 @@
 //! them, spend both. The process may die at any point: what it leaves is a reservation, and whoever finds that asks Directus
 //! whether the user is there. If so the registration is completed, else given back; the password is never kept.
 //!
-//! Invariant: nothing is given back unless Directus said twice, [`QUIET`] apart, that there is no such user, and nobody can be about
+//! Invariant: nothing is given back unless Directus said twice, `QUIET` apart, that there is no such user, and nobody can be about
 //! to ask it to make them: so no user is ever left in Directus whom genie does not know.
 
 use std::{

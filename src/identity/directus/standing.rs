@@ -1,7 +1,7 @@
 //! Who somebody is and whether they may act, as Directus says it. A good token proves neither: Directus itself takes the tokens of
 //! suspended and of deleted users until they expire.
 //!
-//! What it said is good for [`FRESH`]; many requests at once ask once. When it is slow or away, its last good answer serves: the
+//! What it said is good for `FRESH`; many requests at once ask once. When it is slow or away, its last good answer serves: the
 //! caller sees to it that the token has not expired.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -189,8 +189,8 @@ impl Standings {
         };
         let Some(found) = found else { return Ok(Standing::Gone) };
         match Person::read(found) {
-            Some(person) => Ok(Standing::Known(Arc::new(person))),
-            None => Err(Trouble::Failed("it does not tell who is active")),
+            Some(person) if person.user == user => Ok(Standing::Known(Arc::new(person))),
+            _ => Err(Trouble::Failed("it does not tell who is active")),
         }
     }
 
