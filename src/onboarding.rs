@@ -22,6 +22,8 @@ use crate::{
 
 /// What it was found to be.
 const MEDIA_TYPE: &str = "application/zip";
+/// How many of the largest uploads a user's kept files may amount to.
+const KEPT: u64 = 4;
 /// Uploads that are received at once; one more is told to come again.
 const AT_ONCE: usize = 32;
 /// Uploads that are looked through at once: unpacking one takes a core, for seconds when it is large.
@@ -82,6 +84,20 @@ impl Drop for Place {
 pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), WriteError> {
     let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
     app.write.users.plan(user, None, Asking { key: None, ..asking }, Arc::new(planner)).await.map(drop)
+}
+
+/// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
+/// each upload whose job is cancelled or fails is followed by another.
+pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
+    let (kept, room) = (app.log.kept_bytes(user).await?, most.saturating_mul(KEPT));
+    match kept.saturating_add(most) <= room {
+        true => Ok(()),
+        false => {
+            let sentence =
+                format!("Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator");
+            Err(Refusal::conflict("no_room", sentence).into())
+        }
+    }
 }
 
 /// Looks a whole upload through and queues it. Answers the position of the facts, too. What is refused leaves nothing behind.

@@ -150,6 +150,7 @@ impl Accounts {
     /// Whose link it is, if it may be used now: asked before a password is hashed, which costs.
     pub async fn check_reset(&self, token: &SecretString, asking: impl Into<Asking>) -> Result<UserId, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
+        self.keys(user).await.map_err(no_such_link)?; // of nobody's token no actor is made
         let planner = move |state: &User, now: Now| {
             let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
             state.decide(now, UserCommand::Account(command)).map(|_| Plan::default()) // only asked

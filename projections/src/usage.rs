@@ -68,7 +68,8 @@ impl UsageCounts {
             let sql = "SELECT count(*) AS n FROM credentials WHERE user_id = $1";
             let connected = sqlx::query(sql).bind(&user).fetch_one(store.reads()).await?;
             counts.insert(Counter::PlatformsConnected, connected.try_get::<i64, _>("n")? as u64);
-            let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND status = 'queued' AND run_at > $2";
+            // One that waits to be tried again has a time, too, and was attempted.
+            let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND status = 'queued' AND attempt = 0 AND run_at > $2";
             let scheduled = sqlx::query(sql).bind(&user).bind(now.0).fetch_one(store.reads()).await?;
             counts.insert(Counter::ScheduledQueueSize, scheduled.try_get::<i64, _>("n")? as u64);
             Ok(counts)

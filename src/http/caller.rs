@@ -35,11 +35,10 @@ pub struct AdminCaller(pub Caller);
 /// A holder of the shared secret.
 pub struct SecretCaller(pub Caller);
 
-/// A user in person, or a holder of the shared secret.
-#[allow(dead_code)] // no route takes it yet
-pub enum AnyCaller {
-    User(Box<UserCaller>),
-    Secret,
+/// A user, or an administrator who acts for them; or a server or worker as [`ServerCaller`].
+pub enum AnyCaller<W = NoScope> {
+    User(Box<ActingUser>),
+    Server(ServerCaller<W>),
 }
 
 /// A server or worker: a holder of the shared secret, or of a service key with one of the wanted scopes.
@@ -141,12 +140,17 @@ impl Admitted for SecretCaller {
     }
 }
 
-impl Admitted for AnyCaller {
+impl<W: Wanted> Admitted for AnyCaller<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        match shown::secret_holder(request)? {
-            Some(_) => Ok(Self::Secret),
-            None => Ok(Self::User(Box::new(UserCaller::admit(request).await?))),
+        let server = |caller| Self::Server(ServerCaller { caller, wanted: PhantomData });
+        if let Some(holder) = shown::secret_holder(request)? {
+            return Ok(server(holder));
         }
+        Ok(match shown::token_holder(request).await? {
+            TokenHolder::User(user) => Self::User(Box::new(ActingUser { caller: user.caller, account: user.account })),
+            TokenHolder::Impersonator(acting) => Self::User(Box::new(acting)),
+            TokenHolder::ServiceKey(key) => server(with_scope::<W>(key)?),
+        })
     }
 }
 
@@ -219,7 +223,7 @@ from_request! {
     [] ActingUser => ApiError;
     [] AdminCaller => ApiError;
     [] SecretCaller => ApiError;
-    [] AnyCaller => ApiError;
+    [W: Wanted] AnyCaller<W> => ApiError;
     [W: Wanted] ServerCaller<W> => ApiError;
     [W: Wanted] Operator<W> => ApiError;
     [] Somebody => ApiError;

@@ -58,9 +58,10 @@ pub fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me/tfa/enable", post().to(change_me))
         .route("/users/me/tfa/disable", post().to(change_me))
         .route("/api/register", post().to(register))
-        // Sessions and lost passwords are Directus' business, and not offered by way of genie.
+        // Sessions, lost passwords and lost authenticators are Directus' business, and not offered by way of genie.
         .route("/api/me/sessions", web::to(no_such_route))
         .route("/api/me/sessions/{id}", web::to(no_such_route))
+        .route("/users/{id}/tfa/disable", web::to(no_such_route))
         .route("/api/admin/users/{id}/password-reset", web::to(no_such_route));
 }
 

@@ -12,11 +12,14 @@ use genie_log::LogError;
 use crate::{
     app::App,
     blobs::BlobError,
-    http::{caller::AnyCaller, error::ApiError},
+    http::{
+        caller::{AnyCaller, WorksOnJobs},
+        error::ApiError,
+    },
 };
 
 /// `GET /api/files/{id}`
-pub async fn download(app: Data<App>, caller: AnyCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn download(app: Data<App>, caller: AnyCaller<WorksOnJobs>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id: BlobId = id.parse().map_err(|_| nothing())?;
     let blob = app.log.blob(id).await?.ok_or_else(nothing)?;

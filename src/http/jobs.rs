@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_events::{JobId, Moment, UserCommand, UserId, job::JobSpec, operation};
+use genie_events::{JobId, Moment, UserCommand, UserId, job::JobSpec, operation, user::onboarding};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::Deserialize;
@@ -200,7 +200,8 @@ pub async fn list(
     if queue.as_ref().is_some_and(|queue| operation::queue(queue).is_none()) {
         return Err(ApiError::field(format!("`queue` must be one of: {}", operation::QUEUES.join(", "))));
     }
-    if operation.as_ref().is_some_and(|operation| operation::queue_of(operation).is_none()) {
+    let is_known = |operation: &String| operation::queue_of(operation).is_some() || operation == onboarding::OPERATION;
+    if operation.as_ref().is_some_and(|operation| !is_known(operation)) {
         return Err(ApiError::field("`operation` must be one that a queue knows; README.md lists them"));
     }
     consistency::wait(&app, &request, "jobs", Some(id)).await?;

@@ -87,6 +87,7 @@ async fn take_in(
         onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
     }
     let place = app.uploading.enter(id)?;
+    onboarding::check_room(app, id, most).await?;
     let keys = app.log.live_keys(id).await.map_err(|error| match error {
         LogError::KeyAbsent { .. } => ApiError::NotFound("user"),
         error => error.into(),

@@ -19,7 +19,7 @@ use crate::{
         caller::{ActingUser, AnyCaller},
         consistency,
         error::ApiError,
-        idempotency, request,
+        idempotency,
     },
 };
 
@@ -96,7 +96,7 @@ fn whose(who: AnyCaller, named: Option<&str>) -> Result<(Caller, UserId), ApiErr
             Err(ApiError::Forbidden("You can only count for yourself; leave `userId` out"))
         }
         (AnyCaller::User(user), _) => Ok((user.caller, user.account.user)),
-        (AnyCaller::Secret, Some(user)) => Ok((Caller::shared_secret(request::current_id()), user)),
-        (AnyCaller::Secret, None) => Err(ApiError::field("`userId` is missing: say for whom this is counted")),
+        (AnyCaller::Server(server), Some(user)) => Ok((server.caller, user)),
+        (AnyCaller::Server(_), None) => Err(ApiError::field("`userId` is missing: say for whom this is counted")),
     }
 }

@@ -67,6 +67,8 @@ both_stores!(each_scope_opens_its_routes_and_no_others, async |store: TestStore|
             vec!["credentials:reveal"],
         ),
     ];
+    let no_file = "/api/files/00000000-0000-7000-8000-000000000000";
+    let routes = routes.into_iter().chain([(Method::GET, no_file.to_owned(), None, vec!["jobs:work"])]).collect::<Vec<_>>();
     let closed = [
         (Method::GET, "/api/jobs"),
         (Method::GET, "/api/me/events"),

@@ -126,6 +126,17 @@ impl Log {
             .await
     }
 
+    /// How many bytes of a user's files are kept.
+    pub async fn kept_bytes(&self, user: UserId) -> Result<u64, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = "SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE user_id = $1 AND state = 'kept'";
+                let bytes: i64 = sqlx::query_scalar(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+                Ok(bytes as u64)
+            })
+            .await
+    }
+
     /// Which of these files have a row, doomed ones included; at most [`ROWS_AT_ONCE`] may be asked for.
     pub async fn known_blobs(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
         self.store()

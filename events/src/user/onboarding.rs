@@ -18,6 +18,10 @@ const QUEUE: &str = "onboarding-jobs";
 const PRIORITY: i64 = 10;
 const MAX_ATTEMPTS: u32 = 3;
 
+fn is_under_way(job: &Job) -> bool {
+    !matches!(job, Job::Finished { .. }) && job.spec().is_some_and(|spec| spec.operation == OPERATION)
+}
+
 impl User {
     /// Whether an upload would be taken now; if not, what to do instead.
     pub fn may_upload(&self) -> Result<(), Refusal> {
@@ -26,6 +30,8 @@ impl User {
             Onboarding::ExtensionInstall => {
                 "Install the browser extension first, then set the onboarding state to DATA_COLLECTION; then upload"
             }
+            // Set by hand, and nothing is being read in.
+            Onboarding::Processing if !self.jobs.values().any(is_under_way) => return Ok(()),
             Onboarding::Processing => "Your data is being read in already; wait for it to end, or cancel its job",
             Onboarding::Complete => "Onboarding is complete; there is nothing more to upload",
         };
@@ -47,7 +53,11 @@ impl User {
             run_at: None,
             max_attempts: MAX_ATTEMPTS,
         };
-        Ok(vec![Change::new(job, JobEvent::Submitted { spec, counted: None }), self.onboarding_is(Onboarding::Processing)])
+        let queued = Change::new(job, JobEvent::Submitted { spec, counted: None });
+        match self.account.active()?.onboarding {
+            Onboarding::Processing => Ok(vec![queued]),
+            _ => Ok(vec![queued, self.onboarding_is(Onboarding::Processing)]),
+        }
     }
 
     /// What the steps of a job mean for its owner's onboarding; nothing, unless it is the job of an onboarding.
