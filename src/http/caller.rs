@@ -13,7 +13,7 @@ use crate::http::error::{ApiError, DirectusError};
 
 mod shown;
 use shown::TokenHolder;
-pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, token};
+pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, still_administers, token};
 
 /// A user, in person: for whatever an administrator may not do in a user's name.
 pub struct UserCaller {
@@ -128,7 +128,10 @@ impl Admitted for ActingUser {
 impl Admitted for AdminCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         match UserCaller::admit(request).await? {
-            user if user.caller.is_admin() => Ok(Self(user.caller)),
+            user if user.caller.is_admin() => {
+                shown::still_administers(&*shown::app(request)?, user.account.user).await?;
+                Ok(Self(user.caller))
+            }
             _ => Err(NOT_FOR_USERS),
         }
     }

@@ -107,7 +107,7 @@ pub async fn log_in(
     check_guesser(&app, &guesser)?;
     let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(str::to_owned);
     let answered = prove_and_open(&app, body, agent).await;
-    if matches!(answered, Err(DirectusError(ApiError::NoCaller | ApiError::InvalidOtp))) {
+    if matches!(answered, Err(DirectusError(ApiError::NoCaller))) {
         app.throttle.count(&guesser, Instant::now());
     }
     tokio::time::sleep_until(began + app.config.login_stall).await;
@@ -126,11 +126,28 @@ async fn prove_and_open(app: &App, login: Login, agent: Option<String>) -> Resul
     let user = app.write.register.holder(&login.email).await?;
     let password = right_password(app, user, login.password).await?;
     let (Some(user), Some(password)) = (user, password) else { return Err(DirectusError(ApiError::NoCaller)) };
-    let code = match &login.otp {
-        Some(otp) => right_code(app, user, otp).await?,
-        None => None,
-    };
-    open_session(app, user, Proof { password, code }, agent).await
+    let Some(otp) = &login.otp else { return open_session(app, user, Proof { password, code: None }, agent).await };
+    trying_a_code(app, user, async {
+        let code = right_code(app, user, otp).await?;
+        open_session(app, user, Proof { password, code }, agent).await
+    })
+    .await
+}
+
+/// A try of a one-time code: counted first, so that many at once are no more than many in a row, and given back unless it was wrong.
+async fn trying_a_code<T>(
+    app: &App,
+    user: UserId,
+    trying: impl Future<Output = Result<T, DirectusError>>,
+) -> Result<T, DirectusError> {
+    let guesser = Guesser::of_codes(user.to_string());
+    check_guesser(app, &guesser)?;
+    app.throttle.count(&guesser, Instant::now());
+    let tried = trying.await;
+    if !matches!(tried, Err(DirectusError(ApiError::InvalidOtp | ApiError::Invalid { .. }))) {
+        app.throttle.give_back(&guesser);
+    }
+    tried
 }
 
 /// The version of the hash that a password is right for. It takes as long when there is nobody.
@@ -292,7 +309,8 @@ pub async fn change_me(
         WriteError::Refused(refusal) if refusal.code == "wrong_password" => DirectusError(ApiError::NoCaller),
         error => error.into(),
     })?;
-    app.reads.wait_for("accounts", position, app.config.read_wait).await?;
+    // It is changed, however slow the read side is.
+    let _ = app.reads.wait_for("accounts", position, app.config.read_wait).await;
     let account = app.reads.accounts.get(id).await?.ok_or(DirectusError(ApiError::NoCaller))?;
     Ok(with_position(shown(&account, &request)?, position))
 }

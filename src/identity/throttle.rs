@@ -1,6 +1,7 @@
 //! Wrong passwords are counted, and who gave too many from one address waits. They are counted by address and account together,
 //! so that a stranger can't lock anybody out: the owner's own address has a count of its own. Each address has a count over all
-//! accounts as well, for those who try one password on many.
+//! accounts as well, for those who try one password on many. One-time codes are counted by account alone (RFC 4226, section 7.3):
+//! only who knows the password gets to try one, so that no stranger locks anybody out, and addresses are cheap.
 //!
 //! Only wrong ones count, which is why this is not one of the limiters that count requests. It is each node's own: with n nodes a
 //! guesser has n times as many tries, which is still few.
@@ -22,14 +23,15 @@ const COUNTS: u64 = 100_000;
 /// Counts wrong passwords and codes.
 #[derive(Clone)]
 pub struct Throttle {
-    accounts: Cache<(Address, String), Instant>,
+    accounts: Cache<(Option<Address>, String), Instant>,
     addresses: Cache<Address, Instant>,
 }
 
 /// Who tries: an address, and the account that it tries.
 #[derive(Debug, Clone)]
 pub struct Guesser {
-    address: Address,
+    /// Wherever from, without it.
+    address: Option<Address>,
     account: String,
 }
 
@@ -44,7 +46,12 @@ impl Guesser {
             IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
             v4 => v4,
         };
-        Self { address: Address(network), account: account.into() }
+        Self { address: Some(Address(network)), account: account.into() }
+    }
+
+    /// Who tries the one-time codes of an account whose password they know.
+    pub fn of_codes(account: impl Into<String>) -> Self {
+        Self { address: None, account: account.into() }
     }
 }
 
@@ -66,7 +73,8 @@ impl Throttle {
         };
         let account = self.accounts.get(&(guesser.address, guesser.account.clone()));
         let of_account = left(account, ONE_ACCOUNT, ONE_ACCOUNT_EVERY);
-        of_account.max(left(self.addresses.get(&guesser.address), ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY))
+        let of_address = guesser.address.and_then(|address| self.addresses.get(&address));
+        of_account.max(left(of_address, ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY))
     }
 
     /// They were wrong.
@@ -75,9 +83,20 @@ impl Throttle {
         self.accounts
             .entry((guesser.address, guesser.account.clone()))
             .and_upsert_with(|entry| put_off(entry.map(|entry| entry.into_value()), ONE_ACCOUNT_EVERY));
-        self.addresses
-            .entry(guesser.address)
-            .and_upsert_with(|entry| put_off(entry.map(|entry| entry.into_value()), ALL_ACCOUNTS_EVERY));
+        let Some(address) = guesser.address else { return };
+        self.addresses.entry(address).and_upsert_with(|entry| put_off(entry.map(|entry| entry.into_value()), ALL_ACCOUNTS_EVERY));
+    }
+
+    /// A try that was counted before it was looked at was right after all.
+    pub fn give_back(&self, guesser: &Guesser) {
+        let sooner = |empty_at: Instant, every: Duration| empty_at.checked_sub(every).unwrap_or(empty_at);
+        let key = (guesser.address, guesser.account.clone());
+        if let Some(empty_at) = self.accounts.get(&key) {
+            self.accounts.insert(key, sooner(empty_at, ONE_ACCOUNT_EVERY));
+        }
+        if let Some((address, empty_at)) = guesser.address.and_then(|one| Some((one, self.addresses.get(&one)?))) {
+            self.addresses.insert(address, sooner(empty_at, ALL_ACCOUNTS_EVERY));
+        }
     }
 }
 
@@ -104,6 +123,23 @@ mod tests {
         assert_eq!(throttle.wait(&stranger, later), None);
         throttle.count(&stranger, later);
         assert!(throttle.wait(&stranger, later).is_some());
+    }
+
+    #[test]
+    fn codes_are_counted_wherever_they_come_from_and_a_right_one_is_given_back() {
+        let (throttle, now) = (Throttle::new(), Instant::now());
+        let codes = Guesser::of_codes("ada");
+        for _ in 0..ONE_ACCOUNT {
+            throttle.count(&codes, now);
+            throttle.give_back(&codes);
+        }
+        assert_eq!(throttle.wait(&codes, now), None);
+        for _ in 0..ONE_ACCOUNT {
+            throttle.count(&codes, now);
+        }
+        assert!(throttle.wait(&codes, now).is_some());
+        assert_eq!(throttle.wait(&guesser("203.0.113.7", "ada"), now), None, "passwords have a count of their own");
+        assert_eq!(throttle.wait(&Guesser::of_codes("bob"), now), None);
     }
 
     #[test]

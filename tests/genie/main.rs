@@ -19,6 +19,7 @@ mod jobs;
 mod limits;
 mod nodes;
 mod onboarding;
+mod registering;
 mod service_keys;
 mod store_away;
 mod story;

@@ -5,12 +5,13 @@ use std::time::Duration;
 use actix_web::{HttpRequest, http::header::AUTHORIZATION, web::Data};
 use genie_actors::{Caller, service_keys};
 use genie_events::UserId;
+use genie_log::wake::Waking;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::{ActingUser, UserCaller};
+use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
     http::{admission, directus, error::ApiError, request},
@@ -104,9 +105,26 @@ async fn impersonator(app: &App, request: &HttpRequest, claims: &impersonation::
     let account = active(account_of(app, lasting.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
     // Who acts is counted, not for whom.
     admission::count_user(app, request, by.user)?;
-    match by.admin && !account.admin {
+    match administers(app, by.user).await? && !account.admin {
         true => Ok(ActingUser { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
         false => Err(ApiError::NoCaller),
+    }
+}
+
+/// Whether somebody administers now. What an administrator does is fenced by others' streams, not by their own: so the log is
+/// asked, where the account's row may be some moments old.
+async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
+    match app.log.wake(user).await? {
+        Waking::Awake(awake) => Ok(awake.user.account().active().is_ok_and(|profile| profile.admin)),
+        Waking::Forgotten => Ok(false),
+    }
+}
+
+/// Refuses who administers no more, whatever the account's row said.
+pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> {
+    match administers(app, user).await? {
+        true => Ok(()),
+        false => Err(NOT_FOR_USERS),
     }
 }
 

@@ -9,18 +9,16 @@ use genie_events::UserId;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::Instant;
 
-use super::{check_guesser, prove_again, right_code, with_position};
+use super::{prove_again, right_code, trying_a_code, with_position};
 use crate::{
     app::App,
     http::{
         body::Body,
-        caller::DirectusUser,
+        caller::{DirectusUser, still_administers},
         error::{ApiError, DirectusError},
-        request,
     },
-    identity::{throttle::Guesser, two_factor::TwoFactor},
+    identity::two_factor::TwoFactor,
 };
 
 #[derive(Deserialize)]
@@ -80,24 +78,20 @@ pub struct Disable {
 /// `POST /users/me/tfa/disable`
 pub async fn disable(
     app: Data<App>,
-    request: HttpRequest,
     DirectusUser(caller): DirectusUser,
     body: Result<Body<Disable>, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     let user = caller.account.user;
-    let guesser = Guesser::new(request::client_address(&request), user.to_string());
-    check_guesser(&app, &guesser)?;
-    let disabled = match right_code(&app, user, &body.otp).await? {
-        Some(code) => {
-            app.write.accounts.disable_two_factor(user, code, caller.caller.metadata()).await.map_err(|error| match error {
-                WriteError::Refused(refusal) if refusal.code == "invalid_otp" => wrong_code(),
-                error => error.into(),
-            })
-        }
-        None => Err(wrong_code()),
-    };
-    let done = disabled.inspect_err(|_| app.throttle.count(&guesser, Instant::now()))?;
+    let metadata = caller.caller.metadata();
+    let done = trying_a_code(&app, user, async {
+        let code = right_code(&app, user, &body.otp).await?.ok_or_else(wrong_code)?;
+        app.write.accounts.disable_two_factor(user, code, metadata).await.map_err(|error| match error {
+            WriteError::Refused(refusal) if refusal.code == "invalid_otp" => wrong_code(),
+            error => error.into(),
+        })
+    })
+    .await?;
     Ok(with_position(HttpResponse::NoContent().finish(), done.position))
 }
 
@@ -110,6 +104,7 @@ pub async fn remove(
     if !caller.caller.is_admin() {
         return Err(DirectusError(ApiError::Forbidden("Only an administrator may do this")));
     }
+    still_administers(&app, caller.account.user).await?;
     // Directus never says 404 for a user.
     let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
     let user: UserId = path.parse().map_err(|_| nobody())?;
