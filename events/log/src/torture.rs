@@ -17,6 +17,8 @@ const APPEND_LOCK: i64 = 7_340_991;
 const NAME: &str = "genie-torture";
 /// How long a connection, and any one statement, may take.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long making or dropping a database may take: Postgres writes out everything that is not yet on disk.
+const WHOLE_DATABASE: Duration = Duration::from_secs(60);
 
 /// A database made to be tormented.
 #[derive(Debug, Clone)]
@@ -34,7 +36,8 @@ impl Tormented {
         let server = PgConnectOptions::from_str(url).map_err(unreadable)?.application_name(NAME);
         let tormented = Self { own: server.clone().database(database), server, database: database.to_owned() };
         let create = format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'");
-        within(async { sqlx::query(&create).execute(&mut tormented.server.connect().await?).await }).await?;
+        let made = async { sqlx::query(&create).execute(&mut tormented.server.connect().await?).await };
+        in_time(WHOLE_DATABASE, made).await?;
         Ok(tormented)
     }
 
@@ -66,7 +69,8 @@ impl Tormented {
     /// Removes it with everything in it.
     pub async fn drop_database(&self) -> Result<(), LogError> {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.database);
-        within(async { sqlx::query(&drop).execute(&mut self.server.connect().await?).await }).await.map(|_| ())
+        let dropped = async { sqlx::query(&drop).execute(&mut self.server.connect().await?).await };
+        in_time(WHOLE_DATABASE, dropped).await.map(|_| ())
     }
 
     /// Takes the append's lock: until it is let go, no append commits.
@@ -143,7 +147,11 @@ impl Held {
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LogError> {
-    match tokio::time::timeout(LIMIT, work).await {
+    in_time(LIMIT, work).await
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LogError> {
+    match tokio::time::timeout(limit, work).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(LogError::Away("it did not answer in time".into())),
     }
