@@ -208,6 +208,7 @@ both_stores!(a_static_token_that_says_it_is_another_users_is_nobodys, async |sto
         assert_eq!(taken["data"]["id"], mallory.id, "Directus takes it: {taken}");
         assert_eq!(site.opens(&token).await, 401, "{token}");
     }
+    assert_eq!(site.proxy.count("GET /users/me"), 1, "only the second has a token's head");
 });
 
 both_stores!(who_guesses_with_a_stolen_token_is_stopped, async |store: TestStore| {
