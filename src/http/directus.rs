@@ -12,7 +12,7 @@ use actix_web::{
 };
 use genie_actors::{WriteError, register::reserve::Made};
 use genie_events::{
-    CallerKind, Metadata, UserId,
+    CallerKind, Metadata, StreamId, StreamKind, UserId,
     account::{Acquaintance, Wanted},
     email::normalise,
     tier::Tier,
@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 use crate::{
     app::App,
     http::{
-        answer,
+        admission, answer,
         body::{Body, JsonObject},
         caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
         error::{ApiError, DirectusError, no_such_route},
@@ -94,6 +94,8 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
         }
         Err(not) => return Err(not.into()),
     };
+    // Before anything is read or written for them: also who is suspended here holds a good token.
+    admission::count_user(app, request, person.user)?;
     let account = match app.reads.accounts.get(person.user).await? {
         Some(account) => account,
         None => {
@@ -102,6 +104,18 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
         }
     };
     sync(app, account, &person, admin).await
+}
+
+/// That somebody whose token is not shown is active in Directus: of those who act for another, and for whom they act.
+pub async fn expect_active(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
+    let Some(directus) = &app.directus else { return Ok(()) };
+    match directus.is_active(user, address(request)).await.map_err(ApiError::Directus)? {
+        true => Ok(()),
+        false => {
+            suspend(app, user).await;
+            Err(ApiError::NoCaller)
+        }
+    }
 }
 
 /// A registration of theirs that broke off is completed; else they are met as Directus describes them.
@@ -160,15 +174,8 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
 
 /// Whether genie suspended somebody because Directus had: then Directus may take it back. Whom somebody suspended here stays so.
 async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, ApiError> {
-    let mut by = None;
-    app.log
-        .user_facts(user, |fact| {
-            if fact.event_type == "account.suspended" {
-                by = Some(fact.metadata.caller);
-            }
-        })
-        .await?;
-    Ok(by == Some(CallerKind::System))
+    let asked = app.log.last_asked(StreamId::new(StreamKind::Account, user), "account.suspended").await?;
+    Ok(asked.is_some_and(|asked| asked.caller == CallerKind::System))
 }
 
 /// Somebody whom Directus suspended or deleted is suspended here, too: their work ends, and other nodes' actors refuse them. They
@@ -262,7 +269,7 @@ async fn log_in(
     }
     let asking = Asking::new(Method::POST, "/auth/login").of(address(&request)).body(serialized(body));
     let reply = directus(&app)?.ask(asking).await;
-    if reply.as_ref().is_ok_and(|reply| ["INVALID_CREDENTIALS", "INVALID_OTP"].contains(&reply.code().as_str())) {
+    if reply.as_ref().is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code())) {
         app.throttle.count(&guesser, Instant::now());
     }
     passed_on(reply)
@@ -334,7 +341,8 @@ fn own_token(request: &HttpRequest) -> Result<&str, ApiError> {
     token(request)?.ok_or(ApiError::NoCaller)
 }
 
-/// `PATCH /users/me`, `POST /users/me/tfa/*`: what the user changes about themselves.
+/// `PATCH /users/me`, `POST /users/me/tfa/*`: what the user changes about themselves. A token alone may have been stolen: wrong
+/// passwords and codes count as at a login.
 async fn change_me(
     app: Data<App>,
     request: HttpRequest,
@@ -343,11 +351,25 @@ async fn change_me(
 ) -> Result<HttpResponse, DirectusError> {
     let JsonObject(body) = body?;
     let token = own_token(&request)?;
+    let guesser = Guesser::new(request::client_address(&request), user.account.user.to_string());
+    check_guesser(&app, &guesser)?;
     let asking = Asking::new(request.method().as_str().parse().unwrap_or(Method::POST), request.path());
     let asking = asking.authorized(bearer(token)).of(address(&request)).body(body);
     let reply = directus(&app)?.ask(asking).await;
+    if reply.as_ref().is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code())) {
+        app.throttle.count(&guesser, Instant::now());
+    }
     directus(&app)?.forget(user.account.user, token).await;
     passed_on(reply)
+}
+
+/// Directus says of a wrong code, when it is to be turned on, no more than that it does not understand it.
+fn is_wrong_guess(path: &str, code: &str) -> bool {
+    match code {
+        "INVALID_CREDENTIALS" | "INVALID_OTP" => true,
+        "INVALID_PAYLOAD" => path.contains("/tfa/"),
+        _ => false,
+    }
 }
 
 /// `POST /api/register`

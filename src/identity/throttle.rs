@@ -37,16 +37,22 @@ pub struct Guesser {
 
 /// Where somebody is: an IPv4 address, or the 64 bits of an IPv6 one that are one network's (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Address(IpAddr);
+pub struct Address(IpAddr);
+
+impl Address {
+    /// Of a client.
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+            v4 => v4,
+        })
+    }
+}
 
 impl Guesser {
     /// `account` is the address or id that is tried, in its normal form.
     pub fn new(address: IpAddr, account: impl Into<String>) -> Self {
-        let network = match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
-            v4 => v4,
-        };
-        Self { address: Some(Address(network)), account: account.into() }
+        Self { address: Some(Address::of(address)), account: account.into() }
     }
 
     /// Who tries the one-time codes of an account whose password they know.

@@ -98,7 +98,7 @@ both_stores!(overload_is_passed_on_with_its_pause, async |store: TestStore| {
         assert_eq!(answer.json["errors"][0]["extensions"]["code"], "REQUESTS_EXCEEDED");
         assert!(answer.headers["Retry-After"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     }
-    assert_eq!(site.opens(&pair.access).await, 200);
+    site.until(&pair.access, 200).await;
 
     let pressed = [
         ("PRESSURE_LIMITER_ENABLED", "true"),
@@ -118,6 +118,53 @@ both_stores!(overload_is_passed_on_with_its_pause, async |store: TestStore| {
     assert_eq!(answer.json["errors"][0]["extensions"]["code"], "SERVICE_UNAVAILABLE");
     assert!(answer.headers.contains_key("Retry-After"), "{:?}", answer.headers);
     assert_eq!(site.opens(&pair.access).await, 200, "what was known serves");
+});
+
+fn refusal(code: &str) -> String {
+    json!({"errors": [{"message": "m", "extensions": {"code": code}}]}).to_string()
+}
+
+both_stores!(who_has_reached_the_limit_is_not_taken_for_what_they_were, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    assert_eq!(site.opens(&pair.access).await, 200);
+    site.directus.change(&ada, json!({"status": "suspended"})).await;
+    site.proxy.on("GET", "/users", Does::Answer(429, refusal("REQUESTS_EXCEEDED")));
+    site.until(&pair.access, 429).await;
+    assert_eq!(site.opens(&pair.access).await, 429);
+    site.proxy.pass_all();
+    site.until(&pair.access, 401).await;
+});
+
+both_stores!(who_administers_no_more_stays_so_while_directus_fails, async |store: TestStore| {
+    const GLOBALS: &str = "/policies/me/globals";
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "Administrator").await;
+    let pair = site.pair(&ada).await;
+    let invite = async || {
+        let headers = [("Authorization", format!("Bearer {}", pair.access))];
+        site.genie.send(Method::POST, "/api/admin/invites", &headers, Some(json!({}))).await.status.as_u16()
+    };
+    // Of whom nothing is known nothing can be said.
+    site.proxy.on("GET", GLOBALS, Does::Answer(500, String::new()));
+    assert_eq!(invite().await, 502);
+    site.proxy.on("GET", GLOBALS, Does::Answer(200, json!({"data": {"admin_access": true}}).to_string()));
+    assert_eq!(invite().await, 200);
+    site.proxy.on("GET", GLOBALS, Does::Answer(200, json!({"data": {"admin_access": false}}).to_string()));
+    let began = Instant::now();
+    while invite().await == 200 {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    site.proxy.on("GET", GLOBALS, Does::Answer(500, String::new()));
+    let (asked, began) = (site.proxy.count(&format!("GET {GLOBALS}")), Instant::now());
+    while site.proxy.count(&format!("GET {GLOBALS}")) < asked + 2 {
+        assert_eq!(invite().await, 403);
+        assert!(began.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(invite().await, 403);
 });
 
 both_stores!(an_answer_that_is_none_is_trouble_and_no_proof, async |store: TestStore| {

@@ -79,6 +79,19 @@ both_stores!(whoever_registers_is_known_in_both_places, async |store: TestStore|
     assert!(!site.genie.store.holds(PASSWORD).await);
 });
 
+both_stores!(who_was_deleted_in_directus_leaves_the_address, async |store: TestStore| {
+    let site = start(store).await;
+    let email = address("ada");
+    site.register(&email, &site.invite().await).await.ok();
+    let former = site.directus.found(&email).await.remove(0);
+    let invite = site.invite().await;
+    site.register(&email, &invite).await.refused(409, "email_taken");
+    site.directus.admin(Method::DELETE, &format!("/users/{former}"), Value::Null).await;
+    site.register(&email, &invite).await.ok();
+    site.is_registered(&email).await;
+    assert_ne!(site.directus.found(&email).await, [former]);
+});
+
 both_stores!(what_directus_refuses_is_given_back_at_once, async |store: TestStore| {
     let site = start(store).await;
     let (there, invite) = (site.directus.person("there", "creator").await, site.invite().await);

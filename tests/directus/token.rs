@@ -192,6 +192,94 @@ both_stores!(what_is_no_good_token_is_refused, async |store: TestStore| {
     assert_eq!(site.ready().await["secret"]["state"], "in use");
 });
 
+both_stores!(a_static_token_that_says_it_is_another_users_is_nobodys, async |store: TestStore| {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+    let site = Site::with(store, Directus::shared().await, &[("DIRECTUS_SECRET", "")]).await;
+    // Directus shows nothing but the id to who has no rights: so genie would go on to ask who the other one is.
+    site.directus.admin(Method::POST, "/roles", json!({"name": "bare"})).await;
+    let (ada, mallory) = (site.directus.person("ada", "creator").await, site.directus.person("mallory", "bare").await);
+    let claims = json!({"id": ada.id, "admin_access": false, "exp": 99_999_999_999_i64, "iss": "directus"});
+    let claims = BASE64.encode(claims.to_string());
+    let head = BASE64.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    for token in [format!("a.{claims}.b"), format!("{head}.{claims}.~")] {
+        site.directus.change(&mallory, json!({"token": token})).await;
+        let taken = site.genie.http.get(format!("{}/users/me", site.directus.url)).bearer_auth(&token).send().await.unwrap();
+        let taken: Value = serde_json::from_str(&taken.text().await.unwrap()).unwrap();
+        assert_eq!(taken["data"]["id"], mallory.id, "Directus takes it: {taken}");
+        assert_eq!(site.opens(&token).await, 401, "{token}");
+    }
+    assert_eq!(site.proxy.count("GET /users/me"), 1, "only the second has a token's head");
+});
+
+both_stores!(who_guesses_with_a_stolen_token_is_stopped, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    let generate = async |password: &str| {
+        let body = json!({"password": password});
+        site.genie.send(Method::POST, "/users/me/tfa/generate", &authorization(&pair.access), Some(body)).await
+    };
+    let mut guesses = 0;
+    while generate("a guess").await.status == 401 {
+        guesses += 1;
+        assert!(guesses < 20);
+    }
+    let asked = site.proxy.count("POST /users/me/tfa/generate");
+    let told = generate(PASSWORD).await;
+    assert_eq!(told.status, 429, "{:?}", told.json);
+    assert!(told.headers.contains_key("Retry-After"));
+    assert_eq!(site.proxy.count("POST /users/me/tfa/generate"), asked);
+});
+
+both_stores!(who_is_suspended_in_directus_acts_for_nobody_and_nobody_for_them, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let bob = site.directus.person("bob", "creator").await;
+    assert_eq!(site.opens(&site.pair(&bob).await.access).await, 200);
+    let acting = async || {
+        let ada = site.directus.person("ada", "Administrator").await;
+        let pair = site.pair(&ada).await;
+        let path = format!("/api/admin/users/{}/impersonate", bob.id);
+        let begun = site.genie.send(Method::POST, &path, &authorization(&pair.access), Some(Value::Null)).await.ok();
+        (ada, begun["access_token"].as_str().unwrap().to_owned())
+    };
+    let ((ada, by_ada), (_, by_cyd)) = (acting().await, acting().await);
+    for token in [&by_ada, &by_cyd] {
+        assert_eq!(site.opens(token).await, 200);
+    }
+    site.directus.change(&ada, json!({"status": "suspended"})).await;
+    site.until(&by_ada, 401).await;
+    assert_eq!(site.opens(&by_cyd).await, 200);
+    site.directus.admin(Method::DELETE, &format!("/users/{}", bob.id), Value::Null).await;
+    site.until(&by_cyd, 401).await;
+});
+
+both_stores!(made_up_tokens_are_asked_about_within_a_rate, async |store: TestStore| {
+    let site = Site::with(store, Directus::shared().await, &[("DIRECTUS_SECRET", "")]).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    assert_eq!(site.opens(&pair.access).await, 200);
+    let refusal = json!({"errors": [{"message": "m", "extensions": {"code": "INVALID_CREDENTIALS"}}]});
+    site.proxy.on("GET", "/users/me", Does::Answer(401, refusal.to_string()));
+    let made_up = |n: usize| {
+        let claims = json!({"id": ada.id, "admin_access": false, "exp": 99_999_999_999_i64, "iss": "directus", "n": n});
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"another secret")).unwrap()
+    };
+    let (mut n, began) = (0, std::time::Instant::now());
+    loop {
+        let tokens: Vec<_> = (n..n + 100).map(&made_up).collect();
+        let told = futures_util::future::join_all(tokens.iter().map(|token| site.opens(token))).await;
+        assert!(told.iter().all(|status| [401, 429].contains(status)), "{told:?}");
+        n += 100;
+        if told.contains(&429) {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30);
+    }
+    assert!(site.proxy.count("GET /users/me") < n);
+    site.proxy.pass_all();
+    assert_eq!(site.opens(&pair.access).await, 200, "whose token was taken before is no stranger");
+});
+
 both_stores!(what_is_passed_on_changes_and_never_repeats_a_password, async |store: TestStore| {
     let site = Site::shared(store).await;
     // The built-in rights let users read themselves; to change themselves they need to be administrators here.

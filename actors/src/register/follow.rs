@@ -47,4 +47,18 @@ impl Register {
             }
         }
     }
+
+    /// Frees the address of a user who is gone where they were made. What is not theirs stays as it is.
+    pub async fn free_address(&self, address: &str, holder: UserId, metadata: Metadata) -> Result<(), WriteError> {
+        let Some(normal) = email::normalise(address) else { return Ok(()) };
+        let mut tries = 0..TRIES;
+        loop {
+            let (email, stream, count) = self.load_email(&normal).await?;
+            let freed = email.decide(EmailCommand::Release(holder))?;
+            if freed.is_empty() || self.raced(&mut tries, vec![system(&stream, count, freed)], vec![], &metadata).await?.is_some()
+            {
+                return Ok(());
+            }
+        }
+    }
 }

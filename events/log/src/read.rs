@@ -112,6 +112,22 @@ impl Log {
         self.store().run(read).await
     }
 
+    /// Who asked for the last event of this type in a stream, as far as it can be read without a key; `None` without any.
+    pub async fn last_asked(&self, stream: StreamId, event_type: &'static str) -> Result<Option<Metadata>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND event_type = $3 \
+                 ORDER BY sequence DESC LIMIT 1"
+            );
+            let asked = sqlx::query(&sql).bind(stream.kind.as_str()).bind(stream.id).bind(event_type);
+            let Some(row) = asked.fetch_optional(store.reads()).await? else { return Ok(None) };
+            let row = StoredRow::read(&row)?;
+            row.verified_stream()?;
+            row.metadata().map(Some)
+        };
+        self.store().run(read).await
+    }
+
     /// All facts of a user in order, handed over one by one. The first damaged one ends it: what comes after could not be
     /// trusted to follow from what was read.
     pub async fn user_facts(&self, user: UserId, mut each: impl FnMut(Fact)) -> Result<(), LogError> {

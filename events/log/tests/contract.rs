@@ -123,6 +123,22 @@ both_stores!(several_streams_of_a_user_go_in_one_append, async |store: TestStore
     assert_eq!(kinds, ["account.registered", "usage.counted", "job.submitted"]);
 });
 
+both_stores!(who_asked_last_is_told_without_a_key, async |store: TestStore| {
+    let opened = store.open().await;
+    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    let account = |user| StreamId::new(StreamKind::Account, user);
+    assert!(opened.log.last_asked(account(ada), "account.signed_in").await.unwrap().is_none());
+    for (sequence, request) in [(2, "first"), (3, "second")] {
+        let fact = NewFact { stream: account(ada), sequence, event: Event::Account(AccountEvent::SignedIn) };
+        let mut append = append(vec![Group::of_user(ada, sequence - 1, vec![fact])], vec![]);
+        append.metadata.request_id = Some(request.into());
+        opened.log.append(append).await.unwrap();
+    }
+    let asked = opened.log.last_asked(account(ada), "account.signed_in").await.unwrap().unwrap();
+    assert_eq!(asked.request_id.as_deref(), Some("second"));
+    assert!(opened.log.last_asked(account(bob), "account.signed_in").await.unwrap().is_none());
+});
+
 both_stores!(a_stream_of_somebody_else_is_taken, async |store: TestStore| {
     let opened = store.open().await;
     let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);

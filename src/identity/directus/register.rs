@@ -141,7 +141,14 @@ impl Registrations {
         let role = if grant.role == "creator" { inner.creator_role.clone() } else { grant.role };
         let role_id = self.role(&role, address).await?;
         let seconds = inner.reservation_seconds;
-        let reserved = inner.register.reserve(&applicant.email, &applicant.invite_code, seconds, metadata.clone()).await?;
+        let reserve = async || inner.register.reserve(&applicant.email, &applicant.invite_code, seconds, metadata.clone()).await;
+        let mut reserved = reserve().await;
+        if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken")
+            && self.free_of_the_gone(&applicant.email, &metadata, address).await?
+        {
+            reserved = reserve().await;
+        }
+        let reserved = reserved?;
         let user = reserved.reservation.user;
         let made = Made { email: applicant.email.trim().to_owned(), first_name: applicant.first_name.clone(), role };
         let outcome = match self.make(user, &applicant, &role_id, address).await {
@@ -156,6 +163,18 @@ impl Registrations {
             self.left().insert(user); // the sweep goes on with it
         }
         outcome
+    }
+
+    /// Frees an address of who was deleted in Directus; whether that was so.
+    async fn free_of_the_gone(&self, email: &str, metadata: &Metadata, address: Option<IpAddr>) -> Result<bool, NotRegistered> {
+        let Some(holder) = self.0.register.holder(email).await? else { return Ok(true) };
+        let standing = self.0.standings.look_up(holder, address).await.map_err(NotRegistered::Trouble)?;
+        let is_gone = matches!(standing, Standing::Gone);
+        if is_gone {
+            self.0.register.free_address(email, holder, metadata.clone()).await?;
+            info!(user.id = %holder, "the address of a user who was deleted in Directus is free again");
+        }
+        Ok(is_gone)
     }
 
     /// The id of a role.

@@ -4,20 +4,22 @@
 //! What it said is good for `FRESH`; many requests at once ask once. When it is slow or away, its last good answer serves: the
 //! caller sees to it that the token has not expired.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use genie_events::{UserId, account::Onboarding, tier::Tier};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::{future::Cache as AskingCache, sync::Cache};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tracing::{error, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
+use crate::identity::throttle::Address;
 
 /// For how long an answer is not asked for again (contract, section 2).
 const FRESH: Duration = Duration::from_secs(5);
@@ -27,6 +29,13 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST: u64 = 50_000;
 /// How long a slow answer is waited for when there is an older one.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Tokens that only Directus can check and that it has not taken yet, of which it is asked each second for one address: who makes
+/// them up must not make genie ask without end.
+const STRANGERS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// Of those, how many may come at once: many people may share an address, and all are strangers after a start.
+const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// Longer than it takes until all of them may come again; addresses that were quiet for so long are forgotten.
+const STRANGERS_KEPT: Duration = Duration::from_secs(60);
 /// All that a user's reader may see, and the role with its name. Directus refuses a request for a field that is not there, so what
 /// may be there (`tier`, `onboarding_state`) is not asked for by name.
 const FIELDS: &str = "*,role.id,role.name";
@@ -81,6 +90,11 @@ enum Key {
 }
 
 impl About {
+    /// Somebody whose token is not at hand: only the administrator's can ask.
+    pub fn user(user: UserId, address: Option<IpAddr>) -> Self {
+        Self::holder(user, "", address)
+    }
+
     /// The holder of a token whose signature is good.
     pub fn holder(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
         Self { key: Key::User(user), user, token: Arc::new(Zeroizing::new(token.to_owned())), address }
@@ -101,6 +115,9 @@ pub struct Standings {
     known: Cache<Key, Arc<Person>>,
     /// Whether a token of an administrator still is one, by the token's hash.
     admins: AskingCache<[u8; 32], bool>,
+    /// What was said of that last.
+    known_admins: Cache<[u8; 32], bool>,
+    strangers: Cache<Address, Arc<DefaultDirectRateLimiter>>,
     /// Requests are made here, and so end even when who asked goes away: others wait for them.
     io: Handle,
 }
@@ -113,6 +130,8 @@ impl Standings {
             fresh: AskingCache::builder().max_capacity(MOST).time_to_live(FRESH).build(),
             known: Cache::builder().max_capacity(MOST).time_to_live(KEPT).build(),
             admins: AskingCache::builder().max_capacity(MOST).time_to_live(FRESH).build(),
+            known_admins: Cache::builder().max_capacity(MOST).time_to_live(KEPT).build(),
+            strangers: Cache::builder().max_capacity(MOST).time_to_idle(STRANGERS_KEPT).build(),
             io: Handle::current(),
         }
     }
@@ -130,13 +149,7 @@ impl Standings {
         let known = self.known.get(&about.key).map(Standing::Known);
         let this = self.clone();
         let asking = self.io.spawn(async move { this.ask_once(about).await });
-        let Some(known) = known else {
-            return asking.await.unwrap_or(Err(Trouble::Failed("asking it broke off")));
-        };
-        match tokio::time::timeout(PATIENCE, asking).await {
-            Ok(Ok(Ok(standing))) => Ok(standing),
-            _ => Ok(known),
-        }
+        or_known(asking, known).await
     }
 
     async fn ask_once(&self, about: About) -> Result<Standing, Trouble> {
@@ -158,13 +171,18 @@ impl Standings {
             return self.look_up(about.user, about.address).await;
         }
         let Some(authorization) = bearer(&about.token) else { return Ok(Standing::NotTaken) };
+        self.count_stranger(about)?;
         let asking = Asking::new(Method::GET, "/users/me").authorized(Some(authorization)).of(about.address);
         let reply = self.upstream.ask(asking.parameter("fields", FIELDS)).await?;
         if !reply.is_ok() {
             return Ok(Standing::NotTaken);
         }
-        match Person::read(reply.data()?) {
-            Some(person) if person.user != about.user => Ok(Standing::NotTaken),
+        let data = reply.data()?;
+        // The id is told even to who may read nothing. With another it is somebody's static token, which says that it is this user's.
+        if data["id"].as_str().and_then(|id| id.parse().ok()) != Some(about.user) {
+            return Ok(Standing::NotTaken);
+        }
+        match Person::read(data) {
             Some(person) => Ok(Standing::Known(Arc::new(person))),
             None if self.upstream.admin().is_some() => self.look_up(about.user, about.address).await,
             // Somebody who was deleted looks the same: Directus goes by the token alone and finds nothing to show.
@@ -173,6 +191,14 @@ impl Standings {
                 Ok(Standing::NotTaken)
             }
         }
+    }
+
+    /// Counts a token that only Directus can check, for its address; one that it took before is not counted.
+    fn count_stranger(&self, about: &About) -> Result<(), Trouble> {
+        let (Some(address), Key::Token(_), false) = (about.address, about.key, self.has_known(about)) else { return Ok(()) };
+        let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
+        let limiter = self.strangers.get_with(Address::of(address), || Arc::new(RateLimiter::direct(quota)));
+        limiter.check().map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
     }
 
     /// Somebody, by the administrator's token.
@@ -209,23 +235,25 @@ impl Standings {
         }
     }
 
-    /// Whether the holder of an administrator's token is one still: the token only says that they were when they got it.
-    pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> bool {
-        let key = Sha256::digest(token.as_bytes()).into();
+    /// Whether the holder of an administrator's token is one still, or was when Directus said so last: the token only says that
+    /// they were when they got it.
+    pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
+        let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let (this, authorization) = (self.clone(), bearer(token));
         let asking = self.io.spawn(async move {
             let asked = this.admins.try_get_with(key, async {
                 let asking = Asking::new(Method::GET, "/policies/me/globals").authorized(authorization).of(address);
                 let reply = this.upstream.ask(asking).await?;
-                match reply.status {
-                    404 => Ok(true), // before Directus 11 the token alone tells
-                    _ => Ok::<_, Trouble>(reply.is_ok() && reply.data()?["admin_access"] == Value::Bool(true)),
-                }
+                let is_admin = match reply.status {
+                    404 => true, // before Directus 11 the token alone tells
+                    _ => reply.is_ok() && reply.data()?["admin_access"] == Value::Bool(true),
+                };
+                this.known_admins.insert(key, is_admin);
+                Ok::<_, Trouble>(is_admin)
             });
-            asked.await
+            asked.await.map_err(|trouble| (*trouble).clone())
         });
-        // Away: as with everything else, what was so last counts, and that is what the token says.
-        !matches!(tokio::time::timeout(PATIENCE, asking).await, Ok(Ok(Ok(false))))
+        or_known(asking, self.known_admins.get(&key)).await
     }
 
     /// Forgets what was said of somebody, who has just changed it.
@@ -233,6 +261,19 @@ impl Standings {
         for key in [Key::User(user), About::token(user, token, None).key] {
             self.fresh.invalidate(&key).await;
         }
+    }
+}
+
+/// What Directus says, or said last when it is slow or away. Not when its limit of requests is reached: that is counted by address,
+/// so somebody could see to it themselves and stay what they were.
+async fn or_known<T>(asking: JoinHandle<Result<T, Trouble>>, known: Option<T>) -> Result<T, Trouble> {
+    let Some(known) = known else {
+        return asking.await.unwrap_or(Err(Trouble::Failed("asking it broke off")));
+    };
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(Ok(said))) => Ok(said),
+        Ok(Ok(Err(trouble @ Trouble::TooMany(_)))) => Err(trouble),
+        _ => Ok(known),
     }
 }
 

@@ -109,4 +109,14 @@ both_stores!(an_address_that_was_changed_elsewhere_is_followed_and_the_former_on
     let other = store.register(&log, "bob").await;
     let taken = register.follow_address(other, "ada@elsewhere.example", Metadata::system()).await;
     assert_eq!(code_of(taken).await, "email_taken");
+    // Only of its holder it is freed, once.
+    for (holder, left) in [(other, Some(user)), (user, None), (user, None)] {
+        register.free_address("Ada@elsewhere.example", holder, Metadata::system()).await.unwrap();
+        assert_eq!(register.holder("ada@elsewhere.example").await.unwrap(), left);
+    }
+    assert!(
+        matches!(register.reserve("ada@elsewhere.example", &code, 600, Metadata::system()).await,
+        Err(WriteError::Refused(refusal)) if refusal.code != "email_taken"),
+        "the invite is spent, the address free"
+    );
 });
