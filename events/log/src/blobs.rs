@@ -1,5 +1,5 @@
 //! Uploaded files: their rows, and how their bytes are sealed. The bytes themselves lie in a blob store, cut into parts of
-//! [`PART`] bytes; each part is sealed by itself under its user's key, so that any of them can be read alone.
+//! `PART` bytes; each part is sealed by itself under its user's key, so that any of them can be read alone.
 //!
 //! Invariant: a file is there when its row is, and its row is written in the append of the fact that refers to it. Bytes without
 //! a row are nobody's. Forgetting goes the other way: the row is doomed first, and goes when the bytes have gone.
