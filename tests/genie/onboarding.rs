@@ -323,7 +323,7 @@ both_stores!(a_large_upload_takes_little_memory, async |store: TestStore| {
     fs::write(format!("/proc/{}/clear_refs", genie.pid()), "5").unwrap(); // the peaks of logins are forgotten (proc(5))
     let before = most_kib();
     upload(&genie, &ada, &zip("video", &noise(50 * MIB))).await.ok();
-    let grown = most_kib() - before;
+    let grown = most_kib().saturating_sub(before); // the kernel counts in strides, and may say a little less than before
     println!("a 50 MiB upload took {grown} KiB more than one of 3 MiB");
     assert!(grown < 16 * 1024, "{grown} KiB");
 });
