@@ -11,6 +11,8 @@ pub mod known;
 pub mod password;
 /// Refresh tokens.
 pub mod refresh;
+/// The check of a signed token.
+pub mod signature;
 /// Wrong passwords, counted.
 pub mod throttle;
 /// Access tokens.

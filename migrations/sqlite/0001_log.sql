@@ -40,14 +40,6 @@ CREATE TABLE secrets (
 ) STRICT;
 CREATE INDEX secrets_of_user ON secrets (user_id);
 
-CREATE TABLE sessions (
-    token_hash TEXT    NOT NULL PRIMARY KEY,
-    family     TEXT    NOT NULL,
-    user_id    TEXT    NOT NULL,
-    expires_at INTEGER NOT NULL
-) STRICT;
-CREATE INDEX sessions_of_user ON sessions (user_id);
-
 CREATE TABLE leases (
     kind       TEXT    NOT NULL CHECK (kind IN ('job', 'turn', 'caption')),
     id         TEXT    NOT NULL,

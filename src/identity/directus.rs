@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tracing::error;
 
-use crate::identity::token::BadToken;
+use crate::identity::signature::{BadToken, Signature};
 
 /// A server that fails is left alone for a while.
 mod circuit;
@@ -69,7 +69,7 @@ struct Inner {
     /// Where requests are made: connections live on the runtime that opened them.
     io: Handle,
     clock: Clock,
-    signature: Option<claims::Signature>,
+    signature: Option<Signature>,
     doubts: DefaultDirectRateLimiter,
     /// Since when Directus is known to sign with another secret than `DIRECTUS_SECRET`.
     other_secret: Mutex<Option<Moment>>,
@@ -119,7 +119,7 @@ impl Directus {
         Ok(Self(Arc::new(Inner {
             io: Handle::current(),
             clock,
-            signature: settings.secret.as_ref().map(claims::Signature::new),
+            signature: settings.secret.as_ref().map(claims::signature),
             doubts: RateLimiter::direct(Quota::per_second(DOUBTS_A_SECOND)),
             other_secret: Mutex::default(),
             standings,

@@ -1,9 +1,11 @@
 //! Access tokens: HS256, with the claims of Directus (directus: `iss`, 15 minutes), and which login they are of.
 
 use genie_events::{Moment, UserId};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::identity::signature::{BadToken, Signature};
 
 /// How long an access token is good.
 pub const ACCESS_SECONDS: i64 = 15 * 60;
@@ -12,7 +14,7 @@ const ISSUER: &str = "directus";
 const KEY_ID: &str = "k1";
 
 /// What an access token says.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Claims {
     /// Who.
     pub id: UserId,
@@ -28,29 +30,15 @@ pub struct Claims {
     pub sid: Option<Uuid>,
 }
 
-/// Why a token is refused; the words are Directus' codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BadToken {
-    /// Past its time.
-    Expired,
-    /// Anything else.
-    Invalid,
-}
-
 /// Signs and checks access tokens.
 pub struct Tokens {
     signing: EncodingKey,
-    checking: DecodingKey,
-    validation: Validation,
+    signature: Signature,
 }
 
 impl Tokens {
     pub fn new(key: &[u8]) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_issuer(&[ISSUER]);
-        validation.set_required_spec_claims(&["exp", "iss"]);
-        validation.leeway = 0;
-        Self { signing: EncodingKey::from_secret(key), checking: DecodingKey::from_secret(key), validation }
+        Self { signing: EncodingKey::from_secret(key), signature: Signature::new(key, ISSUER) }
     }
 
     /// An access token.
@@ -72,11 +60,7 @@ impl Tokens {
 
     /// Who a token is for.
     pub fn check(&self, token: &str) -> Result<Claims, BadToken> {
-        let checked = decode::<Claims>(token, &self.checking, &self.validation);
-        checked.map(|token| token.claims).map_err(|error| match error.kind() {
-            ErrorKind::ExpiredSignature => BadToken::Expired,
-            _ => BadToken::Invalid,
-        })
+        self.signature.check(token)
     }
 }
 

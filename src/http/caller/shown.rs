@@ -15,7 +15,7 @@ use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
     http::{admission, directus, error::ApiError, request},
-    identity::{impersonation, token::BadToken},
+    identity::{impersonation, signature::BadToken},
 };
 
 pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
