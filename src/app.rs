@@ -25,7 +25,7 @@ use crate::{
     blobs::Blobs,
     config::Config,
     heads,
-    http::{self, admission::Admission},
+    http::{self, admission::Admission, export::Exports},
     identity::{
         directus::Directus, impersonation::ImpersonationTokens, known::KnownAccounts, password::Passwords,
         refresh::RefreshTokens, throttle::Throttle, token::Tokens,
@@ -58,6 +58,7 @@ pub struct App {
     pub uploading: Uploading,
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
+    pub exports: Exports,
     /// What each tier may do.
     pub limits: Limits,
 }
@@ -135,6 +136,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         uploading: Uploading::default(),
         known_accounts,
         admission,
+        exports: Exports::default(),
         limits,
     })
 }

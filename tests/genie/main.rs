@@ -12,6 +12,7 @@ mod bad_input;
 mod callers;
 mod chat;
 mod events;
+mod exports;
 mod idempotency;
 mod impersonation;
 mod imports;
