@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 
 mod genie;
+mod hunt;
 mod ollama;
 
 mod accounts;
@@ -10,6 +11,7 @@ mod arrows;
 mod audit;
 mod bad_input;
 mod callers;
+mod canaries;
 mod chat;
 mod events;
 mod exports;
