@@ -148,6 +148,16 @@ impl Directus {
         (answers.await.unwrap_or(false), self.0.upstream.circuit().state())
     }
 
+    /// The names of all roles that it has; nothing without an administrator's token to ask with.
+    pub async fn roles(&self) -> Result<Option<Vec<String>>, Trouble> {
+        if self.0.upstream.admin().is_none() {
+            return Ok(None);
+        }
+        let standings = self.0.standings.clone();
+        let asked = self.0.io.spawn(async move { standings.roles().await.map(Some) });
+        asked.await.unwrap_or(Err(Trouble::Failed("asking it broke off")))
+    }
+
     /// Who wants to be somebody.
     pub fn registrations(&self) -> &Registrations {
         &self.0.registrations

@@ -78,6 +78,28 @@ both_stores!(a_changed_role_is_followed_and_administers_no_more, async |store: T
     assert_eq!(told, (&json!("account.role_changed"), &json!("creator"), &json!(false)));
 });
 
+both_stores!(a_role_that_directus_has_not_is_refused, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    assert_eq!(site.opens(&pair.access).await, 200);
+    let sync = async |role: &str| site.genie.server("/api/rbac-sync", json!({"userId": ada.id, "role": role})).await;
+    let told = sync("administrator").await.refused(400, "invalid_field");
+    let sentence = told["error"].as_str().unwrap();
+    assert!(sentence.contains("`role` must be one of") && sentence.contains("Administrator"), "{told}");
+    assert_eq!(sync("creator").await.ok()["changed"], false);
+    site.proxy.on("GET", "/roles", Does::Answer(500, String::new()));
+    sync("creator").await.refused(502, "directus_away");
+    site.proxy.pass_all();
+    let admin = site.pair(&site.directus.person("bob", "Administrator").await).await;
+    let invite = async |role: &str| {
+        let body = json!({"role": role});
+        site.genie.send(Method::POST, "/api/admin/invites", &authorization(&admin.access), Some(body)).await
+    };
+    invite("administrator").await.refused(400, "invalid_field");
+    invite("creator").await.ok();
+});
+
 both_stores!(many_requests_ask_once_with_the_secret_and_without, async |store: TestStore| {
     let site = Site::shared(store).await;
     let ada = site.directus.person("ada", "creator").await;
