@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 
 mod genie;
+mod identity;
 mod ollama;
 
 mod accounts;
@@ -16,6 +17,7 @@ mod idempotency;
 mod impersonation;
 mod invites;
 mod jobs;
+mod joining;
 mod limits;
 mod nodes;
 mod onboarding;
