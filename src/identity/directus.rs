@@ -35,10 +35,10 @@ mod upstream;
 
 pub use refresh::{NoPair, Pair};
 pub use register::{Applicant, NotRegistered, Registrations};
-pub use standing::Person;
+pub use standing::{Person, Standing};
 pub use upstream::{Asking, Reply, Trouble, bearer};
 
-use standing::{About, Standing, Standings};
+use standing::{About, Standings};
 use upstream::Upstream;
 
 /// Tokens with a signature that is not by `DIRECTUS_SECRET`, of which Directus is asked each second all the same: it may have
@@ -200,13 +200,12 @@ impl Directus {
         Ok(Authenticated { person, admin })
     }
 
-    /// Whether somebody may act whose token is not at hand. Without the administrator's nobody can ask: then nothing says otherwise.
-    pub async fn is_active(&self, user: UserId, address: Option<IpAddr>) -> Result<bool, Trouble> {
-        if self.0.upstream.admin().is_none() {
-            return Ok(true);
+    /// How somebody stands whose token is not at hand. Without the administrator's nobody can ask.
+    pub async fn standing(&self, user: UserId, address: Option<IpAddr>) -> Result<Option<Standing>, Trouble> {
+        match self.0.upstream.admin() {
+            Some(_) => self.0.standings.of(About::user(user, address)).await.map(Some),
+            None => Ok(None),
         }
-        let standing = self.0.standings.of(About::user(user, address)).await?;
-        Ok(matches!(standing, Standing::Known(person) if person.active))
     }
 
     fn note_other_secret(&self) {

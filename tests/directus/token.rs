@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     directus::{Directus, PASSWORD, Pair, Site},
+    genie::SECRET,
     proxy::Does,
 };
 
@@ -216,6 +217,52 @@ both_stores!(what_is_no_good_token_is_refused, async |store: TestStore| {
     assert_eq!(site.opens(&good).await, 200, "who has a good one is not told to wait");
     assert!(site.proxy.count("GET /users/me") < 150, "{}", site.proxy.count("GET /users/me"));
     assert_eq!(site.ready().await["secret"]["state"], "in use");
+});
+
+both_stores!(the_address_of_who_was_deleted_in_directus_is_the_next_ones, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let (ada, bob) = (site.directus.person("ada", "creator").await, site.directus.person("bob", "creator").await);
+    let email_here = async |pair: &Pair| {
+        let facts = site.get(&pair.access, "/api/me/events").await.ok();
+        facts["data"].as_array().unwrap().iter().filter(|fact| fact["type"] == "account.email_changed").count()
+    };
+    let bobs = site.pair(&bob).await;
+    for pair in [&site.pair(&ada).await, &bobs] {
+        assert_eq!(site.opens(&pair.access).await, 200);
+    }
+    site.directus.admin(Method::DELETE, &format!("/users/{}", ada.id), Value::Null).await;
+    site.directus.change(&bob, json!({"email": ada.email})).await;
+    let began = std::time::Instant::now();
+    while email_here(&bobs).await == 0 {
+        assert!(began.elapsed().as_secs() < 30);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    // Somebody new under the address that was left is met with it.
+    site.directus.admin(Method::DELETE, &format!("/users/{}", bob.id), Value::Null).await;
+    let body = json!({"email": ada.email, "password": PASSWORD, "role": site.directus.role("creator").await, "status": "active"});
+    let cyd = site.directus.admin(Method::POST, "/users", body).await;
+    let cyds = Pair::of(&site.log_in(&ada.email, PASSWORD).await);
+    assert_eq!(site.opens(&cyds.access).await, 200);
+    let claimed = site.genie.send(Method::GET, "/api/events?types=email.claimed", &[("X-RBAC-SYNC-SECRET", SECRET.into())], None);
+    let claimed = claimed.await.ok();
+    assert_eq!(claimed["data"].as_array().unwrap().last().unwrap()["data"]["user"], cyd["id"]);
+});
+
+both_stores!(an_impersonation_ends_when_a_role_in_directus_does, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let (ada, bob) = (site.directus.person("ada", "Administrator").await, site.directus.person("bob", "creator").await);
+    assert_eq!(site.opens(&site.pair(&bob).await.access).await, 200);
+    let headers = authorization(&site.pair(&ada).await.access);
+    let begin = format!("/api/admin/users/{}/impersonate", bob.id);
+    let begun = site.genie.send(Method::POST, &begin, &headers, Some(Value::Null)).await.ok();
+    let acting = begun["access_token"].as_str().unwrap();
+    for (person, role, former) in [(&bob, "Administrator", "creator"), (&ada, "creator", "Administrator")] {
+        assert_eq!(site.opens(acting).await, 200);
+        site.directus.change(person, json!({"role": site.directus.role(role).await})).await;
+        site.until(acting, 401).await; // although they did not come by themselves
+        site.directus.change(person, json!({"role": site.directus.role(former).await})).await;
+        site.until(acting, 200).await;
+    }
 });
 
 both_stores!(what_is_too_large_never_reaches_directus, async |store: TestStore| {
