@@ -130,7 +130,7 @@ async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> R
     if let Some(email) = &person.email {
         let made = Made { email: email.clone(), first_name: person.first_name.clone(), role: person.role_word() };
         directus.registrations().complete_for(person.user, email, &made).await?;
-        free_of_the_gone(directus, email).await;
+        or_stays(directus.registrations().free_of_who_is_gone_now(email, None).await.map(drop));
     }
     let who = Acquaintance {
         email: person.email.clone(),
@@ -175,7 +175,7 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
         return;
     }
     if let Some(directus) = &app.directus {
-        free_of_the_gone(directus, email).await;
+        or_stays(directus.registrations().free_of_the_gone(email).await);
     }
     match app.write.register.follow_address(person.user, email, Metadata::system()).await {
         Ok(()) => account.email = Some(email.clone()),
@@ -184,8 +184,8 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
 }
 
 /// An address is free again when who had it here was deleted in Directus.
-async fn free_of_the_gone(directus: &Directus, email: &str) {
-    if let Err(error) = directus.registrations().free_of_the_gone(email).await {
+fn or_stays(freed: Result<(), NotRegistered>) {
+    if let Err(error) = freed {
         warn!(%error, "whether an address is free again could not be asked; until then it is as it was");
     }
 }

@@ -79,7 +79,8 @@ impl Directus {
             secret: value("DIRECTUS_SECRET="),
             process: value("DIRECTUS_PID="),
             folder,
-            http: reqwest::Client::new(),
+            // Tests have runtimes of their own, and a connection does not outlive the one it was opened on.
+            http: reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap(),
             is_own,
         }
     }

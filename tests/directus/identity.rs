@@ -70,4 +70,5 @@ async fn until(genie: &TestGenie, user: &TestUser, path: &str, status: u16) {
         assert!(began.elapsed() < Duration::from_secs(30), "{path} was never answered with {status}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    genie.settle().await;
 }

@@ -243,8 +243,8 @@ both_stores!(the_address_of_who_was_deleted_in_directus_is_the_next_ones, async 
     let cyd = site.directus.admin(Method::POST, "/users", body).await;
     let cyds = Pair::of(&site.log_in(&ada.email, PASSWORD).await);
     assert_eq!(site.opens(&cyds.access).await, 200);
-    let claimed = site.genie.send(Method::GET, "/api/events?types=email.claimed", &[("X-RBAC-SYNC-SECRET", SECRET.into())], None);
-    let claimed = claimed.await.ok();
+    let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+    let claimed = site.genie.send(Method::GET, "/api/events?types=email.claimed", &secret, None).await.ok();
     assert_eq!(claimed["data"].as_array().unwrap().last().unwrap()["data"]["user"], cyd["id"]);
 });
 

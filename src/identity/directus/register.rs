@@ -144,7 +144,7 @@ impl Registrations {
         let reserve = async || inner.register.reserve(&applicant.email, &applicant.invite_code, seconds, metadata.clone()).await;
         let mut reserved = reserve().await;
         if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken")
-            && self.free_of_who_is_gone_now(&applicant.email, &metadata, address).await?
+            && self.free_of_who_is_gone_now(&applicant.email, address).await?
         {
             reserved = reserve().await;
         }
@@ -165,7 +165,7 @@ impl Registrations {
         outcome
     }
 
-    /// Frees an address of who was deleted in Directus, as far as is known of them lately: to be called at any time.
+    /// Frees an address of who was deleted in Directus, as far as is known of them lately: may be called at each request.
     pub async fn free_of_the_gone(&self, email: &str) -> Result<(), NotRegistered> {
         let Some(holder) = self.0.register.holder(email).await? else { return Ok(()) };
         let standing = self.0.standings.of(About::user(holder, None)).await.map_err(NotRegistered::Trouble)?;
@@ -176,17 +176,14 @@ impl Registrations {
     }
 
     /// The same, by what Directus says now; whether the address is free.
-    async fn free_of_who_is_gone_now(
-        &self,
-        email: &str,
-        metadata: &Metadata,
-        address: Option<IpAddr>,
-    ) -> Result<bool, NotRegistered> {
+    pub async fn free_of_who_is_gone_now(&self, email: &str, address: Option<IpAddr>) -> Result<bool, NotRegistered> {
         let Some(holder) = self.0.register.holder(email).await? else { return Ok(true) };
-        let standing = self.0.standings.look_up(holder, address).await.map_err(NotRegistered::Trouble)?;
+        let standings = self.0.standings.clone();
+        let asked = self.0.log.store().io().spawn(async move { standings.look_up(holder, address).await });
+        let standing = asked.await.map_err(|_| NotRegistered::Unknown)?.map_err(NotRegistered::Trouble)?;
         let is_gone = matches!(standing, Standing::Gone);
         if is_gone {
-            self.free(email, holder, metadata.clone()).await?;
+            self.free(email, holder, Metadata::system()).await?;
         }
         Ok(is_gone)
     }
