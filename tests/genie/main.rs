@@ -9,6 +9,7 @@ mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;
+mod bucket;
 mod callers;
 mod chat;
 mod events;
