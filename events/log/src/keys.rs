@@ -1,5 +1,8 @@
 //! Keys. A ring of master keys wraps one random data key per user; from a data key HKDF gives a payload key (log, read tables)
 //! and a vault key (secrets). The system has a data key of its own, from which the keyed hashes and the token key are derived.
+//!
+//! Invariant: what readers hold (`UserKeys`) is the payload key and nothing else. The vault key is derived anew whenever a secret
+//! is sealed or opened, and only in exchange for the `VaultDoor`; nobody keeps what it is derived from.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +17,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
-    LogError, RequestKey,
+    LogError, RequestKey, VaultDoor,
     append::Owner,
     clock::random_bytes,
     seal::{CantOpen, Place, SealingKey, derive},
@@ -80,22 +83,22 @@ impl MasterKeys {
     }
 
     /// Makes and wraps a data key for an owner.
-    pub fn new_data_key(&self, owner: Uuid, key_id: Uuid) -> (UserKeys, WrappedKey) {
+    pub(crate) fn new_data_key(&self, owner: Uuid, key_id: Uuid) -> (DataKey, WrappedKey) {
         let current = &self.ring[0]; // a ring is never empty: `parse` sees to it
         let root = Zeroizing::new(random_bytes::<32>());
         let sealed = current.key.seal(root.as_slice(), &wrapping_place(owner, key_id));
-        (UserKeys::from_root(key_id, &root), WrappedKey { owner, key_id, master_id: current.id.clone(), sealed })
+        (DataKey { id: key_id, root }, WrappedKey { owner, key_id, master_id: current.id.clone(), sealed })
     }
 
     /// Opens a wrapped data key.
-    pub fn unwrap(&self, wrapped: &WrappedKey) -> Result<UserKeys, LogError> {
+    pub(crate) fn unwrap(&self, wrapped: &WrappedKey) -> Result<DataKey, LogError> {
         let Some(master) = self.ring.iter().find(|master| master.id == wrapped.master_id) else {
             return Err(LogError::MasterKeyMissing { wanted: wrapped.master_id.clone() });
         };
         let wrong = || LogError::MasterKeyWrong { owner: wrapped.owner.to_string(), master: master.id.clone() };
         let opened = master.key.open(&wrapped.sealed, &wrapping_place(wrapped.owner, wrapped.key_id)).map_err(|_| wrong())?;
-        let root: &[u8; 32] = opened.as_slice().try_into().map_err(|_| wrong())?;
-        Ok(UserKeys::from_root(wrapped.key_id, root))
+        let root = Zeroizing::new(opened.as_slice().try_into().map_err(|_| wrong())?);
+        Ok(DataKey { id: wrapped.key_id, root })
     }
 }
 
@@ -116,38 +119,39 @@ pub struct WrappedKey {
     pub sealed: Vec<u8>,
 }
 
-/// A user's keys, or the system's.
+/// An opened data key, from which an owner's keys are derived. It lives for as long as that takes.
+pub(crate) struct DataKey {
+    id: Uuid,
+    root: Zeroizing<[u8; 32]>,
+}
+
+impl DataKey {
+    /// The keys of readers.
+    pub(crate) fn payload(&self) -> UserKeys {
+        UserKeys { payload: SealingKey::derive(self.id, &self.root, "payload") }
+    }
+
+    /// The key that secrets' own keys are wrapped by: only for whoever holds the door.
+    pub(crate) fn vault(&self, _: &VaultDoor) -> SealingKey {
+        SealingKey::derive(self.id, &self.root, "vault")
+    }
+
+    /// A key for a part of the system, when this is the system's.
+    pub(crate) fn part(&self, name: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(derive(&self.root, "system", name))
+    }
+}
+
+/// A user's keys, or the system's, as whoever reads the log and the read tables holds them. They open no secret.
 #[derive(Debug)]
 pub struct UserKeys {
-    /// Seals the log and the read tables.
     payload: SealingKey,
-    /// Seals secrets. Only [`crate::VaultDoor`] reaches it.
-    pub(crate) vault: SealingKey,
-    root: HiddenRoot,
 }
 
-struct HiddenRoot(Zeroizing<[u8; 32]>);
-
-impl fmt::Debug for HiddenRoot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
-    }
-}
+// Neither a vault key nor what one could be derived from has room in it.
+const _: () = assert!(size_of::<UserKeys>() == size_of::<SealingKey>());
 
 impl UserKeys {
-    fn from_root(key_id: Uuid, root: &[u8; 32]) -> Self {
-        Self {
-            payload: SealingKey::derive(key_id, root, "payload"),
-            vault: SealingKey::derive(key_id, root, "vault"),
-            root: HiddenRoot(Zeroizing::new(*root)),
-        }
-    }
-
-    /// A key for another part of the system, when these are the system's.
-    pub(crate) fn part(&self, name: &str) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(derive(&self.root.0, "system", name))
-    }
-
     /// The key of log and read tables.
     pub fn payload(&self) -> &SealingKey {
         &self.payload
@@ -188,7 +192,7 @@ pub struct SystemHashes {
 }
 
 impl SystemHashes {
-    pub(crate) fn of(system: &UserKeys) -> Self {
+    pub(crate) fn of(system: &DataKey) -> Self {
         let part = |name| system.part(name);
         Self {
             email: part("email"),
@@ -308,9 +312,10 @@ mod tests {
     fn a_wrapped_key_opens_under_its_own_master_and_owner_only() {
         let ring = MasterKeys::parse(&MasterKeys::generate()).unwrap();
         let (keys, wrapped) = ring.new_data_key(Uuid::from_u128(1), Uuid::from_u128(2));
-        let sealed = keys.seal_text("column", "hello");
-        assert_eq!(ring.unwrap(&wrapped).unwrap().open_text("column", &sealed).unwrap(), "hello");
-        assert!(ring.unwrap(&wrapped).unwrap().open_text("other", &sealed).is_err());
+        let sealed = keys.payload().seal_text("column", "hello");
+        let opened = ring.unwrap(&wrapped).unwrap().payload();
+        assert_eq!(opened.open_text("column", &sealed).unwrap(), "hello");
+        assert!(opened.open_text("other", &sealed).is_err());
 
         let moved = WrappedKey { owner: Uuid::from_u128(9), ..wrapped.clone() };
         assert!(matches!(ring.unwrap(&moved), Err(LogError::MasterKeyWrong { .. })));
@@ -326,6 +331,6 @@ mod tests {
         let ring = MasterKeys::parse(&text).unwrap();
         let (keys, _) = ring.new_data_key(Uuid::nil(), Uuid::nil());
         assert_eq!(format!("{ring:?}"), "[\"m1\"]");
-        assert!(format!("{keys:?}").contains("[hidden]"));
+        assert_eq!(format!("{:?}", keys.payload()), format!("UserKeys {{ payload: SealingKey({}) }}", Uuid::nil()));
     }
 }

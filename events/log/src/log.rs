@@ -14,7 +14,7 @@ use crate::{
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     health::{Health, Trouble},
     hint, idempotency, import,
-    keys::{KeyState, SystemHashes, WrappedKey},
+    keys::{DataKey, KeyState, SystemHashes, WrappedKey},
     row::slice_of,
     seal::{CantOpen, Place},
     snapshots::Snapshots,
@@ -82,7 +82,7 @@ impl Log {
         if !settings.read_only && import::is_unfinished(&store).await? {
             return Err(LogError::ImportUnfinished);
         }
-        let system = system_keys(&store, &settings).await?;
+        let system = system_key(&store, &settings).await?;
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
         let health = Health::start(store.writing.clone());
@@ -96,7 +96,7 @@ impl Log {
             health,
             tail,
             hashes: SystemHashes::of(&system),
-            system: Arc::new(system),
+            system: Arc::new(system.payload()),
             masters: settings.masters,
             keys: moka::sync::Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_LIFE).build(),
             wakes: Wakes::start(store.clone()),
@@ -186,7 +186,7 @@ impl Log {
             (Some(wrapped), Some(KeyState::Live(keys))) if keys.payload().id() == wrapped.key_id => {
                 return Ok(KeyState::Live(keys));
             }
-            (Some(wrapped), _) => KeyState::Live(Arc::new(self.0.masters.unwrap(wrapped)?)),
+            (Some(wrapped), _) => KeyState::Live(Arc::new(self.unwrap(wrapped)?.payload())),
         };
         self.0.keys.insert(owner, state.clone());
         Ok(state)
@@ -219,8 +219,25 @@ impl Log {
 
     /// Makes a new user's keys, and the working row that stores them with the user's first facts.
     pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, Work) {
-        let (keys, wrapped) = self.0.masters.new_data_key(user.0, self.0.clock.new_uuid());
-        (Arc::new(keys), Work::NewKey(wrapped))
+        let (key, row) = self.new_data_key(user);
+        (Arc::new(key.payload()), row)
+    }
+
+    pub(crate) fn new_data_key(&self, user: UserId) -> (DataKey, Work) {
+        let (key, wrapped) = self.0.masters.new_data_key(user.0, self.0.clock.new_uuid());
+        (key, Work::NewKey(wrapped))
+    }
+
+    /// The data key of an owner who is not forgotten, or of the system for the nil UUID, read and opened anew.
+    pub(crate) async fn data_key(&self, owner: Uuid) -> Result<DataKey, LogError> {
+        match stored_key(&self.0.store, owner).await? {
+            Some(Some(wrapped)) => self.unwrap(&wrapped),
+            _ => Err(LogError::KeyAbsent { owner: owner.to_string() }),
+        }
+    }
+
+    pub(crate) fn unwrap(&self, wrapped: &WrappedKey) -> Result<DataKey, LogError> {
+        self.0.masters.unwrap(wrapped)
     }
 
     /// Seals and appends. When this answers `Ok`, everything in it is durable. May be called from any runtime.
@@ -384,7 +401,7 @@ pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey
     Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey { owner, key_id, master_id, sealed }))
 }
 
-async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, LogError> {
+async fn system_key(store: &Store, settings: &Settings) -> Result<DataKey, LogError> {
     if stored_key(store, Uuid::nil()).await?.is_none() && !settings.read_only {
         let (_, wrapped) = settings.masters.new_data_key(Uuid::nil(), settings.clock.new_uuid());
         let mut tx = store.durable().await?;
