@@ -151,7 +151,7 @@ fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Elec
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
-fn read_limits(config: &Config) -> Result<Limits, String> {
+pub fn read_limits(config: &Config) -> Result<Limits, String> {
     let Some(path) = &config.tiers_file else { return Ok(Limits::built_in()) };
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;

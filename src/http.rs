@@ -52,6 +52,8 @@ mod health;
 mod identity;
 /// `/api/admin/users/{id}/impersonate`, `/api/admin/impersonations/*`.
 mod impersonation;
+/// Credentials of the original, by the socket.
+mod imports;
 /// `/api/admin/invites`, and invites by the socket.
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
@@ -103,6 +105,7 @@ pub fn operator_service(
     ActixApp::new()
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
+        .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }

@@ -1,6 +1,6 @@
 //! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use genie_events::{
     CredentialId, JobId, Metadata, Refusal, User, UserCommand, UserId,
@@ -12,7 +12,7 @@ use genie_log::{
     keys::sha256_hex,
     secrets::{SecretName, VaultKey},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -52,6 +52,16 @@ impl Plaintext {
         }
     }
 
+    /// Takes the text of a JSON object as it is: no value of it is held anywhere else.
+    pub fn of_object(text: Zeroizing<Vec<u8>>) -> Result<Self, Refusal> {
+        let refused = |sentence: String| Err(Refusal::invalid("credentials", sentence));
+        match serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text) {
+            _ if text.len() > MAX_SECRET_BYTES => refused(format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes")),
+            Ok(fields) if !fields.is_empty() => Ok(Self(text)),
+            _ => refused("`credentials` must be a JSON object with at least one field".to_owned()),
+        }
+    }
+
     /// The bytes, for the answer that reveals them.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -65,6 +75,8 @@ pub struct Stored {
     pub id: CredentialId,
     /// Whether it replaced one.
     pub updated: bool,
+    /// Whether the same request had stored it before.
+    pub again: bool,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
@@ -91,6 +103,15 @@ pub enum Target {
         /// Which.
         id: CredentialId,
         /// A new name there, when given.
+        platform_username: Option<String>,
+    },
+    /// This one, brought in from another system: made under its id there, in the place of none.
+    Imported {
+        /// Which.
+        id: CredentialId,
+        /// The platform.
+        platform: String,
+        /// The name there.
         platform_username: Option<String>,
     },
 }
@@ -171,11 +192,10 @@ impl Vault {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
                 _ => String::new(),
             };
-            let command = UserCommand::StoreCredential {
-                credential: id,
-                platform: platform.clone(),
-                platform_username: platform_username.clone(),
-                sealed: SealedSecret { version, hash },
+            let sealed = SealedSecret { version, hash };
+            let command = match target {
+                Target::Imported { .. } => UserCommand::ImportCredential { credential: id, platform, platform_username, sealed },
+                _ => UserCommand::StoreCredential { credential: id, platform, platform_username, sealed },
             };
             let outcome = json!(Kept { id, updated: id != fresh });
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
@@ -183,7 +203,7 @@ impl Vault {
         let done = users.plan(user, None, asking, Arc::new(planner)).await?;
         let Kept { id, updated } = serde_json::from_value(done.outcome)
             .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, position: done.position })
+        Ok(Stored { id, updated, again: done.changes.is_empty(), position: done.position })
     }
 
     /// Reveals a credential of `owner`, only for a job that runs when there has to be one. Commits first: the plaintext leaves
@@ -283,5 +303,6 @@ fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(Credenti
             }
             _ => Err(Refusal::not_found("credential")),
         },
+        Target::Imported { id, platform, platform_username } => Ok((*id, platform.clone(), platform_username.clone())),
     }
 }

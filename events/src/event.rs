@@ -166,6 +166,7 @@ impl Event {
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
                 AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
+                AccountEvent::Exported { secrets } => json!({"secrets": secrets}),
                 AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended

@@ -57,6 +57,7 @@ impl Projection for Projector {
                 | AccountEvent::PasswordReset { .. }
                 | AccountEvent::SessionsEnded
                 | AccountEvent::SessionReuseDetected { .. }
+                | AccountEvent::Exported { .. }
                 | AccountEvent::ImpersonationStarted { .. } => return Ok(()),
             };
             query.execute(&mut **tx).await.map(drop)

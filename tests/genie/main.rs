@@ -15,6 +15,7 @@ mod chat;
 mod events;
 mod idempotency;
 mod impersonation;
+mod imports;
 mod invites;
 mod jobs;
 mod limits;

@@ -107,6 +107,7 @@ impl Profile {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
             },
+            AccountCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
             AccountCommand::StartImpersonation { .. } if self.admin => {
                 Err(Refusal::forbidden("forbidden", "Nobody may act in an administrator's name"))
             }
@@ -192,6 +193,7 @@ impl Profile {
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
             AccountEvent::SignedIn
             | AccountEvent::SessionsEnded
+            | AccountEvent::Exported { .. }
             | AccountEvent::ImpersonationStarted { .. }
             | AccountEvent::Registered(_)
             | AccountEvent::Met(_)
