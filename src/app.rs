@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use actix_web::{HttpServer, web};
@@ -27,8 +28,14 @@ use crate::{
     heads,
     http::{self, admission::Admission},
     identity::{
-        directus::Directus, impersonation::ImpersonationTokens, known::KnownAccounts, password::Passwords,
-        refresh::RefreshTokens, throttle::Throttle, token::Tokens,
+        directus::Directus,
+        impersonation::ImpersonationTokens,
+        known::KnownAccounts,
+        password::Passwords,
+        refresh::RefreshTokens,
+        refused::{self, Refused},
+        throttle::Throttle,
+        token::Tokens,
     },
     onboarding::Uploading,
     socket,
@@ -38,6 +45,8 @@ use crate::{
 const ACTOR_THREADS: usize = 2;
 /// HTTP requests under way are given so long at shutdown, in seconds.
 const SHUTDOWN_SECONDS: u64 = 3;
+/// What was refused lately is put on record within this time at shutdown, if the store is there to take it.
+const LAST_FACTS: Duration = Duration::from_secs(2);
 
 /// What handlers are given.
 pub struct App {
@@ -52,6 +61,7 @@ pub struct App {
     pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
     pub throttle: Throttle,
+    pub refused: Refused,
     /// Who says who is who, when it is not genie itself.
     pub directus: Option<Directus>,
     pub blobs: Blobs,
@@ -130,6 +140,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         refresh_tokens,
         passwords,
         throttle,
+        refused: Refused::new(),
         directus,
         blobs,
         uploading: Uploading::default(),
@@ -173,6 +184,7 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     let (host, port) = (app.config.host.clone(), app.config.port);
     let data = web::Data::from(Arc::clone(&app));
     app.log.store().io().spawn(Admission::sweep(data.clone()));
+    app.log.store().io().spawn(put_refused_on_record(data.clone()));
     let server = HttpServer::new(move || http::service(data.clone()))
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .bind((host.as_str(), port))
@@ -186,11 +198,21 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     if let Some(commands) = commands {
         commands.stop().await;
     }
+    let last_refused = app.refused.put_on_record(&app.log, &app.write.access, true);
+    let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
     let log = app.log.clone();
     // On the runtime that owns the connections, as all I/O.
     let _ = app.log.store().io().spawn(async move { log.store().close().await }).await;
     info!("genie stopped");
     stopped
+}
+
+/// For ever; to be spawned.
+async fn put_refused_on_record(app: web::Data<App>) {
+    loop {
+        tokio::time::sleep(refused::TICK).await;
+        app.refused.put_on_record(&app.log, &app.write.access, false).await;
+    }
 }
 
 /// To whoever started the server, and may have stopped listening.

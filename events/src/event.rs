@@ -227,7 +227,11 @@ impl Event {
                 ServiceKeyEvent::Created(key) => json!({"scopes": key.scopes, "expires_at": key.expires_at}),
                 ServiceKeyEvent::Revoked => json!({}),
             },
-            Self::Access(AccessEvent::PersonalRead { user }) => json!({"user": user}),
+            Self::Access(event) => match event {
+                AccessEvent::PersonalRead { user } => json!({"user": user}),
+                // Not where it came from, whose hash anybody who has the key can look for.
+                AccessEvent::Refused { wrong, .. } => json!(wrong),
+            },
         };
         match fields {
             Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),

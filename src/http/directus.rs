@@ -31,7 +31,7 @@ use crate::{
     http::{
         admission, answer,
         body::{Body, JsonObject},
-        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
+        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, forged, token},
         error::{ApiError, DirectusError, no_such_route},
         identity::{self, Registration, check_guesser, check_registration},
         request,
@@ -92,6 +92,7 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
             suspend(app, user).await;
             return Err(ApiError::NoCaller);
         }
+        Err(NotAuthenticated::Invalid) => return Err(forged(app, request)),
         Err(not) => return Err(not.into()),
     };
     // Before anything is read or written for them: also who is suspended here holds a good token.

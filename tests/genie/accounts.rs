@@ -170,7 +170,7 @@ both_stores!(what_another_system_says_is_so_at_once_and_the_same_again_changes_n
     }
     let unknown = json!({"userId": "0192d4e0-7f3a-7c3b-8f4e-0123456789ab", "tier": "pro"});
     genie.server("/api/rbac-sync", unknown).await.refused(404, "not_found");
-    ada.post(&genie, "/api/rbac-sync", json!({"userId": ada.id, "admin_access": true})).await.refused(401, "invalid_token");
+    ada.post(&genie, "/api/rbac-sync", json!({"userId": ada.id, "admin_access": true})).await.refused(403, "forbidden");
     assert_eq!(facts_of(&genie, &ada).await, before, "nothing changed");
 
     let promotion = json!({"userId": ada.id, "role": "editor", "tier": "elite", "admin_access": true});

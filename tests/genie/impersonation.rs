@@ -94,7 +94,7 @@ both_stores!(what_is_the_user_s_alone_or_an_administrator_s_is_refused, async |s
     }
     // No way in for the secret's routes either.
     let reveal = json!({"creatorProfileId": credential});
-    as_bob.post(&genie, "/api/credentials/reveal", reveal).await.refused(401, "invalid_token");
+    as_bob.post(&genie, "/api/credentials/reveal", reveal).await.refused(403, "forbidden");
     assert_eq!(facts(&genie, &bob).await.len(), before, "nothing changed");
 });
 

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use genie_events::{
     UserId,
-    ids::{EmailId, InviteId, ServiceKeyId, SessionId},
+    ids::{EmailId, InviteId, NetworkId, ServiceKeyId, SessionId},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -100,6 +100,7 @@ pub struct SystemHashes {
     impersonation: Zeroizing<[u8; 32]>,
     refresh: Zeroizing<[u8; 32]>,
     two_factor: Zeroizing<[u8; 32]>,
+    network: Zeroizing<[u8; 32]>,
 }
 
 impl SystemHashes {
@@ -115,6 +116,7 @@ impl SystemHashes {
             impersonation: part("impersonation"),
             refresh: part("refresh"),
             two_factor: part("two-factor"),
+            network: part("network"),
         }
     }
 
@@ -147,6 +149,11 @@ impl SystemHashes {
     /// The stream of a service key.
     pub fn service_key(&self, key: &str) -> ServiceKeyId {
         ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
+    }
+
+    /// What a network is known by.
+    pub fn network(&self, network: &str) -> NetworkId {
+        NetworkId(keyed_hash(&self.network, &[network])[..32].to_owned())
     }
 
     /// The key that signs the tokens of impersonations (HS256), and nothing else.
