@@ -26,7 +26,7 @@ use crate::{
     blobs::Blobs,
     config::Config,
     heads,
-    http::{self, admission::Admission},
+    http::{self, admission::Admission, export::Exports},
     identity::{
         directus::Directus,
         impersonation::ImpersonationTokens,
@@ -68,6 +68,7 @@ pub struct App {
     pub uploading: Uploading,
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
+    pub exports: Exports,
     /// What each tier may do.
     pub limits: Limits,
 }
@@ -146,6 +147,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         uploading: Uploading::default(),
         known_accounts,
         admission,
+        exports: Exports::default(),
         limits,
     })
 }

@@ -44,6 +44,8 @@ mod credentials;
 mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
+/// `/api/me/export`.
+pub mod export;
 /// `/api/files/*`.
 mod files;
 /// `/healthz`, `/readyz`.
@@ -126,6 +128,8 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
+        .route("/api/me/export", get().to(export::without_secrets))
+        .route("/api/me/export", post().to(export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
         .route("/api/admin/invites", post().to(invites::create))

@@ -13,6 +13,7 @@ mod bucket;
 mod callers;
 mod chat;
 mod events;
+mod exports;
 mod idempotency;
 mod impersonation;
 mod imports;
