@@ -7,7 +7,7 @@ use genie_log::store::Target;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{blobs::Place, identity::directus, import::original::OriginalKey, rate::Rate};
+use crate::{blobs::Place, identity::directus, import::original::OriginalKey, rate::Rate, roles};
 
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
@@ -55,6 +55,7 @@ pub const SETTINGS: [Setting; 38] = [
     secret("DIRECTUS_SECRET", "that Directus' SECRET; with it tokens are checked without asking"),
     plain("DIRECTUS_CREATOR_ROLE", "creator", "name of the role in Directus that a registration gives"),
     plain("GENIE_RESERVATION_SECONDS", "600", "how long a registration that broke off keeps its invite and address (Directus)"),
+    plain("GENIE_ROLES", "", "roles beside `creator` and `administrator`, separated by commas; a Directus has its own"),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
     plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
@@ -95,6 +96,8 @@ pub struct Config {
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
     pub directus: Option<directus::Settings>,
+    /// Roles beside those that genie itself gives.
+    pub roles: Vec<String>,
     pub ollama_url: String,
     pub ollama_model: String,
     pub caption_model: String,
@@ -175,6 +178,7 @@ impl Config {
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
             secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
             directus: read.directus(),
+            roles: read.roles("GENIE_ROLES"),
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),
             caption_model: read.text("CAPTION_MODEL"),
@@ -316,6 +320,15 @@ impl Reader<'_> {
             self.wrong.push(format!("{name} must be * or a list of origins such as https://app.example.com"));
         }
         origins
+    }
+
+    fn roles(&mut self, name: &'static str) -> Vec<String> {
+        let text = self.text(name);
+        let roles: Vec<String> = text.split(',').map(str::trim).filter(|role| !role.is_empty()).map(str::to_owned).collect();
+        if !roles.iter().all(|role| roles::has_the_form_of_one(role)) {
+            self.wrong.push(format!("{name} must be a list of names of at most 64 bytes, separated by commas"));
+        }
+        roles
     }
 
     /// All about Directus, which is there when it has an address.

@@ -27,6 +27,8 @@ mod error;
 mod idempotency;
 /// Request ids, logging, security headers.
 mod request;
+/// Roles that somebody asks for.
+mod roles;
 /// Server-sent events.
 mod sse;
 

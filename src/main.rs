@@ -26,6 +26,8 @@ mod invite;
 mod onboarding;
 /// How often something may happen for one key.
 mod rate;
+/// Which roles there are.
+mod roles;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.

@@ -16,6 +16,7 @@ use genie_log::{
     sessions::NewSession,
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -84,13 +85,14 @@ impl Accounts {
     }
 
     /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
-    /// logged out in the same append.
+    /// logged out in the same append. The outcome's `changed` says whether it was not so before.
     pub async fn sync(&self, user: UserId, wanted: Wanted, asking: impl Into<Asking>) -> Result<Done, WriteError> {
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(AccountCommand::Sync(wanted.clone())))?;
             let suspends = changes.iter().any(|change| change.event == Event::Account(AccountEvent::Suspended));
             let work = if suspends { vec![Work::EndSessions { user, but: None }] } else { vec![] };
-            Ok(Plan { changes, work, ..Plan::default() })
+            let outcome = json!({"changed": !changes.is_empty()});
+            Ok(Plan { changes, work, outcome, ..Plan::default() })
         })
         .await
     }
@@ -126,6 +128,22 @@ impl Accounts {
     pub async fn end_sessions(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
         let work = vec![Work::EndSessions { user, but: None }];
         self.account(user, AccountCommand::EndSessions, work, asking).await
+    }
+
+    /// Ends one login of a user.
+    pub async fn end_session(&self, user: UserId, login: Uuid, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let family = login.to_string();
+        let sessions = self.log.sessions_of(user, self.log.clock().now()).await?;
+        let is_theirs = sessions.iter().any(|session| session.family == family);
+        self.plan(user, asking, move |state, now| {
+            if !is_theirs {
+                return Err(Refusal::not_found("session"));
+            }
+            let end = AccountCommand::EndSession { family: family.clone() };
+            let changes = state.decide(now, UserCommand::Account(end))?;
+            Ok(Plan { changes, work: vec![Work::EndSession { family: family.clone() }], ..Plan::default() })
+        })
+        .await
     }
 
     /// Ends a login whose old token came back, and notes it: both or none, so that a crash leaves the token to be found again.

@@ -15,7 +15,9 @@ use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    WriteError, system_stream,
+    WriteError,
+    caller::Asking,
+    system_stream,
     vault::{Vault, seal_password},
 };
 
@@ -177,10 +179,10 @@ impl Register {
     }
 
     /// Takes an invite back that nobody used; answers the position that reads must have reached to see it.
-    pub async fn revoke_invite(&self, code: &str, metadata: Metadata) -> Result<u64, WriteError> {
+    pub async fn revoke_invite(&self, code: &str, asking: impl Into<Asking>) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
         let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::Invite, &id.0, metadata, revoke).await
+        system_stream::ask(&self.log, StreamKind::Invite, &id.0, asking.into(), revoke).await
     }
 
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.

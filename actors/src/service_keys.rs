@@ -8,7 +8,7 @@ use genie_events::{
 use genie_log::{Log, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{WriteError, system_stream};
+use crate::{WriteError, caller::Asking, system_stream};
 
 /// What every service key begins with.
 pub const PREFIX: &str = "gk_";
@@ -43,7 +43,7 @@ impl ServiceKeys {
         let key = SecretString::from(format!("{PREFIX}{}", hex(&clock::random_bytes::<KEY_BYTES>())));
         let id = self.log.hashes().service_key(key.expose_secret());
         let create = |state: &ServiceKey| state.decide(ServiceKeyCommand::Create(wanted.clone()));
-        let position = system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata, create).await?;
+        let position = system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata.into(), create).await?;
         Ok(NewKey { key, id, position })
     }
 
@@ -58,9 +58,9 @@ impl ServiceKeys {
     }
 
     /// Revokes one; answers the position that reads must have reached to see it.
-    pub async fn revoke(&self, id: &ServiceKeyId, metadata: Metadata) -> Result<u64, WriteError> {
+    pub async fn revoke(&self, id: &ServiceKeyId, asking: impl Into<Asking>) -> Result<u64, WriteError> {
         let revoke = |state: &ServiceKey| state.decide(ServiceKeyCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata, revoke).await
+        system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, asking.into(), revoke).await
     }
 }
 

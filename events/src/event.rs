@@ -165,9 +165,12 @@ impl Event {
                     json!({"version": version})
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
-                AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
                 AccountEvent::Exported { secrets } => json!({"secrets": secrets}),
-                AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::SessionReuseDetected { family } | AccountEvent::SessionEnded { family } => {
+                    json!({"family": family})
+                }
+                AccountEvent::ImpersonationStarted { by, impersonation }
+                | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated

@@ -38,7 +38,8 @@ use crate::{
     },
     identity::{
         directus::{
-            Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Trouble, bearer,
+            Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Standing,
+            Trouble, bearer,
         },
         throttle::Guesser,
     },
@@ -107,13 +108,18 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
     sync(app, account, &person, admin).await
 }
 
-/// That somebody whose token is not shown is active in Directus: of those who act for another, and for whom they act.
-pub async fn expect_active(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
+/// That somebody whose token is not shown is what their account says, in Directus, too: of those who act for another, and for whom
+/// they act. Whether a role that they got meanwhile administers shows when they come by themselves; until then nobody acts.
+pub async fn expect_unchanged(app: &App, request: &HttpRequest, account: &AccountRow) -> Result<(), ApiError> {
     let Some(directus) = &app.directus else { return Ok(()) };
-    match directus.is_active(user, address(request)).await.map_err(ApiError::Directus)? {
-        true => Ok(()),
-        false => {
-            suspend(app, user).await;
+    match directus.standing(account.user, address(request)).await.map_err(ApiError::Directus)? {
+        None => Ok(()), // nothing says otherwise
+        Some(Standing::Known(person)) if person.active => match &person.role_name {
+            Some(role) if *role != account.role => Err(ApiError::NoCaller),
+            _ => Ok(()),
+        },
+        Some(_) => {
+            suspend(app, account.user).await;
             Err(ApiError::NoCaller)
         }
     }
@@ -124,6 +130,7 @@ async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> R
     if let Some(email) = &person.email {
         let made = Made { email: email.clone(), first_name: person.first_name.clone(), role: person.role_word() };
         directus.registrations().complete_for(person.user, email, &made).await?;
+        free_of_the_gone(directus, email).await;
     }
     let who = Acquaintance {
         email: person.email.clone(),
@@ -167,9 +174,19 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     if normalise(email) == account.email.as_deref().and_then(normalise) {
         return;
     }
+    if let Some(directus) = &app.directus {
+        free_of_the_gone(directus, email).await;
+    }
     match app.write.register.follow_address(person.user, email, Metadata::system()).await {
         Ok(()) => account.email = Some(email.clone()),
         Err(error) => warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed"),
+    }
+}
+
+/// An address is free again when who had it here was deleted in Directus.
+async fn free_of_the_gone(directus: &Directus, email: &str) {
+    if let Err(error) = directus.registrations().free_of_the_gone(email).await {
+        warn!(%error, "whether an address is free again could not be asked; until then it is as it was");
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 
 mod genie;
+mod identity;
 mod ollama;
 
 mod accounts;
@@ -19,6 +20,7 @@ mod impersonation;
 mod imports;
 mod invites;
 mod jobs;
+mod joining;
 mod limits;
 mod nodes;
 mod onboarding;

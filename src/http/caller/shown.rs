@@ -110,8 +110,8 @@ async fn impersonator(app: &App, request: &HttpRequest, claims: &impersonation::
     let account = active(account_of(app, lasting.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
     // Who acts is counted, not for whom.
     admission::count_user(app, request, by.user)?;
-    for user in [by.user, account.user] {
-        directus::expect_active(app, request, user).await?;
+    for one in [&by, &account] {
+        directus::expect_unchanged(app, request, one).await?;
     }
     match administers(app, by.user).await? && !account.admin {
         true => Ok(ActingUser { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
