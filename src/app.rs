@@ -26,7 +26,7 @@ use crate::{
     blobs::Blobs,
     config::Config,
     heads,
-    http::{self, admission::Admission},
+    http::{self, admission::Admission, export::Exports},
     identity::{
         directus::Directus,
         impersonation::ImpersonationTokens,
@@ -68,6 +68,7 @@ pub struct App {
     pub uploading: Uploading,
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
+    pub exports: Exports,
     /// What each tier may do.
     pub limits: Limits,
 }
@@ -146,6 +147,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         uploading: Uploading::default(),
         known_accounts,
         admission,
+        exports: Exports::default(),
         limits,
     })
 }
@@ -162,7 +164,7 @@ fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Elec
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
-fn read_limits(config: &Config) -> Result<Limits, String> {
+pub fn read_limits(config: &Config) -> Result<Limits, String> {
     let Some(path) = &config.tiers_file else { return Ok(Limits::built_in()) };
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;

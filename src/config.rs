@@ -7,7 +7,7 @@ use genie_log::store::Target;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{blobs::Place, identity::directus, rate::Rate, roles};
+use crate::{blobs::Place, identity::directus, import::original::OriginalKey, rate::Rate, roles};
 
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
@@ -26,7 +26,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 38] = [
+pub const SETTINGS: &[Setting] = &[
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -43,6 +43,7 @@ pub const SETTINGS: [Setting; 38] = [
     ),
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
     secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
+    secret("CREDENTIALS_ENC_KEY_B64", "the key of the original's credentials, for `genie import credentials`"),
     secret("RBAC_SYNC_WEBHOOK_SECRET", "the shared secret of servers and workers; without it their routes answer 503"),
     plain(
         "SHARED_SECRET_ROUTES",
@@ -79,6 +80,7 @@ pub const SETTINGS: [Setting; 38] = [
 ];
 
 /// The checked configuration.
+#[derive(Clone)]
 pub struct Config {
     pub host: String,
     pub port: u16,
@@ -89,6 +91,7 @@ pub struct Config {
     pub master_keys: Option<SecretString>,
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
+    original_key: Option<SecretString>,
     pub shared_secret: Option<SecretString>,
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
@@ -167,6 +170,11 @@ impl Config {
                 "must have 4 to 200 characters",
             ),
             export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
+            original_key: read.secret(
+                "CREDENTIALS_ENC_KEY_B64",
+                |key| OriginalKey::read(&SecretString::from(key)).is_some(),
+                "must be 32 bytes in base64",
+            ),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
             secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
             directus: read.directus(),
@@ -216,6 +224,11 @@ impl Config {
         let aws = self.given.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
         let aws = aws.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect();
         Place::Bucket { url: self.blobs_url.clone(), aws }
+    }
+
+    /// The key that the original sealed credentials with.
+    pub fn original_key(&self) -> Option<OriginalKey> {
+        self.original_key.as_ref().and_then(OriginalKey::read)
     }
 
     /// Whether this is the only process on its store.

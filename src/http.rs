@@ -46,6 +46,8 @@ mod credentials;
 mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
+/// `/api/me/export`.
+pub mod export;
 /// `/api/files/*`.
 mod files;
 /// `/healthz`, `/readyz`.
@@ -54,6 +56,8 @@ mod health;
 mod identity;
 /// `/api/admin/users/{id}/impersonate`, `/api/admin/impersonations/*`.
 mod impersonation;
+/// Credentials of the original, by the socket.
+mod imports;
 /// `/api/admin/invites`, and invites by the socket.
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
@@ -105,6 +109,7 @@ pub fn operator_service(
     ActixApp::new()
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
+        .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
@@ -125,6 +130,8 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
+        .route("/api/me/export", get().to(export::without_secrets))
+        .route("/api/me/export", post().to(export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
         .route("/api/admin/invites", post().to(invites::create))

@@ -18,6 +18,8 @@ mod heads;
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
+/// `genie import`: what the original held.
+mod import;
 /// `genie invite`.
 mod invite;
 /// An upload is looked through and queued.

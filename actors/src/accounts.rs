@@ -12,6 +12,7 @@ use genie_log::{
     Election, Log, LogError, UserKeys, Work,
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
+    secrets::VaultKey,
     sessions::NewSession,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -24,7 +25,7 @@ use crate::{
     WriteError,
     caller::Asking,
     users::{Done, Plan, Users},
-    vault::{Vault, two_factor_id},
+    vault::{Vault, seal_password, seal_two_factor, two_factor_id},
 };
 
 /// A new password or address.
@@ -185,12 +186,12 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
-        let (keys, vault) = (self.keys(user).await.map_err(no_such_link)?, self.vault.clone());
+        let key = self.vault_key(user).await.map_err(no_such_link)?;
         let planner = move |state: &User, now: Now| {
             let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
             let changes = state.decide(now, UserCommand::Account(command))?;
             let version = state.account().profile().map_or(0, |profile| profile.password) + 1;
-            let password = vault.seal_password(&keys, user, version, hash.expose_secret());
+            let password = seal_password(&key, user, version, hash.expose_secret());
             Ok(Plan { changes, work: vec![password, Work::EndSessions { user, but: None }], ..Plan::default() })
         };
         self.plan(user, asking, planner).await.map_err(no_such_link)
@@ -204,11 +205,11 @@ impl Accounts {
         step: u64,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let (keys, vault) = (self.keys(user).await?, self.vault.clone());
+        let key = self.vault_key(user).await?;
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(AccountCommand::EnableTwoFactor { step }))?;
             let TwoFactor { version, .. } = state.account().active()?.two_factor;
-            let work = vec![vault.seal_two_factor(&keys, user, version + 1, &secret)];
+            let work = vec![seal_two_factor(&key, user, version + 1, &secret)];
             Ok(Plan { changes, work, ..Plan::default() })
         })
         .await
@@ -271,6 +272,11 @@ impl Accounts {
             Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => Err(Refusal::not_found("user").into()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The key for the secrets of somebody who is there.
+    async fn vault_key(&self, user: UserId) -> Result<VaultKey, WriteError> {
+        self.vault.key(user).await?.ok_or_else(|| Refusal::not_found("user").into())
     }
 }
 

@@ -1,14 +1,18 @@
 //! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use genie_events::{
     CredentialId, JobId, Metadata, Refusal, User, UserCommand, UserId,
     credential::{Credential, SealedSecret},
     job::Job,
 };
-use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
-use serde::{Deserialize, Serialize};
+use genie_log::{
+    Log, LogError, UserKeys, VaultDoor, Work,
+    keys::sha256_hex,
+    secrets::{SecretName, VaultKey},
+};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -48,6 +52,16 @@ impl Plaintext {
         }
     }
 
+    /// Takes the text of a JSON object as it is: no value of it is held anywhere else.
+    pub fn of_object(text: Zeroizing<Vec<u8>>) -> Result<Self, Refusal> {
+        let refused = |sentence: String| Err(Refusal::invalid("credentials", sentence));
+        match serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text) {
+            _ if text.len() > MAX_SECRET_BYTES => refused(format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes")),
+            Ok(fields) if !fields.is_empty() => Ok(Self(text)),
+            _ => refused("`credentials` must be a JSON object with at least one field".to_owned()),
+        }
+    }
+
     /// The bytes, for the answer that reveals them.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -61,6 +75,8 @@ pub struct Stored {
     pub id: CredentialId,
     /// Whether it replaced one.
     pub updated: bool,
+    /// Whether the same request had stored it before.
+    pub again: bool,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
@@ -87,6 +103,15 @@ pub enum Target {
         /// Which.
         id: CredentialId,
         /// A new name there, when given.
+        platform_username: Option<String>,
+    },
+    /// This one, brought in from another system: made under its id there, in the place of none.
+    Imported {
+        /// Which.
+        id: CredentialId,
+        /// The platform.
+        platform: String,
+        /// The name there.
         platform_username: Option<String>,
     },
 }
@@ -128,14 +153,14 @@ impl Vault {
         Self { door: Arc::new(door), log }
     }
 
-    /// Seals a version of the hash of a user's password.
-    pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, version: u32, hash: &str) -> Work {
-        self.door.seal_with(keys, &SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
+    /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
+    pub(crate) async fn key(&self, user: UserId) -> Result<Option<VaultKey>, WriteError> {
+        held(self.door.key(user).await.map(Some))
     }
 
-    /// Seals a version of the secret of a user's second factor.
-    pub(crate) fn seal_two_factor(&self, keys: &UserKeys, user: UserId, version: u32, secret: &[u8]) -> Work {
-        self.door.seal_with(keys, &SecretName { user, secret_id: two_factor_id(user), version }, secret)
+    /// Makes a new user's keys, and the row that goes with the user's first facts.
+    pub(crate) fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
+        self.door.new_keys(user)
     }
 
     /// The hash of a user's password, and which version it is.
@@ -157,24 +182,20 @@ impl Vault {
         target: Target,
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
-        let keys = self.log.live_keys(user).await.map_err(|error| match error {
-            LogError::KeyAbsent { .. } => WriteError::Forgotten,
-            error => error.into(),
-        })?;
-        let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
+        let key = self.key(user).await?.ok_or(WriteError::Forgotten)?;
+        let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
             let (id, platform, platform_username) = place(state, &target, fresh)?;
             let version = state.credential(id).unwrap_or(&Credential::Absent).next_version();
-            let work = door.seal_with(&keys, &secret_name(user, id, version), secret.expose());
+            let work = key.seal(&secret_name(user, id, version), secret.expose());
             let hash = match &work {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
                 _ => String::new(),
             };
-            let command = UserCommand::StoreCredential {
-                credential: id,
-                platform: platform.clone(),
-                platform_username: platform_username.clone(),
-                sealed: SealedSecret { version, hash },
+            let sealed = SealedSecret { version, hash };
+            let command = match target {
+                Target::Imported { .. } => UserCommand::ImportCredential { credential: id, platform, platform_username, sealed },
+                _ => UserCommand::StoreCredential { credential: id, platform, platform_username, sealed },
             };
             let outcome = json!(Kept { id, updated: id != fresh });
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
@@ -182,7 +203,7 @@ impl Vault {
         let done = users.plan(user, None, asking, Arc::new(planner)).await?;
         let Kept { id, updated } = serde_json::from_value(done.outcome)
             .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, position: done.position })
+        Ok(Stored { id, updated, again: done.changes.is_empty(), position: done.position })
     }
 
     /// Reveals a credential of `owner`, only for a job that runs when there has to be one. Commits first: the plaintext leaves
@@ -239,6 +260,16 @@ impl Vault {
     }
 }
 
+/// Seals a version of the hash of a user's password.
+pub(crate) fn seal_password(key: &VaultKey, user: UserId, version: u32, hash: &str) -> Work {
+    key.seal(&SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
+}
+
+/// Seals a version of the secret of a user's second factor.
+pub(crate) fn seal_two_factor(key: &VaultKey, user: UserId, version: u32, secret: &[u8]) -> Work {
+    key.seal(&SecretName { user, secret_id: two_factor_id(user), version }, secret)
+}
+
 fn password_id(user: UserId) -> String {
     format!("password/{user}")
 }
@@ -272,5 +303,6 @@ fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(Credenti
             }
             _ => Err(Refusal::not_found("credential")),
         },
+        Target::Imported { id, platform, platform_username } => Ok((*id, platform.clone(), platform_username.clone())),
     }
 }

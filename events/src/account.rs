@@ -130,6 +130,11 @@ pub enum AccountCommand {
         /// Which family.
         family: String,
     },
+    /// Note that everything held about the user is about to be handed to them.
+    Export {
+        /// With the secrets that they keep here.
+        secrets: bool,
+    },
     /// Note that an administrator begins to act for the user.
     StartImpersonation {
         /// The administrator.
@@ -284,6 +289,11 @@ pub enum AccountEvent {
         /// All tokens that follow from one login.
         family: String,
     },
+    /// Everything held about them was handed to them.
+    Exported {
+        /// With the secrets that they keep here.
+        secrets: bool,
+    },
     /// An administrator began to act for the user.
     ImpersonationStarted {
         /// The administrator.
@@ -323,6 +333,7 @@ domain_event!(AccountEvent,
     Self::TwoFactorDisabled { .. } => "account.two_factor_disabled",
     Self::SessionsEnded => "account.sessions_ended",
     Self::SessionReuseDetected { .. } => "account.session_reuse_detected",
+    Self::Exported { .. } => "account.exported",
     Self::ImpersonationStarted { .. } => "account.impersonation_started",
     Self::SessionEnded { .. } => "account.session_ended",
     Self::ImpersonationEnded { .. } => "account.impersonation_ended",

@@ -165,6 +165,7 @@ impl Event {
                     json!({"version": version})
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
+                AccountEvent::Exported { secrets } => json!({"secrets": secrets}),
                 AccountEvent::SessionReuseDetected { family } | AccountEvent::SessionEnded { family } => {
                     json!({"family": family})
                 }

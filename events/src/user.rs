@@ -76,6 +76,18 @@ pub enum UserCommand {
         /// The sealed secret.
         sealed: SealedSecret,
     },
+    /// Hold a platform's credentials that another system held for the user. It was allowed there: they are counted, but no limit
+    /// stops them, nor does a suspension. Nothing that is or was here gives way to them.
+    ImportCredential {
+        /// Which, as the other system calls it.
+        credential: CredentialId,
+        /// The platform.
+        platform: String,
+        /// The name there.
+        platform_username: Option<String>,
+        /// The sealed secret.
+        sealed: SealedSecret,
+    },
     /// Note that a credential is about to be shown.
     RevealCredential {
         /// Which.
@@ -193,7 +205,7 @@ impl User {
 
     /// What happens when this is asked now. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        if !command.is_an_ending() && !matches!(command, UserCommand::Account(_)) {
+        if !command.is_an_ending() && !matches!(command, UserCommand::Account(_) | UserCommand::ImportCredential { .. }) {
             self.account.active()?;
         }
         match command {
@@ -205,6 +217,9 @@ impl User {
             UserCommand::BeginOnboarding(job, file) => self.begin_onboarding(&job, file),
             UserCommand::StoreCredential { credential, platform, platform_username, sealed } => {
                 self.store_credential(&now, credential, CredentialCommand::Store { platform, platform_username, sealed })
+            }
+            UserCommand::ImportCredential { credential, platform, platform_username, sealed } => {
+                self.import_credential(credential, CredentialCommand::Store { platform, platform_username, sealed })
             }
             UserCommand::RevealCredential { credential, purpose } => {
                 self.credential_changes(credential, CredentialCommand::Reveal { purpose })
@@ -243,6 +258,21 @@ impl User {
             self.can_perform(now, Counter::PlatformsConnected, 1)?;
         }
         self.credential_changes(id, command)
+    }
+
+    fn import_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
+        self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
+        let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
+        if let CredentialCommand::Store { platform, platform_username, .. } = &command
+            && let Some(other) = self.credential_for(platform, platform_username.as_deref()).filter(|other| *other != id)
+        {
+            return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
+        }
+        match self.credentials.get(&id) {
+            None | Some(Credential::Absent) => self.credential_changes(id, command),
+            Some(Credential::Held { .. }) => refused("This credential is held here with another secret, which stays".to_owned()),
+            Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
+        }
     }
 
     fn submit_job(&self, now: &Now, job: &JobId, spec: &JobSpec) -> Result<Vec<Change>, Refusal> {

@@ -59,6 +59,7 @@ impl Projection for Projector {
                 | AccountEvent::SessionEnded { .. }
                 | AccountEvent::ImpersonationEnded { .. }
                 | AccountEvent::SessionReuseDetected { .. }
+                | AccountEvent::Exported { .. }
                 | AccountEvent::ImpersonationStarted { .. } => return Ok(()),
             };
             query.execute(&mut **tx).await.map(drop)

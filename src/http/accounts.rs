@@ -5,6 +5,7 @@ use actix_web::{
     web::{Data, Path},
 };
 use genie_events::{UserId, account::Wanted, tier::Tier};
+use genie_log::sessions::Session;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -85,15 +86,16 @@ pub async fn offer_reset(app: Data<App>, AdminCaller(caller): AdminCaller, path:
 /// `GET /api/me/sessions`
 pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
     let sessions = app.log.sessions_of(user.account.user, app.log.clock().now()).await?;
-    let current = user.login.map(|login| login.to_string());
-    let shown = sessions.into_iter().map(|session| {
-        json!({
-            "id": session.family, "current": current.as_ref() == Some(&session.family), "user_agent": session.agent,
-            "created_at": session.created_at.rfc3339(), "last_used_at": session.used_at.rfc3339(),
-            "expires_at": session.expires_at.rfc3339(),
-        })
-    });
-    Ok(answer::list(shown.collect::<Vec<Value>>(), None))
+    Ok(answer::list(sessions.iter().map(|session| shown(session, user.login)).collect(), None))
+}
+
+/// A login as its user sees it, by a token of that or another login.
+pub fn shown(session: &Session, login: Option<Uuid>) -> Value {
+    json!({
+        "id": session.family, "current": login.is_some_and(|login| login.to_string() == session.family),
+        "user_agent": session.agent, "created_at": session.created_at.rfc3339(),
+        "last_used_at": session.used_at.rfc3339(), "expires_at": session.expires_at.rfc3339(),
+    })
 }
 
 /// `DELETE /api/me/sessions`: logged out everywhere, here as well.

@@ -31,7 +31,7 @@ use crate::{
     http::{
         admission, answer,
         body::{Body, JsonObject},
-        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, forged, token},
+        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, UserCaller, account_of, forged, token},
         error::{ApiError, DirectusError, no_such_route},
         identity::{self, Registration, check_guesser, check_registration},
         request,
@@ -379,6 +379,43 @@ async fn change_me(
     }
     directus(&app)?.forget(user.account.user, token).await;
     passed_on(reply)
+}
+
+/// Checks the password of somebody who has a token already, by a login of theirs in Directus that is ended at once.
+pub async fn prove_again(
+    app: &App,
+    directus: &Directus,
+    request: &HttpRequest,
+    user: &UserCaller,
+    password: SecretString,
+    otp: Option<SecretString>,
+) -> Result<(), DirectusError> {
+    let guesser = Guesser::new(request::client_address(request), user.account.user.to_string());
+    check_guesser(app, &guesser)?;
+    let email = user.account.email.as_deref().ok_or_else(|| ApiError::field("There is no address to log in with in Directus"))?;
+    let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
+    if let Some(otp) = otp {
+        body["otp"] = otp.expose_secret().into();
+    }
+    let asking = Asking::new(Method::POST, "/auth/login").of(address(request)).body(serialized(body));
+    let reply = directus.ask(asking).await.map_err(ApiError::Directus)?;
+    if !reply.is_ok() {
+        let code = reply.code();
+        if is_wrong_guess("", &code) {
+            app.throttle.count(&guesser, Instant::now());
+        }
+        return Err(match code.as_str() {
+            "INVALID_CREDENTIALS" => ApiError::NoCaller.into(),
+            _ => refused(reply.status, &code),
+        });
+    }
+    let opened = reply.data().map_err(ApiError::Directus)?;
+    let body = json!({"refresh_token": opened["refresh_token"], "mode": "json"});
+    let ending = Asking::new(Method::POST, "/auth/logout").of(address(request)).body(serialized(body));
+    if directus.ask(ending).await.is_err() {
+        warn!(user.id = %user.account.user, "a login that proved a password stays in Directus until it runs out");
+    }
+    Ok(())
 }
 
 /// Directus says of a wrong code, when it is to be turned on, no more than that it does not understand it.

@@ -259,6 +259,11 @@ impl TestGenie {
 
     /// Waits until all projections have reached the head.
     pub async fn settle(&self) {
+        self.settle_within(Duration::from_secs(20)).await;
+    }
+
+    /// The same after so much that it takes longer.
+    pub async fn settle_within(&self, limit: Duration) {
         let started = Instant::now();
         loop {
             let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
@@ -267,7 +272,7 @@ impl TestGenie {
             if lags.is_some_and(|lags| lags.iter().all(|lag| *lag == Some(0))) {
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "the projections did not settle: {ready}");
+            assert!(started.elapsed() < limit, "the projections did not settle: {ready}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

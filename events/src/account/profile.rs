@@ -108,6 +108,7 @@ impl Profile {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
             },
+            AccountCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
             AccountCommand::StartImpersonation { .. } if self.admin => {
                 Err(Refusal::forbidden("forbidden", "Nobody may act in an administrator's name"))
             }
@@ -197,6 +198,7 @@ impl Profile {
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
             AccountEvent::SignedIn
             | AccountEvent::SessionsEnded
+            | AccountEvent::Exported { .. }
             | AccountEvent::SessionEnded { .. }
             | AccountEvent::ImpersonationStarted { .. }
             | AccountEvent::ImpersonationEnded { .. }
