@@ -56,6 +56,8 @@ mod impersonation;
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
 mod jobs;
+/// Master keys, by the socket.
+mod keys;
 /// `/api/onboarding/*`.
 mod onboarding;
 /// `/api/openapi.json`.
@@ -103,6 +105,7 @@ pub fn operator_service(
     ActixApp::new()
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
+        .service(web::resource("/keys").route(post().to(keys::ask)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }

@@ -16,6 +16,7 @@ mod idempotency;
 mod impersonation;
 mod invites;
 mod jobs;
+mod keys;
 mod limits;
 mod nodes;
 mod onboarding;
