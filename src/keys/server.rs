@@ -9,7 +9,7 @@ use std::{
 };
 
 use genie_log::{
-    Log,
+    Log, LogError,
     keys::{
         rings::ANNOUNCE,
         rotation::{Place, RotationError, Step, Wraps},
@@ -112,7 +112,14 @@ impl Ring {
         let file = file::path(config);
         let taken = Mutex::new(file.as_deref().and_then(seen));
         let ring = Arc::new(Self { log: log.clone(), node: node.to_owned(), file, taken });
-        log.announce_ring(node).await.map_err(|error| error.to_string())?;
+        match log.announce_ring(node).await {
+            Ok(()) => {}
+            // Nor can anybody rotate, then; the other servers are told as soon as the store takes it.
+            Err(LogError::Away(reason)) => {
+                warn!(reason, "the other servers can't be told which master keys this one has; trying on")
+            }
+            Err(error) => return Err(error.to_string()),
+        }
         match log.lacking_master() {
             None => Ok(ring),
             Some(id) => {
