@@ -39,8 +39,9 @@ pub const SETTINGS: &[Setting] = &[
     plain("MAX_UPLOAD_BYTES", "536870912", "the largest upload"),
     secret(
         "GENIE_MASTER_KEYS",
-        "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
+        "ring of master keys, `id:base64` separated by commas; `genie keys rotate` makes the first current",
     ),
+    plain("GENIE_MASTER_KEYS_FILE", "", "file of the ring, mode 0600; without either, GENIE_DATA_DIR/master.key"),
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
     secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
     secret("CREDENTIALS_ENC_KEY_B64", "the key of the original's credentials, for `genie import credentials`"),
@@ -89,6 +90,7 @@ pub struct Config {
     blobs_url: String,
     pub max_upload: u64,
     pub master_keys: Option<SecretString>,
+    pub master_keys_file: Option<PathBuf>,
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
     original_key: Option<SecretString>,
@@ -164,6 +166,7 @@ impl Config {
             blobs_url: read.bucket("GENIE_BLOBS_URL"),
             max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
             master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
+            master_keys_file: Some(read.text("GENIE_MASTER_KEYS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             first_invite: read.secret(
                 "GENIE_FIRST_INVITE",
                 |code| (4..=200).contains(&code.len()),
@@ -202,6 +205,9 @@ impl Config {
             log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
             given: BTreeMap::new(),
         };
+        if config.master_keys.is_some() && config.master_keys_file.is_some() {
+            read.wrong.push("GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; the ring is in one of them".into());
+        }
         match read.wrong.is_empty() {
             true => Ok(Self { given, ..config }),
             false => Err(BadConfig(read.wrong)),

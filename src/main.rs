@@ -22,6 +22,8 @@ mod identity;
 mod import;
 /// `genie invite`.
 mod invite;
+/// `genie keys`, and where the ring of master keys is.
+mod keys;
 /// An upload is looked through and queued.
 mod onboarding;
 /// How often something may happen for one key.

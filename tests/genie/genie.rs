@@ -113,6 +113,12 @@ impl TestGenie {
         }
     }
 
+    /// Another setting, from the next process on.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value));
+    }
+
     /// A command of the same binary on the same store.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));

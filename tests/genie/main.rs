@@ -21,6 +21,7 @@ mod imports;
 mod invites;
 mod jobs;
 mod joining;
+mod keys;
 mod limits;
 mod nodes;
 mod onboarding;
