@@ -101,7 +101,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn fail(sentence: impl std::fmt::Display) -> ExitCode {
+/// Says why a command failed.
+pub fn fail(sentence: impl std::fmt::Display) -> ExitCode {
     eprintln!("genie: {sentence}");
     ExitCode::FAILURE
 }

@@ -12,6 +12,8 @@ mod blobs;
 mod cli;
 /// Everything from the environment, read once and checked.
 mod config;
+/// No image of this process' memory is left behind.
+mod core_dumps;
 /// Keeps signed heads outside the store.
 mod heads;
 /// All routes.
@@ -42,6 +44,9 @@ mod transfer;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Err(sentence) = core_dumps::forbid() {
+        return cli::fail(sentence); // before any key is read
+    }
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     cli::run()

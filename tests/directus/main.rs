@@ -17,6 +17,7 @@ mod directus;
 /// Between genie and Directus.
 mod proxy;
 
+mod export;
 mod outage;
 mod refresh;
 mod register;

@@ -14,12 +14,12 @@ use crate::genie::{SECRET, TestGenie, TestUser};
 
 const KEY: [u8; 32] = [42; 32];
 
-fn setting() -> (&'static str, String) {
+pub fn setting() -> (&'static str, String) {
     ("CREDENTIALS_ENC_KEY_B64", BASE64.encode(KEY))
 }
 
 /// As the original sealed it.
-fn sealed(credentials: &Value) -> String {
+pub fn sealed(credentials: &Value) -> String {
     let iv = genie_log::clock::random_bytes::<12>();
     let mut bytes = credentials.to_string().into_bytes();
     Aes256Gcm::new(&KEY.into()).encrypt_in_place(&iv.into(), &[], &mut bytes).unwrap();
@@ -27,12 +27,12 @@ fn sealed(credentials: &Value) -> String {
     format!("v1:{}:{}:{}", hex::encode(iv), hex::encode(tag), hex::encode(ciphertext))
 }
 
-fn line(user: &str, id: &str, platform: &str, credentials: Value) -> String {
+pub fn line(user: &str, id: &str, platform: &str, credentials: Value) -> String {
     let line = json!({"userId": user, "creatorProfileId": id, "platform": platform, "credentials": credentials});
     line.to_string()
 }
 
-fn id(n: u128) -> String {
+pub fn id(n: u128) -> String {
     Uuid::from_u128(0x0192_f0c1_2345_4000_8000_0000_0000_0000 + n).to_string()
 }
 

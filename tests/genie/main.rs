@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 
 mod genie;
+mod hunt;
 mod identity;
 mod ollama;
 
@@ -12,6 +13,7 @@ mod audit;
 mod bad_input;
 mod bucket;
 mod callers;
+mod canaries;
 mod chat;
 mod events;
 mod exports;
