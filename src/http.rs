@@ -27,6 +27,8 @@ mod error;
 mod idempotency;
 /// Request ids, logging, security headers.
 mod request;
+/// Roles that somebody asks for.
+mod roles;
 /// Server-sent events.
 mod sse;
 
@@ -60,6 +62,8 @@ mod imports;
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
 mod jobs;
+/// Master keys, by the socket.
+mod keys;
 /// `/api/onboarding/*`.
 mod onboarding;
 /// `/api/openapi.json`.
@@ -108,6 +112,7 @@ pub fn operator_service(
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
         .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
+        .service(web::resource("/keys").route(post().to(keys::ask)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }

@@ -24,10 +24,14 @@ mod identity;
 mod import;
 /// `genie invite`.
 mod invite;
+/// `genie keys`, and where the ring of master keys is.
+mod keys;
 /// An upload is looked through and queued.
 mod onboarding;
 /// How often something may happen for one key.
 mod rate;
+/// Which roles there are.
+mod roles;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.

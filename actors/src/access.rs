@@ -8,8 +8,9 @@ use std::{
 };
 
 use genie_events::{
-    StreamId, StreamKind, UserId,
-    access::{Access as Looked, AccessCommand},
+    Metadata, StreamId, StreamKind, UserId,
+    access::{Access as Looked, AccessCommand, Wrong},
+    ids::NetworkId,
 };
 use genie_log::{Append, Group, Log};
 use tokio::time::Instant;
@@ -44,11 +45,26 @@ impl Access {
         if self.stands(&reading) {
             return Ok(());
         }
-        let stream = StreamId::new(StreamKind::Access, self.log.clock().new_uuid());
-        let noted = Looked::Absent.decide(AccessCommand::ReadPersonal { user })?;
-        let group = Group::of_system(&stream, 0, noted.into_iter().map(Into::into).collect());
-        self.log.append(Append { groups: vec![group], work: vec![], metadata: caller.metadata(), remember: None }).await?;
+        self.note(vec![AccessCommand::ReadPersonal { user }], caller.metadata()).await?;
         self.remember(reading);
+        Ok(())
+    }
+
+    /// What was refused to nobody in particular, by where it came from: at most as many as one append may hold, and at least one.
+    pub async fn refused(&self, refused: Vec<(Option<NetworkId>, Wrong)>) -> Result<(), WriteError> {
+        let commands = refused.into_iter().map(|(network, wrong)| AccessCommand::NoteRefused { network, wrong });
+        self.note(commands.collect(), Metadata::system()).await
+    }
+
+    /// All of it or nothing.
+    async fn note(&self, commands: Vec<AccessCommand>, metadata: Metadata) -> Result<(), WriteError> {
+        let mut groups = Vec::new();
+        for command in commands {
+            let stream = StreamId::new(StreamKind::Access, self.log.clock().new_uuid());
+            let noted = Looked::Absent.decide(command)?;
+            groups.push(Group::of_system(&stream, 0, noted.into_iter().map(Into::into).collect()));
+        }
+        self.log.append(Append { groups, work: vec![], metadata, remember: None }).await?;
         Ok(())
     }
 

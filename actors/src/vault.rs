@@ -7,7 +7,11 @@ use genie_events::{
     credential::{Credential, SealedSecret},
     job::Job,
 };
-use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
+use genie_log::{
+    Log, LogError, UserKeys, VaultDoor, Work,
+    keys::sha256_hex,
+    secrets::{SecretName, VaultKey},
+};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
@@ -151,14 +155,14 @@ impl Vault {
         Self { door: Arc::new(door), log }
     }
 
-    /// Seals a version of the hash of a user's password.
-    pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, version: u32, hash: &str) -> Work {
-        self.door.seal_with(keys, &SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
+    /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
+    pub(crate) async fn key(&self, user: UserId) -> Result<Option<VaultKey>, WriteError> {
+        held(self.door.key(user).await.map(Some))
     }
 
-    /// Seals a version of the secret of a user's second factor.
-    pub(crate) fn seal_two_factor(&self, keys: &UserKeys, user: UserId, version: u32, secret: &[u8]) -> Work {
-        self.door.seal_with(keys, &SecretName { user, secret_id: two_factor_id(user), version }, secret)
+    /// Makes a new user's keys, and the row that goes with the user's first facts.
+    pub(crate) fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
+        self.door.new_keys(user)
     }
 
     /// The hash of a user's password, and which version it is.
@@ -180,15 +184,12 @@ impl Vault {
         target: Target,
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
-        let keys = self.log.live_keys(user).await.map_err(|error| match error {
-            LogError::KeyAbsent { .. } => WriteError::Forgotten,
-            error => error.into(),
-        })?;
-        let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
+        let key = self.key(user).await?.ok_or(WriteError::Forgotten)?;
+        let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
             let (id, platform, platform_username) = place(state, &target, fresh)?;
             let version = state.credential(id).unwrap_or(&Credential::Absent).next_version();
-            let work = door.seal_with(&keys, &secret_name(user, id, version), secret.expose());
+            let work = key.seal(&secret_name(user, id, version), secret.expose());
             let hash = match &work {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
                 _ => String::new(),
@@ -261,6 +262,16 @@ impl Vault {
         };
         users.plan(user, None, asking, Arc::new(planner)).await
     }
+}
+
+/// Seals a version of the hash of a user's password.
+pub(crate) fn seal_password(key: &VaultKey, user: UserId, version: u32, hash: &str) -> Work {
+    key.seal(&SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
+}
+
+/// Seals a version of the secret of a user's second factor.
+pub(crate) fn seal_two_factor(key: &VaultKey, user: UserId, version: u32, secret: &[u8]) -> Work {
+    key.seal(&SecretName { user, secret_id: two_factor_id(user), version }, secret)
 }
 
 fn password_id(user: UserId) -> String {

@@ -120,6 +120,11 @@ pub enum AccountCommand {
     RemoveTwoFactor,
     /// Note that all logins were ended.
     EndSessions,
+    /// Note that one login was ended.
+    EndSession {
+        /// Which family.
+        family: String,
+    },
     /// Note that an old refresh token came back, and its family was ended.
     NoteReuse {
         /// Which family.
@@ -133,6 +138,13 @@ pub enum AccountCommand {
     /// Note that an administrator begins to act for the user.
     StartImpersonation {
         /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
+    },
+    /// Note that an impersonation was ended before its time.
+    EndImpersonation {
+        /// The administrator who had begun it.
         by: UserId,
         /// Which impersonation.
         impersonation: Uuid,
@@ -289,6 +301,18 @@ pub enum AccountEvent {
         /// Which impersonation.
         impersonation: Uuid,
     },
+    /// One login was ended.
+    SessionEnded {
+        /// All tokens that follow from it.
+        family: String,
+    },
+    /// An impersonation was ended before its time.
+    ImpersonationEnded {
+        /// The administrator who had begun it.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
+    },
 }
 
 domain_event!(AccountEvent,
@@ -311,6 +335,8 @@ domain_event!(AccountEvent,
     Self::SessionReuseDetected { .. } => "account.session_reuse_detected",
     Self::Exported { .. } => "account.exported",
     Self::ImpersonationStarted { .. } => "account.impersonation_started",
+    Self::SessionEnded { .. } => "account.session_ended",
+    Self::ImpersonationEnded { .. } => "account.impersonation_ended",
 );
 aggregate!(Account, "account", AccountCommand, AccountEvent);
 
@@ -345,6 +371,11 @@ impl Account {
             AccountCommand::Register(registration) => self.begin(AccountEvent::Registered(registration)),
             AccountCommand::Meet(acquaintance) => self.begin(AccountEvent::Met(acquaintance)),
             AccountCommand::Sync(wanted) => self.sync(wanted),
+            // Also of somebody who was suspended meanwhile.
+            AccountCommand::EndImpersonation { by, impersonation } => match self {
+                Self::Absent => Err(Refusal::not_found("user")),
+                Self::Active(_) | Self::Suspended(_) => Ok(vec![AccountEvent::ImpersonationEnded { by, impersonation }]),
+            },
             command => self.active()?.decide(command),
         }
     }

@@ -165,9 +165,12 @@ impl Event {
                     json!({"version": version})
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
-                AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
                 AccountEvent::Exported { secrets } => json!({"secrets": secrets}),
-                AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::SessionReuseDetected { family } | AccountEvent::SessionEnded { family } => {
+                    json!({"family": family})
+                }
+                AccountEvent::ImpersonationStarted { by, impersonation }
+                | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated
@@ -227,7 +230,11 @@ impl Event {
                 ServiceKeyEvent::Created(key) => json!({"scopes": key.scopes, "expires_at": key.expires_at}),
                 ServiceKeyEvent::Revoked => json!({}),
             },
-            Self::Access(AccessEvent::PersonalRead { user }) => json!({"user": user}),
+            Self::Access(event) => match event {
+                AccessEvent::PersonalRead { user } => json!({"user": user}),
+                // Not where it came from, whose hash anybody who has the key can look for.
+                AccessEvent::Refused { wrong, .. } => json!(wrong),
+            },
         };
         match fields {
             Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),

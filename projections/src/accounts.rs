@@ -56,6 +56,8 @@ impl Projection for Projector {
                 | AccountEvent::PasswordResetOffered(_)
                 | AccountEvent::PasswordReset { .. }
                 | AccountEvent::SessionsEnded
+                | AccountEvent::SessionEnded { .. }
+                | AccountEvent::ImpersonationEnded { .. }
                 | AccountEvent::SessionReuseDetected { .. }
                 | AccountEvent::Exported { .. }
                 | AccountEvent::ImpersonationStarted { .. } => return Ok(()),

@@ -1,7 +1,7 @@
 //! Accounts (contract, section 2): a user's logins, and what other systems and administrators say of an account.
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     web::{Data, Path},
 };
 use genie_events::{UserId, account::Wanted, tier::Tier};
@@ -18,7 +18,9 @@ use crate::{
         body::Body,
         caller::{AdminCaller, SecretCaller, UserCaller},
         error::ApiError,
+        idempotency, roles,
     },
+    roles::administers,
 };
 
 /// The words of Directus for a user who is there and may not act.
@@ -48,11 +50,8 @@ impl RbacSync {
             Some(word) if INACTIVE.contains(&word) => Some(false),
             Some(_) => return Err(ApiError::field(format!("`status` must be active or one of: {}", INACTIVE.join(", ")))),
         };
-        if self.role.as_ref().is_some_and(|role| role.is_empty() || role.len() > 64 || role.chars().any(char::is_control)) {
-            return Err(ApiError::field("`role` must have 1 to 64 bytes, none of them control characters"));
-        }
         // As with invites, a role alone says whether it administers: who is no administrator any more must not stay one.
-        let admin = self.admin_access.or_else(|| self.role.as_ref().map(|role| role == "administrator"));
+        let admin = self.admin_access.or_else(|| self.role.as_deref().map(administers));
         Ok(Wanted { role: self.role, admin, tier, active })
     }
 }
@@ -60,12 +59,18 @@ impl RbacSync {
 /// `POST /api/rbac-sync`
 pub async fn sync(
     app: Data<App>,
+    request: HttpRequest,
     SecretCaller(caller): SecretCaller,
     Body(body): Body<RbacSync>,
 ) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
     let user = body.user;
-    let done = app.write.accounts.sync(user, body.wanted()?, caller.metadata()).await?;
-    Ok(answer::written(json!({"userId": user, "changed": !done.changes.is_empty()}), done.position))
+    let wanted = body.wanted()?;
+    if let Some(role) = &wanted.role {
+        roles::check(&app, role).await?;
+    }
+    let done = app.write.accounts.sync(user, wanted, asking).await?;
+    Ok(answer::written(json!({"userId": user, "changed": done.outcome["changed"]}), done.position))
 }
 
 /// `POST /api/admin/users/{id}/password-reset`. The token is shown once: only its hash is kept.
@@ -94,16 +99,21 @@ pub fn shown(session: &Session, login: Option<Uuid>) -> Value {
 }
 
 /// `DELETE /api/me/sessions`: logged out everywhere, here as well.
-pub async fn end_sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
-    let done = app.write.accounts.end_sessions(user.account.user, user.caller.metadata()).await?;
+pub async fn end_sessions(app: Data<App>, request: HttpRequest, user: UserCaller) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
+    let done = app.write.accounts.end_sessions(user.account.user, asking).await?;
     Ok(answer::written(json!({}), done.position))
 }
 
 /// `DELETE /api/me/sessions/{id}`
-pub async fn end_session(app: Data<App>, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn end_session(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let login: Uuid = id.parse().map_err(|_| ApiError::NotFound("session"))?;
-    match app.log.end_session(&login.to_string(), Some(user.account.user)).await? {
-        true => Ok(answer::ok(json!({}))),
-        false => Err(ApiError::NotFound("session")),
-    }
+    let done = app.write.accounts.end_session(user.account.user, login, asking).await?;
+    Ok(answer::written(json!({}), done.position))
 }

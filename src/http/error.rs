@@ -40,8 +40,8 @@ pub enum ApiError {
     /// The password was right, and a one-time code is missing or wrong.
     #[error("The one-time code is missing, wrong, or was used before; wait for the next")]
     InvalidOtp,
-    /// Too many wrong passwords or codes.
-    #[error("Too many wrong logins from this address; try again in {} s", .retry_after.as_secs().max(1))]
+    /// Too many wrong passwords, codes, secrets, keys or tokens.
+    #[error("Too many wrong logins, secrets, keys or tokens from this address; try again in {} s", .retry_after.as_secs().max(1))]
     TooManyWrong { retry_after: Duration },
     /// A user who was asked for their password once more.
     #[error("The password is wrong")]

@@ -54,6 +54,21 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found
 }
 
+/// That they could do nothing with the log alone is the compiler's to say: the doc tests of `VaultDoor`.
+#[test]
+fn only_the_write_side_knows_the_way_to_secrets() {
+    for folder in ["projections/src", "src", "benches/src"] {
+        for (path, text) in sources(folder) {
+            for word in ["VaultDoor", "VaultKey"] {
+                assert!(!text.contains(word), "{path} knows {word}");
+            }
+        }
+    }
+    for (path, text) in sources("projections/src") {
+        assert!(!text.contains("vault"), "{path} knows of the vault");
+    }
+}
+
 #[test]
 fn the_write_side_writes_no_sql_and_the_rules_know_no_clock() {
     for (path, text) in sources("actors/src") {

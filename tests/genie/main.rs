@@ -4,12 +4,14 @@
 
 mod genie;
 mod hunt;
+mod identity;
 mod ollama;
 
 mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;
+mod bucket;
 mod callers;
 mod canaries;
 mod chat;
@@ -20,6 +22,8 @@ mod impersonation;
 mod imports;
 mod invites;
 mod jobs;
+mod joining;
+mod keys;
 mod limits;
 mod nodes;
 mod onboarding;

@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_part_opens_as_itself_only() {
         let ring = crate::MasterKeys::parse(&crate::MasterKeys::generate()).unwrap();
-        let of = |n| ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n)).0;
+        let of = |n| ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n)).0.payload();
         let (keys, file, other) = (of(1), BlobId(uuid::Uuid::from_u128(8)), BlobId(uuid::Uuid::from_u128(9)));
         let sealed = seal_part(&keys, file, 3, false, b"bytes");
         assert_eq!(open_part(&keys, file, 3, false, &sealed).unwrap().as_slice(), b"bytes");

@@ -103,6 +103,7 @@ impl Profile {
                 TwoFactor { last_step: step, .. } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
             },
             AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
+            AccountCommand::EndSession { family } => Ok(vec![AccountEvent::SessionEnded { family }]),
             AccountCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
@@ -114,7 +115,11 @@ impl Profile {
             AccountCommand::StartImpersonation { by, impersonation } => {
                 Ok(vec![AccountEvent::ImpersonationStarted { by, impersonation }])
             }
-            AccountCommand::Register(_) | AccountCommand::Meet(_) | AccountCommand::Sync(_) => Ok(vec![]), // taken before
+            // Taken before.
+            AccountCommand::Register(_)
+            | AccountCommand::Meet(_)
+            | AccountCommand::Sync(_)
+            | AccountCommand::EndImpersonation { .. } => Ok(vec![]),
         }
     }
 
@@ -194,7 +199,9 @@ impl Profile {
             AccountEvent::SignedIn
             | AccountEvent::SessionsEnded
             | AccountEvent::Exported { .. }
+            | AccountEvent::SessionEnded { .. }
             | AccountEvent::ImpersonationStarted { .. }
+            | AccountEvent::ImpersonationEnded { .. }
             | AccountEvent::Registered(_)
             | AccountEvent::Met(_)
             | AccountEvent::Suspended
