@@ -27,8 +27,8 @@ pub mod original;
 use importer::{Importer, Outcome};
 use line::{Line, MAX_LINE};
 
-/// Lines that are sent to the server at once.
-const BATCH_LINES: usize = 64;
+/// Lines that are sent to the server at once: few enough for its answer to come in time from a slow store, too.
+const BATCH_LINES: usize = 32;
 /// The most bytes of lines that are sent at once, so that they fit into a body.
 const BATCH_BYTES: usize = 512 * 1024;
 /// Where the server takes them, on its socket.
