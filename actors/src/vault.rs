@@ -1,34 +1,41 @@
 //! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use genie_events::{
-    CredentialId, JobId, Metadata, Refusal, User, UserCommand, UserId,
-    credential::{Credential, SealedSecret},
-    job::Job,
+    CredentialId, Moment, Refusal, User, UserCommand, UserId,
+    credential::{Credential, CredentialKind, SealedSecret},
 };
 use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
     caller::Asking,
-    users::{Done, Note, Plan, Users},
+    lately::Lately,
+    users::{Done, Plan, Users},
 };
 
-/// The most bytes of one credential.
+/// Shows secrets, after the fact that says so.
+mod reveal;
+pub use reveal::{Ask, Named, Revealed};
+
+/// The most bytes of a profile's or a login's fields, as JSON.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+/// The most bytes of cookies, as JSON: a browser's whole jar.
+pub const MAX_COOKIE_BYTES: usize = 512 * 1024;
 
 /// Seals and opens. Clones share the one door.
 #[derive(Debug, Clone)]
 pub struct Vault {
     door: Arc<VaultDoor>,
     log: Log,
+    refused: Lately<reveal::Refused>,
 }
 
-/// A secret in the clear. It never shows itself, and is wiped when it goes.
+/// A secret in the clear: a JSON object. It never shows itself, and is wiped when it goes.
 pub struct Plaintext(Zeroizing<Vec<u8>>);
 
 impl std::fmt::Debug for Plaintext {
@@ -38,19 +45,36 @@ impl std::fmt::Debug for Plaintext {
 }
 
 impl Plaintext {
-    /// Takes the fields of a credential.
-    pub fn of_fields(fields: &Map<String, Value>) -> Result<Self, Refusal> {
-        // Text, numbers and maps with text keys always serialize.
-        let bytes = Zeroizing::new(serde_json::to_vec(fields).unwrap_or_default());
-        match bytes.len() {
-            0..=MAX_SECRET_BYTES => Ok(Self(bytes)),
-            _ => Err(Refusal::invalid("credentials", format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes"))),
+    /// Takes what a client sent in a field, if it is not too large.
+    pub fn of(field: &'static str, secret: &impl Serialize, most: usize) -> Result<Self, Refusal> {
+        // Never moved as it grows, which would leave copies behind.
+        let mut bytes = Bounded(Zeroizing::new(Vec::with_capacity(most)));
+        match serde_json::to_writer(&mut bytes, secret) {
+            Ok(()) => Ok(Self(bytes.0)),
+            Err(_) => Err(Refusal::invalid(field, format!("`{field}` must be at most {most} bytes"))),
         }
     }
 
     /// The bytes, for the answer that reveals them.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// Takes as many bytes as there is room for.
+struct Bounded(Zeroizing<Vec<u8>>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > self.0.capacity() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -61,6 +85,8 @@ pub struct Stored {
     pub id: CredentialId,
     /// Whether it replaced one.
     pub updated: bool,
+    /// When a session is over.
+    pub expires_at: Option<Moment>,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
@@ -70,19 +96,31 @@ pub struct Stored {
 struct Kept {
     id: CredentialId,
     updated: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Moment>,
+}
+
+/// What a credential is, beside its secret.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    /// What kind.
+    pub kind: CredentialKind,
+    /// The platform.
+    pub platform: String,
+    /// The name there; of several profiles it tells which.
+    pub platform_username: Option<String>,
+    /// When a session is over.
+    pub expires_at: Option<Moment>,
 }
 
 /// Which credential is to be stored.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// The one of this platform and name; made when there is none.
-    Profile {
-        /// The platform.
-        platform: String,
-        /// The name there.
-        platform_username: Option<String>,
-    },
-    /// This one, which must be there.
+    /// The one of this kind and platform, and of this name if it is a profile; made when there is none.
+    For(Holding),
+    /// This one; made when there is none.
+    Given(CredentialId, Holding),
+    /// This profile, which must be there.
     Existing {
         /// Which.
         id: CredentialId,
@@ -91,61 +129,32 @@ pub enum Target {
     },
 }
 
-/// A job of the owner's that somebody says they work on: to them a credential is revealed only while they do.
-#[derive(Debug, Clone)]
-pub struct HeldJob {
-    /// Which.
-    pub job: JobId,
-    /// Their lease.
-    pub lease: String,
-}
-
-impl HeldJob {
-    fn check(&self, state: &User) -> Result<(), Refusal> {
-        match state.job(&self.job) {
-            Some(Job::Running { lease, .. }) if *lease == sha256_hex(self.lease.as_bytes()) => Ok(()),
-            _ => Err(Refusal::conflict("stale_lease", "This lease is not the present one of a job of the credential's owner")),
-        }
-    }
-}
-
-/// A revealed credential.
-#[derive(Debug)]
-pub struct Revealed {
-    /// The secret.
-    pub plaintext: Plaintext,
-    /// For which platform.
-    pub platform: String,
-    /// The name there.
-    pub platform_username: Option<String>,
-    /// The position of the fact.
-    pub position: u64,
-}
-
 impl Vault {
     /// Behind that door.
     pub fn new(log: Log, door: VaultDoor) -> Self {
-        Self { door: Arc::new(door), log }
+        Self { door: Arc::new(door), log, refused: Lately::new() }
     }
 
     /// Seals a version of the hash of a user's password.
     pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, version: u32, hash: &str) -> Work {
-        self.door.seal_with(keys, &SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
+        let name = SecretName { user, secret_id: password_id(user), kind: LOGIN_PASSWORD, version };
+        self.door.seal_with(keys, &name, hash.as_bytes())
     }
 
     /// Seals a version of the secret of a user's second factor.
     pub(crate) fn seal_two_factor(&self, keys: &UserKeys, user: UserId, version: u32, secret: &[u8]) -> Work {
-        self.door.seal_with(keys, &SecretName { user, secret_id: two_factor_id(user), version }, secret)
+        let name = SecretName { user, secret_id: two_factor_id(user), kind: TWO_FACTOR, version };
+        self.door.seal_with(keys, &name, secret)
     }
 
     /// The hash of a user's password, and which version it is.
     pub async fn password_hash(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(self.door.open_held(user, &password_id(user)).await)
+        held(self.door.open_held(user, &password_id(user), LOGIN_PASSWORD).await)
     }
 
     /// The secret of a user's second factor while it is on, and which version it is.
     pub async fn two_factor_secret(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(self.door.open_held(user, &two_factor_id(user)).await)
+        held(self.door.open_held(user, &two_factor_id(user), TWO_FACTOR).await)
     }
 
     /// Stores a credential: the ciphertext and its fact in one transaction.
@@ -163,64 +172,23 @@ impl Vault {
         })?;
         let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
         let planner = move |state: &User, now| {
-            let (id, platform, platform_username) = place(state, &target, fresh)?;
-            let version = state.credential(id).unwrap_or(&Credential::Absent).next_version();
-            let work = door.seal_with(&keys, &secret_name(user, id, version), secret.expose());
+            let (id, Holding { kind, platform, platform_username, expires_at }) = place(state, &target, fresh)?;
+            let before = state.credential(id).unwrap_or(&Credential::Absent);
+            let (version, updated) = (before.next_version(), matches!(before, Credential::Held { .. }));
+            let work = door.seal_with(&keys, &secret_name(user, id, kind, version), secret.expose());
             let hash = match &work {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
                 _ => String::new(),
             };
-            let command = UserCommand::StoreCredential {
-                credential: id,
-                platform: platform.clone(),
-                platform_username: platform_username.clone(),
-                sealed: SealedSecret { version, hash },
-            };
-            let outcome = json!(Kept { id, updated: id != fresh });
+            let sealed = SealedSecret { version, hash };
+            let command = UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed };
+            let outcome = json!(Kept { id, updated, expires_at });
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
         };
-        let done = users.plan(user, None, asking, Arc::new(planner)).await?;
-        let Kept { id, updated } = serde_json::from_value(done.outcome)
+        let done = users.plan(user, None, asking, Arc::new(planner)).await.map_err(name_taken)?;
+        let Kept { id, updated, expires_at } = serde_json::from_value(done.outcome)
             .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, position: done.position })
-    }
-
-    /// Reveals a credential of `owner`, only for a job that runs when there has to be one. Commits first: the plaintext leaves
-    /// only after the fact is durable.
-    pub async fn reveal(
-        &self,
-        users: &Users,
-        owner: UserId,
-        id: CredentialId,
-        purpose: Option<String>,
-        only_for: Option<HeldJob>,
-        metadata: Metadata,
-    ) -> Result<Revealed, WriteError> {
-        let planner = move |state: &User, now| {
-            only_for.as_ref().map_or(Ok(()), |held| held.check(state))?;
-            let changes = state.decide(now, UserCommand::RevealCredential { credential: id, purpose: purpose.clone() })?;
-            let note = match state.credential(id) {
-                Some(Credential::Held { platform, platform_username, version }) => Note::Credential {
-                    id,
-                    platform: platform.clone(),
-                    platform_username: platform_username.clone(),
-                    version: *version,
-                },
-                _ => Note::Nothing,
-            };
-            Ok(Plan { changes, note, ..Plan::default() })
-        };
-        let done = users.plan(owner, None, metadata, Arc::new(planner)).await?;
-        let Note::Credential { platform, platform_username, version, .. } = done.note else {
-            return Err(WriteError::Internal("a revealed credential left no note".into()));
-        };
-        match self.door.open(&secret_name(owner, id, version)).await? {
-            Some(plaintext) => {
-                Ok(Revealed { plaintext: Plaintext(plaintext), platform, platform_username, position: done.position })
-            }
-            // It was changed or removed after the fact and before it was read: the asker may ask again.
-            None => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
-        }
+        Ok(Stored { id, updated, expires_at, position: done.position })
     }
 
     /// Removes a credential: the ciphertext goes with the fact.
@@ -239,6 +207,10 @@ impl Vault {
     }
 }
 
+/// What secrets of accounts are, beside those of credentials.
+const LOGIN_PASSWORD: &str = "login password";
+const TWO_FACTOR: &str = "two-factor";
+
 fn password_id(user: UserId) -> String {
     format!("password/{user}")
 }
@@ -255,22 +227,38 @@ fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError>
     }
 }
 
-fn secret_name(user: UserId, id: CredentialId, version: u32) -> SecretName {
-    SecretName { user, secret_id: id.to_string(), version }
+fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u32) -> SecretName {
+    SecretName { user, secret_id: id.to_string(), kind: kind.as_str(), version }
 }
 
-/// Which credential it is to be, for which platform and name.
-fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, String, Option<String>), Refusal> {
-    match target {
-        Target::Profile { platform, platform_username } => {
-            let id = state.credential_for(platform, platform_username.as_deref()).unwrap_or(fresh);
-            Ok((id, platform.clone(), platform_username.clone()))
+/// The log knows only that a stream is somebody else's.
+fn name_taken(error: WriteError) -> WriteError {
+    match error {
+        WriteError::Refused(refusal) if refusal == genie_events::job::job_exists() => {
+            let sentence = "There is another credential with this id, and it is not this user's";
+            Refusal::conflict("credential_exists", sentence).into()
         }
+        error => error,
+    }
+}
+
+/// Which credential it is to be, and what.
+fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, Holding), Refusal> {
+    match target {
+        Target::For(holding) => {
+            let held = state.credential_for(holding.kind, &holding.platform, holding.platform_username.as_deref());
+            Ok((held.unwrap_or(fresh), holding.clone()))
+        }
+        Target::Given(id, holding) => Ok((*id, holding.clone())),
         Target::Existing { id, platform_username } => match state.credential(*id) {
-            Some(Credential::Held { platform, platform_username: before, .. }) => {
-                Ok((*id, platform.clone(), platform_username.clone().or_else(|| before.clone())))
+            Some(Credential::Held { kind: kind @ CredentialKind::Profile, platform, platform_username: before, .. }) => {
+                let platform_username = platform_username.clone().or_else(|| before.clone());
+                Ok((*id, Holding { kind: *kind, platform: platform.clone(), platform_username, expires_at: None }))
             }
             _ => Err(Refusal::not_found("credential")),
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

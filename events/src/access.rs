@@ -3,7 +3,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, ids::UserId, refusal::Refusal};
+use crate::{
+    aggregate, domain_event,
+    ids::{CredentialId, UserId},
+    refusal::Refusal,
+};
+
+/// Why a credential was not shown that is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nobodys {
+    /// There never was one, or no such user.
+    Unknown,
+    /// Its owner was forgotten.
+    Forgotten,
+}
 
 /// What an access is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +38,15 @@ pub enum AccessCommand {
         /// Of this user only; of everybody without it.
         user: Option<UserId>,
     },
+    /// A credential was asked for that is nobody's.
+    RefuseCredential {
+        /// Why it is nobody's.
+        reason: Nobodys,
+        /// Which, when it was named.
+        credential: Option<CredentialId>,
+        /// Whose, when they were named.
+        user: Option<UserId>,
+    },
 }
 
 /// What is on record.
@@ -36,19 +59,37 @@ pub enum AccessEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<UserId>,
     },
+    /// A credential was asked for that is nobody's.
+    CredentialRefused {
+        /// Why it is nobody's.
+        reason: Nobodys,
+        /// Which, when it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential: Option<CredentialId>,
+        /// Whose, when they were named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserId>,
+    },
 }
 
-domain_event!(AccessEvent, Self::PersonalRead { .. } => "access.personal_read");
+domain_event!(AccessEvent,
+    Self::PersonalRead { .. } => "access.personal_read",
+    Self::CredentialRefused { .. } => "access.credential_refused",
+);
 aggregate!(Access, "access", AccessCommand, AccessEvent);
 
 impl Access {
     /// What happens when this is asked.
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
-        let AccessCommand::ReadPersonal { user } = command;
-        match self {
-            Self::Absent => Ok(vec![AccessEvent::PersonalRead { user }]),
-            Self::Noted => Ok(vec![]),
+        if *self == Self::Noted {
+            return Ok(vec![]);
         }
+        Ok(vec![match command {
+            AccessCommand::ReadPersonal { user } => AccessEvent::PersonalRead { user },
+            AccessCommand::RefuseCredential { reason, credential, user } => {
+                AccessEvent::CredentialRefused { reason, credential, user }
+            }
+        }])
     }
 
     /// Folds what happened.

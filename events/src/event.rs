@@ -182,9 +182,14 @@ impl Event {
                 }
             },
             Self::Credential(event) => match event {
-                CredentialEvent::Stored { platform, sealed, .. } => json!({"platform": platform, "version": sealed.version}),
-                CredentialEvent::Changed { sealed, .. } => json!({"version": sealed.version}),
+                CredentialEvent::Stored { kind, platform, expires_at, sealed, .. } => {
+                    json!({"kind": kind, "platform": platform, "version": sealed.version, "expires_at": expires_at})
+                }
+                CredentialEvent::Changed { expires_at, sealed, .. } => {
+                    json!({"version": sealed.version, "expires_at": expires_at})
+                }
                 CredentialEvent::Revealed { version, .. } => json!({"version": version}),
+                CredentialEvent::Refused { reason, .. } => json!({"reason": reason}),
                 CredentialEvent::Removed => json!({}),
             },
             Self::Job(event) => match event {
@@ -226,7 +231,12 @@ impl Event {
                 ServiceKeyEvent::Created(key) => json!({"scopes": key.scopes, "expires_at": key.expires_at}),
                 ServiceKeyEvent::Revoked => json!({}),
             },
-            Self::Access(AccessEvent::PersonalRead { user }) => json!({"user": user}),
+            Self::Access(event) => match event {
+                AccessEvent::PersonalRead { user } => json!({"user": user}),
+                AccessEvent::CredentialRefused { reason, credential, user } => {
+                    json!({"reason": reason, "credential": credential, "user": user})
+                }
+            },
         };
         match fields {
             Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),

@@ -11,6 +11,7 @@ mod audit;
 mod bad_input;
 mod callers;
 mod chat;
+mod credentials;
 mod events;
 mod idempotency;
 mod impersonation;

@@ -19,20 +19,24 @@ pub struct VaultDoor {
     log: Log,
 }
 
-/// Which secret: of whom, which, and which version of it.
+/// Which secret: of whom, which, what it is, and which version of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretName {
     /// Whose.
     pub user: UserId,
     /// Which: a credential's id, or `password/<user>`.
     pub secret_id: String,
+    /// What it is: a credential's kind, or such as `login password`.
+    pub kind: &'static str,
     /// Raised each time it is stored.
     pub version: u32,
 }
 
 impl SecretName {
-    fn place(&self, part: &str) -> Place {
-        Place::new(&["secret v1", part, &self.user.to_string(), &self.secret_id, &self.version.to_string()])
+    /// What a secret, and the key of its own, are bound to: opened for anything else, or under another key, they are refused.
+    fn place(&self, part: &str, vault: &SealingKey) -> Place {
+        let (user, version, key_id) = (self.user.to_string(), self.version.to_string(), vault.id().to_string());
+        Place::new(&["secret v1", part, &user, &self.secret_id, self.kind, &version, &key_id])
     }
 }
 
@@ -50,14 +54,19 @@ impl VaultDoor {
     /// The same for a user who is only being made.
     pub fn seal_with(&self, keys: &UserKeys, name: &SecretName, plaintext: &[u8]) -> Work {
         let own = Zeroizing::new(random_bytes::<32>());
-        let wrapped = keys.vault.seal(own.as_slice(), &name.place("key"));
-        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret"));
+        let wrapped = keys.vault.seal(own.as_slice(), &name.place("key", &keys.vault));
+        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret", &keys.vault));
         let sealed = [&(wrapped.len() as u16).to_be_bytes(), wrapped.as_slice(), &ciphertext].concat();
         Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
     }
 
     /// Opens the version of a secret that is held, and says which that is; `None` when there is none.
-    pub async fn open_held(&self, user: UserId, secret_id: &str) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
+    pub async fn open_held(
+        &self,
+        user: UserId,
+        secret_id: &str,
+        kind: &'static str,
+    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
         let wanted = secret_id.to_owned();
         let held: Option<i64> = self
             .log
@@ -69,7 +78,7 @@ impl VaultDoor {
             })
             .await?;
         let Some(version) = held.and_then(|version| u32::try_from(version).ok()) else { return Ok(None) };
-        let name = SecretName { user, secret_id: secret_id.to_owned(), version };
+        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version };
         // Replaced in between, it is gone: to whoever asked, the old one is wrong by now.
         Ok(self.open(&name).await?.map(|opened| (version, opened)))
     }
@@ -89,7 +98,7 @@ impl VaultDoor {
             })
             .await?;
         let Some(sealed) = sealed else { return Ok(None) };
-        let damaged = |reason: CantOpen| LogError::Statement(format!("the secret {} is damaged: {reason}", name.secret_id));
+        let damaged = |reason| LogError::SecretDamaged { secret_id: name.secret_id.clone(), version: name.version, reason };
         open_with(&keys, name, &sealed).map(Some).map_err(damaged)
     }
 }
@@ -97,33 +106,10 @@ impl VaultDoor {
 fn open_with(keys: &UserKeys, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
     let (length, rest) = sealed.split_first_chunk::<2>().ok_or(CantOpen::Form)?;
     let (wrapped, ciphertext) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CantOpen::Form)?;
-    let own = keys.vault.open(wrapped, &name.place("key"))?;
+    let own = keys.vault.open(wrapped, &name.place("key", &keys.vault))?;
     let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
-    SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret"))
+    SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret", &keys.vault))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{TestStore, both_stores};
-
-    both_stores!(a_secret_opens_for_its_own_name_only, async |store: TestStore| {
-        let opened = store.open().await;
-        let user = store.register(&opened.log, "ada").await;
-        let name = SecretName { user, secret_id: "s".into(), version: 1 };
-        let Work::PutSecret { sealed, .. } = opened.vault.seal(&name, b"hunter2").await.unwrap() else { panic!() };
-        let keys = opened.log.live_keys(user).await.unwrap();
-        assert_eq!(open_with(&keys, &name, &sealed).unwrap().as_slice(), b"hunter2");
-        for other in [
-            SecretName { version: 2, ..name.clone() },
-            SecretName { secret_id: "t".into(), ..name.clone() },
-            SecretName { user: UserId(Uuid::nil()), ..name.clone() },
-        ] {
-            assert!(open_with(&keys, &other, &sealed).is_err());
-        }
-        for length in 0..sealed.len() {
-            assert!(open_with(&keys, &name, &sealed[..length]).is_err());
-        }
-        assert!(opened.vault.open(&name).await.unwrap().is_none(), "it was sealed and not yet appended");
-    });
-}
+mod tests;
