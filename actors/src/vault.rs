@@ -47,10 +47,10 @@ impl std::fmt::Debug for Plaintext {
 impl Plaintext {
     /// Takes what a client sent in a field, if it is not too large.
     pub fn of(field: &'static str, secret: &impl Serialize, most: usize) -> Result<Self, Refusal> {
-        // Never moved as it grows, which would leave copies behind.
+        // Never moved as it grows, which would leave copies behind; then only what it takes is held.
         let mut bytes = Bounded(Zeroizing::new(Vec::with_capacity(most)));
         match serde_json::to_writer(&mut bytes, secret) {
-            Ok(()) => Ok(Self(bytes.0)),
+            Ok(()) => Ok(Self(Zeroizing::new(bytes.0.to_vec()))),
             Err(_) => Err(Refusal::invalid(field, format!("`{field}` must be at most {most} bytes"))),
         }
     }

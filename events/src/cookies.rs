@@ -21,6 +21,10 @@ const HTTP_ONLY: &str = "#HttpOnly_";
 const MAX_COOKIES: usize = 1000;
 /// The longest field of a session's cookie, in bytes: browsers keep 4096 of name and value together (RFC 6265bis, 5.6).
 const MAX_FIELD: usize = 4096;
+/// How the names of cookies begin that are set beside a login and are none: against bots, or for balancing loads. They are HttpOnly and
+/// live for minutes or for years, and so say nothing of the login.
+const NO_LOGINS: [&str; 12] =
+    ["__cf", "_cf", "cf_", "AWSALB", "ak_bmsc", "bm_", "_abck", "datadome", "incap_ses", "visid_incap", "nlbi_", "_px"];
 /// The last second that an expiry may name, in the year 9999: later ones are milliseconds.
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
@@ -158,10 +162,9 @@ impl SessionCookie {
 
 /// Checks the cookies of a session, and says when it is over; `None` when its cookies do not tell.
 ///
-/// It is over when the last of its HttpOnly cookies is: sites keep logins in those, while trackers, which live far longer, are set
-/// by scripts and so are not HttpOnly, and the short-lived cookies beside a login (against bots, for balancing loads) come again
-/// by themselves. Where no HttpOnly cookie tells, the last of all does. So a session that is over is certainly of no more use, and
-/// one that is not may still be refused by its platform.
+/// It is over when the last of its HttpOnly cookies is, those against bots aside: sites keep logins in these, while trackers,
+/// which live far longer, are set by scripts and so are not HttpOnly. Where no such cookie tells, the last of all others does. So
+/// who captured a session is not told that it is over while its login may live; its platform may end one earlier.
 pub fn checked_session(cookies: &[SessionCookie], now: Moment) -> Result<Option<Moment>, Refusal> {
     if !(1..=MAX_COOKIES).contains(&cookies.len()) {
         return Err(Refusal::invalid("cookies", format!("`cookies` must hold 1 to {MAX_COOKIES} cookies")));
@@ -169,8 +172,11 @@ pub fn checked_session(cookies: &[SessionCookie], now: Moment) -> Result<Option<
     for (n, cookie) in cookies.iter().enumerate() {
         cookie.check().map_err(|(field, what)| Refusal::invalid("cookies", format!("`cookies[{n}].{field}` {what}")))?;
     }
-    let http_only = cookies.iter().filter(|cookie| cookie.http_only == Some(true)).filter_map(SessionCookie::expires_at).max();
-    match http_only.or_else(|| cookies.iter().filter_map(SessionCookie::expires_at).max()) {
+    let may_be_login = |cookie: &&SessionCookie| !NO_LOGINS.iter().any(|name| cookie.name.starts_with(name));
+    let (http_only, others): (Vec<_>, Vec<_>) =
+        cookies.iter().filter(may_be_login).partition(|cookie| cookie.http_only == Some(true));
+    let last = |of: Vec<&SessionCookie>| of.into_iter().filter_map(SessionCookie::expires_at).max();
+    match last(http_only).or_else(|| last(others)) {
         Some(end) if end <= now => {
             let sentence = "`cookies` are of a session that is over; log in on the platform and capture it again";
             Err(Refusal::invalid("cookies", sentence))
@@ -269,11 +275,14 @@ mod tests {
         let now = Moment(1_700_000_000_000_000);
         let over = |cookies: &[SessionCookie]| checked_session(cookies, now).unwrap().map(Moment::unix_seconds);
         let login = cookie(json!({"httpOnly": true, "expires": 1_800_000_000}));
-        let against_bots = cookie(json!({"httpOnly": true, "expires": 1_700_001_800.25}));
+        let against_bots = |end: f64| cookie(json!({"name": "__cf_bm", "httpOnly": true, "expires": end}));
+        let short_lived = cookie(json!({"httpOnly": true, "expires": 1_700_001_800.25}));
         let tracker = cookie(json!({"expirationDate": 1_900_000_000.5}));
         let with_the_browser = cookie(json!({"httpOnly": true, "expires": -1}));
-        assert_eq!(over(&[login.clone(), against_bots, tracker.clone(), with_the_browser.clone()]), Some(1_800_000_000));
-        assert_eq!(over(&[tracker, with_the_browser.clone()]), Some(1_900_000_000));
+        assert_eq!(over(&[login.clone(), short_lived, tracker.clone(), with_the_browser.clone()]), Some(1_800_000_000));
+        assert_eq!(over(&[login.clone(), against_bots(1.85e9)]), Some(1_800_000_000));
+        assert_eq!(over(&[tracker, with_the_browser.clone(), against_bots(1.700_001e9)]), Some(1_900_000_000));
+        assert_eq!(over(&[against_bots(1.85e9)]), None);
         assert_eq!(over(&[with_the_browser]), None);
         let long_ago = cookie(json!({"httpOnly": true, "expires": 1_600_000_000}));
         assert!(checked_session(std::slice::from_ref(&long_ago), now).unwrap_err().sentence.contains("over"));

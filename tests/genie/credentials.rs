@@ -325,6 +325,21 @@ both_stores!(a_refusal_is_a_fact_of_its_owner_or_of_the_system, async |store_on:
         (by_key, json!({"reason": "unknown", "credential": unknown})),
     ];
     assert_eq!(seen, expected);
+
+    // Of the forgotten nobody is told more than of what never was.
+    let bob = genie.user("bob").await;
+    let of_bob = profile(&genie, &bob, "x").await;
+    let forget =
+        format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = 1 WHERE user_id = '{}'", bob.id);
+    assert_eq!(genie.store.try_sql(&forget).await.unwrap(), 1);
+    genie.restart().await;
+    reveal(&genie, &of_bob).await.refused(404, "not_found");
+    get_session(&genie, &bob.id, "x").await.refused(404, "not_found");
+    let told: Vec<_> =
+        feed(&genie, "types=access.credential_refused").await[3..].iter().map(|fact| fact["data"].clone()).collect();
+    let expected = [json!({"reason": "forgotten", "credential": of_bob}), json!({"reason": "forgotten", "user": bob.id})];
+    assert_eq!(told, expected);
+    admin.get(&genie, &format!("/api/credentials/{of_bob}/history")).await.refused(404, "not_found");
 });
 
 both_stores!(a_damaged_or_moved_secret_is_never_shown_and_that_is_on_record, async |store_on: TestStore| {

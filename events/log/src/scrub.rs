@@ -1,7 +1,7 @@
 //! What was deleted is to be gone from SQLite's files too. Its bytes are overwritten in their page when they are deleted
 //! (`secure_delete`), but the page as it was stays in the write-ahead log until that is moved into the file and emptied.
-//! So whenever a secret was deleted, and at each start for what a killed process left, that is done: within a second or two,
-//! for readers and writers go first.
+//! So whenever a secret was deleted, and at each start for what a killed process left, that is done: within a second or two, or
+//! once the readers are gone that still look at the page as it was.
 //!
 //! On Postgres there is nothing that a server could do: a deleted row stays in the table's file until VACUUM, and in the
 //! database's own log and its archives for as long as these are kept.
@@ -21,6 +21,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Pause after each time: many deletions are one emptying.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause while readers are in the way, such as an export: it doubles each time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Tells the task that something was deleted.
 #[derive(Debug, Clone, Default)]
@@ -48,13 +50,20 @@ impl Scrub {
     }
 
     async fn run(self, store: Store) {
+        let mut pause = PAUSE;
         loop {
-            match store.scrub().await {
-                Ok(true) => self.0.notified().await,
-                Ok(false) => {}
-                Err(error) => warn!(%error, "what was deleted can't be wiped from the write-ahead log yet"),
+            let is_done = store.scrub().await.unwrap_or_else(|error| {
+                warn!(%error, "what was deleted can't be wiped from the write-ahead log yet");
+                false
+            });
+            match is_done {
+                true => {
+                    self.0.notified().await;
+                    pause = PAUSE;
+                }
+                false => pause = (pause * 2).min(LONGEST_PAUSE),
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -64,7 +73,7 @@ impl Store {
     /// the way. On Postgres it does nothing.
     pub async fn scrub(&self) -> Result<bool, LogError> {
         let Writing::Sqlite(pool) = &self.writing else { return Ok(true) };
-        let options = pool.connect_options().as_ref().clone().busy_timeout(PATIENCE);
+        let options = pool.connect_options().as_ref().clone().create_if_missing(false).busy_timeout(PATIENCE);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
         let was_busy = row.and_then(|row| row.try_get::<i64, _>("busy"));
