@@ -17,6 +17,8 @@ pub mod error;
 pub mod feed;
 /// Which jobs wait, and who may have one.
 pub mod jobs;
+/// What was put on record a moment ago, and need not be again.
+mod lately;
 /// The model server's wire.
 pub mod ollama;
 /// Registration: three owners, one append.

@@ -184,4 +184,4 @@ impl Users {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

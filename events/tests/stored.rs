@@ -29,7 +29,7 @@ const PERSONAL: [&str; 15] = [
 const CANARY: &str = "canary";
 
 /// Where the words of a stored enum stand: sample, field, words.
-const WORDS: [(&str, &str, &[&str]); 9] = [
+const WORDS: [(&str, &str, &[&str]); 12] = [
     ("account.registered.1", "tier", &["starter", "creator", "pro", "studio"]),
     ("account.tier_changed.1", "tier", &["starter", "creator", "pro", "studio"]),
     ("account.met.1", "onboarding", &["EXTENSION_INSTALL", "DATA_COLLECTION", "PROCESSING", "COMPLETE"]),
@@ -49,6 +49,14 @@ const WORDS: [(&str, &str, &[&str]); 9] = [
             "team_seats",
         ],
     ),
+    // A profile, which was there first, does not say what it is.
+    ("credential.stored.1.session", "kind", &["password", "cookies", "session"]),
+    (
+        "credential.refused.1",
+        "reason",
+        &["not_held", "removed", "other_kind", "session_expired", "stale_lease", "scope_needed", "suspended", "damaged"],
+    ),
+    ("access.credential_refused.1", "reason", &["unknown", "forgotten"]),
     ("chat.answered.1", "outcome", &["completed", "stopped", "failed", "interrupted"]),
     ("caption.requested.1", "platform", &["onlyfans", "fansly", "x", "reddit", "tiktok", "instagram", "youtube", "snapchat"]),
     ("caption.requested.1", "length", &["short", "medium", "long"]),

@@ -65,7 +65,7 @@ impl UsageCounts {
                     counts.insert(counter, row.try_get::<i64, _>("counted")?.max(0) as u64);
                 }
             }
-            let sql = "SELECT count(*) AS n FROM credentials WHERE user_id = $1";
+            let sql = "SELECT count(*) AS n FROM credentials WHERE user_id = $1 AND kind = 'profile'";
             let connected = sqlx::query(sql).bind(&user).fetch_one(store.reads()).await?;
             counts.insert(Counter::PlatformsConnected, connected.try_get::<i64, _>("n")? as u64);
             // One that waits to be tried again has a time, too, and was attempted.

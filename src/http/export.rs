@@ -16,11 +16,16 @@ use actix_web::{
 };
 use async_stream::try_stream;
 use futures_util::{Stream, StreamExt};
-use genie_actors::WriteError;
+use genie_actors::{
+    Caller, WriteError,
+    vault::{Ask, Named},
+};
 use genie_events::{
-    JobId, Metadata, SessionId, UserCommand, UserId,
+    JobId, SessionId, UserCommand, UserId,
     account::AccountCommand,
+    credential::CredentialKind,
     job::{Job, JobEvent},
+    user::reveal::Right,
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
@@ -103,10 +108,10 @@ pub async fn with_secrets(
 }
 
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
-    let (id, metadata) = (user.account.user, user.caller.metadata());
+    let id = user.account.user;
     let running = app.exports.begin(id)?;
     let exported = UserCommand::Account(AccountCommand::Export { secrets });
-    let position = app.write.users.ask(id, metadata.clone(), exported).await?.position;
+    let position = app.write.users.ask(id, user.caller.metadata(), exported).await?.position;
     for projection in READ_FROM {
         app.reads.wait_for(projection, position, app.config.read_wait).await.map_err(|error| match error {
             ReadError::Behind { .. } => ApiError::Write(WriteError::Busy),
@@ -115,7 +120,7 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
     }
     // Read again: the caller's own account may have been read before that position.
     let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NoCaller)?;
-    let whole = Export { app, user: id, account, login: user.login, metadata, secrets };
+    let whole = Export { app, user: id, account, login: user.login, caller: user.caller, secrets };
     let (name, request_id) = (DispositionParam::Filename("genie-export.json".to_owned()), request::current_id());
     Ok(HttpResponse::Ok()
         .content_type("application/json")
@@ -132,7 +137,7 @@ struct Export {
     user: UserId,
     account: AccountRow,
     login: Option<uuid::Uuid>,
-    metadata: Metadata,
+    caller: Caller,
     secrets: bool,
 }
 
@@ -223,11 +228,12 @@ impl Export {
         })
     }
 
-    /// Nothing when it was removed meanwhile.
+    /// Nothing when it was removed meanwhile, or is a session that is over.
     async fn secret(&self, credential: &str) -> Result<Value, ApiError> {
         let id = credential.parse().map_err(|_| ApiError::NotFound("credential"))?;
-        let (vault, purpose) = (&self.app.write.vault, Some(PURPOSE.to_owned()));
-        let revealed = vault.reveal(&self.app.write.users, self.user, id, purpose, None, self.metadata.clone()).await;
+        let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
+        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Every, purpose };
+        let revealed = self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await;
         match revealed {
             Ok(revealed) => serde_json::from_slice(revealed.plaintext.expose())
                 .map_err(|_| ApiError::Internal("a stored credential is no JSON".into())),

@@ -15,6 +15,7 @@ mod bucket;
 mod callers;
 mod canaries;
 mod chat;
+mod credentials;
 mod events;
 mod exports;
 mod idempotency;

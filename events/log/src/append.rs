@@ -187,6 +187,19 @@ impl Work {
     pub(crate) fn is_condition(&self) -> bool {
         matches!(self, Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_))
     }
+
+    /// Whether a sealed secret goes that was there before.
+    pub(crate) fn deletes_a_secret(&self) -> bool {
+        matches!(self, Self::PutSecret { version: 2.., .. } | Self::DeleteSecret { .. })
+    }
+
+    /// How many bytes it brings, where they are many.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::PutSecret { sealed, .. } => sealed.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Where an append ended up.
@@ -268,7 +281,8 @@ pub(crate) struct Request {
 
 impl Request {
     pub fn bytes(&self) -> usize {
-        self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum()
+        let rows: usize = self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum();
+        rows + self.work.iter().map(Work::bytes).sum::<usize>()
     }
 
     /// Whether the owner's key is made in this very append.

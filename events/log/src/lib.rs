@@ -30,6 +30,8 @@ pub mod log;
 pub mod read;
 /// A row of the log as stored, its digest, and the fact inside.
 pub mod row;
+/// What was deleted goes from SQLite's files too.
+mod scrub;
 /// Sealed text: XChaCha20-Poly1305 with commitment.
 pub mod seal;
 /// The opened store: pools, migrations and the runtime that owns them.

@@ -17,6 +17,7 @@ use crate::{
     hint, idempotency, import,
     keys::{DataKey, KeyState, SystemHashes, WrappedKey, rotation},
     row::slice_of,
+    scrub::Scrub,
     seal::{CantOpen, Place},
     snapshots::Snapshots,
     store::{Store, Target, Writing},
@@ -92,7 +93,8 @@ impl Log {
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
         let health = Health::start(store.writing.clone());
-        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone());
+        let scrub = if settings.read_only { Scrub::default() } else { Scrub::start(&store) };
+        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone(), scrub);
         tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
         if let Writing::Postgres(pool) = &store.writing {
             hint::start(pool, settings.clock.new_uuid(), &tail, written);
