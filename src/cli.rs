@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config, invite, torture, transfer};
+use crate::{app, audit, config::Config, forget, invite, torture, transfer};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -34,6 +34,10 @@ enum Command {
     },
     /// Make invites and print their codes; may run beside the server
     Invite(invite::NewInvites),
+    /// Forget a user, print the certificate, and prove that nothing is left; may run beside the server
+    Forget(forget::command::Options),
+    /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
+    RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]
     Log(transfer::LogCommand),
@@ -77,6 +81,8 @@ pub fn run() -> ExitCode {
             Err(error) => Err(format!("--user: {error}")),
         },
         Command::Invite(wanted) => invite::make(config, wanted),
+        Command::Forget(options) => forget::command::forget(&config, options),
+        Command::RestoreCheck => forget::command::check_restored(&config),
         Command::Log(command) => transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
         Command::Audit { what: Some(what), .. } => match what {

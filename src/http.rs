@@ -46,6 +46,8 @@ mod directus;
 mod events;
 /// `/api/files/*`.
 mod files;
+/// `DELETE /api/me`, `/api/admin/users/{id}/forget`, and forgetting by the socket.
+pub mod forget;
 /// `/healthz`, `/readyz`.
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
@@ -103,6 +105,8 @@ pub fn operator_service(
     ActixApp::new()
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
+        .service(web::resource("/forget").route(post().to(forget::forget_as_operator)))
+        .service(web::resource("/restore-check").route(post().to(forget::check_restored)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
@@ -120,11 +124,15 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
         .route("/users/{id}/tfa/disable", post().to(identity::two_factor::remove))
         .route("/api/register", post().to(identity::register))
+        .route("/api/me", delete().to(forget::forget_me))
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
+        .route("/api/admin/users/{id}/forget", post().to(forget::forget_user))
+        .route("/api/admin/users/{id}/forget", delete().to(forget::keep_user))
+        .route("/api/admin/users/{id}/forgotten", get().to(forget::show))
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/invites", get().to(invites::list))
         .route("/api/admin/invites/{code}", delete().to(invites::revoke))

@@ -12,6 +12,8 @@ mod blobs;
 mod cli;
 /// Everything from the environment, read once and checked.
 mod config;
+/// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
+mod forget;
 /// Keeps signed heads outside the store.
 mod heads;
 /// All routes.

@@ -158,7 +158,7 @@ impl Vault {
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
         let keys = self.log.live_keys(user).await.map_err(|error| match error {
-            LogError::KeyAbsent { .. } => WriteError::Forgotten,
+            LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => WriteError::Forgotten,
             error => error.into(),
         })?;
         let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
@@ -250,7 +250,7 @@ pub(crate) fn two_factor_id(user: UserId) -> String {
 /// Who was forgotten holds nothing.
 fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
     match opened {
-        Err(LogError::KeyAbsent { .. }) => Ok(None),
+        Err(LogError::KeyAbsent { .. } | LogError::Forgotten { .. }) => Ok(None),
         opened => Ok(opened?),
     }
 }

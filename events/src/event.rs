@@ -167,6 +167,9 @@ impl Event {
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
                 AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
                 AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::ForgetRequested { due } => json!({"due_at": due}),
+                AccountEvent::ForgetWithdrawn { active } => json!({"active": active}),
+                AccountEvent::Forgotten { by } => json!({"by": by}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated

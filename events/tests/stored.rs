@@ -29,11 +29,12 @@ const PERSONAL: [&str; 15] = [
 const CANARY: &str = "canary";
 
 /// Where the words of a stored enum stand: sample, field, words.
-const WORDS: [(&str, &str, &[&str]); 9] = [
+const WORDS: [(&str, &str, &[&str]); 10] = [
     ("account.registered.1", "tier", &["starter", "creator", "pro", "studio"]),
     ("account.tier_changed.1", "tier", &["starter", "creator", "pro", "studio"]),
     ("account.met.1", "onboarding", &["EXTENSION_INSTALL", "DATA_COLLECTION", "PROCESSING", "COMPLETE"]),
     ("account.onboarding_advanced.1", "to", &["EXTENSION_INSTALL", "DATA_COLLECTION", "PROCESSING", "COMPLETE"]),
+    ("account.forgotten.1", "by", &["user", "administrator", "operator", "ledger"]),
     (
         "usage.counted.1",
         "counter",

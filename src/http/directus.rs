@@ -31,7 +31,7 @@ use crate::{
     http::{
         admission, answer,
         body::{Body, JsonObject},
-        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
+        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, UserCaller, account_of, token},
         error::{ApiError, DirectusError, no_such_route},
         identity::{self, Registration, check_guesser, check_registration},
         request,
@@ -147,6 +147,10 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     }
     if (&account.role, account.admin, is_active) == (&role, admin, true) {
         return Ok(account);
+    }
+    // Who asked to be forgotten is brought back by an administrator here, or not at all.
+    if account.status == "leaving" {
+        return Err(ApiError::NoCaller);
     }
     if !is_active && !was_suspended_for_directus(app, person.user).await? {
         return Err(ApiError::NoCaller);
@@ -273,6 +277,37 @@ async fn log_in(
         app.throttle.count(&guesser, Instant::now());
     }
     passed_on(reply)
+}
+
+/// Checks the password of somebody who has a token already, by a login that ends at once. Wrong ones count as at a login.
+pub async fn prove_again(
+    app: &App,
+    request: &HttpRequest,
+    user: &UserCaller,
+    password: SecretString,
+    otp: Option<String>,
+) -> Result<(), DirectusError> {
+    let guesser = Guesser::new(request::client_address(request), user.account.user.to_string());
+    check_guesser(app, &guesser)?;
+    let email = user.account.email.as_deref().ok_or(ApiError::NoCaller)?;
+    let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
+    if let Some(otp) = otp {
+        body["otp"] = otp.into();
+    }
+    let directus = directus(app)?;
+    let asking = Asking::new(Method::POST, "/auth/login").of(address(request)).body(serialized(body));
+    let reply = directus.ask(asking).await.map_err(ApiError::Directus)?;
+    if !reply.is_ok() {
+        app.throttle.count(&guesser, Instant::now());
+        return Err(DirectusError(if reply.code() == "INVALID_OTP" { ApiError::InvalidOtp } else { ApiError::NoCaller }));
+    }
+    let opened = reply.data().map_err(ApiError::Directus)?;
+    let asking = Asking::new(Method::POST, "/auth/logout").of(address(request));
+    let body = json!({"refresh_token": opened["refresh_token"], "mode": "json"});
+    if let Err(error) = directus.ask(asking.body(serialized(body))).await {
+        warn!(%error, "a login that proved a password stays open in Directus until it expires");
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@ mod bad_input;
 mod callers;
 mod chat;
 mod events;
+mod forgetting;
 mod idempotency;
 mod impersonation;
 mod invites;

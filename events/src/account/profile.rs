@@ -113,7 +113,13 @@ impl Profile {
             AccountCommand::StartImpersonation { by, impersonation } => {
                 Ok(vec![AccountEvent::ImpersonationStarted { by, impersonation }])
             }
-            AccountCommand::Register(_) | AccountCommand::Meet(_) | AccountCommand::Sync(_) => Ok(vec![]), // taken before
+            AccountCommand::Register(_)
+            | AccountCommand::Meet(_)
+            | AccountCommand::Sync(_)
+            | AccountCommand::RequestForget { .. }
+            | AccountCommand::WithdrawForget
+            | AccountCommand::ForgetWhenDue { .. }
+            | AccountCommand::Forget(_) => Ok(vec![]), // taken before
         }
     }
 
@@ -196,7 +202,10 @@ impl Profile {
             | AccountEvent::Registered(_)
             | AccountEvent::Met(_)
             | AccountEvent::Suspended
-            | AccountEvent::Reactivated => {}
+            | AccountEvent::Reactivated
+            | AccountEvent::ForgetRequested { .. }
+            | AccountEvent::ForgetWithdrawn { .. }
+            | AccountEvent::Forgotten { .. } => {}
         }
     }
 }
