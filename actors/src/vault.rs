@@ -248,7 +248,7 @@ pub(crate) fn two_factor_id(user: UserId) -> String {
 /// Who was forgotten holds nothing.
 fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
     match opened {
-        Err(LogError::KeyAbsent { .. }) => Ok(None),
+        Err(LogError::KeyAbsent { .. } | LogError::Forgotten { .. }) => Ok(None),
         opened => Ok(opened?),
     }
 }

@@ -171,6 +171,9 @@ impl Event {
                 }
                 AccountEvent::ImpersonationStarted { by, impersonation }
                 | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::ForgetRequested { due } => json!({"due_at": due}),
+                AccountEvent::ForgetWithdrawn { active } => json!({"active": active}),
+                AccountEvent::Forgotten { by } => json!({"by": by}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated

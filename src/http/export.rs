@@ -29,16 +29,14 @@ use genie_events::{
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
-use secrecy::SecretString;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
 use crate::{
     app::App,
     http::{
-        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, directus, error::ApiError, events,
-        identity, jobs, request, usage,
+        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, error::ApiError, events, jobs,
+        proof::Password, request, usage,
     },
 };
 
@@ -81,14 +79,6 @@ pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpRes
     export(app, user, false).await
 }
 
-/// What a user proves themselves with once more.
-#[derive(Deserialize)]
-pub struct Password {
-    password: SecretString,
-    /// Only a Directus asks for it.
-    otp: Option<SecretString>,
-}
-
 /// `POST /api/me/export`: with the secrets, for who knows the password. A token alone may have been stolen.
 pub async fn with_secrets(
     app: Data<App>,
@@ -96,14 +86,7 @@ pub async fn with_secrets(
     user: UserCaller,
     Body(body): Body<Password>,
 ) -> Result<HttpResponse, ApiError> {
-    let proved = match &app.directus {
-        Some(directus) => directus::prove_again(&app, directus, &request, &user, body.password, body.otp).await,
-        None => identity::prove_again(&app, &request, &user, body.password).await.map(drop),
-    };
-    proved.map_err(|refused| match refused.0 {
-        ApiError::NoCaller => ApiError::WrongPassword,
-        error => error,
-    })?;
+    body.prove(&app, &request, &user).await?;
     export(app, user, true).await
 }
 
