@@ -3,7 +3,10 @@
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
 use genie_actors::{users::Users, vault::Vault};
-use genie_events::{CredentialId, Limits, Metadata, UserCommand, UserId, credential::SealedSecret};
+use genie_events::{
+    CredentialId, Limits, Metadata, UserCommand, UserId,
+    credential::{CredentialKind, SealedSecret},
+};
 use genie_log::{
     Clock, Log, MasterKeys, Opened,
     store::Target,
@@ -116,8 +119,10 @@ impl Creator {
         let creator = Self { id, credential: CredentialId(node.log.clock().new_uuid()) };
         let store = UserCommand::StoreCredential {
             credential: creator.credential,
+            kind: CredentialKind::Profile,
             platform: "onlyfans".into(),
             platform_username: None,
+            expires_at: None,
             sealed: SealedSecret { version: 1, hash: "0".repeat(64) },
         };
         node.users.ask(id, creator.metadata(), store).await?;

@@ -5,9 +5,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     aggregate, domain_event,
-    ids::{NetworkId, UserId},
+    ids::{CredentialId, NetworkId, UserId},
     refusal::Refusal,
 };
+
+/// Why a credential was not shown that is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nobodys {
+    /// There never was one, or no such user.
+    Unknown,
+    /// Its owner was forgotten.
+    Forgotten,
+}
 
 /// What an access is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +77,15 @@ pub enum AccessCommand {
         /// How many.
         wrong: Wrong,
     },
+    /// A credential was asked for that is nobody's.
+    RefuseCredential {
+        /// Why it is nobody's.
+        reason: Nobodys,
+        /// Which, when it was named.
+        credential: Option<CredentialId>,
+        /// Whose, when they were named.
+        user: Option<UserId>,
+    },
 }
 
 /// What is on record.
@@ -88,24 +107,41 @@ pub enum AccessEvent {
         #[serde(flatten)]
         wrong: Wrong,
     },
+    /// A credential was asked for that is nobody's.
+    CredentialRefused {
+        /// Why it is nobody's.
+        reason: Nobodys,
+        /// Which, when it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential: Option<CredentialId>,
+        /// Whose, when they were named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserId>,
+    },
 }
 
 domain_event!(
     AccessEvent,
     Self::PersonalRead { .. } => "access.personal_read",
     Self::Refused { .. } => "access.refused",
+    Self::CredentialRefused { .. } => "access.credential_refused",
 );
 aggregate!(Access, "access", AccessCommand, AccessEvent);
 
 impl Access {
     /// What happens when this is asked.
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
-        match (self, command) {
-            (Self::Noted, _) => Ok(vec![]),
-            (Self::Absent, AccessCommand::ReadPersonal { user }) => Ok(vec![AccessEvent::PersonalRead { user }]),
-            (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => Ok(vec![]),
-            (Self::Absent, AccessCommand::NoteRefused { network, wrong }) => Ok(vec![AccessEvent::Refused { network, wrong }]),
+        if *self == Self::Noted {
+            return Ok(vec![]);
         }
+        Ok(vec![match command {
+            AccessCommand::ReadPersonal { user } => AccessEvent::PersonalRead { user },
+            AccessCommand::NoteRefused { wrong, .. } if wrong.total() == 0 => return Ok(vec![]),
+            AccessCommand::NoteRefused { network, wrong } => AccessEvent::Refused { network, wrong },
+            AccessCommand::RefuseCredential { reason, credential, user } => {
+                AccessEvent::CredentialRefused { reason, credential, user }
+            }
+        }])
     }
 
     /// Folds what happened.

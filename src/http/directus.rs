@@ -168,6 +168,10 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     if (&account.role, account.admin, is_active) == (&role, admin, true) {
         return Ok(account);
     }
+    // Who asked to be forgotten is brought back by an administrator here, or not at all.
+    if account.status == "leaving" {
+        return Err(ApiError::NoCaller);
+    }
     if !is_active && !was_suspended_for_directus(app, person.user).await? {
         return Err(ApiError::NoCaller);
     }

@@ -99,7 +99,6 @@ async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
     let ada = genie.user("ada").await;
     genie.kill().await;
     let key = fs::read_to_string(genie.store.folder().join("master.key")).unwrap();
-    let t0 = std::time::Instant::now();
     let log = genie.store.open_with(key.trim()).await.unwrap().log;
     let user: UserId = ada.id.parse().unwrap();
     let mut seq = log.user_seq(user).await.unwrap();
@@ -116,10 +115,8 @@ async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
         seq += 500;
     }
     log.store().close().await;
-    println!("T written {:?}", t0.elapsed());
     genie.launch_again().await;
     genie.settle_within(Duration::from_secs(120)).await;
-    println!("T settled {:?}", t0.elapsed());
     ada
 }
 
@@ -164,9 +161,7 @@ both_stores!(a_large_account_takes_no_more_memory_and_stops_with_its_reader, asy
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
     let before = most_kib(); // of a server that has begun one export already
-    let t0 = std::time::Instant::now();
     let body = second.bytes().await.unwrap();
-    println!("T read {:?}", t0.elapsed());
     let grown = most_kib().saturating_sub(before);
     let export: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(export["complete"], true);
@@ -186,7 +181,6 @@ both_stores!(a_large_account_takes_no_more_memory_and_stops_with_its_reader, asy
             Err(_) => break false,
         }
     };
-    println!("T broken {:?}", t0.elapsed());
     assert!(!ended, "the connection is cut");
     assert!(got.len() > 1 << 20 && serde_json::from_slice::<Value>(&got).is_err());
 });

@@ -137,6 +137,12 @@ impl Waiting {
         self.jobs.remove(job);
     }
 
+    /// Nothing of a user waits any more: they were forgotten.
+    pub fn let_go(&mut self, user: UserId) {
+        let theirs: Vec<JobId> = self.jobs.iter().filter(|(_, known)| known.user == user).map(|(job, _)| job.clone()).collect();
+        theirs.iter().for_each(|job| self.forget(job));
+    }
+
     /// A candidate that could not be handed out goes back, unless more became known of it meanwhile.
     pub fn put_back(&mut self, candidate: &Candidate) {
         if self.jobs.get(&candidate.job).is_some_and(|known| known.sequence == candidate.sequence) {

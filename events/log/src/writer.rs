@@ -11,9 +11,10 @@ use tracing::{error, warn};
 
 use crate::{
     StoredRow,
-    append::{AppendError, Appended, Outcome, Request},
+    append::{AppendError, Appended, Outcome, Request, Work},
     append_postgres, append_sqlite,
     health::{Health, Trouble},
+    scrub::Scrub,
     store::Writing,
     tail::Tail,
 };
@@ -52,12 +53,22 @@ impl std::fmt::Debug for Pending {
 
 impl LogWriter {
     /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
-    pub fn start(store: Writing, tail: Arc<Tail>, health: Health) -> (Self, watch::Receiver<u64>) {
+    pub fn start(store: Writing, tail: Arc<Tail>, health: Health, scrub: Scrub) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, written) = watch::channel(0);
         tokio::spawn(
-            Task { store, held_postgres: None, held_sqlite: None, tail, health, written: tell, waiting, carried: Vec::new() }
-                .run(),
+            Task {
+                store,
+                held_postgres: None,
+                held_sqlite: None,
+                tail,
+                health,
+                scrub,
+                written: tell,
+                waiting,
+                carried: Vec::new(),
+            }
+            .run(),
         );
         (Self { queue }, written)
     }
@@ -84,6 +95,7 @@ struct Task {
     held_sqlite: append_sqlite::Held,
     tail: Arc<Tail>,
     health: Health,
+    scrub: Scrub,
     written: watch::Sender<u64>,
     waiting: mpsc::Receiver<Pending>,
     /// Requests that share an owner with one already in the batch wait for the next.
@@ -187,6 +199,9 @@ impl Task {
         let mut written = Vec::new();
         for (pending, outcome) in part.into_iter().zip(outcomes) {
             if let Outcome::Written(at) = outcome {
+                if pending.request.work.iter().any(Work::deletes_a_secret) {
+                    self.scrub.deleted();
+                }
                 let positions = at.first..=at.last;
                 written.extend(positions.zip(pending.request.rows).map(|(position, row)| StoredRow { position, ..row }));
                 self.tail.raise_head(at.last);

@@ -123,13 +123,15 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
     let mut ada = ada();
     let store = |n: u128, platform: &str, version| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
+        kind: CredentialKind::Profile,
         platform: platform.into(),
         platform_username: Some("ada".into()),
+        expires_at: None,
         sealed: SealedSecret { version, hash: "00".into() },
     };
     ask(&mut ada, store(1, "x", 1)).unwrap();
-    assert_eq!(ada.credential_for("x", Some("ada")), Some(CredentialId(id(1))));
-    assert_eq!(ada.credential_for("x", None), None);
+    assert_eq!(ada.credential_for(CredentialKind::Profile, "x", Some("ada")), Some(CredentialId(id(1))));
+    assert_eq!(ada.credential_for(CredentialKind::Profile, "x", None), None);
     assert_eq!(ask(&mut ada, store(1, "x", 2)), Ok(1), "storing again is no new connection");
     let refused = ask(&mut ada, store(2, "reddit", 1)).unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::PlatformsConnected, in_tier: true });
@@ -140,8 +142,10 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     let mut ada = ada();
     let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
+        kind: CredentialKind::Profile,
         platform: platform.into(),
         platform_username: None,
+        expires_at: None,
         over,
         sealed: SealedSecret { version: over.map_or(1, |over| over + 1), hash: "h".into() },
     };
@@ -152,8 +156,10 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 3);
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(9)),
+        kind: CredentialKind::Profile,
         platform: "x".into(),
         platform_username: None,
+        expires_at: None,
         sealed: SealedSecret { version: 1, hash: "h".into() },
     };
     assert!(matches!(ask(&mut ada, store).unwrap_err().kind, RefusalKind::Quota { .. }), "it is full for everything else");
@@ -171,12 +177,35 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
 }
 
 #[test]
+fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
+    let mut ada = ada();
+    let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
+        credential: CredentialId(id(n)),
+        kind,
+        platform: "x".into(),
+        platform_username: Some(username.into()),
+        expires_at: None,
+        sealed: SealedSecret { version: 1, hash: "00".into() },
+    };
+    for (n, kind) in [(1, CredentialKind::Password), (2, CredentialKind::Cookies), (3, CredentialKind::Session)] {
+        ask(&mut ada, store(n, kind, "ada")).unwrap();
+        assert_eq!(ada.credential_for(kind, "x", Some("another")), Some(CredentialId(id(n))));
+        assert_eq!(ada.credential_for(kind, "reddit", None), None);
+    }
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
+    ask(&mut ada, store(4, CredentialKind::Profile, "ada")).unwrap();
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 1);
+}
+
+#[test]
 fn the_suspended_ask_nothing_but_what_runs_may_end() {
     let mut ada = ada();
     ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(1)), brief())).unwrap();
     apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
     let refused = ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(2)), spec("resize_image"))).unwrap_err();
     assert_eq!(refused.code, "suspended");
+    let (credential, reason) = (CredentialId(id(2)), RefusedFor::Suspended);
+    assert_eq!(ask(&mut ada, UserCommand::RefuseCredential { credential, reason, platform: None, purpose: None }), Ok(1));
     let written = Written { text: "t".into(), model: "m".into(), truncated: false };
     assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Ok(written))), Ok(1));
 }
@@ -187,8 +216,10 @@ fn busy_ada() -> User {
     let sealed = SealedSecret { version: 1, hash: "h".into() };
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(2)),
+        kind: CredentialKind::Session,
         platform: "x".into(),
         platform_username: Some("ada".into()),
+        expires_at: Some(Moment(7)),
         sealed,
     };
     ask(&mut user, store).unwrap();
@@ -214,7 +245,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let mut json: Value = serde_json::from_slice(&busy_ada().to_snapshot()).unwrap();
     json["sequences"].as_array_mut().unwrap().sort_by_key(Value::to_string);
     let kept = include_str!("snapshot.json");
-    assert_eq!((snapshot::VERSION, json), (2, serde_json::from_str(kept).unwrap()));
+    assert_eq!((snapshot::VERSION, json), (3, serde_json::from_str(kept).unwrap()));
 }
 
 #[test]
