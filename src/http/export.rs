@@ -21,7 +21,7 @@ use genie_actors::{
     vault::{Ask, Named},
 };
 use genie_events::{
-    JobId, SessionId, UserCommand, UserId,
+    JobId, RefusalKind, SessionId, UserCommand, UserId,
     account::AccountCommand,
     credential::CredentialKind,
     job::{Job, JobEvent},
@@ -199,7 +199,7 @@ impl Export {
                 for row in &rows {
                     let mut shown = credentials::shown(row);
                     if self.secrets {
-                        shown["secret"] = self.secret(&row.id).await?;
+                        self.add_the_secret(&row.id, &mut shown).await?;
                     }
                     yield shown;
                 }
@@ -211,18 +211,23 @@ impl Export {
         })
     }
 
-    /// Nothing when it was removed meanwhile, or is a session that is over.
-    async fn secret(&self, credential: &str) -> Result<Value, ApiError> {
+    /// One that can't be shown, such as that of a session that is over, is told by the code of its refusal: it is no reason to
+    /// withhold the rest.
+    async fn add_the_secret(&self, credential: &str, shown: &mut Value) -> Result<(), ApiError> {
         let id = credential.parse().map_err(|_| ApiError::NotFound("credential"))?;
         let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
         let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Every, purpose };
-        let revealed = self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await;
-        match revealed {
-            Ok(revealed) => serde_json::from_slice(revealed.plaintext.expose())
-                .map_err(|_| ApiError::Internal("a stored credential is no JSON".into())),
-            Err(WriteError::Refused(refusal)) if refusal.kind == genie_events::RefusalKind::NotFound => Ok(Value::Null),
-            Err(error) => Err(error.into()),
+        match self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await {
+            Ok(revealed) => {
+                shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
+                    .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
+            }
+            Err(WriteError::Refused(refusal)) if refusal.kind != RefusalKind::Forbidden => {
+                (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
+            }
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     fn jobs(&self) -> Items<'_> {
