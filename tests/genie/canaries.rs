@@ -208,7 +208,7 @@ both_stores!(no_secret_shows_itself, async |store: TestStore| {
     let reveal = json!({"creatorProfileId": credential});
     assert_eq!(story.server("/api/credentials/reveal", reveal, &["credential", "platform_username"]).await.0, 200);
     story.genie.settle_within(Duration::from_secs(60)).await;
-    look_around(&story, &admin, &ada).await;
+    look_around(&story, &admin, &ada, &credential).await;
     let exported = story.genie.store.folder().join("export");
     assert!(story.command(&["log", "export", exported.to_str().unwrap()], &[]).await);
     core_dumps_are_off(&mut story).await;
@@ -477,7 +477,7 @@ async fn bad_input(story: &mut Story, admin: &Person, ada: &Person) {
 }
 
 /// All that can be read and all that commands say.
-async fn look_around(story: &Story, admin: &Person, ada: &Person) {
+async fn look_around(story: &Story, admin: &Person, ada: &Person, credential: &str) {
     for path in [
         "/readyz",
         "/healthz",
@@ -505,7 +505,11 @@ async fn look_around(story: &Story, admin: &Person, ada: &Person) {
         assert!(story.command(&["audit", "--user", user], &PERSONAL).await); // the operator reads what is personal
         assert!(story.command(&["audit", "--user", user, "--json"], &PERSONAL).await);
     }
+    for path in ["/api/credentials/reveals".to_owned(), format!("/api/credentials/{credential}/history")] {
+        story.get(&path, &ada.token, &["purpose", "platform_username"]).await;
+    }
     assert!(story.command(&["config"], &[]).await);
+    assert!(story.command(&["keys", "list"], &[]).await);
     assert!(story.command(&["audit", "verify"], &[]).await);
     assert!(story.command(&["invite"], &[]).await);
     assert!(!story.command(&["invite", "--tier", "gold"], &[]).await);
@@ -579,5 +583,10 @@ fn each_was_shown_to_whom_it_may(hunt: &Hunt, heard: &[Heard]) {
         let holds = |one: &&Heard| hunt.find(&one.bytes).iter().any(|found| found.starts_with(&format!("{secret} (")));
         let holders = heard.iter().filter(|one| one.may.contains(&secret)).filter(holds).count();
         assert!(holders > 0, "{secret}");
+    }
+    // Of every kind of credential.
+    for kind in ["download_password", "download_cookie", "platform_session", "imported"] {
+        let name = format!("credential ({kind}) (");
+        assert!(heard.iter().any(|one| hunt.find(&one.bytes).iter().any(|found| found.starts_with(&name))), "{kind}");
     }
 }
