@@ -27,6 +27,9 @@ use crate::{
 /// The most jobs of one user that have not ended: a user's state stays within memory.
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
+/// The most credentials that a user holds beside profiles, which the tier limits: each platform's login, cookies and session.
+pub const MAX_LOGINS: usize = 300;
+
 /// What a user's tier allows, and what is counted against it.
 mod allowed;
 /// Onboarding and the job that does it.
@@ -271,10 +274,23 @@ impl User {
         command: CredentialCommand,
     ) -> Result<Vec<Change>, Refusal> {
         let is_new = !matches!(self.credentials.get(&id), Some(Credential::Held { .. }));
-        if is_new && kind == CredentialKind::Profile {
-            self.can_perform(now, Counter::PlatformsConnected, 1)?;
+        match kind {
+            _ if !is_new => {}
+            CredentialKind::Profile => drop(self.can_perform(now, Counter::PlatformsConnected, 1)?),
+            CredentialKind::Password | CredentialKind::Cookies | CredentialKind::Session => self.check_room_for_a_login()?,
         }
         self.credential_changes(id, command)
+    }
+
+    fn check_room_for_a_login(&self) -> Result<(), Refusal> {
+        let is_login = |held: &&Credential| matches!(held, Credential::Held { kind, .. } if *kind != CredentialKind::Profile);
+        match self.credentials.values().filter(is_login).count() < MAX_LOGINS {
+            true => Ok(()),
+            false => {
+                let sentence = format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
+                Err(Refusal::conflict("too_many_credentials", sentence))
+            }
+        }
     }
 
     fn submit_job(&self, now: &Now, job: &JobId, spec: &JobSpec) -> Result<Vec<Change>, Refusal> {

@@ -296,6 +296,17 @@ both_stores!(a_refusal_is_a_fact_of_its_owner_or_of_the_system, async |store_on:
     assert_eq!((&page["data"][0]["platform"], &page["data"][0]["id"]), (&json!("y"), &json!(ada.id)));
     assert_eq!(page["data"][3]["by_id"], json!(worker.id));
 
+    // While it works for her, it is shown what is hers.
+    store(&genie, &ada, session("x", 3600)).await;
+    store(&genie, &ada, password("x", "canary-8")).await;
+    let job = ada.submit_job(&genie).await;
+    let lease = genie.claim().await["lease"].clone();
+    for (route, field) in [("get-platform-session", "cookies"), ("reveal-download-cred", "password")] {
+        let body = json!({"userId": ada.id, "platform": "x", "jobId": job, "lease": lease});
+        let shown = worker.post(&genie, &format!("/api/credentials/{route}"), body).await.ok();
+        assert!(shown[field].to_string().contains("canary"), "{route}");
+    }
+
     // A suspended owner's are refused, and that too is theirs.
     genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "suspended"})).await.ok();
     reveal(&genie, &id).await.refused(403, "suspended");

@@ -156,6 +156,13 @@ fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
     ask(&mut ada, store(4, CredentialKind::Profile, "ada")).unwrap();
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 1);
+    for n in 5..=MAX_LOGINS as u128 + 1 {
+        ask(&mut ada, store(n, CredentialKind::Session, "ada")).unwrap();
+    }
+    let one_more = ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap_err();
+    assert_eq!(one_more.code, "too_many_credentials");
+    ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
+    ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap();
 }
 
 #[test]
