@@ -2,34 +2,38 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{IsTerminal, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
+    io::{IsTerminal, Write},
     sync::Arc,
+    time::Duration,
 };
 
 use actix_web::{HttpServer, web};
 use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
 use genie_events::Limits;
 use genie_log::{
-    Clock, Election, Log, LogError, MasterKeys, Opened,
+    Clock, Election, Log, LogError, Opened,
     sealer::{self, Sealing},
     store::Target,
 };
 use genie_projections::ReadSide;
-use secrecy::ExposeSecret;
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 use crate::{
     blobs::Blobs,
     config::Config,
     heads,
-    http::{self, admission::Admission},
+    http::{self, admission::Admission, export::Exports},
     identity::{
-        directus::Directus, impersonation::ImpersonationTokens, known::KnownAccounts, password::Passwords,
-        refresh::RefreshTokens, throttle::Throttle, token::Tokens,
+        directus::Directus,
+        impersonation::ImpersonationTokens,
+        known::KnownAccounts,
+        password::Passwords,
+        refresh::RefreshTokens,
+        refused::{self, Refused},
+        throttle::Throttle,
+        token::Tokens,
     },
+    keys::{self, server::Ring},
     onboarding::Uploading,
     socket,
 };
@@ -38,6 +42,8 @@ use crate::{
 const ACTOR_THREADS: usize = 2;
 /// HTTP requests under way are given so long at shutdown, in seconds.
 const SHUTDOWN_SECONDS: u64 = 3;
+/// What was refused lately is put on record within this time at shutdown, if the store is there to take it.
+const LAST_FACTS: Duration = Duration::from_secs(2);
 
 /// What handlers are given.
 pub struct App {
@@ -47,17 +53,20 @@ pub struct App {
     pub write: WriteSide,
     pub reads: ReadSide,
     pub sealing: Sealing,
+    pub ring: Arc<Ring>,
     pub tokens: Tokens,
     pub impersonations: ImpersonationTokens,
     pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
     pub throttle: Throttle,
+    pub refused: Refused,
     /// Who says who is who, when it is not genie itself.
     pub directus: Option<Directus>,
     pub blobs: Blobs,
     pub uploading: Uploading,
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
+    pub exports: Exports,
     /// What each tier may do.
     pub limits: Limits,
 }
@@ -91,6 +100,8 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         context_tokens: config.chat_context_tokens,
     };
     let node = format!("node-{}", log.clock().new_uuid());
+    let ring = Ring::announce(&config, &log, &node).await?;
+    tokio::spawn(Arc::clone(&ring).follow());
     let election = log.stand_for_election(&node).await.map_err(|error| error.to_string())?;
     let settings = Settings { node, model, limits: limits.clone(), job_lease: config.job_lease, embedded: config.is_embedded() };
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
@@ -125,16 +136,19 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         write,
         reads,
         sealing,
+        ring,
         tokens,
         impersonations,
         refresh_tokens,
         passwords,
         throttle,
+        refused: Refused::new(),
         directus,
         blobs,
         uploading: Uploading::default(),
         known_accounts,
         admission,
+        exports: Exports::default(),
         limits,
     })
 }
@@ -151,7 +165,7 @@ fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Elec
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
-fn read_limits(config: &Config) -> Result<Limits, String> {
+pub fn read_limits(config: &Config) -> Result<Limits, String> {
     let Some(path) = &config.tiers_file else { return Ok(Limits::built_in()) };
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;
@@ -173,6 +187,7 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     let (host, port) = (app.config.host.clone(), app.config.port);
     let data = web::Data::from(Arc::clone(&app));
     app.log.store().io().spawn(Admission::sweep(data.clone()));
+    app.log.store().io().spawn(put_refused_on_record(data.clone()));
     let server = HttpServer::new(move || http::service(data.clone()))
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .bind((host.as_str(), port))
@@ -186,11 +201,25 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     if let Some(commands) = commands {
         commands.stop().await;
     }
-    let log = app.log.clone();
+    let last_refused = app.refused.put_on_record(&app.log, &app.write.access, true);
+    let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
+    let (log, ring) = (app.log.clone(), Arc::clone(&app.ring));
     // On the runtime that owns the connections, as all I/O.
-    let _ = app.log.store().io().spawn(async move { log.store().close().await }).await;
+    let end = async move {
+        ring.withdraw().await;
+        log.store().close().await;
+    };
+    let _ = app.log.store().io().spawn(end).await;
     info!("genie stopped");
     stopped
+}
+
+/// For ever; to be spawned.
+async fn put_refused_on_record(app: web::Data<App>) {
+    loop {
+        tokio::time::sleep(refused::TICK).await;
+        app.refused.put_on_record(&app.log, &app.write.access, false).await;
+    }
 }
 
 /// To whoever started the server, and may have stopped listening.
@@ -211,79 +240,12 @@ fn start_logging(config: &Config) -> Result<(), String> {
 
 /// Opens the log with the configured master keys, or with those in the data folder, which are made for an empty store.
 pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String> {
-    let masters = masters(config, read_only).await?;
+    let masters = keys::file::ring(config, read_only).await?;
     let settings = genie_log::Settings { target: config.target(), masters, clock: Clock::system(), read_only };
     Log::open(settings).await.map_err(|error| match error {
         LogError::Away(reason) if read_only => format!("the store can't be read: {reason}"),
         error => error.to_string(),
     })
-}
-
-/// The configured master keys, or those in the data folder, which are made for an empty store unless it is only to be read.
-pub async fn masters(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
-    match &config.master_keys {
-        Some(ring) => MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}")),
-        None => master_key_file(config, read_only).await,
-    }
-}
-
-async fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
-    let path = config.data_dir.join("master.key");
-    let shown = path.display();
-    // Of two first starts in one folder, one makes the key and the other reads it.
-    let _alone = match read_only {
-        true => None,
-        false => Some(lock_folder(config)?),
-    };
-    match File::open(&path) {
-        Ok(mut file) => {
-            let mode = file.metadata().map_err(|error| format!("{shown}: {error}"))?.permissions().mode();
-            if mode & 0o077 != 0 {
-                return Err(format!("{shown} can be read by others; run: chmod 600 {shown}"));
-            }
-            let mut text = Zeroizing::new(String::new());
-            file.read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
-            MasterKeys::parse(text.trim()).map_err(|error| format!("{shown}: {error}"))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !read_only => {
-            match Log::is_new(&config.target()).await.map_err(|error| error.to_string())? {
-                true => make_master_key(config, &path),
-                false => {
-                    Err(format!("{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS"))
-                }
-            }
-        }
-        Err(error) => Err(format!("{shown}: {error}; set GENIE_MASTER_KEYS or GENIE_DATA_DIR")),
-    }
-}
-
-fn lock_folder(config: &Config) -> Result<File, String> {
-    let path = config.data_dir.join("master.lock");
-    let lock = || {
-        fs::create_dir_all(&config.data_dir)?;
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-        file.lock()?;
-        Ok(file)
-    };
-    lock().map_err(|error: std::io::Error| format!("{} can't be locked: {error}", path.display()))
-}
-
-/// Written to a file beside and renamed, so that a crash leaves a whole key or none.
-fn make_master_key(config: &Config, path: &Path) -> Result<MasterKeys, String> {
-    let shown = path.display();
-    let text = MasterKeys::generate();
-    let beside = path.with_extension("key.new");
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(&config.data_dir)?;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(&config.data_dir)?.sync_all()
-    };
-    write().map_err(|error| format!("{shown} can't be written: {error}"))?;
-    warn!("a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place");
-    MasterKeys::parse(&text).map_err(|error| format!("{shown}: {error}"))
 }
 
 /// An embedded store has one writing process: the file is locked for as long as it lives.

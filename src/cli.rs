@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config, invite, torture, transfer};
+use crate::{app, audit, config::Config, import, invite, keys, torture, transfer};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -34,6 +34,12 @@ enum Command {
     },
     /// Make invites and print their codes; may run beside the server
     Invite(invite::NewInvites),
+    /// Bring in what another system held
+    #[command(subcommand)]
+    Import(import::ImportCommand),
+    /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Export or import the log
     #[command(subcommand)]
     Log(transfer::LogCommand),
@@ -77,6 +83,8 @@ pub fn run() -> ExitCode {
             Err(error) => Err(format!("--user: {error}")),
         },
         Command::Invite(wanted) => invite::make(config, wanted),
+        Command::Import(command) => import::run(config, command),
+        Command::Keys(command) => keys::run(&config, command),
         Command::Log(command) => transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
         Command::Audit { what: Some(what), .. } => match what {
@@ -93,7 +101,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn fail(sentence: impl std::fmt::Display) -> ExitCode {
+/// Says why a command failed.
+pub fn fail(sentence: impl std::fmt::Display) -> ExitCode {
     eprintln!("genie: {sentence}");
     ExitCode::FAILURE
 }

@@ -7,7 +7,7 @@ use genie_log::store::Target;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{blobs::Place, identity::directus, rate::Rate};
+use crate::{blobs::Place, identity::directus, import::original::OriginalKey, rate::Rate, roles};
 
 /// One setting: its name, its default, what it is for.
 pub struct Setting {
@@ -26,7 +26,7 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 }
 
 /// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: [Setting; 37] = [
+pub const SETTINGS: &[Setting] = &[
     plain("HOST", "127.0.0.1", "address to listen on"),
     plain("SERVER_PORT", "3001", "port to listen on; 0 takes a free one"),
     secret("DATABASE_URL", "postgres://... ; without it an SQLite file in GENIE_DATA_DIR"),
@@ -39,10 +39,12 @@ pub const SETTINGS: [Setting; 37] = [
     plain("MAX_UPLOAD_BYTES", "536870912", "the largest upload"),
     secret(
         "GENIE_MASTER_KEYS",
-        "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
+        "ring of master keys, `id:base64` separated by commas; `genie keys rotate` makes the first current",
     ),
+    plain("GENIE_MASTER_KEYS_FILE", "", "file of the ring, mode 0600; without either, GENIE_DATA_DIR/master.key"),
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
     secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
+    secret("CREDENTIALS_ENC_KEY_B64", "the key of the original's credentials, for `genie import credentials`"),
     secret("RBAC_SYNC_WEBHOOK_SECRET", "the shared secret of servers and workers; without it their routes answer 503"),
     plain(
         "SHARED_SECRET_ROUTES",
@@ -54,6 +56,7 @@ pub const SETTINGS: [Setting; 37] = [
     secret("DIRECTUS_SECRET", "that Directus' SECRET; with it tokens are checked without asking"),
     plain("DIRECTUS_CREATOR_ROLE", "creator", "name of the role in Directus that a registration gives"),
     plain("GENIE_RESERVATION_SECONDS", "600", "how long a registration that broke off keeps its invite and address (Directus)"),
+    plain("GENIE_ROLES", "", "roles beside `creator` and `administrator`, separated by commas; a Directus has its own"),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
     plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
@@ -78,6 +81,7 @@ pub const SETTINGS: [Setting; 37] = [
 ];
 
 /// The checked configuration.
+#[derive(Clone)]
 pub struct Config {
     pub host: String,
     pub port: u16,
@@ -86,12 +90,16 @@ pub struct Config {
     blobs_url: String,
     pub max_upload: u64,
     pub master_keys: Option<SecretString>,
+    pub master_keys_file: Option<PathBuf>,
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
+    original_key: Option<SecretString>,
     pub shared_secret: Option<SecretString>,
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
     pub directus: Option<directus::Settings>,
+    /// Roles beside those that genie itself gives.
+    pub roles: Vec<String>,
     pub ollama_url: String,
     pub ollama_model: String,
     pub caption_model: String,
@@ -158,15 +166,22 @@ impl Config {
             blobs_url: read.bucket("GENIE_BLOBS_URL"),
             max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
             master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
+            master_keys_file: Some(read.text("GENIE_MASTER_KEYS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             first_invite: read.secret(
                 "GENIE_FIRST_INVITE",
                 |code| (4..=200).contains(&code.len()),
                 "must have 4 to 200 characters",
             ),
             export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
+            original_key: read.secret(
+                "CREDENTIALS_ENC_KEY_B64",
+                |key| OriginalKey::read(&SecretString::from(key)).is_some(),
+                "must be 32 bytes in base64",
+            ),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
             secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
             directus: read.directus(),
+            roles: read.roles("GENIE_ROLES"),
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),
             caption_model: read.text("CAPTION_MODEL"),
@@ -190,6 +205,9 @@ impl Config {
             log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
             given: BTreeMap::new(),
         };
+        if config.master_keys.is_some() && config.master_keys_file.is_some() {
+            read.wrong.push("GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; the ring is in one of them".into());
+        }
         match read.wrong.is_empty() {
             true => Ok(Self { given, ..config }),
             false => Err(BadConfig(read.wrong)),
@@ -212,6 +230,11 @@ impl Config {
         let aws = self.given.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
         let aws = aws.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect();
         Place::Bucket { url: self.blobs_url.clone(), aws }
+    }
+
+    /// The key that the original sealed credentials with.
+    pub fn original_key(&self) -> Option<OriginalKey> {
+        self.original_key.as_ref().and_then(OriginalKey::read)
     }
 
     /// Whether this is the only process on its store.
@@ -303,6 +326,15 @@ impl Reader<'_> {
             self.wrong.push(format!("{name} must be * or a list of origins such as https://app.example.com"));
         }
         origins
+    }
+
+    fn roles(&mut self, name: &'static str) -> Vec<String> {
+        let text = self.text(name);
+        let roles: Vec<String> = text.split(',').map(str::trim).filter(|role| !role.is_empty()).map(str::to_owned).collect();
+        if !roles.iter().all(|role| roles::has_the_form_of_one(role)) {
+            self.wrong.push(format!("{name} must be a list of names of at most 64 bytes, separated by commas"));
+        }
+        roles
     }
 
     /// All about Directus, which is there when it has an address.

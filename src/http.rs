@@ -27,6 +27,8 @@ mod error;
 mod idempotency;
 /// Request ids, logging, security headers.
 mod request;
+/// Roles that somebody asks for.
+mod roles;
 /// Server-sent events.
 mod sse;
 
@@ -44,6 +46,8 @@ mod credentials;
 mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
+/// `/api/me/export`.
+pub mod export;
 /// `/api/files/*`.
 mod files;
 /// `/healthz`, `/readyz`.
@@ -52,10 +56,14 @@ mod health;
 mod identity;
 /// `/api/admin/users/{id}/impersonate`, `/api/admin/impersonations/*`.
 mod impersonation;
+/// Credentials of the original, by the socket.
+mod imports;
 /// `/api/admin/invites`, and invites by the socket.
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
 mod jobs;
+/// Master keys, by the socket.
+mod keys;
 /// `/api/onboarding/*`.
 mod onboarding;
 /// `/api/openapi.json`.
@@ -103,6 +111,8 @@ pub fn operator_service(
     ActixApp::new()
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
+        .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
+        .service(web::resource("/keys").route(post().to(keys::ask)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
@@ -123,6 +133,8 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
+        .route("/api/me/export", get().to(export::without_secrets))
+        .route("/api/me/export", post().to(export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
         .route("/api/admin/invites", post().to(invites::create))

@@ -11,6 +11,8 @@ pub mod known;
 pub mod password;
 /// Refresh tokens.
 pub mod refresh;
+/// Wrong secrets, keys and tokens, counted.
+pub mod refused;
 /// The check of a signed token.
 pub mod signature;
 /// Wrong passwords, counted.

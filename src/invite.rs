@@ -6,7 +6,7 @@ use genie_log::Opened;
 use serde_json::Value;
 
 pub use crate::http::invites::NewInvites;
-use crate::{app, config::Config, socket};
+use crate::{app, config::Config, roles, socket};
 
 /// Makes them and prints a code a line.
 pub fn make(config: Config, wanted: NewInvites) -> Result<(), String> {
@@ -30,6 +30,7 @@ fn codes_of(answer: &Value) -> Result<Vec<String>, String> {
 
 async fn make_here(config: &Config, wanted: NewInvites) -> Result<Vec<String>, String> {
     let (count, grant) = wanted.read().map_err(|error| error.to_string())?;
+    roles::expect_set(config, &grant.role)?;
     let _only_process = app::lock_store(config)?;
     let Opened { log, vault } = app::open_log(config, false).await?;
     let register = Register::new(log.clone(), Vault::new(log.clone(), vault));

@@ -12,18 +12,26 @@ mod blobs;
 mod cli;
 /// Everything from the environment, read once and checked.
 mod config;
+/// No image of this process' memory is left behind.
+mod core_dumps;
 /// Keeps signed heads outside the store.
 mod heads;
 /// All routes.
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
+/// `genie import`: what the original held.
+mod import;
 /// `genie invite`.
 mod invite;
+/// `genie keys`, and where the ring of master keys is.
+mod keys;
 /// An upload is looked through and queued.
 mod onboarding;
 /// How often something may happen for one key.
 mod rate;
+/// Which roles there are.
+mod roles;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
@@ -36,6 +44,9 @@ mod transfer;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Err(sentence) = core_dumps::forbid() {
+        return cli::fail(sentence); // before any key is read
+    }
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     cli::run()

@@ -12,9 +12,11 @@ use genie_log::{
     Election, Log, LogError, UserKeys, Work,
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
+    secrets::VaultKey,
     sessions::NewSession,
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -23,7 +25,7 @@ use crate::{
     WriteError,
     caller::Asking,
     users::{Done, Plan, Users},
-    vault::{Vault, two_factor_id},
+    vault::{Vault, seal_password, seal_two_factor, two_factor_id},
 };
 
 /// A new password or address.
@@ -83,13 +85,14 @@ impl Accounts {
     }
 
     /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
-    /// logged out in the same append.
+    /// logged out in the same append. The outcome's `changed` says whether it was not so before.
     pub async fn sync(&self, user: UserId, wanted: Wanted, asking: impl Into<Asking>) -> Result<Done, WriteError> {
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(AccountCommand::Sync(wanted.clone())))?;
             let suspends = changes.iter().any(|change| change.event == Event::Account(AccountEvent::Suspended));
             let work = if suspends { vec![Work::EndSessions { user, but: None }] } else { vec![] };
-            Ok(Plan { changes, work, ..Plan::default() })
+            let outcome = json!({"changed": !changes.is_empty()});
+            Ok(Plan { changes, work, outcome, ..Plan::default() })
         })
         .await
     }
@@ -125,6 +128,22 @@ impl Accounts {
     pub async fn end_sessions(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
         let work = vec![Work::EndSessions { user, but: None }];
         self.account(user, AccountCommand::EndSessions, work, asking).await
+    }
+
+    /// Ends one login of a user.
+    pub async fn end_session(&self, user: UserId, login: Uuid, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let family = login.to_string();
+        let sessions = self.log.sessions_of(user, self.log.clock().now()).await?;
+        let is_theirs = sessions.iter().any(|session| session.family == family);
+        self.plan(user, asking, move |state, now| {
+            if !is_theirs {
+                return Err(Refusal::not_found("session"));
+            }
+            let end = AccountCommand::EndSession { family: family.clone() };
+            let changes = state.decide(now, UserCommand::Account(end))?;
+            Ok(Plan { changes, work: vec![Work::EndSession { family: family.clone() }], ..Plan::default() })
+        })
+        .await
     }
 
     /// Ends a login whose old token came back, and notes it: both or none, so that a crash leaves the token to be found again.
@@ -167,12 +186,12 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
-        let (keys, vault) = (self.keys(user).await.map_err(no_such_link)?, self.vault.clone());
+        let key = self.vault_key(user).await.map_err(no_such_link)?;
         let planner = move |state: &User, now: Now| {
             let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
             let changes = state.decide(now, UserCommand::Account(command))?;
             let version = state.account().profile().map_or(0, |profile| profile.password) + 1;
-            let password = vault.seal_password(&keys, user, version, hash.expose_secret());
+            let password = seal_password(&key, user, version, hash.expose_secret());
             Ok(Plan { changes, work: vec![password, Work::EndSessions { user, but: None }], ..Plan::default() })
         };
         self.plan(user, asking, planner).await.map_err(no_such_link)
@@ -186,11 +205,11 @@ impl Accounts {
         step: u64,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let (keys, vault) = (self.keys(user).await?, self.vault.clone());
+        let key = self.vault_key(user).await?;
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(AccountCommand::EnableTwoFactor { step }))?;
             let TwoFactor { version, .. } = state.account().active()?.two_factor;
-            let work = vec![vault.seal_two_factor(&keys, user, version + 1, &secret)];
+            let work = vec![seal_two_factor(&key, user, version + 1, &secret)];
             Ok(Plan { changes, work, ..Plan::default() })
         })
         .await
@@ -253,6 +272,11 @@ impl Accounts {
             Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => Err(Refusal::not_found("user").into()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The key for the secrets of somebody who is there.
+    async fn vault_key(&self, user: UserId) -> Result<VaultKey, WriteError> {
+        self.vault.key(user).await?.ok_or_else(|| Refusal::not_found("user").into())
     }
 }
 

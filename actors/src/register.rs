@@ -14,7 +14,12 @@ use genie_events::{
 use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{WriteError, system_stream, vault::Vault};
+use crate::{
+    WriteError,
+    caller::Asking,
+    system_stream,
+    vault::{Vault, seal_password},
+};
 
 /// Where another identity provider changes an address.
 mod follow;
@@ -112,8 +117,8 @@ impl Register {
             admin: grant.admin,
         }))?;
 
-        let (keys, new_key) = self.log.new_keys(user);
-        let password = self.vault.seal_password(&keys, user, FIRST_PASSWORD, applicant.password_hash.expose_secret());
+        let (keys, vault_key, new_key) = self.vault.new_keys(user);
+        let password = seal_password(&vault_key, user, FIRST_PASSWORD, applicant.password_hash.expose_secret());
         let groups = vec![
             first_facts(user, keys, registered),
             Group::of_system(&email_stream, emails, claimed.into_iter().map(Into::into).collect()),
@@ -174,10 +179,10 @@ impl Register {
     }
 
     /// Takes an invite back that nobody used; answers the position that reads must have reached to see it.
-    pub async fn revoke_invite(&self, code: &str, metadata: Metadata) -> Result<u64, WriteError> {
+    pub async fn revoke_invite(&self, code: &str, asking: impl Into<Asking>) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
         let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::Invite, &id.0, metadata, revoke).await
+        system_stream::ask(&self.log, StreamKind::Invite, &id.0, asking.into(), revoke).await
     }
 
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.

@@ -8,10 +8,12 @@ use genie_events::{
 use genie_log::{Log, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{WriteError, system_stream};
+use crate::{WriteError, caller::Asking, system_stream};
 
 /// What every service key begins with.
 pub const PREFIX: &str = "gk_";
+/// The random bytes of one.
+const KEY_BYTES: usize = 32;
 
 /// Makes, checks and revokes service keys.
 #[derive(Debug, Clone)]
@@ -38,23 +40,32 @@ impl ServiceKeys {
 
     /// Makes one.
     pub async fn make(&self, wanted: Key, metadata: Metadata) -> Result<NewKey, WriteError> {
-        let key = SecretString::from(format!("{PREFIX}{}", hex(&clock::random_bytes::<32>())));
+        let key = SecretString::from(format!("{PREFIX}{}", hex(&clock::random_bytes::<KEY_BYTES>())));
         let id = self.log.hashes().service_key(key.expose_secret());
         let create = |state: &ServiceKey| state.decide(ServiceKeyCommand::Create(wanted.clone()));
-        let position = system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata, create).await?;
+        let position = system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata.into(), create).await?;
         Ok(NewKey { key, id, position })
     }
 
-    /// What a key opens now; `None` when nothing, or when it never was one.
-    pub async fn check(&self, key: &str) -> Result<Option<(ServiceKeyId, Key)>, WriteError> {
+    /// What is known of a key; `None` when it never was one.
+    pub async fn find(&self, key: &str) -> Result<Option<(ServiceKeyId, ServiceKey)>, WriteError> {
+        if !has_the_form_of_one(key) {
+            return Ok(None);
+        }
         let id = self.log.hashes().service_key(key);
         let (state, _, _) = system_stream::load::<ServiceKey>(&self.log, StreamKind::ServiceKey, &id.0).await?;
-        Ok(state.opens(self.log.clock().now()).cloned().map(|key| (id, key)))
+        Ok(Some((id, state)).filter(|(_, state)| *state != ServiceKey::Absent))
     }
 
     /// Revokes one; answers the position that reads must have reached to see it.
-    pub async fn revoke(&self, id: &ServiceKeyId, metadata: Metadata) -> Result<u64, WriteError> {
+    pub async fn revoke(&self, id: &ServiceKeyId, asking: impl Into<Asking>) -> Result<u64, WriteError> {
         let revoke = |state: &ServiceKey| state.decide(ServiceKeyCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata, revoke).await
+        system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, asking.into(), revoke).await
     }
+}
+
+/// Whether a look into the log is worth it.
+fn has_the_form_of_one(key: &str) -> bool {
+    let digits = key.strip_prefix(PREFIX).unwrap_or_default();
+    digits.len() == 2 * KEY_BYTES && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

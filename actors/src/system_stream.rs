@@ -1,10 +1,11 @@
 //! The system's own streams: folded from the log each time, because they are asked seldom and from every node.
 
 use cqrs_es::Aggregate;
-use genie_events::{Event, Metadata, Refusal, StreamId, StreamKind};
-use genie_log::{Append, AppendError, Group, Log, Owner, clock};
+use genie_events::{Event, Refusal, StreamId, StreamKind};
+use genie_log::{Append, AppendError, Group, Log, Owner, Remember, clock};
+use serde_json::Value;
 
-use crate::WriteError;
+use crate::{WriteError, caller::Asking, user::answer_again};
 
 /// How often a race is tried again before the caller is told to come back.
 const TRIES: u32 = 5;
@@ -22,28 +23,37 @@ where
 }
 
 /// Asks a stream of the system something, again on what another left behind when there was a race. Answers the position that
-/// reads must have reached to see it.
+/// reads must have reached to see it. What came of a request that may be sent again is kept with the user who asked.
 pub(crate) async fn ask<A>(
     log: &Log,
     kind: StreamKind,
     id: &str,
-    metadata: Metadata,
+    asking: Asking,
     decide: impl Fn(&A) -> Result<Vec<A::Event>, Refusal>,
 ) -> Result<u64, WriteError>
 where
     A: Aggregate + 'static,
     A::Event: Into<Event>,
 {
+    let Asking { metadata, key } = asking;
+    let again = metadata.by.zip(key);
     for _ in 0..TRIES {
         let (state, stream, count) = load::<A>(log, kind, id).await?;
+        // Asked for after the state was read, as a user's actor does.
+        if let Some((user, key)) = &again
+            && let Some(remembered) = log.remembered(*user, key).await?
+        {
+            return answer_again(remembered).map(|done| done.position);
+        }
         let events: Vec<Event> = decide(&state)?.into_iter().map(Into::into).collect();
         if events.is_empty() {
             return Ok(log.head()); // it is so already
         }
         let group = Group::of_system(&stream, count, events);
-        match log.append(Append { groups: vec![group], work: vec![], metadata: metadata.clone(), remember: None }).await {
+        let remember = again.clone().map(|(user, request)| Remember { request, user, outcome: Value::Null });
+        match log.append(Append { groups: vec![group], work: vec![], metadata: metadata.clone(), remember }).await {
             Ok(at) => return Ok(at.last),
-            Err(AppendError::Stale) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+            Err(AppendError::Stale | AppendError::KeyUsed) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
             Err(error) => return Err(error.into()),
         }
     }

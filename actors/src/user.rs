@@ -272,7 +272,7 @@ impl Turn {
 }
 
 /// The same request once more: what came of it the first time.
-fn answer_again(remembered: Remembered) -> Result<Done, WriteError> {
+pub(crate) fn answer_again(remembered: Remembered) -> Result<Done, WriteError> {
     match remembered {
         Remembered::Same { outcome, position } => Ok(Done { position, changes: vec![], note: Note::Nothing, outcome }),
         Remembered::Other => {

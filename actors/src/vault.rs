@@ -1,13 +1,17 @@
 //! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use genie_events::{
     CredentialId, Moment, Refusal, User, UserCommand, UserId,
     credential::{Credential, CredentialKind, SealedSecret},
 };
-use genie_log::{Log, LogError, UserKeys, VaultDoor, Work, keys::sha256_hex, secrets::SecretName};
-use serde::{Deserialize, Serialize};
+use genie_log::{
+    Log, LogError, UserKeys, VaultDoor, Work,
+    keys::sha256_hex,
+    secrets::{SecretName, VaultKey},
+};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -55,6 +59,16 @@ impl Plaintext {
         }
     }
 
+    /// Takes the text of a JSON object as it is: no value of it is held anywhere else.
+    pub fn of_object(text: Zeroizing<Vec<u8>>) -> Result<Self, Refusal> {
+        let refused = |sentence: String| Err(Refusal::invalid("credentials", sentence));
+        match serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text) {
+            _ if text.len() > MAX_SECRET_BYTES => refused(format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes")),
+            Ok(fields) if !fields.is_empty() => Ok(Self(text)),
+            _ => refused("`credentials` must be a JSON object with at least one field".to_owned()),
+        }
+    }
+
     /// The bytes, for the answer that reveals them.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -87,6 +101,8 @@ pub struct Stored {
     pub updated: bool,
     /// When a session is over.
     pub expires_at: Option<Moment>,
+    /// Whether the same request had stored it before.
+    pub again: bool,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
@@ -118,13 +134,20 @@ pub struct Holding {
 pub enum Target {
     /// The one of this kind and platform, and of this name if it is a profile; made when there is none.
     For(Holding),
-    /// This one; made when there is none.
-    Given(CredentialId, Holding),
     /// This profile, which must be there.
     Existing {
         /// Which.
         id: CredentialId,
         /// A new name there, when given.
+        platform_username: Option<String>,
+    },
+    /// This one, brought in from another system: made under its id there, in the place of none.
+    Imported {
+        /// Which.
+        id: CredentialId,
+        /// The platform.
+        platform: String,
+        /// The name there.
         platform_username: Option<String>,
     },
 }
@@ -135,16 +158,14 @@ impl Vault {
         Self { door: Arc::new(door), log, refused: Lately::new() }
     }
 
-    /// Seals a version of the hash of a user's password.
-    pub(crate) fn seal_password(&self, keys: &UserKeys, user: UserId, version: u32, hash: &str) -> Work {
-        let name = SecretName { user, secret_id: password_id(user), kind: LOGIN_PASSWORD, version };
-        self.door.seal_with(keys, &name, hash.as_bytes())
+    /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
+    pub(crate) async fn key(&self, user: UserId) -> Result<Option<VaultKey>, WriteError> {
+        held(self.door.key(user).await.map(Some))
     }
 
-    /// Seals a version of the secret of a user's second factor.
-    pub(crate) fn seal_two_factor(&self, keys: &UserKeys, user: UserId, version: u32, secret: &[u8]) -> Work {
-        let name = SecretName { user, secret_id: two_factor_id(user), kind: TWO_FACTOR, version };
-        self.door.seal_with(keys, &name, secret)
+    /// Makes a new user's keys, and the row that goes with the user's first facts.
+    pub(crate) fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
+        self.door.new_keys(user)
     }
 
     /// The hash of a user's password, and which version it is.
@@ -166,29 +187,29 @@ impl Vault {
         target: Target,
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
-        let keys = self.log.live_keys(user).await.map_err(|error| match error {
-            LogError::KeyAbsent { .. } => WriteError::Forgotten,
-            error => error.into(),
-        })?;
-        let (door, fresh) = (Arc::clone(&self.door), CredentialId(self.log.clock().new_uuid()));
+        let key = self.key(user).await?.ok_or(WriteError::Forgotten)?;
+        let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
             let (id, Holding { kind, platform, platform_username, expires_at }) = place(state, &target, fresh)?;
             let before = state.credential(id).unwrap_or(&Credential::Absent);
             let (version, updated) = (before.next_version(), matches!(before, Credential::Held { .. }));
-            let work = door.seal_with(&keys, &secret_name(user, id, kind, version), secret.expose());
+            let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
             let hash = match &work {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
                 _ => String::new(),
             };
             let sealed = SealedSecret { version, hash };
-            let command = UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed };
+            let command = match target {
+                Target::Imported { .. } => UserCommand::ImportCredential { credential: id, platform, platform_username, sealed },
+                _ => UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed },
+            };
             let outcome = json!(Kept { id, updated, expires_at });
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
         };
-        let done = users.plan(user, None, asking, Arc::new(planner)).await.map_err(name_taken)?;
+        let done = users.plan(user, None, asking, Arc::new(planner)).await?;
         let Kept { id, updated, expires_at } = serde_json::from_value(done.outcome)
             .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, expires_at, position: done.position })
+        Ok(Stored { id, updated, expires_at, again: done.changes.is_empty(), position: done.position })
     }
 
     /// Removes a credential: the ciphertext goes with the fact.
@@ -211,6 +232,16 @@ impl Vault {
 const LOGIN_PASSWORD: &str = "login password";
 const TWO_FACTOR: &str = "two-factor";
 
+/// Seals a version of the hash of a user's password.
+pub(crate) fn seal_password(key: &VaultKey, user: UserId, version: u32, hash: &str) -> Work {
+    key.seal(&SecretName { user, secret_id: password_id(user), kind: LOGIN_PASSWORD, version }, hash.as_bytes())
+}
+
+/// Seals a version of the secret of a user's second factor.
+pub(crate) fn seal_two_factor(key: &VaultKey, user: UserId, version: u32, secret: &[u8]) -> Work {
+    key.seal(&SecretName { user, secret_id: two_factor_id(user), kind: TWO_FACTOR, version }, secret)
+}
+
 fn password_id(user: UserId) -> String {
     format!("password/{user}")
 }
@@ -231,17 +262,6 @@ fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u3
     SecretName { user, secret_id: id.to_string(), kind: kind.as_str(), version }
 }
 
-/// The log knows only that a stream is somebody else's.
-fn name_taken(error: WriteError) -> WriteError {
-    match error {
-        WriteError::Refused(refusal) if refusal == genie_events::job::job_exists() => {
-            let sentence = "There is another credential with this id, and it is not this user's";
-            Refusal::conflict("credential_exists", sentence).into()
-        }
-        error => error,
-    }
-}
-
 /// Which credential it is to be, and what.
 fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, Holding), Refusal> {
     match target {
@@ -249,15 +269,19 @@ fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(Credenti
             let held = state.credential_for(holding.kind, &holding.platform, holding.platform_username.as_deref());
             Ok((held.unwrap_or(fresh), holding.clone()))
         }
-        Target::Given(id, holding) => Ok((*id, holding.clone())),
         Target::Existing { id, platform_username } => match state.credential(*id) {
-            Some(Credential::Held { kind: kind @ CredentialKind::Profile, platform, platform_username: before, .. }) => {
-                let platform_username = platform_username.clone().or_else(|| before.clone());
-                Ok((*id, Holding { kind: *kind, platform: platform.clone(), platform_username, expires_at: None }))
+            Some(Credential::Held { kind: CredentialKind::Profile, platform, platform_username: before, .. }) => {
+                Ok((*id, profile(platform, platform_username.as_ref().or(before.as_ref()))))
             }
             _ => Err(Refusal::not_found("credential")),
         },
+        Target::Imported { id, platform, platform_username } => Ok((*id, profile(platform, platform_username.as_ref()))),
     }
+}
+
+fn profile(platform: &str, platform_username: Option<&String>) -> Holding {
+    let (kind, platform) = (CredentialKind::Profile, platform.to_owned());
+    Holding { kind, platform, platform_username: platform_username.cloned(), expires_at: None }
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
-use genie_actors::users::Users;
+use genie_actors::{users::Users, vault::Vault};
 use genie_events::{
     CredentialId, Limits, Metadata, UserCommand, UserId,
     credential::{CredentialKind, SealedSecret},
 };
 use genie_log::{
-    Clock, Log, MasterKeys,
+    Clock, Log, MasterKeys, Opened,
     store::Target,
     testing::{Kind, TestStore},
 };
@@ -66,6 +66,13 @@ impl Ground {
     pub async fn node(&self) -> Measured<Node> {
         let log = self.log().await?;
         Ok(Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log })
+    }
+
+    /// The same with the vault, as the write side has it.
+    pub async fn node_with_vault(&self) -> Measured<(Node, Vault)> {
+        let Opened { log, vault } = self.store.open_with(&self.masters).await?;
+        let node = Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log: log.clone() };
+        Ok((node, Vault::new(log, vault)))
     }
 
     /// Registers users.

@@ -1,11 +1,11 @@
-//! `access`: that somebody looked at what is not theirs, where no single owner's stream could hold it. Each is a stream of its
-//! own, so that those who look never wait for each other. Who looked is in the metadata.
+//! `access`: that somebody looked at what is not theirs, or tried to be somebody, where no single owner's stream could hold it.
+//! Each is a stream of its own, so that those who look never wait for each other. Who looked is in the metadata.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     aggregate, domain_event,
-    ids::{CredentialId, UserId},
+    ids::{CredentialId, NetworkId, UserId},
     refusal::Refusal,
 };
 
@@ -30,13 +30,52 @@ pub enum Access {
     Noted,
 }
 
+/// What was shown by those who are nobody, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrong {
+    /// Wrong shared secrets.
+    pub secrets: u32,
+    /// Service keys that never were one.
+    pub service_keys: u32,
+    /// Forged tokens, and tokens that nobody gave out; none that were good once.
+    pub tokens: u32,
+    /// Not looked at, after too many of the others.
+    pub stopped: u32,
+}
+
+impl Wrong {
+    /// How many in all.
+    pub fn total(&self) -> u32 {
+        [self.service_keys, self.tokens, self.stopped].into_iter().fold(self.secrets, u32::saturating_add)
+    }
+
+    /// Counts these as well.
+    pub fn add(&mut self, more: Self) {
+        for (count, more) in [
+            (&mut self.secrets, more.secrets),
+            (&mut self.service_keys, more.service_keys),
+            (&mut self.tokens, more.tokens),
+            (&mut self.stopped, more.stopped),
+        ] {
+            *count = count.saturating_add(more);
+        }
+    }
+}
+
 /// What may be put on record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessCommand {
     /// Events are about to be read with what is personal in them.
     ReadPersonal {
         /// Of this user only; of everybody without it.
         user: Option<UserId>,
+    },
+    /// Secrets, keys or tokens were refused.
+    NoteRefused {
+        /// From where; from networks beyond those that are told one by one without it.
+        network: Option<NetworkId>,
+        /// How many.
+        wrong: Wrong,
     },
     /// A credential was asked for that is nobody's.
     RefuseCredential {
@@ -59,6 +98,15 @@ pub enum AccessEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<UserId>,
     },
+    /// Secrets, keys or tokens were refused, since this was last told of the same network.
+    Refused {
+        /// From where; from networks beyond those that are told one by one without it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkId>,
+        /// How many.
+        #[serde(flatten)]
+        wrong: Wrong,
+    },
     /// A credential was asked for that is nobody's.
     CredentialRefused {
         /// Why it is nobody's.
@@ -72,8 +120,10 @@ pub enum AccessEvent {
     },
 }
 
-domain_event!(AccessEvent,
+domain_event!(
+    AccessEvent,
     Self::PersonalRead { .. } => "access.personal_read",
+    Self::Refused { .. } => "access.refused",
     Self::CredentialRefused { .. } => "access.credential_refused",
 );
 aggregate!(Access, "access", AccessCommand, AccessEvent);
@@ -81,15 +131,15 @@ aggregate!(Access, "access", AccessCommand, AccessEvent);
 impl Access {
     /// What happens when this is asked.
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
-        if *self == Self::Noted {
-            return Ok(vec![]);
-        }
-        Ok(vec![match command {
-            AccessCommand::ReadPersonal { user } => AccessEvent::PersonalRead { user },
-            AccessCommand::RefuseCredential { reason, credential, user } => {
-                AccessEvent::CredentialRefused { reason, credential, user }
+        match (self, command) {
+            (Self::Noted, _) => Ok(vec![]),
+            (Self::Absent, AccessCommand::ReadPersonal { user }) => Ok(vec![AccessEvent::PersonalRead { user }]),
+            (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => Ok(vec![]),
+            (Self::Absent, AccessCommand::NoteRefused { network, wrong }) => Ok(vec![AccessEvent::Refused { network, wrong }]),
+            (Self::Absent, AccessCommand::RefuseCredential { reason, credential, user }) => {
+                Ok(vec![AccessEvent::CredentialRefused { reason, credential, user }])
             }
-        }])
+        }
     }
 
     /// Folds what happened.
@@ -106,9 +156,21 @@ mod tests {
 
     #[test]
     fn an_access_is_noted_once() {
-        let read = AccessEvent::PersonalRead { user: None };
-        let ask = AccessCommand::ReadPersonal { user: None };
-        TestFramework::<Access>::with(()).given_no_previous_events().when(ask).then_expect_events(vec![read.clone()]);
-        TestFramework::<Access>::with(()).given(vec![read]).when(ask).then_expect_events(vec![]);
+        let wrong = Wrong { secrets: 2, stopped: 1, ..Wrong::default() };
+        let (reason, credential, user) = (Nobodys::Unknown, None, None);
+        for (ask, noted) in [
+            (AccessCommand::ReadPersonal { user: None }, AccessEvent::PersonalRead { user: None }),
+            (
+                AccessCommand::RefuseCredential { reason, credential, user },
+                AccessEvent::CredentialRefused { reason, credential, user },
+            ),
+            (AccessCommand::NoteRefused { network: None, wrong }, AccessEvent::Refused { network: None, wrong }),
+        ] {
+            let access = TestFramework::<Access>::with(());
+            access.given_no_previous_events().when(ask.clone()).then_expect_events(vec![noted.clone()]);
+            TestFramework::<Access>::with(()).given(vec![noted]).when(ask).then_expect_events(vec![]);
+        }
+        let nothing = AccessCommand::NoteRefused { network: None, wrong: Wrong::default() };
+        TestFramework::<Access>::with(()).given_no_previous_events().when(nothing).then_expect_events(vec![]);
     }
 }

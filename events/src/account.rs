@@ -120,14 +120,31 @@ pub enum AccountCommand {
     RemoveTwoFactor,
     /// Note that all logins were ended.
     EndSessions,
+    /// Note that one login was ended.
+    EndSession {
+        /// Which family.
+        family: String,
+    },
     /// Note that an old refresh token came back, and its family was ended.
     NoteReuse {
         /// Which family.
         family: String,
     },
+    /// Note that everything held about the user is about to be handed to them.
+    Export {
+        /// With the secrets that they keep here.
+        secrets: bool,
+    },
     /// Note that an administrator begins to act for the user.
     StartImpersonation {
         /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
+    },
+    /// Note that an impersonation was ended before its time.
+    EndImpersonation {
+        /// The administrator who had begun it.
         by: UserId,
         /// Which impersonation.
         impersonation: Uuid,
@@ -272,9 +289,26 @@ pub enum AccountEvent {
         /// All tokens that follow from one login.
         family: String,
     },
+    /// Everything held about them was handed to them.
+    Exported {
+        /// With the secrets that they keep here.
+        secrets: bool,
+    },
     /// An administrator began to act for the user.
     ImpersonationStarted {
         /// The administrator.
+        by: UserId,
+        /// Which impersonation.
+        impersonation: Uuid,
+    },
+    /// One login was ended.
+    SessionEnded {
+        /// All tokens that follow from it.
+        family: String,
+    },
+    /// An impersonation was ended before its time.
+    ImpersonationEnded {
+        /// The administrator who had begun it.
         by: UserId,
         /// Which impersonation.
         impersonation: Uuid,
@@ -299,7 +333,10 @@ domain_event!(AccountEvent,
     Self::TwoFactorDisabled { .. } => "account.two_factor_disabled",
     Self::SessionsEnded => "account.sessions_ended",
     Self::SessionReuseDetected { .. } => "account.session_reuse_detected",
+    Self::Exported { .. } => "account.exported",
     Self::ImpersonationStarted { .. } => "account.impersonation_started",
+    Self::SessionEnded { .. } => "account.session_ended",
+    Self::ImpersonationEnded { .. } => "account.impersonation_ended",
 );
 aggregate!(Account, "account", AccountCommand, AccountEvent);
 
@@ -334,6 +371,11 @@ impl Account {
             AccountCommand::Register(registration) => self.begin(AccountEvent::Registered(registration)),
             AccountCommand::Meet(acquaintance) => self.begin(AccountEvent::Met(acquaintance)),
             AccountCommand::Sync(wanted) => self.sync(wanted),
+            // Also of somebody who was suspended meanwhile.
+            AccountCommand::EndImpersonation { by, impersonation } => match self {
+                Self::Absent => Err(Refusal::not_found("user")),
+                Self::Active(_) | Self::Suspended(_) => Ok(vec![AccountEvent::ImpersonationEnded { by, impersonation }]),
+            },
             command => self.active()?.decide(command),
         }
     }

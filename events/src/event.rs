@@ -165,8 +165,12 @@ impl Event {
                     json!({"version": version})
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
-                AccountEvent::SessionReuseDetected { family } => json!({"family": family}),
-                AccountEvent::ImpersonationStarted { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::Exported { secrets } => json!({"secrets": secrets}),
+                AccountEvent::SessionReuseDetected { family } | AccountEvent::SessionEnded { family } => {
+                    json!({"family": family})
+                }
+                AccountEvent::ImpersonationStarted { by, impersonation }
+                | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated
@@ -236,6 +240,8 @@ impl Event {
                 AccessEvent::CredentialRefused { reason, credential, user } => {
                     json!({"reason": reason, "credential": credential, "user": user})
                 }
+                // Not where it came from, whose hash anybody who has the key can look for.
+                AccessEvent::Refused { wrong, .. } => json!(wrong),
             },
         };
         match fields {

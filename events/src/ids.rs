@@ -136,6 +136,10 @@ hash_id!(
     /// A service key: keyed hash of it.
     ServiceKeyId
 );
+hash_id!(
+    /// Where somebody is: keyed hash of an IPv4 address, or of the 64 bits of an IPv6 one that are one network's.
+    NetworkId
+);
 
 /// The kinds of streams. The word is also the prefix of the stream's event types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -85,6 +85,18 @@ pub enum UserCommand {
         /// The sealed secret.
         sealed: SealedSecret,
     },
+    /// Hold a platform's credentials that another system held for the user. It was allowed there: they are counted, but no limit
+    /// stops them, nor does a suspension. Nothing that is or was here gives way to them.
+    ImportCredential {
+        /// Which, as the other system calls it.
+        credential: CredentialId,
+        /// The platform.
+        platform: String,
+        /// The name there.
+        platform_username: Option<String>,
+        /// The sealed secret.
+        sealed: SealedSecret,
+    },
     /// Note that a credential is about to be shown.
     RevealCredential {
         /// Which.
@@ -216,8 +228,11 @@ impl User {
 
     /// What happens when this is asked now. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        // That something was refused is also a fact of the suspended.
-        let of_anybody = matches!(command, UserCommand::Account(_) | UserCommand::RefuseCredential { .. });
+        // That something was refused is also a fact of the suspended, and nothing of theirs is lost in an import.
+        let of_anybody = matches!(
+            command,
+            UserCommand::Account(_) | UserCommand::RefuseCredential { .. } | UserCommand::ImportCredential { .. }
+        );
         if !command.is_an_ending() && !of_anybody {
             self.account.active()?;
         }
@@ -231,6 +246,11 @@ impl User {
             UserCommand::StoreCredential { credential, kind, platform, platform_username, expires_at, sealed } => {
                 let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
                 self.store_credential(&now, credential, kind, store)
+            }
+            UserCommand::ImportCredential { credential, platform, platform_username, sealed } => {
+                let kind = CredentialKind::Profile;
+                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at: None, sealed };
+                self.import_credential(credential, store)
             }
             UserCommand::RevealCredential { credential, purpose } => {
                 self.credential_changes(credential, CredentialCommand::Reveal { purpose })
@@ -290,6 +310,22 @@ impl User {
                 let sentence = format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
                 Err(Refusal::conflict("too_many_credentials", sentence))
             }
+        }
+    }
+
+    fn import_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
+        self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
+        let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
+        if let CredentialCommand::Store { platform, platform_username, .. } = &command
+            && let Some(other) =
+                self.credential_for(CredentialKind::Profile, platform, platform_username.as_deref()).filter(|other| *other != id)
+        {
+            return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
+        }
+        match self.credentials.get(&id) {
+            None | Some(Credential::Absent) => self.credential_changes(id, command),
+            Some(Credential::Held { .. }) => refused("This credential is held here with another secret, which stays".to_owned()),
+            Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
         }
     }
 

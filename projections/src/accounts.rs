@@ -56,7 +56,10 @@ impl Projection for Projector {
                 | AccountEvent::PasswordResetOffered(_)
                 | AccountEvent::PasswordReset { .. }
                 | AccountEvent::SessionsEnded
+                | AccountEvent::SessionEnded { .. }
+                | AccountEvent::ImpersonationEnded { .. }
                 | AccountEvent::SessionReuseDetected { .. }
+                | AccountEvent::Exported { .. }
                 | AccountEvent::ImpersonationStarted { .. } => return Ok(()),
             };
             query.execute(&mut **tx).await.map(drop)

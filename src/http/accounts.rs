@@ -1,10 +1,11 @@
 //! Accounts (contract, section 2): a user's logins, and what other systems and administrators say of an account.
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     web::{Data, Path},
 };
 use genie_events::{UserId, account::Wanted, tier::Tier};
+use genie_log::sessions::Session;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +18,9 @@ use crate::{
         body::Body,
         caller::{AdminCaller, SecretCaller, UserCaller},
         error::ApiError,
+        idempotency, roles,
     },
+    roles::administers,
 };
 
 /// The words of Directus for a user who is there and may not act.
@@ -47,11 +50,8 @@ impl RbacSync {
             Some(word) if INACTIVE.contains(&word) => Some(false),
             Some(_) => return Err(ApiError::field(format!("`status` must be active or one of: {}", INACTIVE.join(", ")))),
         };
-        if self.role.as_ref().is_some_and(|role| role.is_empty() || role.len() > 64 || role.chars().any(char::is_control)) {
-            return Err(ApiError::field("`role` must have 1 to 64 bytes, none of them control characters"));
-        }
         // As with invites, a role alone says whether it administers: who is no administrator any more must not stay one.
-        let admin = self.admin_access.or_else(|| self.role.as_ref().map(|role| role == "administrator"));
+        let admin = self.admin_access.or_else(|| self.role.as_deref().map(administers));
         Ok(Wanted { role: self.role, admin, tier, active })
     }
 }
@@ -59,12 +59,18 @@ impl RbacSync {
 /// `POST /api/rbac-sync`
 pub async fn sync(
     app: Data<App>,
+    request: HttpRequest,
     SecretCaller(caller): SecretCaller,
     Body(body): Body<RbacSync>,
 ) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
     let user = body.user;
-    let done = app.write.accounts.sync(user, body.wanted()?, caller.metadata()).await?;
-    Ok(answer::written(json!({"userId": user, "changed": !done.changes.is_empty()}), done.position))
+    let wanted = body.wanted()?;
+    if let Some(role) = &wanted.role {
+        roles::check(&app, role).await?;
+    }
+    let done = app.write.accounts.sync(user, wanted, asking).await?;
+    Ok(answer::written(json!({"userId": user, "changed": done.outcome["changed"]}), done.position))
 }
 
 /// `POST /api/admin/users/{id}/password-reset`. The token is shown once: only its hash is kept.
@@ -80,28 +86,34 @@ pub async fn offer_reset(app: Data<App>, AdminCaller(caller): AdminCaller, path:
 /// `GET /api/me/sessions`
 pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
     let sessions = app.log.sessions_of(user.account.user, app.log.clock().now()).await?;
-    let current = user.login.map(|login| login.to_string());
-    let shown = sessions.into_iter().map(|session| {
-        json!({
-            "id": session.family, "current": current.as_ref() == Some(&session.family), "user_agent": session.agent,
-            "created_at": session.created_at.rfc3339(), "last_used_at": session.used_at.rfc3339(),
-            "expires_at": session.expires_at.rfc3339(),
-        })
-    });
-    Ok(answer::list(shown.collect::<Vec<Value>>(), None))
+    Ok(answer::list(sessions.iter().map(|session| shown(session, user.login)).collect(), None))
+}
+
+/// A login as its user sees it, by a token of that or another login.
+pub fn shown(session: &Session, login: Option<Uuid>) -> Value {
+    json!({
+        "id": session.family, "current": login.is_some_and(|login| login.to_string() == session.family),
+        "user_agent": session.agent, "created_at": session.created_at.rfc3339(),
+        "last_used_at": session.used_at.rfc3339(), "expires_at": session.expires_at.rfc3339(),
+    })
 }
 
 /// `DELETE /api/me/sessions`: logged out everywhere, here as well.
-pub async fn end_sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
-    let done = app.write.accounts.end_sessions(user.account.user, user.caller.metadata()).await?;
+pub async fn end_sessions(app: Data<App>, request: HttpRequest, user: UserCaller) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
+    let done = app.write.accounts.end_sessions(user.account.user, asking).await?;
     Ok(answer::written(json!({}), done.position))
 }
 
 /// `DELETE /api/me/sessions/{id}`
-pub async fn end_session(app: Data<App>, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn end_session(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &user.caller)?;
     let login: Uuid = id.parse().map_err(|_| ApiError::NotFound("session"))?;
-    match app.log.end_session(&login.to_string(), Some(user.account.user)).await? {
-        true => Ok(answer::ok(json!({}))),
-        false => Err(ApiError::NotFound("session")),
-    }
+    let done = app.write.accounts.end_session(user.account.user, login, asking).await?;
+    Ok(answer::written(json!({}), done.position))
 }

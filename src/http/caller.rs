@@ -13,7 +13,7 @@ use crate::http::error::{ApiError, DirectusError};
 
 mod shown;
 use shown::TokenHolder;
-pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, still_administers, token};
+pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_administers, token};
 
 /// A user, in person: for whatever an administrator may not do in a user's name.
 pub struct UserCaller {
@@ -98,6 +98,9 @@ fn with_scope<W: Wanted>(key: Caller) -> Result<Caller, ApiError> {
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
 const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden("Nobody may do this in another user's name; they have to do it");
+const ONLY_BY_SECRET: ApiError = ApiError::Forbidden("Only the shared secret opens this");
+const ONLY_FOR_SERVERS: ApiError =
+    ApiError::Forbidden("Only servers and workers may do this: with the shared secret, or with a service key");
 const NOT_FOR_USERS: ApiError = ApiError::Forbidden("Only an administrator may do this");
 
 /// How one is made of a request.
@@ -139,7 +142,10 @@ impl Admitted for AdminCaller {
 
 impl Admitted for SecretCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        shown::secret_holder(request)?.map(Self).ok_or_else(|| shown::nothing_shown(request))
+        match shown::secret_holder(request)? {
+            Some(holder) => Ok(Self(holder)),
+            None => Err(shown::no_secret(request, ONLY_BY_SECRET).await),
+        }
     }
 }
 
@@ -163,10 +169,9 @@ impl<W: Wanted> Admitted for ServerCaller<W> {
             (Some(holder), _) => holder,
             (None, Some(key)) if shown::is_service_key(key) => {
                 let app = shown::app(request)?;
-                with_scope::<W>(shown::service_key(&app, key).await?)?
+                with_scope::<W>(shown::service_key(&app, request, key).await?)?
             }
-            (None, Some(_)) => return Err(ApiError::NoCaller),
-            (None, None) => return Err(shown::nothing_shown(request)),
+            (None, _) => return Err(shown::no_secret(request, ONLY_FOR_SERVERS).await),
         };
         Ok(Self { caller, wanted: PhantomData })
     }

@@ -5,8 +5,9 @@ use actix_web::{
     web::{Data, Query},
 };
 use genie_events::caption::{Brief, Length, Platform};
+use genie_projections::captions::CaptionRow;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     app::App,
@@ -89,11 +90,13 @@ pub async fn list(
     consistency::wait(&app, &request, "captions", Some(id)).await?;
     let rows = app.reads.captions.list(id, page.after_number()?, limit).await?;
     let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
-    let shown = rows.iter().map(|row| {
-        json!({
-            "id": row.id, "status": row.status, "platform": row.platform, "caption": row.caption, "model": row.model,
-            "truncated": row.truncated, "created_at": row.created_at.rfc3339(),
-        })
-    });
-    Ok(answer::list(shown.collect(), next))
+    Ok(answer::list(rows.iter().map(shown).collect(), next))
+}
+
+/// As its user sees it.
+pub fn shown(row: &CaptionRow) -> Value {
+    json!({
+        "id": row.id, "status": row.status, "platform": row.platform, "caption": row.caption, "model": row.model,
+        "truncated": row.truncated, "created_at": row.created_at.rfc3339(),
+    })
 }

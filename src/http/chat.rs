@@ -8,6 +8,7 @@ use actix_web::{
 };
 use genie_actors::feed::{Progress, Stage};
 use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
+use genie_projections::chats::{ChatRow, MessageRow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
@@ -186,13 +187,15 @@ pub async fn sessions(
     consistency::wait(&app, &request, "chats", Some(id)).await?;
     let rows = app.reads.chats.sessions(id, page.after_pair()?, limit).await?;
     let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.updated_at.0, row.id));
-    let shown = rows.iter().map(|row| {
-        json!({
-            "id": row.name, "title": row.name, "message_count": row.message_count, "running_turn": row.running_turn,
-            "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
-        })
-    });
-    Ok(answer::list(shown.collect(), next))
+    Ok(answer::list(rows.iter().map(shown).collect(), next))
+}
+
+/// A session as its user sees it.
+pub fn shown(row: &ChatRow) -> Value {
+    json!({
+        "id": row.name, "title": row.name, "message_count": row.message_count, "running_turn": row.running_turn,
+        "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
+    })
 }
 
 /// `GET /api/genie/sessions/{session}/messages`, oldest first.
@@ -209,18 +212,20 @@ pub async fn messages(
     let rows = app.reads.chats.messages(id, session, page.after_number()?.unwrap_or(0), limit).await?;
     let rows = rows.ok_or(ApiError::NotFound("session"))?;
     let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
-    let shown = rows.iter().map(|row| {
-        let mut message = json!({
-            "id": row.id, "turnId": row.turn, "role": row.role, "content": row.content, "outcome": row.outcome,
-            "created_at": row.created_at.rfc3339(),
-        });
-        if let Some(failure) = row.detail.as_ref().and_then(|detail| detail.failure.as_ref()) {
-            message["error"] = Value::from(failure.sentence.clone());
-            message["code"] = Value::from(failure.code.clone());
-        }
-        message
+    Ok(answer::list(rows.iter().map(shown_message).collect(), next))
+}
+
+/// A message as its user sees it.
+pub fn shown_message(row: &MessageRow) -> Value {
+    let mut message = json!({
+        "id": row.id, "turnId": row.turn, "role": row.role, "content": row.content, "outcome": row.outcome,
+        "created_at": row.created_at.rfc3339(),
     });
-    Ok(answer::list(shown.collect(), next))
+    if let Some(failure) = row.detail.as_ref().and_then(|detail| detail.failure.as_ref()) {
+        message["error"] = Value::from(failure.sentence.clone());
+        message["code"] = Value::from(failure.code.clone());
+    }
+    message
 }
 
 fn turn_id(text: &str) -> Result<TurnId, ApiError> {

@@ -153,7 +153,8 @@ fn credential_id(text: &str) -> Result<CredentialId, ApiError> {
     text.parse().map_err(|_| ApiError::NotFound("credential"))
 }
 
-fn shown(row: &CredentialRow) -> Value {
+/// As its owner sees it: everything but the secret.
+pub fn shown(row: &CredentialRow) -> Value {
     json!({
         "id": row.id, "kind": row.kind, "platform": row.platform, "platform_username": row.platform_username,
         "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),

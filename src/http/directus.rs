@@ -31,14 +31,15 @@ use crate::{
     http::{
         admission, answer,
         body::{Body, JsonObject},
-        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, account_of, token},
+        caller::{ACCOUNT_WAIT, DirectusActingUser, DirectusUser, UserCaller, account_of, forged, token},
         error::{ApiError, DirectusError, no_such_route},
         identity::{self, Registration, check_guesser, check_registration},
         request,
     },
     identity::{
         directus::{
-            Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Trouble, bearer,
+            Applicant, Asking, Authenticated, Directus, NoPair, NotAuthenticated, NotRegistered, Person, Reply, Standing,
+            Trouble, bearer,
         },
         throttle::Guesser,
     },
@@ -92,6 +93,7 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
             suspend(app, user).await;
             return Err(ApiError::NoCaller);
         }
+        Err(NotAuthenticated::Invalid) => return Err(forged(app, request)),
         Err(not) => return Err(not.into()),
     };
     // Before anything is read or written for them: also who is suspended here holds a good token.
@@ -106,13 +108,18 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
     sync(app, account, &person, admin).await
 }
 
-/// That somebody whose token is not shown is active in Directus: of those who act for another, and for whom they act.
-pub async fn expect_active(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
+/// That somebody whose token is not shown is what their account says, in Directus, too: of those who act for another, and for whom
+/// they act. Whether a role that they got meanwhile administers shows when they come by themselves; until then nobody acts.
+pub async fn expect_unchanged(app: &App, request: &HttpRequest, account: &AccountRow) -> Result<(), ApiError> {
     let Some(directus) = &app.directus else { return Ok(()) };
-    match directus.is_active(user, address(request)).await.map_err(ApiError::Directus)? {
-        true => Ok(()),
-        false => {
-            suspend(app, user).await;
+    match directus.standing(account.user, address(request)).await.map_err(ApiError::Directus)? {
+        None => Ok(()), // nothing says otherwise
+        Some(Standing::Known(person)) if person.active => match &person.role_name {
+            Some(role) if *role != account.role => Err(ApiError::NoCaller),
+            _ => Ok(()),
+        },
+        Some(_) => {
+            suspend(app, account.user).await;
             Err(ApiError::NoCaller)
         }
     }
@@ -123,6 +130,7 @@ async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> R
     if let Some(email) = &person.email {
         let made = Made { email: email.clone(), first_name: person.first_name.clone(), role: person.role_word() };
         directus.registrations().complete_for(person.user, email, &made).await?;
+        or_stays(directus.registrations().free_of_who_is_gone_now(email, None).await.map(drop));
     }
     let who = Acquaintance {
         email: person.email.clone(),
@@ -166,9 +174,19 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     if normalise(email) == account.email.as_deref().and_then(normalise) {
         return;
     }
+    if let Some(directus) = &app.directus {
+        or_stays(directus.registrations().free_of_the_gone(email).await);
+    }
     match app.write.register.follow_address(person.user, email, Metadata::system()).await {
         Ok(()) => account.email = Some(email.clone()),
         Err(error) => warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed"),
+    }
+}
+
+/// An address is free again when who had it here was deleted in Directus.
+fn or_stays(freed: Result<(), NotRegistered>) {
+    if let Err(error) = freed {
+        warn!(%error, "whether an address is free again could not be asked; until then it is as it was");
     }
 }
 
@@ -361,6 +379,43 @@ async fn change_me(
     }
     directus(&app)?.forget(user.account.user, token).await;
     passed_on(reply)
+}
+
+/// Checks the password of somebody who has a token already, by a login of theirs in Directus that is ended at once.
+pub async fn prove_again(
+    app: &App,
+    directus: &Directus,
+    request: &HttpRequest,
+    user: &UserCaller,
+    password: SecretString,
+    otp: Option<SecretString>,
+) -> Result<(), DirectusError> {
+    let guesser = Guesser::new(request::client_address(request), user.account.user.to_string());
+    check_guesser(app, &guesser)?;
+    let email = user.account.email.as_deref().ok_or_else(|| ApiError::field("There is no address to log in with in Directus"))?;
+    let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
+    if let Some(otp) = otp {
+        body["otp"] = otp.expose_secret().into();
+    }
+    let asking = Asking::new(Method::POST, "/auth/login").of(address(request)).body(serialized(body));
+    let reply = directus.ask(asking).await.map_err(ApiError::Directus)?;
+    if !reply.is_ok() {
+        let code = reply.code();
+        if is_wrong_guess("", &code) {
+            app.throttle.count(&guesser, Instant::now());
+        }
+        return Err(match code.as_str() {
+            "INVALID_CREDENTIALS" => ApiError::NoCaller.into(),
+            _ => refused(reply.status, &code),
+        });
+    }
+    let opened = reply.data().map_err(ApiError::Directus)?;
+    let body = json!({"refresh_token": opened["refresh_token"], "mode": "json"});
+    let ending = Asking::new(Method::POST, "/auth/logout").of(address(request)).body(serialized(body));
+    if directus.ask(ending).await.is_err() {
+        warn!(user.id = %user.account.user, "a login that proved a password stays in Directus until it runs out");
+    }
+    Ok(())
 }
 
 /// Directus says of a wrong code, when it is to be turned on, no more than that it does not understand it.

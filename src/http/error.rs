@@ -40,9 +40,15 @@ pub enum ApiError {
     /// The password was right, and a one-time code is missing or wrong.
     #[error("The one-time code is missing, wrong, or was used before; wait for the next")]
     InvalidOtp,
-    /// Too many wrong passwords or codes.
-    #[error("Too many wrong logins from this address; try again in {} s", .retry_after.as_secs().max(1))]
+    /// Too many wrong passwords, codes, secrets, keys or tokens.
+    #[error("Too many wrong logins, secrets, keys or tokens from this address; try again in {} s", .retry_after.as_secs().max(1))]
     TooManyWrong { retry_after: Duration },
+    /// A user who was asked for their password once more.
+    #[error("The password is wrong")]
+    WrongPassword,
+    /// Another of the user's exports is under way.
+    #[error("Another export of yours is under way; let it end, or end it")]
+    ExportRunning,
     /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -180,6 +186,8 @@ impl ApiError {
             Self::TooManyWrong { retry_after } => {
                 Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_wrong") }
             }
+            Self::WrongPassword => Wire::new(S::FORBIDDEN, "wrong_password"),
+            Self::ExportRunning => Wire::later(S::CONFLICT, "export_running"),
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
             Self::ScopeNeeded(_) => Wire::new(S::FORBIDDEN, "scope_needed"),
             Self::TwoTokens => Wire::new(S::BAD_REQUEST, "two_tokens"),

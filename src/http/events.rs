@@ -226,6 +226,11 @@ fn shown_time((name, value): (String, Value)) -> (String, Value) {
     }
 }
 
+/// One of somebody's own facts, with all that it says.
+pub async fn whole(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
+    cloud_event(log, row, Shows::All).await
+}
+
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged one is shown as such, not passed over.
 async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, LogError> {
     let mut event = json!({

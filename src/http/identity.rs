@@ -316,7 +316,7 @@ pub async fn change_me(
 }
 
 /// Checks the password of somebody who has a token already: a token alone may have been stolen. Wrong ones count as at a login.
-async fn prove_again(
+pub async fn prove_again(
     app: &App,
     request: &HttpRequest,
     caller: &UserCaller,

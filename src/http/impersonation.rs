@@ -1,17 +1,21 @@
 //! Impersonation (contract, section 2): an administrator acts for a user, for a quarter of an hour, and both are on record in all
 //! that is done.
 
+use std::sync::Arc;
+
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     web::{Data, Path},
 };
-use genie_events::{UserCommand, UserId, account::AccountCommand};
+use genie_actors::users::Plan;
+use genie_events::{Now, Refusal, User, UserCommand, UserId, account::AccountCommand};
 use genie_log::impersonations::Impersonation;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     app::App,
-    http::{answer, caller::AdminCaller, error::ApiError},
+    http::{answer, caller::AdminCaller, error::ApiError, idempotency},
     identity::impersonation::SECONDS,
 };
 
@@ -32,11 +36,30 @@ pub async fn begin(app: Data<App>, AdminCaller(caller): AdminCaller, id: Path<St
     Ok(answer::written(fields, done.position))
 }
 
-/// `DELETE /api/admin/impersonations/{session}`: its token is good for nothing from then on.
-pub async fn end(app: Data<App>, _: AdminCaller, session: Path<String>) -> Result<HttpResponse, ApiError> {
-    let session = session.parse().map_err(|_| ApiError::NotFound("impersonation"))?;
-    match app.log.end_impersonation(session).await? {
-        true => Ok(answer::ok(json!({"session": session, "ended": true}))),
-        false => Err(ApiError::NotFound("impersonation")),
-    }
+/// `DELETE /api/admin/impersonations/{session}`: its token is good for nothing from then on. That it ended is a fact before it
+/// does, so that whoever was not answered can ask again.
+pub async fn end(
+    app: Data<App>,
+    request: HttpRequest,
+    AdminCaller(caller): AdminCaller,
+    session: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    const NOT_THERE: ApiError = ApiError::NotFound("impersonation");
+    let asking = idempotency::asking(&app, &request, &caller)?;
+    let session: Uuid = session.parse().map_err(|_| NOT_THERE)?;
+    let lasting = app.log.impersonation(session, app.log.clock().now()).await?;
+    let user = match (lasting, &asking.key) {
+        (Some(lasting), _) => lasting.user,
+        // It is over: only the same request once more is answered again.
+        (None, Some(key)) => app.log.remembered_with(key).await?.ok_or(NOT_THERE)?,
+        (None, None) => return Err(NOT_THERE),
+    };
+    let end = move |state: &User, now: Now| {
+        let lasting = lasting.ok_or_else(|| Refusal::not_found("impersonation"))?;
+        let end = AccountCommand::EndImpersonation { by: lasting.by, impersonation: session };
+        state.decide(now, UserCommand::Account(end)).map(Plan::from)
+    };
+    let done = app.write.users.plan(user, None, asking, Arc::new(end)).await?;
+    app.log.end_impersonation(session).await?;
+    Ok(answer::written(json!({"session": session, "ended": true}), done.position))
 }

@@ -18,8 +18,9 @@ use crate::{
         caller::AdminCaller,
         consistency,
         error::ApiError,
-        request,
+        idempotency, request, roles,
     },
+    roles::administers,
 };
 
 /// The most invites of one request.
@@ -62,10 +63,7 @@ impl NewInvites {
             }
         };
         let role = self.role.unwrap_or_else(|| "creator".to_owned());
-        if role.is_empty() || role.len() > 64 || role.chars().any(char::is_control) {
-            return Err(ApiError::field("`role` must have 1 to 64 bytes, none of them control characters"));
-        }
-        Ok((count, Grant { tier, admin: role == "administrator", role, expires_at }))
+        Ok((count, Grant { tier, admin: administers(&role), role, expires_at }))
     }
 }
 
@@ -85,6 +83,7 @@ pub async fn create_as_operator(app: Data<App>, Body(body): Body<NewInvites>) ->
 
 async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpResponse, ApiError> {
     let (count, grant) = body.read()?;
+    roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();
     let made = app.write.register.make_invites(count, grant.clone(), metadata).await?;
     let row = |code: &String| InviteRow {
@@ -115,8 +114,14 @@ pub async fn list(
 }
 
 /// `DELETE /api/admin/invites/{code}`
-pub async fn revoke(app: Data<App>, AdminCaller(caller): AdminCaller, code: Path<String>) -> Result<HttpResponse, ApiError> {
-    let position = app.write.register.revoke_invite(&code, caller.metadata()).await?;
+pub async fn revoke(
+    app: Data<App>,
+    request: HttpRequest,
+    AdminCaller(caller): AdminCaller,
+    code: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
+    let position = app.write.register.revoke_invite(&code, asking).await?;
     Ok(answer::written(json!({"code": *code, "revoked": true}), position))
 }
 

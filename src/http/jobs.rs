@@ -233,7 +233,8 @@ pub fn job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|_| ApiError::NotFound("job"))
 }
 
-fn shown(row: &JobRow, progress: Option<i64>) -> Value {
+/// As its owner sees it.
+pub fn shown(row: &JobRow, progress: Option<i64>) -> Value {
     let time = |at: Option<Moment>| at.map(Moment::rfc3339);
     let progress = if row.status == "completed" { Some(100) } else { progress };
     json!({

@@ -21,6 +21,7 @@ use crate::{
         caller::AdminCaller,
         consistency,
         error::ApiError,
+        idempotency,
     },
 };
 
@@ -77,10 +78,16 @@ pub async fn list(
 }
 
 /// `DELETE /api/admin/service-keys/{id}`
-pub async fn revoke(app: Data<App>, AdminCaller(caller): AdminCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn revoke(
+    app: Data<App>,
+    request: HttpRequest,
+    AdminCaller(caller): AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let asking = idempotency::asking(&app, &request, &caller)?;
     let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
     let id = is_id.then(|| ServiceKeyId(id.into_inner())).ok_or(ApiError::NotFound("service key"))?;
-    let position = app.write.service_keys.revoke(&id, caller.metadata()).await?;
+    let position = app.write.service_keys.revoke(&id, asking).await?;
     Ok(answer::written(json!({"id": id, "revoked": true}), position))
 }
 

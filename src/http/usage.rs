@@ -8,6 +8,7 @@ use genie_events::{
     Now, User, UserCommand, UserId,
     tier::{Counter, Tier},
 };
+use genie_projections::accounts::AccountRow;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -34,9 +35,14 @@ pub async fn show(app: Data<App>, request: HttpRequest, user: ActingUser) -> Res
     }
     // Read again: the caller's own account may have been read before the position that is asked for.
     let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NoCaller)?;
+    Ok(answer::ok(of(&app, &account).await?))
+}
+
+/// What an account may, did and may still do this month.
+pub async fn of(app: &App, account: &AccountRow) -> Result<Value, ApiError> {
     let tier = Tier::parse(&account.tier).unwrap_or_default();
     let now = app.log.clock().now();
-    let counts = app.reads.usage.of(id, now.month(), now).await?;
+    let counts = app.reads.usage.of(account.user, now.month(), now).await?;
     let (mut limits, mut usage, mut remaining) = (Map::new(), Map::new(), Map::new());
     for counter in Counter::ALL {
         let used = counts.get(&counter).copied().unwrap_or(0);
@@ -46,7 +52,7 @@ pub async fn show(app: Data<App>, request: HttpRequest, user: ActingUser) -> Res
         usage.insert(counter.to_string(), used.into());
         remaining.insert(counter.to_string(), limit.map_or_else(unlimited, |limit| limit.saturating_sub(used).into()));
     }
-    Ok(answer::ok(json!({"tier": tier.as_str(), "limits": limits, "usage": usage, "remaining": remaining})))
+    Ok(json!({"tier": tier.as_str(), "limits": limits, "usage": usage, "remaining": remaining}))
 }
 
 #[derive(Deserialize)]

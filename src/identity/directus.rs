@@ -35,10 +35,10 @@ mod upstream;
 
 pub use refresh::{NoPair, Pair};
 pub use register::{Applicant, NotRegistered, Registrations};
-pub use standing::Person;
+pub use standing::{Person, Standing};
 pub use upstream::{Asking, Reply, Trouble, bearer};
 
-use standing::{About, Standing, Standings};
+use standing::{About, Standings};
 use upstream::Upstream;
 
 /// Tokens with a signature that is not by `DIRECTUS_SECRET`, of which Directus is asked each second all the same: it may have
@@ -148,6 +148,16 @@ impl Directus {
         (answers.await.unwrap_or(false), self.0.upstream.circuit().state())
     }
 
+    /// The names of all roles that it has; nothing without an administrator's token to ask with.
+    pub async fn roles(&self) -> Result<Option<Vec<String>>, Trouble> {
+        if self.0.upstream.admin().is_none() {
+            return Ok(None);
+        }
+        let standings = self.0.standings.clone();
+        let asked = self.0.io.spawn(async move { standings.roles().await.map(Some) });
+        asked.await.unwrap_or(Err(Trouble::Failed("asking it broke off")))
+    }
+
     /// Who wants to be somebody.
     pub fn registrations(&self) -> &Registrations {
         &self.0.registrations
@@ -190,13 +200,12 @@ impl Directus {
         Ok(Authenticated { person, admin })
     }
 
-    /// Whether somebody may act whose token is not at hand. Without the administrator's nobody can ask: then nothing says otherwise.
-    pub async fn is_active(&self, user: UserId, address: Option<IpAddr>) -> Result<bool, Trouble> {
-        if self.0.upstream.admin().is_none() {
-            return Ok(true);
+    /// How somebody stands whose token is not at hand. Without the administrator's nobody can ask.
+    pub async fn standing(&self, user: UserId, address: Option<IpAddr>) -> Result<Option<Standing>, Trouble> {
+        match self.0.upstream.admin() {
+            Some(_) => self.0.standings.of(About::user(user, address)).await.map(Some),
+            None => Ok(None),
         }
-        let standing = self.0.standings.of(About::user(user, address)).await?;
-        Ok(matches!(standing, Standing::Known(person) if person.active))
     }
 
     fn note_other_secret(&self) {

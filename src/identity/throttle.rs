@@ -6,25 +6,72 @@
 //! Only wrong ones count, which is why this is not one of the limiters that count requests. It is each node's own: with n nodes a
 //! guesser has n times as many tries, which is still few.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, hash::Hash, net::IpAddr, time::Duration};
 
-use moka::sync::Cache;
+use moka::{Expiry, sync::Cache};
 use tokio::time::Instant;
 
 /// Wrong ones in a row of one address on one account; then one in [`ONE_ACCOUNT_EVERY`].
 const ONE_ACCOUNT: u32 = 10;
 const ONE_ACCOUNT_EVERY: Duration = Duration::from_secs(30);
 /// Wrong ones in a row of one address on all accounts; then one in [`ALL_ACCOUNTS_EVERY`]. Many people may share an address.
-const ALL_ACCOUNTS: u32 = 100;
-const ALL_ACCOUNTS_EVERY: Duration = Duration::from_secs(3);
+pub const ALL_ACCOUNTS: u32 = 100;
+pub const ALL_ACCOUNTS_EVERY: Duration = Duration::from_secs(3);
 /// Counts that are kept; past it the least used are forgotten.
 const COUNTS: u64 = 100_000;
 
 /// Counts wrong passwords and codes.
 #[derive(Clone)]
 pub struct Throttle {
-    accounts: Cache<(Option<Address>, String), Instant>,
-    addresses: Cache<Address, Instant>,
+    accounts: Counts<(Option<Address>, String)>,
+    addresses: Counts<Address>,
+}
+
+/// Counts of wrong ones by key: so many in a row, then one in a while. Each count is one moment: when it would be empty again. A
+/// wrong one puts it off; as long as it lies no more than a whole burst ahead, there is room for another.
+#[derive(Clone)]
+pub struct Counts<K> {
+    burst: u32,
+    every: Duration,
+    empty_at: Cache<K, Instant>,
+}
+
+/// A count that is empty is forgotten, and no other, however long nobody asks for it.
+struct WhenEmpty;
+
+impl<K> Expiry<K, Instant> for WhenEmpty {
+    fn expire_after_create(&self, _: &K, empty_at: &Instant, now: std::time::Instant) -> Option<Duration> {
+        Some(empty_at.into_std().saturating_duration_since(now))
+    }
+
+    fn expire_after_update(&self, _: &K, empty_at: &Instant, now: std::time::Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(empty_at.into_std().saturating_duration_since(now))
+    }
+}
+
+impl<K: Hash + Eq + Send + Sync + 'static> Counts<K> {
+    /// Allows `burst` in a row, then one in `every`.
+    pub fn new(burst: u32, every: Duration) -> Self {
+        Self { burst, every, empty_at: Cache::builder().max_capacity(COUNTS).expire_after(WhenEmpty).build() }
+    }
+
+    /// How long until there is room for another; nothing when there is.
+    pub fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
+        let ahead = self.empty_at.get(key)?.saturating_duration_since(now);
+        ahead.checked_sub(self.every * (self.burst - 1)).filter(|left| !left.is_zero())
+    }
+
+    /// One more.
+    pub fn count(&self, key: K, now: Instant) {
+        self.empty_at.entry(key).and_upsert_with(|entry| entry.map_or(now, |entry| entry.into_value()).max(now) + self.every);
+    }
+
+    /// One less.
+    pub fn give_back(&self, key: K) {
+        if let Some(empty_at) = self.empty_at.get(&key) {
+            self.empty_at.insert(key, empty_at.checked_sub(self.every).unwrap_or(empty_at));
+        }
+    }
 }
 
 /// Who tries: an address, and the account that it tries.
@@ -49,6 +96,16 @@ impl Address {
     }
 }
 
+/// As operators write networks.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(v4) => write!(f, "{v4}"),
+            IpAddr::V6(v6) => write!(f, "{v6}/64"),
+        }
+    }
+}
+
 impl Guesser {
     /// `account` is the address or id that is tried, in its normal form.
     pub fn new(address: IpAddr, account: impl Into<String>) -> Self {
@@ -59,49 +116,37 @@ impl Guesser {
     pub fn of_codes(account: impl Into<String>) -> Self {
         Self { address: None, account: account.into() }
     }
+
+    fn key(&self) -> (Option<Address>, String) {
+        (self.address, self.account.clone())
+    }
 }
 
-/// Each count is one moment: when it would be empty again. A wrong one puts it off; as long as it lies no more than a whole
-/// burst ahead, there is room for another.
 impl Throttle {
     pub fn new() -> Self {
-        fn cache<K: std::hash::Hash + Eq + Send + Sync + 'static>(burst: u32, every: Duration) -> Cache<K, Instant> {
-            Cache::builder().max_capacity(COUNTS).time_to_idle(every * burst).build()
-        }
-        Self { accounts: cache(ONE_ACCOUNT, ONE_ACCOUNT_EVERY), addresses: cache(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY) }
+        let accounts = Counts::new(ONE_ACCOUNT, ONE_ACCOUNT_EVERY);
+        Self { accounts, addresses: Counts::new(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY) }
     }
 
     /// How long they have to wait before another try; nothing when they may.
     pub fn wait(&self, guesser: &Guesser, now: Instant) -> Option<Duration> {
-        let left = |empty_at: Option<Instant>, burst: u32, every: Duration| {
-            let room_in = empty_at?.saturating_duration_since(now).checked_sub(every * (burst - 1))?;
-            Some(room_in).filter(|left| !left.is_zero())
-        };
-        let account = self.accounts.get(&(guesser.address, guesser.account.clone()));
-        let of_account = left(account, ONE_ACCOUNT, ONE_ACCOUNT_EVERY);
-        let of_address = guesser.address.and_then(|address| self.addresses.get(&address));
-        of_account.max(left(of_address, ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY))
+        let of_account = self.accounts.wait(&guesser.key(), now);
+        of_account.max(guesser.address.and_then(|address| self.addresses.wait(&address, now)))
     }
 
     /// They were wrong.
     pub fn count(&self, guesser: &Guesser, now: Instant) {
-        let put_off = |empty_at: Option<Instant>, every: Duration| empty_at.unwrap_or(now).max(now) + every;
-        self.accounts
-            .entry((guesser.address, guesser.account.clone()))
-            .and_upsert_with(|entry| put_off(entry.map(|entry| entry.into_value()), ONE_ACCOUNT_EVERY));
-        let Some(address) = guesser.address else { return };
-        self.addresses.entry(address).and_upsert_with(|entry| put_off(entry.map(|entry| entry.into_value()), ALL_ACCOUNTS_EVERY));
+        self.accounts.count(guesser.key(), now);
+        if let Some(address) = guesser.address {
+            self.addresses.count(address, now);
+        }
     }
 
     /// A try that was counted before it was looked at was right after all.
     pub fn give_back(&self, guesser: &Guesser) {
-        let sooner = |empty_at: Instant, every: Duration| empty_at.checked_sub(every).unwrap_or(empty_at);
-        let key = (guesser.address, guesser.account.clone());
-        if let Some(empty_at) = self.accounts.get(&key) {
-            self.accounts.insert(key, sooner(empty_at, ONE_ACCOUNT_EVERY));
-        }
-        if let Some((address, empty_at)) = guesser.address.and_then(|one| Some((one, self.addresses.get(&one)?))) {
-            self.addresses.insert(address, sooner(empty_at, ALL_ACCOUNTS_EVERY));
+        self.accounts.give_back(guesser.key());
+        if let Some(address) = guesser.address {
+            self.addresses.give_back(address);
         }
     }
 }
@@ -146,6 +191,18 @@ mod tests {
         assert!(throttle.wait(&codes, now).is_some());
         assert_eq!(throttle.wait(&guesser("203.0.113.7", "ada"), now), None, "passwords have a count of their own");
         assert_eq!(throttle.wait(&Guesser::of_codes("bob"), now), None);
+    }
+
+    #[test]
+    fn a_count_is_kept_until_it_is_empty_and_no_longer() {
+        let (counts, now) = (Counts::new(2, Duration::from_secs(3600)), Instant::now());
+        (0..1000).for_each(|_| counts.count("many at once", now));
+        assert_eq!(counts.wait(&"many at once", now), Some(Duration::from_secs(3600) * 999), "nothing is forgiven");
+        let brief = Counts::new(2, Duration::from_nanos(1));
+        brief.count("a moment ago", now);
+        while brief.empty_at.entry_count() > 0 {
+            brief.empty_at.run_pending_tasks(); // what is empty takes no room
+        }
     }
 
     #[test]

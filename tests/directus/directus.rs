@@ -79,7 +79,8 @@ impl Directus {
             secret: value("DIRECTUS_SECRET="),
             process: value("DIRECTUS_PID="),
             folder,
-            http: reqwest::Client::new(),
+            // Tests have runtimes of their own, and a connection does not outlive the one it was opened on.
+            http: reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap(),
             is_own,
         }
     }
@@ -133,10 +134,10 @@ impl Directus {
         found.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// genie's settings for this Directus behind a proxy.
-    pub fn settings(&self, proxy: &Proxy) -> Vec<(&'static str, String)> {
+    /// genie's settings for this Directus, which it reaches at that address.
+    pub fn settings(&self, url: &str) -> Vec<(&'static str, String)> {
         vec![
-            ("DIRECTUS_URL", proxy.url.clone()),
+            ("DIRECTUS_URL", url.to_owned()),
             ("DIRECTUS_ADMIN_TOKEN", self.admin_token.clone()),
             ("DIRECTUS_SECRET", self.secret.clone()),
         ]
@@ -182,7 +183,7 @@ impl Site {
     /// `others`: settings of genie beside those for this Directus; an empty one takes one of those away.
     pub async fn with(store: TestStore, directus: Directus, others: &[(&'static str, &str)]) -> Self {
         let proxy = Proxy::start(&directus.url).await;
-        let mut settings = directus.settings(&proxy);
+        let mut settings = directus.settings(&proxy.url);
         settings.extend(others.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Self { genie: TestGenie::start_with(store, &settings).await, proxy, directus }
     }

@@ -6,6 +6,8 @@
 #[allow(dead_code)] // what the other test program uses
 #[path = "../genie/genie.rs"]
 mod genie;
+/// Users by this Directus, for the stories that run with either identity.
+mod identity;
 #[allow(dead_code)]
 #[path = "../genie/ollama.rs"]
 mod ollama;
@@ -15,7 +17,18 @@ mod directus;
 /// Between genie and Directus.
 mod proxy;
 
+mod export;
 mod outage;
 mod refresh;
 mod register;
 mod token;
+
+// The same stories as with the built-in identity, where it could matter who says who is who.
+#[path = "../genie/impersonation.rs"]
+mod impersonation;
+#[path = "../genie/joining.rs"]
+mod joining;
+#[path = "../genie/service_keys.rs"]
+mod service_keys;
+#[path = "../genie/usage.rs"]
+mod usage;

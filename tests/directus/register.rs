@@ -4,10 +4,11 @@
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     directus::{Directus, PASSWORD, Pair, Site},
-    genie::Answer,
+    genie::{Answer, SECRET},
     proxy::Does,
 };
 
@@ -131,6 +132,33 @@ both_stores!(killed_after_directus_made_the_user_all_is_completed, async |store:
     assert!(settled.status == 409 || settled.status == 400, "the invite is spent, the address taken: {:?}", settled.json);
     site.is_registered(&email).await;
     site.register(&address("bob"), &invite).await.refused(400, "invalid_field");
+});
+
+both_stores!(killed_after_all_was_spent_and_before_anybody_was_told_it_is_done, async |store: TestStore| {
+    let mut site = start(store).await;
+    let (email, invite) = (address("ada"), site.invite().await);
+    let body = json!({"email": email, "password": PASSWORD, "firstName": "Ada", "inviteCode": invite}).to_string();
+    let host = site.genie.base.strip_prefix("http://").unwrap();
+    let request = format!(
+        "POST /api/register HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut unheard = TcpStream::connect(host).await.unwrap(); // whatever it is told, nobody reads it
+    unheard.write_all(request.as_bytes()).await.unwrap();
+    let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+    let spent = async || {
+        let facts = site.genie.send(Method::GET, "/api/events?types=invite.spent", &secret, None).await.ok();
+        facts["data"].as_array().unwrap().len()
+    };
+    let began = std::time::Instant::now();
+    while spent().await == 0 {
+        assert!(began.elapsed().as_secs() < 30);
+    }
+    site.genie.kill().await;
+    site.genie.launch_again().await;
+    let again = site.register(&email, &invite).await;
+    assert!([400, 409].contains(&again.status.as_u16()), "the invite is spent, the address taken: {:?}", again.json);
+    site.is_registered(&email).await;
 });
 
 both_stores!(killed_after_directus_made_the_user_their_login_completes_it, async |store: TestStore| {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     directus::{Directus, PASSWORD, Pair, Site},
+    genie::SECRET,
     proxy::Does,
 };
 
@@ -76,6 +77,28 @@ both_stores!(a_changed_role_is_followed_and_administers_no_more, async |store: T
     let last = facts["data"].as_array().unwrap().last().unwrap().clone();
     let told = (&last["type"], &last["data"]["role"], &last["data"]["admin"]);
     assert_eq!(told, (&json!("account.role_changed"), &json!("creator"), &json!(false)));
+});
+
+both_stores!(a_role_that_directus_has_not_is_refused, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let pair = site.pair(&ada).await;
+    assert_eq!(site.opens(&pair.access).await, 200);
+    let sync = async |role: &str| site.genie.server("/api/rbac-sync", json!({"userId": ada.id, "role": role})).await;
+    let told = sync("administrator").await.refused(400, "invalid_field");
+    let sentence = told["error"].as_str().unwrap();
+    assert!(sentence.contains("`role` must be one of") && sentence.contains("Administrator"), "{told}");
+    assert_eq!(sync("creator").await.ok()["changed"], false);
+    site.proxy.on("GET", "/roles", Does::Answer(500, String::new()));
+    sync("creator").await.refused(502, "directus_away");
+    site.proxy.pass_all();
+    let admin = site.pair(&site.directus.person("bob", "Administrator").await).await;
+    let invite = async |role: &str| {
+        let body = json!({"role": role});
+        site.genie.send(Method::POST, "/api/admin/invites", &authorization(&admin.access), Some(body)).await
+    };
+    invite("administrator").await.refused(400, "invalid_field");
+    invite("creator").await.ok();
 });
 
 both_stores!(many_requests_ask_once_with_the_secret_and_without, async |store: TestStore| {
@@ -159,7 +182,10 @@ both_stores!(what_is_no_good_token_is_refused, async |store: TestStore| {
     let secret = site.directus.secret.as_str();
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
     let none = format!("{}.{}.", BASE64.encode(r#"{"alg":"none"}"#), BASE64.encode(claims.to_string()));
+    let mut endless = claims.clone();
+    endless.as_object_mut().unwrap().remove("exp");
     let bad = [
+        signed(&endless, secret),
         signed(&claims, "another secret"),
         signed(&with("exp", json!(1)), secret),
         signed(&with("exp", Value::Null), secret),
@@ -186,10 +212,74 @@ both_stores!(what_is_no_good_token_is_refused, async |store: TestStore| {
     assert_eq!(two.status, 400, "{:?}", two.json);
     // Forged tokens without end make Directus be asked for some of them only.
     for n in 0..200 {
-        assert_eq!(site.opens(&signed(&with("n", json!(n)), "another secret")).await, 401);
+        assert!([401, 429].contains(&site.opens(&signed(&with("n", json!(n)), "another secret")).await));
     }
+    assert_eq!(site.opens(&good).await, 200, "who has a good one is not told to wait");
     assert!(site.proxy.count("GET /users/me") < 150, "{}", site.proxy.count("GET /users/me"));
     assert_eq!(site.ready().await["secret"]["state"], "in use");
+});
+
+both_stores!(the_address_of_who_was_deleted_in_directus_is_the_next_ones, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let (ada, bob) = (site.directus.person("ada", "creator").await, site.directus.person("bob", "creator").await);
+    let email_here = async |pair: &Pair| {
+        let facts = site.get(&pair.access, "/api/me/events").await.ok();
+        facts["data"].as_array().unwrap().iter().filter(|fact| fact["type"] == "account.email_changed").count()
+    };
+    let bobs = site.pair(&bob).await;
+    for pair in [&site.pair(&ada).await, &bobs] {
+        assert_eq!(site.opens(&pair.access).await, 200);
+    }
+    site.directus.admin(Method::DELETE, &format!("/users/{}", ada.id), Value::Null).await;
+    site.directus.change(&bob, json!({"email": ada.email})).await;
+    let began = std::time::Instant::now();
+    while email_here(&bobs).await == 0 {
+        assert!(began.elapsed().as_secs() < 30);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    // Somebody new under the address that was left is met with it.
+    site.directus.admin(Method::DELETE, &format!("/users/{}", bob.id), Value::Null).await;
+    let body = json!({"email": ada.email, "password": PASSWORD, "role": site.directus.role("creator").await, "status": "active"});
+    let cyd = site.directus.admin(Method::POST, "/users", body).await;
+    let cyds = Pair::of(&site.log_in(&ada.email, PASSWORD).await);
+    assert_eq!(site.opens(&cyds.access).await, 200);
+    let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+    let claimed = site.genie.send(Method::GET, "/api/events?types=email.claimed", &secret, None).await.ok();
+    assert_eq!(claimed["data"].as_array().unwrap().last().unwrap()["data"]["user"], cyd["id"]);
+});
+
+both_stores!(an_impersonation_ends_when_a_role_in_directus_does, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let (ada, bob) = (site.directus.person("ada", "Administrator").await, site.directus.person("bob", "creator").await);
+    assert_eq!(site.opens(&site.pair(&bob).await.access).await, 200);
+    let headers = authorization(&site.pair(&ada).await.access);
+    let begin = format!("/api/admin/users/{}/impersonate", bob.id);
+    let begun = site.genie.send(Method::POST, &begin, &headers, Some(Value::Null)).await.ok();
+    let acting = begun["access_token"].as_str().unwrap();
+    for (person, role, former) in [(&bob, "Administrator", "creator"), (&ada, "creator", "Administrator")] {
+        assert_eq!(site.opens(acting).await, 200);
+        site.directus.change(person, json!({"role": site.directus.role(role).await})).await;
+        site.until(acting, 401).await; // although they did not come by themselves
+        site.directus.change(person, json!({"role": site.directus.role(former).await})).await;
+        site.until(acting, 200).await;
+    }
+});
+
+both_stores!(what_is_too_large_never_reaches_directus, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let long = |length: usize| "x".repeat(length);
+    let headers = [("Authorization", "Bearer x".to_owned()), ("X-Anything", long(100_000))];
+    let refused = site.genie.send(Method::GET, "/users/me", &headers, None).await;
+    assert_eq!((refused.status.as_u16(), &refused.json["errors"][0]["extensions"]["code"]), (431, &json!("INVALID_PAYLOAD")));
+    let login = site.log_in("ada@example.com", &long(10 << 20)).await;
+    assert_eq!((login.status.as_u16(), &login.json["errors"][0]["extensions"]["code"]), (413, &json!("INVALID_PAYLOAD")));
+    let register = json!({"email": "b@example.com", "password": long(10 << 20), "inviteCode": "x"});
+    site.genie.send(Method::POST, "/api/register", &[], Some(register)).await.refused(413, "body_too_large");
+    let register = json!({"email": "b@example.com", "password": long(2000), "inviteCode": "x"});
+    site.genie.send(Method::POST, "/api/register", &[], Some(register)).await.refused(400, "invalid_field");
+    for line in ["GET /users/me", "POST /auth/login", "POST /users"] {
+        assert_eq!(site.proxy.count(line), 0, "{line}");
+    }
 });
 
 both_stores!(a_static_token_that_says_it_is_another_users_is_nobodys, async |store: TestStore| {

@@ -152,8 +152,8 @@ both_stores!(logins_are_listed_and_ended, async |store: TestStore| {
 });
 
 both_stores!(what_another_system_says_is_so_at_once_and_the_same_again_changes_nothing, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let _admin = genie.user("admin").await;
+    let mut genie = TestGenie::start_with(store, &[("GENIE_ROLES", "editor, team lead".to_owned())]).await;
+    let admin = genie.user("admin").await;
     let ada = genie.user("ada").await;
     genie.settle().await;
     let before = facts_of(&genie, &ada).await;
@@ -163,14 +163,20 @@ both_stores!(what_another_system_says_is_so_at_once_and_the_same_again_changes_n
         (json!({"userId": ada.id, "tier": "gold"}), "tier"),
         (json!({"userId": ada.id, "tier": "studio", "status": "asleep"}), "status"),
         (json!({"userId": ada.id, "tier": "studio", "role": ""}), "role"),
+        (json!({"userId": ada.id, "tier": "studio", "role": "cretor"}), "role"),
+        (json!({"userId": ada.id, "tier": "studio", "role": "Administrator"}), "role"),
         (json!({"userId": ada.id, "tier": "studio", "admin_access": "yes"}), "admin_access"),
     ] {
         let told = genie.server("/api/rbac-sync", body).await.refused(400, "invalid_field");
-        assert!(told["error"].as_str().unwrap().contains(&format!("`{names}`")), "{told}");
+        let sentence = told["error"].as_str().unwrap();
+        assert!(sentence.contains(&format!("`{names}`")), "{told}");
+        assert!(names != "role" || sentence.ends_with("creator, administrator, editor, team lead"), "{told}");
     }
+    admin.post(&genie, "/api/admin/invites", json!({"role": "edtor"})).await.refused(400, "invalid_field");
+    admin.post(&genie, "/api/admin/invites", json!({"role": "team lead"})).await.ok();
     let unknown = json!({"userId": "0192d4e0-7f3a-7c3b-8f4e-0123456789ab", "tier": "pro"});
     genie.server("/api/rbac-sync", unknown).await.refused(404, "not_found");
-    ada.post(&genie, "/api/rbac-sync", json!({"userId": ada.id, "admin_access": true})).await.refused(401, "invalid_token");
+    ada.post(&genie, "/api/rbac-sync", json!({"userId": ada.id, "admin_access": true})).await.refused(403, "forbidden");
     assert_eq!(facts_of(&genie, &ada).await, before, "nothing changed");
 
     let promotion = json!({"userId": ada.id, "role": "editor", "tier": "elite", "admin_access": true});
@@ -356,19 +362,19 @@ async fn super_wrong(genie: &TestGenie, otp: &str) -> Answer {
 }
 
 /// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late.
-struct Codes {
+pub struct Codes {
     totp: totp_rs::Totp,
     now: u64,
 }
 
 impl Codes {
-    fn of(secret: &str) -> Self {
+    pub fn of(secret: &str) -> Self {
         let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
         let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
         Self { totp, now: genie_log::Clock::system().now().unix_seconds() as u64 }
     }
 
-    fn at(&self, steps: i64) -> String {
+    pub fn at(&self, steps: i64) -> String {
         self.totp.generate(self.now.saturating_add_signed(steps * 30)).to_string()
     }
 }

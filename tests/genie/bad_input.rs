@@ -95,7 +95,7 @@ both_stores!(who_may_not_is_told_so, async |store: TestStore| {
     let reveal = json!({"creatorProfileId": credential});
     let wrong = [("X-RBAC-SYNC-SECRET", "wrong".to_owned())];
     genie.send(Method::POST, "/api/credentials/reveal", &wrong, Some(reveal.clone())).await.refused(401, "invalid_token");
-    ada.post(&genie, "/api/credentials/reveal", reveal).await.refused(401, "invalid_token");
+    ada.post(&genie, "/api/credentials/reveal", reveal).await.refused(403, "forbidden");
     // Somebody else's, and what is not there.
     for (user, path) in [
         (&bob, format!("/api/credentials/{credential}")),

@@ -17,10 +17,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::ollama::FakeOllama;
+use crate::{identity, ollama::FakeOllama};
 
 pub const SECRET: &str = "a shared secret";
-const FIRST_INVITE: &str = "the-first-invite";
+pub const FIRST_INVITE: &str = "the-first-invite";
 
 /// A running genie and what belongs to it.
 pub struct TestGenie {
@@ -104,13 +104,24 @@ impl TestGenie {
             base: String::new(),
             http,
             said: vec![],
-            settings: settings.to_vec(),
+            settings: [identity::settings().await.as_slice(), settings].concat(),
             process: None,
             admin: None,
             beside: None,
             sent: AtomicUsize::new(0),
             written: Mutex::default(),
         }
+    }
+
+    /// Another setting, from the next process on.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value));
+    }
+
+    /// What a setting was given as.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.iter().find(|(given, _)| *given == name).map_or("", |(_, value)| value)
     }
 
     /// A command of the same binary on the same store.
@@ -229,37 +240,41 @@ impl TestGenie {
         self.send(Method::POST, path, &[("X-RBAC-SYNC-SECRET", SECRET.into())], Some(body)).await
     }
 
-    /// A registered user who has logged in. The first is the administrator.
+    /// A user who has logged in. The first is the administrator; the others register.
     pub async fn user(&mut self, name: &str) -> TestUser {
-        let invite = match &self.admin {
-            None => FIRST_INVITE.to_owned(),
-            Some(admin) => {
-                let invites = admin.post(self, "/api/admin/invites", json!({"tier": "pro"})).await.ok();
-                invites["data"][0]["code"].as_str().unwrap().to_owned()
-            }
+        let Some(admin) = &self.admin else {
+            let admin = identity::administrator(self, name).await;
+            self.admin = Some(admin.clone());
+            return admin;
         };
-        let user = self.register(name, &invite).await;
-        if self.admin.is_none() {
-            self.admin = Some(user.clone());
-        }
-        user
+        let invites = admin.post(self, "/api/admin/invites", json!({"tier": "pro"})).await.ok();
+        self.register(name, invites["data"][0]["code"].as_str().unwrap()).await
     }
 
-    async fn register(&self, name: &str, invite: &str) -> TestUser {
-        let email = format!("{name}@example.com");
-        let password = format!("{name}'s password");
+    pub async fn register(&self, name: &str, invite: &str) -> TestUser {
+        let (email, password) = (identity::email(self, name), password(name));
         let body = json!({"email": email, "password": password, "firstName": name, "inviteCode": invite});
         let registered = self.send(Method::POST, "/api/register", &[], Some(body)).await.ok();
-        let login = json!({"email": email, "password": password});
-        let login = self.send(Method::POST, "/auth/login", &[], Some(login)).await;
-        assert_eq!(login.status, 200, "{:?}", login.json);
-        let token = login.json["data"]["access_token"].as_str().unwrap().to_owned();
-        let refresh = login.json["data"]["refresh_token"].as_str().unwrap().to_owned();
-        TestUser { id: registered["userId"].as_str().unwrap().to_owned(), token, refresh }
+        self.user_again(name, registered["userId"].as_str().unwrap()).await
+    }
+
+    /// The user of that name, who has logged in anew.
+    pub async fn user_again(&self, name: &str, id: &str) -> TestUser {
+        TestUser::of(id, self.log_in(name, &password(name)).await)
+    }
+
+    pub async fn log_in(&self, name: &str, password: &str) -> Answer {
+        let login = json!({"email": identity::email(self, name), "password": password});
+        self.send(Method::POST, "/auth/login", &[], Some(login)).await
     }
 
     /// Waits until all projections have reached the head.
     pub async fn settle(&self) {
+        self.settle_within(Duration::from_secs(20)).await;
+    }
+
+    /// The same after so much that it takes longer.
+    pub async fn settle_within(&self, limit: Duration) {
         let started = Instant::now();
         loop {
             let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
@@ -268,7 +283,7 @@ impl TestGenie {
             if lags.is_some_and(|lags| lags.iter().all(|lag| *lag == Some(0))) {
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "the projections did not settle: {ready}");
+            assert!(started.elapsed() < limit, "the projections did not settle: {ready}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -290,6 +305,11 @@ pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     Answer { status, headers, json }
 }
 
+/// The password that somebody of that name has at first.
+pub fn password(name: &str) -> String {
+    format!("{name}'s password")
+}
+
 /// A user with a token.
 #[derive(Debug, Clone)]
 pub struct TestUser {
@@ -299,6 +319,14 @@ pub struct TestUser {
 }
 
 impl TestUser {
+    /// Who was answered with tokens.
+    #[track_caller]
+    pub fn of(id: &str, login: Answer) -> Self {
+        assert_eq!(login.status, 200, "{:?}", login.json);
+        let text = |name: &str| login.json["data"][name].as_str().unwrap().to_owned();
+        Self { id: id.to_owned(), token: text("access_token"), refresh: text("refresh_token") }
+    }
+
     pub fn headers(&self) -> [(&'static str, String); 1] {
         [("Authorization", format!("Bearer {}", self.token))]
     }

@@ -87,3 +87,64 @@ both_stores!(a_caption_asked_again_is_the_same_caption, async |store: TestStore|
     genie.settle().await;
     assert_eq!(ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"], 1);
 });
+
+both_stores!(what_is_taken_back_under_a_key_is_taken_back_once, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
+    let delete = async |user: &TestUser, path: &str, key: &str| {
+        let [token] = user.headers();
+        genie.send(Method::DELETE, path, &[token, ("Idempotency-Key", key.into())], None).await
+    };
+    let twice = async |user: &TestUser, path: &str| {
+        let first = delete(user, path, "key").await;
+        let position = first.headers["genie-position"].clone();
+        let first = first.ok();
+        let again = delete(user, path, "key").await;
+        assert_eq!(again.headers["genie-position"], position, "{path}");
+        assert_eq!(again.ok(), first, "{path}");
+    };
+    let invites = ada.post(&genie, "/api/admin/invites", json!({"count": 2})).await.ok();
+    let invite = |n: usize| format!("/api/admin/invites/{}", invites["data"][n]["code"].as_str().unwrap());
+    twice(&ada, &invite(0)).await;
+    delete(&ada, &invite(1), "key").await.refused(422, "idempotency_key_reused");
+    delete(&ada, &invite(1), "another").await.ok();
+
+    let made = ada.post(&genie, "/api/admin/service-keys", json!({"name": "n", "scopes": ["audit:read"]})).await.ok();
+    twice(&ada, &format!("/api/admin/service-keys/{}", made["id"].as_str().unwrap())).await;
+
+    let begin = format!("/api/admin/users/{}/impersonate", bob.id);
+    let begun = ada.post(&genie, &begin, Value::Null).await.ok();
+    let path = format!("/api/admin/impersonations/{}", begun["session"].as_str().unwrap());
+    twice(&ada, &path).await;
+    delete(&ada, &path, "another").await.refused(404, "not_found");
+    let acting = [("Authorization", format!("Bearer {}", begun["access_token"].as_str().unwrap()))];
+    genie.send(Method::GET, "/api/jobs", &acting, None).await.refused(401, "invalid_token");
+
+    let logins = bob.get(&genie, "/api/me/sessions").await.ok();
+    let path = format!("/api/me/sessions/{}", logins["data"][0]["id"].as_str().unwrap());
+    delete(&ada, &path, "key").await.refused(404, "not_found");
+    twice(&bob, &path).await;
+    delete(&bob, &path, "another").await.refused(404, "not_found");
+    twice(&bob, "/api/me/sessions").await;
+    let facts = bob.get(&genie, "/api/me/events").await.ok();
+    let types: Vec<_> = facts["data"].as_array().unwrap().iter().map(|fact| fact["type"].as_str().unwrap()).collect();
+    let begin = ["account.registered", "account.signed_in", "account.impersonation_started"];
+    assert_eq!(types, [&begin[..], &["account.impersonation_ended", "account.session_ended", "account.sessions_ended"]].concat());
+});
+
+both_stores!(a_webhook_that_is_sent_again_is_answered_as_before, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
+    let sync = async |genie: &TestGenie, key: &str, body: Value| {
+        let headers = [("X-RBAC-SYNC-SECRET", SECRET.into()), ("Idempotency-Key", key.into())];
+        genie.send(Method::POST, "/api/rbac-sync", &headers, Some(body)).await
+    };
+    let studio = json!({"userId": bob.id, "tier": "studio"});
+    assert_eq!(sync(&genie, "one", studio.clone()).await.ok()["changed"], true);
+    assert_eq!(sync(&genie, "two", json!({"userId": bob.id, "tier": "starter"})).await.ok()["changed"], true);
+    genie.restart().await;
+    assert_eq!(sync(&genie, "one", studio).await.ok()["changed"], true, "as before");
+    genie.settle().await;
+    assert_eq!(bob.get(&genie, "/api/usage").await.ok()["tier"], "starter", "late, it undoes nothing");
+    sync(&genie, "one", json!({"userId": ada.id, "tier": "studio"})).await.refused(422, "idempotency_key_reused");
+});

@@ -33,10 +33,19 @@ both_stores!(invites_are_made_beside_a_server_and_without_one, async |store: Tes
     assert_eq!(facts["data"].as_array().unwrap().len(), 4, "the first one and these: the server made them");
     let refused = genie.command(&["invite", "--tier", "gold"]).output().await.unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("`tier` must be one of"), "{refused:?}");
+    let unknown_role = async |genie: &TestGenie| {
+        let refused = genie.command(&["invite", "--role", "editor"]).output().await.unwrap();
+        assert!(
+            String::from_utf8_lossy(&refused.stderr).contains("`role` must be one of: creator, administrator"),
+            "{refused:?}"
+        );
+    };
+    unknown_role(&genie).await;
 
     // The socket of a server that was killed is in nobody's way: neither without a server ...
     genie.kill().await;
     assert!(socket.exists());
+    unknown_role(&genie).await;
     let codes = invite(&genie, &[]).await;
     // ... nor at the next start.
     genie.launch_again().await;

@@ -3,20 +3,28 @@
 #![allow(clippy::unwrap_used)] // a test program
 
 mod genie;
+mod hunt;
+mod identity;
 mod ollama;
 
 mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;
+mod bucket;
 mod callers;
+mod canaries;
 mod chat;
 mod credentials;
 mod events;
+mod exports;
 mod idempotency;
 mod impersonation;
+mod imports;
 mod invites;
 mod jobs;
+mod joining;
+mod keys;
 mod limits;
 mod nodes;
 mod onboarding;

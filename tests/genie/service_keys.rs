@@ -93,7 +93,7 @@ both_stores!(each_scope_opens_its_routes_and_no_others, async |store: TestStore|
         }
         // What is the shared secret's alone.
         let body = json!({"creatorProfileId": credential, "credentials": {"p": "q"}});
-        key.post(&genie, "/api/credentials/store", body).await.refused(401, "invalid_token");
+        key.post(&genie, "/api/credentials/store", body).await.refused(403, "forbidden");
     }
 });
 

@@ -17,7 +17,7 @@ use genie_log::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Accounts;
-use crate::WriteError;
+use crate::{WriteError, vault::seal_password};
 
 /// How often a race is tried again before the caller is told to come back.
 const TRIES: u32 = 8;
@@ -66,10 +66,10 @@ impl Accounts {
         }
         let (mut changes, mut groups, mut work) = (vec![], vec![], vec![]);
         if let Some(hash) = &revision.password_hash {
-            let keys = self.keys(user).await?;
+            let key = self.vault_key(user).await?;
             let command = AccountCommand::ChangePassword { from: revision.from };
             changes.extend(decided(state, command)?);
-            work.push(self.vault.seal_password(&keys, user, profile.password + 1, hash.expose_secret()));
+            work.push(seal_password(&key, user, profile.password + 1, hash.expose_secret()));
         }
         if let Some(address) = &revision.email {
             let normal =

@@ -126,6 +126,19 @@ impl Log {
             .await
     }
 
+    /// A user's kept files in order of their ids, at most `limit`, after one of them.
+    pub async fn blobs_of(&self, user: UserId, after: Option<BlobId>, limit: i64) -> Result<Vec<Blob>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs \
+                           WHERE user_id = $1 AND state = 'kept' AND id > $2 ORDER BY id LIMIT $3";
+                let after = after.map(|id| id.to_string()).unwrap_or_default();
+                let rows = sqlx::query(sql).bind(user.to_string()).bind(after).bind(limit).fetch_all(store.reads()).await?;
+                Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+            })
+            .await
+    }
+
     /// How many bytes of a user's files are kept.
     pub async fn kept_bytes(&self, user: UserId) -> Result<u64, LogError> {
         self.store()
@@ -212,6 +225,8 @@ mod tests {
         let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
         assert_eq!((found.user, name.as_str(), found.size, found.created_at), (ada, "my diary.zip", 7, hers.created_at));
         assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
+        assert_eq!(log.blobs_of(ada, None, 10).await.unwrap(), std::slice::from_ref(&found));
+        assert_eq!(log.blobs_of(ada, Some(hers.id), 10).await.unwrap(), []);
         assert!(!store.holds("diary").await);
 
         log.doom_blobs_of(ada).await.unwrap();
@@ -230,7 +245,7 @@ mod tests {
     #[test]
     fn a_part_opens_as_itself_only() {
         let ring = crate::MasterKeys::parse(&crate::MasterKeys::generate()).unwrap();
-        let of = |n| ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n)).0;
+        let of = |n| ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n)).0.payload();
         let (keys, file, other) = (of(1), BlobId(uuid::Uuid::from_u128(8)), BlobId(uuid::Uuid::from_u128(9)));
         let sealed = seal_part(&keys, file, 3, false, b"bytes");
         assert_eq!(open_part(&keys, file, 3, false, &sealed).unwrap().as_slice(), b"bytes");

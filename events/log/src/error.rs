@@ -46,14 +46,17 @@ pub enum LogError {
         owner: String,
     },
     /// A key was sealed with a master key that is not in the ring.
-    #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS")]
+    #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS or its file")]
     MasterKeyMissing {
         /// Its id.
         wanted: String,
     },
+    /// The ring lacks what is needed, found before anything is served: each master key, and how many data keys it wraps.
+    #[error("{0}, and not in the ring; add what is missing to GENIE_MASTER_KEYS or its file")]
+    MasterKeysMissing(String),
     /// The same, found at an event.
     #[error(
-        "the event of {stream} at position {position} is sealed under master key `{wanted}`, which is not in the ring; add it to GENIE_MASTER_KEYS"
+        "the event of {stream} at position {position} is sealed under master key `{wanted}`, which is not in the ring; add it to GENIE_MASTER_KEYS or its file"
     )]
     Locked {
         /// Where the event stands.

@@ -13,8 +13,8 @@ use tlog_tiles::Checkpoint;
 use uuid::Uuid;
 
 use crate::{
-    Log, LogError, UserKeys,
-    keys::{KeyState, hex},
+    Log, LogError,
+    keys::{DataKey, hex},
     store::Store,
     tree::Hash,
 };
@@ -62,7 +62,7 @@ impl fmt::Debug for HeadKey {
 
 impl HeadKey {
     /// The system's: the log's name (`genie/` and its id) and the key follow from its data key.
-    pub(crate) fn of(system: &UserKeys) -> Self {
+    pub(crate) fn of(system: &DataKey) -> Self {
         let origin = format!("genie/{}", hex(&system.part("log id")[..16]));
         let key = SigningKey::from_bytes(&system.part("heads"));
         Self { id: signed_note::key_id(&origin, &encoded(&key)), origin, key }
@@ -193,10 +193,7 @@ impl<R: BufRead> Iterator for Notes<R> {
 impl Log {
     /// The key that signs this log's heads.
     pub async fn head_key(&self) -> Result<HeadKey, LogError> {
-        match self.keys(Uuid::nil()).await? {
-            KeyState::Live(system) => Ok(HeadKey::of(&system)),
-            KeyState::Destroyed => Err(LogError::KeyAbsent { owner: "the system".into() }),
-        }
+        Ok(HeadKey::of(&self.data_key(Uuid::nil()).await?))
     }
 
     /// The note of the newest head, whoever signed it.

@@ -53,6 +53,16 @@ pub enum Remembered {
 }
 
 impl Log {
+    /// With whose facts the outcome of an earlier request with this key was kept, if there was one.
+    pub async fn remembered_with(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
+        let key = request.key.clone();
+        let read = async move |store: Store| {
+            let sql = "SELECT user_id FROM idempotency WHERE key_hash = $1";
+            Ok(sqlx::query_scalar::<_, String>(sql).bind(key).fetch_optional(store.reads()).await?)
+        };
+        Ok(self.store().run(read).await?.and_then(|user| user.parse().ok()))
+    }
+
     /// What came of an earlier request with this key, if there was one whose facts are in the log.
     pub async fn remembered(&self, user: UserId, request: &RequestKey) -> Result<Option<Remembered>, LogError> {
         let RequestKey { key, request } = request.clone();

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{StreamId, UserId};
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
+use tracing::error;
 use uuid::Uuid;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     health::{Health, Trouble},
     hint, idempotency, import,
-    keys::{KeyState, SystemHashes, WrappedKey},
+    keys::{DataKey, KeyState, SystemHashes, WrappedKey, rotation},
     row::slice_of,
     scrub::Scrub,
     seal::{CantOpen, Place},
@@ -60,7 +61,9 @@ struct Inner {
     writer: LogWriter,
     health: Health,
     tail: Arc<Tail>,
-    masters: MasterKeys,
+    masters: watch::Sender<MasterKeys>,
+    /// The current master key, when this process does not have it.
+    lacking: watch::Sender<Option<String>>,
     system: Arc<UserKeys>,
     hashes: SystemHashes,
     keys: moka::sync::Cache<Uuid, KeyState>,
@@ -83,7 +86,10 @@ impl Log {
         if !settings.read_only && import::is_unfinished(&store).await? {
             return Err(LogError::ImportUnfinished);
         }
-        let system = system_keys(&store, &settings).await?;
+        if !settings.read_only {
+            rotation::check(&store, &settings.masters).await?;
+        }
+        let (system, masters) = system_key(&store, &settings).await?;
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
         let health = Health::start(store.writing.clone());
@@ -98,8 +104,9 @@ impl Log {
             health,
             tail,
             hashes: SystemHashes::of(&system),
-            system: Arc::new(system),
-            masters: settings.masters,
+            system: Arc::new(system.payload()),
+            masters: watch::Sender::new(masters),
+            lacking: watch::Sender::new(None),
             keys: moka::sync::Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_LIFE).build(),
             wakes: Wakes::start(store.clone()),
             snapshots: Snapshots::start(store.clone()),
@@ -188,7 +195,7 @@ impl Log {
             (Some(wrapped), Some(KeyState::Live(keys))) if keys.payload().id() == wrapped.key_id => {
                 return Ok(KeyState::Live(keys));
             }
-            (Some(wrapped), _) => KeyState::Live(Arc::new(self.0.masters.unwrap(wrapped)?)),
+            (Some(wrapped), _) => KeyState::Live(Arc::new(self.unwrap(wrapped)?.payload())),
         };
         self.0.keys.insert(owner, state.clone());
         Ok(state)
@@ -221,8 +228,57 @@ impl Log {
 
     /// Makes a new user's keys, and the working row that stores them with the user's first facts.
     pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, Work) {
-        let (keys, wrapped) = self.0.masters.new_data_key(user.0, self.0.clock.new_uuid());
-        (Arc::new(keys), Work::NewKey(wrapped))
+        let (key, row) = self.new_data_key(user);
+        (Arc::new(key.payload()), row)
+    }
+
+    pub(crate) fn new_data_key(&self, user: UserId) -> (DataKey, Work) {
+        let (key, wrapped) = self.masters().new_data_key(user.0, self.0.clock.new_uuid());
+        (key, Work::NewKey(wrapped))
+    }
+
+    /// The data key of an owner who is not forgotten, or of the system for the nil UUID, read and opened anew.
+    pub(crate) async fn data_key(&self, owner: Uuid) -> Result<DataKey, LogError> {
+        match stored_key(&self.0.store, owner).await? {
+            Some(Some(wrapped)) => self.unwrap(&wrapped),
+            _ => Err(LogError::KeyAbsent { owner: owner.to_string() }),
+        }
+    }
+
+    pub(crate) fn unwrap(&self, wrapped: &WrappedKey) -> Result<DataKey, LogError> {
+        self.0.masters.borrow().unwrap(wrapped)
+    }
+
+    /// The ring of master keys, as it is now. It shows ids and no key.
+    pub fn masters(&self) -> MasterKeys {
+        self.0.masters.borrow().clone()
+    }
+
+    /// Exchanges the ring for what is made of it, if anything; says whether it did.
+    pub(crate) fn change_masters(&self, change: impl FnOnce(&MasterKeys) -> Option<MasterKeys>) -> bool {
+        self.0.masters.send_if_modified(|ring| match change(ring) {
+            Some(changed) => {
+                *ring = changed;
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// The master key that new data keys are wrapped by on other servers, when this one does not have it.
+    pub fn lacking_master(&self) -> Option<String> {
+        self.0.lacking.borrow().clone()
+    }
+
+    pub(crate) fn set_lacking(&self, lacking: Option<String>) {
+        self.0.lacking.send_if_modified(|known| {
+            let is_news = *known != lacking;
+            if let Some(id) = lacking.as_ref().filter(|_| is_news) {
+                error!(master = %id, "master key `{id}` is current, and this server does not have it; add it to the ring");
+            }
+            *known = lacking;
+            is_news
+        });
     }
 
     /// Seals and appends. When this answers `Ok`, everything in it is durable. May be called from any runtime.
@@ -386,7 +442,8 @@ pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey
     Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey { owner, key_id, master_id, sealed }))
 }
 
-async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, LogError> {
+/// The system's data key, and the ring with the master key as current that it is wrapped by.
+async fn system_key(store: &Store, settings: &Settings) -> Result<(DataKey, MasterKeys), LogError> {
     if stored_key(store, Uuid::nil()).await?.is_none() && !settings.read_only {
         let (_, wrapped) = settings.masters.new_data_key(Uuid::nil(), settings.clock.new_uuid());
         let mut tx = store.durable().await?;
@@ -404,7 +461,11 @@ async fn system_keys(store: &Store, settings: &Settings) -> Result<UserKeys, Log
         tx.commit().await?;
     }
     match stored_key(store, Uuid::nil()).await? {
-        Some(Some(wrapped)) => settings.masters.unwrap(&wrapped),
+        Some(Some(wrapped)) => {
+            let system = settings.masters.unwrap(&wrapped)?;
+            let masters = settings.masters.with_current(&wrapped.master_id);
+            Ok((system, masters.ok_or(LogError::MasterKeyMissing { wanted: wrapped.master_id })?))
+        }
         _ => Err(LogError::KeyAbsent { owner: "the system".into() }),
     }
 }

@@ -97,11 +97,16 @@ impl Log {
 
     /// A user's rows after a `user_seq`, in order, at most [`PAGE`].
     pub async fn user_rows(&self, user: UserId, after: u64) -> Result<Vec<StoredRow>, LogError> {
+        self.user_page(user, after, PAGE).await
+    }
+
+    /// The same, at most `limit`.
+    pub async fn user_page(&self, user: UserId, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
         self.store()
             .run(async move |store: Store| {
-                let sql =
-                    format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT {PAGE}");
-                let rows = sqlx::query(&sql).bind(user.to_string()).bind(after as i64).fetch_all(store.reads()).await?;
+                let sql = format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT $3");
+                let query = sqlx::query(&sql).bind(user.to_string()).bind(after as i64).bind(limit as i64);
+                let rows = query.fetch_all(store.reads()).await?;
                 Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
             })
             .await

@@ -1,19 +1,42 @@
 //! Secrets lie beside the log, each under a key of its own that is wrapped by its user's vault key. The only way in is the
-//! `VaultDoor`, which opening the log hands to the write side's vault and to nobody else.
+//! `VaultDoor`, which opening the log hands to the write side's vault and to nobody else. Vault keys are not kept in memory.
+
+use std::sync::Arc;
 
 use genie_events::UserId;
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
     clock::random_bytes,
+    keys::WrappedKey,
+    log::wrapped_key,
     seal::{CantOpen, Place, SealingKey},
     store::Store,
 };
 
-/// The way to secrets. Not `Clone`: there is one.
+/// A secret and its owner's key, read together, so that a key that was destroyed opens nothing.
+const STORED: &str = "SELECT s.version, s.sealed, k.key_id, k.master_id, k.wrapped, k.state \
+     FROM secrets s JOIN user_keys k ON k.user_id = s.user_id WHERE s.secret_id = $1 AND s.user_id = $2";
+
+/// The way to secrets. Not `Clone`: there is one, and whoever reads the log has it not.
+///
+/// ```
+/// # use genie_log::{Log, LogError, VaultDoor, secrets::VaultKey};
+/// # use genie_events::UserId;
+/// async fn key(door: &VaultDoor, user: UserId) -> Result<VaultKey, LogError> {
+///     door.key(user).await
+/// }
+/// ```
+/// ```compile_fail
+/// # use genie_log::{Log, LogError, VaultDoor, secrets::VaultKey};
+/// # use genie_events::UserId;
+/// async fn key(log: &Log, user: UserId) -> Result<VaultKey, LogError> {
+///     log.key(user).await
+/// }
+/// ```
 #[derive(Debug)]
 pub struct VaultDoor {
     log: Log,
@@ -45,19 +68,15 @@ impl VaultDoor {
         Self { log }
     }
 
-    /// Seals a secret: the working row to append with its fact.
-    pub async fn seal(&self, name: &SecretName, plaintext: &[u8]) -> Result<Work, LogError> {
-        let keys = self.log.live_keys(name.user).await?;
-        Ok(self.seal_with(&keys, name, plaintext))
+    /// The vault key of a user who is not forgotten.
+    pub async fn key(&self, user: UserId) -> Result<VaultKey, LogError> {
+        Ok(VaultKey(self.log.data_key(user.0).await?.vault(self)))
     }
 
-    /// The same for a user who is only being made.
-    pub fn seal_with(&self, keys: &UserKeys, name: &SecretName, plaintext: &[u8]) -> Work {
-        let own = Zeroizing::new(random_bytes::<32>());
-        let wrapped = keys.vault.seal(own.as_slice(), &name.place("key", &keys.vault));
-        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret", &keys.vault));
-        let sealed = [&(wrapped.len() as u16).to_be_bytes(), wrapped.as_slice(), &ciphertext].concat();
-        Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
+    /// Makes a new user's keys, the one for secrets too, and the working row that stores them with the user's first facts.
+    pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
+        let (key, row) = self.log.new_data_key(user);
+        (Arc::new(key.payload()), VaultKey(key.vault(self)), row)
     }
 
     /// Opens the version of a secret that is held, and says which that is; `None` when there is none.
@@ -68,47 +87,72 @@ impl VaultDoor {
         kind: &'static str,
     ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
         let wanted = secret_id.to_owned();
-        let held: Option<i64> = self
-            .log
-            .store()
-            .run(async move |store: Store| {
-                let sql = "SELECT max(version) AS version FROM secrets WHERE secret_id = $1 AND user_id = $2";
-                let row = sqlx::query(sql).bind(wanted).bind(user.to_string()).fetch_one(store.reads()).await?;
-                Ok(row.try_get("version")?)
-            })
-            .await?;
-        let Some(version) = held.and_then(|version| u32::try_from(version).ok()) else { return Ok(None) };
-        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version };
-        // Replaced in between, it is gone: to whoever asked, the old one is wrong by now.
-        Ok(self.open(&name).await?.map(|opened| (version, opened)))
+        let read = async move |store: Store| {
+            let sql = format!("{STORED} ORDER BY s.version DESC LIMIT 1");
+            let query = sqlx::query(&sql).bind(wanted).bind(user.to_string());
+            query.fetch_optional(store.reads()).await?.map(|row| Stored::read(user, &row)).transpose()
+        };
+        let Some(stored) = self.log.store().run(read).await? else { return Ok(None) };
+        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version: stored.version };
+        Ok(Some((name.version, self.open_stored(&name, &stored)?)))
     }
 
     /// Opens a secret; `None` when there is no such version (any more).
     pub async fn open(&self, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
-        let keys = self.log.live_keys(name.user).await?;
         let wanted = name.clone();
-        let sealed: Option<Vec<u8>> = self
-            .log
-            .store()
-            .run(async move |store: Store| {
-                let sql = "SELECT sealed FROM secrets WHERE secret_id = $1 AND version = $2 AND user_id = $3";
-                let query = sqlx::query(sql).bind(wanted.secret_id).bind(i64::from(wanted.version)).bind(wanted.user.to_string());
-                let row = query.fetch_optional(store.reads()).await?;
-                Ok(row.map(|row| row.try_get("sealed")).transpose()?)
-            })
-            .await?;
-        let Some(sealed) = sealed else { return Ok(None) };
+        let read = async move |store: Store| {
+            let sql = format!("{STORED} AND s.version = $3");
+            let query = sqlx::query(&sql).bind(wanted.secret_id).bind(wanted.user.to_string()).bind(i64::from(wanted.version));
+            query.fetch_optional(store.reads()).await?.map(|row| Stored::read(wanted.user, &row)).transpose()
+        };
+        let stored = self.log.store().run(read).await?;
+        stored.map(|stored| self.open_stored(name, &stored)).transpose()
+    }
+
+    fn open_stored(&self, name: &SecretName, stored: &Stored) -> Result<Zeroizing<Vec<u8>>, LogError> {
+        let Some(wrapped) = &stored.key else { return Err(LogError::KeyAbsent { owner: name.user.to_string() }) };
+        let key = VaultKey(self.log.unwrap(wrapped)?.vault(self));
         let damaged = |reason| LogError::SecretDamaged { secret_id: name.secret_id.clone(), version: name.version, reason };
-        open_with(&keys, name, &sealed).map(Some).map_err(damaged)
+        key.open(name, &stored.sealed).map_err(damaged)
     }
 }
 
-fn open_with(keys: &UserKeys, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
-    let (length, rest) = sealed.split_first_chunk::<2>().ok_or(CantOpen::Form)?;
-    let (wrapped, ciphertext) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CantOpen::Form)?;
-    let own = keys.vault.open(wrapped, &name.place("key", &keys.vault))?;
-    let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
-    SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret", &keys.vault))
+/// A secret as stored, and its owner's key unless that was destroyed.
+struct Stored {
+    version: u32,
+    sealed: Vec<u8>,
+    key: Option<WrappedKey>,
+}
+
+impl Stored {
+    fn read(user: UserId, row: &AnyRow) -> Result<Self, LogError> {
+        let version = row.try_get::<i64, _>("version")?;
+        let version = u32::try_from(version).map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;
+        Ok(Self { version, sealed: row.try_get("sealed")?, key: wrapped_key(user.0, row)? })
+    }
+}
+
+/// The key that a user's secrets' own keys are wrapped by. Only [`VaultDoor`] gives it out.
+#[derive(Debug)]
+pub struct VaultKey(SealingKey);
+
+impl VaultKey {
+    /// Seals a secret: the working row to append with its fact.
+    pub fn seal(&self, name: &SecretName, plaintext: &[u8]) -> Work {
+        let own = Zeroizing::new(random_bytes::<32>());
+        let wrapped = self.0.seal(own.as_slice(), &name.place("key", &self.0));
+        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret", &self.0));
+        let sealed = [&(wrapped.len() as u16).to_be_bytes(), wrapped.as_slice(), &ciphertext].concat();
+        Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
+    }
+
+    fn open(&self, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
+        let (length, rest) = sealed.split_first_chunk::<2>().ok_or(CantOpen::Form)?;
+        let (wrapped, ciphertext) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CantOpen::Form)?;
+        let own = self.0.open(wrapped, &name.place("key", &self.0))?;
+        let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
+        SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret", &self.0))
+    }
 }
 
 #[cfg(test)]

@@ -330,7 +330,9 @@ both_stores!(another_master_key_is_refused_at_the_door, async |store: TestStore|
     let other = MasterKeys::generate();
     assert!(matches!(store.open_with(&other).await.err(), Some(LogError::MasterKeyWrong { .. })));
     let renamed = other.replace("m1:", "m2:");
-    assert!(matches!(store.open_with(&renamed).await.err(), Some(LogError::MasterKeyMissing { wanted }) if wanted == "m1"));
+    assert!(
+        matches!(store.open_with(&renamed).await.err(), Some(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m1`"))
+    );
 });
 
 both_stores!(a_stream_reads_back_for_its_owner, async |store: TestStore| {
@@ -588,16 +590,17 @@ both_stores!(a_clock_that_jumps_back_changes_no_order_and_skips_nothing, async |
 both_stores!(a_key_that_is_missing_or_not_the_masters_is_named_with_the_position, async |store: TestStore| {
     let opened = store.open().await;
     let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    let fresh = store.open().await.log;
     store.tamper(&format!("UPDATE user_keys SET master_id = 'lost' WHERE user_id = '{ada}'")).await;
     store.tamper(&format!("UPDATE user_keys SET key_id = '{ada}' WHERE user_id = '{bob}'")).await;
-    let fresh = store.open().await.log;
     let rows = fresh.rows(0, 10).await.unwrap();
     let locked = fresh.open_row(&rows[0]).await.unwrap_err();
     assert!(matches!(&locked, LogError::Locked { position: 1, wanted, .. } if wanted == "lost"), "{locked}");
     assert!(matches!(fresh.wake(ada).await, Err(LogError::MasterKeyMissing { .. })));
     let wrong = fresh.open_row(&rows[1]).await.unwrap_err();
     assert!(matches!(&wrong, LogError::Damaged(damaged) if damaged.position == 2), "{wrong}");
+    let other = store.open_to_read().await;
     store.tamper(&format!("DELETE FROM user_keys WHERE user_id = '{bob}'")).await;
-    let absent = store.open().await.log.open_row(&rows[1]).await.unwrap_err();
+    let absent = other.open_row(&rows[1]).await.unwrap_err();
     assert!(matches!(&absent, LogError::Damaged(damaged) if damaged.position == 2), "{absent}");
 });

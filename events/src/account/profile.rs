@@ -103,17 +103,23 @@ impl Profile {
                 TwoFactor { last_step: step, .. } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
             },
             AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
+            AccountCommand::EndSession { family } => Ok(vec![AccountEvent::SessionEnded { family }]),
             AccountCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
             },
+            AccountCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
             AccountCommand::StartImpersonation { .. } if self.admin => {
                 Err(Refusal::forbidden("forbidden", "Nobody may act in an administrator's name"))
             }
             AccountCommand::StartImpersonation { by, impersonation } => {
                 Ok(vec![AccountEvent::ImpersonationStarted { by, impersonation }])
             }
-            AccountCommand::Register(_) | AccountCommand::Meet(_) | AccountCommand::Sync(_) => Ok(vec![]), // taken before
+            // Taken before.
+            AccountCommand::Register(_)
+            | AccountCommand::Meet(_)
+            | AccountCommand::Sync(_)
+            | AccountCommand::EndImpersonation { .. } => Ok(vec![]),
         }
     }
 
@@ -192,7 +198,10 @@ impl Profile {
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
             AccountEvent::SignedIn
             | AccountEvent::SessionsEnded
+            | AccountEvent::Exported { .. }
+            | AccountEvent::SessionEnded { .. }
             | AccountEvent::ImpersonationStarted { .. }
+            | AccountEvent::ImpersonationEnded { .. }
             | AccountEvent::Registered(_)
             | AccountEvent::Met(_)
             | AccountEvent::Suspended

@@ -172,3 +172,12 @@ fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
     assert_eq!(registered(vec![AccountEvent::Suspended]).decide(start.clone()).unwrap_err().code, "suspended");
     assert_eq!(Account::Absent.decide(start).unwrap_err().code, "not_found");
 }
+
+#[test]
+fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
+    let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+    let end = AccountCommand::EndImpersonation { by, impersonation };
+    let ended = AccountEvent::ImpersonationEnded { by, impersonation };
+    assert_eq!(registered(vec![AccountEvent::Suspended]).decide(end.clone()), Ok(vec![ended]));
+    assert_eq!(Account::Absent.decide(end).unwrap_err().code, "not_found");
+}

@@ -9,13 +9,18 @@ use genie_log::wake::Waking;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
     http::{admission, directus, error::ApiError, request},
-    identity::{impersonation, signature::BadToken},
+    identity::{
+        impersonation,
+        refused::{Kind, Shown, Stop},
+        signature::BadToken,
+    },
 };
 
 pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
@@ -57,7 +62,7 @@ pub fn token(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
     Ok(Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer")))
 }
 
-/// Whether it is one that only a service key can be.
+/// Whether it is meant to be a service key.
 pub fn is_service_key(token: &str) -> bool {
     token.starts_with(service_keys::PREFIX)
 }
@@ -67,7 +72,7 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
     let app = app(request)?;
     let token = token(request)?.ok_or(ApiError::NoCaller)?;
     if is_service_key(token) {
-        return service_key(&app, token).await.map(TokenHolder::ServiceKey);
+        return service_key(&app, request, token).await.map(TokenHolder::ServiceKey);
     }
     match app.impersonations.check(token) {
         Ok(claims) => impersonator(&app, request, &claims).await.map(TokenHolder::Impersonator),
@@ -80,7 +85,7 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
 async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
     let (account, login) = match &app.directus {
         Some(directus) => (directus::authenticate(app, directus, request, token).await?, None),
-        None => holder(app, token).await?,
+        None => holder(app, request, token).await?,
     };
     admission::count_user(app, request, account.user)?;
     let account = active(account)?;
@@ -88,10 +93,10 @@ async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCalle
 }
 
 /// The account of the holder of one of genie's own access tokens, and of which login it is.
-async fn holder(app: &App, token: &str) -> Result<(AccountRow, Option<Uuid>), ApiError> {
+async fn holder(app: &App, request: &HttpRequest, token: &str) -> Result<(AccountRow, Option<Uuid>), ApiError> {
     let claims = app.tokens.check(token).map_err(|bad| match bad {
         BadToken::Expired => ApiError::Expired,
-        BadToken::Invalid => ApiError::NoCaller,
+        BadToken::Invalid => forged(app, request),
     })?;
     let account = account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
     Ok((account, claims.sid))
@@ -105,8 +110,8 @@ async fn impersonator(app: &App, request: &HttpRequest, claims: &impersonation::
     let account = active(account_of(app, lasting.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
     // Who acts is counted, not for whom.
     admission::count_user(app, request, by.user)?;
-    for user in [by.user, account.user] {
-        directus::expect_active(app, request, user).await?;
+    for one in [&by, &account] {
+        directus::expect_unchanged(app, request, one).await?;
     }
     match administers(app, by.user).await? && !account.admin {
         true => Ok(ActingUser { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
@@ -131,9 +136,41 @@ pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> 
     }
 }
 
-pub async fn service_key(app: &App, key: &str) -> Result<Caller, ApiError> {
-    let (id, key) = app.write.service_keys.check(key).await?.ok_or(ApiError::NoCaller)?;
-    Ok(Caller::service_key(id, key.scopes, request::current_id()))
+/// The holder of a service key.
+pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
+    let shown = app.refused.shown(Kind::ServiceKey, request::client_address(request), key.as_bytes());
+    may_be_right(app, &shown)?;
+    let (id, state) = match app.write.service_keys.find(key).await? {
+        Some(found) => found,
+        None => {
+            app.refused.was_wrong(shown, Instant::now());
+            return Err(ApiError::NoCaller);
+        }
+    };
+    app.refused.was_right(shown);
+    let key = state.opens(app.log.clock().now()).ok_or(ApiError::NoCaller)?;
+    Ok(Caller::service_key(id, key.scopes.clone(), request::current_id()))
+}
+
+/// Counts a token that nobody gave out.
+pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
+    match app.refused.was_forged(request::client_address(request), Instant::now()) {
+        Ok(()) => ApiError::NoCaller,
+        Err(stop) => stop.into(),
+    }
+}
+
+fn may_be_right(app: &App, shown: &Shown) -> Result<(), ApiError> {
+    Ok(app.refused.may_be_right(shown, Instant::now())?)
+}
+
+impl From<Stop> for ApiError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::WasWrong => Self::NoCaller,
+            Stop::TooMany { retry_after } => Self::TooManyWrong { retry_after },
+        }
+    }
 }
 
 fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
@@ -161,9 +198,13 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
     }
     let app = app(request)?;
     let wanted = app.config.shared_secret.as_ref().ok_or(ApiError::SecretNotConfigured)?;
+    let shown = app.refused.shown(Kind::Secret, request::client_address(request), given.as_bytes());
+    may_be_right(&app, &shown)?;
     if !bool::from(given.as_bytes().ct_eq(wanted.expose_secret().as_bytes())) {
+        app.refused.was_wrong(shown, Instant::now());
         return Err(ApiError::NoCaller);
     }
+    app.refused.was_right(shown);
     let is_original = request.match_pattern().is_some_and(|route| ORIGINAL_SECRET_ROUTES.contains(&route.as_str()));
     match app.config.secret_is_narrow && !is_original {
         true => Err(ApiError::Forbidden("The shared secret does not open this route here; use a service key")),
@@ -171,11 +212,15 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
     }
 }
 
-/// What a request is told that shows nothing, on a route of servers.
-pub fn nothing_shown(request: &HttpRequest) -> ApiError {
-    match app(request) {
-        Ok(app) if app.config.shared_secret.is_some() => ApiError::NoCaller,
-        Ok(_) => ApiError::SecretNotConfigured,
-        Err(error) => error,
+/// What a request without the secret is told on a route that wants it: `not_enough` if its token is good all the same.
+pub async fn no_secret(request: &HttpRequest, not_enough: ApiError) -> ApiError {
+    match token(request) {
+        Ok(Some(_)) => token_holder(request).await.err().unwrap_or(not_enough),
+        Ok(None) => match app(request) {
+            Ok(app) if app.config.shared_secret.is_none() => ApiError::SecretNotConfigured,
+            Ok(_) => ApiError::NoCaller,
+            Err(error) => error,
+        },
+        Err(two) => two,
     }
 }

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Settings,
-    standing::{Standing, Standings},
+    standing::{About, Standing, Standings},
     upstream::{Asking, Trouble, Upstream, WHOLE},
 };
 
@@ -144,7 +144,7 @@ impl Registrations {
         let reserve = async || inner.register.reserve(&applicant.email, &applicant.invite_code, seconds, metadata.clone()).await;
         let mut reserved = reserve().await;
         if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken")
-            && self.free_of_the_gone(&applicant.email, &metadata, address).await?
+            && self.free_of_who_is_gone_now(&applicant.email, address).await?
         {
             reserved = reserve().await;
         }
@@ -165,16 +165,33 @@ impl Registrations {
         outcome
     }
 
-    /// Frees an address of who was deleted in Directus; whether that was so.
-    async fn free_of_the_gone(&self, email: &str, metadata: &Metadata, address: Option<IpAddr>) -> Result<bool, NotRegistered> {
+    /// Frees an address of who was deleted in Directus, as far as is known of them lately: may be called at each request.
+    pub async fn free_of_the_gone(&self, email: &str) -> Result<(), NotRegistered> {
+        let Some(holder) = self.0.register.holder(email).await? else { return Ok(()) };
+        let standing = self.0.standings.of(About::user(holder, None)).await.map_err(NotRegistered::Trouble)?;
+        if matches!(standing, Standing::Gone) {
+            self.free(email, holder, Metadata::system()).await?;
+        }
+        Ok(())
+    }
+
+    /// The same, by what Directus says now; whether the address is free.
+    pub async fn free_of_who_is_gone_now(&self, email: &str, address: Option<IpAddr>) -> Result<bool, NotRegistered> {
         let Some(holder) = self.0.register.holder(email).await? else { return Ok(true) };
-        let standing = self.0.standings.look_up(holder, address).await.map_err(NotRegistered::Trouble)?;
+        let standings = self.0.standings.clone();
+        let asked = self.0.log.store().io().spawn(async move { standings.look_up(holder, address).await });
+        let standing = asked.await.map_err(|_| NotRegistered::Unknown)?.map_err(NotRegistered::Trouble)?;
         let is_gone = matches!(standing, Standing::Gone);
         if is_gone {
-            self.0.register.free_address(email, holder, metadata.clone()).await?;
-            info!(user.id = %holder, "the address of a user who was deleted in Directus is free again");
+            self.free(email, holder, Metadata::system()).await?;
         }
         Ok(is_gone)
+    }
+
+    async fn free(&self, email: &str, holder: UserId, metadata: Metadata) -> Result<(), NotRegistered> {
+        self.0.register.free_address(email, holder, metadata).await?;
+        info!(user.id = %holder, "the address of a user who was deleted in Directus is free again");
+        Ok(())
     }
 
     /// The id of a role.

@@ -36,6 +36,8 @@ const STRANGERS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// Longer than it takes until all of them may come again; addresses that were quiet for so long are forgotten.
 const STRANGERS_KEPT: Duration = Duration::from_secs(60);
+/// The most roles that are asked for.
+const MOST_ROLES: &str = "1000";
 /// All that a user's reader may see, and the role with its name. Directus refuses a request for a field that is not there, so what
 /// may be there (`tier`, `onboarding_state`) is not asked for by name.
 const FIELDS: &str = "*,role.id,role.name";
@@ -218,6 +220,15 @@ impl Standings {
             Some(person) if person.user == user => Ok(Standing::Known(Arc::new(person))),
             _ => Err(Trouble::Failed("it does not tell who is active")),
         }
+    }
+
+    /// The names of all roles, by the administrator's token.
+    pub async fn roles(&self) -> Result<Vec<String>, Trouble> {
+        let asking = Asking::new(Method::GET, "/roles").authorized(self.upstream.admin());
+        let reply = self.upstream.ask(asking.parameter("fields", "name").parameter("limit", MOST_ROLES)).await?;
+        self.expect_admin(&reply)?;
+        let Value::Array(roles) = reply.data()? else { return Err(Trouble::Failed("its answer is no list of roles")) };
+        Ok(roles.iter().filter_map(|role| role["name"].as_str()).map(str::to_owned).collect())
     }
 
     /// That an answer to the administrator's token is no refusal.

@@ -288,3 +288,60 @@ fn reason(error: &reqwest::Error) -> &'static str {
         () => "the connection broke",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    async fn answer_all(mut connection: TcpStream) -> std::io::Result<()> {
+        let mut heard = Vec::new();
+        while connection.read_buf(&mut heard).await? > 0 {
+            if heard.ends_with(b"\r\n\r\n") {
+                connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await?;
+                heard.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// A server that never closes a connection, and how many it has taken.
+    async fn patient() -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (url, taken) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&taken);
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(answer_all(connection));
+            }
+        });
+        (url, taken)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_again_and_not_after_it_was_idle_for_long() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (url, taken) = patient().await;
+        let upstream = Upstream::new(&url, None, Clock::system()).unwrap();
+        let ask = async || upstream.ask(Asking::new(Method::GET, "/users/me")).await.unwrap().status;
+        for _ in 0..10 {
+            assert_eq!(ask().await, 200);
+            tokio::time::sleep(Duration::from_millis(20)).await; // it goes back into the pool
+        }
+        let before = taken.load(Ordering::SeqCst);
+        assert!(before < 10, "each has had one of its own");
+        tokio::time::sleep(IDLE + Duration::from_millis(200)).await; // Directus would close it after 5 s
+        assert_eq!(ask().await, 200);
+        assert_eq!(taken.load(Ordering::SeqCst), before + 1);
+    }
+}

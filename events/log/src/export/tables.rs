@@ -51,6 +51,7 @@ pub(crate) const CARRIED: &[Table] = &[
         key: 1,
         only: "",
     },
+    Table { name: "retired_masters", columns: &[("id", Text), ("retired_at", Number)], key: 1, only: "" },
     Table {
         name: "secrets",
         columns: &[("secret_id", Text), ("version", Number), ("user_id", Text), ("sealed", Bytes)],
@@ -218,6 +219,7 @@ mod tests {
         "snapshots",
         "checkpoints",
         "elections",
+        "rings",         // of servers that run
         "refresh_grace", // good for seconds
         "tree_hashes",
         "tree_heads", // signed anew over the same facts; those to trust were kept outside

@@ -1,0 +1,110 @@
+//! The ring of a running server: it may be exchanged, and the servers on one Postgres tell each other which keys they have.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::rotation::{RotationError, check};
+use crate::{
+    Log, LogError, MasterKeys,
+    store::{Store, Writing},
+};
+
+/// How often a server says which keys it has, and looks which one is current.
+pub const ANNOUNCE: Duration = Duration::from_secs(5);
+/// A server that was not heard of for so long is gone. If it was only stopped, it finds out what changed when it goes on.
+const SILENT: Duration = Duration::from_secs(30);
+/// After so long nothing is left of it.
+const SWEPT: Duration = Duration::from_secs(3600);
+
+impl Log {
+    /// Takes another ring, which must have all keys that are needed. What it has more is at hand from now on.
+    pub async fn take_ring(&self, ring: MasterKeys) -> Result<(), LogError> {
+        let wanted = ring.clone();
+        self.store().run(async move |store: Store| check(&store, &wanted).await).await?;
+        if !self.change_masters(|was| ring.with_current(was.current())) {
+            return Err(LogError::MasterKeyMissing { wanted: self.masters().current().to_owned() });
+        }
+        self.follow_current().await.map(drop)
+    }
+
+    /// Which master key is current, by the system's data key, which any server may have wrapped anew. From now on this one follows it.
+    pub async fn follow_current(&self) -> Result<String, LogError> {
+        let read = async |store: Store| {
+            let sql = "SELECT master_id FROM user_keys WHERE user_id = $1";
+            let row = sqlx::query(sql).bind(Uuid::nil().to_string()).fetch_one(store.reads()).await?;
+            Ok(row.try_get::<String, _>("master_id")?)
+        };
+        let current = self.store().run(read).await?;
+        let has_it = self.change_masters(|ring| ring.with_current(&current));
+        self.set_lacking((!has_it).then(|| current.clone()));
+        Ok(current)
+    }
+
+    /// Tells the other servers which keys this one has. An embedded store has no others.
+    pub async fn announce_ring(&self, node: &str) -> Result<(), LogError> {
+        let ids = self.masters().ids().collect::<Vec<_>>().join(",");
+        let node = node.to_owned();
+        let tell = async move |store: Store| {
+            if let Writing::Sqlite(_) = store.writing {
+                return Ok(());
+            }
+            let mut tx = store.relaxed().await?;
+            let sql = "INSERT INTO rings (node, master_ids, seen_at) VALUES ($1, $2, micros_now()) \
+                 ON CONFLICT (node) DO UPDATE SET master_ids = excluded.master_ids, seen_at = excluded.seen_at";
+            sqlx::query(sql).bind(node).bind(ids).execute(&mut *tx).await?;
+            let sql = "DELETE FROM rings WHERE seen_at < micros_now() - $1";
+            sqlx::query(sql).bind(SWEPT.as_micros() as i64).execute(&mut *tx).await?;
+            Ok(tx.commit().await?)
+        };
+        // First told, then looked at: of a server that starts and one that rotates, at least one sees the other.
+        let told = self.store().run(tell).await;
+        self.follow_current().await?;
+        told
+    }
+
+    /// Tells them that this server goes.
+    pub async fn withdraw_ring(&self, node: &str) -> Result<(), LogError> {
+        let node = node.to_owned();
+        let withdraw = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            sqlx::query("DELETE FROM rings WHERE node = $1").bind(node).execute(&mut *tx).await?;
+            Ok(tx.commit().await?)
+        };
+        self.store().run(withdraw).await
+    }
+
+    /// The servers that run now, and the ids of the master keys that they have.
+    pub async fn rings(&self) -> Result<Vec<(String, Vec<String>)>, LogError> {
+        let read = async |store: Store| {
+            if let Writing::Sqlite(_) = store.writing {
+                return Ok(vec![]);
+            }
+            let sql = "SELECT node, master_ids FROM rings WHERE seen_at > micros_now() - $1 ORDER BY node";
+            let mut rings = Vec::new();
+            for row in sqlx::query(sql).bind(SILENT.as_micros() as i64).fetch_all(store.reads()).await? {
+                let ids: String = row.try_get("master_ids")?;
+                rings.push((row.try_get("node")?, ids.split(',').map(str::to_owned).collect()));
+            }
+            Ok(rings)
+        };
+        self.store().run(read).await
+    }
+
+    /// Refuses when a server runs that lacks that key: it could not read what is wrapped by it.
+    pub(super) async fn none_lacks(&self, id: &str) -> Result<(), RotationError> {
+        let rings = self.rings().await?;
+        let lacking: Vec<&str> =
+            rings.iter().filter(|(_, ids)| !ids.iter().any(|own| own == id)).map(|(node, _)| node.as_str()).collect();
+        match lacking.is_empty() {
+            true => Ok(()),
+            false => Err(RotationError::Refused(format!(
+                "these servers do not have master key `{id}`: {}; give it to them (a ring in a file is read again within seconds, \
+                 one in the environment at a restart), then run this again; one that was killed is forgotten after {} s",
+                lacking.join(", "),
+                SILENT.as_secs()
+            ))),
+        }
+    }
+}

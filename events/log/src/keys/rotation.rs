@@ -1,0 +1,354 @@
+//! Which master keys are needed, wrapping all data keys by another one, and retiring a master key that nothing needs any more.
+//!
+//! Rotation goes through the data keys in small steps beside everything else. A step writes over exactly the rows that it read:
+//! a key that was destroyed or wrapped anew meanwhile stays as it is. So it may be killed, and run twice or on several servers at
+//! once, and whatever it did not reach is found by the next run.
+
+use std::time::Duration;
+
+use genie_events::Moment;
+use serde::{Deserialize, Serialize};
+use sqlx::{Row, any::AnyRow};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    Log, LogError, MasterKeys,
+    keys::WrappedKey,
+    log::wrapped_key,
+    store::{Store, Writing},
+};
+
+/// Data keys of one transaction: few enough that nobody waits for it.
+const BATCH: usize = 500;
+/// How long a step goes on taking batches, so that whoever asked hears of it.
+const STEP: Duration = Duration::from_secs(1);
+/// How many data keys of each master key are tried at the start.
+const SAMPLES: i64 = 8;
+
+/// What was asked of master keys can't be done.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationError {
+    /// As things are; the sentence says what is in the way.
+    #[error("{0}")]
+    Refused(String),
+    /// The store failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl From<sqlx::Error> for RotationError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Log(error.into())
+    }
+}
+
+/// How many data keys a master key wraps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wraps {
+    /// The master key.
+    pub master: String,
+    /// How many, the system's among them.
+    pub keys: u64,
+}
+
+/// How far a rotation is: all before this place was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    master: String,
+    owner: String,
+}
+
+/// What a step of a rotation did.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Step {
+    /// So many data keys were wrapped anew.
+    pub wrapped: u64,
+    /// The owners of those that can't be opened, and stay as they are.
+    pub unreadable: Vec<String>,
+    /// Where the next step begins; `None` when there was nothing more.
+    pub next: Option<Place>,
+}
+
+impl Log {
+    /// How many data keys each master key wraps.
+    pub async fn wraps(&self) -> Result<Vec<Wraps>, LogError> {
+        let read = async |store: Store| {
+            let sql = "SELECT master_id, count(*) AS n FROM user_keys WHERE state = 'live' GROUP BY master_id ORDER BY master_id";
+            let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
+            let wraps = |row: &AnyRow| Ok(Wraps { master: row.try_get("master_id")?, keys: row.try_get::<i64, _>("n")? as u64 });
+            rows.iter().map(wraps).collect()
+        };
+        self.store().run(read).await
+    }
+
+    /// The master keys that were retired, and when.
+    pub async fn retired_masters(&self) -> Result<Vec<(String, Moment)>, LogError> {
+        let read = async |store: Store| {
+            let sql = "SELECT id, retired_at FROM retired_masters ORDER BY retired_at, id";
+            let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
+            rows.iter().map(|row| Ok((row.try_get("id")?, Moment(row.try_get("retired_at")?)))).collect()
+        };
+        self.store().run(read).await
+    }
+
+    /// Makes the first key of the ring the one that all new data keys are wrapped by, on every server. Answers its id.
+    pub async fn begin_rotation(&self) -> Result<String, RotationError> {
+        let masters = self.masters();
+        let to = masters.first().to_owned();
+        if self.retired_masters().await?.iter().any(|(id, _)| *id == to) {
+            return Err(RotationError::Refused(format!(
+                "master key `{to}`, the first of the ring, was retired; make another: genie keys add"
+            )));
+        }
+        check(self.store(), &masters).await?;
+        self.none_lacks(&to).await?;
+        let was = masters.current().to_owned();
+        self.wrap_system_by(&to).await?;
+        // A server that started meanwhile may have looked for the key before it was needed.
+        if let Err(refused) = self.none_lacks(&to).await {
+            self.wrap_system_by(&was).await?;
+            return Err(refused);
+        }
+        Ok(to)
+    }
+
+    /// Goes on with a rotation to that key for about a second.
+    pub async fn rotate(&self, to: &str, from: Place) -> Result<Step, RotationError> {
+        let current = self.follow_current().await?;
+        if current != to {
+            return Err(RotationError::Refused(format!(
+                "another rotation began meanwhile: master key `{current}` is current now, not `{to}`"
+            )));
+        }
+        self.none_lacks(to).await?;
+        let (began, mut step, mut place) = (Instant::now(), Step::default(), from);
+        loop {
+            let rows = self.wrapped_by_others(to, place).await?;
+            let Some(last) = rows.last() else { return Ok(step) };
+            place = Place { master: last.master_id.clone(), owner: last.owner.to_string() };
+            self.wrap_batch(to, rows, &mut step).await?;
+            if began.elapsed() >= STEP {
+                return Ok(Step { next: Some(place), ..step });
+            }
+        }
+    }
+
+    /// Never wraps by that key again, if nothing is wrapped by it. Answers since when; asking twice is no error.
+    pub async fn retire_master(&self, id: &str) -> Result<Moment, RotationError> {
+        if self.follow_current().await? == id {
+            return Err(RotationError::Refused(format!(
+                "master key `{id}` is current; add another and rotate first: genie keys add, genie keys rotate"
+            )));
+        }
+        let (id, now) = (id.to_owned(), self.clock().now());
+        let retire = async move |store: Store| {
+            let mut tx = store.durable().await?;
+            if let Writing::Postgres(_) = store.writing {
+                // Waits for whoever is about to store a data key; whoever comes later finds the master key retired.
+                sqlx::query("LOCK TABLE user_keys IN SHARE MODE").execute(&mut *tx).await?;
+            }
+            let needed = "SELECT count(*) AS n FROM user_keys WHERE state = 'live' AND master_id = $1";
+            let needed = sqlx::query(needed).bind(&id).fetch_one(&mut *tx).await?.try_get::<i64, _>("n")?;
+            if needed > 0 {
+                return Ok(Err(format!("{needed} data keys are wrapped by master key `{id}`; first run: genie keys rotate")));
+            }
+            let sql = "INSERT INTO retired_masters (id, retired_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
+            sqlx::query(sql).bind(&id).bind(now.0).execute(&mut *tx).await?;
+            let since = sqlx::query("SELECT retired_at FROM retired_masters WHERE id = $1").bind(&id).fetch_one(&mut *tx).await?;
+            let since = since.try_get("retired_at")?;
+            tx.commit().await?;
+            Ok(Ok(Moment(since)))
+        };
+        self.store().run(retire).await?.map_err(RotationError::Refused)
+    }
+
+    /// Wraps the system's data key by that master key, if it is not so already: new data keys follow it.
+    async fn wrap_system_by(&self, to: &str) -> Result<(), RotationError> {
+        let masters = self.masters();
+        let (nil, by) = (Uuid::nil(), to.to_owned());
+        let changed = async move |store: Store| {
+            let row = sqlx::query("SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1")
+                .bind(nil.to_string())
+                .fetch_one(store.reads())
+                .await?;
+            let Some(wrapped) = wrapped_key(nil, &row)?.filter(|wrapped| wrapped.master_id != by) else { return Ok(()) };
+            let anew = masters.rewrap(&wrapped, &by)?;
+            let mut tx = store.durable().await?;
+            replace(&store, &mut tx, &[(wrapped, anew)]).await?;
+            Ok(tx.commit().await?)
+        };
+        self.store().run(changed).await?;
+        match self.follow_current().await? {
+            current if current == to => Ok(()),
+            current => Err(RotationError::Refused(format!(
+                "another rotation began meanwhile: master key `{current}` is current now, not `{to}`"
+            ))),
+        }
+    }
+
+    /// The next data keys that are wrapped by any other master key.
+    async fn wrapped_by_others(&self, to: &str, from: Place) -> Result<Vec<WrappedKey>, LogError> {
+        let to = to.to_owned();
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT user_id, key_id, master_id, wrapped, state FROM user_keys \
+                 WHERE state = 'live' AND master_id = $1 AND user_id > $2 ORDER BY user_id LIMIT {BATCH}"
+            );
+            for master in in_use(&store).await?.into_iter().filter(|master| *master != to && *master >= from.master) {
+                let after = if master == from.master { from.owner.as_str() } else { "" };
+                let rows = sqlx::query(&sql).bind(&master).bind(after).fetch_all(store.reads()).await?;
+                if !rows.is_empty() {
+                    return rows.iter().filter_map(|row| read_wrapped(row).transpose()).collect();
+                }
+            }
+            Ok(vec![])
+        };
+        self.store().run(read).await
+    }
+
+    async fn wrap_batch(&self, to: &str, rows: Vec<WrappedKey>, step: &mut Step) -> Result<(), LogError> {
+        let (masters, mut anew) = (self.masters(), Vec::with_capacity(rows.len()));
+        for row in rows {
+            match masters.rewrap(&row, to) {
+                Ok(wrapped) => anew.push((row, wrapped)),
+                Err(LogError::MasterKeyWrong { owner, .. }) => step.unreadable.push(owner),
+                Err(error) => return Err(error),
+            }
+        }
+        let write = async move |store: Store| {
+            // No flush of its own: what a power cut takes back is wrapped as before, and the old key is there until it is retired.
+            let mut tx = store.relaxed().await?;
+            let wrapped = replace(&store, &mut tx, &anew).await?;
+            tx.commit().await?;
+            Ok(wrapped)
+        };
+        step.wrapped += self.store().run(write).await?;
+        Ok(())
+    }
+}
+
+/// Writes data keys over the rows that they were made from, where those still stand. Answers how many did.
+async fn replace(
+    store: &Store,
+    tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+    pairs: &[(WrappedKey, WrappedKey)],
+) -> Result<u64, LogError> {
+    if pairs.is_empty() {
+        return Ok(0);
+    }
+    if let Writing::Sqlite(_) = store.writing {
+        // The bytes of the old form do not stay in the file: a key that is destroyed later is to be gone in each of its forms.
+        sqlx::query("PRAGMA secure_delete = ON").execute(&mut **tx).await?;
+    }
+    let values: Vec<String> = (0..pairs.len())
+        .map(|n| (4 * n + 1..=4 * n + 4).collect::<Vec<_>>())
+        .map(|n| format!("(CAST(${} AS text), CAST(${} AS text), CAST(${} AS text), ${})", n[0], n[1], n[2], n[3]))
+        .collect();
+    let to = 4 * pairs.len() + 1;
+    let sql = format!(
+        "WITH anew (owner, of_key, of_master, sealed) AS (VALUES {}) \
+         UPDATE user_keys SET master_id = ${to}, wrapped = anew.sealed FROM anew \
+         WHERE user_id = anew.owner AND key_id = anew.of_key AND master_id = anew.of_master AND state = 'live'",
+        values.join(", ")
+    );
+    let mut query = sqlx::query(&sql);
+    for (old, new) in pairs {
+        query = query.bind(old.owner.to_string()).bind(old.key_id.to_string()).bind(&old.master_id).bind(&new.sealed);
+    }
+    let by = pairs.first().map(|(_, new)| new.master_id.as_str()).unwrap_or_default();
+    Ok(query.bind(by).execute(&mut **tx).await?.rows_affected())
+}
+
+fn read_wrapped(row: &AnyRow) -> Result<Option<WrappedKey>, LogError> {
+    let owner: String = row.try_get("user_id")?;
+    let owner = Uuid::try_parse(&owner).map_err(|_| LogError::Statement("`user_keys` holds a user id that is none".into()))?;
+    Ok(wrapped_key(owner, row)?)
+}
+
+/// The master keys that wrap something. Looked up one after the other in the index, however many users there are.
+pub(crate) async fn in_use(store: &Store) -> Result<Vec<String>, LogError> {
+    let sql = "WITH RECURSIVE used (id) AS ( \
+             SELECT min(master_id) FROM user_keys WHERE state = 'live' \
+             UNION ALL \
+             SELECT (SELECT min(k.master_id) FROM user_keys k WHERE k.state = 'live' AND k.master_id > used.id) \
+             FROM used WHERE used.id IS NOT NULL) \
+         SELECT id FROM used WHERE id IS NOT NULL";
+    let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
+    Ok(rows.iter().map(|row| row.try_get("id")).collect::<Result<_, _>>()?)
+}
+
+/// Whether a ring has every key that something was wrapped by, and has them rightly.
+pub(crate) async fn check(store: &Store, masters: &MasterKeys) -> Result<(), LogError> {
+    let mut missing = Vec::new();
+    for master in in_use(store).await? {
+        if !masters.has(&master) {
+            let sql = "SELECT count(*) AS n FROM user_keys WHERE state = 'live' AND master_id = $1";
+            let keys: i64 = sqlx::query(sql).bind(&master).fetch_one(store.reads()).await?.try_get("n")?;
+            missing.push(format!("master key `{master}` is wanted by {keys} data keys"));
+            continue;
+        }
+        let sql = "SELECT user_id, key_id, master_id, wrapped, state FROM user_keys \
+             WHERE state = 'live' AND master_id = $1 ORDER BY user_id LIMIT $2";
+        let rows = sqlx::query(sql).bind(&master).bind(SAMPLES).fetch_all(store.reads()).await?;
+        let samples = rows.iter().filter_map(|row| read_wrapped(row).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let mut others = 0;
+        for sample in &samples {
+            others += usize::from(masters.is_of_another(sample)?);
+        }
+        // One of many is damage, which is its owner's trouble alone.
+        if let Some(sample) = samples.first().filter(|_| others == samples.len()) {
+            return Err(LogError::MasterKeyWrong { owner: sample.owner.to_string(), master });
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(LogError::MasterKeysMissing(missing.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestStore, both_stores};
+
+    both_stores!(who_is_forgotten_between_the_reading_and_the_writing_stays_forgotten, async |store: TestStore| {
+        let log = store.open().await.log;
+        let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
+        let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
+        log.take_ring(MasterKeys::parse(&grown).unwrap()).await.unwrap();
+        assert_eq!(log.begin_rotation().await.unwrap(), "m2");
+        let rows = log.wrapped_by_others("m2", Place::default()).await.unwrap();
+        assert_eq!(rows.len(), 2);
+        let forget = format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'");
+        store.try_sql(&forget).await.unwrap();
+        let mut step = Step::default();
+        log.wrap_batch("m2", rows, &mut step).await.unwrap();
+        assert_eq!((step.wrapped, step.unreadable.len()), (1, 0));
+        assert!(matches!(store.open_with(&grown).await.unwrap().log.keys(ada.0).await, Ok(crate::keys::KeyState::Destroyed)));
+        assert!(log.live_keys(bob).await.is_ok());
+        log.retire_master("m1").await.unwrap(); // the destroyed need no key
+    });
+
+    /// What is wiped when a key is destroyed later must be all that there is of it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn on_sqlite_the_old_form_of_a_key_does_not_stay_in_the_file() {
+        let store = TestStore::new(crate::testing::Kind::Sqlite).await;
+        let log = store.open().await.log;
+        store.register(&log, "ada").await;
+        let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
+        log.take_ring(MasterKeys::parse(&grown).unwrap()).await.unwrap();
+        log.begin_rotation().await.unwrap();
+        let old = log.wrapped_by_others("m2", Place::default()).await.unwrap().remove(0).sealed;
+        let held = || {
+            let bytes = std::fs::read(store.folder().join("genie.db")).unwrap();
+            bytes.windows(old.len()).any(|window| window == old)
+        };
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        store.try_sql(checkpoint).await.unwrap();
+        assert!(held());
+        log.rotate("m2", Place::default()).await.unwrap();
+        store.try_sql(checkpoint).await.unwrap();
+        assert!(!held());
+    }
+}

@@ -1,0 +1,21 @@
+//! `POST /credentials/import` on the socket: lines of `genie import credentials`. What the original sealed comes as it is, and is
+//! opened here; who reaches the socket is the operator at the machine.
+
+use actix_web::{HttpResponse, web::Data};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    http::{answer, body::Body, error::ApiError},
+    import::{Batch, KEY_MISSING, importer::Importer},
+};
+
+/// Takes them in.
+pub async fn credentials(app: Data<App>, Body(batch): Body<Batch>) -> Result<HttpResponse, ApiError> {
+    let key = app.config.original_key().ok_or_else(|| ApiError::NotConfigured {
+        code: "original_key_missing",
+        sentence: format!("{KEY_MISSING}, also for the server that runs, and start it again"),
+    })?;
+    let importer = Importer { log: &app.log, users: &app.write.users, vault: &app.write.vault, key: &key };
+    Ok(answer::ok(json!({"data": importer.take(batch.lines).await})))
+}

@@ -1,0 +1,38 @@
+//! Which roles there are. Where genie says who is who, those that are set; where a Directus does, its own. A role of any other name
+//! is a typing error, or meant for somebody else, and must not become a fact.
+
+use crate::config::Config;
+
+/// The roles that genie itself gives.
+const BUILT_IN: [&str; 2] = ["creator", "administrator"];
+/// The longest name, in bytes.
+const MAX_NAME: usize = 64;
+/// The most names that a refusal tells.
+const MAX_TOLD: usize = 50;
+
+/// Whether a role of this name administers, when nothing else is said. Directus calls it `Administrator`.
+pub fn administers(role: &str) -> bool {
+    role.eq_ignore_ascii_case("administrator")
+}
+
+/// Whether it can be the name of a role, wherever roles come from.
+pub fn has_the_form_of_one(role: &str) -> bool {
+    (1..=MAX_NAME).contains(&role.len()) && !role.chars().any(char::is_control)
+}
+
+/// Refuses what is no role by the settings, in a sentence. With a Directus they say nothing of it.
+pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
+    match config.directus {
+        None => expect_one_of(BUILT_IN.into_iter().chain(config.roles.iter().map(String::as_str)), role),
+        Some(_) if has_the_form_of_one(role) => Ok(()),
+        Some(_) => Err(format!("`role` must have 1 to {MAX_NAME} bytes, none of them control characters")),
+    }
+}
+
+/// Refuses what is none of these, in a sentence that names them.
+pub fn expect_one_of<'a>(known: impl Iterator<Item = &'a str> + Clone, role: &str) -> Result<(), String> {
+    match known.clone().any(|known| known == role) {
+        true => Ok(()),
+        false => Err(format!("`role` must be one of: {}", known.take(MAX_TOLD).collect::<Vec<_>>().join(", "))),
+    }
+}

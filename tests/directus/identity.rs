@@ -1,0 +1,74 @@
+//! Who says who is who: a Directus that all tests share. In the place of the file of this name of the other test program, so that
+//! the same stories run with either.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::{
+    directus::Directus,
+    genie::{TestGenie, TestUser, password},
+};
+
+async fn directus() -> &'static Directus {
+    static SHARED: OnceCell<Directus> = OnceCell::const_new();
+    SHARED.get_or_init(Directus::shared).await
+}
+
+/// What the server has to be told.
+pub async fn settings() -> Vec<(&'static str, String)> {
+    let directus = directus().await;
+    directus.settings(&directus.url)
+}
+
+/// The address of somebody of that name: in this test only, by the name of its folder.
+pub fn email(genie: &TestGenie, name: &str) -> String {
+    let folder = genie.store.folder().file_name().and_then(|name| name.to_str()).unwrap().to_lowercase();
+    format!("{name}.{folder}@example.com")
+}
+
+/// An administrator whom Directus has, and genie does not know yet.
+pub async fn administrator(genie: &TestGenie, name: &str) -> TestUser {
+    let directus = directus().await;
+    let role = directus.role("Administrator").await;
+    let body = json!({"email": email(genie, name), "password": password(name), "role": role, "status": "active"});
+    let made = directus.admin(Method::POST, "/users", body).await;
+    genie.user_again(name, made["id"].as_str().unwrap()).await
+}
+
+/// Takes somebody the right to act, or gives it back.
+pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
+    let (status, code) = if active { ("active", 200) } else { ("suspended", 401) };
+    change(user, json!({"status": status})).await;
+    until(genie, user, "/api/usage", code).await;
+}
+
+/// Makes somebody an administrator, or a creator again; they have to log in anew to know of it.
+pub async fn set_administrator(genie: &TestGenie, name: &str, user: &TestUser, administers: bool) -> TestUser {
+    let (role, code) = if administers { ("Administrator", 200) } else { ("creator", 403) };
+    change(user, json!({"role": directus().await.role(role).await})).await;
+    let user = genie.user_again(name, &user.id).await;
+    until(genie, &user, "/api/admin/invites", code).await;
+    user
+}
+
+/// Gives somebody another password than their first.
+pub async fn set_password(_: &TestGenie, _: &str, user: &TestUser, new: &str) {
+    change(user, json!({"password": new})).await;
+}
+
+async fn change(user: &TestUser, what: Value) {
+    directus().await.admin(Method::PATCH, &format!("/users/{}", user.id), what).await;
+}
+
+/// genie asks Directus only every few seconds.
+async fn until(genie: &TestGenie, user: &TestUser, path: &str, status: u16) {
+    let began = Instant::now();
+    while user.get(genie, path).await.status != status {
+        assert!(began.elapsed() < Duration::from_secs(30), "{path} was never answered with {status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    genie.settle().await;
+}
