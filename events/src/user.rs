@@ -90,14 +90,10 @@ pub enum UserCommand {
     ImportCredential {
         /// Which, as the other system calls it.
         credential: CredentialId,
-        /// What kind.
-        kind: CredentialKind,
         /// The platform.
         platform: String,
         /// The name there.
         platform_username: Option<String>,
-        /// When a session is over.
-        expires_at: Option<Moment>,
         /// The sealed secret.
         sealed: SealedSecret,
     },
@@ -232,7 +228,7 @@ impl User {
 
     /// What happens when this is asked now. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        // That something was refused, or brought in from elsewhere, is also a fact of the suspended.
+        // That something was refused is also a fact of the suspended, and nothing of theirs is lost in an import.
         let of_anybody = matches!(
             command,
             UserCommand::Account(_) | UserCommand::RefuseCredential { .. } | UserCommand::ImportCredential { .. }
@@ -251,8 +247,9 @@ impl User {
                 let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
                 self.store_credential(&now, credential, kind, store)
             }
-            UserCommand::ImportCredential { credential, kind, platform, platform_username, expires_at, sealed } => {
-                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
+            UserCommand::ImportCredential { credential, platform, platform_username, sealed } => {
+                let kind = CredentialKind::Profile;
+                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at: None, sealed };
                 self.import_credential(credential, store)
             }
             UserCommand::RevealCredential { credential, purpose } => {
@@ -305,21 +302,6 @@ impl User {
         self.credential_changes(id, command)
     }
 
-    fn import_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
-        self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
-        let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
-        if let CredentialCommand::Store { kind, platform, platform_username, .. } = &command
-            && let Some(other) = self.credential_for(*kind, platform, platform_username.as_deref()).filter(|other| *other != id)
-        {
-            return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
-        }
-        match self.credentials.get(&id) {
-            None | Some(Credential::Absent) => self.credential_changes(id, command),
-            Some(Credential::Held { .. }) => refused("This credential is held here with another secret, which stays".to_owned()),
-            Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
-        }
-    }
-
     fn check_room_for_a_login(&self) -> Result<(), Refusal> {
         let is_login = |held: &&Credential| matches!(held, Credential::Held { kind, .. } if *kind != CredentialKind::Profile);
         match self.credentials.values().filter(is_login).count() < MAX_LOGINS {
@@ -328,6 +310,22 @@ impl User {
                 let sentence = format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
                 Err(Refusal::conflict("too_many_credentials", sentence))
             }
+        }
+    }
+
+    fn import_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
+        self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
+        let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
+        if let CredentialCommand::Store { platform, platform_username, .. } = &command
+            && let Some(other) =
+                self.credential_for(CredentialKind::Profile, platform, platform_username.as_deref()).filter(|other| *other != id)
+        {
+            return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
+        }
+        match self.credentials.get(&id) {
+            None | Some(Credential::Absent) => self.credential_changes(id, command),
+            Some(Credential::Held { .. }) => refused("This credential is held here with another secret, which stays".to_owned()),
+            Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
         }
     }
 

@@ -211,11 +211,11 @@ impl Export {
         })
     }
 
-    /// Nothing when it was removed meanwhile, or is a session that is over.
+    /// Nothing when it was removed meanwhile.
     async fn secret(&self, credential: &str) -> Result<Value, ApiError> {
         let id = credential.parse().map_err(|_| ApiError::NotFound("credential"))?;
         let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
-        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Every, purpose };
+        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Own, purpose };
         let revealed = self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await;
         match revealed {
             Ok(revealed) => serde_json::from_slice(revealed.plaintext.expose())

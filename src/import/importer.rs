@@ -4,9 +4,9 @@
 use genie_actors::{
     Asking, WriteError,
     users::Users,
-    vault::{Holding, Plaintext, Target, Vault},
+    vault::{Plaintext, Target, Vault},
 };
-use genie_events::{CredentialId, Metadata, credential::CredentialKind};
+use genie_events::{CredentialId, Metadata, job::job_exists};
 use genie_log::{Log, RequestKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -74,12 +74,11 @@ impl Importer<'_> {
         let id = self.id_of(&line);
         let asking = Asking { metadata: Metadata::system(), key: Some(self.known_by(&line)) };
         let Line { user, platform, platform_username, .. } = line;
-        let holding = Holding { kind: CredentialKind::Profile, platform, platform_username, expires_at: None };
-        let target = Target::Imported(id, holding);
+        let target = Target::Imported { id, platform, platform_username };
         match self.vault.store(self.users, user, asking, target, secret).await {
             Ok(stored) if stored.again => Outcome::Before { id },
             Ok(_) => Outcome::Imported { id },
-            Err(WriteError::Refused(refusal)) if refusal.code == "credential_exists" => {
+            Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
                 Outcome::Rejected { reason: "its `creatorProfileId` is that of another user's credential here".to_owned() }
             }
             Err(WriteError::Refused(refusal)) => Outcome::Rejected { reason: refusal.to_string() },

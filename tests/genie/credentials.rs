@@ -138,6 +138,12 @@ both_stores!(each_kind_is_held_once_for_a_platform_and_shown_by_its_own_route, a
     download(json!({"id": connected})).await.refused(404, "not_found");
     assert_eq!(history_of(&genie, &ada, &login).await[0], told("refused", "other_kind"));
     assert_eq!(reveal(&genie, &connected).await.ok()["credentials"]["password"], "canary-0");
+
+    // Who knows the password is given all of it.
+    let whole = ada.post(&genie, "/api/me/export", json!({"password": "ada's password"})).await.ok();
+    let secret = |n: usize, field: &str| whole["credentials"][n]["secret"][field].clone();
+    assert_eq!([secret(0, "password"), secret(1, "cookies")], [json!("canary-6"), json!(COOKIE_FILE)]);
+    assert_eq!([secret(2, "cookies"), secret(3, "password")], [shown["cookies"].clone(), json!("canary-0")]);
     assert!(!genie.store.holds("canary").await);
 });
 

@@ -138,40 +138,6 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
 }
 
 #[test]
-fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
-    let mut ada = ada();
-    let import = |n: u128, platform: &str| UserCommand::ImportCredential {
-        credential: CredentialId(id(n)),
-        kind: CredentialKind::Profile,
-        platform: platform.into(),
-        platform_username: None,
-        expires_at: None,
-        sealed: SealedSecret { version: 1, hash: "h".into() },
-    };
-    for n in 1..=3 {
-        assert_eq!(ask(&mut ada, import(n, &format!("p{n}"))), Ok(1), "past the tier's limit of one");
-    }
-    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 3);
-    let store = UserCommand::StoreCredential {
-        credential: CredentialId(id(9)),
-        kind: CredentialKind::Profile,
-        platform: "x".into(),
-        platform_username: None,
-        expires_at: None,
-        sealed: SealedSecret { version: 1, hash: "h".into() },
-    };
-    assert!(matches!(ask(&mut ada, store).unwrap_err().kind, RefusalKind::Quota { .. }), "it is full for everything else");
-    ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
-    for (again, why) in [(import(1, "p1"), "held"), (import(3, "p3"), "removed"), (import(4, "p1"), "held under another id")] {
-        assert_eq!(ask(&mut ada, again).unwrap_err().code, "not_imported", "{why}");
-    }
-    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
-    assert_eq!(ask(&mut ada, import(5, "p5")), Ok(1), "nothing of the suspended is lost");
-    let nobody = User::new(UserId(id(2))).decide(Now { moment: NOW, limits: Limits::built_in() }, import(1, "x"));
-    assert_eq!(nobody.unwrap_err().kind, RefusalKind::NotFound);
-}
-
-#[test]
 fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
     let mut ada = ada();
     let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
@@ -197,6 +163,38 @@ fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
     assert_eq!(one_more.code, "too_many_credentials");
     ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
     ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap();
+}
+
+#[test]
+fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
+    let mut ada = ada();
+    let import = |n: u128, platform: &str| UserCommand::ImportCredential {
+        credential: CredentialId(id(n)),
+        platform: platform.into(),
+        platform_username: None,
+        sealed: SealedSecret { version: 1, hash: "h".into() },
+    };
+    for n in 1..=3 {
+        assert_eq!(ask(&mut ada, import(n, &format!("p{n}"))), Ok(1), "past the tier's limit of one");
+    }
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 3);
+    let store = UserCommand::StoreCredential {
+        credential: CredentialId(id(9)),
+        kind: CredentialKind::Profile,
+        platform: "x".into(),
+        platform_username: None,
+        expires_at: None,
+        sealed: SealedSecret { version: 1, hash: "h".into() },
+    };
+    assert!(matches!(ask(&mut ada, store).unwrap_err().kind, RefusalKind::Quota { .. }), "it is full for everything else");
+    ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
+    for (again, why) in [(import(1, "p1"), "held"), (import(3, "p3"), "removed"), (import(4, "p1"), "held under another id")] {
+        assert_eq!(ask(&mut ada, again).unwrap_err().code, "not_imported", "{why}");
+    }
+    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
+    assert_eq!(ask(&mut ada, import(5, "p5")), Ok(1), "nothing of the suspended is lost");
+    let nobody = User::new(UserId(id(2))).decide(Now { moment: NOW, limits: Limits::built_in() }, import(1, "x"));
+    assert_eq!(nobody.unwrap_err().kind, RefusalKind::NotFound);
 }
 
 #[test]
