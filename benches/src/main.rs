@@ -6,6 +6,7 @@ mod bare_postgres;
 mod bare_sqlite;
 mod cold;
 mod commands;
+mod forget;
 mod ground;
 mod http;
 mod lag;
@@ -117,10 +118,12 @@ enum Measurement {
     Memory,
     Wake,
     Cold,
+    Forget,
 }
 
 impl Measurement {
-    const ALL: [Self; 7] = [Self::Commands, Self::Lone, Self::Lag, Self::Replay, Self::Memory, Self::Wake, Self::Cold];
+    const ALL: [Self; 8] =
+        [Self::Commands, Self::Lone, Self::Lag, Self::Replay, Self::Memory, Self::Wake, Self::Cold, Self::Forget];
 
     fn figures(self) -> &'static [&'static str] {
         match self {
@@ -131,6 +134,7 @@ impl Measurement {
             Self::Memory => &["idle_user_bytes"],
             Self::Wake => &["wake_10k_events_p99_ms"],
             Self::Cold => &["cold_start_p99_ratio"],
+            Self::Forget => &["forget_1m_events_ms"],
         }
     }
 
@@ -143,6 +147,7 @@ impl Measurement {
             Self::Memory => memory::measure(ground).await,
             Self::Wake => wake::measure(ground).await,
             Self::Cold => cold::measure(ground).await,
+            Self::Forget => forget::measure(ground).await,
         }
     }
 }

@@ -15,6 +15,7 @@ mod directus;
 /// Between genie and Directus.
 mod proxy;
 
+mod forgetting;
 mod outage;
 mod refresh;
 mod register;
