@@ -131,7 +131,11 @@ impl Eraser {
         };
         let put_off = match done {
             Ok(()) => return,
-            Err(Unfinished::NotYet(_)) => log.clock().now().plus_millis(SOON.as_millis() as i64),
+            Err(Unfinished::NotYet(_)) if self.is_new(one) => log.clock().now().plus_millis(SOON.as_millis() as i64),
+            Err(Unfinished::NotYet(reason)) => {
+                warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
+                log.clock().now().plus_seconds(LATER_SECONDS)
+            }
             Err(Unfinished::Failed(reason)) => {
                 warn!(user.id = %user, reason, "what is left of a forgotten user can't be erased yet; trying again in {LATER_SECONDS} s");
                 log.clock().now().plus_seconds(LATER_SECONDS)
@@ -140,6 +144,12 @@ impl Eraser {
         if let Err(error) = log.put_off_forgetting(user, put_off).await {
             warn!(user.id = %user, %error, "that it is to be tried again later can't be written; it is tried again now");
         }
+    }
+
+    /// Whether what it waits for can be expected at any moment.
+    fn is_new(&self, one: &Forgetting) -> bool {
+        let since = one.forgotten_at.unwrap_or(one.due);
+        self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)
     }
 
     async fn forget_when_due(&self, user: UserId) -> Result<(), Unfinished> {
@@ -157,12 +167,14 @@ impl Eraser {
         Ok(self.0.log.close_forgetting(user).await?)
     }
 
-    /// Erases whatever is left, trying for as long as only something else has to get there first. The elected node goes on with
-    /// what fails.
-    pub async fn finish_soon(&self, user: UserId) {
-        while let Err(Unfinished::NotYet(_)) = self.finish(user).await {
-            tokio::time::sleep(SOON).await;
-        }
+    /// Erases what can be within that time. The elected node goes on with the rest.
+    pub async fn finish_within(&self, user: UserId, limit: Duration) {
+        let finishing = async {
+            while let Err(Unfinished::NotYet(_)) = self.finish(user).await {
+                tokio::time::sleep(SOON).await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, finishing).await;
     }
 
     /// Erases whatever is left, and signs the certificate when nothing is. May be called again, and by several at once.

@@ -3,15 +3,15 @@
 //! and nobody can read them. What else is left of the user is erased afterwards; [`genie_log::forget`] keeps for whom.
 
 use genie_events::{
-    Metadata, StreamKind, UserId,
-    account::{AccountCommand, AtTheWishOf},
+    Metadata, StreamId, StreamKind, UserId,
+    account::{AccountCommand, AccountEvent, AtTheWishOf},
     email::{Email, EmailCommand},
 };
 use genie_log::{
-    Append, AppendError, Group, Log, Work, clock,
+    Append, AppendError, Group, Log, LogError, NewFact, Work, clock,
     wake::{Awake, Waking},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     WriteError,
@@ -68,11 +68,16 @@ impl Forget {
 
     async fn ask(&self, user: UserId, command: AccountCommand, metadata: Metadata) -> Result<Forgotten, WriteError> {
         for _ in 0..TRIES {
-            let awake = match self.log.wake(user).await? {
-                Waking::Awake(awake) => awake,
-                Waking::Forgotten => return Ok(Forgotten::Yes),
+            let append = match self.log.wake(user).await {
+                Ok(Waking::Awake(awake)) => self.plan(&awake, command.clone(), metadata.clone()).await?,
+                Ok(Waking::Forgotten) => {
+                    self.log.forget_restored_key(user, self.log.clock().now()).await?;
+                    return Ok(Forgotten::Yes);
+                }
+                Err(LogError::Away(reason)) => return Err(WriteError::Away(reason)),
+                Err(error) => Some(self.plan_unread(user, &command, metadata.clone(), &error).await?),
             };
-            let Some(append) = self.plan(&awake, command.clone(), metadata.clone()).await? else { return Ok(Forgotten::NotYet) };
+            let Some(append) = append else { return Ok(Forgotten::NotYet) };
             match self.log.append(append).await {
                 Ok(at) => {
                     self.let_go(user);
@@ -105,6 +110,25 @@ impl Forget {
         }
         let work = vec![Work::Forget { user: state.id(), at: self.log.clock().now() }];
         Ok(Some(Append { groups, work, metadata, remember: None }))
+    }
+
+    /// Of somebody whose events can't be read, because one is damaged or the master key is gone: whoever may forget anybody may
+    /// forget them, too. Which address they had is not known, so it stays taken.
+    async fn plan_unread(
+        &self,
+        user: UserId,
+        command: &AccountCommand,
+        metadata: Metadata,
+        error: &LogError,
+    ) -> Result<Append, WriteError> {
+        let (AccountCommand::Forget(by), (after, of_account @ 1..)) = (command, self.log.counts_of(user).await?) else {
+            return Err(error.clone().into());
+        };
+        warn!(user.id = %user, %error, "a user is forgotten whose events can't be read; their address is not free again");
+        let event = AccountEvent::Forgotten { by: *by }.into();
+        let fact = NewFact { stream: StreamId::new(StreamKind::Account, user), sequence: of_account + 1, event };
+        let work = vec![Work::Forget { user, at: self.log.clock().now() }];
+        Ok(Append { groups: vec![Group::of_user(user, after, vec![fact])], work, metadata, remember: None })
     }
 
     fn let_go(&self, user: UserId) {

@@ -99,10 +99,10 @@ pub struct Stored {
     pub id: CredentialId,
     /// Whether it replaced one.
     pub updated: bool,
-    /// Whether the same request had stored it before.
-    pub again: bool,
     /// When a session is over.
     pub expires_at: Option<Moment>,
+    /// Whether the same request had stored it before.
+    pub again: bool,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
@@ -134,21 +134,23 @@ pub struct Holding {
 pub enum Target {
     /// The one of this kind and platform, and of this name if it is a profile; made when there is none.
     For(Holding),
-    /// This one, brought in from another system: made under its id there.
-    Imported {
-        /// Which.
-        id: CredentialId,
-        /// What it is.
-        holding: Holding,
-        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
-        over: Option<u32>,
-    },
     /// This profile, which must be there.
     Existing {
         /// Which.
         id: CredentialId,
         /// A new name there, when given.
         platform_username: Option<String>,
+    },
+    /// This one, brought in from another system: made under its id there.
+    Imported {
+        /// Which.
+        id: CredentialId,
+        /// The platform.
+        platform: String,
+        /// The name there.
+        platform_username: Option<String>,
+        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        over: Option<u32>,
     },
 }
 
@@ -201,17 +203,17 @@ impl Vault {
             let sealed = SealedSecret { version, hash };
             let command = match target {
                 Target::Imported { over, .. } => {
-                    UserCommand::ImportCredential { credential: id, kind, platform, platform_username, expires_at, over, sealed }
+                    UserCommand::ImportCredential { credential: id, platform, platform_username, over, sealed }
                 }
                 _ => UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed },
             };
             let outcome = json!(Kept { id, updated, expires_at });
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
         };
-        let done = users.plan(user, None, asking, Arc::new(planner)).await.map_err(name_taken)?;
+        let done = users.plan(user, None, asking, Arc::new(planner)).await?;
         let Kept { id, updated, expires_at } = serde_json::from_value(done.outcome)
             .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, again: done.changes.is_empty(), expires_at, position: done.position })
+        Ok(Stored { id, updated, expires_at, again: done.changes.is_empty(), position: done.position })
     }
 
     /// Removes a credential: the ciphertext goes with the fact.
@@ -264,17 +266,6 @@ fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u3
     SecretName { user, secret_id: id.to_string(), kind: kind.as_str(), version }
 }
 
-/// The log knows only that a stream is somebody else's.
-fn name_taken(error: WriteError) -> WriteError {
-    match error {
-        WriteError::Refused(refusal) if refusal == genie_events::job::job_exists() => {
-            let sentence = "There is another credential with this id, and it is not this user's";
-            Refusal::conflict("credential_exists", sentence).into()
-        }
-        error => error,
-    }
-}
-
 /// Which credential it is to be, and what.
 fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, Holding), Refusal> {
     match target {
@@ -282,15 +273,19 @@ fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(Credenti
             let held = state.credential_for(holding.kind, &holding.platform, holding.platform_username.as_deref());
             Ok((held.unwrap_or(fresh), holding.clone()))
         }
-        Target::Imported { id, holding, .. } => Ok((*id, holding.clone())),
         Target::Existing { id, platform_username } => match state.credential(*id) {
-            Some(Credential::Held { kind: kind @ CredentialKind::Profile, platform, platform_username: before, .. }) => {
-                let platform_username = platform_username.clone().or_else(|| before.clone());
-                Ok((*id, Holding { kind: *kind, platform: platform.clone(), platform_username, expires_at: None }))
+            Some(Credential::Held { kind: CredentialKind::Profile, platform, platform_username: before, .. }) => {
+                Ok((*id, profile(platform, platform_username.as_ref().or(before.as_ref()))))
             }
             _ => Err(Refusal::not_found("credential")),
         },
+        Target::Imported { id, platform, platform_username, .. } => Ok((*id, profile(platform, platform_username.as_ref()))),
     }
+}
+
+fn profile(platform: &str, platform_username: Option<&String>) -> Holding {
+    let (kind, platform) = (CredentialKind::Profile, platform.to_owned());
+    Holding { kind, platform, platform_username: platform_username.cloned(), expires_at: None }
 }
 
 #[cfg(test)]

@@ -131,17 +131,15 @@ aggregate!(Access, "access", AccessCommand, AccessEvent);
 impl Access {
     /// What happens when this is asked.
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
-        if *self == Self::Noted {
-            return Ok(vec![]);
-        }
-        Ok(vec![match command {
-            AccessCommand::ReadPersonal { user } => AccessEvent::PersonalRead { user },
-            AccessCommand::NoteRefused { wrong, .. } if wrong.total() == 0 => return Ok(vec![]),
-            AccessCommand::NoteRefused { network, wrong } => AccessEvent::Refused { network, wrong },
-            AccessCommand::RefuseCredential { reason, credential, user } => {
-                AccessEvent::CredentialRefused { reason, credential, user }
+        match (self, command) {
+            (Self::Noted, _) => Ok(vec![]),
+            (Self::Absent, AccessCommand::ReadPersonal { user }) => Ok(vec![AccessEvent::PersonalRead { user }]),
+            (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => Ok(vec![]),
+            (Self::Absent, AccessCommand::NoteRefused { network, wrong }) => Ok(vec![AccessEvent::Refused { network, wrong }]),
+            (Self::Absent, AccessCommand::RefuseCredential { reason, credential, user }) => {
+                Ok(vec![AccessEvent::CredentialRefused { reason, credential, user }])
             }
-        }])
+        }
     }
 
     /// Folds what happened.
@@ -159,8 +157,13 @@ mod tests {
     #[test]
     fn an_access_is_noted_once() {
         let wrong = Wrong { secrets: 2, stopped: 1, ..Wrong::default() };
+        let (reason, credential, user) = (Nobodys::Unknown, None, None);
         for (ask, noted) in [
             (AccessCommand::ReadPersonal { user: None }, AccessEvent::PersonalRead { user: None }),
+            (
+                AccessCommand::RefuseCredential { reason, credential, user },
+                AccessEvent::CredentialRefused { reason, credential, user },
+            ),
             (AccessCommand::NoteRefused { network: None, wrong }, AccessEvent::Refused { network: None, wrong }),
         ] {
             let access = TestFramework::<Access>::with(());

@@ -27,6 +27,9 @@ use crate::{
 /// The most jobs of one user that have not ended: a user's state stays within memory.
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
+/// The most credentials that a user holds beside profiles, which the tier limits: each platform's login, cookies and session.
+pub const MAX_LOGINS: usize = 300;
+
 /// What a user's tier allows, and what is counted against it.
 mod allowed;
 /// Onboarding and the job that does it.
@@ -87,14 +90,10 @@ pub enum UserCommand {
     ImportCredential {
         /// Which, as the other system calls it.
         credential: CredentialId,
-        /// What kind.
-        kind: CredentialKind,
         /// The platform.
         platform: String,
         /// The name there.
         platform_username: Option<String>,
-        /// When a session is over.
-        expires_at: Option<Moment>,
         /// The version that was brought in earlier, and may be replaced while it is the one that is held.
         over: Option<u32>,
         /// The sealed secret.
@@ -231,7 +230,7 @@ impl User {
 
     /// What happens when this is asked now. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        // That something was refused, or brought in from elsewhere, is also a fact of the suspended.
+        // That something was refused is also a fact of the suspended, and nothing of theirs is lost in an import.
         let of_anybody = matches!(
             command,
             UserCommand::Account(_) | UserCommand::RefuseCredential { .. } | UserCommand::ImportCredential { .. }
@@ -250,8 +249,9 @@ impl User {
                 let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
                 self.store_credential(&now, credential, kind, store)
             }
-            UserCommand::ImportCredential { credential, kind, platform, platform_username, expires_at, over, sealed } => {
-                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
+            UserCommand::ImportCredential { credential, platform, platform_username, over, sealed } => {
+                let kind = CredentialKind::Profile;
+                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at: None, sealed };
                 self.import_credential(credential, over, store)
             }
             UserCommand::RevealCredential { credential, purpose } => {
@@ -296,17 +296,31 @@ impl User {
         command: CredentialCommand,
     ) -> Result<Vec<Change>, Refusal> {
         let is_new = !matches!(self.credentials.get(&id), Some(Credential::Held { .. }));
-        if is_new && kind == CredentialKind::Profile {
-            self.can_perform(now, Counter::PlatformsConnected, 1)?;
+        match kind {
+            _ if !is_new => {}
+            CredentialKind::Profile => drop(self.can_perform(now, Counter::PlatformsConnected, 1)?),
+            CredentialKind::Password | CredentialKind::Cookies | CredentialKind::Session => self.check_room_for_a_login()?,
         }
         self.credential_changes(id, command)
+    }
+
+    fn check_room_for_a_login(&self) -> Result<(), Refusal> {
+        let is_login = |held: &&Credential| matches!(held, Credential::Held { kind, .. } if *kind != CredentialKind::Profile);
+        match self.credentials.values().filter(is_login).count() < MAX_LOGINS {
+            true => Ok(()),
+            false => {
+                let sentence = format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
+                Err(Refusal::conflict("too_many_credentials", sentence))
+            }
+        }
     }
 
     fn import_credential(&self, id: CredentialId, over: Option<u32>, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
         self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
         let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
-        if let CredentialCommand::Store { kind, platform, platform_username, .. } = &command
-            && let Some(other) = self.credential_for(*kind, platform, platform_username.as_deref()).filter(|other| *other != id)
+        if let CredentialCommand::Store { platform, platform_username, .. } = &command
+            && let Some(other) =
+                self.credential_for(CredentialKind::Profile, platform, platform_username.as_deref()).filter(|other| *other != id)
         {
             return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
         }

@@ -44,7 +44,7 @@ pub async fn sign(log: &Log, forgetting: &Forgetting, from_directus: bool) -> Re
          tree root: {root}\n\
          key destroyed: {key_id}, wrapped by master key {master}\n\
          erased: {erased}\n\
-         erased by: {now}\n\
+         erased at: {now}\n\
          remains: the user's events, which nobody can read; this id; a keyed hash of the e-mail address.\n\
          Backups of the store and exports of the log made before can be read by whoever has one and the master key that wrapped\n\
          the user's key when it was made: {master} in the end, others before a rotation. They are readable until those are retired.\n",

@@ -23,7 +23,7 @@ pub struct Ledger {
 impl Ledger {
     /// Reads it, and makes it when it is not there. One that can't be read is an error: somebody in it might come back.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+        let failed = |error: std::io::Error| format!("{}: {error}; GENIE_FORGOTTEN_FILE names another place", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(failed)?;
         let mut file = open_to_append(path).map_err(failed)?;

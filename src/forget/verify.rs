@@ -87,6 +87,8 @@ impl Fingerprints {
 
     /// Looks once more. What is still there is an error.
     pub async fn look_again(&self, log: &Log, places: &Places, user: UserId) -> Result<String, String> {
+        let tables = self.all.iter().filter_map(|one| one.of.split('.').next()).map(str::to_owned).collect();
+        log.vacuum(tables).await.map_err(|error| error.to_string())?;
         let left = search(log, places, &self.all).await?;
         let mut by_kind = BTreeMap::<&str, usize>::new();
         left.iter().for_each(|n| *by_kind.entry(self.all[*n].of.as_str()).or_default() += 1);

@@ -211,12 +211,12 @@ impl Export {
         })
     }
 
-    /// One that can't be shown, such as that of a session that is over, is told by the code of its refusal: it is no reason to
+    /// One that can't be shown, such as one that is damaged, is told by the code of its refusal: it is no reason to
     /// withhold the rest.
     async fn add_the_secret(&self, credential: &str, shown: &mut Value) -> Result<(), ApiError> {
         let id = credential.parse().map_err(|_| ApiError::NotFound("credential"))?;
         let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
-        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Every, purpose };
+        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Own, purpose };
         match self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await {
             Ok(revealed) => {
                 shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())

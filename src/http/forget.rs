@@ -12,7 +12,6 @@ use genie_log::forget::{Forgetting, Stage};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use crate::{
     app::App,
@@ -63,7 +62,7 @@ pub async fn forget_me(
         erase(&app, id).await;
     }
     let forgetting = app.log.forgetting(id).await?.ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
-    Ok(answer::written(shown(&forgetting), done.position))
+    Ok(answer::written(shown(&forgetting), forgetting.position.max(done.position)))
 }
 
 /// A token alone may have been stolen: so the password is asked for, unless the login is fresh. Directus' tokens do not say when
@@ -114,8 +113,8 @@ async fn forget(app: &App, user: UserId, by: AtTheWishOf, metadata: Metadata) ->
 /// On a task of its own: what was begun goes on when the asker does not wait. Whatever is left then, the elected node erases.
 async fn erase(app: &App, user: UserId) {
     let eraser = app.eraser.clone();
-    let erasing = app.log.store().io().spawn(async move { eraser.finish_soon(user).await });
-    let _ = timeout(PATIENCE, erasing).await;
+    let erasing = app.log.store().io().spawn(async move { eraser.finish_within(user, PATIENCE).await });
+    let _ = erasing.await; // a panic is logged, and the elected node tries again
 }
 
 /// `DELETE /api/admin/users/{id}/forget`: the user asked for it, and is to stay after all.

@@ -4,9 +4,9 @@
 use genie_actors::{
     Asking, WriteError,
     users::Users,
-    vault::{Holding, Plaintext, Stored, Target, Vault},
+    vault::{Plaintext, Stored, Target, Vault},
 };
-use genie_events::{CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, credential::CredentialKind};
+use genie_events::{CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists};
 use genie_log::{Log, LogError, RequestKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -85,8 +85,7 @@ impl Importer<'_> {
         let secret = Plaintext::of_object(opened)?;
         let asking = Asking { metadata: Metadata::system(), key: Some(self.known_by(line)) };
         let (platform, platform_username) = (line.platform.clone(), line.platform_username.clone());
-        let holding = Holding { kind: CredentialKind::Profile, platform, platform_username, expires_at: None };
-        let target = Target::Imported { id, holding, over };
+        let target = Target::Imported { id, platform, platform_username, over };
         self.vault.store(self.users, line.user, asking, target, secret).await
     }
 
@@ -123,7 +122,7 @@ fn outcome(stored: Result<Stored, WriteError>, id: CredentialId) -> Outcome {
     match stored {
         Ok(stored) if stored.again => Outcome::Before { id },
         Ok(_) => Outcome::Imported { id },
-        Err(WriteError::Refused(refusal)) if refusal.code == "credential_exists" => {
+        Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
             Outcome::Rejected { reason: "its `creatorProfileId` is that of another user's credential here".to_owned() }
         }
         Err(WriteError::Refused(refusal)) => Outcome::Rejected { reason: refusal.to_string() },

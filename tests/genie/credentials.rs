@@ -138,6 +138,12 @@ both_stores!(each_kind_is_held_once_for_a_platform_and_shown_by_its_own_route, a
     download(json!({"id": connected})).await.refused(404, "not_found");
     assert_eq!(history_of(&genie, &ada, &login).await[0], told("refused", "other_kind"));
     assert_eq!(reveal(&genie, &connected).await.ok()["credentials"]["password"], "canary-0");
+
+    // Who knows the password is given all of it.
+    let whole = ada.post(&genie, "/api/me/export", json!({"password": "ada's password"})).await.ok();
+    let secret = |n: usize, field: &str| whole["credentials"][n]["secret"][field].clone();
+    assert_eq!([secret(0, "password"), secret(1, "cookies")], [json!("canary-6"), json!(COOKIE_FILE)]);
+    assert_eq!([secret(2, "cookies"), secret(3, "password")], [shown["cookies"].clone(), json!("canary-0")]);
     assert!(!genie.store.holds("canary").await);
 });
 
@@ -295,6 +301,17 @@ both_stores!(a_refusal_is_a_fact_of_its_owner_or_of_the_system, async |store_on:
     let page = ada.get(&genie, "/api/credentials/reveals").await.ok();
     assert_eq!((&page["data"][0]["platform"], &page["data"][0]["id"]), (&json!("y"), &json!(ada.id)));
     assert_eq!(page["data"][3]["by_id"], json!(worker.id));
+
+    // While it works for her, it is shown what is hers.
+    store(&genie, &ada, session("x", 3600)).await;
+    store(&genie, &ada, password("x", "canary-8")).await;
+    let job = ada.submit_job(&genie).await;
+    let lease = genie.claim().await["lease"].clone();
+    for (route, field) in [("get-platform-session", "cookies"), ("reveal-download-cred", "password")] {
+        let body = json!({"userId": ada.id, "platform": "x", "jobId": job, "lease": lease});
+        let shown = worker.post(&genie, &format!("/api/credentials/{route}"), body).await.ok();
+        assert!(shown[field].to_string().contains("canary"), "{route}");
+    }
 
     // A suspended owner's are refused, and that too is theirs.
     genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "suspended"})).await.ok();

@@ -385,3 +385,50 @@ async fn who_is_forgotten_on_one_server_is_refused_by_the_next_command_on_anothe
         assert!([401, 404].contains(&refused.status.as_u16()), "{:?}", refused.json);
     }
 }
+
+both_stores!(who_cant_be_read_can_be_forgotten, async |store: TestStore| {
+    let settings = soon(&store);
+    let mut genie = TestGenie::start_with(store, &settings).await;
+    let admin = genie.user("admin").await;
+    let ada = full_life(&mut genie, "ada").await;
+    let sql = "UPDATE events SET event_version = '9' WHERE event_type = 'account.signed_in' AND user_id =";
+    genie.store.tamper(&format!("{sql} '{}'", ada.id)).await;
+    genie.restart().await;
+    forget(&genie, &admin, &ada).await.ok();
+    assert_eq!(ada.get(&genie, "/users/me").await.status, 401);
+    // What is sealed stops at the damage, as it should; all else goes on.
+    for _ in 0..400 {
+        let left = rows_of(&genie, &ada.id).await;
+        if ["accounts", "chats", "jobs", "messages", "secrets", "sessions"].iter().all(|table| !left.contains(*table)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{:?} are left", rows_of(&genie, &ada.id).await);
+});
+
+both_stores!(a_log_with_a_forgotten_user_verifies_and_moves_house, async |store: TestStore| {
+    let settings = soon(&store);
+    let mut genie = TestGenie::start_with(store, &settings).await;
+    let admin = genie.user("admin").await;
+    let ada = full_life(&mut genie, "ada").await;
+    forget(&genie, &admin, &ada).await.ok();
+    let certificate = erased(&genie, &admin, &ada.id).await["certificate"].clone();
+    let (is_good, said) = said_by(&genie, &["audit", "verify"]).await;
+    assert!(is_good, "{said}");
+    assert!(genie.terminate().await);
+    let export = genie.store.folder().join("export").to_str().unwrap().to_owned();
+    let (is_good, said) = said_by(&genie, &["log", "export", &export]).await;
+    assert!(is_good, "{said}");
+
+    let mut moved = TestGenie::not_started(TestStore::new(genie.store.kind).await, &settings).await;
+    let (is_good, said) = said_by(&moved, &["log", "import", &export]).await;
+    assert!(is_good, "{said}");
+    moved.launch_again().await;
+    assert_eq!(ada.get(&moved, "/users/me").await.status, 401);
+    assert_eq!(erased(&moved, &admin, &ada.id).await["certificate"], certificate);
+    let events = admin.get(&moved, &format!("/api/events?user={}&types=account.forgotten", ada.id)).await.ok();
+    assert_eq!(events["data"][0]["data"], json!({"by": "administrator"}));
+    let (is_good, said) = said_by(&moved, &["audit", "verify"]).await;
+    assert!(is_good, "{said}");
+});

@@ -288,6 +288,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_waits_for_who_was_forgotten() {
+        let mut board = board();
+        board.submit(1, 1, 10);
+        board.submit(2, 2, 10);
+        board.see(1, 3, 1, "job.submitted", json!({"queue": QUEUE, "priority": 10, "run_at": 200}));
+        board.0.let_go(UserId(Uuid::from_u128(1)));
+        assert_eq!((board.take(), board.take()), (Some("2".into()), None));
+        assert_eq!(board.0.take(&[QUEUE], Moment(300)), None, "nor when its time has come");
+    }
+
+    #[test]
     fn what_could_not_be_handed_out_goes_back_once() {
         let mut board = board();
         board.submit(1, 1, 10);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use genie_events::{
-    CredentialId, Moment, Refusal, StreamId, StreamKind, User, UserCommand, UserId,
+    CredentialId, Moment, Now, Refusal, StreamId, StreamKind, User, UserCommand, UserId,
     access::{Access, AccessCommand, Nobodys},
     credential::{Credential, CredentialKind, RefusedFor},
     user::reveal::{MayBeShown, NotShown, Right, Wanted, Which},
@@ -78,6 +78,15 @@ enum What {
     Nobodys(Option<CredentialId>, Option<UserId>),
 }
 
+/// Who asks what of whom.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    users: &'a Users,
+    caller: &'a Caller,
+    owner: UserId,
+    ask: &'a Ask,
+}
+
 impl Vault {
     /// Reveals a credential. Commits first: the plaintext leaves only after the fact is durable, and so does a refusal.
     pub async fn reveal(&self, users: &Users, caller: &Caller, ask: Ask) -> Result<Revealed, WriteError> {
@@ -85,20 +94,20 @@ impl Vault {
             Ok(owner) => owner,
             Err(nobodys) => return Err(self.refuse_nobodys(caller, &ask, nobodys).await?.into()),
         };
-        match self.reveal_of(users, caller, owner, &ask).await {
+        match self.reveal_of(Asked { users, caller, owner, ask: &ask }).await {
             // Since the owner was looked up.
             Err(WriteError::Forgotten) => Err(self.refuse_nobodys(caller, &ask, Nobodys::Forgotten).await?.into()),
             answer => answer,
         }
     }
 
-    async fn reveal_of(&self, users: &Users, caller: &Caller, owner: UserId, ask: &Ask) -> Result<Revealed, WriteError> {
-        let (shown, position) = match self.put_on_record(users, caller, owner, ask, true).await? {
+    async fn reveal_of(&self, asked: Asked<'_>) -> Result<Revealed, WriteError> {
+        let (shown, position) = match self.put_on_record(asked, true).await? {
             (Ok(shown), position) => (shown, position),
             (Err(refused), _) => return Err(refused.reason.refusal().into()),
         };
         let MayBeShown { id, kind, platform, platform_username, version, expires_at } = shown;
-        let damage = match self.door.open(&secret_name(owner, id, kind, version)).await {
+        let damage = match self.door.open(&secret_name(asked.owner, id, kind, version)).await {
             Ok(Some(plaintext)) => {
                 let plaintext = Plaintext(plaintext);
                 return Ok(Revealed { id, kind, plaintext, platform, platform_username, expires_at, position });
@@ -108,7 +117,7 @@ impl Vault {
             Err(LogError::KeyAbsent { .. }) => return Err(WriteError::Forgotten),
             Err(error) => return Err(error.into()),
         };
-        match self.is_held(users, caller, owner, ask, id, version).await? {
+        match self.put_damage_on_record(asked, id, version).await? {
             true => Err(WriteError::Internal(damage)),
             // It was changed or removed after the fact and before it was read: the asker may ask again.
             false => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
@@ -118,12 +127,10 @@ impl Vault {
     /// Decides whether it may be shown, and puts on record what came of it: a refusal always, that it is shown when it is to be.
     async fn put_on_record(
         &self,
-        users: &Users,
-        caller: &Caller,
-        owner: UserId,
-        ask: &Ask,
+        asked: Asked<'_>,
         is_to_be_shown: bool,
     ) -> Result<(Result<MayBeShown, NotShown>, u64), WriteError> {
+        let Asked { users, caller, owner, ask } = asked;
         let (which, platform) = match &ask.named {
             Named::Id(id) => (Which::Id(*id), None),
             Named::For { platform, .. } => (Which::For(platform.clone()), Some(platform.clone())),
@@ -132,7 +139,7 @@ impl Vault {
         let (lately, purpose, by) = (self.refused.clone(), ask.purpose.clone(), caller.scope());
         let key = move |refused| Refused { caller: by.clone(), what: What::Of(owner, refused, platform.clone()) };
         let remembered = key.clone();
-        let planner = move |state: &User, now: genie_events::Now| {
+        let planner = move |state: &User, now: Now| {
             let answer = state.may_be_shown(now.moment, &wanted);
             let command = match &answer {
                 Ok(shown) if is_to_be_shown => {
@@ -154,22 +161,15 @@ impl Vault {
         Ok((answer, done.position))
     }
 
-    /// Whether that version, which could not be opened, is the one that should be there: then that is on record too.
-    async fn is_held(
-        &self,
-        users: &Users,
-        caller: &Caller,
-        owner: UserId,
-        ask: &Ask,
-        id: CredentialId,
-        version: u32,
-    ) -> Result<bool, WriteError> {
+    /// If the version that could not be opened is the one that should be there, puts that on record; answers whether it is.
+    async fn put_damage_on_record(&self, asked: Asked<'_>, id: CredentialId, version: u32) -> Result<bool, WriteError> {
+        let Asked { users, caller, owner, ask } = asked;
         let refused = NotShown { id, reason: RefusedFor::Damaged };
         let key = Refused { caller: caller.scope(), what: What::Of(owner, refused, None) };
-        let (is_noted, purpose) = (self.refused.stands(&key, Instant::now()), ask.purpose.clone());
+        let (stands, purpose) = (self.refused.stands(&key, Instant::now()), ask.purpose.clone());
         let planner = move |state: &User, now| {
             let is_held = matches!(state.credential(id), Some(Credential::Held { version: held, .. }) if *held == version);
-            let changes = match is_held && !is_noted {
+            let changes = match is_held && !stands {
                 true => state.decide(now, refuse(refused, &Which::Id(id), &purpose))?,
                 false => vec![],
             };
@@ -202,7 +202,7 @@ impl Vault {
             Err(WriteError::Forgotten) => Err(self.refuse_nobodys(caller, &ask, Nobodys::Forgotten).await?.into()),
             Err(WriteError::Refused(refusal)) => {
                 // Where a reveal would be refused too; what is refused as a store alone is no concern of the owner's.
-                let _ = self.put_on_record(users, caller, owner, &ask, false).await?;
+                let _ = self.put_on_record(Asked { users, caller, owner, ask: &ask }, false).await?;
                 Err(refusal.into())
             }
             stored => stored,

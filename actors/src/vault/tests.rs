@@ -3,44 +3,31 @@ use genie_log::{
     Opened,
     testing::{TestStore, both_stores},
 };
-use uuid::Uuid;
 
 use super::*;
 use crate::{Caller, users::tests::node};
 
-fn holding(kind: CredentialKind) -> Holding {
-    Holding { kind, platform: "x".into(), platform_username: None, expires_at: None }
-}
-
-fn secret(text: &str) -> Plaintext {
-    Plaintext::of("credentials", &json!({"password": text}), MAX_SECRET_BYTES).unwrap()
-}
-
-fn refused(error: WriteError) -> &'static str {
-    let WriteError::Refused(refusal) = error else { panic!("{error:?}") };
-    refusal.code
-}
-
-both_stores!(a_credential_that_is_brought_in_keeps_its_id_and_is_never_another_user_s, async |store: TestStore| {
+both_stores!(what_is_stored_is_shown_to_its_owner_and_to_whoever_has_a_right, async |store: TestStore| {
     let Opened { log, vault } = store.open().await;
-    let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
+    let ada = store.register(&log, "ada").await;
     let (users, vault) = (node(&log), Vault::new(log, vault));
-    let id = CredentialId(Uuid::from_u128(42));
-    let put = async |user, target, text: &str| vault.store(&users, user, Metadata::system(), target, secret(text)).await;
-    let imported = |kind| Target::Imported(id, holding(kind));
-    let first = put(ada, imported(CredentialKind::Profile), "one").await.unwrap();
-    assert_eq!((first.id, first.updated), (id, false));
-    let again = put(ada, Target::For(holding(CredentialKind::Profile)), "two").await.unwrap();
-    assert_eq!((again.id, again.updated), (id, true));
-    for kind in [CredentialKind::Profile, CredentialKind::Cookies] {
-        assert_eq!(refused(put(ada, imported(kind), "three").await.unwrap_err()), "not_imported");
+    let put = async |text: &str| {
+        let (kind, expires_at) = (CredentialKind::Session, Some(Moment(1)));
+        let holding = Holding { kind, platform: "x".into(), platform_username: None, expires_at };
+        let secret = Plaintext::of("cookies", &json!({"cookies": text}), MAX_COOKIE_BYTES).unwrap();
+        vault.store(&users, ada, Metadata::system(), Target::For(holding), secret).await.unwrap()
+    };
+    let (first, again) = (put("one").await, put("two").await);
+    assert_eq!((again.id, first.updated, again.updated), (first.id, false, true));
+    let ask = async |right| {
+        let ask = Ask { named: Named::Id(first.id), kinds: &CredentialKind::ALL, right, purpose: None };
+        vault.reveal(&users, &Caller::shared_secret("r"), ask).await
+    };
+    assert_eq!(ask(Right::Own).await.unwrap().plaintext.expose(), br#"{"cookies":"two"}"#);
+    for (right, code) in [(Right::Every, "session_expired"), (Right::None, "scope_needed")] {
+        let Err(WriteError::Refused(refused)) = ask(right).await else { panic!("{code}") };
+        assert_eq!(refused.code, code);
     }
-    assert_eq!(refused(put(bob, imported(CredentialKind::Profile), "three").await.unwrap_err()), "credential_exists");
-
-    let named = Named::Id(id);
-    let ask = Ask { named, kinds: &[CredentialKind::Profile], right: Right::Every, purpose: None };
-    let shown = vault.reveal(&users, &Caller::shared_secret("r"), ask).await.unwrap();
-    assert_eq!(shown.plaintext.expose(), br#"{"password":"two"}"#);
 });
 
 #[test]

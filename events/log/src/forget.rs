@@ -2,10 +2,10 @@
 //! (working rows, files, read rows, users elsewhere) is erased by steps that may be repeated, and this table says for whom they
 //! are still to be done. So a crash at any point leaves a row here, and whoever is elected goes on with it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use genie_events::{Moment, UserId};
-use sqlx::{Any, Row, Transaction, any::AnyRow};
+use genie_events::{Moment, UserId, account::FORGOTTEN};
+use sqlx::{Any, ConnectOptions, Connection, Row, Transaction, any::AnyRow, sqlite::SqliteConnectOptions};
 
 use crate::{
     Log, LogError,
@@ -18,6 +18,8 @@ pub use fingerprints::Fingerprint;
 
 /// Rows that are deleted in one transaction: few enough for a moment, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
+/// How long the log beside an embedded store may wait for its readers before it is emptied another time.
+const EMPTYING: Duration = Duration::from_millis(200);
 /// The most users whose keys are asked for at once.
 pub const ASKED_AT_ONCE: usize = 500;
 
@@ -250,6 +252,44 @@ impl Log {
         self.store().run(read).await
     }
 
+    /// The key of somebody who was forgotten came back, with a part of a backup: it is wiped again, and what came with it is to be
+    /// erased again. Nothing happens to anybody else.
+    pub async fn forget_restored_key(&self, user: UserId, at: Moment) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let fact =
+                    "SELECT position FROM events WHERE aggregate_type = 'account' AND aggregate_id = $1 AND event_type = $2";
+                let mut tx = store.durable().await?;
+                let fact = sqlx::query_scalar(fact).bind(user.to_string()).bind(FORGOTTEN);
+                let Some(position) = fact.fetch_optional(&mut *tx).await? else { return Ok(()) };
+                let position: i64 = position;
+                let wipe = "UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = $2 \
+                            WHERE user_id = $1 AND state = 'live'";
+                let wipe = sqlx::query(wipe).bind(user.to_string()).bind(position);
+                if wipe.execute(&mut *tx).await?.rows_affected() > 0 {
+                    let again = "INSERT INTO forgettings (user_id, state, due, position, forgotten_at) \
+                                 VALUES ($1, 'forgotten', $2, $3, $2) ON CONFLICT (user_id) DO UPDATE SET \
+                                 state = excluded.state, due = excluded.due, erased_at = NULL, certificate = NULL";
+                    sqlx::query(again).bind(user.to_string()).bind(at.0).bind(position).execute(&mut *tx).await?;
+                }
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// How many events a user has, and how many of them are of the account: where the last one goes, of whom the others can't be
+    /// read.
+    pub async fn counts_of(&self, user: UserId) -> Result<(u64, u64), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = "SELECT coalesce(max(user_seq), 0) AS events, coalesce((SELECT max(sequence) FROM events \
+                           WHERE aggregate_type = 'account' AND aggregate_id = $1), 0) AS of_account FROM events WHERE user_id = $1";
+                let row = sqlx::query(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+                Ok((row.try_get::<i64, _>("events")? as u64, row.try_get::<i64, _>("of_account")? as u64))
+            })
+            .await
+    }
+
     /// Which of these users have a live key; at most [`ASKED_AT_ONCE`] may be asked for.
     pub async fn with_live_keys(&self, users: Vec<UserId>) -> Result<Vec<UserId>, LogError> {
         if users.is_empty() {
@@ -274,7 +314,11 @@ impl Log {
         self.store()
             .run(async move |store: Store| {
                 let Writing::Sqlite(pool) = &store.writing else { return Ok(()) };
-                let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(pool).await?;
+                // One of its own: writers wait for as long as it waits for readers.
+                let options = SqliteConnectOptions::clone(&pool.connect_options()).busy_timeout(EMPTYING);
+                let mut connection = options.connect().await?;
+                let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+                connection.close().await?;
                 match row.try_get::<i64, _>(0)? {
                     0 => Ok(()),
                     _ => Err(LogError::Away("somebody reads what was before; its log can't be emptied yet".into())),
@@ -343,7 +387,7 @@ mod tests {
 
     both_stores!(a_key_that_came_back_without_its_log_opens_nothing, async |store: TestStore| {
         let log = store.open().await.log;
-        let ada = store.register(&log, "ada").await;
+        let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
         store.try_sql("CREATE TABLE backup AS SELECT * FROM user_keys").await.unwrap();
         forget(&store, &log, ada, 1).await.unwrap();
         store
@@ -355,7 +399,13 @@ mod tests {
         let fresh = store.open().await.log;
         assert!(matches!(fresh.wake(ada).await.unwrap(), Waking::Forgotten));
         assert!(matches!(fresh.keys(ada.0).await.unwrap(), KeyState::Live(_)), "the ledger is what is for this");
-        assert_eq!(fresh.with_live_keys(vec![ada]).await.unwrap(), [ada]);
+        assert_eq!(fresh.with_live_keys(vec![ada, bob]).await.unwrap(), [ada, bob]);
+        for user in [ada, bob] {
+            fresh.forget_restored_key(user, store.clock.now()).await.unwrap();
+        }
+        assert_eq!(fresh.with_live_keys(vec![ada, bob]).await.unwrap(), [bob]);
+        assert_eq!(fresh.forgetting(ada).await.unwrap().unwrap().stage, Stage::Forgotten);
+        assert!(fresh.forgetting(bob).await.unwrap().is_none());
     });
 
     both_stores!(all_working_rows_of_a_forgotten_user_are_erased_and_of_nobody_else, async |store: TestStore| {

@@ -311,8 +311,11 @@ impl Log {
         let mut rows = Vec::with_capacity(count);
         let mut system_owners = Vec::new();
         for group in append.groups {
+            let ends_a_user = group.facts.iter().all(|fact| fact.event.type_name() == FORGOTTEN);
             let keys = match &group.keys {
                 Some(keys) => Arc::clone(keys),
+                // No key of theirs is needed, which perhaps nobody can open any more.
+                None if ends_a_user => Arc::clone(&self.0.system),
                 None => match self.keys(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
                     Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),

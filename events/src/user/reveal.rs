@@ -20,6 +20,8 @@ pub enum Which {
 /// By what right somebody asks.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Right {
+    /// They are the owner, who is shown also what is of no more use.
+    Own,
     /// They may see every credential.
     Every,
     /// They may see those of whom they work for, while they do.
@@ -88,7 +90,9 @@ impl User {
         }
         match self.credentials.get(&id) {
             Some(Credential::Held { kind, .. }) if !wanted.kinds.contains(kind) => refused(RefusedFor::OtherKind),
-            Some(Credential::Held { expires_at: Some(end), .. }) if *end <= now => refused(RefusedFor::SessionExpired),
+            Some(Credential::Held { expires_at: Some(end), .. }) if *end <= now && wanted.right != Right::Own => {
+                refused(RefusedFor::SessionExpired)
+            }
             Some(Credential::Held { kind, platform, platform_username, version, expires_at }) => Ok(MayBeShown {
                 id,
                 kind: *kind,
@@ -104,7 +108,7 @@ impl User {
 
     fn has_right(&self, right: &Right) -> bool {
         match right {
-            Right::Every => true,
+            Right::Own | Right::Every => true,
             Right::WorksOn { job, lease } => matches!(self.job(job), Some(Job::Running { lease: held, .. }) if held == lease),
             Right::None => false,
         }
@@ -190,6 +194,7 @@ mod tests {
         let (session, profile) = (CredentialKind::Session, CredentialKind::Profile);
         assert_eq!(ask(&ada, NOW, 5, session, Right::Every), Ok(credential(5)));
         assert_eq!(ask(&ada, later, 5, session, Right::Every), Err((credential(5), RefusedFor::SessionExpired)));
+        assert_eq!(ask(&ada, later, 5, session, Right::Own), Ok(credential(5)));
         assert_eq!(ask(&ada, NOW, 5, profile, Right::Every), Err((credential(5), RefusedFor::OtherKind)));
         assert_eq!(ask(&ada, NOW, 3, profile, Right::Every), Err((credential(3), RefusedFor::Removed)));
         assert_eq!(ask(&ada, NOW, 7, profile, Right::Every), Err((credential(7), RefusedFor::NotHeld)));

@@ -138,14 +138,40 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
 }
 
 #[test]
+fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
+    let mut ada = ada();
+    let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
+        credential: CredentialId(id(n)),
+        kind,
+        platform: "x".into(),
+        platform_username: Some(username.into()),
+        expires_at: None,
+        sealed: SealedSecret { version: 1, hash: "00".into() },
+    };
+    for (n, kind) in [(1, CredentialKind::Password), (2, CredentialKind::Cookies), (3, CredentialKind::Session)] {
+        ask(&mut ada, store(n, kind, "ada")).unwrap();
+        assert_eq!(ada.credential_for(kind, "x", Some("another")), Some(CredentialId(id(n))));
+        assert_eq!(ada.credential_for(kind, "reddit", None), None);
+    }
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
+    ask(&mut ada, store(4, CredentialKind::Profile, "ada")).unwrap();
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 1);
+    for n in 5..=MAX_LOGINS as u128 + 1 {
+        ask(&mut ada, store(n, CredentialKind::Session, "ada")).unwrap();
+    }
+    let one_more = ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap_err();
+    assert_eq!(one_more.code, "too_many_credentials");
+    ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
+    ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap();
+}
+
+#[test]
 fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     let mut ada = ada();
     let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
-        kind: CredentialKind::Profile,
         platform: platform.into(),
         platform_username: None,
-        expires_at: None,
         over,
         sealed: SealedSecret { version: over.map_or(1, |over| over + 1), hash: "h".into() },
     };
@@ -174,27 +200,6 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     assert_eq!(ask(&mut ada, import(5, "p5")), Ok(1), "nothing of the suspended is lost");
     let nobody = User::new(UserId(id(2))).decide(Now { moment: NOW, limits: Limits::built_in() }, import(1, "x"));
     assert_eq!(nobody.unwrap_err().kind, RefusalKind::NotFound);
-}
-
-#[test]
-fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
-    let mut ada = ada();
-    let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
-        credential: CredentialId(id(n)),
-        kind,
-        platform: "x".into(),
-        platform_username: Some(username.into()),
-        expires_at: None,
-        sealed: SealedSecret { version: 1, hash: "00".into() },
-    };
-    for (n, kind) in [(1, CredentialKind::Password), (2, CredentialKind::Cookies), (3, CredentialKind::Session)] {
-        ask(&mut ada, store(n, kind, "ada")).unwrap();
-        assert_eq!(ada.credential_for(kind, "x", Some("another")), Some(CredentialId(id(n))));
-        assert_eq!(ada.credential_for(kind, "reddit", None), None);
-    }
-    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
-    ask(&mut ada, store(4, CredentialKind::Profile, "ada")).unwrap();
-    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 1);
 }
 
 #[test]

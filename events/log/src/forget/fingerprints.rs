@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use aho_corasick::AhoCorasick;
 use futures_util::TryStreamExt;
 use genie_events::UserId;
-use sqlx::{ConnectOptions, Row};
+use sqlx::{ConnectOptions, PgConnection, Row, postgres::PgConnectOptions};
+use tracing::info;
 
 use crate::{
     Log, LogError,
@@ -53,6 +54,24 @@ impl Log {
             .await
     }
 
+    /// On Postgres: gives back the room of dead rows in these tables and writes what changed to their files, as far as the role
+    /// may. That does not overwrite the room itself.
+    pub async fn vacuum(&self, tables: BTreeSet<String>) -> Result<(), LogError> {
+        let Some(options) = self.store().postgres() else { return Ok(()) };
+        let vacuum = async move {
+            let mut connection = patient(&options).await?;
+            for table in tables {
+                sqlx::query(&format!("VACUUM \"{table}\"")).execute(&mut connection).await?;
+            }
+            if let Err(error) = sqlx::query("CHECKPOINT").execute(&mut connection).await {
+                info!(%error, "no checkpoint could be asked for; Postgres makes one by itself");
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        let vacuumed = self.store().io().spawn(vacuum).await;
+        Ok(vacuumed.map_err(|stopped| LogError::Statement(stopped.to_string()))??)
+    }
+
     /// On Postgres: which of these bytes, by number, stand in a copy of all tables, which is what a dump holds. Nothing on an
     /// embedded store, whose file is the dump.
     pub async fn find_in_tables(&self, wanted: Vec<Vec<u8>>) -> Result<BTreeSet<usize>, LogError> {
@@ -60,8 +79,7 @@ impl Log {
         let wanted = AhoCorasick::new(wanted.iter().map(|bytes| hex(bytes)));
         let wanted = wanted.map_err(|error| LogError::Statement(error.to_string()))?;
         let look = async move {
-            let mut connection = options.connect().await?;
-            sqlx::query("SET statement_timeout = 0").execute(&mut connection).await?; // however long it takes
+            let mut connection = patient(&options).await?;
             let sql = "SELECT CAST(tablename AS text) FROM pg_tables WHERE schemaname = 'public'";
             let tables: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
             let mut found = BTreeSet::new();
@@ -77,6 +95,13 @@ impl Log {
         let looked = self.store().io().spawn(look).await;
         Ok(looked.map_err(|stopped| LogError::Statement(stopped.to_string()))??)
     }
+}
+
+/// A connection whose statements may take however long they take.
+async fn patient(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    sqlx::query("SET statement_timeout = 0").execute(&mut connection).await?;
+    Ok(connection)
 }
 
 /// The columns of bytes of all tables with users, but the log.
