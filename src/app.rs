@@ -8,7 +8,7 @@ use std::{
 };
 
 use actix_web::{HttpServer, web};
-use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
+use genie_actors::{Settings, WriteSide, register::Register, supervisor::ModelSettings};
 use genie_events::Limits;
 use genie_log::{
     Clock, Election, Log, LogError, Opened,
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::{
     blobs::Blobs,
     config::Config,
+    forget::{Eraser, Ledger},
     heads,
     http::{self, admission::Admission, export::Exports},
     identity::{
@@ -64,6 +65,8 @@ pub struct App {
     pub directus: Option<Directus>,
     pub blobs: Blobs,
     pub uploading: Uploading,
+    /// Erases what is left of the forgotten.
+    pub eraser: Eraser,
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
     pub exports: Exports,
@@ -107,7 +110,10 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;
-    let directus = start_directus(&config, &log, &write, &election)?;
+    let directus = directus(&config, &log, write.register.clone())?;
+    if let Some(directus) = &directus {
+        tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
+    }
     // Where Directus says who administers, no invite can make an administrator.
     if directus.is_none()
         && let Some(code) = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?
@@ -122,6 +128,13 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
+    let ledger = Ledger::open(&config.forgotten_file)?;
+    let eraser = Eraser::new(log.clone(), write.forget.clone(), reads.clone(), blobs.clone(), directus.clone(), ledger);
+    for user in eraser.apply_ledger().await? {
+        say(&format!("User {user} had been forgotten and came back with a backup: forgotten again"));
+    }
+    tokio::spawn(eraser.clone().keep_ledger());
+    tokio::spawn(eraser.clone().run(election.clone()));
     let tokens = Tokens::new(log.hashes().token_key());
     let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
@@ -146,6 +159,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         directus,
         blobs,
         uploading: Uploading::default(),
+        eraser,
         known_accounts,
         admission,
         exports: Exports::default(),
@@ -154,14 +168,12 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
 }
 
 /// The Directus that says who is who, when there is one.
-fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Election) -> Result<Option<Directus>, String> {
+pub fn directus(config: &Config, log: &Log, register: Register) -> Result<Option<Directus>, String> {
     let Some(settings) = &config.directus else { return Ok(None) };
     if settings.admin_token.is_none() {
         warn!("DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status");
     }
-    let directus = Directus::new(settings, log.clone(), write.register.clone())?;
-    tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
-    Ok(Some(directus))
+    Directus::new(settings, log.clone(), register).map(Some)
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
@@ -176,7 +188,7 @@ pub fn read_limits(config: &Config) -> Result<Limits, String> {
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.
-async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result<Sealing, String> {
+pub async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result<Sealing, String> {
     let sealing = sealer::start(log, election, config.seal_every).await.map_err(|error| error.to_string())?;
     let key = log.head_key().await.map_err(|error| error.to_string())?.public();
     heads::start(&sealing.heads, &key, config.heads_file.as_deref(), config.heads_webhook.as_ref())?;

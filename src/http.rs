@@ -50,6 +50,8 @@ mod events;
 pub mod export;
 /// `/api/files/*`.
 mod files;
+/// `DELETE /api/me`, `/api/admin/users/{id}/forget`, and forgetting by the socket.
+pub mod forget;
 /// `/healthz`, `/readyz`.
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
@@ -68,6 +70,8 @@ mod keys;
 mod onboarding;
 /// `/api/openapi.json`.
 mod openapi;
+/// A password asked for once more.
+mod proof;
 /// `/api/admin/service-keys`.
 mod service_keys;
 /// `/api/usage`, `/api/usage/increment`.
@@ -113,6 +117,8 @@ pub fn operator_service(
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
         .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
         .service(web::resource("/keys").route(post().to(keys::ask)))
+        .service(web::resource("/forget").route(post().to(forget::forget_as_operator)))
+        .service(web::resource("/restore-check").route(post().to(forget::check_restored)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
@@ -130,6 +136,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
         .route("/users/{id}/tfa/disable", post().to(identity::two_factor::remove))
         .route("/api/register", post().to(identity::register))
+        .route("/api/me", delete().to(forget::forget_me))
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
@@ -137,6 +144,9 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/export", post().to(export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
+        .route("/api/admin/users/{id}/forget", post().to(forget::forget_user))
+        .route("/api/admin/users/{id}/forget", delete().to(forget::keep_user))
+        .route("/api/admin/users/{id}/forgotten", get().to(forget::show))
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/invites", get().to(invites::list))
         .route("/api/admin/invites/{code}", delete().to(invites::revoke))

@@ -14,6 +14,8 @@ mod cli;
 mod config;
 /// No image of this process' memory is left behind.
 mod core_dumps;
+/// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
+mod forget;
 /// Keeps signed heads outside the store.
 mod heads;
 /// All routes.

@@ -1,6 +1,12 @@
 //! Looks at what is not one's own are put on record before they are answered. A reader who asks page after page is not put on
 //! record for each: once a minute is enough to tell that they read, and a feed must not fill with its own reading.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
     access::{Access as Looked, AccessCommand, Wrong},
@@ -9,13 +15,18 @@ use genie_events::{
 use genie_log::{Append, Group, Log};
 use tokio::time::Instant;
 
-use crate::{Caller, WriteError, lately::Lately};
+use crate::{Caller, WriteError};
+
+/// How long a look that is on record stands for the same reader's next ones, on this node.
+const STANDS: Duration = Duration::from_secs(60);
+/// The most readers remembered; past it each look is put on record.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// Puts looks on record.
 #[derive(Debug, Clone)]
 pub struct Access {
     log: Log,
-    noted: Lately<Reading>,
+    noted: Arc<Mutex<HashMap<Reading, Instant>>>,
 }
 
 /// Who reads, and whose.
@@ -24,18 +35,18 @@ type Reading = (String, Option<UserId>);
 impl Access {
     /// On this log.
     pub fn new(log: Log) -> Self {
-        Self { log, noted: Lately::new() }
+        Self { log, noted: Arc::default() }
     }
 
     /// To be called before events are answered with what is personal in them: of one user, or of everybody. When this answers
     /// `Ok`, that it was read is durable.
     pub async fn personal_read(&self, caller: &Caller, user: Option<UserId>) -> Result<(), WriteError> {
         let reading = (caller.scope(), user);
-        if self.noted.stands(&reading, Instant::now()) {
+        if self.stands(&reading) {
             return Ok(());
         }
         self.note(vec![AccessCommand::ReadPersonal { user }], caller.metadata()).await?;
-        self.noted.remember(reading, Instant::now());
+        self.remember(reading);
         Ok(())
     }
 
@@ -55,5 +66,20 @@ impl Access {
         }
         self.log.append(Append { groups, work: vec![], metadata, remember: None }).await?;
         Ok(())
+    }
+
+    fn stands(&self, reading: &Reading) -> bool {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.get(reading).is_some_and(|at| at.elapsed() < STANDS)
+    }
+
+    fn remember(&self, reading: Reading) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.len() >= MAX_REMEMBERED {
+            noted.retain(|_, at| at.elapsed() < STANDS);
+        }
+        if noted.len() < MAX_REMEMBERED {
+            noted.insert(reading, Instant::now());
+        }
     }
 }

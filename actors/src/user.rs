@@ -206,6 +206,14 @@ impl Turn {
                 // A "no" is only as good as the state it was said on, and no append will fence it.
                 _ if !is_fresh && self.log.user_seq(self.id).await? != state.user.seq() => continue,
                 nothing_to_do => {
+                    if let (Ok(plan), Some(request)) = (&nothing_to_do, &ask.asking.key)
+                        && state.user.seq() > 0
+                    {
+                        let remember = Remember { request: request.clone(), user: self.id, outcome: plan.outcome.clone() };
+                        if !self.log.keep_outcome(remember, state.user.seq()).await? {
+                            continue;
+                        }
+                    }
                     if let Some(job) = &ask.job {
                         state.user.drop_recalled(job);
                     }

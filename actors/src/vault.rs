@@ -141,7 +141,7 @@ pub enum Target {
         /// A new name there, when given.
         platform_username: Option<String>,
     },
-    /// This one, brought in from another system: made under its id there, in the place of none.
+    /// This one, brought in from another system: made under its id there.
     Imported {
         /// Which.
         id: CredentialId,
@@ -149,6 +149,8 @@ pub enum Target {
         platform: String,
         /// The name there.
         platform_username: Option<String>,
+        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        over: Option<u32>,
     },
 }
 
@@ -200,7 +202,9 @@ impl Vault {
             };
             let sealed = SealedSecret { version, hash };
             let command = match target {
-                Target::Imported { .. } => UserCommand::ImportCredential { credential: id, platform, platform_username, sealed },
+                Target::Imported { over, .. } => {
+                    UserCommand::ImportCredential { credential: id, platform, platform_username, over, sealed }
+                }
                 _ => UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed },
             };
             let outcome = json!(Kept { id, updated, expires_at });
@@ -253,7 +257,7 @@ pub(crate) fn two_factor_id(user: UserId) -> String {
 /// Who was forgotten holds nothing.
 fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
     match opened {
-        Err(LogError::KeyAbsent { .. }) => Ok(None),
+        Err(LogError::KeyAbsent { .. } | LogError::Forgotten { .. }) => Ok(None),
         opened => Ok(opened?),
     }
 }
@@ -275,7 +279,7 @@ fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(Credenti
             }
             _ => Err(Refusal::not_found("credential")),
         },
-        Target::Imported { id, platform, platform_username } => Ok((*id, profile(platform, platform_username.as_ref()))),
+        Target::Imported { id, platform, platform_username, .. } => Ok((*id, profile(platform, platform_username.as_ref()))),
     }
 }
 

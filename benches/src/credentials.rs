@@ -76,13 +76,6 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     Ok(vec![reveal(ground).await?, rotate(ground).await?])
 }
 
-/// A user with a credential in the vault.
-#[derive(Clone, Copy)]
-struct Owner {
-    user: UserId,
-    credential: CredentialId,
-}
-
 /// The 99th percentile of a reveal (the fact durable, then the secret read and opened) through the vault and the users' actors,
 /// beside the median of one bare row that is made durable alone.
 async fn reveal(ground: &Ground) -> Measured<Row> {
@@ -90,9 +83,9 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
     let creators = ground.creators(&node, CALLERS).await?;
     commands::rate(&node, &creators).await?; // rows to copy, and everything warm
     let bare = Bare::beside(ground, &node.log).await?;
-    let mut owners = Vec::with_capacity(CALLERS);
+    let mut credentials = Vec::with_capacity(CALLERS);
     for user in ground.register(&node.log, CALLERS).await {
-        owners.push(Owner { user, credential: store(&node, &vault, user).await? });
+        credentials.push(store(&node, &vault, user).await?);
     }
     let (mut ratios, mut all_ours, mut all_bare) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..TURNS {
@@ -100,7 +93,7 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
         for _ in 0..COMMITS {
             theirs.push(bare.single().await?);
         }
-        let asking = owners.iter().map(|owner| tokio::spawn(reveals(node.clone(), vault.clone(), *owner)));
+        let asking = credentials.iter().map(|credential| tokio::spawn(reveals(node.clone(), vault.clone(), *credential)));
         let ours: Vec<Duration> = try_join_all(asking).await?.into_iter().collect::<Measured<Vec<_>>>()?.concat();
         if turn > 0 {
             ratios.push(percentile(&ours, 99).as_secs_f64() / percentile(&theirs, 50).as_secs_f64());
@@ -123,17 +116,18 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
 async fn store(node: &Node, vault: &Vault, user: UserId) -> Measured<CredentialId> {
     let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
     let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES).map_err(|refusal| format!("{refusal:?}"))?;
-    let (kind, platform) = (CredentialKind::Profile, "onlyfans".into());
+    let (kind, platform) = (CredentialKind::Profile, "onlyfans".to_owned());
     let target = Target::For(Holding { kind, platform, platform_username: None, expires_at: None });
     Ok(vault.store(&node.users, user, Metadata::system(), target, secret).await?.id)
 }
 
 /// How long each reveal of one caller took.
-async fn reveals(node: Node, vault: Vault, owner: Owner) -> Measured<Vec<Duration>> {
-    let (mut times, caller) = (Vec::with_capacity(REVEALS), Caller::shared_secret("a request"));
+async fn reveals(node: Node, vault: Vault, credential: CredentialId) -> Measured<Vec<Duration>> {
+    let (caller, mut times) = (Caller::shared_secret("bench"), Vec::with_capacity(REVEALS));
     for _ in 0..REVEALS {
-        let (purpose, began) = (Some("publishing the planned post".to_owned()), Instant::now());
-        let ask = Ask { named: Named::Id(owner.credential), kinds: &[CredentialKind::Profile], right: Right::Every, purpose };
+        let (named, purpose) = (Named::Id(credential), Some("publishing the planned post".to_owned()));
+        let ask = Ask { named, kinds: &[CredentialKind::Profile], right: Right::Every, purpose };
+        let began = Instant::now();
         let revealed = vault.reveal(&node.users, &caller, ask).await?;
         times.push(began.elapsed());
         if revealed.plaintext.expose().len() < EVENT_BYTES {

@@ -7,6 +7,7 @@ mod bare_sqlite;
 mod cold;
 mod commands;
 mod credentials;
+mod forget;
 mod ground;
 mod http;
 mod lag;
@@ -58,7 +59,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite.
+    /// Secrets and their keys, to the end of these, through the vault and the users' actors, on Postgres and on SQLite.
     Credentials {
         /// Only a JSON list on standard output.
         #[arg(long)]
@@ -121,6 +122,8 @@ async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> 
         let ground = Ground::new(kind, arbiters).await;
         ground.check_durability().await?;
         rows.extend(credentials::measure(&ground).await?);
+        // On a store of its own, so that neither inherits the other's tables.
+        rows.push(forget::measure(&Ground::new(kind, arbiters).await).await?);
     }
     println!("{}", if as_json { table::json(&rows) } else { table::text(&rows) });
     Ok(())

@@ -171,6 +171,9 @@ impl Event {
                 }
                 AccountEvent::ImpersonationStarted { by, impersonation }
                 | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::ForgetRequested { due } => json!({"due_at": due}),
+                AccountEvent::ForgetWithdrawn { active } => json!({"active": active}),
+                AccountEvent::Forgotten { by } => json!({"by": by}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated
@@ -237,11 +240,11 @@ impl Event {
             },
             Self::Access(event) => match event {
                 AccessEvent::PersonalRead { user } => json!({"user": user}),
+                // Not where it came from, whose hash anybody who has the key can look for.
+                AccessEvent::Refused { wrong, .. } => json!(wrong),
                 AccessEvent::CredentialRefused { reason, credential, user } => {
                     json!({"reason": reason, "credential": credential, "user": user})
                 }
-                // Not where it came from, whose hash anybody who has the key can look for.
-                AccessEvent::Refused { wrong, .. } => json!(wrong),
             },
         };
         match fields {

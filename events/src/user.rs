@@ -86,7 +86,7 @@ pub enum UserCommand {
         sealed: SealedSecret,
     },
     /// Hold a platform's credentials that another system held for the user. It was allowed there: they are counted, but no limit
-    /// stops them, nor does a suspension. Nothing that is or was here gives way to them.
+    /// stops them, nor does a suspension. What is or was here gives way to them only if it was brought in, too.
     ImportCredential {
         /// Which, as the other system calls it.
         credential: CredentialId,
@@ -94,6 +94,8 @@ pub enum UserCommand {
         platform: String,
         /// The name there.
         platform_username: Option<String>,
+        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        over: Option<u32>,
         /// The sealed secret.
         sealed: SealedSecret,
     },
@@ -247,10 +249,10 @@ impl User {
                 let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
                 self.store_credential(&now, credential, kind, store)
             }
-            UserCommand::ImportCredential { credential, platform, platform_username, sealed } => {
+            UserCommand::ImportCredential { credential, platform, platform_username, over, sealed } => {
                 let kind = CredentialKind::Profile;
                 let store = CredentialCommand::Store { kind, platform, platform_username, expires_at: None, sealed };
-                self.import_credential(credential, store)
+                self.import_credential(credential, over, store)
             }
             UserCommand::RevealCredential { credential, purpose } => {
                 self.credential_changes(credential, CredentialCommand::Reveal { purpose })
@@ -313,7 +315,7 @@ impl User {
         }
     }
 
-    fn import_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
+    fn import_credential(&self, id: CredentialId, over: Option<u32>, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
         self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
         let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
         if let CredentialCommand::Store { platform, platform_username, .. } = &command
@@ -324,7 +326,8 @@ impl User {
         }
         match self.credentials.get(&id) {
             None | Some(Credential::Absent) => self.credential_changes(id, command),
-            Some(Credential::Held { .. }) => refused("This credential is held here with another secret, which stays".to_owned()),
+            Some(Credential::Held { version, .. }) if over == Some(*version) => self.credential_changes(id, command),
+            Some(Credential::Held { .. }) => refused("This credential was changed here, and stays so".to_owned()),
             Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
         }
     }

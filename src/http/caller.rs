@@ -144,6 +144,7 @@ impl Admitted for SecretCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         match shown::secret_holder(request)? {
             Some(holder) => Ok(Self(holder)),
+            None if shown::app(request)?.config.shared_secret.is_none() => Err(ApiError::SecretNotConfigured),
             None => Err(shown::no_secret(request, ONLY_BY_SECRET).await),
         }
     }

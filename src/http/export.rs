@@ -29,16 +29,14 @@ use genie_events::{
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
-use secrecy::SecretString;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
 use crate::{
     app::App,
     http::{
-        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, directus, error::ApiError, events,
-        identity, jobs, request, usage,
+        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, error::ApiError, events, jobs,
+        proof::Password, request, usage,
     },
 };
 
@@ -81,14 +79,6 @@ pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpRes
     export(app, user, false).await
 }
 
-/// What a user proves themselves with once more.
-#[derive(Deserialize)]
-pub struct Password {
-    password: SecretString,
-    /// Only a Directus asks for it.
-    otp: Option<SecretString>,
-}
-
 /// `POST /api/me/export`: with the secrets, for who knows the password. A token alone may have been stolen.
 pub async fn with_secrets(
     app: Data<App>,
@@ -96,22 +86,15 @@ pub async fn with_secrets(
     user: UserCaller,
     Body(body): Body<Password>,
 ) -> Result<HttpResponse, ApiError> {
-    let proved = match &app.directus {
-        Some(directus) => directus::prove_again(&app, directus, &request, &user, body.password, body.otp).await,
-        None => identity::prove_again(&app, &request, &user, body.password).await.map(drop),
-    };
-    proved.map_err(|refused| match refused.0 {
-        ApiError::NoCaller => ApiError::WrongPassword,
-        error => error,
-    })?;
+    body.prove(&app, &request, &user).await?;
     export(app, user, true).await
 }
 
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
-    let (id, caller) = (user.account.user, user.caller);
+    let id = user.account.user;
     let running = app.exports.begin(id)?;
     let exported = UserCommand::Account(AccountCommand::Export { secrets });
-    let position = app.write.users.ask(id, caller.metadata(), exported).await?.position;
+    let position = app.write.users.ask(id, user.caller.metadata(), exported).await?.position;
     for projection in READ_FROM {
         app.reads.wait_for(projection, position, app.config.read_wait).await.map_err(|error| match error {
             ReadError::Behind { .. } => ApiError::Write(WriteError::Busy),
@@ -120,7 +103,7 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
     }
     // Read again: the caller's own account may have been read before that position.
     let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NoCaller)?;
-    let whole = Export { app, user: id, account, login: user.login, caller, secrets };
+    let whole = Export { app, user: id, account, login: user.login, caller: user.caller, secrets };
     let (name, request_id) = (DispositionParam::Filename("genie-export.json".to_owned()), request::current_id());
     Ok(HttpResponse::Ok()
         .content_type("application/json")

@@ -18,6 +18,8 @@ mod directus;
 mod proxy;
 
 mod export;
+mod forgetting;
+mod import;
 mod outage;
 mod refresh;
 mod register;

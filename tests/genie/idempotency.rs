@@ -147,4 +147,17 @@ both_stores!(a_webhook_that_is_sent_again_is_answered_as_before, async |store: T
     genie.settle().await;
     assert_eq!(bob.get(&genie, "/api/usage").await.ok()["tier"], "starter", "late, it undoes nothing");
     sync(&genie, "one", json!({"userId": ada.id, "tier": "studio"})).await.refused(422, "idempotency_key_reused");
+
+    // Also one that had nothing to change.
+    let starter = json!({"userId": bob.id, "tier": "starter"});
+    let first = sync(&genie, "three", starter.clone()).await.ok();
+    assert_eq!(first["changed"], false);
+    sync(&genie, "four", json!({"userId": bob.id, "tier": "pro"})).await.ok();
+    assert_eq!(sync(&genie, "three", starter).await.ok(), first);
+    genie.settle().await;
+    assert_eq!(bob.get(&genie, "/api/usage").await.ok()["tier"], "pro", "late, it undoes nothing");
+    let at_once = (0..30).map(|_| sync(&genie, "five", json!({"userId": bob.id, "tier": "pro"})));
+    for answer in futures_util::future::join_all(at_once).await {
+        assert_eq!(answer.ok()["changed"], false);
+    }
 });

@@ -18,6 +18,7 @@ mod chat;
 mod credentials;
 mod events;
 mod exports;
+mod forgetting;
 mod idempotency;
 mod impersonation;
 mod imports;

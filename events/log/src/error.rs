@@ -45,6 +45,12 @@ pub enum LogError {
         /// Whose.
         owner: String,
     },
+    /// A user was forgotten: nothing of theirs can be read any more.
+    #[error("user {owner} was forgotten")]
+    Forgotten {
+        /// Who.
+        owner: String,
+    },
     /// A key was sealed with a master key that is not in the ring.
     #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS or its file")]
     MasterKeyMissing {

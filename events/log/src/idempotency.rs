@@ -53,6 +53,26 @@ pub enum Remembered {
 }
 
 impl Log {
+    /// Keeps the outcome of a request that changed nothing, because all was as it asked when its user had `seq` events. `false` when
+    /// they have more by now, or the key was used meanwhile: then it is to be decided again.
+    pub async fn keep_outcome(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
+        let Remember { request, user, outcome } = remember;
+        let keys = self.live_keys(user).await?;
+        let sealed = keys.payload().seal(outcome.to_string().as_bytes(), &place(user, &request.key));
+        let write = async move |store: Store| {
+            // It stands with the user's latest event, as that of a request which changed something stands with its last.
+            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
+                 SELECT $1, $2, $3, event_id, $4 FROM events WHERE user_id = $2 AND user_seq = $5 \
+                 AND NOT EXISTS (SELECT 1 FROM events WHERE user_id = $2 AND user_seq > $5) ON CONFLICT DO NOTHING";
+            let mut tx = store.durable().await?;
+            let insert = sqlx::query(sql).bind(request.key).bind(user.to_string()).bind(request.request).bind(sealed);
+            let kept = insert.bind(seq as i64).execute(&mut *tx).await?.rows_affected() > 0;
+            tx.commit().await?;
+            Ok(kept)
+        };
+        self.store().run(write).await
+    }
+
     /// With whose facts the outcome of an earlier request with this key was kept, if there was one.
     pub async fn remembered_with(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
         let key = request.key.clone();

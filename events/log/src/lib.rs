@@ -55,6 +55,8 @@ pub mod verify;
 
 /// Working table: uploaded files; and how their bytes are sealed.
 pub mod blobs;
+/// Working table: who is to be forgotten and who was; and what is erased of them.
+pub mod forget;
 /// Working table: what Directus answered to a refresh token, for the tabs that come with the same one.
 pub mod grace;
 /// Working table: outcomes of requests that may be sent again.

@@ -205,8 +205,8 @@ impl Log {
         }
     }
 
-    /// What can be read without a key of all jobs that have neither been completed nor called off, in order of position: what
-    /// the job board starts from.
+    /// What can be read without a key of all jobs that have neither been completed nor called off, nor are of somebody who was
+    /// forgotten, in order of position: what the job board starts from.
     pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
@@ -215,6 +215,7 @@ impl Log {
                          AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
                          AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
                              AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
+                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE k.user_id = events.user_id AND k.state = 'destroyed') \
                  ORDER BY position";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
             Ok(rows.iter().map(JobStep::read).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

@@ -235,11 +235,14 @@ fn give_up_the_overdue(part: Vec<Pending>) -> Vec<Pending> {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+    use genie_events::{
+        Event, Metadata, StreamId, StreamKind,
+        account::{AccountEvent, AtTheWishOf},
+    };
 
     use super::*;
     use crate::{
-        Append, Group, NewFact,
+        Append, Group, Log, NewFact, Work,
         testing::{TestStore, both_stores, store_of},
     };
 
@@ -253,14 +256,30 @@ mod tests {
         let append =
             Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system(), remember: None };
         let request = opened.log.seal(append).await.unwrap();
-        let writing = &store_of(&opened.log).writing;
         for _ in 0..3 {
-            let outcomes = match writing {
-                Writing::Postgres(pool) => append_postgres::append(pool, &mut None, &[&request], STATEMENT).await.unwrap(),
-                Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[&request]).await.unwrap(),
-            };
-            assert_eq!(outcomes, [Outcome::Written(Appended { first: 2, last: 2 })]);
+            assert_eq!(append_to(&opened.log, &request).await, [Outcome::Written(Appended { first: 2, last: 2 })]);
         }
         assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
     });
+
+    both_stores!(that_somebody_was_forgotten_is_there_already_although_their_key_is_gone, async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let event = Event::Account(AccountEvent::Forgotten { by: AtTheWishOf::User });
+        let facts = vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }];
+        let work = vec![Work::Forget { user: ada, at: store.clock.now() }];
+        let append = Append { groups: vec![Group::of_user(ada, 1, facts)], work, metadata: Metadata::system(), remember: None };
+        let request = opened.log.seal(append).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(append_to(&opened.log, &request).await, [Outcome::Written(Appended { first: 2, last: 2 })]);
+        }
+        assert_eq!(opened.log.forgetting(ada).await.unwrap().unwrap().position, 2);
+    });
+
+    async fn append_to(log: &Log, request: &Request) -> Vec<Outcome> {
+        match &store_of(log).writing {
+            Writing::Postgres(pool) => append_postgres::append(pool, &mut None, &[request], STATEMENT).await.unwrap(),
+            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[request]).await.unwrap(),
+        }
+    }
 }

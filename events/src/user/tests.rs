@@ -168,12 +168,14 @@ fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
 #[test]
 fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     let mut ada = ada();
-    let import = |n: u128, platform: &str| UserCommand::ImportCredential {
+    let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
         platform: platform.into(),
         platform_username: None,
-        sealed: SealedSecret { version: 1, hash: "h".into() },
+        over,
+        sealed: SealedSecret { version: over.map_or(1, |over| over + 1), hash: "h".into() },
     };
+    let import = |n: u128, platform: &str| import_over(n, platform, None);
     for n in 1..=3 {
         assert_eq!(ask(&mut ada, import(n, &format!("p{n}"))), Ok(1), "past the tier's limit of one");
     }
@@ -191,6 +193,9 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     for (again, why) in [(import(1, "p1"), "held"), (import(3, "p3"), "removed"), (import(4, "p1"), "held under another id")] {
         assert_eq!(ask(&mut ada, again).unwrap_err().code, "not_imported", "{why}");
     }
+    assert_eq!(ask(&mut ada, import_over(1, "p1", Some(1))), Ok(1), "in the place of what was brought in");
+    assert_eq!(ask(&mut ada, import_over(1, "p1", Some(1))).unwrap_err().code, "not_imported", "it has changed since");
+    assert_eq!(ask(&mut ada, import_over(3, "p3", Some(1))).unwrap_err().code, "not_imported", "it was removed");
     apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
     assert_eq!(ask(&mut ada, import(5, "p5")), Ok(1), "nothing of the suspended is lost");
     let nobody = User::new(UserId(id(2))).decide(Now { moment: NOW, limits: Limits::built_in() }, import(1, "x"));
