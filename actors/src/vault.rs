@@ -211,11 +211,24 @@ impl Vault {
             };
             Ok(Plan { changes, note, ..Plan::default() })
         };
-        let done = users.plan(owner, None, metadata, Arc::new(planner)).await?;
+        // Read while the fact is written, opened after it is durable.
+        let secret_id = id.to_string();
+        let (done, fetched) =
+            tokio::join!(users.plan(owner, None, metadata, Arc::new(planner)), self.door.fetch(owner, &secret_id));
+        let done = done?;
         let Note::Credential { platform, platform_username, version, .. } = done.note else {
             return Err(WriteError::Internal("a revealed credential left no note".into()));
         };
-        match self.door.open(&secret_name(owner, id, version)).await? {
+        let name = secret_name(owner, id, version);
+        let opened = match fetched {
+            Ok(fetched) => self.door.open_fetched(&fetched, &name)?,
+            Err(_) => None,
+        };
+        let opened = match opened {
+            Some(plaintext) => Some(plaintext),
+            None => self.door.open(&name).await?, // changed before the fact
+        };
+        match opened {
             Some(plaintext) => {
                 Ok(Revealed { plaintext: Plaintext(plaintext), platform, platform_username, position: done.position })
             }

@@ -4,22 +4,17 @@
 use std::sync::Arc;
 
 use genie_events::UserId;
-use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
     clock::random_bytes,
-    keys::WrappedKey,
-    log::wrapped_key,
     seal::{CantOpen, Place, SealingKey},
-    store::Store,
 };
 
-/// A secret and its owner's key, read together, so that a key that was destroyed opens nothing.
-const STORED: &str = "SELECT s.version, s.sealed, k.key_id, k.master_id, k.wrapped, k.state \
-     FROM secrets s JOIN user_keys k ON k.user_id = s.user_id WHERE s.secret_id = $1 AND s.user_id = $2";
+mod fetch;
+use fetch::{Fetches, Stored};
 
 /// The way to secrets. Not `Clone`: there is one, and whoever reads the log has it not.
 ///
@@ -40,6 +35,7 @@ const STORED: &str = "SELECT s.version, s.sealed, k.key_id, k.master_id, k.wrapp
 #[derive(Debug)]
 pub struct VaultDoor {
     log: Log,
+    fetches: Fetches,
 }
 
 /// Which secret: of whom, which, and which version of it.
@@ -61,7 +57,7 @@ impl SecretName {
 
 impl VaultDoor {
     pub(crate) fn new(log: Log) -> Self {
-        Self { log }
+        Self { fetches: Fetches::start(log.store().clone()), log }
     }
 
     /// The vault key of a user who is not forgotten.
@@ -77,50 +73,36 @@ impl VaultDoor {
 
     /// Opens the version of a secret that is held, and says which that is; `None` when there is none.
     pub async fn open_held(&self, user: UserId, secret_id: &str) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
-        let wanted = secret_id.to_owned();
-        let read = async move |store: Store| {
-            let sql = format!("{STORED} ORDER BY s.version DESC LIMIT 1");
-            let query = sqlx::query(&sql).bind(wanted).bind(user.to_string());
-            query.fetch_optional(store.reads()).await?.map(|row| Stored::read(user, &row)).transpose()
-        };
-        let Some(stored) = self.log.store().run(read).await? else { return Ok(None) };
-        let name = SecretName { user, secret_id: secret_id.to_owned(), version: stored.version };
-        Ok(Some((name.version, self.open_stored(&name, &stored)?)))
+        let fetched = self.fetch(user, secret_id).await?;
+        let Some(version) = fetched.versions.iter().map(|stored| stored.version).max() else { return Ok(None) };
+        let name = SecretName { user, secret_id: secret_id.to_owned(), version };
+        Ok(self.open_fetched(&fetched, &name)?.map(|opened| (version, opened)))
     }
 
     /// Opens a secret; `None` when there is no such version (any more).
     pub async fn open(&self, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
-        let wanted = name.clone();
-        let read = async move |store: Store| {
-            let sql = format!("{STORED} AND s.version = $3");
-            let query = sqlx::query(&sql).bind(wanted.secret_id).bind(wanted.user.to_string()).bind(i64::from(wanted.version));
-            query.fetch_optional(store.reads()).await?.map(|row| Stored::read(wanted.user, &row)).transpose()
-        };
-        let stored = self.log.store().run(read).await?;
-        stored.map(|stored| self.open_stored(name, &stored)).transpose()
+        self.open_fetched(&self.fetch(name.user, &name.secret_id).await?, name)
     }
 
-    fn open_stored(&self, name: &SecretName, stored: &Stored) -> Result<Zeroizing<Vec<u8>>, LogError> {
+    /// Reads a secret without opening it: for whoever may open it a moment later, when that is on record.
+    pub async fn fetch(&self, user: UserId, secret_id: &str) -> Result<Fetched, LogError> {
+        Ok(Fetched { versions: self.fetches.read(user, secret_id).await? })
+    }
+
+    /// Opens what was fetched, if it is that version.
+    pub fn open_fetched(&self, fetched: &Fetched, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        let Some(stored) = fetched.versions.iter().find(|stored| stored.version == name.version) else { return Ok(None) };
         let Some(wrapped) = &stored.key else { return Err(LogError::KeyAbsent { owner: name.user.to_string() }) };
         let key = VaultKey(self.log.unwrap(wrapped)?.vault(self));
         let damaged = |reason| LogError::Statement(format!("the secret {} is damaged: {reason}", name.secret_id));
-        key.open(name, &stored.sealed).map_err(damaged)
+        key.open(name, &stored.sealed).map(Some).map_err(damaged)
     }
 }
 
-/// A secret as stored, and its owner's key unless that was destroyed.
-struct Stored {
-    version: u32,
-    sealed: Vec<u8>,
-    key: Option<WrappedKey>,
-}
-
-impl Stored {
-    fn read(user: UserId, row: &AnyRow) -> Result<Self, LogError> {
-        let version = row.try_get::<i64, _>("version")?;
-        let version = u32::try_from(version).map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;
-        Ok(Self { version, sealed: row.try_get("sealed")?, key: wrapped_key(user.0, row)? })
-    }
+/// A secret as it is stored: nobody can read it.
+#[derive(Debug)]
+pub struct Fetched {
+    versions: Vec<Stored>,
 }
 
 /// The key that a user's secrets' own keys are wrapped by. Only [`VaultDoor`] gives it out.
@@ -148,8 +130,13 @@ impl VaultKey {
 
 #[cfg(test)]
 mod tests {
+    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+
     use super::*;
-    use crate::testing::{TestStore, both_stores};
+    use crate::{
+        Append, Group, NewFact, Opened,
+        testing::{TestStore, both_stores},
+    };
 
     both_stores!(a_secret_opens_for_its_own_name_only, async |store: TestStore| {
         let opened = store.open().await;
@@ -169,5 +156,48 @@ mod tests {
             assert!(key.open(&name, &sealed[..length]).is_err());
         }
         assert!(opened.vault.open(&name).await.unwrap().is_none(), "it was sealed and not yet appended");
+    });
+
+    both_stores!(many_are_read_together_and_each_opens_as_itself, async |store: TestStore| {
+        let Opened { log, vault } = store.open().await;
+        let mut names = Vec::new();
+        for n in 0..40 {
+            let user = store.register(&log, &format!("u{n}")).await;
+            for version in 1..=2 {
+                let name = SecretName { user, secret_id: format!("secret-{n}"), version };
+                let work = vec![vault.key(user).await.unwrap().seal(&name, format!("{n}/{version}").as_bytes())];
+                let event = Event::Account(AccountEvent::SignedIn);
+                let sequence = u64::from(version) + 1;
+                let fact = NewFact { stream: StreamId::new(StreamKind::Account, user), sequence, event };
+                let groups = vec![Group::of_user(user, sequence - 1, vec![fact])];
+                log.append(Append { groups, work, metadata: Metadata::system(), remember: None }).await.unwrap();
+            }
+            names.push(SecretName { user, secret_id: format!("secret-{n}"), version: 2 });
+        }
+        let vault = Arc::new(vault);
+        // Each twice at once, and as many that are not there: of another user, of an old version.
+        let others = names.iter().map(|name| SecretName { user: names[0].user, ..name.clone() }).skip(1);
+        let old = names.iter().map(|name| SecretName { version: 1, ..name.clone() });
+        let wrong: Vec<_> = others.chain(old).collect();
+        let mut opening = tokio::task::JoinSet::new();
+        for (n, name) in names.iter().chain(&wrong).chain(&names).cloned().enumerate() {
+            let vault = Arc::clone(&vault);
+            opening.spawn(async move { (n, vault.open(&name).await.unwrap()) });
+        }
+        for (n, opened) in opening.join_all().await {
+            let n = n.checked_sub(names.len() + wrong.len()).unwrap_or(n);
+            let wanted = (n < names.len()).then(|| format!("{n}/2").into_bytes());
+            assert_eq!(opened.map(|opened| opened.to_vec()), wanted);
+        }
+        let (user, secret) = (names[7].user, "secret-7");
+        assert_eq!(vault.open_held(user, secret).await.unwrap().map(|(version, _)| version), Some(2));
+
+        // What was fetched before its owner was forgotten is nothing to those who fetch it after.
+        store
+            .try_sql(&format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{user}'"))
+            .await
+            .unwrap();
+        assert!(matches!(vault.open(&names[7]).await, Err(LogError::KeyAbsent { .. })));
+        assert!(matches!(vault.key(user).await, Err(LogError::KeyAbsent { .. })));
     });
 }
