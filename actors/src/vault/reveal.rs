@@ -9,8 +9,13 @@ use genie_events::{
     credential::{Credential, CredentialKind, RefusedFor},
     user::reveal::{MayBeShown, NotShown, Right, Wanted, Which},
 };
-use genie_log::{Append, Group, LogError, keys::KeyState};
+use genie_log::{
+    Append, Group, LogError,
+    keys::KeyState,
+    secrets::{Fetched, SecretName},
+};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::{Plaintext, Stored, Target, Vault, secret_name};
 use crate::{
@@ -102,12 +107,20 @@ impl Vault {
     }
 
     async fn reveal_of(&self, asked: Asked<'_>) -> Result<Revealed, WriteError> {
-        let (shown, position) = match self.put_on_record(asked, true).await? {
+        // What is named is read while the fact is written, and opened when that is durable.
+        let ahead = async {
+            match &asked.ask.named {
+                Named::Id(id) => self.door.fetch(asked.owner, &id.to_string()).await.ok(),
+                Named::For { .. } => None,
+            }
+        };
+        let (recorded, ahead) = tokio::join!(self.put_on_record(asked, true), ahead);
+        let (shown, position) = match recorded? {
             (Ok(shown), position) => (shown, position),
             (Err(refused), _) => return Err(refused.reason.refusal().into()),
         };
         let MayBeShown { id, kind, platform, platform_username, version, expires_at } = shown;
-        let damage = match self.door.open(&secret_name(asked.owner, id, kind, version)).await {
+        let damage = match self.open(&secret_name(asked.owner, id, kind, version), ahead).await {
             Ok(Some(plaintext)) => {
                 let plaintext = Plaintext(plaintext);
                 return Ok(Revealed { id, kind, plaintext, platform, platform_username, expires_at, position });
@@ -122,6 +135,16 @@ impl Vault {
             // It was changed or removed after the fact and before it was read: the asker may ask again.
             false => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
         }
+    }
+
+    /// From what was read ahead, unless it was changed before the fact.
+    async fn open(&self, name: &SecretName, ahead: Option<Fetched>) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        if let Some(fetched) = &ahead
+            && let Some(opened) = self.door.open_fetched(fetched, name)?
+        {
+            return Ok(Some(opened));
+        }
+        self.door.open(name).await
     }
 
     /// Decides whether it may be shown, and puts on record what came of it: a refusal always, that it is shown when it is to be.

@@ -4,22 +4,17 @@
 use std::sync::Arc;
 
 use genie_events::UserId;
-use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
     clock::random_bytes,
-    keys::WrappedKey,
-    log::wrapped_key,
     seal::{CantOpen, Place, SealingKey},
-    store::Store,
 };
 
-/// A secret and its owner's key, read together, so that a key that was destroyed opens nothing.
-const STORED: &str = "SELECT s.version, s.sealed, k.key_id, k.master_id, k.wrapped, k.state \
-     FROM secrets s JOIN user_keys k ON k.user_id = s.user_id WHERE s.secret_id = $1 AND s.user_id = $2";
+mod fetch;
+use fetch::{Fetches, Stored};
 
 /// The way to secrets. Not `Clone`: there is one, and whoever reads the log has it not.
 ///
@@ -40,6 +35,7 @@ const STORED: &str = "SELECT s.version, s.sealed, k.key_id, k.master_id, k.wrapp
 #[derive(Debug)]
 pub struct VaultDoor {
     log: Log,
+    fetches: Fetches,
 }
 
 /// Which secret: of whom, which, what it is, and which version of it.
@@ -65,7 +61,7 @@ impl SecretName {
 
 impl VaultDoor {
     pub(crate) fn new(log: Log) -> Self {
-        Self { log }
+        Self { fetches: Fetches::start(log.store().clone()), log }
     }
 
     /// The vault key of a user who is not forgotten.
@@ -86,50 +82,36 @@ impl VaultDoor {
         secret_id: &str,
         kind: &'static str,
     ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
-        let wanted = secret_id.to_owned();
-        let read = async move |store: Store| {
-            let sql = format!("{STORED} ORDER BY s.version DESC LIMIT 1");
-            let query = sqlx::query(&sql).bind(wanted).bind(user.to_string());
-            query.fetch_optional(store.reads()).await?.map(|row| Stored::read(user, &row)).transpose()
-        };
-        let Some(stored) = self.log.store().run(read).await? else { return Ok(None) };
-        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version: stored.version };
-        Ok(Some((name.version, self.open_stored(&name, &stored)?)))
+        let fetched = self.fetch(user, secret_id).await?;
+        let Some(version) = fetched.versions.iter().map(|stored| stored.version).max() else { return Ok(None) };
+        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version };
+        Ok(self.open_fetched(&fetched, &name)?.map(|opened| (version, opened)))
     }
 
     /// Opens a secret; `None` when there is no such version (any more).
     pub async fn open(&self, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
-        let wanted = name.clone();
-        let read = async move |store: Store| {
-            let sql = format!("{STORED} AND s.version = $3");
-            let query = sqlx::query(&sql).bind(wanted.secret_id).bind(wanted.user.to_string()).bind(i64::from(wanted.version));
-            query.fetch_optional(store.reads()).await?.map(|row| Stored::read(wanted.user, &row)).transpose()
-        };
-        let stored = self.log.store().run(read).await?;
-        stored.map(|stored| self.open_stored(name, &stored)).transpose()
+        self.open_fetched(&self.fetch(name.user, &name.secret_id).await?, name)
     }
 
-    fn open_stored(&self, name: &SecretName, stored: &Stored) -> Result<Zeroizing<Vec<u8>>, LogError> {
+    /// Reads a secret without opening it: for whoever may open it a moment later, when that is on record.
+    pub async fn fetch(&self, user: UserId, secret_id: &str) -> Result<Fetched, LogError> {
+        Ok(Fetched { versions: self.fetches.read(user, secret_id).await? })
+    }
+
+    /// Opens what was fetched, if it is that version.
+    pub fn open_fetched(&self, fetched: &Fetched, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        let Some(stored) = fetched.versions.iter().find(|stored| stored.version == name.version) else { return Ok(None) };
         let Some(wrapped) = &stored.key else { return Err(LogError::KeyAbsent { owner: name.user.to_string() }) };
         let key = VaultKey(self.log.unwrap(wrapped)?.vault(self));
         let damaged = |reason| LogError::SecretDamaged { secret_id: name.secret_id.clone(), version: name.version, reason };
-        key.open(name, &stored.sealed).map_err(damaged)
+        key.open(name, &stored.sealed).map(Some).map_err(damaged)
     }
 }
 
-/// A secret as stored, and its owner's key unless that was destroyed.
-struct Stored {
-    version: u32,
-    sealed: Vec<u8>,
-    key: Option<WrappedKey>,
-}
-
-impl Stored {
-    fn read(user: UserId, row: &AnyRow) -> Result<Self, LogError> {
-        let version = row.try_get::<i64, _>("version")?;
-        let version = u32::try_from(version).map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;
-        Ok(Self { version, sealed: row.try_get("sealed")?, key: wrapped_key(user.0, row)? })
-    }
+/// A secret as it is stored: nobody can read it.
+#[derive(Debug)]
+pub struct Fetched {
+    versions: Vec<Stored>,
 }
 
 /// The key that a user's secrets' own keys are wrapped by. Only [`VaultDoor`] gives it out.

@@ -141,6 +141,12 @@ impl Log {
                 "master key `{id}` is current; add another and rotate first: genie keys add, genie keys rotate"
             )));
         }
+        // Counted before the table is locked: they may be many.
+        if let Some(Wraps { keys, .. }) = self.wraps().await?.iter().find(|wraps| wraps.master == id) {
+            return Err(RotationError::Refused(format!(
+                "{keys} data keys are wrapped by master key `{id}`; first run: genie keys rotate"
+            )));
+        }
         let (id, now) = (id.to_owned(), self.clock().now());
         let retire = async move |store: Store| {
             let mut tx = store.durable().await?;
@@ -148,19 +154,20 @@ impl Log {
                 // Waits for whoever is about to store a data key; whoever comes later finds the master key retired.
                 sqlx::query("LOCK TABLE user_keys IN SHARE MODE").execute(&mut *tx).await?;
             }
-            let needed = "SELECT count(*) AS n FROM user_keys WHERE state = 'live' AND master_id = $1";
-            let needed = sqlx::query(needed).bind(&id).fetch_one(&mut *tx).await?.try_get::<i64, _>("n")?;
-            if needed > 0 {
-                return Ok(Err(format!("{needed} data keys are wrapped by master key `{id}`; first run: genie keys rotate")));
+            let sql = "SELECT count(*) AS n FROM user_keys WHERE state = 'live' AND master_id = $1";
+            let meanwhile = sqlx::query(sql).bind(&id).fetch_one(&mut *tx).await?.try_get::<i64, _>("n")?;
+            if meanwhile > 0 {
+                return Ok(None);
             }
             let sql = "INSERT INTO retired_masters (id, retired_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
             sqlx::query(sql).bind(&id).bind(now.0).execute(&mut *tx).await?;
             let since = sqlx::query("SELECT retired_at FROM retired_masters WHERE id = $1").bind(&id).fetch_one(&mut *tx).await?;
             let since = since.try_get("retired_at")?;
             tx.commit().await?;
-            Ok(Ok(Moment(since)))
+            Ok(Some(Moment(since)))
         };
-        self.store().run(retire).await?.map_err(RotationError::Refused)
+        let meanwhile = || RotationError::Refused("a server wrapped by that key meanwhile; run: genie keys rotate".into());
+        self.store().run(retire).await?.ok_or_else(meanwhile)
     }
 
     /// Wraps the system's data key by that master key, if it is not so already: new data keys follow it.
@@ -237,19 +244,25 @@ async fn replace(
     if pairs.is_empty() {
         return Ok(0);
     }
-    if let Writing::Sqlite(_) = store.writing {
+    let settings = match store.writing {
         // The bytes of the old form do not stay in the file: a key that is destroyed later is to be gone in each of its forms.
-        sqlx::query("PRAGMA secure_delete = ON").execute(&mut **tx).await?;
-    }
+        Writing::Sqlite(_) => "PRAGMA secure_delete = ON",
+        // Each row by its key, however small the table is now.
+        Writing::Postgres(_) => {
+            "SELECT set_config(name, 'off', true) FROM (VALUES ('enable_seqscan'), ('enable_hashjoin'), ('enable_mergejoin')) AS s (name)"
+        }
+    };
+    sqlx::query(settings).execute(&mut **tx).await?;
     let values: Vec<String> = (0..pairs.len())
         .map(|n| (4 * n + 1..=4 * n + 4).collect::<Vec<_>>())
         .map(|n| format!("(CAST(${} AS text), CAST(${} AS text), CAST(${} AS text), ${})", n[0], n[1], n[2], n[3]))
         .collect();
     let to = 4 * pairs.len() + 1;
+    // `|| ''` leaves SQLite the primary key alone to look rows up by: else it makes an index of the whole table for each batch.
     let sql = format!(
         "WITH anew (owner, of_key, of_master, sealed) AS (VALUES {}) \
          UPDATE user_keys SET master_id = ${to}, wrapped = anew.sealed FROM anew \
-         WHERE user_id = anew.owner AND key_id = anew.of_key AND master_id = anew.of_master AND state = 'live'",
+         WHERE user_id = anew.owner AND key_id || '' = anew.of_key AND master_id || '' = anew.of_master AND state || '' = 'live'",
         values.join(", ")
     );
     let mut query = sqlx::query(&sql);

@@ -1,7 +1,8 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use genie_events::{
-    Change, CredentialId, Event, Metadata,
+    Change, CredentialId, Event, Metadata, StreamId, StreamKind,
+    account::AccountEvent,
     credential::{CredentialEvent, CredentialKind, SealedSecret},
 };
 use sqlx::Row;
@@ -149,3 +150,43 @@ async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_sta
     let next = store.open().await;
     wait_until_gone(&store, &next, &first).await;
 }
+
+both_stores!(many_are_read_together_and_each_opens_as_itself, async |store: TestStore| {
+    let Opened { log, vault } = store.open().await;
+    let mut names = Vec::new();
+    for n in 0..40 {
+        let user = store.register(&log, &format!("u{n}")).await;
+        for version in 1..=2 {
+            let name = SecretName { user, secret_id: format!("secret-{n}"), kind: "profile", version };
+            let work = vec![vault.key(user).await.unwrap().seal(&name, format!("{n}/{version}").as_bytes())];
+            let event = Event::Account(AccountEvent::SignedIn);
+            let sequence = u64::from(version) + 1;
+            let fact = NewFact { stream: StreamId::new(StreamKind::Account, user), sequence, event };
+            let groups = vec![Group::of_user(user, sequence - 1, vec![fact])];
+            log.append(Append { groups, work, metadata: Metadata::system(), remember: None }).await.unwrap();
+        }
+        names.push(SecretName { user, secret_id: format!("secret-{n}"), kind: "profile", version: 2 });
+    }
+    let vault = Arc::new(vault);
+    // Each twice at once, and as many that are not there: of another user, of an old version.
+    let others = names.iter().map(|name| SecretName { user: names[0].user, ..name.clone() }).skip(1);
+    let old = names.iter().map(|name| SecretName { version: 1, ..name.clone() });
+    let wrong: Vec<_> = others.chain(old).collect();
+    let mut opening = tokio::task::JoinSet::new();
+    for (n, name) in names.iter().chain(&wrong).chain(&names).cloned().enumerate() {
+        let vault = Arc::clone(&vault);
+        opening.spawn(async move { (n, vault.open(&name).await.unwrap()) });
+    }
+    for (n, opened) in opening.join_all().await {
+        let n = n.checked_sub(names.len() + wrong.len()).unwrap_or(n);
+        let wanted = (n < names.len()).then(|| format!("{n}/2").into_bytes());
+        assert_eq!(opened.map(|opened| opened.to_vec()), wanted);
+    }
+    let (user, secret) = (names[7].user, "secret-7");
+    assert_eq!(vault.open_held(user, secret, "profile").await.unwrap().map(|(version, _)| version), Some(2));
+
+    // What was fetched before its owner was forgotten is nothing to those who fetch it after.
+    store.try_sql(&format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{user}'")).await.unwrap();
+    assert!(matches!(vault.open(&names[7]).await, Err(LogError::KeyAbsent { .. })));
+    assert!(matches!(vault.key(user).await, Err(LogError::KeyAbsent { .. })));
+});
