@@ -2,29 +2,26 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{IsTerminal, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
+    io::{IsTerminal, Write},
     sync::Arc,
     time::Duration,
 };
 
 use actix_web::{HttpServer, web};
-use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
+use genie_actors::{Settings, WriteSide, register::Register, supervisor::ModelSettings};
 use genie_events::Limits;
 use genie_log::{
-    Clock, Election, Log, LogError, MasterKeys, Opened,
+    Clock, Election, Log, LogError, Opened,
     sealer::{self, Sealing},
     store::Target,
 };
 use genie_projections::ReadSide;
-use secrecy::ExposeSecret;
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 use crate::{
     blobs::Blobs,
     config::Config,
+    forget::{Eraser, Ledger},
     heads,
     http::{self, admission::Admission, export::Exports},
     identity::{
@@ -37,6 +34,7 @@ use crate::{
         throttle::Throttle,
         token::Tokens,
     },
+    keys::{self, server::Ring},
     onboarding::Uploading,
     socket,
 };
@@ -56,6 +54,7 @@ pub struct App {
     pub write: WriteSide,
     pub reads: ReadSide,
     pub sealing: Sealing,
+    pub ring: Arc<Ring>,
     pub tokens: Tokens,
     pub impersonations: ImpersonationTokens,
     pub refresh_tokens: RefreshTokens,
@@ -66,6 +65,8 @@ pub struct App {
     pub directus: Option<Directus>,
     pub blobs: Blobs,
     pub uploading: Uploading,
+    /// Erases what is left of the forgotten.
+    pub eraser: Eraser,
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
     pub exports: Exports,
@@ -102,12 +103,17 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         context_tokens: config.chat_context_tokens,
     };
     let node = format!("node-{}", log.clock().new_uuid());
+    let ring = Ring::announce(&config, &log, &node).await?;
+    tokio::spawn(Arc::clone(&ring).follow());
     let election = log.stand_for_election(&node).await.map_err(|error| error.to_string())?;
     let settings = Settings { node, model, limits: limits.clone(), job_lease: config.job_lease, embedded: config.is_embedded() };
     let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;
-    let directus = start_directus(&config, &log, &write, &election)?;
+    let directus = directus(&config, &log, write.register.clone())?;
+    if let Some(directus) = &directus {
+        tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
+    }
     // Where Directus says who administers, no invite can make an administrator.
     if directus.is_none()
         && let Some(code) = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?
@@ -122,6 +128,13 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     }
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
+    let ledger = Ledger::open(&config.forgotten_file)?;
+    let eraser = Eraser::new(log.clone(), write.forget.clone(), reads.clone(), blobs.clone(), directus.clone(), ledger);
+    for user in eraser.apply_ledger().await? {
+        say(&format!("User {user} had been forgotten and came back with a backup: forgotten again"));
+    }
+    tokio::spawn(eraser.clone().keep_ledger());
+    tokio::spawn(eraser.clone().run(election.clone()));
     let tokens = Tokens::new(log.hashes().token_key());
     let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
@@ -136,6 +149,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         write,
         reads,
         sealing,
+        ring,
         tokens,
         impersonations,
         refresh_tokens,
@@ -145,6 +159,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         directus,
         blobs,
         uploading: Uploading::default(),
+        eraser,
         known_accounts,
         admission,
         exports: Exports::default(),
@@ -153,14 +168,12 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
 }
 
 /// The Directus that says who is who, when there is one.
-fn start_directus(config: &Config, log: &Log, write: &WriteSide, election: &Election) -> Result<Option<Directus>, String> {
+pub fn directus(config: &Config, log: &Log, register: Register) -> Result<Option<Directus>, String> {
     let Some(settings) = &config.directus else { return Ok(None) };
     if settings.admin_token.is_none() {
         warn!("DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status");
     }
-    let directus = Directus::new(settings, log.clone(), write.register.clone())?;
-    tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
-    Ok(Some(directus))
+    Directus::new(settings, log.clone(), register).map(Some)
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
@@ -175,7 +188,7 @@ pub fn read_limits(config: &Config) -> Result<Limits, String> {
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.
-async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result<Sealing, String> {
+pub async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result<Sealing, String> {
     let sealing = sealer::start(log, election, config.seal_every).await.map_err(|error| error.to_string())?;
     let key = log.head_key().await.map_err(|error| error.to_string())?.public();
     heads::start(&sealing.heads, &key, config.heads_file.as_deref(), config.heads_webhook.as_ref())?;
@@ -202,9 +215,13 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     }
     let last_refused = app.refused.put_on_record(&app.log, &app.write.access, true);
     let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
-    let log = app.log.clone();
+    let (log, ring) = (app.log.clone(), Arc::clone(&app.ring));
     // On the runtime that owns the connections, as all I/O.
-    let _ = app.log.store().io().spawn(async move { log.store().close().await }).await;
+    let end = async move {
+        ring.withdraw().await;
+        log.store().close().await;
+    };
+    let _ = app.log.store().io().spawn(end).await;
     info!("genie stopped");
     stopped
 }
@@ -235,79 +252,12 @@ fn start_logging(config: &Config) -> Result<(), String> {
 
 /// Opens the log with the configured master keys, or with those in the data folder, which are made for an empty store.
 pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String> {
-    let masters = masters(config, read_only).await?;
+    let masters = keys::file::ring(config, read_only).await?;
     let settings = genie_log::Settings { target: config.target(), masters, clock: Clock::system(), read_only };
     Log::open(settings).await.map_err(|error| match error {
         LogError::Away(reason) if read_only => format!("the store can't be read: {reason}"),
         error => error.to_string(),
     })
-}
-
-/// The configured master keys, or those in the data folder, which are made for an empty store unless it is only to be read.
-pub async fn masters(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
-    match &config.master_keys {
-        Some(ring) => MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}")),
-        None => master_key_file(config, read_only).await,
-    }
-}
-
-async fn master_key_file(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
-    let path = config.data_dir.join("master.key");
-    let shown = path.display();
-    // Of two first starts in one folder, one makes the key and the other reads it.
-    let _alone = match read_only {
-        true => None,
-        false => Some(lock_folder(config)?),
-    };
-    match File::open(&path) {
-        Ok(mut file) => {
-            let mode = file.metadata().map_err(|error| format!("{shown}: {error}"))?.permissions().mode();
-            if mode & 0o077 != 0 {
-                return Err(format!("{shown} can be read by others; run: chmod 600 {shown}"));
-            }
-            let mut text = Zeroizing::new(String::new());
-            file.read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
-            MasterKeys::parse(text.trim()).map_err(|error| format!("{shown}: {error}"))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !read_only => {
-            match Log::is_new(&config.target()).await.map_err(|error| error.to_string())? {
-                true => make_master_key(config, &path),
-                false => {
-                    Err(format!("{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS"))
-                }
-            }
-        }
-        Err(error) => Err(format!("{shown}: {error}; set GENIE_MASTER_KEYS or GENIE_DATA_DIR")),
-    }
-}
-
-fn lock_folder(config: &Config) -> Result<File, String> {
-    let path = config.data_dir.join("master.lock");
-    let lock = || {
-        fs::create_dir_all(&config.data_dir)?;
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-        file.lock()?;
-        Ok(file)
-    };
-    lock().map_err(|error: std::io::Error| format!("{} can't be locked: {error}", path.display()))
-}
-
-/// Written to a file beside and renamed, so that a crash leaves a whole key or none.
-fn make_master_key(config: &Config, path: &Path) -> Result<MasterKeys, String> {
-    let shown = path.display();
-    let text = MasterKeys::generate();
-    let beside = path.with_extension("key.new");
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(&config.data_dir)?;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(&config.data_dir)?.sync_all()
-    };
-    write().map_err(|error| format!("{shown} can't be written: {error}"))?;
-    warn!("a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place");
-    MasterKeys::parse(&text).map_err(|error| format!("{shown}: {error}"))
 }
 
 /// An embedded store has one writing process: the file is locked for as long as it lives.

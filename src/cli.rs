@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config, import, invite, torture, transfer};
+use crate::{app, audit, config::Config, forget, import, invite, keys, torture, transfer};
 
 #[derive(Parser)]
 #[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
@@ -37,6 +37,13 @@ enum Command {
     /// Bring in what another system held
     #[command(subcommand)]
     Import(import::ImportCommand),
+    /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Forget a user, print the certificate, and prove that nothing is left; may run beside the server
+    Forget(forget::command::Options),
+    /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
+    RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]
     Log(transfer::LogCommand),
@@ -81,6 +88,9 @@ pub fn run() -> ExitCode {
         },
         Command::Invite(wanted) => invite::make(config, wanted),
         Command::Import(command) => import::run(config, command),
+        Command::Keys(command) => keys::run(&config, command),
+        Command::Forget(options) => forget::command::forget(&config, options),
+        Command::RestoreCheck => forget::command::check_restored(&config),
         Command::Log(command) => transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
         Command::Audit { what: Some(what), .. } => match what {
@@ -97,7 +107,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn fail(sentence: impl std::fmt::Display) -> ExitCode {
+/// Says why a command failed.
+pub fn fail(sentence: impl std::fmt::Display) -> ExitCode {
     eprintln!("genie: {sentence}");
     ExitCode::FAILURE
 }

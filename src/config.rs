@@ -39,8 +39,9 @@ pub const SETTINGS: &[Setting] = &[
     plain("MAX_UPLOAD_BYTES", "536870912", "the largest upload"),
     secret(
         "GENIE_MASTER_KEYS",
-        "ring of master keys, `id:base64` separated by commas, the first is current; without it GENIE_DATA_DIR/master.key",
+        "ring of master keys, `id:base64` separated by commas; `genie keys rotate` makes the first current",
     ),
+    plain("GENIE_MASTER_KEYS_FILE", "", "file of the ring, mode 0600; without either, GENIE_DATA_DIR/master.key"),
     secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
     secret("GENIE_EXPORT_PASSPHRASE", "the passphrase of `genie log export` and `genie log import`"),
     secret("CREDENTIALS_ENC_KEY_B64", "the key of the original's credentials, for `genie import credentials`"),
@@ -56,6 +57,12 @@ pub const SETTINGS: &[Setting] = &[
     plain("DIRECTUS_CREATOR_ROLE", "creator", "name of the role in Directus that a registration gives"),
     plain("GENIE_RESERVATION_SECONDS", "600", "how long a registration that broke off keeps its invite and address (Directus)"),
     plain("GENIE_ROLES", "", "roles beside `creator` and `administrator`, separated by commas; a Directus has its own"),
+    plain(
+        "FORGET_GRACE",
+        "7d",
+        "how long after `DELETE /api/me` a user is forgotten, such as 7d, 12h or 0; until then it can be undone",
+    ),
+    plain("GENIE_FORGOTTEN_FILE", "", "ledger of the forgotten, for restores from a backup; without it GENIE_DATA_DIR/forgotten"),
     plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
     plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
     plain("CAPTION_MODEL", "dolphin-mistral:7b", "the model that writes captions"),
@@ -89,6 +96,7 @@ pub struct Config {
     blobs_url: String,
     pub max_upload: u64,
     pub master_keys: Option<SecretString>,
+    pub master_keys_file: Option<PathBuf>,
     pub first_invite: Option<SecretString>,
     pub export_passphrase: Option<SecretString>,
     original_key: Option<SecretString>,
@@ -98,6 +106,10 @@ pub struct Config {
     pub directus: Option<directus::Settings>,
     /// Roles beside those that genie itself gives.
     pub roles: Vec<String>,
+    /// How long a user who asked to be forgotten may still be kept.
+    pub forget_grace: Duration,
+    /// Where ids of forgotten users are kept outside the store.
+    pub forgotten_file: PathBuf,
     pub ollama_url: String,
     pub ollama_model: String,
     pub caption_model: String,
@@ -164,6 +176,7 @@ impl Config {
             blobs_url: read.bucket("GENIE_BLOBS_URL"),
             max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
             master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
+            master_keys_file: Some(read.text("GENIE_MASTER_KEYS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
             first_invite: read.secret(
                 "GENIE_FIRST_INVITE",
                 |code| (4..=200).contains(&code.len()),
@@ -179,6 +192,11 @@ impl Config {
             secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
             directus: read.directus(),
             roles: read.roles("GENIE_ROLES"),
+            forget_grace: read.duration("FORGET_GRACE"),
+            forgotten_file: match read.text("GENIE_FORGOTTEN_FILE") {
+                none if none.is_empty() => PathBuf::from(read.text("GENIE_DATA_DIR")).join("forgotten"),
+                path => PathBuf::from(path),
+            },
             ollama_url: read.url("OLLAMA_URL"),
             ollama_model: read.text("OLLAMA_MODEL"),
             caption_model: read.text("CAPTION_MODEL"),
@@ -202,6 +220,9 @@ impl Config {
             log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
             given: BTreeMap::new(),
         };
+        if config.master_keys.is_some() && config.master_keys_file.is_some() {
+            read.wrong.push("GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; the ring is in one of them".into());
+        }
         match read.wrong.is_empty() {
             true => Ok(Self { given, ..config }),
             false => Err(BadConfig(read.wrong)),
@@ -296,6 +317,26 @@ impl Reader<'_> {
             _ => {
                 self.wrong.push(format!("{name} must be a whole number from {least} to {most}"));
                 least
+            }
+        }
+    }
+
+    /// `0`, or a whole number of seconds, minutes, hours or days, up to ten years.
+    fn duration(&mut self, name: &'static str) -> Duration {
+        let text = self.text(name);
+        let seconds = match text.char_indices().last() {
+            _ if text == "0" => Some(0),
+            Some((end, unit)) => [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)]
+                .into_iter()
+                .find(|(known, _)| *known == unit)
+                .and_then(|(_, seconds)| text[..end].parse::<u64>().ok()?.checked_mul(seconds)),
+            None => None,
+        };
+        match seconds.filter(|seconds| *seconds <= 3650 * 86_400) {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => {
+                self.wrong.push(format!("{name} must be 0, or a number and a unit such as 7d, with s, m, h or d, up to 3650d"));
+                Duration::ZERO
             }
         }
     }
@@ -431,6 +472,15 @@ mod tests {
         assert_eq!(good.trusted_proxies, ["10.0.0.0/8", "::1/128"].map(|network| network.parse::<IpNet>().unwrap()));
         for bad in [("RATE_LIMIT_USER", "300"), ("RATE_LIMIT_ADDRESS", "on"), ("TRUSTED_PROXIES", "proxy.example.com")] {
             assert!(read(&[bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        let grace = |text| read(&[("FORGET_GRACE", text)]).map(|config| config.forget_grace.as_secs());
+        assert_eq!(["", "0", "90s", "2h", "7d"].map(|text| grace(text).ok()), [604_800, 0, 90, 7200, 604_800].map(Some));
+        for bad in ["7", "d", "-1d", "1w", "4000d", "7 d", "1€"] {
+            assert!(grace(bad).is_err(), "{bad}");
         }
     }
 

@@ -50,6 +50,8 @@ mod events;
 pub mod export;
 /// `/api/files/*`.
 mod files;
+/// `DELETE /api/me`, `/api/admin/users/{id}/forget`, and forgetting by the socket.
+pub mod forget;
 /// `/healthz`, `/readyz`.
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
@@ -62,10 +64,14 @@ mod imports;
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
 mod jobs;
+/// Master keys, by the socket.
+mod keys;
 /// `/api/onboarding/*`.
 mod onboarding;
 /// `/api/openapi.json`.
 mod openapi;
+/// A password asked for once more.
+mod proof;
 /// `/api/admin/service-keys`.
 mod service_keys;
 /// `/api/usage`, `/api/usage/increment`.
@@ -110,6 +116,9 @@ pub fn operator_service(
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
         .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
+        .service(web::resource("/keys").route(post().to(keys::ask)))
+        .service(web::resource("/forget").route(post().to(forget::forget_as_operator)))
+        .service(web::resource("/restore-check").route(post().to(forget::check_restored)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
@@ -127,6 +136,7 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
         .route("/users/{id}/tfa/disable", post().to(identity::two_factor::remove))
         .route("/api/register", post().to(identity::register))
+        .route("/api/me", delete().to(forget::forget_me))
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
@@ -134,6 +144,9 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/export", post().to(export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
+        .route("/api/admin/users/{id}/forget", post().to(forget::forget_user))
+        .route("/api/admin/users/{id}/forget", delete().to(forget::keep_user))
+        .route("/api/admin/users/{id}/forgotten", get().to(forget::show))
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/invites", get().to(invites::list))
         .route("/api/admin/invites/{code}", delete().to(invites::revoke))
@@ -150,8 +163,14 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/credentials/create-profile", post().to(credentials::create_profile))
         .route("/api/credentials/update-profile-creds", post().to(credentials::update_profile))
         .route("/api/credentials/store", post().to(credentials::store))
-        .route("/api/credentials/reveal", post().to(credentials::reveal))
+        .route("/api/credentials/reveal", post().to(credentials::reveal::profile))
+        .route("/api/credentials/download-cred", post().to(credentials::download::store))
+        .route("/api/credentials/reveal-download-cred", post().to(credentials::reveal::download))
+        .route("/api/credentials/platform-session", post().to(credentials::session::store))
+        .route("/api/credentials/get-platform-session", post().to(credentials::reveal::session))
         .route("/api/credentials", get().to(credentials::list))
+        .route("/api/credentials/reveals", get().to(credentials::history::reveals))
+        .route("/api/credentials/{id}/history", get().to(credentials::history::of_one))
         .route("/api/credentials/{id}", get().to(credentials::show))
         .route("/api/credentials/{id}", delete().to(credentials::remove))
         .route("/api/queue/stats", get().to(jobs::stats))

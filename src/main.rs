@@ -12,6 +12,10 @@ mod blobs;
 mod cli;
 /// Everything from the environment, read once and checked.
 mod config;
+/// No image of this process' memory is left behind.
+mod core_dumps;
+/// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
+mod forget;
 /// Keeps signed heads outside the store.
 mod heads;
 /// All routes.
@@ -22,6 +26,8 @@ mod identity;
 mod import;
 /// `genie invite`.
 mod invite;
+/// `genie keys`, and where the ring of master keys is.
+mod keys;
 /// An upload is looked through and queued.
 mod onboarding;
 /// How often something may happen for one key.
@@ -40,6 +46,9 @@ mod transfer;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Err(sentence) = core_dumps::forbid() {
+        return cli::fail(sentence); // before any key is read
+    }
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     cli::run()

@@ -12,7 +12,7 @@ use genie_log::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use crate::{app, config::Config};
+use crate::{app, config::Config, keys::file};
 
 /// The shortest passphrase of a new export.
 const SHORTEST: usize = 8;
@@ -61,7 +61,7 @@ async fn write(config: &Config, Folder { dir, passphrase_file }: &Folder) -> Res
 async fn take_in(config: &Config, Folder { dir, passphrase_file }: &Folder) -> Result<String, String> {
     let passphrase = passphrase(config, passphrase_file.as_deref(), false)?;
     let _only_process = app::lock_store(config)?;
-    let masters = app::masters(config, true).await?; // an export is read with the keys it was written with: none are made
+    let masters = file::ring(config, true).await?; // an export is read with the keys it was written with: none are made
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
     let Imported { head, had } = import(&config.target(), &masters, &export).await.map_err(|error| error.to_string())?;
     Ok(format!("the store holds positions 1 to {head}, {} of them new", head - had))

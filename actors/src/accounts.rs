@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{
-    Event, Now, Refusal, User, UserCommand, UserId,
+    Event, Moment, Now, Refusal, User, UserCommand, UserId,
     account::{AccountCommand, AccountEvent, Code, ResetLink, TwoFactor, Wanted},
 };
 use genie_log::{
@@ -122,6 +122,17 @@ impl Accounts {
             Ok(Plan { changes: state.decide(now, command)?, work: vec![session.clone()], ..Plan::default() })
         })
         .await
+    }
+
+    /// Notes that a user wants to be forgotten at that time. They may not act any more, and all their logins end.
+    pub async fn request_forget(&self, user: UserId, due: Moment, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        let work = vec![Work::AwaitForget { user, due }, Work::EndSessions { user, but: None }];
+        self.account(user, AccountCommand::RequestForget { due }, work, asking).await
+    }
+
+    /// They are not to be forgotten after all.
+    pub async fn withdraw_forget(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+        self.account(user, AccountCommand::WithdrawForget, vec![Work::Stay { user }], asking).await
     }
 
     /// Ends all logins of a user.

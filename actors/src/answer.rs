@@ -66,6 +66,7 @@ enum End {
 pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     let attempt = match turn_attempt(&supervisor, &task).await {
         Ok(attempt) => attempt,
+        Err(LogError::Forgotten { .. }) => return supervisor.0.feeds.close(task.turn),
         Err(_) if task.run.cancel.is_cancelled() => Attempt { text: String::new(), end: End::Stopped },
         Err(error) => {
             error!(%error, turn.id = %task.turn, "turn `{}` can't be run", task.turn);
@@ -319,6 +320,7 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
             drop_own_lease(supervisor, LeaseKind::Turn, &turn.to_string()).await;
         }
         Ok(done) => supervisor.0.feeds.end(turn, Ended { answer, position: done.position }),
+        Err(WriteError::Forgotten) => supervisor.0.feeds.close(turn),
         Err(error) => {
             error!(%error, turn.id = %turn, "the end of turn `{turn}` can't be written");
             supervisor.0.feeds.close(turn);

@@ -40,6 +40,7 @@ impl From<LogError> for WriteError {
         match error {
             LogError::Away(reason) => Self::Away(reason),
             LogError::Deposed => Self::Deposed,
+            LogError::Forgotten { .. } => Self::Forgotten,
             other => Self::Internal(other.to_string()),
         }
     }

@@ -158,6 +158,10 @@ impl JobBoard {
             }
         }
         self.take_note(&steps);
+        // After what they did: it is the last that is heard of them.
+        for row in rows.iter().filter(|row| row.is_forgotten()) {
+            self.lock().let_go(UserId(row.owner));
+        }
     }
 
     fn take_note(&self, steps: &[JobStep]) {

@@ -15,8 +15,12 @@ mod captions;
 pub mod error;
 /// What readers of a running turn are shown.
 pub mod feed;
+/// Forgetting: the fact, the key and the address, one append.
+pub mod forget;
 /// Which jobs wait, and who may have one.
 pub mod jobs;
+/// What was put on record a moment ago, and need not be again.
+mod lately;
 /// The model server's wire.
 pub mod ollama;
 /// Registration: three owners, one append.

@@ -9,6 +9,7 @@ use std::{
 
 use genie_events::{
     CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId,
+    account::FORGOTTEN,
     caption::{Brief, Caption, CaptionEvent, Written},
     chat::{ChatCommand, ChatEvent, Failure},
     event::Event,
@@ -87,11 +88,13 @@ pub(crate) struct Inner {
 }
 
 /// How a run is reached.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Run {
+    /// Whose it is.
+    user: UserId,
     /// Somebody called it off.
     pub cancel: CancellationToken,
-    /// Another node took it: it is not this node's to end.
+    /// Another node took it, or its user was forgotten: it is not this node's to end.
     pub lost: CancellationToken,
 }
 
@@ -311,8 +314,12 @@ impl Supervisor {
         loop {
             match follower.next(PAGE).await {
                 Ok(rows) => {
-                    for row in rows.iter().filter(|row| matches!(row.event_type.as_str(), "chat.asked" | "caption.requested")) {
-                        self.see_surely(row).await;
+                    for row in &rows {
+                        match row.event_type.as_str() {
+                            "chat.asked" | "caption.requested" => self.see_surely(row).await,
+                            FORGOTTEN => self.let_go(UserId(row.owner)),
+                            _ => {}
+                        }
                     }
                 }
                 Err(error @ LogError::Hole { .. }) => return error!(%error, "the supervisor stopped"),
@@ -337,7 +344,11 @@ impl Supervisor {
 
     async fn see(&self, row: &StoredRow) -> Result<(), LogError> {
         let fact = self.0.log.open_row(row).await?;
-        let (Some(user), Body::Open(event, _)) = (fact.user, &fact.body) else { return Ok(()) };
+        let Some(user) = fact.user else { return Ok(()) };
+        let Body::Open(event, _) = &fact.body else {
+            self.leave_unread(&fact);
+            return Ok(());
+        };
         match event {
             Event::Chat(ChatEvent::Asked { turn, .. }) => {
                 let id = turn.to_string();
@@ -358,12 +369,25 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whoever asked it was forgotten before it was begun.
+    fn leave_unread(&self, fact: &Fact) {
+        match fact.metadata.clear.get("turn").and_then(|turn| serde_json::from_value::<TurnId>(turn.clone()).ok()) {
+            Some(turn) => self.leave_alone(&turn.to_string(), Some(turn), None),
+            None => self.leave_alone(&fact.stream.id, None, fact.stream.id.parse().ok()),
+        }
+    }
+
+    /// Stops what runs for a user who was forgotten, at the model server too. It has no end: nobody could read it.
+    fn let_go(&self, user: UserId) {
+        lock(&self.0.running).values().filter(|run| run.user == user).for_each(|run| run.lost.cancel());
+    }
+
     async fn is_mine(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
         Ok(self.0.log.lease(kind, id).await?.is_some_and(|lease| lease.holder == self.0.node))
     }
 
     fn start_turn(&self, turn: TurnId, user: UserId, session: SessionId, metadata: Metadata) {
-        let Some(run) = self.begin(turn.to_string()) else { return };
+        let Some(run) = self.begin(turn.to_string(), user) else { return };
         let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, run, office: None });
         tokio::spawn(async move {
             let running = tokio::spawn(answer::run_turn(supervisor.clone(), task.clone()));
@@ -377,7 +401,7 @@ impl Supervisor {
 
     /// Ends, in office, a turn that had begun on a node that died.
     fn end_turn(&self, epoch: Epoch, turn: TurnId, user: UserId, session: SessionId) {
-        let Some(run) = self.begin(turn.to_string()) else { return };
+        let Some(run) = self.begin(turn.to_string(), user) else { return };
         let task = TurnTask { turn, user, session, metadata: Metadata::system(), run, office: Some(epoch) };
         let supervisor = self.clone();
         tokio::spawn(async move {
@@ -387,7 +411,7 @@ impl Supervisor {
     }
 
     fn start_caption(&self, caption: CaptionId, user: UserId, brief: Brief, metadata: Metadata) {
-        let Some(run) = self.begin(caption.to_string()) else { return };
+        let Some(run) = self.begin(caption.to_string(), user) else { return };
         let (supervisor, task) = (self.clone(), CaptionTask { caption, user, metadata, run, office: None });
         tokio::spawn(async move {
             let writing = tokio::spawn(captions::write_caption(supervisor.clone(), task.clone(), brief));
@@ -402,7 +426,7 @@ impl Supervisor {
 
     /// Ends, in office, a caption that had begun on a node that died.
     fn end_caption(&self, epoch: Epoch, caption: CaptionId, user: UserId) {
-        let Some(run) = self.begin(caption.to_string()) else { return };
+        let Some(run) = self.begin(caption.to_string(), user) else { return };
         let task = CaptionTask { caption, user, metadata: Metadata::system(), run, office: Some(epoch) };
         let supervisor = self.clone();
         tokio::spawn(async move {
@@ -412,12 +436,12 @@ impl Supervisor {
     }
 
     /// A run that is not under way yet.
-    fn begin(&self, id: String) -> Option<Run> {
+    fn begin(&self, id: String, user: UserId) -> Option<Run> {
         let mut running = lock(&self.0.running);
         if running.contains_key(&id) {
             return None;
         }
-        let run = Run::default();
+        let run = Run { user, cancel: CancellationToken::new(), lost: CancellationToken::new() };
         running.insert(id, run.clone());
         Some(run)
     }

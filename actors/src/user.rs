@@ -10,7 +10,11 @@ use std::{
 };
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
-use genie_events::{Change, JobId, Limits, Now, Refusal, User, UserId, job::Job};
+use genie_events::{
+    Change, JobId, Limits, Now, Refusal, User, UserId,
+    job::Job,
+    user::reveal::{MayBeShown, NotShown},
+};
 use genie_log::{
     Append, AppendError, Group, Log, NewFact, Owner, Remember, UserKeys, Work, clock,
     idempotency::Remembered,
@@ -50,17 +54,8 @@ pub enum Note {
     /// Nothing.
     #[default]
     Nothing,
-    /// Which credential, and which version of it is held after the plan.
-    Credential {
-        /// Which.
-        id: genie_events::CredentialId,
-        /// For which platform.
-        platform: String,
-        /// The name there.
-        platform_username: Option<String>,
-        /// Which version.
-        version: u32,
-    },
+    /// What may be shown of a credential, or why not.
+    Reveal(Result<MayBeShown, NotShown>),
     /// The job as it was.
     Job(Box<Job>),
 }

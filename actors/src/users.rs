@@ -12,8 +12,9 @@ use std::{
 
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
-use genie_log::Log;
+use genie_log::{Log, LogError};
 use tokio::{sync::oneshot, time::Instant};
+use tracing::{error, warn};
 
 use crate::{
     WriteError,
@@ -38,6 +39,10 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_LIVE: usize = 50_000;
 /// How often the idle are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+/// Rows of one reading of the log.
+const PAGE: usize = 500;
+/// Pause after the log could not be read.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// All users' actors of this node.
 #[derive(Clone)]
@@ -171,6 +176,30 @@ impl Users {
         Ok(Arc::clone(&entry.written))
     }
 
+    /// For ever lets go of users who were forgotten, on whichever node: their keys and their actors; to be spawned on the runtime
+    /// that owns the store's connections.
+    pub async fn let_go_of_the_forgotten(self) {
+        let mut follower = self.0.log.follow(self.0.log.head());
+        loop {
+            match follower.next(PAGE).await {
+                Ok(rows) => rows.iter().filter(|row| row.is_forgotten()).for_each(|row| self.let_go(UserId(row.owner))),
+                Err(error @ LogError::Hole { .. }) => return error!(%error, "who was forgotten is not followed any more"),
+                Err(error) => {
+                    warn!(%error, "who was forgotten can't be followed; trying on");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    /// What this node holds of a user who was forgotten goes at once. Whatever is asked of them is refused by the store.
+    pub(crate) fn let_go(&self, user: UserId) {
+        self.0.log.drop_keys(user);
+        if let Some(entry) = self.lock().remove(&user) {
+            entry.actor.do_send(Passivate);
+        }
+    }
+
     fn start(&self, user: UserId) -> Live {
         let (log, limits) = (self.0.log.clone(), self.0.limits.clone());
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
@@ -184,4 +213,4 @@ impl Users {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

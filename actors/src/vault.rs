@@ -1,11 +1,10 @@
 //! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use genie_events::{
-    CredentialId, JobId, Metadata, Refusal, User, UserCommand, UserId,
-    credential::{Credential, SealedSecret},
-    job::Job,
+    CredentialId, Moment, Refusal, User, UserCommand, UserId,
+    credential::{Credential, CredentialKind, SealedSecret},
 };
 use genie_log::{
     Log, LogError, UserKeys, VaultDoor, Work,
@@ -13,26 +12,34 @@ use genie_log::{
     secrets::{SecretName, VaultKey},
 };
 use serde::{Deserialize, Serialize, de::IgnoredAny};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
     caller::Asking,
-    users::{Done, Note, Plan, Users},
+    lately::Lately,
+    users::{Done, Plan, Users},
 };
 
-/// The most bytes of one credential.
+/// Shows secrets, after the fact that says so.
+mod reveal;
+pub use reveal::{Ask, Named, Revealed};
+
+/// The most bytes of a profile's or a login's fields, as JSON.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+/// The most bytes of cookies, as JSON: a browser's whole jar.
+pub const MAX_COOKIE_BYTES: usize = 512 * 1024;
 
 /// Seals and opens. Clones share the one door.
 #[derive(Debug, Clone)]
 pub struct Vault {
     door: Arc<VaultDoor>,
     log: Log,
+    refused: Lately<reveal::Refused>,
 }
 
-/// A secret in the clear. It never shows itself, and is wiped when it goes.
+/// A secret in the clear: a JSON object. It never shows itself, and is wiped when it goes.
 pub struct Plaintext(Zeroizing<Vec<u8>>);
 
 impl std::fmt::Debug for Plaintext {
@@ -42,13 +49,13 @@ impl std::fmt::Debug for Plaintext {
 }
 
 impl Plaintext {
-    /// Takes the fields of a credential.
-    pub fn of_fields(fields: &Map<String, Value>) -> Result<Self, Refusal> {
-        // Text, numbers and maps with text keys always serialize.
-        let bytes = Zeroizing::new(serde_json::to_vec(fields).unwrap_or_default());
-        match bytes.len() {
-            0..=MAX_SECRET_BYTES => Ok(Self(bytes)),
-            _ => Err(Refusal::invalid("credentials", format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes"))),
+    /// Takes what a client sent in a field, if it is not too large.
+    pub fn of(field: &'static str, secret: &impl Serialize, most: usize) -> Result<Self, Refusal> {
+        // Never moved as it grows, which would leave copies behind; then only what it takes is held.
+        let mut bytes = Bounded(Zeroizing::new(Vec::with_capacity(most)));
+        match serde_json::to_writer(&mut bytes, secret) {
+            Ok(()) => Ok(Self(Zeroizing::new(bytes.0.to_vec()))),
+            Err(_) => Err(Refusal::invalid(field, format!("`{field}` must be at most {most} bytes"))),
         }
     }
 
@@ -68,6 +75,23 @@ impl Plaintext {
     }
 }
 
+/// Takes as many bytes as there is room for.
+struct Bounded(Zeroizing<Vec<u8>>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > self.0.capacity() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A stored credential.
 #[derive(Debug, Clone, Copy)]
 pub struct Stored {
@@ -75,6 +99,8 @@ pub struct Stored {
     pub id: CredentialId,
     /// Whether it replaced one.
     pub updated: bool,
+    /// When a session is over.
+    pub expires_at: Option<Moment>,
     /// Whether the same request had stored it before.
     pub again: bool,
     /// The position that reads must have reached to see it.
@@ -86,26 +112,36 @@ pub struct Stored {
 struct Kept {
     id: CredentialId,
     updated: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Moment>,
+}
+
+/// What a credential is, beside its secret.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    /// What kind.
+    pub kind: CredentialKind,
+    /// The platform.
+    pub platform: String,
+    /// The name there; of several profiles it tells which.
+    pub platform_username: Option<String>,
+    /// When a session is over.
+    pub expires_at: Option<Moment>,
 }
 
 /// Which credential is to be stored.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// The one of this platform and name; made when there is none.
-    Profile {
-        /// The platform.
-        platform: String,
-        /// The name there.
-        platform_username: Option<String>,
-    },
-    /// This one, which must be there.
+    /// The one of this kind and platform, and of this name if it is a profile; made when there is none.
+    For(Holding),
+    /// This profile, which must be there.
     Existing {
         /// Which.
         id: CredentialId,
         /// A new name there, when given.
         platform_username: Option<String>,
     },
-    /// This one, brought in from another system: made under its id there, in the place of none.
+    /// This one, brought in from another system: made under its id there.
     Imported {
         /// Which.
         id: CredentialId,
@@ -113,44 +149,15 @@ pub enum Target {
         platform: String,
         /// The name there.
         platform_username: Option<String>,
+        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        over: Option<u32>,
     },
-}
-
-/// A job of the owner's that somebody says they work on: to them a credential is revealed only while they do.
-#[derive(Debug, Clone)]
-pub struct HeldJob {
-    /// Which.
-    pub job: JobId,
-    /// Their lease.
-    pub lease: String,
-}
-
-impl HeldJob {
-    fn check(&self, state: &User) -> Result<(), Refusal> {
-        match state.job(&self.job) {
-            Some(Job::Running { lease, .. }) if *lease == sha256_hex(self.lease.as_bytes()) => Ok(()),
-            _ => Err(Refusal::conflict("stale_lease", "This lease is not the present one of a job of the credential's owner")),
-        }
-    }
-}
-
-/// A revealed credential.
-#[derive(Debug)]
-pub struct Revealed {
-    /// The secret.
-    pub plaintext: Plaintext,
-    /// For which platform.
-    pub platform: String,
-    /// The name there.
-    pub platform_username: Option<String>,
-    /// The position of the fact.
-    pub position: u64,
 }
 
 impl Vault {
     /// Behind that door.
     pub fn new(log: Log, door: VaultDoor) -> Self {
-        Self { door: Arc::new(door), log }
+        Self { door: Arc::new(door), log, refused: Lately::new() }
     }
 
     /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
@@ -165,12 +172,12 @@ impl Vault {
 
     /// The hash of a user's password, and which version it is.
     pub async fn password_hash(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(self.door.open_held(user, &password_id(user)).await)
+        held(self.door.open_held(user, &password_id(user), LOGIN_PASSWORD).await)
     }
 
     /// The secret of a user's second factor while it is on, and which version it is.
     pub async fn two_factor_secret(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(self.door.open_held(user, &two_factor_id(user)).await)
+        held(self.door.open_held(user, &two_factor_id(user), TWO_FACTOR).await)
     }
 
     /// Stores a credential: the ciphertext and its fact in one transaction.
@@ -185,63 +192,28 @@ impl Vault {
         let key = self.key(user).await?.ok_or(WriteError::Forgotten)?;
         let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
-            let (id, platform, platform_username) = place(state, &target, fresh)?;
-            let version = state.credential(id).unwrap_or(&Credential::Absent).next_version();
-            let work = key.seal(&secret_name(user, id, version), secret.expose());
+            let (id, Holding { kind, platform, platform_username, expires_at }) = place(state, &target, fresh)?;
+            let before = state.credential(id).unwrap_or(&Credential::Absent);
+            let (version, updated) = (before.next_version(), matches!(before, Credential::Held { .. }));
+            let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
             let hash = match &work {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
                 _ => String::new(),
             };
             let sealed = SealedSecret { version, hash };
             let command = match target {
-                Target::Imported { .. } => UserCommand::ImportCredential { credential: id, platform, platform_username, sealed },
-                _ => UserCommand::StoreCredential { credential: id, platform, platform_username, sealed },
+                Target::Imported { over, .. } => {
+                    UserCommand::ImportCredential { credential: id, platform, platform_username, over, sealed }
+                }
+                _ => UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed },
             };
-            let outcome = json!(Kept { id, updated: id != fresh });
+            let outcome = json!(Kept { id, updated, expires_at });
             Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
         };
         let done = users.plan(user, None, asking, Arc::new(planner)).await?;
-        let Kept { id, updated } = serde_json::from_value(done.outcome)
+        let Kept { id, updated, expires_at } = serde_json::from_value(done.outcome)
             .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, again: done.changes.is_empty(), position: done.position })
-    }
-
-    /// Reveals a credential of `owner`, only for a job that runs when there has to be one. Commits first: the plaintext leaves
-    /// only after the fact is durable.
-    pub async fn reveal(
-        &self,
-        users: &Users,
-        owner: UserId,
-        id: CredentialId,
-        purpose: Option<String>,
-        only_for: Option<HeldJob>,
-        metadata: Metadata,
-    ) -> Result<Revealed, WriteError> {
-        let planner = move |state: &User, now| {
-            only_for.as_ref().map_or(Ok(()), |held| held.check(state))?;
-            let changes = state.decide(now, UserCommand::RevealCredential { credential: id, purpose: purpose.clone() })?;
-            let note = match state.credential(id) {
-                Some(Credential::Held { platform, platform_username, version }) => Note::Credential {
-                    id,
-                    platform: platform.clone(),
-                    platform_username: platform_username.clone(),
-                    version: *version,
-                },
-                _ => Note::Nothing,
-            };
-            Ok(Plan { changes, note, ..Plan::default() })
-        };
-        let done = users.plan(owner, None, metadata, Arc::new(planner)).await?;
-        let Note::Credential { platform, platform_username, version, .. } = done.note else {
-            return Err(WriteError::Internal("a revealed credential left no note".into()));
-        };
-        match self.door.open(&secret_name(owner, id, version)).await? {
-            Some(plaintext) => {
-                Ok(Revealed { plaintext: Plaintext(plaintext), platform, platform_username, position: done.position })
-            }
-            // It was changed or removed after the fact and before it was read: the asker may ask again.
-            None => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
-        }
+        Ok(Stored { id, updated, expires_at, again: done.changes.is_empty(), position: done.position })
     }
 
     /// Removes a credential: the ciphertext goes with the fact.
@@ -260,14 +232,18 @@ impl Vault {
     }
 }
 
+/// What secrets of accounts are, beside those of credentials.
+const LOGIN_PASSWORD: &str = "login password";
+const TWO_FACTOR: &str = "two-factor";
+
 /// Seals a version of the hash of a user's password.
 pub(crate) fn seal_password(key: &VaultKey, user: UserId, version: u32, hash: &str) -> Work {
-    key.seal(&SecretName { user, secret_id: password_id(user), version }, hash.as_bytes())
+    key.seal(&SecretName { user, secret_id: password_id(user), kind: LOGIN_PASSWORD, version }, hash.as_bytes())
 }
 
 /// Seals a version of the secret of a user's second factor.
 pub(crate) fn seal_two_factor(key: &VaultKey, user: UserId, version: u32, secret: &[u8]) -> Work {
-    key.seal(&SecretName { user, secret_id: two_factor_id(user), version }, secret)
+    key.seal(&SecretName { user, secret_id: two_factor_id(user), kind: TWO_FACTOR, version }, secret)
 }
 
 fn password_id(user: UserId) -> String {
@@ -281,28 +257,36 @@ pub(crate) fn two_factor_id(user: UserId) -> String {
 /// Who was forgotten holds nothing.
 fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
     match opened {
-        Err(LogError::KeyAbsent { .. }) => Ok(None),
+        Err(LogError::KeyAbsent { .. } | LogError::Forgotten { .. }) => Ok(None),
         opened => Ok(opened?),
     }
 }
 
-fn secret_name(user: UserId, id: CredentialId, version: u32) -> SecretName {
-    SecretName { user, secret_id: id.to_string(), version }
+fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u32) -> SecretName {
+    SecretName { user, secret_id: id.to_string(), kind: kind.as_str(), version }
 }
 
-/// Which credential it is to be, for which platform and name.
-fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, String, Option<String>), Refusal> {
+/// Which credential it is to be, and what.
+fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, Holding), Refusal> {
     match target {
-        Target::Profile { platform, platform_username } => {
-            let id = state.credential_for(platform, platform_username.as_deref()).unwrap_or(fresh);
-            Ok((id, platform.clone(), platform_username.clone()))
+        Target::For(holding) => {
+            let held = state.credential_for(holding.kind, &holding.platform, holding.platform_username.as_deref());
+            Ok((held.unwrap_or(fresh), holding.clone()))
         }
         Target::Existing { id, platform_username } => match state.credential(*id) {
-            Some(Credential::Held { platform, platform_username: before, .. }) => {
-                Ok((*id, platform.clone(), platform_username.clone().or_else(|| before.clone())))
+            Some(Credential::Held { kind: CredentialKind::Profile, platform, platform_username: before, .. }) => {
+                Ok((*id, profile(platform, platform_username.as_ref().or(before.as_ref()))))
             }
             _ => Err(Refusal::not_found("credential")),
         },
-        Target::Imported { id, platform, platform_username } => Ok((*id, platform.clone(), platform_username.clone())),
+        Target::Imported { id, platform, platform_username, .. } => Ok((*id, profile(platform, platform_username.as_ref()))),
     }
 }
+
+fn profile(platform: &str, platform_username: Option<&String>) -> Holding {
+    let (kind, platform) = (CredentialKind::Profile, platform.to_owned());
+    Holding { kind, platform, platform_username: platform_username.cloned(), expires_at: None }
+}
+
+#[cfg(test)]
+mod tests;

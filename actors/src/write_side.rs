@@ -10,6 +10,7 @@ use crate::{
     WriteError,
     access::Access,
     accounts::Accounts,
+    forget::Forget,
     jobs::JobBoard,
     register::Register,
     service_keys::ServiceKeys,
@@ -42,6 +43,8 @@ pub struct WriteSide {
     pub register: Register,
     /// Accounts, after that.
     pub accounts: Accounts,
+    /// Forgetting.
+    pub forget: Forget,
     /// Secrets.
     pub vault: Vault,
     /// Jobs for workers.
@@ -70,6 +73,7 @@ impl WriteSide {
         let head = log.head();
         let supervisor = Supervisor::new(log.clone(), users.clone(), log.start_journal(), settings.model, settings.node)?;
         tokio::spawn(users.clone().sweep());
+        tokio::spawn(users.clone().let_go_of_the_forgotten());
         tokio::spawn(jobs.clone().follow());
         tokio::spawn(jobs.clone().tick(election.clone()));
         tokio::spawn(supervisor.clone().follow(head));
@@ -78,7 +82,8 @@ impl WriteSide {
         let (service_keys, access) = (ServiceKeys::new(log.clone()), Access::new(log.clone()));
         let accounts = Accounts::new(log.clone(), users.clone(), vault.clone());
         tokio::spawn(accounts.clone().sweep(election));
+        let forget = Forget::new(log.clone(), Some(users.clone()));
         let register = Register::new(log, vault.clone());
-        Ok(Self { register, accounts, users, vault, jobs, supervisor, service_keys, access })
+        Ok(Self { register, accounts, forget, users, vault, jobs, supervisor, service_keys, access })
     }
 }

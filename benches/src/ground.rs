@@ -2,10 +2,13 @@
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
-use genie_actors::users::Users;
-use genie_events::{CredentialId, Limits, Metadata, UserCommand, UserId, credential::SealedSecret};
+use genie_actors::{users::Users, vault::Vault};
+use genie_events::{
+    CredentialId, Limits, Metadata, UserCommand, UserId,
+    credential::{CredentialKind, SealedSecret},
+};
 use genie_log::{
-    Clock, Log, MasterKeys,
+    Clock, Log, MasterKeys, Opened,
     store::Target,
     testing::{Kind, TestStore},
 };
@@ -65,6 +68,13 @@ impl Ground {
         Ok(Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log })
     }
 
+    /// The same with the vault, as the write side has it.
+    pub async fn node_with_vault(&self) -> Measured<(Node, Vault)> {
+        let Opened { log, vault } = self.store.open_with(&self.masters).await?;
+        let node = Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log: log.clone() };
+        Ok((node, Vault::new(log, vault)))
+    }
+
     /// Registers users.
     pub async fn register(&self, log: &Log, count: usize) -> Vec<UserId> {
         let mut users = Vec::with_capacity(count);
@@ -109,8 +119,10 @@ impl Creator {
         let creator = Self { id, credential: CredentialId(node.log.clock().new_uuid()) };
         let store = UserCommand::StoreCredential {
             credential: creator.credential,
+            kind: CredentialKind::Profile,
             platform: "onlyfans".into(),
             platform_username: None,
+            expires_at: None,
             sealed: SealedSecret { version: 1, hash: "0".repeat(64) },
         };
         node.users.ask(id, creator.metadata(), store).await?;

@@ -6,6 +6,8 @@ mod bare_postgres;
 mod bare_sqlite;
 mod cold;
 mod commands;
+mod credentials;
+mod forget;
 mod ground;
 mod http;
 mod lag;
@@ -57,6 +59,12 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Secrets and their keys, to the end of these, through the vault and the users' actors, on Postgres and on SQLite.
+    Credentials {
+        /// Only a JSON list on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Part of the measurement of memory.
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
@@ -73,6 +81,7 @@ fn main() -> Measured<()> {
             match arguments.what {
                 What::Log { json, only } => log(arbiters, only.as_deref().unwrap_or_default(), json).await,
                 What::Http { json } => http(json).await,
+                What::Credentials { json } => credentials(&arbiters, json).await,
                 What::IdleUsers => memory::idle_users(arbiters).await,
             }
         })
@@ -102,6 +111,19 @@ async fn http(as_json: bool) -> Measured<()> {
     let mut rows = Vec::new();
     for kind in [Kind::Postgres, Kind::Sqlite] {
         rows.extend(http::measure(kind).await?);
+    }
+    println!("{}", if as_json { table::json(&rows) } else { table::text(&rows) });
+    Ok(())
+}
+
+async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> {
+    let mut rows = credentials::seal_and_open();
+    for kind in [Kind::Postgres, Kind::Sqlite] {
+        let ground = Ground::new(kind, arbiters).await;
+        ground.check_durability().await?;
+        rows.extend(credentials::measure(&ground).await?);
+        // On a store of its own, so that neither inherits the other's tables.
+        rows.push(forget::measure(&Ground::new(kind, arbiters).await).await?);
     }
     println!("{}", if as_json { table::json(&rows) } else { table::text(&rows) });
     Ok(())

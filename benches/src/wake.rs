@@ -28,7 +28,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let creators = ground.creators(&node, USERS).await?;
     for creator in &creators {
-        give_a_past(&node, *creator).await?;
+        give_a_past(&node, *creator, EVENTS).await?;
     }
     // Once, uncounted: whatever genie prepares when it has seen how long the past is.
     for creator in &creators {
@@ -53,11 +53,12 @@ async fn wake(node: &Node, creator: Creator) -> Measured<Duration> {
     Ok(began.elapsed())
 }
 
-async fn give_a_past(node: &Node, creator: Creator) -> Measured<()> {
+/// Appends so many events of a creator, about.
+pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured<()> {
     let stream = StreamId::new(StreamKind::Credential, creator.credential);
     // What making the creator wrote: registered, stored.
     let (mut count, mut sequence) = (2, 1);
-    while count < EVENTS {
+    while count < events {
         let facts = (1..=PART).map(|n| {
             let event = Event::Credential(CredentialEvent::Revealed { version: 1, purpose: Some(purpose()) });
             NewFact { stream: stream.clone(), sequence: sequence + n, event }

@@ -5,9 +5,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     aggregate, domain_event,
-    ids::{NetworkId, UserId},
+    ids::{CredentialId, NetworkId, UserId},
     refusal::Refusal,
 };
+
+/// Why a credential was not shown that is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nobodys {
+    /// There never was one, or no such user.
+    Unknown,
+    /// Its owner was forgotten.
+    Forgotten,
+}
 
 /// What an access is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +77,15 @@ pub enum AccessCommand {
         /// How many.
         wrong: Wrong,
     },
+    /// A credential was asked for that is nobody's.
+    RefuseCredential {
+        /// Why it is nobody's.
+        reason: Nobodys,
+        /// Which, when it was named.
+        credential: Option<CredentialId>,
+        /// Whose, when they were named.
+        user: Option<UserId>,
+    },
 }
 
 /// What is on record.
@@ -88,12 +107,24 @@ pub enum AccessEvent {
         #[serde(flatten)]
         wrong: Wrong,
     },
+    /// A credential was asked for that is nobody's.
+    CredentialRefused {
+        /// Why it is nobody's.
+        reason: Nobodys,
+        /// Which, when it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential: Option<CredentialId>,
+        /// Whose, when they were named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserId>,
+    },
 }
 
 domain_event!(
     AccessEvent,
     Self::PersonalRead { .. } => "access.personal_read",
     Self::Refused { .. } => "access.refused",
+    Self::CredentialRefused { .. } => "access.credential_refused",
 );
 aggregate!(Access, "access", AccessCommand, AccessEvent);
 
@@ -105,6 +136,9 @@ impl Access {
             (Self::Absent, AccessCommand::ReadPersonal { user }) => Ok(vec![AccessEvent::PersonalRead { user }]),
             (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => Ok(vec![]),
             (Self::Absent, AccessCommand::NoteRefused { network, wrong }) => Ok(vec![AccessEvent::Refused { network, wrong }]),
+            (Self::Absent, AccessCommand::RefuseCredential { reason, credential, user }) => {
+                Ok(vec![AccessEvent::CredentialRefused { reason, credential, user }])
+            }
         }
     }
 
@@ -123,8 +157,13 @@ mod tests {
     #[test]
     fn an_access_is_noted_once() {
         let wrong = Wrong { secrets: 2, stopped: 1, ..Wrong::default() };
+        let (reason, credential, user) = (Nobodys::Unknown, None, None);
         for (ask, noted) in [
             (AccessCommand::ReadPersonal { user: None }, AccessEvent::PersonalRead { user: None }),
+            (
+                AccessCommand::RefuseCredential { reason, credential, user },
+                AccessEvent::CredentialRefused { reason, credential, user },
+            ),
             (AccessCommand::NoteRefused { network: None, wrong }, AccessEvent::Refused { network: None, wrong }),
         ] {
             let access = TestFramework::<Access>::with(());

@@ -27,6 +27,17 @@ pub enum Account {
     Active(Profile),
     /// Is there, and may not act.
     Suspended(Profile),
+    /// Asked to be forgotten, and may not act. Until it is done it can be undone.
+    Leaving {
+        /// What is known of them until then.
+        profile: Profile,
+        /// From then on it is done.
+        due: Moment,
+        /// Whether they were suspended meanwhile, and stay so should it be undone.
+        suspended: bool,
+    },
+    /// Was forgotten. No state is ever folded that far: what came before can't be read any more.
+    Forgotten,
 }
 
 /// The steps of onboarding, in order (contract, section 3).
@@ -149,7 +160,50 @@ pub enum AccountCommand {
         /// Which impersonation.
         impersonation: Uuid,
     },
+    /// Be forgotten when that time has come, and not act any more from now on.
+    RequestForget {
+        /// When.
+        due: Moment,
+    },
+    /// Be forgotten after all not. Taken in any status.
+    WithdrawForget,
+    /// Be forgotten, because the time that the user asked for has come; before that, nothing happens. Taken in any status.
+    ForgetWhenDue {
+        /// Now.
+        now: Moment,
+    },
+    /// Be forgotten now. Taken in any status.
+    Forget(AtTheWishOf),
 }
+
+/// At whose wish somebody was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtTheWishOf {
+    /// Their own.
+    User,
+    /// An administrator's.
+    Administrator,
+    /// Whoever runs the server, at its machine.
+    Operator,
+    /// Nobody's anew: they had been forgotten, and came back with a backup.
+    Ledger,
+}
+
+impl AtTheWishOf {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Administrator => "administrator",
+            Self::Operator => "operator",
+            Self::Ledger => "ledger",
+        }
+    }
+}
+
+/// The stored type of the one event of a user that is sealed under the system's key: it is read when theirs is gone.
+pub const FORGOTTEN: &str = "account.forgotten";
 
 /// What a registration says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -313,6 +367,21 @@ pub enum AccountEvent {
         /// Which impersonation.
         impersonation: Uuid,
     },
+    /// They asked to be forgotten, and may not act any more.
+    ForgetRequested {
+        /// When it is to be done.
+        due: Moment,
+    },
+    /// They are not to be forgotten after all.
+    ForgetWithdrawn {
+        /// Whether they may act again.
+        active: bool,
+    },
+    /// They were forgotten: the last event of every user who was. Nothing personal may stand in it.
+    Forgotten {
+        /// At whose wish.
+        by: AtTheWishOf,
+    },
 }
 
 domain_event!(AccountEvent,
@@ -337,6 +406,9 @@ domain_event!(AccountEvent,
     Self::ImpersonationStarted { .. } => "account.impersonation_started",
     Self::SessionEnded { .. } => "account.session_ended",
     Self::ImpersonationEnded { .. } => "account.impersonation_ended",
+    Self::ForgetRequested { .. } => "account.forget_requested",
+    Self::ForgetWithdrawn { .. } => "account.forget_withdrawn",
+    Self::Forgotten { .. } => "account.forgotten",
 );
 aggregate!(Account, "account", AccountCommand, AccountEvent);
 
@@ -346,22 +418,33 @@ impl Account {
         match self {
             Self::Active(profile) => Ok(profile),
             Self::Suspended(_) => Err(Refusal::forbidden("suspended", "This account is suspended; ask an administrator")),
-            Self::Absent => Err(Refusal::not_found("user")),
+            Self::Leaving { .. } => {
+                Err(Refusal::forbidden("leaving", "This account is about to be forgotten; an administrator can still undo that"))
+            }
+            Self::Absent | Self::Forgotten => Err(Refusal::not_found("user")),
         }
     }
 
     /// The profile, whatever the status.
     pub fn profile(&self) -> Option<&Profile> {
         match self {
-            Self::Active(profile) | Self::Suspended(profile) => Some(profile),
-            Self::Absent => None,
+            Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => Some(profile),
+            Self::Absent | Self::Forgotten => None,
         }
     }
 
     fn profile_mut(&mut self) -> Option<&mut Profile> {
         match self {
-            Self::Active(profile) | Self::Suspended(profile) => Some(profile),
-            Self::Absent => None,
+            Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => Some(profile),
+            Self::Absent | Self::Forgotten => None,
+        }
+    }
+
+    /// When they are to be forgotten, if they asked to be.
+    pub fn leaves_at(&self) -> Option<Moment> {
+        match self {
+            Self::Leaving { due, .. } => Some(*due),
+            _ => None,
         }
     }
 
@@ -372,10 +455,22 @@ impl Account {
             AccountCommand::Meet(acquaintance) => self.begin(AccountEvent::Met(acquaintance)),
             AccountCommand::Sync(wanted) => self.sync(wanted),
             // Also of somebody who was suspended meanwhile.
-            AccountCommand::EndImpersonation { by, impersonation } => match self {
-                Self::Absent => Err(Refusal::not_found("user")),
-                Self::Active(_) | Self::Suspended(_) => Ok(vec![AccountEvent::ImpersonationEnded { by, impersonation }]),
+            AccountCommand::EndImpersonation { by, impersonation } => {
+                self.known().map(|_| vec![AccountEvent::ImpersonationEnded { by, impersonation }])
+            }
+            AccountCommand::RequestForget { due } => match self {
+                Self::Leaving { .. } => Ok(vec![]), // the first time stands
+                _ => self.active().map(|_| vec![AccountEvent::ForgetRequested { due }]),
             },
+            AccountCommand::WithdrawForget => match self {
+                Self::Leaving { suspended, .. } => Ok(vec![AccountEvent::ForgetWithdrawn { active: !suspended }]),
+                _ => self.known().map(|_| vec![]),
+            },
+            AccountCommand::ForgetWhenDue { now } => match self.leaves_at() {
+                Some(due) if due <= now => Ok(vec![AccountEvent::Forgotten { by: AtTheWishOf::User }]),
+                _ => self.known().map(|_| vec![]),
+            },
+            AccountCommand::Forget(by) => self.known().map(|_| vec![AccountEvent::Forgotten { by }]),
             command => self.active()?.decide(command),
         }
     }
@@ -387,8 +482,12 @@ impl Account {
         }
     }
 
+    fn known(&self) -> Result<&Profile, Refusal> {
+        self.profile().ok_or_else(|| Refusal::not_found("user"))
+    }
+
     fn sync(&self, wanted: Wanted) -> Result<Vec<AccountEvent>, Refusal> {
-        let profile = self.profile().ok_or_else(|| Refusal::not_found("user"))?;
+        let profile = self.known()?;
         let role = wanted.role.unwrap_or_else(|| profile.role.clone());
         let admin = wanted.admin.unwrap_or(profile.admin);
         let mut events = Vec::new();
@@ -399,7 +498,8 @@ impl Account {
             events.push(AccountEvent::TierChanged { tier });
         }
         match (self, wanted.active) {
-            (Self::Active(_), Some(false)) => events.push(AccountEvent::Suspended),
+            (Self::Active(_) | Self::Leaving { suspended: false, .. }, Some(false)) => events.push(AccountEvent::Suspended),
+            // Who leaves is not brought back by a status that another system repeats: only by undoing it.
             (Self::Suspended(_), Some(true)) => events.push(AccountEvent::Reactivated),
             _ => {}
         }
@@ -414,16 +514,28 @@ impl Account {
                 let is_active = who.active;
                 *self = if is_active { Self::Active(Profile::new(who)) } else { Self::Suspended(Profile::new(who)) };
             }
-            AccountEvent::Suspended => {
-                if let Self::Active(profile) = self {
-                    *self = Self::Suspended(profile.clone());
-                }
-            }
+            AccountEvent::Suspended => match self {
+                Self::Active(profile) => *self = Self::Suspended(profile.clone()),
+                Self::Leaving { suspended, .. } => *suspended = true,
+                _ => {}
+            },
             AccountEvent::Reactivated => {
                 if let Self::Suspended(profile) = self {
                     *self = Self::Active(profile.clone());
                 }
             }
+            AccountEvent::ForgetRequested { due } => {
+                if let Self::Active(profile) = self {
+                    *self = Self::Leaving { profile: profile.clone(), due, suspended: false };
+                }
+            }
+            AccountEvent::ForgetWithdrawn { active } => {
+                if let Self::Leaving { profile, .. } = self {
+                    let profile = profile.clone();
+                    *self = if active { Self::Active(profile) } else { Self::Suspended(profile) };
+                }
+            }
+            AccountEvent::Forgotten { .. } => *self = Self::Forgotten,
             event => {
                 if let Some(profile) = self.profile_mut() {
                     profile.evolve(event);

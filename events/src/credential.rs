@@ -3,7 +3,101 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, refusal::Refusal};
+use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal};
+
+/// What is held. A user holds any number of profiles, told apart by platform and name, and of the other kinds one for each
+/// platform.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialKind {
+    /// A platform that the user connected; counts `platforms_connected`.
+    #[default]
+    Profile,
+    /// Name and password to download with.
+    Password,
+    /// A cookie file to download with.
+    Cookies,
+    /// What a browser was logged in with.
+    Session,
+}
+
+impl CredentialKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Profile, Self::Password, Self::Cookies, Self::Session];
+
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Profile => "profile",
+            Self::Password => "password",
+            Self::Cookies => "cookies",
+            Self::Session => "session",
+        }
+    }
+
+    fn is_profile(&self) -> bool {
+        *self == Self::Profile
+    }
+}
+
+/// Why somebody was not shown a credential; the word is stored and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedFor {
+    /// Its owner does not hold it, nor ever did.
+    NotHeld,
+    /// It was removed.
+    Removed,
+    /// It is of another kind than the route is for.
+    OtherKind,
+    /// The session is over.
+    SessionExpired,
+    /// The caller said to work on a job of the owner's, and does not.
+    StaleLease,
+    /// The caller's key is not for this.
+    ScopeNeeded,
+    /// Its owner is suspended.
+    Suspended,
+    /// What is stored can't be opened: it was changed, moved or lost.
+    Damaged,
+}
+
+impl RefusedFor {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotHeld => "not_held",
+            Self::Removed => "removed",
+            Self::OtherKind => "other_kind",
+            Self::SessionExpired => "session_expired",
+            Self::StaleLease => "stale_lease",
+            Self::ScopeNeeded => "scope_needed",
+            Self::Suspended => "suspended",
+            Self::Damaged => "damaged",
+        }
+    }
+
+    /// What the caller is told.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::NotHeld | Self::Removed | Self::OtherKind => Refusal::not_found("credential"),
+            Self::SessionExpired => Refusal::gone(
+                "session_expired",
+                "The session is over; its user has to log in on the platform and capture it again",
+            ),
+            Self::StaleLease => {
+                Refusal::conflict("stale_lease", "This lease is not the present one of a job of the credential's owner")
+            }
+            Self::ScopeNeeded => {
+                let sentence =
+                    format!("This needs a service key with the scope `{}`", crate::service_key::Scope::CredentialsReveal);
+                Refusal::forbidden("scope_needed", sentence)
+            }
+            Self::Suspended => Refusal::forbidden("suspended", "The credential's owner is suspended; ask an administrator"),
+            Self::Damaged => Refusal::conflict("damaged", "What is stored can't be opened; its owner has to store it again"),
+        }
+    }
+}
 
 /// What a credential is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -14,12 +108,16 @@ pub enum Credential {
     Absent,
     /// Held.
     Held {
+        /// What kind.
+        kind: CredentialKind,
         /// Which platform.
         platform: String,
         /// The name there.
         platform_username: Option<String>,
         /// How many times it was stored.
         version: u32,
+        /// When a session is over.
+        expires_at: Option<Moment>,
     },
     /// Removed; the number goes on should it be stored again.
     Removed {
@@ -42,16 +140,29 @@ pub struct SealedSecret {
 pub enum CredentialCommand {
     /// Hold this secret, instead of the one held, if any.
     Store {
+        /// What kind.
+        kind: CredentialKind,
         /// Which platform.
         platform: String,
         /// The name there; personal.
         platform_username: Option<String>,
+        /// When a session is over.
+        expires_at: Option<Moment>,
         /// The sealed secret.
         sealed: SealedSecret,
     },
     /// Note that it is about to be shown. The plaintext may leave only after this is durable.
     Reveal {
         /// Why, in the caller's words.
+        purpose: Option<String>,
+    },
+    /// Note that somebody asked to be shown it, and was not.
+    Refuse {
+        /// Why not.
+        reason: RefusedFor,
+        /// For which platform, when that was asked.
+        platform: Option<String>,
+        /// What for, in the caller's words.
         purpose: Option<String>,
     },
     /// Hold it no longer.
@@ -64,11 +175,17 @@ pub enum CredentialCommand {
 pub enum CredentialEvent {
     /// Stored for the first time.
     Stored {
+        /// What kind; a profile where it does not say.
+        #[serde(default, skip_serializing_if = "CredentialKind::is_profile")]
+        kind: CredentialKind,
         /// Which platform.
         platform: String,
         /// The name there; personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform_username: Option<String>,
+        /// When a session is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Moment>,
         /// Version and hash of the ciphertext.
         sealed: SealedSecret,
     },
@@ -77,6 +194,9 @@ pub enum CredentialEvent {
         /// The name there; personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform_username: Option<String>,
+        /// When a session is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Moment>,
         /// Version and hash of the ciphertext.
         sealed: SealedSecret,
     },
@@ -88,6 +208,17 @@ pub enum CredentialEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         purpose: Option<String>,
     },
+    /// Asked for and not shown.
+    Refused {
+        /// Why not.
+        reason: RefusedFor,
+        /// For which platform, when that was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        platform: Option<String>,
+        /// What for, in the caller's words; may be personal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        purpose: Option<String>,
+    },
     /// Held no longer; the ciphertext was deleted with this fact.
     Removed,
 }
@@ -96,6 +227,7 @@ domain_event!(CredentialEvent,
     Self::Stored { .. } => "credential.stored",
     Self::Changed { .. } => "credential.changed",
     Self::Revealed { .. } => "credential.revealed",
+    Self::Refused { .. } => "credential.refused",
     Self::Removed => "credential.removed",
 );
 aggregate!(Credential, "credential", CredentialCommand, CredentialEvent);
@@ -112,24 +244,32 @@ impl Credential {
     /// What happens when this is asked.
     pub fn decide(&self, command: CredentialCommand) -> Result<Vec<CredentialEvent>, Refusal> {
         match command {
-            CredentialCommand::Store { platform, platform_username, sealed } => {
+            CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed } => {
                 if sealed.version != self.next_version() {
                     let sentence = "The credential was changed meanwhile; read it and try again";
                     return Err(Refusal::conflict("changed_meanwhile", sentence));
                 }
                 match self {
+                    Self::Held { kind: held, .. } if *held != kind => {
+                        let (held, wanted) = (held.as_str(), kind.as_str());
+                        let sentence = format!("This credential is a `{held}`; store a `{wanted}` beside it");
+                        Err(Refusal::conflict("other_kind", sentence))
+                    }
                     Self::Held { platform: held, .. } if *held != platform => {
                         let sentence = format!("This credential is for `{held}`; store one for `{platform}` beside it");
                         Err(Refusal::conflict("other_platform", sentence))
                     }
-                    Self::Held { .. } => Ok(vec![CredentialEvent::Changed { platform_username, sealed }]),
-                    _ => Ok(vec![CredentialEvent::Stored { platform, platform_username, sealed }]),
+                    Self::Held { .. } => Ok(vec![CredentialEvent::Changed { platform_username, expires_at, sealed }]),
+                    _ => Ok(vec![CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed }]),
                 }
             }
             CredentialCommand::Reveal { purpose } => match self {
                 Self::Held { version, .. } => Ok(vec![CredentialEvent::Revealed { version: *version, purpose }]),
                 _ => Err(Refusal::not_found("credential")),
             },
+            CredentialCommand::Refuse { reason, platform, purpose } => {
+                Ok(vec![CredentialEvent::Refused { reason, platform, purpose }])
+            }
             CredentialCommand::Remove => match self {
                 Self::Held { .. } => Ok(vec![CredentialEvent::Removed]),
                 Self::Removed { .. } => Ok(vec![]),
@@ -141,16 +281,17 @@ impl Credential {
     /// Folds what happened.
     pub fn evolve(&mut self, event: CredentialEvent) {
         match event {
-            CredentialEvent::Stored { platform, platform_username, sealed } => {
-                *self = Self::Held { platform, platform_username, version: sealed.version };
+            CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed } => {
+                *self = Self::Held { kind, platform, platform_username, version: sealed.version, expires_at };
             }
-            CredentialEvent::Changed { platform_username: name, sealed } => {
-                if let Self::Held { platform_username, version, .. } = self {
+            CredentialEvent::Changed { platform_username: name, expires_at: end, sealed } => {
+                if let Self::Held { platform_username, version, expires_at, .. } = self {
                     *version = sealed.version;
                     *platform_username = name;
+                    *expires_at = end;
                 }
             }
-            CredentialEvent::Revealed { .. } => {}
+            CredentialEvent::Revealed { .. } | CredentialEvent::Refused { .. } => {}
             CredentialEvent::Removed => {
                 if let Self::Held { version, .. } = self {
                     *self = Self::Removed { version: *version };
@@ -172,19 +313,66 @@ mod tests {
         SealedSecret { version, hash: "00".into() }
     }
     fn stored() -> CredentialEvent {
-        CredentialEvent::Stored { platform: "x".into(), platform_username: None, sealed: sealed(1) }
+        let (kind, platform) = (CredentialKind::Profile, "x".into());
+        CredentialEvent::Stored { kind, platform, platform_username: None, expires_at: None, sealed: sealed(1) }
     }
     fn store(version: u32) -> CredentialCommand {
-        CredentialCommand::Store { platform: "x".into(), platform_username: None, sealed: sealed(version) }
+        let (kind, platform) = (CredentialKind::Profile, "x".into());
+        CredentialCommand::Store { kind, platform, platform_username: None, expires_at: None, sealed: sealed(version) }
     }
 
     #[test]
     fn storing_again_changes_and_raises_the_version() {
         Given::with(()).given_no_previous_events().when(store(1)).then_expect_events(vec![stored()]);
-        Given::with(())
-            .given(vec![stored()])
-            .when(store(2))
-            .then_expect_events(vec![CredentialEvent::Changed { platform_username: None, sealed: sealed(2) }]);
+        Given::with(()).given(vec![stored()]).when(store(2)).then_expect_events(vec![CredentialEvent::Changed {
+            platform_username: None,
+            expires_at: None,
+            sealed: sealed(2),
+        }]);
+    }
+
+    #[test]
+    fn a_credential_stays_of_its_kind_and_platform() {
+        let CredentialCommand::Store { platform_username, expires_at, sealed, .. } = store(2) else { panic!() };
+        for (kind, platform, code) in
+            [(CredentialKind::Session, "x", "other_kind"), (CredentialKind::Profile, "reddit", "other_platform")]
+        {
+            let (platform_username, sealed) = (platform_username.clone(), sealed.clone());
+            let command = CredentialCommand::Store { kind, platform: platform.into(), platform_username, expires_at, sealed };
+            let refused = Given::with(()).given(vec![stored()]).when(command).inspect_result().unwrap_err();
+            assert_eq!(refused.code, code);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_a_fact_whatever_the_credential_is() {
+        let refused = CredentialEvent::Refused { reason: RefusedFor::Removed, platform: None, purpose: None };
+        let refuse = CredentialCommand::Refuse { reason: RefusedFor::Removed, platform: None, purpose: None };
+        for given in [vec![], vec![stored()], vec![stored(), CredentialEvent::Removed]] {
+            Given::with(()).given(given).when(refuse.clone()).then_expect_events(vec![refused.clone()]);
+        }
+        let mut removed = Credential::Removed { version: 1 };
+        removed.evolve(refused);
+        assert_eq!(removed, Credential::Removed { version: 1 }, "it changes nothing");
+    }
+
+    #[test]
+    fn words_are_the_same_stored_and_shown() {
+        for kind in CredentialKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+        for reason in [
+            RefusedFor::NotHeld,
+            RefusedFor::Removed,
+            RefusedFor::OtherKind,
+            RefusedFor::SessionExpired,
+            RefusedFor::StaleLease,
+            RefusedFor::ScopeNeeded,
+            RefusedFor::Suspended,
+            RefusedFor::Damaged,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
     }
 
     #[test]

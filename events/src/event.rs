@@ -171,6 +171,9 @@ impl Event {
                 }
                 AccountEvent::ImpersonationStarted { by, impersonation }
                 | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                AccountEvent::ForgetRequested { due } => json!({"due_at": due}),
+                AccountEvent::ForgetWithdrawn { active } => json!({"active": active}),
+                AccountEvent::Forgotten { by } => json!({"by": by}),
                 AccountEvent::SignedIn
                 | AccountEvent::Suspended
                 | AccountEvent::Reactivated
@@ -186,9 +189,14 @@ impl Event {
                 }
             },
             Self::Credential(event) => match event {
-                CredentialEvent::Stored { platform, sealed, .. } => json!({"platform": platform, "version": sealed.version}),
-                CredentialEvent::Changed { sealed, .. } => json!({"version": sealed.version}),
+                CredentialEvent::Stored { kind, platform, expires_at, sealed, .. } => {
+                    json!({"kind": kind, "platform": platform, "version": sealed.version, "expires_at": expires_at})
+                }
+                CredentialEvent::Changed { expires_at, sealed, .. } => {
+                    json!({"version": sealed.version, "expires_at": expires_at})
+                }
                 CredentialEvent::Revealed { version, .. } => json!({"version": version}),
+                CredentialEvent::Refused { reason, .. } => json!({"reason": reason}),
                 CredentialEvent::Removed => json!({}),
             },
             Self::Job(event) => match event {
@@ -234,6 +242,9 @@ impl Event {
                 AccessEvent::PersonalRead { user } => json!({"user": user}),
                 // Not where it came from, whose hash anybody who has the key can look for.
                 AccessEvent::Refused { wrong, .. } => json!(wrong),
+                AccessEvent::CredentialRefused { reason, credential, user } => {
+                    json!({"reason": reason, "credential": credential, "user": user})
+                }
             },
         };
         match fields {

@@ -15,6 +15,8 @@ pub mod moment;
 pub mod operation;
 /// Why something was refused, in kinds that the rim maps to statuses.
 pub mod refusal;
+/// Text that never shows itself.
+pub mod secret_text;
 /// Tiers and counters.
 pub mod tier;
 
@@ -26,6 +28,8 @@ pub mod account;
 pub mod caption;
 /// `chat`: a session's turns.
 pub mod chat;
+/// Cookies, as people and browsers hand them over.
+pub mod cookies;
 /// `credential`: that a secret is held, changed, revealed or removed; never the secret.
 pub mod credential;
 /// `email`: the fence that makes an address unique.
@@ -52,6 +56,7 @@ pub use limits::{Limits, Now};
 pub use metadata::{CallerKind, Metadata};
 pub use moment::Moment;
 pub use refusal::{Refusal, RefusalKind};
+pub use secret_text::SecretText;
 pub use user::{User, UserCommand};
 
 /// Wires an aggregate with pure `decide` and `evolve` to cqrs-es: `handle` only feeds the decided events to the sink.

@@ -58,6 +58,11 @@ impl Refusal {
         Self::new(RefusalKind::NotFound, "not_found", format!("There is no such {what}, or it is not yours"))
     }
 
+    /// Not there any more, for a reason that the caller may know.
+    pub fn gone(code: &'static str, sentence: impl Into<String>) -> Self {
+        Self::new(RefusalKind::NotFound, code, sentence)
+    }
+
     /// Against the present state.
     pub fn conflict(code: &'static str, sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::Conflict, code, sentence)

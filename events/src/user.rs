@@ -12,7 +12,7 @@ use crate::{
     account::{Account, AccountCommand, AccountEvent, Onboarding},
     caption::{Brief, Caption, CaptionCommand, Written},
     chat::{Chat, ChatCommand, Failure},
-    credential::{Credential, CredentialCommand, SealedSecret},
+    credential::{Credential, CredentialCommand, CredentialKind, RefusedFor, SealedSecret},
     event::{Change, Event},
     ids::{BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
     job::{Job, JobCommand, JobEvent, JobSpec},
@@ -27,10 +27,15 @@ use crate::{
 /// The most jobs of one user that have not ended: a user's state stays within memory.
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
+/// The most credentials that a user holds beside profiles, which the tier limits: each platform's login, cookies and session.
+pub const MAX_LOGINS: usize = 300;
+
 /// What a user's tier allows, and what is counted against it.
 mod allowed;
 /// Onboarding and the job that does it.
 pub mod onboarding;
+/// Who may be shown a credential, and why not.
+pub mod reveal;
 /// The state as it is kept beside the log.
 pub mod snapshot;
 
@@ -65,19 +70,23 @@ pub enum UserCommand {
     BeginOnboarding(JobId, BlobId),
     /// Anything else about the account.
     Account(AccountCommand),
-    /// Hold a platform's credentials.
+    /// Hold a credential.
     StoreCredential {
         /// Which: see [`User::credential_for`].
         credential: CredentialId,
+        /// What kind.
+        kind: CredentialKind,
         /// The platform.
         platform: String,
         /// The name there.
         platform_username: Option<String>,
+        /// When a session is over.
+        expires_at: Option<Moment>,
         /// The sealed secret.
         sealed: SealedSecret,
     },
     /// Hold a platform's credentials that another system held for the user. It was allowed there: they are counted, but no limit
-    /// stops them, nor does a suspension. Nothing that is or was here gives way to them.
+    /// stops them, nor does a suspension. What is or was here gives way to them only if it was brought in, too.
     ImportCredential {
         /// Which, as the other system calls it.
         credential: CredentialId,
@@ -85,6 +94,8 @@ pub enum UserCommand {
         platform: String,
         /// The name there.
         platform_username: Option<String>,
+        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        over: Option<u32>,
         /// The sealed secret.
         sealed: SealedSecret,
     },
@@ -93,6 +104,17 @@ pub enum UserCommand {
         /// Which.
         credential: CredentialId,
         /// Why.
+        purpose: Option<String>,
+    },
+    /// Note that a credential was asked for and not shown: see [`User::may_be_shown`].
+    RefuseCredential {
+        /// Which.
+        credential: CredentialId,
+        /// Why not.
+        reason: RefusedFor,
+        /// For which platform, when that was asked.
+        platform: Option<String>,
+        /// What for.
         purpose: Option<String>,
     },
     /// Hold a credential no longer.
@@ -184,12 +206,15 @@ impl User {
         self.credentials.get(&credential)
     }
 
-    /// The credential held for this platform and name, if any.
-    pub fn credential_for(&self, platform: &str, username: Option<&str>) -> Option<CredentialId> {
-        self.credentials.iter().find_map(|(id, credential)| match credential {
-            Credential::Held { platform: p, platform_username: u, .. } if p == platform && u.as_deref() == username => Some(*id),
-            _ => None,
-        })
+    /// The credential of this kind that is held for a platform, if any: of several profiles, the one of that name.
+    pub fn credential_for(&self, kind: CredentialKind, platform: &str, username: Option<&str>) -> Option<CredentialId> {
+        let is_it = |held: &Credential| match held {
+            Credential::Held { kind: k, platform: p, platform_username: u, .. } => {
+                *k == kind && p == platform && (kind != CredentialKind::Profile || u.as_deref() == username)
+            }
+            _ => false,
+        };
+        self.credentials.iter().find_map(|(id, held)| is_it(held).then_some(*id))
     }
 
     /// The turn under way in a session.
@@ -205,7 +230,12 @@ impl User {
 
     /// What happens when this is asked now. Everything returned is appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        if !command.is_an_ending() && !matches!(command, UserCommand::Account(_) | UserCommand::ImportCredential { .. }) {
+        // That something was refused is also a fact of the suspended, and nothing of theirs is lost in an import.
+        let of_anybody = matches!(
+            command,
+            UserCommand::Account(_) | UserCommand::RefuseCredential { .. } | UserCommand::ImportCredential { .. }
+        );
+        if !command.is_an_ending() && !of_anybody {
             self.account.active()?;
         }
         match command {
@@ -215,14 +245,20 @@ impl User {
                 self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
             }
             UserCommand::BeginOnboarding(job, file) => self.begin_onboarding(&job, file),
-            UserCommand::StoreCredential { credential, platform, platform_username, sealed } => {
-                self.store_credential(&now, credential, CredentialCommand::Store { platform, platform_username, sealed })
+            UserCommand::StoreCredential { credential, kind, platform, platform_username, expires_at, sealed } => {
+                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
+                self.store_credential(&now, credential, kind, store)
             }
-            UserCommand::ImportCredential { credential, platform, platform_username, sealed } => {
-                self.import_credential(credential, CredentialCommand::Store { platform, platform_username, sealed })
+            UserCommand::ImportCredential { credential, platform, platform_username, over, sealed } => {
+                let kind = CredentialKind::Profile;
+                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at: None, sealed };
+                self.import_credential(credential, over, store)
             }
             UserCommand::RevealCredential { credential, purpose } => {
                 self.credential_changes(credential, CredentialCommand::Reveal { purpose })
+            }
+            UserCommand::RefuseCredential { credential, reason, platform, purpose } => {
+                self.credential_changes(credential, CredentialCommand::Refuse { reason, platform, purpose })
             }
             UserCommand::RemoveCredential(credential) => self.credential_changes(credential, CredentialCommand::Remove),
             UserCommand::SubmitJob(job, spec) => self.submit_job(&now, &job, &spec),
@@ -252,25 +288,46 @@ impl User {
         Ok(changes(&id, events))
     }
 
-    fn store_credential(&self, now: &Now, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
+    fn store_credential(
+        &self,
+        now: &Now,
+        id: CredentialId,
+        kind: CredentialKind,
+        command: CredentialCommand,
+    ) -> Result<Vec<Change>, Refusal> {
         let is_new = !matches!(self.credentials.get(&id), Some(Credential::Held { .. }));
-        if is_new {
-            self.can_perform(now, Counter::PlatformsConnected, 1)?;
+        match kind {
+            _ if !is_new => {}
+            CredentialKind::Profile => drop(self.can_perform(now, Counter::PlatformsConnected, 1)?),
+            CredentialKind::Password | CredentialKind::Cookies | CredentialKind::Session => self.check_room_for_a_login()?,
         }
         self.credential_changes(id, command)
     }
 
-    fn import_credential(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
+    fn check_room_for_a_login(&self) -> Result<(), Refusal> {
+        let is_login = |held: &&Credential| matches!(held, Credential::Held { kind, .. } if *kind != CredentialKind::Profile);
+        match self.credentials.values().filter(is_login).count() < MAX_LOGINS {
+            true => Ok(()),
+            false => {
+                let sentence = format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
+                Err(Refusal::conflict("too_many_credentials", sentence))
+            }
+        }
+    }
+
+    fn import_credential(&self, id: CredentialId, over: Option<u32>, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
         self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
         let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
         if let CredentialCommand::Store { platform, platform_username, .. } = &command
-            && let Some(other) = self.credential_for(platform, platform_username.as_deref()).filter(|other| *other != id)
+            && let Some(other) =
+                self.credential_for(CredentialKind::Profile, platform, platform_username.as_deref()).filter(|other| *other != id)
         {
             return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
         }
         match self.credentials.get(&id) {
             None | Some(Credential::Absent) => self.credential_changes(id, command),
-            Some(Credential::Held { .. }) => refused("This credential is held here with another secret, which stays".to_owned()),
+            Some(Credential::Held { version, .. }) if over == Some(*version) => self.credential_changes(id, command),
+            Some(Credential::Held { .. }) => refused("This credential was changed here, and stays so".to_owned()),
             Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
         }
     }

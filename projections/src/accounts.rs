@@ -5,7 +5,7 @@ use genie_events::{
     Event, Moment, StreamKind, UserId,
     account::{AccountEvent, Acquaintance},
 };
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, keys::KeyState, store::Store};
 use sqlx::{Any, Row, any::AnyArguments, query::Query};
 
 use crate::projection::{Projection, Seen, Tx, open, open_option, read};
@@ -23,6 +23,10 @@ impl Projection for Projector {
         kind == StreamKind::Account
     }
 
+    fn rows(&self) -> &'static [Rows] {
+        &[Rows { table: "accounts", user: "user_id", key: "user_id" }]
+    }
+
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Account(event) = seen.event else { return Ok(()) };
@@ -32,8 +36,13 @@ impl Projection for Projector {
                 AccountEvent::OnboardingAdvanced { to } => {
                     sqlx::query("UPDATE accounts SET onboarding = $2 WHERE user_id = $1").bind(seen.user()).bind(to.as_str())
                 }
-                AccountEvent::Suspended => set_status(&seen, "suspended"),
+                AccountEvent::Suspended => {
+                    let sql = "UPDATE accounts SET status = 'suspended' WHERE user_id = $1 AND status <> 'leaving'";
+                    sqlx::query(sql).bind(seen.user())
+                }
                 AccountEvent::Reactivated => set_status(&seen, "active"),
+                AccountEvent::ForgetRequested { .. } => set_status(&seen, "leaving"),
+                AccountEvent::ForgetWithdrawn { active } => set_status(&seen, if *active { "active" } else { "suspended" }),
                 AccountEvent::RoleChanged { role, admin } => {
                     sqlx::query("UPDATE accounts SET role = $2, admin = $3 WHERE user_id = $1")
                         .bind(seen.user())
@@ -60,7 +69,8 @@ impl Projection for Projector {
                 | AccountEvent::ImpersonationEnded { .. }
                 | AccountEvent::SessionReuseDetected { .. }
                 | AccountEvent::Exported { .. }
-                | AccountEvent::ImpersonationStarted { .. } => return Ok(()),
+                | AccountEvent::ImpersonationStarted { .. }
+                | AccountEvent::Forgotten { .. } => return Ok(()),
             };
             query.execute(&mut **tx).await.map(drop)
         }
@@ -97,7 +107,7 @@ fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> Asked<'q> {
 pub struct AccountRow {
     /// Who.
     pub user: UserId,
-    /// `active` or `suspended`.
+    /// `active`, `suspended`, or `leaving`: they asked to be forgotten.
     pub status: String,
     /// The role's name.
     pub role: String,
@@ -136,7 +146,7 @@ impl Accounts {
             Ok(sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?)
         });
         let Some(row) = row.await? else { return Ok(None) };
-        let keys = self.log.live_keys(user).await?;
+        let KeyState::Live(keys) = self.log.keys(user.0).await? else { return Ok(None) }; // forgotten, and about to be erased
         let email: Vec<u8> = row.try_get("email_sealed")?;
         Ok(Some(AccountRow {
             user,
@@ -150,5 +160,14 @@ impl Accounts {
             two_factor: row.try_get::<i64, _>("two_factor")? != 0,
             created_at: Moment(row.try_get("created_at")?),
         }))
+    }
+
+    /// Whether anybody but this user administers and may act.
+    pub async fn has_other_administrator(&self, user: UserId) -> Result<bool, LogError> {
+        read(&self.log, async move |store: Store| {
+            let sql = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";
+            Ok(sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?.is_some())
+        })
+        .await
     }
 }

@@ -2,6 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::StreamKind;
+use genie_log::forget::Rows;
 
 use crate::projection::{Projection, Seen, Tx};
 
@@ -14,6 +15,10 @@ impl Projection for Audit {
 
     fn wants(&self, _: StreamKind) -> bool {
         true
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[Rows { table: "audit", user: "user_id", key: "position" }]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {

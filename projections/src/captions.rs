@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, Moment, StreamKind, UserId, caption::CaptionEvent};
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, store::Store};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, open_option, read};
@@ -16,6 +16,10 @@ impl Projection for Projector {
 
     fn wants(&self, kind: StreamKind) -> bool {
         kind == StreamKind::Caption
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[Rows { table: "captions", user: "user_id", key: "caption_id" }]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {

@@ -5,7 +5,7 @@ use genie_events::{
     Event, Moment, SessionId, StreamKind, TurnId, UserId,
     chat::{ChatEvent, Failure, TurnMetrics},
 };
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, store::Store};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
@@ -33,6 +33,13 @@ impl Projection for Projector {
 
     fn wants(&self, kind: StreamKind) -> bool {
         kind == StreamKind::Chat
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[
+            Rows { table: "chats", user: "user_id", key: "session_id" },
+            Rows { table: "messages", user: "user_id", key: "message_id" },
+        ]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {

@@ -2,10 +2,10 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{CredentialId, Event, Moment, StreamKind, UserId, credential::CredentialEvent};
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
+use crate::projection::{Projection, Seen, Tx, open_option, read};
 
 pub(crate) struct Projector;
 
@@ -18,34 +18,43 @@ impl Projection for Projector {
         kind == StreamKind::Credential
     }
 
+    fn rows(&self) -> &'static [Rows] {
+        &[Rows { table: "credentials", user: "user_id", key: "credential_id" }]
+    }
+
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Credential(event) = seen.event else { return Ok(()) };
             let id = seen.fact.stream.id.as_str();
             let query = match event {
-                CredentialEvent::Stored { platform, platform_username, sealed } => sqlx::query(
-                    "INSERT INTO credentials (credential_id, user_id, kind, platform, username_sealed, version, created_at, updated_at) \
-                     VALUES ($1, $2, 'profile', $3, $4, $5, $6, $6)",
+                CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed } => sqlx::query(
+                    "INSERT INTO credentials (credential_id, user_id, kind, platform, username_sealed, version, created_at, \
+                     updated_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)",
                 )
                 .bind(id)
                 .bind(seen.user())
+                .bind(kind.as_str())
                 .bind(platform)
                 .bind(seen.seal_option("credentials.username", platform_username.as_deref()))
                 .bind(i64::from(sealed.version))
-                .bind(seen.at().0),
-                CredentialEvent::Changed { platform_username, sealed } => sqlx::query(
-                    "UPDATE credentials SET username_sealed = $2, version = $3, updated_at = $4 WHERE credential_id = $1",
+                .bind(seen.at().0)
+                .bind(expires_at.map(|at| at.0)),
+                CredentialEvent::Changed { platform_username, expires_at, sealed } => sqlx::query(
+                    "UPDATE credentials SET username_sealed = $2, version = $3, updated_at = $4, expires_at = $5 \
+                     WHERE credential_id = $1",
                 )
                 .bind(id)
                 .bind(seen.seal_option("credentials.username", platform_username.as_deref()))
                 .bind(i64::from(sealed.version))
-                .bind(seen.at().0),
+                .bind(seen.at().0)
+                .bind(expires_at.map(|at| at.0)),
                 CredentialEvent::Revealed { .. } => {
                     sqlx::query("UPDATE credentials SET last_revealed_at = $2, last_revealed_by = $3 WHERE credential_id = $1")
                         .bind(id)
                         .bind(seen.at().0)
                         .bind(seen.fact.metadata.caller.as_str())
                 }
+                CredentialEvent::Refused { .. } => return Ok(()),
                 CredentialEvent::Removed => sqlx::query("DELETE FROM credentials WHERE credential_id = $1").bind(id),
             };
             query.execute(&mut **tx).await.map(drop)
@@ -59,7 +68,7 @@ impl Projection for Projector {
 pub struct CredentialRow {
     /// Which.
     pub id: String,
-    /// What kind: `profile`.
+    /// What kind: `profile`, `password`, `cookies` or `session`.
     pub kind: String,
     /// For which platform.
     pub platform: String,
@@ -69,6 +78,8 @@ pub struct CredentialRow {
     pub created_at: Moment,
     /// When it was last stored.
     pub updated_at: Moment,
+    /// When a session is over.
+    pub expires_at: Option<Moment>,
     /// When it was last shown.
     pub last_revealed_at: Option<Moment>,
     /// To what kind of caller.
@@ -82,20 +93,11 @@ pub struct Credentials {
 }
 
 const COLUMNS: &str =
-    "credential_id, kind, platform, username_sealed, created_at, updated_at, last_revealed_at, last_revealed_by";
+    "credential_id, kind, platform, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
 
 impl Credentials {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
-    }
-
-    /// Whose a credential is.
-    pub async fn owner(&self, id: CredentialId) -> Result<Option<UserId>, LogError> {
-        let row = read(&self.log, async move |store: Store| {
-            let sql = "SELECT user_id FROM credentials WHERE credential_id = $1";
-            Ok(sqlx::query(sql).bind(id.to_string()).fetch_optional(store.reads()).await?)
-        });
-        row.await?.map(|row| user_id(&row.try_get::<String, _>("user_id")?)).transpose()
     }
 
     /// A user's credentials, oldest first, at most `limit`, after the one named by `after` (created_at, id).
@@ -132,6 +134,7 @@ impl Credentials {
                 platform_username: open_option(&keys, "credentials.username", row.try_get("username_sealed")?)?,
                 created_at: Moment(row.try_get("created_at")?),
                 updated_at: Moment(row.try_get("updated_at")?),
+                expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),
                 last_revealed_at: row.try_get::<Option<i64>, _>("last_revealed_at")?.map(Moment),
                 last_revealed_by: row.try_get("last_revealed_by")?,
             })

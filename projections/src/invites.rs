@@ -5,7 +5,7 @@ use genie_events::{
     Event, Moment, StreamKind,
     invite::{CODE_COLUMN, InviteEvent},
 };
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, read};
@@ -19,6 +19,14 @@ impl Projection for Projector {
 
     fn wants(&self, kind: StreamKind) -> bool {
         kind == StreamKind::Invite
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[]
+    }
+
+    fn mentions(&self) -> &'static [(&'static str, &'static str)] {
+        &[("invites", "used_by")]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {

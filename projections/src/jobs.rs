@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, JobId, Moment, StreamKind, UserId, job::JobEvent, operation::QUEUES};
-use genie_log::{Log, LogError, UserKeys, store::Store};
+use genie_log::{Log, LogError, UserKeys, forget::Rows, store::Store};
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 
@@ -19,6 +19,10 @@ impl Projection for Projector {
 
     fn wants(&self, kind: StreamKind) -> bool {
         kind == StreamKind::Job
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[Rows { table: "jobs", user: "user_id", key: "job_id" }]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {

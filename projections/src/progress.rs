@@ -67,6 +67,11 @@ impl Progress {
         });
     }
 
+    /// All projections.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.names.values().copied()
+    }
+
     /// Waits until a projection's stored checkpoint has reached a position.
     pub async fn wait_for(&self, name: &str, position: u64, limit: Duration) -> Result<(), ReadError> {
         let is_reached = |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);

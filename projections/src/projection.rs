@@ -7,9 +7,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use genie_events::{Event, Moment, StreamId, StreamKind, UserId};
+use genie_events::{Event, Moment, StreamId, StreamKind, UserId, account::FORGOTTEN};
 use genie_log::{
     Body, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
+    forget::Rows,
     store::{LONGEST, Store},
 };
 use sqlx::{Any, Row, Transaction};
@@ -22,6 +23,8 @@ pub type Tx = Transaction<'static, Any>;
 
 /// Facts of one transaction.
 const BATCH: usize = 500;
+/// Rows of a forgotten user that are deleted in one transaction.
+const ERASED_AT_ONCE: i64 = 1000;
 /// While nothing happens, a projection makes sure this often that its rows are still there.
 const RECHECK: Duration = Duration::from_secs(2);
 /// Pause after the store was away.
@@ -39,6 +42,14 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Whether facts of such streams concern it.
     fn wants(&self, kind: StreamKind) -> bool;
+
+    /// Where a user's rows are in its tables: they go when the user was forgotten.
+    fn rows(&self) -> &'static [Rows];
+
+    /// Columns of rows that are not a user's and name one, as table and column: they are emptied then.
+    fn mentions(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 
     /// Writes what a fact changes.
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>>;
@@ -173,17 +184,26 @@ impl Runner {
         // What stood before the damage is applied, wherever a batch begins and ends.
         let left_behind: HashMap<(&str, &str), u64> =
             newly_damaged.iter().rev().map(|(kind, id, damaged)| ((kind.as_str(), id.as_str()), damaged.position)).collect();
+        for user in forgotten(&facts) {
+            self.erase_most(epoch, user).await?;
+        }
         let mut tx = self.log.store().relaxed_in(epoch).await?;
         if !self.move_checkpoint(&mut tx, epoch, from, to).await? {
             return Ok(Batch::Overtaken);
         }
         for fact in &facts {
             let stream = &fact.stream;
+            // Whatever became of the stream: what is left of them goes.
+            if let Some(user) = forgotten(std::slice::from_ref(fact)).next() {
+                self.erase(&mut tx, user).await?;
+            }
             let damaged_at = left_behind.get(&(stream.kind.as_str(), stream.id.as_str()));
             if self.damaged.contains_key(stream) || damaged_at.is_some_and(|damaged| fact.position > *damaged) {
                 continue;
             }
-            if let Body::Open(event, keys) = &fact.body {
+            if let Body::Open(event, keys) = &fact.body
+                && self.projection.wants(stream.kind)
+            {
                 self.projection.apply(Seen { fact, event, keys }, &mut tx).await?;
             }
         }
@@ -207,10 +227,37 @@ impl Runner {
         Ok(Batch::Applied)
     }
 
+    /// Deletes what there is of a forgotten user, some rows at a time: there may be more than one transaction should hold.
+    async fn erase_most(&self, epoch: Epoch, user: UserId) -> Result<(), LogError> {
+        for rows in self.projection.rows() {
+            loop {
+                let mut tx = self.log.store().relaxed_in(epoch).await?;
+                let erased = rows.erase(&mut tx, user, ERASED_AT_ONCE).await?;
+                tx.commit().await?;
+                if erased < ERASED_AT_ONCE as u64 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the rest: what the facts of this very batch wrote.
+    async fn erase(&self, tx: &mut Tx, user: UserId) -> Result<(), LogError> {
+        for rows in self.projection.rows() {
+            rows.erase(tx, user, i64::MAX).await?;
+        }
+        for (table, column) in self.projection.mentions() {
+            let sql = format!("UPDATE {table} SET {column} = NULL WHERE {column} = $1");
+            sqlx::query(&sql).bind(user.to_string()).execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+
     /// The fact in a row; `None` when it is of no concern here. A row of a kind that this release does not know counts as damaged.
     async fn open(&self, row: &StoredRow) -> Result<Option<Fact>, LogError> {
         match StreamKind::parse(&row.kind) {
-            Some(kind) if !self.projection.wants(kind) => Ok(None),
+            Some(kind) if !self.projection.wants(kind) && !row.is_forgotten() => Ok(None),
             _ => self.log.open_row(row).await.map(Some),
         }
     }
@@ -275,6 +322,11 @@ impl Runner {
             }
         }
     }
+}
+
+/// Who of these facts' users was forgotten.
+fn forgotten(facts: &[Fact]) -> impl Iterator<Item = UserId> {
+    facts.iter().filter(|fact| fact.event_type == FORGOTTEN).filter_map(|fact| fact.user)
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {

@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, Moment, StreamKind, service_key::ServiceKeyEvent};
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, open, read};
@@ -18,6 +18,14 @@ impl Projection for Projector {
 
     fn wants(&self, kind: StreamKind) -> bool {
         kind == StreamKind::ServiceKey
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[]
+    }
+
+    fn mentions(&self) -> &'static [(&'static str, &'static str)] {
+        &[("service_keys", "created_by")]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, Moment, StreamKind, UserId, moment::Month, tier::Counter, usage::UsageEvent};
-use genie_log::{Log, LogError, store::Store};
+use genie_log::{Log, LogError, forget::Rows, store::Store};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, read};
@@ -18,6 +18,10 @@ impl Projection for Projector {
 
     fn wants(&self, kind: StreamKind) -> bool {
         kind == StreamKind::Usage
+    }
+
+    fn rows(&self) -> &'static [Rows] {
+        &[Rows { table: "usage", user: "user_id", key: "user_id, counter, month" }]
     }
 
     fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
@@ -65,7 +69,7 @@ impl UsageCounts {
                     counts.insert(counter, row.try_get::<i64, _>("counted")?.max(0) as u64);
                 }
             }
-            let sql = "SELECT count(*) AS n FROM credentials WHERE user_id = $1";
+            let sql = "SELECT count(*) AS n FROM credentials WHERE user_id = $1 AND kind = 'profile'";
             let connected = sqlx::query(sql).bind(&user).fetch_one(store.reads()).await?;
             counts.insert(Counter::PlatformsConnected, connected.try_get::<i64, _>("n")? as u64);
             // One that waits to be tried again has a time, too, and was attempted.

@@ -14,12 +14,17 @@ pub const POSITION: &str = "Genie-Position";
 pub struct Position(pub u64);
 
 /// Fields at the top level beside the two flags.
-pub fn ok(fields: Value) -> HttpResponse {
-    HttpResponse::Ok().json(with_flags(fields))
+pub fn ok(mut fields: Value) -> HttpResponse {
+    HttpResponse::Ok().json(with_flags(&mut fields))
 }
 
 /// The same for a write.
-pub fn written(fields: Value, position: u64) -> HttpResponse {
+pub fn written(mut fields: Value, position: u64) -> HttpResponse {
+    written_from(&mut fields, position)
+}
+
+/// The same, leaving the fields to the caller, who may have to wipe them.
+pub fn written_from(fields: &mut Value, position: u64) -> HttpResponse {
     let mut response = HttpResponse::Ok().insert_header((POSITION, opaque(position))).json(with_flags(fields));
     response.extensions_mut().insert(Position(position));
     response
@@ -30,7 +35,7 @@ pub fn list(data: Vec<Value>, next_cursor: Option<String>) -> HttpResponse {
     ok(json!({"data": data, "next_cursor": next_cursor}))
 }
 
-fn with_flags(mut fields: Value) -> Value {
+fn with_flags(fields: &mut Value) -> &Value {
     if let Some(map) = fields.as_object_mut() {
         map.insert("ok".into(), true.into());
         map.insert("success".into(), true.into());

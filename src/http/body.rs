@@ -6,7 +6,6 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
     http::header::{CONTENT_LENGTH, CONTENT_TYPE},
-    web::BytesMut,
 };
 use futures_util::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -43,18 +42,20 @@ impl FromRequest for JsonObject {
         Box::pin(async move {
             let bytes = whole(&request, payload).await?;
             parse::<BTreeMap<String, IgnoredAny>>(&bytes)?;
-            Ok(Self(Zeroizing::new(bytes.to_vec())))
+            Ok(Self(bytes))
         })
     }
 }
 
-/// The whole body, as bytes that say that they are JSON.
-async fn whole(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
+/// The whole body, as bytes that say that they are JSON. It may hold a secret, and is wiped when it was read.
+async fn whole(request: &HttpRequest, mut payload: Payload) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > MAX_BODY) {
         return Err(ApiError::TooLarge(MAX_BODY as u64));
     }
-    let bytes = timeout(DEADLINE, read(&mut payload)).await.map_err(|_| ApiError::field("The body came too slowly"))??;
+    let bytes = timeout(DEADLINE, read(&mut payload, declared.unwrap_or(0)))
+        .await
+        .map_err(|_| ApiError::field("The body came too slowly"))??;
     if !is_json(request) {
         return Err(ApiError::NotJson);
     }
@@ -62,8 +63,9 @@ async fn whole(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, 
     Ok(bytes)
 }
 
-async fn read(payload: &mut Payload) -> Result<BytesMut, ApiError> {
-    let mut bytes = BytesMut::new();
+async fn read(payload: &mut Payload, declared: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    // Never moved as it grows, if its length was told, which would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(declared));
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
         if bytes.len() + chunk.len() > MAX_BODY {

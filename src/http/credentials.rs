@@ -4,57 +4,36 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::{
-    Caller,
-    vault::{HeldJob, Plaintext, Target},
-};
-use genie_events::{CredentialId, UserId, service_key::Scope};
+use genie_actors::vault::{Holding, Target};
+use genie_events::{CredentialId, Moment, credential::CredentialKind};
 use genie_projections::credentials::CredentialRow;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use zeroize::Zeroize;
+use serde_json::{Value, json};
 
 use crate::{
     app::App,
     http::{
         answer::{self, PageQuery},
         body::Body,
-        caller::{RevealsCredentials, SecretCaller, ServerCaller, UserCaller},
+        caller::{SecretCaller, UserCaller},
         consistency,
         error::ApiError,
         idempotency,
-        jobs::job_id,
     },
 };
 
-/// The fields of a credential as they came in; wiped when they go.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub struct SecretFields(Map<String, Value>);
+/// Logins to download with.
+pub mod download;
+/// What happened to credentials.
+pub mod history;
+/// What servers and workers are shown.
+pub mod reveal;
+/// Secrets on their way in and out.
+mod secret;
+/// Browsers' sessions.
+pub mod session;
 
-impl Drop for SecretFields {
-    fn drop(&mut self) {
-        self.0.values_mut().for_each(wipe);
-    }
-}
-
-fn wipe(value: &mut Value) {
-    match value {
-        Value::String(text) => text.zeroize(),
-        Value::Array(values) => values.iter_mut().for_each(wipe),
-        Value::Object(map) => map.values_mut().for_each(wipe),
-        _ => {}
-    }
-}
-
-impl SecretFields {
-    fn plaintext(&self) -> Result<Plaintext, ApiError> {
-        match self.0.is_empty() {
-            true => Err(ApiError::field("`credentials` must have at least one field")),
-            false => Ok(Plaintext::of_fields(&self.0)?),
-        }
-    }
-}
+use secret::SecretFields;
 
 #[derive(Deserialize)]
 pub struct NewProfile {
@@ -71,21 +50,27 @@ pub async fn create_profile(
     Body(body): Body<NewProfile>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
-    let platform = body.platform.trim().to_lowercase();
-    if platform.is_empty() || platform.chars().count() > 64 || platform.chars().any(char::is_control) {
-        return Err(ApiError::field("`platform` must have 1 to 64 characters"));
-    }
-    let platform_username = checked_username(body.platform_username)?;
-    let target = Target::Profile { platform, platform_username };
+    let platform = checked_platform(&body.platform)?;
+    let platform_username = checked_username("platform_username", body.platform_username)?;
+    let target = Target::For(Holding { kind: CredentialKind::Profile, platform, platform_username, expires_at: None });
     let secret = body.credentials.plaintext()?;
     let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
     Ok(answer::written(json!({"id": stored.id, "updated": stored.updated}), stored.position))
 }
 
-fn checked_username(username: Option<String>) -> Result<Option<String>, ApiError> {
+/// However it is written, a platform is one platform.
+fn checked_platform(platform: &str) -> Result<String, ApiError> {
+    let platform = platform.trim().to_lowercase();
+    match (1..=64).contains(&platform.chars().count()) && !platform.chars().any(char::is_control) {
+        true => Ok(platform),
+        false => Err(ApiError::field("`platform` must have 1 to 64 characters")),
+    }
+}
+
+fn checked_username(field: &str, username: Option<String>) -> Result<Option<String>, ApiError> {
     match username {
         Some(name) if name.chars().count() > 200 || name.chars().any(char::is_control) => {
-            Err(ApiError::field("`platform_username` must have at most 200 characters, none of them control characters"))
+            Err(ApiError::field(format!("`{field}` must have at most 200 characters, none of them control characters")))
         }
         name => Ok(name.filter(|name| !name.is_empty())),
     }
@@ -108,7 +93,7 @@ pub async fn update_profile(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let id = credential_id(&body.id)?;
-    let target = Target::Existing { id, platform_username: checked_username(body.platform_username)? };
+    let target = Target::Existing { id, platform_username: checked_username("platform_username", body.platform_username)? };
     let secret = body.credentials.plaintext()?;
     let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
     Ok(answer::written(json!({"id": stored.id, "updated": true}), stored.position))
@@ -129,72 +114,9 @@ pub async fn store(
     Body(body): Body<ServerStore>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &caller)?;
-    let id = credential_id(&body.id)?;
-    let owner = owner(&app, id).await?;
-    let target = Target::Existing { id, platform_username: None };
-    let secret = body.credentials.plaintext()?;
-    let stored = app.write.vault.store(&app.write.users, owner, asking, target, secret).await?;
+    let (id, secret) = (credential_id(&body.id)?, body.credentials.plaintext()?);
+    let stored = app.write.vault.store_for_owner(&app.write.users, &caller, asking, id, secret).await?;
     Ok(answer::written(json!({"creatorProfileId": stored.id, "id": stored.id}), stored.position))
-}
-
-#[derive(Deserialize)]
-pub struct Reveal {
-    #[serde(rename = "creatorProfileId")]
-    id: String,
-    purpose: Option<String>,
-    #[serde(rename = "jobId")]
-    job: Option<String>,
-    lease: Option<String>,
-}
-
-impl Reveal {
-    /// A key that only works on jobs is shown the credentials of those it works for, while it does.
-    fn only_for(&self, caller: &Caller) -> Result<Option<HeldJob>, ApiError> {
-        if caller.has_scope(Scope::CredentialsReveal) {
-            return Ok(None);
-        }
-        let (Some(job), Some(lease)) = (&self.job, &self.lease) else {
-            return Err(ApiError::ScopeNeeded(Scope::CredentialsReveal));
-        };
-        Ok(Some(HeldJob { job: job_id(job)?, lease: lease.clone() }))
-    }
-}
-
-/// `POST /api/credentials/reveal`. The plaintext leaves only after the fact is durable.
-pub async fn reveal(
-    app: Data<App>,
-    request: HttpRequest,
-    server: ServerCaller<RevealsCredentials>,
-    Body(body): Body<Reveal>,
-) -> Result<HttpResponse, ApiError> {
-    let id = credential_id(&body.id)?;
-    if body.purpose.as_ref().is_some_and(|purpose| purpose.chars().count() > 500) {
-        return Err(ApiError::field("`purpose` must be at most 500 characters"));
-    }
-    let only_for = body.only_for(&server.caller)?;
-    consistency::wait(&app, &request, "credentials", None).await?;
-    let owner = owner(&app, id).await?;
-    let metadata = server.caller.metadata();
-    let revealed = app.write.vault.reveal(&app.write.users, owner, id, body.purpose, only_for, metadata).await?;
-    let credentials: Value = serde_json::from_slice(revealed.plaintext.expose())
-        .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
-    let response = answer::written(
-        json!({
-            "creatorProfileId": id, "platform": revealed.platform,
-            "platform_username": revealed.platform_username, "credentials": credentials,
-        }),
-        revealed.position,
-    );
-    Ok(response)
-}
-
-async fn owner(app: &App, id: CredentialId) -> Result<UserId, ApiError> {
-    if let Some(owner) = app.reads.credentials.owner(id).await? {
-        return Ok(owner);
-    }
-    // Stored a moment ago, perhaps: nobody is told "unknown" of what was acknowledged.
-    app.reads.wait_for("credentials", app.log.head(), app.config.read_wait).await?;
-    app.reads.credentials.owner(id).await?.ok_or(ApiError::NotFound("credential"))
 }
 
 /// `GET /api/credentials`
@@ -236,6 +158,7 @@ pub fn shown(row: &CredentialRow) -> Value {
     json!({
         "id": row.id, "kind": row.kind, "platform": row.platform, "platform_username": row.platform_username,
         "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
-        "last_revealed_at": row.last_revealed_at.map(|at| at.rfc3339()), "last_revealed_by": row.last_revealed_by,
+        "expires_at": row.expires_at.map(Moment::rfc3339),
+        "last_revealed_at": row.last_revealed_at.map(Moment::rfc3339), "last_revealed_by": row.last_revealed_by,
     })
 }

@@ -125,6 +125,18 @@ pub async fn expect_unchanged(app: &App, request: &HttpRequest, account: &Accoun
     }
 }
 
+/// Somebody who has not come by is met, so that something can be kept for them. Whether they administer, their token will say.
+pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
+    let Some(directus) = &app.directus else { return Ok(()) };
+    if app.log.user_seq(user).await? > 0 {
+        return Ok(());
+    }
+    match directus.look_up(user).await.map_err(ApiError::Directus)? {
+        Some(person) => Ok(meet(app, directus, &person, false).await?),
+        None => Ok(()),
+    }
+}
+
 /// A registration of theirs that broke off is completed; else they are met as Directus describes them.
 async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> Result<(), WriteError> {
     if let Some(email) = &person.email {
@@ -155,6 +167,10 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     }
     if (&account.role, account.admin, is_active) == (&role, admin, true) {
         return Ok(account);
+    }
+    // Who asked to be forgotten is brought back by an administrator here, or not at all.
+    if account.status == "leaving" {
+        return Err(ApiError::NoCaller);
     }
     if !is_active && !was_suspended_for_directus(app, person.user).await? {
         return Err(ApiError::NoCaller);

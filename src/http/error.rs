@@ -215,6 +215,7 @@ impl ApiError {
             Self::Write(error) => wire_of_write(error),
             Self::Read(ReadError::Behind { .. }) => Wire::new(S::PRECONDITION_FAILED, "position_not_reached"),
             Self::Read(ReadError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+            Self::Read(ReadError::Log(LogError::Forgotten { .. })) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::Proof(CantProve::NotThere { .. }) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::Proof(CantProve::NotSealed { .. }) => Wire::later(S::CONFLICT, "not_sealed"),
             Self::Proof(CantProve::NoSuchSize { .. }) => Wire::new(S::BAD_REQUEST, "invalid_field"),

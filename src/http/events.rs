@@ -251,7 +251,9 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
         event["userseq"] = row.owner_seq.into();
         if matches!(log.keys(user.0).await, Ok(KeyState::Destroyed)) {
             event["forgotten"] = true.into();
-            return Ok(event);
+            if !row.is_forgotten() {
+                return Ok(event); // that they were is all that is told of them
+            }
         }
     }
     match said(log, row, shows).await {

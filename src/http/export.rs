@@ -16,24 +16,27 @@ use actix_web::{
 };
 use async_stream::try_stream;
 use futures_util::{Stream, StreamExt};
-use genie_actors::WriteError;
+use genie_actors::{
+    Caller, WriteError,
+    vault::{Ask, Named},
+};
 use genie_events::{
-    JobId, Metadata, SessionId, UserCommand, UserId,
+    JobId, SessionId, UserCommand, UserId,
     account::AccountCommand,
+    credential::CredentialKind,
     job::{Job, JobEvent},
+    user::reveal::Right,
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
-use secrecy::SecretString;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
 use crate::{
     app::App,
     http::{
-        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, directus, error::ApiError, events,
-        identity, jobs, request, usage,
+        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, error::ApiError, events, jobs,
+        proof::Password, request, usage,
     },
 };
 
@@ -76,14 +79,6 @@ pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpRes
     export(app, user, false).await
 }
 
-/// What a user proves themselves with once more.
-#[derive(Deserialize)]
-pub struct Password {
-    password: SecretString,
-    /// Only a Directus asks for it.
-    otp: Option<SecretString>,
-}
-
 /// `POST /api/me/export`: with the secrets, for who knows the password. A token alone may have been stolen.
 pub async fn with_secrets(
     app: Data<App>,
@@ -91,22 +86,15 @@ pub async fn with_secrets(
     user: UserCaller,
     Body(body): Body<Password>,
 ) -> Result<HttpResponse, ApiError> {
-    let proved = match &app.directus {
-        Some(directus) => directus::prove_again(&app, directus, &request, &user, body.password, body.otp).await,
-        None => identity::prove_again(&app, &request, &user, body.password).await.map(drop),
-    };
-    proved.map_err(|refused| match refused.0 {
-        ApiError::NoCaller => ApiError::WrongPassword,
-        error => error,
-    })?;
+    body.prove(&app, &request, &user).await?;
     export(app, user, true).await
 }
 
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
-    let (id, metadata) = (user.account.user, user.caller.metadata());
+    let id = user.account.user;
     let running = app.exports.begin(id)?;
     let exported = UserCommand::Account(AccountCommand::Export { secrets });
-    let position = app.write.users.ask(id, metadata.clone(), exported).await?.position;
+    let position = app.write.users.ask(id, user.caller.metadata(), exported).await?.position;
     for projection in READ_FROM {
         app.reads.wait_for(projection, position, app.config.read_wait).await.map_err(|error| match error {
             ReadError::Behind { .. } => ApiError::Write(WriteError::Busy),
@@ -115,7 +103,7 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
     }
     // Read again: the caller's own account may have been read before that position.
     let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NoCaller)?;
-    let whole = Export { app, user: id, account, login: user.login, metadata, secrets };
+    let whole = Export { app, user: id, account, login: user.login, caller: user.caller, secrets };
     let (name, request_id) = (DispositionParam::Filename("genie-export.json".to_owned()), request::current_id());
     Ok(HttpResponse::Ok()
         .content_type("application/json")
@@ -132,7 +120,7 @@ struct Export {
     user: UserId,
     account: AccountRow,
     login: Option<uuid::Uuid>,
-    metadata: Metadata,
+    caller: Caller,
     secrets: bool,
 }
 
@@ -226,8 +214,9 @@ impl Export {
     /// Nothing when it was removed meanwhile.
     async fn secret(&self, credential: &str) -> Result<Value, ApiError> {
         let id = credential.parse().map_err(|_| ApiError::NotFound("credential"))?;
-        let (vault, purpose) = (&self.app.write.vault, Some(PURPOSE.to_owned()));
-        let revealed = vault.reveal(&self.app.write.users, self.user, id, purpose, None, self.metadata.clone()).await;
+        let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
+        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Own, purpose };
+        let revealed = self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await;
         match revealed {
             Ok(revealed) => serde_json::from_slice(revealed.plaintext.expose())
                 .map_err(|_| ApiError::Internal("a stored credential is no JSON".into())),

@@ -29,7 +29,7 @@ pub async fn download(app: Data<App>, caller: AnyCaller<WorksOnJobs>, id: Path<S
         return Err(nothing());
     }
     let keys = app.log.live_keys(blob.user).await.map_err(|error| match error {
-        LogError::KeyAbsent { .. } => nothing(), // its user was forgotten
+        LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => nothing(),
         error => error.into(),
     })?;
     let name = DispositionParam::Filename(blob.name(&keys)?);

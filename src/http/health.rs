@@ -16,7 +16,7 @@ pub async fn alive() -> HttpResponse {
     answer::ok(json!({"status": "alive"}))
 }
 
-/// `GET /readyz`: 503 when the store takes no writes, the log has a hole or a projection stopped. Without a model server genie is ready all the same.
+/// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is missing. Without a model server genie is ready all the same.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
@@ -46,12 +46,14 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     });
     let trouble = app.log.trouble().or(store.is_err().then_some(Trouble::Away));
     let hole = app.log.hole();
-    let is_ready = trouble.is_none() && hole.is_none() && all_follow;
+    let missing_master_key = app.log.lacking_master();
+    let is_ready = trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
     let state = |is_well: bool| if is_well { "ok" } else { "away" };
     let fields = json!({
         "ready": is_ready,
         "store": trouble.map_or("ok", Trouble::as_str),
         "log": {"head": head, "missing_position": hole},
+        "missing_master_key": missing_master_key,
         "projections": projections,
         "elected": elected,
         "sealing": sealing(&app),
@@ -64,7 +66,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     }
     let failure = json!({
         "ok": false, "success": false, "code": "not_ready", "request_id": request::current_id(),
-        "error": "The store takes no writes, a position is missing from the log, or a projection has stopped; the fields say which",
+        "error": "The store takes no writes, a position is missing from the log, a projection has stopped, or a master key is missing; the fields say which",
     });
     let mut all = failure.as_object().cloned().unwrap_or_default();
     all.extend(fields.as_object().cloned().unwrap_or_default());

@@ -1,12 +1,15 @@
 //! `POST /credentials/import` on the socket: lines of `genie import credentials`. What the original sealed comes as it is, and is
 //! opened here; who reaches the socket is the operator at the machine.
 
+use std::collections::BTreeSet;
+
 use actix_web::{HttpResponse, web::Data};
+use genie_events::UserId;
 use serde_json::json;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, error::ApiError},
+    http::{answer, body::Body, directus, error::ApiError},
     import::{Batch, KEY_MISSING, importer::Importer},
 };
 
@@ -16,6 +19,10 @@ pub async fn credentials(app: Data<App>, Body(batch): Body<Batch>) -> Result<Htt
         code: "original_key_missing",
         sentence: format!("{KEY_MISSING}, also for the server that runs, and start it again"),
     })?;
+    let users: BTreeSet<UserId> = batch.lines.iter().map(|line| line.user).collect();
+    for user in users {
+        directus::meet_unseen(&app, user).await?;
+    }
     let importer = Importer { log: &app.log, users: &app.write.users, vault: &app.write.vault, key: &key };
     Ok(answer::ok(json!({"data": importer.take(batch.lines).await})))
 }

@@ -127,7 +127,8 @@ pub async fn revoke(
 
 fn shown(row: &InviteRow, now: Moment) -> Value {
     let time = |at: Option<Moment>| at.map(Moment::rfc3339);
-    let status = match (&row.used_by, row.expires_at) {
+    // Who used it may have been forgotten since.
+    let status = match (row.used_at, row.expires_at) {
         (Some(_), _) => "used",
         (None, Some(at)) if at <= now => "expired",
         (None, _) => "open",

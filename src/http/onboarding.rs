@@ -89,7 +89,7 @@ async fn take_in(
     let place = app.uploading.enter(id)?;
     onboarding::check_room(app, id, most).await?;
     let keys = app.log.live_keys(id).await.map_err(|error| match error {
-        LogError::KeyAbsent { .. } => ApiError::NotFound("user"),
+        LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound("user"),
         error => error.into(),
     })?;
     let mut upload = app.blobs.upload(id, keys);

@@ -14,9 +14,10 @@ use genie_actors::register::Register;
 use genie_events::{Moment, UserId};
 use genie_log::{Clock, Log};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use reqwest::Method;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::identity::signature::{BadToken, Signature};
 
@@ -141,6 +142,22 @@ impl Directus {
         self.0.standings.forget(user, token).await;
     }
 
+    /// Deletes a user, who may be gone already.
+    pub async fn delete(&self, user: UserId) -> Result<(), Trouble> {
+        let Some(admin) = self.0.upstream.admin() else {
+            return Err(Trouble::Failed("DIRECTUS_ADMIN_TOKEN is not set, so nobody can be deleted there"));
+        };
+        let asking = Asking::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
+        // Of the second time it says 204 as of the first.
+        match self.ask(asking).await? {
+            reply if reply.is_ok() || reply.status == 404 => Ok(()),
+            reply => {
+                warn!(http.status = reply.status, code = reply.code(), user.id = %user, "Directus does not delete a user");
+                Err(Trouble::Failed("it does not delete a user for the administrator's token"))
+            }
+        }
+    }
+
     /// Whether it answers, and whether it is asked at all and since when.
     pub async fn state(&self) -> (bool, (&'static str, Moment)) {
         let upstream = Arc::clone(&self.0.upstream);
@@ -205,6 +222,17 @@ impl Directus {
         match self.0.upstream.admin() {
             Some(_) => self.0.standings.of(About::user(user, address)).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Somebody active who has not come by: as the administrator's token sees them, if there is one.
+    pub async fn look_up(&self, user: UserId) -> Result<Option<Arc<Person>>, Trouble> {
+        if self.0.upstream.admin().is_none() {
+            return Ok(None);
+        }
+        match self.0.standings.of(About::user(user, None)).await? {
+            Standing::Known(person) if person.active => Ok(Some(person)),
+            _ => Ok(None),
         }
     }
 

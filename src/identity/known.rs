@@ -58,6 +58,9 @@ impl KnownAccounts {
     /// An account; `None` when the read side has nobody with that id.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
         let Inner { reads, users, known, forgotten, .. } = &*self.0;
+        if self.0.log.has_dropped_keys(user) {
+            return Ok(None); // forgotten
+        }
         let written = users.last_written(user);
         if let Some(kept) = known.get(&user).filter(|kept| kept.written == written) {
             return Ok(Some(kept.account));

@@ -4,11 +4,12 @@
 use genie_actors::{
     Asking, WriteError,
     users::Users,
-    vault::{Plaintext, Target, Vault},
+    vault::{Plaintext, Stored, Target, Vault},
 };
-use genie_events::{CredentialId, Metadata, job::job_exists};
-use genie_log::{Log, RequestKey};
+use genie_events::{CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists};
+use genie_log::{Log, LogError, RequestKey};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::import::{line::Line, original::OriginalKey};
@@ -66,28 +67,38 @@ impl Importer<'_> {
     }
 
     async fn take_one(&self, line: Line) -> Outcome {
-        let secret = match self.key.open(&line.sealed).map(Plaintext::of_object) {
-            Ok(Ok(secret)) => secret,
-            Ok(Err(refusal)) => return Outcome::Rejected { reason: refusal.to_string() },
-            Err(reason) => return Outcome::Rejected { reason: reason.to_string() },
-        };
         let id = self.id_of(&line);
-        let asking = Asking { metadata: Metadata::system(), key: Some(self.known_by(&line)) };
-        let Line { user, platform, platform_username, .. } = line;
-        let target = Target::Imported { id, platform, platform_username };
-        match self.vault.store(self.users, user, asking, target, secret).await {
-            Ok(stored) if stored.again => Outcome::Before { id },
-            Ok(_) => Outcome::Imported { id },
-            Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
-                Outcome::Rejected { reason: "its `creatorProfileId` is that of another user's credential here".to_owned() }
-            }
-            Err(WriteError::Refused(refusal)) => Outcome::Rejected { reason: refusal.to_string() },
-            Err(WriteError::Forgotten) => {
-                let reason = "genie does not know this user, or forgot them; import the line again once they are known";
-                Outcome::Rejected { reason: reason.to_owned() }
-            }
+        let refused = match self.store(&line, id, None).await {
+            Err(WriteError::Refused(refusal)) if refusal.code == "not_imported" => refusal,
+            stored => return outcome(stored, id),
+        };
+        // A later copy of the original may tell of what an earlier one brought, and nobody changed since.
+        match self.brought_in(id).await {
+            Ok(None) => Outcome::Rejected { reason: refused.to_string() },
+            Ok(over) => outcome(self.store(&line, id, over).await, id),
             Err(error) => Outcome::Later { reason: error.to_string() },
         }
+    }
+
+    async fn store(&self, line: &Line, id: CredentialId, over: Option<u32>) -> Result<Stored, WriteError> {
+        let opened = self.key.open(&line.sealed).map_err(|reason| Refusal::invalid("credentials", reason.to_string()))?;
+        let secret = Plaintext::of_object(opened)?;
+        let asking = Asking { metadata: Metadata::system(), key: Some(self.known_by(line)) };
+        let (platform, platform_username) = (line.platform.clone(), line.platform_username.clone());
+        let target = Target::Imported { id, platform, platform_username, over };
+        self.vault.store(self.users, line.user, asking, target, secret).await
+    }
+
+    /// The version that is held, if an import brought it: nothing else stores credentials as the system.
+    async fn brought_in(&self, id: CredentialId) -> Result<Option<u32>, LogError> {
+        let mut last = None;
+        for stored in ["credential.stored", "credential.changed"] {
+            if let Some(asked) = self.log.last_asked(StreamId::new(StreamKind::Credential, id), stored).await? {
+                let version = asked.clear.get("version").and_then(Value::as_u64);
+                last = last.max(version.map(|version| (version, asked.caller == CallerKind::System)));
+            }
+        }
+        Ok(last.filter(|(_, by_import)| *by_import).and_then(|(version, _)| u32::try_from(version).ok()))
     }
 
     /// Old clients' reveals name the original's ids: one that is a UUID stays. Another follows from user and name, the same each
@@ -104,5 +115,21 @@ impl Importer<'_> {
     /// The same user, credential and sealed text are the same line.
     fn known_by(&self, line: &Line) -> RequestKey {
         self.log.hashes().request("import", "credentials", &format!("{} {} {}", line.user, line.id, line.sealed), &[])
+    }
+}
+
+fn outcome(stored: Result<Stored, WriteError>, id: CredentialId) -> Outcome {
+    match stored {
+        Ok(stored) if stored.again => Outcome::Before { id },
+        Ok(_) => Outcome::Imported { id },
+        Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
+            Outcome::Rejected { reason: "its `creatorProfileId` is that of another user's credential here".to_owned() }
+        }
+        Err(WriteError::Refused(refusal)) => Outcome::Rejected { reason: refusal.to_string() },
+        Err(WriteError::Forgotten) => {
+            let reason = "genie does not know this user, or forgot them; import the line again once they are known";
+            Outcome::Rejected { reason: reason.to_owned() }
+        }
+        Err(error) => Outcome::Later { reason: error.to_string() },
     }
 }

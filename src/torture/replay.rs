@@ -74,7 +74,7 @@ impl Replay {
                     held.1 = platform_username;
                 }
             }
-            CredentialEvent::Revealed { .. } => {}
+            CredentialEvent::Revealed { .. } | CredentialEvent::Refused { .. } => {}
             CredentialEvent::Removed => drop(self.credentials.remove(&id)),
         }
     }

@@ -17,6 +17,9 @@ mod directus;
 /// Between genie and Directus.
 mod proxy;
 
+mod export;
+mod forgetting;
+mod import;
 mod outage;
 mod refresh;
 mod register;

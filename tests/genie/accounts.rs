@@ -362,19 +362,19 @@ async fn super_wrong(genie: &TestGenie, otp: &str) -> Answer {
 }
 
 /// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late.
-struct Codes {
+pub struct Codes {
     totp: totp_rs::Totp,
     now: u64,
 }
 
 impl Codes {
-    fn of(secret: &str) -> Self {
+    pub fn of(secret: &str) -> Self {
         let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
         let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
         Self { totp, now: genie_log::Clock::system().now().unix_seconds() as u64 }
     }
 
-    fn at(&self, steps: i64) -> String {
+    pub fn at(&self, steps: i64) -> String {
         self.totp.generate(self.now.saturating_add_signed(steps * 30)).to_string()
     }
 }

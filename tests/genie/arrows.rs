@@ -37,7 +37,7 @@ fn each_crate_keeps_to_its_trade() {
     }
 }
 
-/// All Rust files in a folder, with their paths.
+/// All files below a folder: path and text.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
@@ -79,6 +79,55 @@ fn the_write_side_writes_no_sql_and_the_rules_know_no_clock() {
     for (path, text) in sources("events/src") {
         for word in ["SystemTime", "Instant", "now_utc", "now_v7", "async fn decide"] {
             assert!(!text.contains(word), "{path} has {word}");
+        }
+    }
+}
+
+/// Fields that hold a secret in the clear, of types that show what they hold.
+fn shown_secrets(text: &str) -> Vec<String> {
+    let words = ["password", "secret", "token", "otp", "passphrase", "plaintext", "cookie", "cookies", "credentials"];
+    let shows = ["String", "Vec<u8>", "str", "[u8; ", "Bytes", "Value", "Map<String"];
+    let hides = ["SecretString", "Zeroizing", "SecretFields", "Plaintext", "SealedSecret"];
+    let (mut found, mut is_shown) = (Vec::new(), false);
+    for line in text.lines() {
+        if line.trim().starts_with("#[derive(") {
+            is_shown = line.contains("Debug");
+        } else if line.starts_with('}') {
+            is_shown = false;
+        }
+        for field in line.split(['{', '}', ',']).filter(|_| is_shown) {
+            let Some((name, kind)) = field.split_once(": ") else { continue };
+            let name = name.split_whitespace().last().unwrap_or("");
+            let is_word =
+                |word: &str| name == word || name.starts_with(&format!("{word}_")) || name.ends_with(&format!("_{word}"));
+            let is_secret = words.into_iter().any(is_word) && !name.ends_with("_hash") && !name.ends_with("_id");
+            if is_secret && shows.iter().any(|one| kind.contains(one)) && !hides.iter().any(|one| kind.contains(one)) {
+                found.push(field.trim().to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_holds_a_secret_does_not_show_it() {
+    let seen = |fields: &str| shown_secrets(&format!("#[derive(Debug, Clone)]\npub struct A {{\n    {fields}\n}}\n"));
+    assert_eq!(seen("pub password: String,"), ["pub password: String"], "what is looked for is found");
+    assert_eq!(seen("old_token: Option<Vec<u8>>,").len(), 1);
+    for good in [
+        "pub password: SecretString,",
+        "token_hash: String,",
+        "secret: Zeroizing<Vec<u8>>,",
+        "name: String,",
+        "secret_id: String,",
+    ] {
+        assert!(seen(good).is_empty(), "{good}");
+    }
+    assert!(shown_secrets("#[derive(Clone)]\nstruct A {\n    password: String,\n}\n").is_empty(), "nothing shows it");
+    for folder in ["events/src", "events/log/src", "actors/src", "projections/src", "src"] {
+        // A torture is a client: its users and their passwords are made up.
+        for (path, text) in sources(folder).iter().filter(|(path, _)| !path.contains("/src/torture")) {
+            assert_eq!(shown_secrets(text), [""; 0], "{path}: make it a `SecretString`, or write its `Debug` by hand");
         }
     }
 }

@@ -112,8 +112,9 @@ both_stores!(who_may_not_is_told_so, async |store: TestStore| {
     bob.delete(&genie, &format!("/api/credentials/{credential}")).await.refused(404, "not_found");
     bob.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.refused(404, "not_found");
     bob.post(&genie, "/api/admin/invites", json!({})).await.refused(403, "forbidden");
-    genie.server("/api/credentials/reveal", json!({"creatorProfileId": job})).await.refused(404, "not_found");
     assert_eq!(facts(&genie).await, before, "nothing changed");
+    genie.server("/api/credentials/reveal", json!({"creatorProfileId": job})).await.refused(404, "not_found");
+    assert_eq!(facts(&genie).await, before + 1, "that a server asked for nobody's credential is on record, and nothing changed");
     genie.server("/api/credentials/reveal", json!({"creatorProfileId": credential})).await.ok();
 });
 

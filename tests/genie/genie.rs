@@ -113,6 +113,17 @@ impl TestGenie {
         }
     }
 
+    /// Another setting, from the next process on.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value));
+    }
+
+    /// What a setting was given as.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.iter().find(|(given, _)| *given == name).map_or("", |(_, value)| value)
+    }
+
     /// A command of the same binary on the same store.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));

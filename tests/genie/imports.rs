@@ -14,12 +14,12 @@ use crate::genie::{SECRET, TestGenie, TestUser};
 
 const KEY: [u8; 32] = [42; 32];
 
-fn setting() -> (&'static str, String) {
+pub fn setting() -> (&'static str, String) {
     ("CREDENTIALS_ENC_KEY_B64", BASE64.encode(KEY))
 }
 
 /// As the original sealed it.
-fn sealed(credentials: &Value) -> String {
+pub fn sealed(credentials: &Value) -> String {
     let iv = genie_log::clock::random_bytes::<12>();
     let mut bytes = credentials.to_string().into_bytes();
     Aes256Gcm::new(&KEY.into()).encrypt_in_place(&iv.into(), &[], &mut bytes).unwrap();
@@ -27,12 +27,12 @@ fn sealed(credentials: &Value) -> String {
     format!("v1:{}:{}:{}", hex::encode(iv), hex::encode(tag), hex::encode(ciphertext))
 }
 
-fn line(user: &str, id: &str, platform: &str, credentials: Value) -> String {
+pub fn line(user: &str, id: &str, platform: &str, credentials: Value) -> String {
     let line = json!({"userId": user, "creatorProfileId": id, "platform": platform, "credentials": credentials});
     line.to_string()
 }
 
-fn id(n: u128) -> String {
+pub fn id(n: u128) -> String {
     Uuid::from_u128(0x0192_f0c1_2345_4000_8000_0000_0000_0000 + n).to_string()
 }
 
@@ -139,6 +139,36 @@ both_stores!(old_credentials_are_taken_in_beside_a_server_and_without_one, async
     assert_eq!(reveal(&genie, &id(1)).await, json!({"password": "changed"}));
     assert_eq!(reveal(&genie, &id(13)).await, secret(13));
     assert!(!genie.store.holds("canary").await);
+});
+
+both_stores!(a_later_copy_replaces_what_an_earlier_one_brought_and_nothing_else, async |store: TestStore| {
+    let mut genie = TestGenie::start_with(store, &[setting()]).await;
+    let ada = genie.user("ada").await;
+    let copy = |password: &str| {
+        let sealed = json!(sealed(&json!({"password": password})));
+        [
+            line(&ada.id, &id(1), "x", sealed.clone()),
+            line(&ada.id, &id(2), "reddit", sealed.clone()),
+            line(&ada.id, &id(3), "fansly", sealed),
+        ]
+    };
+    let (first, second, third) = (copy("first"), copy("second"), copy("third"));
+    assert!(import(&genie, &first, &[]).await.0);
+    let update = json!({"id": id(2), "credentials": {"password": "ada's own"}});
+    ada.post(&genie, "/api/credentials/update-profile-creds", update).await.ok();
+    ada.delete(&genie, &format!("/api/credentials/{}", id(3))).await.ok();
+    for (lines, password) in [(&second, "second"), (&third, "third")] {
+        let (is_good, text, _) = import(&genie, lines, &[]).await;
+        assert!(!is_good && text.contains("1 imported, 0 imported before, 2 not imported"), "{text}");
+        assert!(text.contains("line 2: not imported: This credential was changed here"), "{text}");
+        assert!(text.contains("line 3: not imported: This credential was removed here"), "{text}");
+        assert_eq!(reveal(&genie, &id(1)).await, json!({"password": password}));
+    }
+    // An earlier copy once more undoes nothing.
+    let (_, text, _) = import(&genie, &first, &[]).await;
+    assert!(text.contains("0 imported, 3 imported before, 0 not imported"), "{text}");
+    assert_eq!(reveal(&genie, &id(1)).await, json!({"password": "third"}));
+    assert_eq!(reveal(&genie, &id(2)).await, json!({"password": "ada's own"}));
 });
 
 both_stores!(an_import_needs_the_key_and_no_limit_stops_it, async |store: TestStore| {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 
 mod genie;
+mod hunt;
 mod identity;
 mod ollama;
 
@@ -12,15 +13,19 @@ mod audit;
 mod bad_input;
 mod bucket;
 mod callers;
+mod canaries;
 mod chat;
+mod credentials;
 mod events;
 mod exports;
+mod forgetting;
 mod idempotency;
 mod impersonation;
 mod imports;
 mod invites;
 mod jobs;
 mod joining;
+mod keys;
 mod limits;
 mod nodes;
 mod onboarding;

@@ -103,12 +103,12 @@ impl Accounts {
 }
 
 /// What a command does to the account.
-fn decided(state: &User, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
+pub(crate) fn decided(state: &User, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
     Ok(state.account().decide(command)?.into_iter().map(|event| Change::new(state.id(), event)).collect())
 }
 
 /// The account's changes, numbered after what it has.
-fn group(state: &User, changes: Vec<Change>) -> Group {
+pub(crate) fn group(state: &User, changes: Vec<Change>) -> Group {
     let facts = changes.into_iter().zip(1..).map(|(change, n)| NewFact {
         sequence: state.sequence(&change.stream) + n,
         stream: change.stream,

@@ -137,6 +137,12 @@ impl Waiting {
         self.jobs.remove(job);
     }
 
+    /// Nothing of a user waits any more: they were forgotten.
+    pub fn let_go(&mut self, user: UserId) {
+        let theirs: Vec<JobId> = self.jobs.iter().filter(|(_, known)| known.user == user).map(|(job, _)| job.clone()).collect();
+        theirs.iter().for_each(|job| self.forget(job));
+    }
+
     /// A candidate that could not be handed out goes back, unless more became known of it meanwhile.
     pub fn put_back(&mut self, candidate: &Candidate) {
         if self.jobs.get(&candidate.job).is_some_and(|known| known.sequence == candidate.sequence) {
@@ -279,6 +285,17 @@ mod tests {
         assert_eq!(board.take(), None);
         assert!(board.see(1, 1, 6, "job.retried", json!({"queue": QUEUE, "priority": 5})));
         assert_eq!(board.take(), Some("1".into()));
+    }
+
+    #[test]
+    fn nothing_waits_for_who_was_forgotten() {
+        let mut board = board();
+        board.submit(1, 1, 10);
+        board.submit(2, 2, 10);
+        board.see(1, 3, 1, "job.submitted", json!({"queue": QUEUE, "priority": 10, "run_at": 200}));
+        board.0.let_go(UserId(Uuid::from_u128(1)));
+        assert_eq!((board.take(), board.take()), (Some("2".into()), None));
+        assert_eq!(board.0.take(&[QUEUE], Moment(300)), None, "nor when its time has come");
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn arbiter() -> ArbiterHandle {
     told.recv().unwrap()
 }
 
-fn node(log: &Log) -> Users {
+pub fn node(log: &Log) -> Users {
     Users::new(log.clone(), Limits::built_in(), vec![arbiter()])
 }
 

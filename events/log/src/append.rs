@@ -180,12 +180,44 @@ pub enum Work {
         /// Which turn.
         turn_id: String,
     },
+    /// With the fact that a user was forgotten: their wrapped key is wiped, and what is left of them is to be erased.
+    Forget {
+        /// Who.
+        user: UserId,
+        /// Now.
+        at: Moment,
+    },
+    /// With the fact that a user asked to be forgotten: it is to be done.
+    AwaitForget {
+        /// Who.
+        user: UserId,
+        /// When.
+        due: Moment,
+    },
+    /// With the fact that they are not to be forgotten after all.
+    Stay {
+        /// Who.
+        user: UserId,
+    },
 }
 
 impl Work {
     /// Whether it is a condition of the append.
     pub(crate) fn is_condition(&self) -> bool {
         matches!(self, Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_))
+    }
+
+    /// Whether a sealed secret goes that was there before.
+    pub(crate) fn deletes_a_secret(&self) -> bool {
+        matches!(self, Self::PutSecret { version: 2.., .. } | Self::DeleteSecret { .. })
+    }
+
+    /// How many bytes it brings, where they are many.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::PutSecret { sealed, .. } => sealed.len(),
+            _ => 0,
+        }
     }
 }
 
@@ -250,7 +282,7 @@ pub enum AppendError {
 impl From<LogError> for AppendError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::KeyAbsent { .. } => Self::KeyNotLive,
+            LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => Self::KeyNotLive,
             LogError::Away(reason) => Self::Unknown(reason),
             error => Self::Keys(error),
         }
@@ -268,7 +300,8 @@ pub(crate) struct Request {
 
 impl Request {
     pub fn bytes(&self) -> usize {
-        self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum()
+        let rows: usize = self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum();
+        rows + self.work.iter().map(Work::bytes).sum::<usize>()
     }
 
     /// Whether the owner's key is made in this very append.
@@ -356,6 +389,9 @@ impl WorkJson {
             }),
             Work::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
+            Work::Forget { user, at } => json!({"t": "forget", "user_id": user, "at": at}),
+            Work::AwaitForget { user, due } => json!({"t": "await_forget", "user_id": user, "due": due}),
+            Work::Stay { user } => json!({"t": "stay", "user_id": user}),
         };
         Self { r: request, fields }
     }

@@ -305,7 +305,38 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
             query.bind(outcome.event_id.to_string()).bind(&outcome.sealed)
         }
         Work::PruneJournal { turn_id } => sqlx::query("DELETE FROM journal WHERE turn_id = $1").bind(turn_id),
+        Work::Forget { user, at } => return forget(tx, &user.to_string(), at.0).await,
+        Work::AwaitForget { user, due } => {
+            let sql =
+                "INSERT INTO forgettings (user_id, state, due) VALUES ($1, 'requested', $2) ON CONFLICT (user_id) DO NOTHING";
+            sqlx::query(sql).bind(user.to_string()).bind(due.0)
+        }
+        Work::Stay { user } => {
+            sqlx::query("DELETE FROM forgettings WHERE user_id = $1 AND state = 'requested'").bind(user.to_string())
+        }
         Work::OnlyIfLapsed { .. } | Work::OnlyInEpoch(_) => return Ok(()),
     };
     query.execute(&mut **tx).await.map(drop)
+}
+
+/// The fact is the user's last event, inserted by this very append.
+async fn forget(tx: &mut Tx<'_>, user: &str, at: i64) -> Result<(), sqlx::Error> {
+    let sql = "SELECT position FROM events WHERE user_id = $1 ORDER BY user_seq DESC LIMIT 1";
+    let position: i64 = sqlx::query_scalar(sql).bind(user).fetch_one(&mut **tx).await?;
+    sqlx::query("UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = $2 WHERE user_id = $1")
+        .bind(user)
+        .bind(position)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "INSERT INTO forgettings (user_id, state, due, position, forgotten_at) VALUES ($1, 'forgotten', $2, $3, $2) \
+         ON CONFLICT (user_id) DO UPDATE SET state = excluded.state, due = excluded.due, position = excluded.position, \
+             forgotten_at = excluded.forgotten_at, erased_at = NULL, certificate = NULL",
+    )
+    .bind(user)
+    .bind(at)
+    .bind(position)
+    .execute(&mut **tx)
+    .await
+    .map(drop)
 }

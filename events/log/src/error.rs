@@ -2,7 +2,7 @@
 
 use genie_events::StreamId;
 
-use crate::health::Trouble;
+use crate::{health::Trouble, seal::CantOpen};
 
 /// A stored row that can't be trusted or read: its stream fails loudly, others go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +45,12 @@ pub enum LogError {
         /// Whose.
         owner: String,
     },
+    /// A user was forgotten: nothing of theirs can be read any more.
+    #[error("user {owner} was forgotten")]
+    Forgotten {
+        /// Who.
+        owner: String,
+    },
     /// A key was sealed with a master key that is not in the ring.
     #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS or its file")]
     MasterKeyMissing {
@@ -73,6 +79,16 @@ pub enum LogError {
         owner: String,
         /// Which master key was tried.
         master: String,
+    },
+    /// A secret was changed, moved or sealed under another key.
+    #[error("version {version} of the secret `{secret_id}` is damaged: {reason}")]
+    SecretDamaged {
+        /// Which.
+        secret_id: String,
+        /// Which version of it.
+        version: u32,
+        /// What is wrong with it.
+        reason: CantOpen,
     },
     /// Another node was elected: what this one would have written in office was not written.
     #[error("another node was elected")]

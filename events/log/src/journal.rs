@@ -93,9 +93,9 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
 async fn commit(store: &Store, batch: &[Piece]) -> Result<(), LogError> {
     let mut tx = store.relaxed().await?;
     for piece in batch {
-        // The same piece again, after an answer that got lost, changes nothing.
-        let sql =
-            "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ($1, $2, $3, $4) ON CONFLICT (turn_id, upto) DO NOTHING";
+        // The same piece again, after an answer that got lost, changes nothing; nor does one of somebody who was forgotten.
+        let sql = "INSERT INTO journal (turn_id, upto, user_id, sealed) \
+                   SELECT $1, $2, user_id, $4 FROM user_keys WHERE user_id = $3 AND state = 'live' ON CONFLICT (turn_id, upto) DO NOTHING";
         sqlx::query(sql)
             .bind(piece.turn.to_string())
             .bind(piece.upto as i64)

@@ -30,6 +30,8 @@ pub mod log;
 pub mod read;
 /// A row of the log as stored, its digest, and the fact inside.
 pub mod row;
+/// What was deleted goes from SQLite's files too.
+mod scrub;
 /// Sealed text: XChaCha20-Poly1305 with commitment.
 pub mod seal;
 /// The opened store: pools, migrations and the runtime that owns them.
@@ -53,6 +55,8 @@ pub mod verify;
 
 /// Working table: uploaded files; and how their bytes are sealed.
 pub mod blobs;
+/// Working table: who is to be forgotten and who was; and what is erased of them.
+pub mod forget;
 /// Working table: what Directus answered to a refresh token, for the tabs that come with the same one.
 pub mod grace;
 /// Working table: outcomes of requests that may be sent again.

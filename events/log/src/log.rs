@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use genie_events::{StreamId, UserId};
+use genie_events::{StreamId, UserId, account::FORGOTTEN};
+use moka::ops::compute::Op;
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
 use tracing::error;
@@ -17,6 +18,7 @@ use crate::{
     hint, idempotency, import,
     keys::{DataKey, KeyState, SystemHashes, WrappedKey, rotation},
     row::slice_of,
+    scrub::Scrub,
     seal::{CantOpen, Place},
     snapshots::Snapshots,
     store::{Store, Target, Writing},
@@ -27,7 +29,8 @@ use crate::{
 
 /// How many users' keys are kept opened.
 const CACHED_KEYS: u64 = 100_000;
-/// How long a key is kept opened; a key destroyed on another node is noticed by the append at once, by reads within this.
+/// How long a key is kept opened. One that was destroyed on another node is noticed by the append at once, and by reads as soon
+/// as this node has seen the fact (see [`Log::drop_keys`]), at the latest within this.
 const KEY_LIFE: Duration = Duration::from_secs(60);
 
 /// What a log is opened with.
@@ -92,7 +95,8 @@ impl Log {
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
         let health = Health::start(store.writing.clone());
-        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone());
+        let scrub = if settings.read_only { Scrub::default() } else { Scrub::start(&store) };
+        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone(), scrub);
         tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
         if let Writing::Postgres(pool) = &store.writing {
             hint::start(pool, settings.clock.new_uuid(), &tail, written);
@@ -189,21 +193,35 @@ impl Log {
     /// The keys in what the store holds for an owner, which is nothing when they were destroyed.
     pub(crate) fn opened_key(&self, owner: Uuid, stored: Option<&WrappedKey>) -> Result<KeyState, LogError> {
         let state = match (stored, self.0.keys.get(&owner)) {
-            (None, _) => KeyState::Destroyed,
+            (None, _) | (_, Some(KeyState::Destroyed)) => KeyState::Destroyed,
             (Some(wrapped), Some(KeyState::Live(keys))) if keys.payload().id() == wrapped.key_id => {
                 return Ok(KeyState::Live(keys));
             }
             (Some(wrapped), _) => KeyState::Live(Arc::new(self.unwrap(wrapped)?.payload())),
         };
-        self.0.keys.insert(owner, state.clone());
+        // A key that was read before it was destroyed, and arrives after that was noted, is not kept.
+        self.0.keys.entry(owner).and_compute_with(|kept| match kept.map(|kept| kept.into_value()) {
+            Some(KeyState::Destroyed) => Op::Nop,
+            _ => Op::Put(state.clone()),
+        });
         Ok(state)
     }
 
-    /// The keys of a user who is not forgotten.
+    /// Nothing of a user is opened any more from here on: they were forgotten. Who does not hear of it notices within [`KEY_LIFE`].
+    pub fn drop_keys(&self, user: UserId) {
+        self.0.keys.insert(user.0, KeyState::Destroyed);
+    }
+
+    /// Whether this node knows that a user was forgotten; `false` may only mean that it was not asked lately.
+    pub fn has_dropped_keys(&self, user: UserId) -> bool {
+        matches!(self.0.keys.get(&user.0), Some(KeyState::Destroyed))
+    }
+
+    /// The keys of a user who was not forgotten.
     pub async fn live_keys(&self, user: UserId) -> Result<Arc<UserKeys>, LogError> {
         match self.keys(user.0).await? {
             KeyState::Live(keys) => Ok(keys),
-            KeyState::Destroyed => Err(LogError::KeyAbsent { owner: user.to_string() }),
+            KeyState::Destroyed => Err(LogError::Forgotten { owner: user.to_string() }),
         }
     }
 
@@ -293,8 +311,11 @@ impl Log {
         let mut rows = Vec::with_capacity(count);
         let mut system_owners = Vec::new();
         for group in append.groups {
+            let ends_a_user = group.facts.iter().all(|fact| fact.event.type_name() == FORGOTTEN);
             let keys = match &group.keys {
                 Some(keys) => Arc::clone(keys),
+                // No key of theirs is needed, which perhaps nobody can open any more.
+                None if ends_a_user => Arc::clone(&self.0.system),
                 None => match self.keys(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
                     Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
@@ -334,9 +355,11 @@ impl Log {
     ) -> Result<(), AppendError> {
         let owner = group.owner.id();
         let (slice, recorded_at) = (slice_of(owner), self.0.clock.now());
+        let users = keys;
         for (n, fact) in (1..).zip(group.facts) {
             let owner_seq = storable(&fact, group.after.checked_add(n))?;
             let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
+            let keys = if event_type == FORGOTTEN { &self.0.system } else { users };
             let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
             let plaintext = fact.event.to_vec();
             if plaintext.len() > MAX_EVENT_BYTES {

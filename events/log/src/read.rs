@@ -6,7 +6,7 @@ use cqrs_es::{
     Aggregate,
     persist::{PersistedEventRepository, SerializedEvent},
 };
-use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
+use genie_events::{CredentialId, JobId, Metadata, StreamId, StreamKind, UserId, upcast};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
@@ -72,6 +72,11 @@ struct StoredEvent {
     payload: String,
 }
 
+/// A number to be below, as both stores hold it.
+fn below(before: Option<u64>) -> i64 {
+    before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX)
+}
+
 /// The rows after a position, in order and without a hole.
 pub(crate) async fn read_rows(store: &Store, after: u64, limit: i64) -> Result<Vec<StoredRow>, LogError> {
     let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
@@ -117,6 +122,54 @@ impl Log {
         self.store().run(read).await
     }
 
+    /// Whose a credential is, or was; `None` of one that nobody ever stored.
+    pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT user_id FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND sequence = 1";
+            let row = sqlx::query(sql).bind(credential.to_string()).fetch_optional(store.reads()).await?;
+            let owner = row.map(|row| row.try_get::<String, _>("user_id")).transpose()?;
+            let damaged = |_| LogError::Statement(format!("the owner of credential {credential} is no id"));
+            owner.map(|owner| owner.parse().map_err(damaged)).transpose()
+        };
+        self.store().run(read).await
+    }
+
+    /// The rows of one of a user's credentials before a sequence, newest first, at most `limit` and [`PAGE`].
+    pub async fn credential_rows(
+        &self,
+        user: UserId,
+        credential: CredentialId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredRow>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND user_id = $2 \
+                 AND sequence < $3 ORDER BY sequence DESC LIMIT $4"
+            );
+            let query = sqlx::query(&sql).bind(credential.to_string()).bind(user.to_string());
+            let rows = query.bind(below(before)).bind(limit.min(PAGE) as i64).fetch_all(store.reads()).await?;
+            Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.store().run(read).await
+    }
+
+    /// The rows that tell to whom a user's credentials were shown or refused, before a `user_seq`, newest first, at most `limit`
+    /// and [`PAGE`].
+    pub async fn revealed_rows(&self, user: UserId, before: Option<u64>, limit: usize) -> Result<Vec<StoredRow>, LogError> {
+        let read = async move |store: Store| {
+            // By an index over just these.
+            let sql = format!(
+                "SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq < $2 \
+                 AND event_type IN ('credential.revealed', 'credential.refused') ORDER BY user_seq DESC LIMIT $3"
+            );
+            let query = sqlx::query(&sql).bind(user.to_string()).bind(below(before));
+            let rows = query.bind(limit.min(PAGE) as i64).fetch_all(store.reads()).await?;
+            Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.store().run(read).await
+    }
+
     /// Who asked for the last event of this type in a stream, as far as it can be read without a key; `None` without any.
     pub async fn last_asked(&self, stream: StreamId, event_type: &'static str) -> Result<Option<Metadata>, LogError> {
         let read = async move |store: Store| {
@@ -152,8 +205,8 @@ impl Log {
         }
     }
 
-    /// What can be read without a key of all jobs that have neither been completed nor called off, in order of position: what
-    /// the job board starts from.
+    /// What can be read without a key of all jobs that have neither been completed nor called off, nor are of somebody who was
+    /// forgotten, in order of position: what the job board starts from.
     pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
@@ -162,6 +215,7 @@ impl Log {
                          AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
                          AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
                              AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
+                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE k.user_id = events.user_id AND k.state = 'destroyed') \
                  ORDER BY position";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
             Ok(rows.iter().map(JobStep::read).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

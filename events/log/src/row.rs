@@ -1,6 +1,6 @@
 //! A row of the log as stored, the digest over it, and the fact inside.
 
-use genie_events::{Event, EventId, Metadata, Moment, StreamId, StreamKind, UserId};
+use genie_events::{Event, EventId, Metadata, Moment, StreamId, StreamKind, UserId, account::FORGOTTEN};
 use sha2::{Digest, Sha256};
 use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
@@ -125,9 +125,14 @@ impl StoredRow {
         (!kind.is_system()).then_some(UserId(self.owner))
     }
 
-    /// Whose data key sealed it: the user's, or the system's (nil).
+    /// Whose data key sealed it: the user's, or the system's (nil), which the fact that they were forgotten is sealed under, too.
     pub(crate) fn key_owner(&self) -> Uuid {
-        self.user().map_or(Uuid::nil(), |user| user.0)
+        self.user().filter(|_| !self.is_forgotten()).map_or(Uuid::nil(), |user| user.0)
+    }
+
+    /// Whether it says that its user was forgotten: the one event of theirs that can still be read then.
+    pub fn is_forgotten(&self) -> bool {
+        self.event_type == FORGOTTEN
     }
 
     /// Checks the digest and opens the envelope.

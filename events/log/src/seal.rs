@@ -173,25 +173,78 @@ impl Place {
 mod tests {
     use super::*;
 
+    const SEALED_BEFORE: &str = "019273d2c16ae2a9171d3a3f6d9c08a14355eeac1a53d8eb59d0c483f9314172dfdbb769cd9c87759c0b7223ff96653f \
+        b88360b469a06bceb77a69bf790b414b1ce4db4bd5e6fe374dd2d4640941a84cbb4de2144ae7fea35ae00f34b9";
+
     fn key(byte: u8) -> SealingKey {
         SealingKey::derive(Uuid::from_u128(u128::from(byte)), &[byte; 32], "payload")
     }
 
-    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    fn bytes(hex: &str) -> Vec<u8> {
+        let hex: String = hex.split_whitespace().collect();
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, section 2.2.1.
+    #[test]
+    fn the_keys_of_the_cipher_are_derived_as_published() {
+        let key: [u8; 32] = std::array::from_fn(|n| n as u8);
+        let nonce: [u8; 16] = bytes("000000090000004a0000000031415927").try_into().unwrap();
+        let derived = chacha20::hchacha::<chacha20::R20>(&key.into(), &nonce.into());
+        assert_eq!(derived.as_slice(), bytes("82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"));
+    }
+
+    /// The same draft, appendix A.3.1.
     #[test]
     fn the_cipher_is_the_published_one() {
-        let hex = |text: &str| -> Vec<u8> {
-            (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
-        };
-        let key: [u8; 32] = hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f").try_into().unwrap();
-        let nonce: [u8; 24] = hex("404142434445464748494a4b4c4d4e4f5051525354555657").try_into().unwrap();
+        let key: [u8; 32] = bytes("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f").try_into().unwrap();
+        let nonce: [u8; 24] = bytes("404142434445464748494a4b4c4d4e4f5051525354555657").try_into().unwrap();
         let plaintext =
             b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
-        let aad = hex("50515253c0c1c2c3c4c5c6c7");
+        let aad = bytes("50515253c0c1c2c3c4c5c6c7");
         let sealed =
             XChaCha20Poly1305::new(&Key::from(key)).encrypt(&XNonce::from(nonce), Payload { msg: plaintext, aad: &aad }).unwrap();
-        assert_eq!(sealed[..16], hex("bd6d179d3e83d43b9576579493c0e939"));
-        assert_eq!(sealed[sealed.len() - 16..], hex("c0875924c1c7987947deafd8780acf49"));
+        let published = "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb \
+             731c7f1b0b4aa6440bf3a82f4eda7e39ae64c6708c54c216cb96b72e1213b452 \
+             2f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9 \
+             21f9664c97637da9768812f615c68b13b52e c0875924c1c7987947deafd8780acf49";
+        assert_eq!(sealed, bytes(published));
+    }
+
+    /// RFC 5869, appendices A.1 to A.3.
+    #[test]
+    fn keys_are_derived_by_the_published_function() {
+        let ascending = |from: u8, to: u8| (from..=to).collect::<Vec<u8>>();
+        let long = "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09 \
+             da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87";
+        for (root, salt, info, published) in [
+            (
+                vec![0x0b; 22],
+                ascending(0x00, 0x0c),
+                ascending(0xf0, 0xf9),
+                "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
+            ),
+            (ascending(0x00, 0x4f), ascending(0x60, 0xaf), ascending(0xb0, 0xff), long),
+            (
+                vec![0x0b; 22],
+                vec![],
+                vec![],
+                "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
+            ),
+        ] {
+            let published = bytes(published);
+            let mut derived = vec![0; published.len()];
+            Hkdf::<Sha256>::new(Some(&salt), &root).expand(&info, &mut derived).unwrap();
+            assert_eq!(derived, published);
+        }
+    }
+
+    /// What is sealed is opened by later releases: how keys are derived, and what seals what, never changes.
+    #[test]
+    fn what_an_earlier_release_sealed_opens() {
+        let (key, place) = (key(1), Place::new(&["secret", "a"]));
+        let sealed = bytes(SEALED_BEFORE);
+        assert_eq!(key.open(&sealed, &place).unwrap().as_slice(), b"sealed on 2026-11-23");
     }
 
     #[test]

@@ -42,20 +42,24 @@ pub struct VaultDoor {
     log: Log,
 }
 
-/// Which secret: of whom, which, and which version of it.
+/// Which secret: of whom, which, what it is, and which version of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretName {
     /// Whose.
     pub user: UserId,
     /// Which: a credential's id, or `password/<user>`.
     pub secret_id: String,
+    /// What it is: a credential's kind, or such as `login password`.
+    pub kind: &'static str,
     /// Raised each time it is stored.
     pub version: u32,
 }
 
 impl SecretName {
-    fn place(&self, part: &str) -> Place {
-        Place::new(&["secret v1", part, &self.user.to_string(), &self.secret_id, &self.version.to_string()])
+    /// What a secret, and the key of its own, are bound to: opened for anything else, or under another key, they are refused.
+    fn place(&self, part: &str, vault: &SealingKey) -> Place {
+        let (user, version, key_id) = (self.user.to_string(), self.version.to_string(), vault.id().to_string());
+        Place::new(&["secret v1", part, &user, &self.secret_id, self.kind, &version, &key_id])
     }
 }
 
@@ -76,7 +80,12 @@ impl VaultDoor {
     }
 
     /// Opens the version of a secret that is held, and says which that is; `None` when there is none.
-    pub async fn open_held(&self, user: UserId, secret_id: &str) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
+    pub async fn open_held(
+        &self,
+        user: UserId,
+        secret_id: &str,
+        kind: &'static str,
+    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
         let wanted = secret_id.to_owned();
         let read = async move |store: Store| {
             let sql = format!("{STORED} ORDER BY s.version DESC LIMIT 1");
@@ -84,7 +93,7 @@ impl VaultDoor {
             query.fetch_optional(store.reads()).await?.map(|row| Stored::read(user, &row)).transpose()
         };
         let Some(stored) = self.log.store().run(read).await? else { return Ok(None) };
-        let name = SecretName { user, secret_id: secret_id.to_owned(), version: stored.version };
+        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version: stored.version };
         Ok(Some((name.version, self.open_stored(&name, &stored)?)))
     }
 
@@ -103,7 +112,7 @@ impl VaultDoor {
     fn open_stored(&self, name: &SecretName, stored: &Stored) -> Result<Zeroizing<Vec<u8>>, LogError> {
         let Some(wrapped) = &stored.key else { return Err(LogError::KeyAbsent { owner: name.user.to_string() }) };
         let key = VaultKey(self.log.unwrap(wrapped)?.vault(self));
-        let damaged = |reason| LogError::Statement(format!("the secret {} is damaged: {reason}", name.secret_id));
+        let damaged = |reason| LogError::SecretDamaged { secret_id: name.secret_id.clone(), version: name.version, reason };
         key.open(name, &stored.sealed).map_err(damaged)
     }
 }
@@ -131,8 +140,8 @@ impl VaultKey {
     /// Seals a secret: the working row to append with its fact.
     pub fn seal(&self, name: &SecretName, plaintext: &[u8]) -> Work {
         let own = Zeroizing::new(random_bytes::<32>());
-        let wrapped = self.0.seal(own.as_slice(), &name.place("key"));
-        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret"));
+        let wrapped = self.0.seal(own.as_slice(), &name.place("key", &self.0));
+        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret", &self.0));
         let sealed = [&(wrapped.len() as u16).to_be_bytes(), wrapped.as_slice(), &ciphertext].concat();
         Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
     }
@@ -140,34 +149,11 @@ impl VaultKey {
     fn open(&self, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
         let (length, rest) = sealed.split_first_chunk::<2>().ok_or(CantOpen::Form)?;
         let (wrapped, ciphertext) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CantOpen::Form)?;
-        let own = self.0.open(wrapped, &name.place("key"))?;
+        let own = self.0.open(wrapped, &name.place("key", &self.0))?;
         let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
-        SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret"))
+        SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret", &self.0))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{TestStore, both_stores};
-
-    both_stores!(a_secret_opens_for_its_own_name_only, async |store: TestStore| {
-        let opened = store.open().await;
-        let user = store.register(&opened.log, "ada").await;
-        let name = SecretName { user, secret_id: "s".into(), version: 1 };
-        let key = opened.vault.key(user).await.unwrap();
-        let Work::PutSecret { sealed, .. } = key.seal(&name, b"hunter2") else { panic!() };
-        assert_eq!(key.open(&name, &sealed).unwrap().as_slice(), b"hunter2");
-        for other in [
-            SecretName { version: 2, ..name.clone() },
-            SecretName { secret_id: "t".into(), ..name.clone() },
-            SecretName { user: UserId(Uuid::nil()), ..name.clone() },
-        ] {
-            assert!(key.open(&other, &sealed).is_err());
-        }
-        for length in 0..sealed.len() {
-            assert!(key.open(&name, &sealed[..length]).is_err());
-        }
-        assert!(opened.vault.open(&name).await.unwrap().is_none(), "it was sealed and not yet appended");
-    });
-}
+mod tests;

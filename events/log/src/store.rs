@@ -145,6 +145,8 @@ impl Store {
             pool_of(connections).after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis())).execute(&mut *connection).await?;
+                    // What is deleted is overwritten: that is each connection's own setting.
+                    sqlx::query("PRAGMA secure_delete = ON").execute(&mut *connection).await?;
                     sqlx::query(pragma).execute(connection).await.map(drop)
                 })
             })

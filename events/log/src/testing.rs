@@ -133,15 +133,22 @@ impl TestStore {
         }
     }
 
-    /// Whether a word stands anywhere in the store in the clear: in the bytes of SQLite's files, or in any column of any row on
-    /// Postgres, as text or as bytes.
+    /// Whether a word stands anywhere in the store in the clear.
     pub async fn holds(&self, word: &str) -> bool {
+        let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let bytes = self.bytes().await;
+        let has = |word: &str| bytes.windows(word.len()).any(|window| window == word.as_bytes());
+        has(word) || (self.kind == Kind::Postgres && has(&hex))
+    }
+
+    /// All that is in the store: the bytes of SQLite's files, or every column of every row on Postgres as text, bytes in
+    /// hexadecimal.
+    pub async fn bytes(&self) -> Vec<u8> {
         match &self.target {
-            Target::Sqlite(path) => ["", "-wal"].iter().any(|suffix| {
-                let file = format!("{}{suffix}", path.display());
-                let bytes = std::fs::read(file).unwrap_or_default();
-                bytes.windows(word.len()).any(|window| window == word.as_bytes())
-            }),
+            Target::Sqlite(path) => {
+                let file = |suffix| std::fs::read(format!("{}{suffix}", path.display())).unwrap_or_default();
+                ["", "-wal", "-shm", "-journal"].map(file).concat()
+            }
             Target::Postgres(url) => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
                 let tables: Vec<String> = sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
@@ -149,16 +156,13 @@ impl TestStore {
                     .await
                     .unwrap();
                 assert!(tables.len() > 10, "{tables:?}");
+                let mut bytes = Vec::new();
                 for table in tables {
-                    let sql = format!(
-                        "SELECT count(*) FROM {table} t WHERE strpos(t::text, $1) > 0 OR strpos(t::text, encode($1::bytea, 'hex')) > 0"
-                    );
-                    let found: i64 = sqlx::query_scalar(&sql).bind(word).fetch_one(&mut connection).await.unwrap();
-                    if found > 0 {
-                        return true;
-                    }
+                    let sql = format!("SELECT t::text FROM {table} t");
+                    let rows: Vec<String> = sqlx::query_scalar(&sql).fetch_all(&mut connection).await.unwrap();
+                    bytes.extend(rows.join("\n").into_bytes());
                 }
-                false
+                bytes
             }
         }
     }

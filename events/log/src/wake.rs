@@ -102,6 +102,9 @@ impl Log {
             return Ok(Waking::Awake(Box::new(asleep(user))));
         };
         let KeyState::Live(keys) = self.opened_key(user.0, kept.key.as_ref())? else { return Ok(Waking::Forgotten) };
+        if self.ends_in_forgetting(&kept.tail).await? {
+            return Ok(Waking::Forgotten); // whatever became of the key: it may have come back with a backup
+        }
         let mut awake = begin(user, &keys, kept.snapshot.as_ref(), kept.seq);
         // Read for a snapshot that turned out unreadable, the tail is of no use.
         if kept.tail.first().is_some_and(|row| row.owner_seq == awake.user.seq() + 1) {
@@ -112,9 +115,20 @@ impl Log {
             if rows.is_empty() {
                 return Err(LogError::EventsMissing { owner: user.to_string(), missing: awake.user.seq() + 1 });
             }
+            if self.ends_in_forgetting(&rows).await? {
+                return Ok(Waking::Forgotten);
+            }
             awake.replay(&rows, &keys)?;
         }
         Ok(Waking::Awake(Box::new(awake)))
+    }
+
+    /// Whether the last of a user's rows says that they were forgotten, which is sealed under the system's key.
+    async fn ends_in_forgetting(&self, rows: &[StoredRow]) -> Result<bool, LogError> {
+        match rows.last() {
+            Some(row) if row.is_forgotten() => self.open_row(row).await.map(|_| true),
+            _ => Ok(false),
+        }
     }
 }
 

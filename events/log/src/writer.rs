@@ -11,9 +11,10 @@ use tracing::{error, warn};
 
 use crate::{
     StoredRow,
-    append::{AppendError, Appended, Outcome, Request},
+    append::{AppendError, Appended, Outcome, Request, Work},
     append_postgres, append_sqlite,
     health::{Health, Trouble},
+    scrub::Scrub,
     store::Writing,
     tail::Tail,
 };
@@ -52,12 +53,22 @@ impl std::fmt::Debug for Pending {
 
 impl LogWriter {
     /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
-    pub fn start(store: Writing, tail: Arc<Tail>, health: Health) -> (Self, watch::Receiver<u64>) {
+    pub fn start(store: Writing, tail: Arc<Tail>, health: Health, scrub: Scrub) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, written) = watch::channel(0);
         tokio::spawn(
-            Task { store, held_postgres: None, held_sqlite: None, tail, health, written: tell, waiting, carried: Vec::new() }
-                .run(),
+            Task {
+                store,
+                held_postgres: None,
+                held_sqlite: None,
+                tail,
+                health,
+                scrub,
+                written: tell,
+                waiting,
+                carried: Vec::new(),
+            }
+            .run(),
         );
         (Self { queue }, written)
     }
@@ -84,6 +95,7 @@ struct Task {
     held_sqlite: append_sqlite::Held,
     tail: Arc<Tail>,
     health: Health,
+    scrub: Scrub,
     written: watch::Sender<u64>,
     waiting: mpsc::Receiver<Pending>,
     /// Requests that share an owner with one already in the batch wait for the next.
@@ -187,6 +199,9 @@ impl Task {
         let mut written = Vec::new();
         for (pending, outcome) in part.into_iter().zip(outcomes) {
             if let Outcome::Written(at) = outcome {
+                if pending.request.work.iter().any(Work::deletes_a_secret) {
+                    self.scrub.deleted();
+                }
                 let positions = at.first..=at.last;
                 written.extend(positions.zip(pending.request.rows).map(|(position, row)| StoredRow { position, ..row }));
                 self.tail.raise_head(at.last);
@@ -220,11 +235,14 @@ fn give_up_the_overdue(part: Vec<Pending>) -> Vec<Pending> {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+    use genie_events::{
+        Event, Metadata, StreamId, StreamKind,
+        account::{AccountEvent, AtTheWishOf},
+    };
 
     use super::*;
     use crate::{
-        Append, Group, NewFact,
+        Append, Group, Log, NewFact, Work,
         testing::{TestStore, both_stores, store_of},
     };
 
@@ -238,14 +256,30 @@ mod tests {
         let append =
             Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system(), remember: None };
         let request = opened.log.seal(append).await.unwrap();
-        let writing = &store_of(&opened.log).writing;
         for _ in 0..3 {
-            let outcomes = match writing {
-                Writing::Postgres(pool) => append_postgres::append(pool, &mut None, &[&request], STATEMENT).await.unwrap(),
-                Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[&request]).await.unwrap(),
-            };
-            assert_eq!(outcomes, [Outcome::Written(Appended { first: 2, last: 2 })]);
+            assert_eq!(append_to(&opened.log, &request).await, [Outcome::Written(Appended { first: 2, last: 2 })]);
         }
         assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
     });
+
+    both_stores!(that_somebody_was_forgotten_is_there_already_although_their_key_is_gone, async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let event = Event::Account(AccountEvent::Forgotten { by: AtTheWishOf::User });
+        let facts = vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }];
+        let work = vec![Work::Forget { user: ada, at: store.clock.now() }];
+        let append = Append { groups: vec![Group::of_user(ada, 1, facts)], work, metadata: Metadata::system(), remember: None };
+        let request = opened.log.seal(append).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(append_to(&opened.log, &request).await, [Outcome::Written(Appended { first: 2, last: 2 })]);
+        }
+        assert_eq!(opened.log.forgetting(ada).await.unwrap().unwrap().position, 2);
+    });
+
+    async fn append_to(log: &Log, request: &Request) -> Vec<Outcome> {
+        match &store_of(log).writing {
+            Writing::Postgres(pool) => append_postgres::append(pool, &mut None, &[request], STATEMENT).await.unwrap(),
+            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[request]).await.unwrap(),
+        }
+    }
 }

@@ -94,10 +94,10 @@ both_stores!(a_rotation_runs_beside_registrations_and_reads_and_misses_nobody, a
         let store = &store;
         async move {
             let mut new = Vec::new();
-            for n in 0..60 {
+            for (n, user) in users.into_iter().take(60).enumerate() {
                 new.push(store.register(&log, &format!("new{n}")).await);
-                sign_in(&log, users[n], 1).await;
-                reads(&log, users[n], 2).await;
+                sign_in(&log, user, 1).await;
+                reads(&log, user, 2).await;
             }
             new
         }

@@ -119,7 +119,11 @@ impl Profile {
             AccountCommand::Register(_)
             | AccountCommand::Meet(_)
             | AccountCommand::Sync(_)
-            | AccountCommand::EndImpersonation { .. } => Ok(vec![]),
+            | AccountCommand::EndImpersonation { .. }
+            | AccountCommand::RequestForget { .. }
+            | AccountCommand::WithdrawForget
+            | AccountCommand::ForgetWhenDue { .. }
+            | AccountCommand::Forget(_) => Ok(vec![]),
         }
     }
 
@@ -205,7 +209,10 @@ impl Profile {
             | AccountEvent::Registered(_)
             | AccountEvent::Met(_)
             | AccountEvent::Suspended
-            | AccountEvent::Reactivated => {}
+            | AccountEvent::Reactivated
+            | AccountEvent::ForgetRequested { .. }
+            | AccountEvent::ForgetWithdrawn { .. }
+            | AccountEvent::Forgotten { .. } => {}
         }
     }
 }

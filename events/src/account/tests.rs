@@ -181,3 +181,54 @@ fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
     assert_eq!(registered(vec![AccountEvent::Suspended]).decide(end.clone()), Ok(vec![ended]));
     assert_eq!(Account::Absent.decide(end).unwrap_err().code, "not_found");
 }
+
+#[test]
+fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() {
+    let asked = AccountEvent::ForgetRequested { due: Moment(7) };
+    let active = given(vec![AccountEvent::Registered(ada())]);
+    assert_eq!(active.decide(AccountCommand::RequestForget { due: Moment(7) }), Ok(vec![asked.clone()]));
+    let leaving = given(vec![AccountEvent::Registered(ada()), asked]);
+    assert_eq!(leaving.active().unwrap_err().code, "leaving");
+    assert_eq!(leaving.decide(AccountCommand::RequestForget { due: Moment(9) }), Ok(vec![]), "the first time stands");
+    let active_again = AccountCommand::Sync(Wanted { active: Some(true), ..Wanted::default() });
+    assert_eq!(leaving.decide(active_again), Ok(vec![]), "by undoing it alone");
+
+    assert_eq!(leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(6) }), Ok(vec![]));
+    let forgotten = AccountEvent::Forgotten { by: AtTheWishOf::User };
+    assert_eq!(leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }), Ok(vec![forgotten]));
+
+    let withdrawn = leaving.decide(AccountCommand::WithdrawForget).unwrap();
+    assert_eq!(withdrawn, [AccountEvent::ForgetWithdrawn { active: true }]);
+    let mut back = leaving.clone();
+    withdrawn.into_iter().for_each(|event| back.evolve(event));
+    assert_eq!(back, active);
+    assert_eq!(back.decide(AccountCommand::WithdrawForget), Ok(vec![]), "it is so already");
+    assert_eq!(back.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }), Ok(vec![]), "a timer that comes late");
+}
+
+#[test]
+fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
+    let mut account = given(vec![AccountEvent::Registered(ada()), AccountEvent::ForgetRequested { due: Moment(7) }]);
+    let suspend = AccountCommand::Sync(Wanted { active: Some(false), ..Wanted::default() });
+    let suspended = account.decide(suspend.clone()).unwrap();
+    assert_eq!(suspended, [AccountEvent::Suspended]);
+    suspended.into_iter().for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(suspend), Ok(vec![]));
+    assert_eq!(account.decide(AccountCommand::WithdrawForget), Ok(vec![AccountEvent::ForgetWithdrawn { active: false }]));
+}
+
+#[test]
+fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
+    let forget = AccountCommand::Forget(AtTheWishOf::Administrator);
+    let forgotten = AccountEvent::Forgotten { by: AtTheWishOf::Administrator };
+    assert_eq!(forgotten.type_name(), FORGOTTEN);
+    for before in [vec![], vec![AccountEvent::Suspended], vec![AccountEvent::ForgetRequested { due: Moment(7) }]] {
+        let account = given([vec![AccountEvent::Registered(ada())], before].concat());
+        assert_eq!(account.decide(forget.clone()), Ok(vec![forgotten.clone()]));
+    }
+    for nobody in [Account::Absent, given(vec![AccountEvent::Registered(ada()), forgotten])] {
+        for asked in [forget.clone(), AccountCommand::WithdrawForget, AccountCommand::ForgetWhenDue { now: Moment(7) }] {
+            assert_eq!(nobody.decide(asked).unwrap_err().code, "not_found");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::{
     Now,
-    credential::Credential,
+    credential::{Credential, CredentialKind},
     event::{Change, Event},
     job::Job,
     moment::Moment,
@@ -34,10 +34,10 @@ impl User {
 
     /// How many of a counter there are now: of this month, or of what is there.
     pub fn used(&self, counter: Counter, now: Moment) -> u64 {
-        let held = |credential: &&Credential| matches!(credential, Credential::Held { .. });
+        let connected = |held: &&Credential| matches!(held, Credential::Held { kind: CredentialKind::Profile, .. });
         let waits_for_its_time = |job: &&Job| matches!(job, Job::Waiting { attempts: 0, not_before: Some(at), .. } if *at > now);
         match counter {
-            Counter::PlatformsConnected => self.credentials.values().filter(held).count() as u64,
+            Counter::PlatformsConnected => self.credentials.values().filter(connected).count() as u64,
             Counter::ScheduledQueueSize => self.jobs.values().filter(waits_for_its_time).count() as u64,
             Counter::TeamSeats => 0, // there are no teams yet
             monthly => self.usage.count(monthly, self.usage.present(now.month())),

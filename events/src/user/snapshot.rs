@@ -12,7 +12,7 @@ use crate::{
 
 /// The version of a snapshot's shape *and* of the fold that made it. Raised whenever an `evolve` or a state changes, so that a
 /// snapshot of an earlier release is left and the user folded anew.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 impl User {
     /// The state as JSON.

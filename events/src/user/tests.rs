@@ -123,35 +123,69 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
     let mut ada = ada();
     let store = |n: u128, platform: &str, version| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
+        kind: CredentialKind::Profile,
         platform: platform.into(),
         platform_username: Some("ada".into()),
+        expires_at: None,
         sealed: SealedSecret { version, hash: "00".into() },
     };
     ask(&mut ada, store(1, "x", 1)).unwrap();
-    assert_eq!(ada.credential_for("x", Some("ada")), Some(CredentialId(id(1))));
-    assert_eq!(ada.credential_for("x", None), None);
+    assert_eq!(ada.credential_for(CredentialKind::Profile, "x", Some("ada")), Some(CredentialId(id(1))));
+    assert_eq!(ada.credential_for(CredentialKind::Profile, "x", None), None);
     assert_eq!(ask(&mut ada, store(1, "x", 2)), Ok(1), "storing again is no new connection");
     let refused = ask(&mut ada, store(2, "reddit", 1)).unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::PlatformsConnected, in_tier: true });
 }
 
 #[test]
+fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
+    let mut ada = ada();
+    let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
+        credential: CredentialId(id(n)),
+        kind,
+        platform: "x".into(),
+        platform_username: Some(username.into()),
+        expires_at: None,
+        sealed: SealedSecret { version: 1, hash: "00".into() },
+    };
+    for (n, kind) in [(1, CredentialKind::Password), (2, CredentialKind::Cookies), (3, CredentialKind::Session)] {
+        ask(&mut ada, store(n, kind, "ada")).unwrap();
+        assert_eq!(ada.credential_for(kind, "x", Some("another")), Some(CredentialId(id(n))));
+        assert_eq!(ada.credential_for(kind, "reddit", None), None);
+    }
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
+    ask(&mut ada, store(4, CredentialKind::Profile, "ada")).unwrap();
+    assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 1);
+    for n in 5..=MAX_LOGINS as u128 + 1 {
+        ask(&mut ada, store(n, CredentialKind::Session, "ada")).unwrap();
+    }
+    let one_more = ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap_err();
+    assert_eq!(one_more.code, "too_many_credentials");
+    ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
+    ask(&mut ada, store(1000, CredentialKind::Password, "ada")).unwrap();
+}
+
+#[test]
 fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     let mut ada = ada();
-    let import = |n: u128, platform: &str| UserCommand::ImportCredential {
+    let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
         platform: platform.into(),
         platform_username: None,
-        sealed: SealedSecret { version: 1, hash: "h".into() },
+        over,
+        sealed: SealedSecret { version: over.map_or(1, |over| over + 1), hash: "h".into() },
     };
+    let import = |n: u128, platform: &str| import_over(n, platform, None);
     for n in 1..=3 {
         assert_eq!(ask(&mut ada, import(n, &format!("p{n}"))), Ok(1), "past the tier's limit of one");
     }
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 3);
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(9)),
+        kind: CredentialKind::Profile,
         platform: "x".into(),
         platform_username: None,
+        expires_at: None,
         sealed: SealedSecret { version: 1, hash: "h".into() },
     };
     assert!(matches!(ask(&mut ada, store).unwrap_err().kind, RefusalKind::Quota { .. }), "it is full for everything else");
@@ -159,6 +193,9 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     for (again, why) in [(import(1, "p1"), "held"), (import(3, "p3"), "removed"), (import(4, "p1"), "held under another id")] {
         assert_eq!(ask(&mut ada, again).unwrap_err().code, "not_imported", "{why}");
     }
+    assert_eq!(ask(&mut ada, import_over(1, "p1", Some(1))), Ok(1), "in the place of what was brought in");
+    assert_eq!(ask(&mut ada, import_over(1, "p1", Some(1))).unwrap_err().code, "not_imported", "it has changed since");
+    assert_eq!(ask(&mut ada, import_over(3, "p3", Some(1))).unwrap_err().code, "not_imported", "it was removed");
     apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
     assert_eq!(ask(&mut ada, import(5, "p5")), Ok(1), "nothing of the suspended is lost");
     let nobody = User::new(UserId(id(2))).decide(Now { moment: NOW, limits: Limits::built_in() }, import(1, "x"));
@@ -172,6 +209,8 @@ fn the_suspended_ask_nothing_but_what_runs_may_end() {
     apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
     let refused = ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(2)), spec("resize_image"))).unwrap_err();
     assert_eq!(refused.code, "suspended");
+    let (credential, reason) = (CredentialId(id(2)), RefusedFor::Suspended);
+    assert_eq!(ask(&mut ada, UserCommand::RefuseCredential { credential, reason, platform: None, purpose: None }), Ok(1));
     let written = Written { text: "t".into(), model: "m".into(), truncated: false };
     assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Ok(written))), Ok(1));
 }
@@ -182,8 +221,10 @@ fn busy_ada() -> User {
     let sealed = SealedSecret { version: 1, hash: "h".into() };
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(2)),
+        kind: CredentialKind::Session,
         platform: "x".into(),
         platform_username: Some("ada".into()),
+        expires_at: Some(Moment(7)),
         sealed,
     };
     ask(&mut user, store).unwrap();
@@ -209,7 +250,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let mut json: Value = serde_json::from_slice(&busy_ada().to_snapshot()).unwrap();
     json["sequences"].as_array_mut().unwrap().sort_by_key(Value::to_string);
     let kept = include_str!("snapshot.json");
-    assert_eq!((snapshot::VERSION, json), (2, serde_json::from_str(kept).unwrap()));
+    assert_eq!((snapshot::VERSION, json), (3, serde_json::from_str(kept).unwrap()));
 }
 
 #[test]

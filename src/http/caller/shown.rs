@@ -185,6 +185,9 @@ pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Optio
     if let Some(account) = app.known_accounts.get(user).await? {
         return Ok(Some(account));
     }
+    if app.log.has_dropped_keys(user) {
+        return Ok(None); // forgotten
+    }
     app.reads.wait_for("accounts", app.log.head(), wait).await?;
     Ok(app.reads.accounts.get(user).await?)
 }

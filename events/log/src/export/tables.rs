@@ -117,6 +117,20 @@ pub(crate) const CARRIED: &[Table] = &[
         key: 1,
         only: "",
     },
+    Table {
+        name: "forgettings",
+        columns: &[
+            ("user_id", Text),
+            ("state", Text),
+            ("due", Number),
+            ("position", Number),
+            ("forgotten_at", Number),
+            ("erased_at", Number),
+            ("certificate", Text),
+        ],
+        key: 1,
+        only: "",
+    },
 ];
 
 type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;

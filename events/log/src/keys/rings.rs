@@ -58,8 +58,10 @@ impl Log {
             sqlx::query(sql).bind(SWEPT.as_micros() as i64).execute(&mut *tx).await?;
             Ok(tx.commit().await?)
         };
-        self.store().run(tell).await?;
-        self.follow_current().await.map(drop)
+        // First told, then looked at: of a server that starts and one that rotates, at least one sees the other.
+        let told = self.store().run(tell).await;
+        self.follow_current().await?;
+        told
     }
 
     /// Tells them that this server goes.

@@ -1,0 +1,164 @@
+//! Secrets and their keys: how long a reveal takes when many ask at once, how fast a core seals and opens, and how fast all data
+//! keys are wrapped by another master key.
+
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305,
+    aead::{Aead, Payload},
+};
+use futures_util::future::try_join_all;
+use genie_actors::{
+    Caller,
+    vault::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
+};
+use genie_events::{CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::Right};
+use genie_log::{
+    MasterKeys,
+    clock::random_bytes,
+    keys::rotation::Place,
+    seal::{self, SealingKey},
+};
+use serde_json::json;
+use tokio::time::{Duration, Instant};
+
+use crate::{
+    bare::Bare,
+    commands,
+    ground::{EVENT_BYTES, Ground, Measured, Node, name_on},
+    numbers::{median, millis, percentile},
+    table::{Bound, Row},
+};
+
+/// Callers who ask at once, each of another user's credential and as soon as they were answered.
+const CALLERS: usize = 64;
+/// Reveals of each caller in a turn.
+const REVEALS: usize = 40;
+/// Bare commits of a turn.
+const COMMITS: usize = 100;
+/// Turns of both; the first is to get warm and does not count.
+const TURNS: usize = 9;
+/// Seals, each with its opening, of a turn.
+const SEALS: usize = 50_000;
+/// Users whose keys are wrapped anew.
+const USERS: usize = 50_000;
+/// How often all of them are, each time by another master key.
+const ROTATIONS: usize = 3;
+
+/// How fast one core seals and opens as much as an event has. Needs no store.
+pub fn seal_and_open() -> Vec<Row> {
+    let (root, text) = (random_bytes::<32>(), random_bytes::<EVENT_BYTES>());
+    let (key, place) = (SealingKey::derive(uuid::Uuid::nil(), &root, "bench"), seal::Place::new(&["bench", "a", "1"]));
+    let cipher = XChaCha20Poly1305::new(&root.into());
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        ours.push(per_second(|| key.open(&key.seal(&text, &place), &place).is_ok_and(|opened| opened.as_slice() == text)));
+        bare.push(per_second(|| {
+            let nonce = random_bytes::<24>().into();
+            let sealed = cipher.encrypt(&nonce, Payload { msg: &text, aad: b"bench" });
+            let opened = sealed.and_then(|sealed| cipher.decrypt(&nonce, Payload { msg: &sealed, aad: b"bench" }));
+            opened.is_ok_and(|opened| opened == text)
+        }));
+    }
+    eprintln!("sealed and opened {:.0}/s, by the bare cipher {:.0}/s", median(&ours), median(&bare));
+    vec![Row::new("credentials.seal_open_per_s_core".into(), median(&ours), "pairs/s", Bound::AtLeast(180_000.0))]
+}
+
+/// How often a second something succeeds, on this thread alone. 0 when it does not.
+fn per_second(mut work: impl FnMut() -> bool) -> f64 {
+    let began = Instant::now();
+    match (0..SEALS).all(|_| work()) {
+        true => SEALS as f64 / began.elapsed().as_secs_f64(),
+        false => 0.0,
+    }
+}
+
+/// The figures on one store.
+pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
+    Ok(vec![reveal(ground).await?, rotate(ground).await?])
+}
+
+/// The 99th percentile of a reveal (the fact durable, then the secret read and opened) through the vault and the users' actors,
+/// beside the median of one bare row that is made durable alone.
+async fn reveal(ground: &Ground) -> Measured<Row> {
+    let (node, vault) = ground.node_with_vault().await?;
+    let creators = ground.creators(&node, CALLERS).await?;
+    commands::rate(&node, &creators).await?; // rows to copy, and everything warm
+    let bare = Bare::beside(ground, &node.log).await?;
+    let mut credentials = Vec::with_capacity(CALLERS);
+    for user in ground.register(&node.log, CALLERS).await {
+        credentials.push(store(&node, &vault, user).await?);
+    }
+    let (mut ratios, mut all_ours, mut all_bare) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        let mut theirs = Vec::with_capacity(COMMITS);
+        for _ in 0..COMMITS {
+            theirs.push(bare.single().await?);
+        }
+        let asking = credentials.iter().map(|credential| tokio::spawn(reveals(node.clone(), vault.clone(), *credential)));
+        let ours: Vec<Duration> = try_join_all(asking).await?.into_iter().collect::<Measured<Vec<_>>>()?.concat();
+        if turn > 0 {
+            ratios.push(percentile(&ours, 99).as_secs_f64() / percentile(&theirs, 50).as_secs_f64());
+            all_ours.extend(ours);
+            all_bare.extend(theirs);
+        }
+    }
+    let (ours, bare) = (|percent| millis(percentile(&all_ours, percent)), |percent| millis(percentile(&all_bare, percent)));
+    eprintln!(
+        "a reveal p50 {:.2} ms, p99 {:.2} ms at {CALLERS} callers; a bare commit p50 {:.2} ms, p99 {:.2} ms",
+        ours(50),
+        ours(99),
+        bare(50),
+        bare(99)
+    );
+    let name = name_on("credentials", ground.store.kind, "reveal_p99_vs_bare_commit");
+    Ok(Row::new(name, median(&ratios), "x", Bound::AtMost(3.0)))
+}
+
+async fn store(node: &Node, vault: &Vault, user: UserId) -> Measured<CredentialId> {
+    let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
+    let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES).map_err(|refusal| format!("{refusal:?}"))?;
+    let (kind, platform) = (CredentialKind::Profile, "onlyfans".to_owned());
+    let target = Target::For(Holding { kind, platform, platform_username: None, expires_at: None });
+    Ok(vault.store(&node.users, user, Metadata::system(), target, secret).await?.id)
+}
+
+/// How long each reveal of one caller took.
+async fn reveals(node: Node, vault: Vault, credential: CredentialId) -> Measured<Vec<Duration>> {
+    let (caller, mut times) = (Caller::shared_secret("bench"), Vec::with_capacity(REVEALS));
+    for _ in 0..REVEALS {
+        let (named, purpose) = (Named::Id(credential), Some("publishing the planned post".to_owned()));
+        let ask = Ask { named, kinds: &[CredentialKind::Profile], right: Right::Every, purpose };
+        let began = Instant::now();
+        let revealed = vault.reveal(&node.users, &caller, ask).await?;
+        times.push(began.elapsed());
+        if revealed.plaintext.expose().len() < EVENT_BYTES {
+            return Err("a reveal did not give the secret".into());
+        }
+    }
+    Ok(times)
+}
+
+/// Users a second whose data keys are wrapped by another master key, to the end.
+async fn rotate(ground: &Ground) -> Measured<Row> {
+    let log = ground.log().await?;
+    ground.register(&log, USERS).await;
+    let (mut ring, mut rates) = (ground.masters.clone(), Vec::new());
+    for n in 0..ROTATIONS {
+        ring = format!("{},{ring}", *MasterKeys::new_entry(&format!("r{n}")));
+        log.take_ring(MasterKeys::parse(&ring)?).await?;
+        let began = Instant::now();
+        let to = log.begin_rotation().await?;
+        let (mut wrapped, mut from) = (0, Some(Place::default()));
+        while let Some(place) = from {
+            let step = log.rotate(&to, place).await?;
+            wrapped += step.wrapped;
+            from = step.next;
+        }
+        rates.push(wrapped as f64 / began.elapsed().as_secs_f64());
+        if (wrapped as usize) < USERS {
+            return Err(format!("{wrapped} keys were wrapped anew, where there are {USERS} users").into());
+        }
+    }
+    eprintln!("users a second in each rotation: {rates:.0?}");
+    let name = name_on("credentials", ground.store.kind, "rotate_users_per_s");
+    Ok(Row::new(name, median(&rates), "users/s", Bound::AtLeast(20_000.0)))
+}

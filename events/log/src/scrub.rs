@@ -1,0 +1,83 @@
+//! What was deleted is to be gone from SQLite's files too. Its bytes are overwritten in their page when they are deleted
+//! (`secure_delete`), but the page as it was stays in the write-ahead log until that is moved into the file and emptied.
+//! So whenever a secret was deleted, and at each start for what a killed process left, that is done: within a second or two, or
+//! once the readers are gone that still look at the page as it was.
+//!
+//! On Postgres there is nothing that a server could do: a deleted row stays in the table's file until VACUUM, and in the
+//! database's own log and its archives for as long as these are kept.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{Connection, Row, SqliteConnection};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use crate::{
+    LogError,
+    store::{Store, Writing},
+};
+
+/// How long readers and the writer are waited for; the writer of the log waits meanwhile.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Pause after each time: many deletions are one emptying.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause while readers are in the way, such as an export: it doubles each time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Tells the task that something was deleted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scrub(Arc<Notify>);
+
+impl Scrub {
+    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    pub fn start(store: &Store) -> Self {
+        let scrub = Self::default();
+        if let Writing::Sqlite(pool) = &store.writing {
+            let (pool, store, wanted) = (pool.clone(), store.clone(), scrub.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = wanted.run(store) => {}
+                    () = pool.close_event() => {} // whoever closes SQLite last empties it
+                }
+            });
+        }
+        scrub
+    }
+
+    /// Something was deleted that is to be gone.
+    pub fn deleted(&self) {
+        self.0.notify_one();
+    }
+
+    async fn run(self, store: Store) {
+        let mut pause = PAUSE;
+        loop {
+            let is_done = store.scrub().await.unwrap_or_else(|error| {
+                warn!(%error, "what was deleted can't be wiped from the write-ahead log yet");
+                false
+            });
+            match is_done {
+                true => {
+                    self.0.notified().await;
+                    pause = PAUSE;
+                }
+                false => pause = (pause * 2).min(LONGEST_PAUSE),
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+impl Store {
+    /// Empties SQLite's write-ahead log, so that what was deleted is in no file of it; `false` when readers or the writer were in
+    /// the way. On Postgres it does nothing.
+    pub async fn scrub(&self) -> Result<bool, LogError> {
+        let Writing::Sqlite(pool) = &self.writing else { return Ok(true) };
+        let options = pool.connect_options().as_ref().clone().create_if_missing(false).busy_timeout(PATIENCE);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
+        let was_busy = row.and_then(|row| row.try_get::<i64, _>("busy"));
+        connection.close().await?;
+        Ok(was_busy? == 0)
+    }
+}

@@ -1,0 +1,151 @@
+use std::time::Duration;
+
+use genie_events::{
+    Change, CredentialId, Event, Metadata,
+    credential::{CredentialEvent, CredentialKind, SealedSecret},
+};
+use sqlx::Row;
+
+use super::*;
+use crate::{
+    Append, Group, NewFact, Opened,
+    keys::sha256_hex,
+    testing::{Kind, TestStore, both_stores},
+};
+
+fn sealed_bytes(work: &Work) -> Vec<u8> {
+    let Work::PutSecret { sealed, .. } = work else { panic!("{work:?}") };
+    sealed.clone()
+}
+
+fn name(user: UserId, id: u128, version: u32) -> SecretName {
+    SecretName { user, secret_id: Uuid::from_u128(id).to_string(), kind: "profile", version }
+}
+
+both_stores!(a_secret_opens_for_its_own_name_and_key_only, async |store: TestStore| {
+    let opened = store.open().await;
+    let (user, other) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+    let mine = name(user, 1, 1);
+    let (key, others) = (opened.vault.key(user).await.unwrap(), opened.vault.key(other).await.unwrap());
+    let sealed = sealed_bytes(&key.seal(&mine, b"hunter2"));
+    assert_eq!(key.open(&mine, &sealed).unwrap().as_slice(), b"hunter2");
+
+    let refused = |key: &VaultKey, name: &SecretName| key.open(name, &sealed).unwrap_err();
+    assert_eq!(refused(&others, &name(other, 1, 1)), CantOpen::OtherKey, "of another user, with that user's key");
+    assert_eq!(refused(&key, &name(other, 1, 1)), CantOpen::Changed, "of another user, with the same key");
+    assert_eq!(refused(&key, &name(user, 2, 1)), CantOpen::Changed, "of another credential");
+    assert_eq!(refused(&key, &name(user, 1, 2)), CantOpen::Changed, "of another version");
+    assert_eq!(refused(&key, &SecretName { kind: "session", ..mine.clone() }), CantOpen::Changed, "of another kind");
+    assert!(opened.vault.open(&mine).await.unwrap().is_none(), "it was sealed and not yet appended");
+});
+
+#[test]
+fn a_key_s_id_is_part_of_what_it_sealed() {
+    let (mine, keys) =
+        (name(UserId(Uuid::from_u128(7)), 1, 1), [8, 9].map(|id| SealingKey::derive(Uuid::from_u128(id), &[1; 32], "vault")));
+    let own = keys[0].seal(&[7; 32], &mine.place("key", &keys[0]));
+    assert!(keys[0].open(&own, &mine.place("key", &keys[0])).is_ok());
+    assert_eq!(keys[1].open(&own, &mine.place("key", &keys[1])).unwrap_err(), CantOpen::Changed, "the same bytes, another id");
+}
+
+both_stores!(any_flipped_bit_any_cut_and_any_other_form_is_refused, async |store: TestStore| {
+    let opened = store.open().await;
+    let user = store.register(&opened.log, "ada").await;
+    let name = name(user, 1, 1);
+    let key = opened.vault.key(user).await.unwrap();
+    let sealed = sealed_bytes(&key.seal(&name, b"hunter2"));
+    for bit in 0..sealed.len() * 8 {
+        let mut flipped = sealed.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(key.open(&name, &flipped).is_err(), "bit {bit}");
+    }
+    for length in 0..sealed.len() {
+        assert!(key.open(&name, &sealed[..length]).is_err(), "cut to {length} bytes");
+    }
+    assert!(key.open(&name, &[&sealed[..], b"x"].concat()).is_err(), "longer than it was");
+    let mut unknown = sealed.clone();
+    unknown[2] = 9; // the form's version, behind the length of the wrapped key
+    assert_eq!(key.open(&name, &unknown).unwrap_err(), CantOpen::Form);
+});
+
+/// Appends what happened to a credential, with its working row.
+async fn append(opened: &Opened, user: UserId, event: CredentialEvent, sequence: u64, work: Work) {
+    let change = Change::new(CredentialId(Uuid::from_u128(1)), Event::from(event));
+    let fact = NewFact { stream: change.stream, sequence, event: change.event };
+    let after = opened.log.user_seq(user).await.unwrap();
+    let groups = vec![Group::of_user(user, after, vec![fact])];
+    let append = Append { groups, work: vec![work], metadata: Metadata::system(), remember: None };
+    opened.log.append(append).await.unwrap();
+}
+
+async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
+    let key = opened.vault.key(user).await.unwrap();
+    let work = key.seal(&name(user, 1, version), format!("hunter{version}").as_bytes());
+    let bytes = sealed_bytes(&work);
+    let sealed = SealedSecret { version, hash: sha256_hex(&bytes) };
+    let event = match version {
+        1 => {
+            let (kind, platform) = (CredentialKind::Profile, "x".to_owned());
+            CredentialEvent::Stored { kind, platform, platform_username: None, expires_at: None, sealed }
+        }
+        _ => CredentialEvent::Changed { platform_username: None, expires_at: None, sealed },
+    };
+    append(opened, user, event, u64::from(version), work).await;
+    bytes
+}
+
+/// Whether the bytes are in the table, or anywhere in the files of SQLite. A page may cut them: a piece from their middle is looked
+/// for, which alone would be enough to tell.
+async fn is_anywhere(store: &TestStore, opened: &Opened, sealed: &[u8]) -> bool {
+    let rows = sqlx::query("SELECT sealed FROM secrets").fetch_all(opened.log.store().reads()).await.unwrap();
+    let in_table = rows.iter().any(|row| row.get::<Vec<u8>, _>("sealed") == sealed);
+    let piece = &sealed[sealed.len() / 2..][..48];
+    let in_files = store.database_url().is_none()
+        && ["genie.db", "genie.db-wal"].iter().any(|file| {
+            let bytes = std::fs::read(store.folder().join(file)).unwrap_or_default();
+            bytes.windows(piece.len()).any(|window| window == piece)
+        });
+    in_table || in_files
+}
+
+async fn wait_until_gone(store: &TestStore, opened: &Opened, sealed: &[u8]) {
+    let gone = async {
+        while is_anywhere(store, opened, sealed).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the old bytes go");
+}
+
+both_stores!(what_was_changed_or_removed_is_gone_from_the_table_and_from_sqlite_s_files, async |store: TestStore| {
+    let opened = store.open().await;
+    let user = store.register(&opened.log, "ada").await;
+    let first = store_version(&opened, user, 1).await;
+    assert!(is_anywhere(&store, &opened, &first).await, "what is there is found");
+    let second = store_version(&opened, user, 2).await;
+    wait_until_gone(&store, &opened, &first).await;
+    assert!(is_anywhere(&store, &opened, &second).await, "what is there is found");
+    assert_eq!(opened.vault.open(&name(user, 1, 2)).await.unwrap().unwrap().as_slice(), b"hunter2");
+
+    let delete = Work::DeleteSecret { secret_id: name(user, 1, 2).secret_id };
+    append(&opened, user, CredentialEvent::Removed, 3, delete).await;
+    assert!(opened.vault.open(&name(user, 1, 2)).await.unwrap().is_none());
+    wait_until_gone(&store, &opened, &second).await;
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_starts() {
+    let store = TestStore::new(Kind::Sqlite).await;
+    let opened = store.open().await;
+    let user = store.register(&opened.log, "ada").await;
+    let first = store_version(&opened, user, 1).await;
+    // A reader in the middle of a transaction keeps the write-ahead log, as a process does that is killed.
+    let mut reader = opened.log.store().reads().begin().await.unwrap();
+    sqlx::query("SELECT * FROM secrets").fetch_all(&mut *reader).await.unwrap();
+    store_version(&opened, user, 2).await;
+    assert!(!opened.log.store().scrub().await.unwrap(), "the reader is in the way");
+    assert!(is_anywhere(&store, &opened, &first).await);
+    reader.rollback().await.unwrap();
+    let next = store.open().await;
+    wait_until_gone(&store, &next, &first).await;
+}

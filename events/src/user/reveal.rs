@@ -1,0 +1,207 @@
+//! Who may be shown a credential, and why not. Whatever the answer is, it becomes a fact of the owner's before anybody hears it.
+
+use crate::{
+    credential::{Credential, CredentialKind, RefusedFor},
+    ids::{CredentialId, JobId},
+    job::Job,
+    moment::Moment,
+    user::User,
+};
+
+/// Which credential somebody asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Which {
+    /// This one.
+    Id(CredentialId),
+    /// The one for a platform: of the first kind of those asked for that is held.
+    For(String),
+}
+
+/// By what right somebody asks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Right {
+    /// They are the owner, who is shown also what is of no more use.
+    Own,
+    /// They may see every credential.
+    Every,
+    /// They may see those of whom they work for, while they do.
+    WorksOn {
+        /// The job.
+        job: JobId,
+        /// SHA-256 of the lease that they show, as a running job has it.
+        lease: String,
+    },
+    /// None.
+    None,
+}
+
+/// What somebody asks to be shown.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Which.
+    pub which: Which,
+    /// Of which kinds it may be.
+    pub kinds: Vec<CredentialKind>,
+    /// By what right.
+    pub right: Right,
+}
+
+/// What they may be shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MayBeShown {
+    /// Which.
+    pub id: CredentialId,
+    /// What kind.
+    pub kind: CredentialKind,
+    /// Which platform.
+    pub platform: String,
+    /// The name there.
+    pub platform_username: Option<String>,
+    /// Which version is held.
+    pub version: u32,
+    /// When a session is over.
+    pub expires_at: Option<Moment>,
+}
+
+/// Why they are not shown it, and in the stream of which credential that is a fact. What a user never held has no stream; there
+/// is one for all of it, named by the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NotShown {
+    /// In the stream of which credential.
+    pub id: CredentialId,
+    /// Why.
+    pub reason: RefusedFor,
+}
+
+impl User {
+    /// Whether somebody may be shown one of this user's credentials now.
+    pub fn may_be_shown(&self, now: Moment, wanted: &Wanted) -> Result<MayBeShown, NotShown> {
+        let id = match &wanted.which {
+            Which::Id(id) => Some(*id),
+            Which::For(platform) => wanted.kinds.iter().find_map(|kind| self.credential_for(*kind, platform, None)),
+        };
+        let id = id.unwrap_or(CredentialId(self.id.0));
+        let refused = |reason| Err(NotShown { id, reason });
+        if !self.has_right(&wanted.right) {
+            return refused(if wanted.right == Right::None { RefusedFor::ScopeNeeded } else { RefusedFor::StaleLease });
+        }
+        if self.account.active().is_err() {
+            return refused(RefusedFor::Suspended);
+        }
+        match self.credentials.get(&id) {
+            Some(Credential::Held { kind, .. }) if !wanted.kinds.contains(kind) => refused(RefusedFor::OtherKind),
+            Some(Credential::Held { expires_at: Some(end), .. }) if *end <= now && wanted.right != Right::Own => {
+                refused(RefusedFor::SessionExpired)
+            }
+            Some(Credential::Held { kind, platform, platform_username, version, expires_at }) => Ok(MayBeShown {
+                id,
+                kind: *kind,
+                platform: platform.clone(),
+                platform_username: platform_username.clone(),
+                version: *version,
+                expires_at: *expires_at,
+            }),
+            Some(Credential::Removed { .. }) => refused(RefusedFor::Removed),
+            Some(Credential::Absent) | None => refused(RefusedFor::NotHeld),
+        }
+    }
+
+    fn has_right(&self, right: &Right) -> bool {
+        match right {
+            Right::Own | Right::Every => true,
+            Right::WorksOn { job, lease } => matches!(self.job(job), Some(Job::Running { lease: held, .. }) if held == lease),
+            Right::None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        account::{AccountEvent, Registration},
+        credential::{CredentialEvent, SealedSecret},
+        event::Change,
+        ids::{EmailId, InviteId, UserId},
+        tier::Tier,
+    };
+
+    const NOW: Moment = Moment(1_000_000);
+
+    fn ada() -> User {
+        let mut user = User::new(UserId(Uuid::from_u128(1)));
+        let registration = Registration {
+            email: "ada@example.com".into(),
+            email_id: EmailId("e".into()),
+            first_name: None,
+            invite: InviteId("i".into()),
+            tier: Tier::Pro,
+            role: "creator".into(),
+            admin: false,
+        };
+        let id = user.id();
+        happen(&mut user, id, AccountEvent::Registered(registration));
+        for (n, kind, expires_at) in [
+            (2, CredentialKind::Profile, None),
+            (3, CredentialKind::Password, None),
+            (4, CredentialKind::Cookies, None),
+            (5, CredentialKind::Session, Some(Moment(NOW.0 + 1))),
+        ] {
+            let (platform, sealed) = ("x".to_owned(), SealedSecret { version: 1, hash: "00".into() });
+            let stored = CredentialEvent::Stored { kind, platform, platform_username: None, expires_at, sealed };
+            happen(&mut user, credential(n), stored);
+        }
+        user
+    }
+
+    fn credential(n: u128) -> CredentialId {
+        CredentialId(Uuid::from_u128(n))
+    }
+
+    fn happen(user: &mut User, id: impl ToString, event: impl Into<crate::Event>) {
+        let change = Change::new(id, event);
+        let sequence = user.sequence(&change.stream) + 1;
+        user.evolve(&change.stream, sequence, change.event);
+    }
+
+    fn wanted(which: Which, kinds: &[CredentialKind]) -> Wanted {
+        Wanted { which, kinds: kinds.to_vec(), right: Right::Every }
+    }
+
+    #[test]
+    fn of_several_kinds_the_first_that_is_held_is_shown() {
+        let (mut ada, both) = (ada(), [CredentialKind::Cookies, CredentialKind::Password]);
+        let download = wanted(Which::For("x".into()), &both);
+        assert_eq!(ada.may_be_shown(NOW, &download).unwrap().id, credential(4));
+        happen(&mut ada, credential(4), CredentialEvent::Removed);
+        assert_eq!(ada.may_be_shown(NOW, &download).unwrap().id, credential(3));
+        let elsewhere = ada.may_be_shown(NOW, &wanted(Which::For("reddit".into()), &both));
+        assert_eq!(elsewhere, Err(NotShown { id: CredentialId(ada.id().0), reason: RefusedFor::NotHeld }));
+    }
+
+    #[test]
+    fn each_reason_has_its_word_and_stands_in_the_credential_s_own_stream() {
+        let mut ada = ada();
+        happen(&mut ada, credential(3), CredentialEvent::Removed);
+        let later = Moment(NOW.0 + 1);
+        let ask = |user: &User, now, n, kind, right| {
+            let wanted = Wanted { right, ..wanted(Which::Id(credential(n)), &[kind]) };
+            user.may_be_shown(now, &wanted).map(|shown| shown.id).map_err(|refused| (refused.id, refused.reason))
+        };
+        let worker = || Right::WorksOn { job: JobId::new(Uuid::from_u128(9)), lease: "l".into() };
+        let (session, profile) = (CredentialKind::Session, CredentialKind::Profile);
+        assert_eq!(ask(&ada, NOW, 5, session, Right::Every), Ok(credential(5)));
+        assert_eq!(ask(&ada, later, 5, session, Right::Every), Err((credential(5), RefusedFor::SessionExpired)));
+        assert_eq!(ask(&ada, later, 5, session, Right::Own), Ok(credential(5)));
+        assert_eq!(ask(&ada, NOW, 5, profile, Right::Every), Err((credential(5), RefusedFor::OtherKind)));
+        assert_eq!(ask(&ada, NOW, 3, profile, Right::Every), Err((credential(3), RefusedFor::Removed)));
+        assert_eq!(ask(&ada, NOW, 7, profile, Right::Every), Err((credential(7), RefusedFor::NotHeld)));
+        assert_eq!(ask(&ada, NOW, 2, profile, Right::None), Err((credential(2), RefusedFor::ScopeNeeded)));
+        assert_eq!(ask(&ada, NOW, 2, profile, worker()), Err((credential(2), RefusedFor::StaleLease)));
+        let id = ada.id();
+        happen(&mut ada, id, AccountEvent::Suspended);
+        assert_eq!(ask(&ada, NOW, 2, profile, Right::Every), Err((credential(2), RefusedFor::Suspended)));
+    }
+}

@@ -1,0 +1,43 @@
+-- Who is to be forgotten, and who was. That it happened is a fact in the log; here stands what is still to be done about it.
+CREATE TABLE forgettings (
+    user_id      text   COLLATE "C" PRIMARY KEY,
+    -- `requested`: to be forgotten when `due` has come. `forgotten`: the fact is in the log and the key is gone; what is left is
+    -- being erased. `erased`: nothing is left; looked at once more when `due` has come. `closed`: it was.
+    state        text   COLLATE "C" NOT NULL CHECK (state IN ('requested', 'forgotten', 'erased', 'closed')),
+    -- When there is something to be done next.
+    due          bigint NOT NULL,
+    -- Of the fact.
+    position     bigint,
+    forgotten_at bigint,
+    erased_at    bigint,
+    -- A signed note that says all this.
+    certificate  text   COLLATE "C"
+);
+CREATE INDEX forgettings_by_due ON forgettings (due) WHERE state <> 'closed';
+
+-- What is erased is looked for by its user.
+CREATE INDEX leases_of_user ON leases (user_id);
+CREATE INDEX journal_of_user ON journal (user_id);
+CREATE INDEX messages_of_user ON messages (user_id);
+
+-- The fact is the user's last event, inserted by this very append.
+CREATE FUNCTION work_forget(w jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    at_position bigint;
+BEGIN
+    SELECT e.position INTO at_position FROM events e WHERE e.user_id = w ->> 'user_id' ORDER BY e.user_seq DESC LIMIT 1;
+    UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = at_position WHERE user_id = w ->> 'user_id';
+    INSERT INTO forgettings (user_id, state, due, position, forgotten_at)
+    VALUES (w ->> 'user_id', 'forgotten', (w ->> 'at')::bigint, at_position, (w ->> 'at')::bigint)
+    ON CONFLICT (user_id) DO UPDATE SET state = excluded.state, due = excluded.due, position = excluded.position,
+        forgotten_at = excluded.forgotten_at, erased_at = NULL, certificate = NULL;
+END $$;
+
+CREATE FUNCTION work_await_forget(w jsonb) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO forgettings (user_id, state, due) VALUES (w ->> 'user_id', 'requested', (w ->> 'due')::bigint)
+    ON CONFLICT (user_id) DO NOTHING;
+$$;
+
+CREATE FUNCTION work_stay(w jsonb) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM forgettings WHERE user_id = w ->> 'user_id' AND state = 'requested';
+$$;

@@ -1,0 +1,92 @@
+//! Secrets on their way in and out: never shown, wiped when they go.
+
+use std::fmt;
+
+use actix_web::HttpResponse;
+use genie_actors::vault::{MAX_SECRET_BYTES, Plaintext};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use zeroize::Zeroize;
+
+use crate::http::{answer, error::ApiError};
+
+/// The fields of a credential as they came in.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct SecretFields(Map<String, Value>);
+
+impl Drop for SecretFields {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+impl fmt::Debug for SecretFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl SecretFields {
+    pub fn plaintext(&self) -> Result<Plaintext, ApiError> {
+        match self.0.is_empty() {
+            true => Err(ApiError::field("`credentials` must have at least one field")),
+            false => Ok(Plaintext::of("credentials", &self.0, MAX_SECRET_BYTES)?),
+        }
+    }
+}
+
+/// What was sealed, to be answered.
+pub struct Opened(Map<String, Value>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+impl Opened {
+    pub fn of(plaintext: &Plaintext) -> Result<Self, ApiError> {
+        let fields = serde_json::from_slice(plaintext.expose());
+        fields.map(Self).map_err(|_| ApiError::Internal("a stored credential is no JSON object".into()))
+    }
+
+    /// The answer to a reveal: these fields, one below another or beside others.
+    pub fn answer(mut self, mut fields: Value, below: Option<&str>, position: u64) -> HttpResponse {
+        let secret = std::mem::take(&mut self.0);
+        if let Some(fields) = fields.as_object_mut() {
+            match below {
+                Some(name) => drop(fields.insert(name.to_owned(), Value::Object(secret))),
+                None => fields.extend(secret),
+            }
+        }
+        let response = answer::written_from(&mut fields, position);
+        wipe(&mut fields);
+        response
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_show_nothing_and_can_be_wiped_however_deep() {
+        let fields: SecretFields = serde_json::from_value(json!({"password": "canary"})).unwrap();
+        assert_eq!(format!("{fields:?} {:?}", fields.plaintext().unwrap()), "[secret] [secret]");
+        let mut deep = json!({"a": [{"b": "canary"}, "canary"], "c": 7});
+        wipe(&mut deep);
+        assert_eq!(deep, json!({"a": [{"b": ""}, ""], "c": 7}));
+    }
+}

@@ -1,0 +1,19 @@
+//! Master keys, on the socket alone: who reaches it is the operator at the machine.
+
+use actix_web::{HttpResponse, web::Data};
+use genie_events::Refusal;
+use serde_json::json;
+
+use crate::{
+    app::App,
+    http::{answer, body::Body, error::ApiError},
+    keys::server::{Asked, perform},
+};
+
+/// `POST /keys` on the socket. Whatever is in the way is said: the operator has to know.
+pub async fn ask(app: Data<App>, Body(asked): Body<Asked>) -> Result<HttpResponse, ApiError> {
+    match perform(&app.log, Some(&app.ring), asked).await {
+        Ok(done) => Ok(answer::ok(json!({"data": done}))),
+        Err(reason) => Err(Refusal::conflict("keys_refused", reason).into()),
+    }
+}

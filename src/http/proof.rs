@@ -1,0 +1,38 @@
+//! Proving once more that it is oneself: a token alone may have been stolen.
+
+use actix_web::HttpRequest;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::{
+    app::App,
+    http::{
+        caller::UserCaller,
+        directus,
+        error::{ApiError, DirectusError},
+        identity,
+    },
+};
+
+/// The password of somebody who has a token already.
+#[derive(Deserialize)]
+pub struct Password {
+    pub password: SecretString,
+    /// Where a Directus says who is who, and the user has a second factor there.
+    pub otp: Option<SecretString>,
+}
+
+impl Password {
+    /// Checks it. A wrong one counts as at a login.
+    pub async fn prove(self, app: &App, request: &HttpRequest, user: &UserCaller) -> Result<(), ApiError> {
+        let Self { password, otp } = self;
+        let proved = match &app.directus {
+            Some(directus) => directus::prove_again(app, directus, request, user, password, otp).await,
+            None => identity::prove_again(app, request, user, password).await.map(drop),
+        };
+        proved.map_err(|DirectusError(refused)| match refused {
+            ApiError::NoCaller => ApiError::WrongPassword,
+            error => error,
+        })
+    }
+}

@@ -1,0 +1,253 @@
+//! `genie keys`: the ring of master keys and what they wrap. Through the running server of the data folder when there is one,
+//! else in the store itself. Whatever broke off goes on when it is asked for again.
+
+use std::{collections::BTreeSet, fs::File, path::Path};
+
+use clap::Subcommand;
+use genie_log::{
+    Log, MasterKeys, Opened,
+    keys::{
+        masters::is_id,
+        rotation::{Place, Step},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    app::{lock_store, open_log, say},
+    config::Config,
+    socket,
+};
+
+/// Where the ring is: the environment, or a file that changes as a whole.
+pub mod file;
+/// What a server does when it is asked, and its ring while it runs.
+pub mod server;
+
+use server::{Asked, Listed, perform};
+
+/// How often a rotation goes through all data keys before it says that more keep coming.
+const PASSES: u32 = 5;
+/// The most owners that are named.
+const NAMED: usize = 10;
+
+/// What may be done with master keys.
+#[derive(Subcommand)]
+pub enum KeysCommand {
+    /// Print the keys, which one is current, and how many data keys each wraps
+    List,
+    /// Make a new key and put it first in the file; it wraps nothing until you rotate
+    Add {
+        /// Its id: 1 to 32 letters, digits, `-` or `_`; the next number without it
+        id: Option<String>,
+    },
+    /// Make the first key of the ring current, and wrap all data keys by it; may run beside the servers, and again
+    Rotate,
+    /// Take a key out of use and out of the file, when no data key needs it
+    Retire {
+        /// Its id
+        id: String,
+    },
+}
+
+/// Does it.
+pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
+    runtime.block_on(async {
+        let mut keeper = Keeper { config, here: None };
+        match command {
+            KeysCommand::List => list(&mut keeper).await,
+            KeysCommand::Add { id } => add(&mut keeper, id).await,
+            KeysCommand::Rotate => rotate(&mut keeper).await,
+            KeysCommand::Retire { id } => retire(&mut keeper, &id).await,
+        }
+    })
+}
+
+/// Whoever is asked: the running server, else the store, which is opened once.
+struct Keeper<'a> {
+    config: &'a Config,
+    here: Option<Here>,
+}
+
+struct Here {
+    log: Log,
+    _only_process: Option<File>,
+}
+
+impl Keeper<'_> {
+    async fn ask<T: DeserializeOwned>(&mut self, asked: Asked) -> Result<T, String> {
+        let answer = match self.here.is_none() {
+            true => socket::ask(self.config, "/keys", &asked).await?.map(|mut answer| answer["data"].take()),
+            false => None,
+        };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => perform(&self.here().await?.log, None, asked).await?,
+        };
+        serde_json::from_value(answer)
+            .map_err(|_| "the server's answer is not understood; are the two of one release?".to_owned())
+    }
+
+    async fn here(&mut self) -> Result<&Here, String> {
+        let here = match self.here.take() {
+            Some(here) => here,
+            None => {
+                let only_process = lock_store(self.config)?;
+                let Opened { log, .. } = open_log(self.config, false).await?;
+                Here { log, _only_process: only_process }
+            }
+        };
+        Ok(self.here.insert(here))
+    }
+}
+
+async fn list(keeper: &mut Keeper<'_>) -> Result<(), String> {
+    let listed: Listed = keeper.ask(Asked::List).await?;
+    match file::path(keeper.config) {
+        Some(path) => say(&format!("The ring is in {}", path.display())),
+        None => say("The ring is in GENIE_MASTER_KEYS"),
+    }
+    for (n, id) in listed.ring.iter().enumerate() {
+        let state = match n {
+            _ if *id == listed.current => "current",
+            0 => "first: `genie keys rotate` makes it current",
+            _ => "",
+        };
+        say(&format!("{id:<16} wraps {} data keys  {state}", listed.wrapped_by(id)));
+    }
+    for (id, at) in &listed.retired {
+        say(&format!("{id:<16} retired {at}"));
+    }
+    for (node, ids) in &listed.servers {
+        say(&format!("{node} has {}", ids.join(", ")));
+    }
+    Ok(())
+}
+
+async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> {
+    let listed: Listed = keeper.ask(Asked::List).await?;
+    let known: BTreeSet<&str> = listed.ring.iter().chain(listed.retired.iter().map(|(id, _)| id)).map(String::as_str).collect();
+    let id = match id {
+        Some(id) if !is_id(&id) => return Err("an id has 1 to 32 letters, digits, `-` or `_`".into()),
+        Some(id) if known.contains(id.as_str()) => {
+            return Err(format!("master key `{id}` is there, or was: backups may need it; take another id"));
+        }
+        Some(id) => id,
+        None => next_id(&known),
+    };
+    let entry = MasterKeys::new_entry(&id);
+    let Some(path) = file::path(keeper.config) else {
+        say(&entry);
+        eprintln!(
+            "This is master key `{id}`, kept nowhere yet. Put it first in GENIE_MASTER_KEYS of every server, with a comma after it,\n\
+             and restart them one after the other; then run: genie keys rotate"
+        );
+        return Ok(());
+    };
+    file::add(&path, &id, &entry)?;
+    keeper.ask::<Listed>(Asked::Reload).await.map_err(|reason| not_taken(&path, &reason))?;
+    say(&format!(
+        "master key `{id}` is first in {} and wraps nothing yet; keep a copy of the file in a safe place",
+        path.display()
+    ));
+    say("Servers with files of their own need the new key, too. Then run: genie keys rotate");
+    Ok(())
+}
+
+/// The number after the highest of `m1`, `m2` ...
+fn next_id(known: &BTreeSet<&str>) -> String {
+    let highest = known.iter().filter_map(|id| id.strip_prefix('m')?.parse::<u32>().ok()).max();
+    format!("m{}", u64::from(highest.unwrap_or(0)) + 1)
+}
+
+async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
+    let before: Listed = keeper.ask(Asked::List).await?;
+    if before.ring.first() == Some(&before.current) && before.wrapped_by_others(&before.current) == 0 {
+        say(&format!("nothing to do: all data keys are wrapped by master key `{}`, the first of the ring", before.current));
+        return Ok(());
+    }
+    let to: String = keeper.ask(Asked::Begin).await?;
+    let mut listed: Listed = keeper.ask(Asked::List).await?;
+    let (mut remain, mut unreadable) = (listed.wrapped_by_others(&to), BTreeSet::new());
+    say(&format!("master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"));
+    for _ in 0..PASSES {
+        let mut from = Some(Place::default());
+        while let Some(place) = from {
+            let step: Step = keeper.ask(Asked::Step { to: to.clone(), from: place }).await?;
+            remain = remain.saturating_sub(step.wrapped);
+            say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
+            unreadable.extend(step.unreadable);
+            from = step.next;
+        }
+        listed = keeper.ask(Asked::List).await?;
+        remain = listed.wrapped_by_others(&to);
+        if remain <= unreadable.len() as u64 {
+            break; // else a server that had not heard of it went on wrapping by the old one
+        }
+    }
+    if !unreadable.is_empty() {
+        let named: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
+        return Err(format!(
+            "{} data keys can't be opened with the master keys that they name, and stay as they are: of {}",
+            unreadable.len(),
+            named.join(", ")
+        ));
+    }
+    if remain > 0 {
+        return Err(format!("{remain} data keys were wrapped by other master keys meanwhile; run this again"));
+    }
+    say(&format!("all {} data keys are wrapped by master key `{to}`", listed.wrapped_by(&to)));
+    let old: Vec<&String> = listed.ring.iter().filter(|id| **id != to).collect();
+    old.iter().for_each(|id| say(&format!("nothing needs master key `{id}` any more: genie keys retire {id}")));
+    Ok(())
+}
+
+async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
+    let listed: Listed = keeper.ask(Asked::List).await?;
+    let file = file::path(keeper.config);
+    let in_file = match &file {
+        Some(path) => file::in_file(path)?.has(id),
+        None => false,
+    };
+    let retired = listed.retired.iter().find(|(retired, _)| retired == id);
+    let is_known = in_file || listed.ring.iter().any(|own| own == id) || listed.wrapped_by(id) > 0;
+    match retired {
+        Some((_, at)) if !is_known => {
+            say(&format!("nothing to do: master key `{id}` was retired {at}"));
+            return Ok(());
+        }
+        None if !is_known => return Err(format!("there is no master key `{id}`; genie keys list")),
+        _ => {}
+    }
+    let at: String = keeper.ask(Asked::Retire { id: id.to_owned() }).await?;
+    match &file {
+        Some(path) => {
+            file::remove(path, id)?;
+            keeper.ask::<Listed>(Asked::Reload).await.map_err(|reason| not_taken(path, &reason))?;
+            say(&format!("master key `{id}` is retired and was taken out of {}", path.display()));
+            say("Take it out of the files of other servers, too.");
+        }
+        None => say(&format!("master key `{id}` is retired; take it out of GENIE_MASTER_KEYS of every server")),
+    }
+    say(&format!(
+        "Backups and exports made before {at} still need it: keep a copy, apart from them, for as long as you keep any."
+    ));
+    Ok(())
+}
+
+fn not_taken(path: &Path, reason: &str) -> String {
+    format!("{} was changed, and the running server did not take it: {reason}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_id_is_the_next_number() {
+        assert_eq!(next_id(&BTreeSet::from(["m1", "m9", "m10", "spring", "mx"])), "m11");
+        assert_eq!(next_id(&BTreeSet::from(["spring"])), "m1");
+    }
+}

@@ -1,0 +1,174 @@
+//! What is asked of master keys, as a server does it, or the command line where none runs; and the ring of a running server, which
+//! follows its file.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use genie_log::{
+    Log, LogError,
+    keys::{
+        rings::ANNOUNCE,
+        rotation::{Place, RotationError, Step, Wraps},
+    },
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::{info, warn};
+
+use crate::{config::Config, keys::file};
+
+/// What may be asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Asked {
+    /// How things are: a [`Listed`].
+    List,
+    /// Read the file again: a [`Listed`].
+    Reload,
+    /// Make the first key current: its id.
+    Begin,
+    /// Go on with a rotation: a [`Step`].
+    Step { to: String, from: Place },
+    /// Never use a key again that nothing needs: since when.
+    Retire { id: String },
+}
+
+/// How things are.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listed {
+    /// The ids of the ring, in order.
+    pub ring: Vec<String>,
+    /// The one that new data keys are wrapped by.
+    pub current: String,
+    /// What wraps what.
+    pub wraps: Vec<Wraps>,
+    /// Those that were retired, and when.
+    pub retired: Vec<(String, String)>,
+    /// The servers that run, and what they have in their rings; none on an embedded store.
+    pub servers: Vec<(String, Vec<String>)>,
+}
+
+impl Listed {
+    /// How many data keys a master key wraps.
+    pub fn wrapped_by(&self, id: &str) -> u64 {
+        self.wraps.iter().filter(|wraps| wraps.master == id).map(|wraps| wraps.keys).sum()
+    }
+
+    /// How many any other wraps.
+    pub fn wrapped_by_others(&self, id: &str) -> u64 {
+        self.wraps.iter().filter(|wraps| wraps.master != id).map(|wraps| wraps.keys).sum()
+    }
+}
+
+/// Does it. The ring that is read again is the server's; elsewhere there is none to be.
+pub async fn perform(log: &Log, ring: Option<&Ring>, asked: Asked) -> Result<Value, String> {
+    let told = |error: RotationError| error.to_string();
+    let done = match asked {
+        Asked::List => serde_json::to_value(list(log).await.map_err(told)?),
+        Asked::Reload => {
+            if let Some(ring) = ring {
+                ring.read_again().await?;
+            }
+            serde_json::to_value(list(log).await.map_err(told)?)
+        }
+        Asked::Begin => Ok(Value::String(log.begin_rotation().await.map_err(told)?)),
+        Asked::Step { to, from } => serde_json::to_value::<Step>(log.rotate(&to, from).await.map_err(told)?),
+        Asked::Retire { id } => Ok(Value::String(log.retire_master(&id).await.map_err(told)?.rfc3339())),
+    };
+    done.map_err(|error| error.to_string())
+}
+
+async fn list(log: &Log) -> Result<Listed, RotationError> {
+    let current = log.follow_current().await?;
+    let retired = log.retired_masters().await?;
+    Ok(Listed {
+        ring: log.masters().ids().map(str::to_owned).collect(),
+        current,
+        wraps: log.wraps().await?,
+        retired: retired.into_iter().map(|(id, at)| (id, at.rfc3339())).collect(),
+        servers: log.rings().await?,
+    })
+}
+
+/// The ring of a running server: the others are told what is in it, and a file is read again when it has changed.
+pub struct Ring {
+    log: Log,
+    node: String,
+    file: Option<PathBuf>,
+    /// The file as it was when it was taken last.
+    taken: Mutex<Option<Seen>>,
+}
+
+/// What is seen of a file from outside.
+type Seen = (SystemTime, u64);
+
+impl Ring {
+    /// Tells the others; refused when this server lacks the key that they wrap by.
+    pub async fn announce(config: &Config, log: &Log, node: &str) -> Result<Arc<Self>, String> {
+        let file = file::path(config);
+        let taken = Mutex::new(file.as_deref().and_then(seen));
+        let ring = Arc::new(Self { log: log.clone(), node: node.to_owned(), file, taken });
+        match log.announce_ring(node).await {
+            Ok(()) => {}
+            // Nor can anybody rotate, then; the other servers are told as soon as the store takes it.
+            Err(LogError::Away(reason)) => {
+                warn!(reason, "the other servers can't be told which master keys this one has; trying on")
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        match log.lacking_master() {
+            None => Ok(ring),
+            Some(id) => {
+                ring.withdraw().await;
+                Err(format!("master key `{id}` is current by now, and not in the ring; add it to GENIE_MASTER_KEYS or its file"))
+            }
+        }
+    }
+
+    /// For as long as the server runs; to be spawned.
+    pub async fn follow(self: Arc<Self>) {
+        let mut told = None;
+        loop {
+            tokio::time::sleep(ANNOUNCE).await;
+            let has_changed = self.file.as_deref().and_then(seen) != *self.taken();
+            let reason = if has_changed { self.read_again().await.err() } else { None };
+            if let Some(reason) = reason.as_ref().filter(|_| reason != told) {
+                warn!(reason, "the ring of master keys was changed and is not taken; the one before stays");
+            }
+            told = reason;
+            if let Err(error) = self.log.announce_ring(&self.node).await {
+                warn!(%error, "the other servers can't be told which master keys this one has; trying on");
+            }
+        }
+    }
+
+    async fn read_again(&self) -> Result<(), String> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let (seen, ring) = (seen(path), file::in_file(path)?); // a change in between is found the next time
+        let ids = format!("{ring:?}");
+        self.log.take_ring(ring).await.map_err(|error| format!("{}: {error}", path.display()))?;
+        *self.taken() = seen;
+        info!(ids, "the ring of master keys was read again");
+        self.log.announce_ring(&self.node).await.map_err(|error| error.to_string())
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner) // what it holds is whole at any time
+    }
+
+    /// Tells the others that this server goes.
+    pub async fn withdraw(&self) {
+        if let Err(error) = self.log.withdraw_ring(&self.node).await {
+            warn!(%error, "the other servers take this one for running for a while");
+        }
+    }
+}
+
+fn seen(path: &Path) -> Option<Seen> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.modified().ok()?, file.len()))
+}
