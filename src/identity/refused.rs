@@ -115,17 +115,23 @@ impl Refused {
     /// It was wrong.
     pub fn was_wrong(&self, shown: Shown, now: Instant) {
         self.lately.insert(shown, false);
-        self.counts.count((shown.address, shown.kind), now);
-        self.tally().add(shown.address, one(shown.kind));
+        self.count(shown.address, shown.kind, now);
     }
 
     /// A token was forged, or is one that nobody gave out: whether its sender has to wait.
     pub fn was_forged(&self, address: IpAddr, now: Instant) -> Result<(), Stop> {
         let address = Address::of(address);
         self.has_room(address, Kind::Token, now)?;
-        self.counts.count((address, Kind::Token), now);
-        self.tally().add(address, one(Kind::Token));
+        self.count(address, Kind::Token, now);
         Ok(())
+    }
+
+    /// Of many that were looked at at once no more count than there is room for: else who comes after them would wait for long.
+    fn count(&self, address: Address, kind: Kind, now: Instant) {
+        if self.counts.wait(&(address, kind), now).is_none() {
+            self.counts.count((address, kind), now);
+        }
+        self.tally().add(address, one(kind));
     }
 
     fn has_room(&self, address: Address, kind: Kind, now: Instant) -> Result<(), Stop> {
@@ -243,26 +249,26 @@ mod tests {
     fn guesses_are_stopped_and_neither_stale_secrets_nor_right_ones_are() {
         let (refused, now) = (Refused::new(), Instant::now());
         let secret = |n: u32| refused.shown(Kind::Secret, at(1), &n.to_be_bytes());
-        refused.was_right(secret(7_000_000));
-        for _ in 0..1000 {
-            let stale = refused.may_be_right(&secret(0), now);
-            match stale {
-                Ok(()) => refused.was_wrong(secret(0), now),
-                Err(stop) => assert_eq!(stop, Stop::WasWrong),
-            }
+        let (right, next) = (secret(7_000_000), secret(1_000_000));
+        assert_eq!(refused.may_be_right(&right, now), Ok(()));
+        refused.was_right(right);
+        assert_eq!(refused.may_be_right(&secret(0), now), Ok(()));
+        refused.was_wrong(secret(0), now);
+        for _ in 1..1000 {
+            assert_eq!(refused.may_be_right(&secret(0), now), Err(Stop::WasWrong));
         }
         for n in 1..ALL_ACCOUNTS {
-            assert_eq!(refused.may_be_right(&secret(n), now), Ok(()), "the stale one counted once: {n}");
+            assert_eq!(refused.may_be_right(&secret(n), now), Ok(()), "the stale one counted once, the right one not: {n}");
             refused.was_wrong(secret(n), now);
         }
-        let stopped = Err(Stop::TooMany { retry_after: ALL_ACCOUNTS_EVERY });
-        assert_eq!(refused.may_be_right(&secret(1_000_000), now), stopped);
-        assert_eq!(refused.may_be_right(&secret(7_000_000), now), Ok(()), "who was right lately");
+        (0..1000).for_each(|n| refused.was_wrong(secret(2_000_000 + n), now)); // looked at when there still was room
+        assert_eq!(refused.may_be_right(&next, now), Err(Stop::TooMany { retry_after: ALL_ACCOUNTS_EVERY }));
+        assert_eq!(refused.may_be_right(&right, now), Ok(()), "who was right lately");
         assert_eq!(refused.may_be_right(&refused.shown(Kind::ServiceKey, at(1), b"gk_"), now), Ok(()), "each kind by itself");
         assert_eq!(refused.may_be_right(&refused.shown(Kind::Secret, at(2), b"another"), now), Ok(()), "another address");
-        assert_eq!(refused.may_be_right(&secret(1_000_000), now + ALL_ACCOUNTS_EVERY), Ok(()), "soon again");
+        assert_eq!(refused.may_be_right(&next, now + ALL_ACCOUNTS_EVERY), Ok(()), "soon again");
         let told = refused.tally().take(now, false);
-        let wrong = Wrong { secrets: ALL_ACCOUNTS + 999, stopped: 1, ..Wrong::default() };
+        let wrong = Wrong { secrets: ALL_ACCOUNTS + 1999, stopped: 1, ..Wrong::default() };
         assert_eq!(told, [(Some(Address::of(at(1))), wrong)]);
     }
 
