@@ -198,7 +198,7 @@ impl Log {
         Ok(state)
     }
 
-    /// Nothing of a user is opened any more from here on: they were forgotten. Who does not hear of it notices within [`KEY_LIFE`].
+    /// Nothing of a user is opened any more from here on: they were forgotten. Who does not hear of it notices within `KEY_LIFE`.
     pub fn drop_keys(&self, user: UserId) {
         self.0.keys.insert(user.0, KeyState::Destroyed);
     }
