@@ -36,6 +36,9 @@ pub struct Options {
     /// With --verify on Postgres: its data folder, whose files are searched as well
     #[arg(long, requires = "verify", value_name = "DIR")]
     postgres_data: Option<PathBuf>,
+    /// With --verify on Postgres: rewrite the tables (VACUUM FULL), which nobody can use meanwhile, so that no dead rows are left
+    #[arg(long, requires = "verify")]
+    rewrite: bool,
 }
 
 fn with_runtime<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -69,7 +72,7 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
         }
         let Some(before) = before else { return Ok(()) };
         let log = app::open_log(config, true).await?.log;
-        let report = before.look_again(&log, &places, user).await;
+        let report = before.look_again(&log, &places, options.rewrite).await;
         log.store().close().await;
         app::say(&report?);
         Ok(())

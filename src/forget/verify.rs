@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -16,6 +15,8 @@ use genie_log::{Log, LogError, forget::Fingerprint, store::Target};
 
 use crate::config::Config;
 
+/// As what is copied out of Postgres is told.
+const ALL_TABLES: &str = "all tables";
 /// Bytes that are read of a file at once.
 const BUFFER: usize = 1 << 20;
 /// The longest fingerprint, which may lie across two of them.
@@ -32,6 +33,9 @@ pub struct Places {
     files: Vec<PathBuf>,
 }
 
+/// Which fingerprints were found, by number, and in which places.
+type Found = BTreeMap<usize, BTreeSet<String>>;
+
 impl Places {
     /// An embedded store's files, and the log beside it; on Postgres its tables, and its files where they are named.
     pub fn of(config: &Config, postgres_data: Option<PathBuf>) -> Self {
@@ -46,16 +50,57 @@ impl Places {
 
     fn named(&self) -> String {
         let files = self.files.iter().filter(|path| path.exists()).map(|path| path.display().to_string());
-        self.tables.then(|| "all tables".to_owned()).into_iter().chain(files).collect::<Vec<_>>().join(", ")
+        self.tables.then(|| ALL_TABLES.to_owned()).into_iter().chain(files).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What no search of ours sees.
+    fn unseen(&self) -> &'static str {
+        match (self.tables, self.files.is_empty()) {
+            (true, true) => {
+                "Not looked at: Postgres' files, where dead rows stay until their room is used again or `VACUUM FULL` rewrites the \
+                 table, and its write-ahead log; --postgres-data DIR searches them. Nor backups and replicas."
+            }
+            _ => "Not looked at: backups, replicas, and what a disk keeps of freed blocks.",
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self.tables {
+            true => {
+                "In Postgres' files these are dead rows, which `VACUUM FULL` of those tables takes away (--rewrite does it), and the \
+                 write-ahead log (pg_wal), whose old segments are written over in time."
+            }
+            false => "The log beside the store can't be emptied while somebody reads from it.",
+        }
+    }
+
+    /// Which of the fingerprints are there.
+    async fn search(&self, log: &Log, all: &[Fingerprint]) -> Result<Found, String> {
+        let mut found = Found::new();
+        if self.tables {
+            let in_tables = log.find_in_tables(all.iter().map(|one| one.bytes.clone()).collect()).await;
+            for n in in_tables.map_err(|error: LogError| error.to_string())? {
+                found.entry(n).or_default().insert(ALL_TABLES.to_owned());
+            }
+        }
+        let wanted = AhoCorasick::new(all.iter().map(|one| &one.bytes)).map_err(|error| error.to_string())?;
+        let files = self.files.clone();
+        let in_files = tokio::task::spawn_blocking(move || {
+            let mut search = Search { wanted, found, left: MOST_FILES };
+            for path in &files {
+                search.path(path, None).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            Ok(search.found)
+        });
+        in_files.await.map_err(|stopped| stopped.to_string())?
     }
 }
 
-/// What must be gone, and where it was found before.
+/// What must be gone, and what of it was found before.
 #[derive(Debug)]
 pub struct Fingerprints {
     all: Vec<Fingerprint>,
-    /// Found before, by number.
-    found: BTreeSet<usize>,
+    found: Found,
     named: String,
 }
 
@@ -68,7 +113,7 @@ impl Fingerprints {
                 "there is nothing of user {user} to look for: nobody has that id, or they were forgotten before"
             ));
         }
-        let found = search(log, places, &all).await?;
+        let found = places.search(log, &all).await?;
         if found.is_empty() {
             return Err(format!("nothing of user {user} was found in {}: nobody was forgotten", places.named()));
         }
@@ -80,111 +125,81 @@ impl Fingerprints {
         let (all, found) = (self.all.len(), self.found.len());
         let mut said = format!("before: {found} of {all} sealed values of the user were found in {}", self.named);
         if found < all {
-            said.push_str("; of the others nothing will be said (the rest of the search is as good)");
+            said.push_str("; of the others nothing can be said afterwards");
         }
         said
     }
 
-    /// Looks once more. What is still there is an error.
-    pub async fn look_again(&self, log: &Log, places: &Places, user: UserId) -> Result<String, String> {
+    /// Looks once more, after Postgres was asked to clean up: on demand by rewriting the tables, which locks them meanwhile. What
+    /// is still there is an error.
+    pub async fn look_again(&self, log: &Log, places: &Places, rewrite: bool) -> Result<String, String> {
         let tables = self.all.iter().filter_map(|one| one.of.split('.').next()).map(str::to_owned).collect();
-        log.vacuum(tables).await.map_err(|error| error.to_string())?;
-        let left = search(log, places, &self.all).await?;
-        let mut by_kind = BTreeMap::<&str, usize>::new();
-        left.iter().for_each(|n| *by_kind.entry(self.all[*n].of.as_str()).or_default() += 1);
-        if by_kind.is_empty() {
-            return Ok(format!(
-                "after: none of the {} that were found before is left in {}.{}",
-                self.found.len(),
-                places.named(),
-                places.unseen()
-            ));
+        log.vacuum(tables, rewrite).await.map_err(|error| error.to_string())?;
+        let left = places.search(log, &self.all).await?;
+        if left.is_empty() {
+            let (found, unseen) = (self.found.len(), places.unseen());
+            return Ok(format!("after: none of the {found} that were found before is left in {}. {unseen}", places.named()));
         }
-        let mut said = format!("something of user {user} is left in {}:", places.named());
-        for (of, count) in by_kind {
-            let _ = write!(said, " {count} of {of}"); // writing to a String can't fail
+        let mut counts = BTreeMap::<(&str, &str), usize>::new();
+        for (n, where_found) in &left {
+            for place in where_found {
+                *counts.entry((place, &self.all[*n].of)).or_default() += 1;
+            }
         }
-        said.push_str(places.remedy());
-        Err(said)
+        let counts: Vec<_> = counts.iter().map(|((place, of), count)| format!("  {place}: {count} of {of}")).collect();
+        Err(format!("something is left:\n{}\n{}", counts.join("\n"), places.remedy()))
     }
 }
 
-impl Places {
-    /// What no search of ours sees.
-    fn unseen(&self) -> &'static str {
-        match (self.tables, self.files.is_empty()) {
-            (true, true) => {
-                " Not looked at: dead rows in Postgres' files until `VACUUM FULL` rewrites them, and its write-ahead log until it is \
-                 recycled; give --postgres-data DIR to search those. Backups are the certificate's business."
-            }
-            _ => " Backups, replicas and what a disk keeps of freed blocks are not looked at.",
-        }
-    }
+struct Search {
+    wanted: AhoCorasick,
+    found: Found,
+    /// Files that may still be looked at.
+    left: usize,
+}
 
-    fn remedy(&self) -> &'static str {
-        match self.tables {
-            true => {
-                ". In Postgres' files these are dead rows and the write-ahead log: run `VACUUM FULL` on those tables, then \
-                 `CHECKPOINT` and `SELECT pg_switch_wal()` until the old segments are recycled, and `genie forget --verify` \
-                 says no more of them"
+impl Search {
+    /// What is not there, or goes while it is looked at, holds nothing. `place`: the folder that it is told as.
+    fn path(&mut self, path: &Path, place: Option<&str>) -> io::Result<()> {
+        let kind = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.file_type(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
+            for entry in fs::read_dir(path)? {
+                let entry = entry?.path();
+                let own = name(&entry);
+                self.path(&entry, Some(place.unwrap_or(&own)))?;
             }
-            false => ". The log beside the store is emptied when nobody reads from it; look again when the server is idle",
+            return Ok(());
         }
+        if !kind.is_file() {
+            return Ok(());
+        }
+        self.left = self.left.checked_sub(1).ok_or_else(|| io::Error::other(format!("more than {MOST_FILES} files")))?;
+        let found = match File::open(path) {
+            Ok(file) => search_file(file, &self.wanted)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let place = place.map_or_else(|| name(path), str::to_owned);
+        for n in found {
+            self.found.entry(n).or_default().insert(place.clone());
+        }
+        Ok(())
     }
 }
 
-/// Which of the fingerprints are there, by number.
-async fn search(log: &Log, places: &Places, all: &[Fingerprint]) -> Result<BTreeSet<usize>, String> {
+fn search_file(mut file: impl Read, wanted: &AhoCorasick) -> io::Result<BTreeSet<usize>> {
     let mut found = BTreeSet::new();
-    if places.tables {
-        let in_tables = log.find_in_tables(all.iter().map(|one| one.bytes.clone()).collect()).await;
-        found.extend(in_tables.map_err(|error: LogError| error.to_string())?);
-    }
-    let searched = AhoCorasick::new(all.iter().map(|one| &one.bytes)).map_err(|error| error.to_string())?;
-    let files = places.files.clone();
-    let in_files = tokio::task::spawn_blocking(move || {
-        let mut found = BTreeSet::new();
-        let mut left = MOST_FILES;
-        for path in &files {
-            search_path(path, &searched, &mut found, &mut left).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-        Ok::<_, String>(found)
-    });
-    found.extend(in_files.await.map_err(|stopped| stopped.to_string())??);
-    Ok(found)
-}
-
-/// What is not there, or goes while it is looked at, holds nothing.
-fn search_path(path: &Path, wanted: &AhoCorasick, found: &mut BTreeSet<usize>, left: &mut usize) -> io::Result<()> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
-        for entry in fs::read_dir(path)? {
-            search_path(&entry?.path(), wanted, found, left)?;
-        }
-        return Ok(());
-    }
-    if !kind.is_file() {
-        return Ok(());
-    }
-    *left = left.checked_sub(1).ok_or_else(|| io::Error::other(format!("more than {MOST_FILES} files")))?;
-    match File::open(path) {
-        Ok(file) => search_file(file, wanted, found),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn search_file(mut file: impl Read, wanted: &AhoCorasick, found: &mut BTreeSet<usize>) -> io::Result<()> {
     let mut buffer = vec![0; LONGEST + BUFFER];
     let mut kept = 0;
     loop {
         let read = file.read(&mut buffer[kept..])?;
         if read == 0 {
-            return Ok(());
+            return Ok(found);
         }
         let filled = kept + read;
         found.extend(wanted.find_overlapping_iter(&buffer[..filled]).map(|one| one.pattern().as_usize()));
@@ -215,9 +230,7 @@ mod tests {
         let wanted = AhoCorasick::new(["needle", "absent"]).unwrap();
         let hay = [vec![b'x'; 1000], b"needle".to_vec(), vec![b'x'; 500]].concat();
         for piece in [1, 3, 64, 1003, 5000] {
-            let mut found = BTreeSet::new();
-            search_file(Slow(&hay, piece), &wanted, &mut found).unwrap();
-            assert_eq!(found, BTreeSet::from([0]), "{piece}");
+            assert_eq!(search_file(Slow(&hay, piece), &wanted).unwrap(), BTreeSet::from([0]), "{piece}");
         }
     }
 }

@@ -283,7 +283,7 @@ both_stores!(the_verifier_finds_what_is_there_and_nothing_afterwards, async |sto
     assert!(genie.terminate().await);
     genie.store.try_sql(&format!("{strays} '{}'", bob.id)).await.unwrap();
     let (is_good, said) = said_by(&genie, &["forget", &bob.id, "--verify"]).await;
-    assert!(!is_good && said.contains("something of user") && said.contains("of secrets.sealed"), "{said}");
+    assert!(!is_good && said.contains("something is left") && said.contains("of secrets.sealed"), "{said}");
     let (is_good, said) = said_by(&genie, &["forget", &bob.id]).await;
     assert!(is_good && said.contains(&format!("user: {}", bob.id)), "once more is no error: {said}");
     genie.launch_again().await;

@@ -207,7 +207,7 @@ impl Log {
         Ok(state)
     }
 
-    /// Nothing of a user is opened any more from here on: they were forgotten. Who does not hear of it notices within the time that a key is kept opened.
+    /// Nothing of a user is opened any more from here on: they were forgotten. Who does not hear of it notices within `KEY_LIFE`.
     pub fn drop_keys(&self, user: UserId) {
         self.0.keys.insert(user.0, KeyState::Destroyed);
     }

@@ -55,13 +55,15 @@ impl Log {
     }
 
     /// On Postgres: gives back the room of dead rows in these tables and writes what changed to their files, as far as the role
-    /// may. That does not overwrite the room itself.
-    pub async fn vacuum(&self, tables: BTreeSet<String>) -> Result<(), LogError> {
+    /// may. The room itself is only overwritten when it is used again, so the tables are rewritten when `full`: nobody can use them
+    /// meanwhile.
+    pub async fn vacuum(&self, tables: BTreeSet<String>, full: bool) -> Result<(), LogError> {
         let Some(options) = self.store().postgres() else { return Ok(()) };
         let vacuum = async move {
             let mut connection = patient(&options).await?;
             for table in tables {
-                sqlx::query(&format!("VACUUM \"{table}\"")).execute(&mut connection).await?;
+                let full = if full { "(FULL)" } else { "" };
+                sqlx::query(&format!("VACUUM {full} \"{table}\"")).execute(&mut connection).await?;
             }
             if let Err(error) = sqlx::query("CHECKPOINT").execute(&mut connection).await {
                 info!(%error, "no checkpoint could be asked for; Postgres makes one by itself");
