@@ -244,25 +244,47 @@ async fn replace(
     if pairs.is_empty() {
         return Ok(0);
     }
-    let settings = match store.writing {
-        // The bytes of the old form do not stay in the file: a key that is destroyed later is to be gone in each of its forms.
-        Writing::Sqlite(_) => "PRAGMA secure_delete = ON",
-        // Each row by its key, however small the table is now.
-        Writing::Postgres(_) => {
-            "SELECT set_config(name, 'off', true) FROM (VALUES ('enable_seqscan'), ('enable_hashjoin'), ('enable_mergejoin')) AS s (name)"
-        }
-    };
+    match store.writing {
+        Writing::Sqlite(_) => replace_each(tx, pairs).await,
+        Writing::Postgres(_) => replace_together(tx, pairs).await,
+    }
+}
+
+/// On SQLite a statement costs little, and one for many rows would look through all users for each batch.
+async fn replace_each(
+    tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+    pairs: &[(WrappedKey, WrappedKey)],
+) -> Result<u64, LogError> {
+    // The bytes of the old form do not stay in the file: a key that is destroyed later is to be gone in each of its forms.
+    sqlx::query("PRAGMA secure_delete = ON").execute(&mut **tx).await?;
+    let sql = "UPDATE user_keys SET master_id = $1, wrapped = $2 \
+         WHERE user_id = $3 AND key_id = $4 AND master_id = $5 AND state = 'live'";
+    let mut replaced = 0;
+    for (old, new) in pairs {
+        let query = sqlx::query(sql).bind(&new.master_id).bind(&new.sealed).bind(old.owner.to_string());
+        replaced += query.bind(old.key_id.to_string()).bind(&old.master_id).execute(&mut **tx).await?.rows_affected();
+    }
+    Ok(replaced)
+}
+
+/// On Postgres a statement costs a round trip.
+async fn replace_together(
+    tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+    pairs: &[(WrappedKey, WrappedKey)],
+) -> Result<u64, LogError> {
+    // Each row by its key, however small the table is now.
+    let settings = "SELECT set_config(name, 'off', true) \
+         FROM (VALUES ('enable_seqscan'), ('enable_hashjoin'), ('enable_mergejoin')) AS s (name)";
     sqlx::query(settings).execute(&mut **tx).await?;
     let values: Vec<String> = (0..pairs.len())
         .map(|n| (4 * n + 1..=4 * n + 4).collect::<Vec<_>>())
         .map(|n| format!("(CAST(${} AS text), CAST(${} AS text), CAST(${} AS text), ${})", n[0], n[1], n[2], n[3]))
         .collect();
     let to = 4 * pairs.len() + 1;
-    // `|| ''` leaves SQLite the primary key alone to look rows up by: else it makes an index of the whole table for each batch.
     let sql = format!(
         "WITH anew (owner, of_key, of_master, sealed) AS (VALUES {}) \
          UPDATE user_keys SET master_id = ${to}, wrapped = anew.sealed FROM anew \
-         WHERE user_id = anew.owner AND key_id || '' = anew.of_key AND master_id || '' = anew.of_master AND state || '' = 'live'",
+         WHERE user_id = anew.owner AND key_id = anew.of_key AND master_id = anew.of_master AND state = 'live'",
         values.join(", ")
     );
     let mut query = sqlx::query(&sql);
