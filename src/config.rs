@@ -52,7 +52,10 @@ pub const SETTINGS: &[Setting] = &[
         "`original` opens only the original's routes to the shared secret; workers then need keys",
     ),
     plain("DIRECTUS_URL", "", "the Directus that says who is who; without it genie keeps passwords itself"),
-    secret("DIRECTUS_ADMIN_TOKEN", "static token of an administrator of that Directus; without it nobody can register"),
+    secret(
+        "DIRECTUS_ADMIN_TOKEN",
+        "static token of an administrator of that Directus; without it nobody can register, and no forgetting ends",
+    ),
     secret("DIRECTUS_SECRET", "that Directus' SECRET; with it tokens are checked without asking"),
     plain("DIRECTUS_CREATOR_ROLE", "creator", "name of the role in Directus that a registration gives"),
     plain("GENIE_RESERVATION_SECONDS", "600", "how long a registration that broke off keeps its invite and address (Directus)"),

@@ -38,6 +38,8 @@ const AT_ONCE: i64 = 20;
 const SOON: Duration = Duration::from_millis(500);
 /// When it is tried again after a step failed.
 const LATER_SECONDS: i64 = 30;
+/// How often it is tried to forget somebody again who came back, while other servers write for them.
+const LEDGER_TRIES: usize = 20;
 /// Nothing that was under way when somebody was forgotten lasts longer, so then it is looked at once more.
 const LAST_LOOK_SECONDS: i64 = 60;
 /// How long the projections are waited for in one try.
@@ -163,6 +165,7 @@ impl Eraser {
     /// What was written by whoever was in the middle of something when the user was forgotten, and the bytes of uploads.
     async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
         self.0.log.erase_working_rows(user).await?;
+        self.0.log.empty_wal().await?;
         self.0.blobs.delete_of(user).await?;
         Ok(self.0.log.close_forgetting(user).await?)
     }
@@ -183,6 +186,7 @@ impl Eraser {
         let Some(forgetting) = log.forgetting(user).await?.filter(|one| one.stage == Stage::Forgotten) else { return Ok(()) };
         ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
         log.erase_working_rows(user).await?;
+        let _ = log.empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
         blobs.delete_of(user).await?;
         if let Some(directus) = directus {
             directus.delete(user).await?;
@@ -203,26 +207,29 @@ impl Eraser {
     /// Forgets again whom the ledger names and the store has back: it was restored from a backup. To be called before anybody is
     /// served. Says who they were.
     pub async fn apply_ledger(&self) -> Result<Vec<UserId>, String> {
-        let Inner { log, forget, ledger, .. } = &*self.0;
+        let Inner { log, ledger, .. } = &*self.0;
         let mut back = Vec::new();
-        for ids in ledger.users().chunks(ASKED_AT_ONCE) {
+        for ids in ledger.read()?.chunks(ASKED_AT_ONCE) {
             let live = log.with_live_keys(ids.to_vec()).await.map_err(|error| error.to_string())?;
             for user in live {
-                match forget.now(user, AtTheWishOf::Ledger, Metadata::system()).await {
-                    Ok(()) => {
-                        warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
-                        back.push(user);
-                    }
-                    Err(WriteError::Away(reason)) => {
-                        return Err(format!("the ledger of the forgotten can't be applied: {reason}"));
-                    }
-                    Err(error) => {
-                        error!(user.id = %user, %error, "user `{user}` had been forgotten, came back, and can't be forgotten again");
-                    }
-                }
+                self.forget_again(user).await.map_err(|error| {
+                    format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
+                })?;
+                warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
+                back.push(user);
             }
         }
         Ok(back)
+    }
+
+    async fn forget_again(&self, user: UserId) -> Result<(), WriteError> {
+        for _ in 1..LEDGER_TRIES {
+            match self.0.forget.now(user, AtTheWishOf::Ledger, Metadata::system()).await {
+                Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers write, too
+                done => return done,
+            }
+        }
+        self.0.forget.now(user, AtTheWishOf::Ledger, Metadata::system()).await
     }
 
     /// Writes everybody who was forgotten into the ledger, for ever: each server has one, and it is read where the store is restored.

@@ -30,6 +30,9 @@ pub enum WriteError {
     /// What was sent is larger than the log takes.
     #[error("{0}")]
     TooLarge(String),
+    /// A secret that is held can't be opened. That is on record.
+    #[error("{0}")]
+    Damaged(String),
     /// Ours.
     #[error("{0}")]
     Internal(String),

@@ -102,10 +102,18 @@ impl Forget {
         }
         let mut groups = vec![group(state, changes)];
         if let Some(address) = state.account().profile().and_then(|profile| profile.email.as_ref()) {
-            let (email, stream, count) = system_stream::load::<Email>(&self.log, StreamKind::Email, &address.0).await?;
-            let released: Vec<_> = email.decide(EmailCommand::Release(state.id()))?.into_iter().map(Into::into).collect();
-            if !released.is_empty() {
-                groups.push(Group::of_system(&stream, count, released));
+            match system_stream::load::<Email>(&self.log, StreamKind::Email, &address.0).await {
+                Ok((email, stream, count)) => {
+                    let released: Vec<_> = email.decide(EmailCommand::Release(state.id()))?.into_iter().map(Into::into).collect();
+                    if !released.is_empty() {
+                        groups.push(Group::of_system(&stream, count, released));
+                    }
+                }
+                Err(error @ WriteError::Away(_)) => return Err(error),
+                // Damage there is no reason to keep anybody.
+                Err(error) => {
+                    warn!(user.id = %state.id(), %error, "a user is forgotten whose address can't be read; it is not free again");
+                }
             }
         }
         let work = vec![Work::Forget { user: state.id(), at: self.log.clock().now() }];

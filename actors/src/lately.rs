@@ -1,5 +1,5 @@
 //! What was put on record a moment ago. The same thing asked for again and again, by the same caller, is one fact a minute: a log
-//! must not fill with what is refused.
+//! must not fill with what is refused, or with who reads it.
 
 use std::{
     collections::HashMap,

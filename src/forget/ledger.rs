@@ -26,28 +26,29 @@ impl Ledger {
         let failed = |error: std::io::Error| format!("{}: {error}; GENIE_FORGOTTEN_FILE names another place", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(failed)?;
-        let mut file = open_to_append(path).map_err(failed)?;
-        file.lock().map_err(failed)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(failed)?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let mut known = HashSet::new();
-        for (n, line) in text[..whole].lines().enumerate() {
-            let user = line.split(' ').next().unwrap_or_default().parse();
-            let unreadable = |_| format!("{}: line {} does not begin with a user's id; put it right", path.display(), n + 1);
-            known.insert(user.map_err(unreadable)?);
-        }
-        // What a power cut left of a line. Its user is still in the store, and is written again.
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(failed)?;
-        }
+        drop(open_to_append(path).map_err(failed)?);
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), known: Arc::new(Mutex::new(known)) })
+        let ledger = Self { path: path.to_owned(), known: Arc::default() };
+        ledger.read()?;
+        Ok(ledger)
     }
 
-    /// Who stands in it.
-    pub fn users(&self) -> Vec<UserId> {
-        self.lock().iter().copied().collect()
+    /// Who stands in it now: others may have written to it, or have brought an older one back.
+    pub fn read(&self) -> Result<Vec<UserId>, String> {
+        let shown = self.path.display();
+        let text = open_to_append(&self.path).and_then(|mut file| {
+            file.lock()?;
+            whole_lines(&mut file)
+        });
+        let text = text.map_err(|error| format!("{shown}: {error}; GENIE_FORGOTTEN_FILE names another place"))?;
+        let mut known = HashSet::new();
+        for (n, line) in text.lines().enumerate() {
+            let user = line.split(' ').next().unwrap_or_default().parse();
+            known.insert(user.map_err(|_| format!("{shown}: line {} does not begin with a user's id; put it right", n + 1))?);
+        }
+        let users = known.iter().copied().collect();
+        *self.lock() = known;
+        Ok(users)
     }
 
     /// Writes somebody who was forgotten, unless they stand in it.
@@ -64,6 +65,7 @@ impl Ledger {
         let written = tokio::task::spawn_blocking(move || {
             let mut file = open_to_append(&this.path)?;
             file.lock()?; // others may append to it
+            whole_lines(&mut file)?;
             file.write_all(line.as_bytes())?;
             file.sync_all()?;
             this.lock().insert(user);
@@ -76,6 +78,18 @@ impl Ledger {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What stands in it. What a power cut or a full disk left of a line is cut off: its user is still in the store, and is written again.
+fn whole_lines(file: &mut File) -> std::io::Result<String> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    if whole < text.len() {
+        file.set_len(whole as u64)?;
+        text.truncate(whole);
+    }
+    Ok(text)
 }
 
 fn open_to_append(path: &Path) -> std::io::Result<File> {
@@ -101,9 +115,14 @@ mod tests {
         assert_eq!(whole, format!("{ada} 1970-01-01T00:00:00.000Z 7\n"));
         fs::write(&path, format!("{whole}{}", &bob.to_string()[..20])).unwrap();
         let again = Ledger::open(&path).unwrap();
-        assert_eq!(again.users(), [ada]);
+        assert_eq!(again.read().unwrap(), [ada]);
         again.write(bob, Moment(0), 9).await.unwrap();
-        assert_eq!(Ledger::open(&path).unwrap().users().len(), 2);
+        assert_eq!(again.read().unwrap().len(), 2);
+        fs::write(&path, format!("{whole}{bob}")).unwrap(); // a full disk left no end of the line
+        again.write(UserId(Uuid::from_u128(3)), Moment(0), 10).await.unwrap();
+        assert_eq!(again.read().unwrap().len(), 2, "not glued to what was left of another's");
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(again.read().unwrap(), [ada], "an older one was brought back");
         fs::write(&path, format!("nonsense\n{whole}")).unwrap();
         assert!(Ledger::open(&path).err().unwrap().contains("line 1"));
     }

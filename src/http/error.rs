@@ -282,7 +282,7 @@ fn wire_of_write(error: &WriteError) -> Wire {
         WriteError::Away(_) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
         WriteError::Forgotten => Wire::new(S::NOT_FOUND, "not_found"),
         WriteError::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "too_large"),
-        WriteError::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
+        WriteError::Damaged(_) | WriteError::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
     }
 }
 

@@ -225,6 +225,10 @@ impl Export {
             Err(WriteError::Refused(refusal)) if refusal.kind != RefusalKind::Forbidden => {
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
             }
+            Err(WriteError::Damaged(reason)) => {
+                error!(user.id = %self.user, reason, "a credential can't be exported");
+                (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())

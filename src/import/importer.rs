@@ -112,9 +112,11 @@ impl Importer<'_> {
         line.id.parse().unwrap_or_else(|_| derived())
     }
 
-    /// The same user, credential and sealed text are the same line.
+    /// What says the same of the same user's credential is the same line.
     fn known_by(&self, line: &Line) -> RequestKey {
-        self.log.hashes().request("import", "credentials", &format!("{} {} {}", line.user, line.id, line.sealed), &[])
+        let name = line.platform_username.as_deref().unwrap_or_default();
+        let said = serde_json::json!([line.user, line.id, line.platform, name, line.sealed]).to_string();
+        self.log.hashes().request("import", "credentials", &said, &[])
     }
 }
 

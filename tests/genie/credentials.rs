@@ -382,6 +382,9 @@ both_stores!(a_damaged_or_moved_secret_is_never_shown_and_that_is_on_record, asy
     let id = profile(&genie, &ada, "x").await;
     genie.store.try_sql(&format!("DELETE FROM secrets WHERE secret_id = '{id}'")).await.unwrap();
     reveal(&genie, &id).await.refused(500, "internal");
+    let exported = ada.post(&genie, "/api/me/export", json!({"password": "ada's password"})).await.ok();
+    let of_ada = &exported["credentials"][0];
+    assert_eq!((&of_ada["secret"], &of_ada["secret_refused"]), (&Value::Null, &json!("damaged")), "the rest is not withheld");
     assert_eq!(profile(&genie, &ada, "x").await, id, "its owner stores it again");
     reveal(&genie, &id).await.ok();
 });

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use genie_events::{
-    CredentialId, Moment, Now, Refusal, StreamId, StreamKind, User, UserCommand, UserId,
-    access::{Access, AccessCommand, Nobodys},
+    CredentialId, Moment, Now, Refusal, User, UserCommand, UserId,
+    access::{AccessCommand, Nobodys},
     credential::{Credential, CredentialKind, RefusedFor},
     user::reveal::{MayBeShown, NotShown, Right, Wanted, Which},
 };
 use genie_log::{
-    Append, Group, LogError,
+    LogError,
     keys::KeyState,
     secrets::{Fetched, SecretName},
 };
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{Plaintext, Stored, Target, Vault, secret_name};
 use crate::{
-    Caller, WriteError,
+    Caller, WriteError, access,
     caller::Asking,
     users::{Note, Plan, Users},
 };
@@ -131,7 +131,7 @@ impl Vault {
             Err(error) => return Err(error.into()),
         };
         match self.put_damage_on_record(asked, id, version).await? {
-            true => Err(WriteError::Internal(damage)),
+            true => Err(WriteError::Damaged(damage)),
             // It was changed or removed after the fact and before it was read: the asker may ask again.
             false => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
         }
@@ -255,10 +255,8 @@ impl Vault {
         };
         let key = Refused { caller: caller.scope(), what: What::Nobodys(credential, user) };
         if !self.refused.stands(&key, Instant::now()) {
-            let stream = StreamId::new(StreamKind::Access, self.log.clock().new_uuid());
-            let noted = Access::Absent.decide(AccessCommand::RefuseCredential { reason, credential, user })?;
-            let group = Group::of_system(&stream, 0, noted.into_iter().map(Into::into).collect());
-            self.log.append(Append { groups: vec![group], work: vec![], metadata: caller.metadata(), remember: None }).await?;
+            let refused = AccessCommand::RefuseCredential { reason, credential, user };
+            access::note(&self.log, vec![refused], caller.metadata()).await?;
             self.refused.remember(key, Instant::now());
         }
         // Who has no right is not told what there is.

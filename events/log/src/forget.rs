@@ -2,15 +2,12 @@
 //! (working rows, files, read rows, users elsewhere) is erased by steps that may be repeated, and this table says for whom they
 //! are still to be done. So a crash at any point leaves a row here, and whoever is elected goes on with it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use genie_events::{Moment, UserId, account::FORGOTTEN};
-use sqlx::{Any, ConnectOptions, Connection, Row, Transaction, any::AnyRow, sqlite::SqliteConnectOptions};
+use sqlx::{Any, Row, Transaction, any::AnyRow};
 
-use crate::{
-    Log, LogError,
-    store::{Store, Writing},
-};
+use crate::{Log, LogError, store::Store};
 
 mod fingerprints;
 
@@ -18,8 +15,6 @@ pub use fingerprints::Fingerprint;
 
 /// Rows that are deleted in one transaction: few enough for a moment, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
-/// How long the log beside an embedded store may wait for its readers before it is emptied another time.
-const EMPTYING: Duration = Duration::from_millis(200);
 /// The most users whose keys are asked for at once.
 pub const ASKED_AT_ONCE: usize = 500;
 
@@ -311,20 +306,10 @@ impl Log {
     /// On an embedded store: brings all that was written into its file and empties the log beside it, in which what was deleted
     /// stands until then. [`LogError::Away`] while somebody reads what was before.
     pub async fn empty_wal(&self) -> Result<(), LogError> {
-        self.store()
-            .run(async move |store: Store| {
-                let Writing::Sqlite(pool) = &store.writing else { return Ok(()) };
-                // One of its own: writers wait for as long as it waits for readers.
-                let options = SqliteConnectOptions::clone(&pool.connect_options()).busy_timeout(EMPTYING);
-                let mut connection = options.connect().await?;
-                let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
-                connection.close().await?;
-                match row.try_get::<i64, _>(0)? {
-                    0 => Ok(()),
-                    _ => Err(LogError::Away("somebody reads what was before; its log can't be emptied yet".into())),
-                }
-            })
-            .await
+        match self.store().run(async move |store: Store| store.scrub().await).await? {
+            true => Ok(()),
+            false => Err(LogError::Away("somebody reads what was before; its log can't be emptied yet".into())),
+        }
     }
 }
 

@@ -68,7 +68,18 @@ async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Resul
 async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<Value>, ApiError> {
     let mut told = Vec::with_capacity(rows.len());
     for row in rows {
-        let fact = app.log.open_row(row).await?;
+        let fact = match app.log.open_row(row).await {
+            Ok(fact) => fact,
+            // What comes after it is still to be had.
+            Err(LogError::Damaged { .. }) => {
+                told.push(json!({
+                    "id": row.id, "event": "damaged", "at": row.recorded_at.rfc3339(), "by": null, "by_id": null,
+                    "request_id": null, "version": null, "platform": null, "purpose": null, "reason": null,
+                }));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let Body::Open(Event::Credential(event), _) = &fact.body {
             told.push(shown(&fact, event));
         }

@@ -274,13 +274,11 @@ impl Registrations {
     /// Settles what broke off, for ever; to be spawned. `embedded`: no other process is on this store, so what was reserved before
     /// this one began is nobody's. The elected node does it for all; each node for what it left itself.
     pub async fn settle(self, election: Election, embedded: bool) {
-        if self.0.upstream.admin().is_none() {
-            return;
-        }
+        let may_settle = self.0.upstream.admin().is_some();
         let began_at = self.0.log.head();
         let (mut settled, mut absent) = (0, HashMap::new());
         loop {
-            if election.now().is_some() || !self.left().is_empty() {
+            if may_settle && (election.now().is_some() || !self.left().is_empty()) {
                 let dead_before = if embedded { began_at } else { 0 };
                 if let Err(error) = self.settle_all(&mut settled, &mut absent, dead_before).await {
                     warn!(%error, "registrations that broke off could not be looked for; trying again");
