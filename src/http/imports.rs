@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 
 use actix_web::{HttpResponse, web::Data};
+use genie_actors::WriteError;
 use genie_events::UserId;
 use serde_json::json;
+use tracing::warn;
 
 use crate::{
     app::App,
@@ -21,7 +23,11 @@ pub async fn credentials(app: Data<App>, Body(batch): Body<Batch>) -> Result<Htt
     })?;
     let users: BTreeSet<UserId> = batch.lines.iter().map(|line| line.user).collect();
     for user in users {
-        directus::meet_unseen(&app, user).await?;
+        match directus::meet_unseen(&app, user).await {
+            // Trouble of this one, whose lines are told of as those of somebody unknown.
+            Err(ApiError::Write(WriteError::Refused(refusal))) => warn!(user.id = %user, %refusal, "a user can't be met"),
+            met => met?,
+        }
     }
     let importer = Importer { log: &app.log, users: &app.write.users, vault: &app.write.vault, key: &key };
     Ok(answer::ok(json!({"data": importer.take(batch.lines).await})))
