@@ -384,7 +384,8 @@ mod tests {
         let fresh = store.open().await.log;
         assert!(matches!(fresh.wake(ada).await.unwrap(), Waking::Forgotten));
         assert!(matches!(fresh.keys(ada.0).await.unwrap(), KeyState::Live(_)), "the ledger is what is for this");
-        assert_eq!(fresh.with_live_keys(vec![ada, bob]).await.unwrap(), [ada, bob]);
+        let live = fresh.with_live_keys(vec![ada, bob]).await.unwrap();
+        assert!(live.len() == 2 && [ada, bob].iter().all(|user| live.contains(user)), "{live:?}");
         for user in [ada, bob] {
             fresh.forget_restored_key(user, store.clock.now()).await.unwrap();
         }
