@@ -36,6 +36,9 @@ const ROUTE: &str = "/credentials/import";
 /// What to do when it was stopped.
 const AGAIN: &str = "call this again: what was taken in is not taken in again";
 
+/// What is missing on the side that takes lines in.
+pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the original's key";
+
 /// What may be brought in.
 #[derive(Subcommand)]
 pub enum ImportCommand {
@@ -223,12 +226,8 @@ impl Import {
     }
 }
 
-/// What is missing on the side that takes lines in.
-pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the original's key";
-
 fn outcomes_of(mut answer: Value) -> Result<Vec<Outcome>, String> {
-    serde_json::from_value(answer["data"].take())
-        .map_err(|_| "the server's answer is not understood; are the two of one release?".to_owned())
+    serde_json::from_value(answer["data"].take()).map_err(|_| socket::NOT_UNDERSTOOD.to_owned())
 }
 
 /// The lines of a file, one at a time.

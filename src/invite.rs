@@ -25,7 +25,7 @@ pub fn make(config: Config, wanted: NewInvites) -> Result<(), String> {
 fn codes_of(answer: &Value) -> Result<Vec<String>, String> {
     let code = |invite: &Value| invite["code"].as_str().map(str::to_owned);
     let codes = answer["data"].as_array().and_then(|invites| invites.iter().map(code).collect());
-    codes.ok_or_else(|| "the server's answer is not understood; are the two of one release?".to_owned())
+    codes.ok_or_else(|| socket::NOT_UNDERSTOOD.to_owned())
 }
 
 async fn make_here(config: &Config, wanted: NewInvites) -> Result<Vec<String>, String> {

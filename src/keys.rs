@@ -86,8 +86,7 @@ impl Keeper<'_> {
             Some(answer) => answer,
             None => perform(&self.here().await?.log, None, asked).await?,
         };
-        serde_json::from_value(answer)
-            .map_err(|_| "the server's answer is not understood; are the two of one release?".to_owned())
+        serde_json::from_value(answer).map_err(|_| socket::NOT_UNDERSTOOD.to_owned())
     }
 
     async fn here(&mut self) -> Result<&Here, String> {

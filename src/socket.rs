@@ -23,6 +23,8 @@ use crate::{app::App, config::Config, http};
 
 /// The longest path of a socket: what fits into `sun_path` everywhere (104 bytes with the final zero on macOS, 108 on Linux).
 const LONGEST_PATH: usize = 103;
+/// What a command says when a server answers in another way than it expects.
+pub const NOT_UNDERSTOOD: &str = "the server's answer is not understood; are the two of one release?";
 /// How long a command may take before whoever asked gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Commands under way are given so long at shutdown, in seconds.

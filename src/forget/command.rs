@@ -115,8 +115,7 @@ fn tell(one: &Forgetting) {
 pub fn check_restored(config: &Config) -> Result<(), String> {
     let back: Vec<UserId> = with_runtime(async {
         if let Some(mut answer) = socket::ask(config, "/restore-check", &json!({})).await? {
-            return serde_json::from_value(answer["data"].take())
-                .map_err(|_| "the server's answer is not understood; are the two of one release?".to_owned());
+            return serde_json::from_value(answer["data"].take()).map_err(|_| socket::NOT_UNDERSTOOD.to_owned());
         }
         let node = Node::start(config).await?;
         let back = node.eraser.apply_ledger().await;

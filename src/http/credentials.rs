@@ -135,7 +135,7 @@ pub async fn list(
 
 /// `GET /api/credentials/{id}`
 pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
-    let credential = id.parse().map_err(|_| ApiError::NotFound("credential"))?;
+    let credential = credential_id(&id)?;
     consistency::wait(&app, &request, "credentials", Some(user.account.user)).await?;
     let row = app.reads.credentials.get(user.account.user, credential).await?;
     Ok(answer::ok(shown(&row.ok_or(ApiError::NotFound("credential"))?)))
@@ -144,7 +144,7 @@ pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller, id: Pa
 /// `DELETE /api/credentials/{id}`
 pub async fn remove(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
-    let credential = id.parse().map_err(|_| ApiError::NotFound("credential"))?;
+    let credential = credential_id(&id)?;
     let done = app.write.vault.remove(&app.write.users, user.account.user, credential, asking).await?;
     Ok(answer::written(json!({"id": credential, "removed": true}), done.position))
 }
