@@ -139,10 +139,13 @@ pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
 
 /// A registration of theirs that broke off is completed; else they are met as Directus describes them.
 async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> Result<(), WriteError> {
+    if app.log.user_seq(person.user).await? > 0 {
+        return Ok(()); // by another request, meanwhile
+    }
     if let Some(email) = &person.email {
         let made = Made { email: email.clone(), first_name: person.first_name.clone(), role: person.role_word() };
         directus.registrations().complete_for(person.user, email, &made).await?;
-        or_stays(directus.registrations().free_of_who_is_gone_now(email, None).await.map(drop));
+        or_stays(directus.registrations().free_for(email, person.user).await);
     }
     let who = Acquaintance {
         email: person.email.clone(),

@@ -143,10 +143,15 @@ impl Registrations {
         let seconds = inner.reservation_seconds;
         let reserve = async || inner.register.reserve(&applicant.email, &applicant.invite_code, seconds, metadata.clone()).await;
         let mut reserved = reserve().await;
-        if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken")
-            && self.free_of_who_is_gone_now(&applicant.email, address).await?
-        {
-            reserved = reserve().await;
+        if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken") {
+            let holder = inner.register.holder(&applicant.email).await?;
+            let is_free = match holder {
+                Some(holder) => self.free_if_gone_now(&applicant.email, holder, address).await?,
+                None => true,
+            };
+            if is_free {
+                reserved = reserve().await;
+            }
         }
         let reserved = reserved?;
         let user = reserved.reservation.user;
@@ -175,9 +180,16 @@ impl Registrations {
         Ok(())
     }
 
-    /// The same, by what Directus says now; whether the address is free.
-    pub async fn free_of_who_is_gone_now(&self, email: &str, address: Option<IpAddr>) -> Result<bool, NotRegistered> {
-        let Some(holder) = self.0.register.holder(email).await? else { return Ok(true) };
+    /// An address that is to be this user's is freed of who was deleted in Directus before them.
+    pub async fn free_for(&self, email: &str, user: UserId) -> Result<(), NotRegistered> {
+        match self.0.register.holder(email).await? {
+            Some(holder) if holder != user => self.free_if_gone_now(email, holder, None).await.map(drop),
+            _ => Ok(()), // free, or theirs: many requests may meet somebody at once
+        }
+    }
+
+    /// Frees an address of its holder if Directus has them no more, by what it says now; whether the address is free.
+    async fn free_if_gone_now(&self, email: &str, holder: UserId, address: Option<IpAddr>) -> Result<bool, NotRegistered> {
         let standings = self.0.standings.clone();
         let asked = self.0.log.store().io().spawn(async move { standings.look_up(holder, address).await });
         let standing = asked.await.map_err(|_| NotRegistered::Unknown)?.map_err(NotRegistered::Trouble)?;
