@@ -5,7 +5,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use genie_events::{
     Metadata, SessionId, TurnId, User, UserCommand, UserId,
-    chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
+    chat::{Answer, Chat, ChatCommand, Failure, TurnMetrics, TurnOutcome},
 };
 use genie_log::{Epoch, LogError, Owner, UserKeys, Work, journal::Journal, leases::LeaseKind};
 use tracing::{error, info, warn};
@@ -13,11 +13,17 @@ use tracing::{error, info, warn};
 use crate::{
     WriteError,
     feed::{Ended, Stage},
-    ollama::{Frame, Message, Stream},
+    ollama::{Frame, Stream},
     supervisor::{Run, Supervisor},
     turnstile::{Class, Pass},
     users::{Done, Plan},
 };
+
+/// What the model is given, and what of its answer is kept.
+mod conversation;
+
+pub(crate) use conversation::fitting;
+use conversation::{BYTES_PER_TOKEN, conversation};
 
 /// The longest answer, in bytes of JSON, as its fact holds it; past it the model is told to stop.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
@@ -25,12 +31,8 @@ const MAX_ANSWER_BYTES: usize = 512 * 1024;
 const ANSWER_TOKENS: u32 = 4096;
 /// How long an answer may take once it is its turn: a model that loops must not hold its slot for ever.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
-/// Bytes a token is taken to have, to fit a conversation into the model's context.
-const BYTES_PER_TOKEN: usize = 4;
 /// Pauses between tries to write an end while the store is away; the last one repeats.
 const PAUSES_MS: [u64; 5] = [100, 250, 500, 1000, 3000];
-const SYSTEM_PROMPT: &str = "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
-
 #[derive(Debug, Clone)]
 pub(crate) struct TurnTask {
     pub turn: TurnId,
@@ -224,60 +226,9 @@ fn too_long() -> Failure {
     Failure { code: "answer_too_long".into(), sentence }
 }
 
-/// The part of a text that fits into so many bytes of JSON, which are taken off.
-pub(crate) fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
-    for (at, character) in text.char_indices() {
-        let bytes = match character {
-            '"' | '\\' | '\n' | '\r' | '\t' => 2,
-            control if control.is_control() => 6,
-            other => other.len_utf8(),
-        };
-        match room.checked_sub(bytes) {
-            Some(left) => *room = left,
-            None => {
-                *room = 0;
-                return &text[..at];
-            }
-        }
-    }
-    text
-}
-
 fn pauses() -> impl Iterator<Item = Duration> {
     let last = PAUSES_MS[PAUSES_MS.len() - 1];
     PAUSES_MS.into_iter().chain(std::iter::repeat(last)).map(Duration::from_millis)
-}
-
-/// The conversation up to this turn's question: the system prompt, then the newest messages that fit.
-fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -> Vec<Message> {
-    let mut messages = Vec::new();
-    for event in history {
-        match event {
-            ChatEvent::Asked { turn: asked, message, .. } => {
-                messages.push(Message { role: "user", content: message.clone() });
-                if *asked == turn {
-                    break;
-                }
-            }
-            ChatEvent::Answered { answer, .. } if !answer.content.is_empty() => {
-                messages.push(Message { role: "assistant", content: answer.content.clone() });
-            }
-            ChatEvent::Answered { .. } => {}
-        }
-    }
-    let mut left = budget.saturating_sub(SYSTEM_PROMPT.len());
-    let mut fitting: Vec<Message> = Vec::new();
-    for (n, message) in messages.into_iter().rev().enumerate() {
-        // The question itself always goes, however long: the model server says so when it can't take it.
-        if n > 0 && message.content.len() > left {
-            break;
-        }
-        left = left.saturating_sub(message.content.len());
-        fitting.push(message);
-    }
-    fitting.push(Message { role: "system", content: SYSTEM_PROMPT.into() });
-    fitting.reverse();
-    fitting
 }
 
 /// Ends a turn whose task is gone, with what was shown of it.
@@ -358,57 +309,5 @@ impl Run {
             () = self.cancel.cancelled() => {}
             () = self.lost.cancelled() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn turn(n: u128) -> TurnId {
-        TurnId(Uuid::from_u128(n))
-    }
-    fn asked(n: u128, message: &str) -> ChatEvent {
-        ChatEvent::Asked { turn: turn(n), session: "s".into(), message: message.into() }
-    }
-    fn answered(n: u128, content: &str) -> ChatEvent {
-        let answer = Answer {
-            content: content.into(),
-            outcome: TurnOutcome::Completed,
-            failure: None,
-            model: "m".into(),
-            metrics: TurnMetrics::default(),
-        };
-        ChatEvent::Answered { turn: turn(n), answer }
-    }
-
-    #[test]
-    fn what_fits_is_counted_as_json_counts_it() {
-        for text in ["plain", "line\nfeed \"quoted\" \\", "\u{1}\u{7f}", "你好 😀"] {
-            let mut room = 1000;
-            assert_eq!(fitting(text, &mut room), text);
-            let json = serde_json::to_string(text).unwrap().len() - 2;
-            assert!(1000 - room >= json, "{text:?}: {} < {json}", 1000 - room);
-        }
-        let mut room = 3;
-        assert_eq!((fitting("你好", &mut room), room), ("你", 0));
-        let mut room = 3;
-        assert_eq!((fitting("\n\n", &mut room), room), ("\n", 0));
-    }
-
-    #[test]
-    fn the_newest_messages_that_fit_are_given_after_the_system_prompt() {
-        let history =
-            [asked(1, "one"), answered(1, "ONE"), asked(2, "two"), answered(2, ""), asked(3, "three"), asked(4, "later")];
-        let roles = |budget| -> Vec<(&'static str, String)> {
-            conversation(&history, turn(3), budget).into_iter().skip(1).map(|message| (message.role, message.content)).collect()
-        };
-        let all = [("user", "one"), ("assistant", "ONE"), ("user", "two"), ("user", "three")];
-        assert_eq!(roles(100_000), all.map(|(role, text)| (role, text.to_owned())));
-        assert_eq!(roles(SYSTEM_PROMPT.len() + 8), [("user", "two".to_owned()), ("user", "three".to_owned())]);
-        assert_eq!(roles(0), [("user", "three".to_owned())], "the question always goes");
-        assert_eq!(conversation(&history, turn(3), 0)[0].role, "system");
     }
 }

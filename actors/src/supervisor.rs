@@ -7,47 +7,37 @@ use std::{
     time::Duration,
 };
 
-use genie_events::{
-    CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId,
-    account::FORGOTTEN,
-    caption::{Brief, Caption, CaptionEvent, Written},
-    chat::{ChatCommand, ChatEvent, Failure},
-    event::Event,
-};
-use genie_log::{Body, Epoch, Fact, Log, LogError, Owner, StoredRow, Work, journal::Journal, leases::LeaseKind};
-use serde_json::json;
+use genie_events::{CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId, chat::ChatCommand};
+use genie_log::{Epoch, Log, LogError, Work, journal::Journal, leases::LeaseKind};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
     WriteError,
     answer::{self, TurnTask},
-    caller::Asking,
-    captions::{self, CaptionTask},
     feed::{Feeds, Progress},
     ollama::Ollama,
     turnstile::{Admission, Class, Place, Turnstile},
     users::{Plan, Users},
 };
 
+/// Captions: asked, awaited, begun and ended here.
+mod captions;
+/// What was asked is begun when its fact is seen.
+mod follow;
 mod take_over;
+
+pub use captions::CaptionEnd;
 
 /// How long a run is its node's without a heartbeat.
 const LEASE_SECONDS: i64 = 15;
 const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 /// The code of the refusal at the door, which only this file sees.
 const LINE_IS_FULL: &str = "line_is_full";
-/// How often who waits for a caption looks whether it is still this node's.
-const CAPTION_LOOK: Duration = Duration::from_secs(5);
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
-/// Pause after the log could not be read.
-const AWAY: Duration = Duration::from_millis(500);
-
 /// How the model server is used.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
@@ -97,9 +87,6 @@ pub(crate) struct Run {
     /// Another node took it, or its user was forgotten: it is not this node's to end.
     pub lost: CancellationToken,
 }
-
-/// What came of a caption.
-pub type CaptionEnd = Result<(Written, u64), (Failure, u64)>;
 
 /// A turn that was asked.
 #[derive(Debug)]
@@ -195,68 +182,6 @@ impl Supervisor {
         }
     }
 
-    /// Writes a caption and waits for it. It is written, or its quota unit given back, whatever happens to the asker.
-    pub async fn caption(&self, user: UserId, brief: Brief, asking: impl Into<Asking>) -> Result<CaptionEnd, WriteError> {
-        let asking = asking.into();
-        let caption = CaptionId(self.0.log.clock().new_uuid());
-        let (tell, told) = oneshot::channel();
-        lock(&self.0.awaited).insert(caption, tell);
-        let lease = self.lease(LeaseKind::Caption, caption.to_string(), user, caption.to_string());
-        let door = self.clone();
-        let planner = move |state: &User, now| {
-            // The tier first: whoever may have no more captions is told that, not to come again when the line is shorter.
-            let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
-            door.let_in(&caption.to_string())?;
-            Ok(Plan { changes, work: vec![lease.clone()], outcome: json!(caption), ..Plan::default() })
-        };
-        let supervisor = self.clone();
-        let asking = self.0.log.store().io().spawn(async move {
-            let asked = supervisor.0.users.plan(user, None, asking, Arc::new(planner)).await;
-            if !asked.as_ref().is_ok_and(|done| done.outcome == json!(caption)) {
-                supervisor.leave_alone(&caption.to_string(), None, Some(caption));
-            }
-            asked
-        });
-        let done = asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))?;
-        let done = done.map_err(|error| self.turned_away(error))?;
-        match serde_json::from_value(done.outcome) {
-            Ok(asked) if asked == caption => self.await_caption(caption, told).await,
-            Ok(earlier) => self.caption_again(user, earlier).await,
-            Err(error) => Err(WriteError::Internal(format!("a caption has no outcome: {error}"))),
-        }
-    }
-
-    /// The same request once more: the end of the caption that it asked for the first time.
-    async fn caption_again(&self, user: UserId, caption: CaptionId) -> Result<CaptionEnd, WriteError> {
-        let events = self.0.log.stream_events::<Caption>(&Owner::User(user), &caption.to_string()).await?;
-        let position = self.0.log.head(); // at or after its end
-        match events.into_iter().next_back() {
-            Some(CaptionEvent::Completed(written)) => Ok(Ok((written, position))),
-            Some(CaptionEvent::Failed(failure)) => Ok(Err((failure, position))),
-            _ => {
-                let sentence = "The request with this Idempotency-Key is still being answered; ask again in a moment";
-                Err(Refusal::conflict("idempotency_in_progress", sentence).into())
-            }
-        }
-    }
-
-    /// Waits for a caption's end, for as long as it is this node's to write.
-    async fn await_caption(&self, caption: CaptionId, mut told: oneshot::Receiver<CaptionEnd>) -> Result<CaptionEnd, WriteError> {
-        let gone = || WriteError::Away("the caption's end is not known here".into());
-        loop {
-            match tokio::time::timeout(CAPTION_LOOK, &mut told).await {
-                Ok(end) => return end.map_err(|_| gone()),
-                Err(_) if self.is_mine(LeaseKind::Caption, &caption.to_string()).await.unwrap_or(true) => {}
-                // Ended in this very moment, or taken by another node.
-                Err(_) => {
-                    let end = tokio::time::timeout(CAPTION_LOOK, &mut told).await;
-                    self.forsake_caption(caption);
-                    return end.ok().and_then(Result::ok).ok_or_else(gone);
-                }
-            }
-        }
-    }
-
     /// Stops a turn, at the model server too. One that runs on another node is called off at its next heartbeat.
     pub async fn stop(&self, turn: TurnId) -> Result<(), WriteError> {
         let id = turn.to_string();
@@ -307,81 +232,6 @@ impl Supervisor {
         self.0.log.clock().now().plus_seconds(LEASE_SECONDS)
     }
 
-    /// Follows the log from a position for ever and runs what is this node's to run; to be spawned on the runtime that owns the
-    /// store's connections.
-    pub async fn follow(self, after: u64) {
-        let mut follower = self.0.log.follow(after);
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => {
-                    for row in &rows {
-                        match row.event_type.as_str() {
-                            "chat.asked" | "caption.requested" => self.see_surely(row).await,
-                            FORGOTTEN => self.let_go(UserId(row.owner)),
-                            _ => {}
-                        }
-                    }
-                }
-                Err(error @ LogError::Hole { .. }) => return error!(%error, "the supervisor stopped"),
-                Err(error) => {
-                    error!(%error, position = follower.position(), "the supervisor can't read on; trying on");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
-        }
-    }
-
-    async fn see_surely(&self, row: &StoredRow) {
-        loop {
-            match self.see(row).await {
-                Err(LogError::Away(reason)) => warn!(reason, "what was asked can't be read yet; trying on"),
-                Err(error) => return error!(%error, position = row.position, "what was asked can't be begun"),
-                Ok(()) => return,
-            }
-            tokio::time::sleep(AWAY).await;
-        }
-    }
-
-    async fn see(&self, row: &StoredRow) -> Result<(), LogError> {
-        let fact = self.0.log.open_row(row).await?;
-        let Some(user) = fact.user else { return Ok(()) };
-        let Body::Open(event, _) = &fact.body else {
-            self.leave_unread(&fact);
-            return Ok(());
-        };
-        match event {
-            Event::Chat(ChatEvent::Asked { turn, .. }) => {
-                let id = turn.to_string();
-                match self.is_mine(LeaseKind::Turn, &id).await? {
-                    true => self.start_turn(*turn, user, SessionId(fact.stream.id.clone()), cause(&fact)),
-                    false => self.leave_alone(&id, Some(*turn), None),
-                }
-            }
-            Event::Caption(CaptionEvent::Requested { brief, .. }) => {
-                let Ok(caption) = fact.stream.id.parse() else { return Ok(()) };
-                match self.is_mine(LeaseKind::Caption, &fact.stream.id).await? {
-                    true => self.start_caption(caption, user, brief.clone(), cause(&fact)),
-                    false => self.leave_alone(&fact.stream.id, None, Some(caption)),
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Whoever asked it was forgotten before it was begun.
-    fn leave_unread(&self, fact: &Fact) {
-        match fact.metadata.clear.get("turn").and_then(|turn| serde_json::from_value::<TurnId>(turn.clone()).ok()) {
-            Some(turn) => self.leave_alone(&turn.to_string(), Some(turn), None),
-            None => self.leave_alone(&fact.stream.id, None, fact.stream.id.parse().ok()),
-        }
-    }
-
-    /// Stops what runs for a user who was forgotten, at the model server too. It has no end: nobody could read it.
-    fn let_go(&self, user: UserId) {
-        lock(&self.0.running).values().filter(|run| run.user == user).for_each(|run| run.lost.cancel());
-    }
-
     async fn is_mine(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
         Ok(self.0.log.lease(kind, id).await?.is_some_and(|lease| lease.holder == self.0.node))
     }
@@ -410,31 +260,6 @@ impl Supervisor {
         });
     }
 
-    fn start_caption(&self, caption: CaptionId, user: UserId, brief: Brief, metadata: Metadata) {
-        let Some(run) = self.begin(caption.to_string(), user) else { return };
-        let (supervisor, task) = (self.clone(), CaptionTask { caption, user, metadata, run, office: None });
-        tokio::spawn(async move {
-            let writing = tokio::spawn(captions::write_caption(supervisor.clone(), task.clone(), brief));
-            let written = writing.await.unwrap_or_else(|stopped| {
-                error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
-                Err(answer::died())
-            });
-            captions::end_caption(&supervisor, &task, written).await;
-            supervisor.done(&caption.to_string());
-        });
-    }
-
-    /// Ends, in office, a caption that had begun on a node that died.
-    fn end_caption(&self, epoch: Epoch, caption: CaptionId, user: UserId) {
-        let Some(run) = self.begin(caption.to_string(), user) else { return };
-        let task = CaptionTask { caption, user, metadata: Metadata::system(), run, office: Some(epoch) };
-        let supervisor = self.clone();
-        tokio::spawn(async move {
-            captions::end_caption(&supervisor, &task, Err(answer::interrupted())).await;
-            supervisor.done(&caption.to_string());
-        });
-    }
-
     /// A run that is not under way yet.
     fn begin(&self, id: String, user: UserId) -> Option<Run> {
         let mut running = lock(&self.0.running);
@@ -450,21 +275,6 @@ impl Supervisor {
         lock(&self.0.running).remove(id);
         lock(&self.0.admitted).remove(id);
     }
-
-    pub(crate) fn tell_caption(&self, caption: CaptionId, end: CaptionEnd) {
-        if let Some(waiting) = lock(&self.0.awaited).remove(&caption) {
-            let _ = waiting.send(end); // the asker may have gone
-        }
-    }
-
-    /// Who waits for a caption is told that its end is not known here.
-    pub(crate) fn forsake_caption(&self, caption: CaptionId) {
-        lock(&self.0.awaited).remove(&caption);
-    }
-}
-
-fn cause(fact: &Fact) -> Metadata {
-    Metadata { request_id: fact.metadata.request_id.clone(), ..Metadata::caused_by(fact.event_id) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,6 +11,7 @@ use genie_log::{
     keys::sha256_hex,
     secrets::{SecretName, VaultKey},
 };
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -30,6 +31,8 @@ pub use reveal::{Ask, Named, Revealed};
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 /// The most bytes of cookies, as JSON: a browser's whole jar.
 pub const MAX_COOKIE_BYTES: usize = 512 * 1024;
+/// Owners of credentials that are kept in memory: some megabytes.
+const MAX_OWNERS: u64 = 50_000;
 
 /// Seals and opens. Clones share the one door.
 #[derive(Debug, Clone)]
@@ -37,6 +40,8 @@ pub struct Vault {
     door: Arc<VaultDoor>,
     log: Log,
     refused: Lately<reveal::Refused>,
+    /// Whose credentials that were asked for are: that never changes.
+    owners: Cache<CredentialId, UserId>,
 }
 
 /// A secret in the clear: a JSON object. It never shows itself, and is wiped when it goes.
@@ -157,7 +162,7 @@ pub enum Target {
 impl Vault {
     /// Behind that door.
     pub fn new(log: Log, door: VaultDoor) -> Self {
-        Self { door: Arc::new(door), log, refused: Lately::new() }
+        Self { door: Arc::new(door), log, refused: Lately::new(), owners: Cache::new(MAX_OWNERS) }
     }
 
     /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.

@@ -6,14 +6,22 @@ use uuid::Uuid;
 
 use crate::{
     aggregate, domain_event,
-    ids::{EmailId, InviteId, UserId},
+    ids::{EmailId, UserId},
     moment::Moment,
     refusal::Refusal,
     tier::Tier,
 };
 
+mod command;
+mod forgetting;
+mod joining;
+mod onboarding;
 mod profile;
 
+pub use command::{AccountCommand, Wanted};
+pub use forgetting::{AtTheWishOf, FORGOTTEN};
+pub use joining::{Acquaintance, Registration};
+pub use onboarding::Onboarding;
 pub use profile::{Code, FIRST_PASSWORD, Profile, ResetLink, TwoFactor};
 
 /// What an account is.
@@ -38,235 +46,6 @@ pub enum Account {
     },
     /// Was forgotten. No state is ever folded that far: what came before can't be read any more.
     Forgotten,
-}
-
-/// The steps of onboarding, in order (contract, section 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Onboarding {
-    /// The browser extension is to be installed.
-    #[default]
-    ExtensionInstall,
-    /// Data is to be uploaded.
-    DataCollection,
-    /// Data is being read in.
-    Processing,
-    /// Done.
-    Complete,
-}
-
-impl Onboarding {
-    /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ExtensionInstall => "EXTENSION_INSTALL",
-            Self::DataCollection => "DATA_COLLECTION",
-            Self::Processing => "PROCESSING",
-            Self::Complete => "COMPLETE",
-        }
-    }
-
-    /// The stored word back.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::ExtensionInstall, Self::DataCollection, Self::Processing, Self::Complete]
-            .into_iter()
-            .find(|state| state.as_str() == word)
-    }
-}
-
-/// What may be asked of an account.
-#[derive(Debug, Clone, PartialEq)]
-pub enum AccountCommand {
-    /// Come into being.
-    Register(Registration),
-    /// Come into being as somebody whom another identity provider knows already.
-    Meet(Acquaintance),
-    /// Note that the user signed in, by whatever proof the asker had.
-    SignIn,
-    /// Sign in by a password, and by a code when the second factor is on.
-    SignInByPassword {
-        /// The version of the hash that the password was right for.
-        password: u32,
-        /// The code that was right, if one was given.
-        code: Option<Code>,
-    },
-    /// Go to another step of onboarding.
-    AdvanceOnboarding {
-        /// Where to.
-        to: Onboarding,
-        /// Whether genie or an administrator asks, who may also complete it.
-        privileged: bool,
-    },
-    /// Become what another system says that this account is. Taken in any status.
-    Sync(Wanted),
-    /// Have another address.
-    ChangeEmail {
-        /// The address as given; personal.
-        email: String,
-        /// Its stream.
-        email_id: EmailId,
-    },
-    /// Have another password.
-    ChangePassword {
-        /// The version of the hash that the old password was right for.
-        from: u32,
-    },
-    /// Give out a one-time link to set a new password; one given out before is void.
-    OfferPasswordReset(ResetLink),
-    /// Set a new password by that link.
-    ResetPassword {
-        /// SHA-256 of the link's token.
-        token_hash: String,
-        /// Now.
-        now: Moment,
-    },
-    /// Ask for a code at each login from now on.
-    EnableTwoFactor {
-        /// The time step of the code that proved the secret to be in the user's hands.
-        step: u64,
-    },
-    /// Ask for a code no longer.
-    DisableTwoFactor(Code),
-    /// Ask for a code no longer, by an administrator's word: the authenticator is lost.
-    RemoveTwoFactor,
-    /// Note that all logins were ended.
-    EndSessions,
-    /// Note that one login was ended.
-    EndSession {
-        /// Which family.
-        family: String,
-    },
-    /// Note that an old refresh token came back, and its family was ended.
-    NoteReuse {
-        /// Which family.
-        family: String,
-    },
-    /// Note that everything held about the user is about to be handed to them.
-    Export {
-        /// With the secrets that they keep here.
-        secrets: bool,
-    },
-    /// Note that an administrator begins to act for the user.
-    StartImpersonation {
-        /// The administrator.
-        by: UserId,
-        /// Which impersonation.
-        impersonation: Uuid,
-    },
-    /// Note that an impersonation was ended before its time.
-    EndImpersonation {
-        /// The administrator who had begun it.
-        by: UserId,
-        /// Which impersonation.
-        impersonation: Uuid,
-    },
-    /// Be forgotten when that time has come, and not act any more from now on.
-    RequestForget {
-        /// When.
-        due: Moment,
-    },
-    /// Be forgotten after all not. Taken in any status.
-    WithdrawForget,
-    /// Be forgotten, because the time that the user asked for has come; before that, nothing happens. Taken in any status.
-    ForgetWhenDue {
-        /// Now.
-        now: Moment,
-    },
-    /// Be forgotten now. Taken in any status.
-    Forget(AtTheWishOf),
-}
-
-/// At whose wish somebody was forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AtTheWishOf {
-    /// Their own.
-    User,
-    /// An administrator's.
-    Administrator,
-    /// Whoever runs the server, at its machine.
-    Operator,
-    /// Nobody's anew: they had been forgotten, and came back with a backup.
-    Ledger,
-}
-
-impl AtTheWishOf {
-    /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Administrator => "administrator",
-            Self::Operator => "operator",
-            Self::Ledger => "ledger",
-        }
-    }
-}
-
-/// The stored type of the one event of a user that is sealed under the system's key: it is read when theirs is gone.
-pub const FORGOTTEN: &str = "account.forgotten";
-
-/// What a registration says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Registration {
-    /// The address as given; personal.
-    pub email: String,
-    /// The address's stream.
-    pub email_id: EmailId,
-    /// As given; personal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_name: Option<String>,
-    /// The invite that was spent.
-    pub invite: InviteId,
-    /// The invite's tier.
-    pub tier: Tier,
-    /// The invite's role.
-    pub role: String,
-    /// Whether the invite makes an administrator.
-    pub admin: bool,
-}
-
-/// Somebody whom another identity provider knows, as it says they are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Acquaintance {
-    /// The address; personal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub email: Option<String>,
-    /// The address's stream, when it is claimed for them in the same append.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub email_id: Option<EmailId>,
-    /// Personal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_name: Option<String>,
-    /// The tier.
-    pub tier: Tier,
-    /// The role's name.
-    pub role: String,
-    /// Whether they administer.
-    pub admin: bool,
-    /// How far onboarding is.
-    pub onboarding: Onboarding,
-    /// Whether they may act.
-    pub active: bool,
-}
-
-impl From<Registration> for Acquaintance {
-    fn from(r: Registration) -> Self {
-        let (email, email_id, onboarding) = (Some(r.email), Some(r.email_id), Onboarding::default());
-        Self { email, email_id, first_name: r.first_name, tier: r.tier, role: r.role, admin: r.admin, onboarding, active: true }
-    }
-}
-
-/// What another system says that an account is; what it leaves out stays.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wanted {
-    /// The role's name.
-    pub role: Option<String>,
-    /// Whether they administer.
-    pub admin: Option<bool>,
-    /// The tier.
-    pub tier: Option<Tier>,
-    /// Whether they may act.
-    pub active: Option<bool>,
 }
 
 /// What happened to an account.

@@ -22,6 +22,11 @@ use crate::{
     onboarding::UploadError,
 };
 
+/// Failures as Directus' own contract has them.
+mod directus;
+
+pub use directus::DirectusError;
+
 /// What clients are told to wait when the store is away or too much waits, in seconds.
 const RETRY_SECONDS: u64 = 1;
 
@@ -335,91 +340,4 @@ pub fn bad_query(error: actix_web::error::QueryPayloadError, _: &actix_web::Http
 /// Whatever no route takes.
 pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
-}
-
-/// A failure on a route of Directus' own contract keeps Directus' shape.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct DirectusError(#[from] pub ApiError);
-
-macro_rules! directus_error_from {
-    ($($error:ty),+) => {
-        $( impl From<$error> for DirectusError {
-            fn from(error: $error) -> Self {
-                Self(error.into())
-            }
-        } )+
-    };
-}
-directus_error_from!(WriteError, LogError, ReadError, PasswordError);
-
-impl DirectusError {
-    /// In Directus' words.
-    fn code(&self) -> &str {
-        let wire = self.0.wire();
-        match &self.0 {
-            ApiError::DirectusRefused { code, .. } => code,
-            ApiError::Directus(Trouble::TooMany(_)) => "REQUESTS_EXCEEDED",
-            ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
-            ApiError::NoCaller => "INVALID_CREDENTIALS",
-            ApiError::Expired => "TOKEN_EXPIRED",
-            ApiError::InvalidOtp => "INVALID_OTP",
-            ApiError::TooManyWrong { .. } => "REQUESTS_EXCEEDED",
-            ApiError::TooFast { .. } => "REQUESTS_EXCEEDED",
-            ApiError::Invalid { .. }
-            | ApiError::TwoTokens
-            | ApiError::NotJson
-            | ApiError::TooLarge(_)
-            | ApiError::HeadersTooLarge(_) => "INVALID_PAYLOAD",
-            ApiError::Write(WriteError::Refused(refusal)) if refusal.code == "email_taken" => "RECORD_NOT_UNIQUE",
-            _ if wire.status == StatusCode::BAD_REQUEST => "INVALID_PAYLOAD",
-            _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
-            _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
-            _ => "FORBIDDEN",
-        }
-    }
-}
-
-impl ResponseError for DirectusError {
-    fn status_code(&self) -> StatusCode {
-        match self.code() {
-            "RECORD_NOT_UNIQUE" => StatusCode::BAD_REQUEST, // where our own routes say 409
-            _ => self.0.status_code(),
-        }
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let (wire, code) = (self.0.wire(), self.code());
-        let status = self.status_code();
-        let sentence = match &self.0 {
-            ApiError::NoCaller => "Invalid user credentials.".to_owned(),
-            ApiError::Expired => "Token expired.".to_owned(),
-            other => other.sentence(wire.status, &wire.code),
-        };
-        if status.is_server_error() {
-            error!(request.id = request::current_id(), reason = %self.0, "a request failed");
-        }
-        let mut answer = HttpResponse::build(status);
-        if let Some(after) = wire.retry_after {
-            answer.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
-        }
-        answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_expired_token_has_a_code_of_its_own_on_directus_routes_only() {
-        let directus = DirectusError(ApiError::Expired);
-        assert_eq!(directus.error_response().status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(directus.code(), "TOKEN_EXPIRED");
-        assert_eq!(DirectusError(ApiError::NoCaller).code(), "INVALID_CREDENTIALS");
-        assert_eq!(
-            (ApiError::Expired.wire().status, ApiError::Expired.wire().code),
-            (StatusCode::UNAUTHORIZED, "invalid_token".into())
-        );
-    }
 }

@@ -235,7 +235,7 @@ impl Vault {
     /// Whose credential is named; or why it is nobody's.
     async fn owner(&self, named: &Named) -> Result<Result<UserId, Nobodys>, WriteError> {
         let user = match named {
-            Named::Id(id) => self.log.owner_of(*id).await?,
+            Named::Id(id) => self.owner_of(*id).await?,
             Named::For { user, .. } => Some(*user),
         };
         let Some(user) = user.filter(|user| !user.0.is_nil()) else { return Ok(Err(Nobodys::Unknown)) };
@@ -245,6 +245,17 @@ impl Vault {
             Err(LogError::KeyAbsent { .. }) => Ok(Err(Nobodys::Unknown)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn owner_of(&self, id: CredentialId) -> Result<Option<UserId>, WriteError> {
+        if let Some(owner) = self.owners.get(&id) {
+            return Ok(Some(owner));
+        }
+        let owner = self.log.owner_of(id).await?;
+        if let Some(owner) = owner {
+            self.owners.insert(id, owner);
+        }
+        Ok(owner)
     }
 
     /// Puts on record that something was asked for that is nobody's, and gives what the caller is told.

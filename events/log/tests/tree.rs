@@ -306,7 +306,8 @@ both_stores!(whatever_is_tampered_with_is_found_at_its_position, async |store: T
     assert!(place_of(&head.note).await.contains("the signed head over 300 facts: it is over 500"));
     let forged = early.note.replacen("\n300\n", "\n301\n", 1);
     assert!(place_of(&forged).await.contains("the signed head over 300 facts: its signature does not match"));
-    let other_log = TestStore::new(store.kind).await.open().await.log;
+    let other_store = TestStore::new(store.kind).await;
+    let other_log = other_store.open().await.log;
     let alien = other_log.head_key().await.unwrap().sign(300, early.root).unwrap();
     assert!(place_of(&alien.note).await.contains("of another log"));
     store.tamper(&format!("UPDATE tree_heads SET note = '{}' WHERE size = 300", early.note)).await;
@@ -401,6 +402,7 @@ both_stores!(a_head_key_belongs_to_its_log_and_outlives_it, async |store: TestSt
     let (first, again) = (store.open().await.log, store.open().await.log);
     let key = first.head_key().await.unwrap().public().to_string();
     assert_eq!(again.head_key().await.unwrap().public().to_string(), key);
-    let other = TestStore::new(store.kind).await.open().await.log;
+    let other_store = TestStore::new(store.kind).await;
+    let other = other_store.open().await.log;
     assert_ne!(other.head_key().await.unwrap().public().to_string(), key);
 });

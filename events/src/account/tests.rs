@@ -1,6 +1,7 @@
 use cqrs_es::test::TestFramework;
 
 use super::*;
+use crate::ids::InviteId;
 
 type Given = TestFramework<Account>;
 

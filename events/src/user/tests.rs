@@ -4,11 +4,14 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     Limits, RefusalKind,
-    account::Registration,
-    caption::{Length, Platform},
-    ids::{EmailId, InviteId},
-    moment::Month,
-    tier::Tier,
+    account::{Onboarding, Registration},
+    caption::{Brief, Length, Platform, Written},
+    chat::{ChatCommand, Failure},
+    credential::{RefusedFor, SealedSecret},
+    ids::{BlobId, EmailId, InviteId},
+    job::JobSpec,
+    moment::{Moment, Month},
+    tier::{Counter, Tier},
     usage::UsageEvent,
 };
 

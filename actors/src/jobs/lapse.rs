@@ -1,0 +1,73 @@
+//! Attempts whose worker is gone end in office: by the elected node, in its epoch.
+
+use std::time::Duration;
+
+use genie_events::{
+    JobId, Metadata, Moment, User,
+    job::{Job, JobCommand, backoff_millis},
+};
+use genie_log::{
+    Election, Epoch, Work, clock,
+    leases::{Lease, LeaseKind},
+};
+use tracing::warn;
+
+use super::JobBoard;
+use crate::WriteError;
+
+/// How often lapsed leases are looked for.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The most lapsed leases ended in one look.
+const LAPSES: i64 = 100;
+
+impl JobBoard {
+    /// Turns time into commands for ever: a lease that ran out ends its attempt, by the elected node; to be spawned.
+    pub async fn tick(self, election: Election) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let now = self.0.log.clock().now();
+            if let Some(epoch) = election.now() {
+                self.lapse_all(epoch, now).await;
+            }
+            if self.lock().any_due(now) {
+                self.0.changed.notify_waiters();
+            }
+        }
+    }
+
+    async fn lapse_all(&self, epoch: Epoch, now: Moment) {
+        match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
+            Ok(lapsed) => {
+                for lease in lapsed {
+                    self.lapse(epoch, lease, now).await;
+                }
+            }
+            Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+        }
+    }
+
+    async fn lapse(&self, epoch: Epoch, lease: Lease, now: Moment) {
+        let Ok(job) = lease.id.parse::<JobId>() else { return };
+        let holder = lease.holder.clone();
+        let has_lapsed = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: lease.id.clone(), holder: lease.holder.clone(), now };
+        let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
+        let (id, spread) = (job.clone(), clock::chance());
+        let command = move |state: &User| {
+            let attempts = state.job(&id).map_or(1, Job::attempts);
+            JobCommand::Lapse { lease: lease.holder.clone(), retry_at: now.plus_millis(backoff_millis(attempts, spread)) }
+        };
+        let ended = self.end(lease.user, job.clone(), Metadata::system(), conditions, command).await;
+        match ended {
+            Ok(_) => {}
+            // The job is not run under this lease any more: what is left of it is a row that says nothing. Whoever finds it may
+            // drop it, elected or not.
+            Err(WriteError::Refused(_) | WriteError::Forgotten) => {
+                if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str(), &holder).await {
+                    warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
+                }
+            }
+            Err(error) => warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet"),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Captions of a user: what is counted for one, and given back when it fails.
+
+use super::{User, allowed::counted_unit, changes};
+use crate::{
+    Now,
+    caption::{Brief, Caption, CaptionCommand, Written},
+    chat::Failure,
+    event::Change,
+    ids::CaptionId,
+    refusal::Refusal,
+    tier::Counter,
+    usage::Unit,
+};
+
+impl User {
+    pub(super) fn request_caption(&self, now: &Now, caption: CaptionId, brief: Brief) -> Result<Vec<Change>, Refusal> {
+        if self.captions.contains_key(&caption) {
+            return Ok(vec![]);
+        }
+        let mut all = self.can_perform(now, Counter::PostsAiAssisted, 1)?;
+        // The month that was counted in, which a clock that jumped back does not change.
+        let month = counted_unit(&all).map_or(now.moment.month(), |unit| unit.month);
+        let events = Caption::Absent.decide(CaptionCommand::Request { brief, month })?;
+        all.extend(changes(&caption, events));
+        Ok(all)
+    }
+
+    pub(super) fn finish_caption(&self, id: CaptionId, result: Result<Written, Failure>) -> Result<Vec<Change>, Refusal> {
+        let Some(Caption::Requested { month }) = self.captions.get(&id) else {
+            return Ok(vec![]); // it ended before, and ended captions are left out of the state
+        };
+        let failed = result.is_err();
+        let events = Caption::Requested { month: *month }.decide(CaptionCommand::Finish(result))?;
+        let mut all = changes(&id, events);
+        if failed {
+            all.extend(self.give_back(Unit { counter: Counter::PostsAiAssisted, month: *month })?);
+        }
+        Ok(all)
+    }
+}

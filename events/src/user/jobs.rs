@@ -1,0 +1,81 @@
+//! Jobs of a user: what is decided by the tier and by the other jobs beside each one's own state.
+
+use super::{User, allowed::counted_unit, changes};
+use crate::{
+    Now,
+    event::Change,
+    ids::JobId,
+    job::{Job, JobCommand, JobSpec},
+    moment::Moment,
+    operation,
+    refusal::Refusal,
+    tier::Counter,
+    usage::Unit,
+};
+
+/// The most jobs of one user that have not ended: a user's state stays within memory.
+pub const MAX_UNFINISHED_JOBS: usize = 5000;
+
+impl User {
+    pub(super) fn submit_job(&self, now: &Now, job: &JobId, spec: &JobSpec) -> Result<Vec<Change>, Refusal> {
+        self.queue_job(now, job, &spec.operation, spec.run_at, |counted| JobCommand::Submit { spec: spec.clone(), counted })
+    }
+
+    /// Queues a job, for the first time or again: each time it is allowed and counted, in the same append.
+    pub(super) fn queue_job(
+        &self,
+        now: &Now,
+        id: &JobId,
+        operation: &str,
+        run_at: Option<Moment>,
+        command: impl Fn(Option<Unit>) -> JobCommand,
+    ) -> Result<Vec<Change>, Refusal> {
+        let job = self.known_job(id);
+        if job.decide(command(None))?.is_empty() {
+            return Ok(vec![]); // asked twice, counted once
+        }
+        self.check_room_for_a_job()?;
+        if run_at.is_some_and(|at| at > now.moment) {
+            self.can_perform(now, Counter::ScheduledQueueSize, 1)?;
+        }
+        let mut all = match operation::counter_of(operation) {
+            Some(counter) => self.can_perform(now, counter, 1)?,
+            None => vec![],
+        };
+        let queued = job.decide(command(counted_unit(&all)))?;
+        let onboarding = self.onboarding_after(job, &queued)?;
+        all.extend(changes(id, queued));
+        all.extend(onboarding);
+        Ok(all)
+    }
+
+    /// Something about a job that was queued; what was counted for it goes back when it comes to nothing.
+    pub(super) fn job_changes(&self, id: &JobId, command: JobCommand) -> Result<Vec<Change>, Refusal> {
+        let job = self.known_job(id);
+        let events = job.decide(command)?;
+        let back: Vec<Unit> = events.iter().filter_map(|event| job.gives_back(event)).collect();
+        let onboarding = self.onboarding_after(job, &events)?;
+        let mut all = changes(id, events);
+        all.extend(onboarding);
+        for unit in back {
+            all.extend(self.give_back(unit)?);
+        }
+        Ok(all)
+    }
+
+    pub(super) fn known_job(&self, job: &JobId) -> &Job {
+        self.jobs.get(job).unwrap_or(&Job::Absent)
+    }
+
+    pub(super) fn check_room_for_a_job(&self) -> Result<(), Refusal> {
+        let unfinished = self.jobs.values().filter(|job| !matches!(job, Job::Finished { .. })).count();
+        match unfinished < MAX_UNFINISHED_JOBS {
+            true => Ok(()),
+            false => {
+                let sentence =
+                    format!("You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some");
+                Err(Refusal::conflict("too_many_jobs", sentence))
+            }
+        }
+    }
+}
