@@ -14,7 +14,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::genie::{Answer, SECRET, TestGenie, TestUser};
+use crate::{
+    genie::{Answer, SECRET, TestGenie, TestUser, password},
+    identity::email,
+};
 
 /// A login: the answer, whatever it is.
 async fn log_in(genie: &TestGenie, email: &str, password: &str, otp: Option<&str>) -> Answer {
@@ -24,33 +27,7 @@ async fn log_in(genie: &TestGenie, email: &str, password: &str, otp: Option<&str
 
 /// One more login of a user who has the password of their name.
 async fn again(genie: &TestGenie, name: &str, user: &TestUser) -> TestUser {
-    tokens_of(log_in(genie, &email(name), &password(name), None).await, user)
-}
-
-fn tokens_of(answer: Answer, user: &TestUser) -> TestUser {
-    assert_eq!(answer.status, 200, "{:?}", answer.json);
-    let token = |name: &str| answer.json["data"][name].as_str().unwrap().to_owned();
-    TestUser { id: user.id.clone(), token: token("access_token"), refresh: token("refresh_token") }
-}
-
-fn email(name: &str) -> String {
-    format!("{name}@example.com")
-}
-
-fn password(name: &str) -> String {
-    format!("{name}'s password")
-}
-
-async fn refresh(genie: &TestGenie, token: &str) -> Answer {
-    genie.send(Method::POST, "/auth/refresh", &[], Some(json!({"refresh_token": token}))).await
-}
-
-/// Refused, in Directus' shape.
-#[track_caller]
-fn refused(answer: Answer, status: u16, code: &str) -> Answer {
-    let told = answer.json["errors"][0]["extensions"]["code"].as_str();
-    assert_eq!((answer.status.as_u16(), told), (status, Some(code)), "{:?}", answer.json);
-    answer
+    TestUser::of(&user.id, genie.log_in(name, &password(name)).await)
 }
 
 /// The types of a user's facts so far.
@@ -91,7 +68,7 @@ both_stores!(a_thousand_tabs_that_refresh_at_once_get_one_successor, async |stor
     assert_eq!(successors.len(), 1);
     let successor = *successors.first().unwrap();
     assert_ne!(successor, ada.refresh);
-    let ada = tokens_of(refresh(&genie, successor).await, &ada);
+    let ada = TestUser::of(&ada.id, genie.refresh(successor).await);
     ada.get(&genie, "/api/usage").await.ok();
 });
 
@@ -99,30 +76,30 @@ both_stores!(a_refresh_token_that_is_used_twice_ends_its_login_and_no_other, asy
     let mut genie = TestGenie::start(store).await;
     let ada = genie.user("ada").await;
     let elsewhere = again(&genie, "ada", &ada).await;
-    let next = tokens_of(refresh(&genie, &ada.refresh).await, &ada);
+    let next = TestUser::of(&ada.id, genie.refresh(&ada.refresh).await);
     genie.restart().await;
-    let same = tokens_of(refresh(&genie, &ada.refresh).await, &ada);
+    let same = TestUser::of(&ada.id, genie.refresh(&ada.refresh).await);
     assert_eq!(same.refresh, next.refresh, "within the grace, after kill -9 as well");
 
     let_the_grace_pass(&genie).await;
-    let thieves = (0..20).map(|_| refresh(&genie, &ada.refresh));
+    let thieves = (0..20).map(|_| genie.refresh(&ada.refresh));
     for answer in futures_util::future::join_all(thieves).await {
-        refused(answer, 401, "INVALID_CREDENTIALS");
+        answer.refused_by_identity(401, "INVALID_CREDENTIALS");
     }
-    refused(refresh(&genie, &next.refresh).await, 401, "INVALID_CREDENTIALS");
+    genie.refresh(&next.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
     assert_eq!(count(&facts_of(&genie, &ada).await, "account.session_reuse_detected"), 1);
-    assert_eq!(refresh(&genie, &elsewhere.refresh).await.status, 200);
+    assert_eq!(genie.refresh(&elsewhere.refresh).await.status, 200);
     for nonsense in ["", "x", &"A".repeat(64), &next.refresh[1..]] {
-        refused(refresh(&genie, nonsense).await, 401, "INVALID_CREDENTIALS");
+        genie.refresh(nonsense).await.refused_by_identity(401, "INVALID_CREDENTIALS");
     }
 });
 
 both_stores!(logins_are_listed_and_ended, async |store: TestStore| {
     let mut genie = TestGenie::start(store).await;
     let ada = genie.user("ada").await;
-    let phone = json!({"email": email("ada"), "password": password("ada")});
+    let phone = json!({"email": email(&genie, "ada"), "password": password("ada")});
     let phone = genie.send(Method::POST, "/auth/login", &[("User-Agent", "a phone".into())], Some(phone)).await;
-    let phone = tokens_of(phone, &ada);
+    let phone = TestUser::of(&ada.id, phone);
     let listed = phone.get(&genie, "/api/me/sessions").await.ok();
     let sessions = listed["data"].as_array().unwrap();
     assert_eq!(sessions.len(), 2);
@@ -135,20 +112,20 @@ both_stores!(logins_are_listed_and_ended, async |store: TestStore| {
     bob.delete(&genie, "/api/me/sessions/nonsense").await.refused(404, "not_found");
     phone.delete(&genie, &of_ada).await.ok();
     phone.delete(&genie, &of_ada).await.refused(404, "not_found");
-    refused(refresh(&genie, &ada.refresh).await, 401, "INVALID_CREDENTIALS");
+    genie.refresh(&ada.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
 
     let laptop = again(&genie, "ada", &ada).await;
     let log_out = json!({"refresh_token": laptop.refresh});
     assert_eq!(genie.send(Method::POST, "/auth/logout", &[], Some(log_out)).await.status, 204);
-    refused(refresh(&genie, &laptop.refresh).await, 401, "INVALID_CREDENTIALS");
+    genie.refresh(&laptop.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
 
     let tablet = again(&genie, "ada", &ada).await;
     tablet.delete(&genie, "/api/me/sessions").await.ok();
     for ended in [&phone.refresh, &tablet.refresh] {
-        refused(refresh(&genie, ended).await, 401, "INVALID_CREDENTIALS");
+        genie.refresh(ended).await.refused_by_identity(401, "INVALID_CREDENTIALS");
     }
     assert_eq!(count(&facts_of(&genie, &ada).await, "account.sessions_ended"), 1);
-    assert_eq!(refresh(&genie, &bob.refresh).await.status, 200);
+    assert_eq!(genie.refresh(&bob.refresh).await.status, 200);
 });
 
 both_stores!(what_another_system_says_is_so_at_once_and_the_same_again_changes_nothing, async |store: TestStore| {
@@ -195,10 +172,10 @@ both_stores!(what_another_system_says_is_so_at_once_and_the_same_again_changes_n
     genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "suspended"})).await.ok();
     let next = ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail"})).await;
     assert!([401, 403].contains(&next.status.as_u16()), "{:?}", next.json);
-    refused(refresh(&genie, &ada.refresh).await, 401, "INVALID_CREDENTIALS");
-    refused(log_in(&genie, &email("ada"), &password("ada"), None).await, 401, "INVALID_CREDENTIALS");
+    genie.refresh(&ada.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    genie.log_in("ada", &password("ada")).await.refused_by_identity(401, "INVALID_CREDENTIALS");
     genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "active"})).await.ok();
-    refused(refresh(&genie, &ada.refresh).await, 401, "INVALID_CREDENTIALS");
+    genie.refresh(&ada.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
     let ada = again(&genie, "ada", &ada).await;
     ada.submit_job(&genie).await;
 });
@@ -230,7 +207,7 @@ async fn who_is_suspended_or_downgraded_on_one_node_is_so_on_the_other() {
         genie.base = second.base.clone();
         let next = ada.post(&genie, "/api/queue/media", resize()).await;
         assert!([401, 403].contains(&next.status.as_u16()), "{:?}", next.json);
-        refused(refresh(&genie, &ada.refresh).await, 401, "INVALID_CREDENTIALS");
+        genie.refresh(&ada.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
         genie.base = first.clone();
     }
 }
@@ -240,25 +217,25 @@ both_stores!(a_password_is_changed_by_who_knows_the_old_one_and_other_logins_end
     let ada = genie.user("ada").await;
     let elsewhere = again(&genie, "ada", &ada).await;
     let change = async |body: Value| ada.patch(&genie, "/users/me", body).await;
-    refused(change(json!({"password": "a new password"})).await, 400, "INVALID_PAYLOAD");
-    refused(change(json!({"old_password": password("ada")})).await, 400, "INVALID_PAYLOAD");
-    refused(change(json!({"old_password": password("ada"), "password": "short"})).await, 400, "INVALID_PAYLOAD");
-    refused(change(json!({"old_password": "wrong", "password": "a new password"})).await, 401, "INVALID_CREDENTIALS");
-    assert_eq!(refresh(&genie, &elsewhere.refresh).await.status, 200, "nothing changed");
+    change(json!({"password": "a new password"})).await.refused_by_identity(400, "INVALID_PAYLOAD");
+    change(json!({"old_password": password("ada")})).await.refused_by_identity(400, "INVALID_PAYLOAD");
+    change(json!({"old_password": password("ada"), "password": "short"})).await.refused_by_identity(400, "INVALID_PAYLOAD");
+    change(json!({"old_password": "wrong", "password": "a new password"})).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    assert_eq!(genie.refresh(&elsewhere.refresh).await.status, 200, "nothing changed");
 
     // Of many at once one changes it; the others knew the old one no longer.
     let bodies = (0..4).map(|n| json!({"old_password": password("ada"), "password": format!("a new password {n}")}));
     let answers = futures_util::future::join_all(bodies.map(change)).await;
     let changed: Vec<usize> = (0..4).filter(|n| answers[*n].status == 200).collect();
     assert_eq!(changed.len(), 1, "{answers:?}");
-    refused(log_in(&genie, &email("ada"), &password("ada"), None).await, 401, "INVALID_CREDENTIALS");
-    assert_eq!(log_in(&genie, &email("ada"), &format!("a new password {}", changed[0]), None).await.status, 200);
-    refused(refresh(&genie, &elsewhere.refresh).await, 401, "INVALID_CREDENTIALS");
-    assert_eq!(refresh(&genie, &ada.refresh).await.status, 200, "the one that changed it goes on");
+    genie.log_in("ada", &password("ada")).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    assert_eq!(genie.log_in("ada", &format!("a new password {}", changed[0])).await.status, 200);
+    genie.refresh(&elsewhere.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    assert_eq!(genie.refresh(&ada.refresh).await.status, 200, "the one that changed it goes on");
     let facts = facts_of(&genie, &ada).await;
     assert_eq!(count(&facts, "account.password_changed"), 1);
     genie.restart().await;
-    assert_eq!(log_in(&genie, &email("ada"), &format!("a new password {}", changed[0]), None).await.status, 200);
+    assert_eq!(genie.log_in("ada", &format!("a new password {}", changed[0])).await.status, 200);
 });
 
 both_stores!(an_address_moves_with_its_user_and_is_free_for_others_then, async |store: TestStore| {
@@ -272,28 +249,28 @@ both_stores!(an_address_moves_with_its_user_and_is_free_for_others_then, async |
         let body = json!({"old_password": password(name), "email": to});
         user.patch(&genie, "/users/me", body).await
     };
-    refused(change(&users[0], "nobody").await, 400, "INVALID_PAYLOAD");
-    refused(change(&users[0], " BOB@example.com").await, 400, "RECORD_NOT_UNIQUE");
+    change(&users[0], "nobody").await.refused_by_identity(400, "INVALID_PAYLOAD");
+    change(&users[0], " BOB@example.com").await.refused_by_identity(400, "RECORD_NOT_UNIQUE");
     let answers = futures_util::future::join_all(users.iter().map(|user| change(user, wanted))).await;
     let winners: Vec<usize> = (0..users.len()).filter(|n| answers[*n].status == 200).collect();
     assert_eq!(winners.len(), 1, "{answers:?}");
     let (winner, ada) = &users[winners[0]];
     assert_eq!(answers[winners[0]].json["data"]["email"], wanted);
     for (n, answer) in answers.into_iter().enumerate().filter(|(n, _)| *n != winners[0]) {
-        refused(answer, 400, "RECORD_NOT_UNIQUE");
-        assert_eq!(log_in(&genie, &email(users[n].0), &password(users[n].0), None).await.status, 200);
+        answer.refused_by_identity(400, "RECORD_NOT_UNIQUE");
+        assert_eq!(genie.log_in(users[n].0, &password(users[n].0)).await.status, 200);
     }
     // Capitals are no other address, the part after a plus sign is.
     assert_eq!(log_in(&genie, "wanted+box@example.COM", &password(winner), None).await.status, 200);
-    refused(log_in(&genie, "wanted@example.com", &password(winner), None).await, 401, "INVALID_CREDENTIALS");
-    refused(log_in(&genie, &email(winner), &password(winner), None).await, 401, "INVALID_CREDENTIALS");
+    log_in(&genie, "wanted@example.com", &password(winner), None).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    genie.log_in(winner, &password(winner)).await.refused_by_identity(401, "INVALID_CREDENTIALS");
 
     // Somebody else takes the address that was left, and the first can't have it back.
     let (heir, _) = users[(winners[0] + 1) % users.len()];
-    let taken = change(&users[(winners[0] + 1) % users.len()], &email(winner)).await;
+    let taken = change(&users[(winners[0] + 1) % users.len()], &email(&genie, winner)).await;
     assert_eq!(taken.status, 200, "{:?}", taken.json);
-    refused(change(&users[winners[0]], &email(winner)).await, 400, "RECORD_NOT_UNIQUE");
-    assert_eq!(log_in(&genie, &email(winner), &password(heir), None).await.status, 200);
+    change(&users[winners[0]], &email(&genie, winner)).await.refused_by_identity(400, "RECORD_NOT_UNIQUE");
+    assert_eq!(genie.log_in(winner, &password(heir)).await.status, 200);
     assert_eq!(count(&facts_of(&genie, ada).await, "account.email_changed"), 1);
     genie.settle().await;
     let shown = ada.get(&genie, "/users/me").await.json;
@@ -305,35 +282,35 @@ both_stores!(a_login_asks_for_a_code_once_it_is_enabled_and_takes_each_once, asy
     let admin = genie.user("admin").await;
     let ada = genie.user("ada").await;
     let tfa = async |route: &str, body: Value| ada.post(&genie, &format!("/users/me/tfa/{route}"), body).await;
-    refused(tfa("generate", json!({"password": "wrong"})).await, 401, "INVALID_CREDENTIALS");
+    tfa("generate", json!({"password": "wrong"})).await.refused_by_identity(401, "INVALID_CREDENTIALS");
     let made = tfa("generate", json!({"password": password("ada")})).await.json;
     let secret = made["data"]["secret"].as_str().unwrap().to_owned();
     assert!(made["data"]["otpauth_url"].as_str().unwrap().starts_with("otpauth://totp/genie:"), "{made}");
     let codes = Codes::of(&secret);
-    refused(tfa("enable", json!({"secret": secret, "otp": "000000x"})).await, 400, "INVALID_PAYLOAD");
+    tfa("enable", json!({"secret": secret, "otp": "000000x"})).await.refused_by_identity(400, "INVALID_PAYLOAD");
     let chosen = totp_rs::Secret::from([7; 20]).to_base32();
     let chosen = json!({"secret": chosen, "otp": Codes::of(&chosen).at(0)});
-    refused(tfa("enable", chosen).await, 400, "INVALID_PAYLOAD"); // one that a thief of the token chose
-    assert_eq!(log_in(&genie, &email("ada"), &password("ada"), None).await.status, 200, "not on yet");
+    tfa("enable", chosen).await.refused_by_identity(400, "INVALID_PAYLOAD"); // one that a thief of the token chose
+    assert_eq!(genie.log_in("ada", &password("ada")).await.status, 200, "not on yet");
     // The step before, so that two later ones are left to log in with.
     assert_eq!(tfa("enable", json!({"secret": secret, "otp": codes.at(-1)})).await.status, 204);
 
-    let log_in = async |otp: Option<&str>| log_in(&genie, &email("ada"), &password("ada"), otp).await;
-    refused(log_in(None).await, 401, "INVALID_OTP");
-    refused(log_in(Some("12345")).await, 401, "INVALID_OTP");
-    refused(log_in(Some(&codes.at(-1))).await, 401, "INVALID_OTP");
+    let log_in = async |otp: Option<&str>| log_in(&genie, &email(&genie, "ada"), &password("ada"), otp).await;
+    log_in(None).await.refused_by_identity(401, "INVALID_OTP");
+    log_in(Some("12345")).await.refused_by_identity(401, "INVALID_OTP");
+    log_in(Some(&codes.at(-1))).await.refused_by_identity(401, "INVALID_OTP");
     let wrong = super_wrong(&genie, &codes.at(0)).await;
-    refused(wrong, 401, "INVALID_CREDENTIALS");
+    wrong.refused_by_identity(401, "INVALID_CREDENTIALS");
     let now = codes.at(0);
     let tries = futures_util::future::join_all((0..4).map(|_| log_in(Some(&now)))).await;
     assert_eq!(tries.iter().filter(|answer| answer.status == 200).count(), 1, "{tries:?}");
-    refused(log_in(Some(&now)).await, 401, "INVALID_OTP");
+    log_in(Some(&now)).await.refused_by_identity(401, "INVALID_OTP");
     genie.settle().await;
     assert_eq!(ada.get(&genie, "/users/me?fields=tfa_secret").await.json, json!({"data": {"tfa_secret": "**********"}}));
-    refused(tfa("generate", json!({"password": password("ada")})).await, 400, "INVALID_PAYLOAD");
+    tfa("generate", json!({"password": password("ada")})).await.refused_by_identity(400, "INVALID_PAYLOAD");
     assert!(!genie.store.holds(&secret).await);
 
-    refused(tfa("disable", json!({"otp": now})).await, 400, "INVALID_PAYLOAD");
+    tfa("disable", json!({"otp": now})).await.refused_by_identity(400, "INVALID_PAYLOAD");
     assert_eq!(tfa("disable", json!({"otp": codes.at(1)})).await.status, 204);
     assert_eq!(log_in(None).await.status, 200);
 
@@ -342,10 +319,10 @@ both_stores!(a_login_asks_for_a_code_once_it_is_enabled_and_takes_each_once, asy
     let made = tfa("generate", json!({"password": password("ada")})).await.json;
     let secret = made["data"]["secret"].as_str().unwrap();
     assert_eq!(tfa("enable", json!({"secret": secret, "otp": Codes::of(secret).at(0)})).await.status, 204);
-    refused(log_in(None).await, 401, "INVALID_OTP");
+    log_in(None).await.refused_by_identity(401, "INVALID_OTP");
     let remove = |user: &str| format!("/users/{user}/tfa/disable");
-    refused(ada.post(&genie, &remove(&ada.id), json!({})).await, 403, "FORBIDDEN");
-    refused(admin.post(&genie, &remove("0192d4e0-7f3a-7c3b-8f4e-0123456789ab"), json!({})).await, 403, "FORBIDDEN");
+    ada.post(&genie, &remove(&ada.id), json!({})).await.refused_by_identity(403, "FORBIDDEN");
+    admin.post(&genie, &remove("0192d4e0-7f3a-7c3b-8f4e-0123456789ab"), json!({})).await.refused_by_identity(403, "FORBIDDEN");
     for _ in 0..2 {
         assert_eq!(admin.post(&genie, &remove(&ada.id), json!({})).await.status, 204);
     }
@@ -358,7 +335,7 @@ both_stores!(a_login_asks_for_a_code_once_it_is_enabled_and_takes_each_once, asy
 
 /// A wrong password with a right code.
 async fn super_wrong(genie: &TestGenie, otp: &str) -> Answer {
-    log_in(genie, &email("ada"), "wrong", Some(otp)).await
+    log_in(genie, &email(genie, "ada"), "wrong", Some(otp)).await
 }
 
 /// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late.
@@ -395,10 +372,10 @@ both_stores!(an_administrators_link_sets_a_new_password_once, async |store: Test
         genie.send(Method::POST, "/auth/password/reset", &[], Some(body)).await
     };
     for bad in ["", "nonsense", &void, &"A".repeat(64)] {
-        refused(reset(bad, "a new password").await, 400, "INVALID_PAYLOAD");
+        reset(bad, "a new password").await.refused_by_identity(400, "INVALID_PAYLOAD");
     }
-    refused(reset(&token, "short").await, 400, "INVALID_PAYLOAD");
-    assert_eq!(refresh(&genie, &ada.refresh).await.status, 200, "nothing changed");
+    reset(&token, "short").await.refused_by_identity(400, "INVALID_PAYLOAD");
+    assert_eq!(genie.refresh(&ada.refresh).await.status, 200, "nothing changed");
     let tries = (0..4).map(|n| {
         let (reset, token) = (&reset, &token);
         async move { reset(token, &format!("a new password {n}")).await }
@@ -406,10 +383,10 @@ both_stores!(an_administrators_link_sets_a_new_password_once, async |store: Test
     let tries = futures_util::future::join_all(tries).await;
     let set: Vec<usize> = (0..4).filter(|n| tries[*n].status == 204).collect();
     assert_eq!(set.len(), 1, "{tries:?}");
-    refused(refresh(&genie, &ada.refresh).await, 401, "INVALID_CREDENTIALS");
-    refused(log_in(&genie, &email("ada"), &password("ada"), None).await, 401, "INVALID_CREDENTIALS");
-    assert_eq!(log_in(&genie, &email("ada"), &format!("a new password {}", set[0]), None).await.status, 200);
-    refused(reset(&token, "another password").await, 400, "INVALID_PAYLOAD");
+    genie.refresh(&ada.refresh).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    genie.log_in("ada", &password("ada")).await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    assert_eq!(genie.log_in("ada", &format!("a new password {}", set[0])).await.status, 200);
+    reset(&token, "another password").await.refused_by_identity(400, "INVALID_PAYLOAD");
     let facts = facts_of(&genie, &ada).await;
     assert_eq!((count(&facts, "account.password_reset_offered"), count(&facts, "account.password_reset")), (2, 1));
 });
@@ -423,17 +400,17 @@ both_stores!(a_stranger_who_guesses_waits_and_the_owner_does_not, async |store: 
             break answer;
         }
     };
-    let told = refused(stranger, 429, "REQUESTS_EXCEEDED");
-    let seconds: u64 = told.headers["Retry-After"].to_str().unwrap().parse().unwrap();
+    stranger.refused_by_identity(429, "REQUESTS_EXCEEDED");
+    let seconds: u64 = stranger.headers["Retry-After"].to_str().unwrap().parse().unwrap();
     assert!((1..=30).contains(&seconds), "{seconds}");
-    refused(log_in(&genie, &email("ada"), &password("ada"), None).await, 429, "REQUESTS_EXCEEDED");
+    genie.log_in("ada", &password("ada")).await.refused_by_identity(429, "REQUESTS_EXCEEDED");
 
     // The owner comes from elsewhere, and is not logged out here either.
     let elsewhere = reqwest::Client::builder().local_address("127.0.0.2".parse::<IpAddr>().unwrap()).build().unwrap();
-    let login = json!({"email": email("ada"), "password": password("ada")});
+    let login = json!({"email": email(&genie, "ada"), "password": password("ada")});
     let login = elsewhere.post(format!("{}/auth/login", genie.base)).json(&login).send().await.unwrap();
     assert_eq!(login.status(), 200);
-    assert_eq!(refresh(&genie, &ada.refresh).await.status, 200);
+    assert_eq!(genie.refresh(&ada.refresh).await.status, 200);
     genie.user("bob").await;
 });
 
@@ -443,8 +420,8 @@ both_stores!(a_login_takes_as_long_whatever_comes_of_it, async |store: TestStore
     let _admin = genie.user("admin").await;
     let ada = genie.user("ada").await;
     genie.server("/api/rbac-sync", json!({"userId": ada.id, "status": "archived"})).await.ok();
-    let nobody = email("nobody");
-    let (admin, archived) = (email("admin"), email("ada"));
+    let nobody = email(&genie, "nobody");
+    let (admin, archived) = (email(&genie, "admin"), email(&genie, "ada"));
     for (email, password, status) in [
         (&admin, password("admin"), 200),
         (&admin, "wrong".into(), 401),
@@ -456,7 +433,7 @@ both_stores!(a_login_takes_as_long_whatever_comes_of_it, async |store: TestStore
         assert_eq!(answer.status, status, "{:?}", answer.json);
         assert!(began.elapsed() >= stall, "{email}: {:?}", began.elapsed());
         if status == 401 {
-            refused(answer, 401, "INVALID_CREDENTIALS");
+            answer.refused_by_identity(401, "INVALID_CREDENTIALS");
         }
     }
 });
@@ -487,7 +464,7 @@ both_stores!(bad_tokens_are_nobodys, async |store: TestStore| {
         format!("{}.{}.", BASE64.encode(r#"{"alg":"none","typ":"JWT"}"#), parts[1])
     };
     let expired = signed(&|claims| claims["exp"] = (now - 1).into(), &key, Algorithm::HS256);
-    refused(me(format!("Bearer {expired}"), "").await, 401, "TOKEN_EXPIRED");
+    me(format!("Bearer {expired}"), "").await.refused_by_identity(401, "TOKEN_EXPIRED");
     for (what, bad) in [
         ("forged", signed(&|_| {}, &stranger, Algorithm::HS256)),
         ("another algorithm", signed(&|_| {}, &key, Algorithm::HS512)),
@@ -502,18 +479,21 @@ both_stores!(bad_tokens_are_nobodys, async |store: TestStore| {
     ] {
         let told = me(format!("Bearer {bad}"), "").await;
         assert_eq!(told.status, 401, "{what}: {:?}", told.json);
-        refused(told, 401, "INVALID_CREDENTIALS");
+        told.refused_by_identity(401, "INVALID_CREDENTIALS");
     }
-    refused(me(format!("Basic {fine}"), "").await, 401, "INVALID_CREDENTIALS");
-    refused(me(format!("Bearer {fine}"), &format!("?access_token={fine}")).await, 400, "INVALID_PAYLOAD");
-    refused(genie.send(Method::GET, &format!("/users/me?access_token={fine}"), &[], None).await, 401, "INVALID_CREDENTIALS");
+    me(format!("Basic {fine}"), "").await.refused_by_identity(401, "INVALID_CREDENTIALS");
+    me(format!("Bearer {fine}"), &format!("?access_token={fine}")).await.refused_by_identity(400, "INVALID_PAYLOAD");
+    genie
+        .send(Method::GET, &format!("/users/me?access_token={fine}"), &[], None)
+        .await
+        .refused_by_identity(401, "INVALID_CREDENTIALS");
     let huge = genie.http.get(format!("{}/users/me", genie.base)).bearer_auth("x".repeat(100_000)).send().await.unwrap();
     assert!(huge.status().is_client_error(), "{}", huge.status());
-    let long = json!({"email": email("ada"), "password": "x".repeat(10 << 20)});
-    refused(genie.send(Method::POST, "/auth/login", &[], Some(long)).await, 413, "INVALID_PAYLOAD");
+    let long = json!({"email": email(&genie, "ada"), "password": "x".repeat(10 << 20)});
+    genie.send(Method::POST, "/auth/login", &[], Some(long)).await.refused_by_identity(413, "INVALID_PAYLOAD");
     for mode in ["cookie", "session", "nonsense"] {
-        let login = json!({"email": email("ada"), "password": password("ada"), "mode": mode});
-        refused(genie.send(Method::POST, "/auth/login", &[], Some(login)).await, 400, "INVALID_PAYLOAD");
+        let login = json!({"email": email(&genie, "ada"), "password": password("ada"), "mode": mode});
+        genie.send(Method::POST, "/auth/login", &[], Some(login)).await.refused_by_identity(400, "INVALID_PAYLOAD");
     }
     assert_eq!(me(format!("Bearer {fine}"), "").await.status, 200);
 });

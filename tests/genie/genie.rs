@@ -71,6 +71,13 @@ impl Answer {
         self.json
     }
 
+    /// A failure with that status and code, as Directus' own routes say it.
+    #[track_caller]
+    pub fn refused_by_identity(&self, status: u16, code: &str) {
+        let told = self.json["errors"][0]["extensions"]["code"].as_str();
+        assert_eq!((self.status.as_u16(), told), (status, Some(code)), "{:?}", self.json);
+    }
+
     /// A failure with that status and code, in the one envelope.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) -> Value {
@@ -266,6 +273,11 @@ impl TestGenie {
     pub async fn log_in(&self, name: &str, password: &str) -> Answer {
         let login = json!({"email": identity::email(self, name), "password": password});
         self.send(Method::POST, "/auth/login", &[], Some(login)).await
+    }
+
+    /// A new pair for a refresh token.
+    pub async fn refresh(&self, token: &str) -> Answer {
+        self.send(Method::POST, "/auth/refresh", &[], Some(json!({"refresh_token": token}))).await
     }
 
     /// Waits until all projections have reached the head.

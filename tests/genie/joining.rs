@@ -10,23 +10,16 @@ use crate::{
     identity,
 };
 
+/// A wrong name, password or token, in Directus' words.
+const WRONG: &str = "INVALID_CREDENTIALS";
+
 async fn register(genie: &TestGenie, email: &str, password: &str, invite: &str) -> Answer {
     let body = json!({"email": email, "password": password, "firstName": "Bob", "inviteCode": invite});
     genie.send(Method::POST, "/api/register", &[], Some(body)).await
 }
 
-async fn refresh(genie: &TestGenie, user: &TestUser) -> Answer {
-    genie.send(Method::POST, "/auth/refresh", &[], Some(json!({"refresh_token": user.refresh}))).await
-}
-
 async fn step(genie: &TestGenie, by: &TestUser, state: &str, of: &TestUser) -> Answer {
     by.patch(genie, "/api/onboarding/state", json!({"state": state, "userId": of.id})).await
-}
-
-#[track_caller]
-fn refused_by_identity(answer: &Answer) {
-    let code = &answer.json["errors"][0]["extensions"]["code"];
-    assert_eq!((answer.status.as_u16(), code.as_str()), (401, Some("INVALID_CREDENTIALS")), "{:?}", answer.json);
 }
 
 both_stores!(from_an_invite_to_the_first_answer, async |store: TestStore| {
@@ -48,13 +41,13 @@ both_stores!(from_an_invite_to_the_first_answer, async |store: TestStore| {
     register(&genie, &other, "long enough", code(0)).await.refused(400, "invalid_field");
     register(&genie, &email.to_uppercase(), "long enough", code(1)).await.refused(409, "email_taken");
 
-    refused_by_identity(&genie.log_in("bob", "not the password").await);
-    refused_by_identity(&genie.log_in("nobody", "not the password").await);
+    genie.log_in("bob", "not the password").await.refused_by_identity(401, WRONG);
+    genie.log_in("nobody", "not the password").await.refused_by_identity(401, WRONG);
     let me = bob.get(&genie, "/users/me?fields=id,email,status").await;
     assert_eq!(me.json["data"], json!({"id": bob.id, "email": email, "status": "active"}));
     assert_eq!(bob.get(&genie, "/api/usage").await.ok()["tier"], "pro");
     bob.post(&genie, "/api/admin/invites", json!({})).await.refused(403, "forbidden");
-    let tabs = join_all((0..10).map(|_| refresh(&genie, &bob))).await;
+    let tabs = join_all((0..10).map(|_| genie.refresh(&bob.refresh))).await;
     let tabs: Vec<TestUser> = tabs.into_iter().map(|tab| TestUser::of(&bob.id, tab)).collect();
     assert!(tabs.iter().all(|tab| tab.refresh == tabs[0].refresh && tab.refresh != bob.refresh));
 
@@ -84,16 +77,16 @@ both_stores!(who_is_suspended_or_has_another_password, async |store: TestStore| 
     identity::set_active(&genie, &bob, false).await;
     bob.get(&genie, "/api/jobs").await.refused(401, "invalid_token");
     bob.post(&genie, "/api/queue/media", json!({"operation": "thumbnail"})).await.refused(401, "invalid_token");
-    refused_by_identity(&genie.log_in("bob", &password("bob")).await);
-    refused_by_identity(&refresh(&genie, &bob).await);
+    genie.log_in("bob", &password("bob")).await.refused_by_identity(401, WRONG);
+    genie.refresh(&bob.refresh).await.refused_by_identity(401, WRONG);
     identity::set_active(&genie, &bob, true).await;
     let (phone, laptop) = (genie.user_again("bob", &bob.id).await, genie.user_again("bob", &bob.id).await);
     phone.submit_job(&genie).await;
     assert_eq!(phone.get(&genie, "/api/jobs").await.ok()["data"].as_array().map(Vec::len), Some(2));
 
     identity::set_password(&genie, "bob", &phone, "another password").await;
-    refused_by_identity(&genie.log_in("bob", &password("bob")).await);
-    refused_by_identity(&refresh(&genie, &laptop).await);
+    genie.log_in("bob", &password("bob")).await.refused_by_identity(401, WRONG);
+    genie.refresh(&laptop.refresh).await.refused_by_identity(401, WRONG);
     let bob = TestUser::of(&bob.id, genie.log_in("bob", "another password").await);
     assert_ne!(bob.post(&genie, "/api/queue/media", json!({"operation": "thumbnail"})).await.ok()["jobId"], Value::Null);
 });
