@@ -29,7 +29,7 @@ pub enum UserCommand {
     Account(AccountCommand),
     /// Hold a credential.
     StoreCredential {
-        /// Which: see [`User::credential_for`].
+        /// Which: see [`super::User::credential_for`].
         credential: CredentialId,
         /// What kind.
         kind: CredentialKind,
@@ -63,7 +63,7 @@ pub enum UserCommand {
         /// Why.
         purpose: Option<String>,
     },
-    /// Note that a credential was asked for and not shown: see [`User::may_be_shown`].
+    /// Note that a credential was asked for and not shown: see [`super::User::may_be_shown`].
     RefuseCredential {
         /// Which.
         credential: CredentialId,
