@@ -50,6 +50,8 @@ const LAST_FACTS: Duration = Duration::from_secs(2);
 pub struct App {
     pub config: Config,
     pub log: Log,
+    /// The last position when this process began.
+    pub head_at_start: u64,
     pub election: Election,
     pub write: WriteSide,
     pub reads: ReadSide,
@@ -102,6 +104,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         queue: config.model_queue,
         context_tokens: config.chat_context_tokens,
     };
+    let head_at_start = log.head();
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
@@ -145,6 +148,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     Ok(App {
         config,
         log,
+        head_at_start,
         election,
         write,
         reads,

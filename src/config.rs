@@ -57,6 +57,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub job_lease: Duration,
     pub read_wait: Duration,
+    /// How long a read that asks for no position waits for what its caller wrote last.
+    pub own_writes_wait: Duration,
     pub login_stall: Duration,
     pub seal_every: Duration,
     pub heads_file: Option<PathBuf>,
@@ -144,6 +146,7 @@ impl Config {
             trusted_proxies: read.networks("TRUSTED_PROXIES"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
+            own_writes_wait: Duration::from_millis(read.number("GENIE_OWN_WRITES_WAIT_MS", 0, 60_000)),
             login_stall: Duration::from_millis(read.number("GENIE_LOGIN_STALL_MS", 0, 10_000)),
             seal_every: Duration::from_secs(read.number("GENIE_SEAL_SECONDS", 1, 86_400)),
             heads_file: Some(read.text("GENIE_HEADS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),

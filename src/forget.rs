@@ -75,7 +75,11 @@ pub enum Unfinished {
 
 impl From<LogError> for Unfinished {
     fn from(error: LogError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            // Or somebody writes just now, while SQLite's WAL is to be emptied.
+            away @ LogError::Away(_) => Self::NotYet(away.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
     }
 }
 

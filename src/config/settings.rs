@@ -72,6 +72,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("TRUSTED_PROXIES", "", "networks whose X-Forwarded-For is believed, such as 10.0.0.0/8, separated by commas"),
     plain("GENIE_JOB_LEASE_MS", "30000", "how long a worker holds a job without a heartbeat"),
     plain("GENIE_READ_WAIT_MS", "5000", "how long a read waits for the position it asks for"),
+    plain("GENIE_OWN_WRITES_WAIT_MS", "1000", "how long a read that asks for none waits for what its caller wrote last"),
     plain("GENIE_LOGIN_STALL_MS", "500", "how long a login takes at least, so that its time tells nothing"),
     plain("GENIE_SEAL_SECONDS", "10", "how often a head of the log is signed, at most, while there are new facts"),
     plain("GENIE_HEADS_FILE", "", "file that signed heads are appended to; one for each server, best on another machine"),

@@ -8,7 +8,11 @@ use actix_web::{
 };
 use genie_actors::feed::{Progress, Stage};
 use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
-use genie_projections::chats::{ChatRow, MessageRow};
+use genie_log::wake::Waking;
+use genie_projections::{
+    accounts::AccountRow,
+    chats::{ChatRow, MessageRow},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
@@ -41,12 +45,7 @@ pub struct Question {
 }
 
 /// `POST /api/genie/stream-chat`
-pub async fn ask(
-    app: Data<App>,
-    request: HttpRequest,
-    user: ActingUser,
-    Body(body): Body<Question>,
-) -> Result<HttpResponse, ApiError> {
+pub async fn ask(app: Data<App>, user: ActingUser, Body(body): Body<Question>) -> Result<HttpResponse, ApiError> {
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!("`message` must have 1 to {MAX_MESSAGE} bytes and not be blank")));
     }
@@ -55,7 +54,7 @@ pub async fn ask(
     if session.chars().count() > MAX_SESSION_NAME {
         return Err(ApiError::field(format!("`sessionId` must have at most {MAX_SESSION_NAME} characters")));
     }
-    if let Some(next_step) = gate(&app, &request, &user).await? {
+    if let Some(next_step) = gate(&app, &user).await? {
         return Ok(gated(&app, next_step));
     }
     let mut asked = app.write.supervisor.ask(id, session, body.message, user.caller.metadata()).await?;
@@ -81,18 +80,20 @@ async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Fail
 }
 
 /// What a user must do before chatting; `None` when they may.
-async fn gate(app: &App, request: &HttpRequest, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
-    if !app.config.onboarding_gate || user.caller.is_admin() || next_step(&user.account.onboarding).is_none() {
+async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
+    let is_open = |account: &AccountRow| Onboarding::parse(&account.onboarding).and_then(next_step).is_none();
+    if !app.config.onboarding_gate || user.caller.is_admin() || is_open(&user.account) {
         return Ok(None);
     }
-    // Perhaps not any more: nobody goes back but from an upload that failed.
-    consistency::wait(app, request, "accounts", Some(user.account.user)).await?;
-    let account = app.reads.accounts.get(user.account.user).await?;
-    Ok(account.and_then(|account| next_step(&account.onboarding)))
+    // Perhaps not any more, and the read side may be late, most of all after a start: nobody is sent away but by the facts.
+    match app.log.wake(user.account.user).await? {
+        Waking::Awake(awake) => Ok(awake.user.account().profile().and_then(|profile| next_step(profile.onboarding))),
+        Waking::Forgotten => Err(ApiError::NoCaller),
+    }
 }
 
-fn next_step(onboarding: &str) -> Option<&'static str> {
-    match Onboarding::parse(onboarding)? {
+fn next_step(onboarding: Onboarding) -> Option<&'static str> {
+    match onboarding {
         Onboarding::ExtensionInstall => Some("Welcome! Install the browser extension first; then I can help you."),
         Onboarding::DataCollection => {
             Some("Almost there: let the extension collect your data, or upload it; then I can help you.")

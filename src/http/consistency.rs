@@ -2,8 +2,6 @@
 //! refused; and, without any header, for what was last written for the caller on this node, for a moment only, so that clients
 //! which know nothing of positions read what they wrote.
 
-use std::time::Duration;
-
 use actix_web::HttpRequest;
 use genie_events::UserId;
 use genie_projections::ReadError;
@@ -15,9 +13,6 @@ use crate::{
 };
 
 const HEADER: &str = "Genie-Min-Position";
-/// How long a read without the header waits for its caller's own writes.
-const OWN_WRITES: Duration = Duration::from_secs(1);
-
 /// To be called before a read of the log itself.
 pub async fn wait_for_log(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
     let Some(wanted) = asked(request)? else { return Ok(()) };
@@ -40,7 +35,7 @@ pub async fn wait_for_all(app: &App, request: &HttpRequest, projection: &'static
     if asked(request)?.is_some() {
         return wait(app, request, projection, None).await;
     }
-    let _ = app.reads.wait_for(projection, app.log.head(), OWN_WRITES).await; // not reached: the list is a little old
+    let _ = app.reads.wait_for(projection, app.log.head(), app.config.own_writes_wait).await; // not reached: the list is a little old
     Ok(())
 }
 
@@ -49,9 +44,11 @@ pub async fn wait(app: &App, request: &HttpRequest, projection: &'static str, us
     if let Some(wanted) = asked(request)? {
         return Ok(app.reads.wait_for(projection, wanted, app.config.read_wait).await?);
     }
-    if let Some(written) = user.and_then(|user| app.write.users.last_written(user)) {
+    if let Some(user) = user {
+        // Of what was written before this process began nothing is known: perhaps the caller did, a moment ago.
+        let written = app.write.users.last_written(user).unwrap_or(app.head_at_start);
         // Not reached: the read is a little old, which a caller without the header accepts.
-        let _ = app.reads.wait_for(projection, written, OWN_WRITES).await;
+        let _ = app.reads.wait_for(projection, written, app.config.own_writes_wait).await;
     }
     Ok(())
 }

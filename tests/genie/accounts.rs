@@ -286,10 +286,10 @@ both_stores!(a_login_asks_for_a_code_once_it_is_enabled_and_takes_each_once, asy
     let made = tfa("generate", json!({"password": password("ada")})).await.json;
     let secret = made["data"]["secret"].as_str().unwrap().to_owned();
     assert!(made["data"]["otpauth_url"].as_str().unwrap().starts_with("otpauth://totp/genie:"), "{made}");
-    let codes = Codes::of(&secret);
+    let codes = Codes::of(&secret).await;
     tfa("enable", json!({"secret": secret, "otp": "000000x"})).await.refused_by_identity(400, "INVALID_PAYLOAD");
     let chosen = totp_rs::Secret::from([7; 20]).to_base32();
-    let chosen = json!({"secret": chosen, "otp": Codes::of(&chosen).at(0)});
+    let chosen = json!({"secret": chosen, "otp": Codes::of(&chosen).await.at(0)});
     tfa("enable", chosen).await.refused_by_identity(400, "INVALID_PAYLOAD"); // one that a thief of the token chose
     assert_eq!(genie.log_in("ada", &password("ada")).await.status, 200, "not on yet");
     // The step before, so that two later ones are left to log in with.
@@ -318,7 +318,7 @@ both_stores!(a_login_asks_for_a_code_once_it_is_enabled_and_takes_each_once, asy
     genie.settle().await;
     let made = tfa("generate", json!({"password": password("ada")})).await.json;
     let secret = made["data"]["secret"].as_str().unwrap();
-    assert_eq!(tfa("enable", json!({"secret": secret, "otp": Codes::of(secret).at(0)})).await.status, 204);
+    assert_eq!(tfa("enable", json!({"secret": secret, "otp": Codes::of(secret).await.at(0)})).await.status, 204);
     log_in(None).await.refused_by_identity(401, "INVALID_OTP");
     let remove = |user: &str| format!("/users/{user}/tfa/disable");
     ada.post(&genie, &remove(&ada.id), json!({})).await.refused_by_identity(403, "FORBIDDEN");
@@ -338,17 +338,22 @@ async fn super_wrong(genie: &TestGenie, otp: &str) -> Answer {
     log_in(genie, &email(genie, "ada"), "wrong", Some(otp)).await
 }
 
-/// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late.
+/// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late; so that the step is
+/// not another in the middle, a test begins early in one.
 pub struct Codes {
     totp: totp_rs::Totp,
     now: u64,
 }
 
 impl Codes {
-    pub fn of(secret: &str) -> Self {
+    pub async fn of(secret: &str) -> Self {
         let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
         let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
-        Self { totp, now: genie_log::Clock::system().now().unix_seconds() as u64 }
+        let now = || genie_log::Clock::system().now().unix_seconds() as u64;
+        if now() % 30 > 10 {
+            tokio::time::sleep(Duration::from_secs(30 - now() % 30)).await;
+        }
+        Self { totp, now: now() }
     }
 
     pub fn at(&self, steps: i64) -> String {

@@ -182,7 +182,7 @@ both_stores!(logins_fail_alike_and_a_log_out_ends_one, async |store: TestStore| 
 });
 
 both_stores!(reads_wait_for_the_position_that_they_ask_for, async |store: TestStore| {
-    let mut genie = TestGenie::start_with(store, &[("GENIE_READ_WAIT_MS", "300".to_owned())]).await;
+    let mut genie = TestGenie::start_with(store, &[("GENIE_READ_WAIT_MS", "2000".to_owned())]).await;
     let ada = genie.user("ada").await;
     let queued = ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail"})).await;
     let position = queued.headers["Genie-Position"].to_str().unwrap().to_owned();

@@ -247,7 +247,7 @@ async fn logins(story: &mut Story, admin: &Person) -> Person {
     let made = story.post("/users/me/tfa/generate", &ada.token, body, &["two_factor", "email"]).await;
     let secret = made["data"]["secret"].as_str().unwrap().to_owned();
     story.secrets.know("two_factor", &secret);
-    let codes = Codes::of(&secret);
+    let codes = Codes::of(&secret).await;
     let body = json!({"secret": secret, "otp": codes.at(-1)});
     story.post("/users/me/tfa/enable", &ada.token, body, &[]).await;
     ada.token = story.log_in(&ada.email.clone(), &ada.password.clone(), Some(codes.at(0))).await;

@@ -211,7 +211,7 @@ both_stores!(what_is_no_cookie_file_session_or_login_is_named_by_its_place_and_n
 both_stores!(a_session_that_is_over_is_refused_and_its_owner_can_see_it, async |store_on: TestStore| {
     let mut genie = TestGenie::start(store_on).await;
     let ada = genie.user("ada").await;
-    let id = store(&genie, &ada, session("x", 3)).await;
+    let id = store(&genie, &ada, session("x", 8)).await;
     let over = async {
         loop {
             match get_session(&genie, &ada.id, "x").await {

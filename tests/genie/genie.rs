@@ -144,6 +144,9 @@ impl TestGenie {
             // Tests are crowds on one address; those of the rates set them.
             .env("RATE_LIMIT_USER", "off")
             .env("RATE_LIMIT_ADDRESS", "off")
+            // What is tested is that reads wait, not that a busy machine is quick.
+            .env("GENIE_READ_WAIT_MS", "15000")
+            .env("GENIE_OWN_WRITES_WAIT_MS", "15000")
             .env("OLLAMA_URL", &self.ollama.url)
             .env("GENIE_LOG", "warn");
         if let Some(url) = self.store.database_url() {

@@ -18,7 +18,7 @@ async fn status(genie: &TestGenie, user: &TestUser, job: &str) -> String {
 }
 
 both_stores!(a_lapsed_lease_gives_the_job_to_another_and_ends_nothing, async |store: TestStore| {
-    let (mut genie, ada) = start(store, 300).await;
+    let (mut genie, ada) = start(store, 2000).await;
     let job = ada.submit_job(&genie).await;
     let first = genie.claim().await;
     genie.restart().await; // the worker's lease outlives the server
@@ -34,10 +34,10 @@ both_stores!(a_lapsed_lease_gives_the_job_to_another_and_ends_nothing, async |st
 });
 
 both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
-    let (genie, ada) = start(store, 1500).await;
+    let (genie, ada) = start(store, 4000).await;
     let job = ada.submit_job(&genie).await;
     let claimed = genie.claim().await;
-    for progress in 1..=5 {
+    for progress in 1..=10 {
         tokio::time::sleep(Duration::from_millis(500)).await; // beyond the lease in sum: time is what is tested
         let beat = json!({"lease": claimed["lease"], "progress": progress * 10});
         genie.server(&format!("/api/worker/jobs/{job}/heartbeat"), beat).await.ok();
@@ -47,7 +47,7 @@ both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
 });
 
 both_stores!(a_job_queued_again_survives_the_loss_of_its_owners_state, async |store: TestStore| {
-    let (mut genie, ada) = start(store, 1500).await;
+    let (mut genie, ada) = start(store, 3000).await;
     let job = ada.submit_job(&genie).await;
     ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.ok();
     ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
@@ -127,7 +127,7 @@ both_stores!(an_announced_id_is_one_job, async |store: TestStore| {
 
 both_stores!(a_delayed_job_waits_for_its_time, async |store: TestStore| {
     let (genie, ada) = start(store, 30_000).await;
-    let soon = genie_log::Clock::system().now().plus_millis(1500).rfc3339();
+    let soon = genie_log::Clock::system().now().plus_millis(5000).rfc3339();
     let queued = ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail", "run_at": soon})).await.ok();
     assert_eq!(queued["status"], "delayed");
     let job = queued["jobId"].as_str().unwrap().to_owned();

@@ -113,7 +113,9 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
         sqlx::raw_sql("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE").execute(&mut two.inside).await.unwrap();
         two.ada.submit_job(&two.genie).await;
         let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted)";
+        let began = Instant::now();
         while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut two.inside).await.unwrap() {
+            assert!(began.elapsed() < Duration::from_secs(20), "no projection waits");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -123,6 +125,7 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
         sqlx::raw_sql("ROLLBACK").execute(&mut two.inside).await.unwrap();
         let open = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()";
         while sqlx::query_scalar::<_, i64>(open).fetch_one(&mut two.inside).await.unwrap() == 0 {
+            assert!(stopped.elapsed() < Duration::from_secs(20), "it was in no transaction");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -146,7 +149,7 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
     assert!(moved.len() > 5);
     for row in moved {
         let (name, moved_in): (String, i64) = (row.get("name"), row.get("epoch"));
-        assert_eq!(moved_in, epoch, "{name} was moved by the node that was deposed");
+        assert!(moved_in > before, "{name} was moved by the node that was deposed");
     }
 }
 

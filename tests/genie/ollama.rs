@@ -88,7 +88,7 @@ impl FakeOllama {
 
     /// Waits for the next question to arrive.
     pub async fn asked(&mut self) {
-        tokio::time::timeout(Duration::from_secs(20), self.requested.recv()).await.expect("the model is asked").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), self.requested.recv()).await.expect("the model is asked").unwrap();
     }
 
     /// All chat requests so far.

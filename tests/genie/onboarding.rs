@@ -382,6 +382,20 @@ both_stores!(the_gate_opens_with_the_upload_and_closes_when_it_failed, async |st
     assert_eq!(text_of(&admin.ask(&genie, "s", "hello").await.rest().await), "Hello there");
 });
 
+both_stores!(nobody_is_sent_away_by_a_row_that_is_late, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let (admin, bob) = (genie.user("admin").await, genie.user("bob").await);
+    for state in ["DATA_COLLECTION", "PROCESSING", "COMPLETE"] {
+        let step = json!({"state": state, "userId": bob.id});
+        admin.patch(&genie, "/api/onboarding/state", step).await.ok();
+    }
+    genie.settle().await;
+    genie.kill().await;
+    genie.store.try_sql("UPDATE accounts SET onboarding = 'DATA_COLLECTION'").await.unwrap();
+    genie.launch_again().await;
+    assert_eq!(text_of(&bob.ask(&genie, "s", "hello").await.rest().await), "Hello there");
+});
+
 both_stores!(the_gate_can_be_taken_away, async |store: TestStore| {
     let mut genie = TestGenie::start_with(store, &[("ONBOARDING_GATE", "off".into())]).await;
     let (_, bob) = (genie.user("admin").await, genie.user("bob").await);

@@ -80,6 +80,9 @@ impl Election {
     }
 }
 
+/// How often a start tries to write to an embedded store, each time for some seconds.
+const TRIES_TO_START: u32 = 10;
+
 /// Who is elected, as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elected {
@@ -100,14 +103,21 @@ impl Log {
 
     async fn elect_the_only_one(&self, node: &str) -> Result<Election, LogError> {
         let (node, now) = (node.to_owned(), self.clock().now());
-        let epoch = self.store().run(async move |store: Store| {
+        let raise = async move |store: Store| {
             let mut tx = store.durable().await?;
             let sql = "UPDATE elections SET epoch = epoch + 1, node = $1, elected_at = $2 WHERE name = 'genie' RETURNING epoch";
-            let epoch = sqlx::query_scalar(sql).bind(node).bind(now.0).fetch_one(&mut *tx).await?;
+            let epoch = sqlx::query_scalar(sql).bind(&node).bind(now.0).fetch_one(&mut *tx).await?;
             tx.commit().await?;
             Ok(Epoch(epoch))
-        });
-        let (tell, office) = watch::channel(Some(Term { epoch: epoch.await?, until: None }));
+        };
+        let mut tries = 1..=TRIES_TO_START;
+        let epoch = loop {
+            match self.store().run(raise.clone()).await {
+                Err(LogError::Away(_)) if tries.next().is_some() => {} // its WAL is being emptied: each try waits for seconds
+                raised => break raised?,
+            }
+        };
+        let (tell, office) = watch::channel(Some(Term { epoch, until: None }));
         Ok(Election { office, _embedded: Some(Arc::new(tell)) })
     }
 

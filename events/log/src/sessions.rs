@@ -140,6 +140,7 @@ impl Log {
     pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
         self.store()
             .run(async move |store: Store| {
+                let mut waited_in_vain = false;
                 for _ in 0..TRIES {
                     let sql = "SELECT user_id, token_hash, rotated, expires_at FROM sessions WHERE family = $1";
                     let row = sqlx::query(sql).bind(&refresh.family).fetch_optional(store.reads()).await?;
@@ -148,8 +149,13 @@ impl Log {
                         Presented::InGrace => return Ok(Refreshed::Good(family.user)),
                         Presented::Reused => return Ok(Refreshed::Reused(family.user)),
                         Presented::Expired => return Ok(Refreshed::Over),
-                        Presented::Good if rotate(&store, &family, &refresh).await? => return Ok(Refreshed::Good(family.user)),
-                        Presented::Good => {} // somebody was quicker, or ended it
+                        Presented::Good => match rotate(&store, &family, &refresh).await {
+                            Ok(true) => return Ok(Refreshed::Good(family.user)),
+                            Ok(false) => {} // somebody was quicker, or ended it
+                            // Perhaps behind somebody who was quicker: the next look tells.
+                            Err(LogError::Away(_)) if !waited_in_vain => waited_in_vain = true,
+                            Err(error) => return Err(error),
+                        },
                     }
                 }
                 Err(LogError::Away("a login is refreshed by too many at once".into()))
