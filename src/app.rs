@@ -80,14 +80,21 @@ pub struct App {
 pub fn serve(config: Config) -> Result<(), String> {
     start_logging(&config)?;
     let _only_process = lock_store(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("genie-io").build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("genie-io")
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     let io = runtime.handle().clone();
     let system = actix::System::with_tokio_rt(move || runtime);
     system.block_on(async move {
-        let arbiters = (0..ACTOR_THREADS).map(|_| actix::Arbiter::new().handle()).collect();
+        let arbiters = (0..ACTOR_THREADS)
+            .map(|_| actix::Arbiter::new().handle())
+            .collect();
         let app = io.spawn(async move { start(config, arbiters).await });
-        let app = app.await.map_err(|stopped| format!("the start broke off: {stopped}"))??;
+        let app = app
+            .await
+            .map_err(|stopped| format!("the start broke off: {stopped}"))??;
         listen(Arc::new(app)).await
     })
 }
@@ -108,40 +115,76 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
-    let election = log.stand_for_election(&node).await.map_err(|error| error.to_string())?;
-    let settings = Settings { node, model, limits: limits.clone(), job_lease: config.job_lease, embedded: config.is_embedded() };
-    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings).map_err(|error| error.to_string())?;
+    let election = log
+        .stand_for_election(&node)
+        .await
+        .map_err(|error| error.to_string())?;
+    let settings = Settings {
+        node,
+        model,
+        limits: limits.clone(),
+        job_lease: config.job_lease,
+        embedded: config.is_embedded(),
+    };
+    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings)
+        .map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;
     let directus = directus(&config, &log, write.register.clone())?;
     if let Some(directus) = &directus {
-        tokio::spawn(directus.registrations().clone().settle(election.clone(), config.is_embedded()));
+        tokio::spawn(
+            directus
+                .registrations()
+                .clone()
+                .settle(election.clone(), config.is_embedded()),
+        );
     }
     // Where Directus says who administers, no invite can make an administrator.
     if directus.is_none()
-        && let Some(code) = write.register.first_invite(config.first_invite.as_ref()).await.map_err(|error| error.to_string())?
+        && let Some(code) = write
+            .register
+            .first_invite(config.first_invite.as_ref())
+            .await
+            .map_err(|error| error.to_string())?
     {
-        say(&format!("The first invite, whose user becomes administrator: {code}"));
+        say(&format!(
+            "The first invite, whose user becomes administrator: {code}"
+        ));
     }
     if config.shared_secret.is_none() {
         warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
     }
     if let Err(failure) = write.supervisor.ollama().ping().await {
-        warn!(reason = failure.sentence, "chat and captions answer 502 until the model server does");
+        warn!(
+            reason = failure.sentence,
+            "chat and captions answer 502 until the model server does"
+        );
     }
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
     let ledger = Ledger::open(&config.forgotten_file)?;
-    let eraser = Eraser::new(log.clone(), write.forget.clone(), reads.clone(), blobs.clone(), directus.clone(), ledger);
+    let eraser = Eraser::new(
+        log.clone(),
+        write.forget.clone(),
+        reads.clone(),
+        blobs.clone(),
+        directus.clone(),
+        ledger,
+    );
     for user in eraser.apply_ledger().await? {
-        say(&format!("User {user} had been forgotten and came back with a backup: forgotten again"));
+        say(&format!(
+            "User {user} had been forgotten and came back with a backup: forgotten again"
+        ));
     }
     tokio::spawn(eraser.clone().keep_ledger());
     tokio::spawn(eraser.clone().run(election.clone()));
     let tokens = Tokens::new(log.hashes().token_key());
     let impersonations = ImpersonationTokens::new(log.hashes().impersonation_key());
     let passwords = Passwords::new().map_err(|error| error.to_string())?;
-    let (refresh_tokens, throttle) = (RefreshTokens::new(log.hashes().refresh_key()), Throttle::new());
+    let (refresh_tokens, throttle) = (
+        RefreshTokens::new(log.hashes().refresh_key()),
+        Throttle::new(),
+    );
     let known_accounts = KnownAccounts::new(log.clone(), reads.clone(), write.users.clone());
     tokio::spawn(known_accounts.clone().follow());
     let admission = Admission::new(&config);
@@ -172,30 +215,60 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
 }
 
 /// The Directus that says who is who, when there is one.
-pub fn directus(config: &Config, log: &Log, register: Register) -> Result<Option<Directus>, String> {
-    let Some(settings) = &config.directus else { return Ok(None) };
+pub fn directus(
+    config: &Config,
+    log: &Log,
+    register: Register,
+) -> Result<Option<Directus>, String> {
+    let Some(settings) = &config.directus else {
+        return Ok(None);
+    };
     if settings.admin_token.is_none() {
-        warn!("DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status");
+        warn!(
+            "DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status"
+        );
     }
     Directus::new(settings, log.clone(), register).map(Some)
 }
 
 /// The limits of tiers: those that are built in, or those of a file, which must be whole.
 pub fn read_limits(config: &Config) -> Result<Limits, String> {
-    let Some(path) = &config.tiers_file else { return Ok(Limits::built_in()) };
+    let Some(path) = &config.tiers_file else {
+        return Ok(Limits::built_in());
+    };
     let shown = path.display();
-    let text = fs::read_to_string(path).map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;
+    let text = fs::read_to_string(path)
+        .map_err(|error| format!("GENIE_TIERS_FILE: {shown} can't be read: {error}"))?;
     let told = |wrong: Vec<String>| {
-        wrong.iter().map(|sentence| format!("GENIE_TIERS_FILE: {shown}: {sentence}")).collect::<Vec<_>>().join("\n")
+        wrong
+            .iter()
+            .map(|sentence| format!("GENIE_TIERS_FILE: {shown}: {sentence}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     Limits::read(&text).map_err(told)
 }
 
 /// The tree over the log and its signed heads, which are kept outside as well where that is configured.
-pub async fn start_sealing(config: &Config, log: &Log, election: Election) -> Result<Sealing, String> {
-    let sealing = sealer::start(log, election, config.seal_every).await.map_err(|error| error.to_string())?;
-    let key = log.head_key().await.map_err(|error| error.to_string())?.public();
-    heads::start(&sealing.heads, &key, config.heads_file.as_deref(), config.heads_webhook.as_ref())?;
+pub async fn start_sealing(
+    config: &Config,
+    log: &Log,
+    election: Election,
+) -> Result<Sealing, String> {
+    let sealing = sealer::start(log, election, config.seal_every)
+        .await
+        .map_err(|error| error.to_string())?;
+    let key = log
+        .head_key()
+        .await
+        .map_err(|error| error.to_string())?
+        .public();
+    heads::start(
+        &sealing.heads,
+        &key,
+        config.heads_file.as_deref(),
+        config.heads_webhook.as_ref(),
+    )?;
     Ok(sealing)
 }
 
@@ -203,7 +276,10 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
     let (host, port) = (app.config.host.clone(), app.config.port);
     let data = web::Data::from(Arc::clone(&app));
     app.log.store().io().spawn(Admission::sweep(data.clone()));
-    app.log.store().io().spawn(put_refused_on_record(data.clone()));
+    app.log
+        .store()
+        .io()
+        .spawn(put_refused_on_record(data.clone()));
     let server = HttpServer::new(move || http::service(data.clone()))
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .bind((host.as_str(), port))
@@ -213,7 +289,10 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
         say(&format!("genie listens on http://{address}"));
         info!(%address, store = ?app.config.target(), "genie listens");
     }
-    let stopped = server.run().await.map_err(|error| format!("the server stopped: {error}"));
+    let stopped = server
+        .run()
+        .await
+        .map_err(|error| format!("the server stopped: {error}"));
     if let Some(commands) = commands {
         commands.stop().await;
     }
@@ -234,7 +313,9 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
 async fn put_refused_on_record(app: web::Data<App>) {
     loop {
         tokio::time::sleep(refused::TICK).await;
-        app.refused.put_on_record(&app.log, &app.write.access, false).await;
+        app.refused
+            .put_on_record(&app.log, &app.write.access, false)
+            .await;
     }
 }
 
@@ -244,9 +325,12 @@ pub fn say(line: &str) {
 }
 
 fn start_logging(config: &Config) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|error| format!("GENIE_LOG: {error}"))?;
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
+        .map_err(|error| format!("GENIE_LOG: {error}"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match config.log_json {
         true => log.json().init(),
         false => log.init(),
@@ -257,7 +341,12 @@ fn start_logging(config: &Config) -> Result<(), String> {
 /// Opens the log with the configured master keys, or with those in the data folder, which are made for an empty store.
 pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String> {
     let masters = keys::file::ring(config, read_only).await?;
-    let settings = genie_log::Settings { target: config.target(), masters, clock: Clock::system(), read_only };
+    let settings = genie_log::Settings {
+        target: config.target(),
+        masters,
+        clock: Clock::system(),
+        read_only,
+    };
     Log::open(settings).await.map_err(|error| match error {
         LogError::Away(reason) if read_only => format!("the store can't be read: {reason}"),
         error => error.to_string(),
@@ -266,15 +355,24 @@ pub async fn open_log(config: &Config, read_only: bool) -> Result<Opened, String
 
 /// An embedded store has one writing process: the file is locked for as long as it lives.
 pub fn lock_store(config: &Config) -> Result<Option<File>, String> {
-    let Target::Sqlite(_) = config.target() else { return Ok(None) };
+    let Target::Sqlite(_) = config.target() else {
+        return Ok(None);
+    };
     let path = config.data_dir.join("genie.lock");
     let open = || {
         fs::create_dir_all(&config.data_dir)?;
-        OpenOptions::new().write(true).create(true).truncate(false).open(&path)
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
     };
     let file = open().map_err(|error| format!("{} can't be written: {error}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
-        Err(_) => Err(format!("another genie runs on {}; stop it, or set GENIE_DATA_DIR", config.data_dir.display())),
+        Err(_) => Err(format!(
+            "another genie runs on {}; stop it, or set GENIE_DATA_DIR",
+            config.data_dir.display()
+        )),
     }
 }

@@ -9,8 +9,8 @@
 
 use flate2::read::DeflateDecoder;
 use rawzip::{
-    CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ReaderAt, ZipArchive,
-    ZipArchiveEntryWayfinder, ZipFileHeaderRecord,
+    CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE,
+    ReaderAt, ZipArchive, ZipArchiveEntryWayfinder, ZipFileHeaderRecord,
 };
 
 /// How the first entry of an archive begins.
@@ -45,11 +45,15 @@ pub enum BadZip {
     Name(&'static str),
     #[error("The ZIP archive has two entries of one name")]
     Twice,
-    #[error("The ZIP archive holds something that is neither a file nor a folder, such as a link; leave it out")]
+    #[error(
+        "The ZIP archive holds something that is neither a file nor a folder, such as a link; leave it out"
+    )]
     Special,
     #[error("The ZIP archive is encrypted; make it anew without a password")]
     Encrypted,
-    #[error("The ZIP archive is packed in an uncommon way; make it anew with the usual one (deflate)")]
+    #[error(
+        "The ZIP archive is packed in an uncommon way; make it anew with the usual one (deflate)"
+    )]
     Method,
     #[error("The ZIP archive holds another ZIP archive; unpack that first")]
     Nested,
@@ -76,13 +80,17 @@ struct Entry {
 /// Looks through a file of `size` bytes. When `reader` fails, the answer is some refusal: whoever made the reader asks it first.
 pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     let mut magic = [0; MAGIC.len()];
-    reader.read_exact_at(&mut magic, 0).map_err(|_| BadZip::NotZip)?;
+    reader
+        .read_exact_at(&mut magic, 0)
+        .map_err(|_| BadZip::NotZip)?;
     if magic != MAGIC {
         return Err(BadZip::NotZip);
     }
     let mut buffer = vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
     let locator = ZipArchive::with_max_search_space(LONGEST_END);
-    let archive = locator.locate_in_reader(reader, &mut buffer, size).map_err(|(_, error)| error)?;
+    let archive = locator
+        .locate_in_reader(reader, &mut buffer, size)
+        .map_err(|(_, error)| error)?;
     let mut entries = entries(&archive, &mut buffer, size)?;
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     if entries.windows(2).any(|two| two[0].name == two[1].name) {
@@ -103,7 +111,11 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
 }
 
 /// What the directory lists, as far as the directory alone can be judged.
-fn entries(archive: &ZipArchive<impl ReaderAt>, buffer: &mut [u8], size: u64) -> Result<Vec<Entry>, BadZip> {
+fn entries(
+    archive: &ZipArchive<impl ReaderAt>,
+    buffer: &mut [u8],
+    size: u64,
+) -> Result<Vec<Entry>, BadZip> {
     let (mut entries, mut unpacked, mut has_files) = (Vec::new(), 0_u64, false);
     let mut listed = archive.entries(buffer);
     while let Some(record) = listed.next_entry()? {
@@ -113,7 +125,8 @@ fn entries(archive: &ZipArchive<impl ReaderAt>, buffer: &mut [u8], size: u64) ->
         judge(&record)?;
         has_files |= !record.is_dir();
         unpacked = unpacked.saturating_add(record.uncompressed_size_hint());
-        if unpacked > MAX_UNPACKED || unpacked > size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED) {
+        if unpacked > MAX_UNPACKED || unpacked > size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED)
+        {
             return Err(BadZip::Bomb);
         }
         entries.push(Entry {
@@ -135,17 +148,31 @@ fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
     if let Some(wrong) = wrong_with(name) {
         return Err(BadZip::Name(wrong));
     }
-    let made_on_unix = [CreatorSystem::UNIX, CreatorSystem::MACOS].contains(&record.version_made_by().creator_system());
+    let made_on_unix = [CreatorSystem::UNIX, CreatorSystem::MACOS]
+        .contains(&record.version_made_by().creator_system());
     // Of a Unix mode, the bits that say what kind of thing it is; many tools leave them out.
-    let kind = if made_on_unix { (record.external_attributes() >> 16) & 0o170_000 } else { 0 };
-    if kind != 0 && kind != if record.is_dir() { 0o040_000 } else { 0o100_000 } {
+    let kind = if made_on_unix {
+        (record.external_attributes() >> 16) & 0o170_000
+    } else {
+        0
+    };
+    if kind != 0
+        && kind
+            != if record.is_dir() {
+                0o040_000
+            } else {
+                0o100_000
+            }
+    {
         return Err(BadZip::Special);
     }
     let flags = record.flags();
     if flags.is_encrypted() || flags.has_strong_encryption() || flags.is_masked() {
         return Err(BadZip::Encrypted);
     }
-    if ![CompressionMethod::STORE, CompressionMethod::DEFLATE].contains(&record.compression_method()) {
+    if ![CompressionMethod::STORE, CompressionMethod::DEFLATE]
+        .contains(&record.compression_method())
+    {
         return Err(BadZip::Method);
     }
     if record.is_dir() && record.uncompressed_size_hint() > 0 {
@@ -178,19 +205,28 @@ fn wrong_with(name: &[u8]) -> Option<&'static str> {
 }
 
 /// Unpacks an entry to nowhere.
-fn unpack(archive: &ZipArchive<impl ReaderAt>, entry: &Entry, buffer: &mut [u8]) -> Result<(), BadZip> {
+fn unpack(
+    archive: &ZipArchive<impl ReaderAt>,
+    entry: &Entry,
+    buffer: &mut [u8],
+) -> Result<(), BadZip> {
     let found = archive.get_entry(entry.place)?;
     let local = found.local_header(buffer)?;
-    let agrees = local.file_path().as_bytes() == entry.name && local.compression_method() == entry.method;
+    let agrees =
+        local.file_path().as_bytes() == entry.name && local.compression_method() == entry.method;
     if !agrees || local.flags().is_encrypted() {
         return Err(BadZip::Contradiction);
     }
     // It reads no further than one buffer past the said length, and fails there.
     let unpacked = match entry.method {
-        CompressionMethod::DEFLATE => {
-            std::io::copy(&mut found.verifying_reader(DeflateDecoder::new(found.reader())), &mut std::io::sink())
-        }
-        _ => std::io::copy(&mut found.verifying_reader(found.reader()), &mut std::io::sink()),
+        CompressionMethod::DEFLATE => std::io::copy(
+            &mut found.verifying_reader(DeflateDecoder::new(found.reader())),
+            &mut std::io::sink(),
+        ),
+        _ => std::io::copy(
+            &mut found.verifying_reader(found.reader()),
+            &mut std::io::sink(),
+        ),
     };
     unpacked.map(drop).map_err(|_| BadZip::Damaged)
 }

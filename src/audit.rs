@@ -15,8 +15,14 @@ pub mod show;
 pub mod verify;
 
 /// Opens the log to be read, on a runtime of its own, and does something with it.
-pub fn with_log(config: &Config, work: impl AsyncFnOnce(Log) -> Result<(), String>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+pub fn with_log(
+    config: &Config,
+    work: impl AsyncFnOnce(Log) -> Result<(), String>,
+) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     runtime.block_on(async { work(open_log(config, true).await?.log).await })
 }

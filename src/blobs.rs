@@ -6,7 +6,10 @@
 //!
 //! Invariant: everything that touches the store runs on the runtime that owns all I/O, and to its end when its caller goes away.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use actix_web::web::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -46,7 +49,10 @@ pub enum Place {
     /// A folder, which is made when absent.
     Folder(PathBuf),
     /// A bucket and a prefix, as `s3://bucket/prefix`; and how it is reached, as the `AWS_*` variables of its own tools say it.
-    Bucket { url: String, aws: BTreeMap<String, SecretString> },
+    Bucket {
+        url: String,
+        aws: BTreeMap<String, SecretString>,
+    },
 }
 
 /// The blob store. Clones share it.
@@ -70,7 +76,11 @@ pub enum BlobError {
     Away(String),
     /// A part of a kept file is missing, or is not what was kept.
     #[error("part {number} of file {file} {reason}")]
-    Damaged { file: BlobId, number: u64, reason: String },
+    Damaged {
+        file: BlobId,
+        number: u64,
+        reason: String,
+    },
     /// The log's tables.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -95,16 +105,31 @@ impl Blobs {
     pub fn open(log: Log, place: Place) -> Result<Self, String> {
         let (objects, root, folder): (Arc<dyn ObjectStore>, _, _) = match place {
             Place::Folder(folder) => {
-                let wrong = |error: &dyn std::fmt::Display| format!("the blob store {}: {error}", folder.display());
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| wrong(&error))?;
-                let objects = LocalFileSystem::new_with_prefix(&folder).map_err(|error| wrong(&error))?;
-                (Arc::new(objects.with_fsync(true).with_automatic_cleanup(true)), Path::default(), Some(folder))
+                let wrong = |error: &dyn std::fmt::Display| {
+                    format!("the blob store {}: {error}", folder.display())
+                };
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&folder)
+                    .map_err(|error| wrong(&error))?;
+                let objects =
+                    LocalFileSystem::new_with_prefix(&folder).map_err(|error| wrong(&error))?;
+                (
+                    Arc::new(objects.with_fsync(true).with_automatic_cleanup(true)),
+                    Path::default(),
+                    Some(folder),
+                )
             }
             Place::Bucket { url, aws } => {
                 let wrong = |error: &dyn std::fmt::Display| format!("GENIE_BLOBS_URL: {error}");
                 let parsed = reqwest::Url::parse(&url).map_err(|error| wrong(&error))?;
                 let root = Path::from_url_path(parsed.path()).map_err(|error| wrong(&error))?;
-                let retry = RetryConfig { max_retries: 3, retry_timeout: LONGEST / 2, ..RetryConfig::default() };
+                let retry = RetryConfig {
+                    max_retries: 3,
+                    retry_timeout: LONGEST / 2,
+                    ..RetryConfig::default()
+                };
                 let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
                 for (name, value) in aws {
                     // Names that the store does not know are for other programs.
@@ -112,10 +137,19 @@ impl Blobs {
                         builder = builder.with_config(key, value.expose_secret());
                     }
                 }
-                (Arc::new(builder.build().map_err(|error| wrong(&error))?), root, None)
+                (
+                    Arc::new(builder.build().map_err(|error| wrong(&error))?),
+                    root,
+                    None,
+                )
             }
         };
-        Ok(Self(Arc::new(Inner { log, objects, root, folder })))
+        Ok(Self(Arc::new(Inner {
+            log,
+            objects,
+            root,
+            folder,
+        })))
     }
 
     /// On the runtime that owns all I/O.
@@ -124,22 +158,43 @@ impl Blobs {
         work: impl Future<Output = Result<T, BlobError>> + Send + 'static,
     ) -> Result<T, BlobError> {
         let task = self.0.log.store().io().spawn(work);
-        task.await.unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
+        task.await
+            .unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
     }
 
     fn path(&self, user: UserId, file: BlobId, number: u64) -> Path {
-        self.0.root.clone().join(user.to_string()).join(file.to_string()).join(format!("{number:08}"))
+        self.0
+            .root
+            .clone()
+            .join(user.to_string())
+            .join(file.to_string())
+            .join(format!("{number:08}"))
     }
 
     /// A part of a file, opened.
-    async fn part(&self, blob: Bounds, keys: &UserKeys, number: u64) -> Result<Zeroizing<Vec<u8>>, BlobError> {
-        let (objects, path, file) = (Arc::clone(&self.0.objects), self.path(blob.user, blob.id, number), blob.id);
-        let damaged = move |reason: &dyn ToString| BlobError::Damaged { file, number, reason: reason.to_string() };
+    async fn part(
+        &self,
+        blob: Bounds,
+        keys: &UserKeys,
+        number: u64,
+    ) -> Result<Zeroizing<Vec<u8>>, BlobError> {
+        let (objects, path, file) = (
+            Arc::clone(&self.0.objects),
+            self.path(blob.user, blob.id, number),
+            blob.id,
+        );
+        let damaged = move |reason: &dyn ToString| BlobError::Damaged {
+            file,
+            number,
+            reason: reason.to_string(),
+        };
         let sealed = self.run(async move {
             let read = async {
                 let found = match objects.get(&path).await {
                     Ok(found) => found,
-                    Err(object_store::Error::NotFound { .. }) => return Err(damaged(&"is missing")),
+                    Err(object_store::Error::NotFound { .. }) => {
+                        return Err(damaged(&"is missing"));
+                    }
                     Err(error) => return Err(error.into()),
                 };
                 match found.meta.size <= 2 * PART as u64 {
@@ -150,8 +205,13 @@ impl Blobs {
             in_time(read).await
         });
         let is_last = number + 1 == parts_of(blob.size);
-        let opened = open_part(keys, file, number, is_last, &sealed.await?).map_err(|reason| damaged(&reason))?;
-        let wanted = if is_last { blob.size - number * PART as u64 } else { PART as u64 };
+        let opened = open_part(keys, file, number, is_last, &sealed.await?)
+            .map_err(|reason| damaged(&reason))?;
+        let wanted = if is_last {
+            blob.size - number * PART as u64
+        } else {
+            PART as u64
+        };
         match opened.len() as u64 == wanted {
             true => Ok(opened),
             false => Err(damaged(&"has another length than it was kept with")),
@@ -159,11 +219,26 @@ impl Blobs {
     }
 
     /// All bytes of a file, a part at a time.
-    pub fn read(&self, blob: &Blob, keys: Arc<UserKeys>) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
-        let (blobs, bounds) = (self.clone(), Bounds { user: blob.user, id: blob.id, size: blob.size });
+    pub fn read(
+        &self,
+        blob: &Blob,
+        keys: Arc<UserKeys>,
+    ) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
+        let (blobs, bounds) = (
+            self.clone(),
+            Bounds {
+                user: blob.user,
+                id: blob.id,
+                size: blob.size,
+            },
+        );
         stream::iter(0..parts_of(bounds.size)).then(move |number| {
             let (blobs, keys) = (blobs.clone(), Arc::clone(&keys));
-            async move { Ok(Bytes::from(std::mem::take(&mut *blobs.part(bounds, &keys, number).await?))) }
+            async move {
+                Ok(Bytes::from(std::mem::take(
+                    &mut *blobs.part(bounds, &keys, number).await?,
+                )))
+            }
         })
     }
 
@@ -171,7 +246,10 @@ impl Blobs {
     /// finished by the sweep, and calling it again is no error.
     pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
         self.0.log.doom_blobs_of(user).await?;
-        let (objects, prefix) = (Arc::clone(&self.0.objects), self.0.root.clone().join(user.to_string()));
+        let (objects, prefix) = (
+            Arc::clone(&self.0.objects),
+            self.0.root.clone().join(user.to_string()),
+        );
         self.run(async move {
             let paths = objects.list(Some(&prefix)).map_ok(|object| object.location);
             delete(&*objects, paths.boxed()).await
@@ -184,11 +262,21 @@ impl Blobs {
     pub async fn sweep(self, mut election: Election) {
         loop {
             election.elected().await;
-            let before = self.0.log.clock().now().plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
+            let before = self
+                .0
+                .log
+                .clock()
+                .now()
+                .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
             match self.sweep_older(before).await {
                 Ok(0) => {}
-                Ok(count) => info!(count, "{count} parts of uploads that broke off were deleted"),
-                Err(error) => warn!(%error, "the blob store can't be swept now; trying again later"),
+                Ok(count) => info!(
+                    count,
+                    "{count} parts of uploads that broke off were deleted"
+                ),
+                Err(error) => {
+                    warn!(%error, "the blob store can't be swept now; trying again later")
+                }
             }
             tokio::time::sleep(SWEEP).await;
         }
@@ -205,11 +293,19 @@ impl Blobs {
                 .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
                 .map_err(|error| BlobError::Away(error.to_string()))?;
         }
-        let old = |object: &object_store::ObjectMeta| object.last_modified.timestamp_micros() <= before.0;
-        let found = self.0.objects.list((!self.0.root.as_ref().is_empty()).then_some(&self.0.root));
-        let found = found.try_filter(|object| std::future::ready(old(object))).map_ok(|object| object.location);
+        let old =
+            |object: &object_store::ObjectMeta| object.last_modified.timestamp_micros() <= before.0;
+        let found = self
+            .0
+            .objects
+            .list((!self.0.root.as_ref().is_empty()).then_some(&self.0.root));
+        let found = found
+            .try_filter(|object| std::future::ready(old(object)))
+            .map_ok(|object| object.location);
         // What is not named as parts are is not ours to delete.
-        let parts = found.try_filter_map(|path| std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path)))));
+        let parts = found.try_filter_map(|path| {
+            std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path))))
+        });
         let mut batches = parts.try_chunks(ROWS_AT_ONCE);
         let mut count = 0;
         while let Some(batch) = batches.next().await {
@@ -218,9 +314,17 @@ impl Blobs {
             files.sort_unstable();
             files.dedup();
             let known = self.0.log.known_blobs(files).await?;
-            let orphans: Vec<Path> = batch.into_iter().filter(|(file, _)| !known.contains(file)).map(|(_, path)| path).collect();
+            let orphans: Vec<Path> = batch
+                .into_iter()
+                .filter(|(file, _)| !known.contains(file))
+                .map(|(_, path)| path)
+                .collect();
             count += orphans.len();
-            delete(&*self.0.objects, stream::iter(orphans.into_iter().map(Ok)).boxed()).await?;
+            delete(
+                &*self.0.objects,
+                stream::iter(orphans.into_iter().map(Ok)).boxed(),
+            )
+            .await?;
         }
         Ok(count)
     }
@@ -229,7 +333,9 @@ impl Blobs {
 /// The file that a path holds a part of.
 fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
     let names: Vec<_> = path.prefix_match(root)?.collect();
-    let [user, file, number] = names.as_slice() else { return None };
+    let [user, file, number] = names.as_slice() else {
+        return None;
+    };
     let _: (UserId, u64) = (user.as_ref().parse().ok()?, number.as_ref().parse().ok()?);
     file.as_ref().parse().ok()
 }
@@ -249,7 +355,9 @@ async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
-    tokio::time::timeout(LONGEST, work).await.unwrap_or_else(|_| Err(BlobError::Away("it did not answer in time".into())))
+    tokio::time::timeout(LONGEST, work)
+        .await
+        .unwrap_or_else(|_| Err(BlobError::Away("it did not answer in time".into())))
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ use genie_events::UserId;
 use crate::{app, audit, config::Config, forget, import, invite, keys, torture, transfer};
 
 #[derive(Parser)]
-#[command(name = "genie", version, about = "A self-hosted back end for creator platforms")]
+#[command(
+    name = "genie",
+    version,
+    about = "A self-hosted back end for creator platforms"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -82,8 +86,14 @@ pub fn run() -> ExitCode {
             let _ = writeln!(std::io::stdout(), "{}", config.in_force()); // whoever reads may stop in the middle
             Ok(())
         }
-        Command::Audit { what: None, user, json } => match user.unwrap_or_default().parse::<UserId>() {
-            Ok(user) => audit::with_log(&config, async |log| audit::show::print(log, user, json).await),
+        Command::Audit {
+            what: None,
+            user,
+            json,
+        } => match user.unwrap_or_default().parse::<UserId>() {
+            Ok(user) => audit::with_log(&config, async |log| {
+                audit::show::print(log, user, json).await
+            }),
             Err(error) => Err(format!("--user: {error}")),
         },
         Command::Invite(wanted) => invite::make(config, wanted),
@@ -93,11 +103,13 @@ pub fn run() -> ExitCode {
         Command::RestoreCheck => forget::command::check_restored(&config),
         Command::Log(command) => transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
-        Command::Audit { what: Some(what), .. } => match what {
+        Command::Audit {
+            what: Some(what), ..
+        } => match what {
             Audit::Verify(wanted) => audit::verify::run(&config, &wanted),
-            Audit::Proof { position, from } => {
-                audit::with_log(&config, async |log| audit::proof::print(log, position, from).await)
-            }
+            Audit::Proof { position, from } => audit::with_log(&config, async |log| {
+                audit::proof::print(log, position, from).await
+            }),
             Audit::Key => audit::with_log(&config, async |log| audit::print_key(log).await),
         },
     };

@@ -85,19 +85,26 @@ impl Config {
         match dotenvy::dotenv_iter() {
             Ok(lines) => {
                 for line in lines {
-                    let (name, value) = line.map_err(|_| BadConfig(vec!["`.env` has a line that is not NAME=value".into()]))?;
+                    let (name, value) = line.map_err(|_| {
+                        BadConfig(vec!["`.env` has a line that is not NAME=value".into()])
+                    })?;
                     given.insert(name, value);
                 }
             }
             Err(error) if error.not_found() => {}
             Err(_) => return Err(BadConfig(vec!["`.env` is there and can't be read".into()])),
         }
-        given.extend(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
+        given.extend(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
         Self::read(given)
     }
 
     fn read(given: BTreeMap<String, String>) -> Result<Self, BadConfig> {
-        let mut read = Reader { given: &given, wrong: unknown_names(&given) };
+        let mut read = Reader {
+            given: &given,
+            wrong: unknown_names(&given),
+        };
         let config = Self {
             host: read.text("HOST"),
             port: read.number("SERVER_PORT", 0, 65535) as u16,
@@ -110,7 +117,9 @@ impl Config {
             blobs_url: read.bucket("GENIE_BLOBS_URL"),
             max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
             master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
-            master_keys_file: Some(read.text("GENIE_MASTER_KEYS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            master_keys_file: Some(read.text("GENIE_MASTER_KEYS_FILE"))
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             first_invite: read.secret(
                 "GENIE_FIRST_INVITE",
                 |code| (4..=200).contains(&code.len()),
@@ -123,12 +132,15 @@ impl Config {
                 "must be 32 bytes in base64",
             ),
             shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
-            secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"]) == "original",
+            secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"])
+                == "original",
             directus: read.directus(),
             roles: read.roles("GENIE_ROLES"),
             forget_grace: read.duration("FORGET_GRACE"),
             forgotten_file: match read.text("GENIE_FORGOTTEN_FILE") {
-                none if none.is_empty() => PathBuf::from(read.text("GENIE_DATA_DIR")).join("forgotten"),
+                none if none.is_empty() => {
+                    PathBuf::from(read.text("GENIE_DATA_DIR")).join("forgotten")
+                }
                 path => PathBuf::from(path),
             },
             ollama_url: read.url("OLLAMA_URL"),
@@ -138,7 +150,9 @@ impl Config {
             model_queue: read.number("GENIE_MODEL_QUEUE", 0, 100_000) as usize,
             chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
             onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
-            tiers_file: Some(read.text("GENIE_TIERS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            tiers_file: Some(read.text("GENIE_TIERS_FILE"))
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
             cors_origins: read.origins("CORS_ORIGINS"),
             rate_limit_user: read.rate("RATE_LIMIT_USER"),
@@ -146,11 +160,21 @@ impl Config {
             trusted_proxies: read.networks("TRUSTED_PROXIES"),
             job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
             read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
-            own_writes_wait: Duration::from_millis(read.number("GENIE_OWN_WRITES_WAIT_MS", 0, 60_000)),
+            own_writes_wait: Duration::from_millis(read.number(
+                "GENIE_OWN_WRITES_WAIT_MS",
+                0,
+                60_000,
+            )),
             login_stall: Duration::from_millis(read.number("GENIE_LOGIN_STALL_MS", 0, 10_000)),
             seal_every: Duration::from_secs(read.number("GENIE_SEAL_SECONDS", 1, 86_400)),
-            heads_file: Some(read.text("GENIE_HEADS_FILE")).filter(|path| !path.is_empty()).map(PathBuf::from),
-            heads_webhook: read.secret("GENIE_HEADS_WEBHOOK", is_http, "must begin with http:// or https://"),
+            heads_file: Some(read.text("GENIE_HEADS_FILE"))
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            heads_webhook: read.secret(
+                "GENIE_HEADS_WEBHOOK",
+                is_http,
+                "must begin with http:// or https://",
+            ),
             log: read.text("GENIE_LOG"),
             log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
             given: BTreeMap::new(),
@@ -177,9 +201,17 @@ impl Config {
         if self.blobs_url.is_empty() {
             return Place::Folder(self.data_dir.join("blobs"));
         }
-        let aws = self.given.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
-        let aws = aws.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect();
-        Place::Bucket { url: self.blobs_url.clone(), aws }
+        let aws = self
+            .given
+            .iter()
+            .filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+        let aws = aws
+            .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
+            .collect();
+        Place::Bucket {
+            url: self.blobs_url.clone(),
+            aws,
+        }
     }
 
     /// The key that the original sealed credentials with.
@@ -195,14 +227,20 @@ impl Config {
     /// What is in force, a line each, secrets masked.
     pub fn in_force(&self) -> String {
         let line = |setting: &Setting| {
-            let given = self.given.get(setting.name).filter(|value| !value.is_empty());
+            let given = self
+                .given
+                .get(setting.name)
+                .filter(|value| !value.is_empty());
             let (value, from) = match (given, setting.default) {
                 (Some(_), _) if setting.is_secret => ("********", "set"),
                 (Some(value), _) => (value.as_str(), "set"),
                 (None, Some(default)) => (default, "default"),
                 (None, None) => ("", "unset"),
             };
-            format!("{:<26} {:<28} {:<8} {}", setting.name, value, from, setting.about)
+            format!(
+                "{:<26} {:<28} {:<8} {}",
+                setting.name, value, from, setting.about
+            )
         };
         SETTINGS.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -213,7 +251,12 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, BadConfig> {
-        Config::read(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        Config::read(
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -230,7 +273,11 @@ mod tests {
 
     #[test]
     fn every_wrong_value_is_told_at_once_and_secrets_are_not_repeated() {
-        let wrong = read(&[("SERVER_PORT", "x"), ("ONBOARDING_GATE", "maybe"), ("DATABASE_URL", "mysql://canary")]);
+        let wrong = read(&[
+            ("SERVER_PORT", "x"),
+            ("ONBOARDING_GATE", "maybe"),
+            ("DATABASE_URL", "mysql://canary"),
+        ]);
         let wrong = wrong.err().unwrap().to_string();
         assert_eq!(wrong.lines().count(), 3, "{wrong}");
         assert!(!wrong.contains("canary"));
@@ -238,27 +285,57 @@ mod tests {
 
     #[test]
     fn origins_are_what_browsers_send() {
-        let good = read(&[("CORS_ORIGINS", "https://a.example, http://localhost:3000,")]).ok().unwrap();
-        assert_eq!(good.cors_origins, ["https://a.example", "http://localhost:3000"]);
-        for bad in ["a.example", "*,https://a.example", "https://a.example/path", "not a uri", ","] {
+        let good = read(&[("CORS_ORIGINS", "https://a.example, http://localhost:3000,")])
+            .ok()
+            .unwrap();
+        assert_eq!(
+            good.cors_origins,
+            ["https://a.example", "http://localhost:3000"]
+        );
+        for bad in [
+            "a.example",
+            "*,https://a.example",
+            "https://a.example/path",
+            "not a uri",
+            ",",
+        ] {
             assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn rates_and_networks_are_checked() {
-        let good = read(&[("RATE_LIMIT_USER", "off"), ("TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).ok().unwrap();
-        assert_eq!((good.rate_limit_user, good.rate_limit_address), (None, Rate::read("3000/1m")));
-        assert_eq!(good.trusted_proxies, ["10.0.0.0/8", "::1/128"].map(|network| network.parse::<IpNet>().unwrap()));
-        for bad in [("RATE_LIMIT_USER", "300"), ("RATE_LIMIT_ADDRESS", "on"), ("TRUSTED_PROXIES", "proxy.example.com")] {
+        let good = read(&[
+            ("RATE_LIMIT_USER", "off"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+        ])
+        .ok()
+        .unwrap();
+        assert_eq!(
+            (good.rate_limit_user, good.rate_limit_address),
+            (None, Rate::read("3000/1m"))
+        );
+        assert_eq!(
+            good.trusted_proxies,
+            ["10.0.0.0/8", "::1/128"].map(|network| network.parse::<IpNet>().unwrap())
+        );
+        for bad in [
+            ("RATE_LIMIT_USER", "300"),
+            ("RATE_LIMIT_ADDRESS", "on"),
+            ("TRUSTED_PROXIES", "proxy.example.com"),
+        ] {
             assert!(read(&[bad]).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn a_time_has_a_unit() {
-        let grace = |text| read(&[("FORGET_GRACE", text)]).map(|config| config.forget_grace.as_secs());
-        assert_eq!(["", "0", "90s", "2h", "7d"].map(|text| grace(text).ok()), [604_800, 0, 90, 7200, 604_800].map(Some));
+        let grace =
+            |text| read(&[("FORGET_GRACE", text)]).map(|config| config.forget_grace.as_secs());
+        assert_eq!(
+            ["", "0", "90s", "2h", "7d"].map(|text| grace(text).ok()),
+            [604_800, 0, 90, 7200, 604_800].map(Some)
+        );
         for bad in ["7", "d", "-1d", "1w", "4000d", "7 d", "1€"] {
             assert!(grace(bad).is_err(), "{bad}");
         }
@@ -266,7 +343,12 @@ mod tests {
 
     #[test]
     fn what_is_printed_masks_secrets() {
-        let config = read(&[("RBAC_SYNC_WEBHOOK_SECRET", "canary"), ("OLLAMA_MODEL", "m")]).ok().unwrap();
+        let config = read(&[
+            ("RBAC_SYNC_WEBHOOK_SECRET", "canary"),
+            ("OLLAMA_MODEL", "m"),
+        ])
+        .ok()
+        .unwrap();
         let printed = config.in_force();
         assert!(!printed.contains("canary") && printed.contains("********"));
         assert_eq!(printed.lines().count(), SETTINGS.len());

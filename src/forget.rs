@@ -106,8 +106,22 @@ impl From<ReadError> for Unfinished {
 
 impl Eraser {
     /// To be called on the runtime that owns all I/O.
-    pub fn new(log: Log, forget: Forget, reads: ReadSide, blobs: Blobs, directus: Option<Directus>, ledger: Ledger) -> Self {
-        Self(Arc::new(Inner { log, forget, reads, blobs, directus, ledger }))
+    pub fn new(
+        log: Log,
+        forget: Forget,
+        reads: ReadSide,
+        blobs: Blobs,
+        directus: Option<Directus>,
+        ledger: Ledger,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            log,
+            forget,
+            reads,
+            blobs,
+            directus,
+            ledger,
+        }))
     }
 
     /// Does what is due, for ever, whenever this node is elected; to be spawned.
@@ -137,7 +151,9 @@ impl Eraser {
         };
         let put_off = match done {
             Ok(()) => return,
-            Err(Unfinished::NotYet(_)) if self.is_new(one) => log.clock().now().plus_millis(SOON.as_millis() as i64),
+            Err(Unfinished::NotYet(_)) if self.is_new(one) => {
+                log.clock().now().plus_millis(SOON.as_millis() as i64)
+            }
             Err(Unfinished::NotYet(reason)) => {
                 warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
                 log.clock().now().plus_seconds(LATER_SECONDS)
@@ -186,8 +202,21 @@ impl Eraser {
 
     /// Erases whatever is left, and signs the certificate when nothing is. May be called again, and by several at once.
     pub async fn finish(&self, user: UserId) -> Result<(), Unfinished> {
-        let Inner { log, reads, blobs, directus, ledger, .. } = &*self.0;
-        let Some(forgetting) = log.forgetting(user).await?.filter(|one| one.stage == Stage::Forgotten) else { return Ok(()) };
+        let Inner {
+            log,
+            reads,
+            blobs,
+            directus,
+            ledger,
+            ..
+        } = &*self.0;
+        let Some(forgetting) = log
+            .forgetting(user)
+            .await?
+            .filter(|one| one.stage == Stage::Forgotten)
+        else {
+            return Ok(());
+        };
         ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
         log.erase_working_rows(user).await?;
         let _ = log.empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
@@ -203,7 +232,8 @@ impl Eraser {
         }
         let certificate = certificate::sign(log, &forgetting, directus.is_some()).await?;
         let now = log.clock().now();
-        log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS)).await?;
+        log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
+            .await?;
         info!(user.id = %user, "nothing is left of user `{user}`");
         Ok(())
     }
@@ -214,7 +244,10 @@ impl Eraser {
         let Inner { log, ledger, .. } = &*self.0;
         let mut back = Vec::new();
         for ids in ledger.read()?.chunks(ASKED_AT_ONCE) {
-            let live = log.with_live_keys(ids.to_vec()).await.map_err(|error| error.to_string())?;
+            let live = log
+                .with_live_keys(ids.to_vec())
+                .await
+                .map_err(|error| error.to_string())?;
             for user in live {
                 self.forget_again(user).await.map_err(|error| {
                     format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
@@ -228,12 +261,20 @@ impl Eraser {
 
     async fn forget_again(&self, user: UserId) -> Result<(), WriteError> {
         for _ in 1..LEDGER_TRIES {
-            match self.0.forget.now(user, AtTheWishOf::Ledger, Metadata::system()).await {
+            match self
+                .0
+                .forget
+                .now(user, AtTheWishOf::Ledger, Metadata::system())
+                .await
+            {
                 Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers write, too
                 done => return done,
             }
         }
-        self.0.forget.now(user, AtTheWishOf::Ledger, Metadata::system()).await
+        self.0
+            .forget
+            .now(user, AtTheWishOf::Ledger, Metadata::system())
+            .await
     }
 
     /// Writes everybody who was forgotten into the ledger, for ever: each server has one, and it is read where the store is restored.
@@ -242,13 +283,18 @@ impl Eraser {
         let Inner { log, ledger, .. } = &*self.0;
         let mut follower = log.follow(log.head());
         while let Err(reason) = self.catch_up().await {
-            warn!(reason, "the ledger of the forgotten can't be brought up to date; trying on");
+            warn!(
+                reason,
+                "the ledger of the forgotten can't be brought up to date; trying on"
+            );
             tokio::time::sleep(AWAY).await;
         }
         loop {
             let rows = match follower.next(PAGE).await {
                 Ok(rows) => rows,
-                Err(error @ LogError::Hole { .. }) => return error!(%error, "the ledger of the forgotten is not kept any more"),
+                Err(error @ LogError::Hole { .. }) => {
+                    return error!(%error, "the ledger of the forgotten is not kept any more");
+                }
                 Err(error) => {
                     warn!(%error, "who was forgotten can't be followed; trying on");
                     tokio::time::sleep(AWAY).await;
@@ -256,8 +302,14 @@ impl Eraser {
                 }
             };
             for row in rows.iter().filter(|row| row.is_forgotten()) {
-                while let Err(reason) = ledger.write(UserId(row.owner), row.recorded_at, row.position).await {
-                    warn!(reason, "the ledger of the forgotten can't be written; trying on");
+                while let Err(reason) = ledger
+                    .write(UserId(row.owner), row.recorded_at, row.position)
+                    .await
+                {
+                    warn!(
+                        reason,
+                        "the ledger of the forgotten can't be written; trying on"
+                    );
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -269,7 +321,10 @@ impl Eraser {
         let Inner { log, ledger, .. } = &*self.0;
         let mut after = None;
         loop {
-            let page = log.forgotten_after(after).await.map_err(|error| error.to_string())?;
+            let page = log
+                .forgotten_after(after)
+                .await
+                .map_err(|error| error.to_string())?;
             for one in &page {
                 ledger.note(one).await?;
             }

@@ -24,14 +24,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 type Heads = watch::Receiver<Option<SignedHead>>;
 
 /// Starts what is configured. A file that can't be written, or that holds another log's heads, is an error.
-pub fn start(heads: &Heads, key: &PublicHeadKey, file: Option<&Path>, webhook: Option<&SecretString>) -> Result<(), String> {
+pub fn start(
+    heads: &Heads,
+    key: &PublicHeadKey,
+    file: Option<&Path>,
+    webhook: Option<&SecretString>,
+) -> Result<(), String> {
     if let Some(path) = file {
-        let file = HeadsFile::open(path, key).map_err(|reason| format!("GENIE_HEADS_FILE {}: {reason}", path.display()))?;
+        let file = HeadsFile::open(path, key)
+            .map_err(|reason| format!("GENIE_HEADS_FILE {}: {reason}", path.display()))?;
         tokio::spawn(keep_in_file(heads.clone(), file));
     }
     if let Some(url) = webhook {
-        let url = Url::parse(url.expose_secret()).map_err(|error| format!("GENIE_HEADS_WEBHOOK: {error}"))?;
-        let http = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none()).build();
+        let url = Url::parse(url.expose_secret())
+            .map_err(|error| format!("GENIE_HEADS_WEBHOOK: {error}"))?;
+        let http = reqwest::Client::builder()
+            .timeout(ANSWER)
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         let http = http.map_err(|error| format!("GENIE_HEADS_WEBHOOK: {}", error.without_url()))?;
         tokio::spawn(send(heads.clone(), http, url));
     }
@@ -50,8 +60,14 @@ struct HeadsFile {
 
 impl HeadsFile {
     fn open(path: &Path, key: &PublicHeadKey) -> Result<Self, String> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(|error| error.to_string())?;
-        file.try_lock().map_err(|_| "another server writes it; each needs a file of its own")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(|error| error.to_string())?;
+        file.try_lock()
+            .map_err(|_| "another server writes it; each needs a file of its own")?;
         let (mut length, mut last) = (0, None);
         for note in Notes::new(BufReader::new(&file)) {
             match note {
@@ -64,8 +80,15 @@ impl HeadsFile {
             }
         }
         let last = last.map(|note| key.open(&note)).transpose();
-        let last = last.map_err(|error| format!("its last head is none of this log: {error}; name another file"))?;
-        let mut file = Self { path: path.to_owned(), file, length, size: last.map_or(0, |head| head.size) };
+        let last = last.map_err(|error| {
+            format!("its last head is none of this log: {error}; name another file")
+        })?;
+        let mut file = Self {
+            path: path.to_owned(),
+            file,
+            length,
+            size: last.map_or(0, |head| head.size),
+        };
         file.cut_off_rest().map_err(|error| error.to_string())?;
         Ok(file)
     }
@@ -96,7 +119,9 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
             let (kept, signed) = (file.size, head.size);
             error!(
                 path,
-                kept, signed, "the kept heads cover more facts than the log has: the store was set back, or it is another"
+                kept,
+                signed,
+                "the kept heads cover more facts than the log has: the store was set back, or it is another"
             );
         }
         if head.size <= file.size {
@@ -119,8 +144,15 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
 async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
     let mut pause = FIRST_PAUSE;
     while let Some(head) = next(&mut heads).await {
-        let request = http.post(url.clone()).header("Content-Type", "text/plain; charset=utf-8").body(head.note);
-        match request.send().await.and_then(|answer| answer.error_for_status()) {
+        let request = http
+            .post(url.clone())
+            .header("Content-Type", "text/plain; charset=utf-8")
+            .body(head.note);
+        match request
+            .send()
+            .await
+            .and_then(|answer| answer.error_for_status())
+        {
             Ok(answer) if answer.status().is_success() => {
                 if pause > FIRST_PAUSE {
                     info!("the webhook takes signed heads again");
@@ -132,7 +164,10 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
                     Ok(answer) => format!("it answered {}", answer.status()),
                     Err(error) => error.without_url().to_string(),
                 };
-                warn!(reason, "the webhook did not take a signed head; trying again");
+                warn!(
+                    reason,
+                    "the webhook did not take a signed head; trying again"
+                );
                 again(&mut heads, &mut pause).await;
             }
         }

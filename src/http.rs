@@ -86,7 +86,13 @@ pub const MAX_BODY: usize = 1 << 20;
 pub fn service(
     app: web::Data<App>,
 ) -> ActixApp<
-    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = Error, InitError = ()>,
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
 > {
     let cors = cors(&app.config.cors_origins);
     let with_directus = app.directus.is_some();
@@ -110,7 +116,13 @@ pub fn service(
 pub fn operator_service(
     app: web::Data<App>,
 ) -> ActixApp<
-    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = Error, InitError = ()>,
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
 > {
     ActixApp::new()
         .app_data(app)
@@ -131,10 +143,22 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/auth/password/reset", post().to(identity::reset_password))
         .route("/users/me", get().to(identity::show_me))
         .route("/users/me", patch().to(identity::change_me))
-        .route("/users/me/tfa/generate", post().to(identity::two_factor::generate))
-        .route("/users/me/tfa/enable", post().to(identity::two_factor::enable))
-        .route("/users/me/tfa/disable", post().to(identity::two_factor::disable))
-        .route("/users/{id}/tfa/disable", post().to(identity::two_factor::remove))
+        .route(
+            "/users/me/tfa/generate",
+            post().to(identity::two_factor::generate),
+        )
+        .route(
+            "/users/me/tfa/enable",
+            post().to(identity::two_factor::enable),
+        )
+        .route(
+            "/users/me/tfa/disable",
+            post().to(identity::two_factor::disable),
+        )
+        .route(
+            "/users/{id}/tfa/disable",
+            post().to(identity::two_factor::remove),
+        )
         .route("/api/register", post().to(identity::register))
         .route("/api/me", delete().to(forget::forget_me))
         .route("/api/me/sessions", get().to(accounts::sessions))
@@ -143,34 +167,79 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/export", get().to(export::without_secrets))
         .route("/api/me/export", post().to(export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
-        .route("/api/admin/users/{id}/password-reset", post().to(accounts::offer_reset))
-        .route("/api/admin/users/{id}/forget", post().to(forget::forget_user))
-        .route("/api/admin/users/{id}/forget", delete().to(forget::keep_user))
+        .route(
+            "/api/admin/users/{id}/password-reset",
+            post().to(accounts::offer_reset),
+        )
+        .route(
+            "/api/admin/users/{id}/forget",
+            post().to(forget::forget_user),
+        )
+        .route(
+            "/api/admin/users/{id}/forget",
+            delete().to(forget::keep_user),
+        )
         .route("/api/admin/users/{id}/forgotten", get().to(forget::show))
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/invites", get().to(invites::list))
         .route("/api/admin/invites/{code}", delete().to(invites::revoke))
         .route("/api/admin/service-keys", post().to(service_keys::create))
         .route("/api/admin/service-keys", get().to(service_keys::list))
-        .route("/api/admin/service-keys/{id}", delete().to(service_keys::revoke))
-        .route("/api/admin/users/{id}/impersonate", post().to(impersonation::begin))
-        .route("/api/admin/impersonations/{session}", delete().to(impersonation::end))
+        .route(
+            "/api/admin/service-keys/{id}",
+            delete().to(service_keys::revoke),
+        )
+        .route(
+            "/api/admin/users/{id}/impersonate",
+            post().to(impersonation::begin),
+        )
+        .route(
+            "/api/admin/impersonations/{session}",
+            delete().to(impersonation::end),
+        )
         .route("/api/admin/audit/proof", get().to(audit::show_proof))
         .route("/api/onboarding/state", get().to(onboarding::show_state))
         .route("/api/onboarding/state", patch().to(onboarding::advance))
         .route("/api/onboarding/zip-upload", post().to(onboarding::upload))
         .route("/api/files/{id}", get().to(files::download))
-        .route("/api/credentials/create-profile", post().to(credentials::create_profile))
-        .route("/api/credentials/update-profile-creds", post().to(credentials::update_profile))
+        .route(
+            "/api/credentials/create-profile",
+            post().to(credentials::create_profile),
+        )
+        .route(
+            "/api/credentials/update-profile-creds",
+            post().to(credentials::update_profile),
+        )
         .route("/api/credentials/store", post().to(credentials::store))
-        .route("/api/credentials/reveal", post().to(credentials::reveal::profile))
-        .route("/api/credentials/download-cred", post().to(credentials::download::store))
-        .route("/api/credentials/reveal-download-cred", post().to(credentials::reveal::download))
-        .route("/api/credentials/platform-session", post().to(credentials::session::store))
-        .route("/api/credentials/get-platform-session", post().to(credentials::reveal::session))
+        .route(
+            "/api/credentials/reveal",
+            post().to(credentials::reveal::profile),
+        )
+        .route(
+            "/api/credentials/download-cred",
+            post().to(credentials::download::store),
+        )
+        .route(
+            "/api/credentials/reveal-download-cred",
+            post().to(credentials::reveal::download),
+        )
+        .route(
+            "/api/credentials/platform-session",
+            post().to(credentials::session::store),
+        )
+        .route(
+            "/api/credentials/get-platform-session",
+            post().to(credentials::reveal::session),
+        )
         .route("/api/credentials", get().to(credentials::list))
-        .route("/api/credentials/reveals", get().to(credentials::history::reveals))
-        .route("/api/credentials/{id}/history", get().to(credentials::history::of_one))
+        .route(
+            "/api/credentials/reveals",
+            get().to(credentials::history::reveals),
+        )
+        .route(
+            "/api/credentials/{id}/history",
+            get().to(credentials::history::of_one),
+        )
         .route("/api/credentials/{id}", get().to(credentials::show))
         .route("/api/credentials/{id}", delete().to(credentials::remove))
         .route("/api/queue/stats", get().to(jobs::stats))
@@ -180,8 +249,14 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/jobs", get().to(jobs::list))
         .route("/api/jobs/{id}", get().to(jobs::show))
         .route("/api/worker/claim", post().to(worker::claim))
-        .route("/api/worker/jobs/{id}/heartbeat", post().to(worker::heartbeat))
-        .route("/api/worker/jobs/{id}/complete", post().to(worker::complete))
+        .route(
+            "/api/worker/jobs/{id}/heartbeat",
+            post().to(worker::heartbeat),
+        )
+        .route(
+            "/api/worker/jobs/{id}/complete",
+            post().to(worker::complete),
+        )
         .route("/api/worker/jobs/{id}/fail", post().to(worker::fail))
         .route("/api/captions/generate", post().to(captions::generate))
         .route("/api/captions", get().to(captions::list))
@@ -189,7 +264,10 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/genie/turns/{turn}/stream", get().to(chat::resume))
         .route("/api/genie/turns/{turn}", delete().to(chat::stop))
         .route("/api/genie/sessions", get().to(chat::sessions))
-        .route("/api/genie/sessions/{session}/messages", get().to(chat::messages))
+        .route(
+            "/api/genie/sessions/{session}/messages",
+            get().to(chat::messages),
+        )
         .route("/api/usage", get().to(usage::show))
         .route("/api/usage/increment", post().to(usage::increment))
         .route("/api/events", get().to(events::all))
@@ -200,10 +278,23 @@ fn routes(routes: &mut web::ServiceConfig) {
 }
 
 fn cors(origins: &[String]) -> Cors {
-    let exposed = ["Genie-Position", "Genie-Turn", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"];
-    let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3600);
+    let exposed = [
+        "Genie-Position",
+        "Genie-Turn",
+        "X-Request-Id",
+        "Retry-After",
+        "RateLimit",
+        "RateLimit-Policy",
+    ];
+    let cors = Cors::default()
+        .allow_any_method()
+        .allow_any_header()
+        .expose_headers(exposed)
+        .max_age(3600);
     match origins {
         [any] if any == "*" => cors.allow_any_origin(),
-        some => some.iter().fold(cors, |cors, origin| cors.allowed_origin(origin)),
+        some => some
+            .iter()
+            .fold(cors, |cors, origin| cors.allowed_origin(origin)),
     }
 }

@@ -64,16 +64,32 @@ pub struct Batch {
 }
 
 /// Takes them in, and says of each what became of it.
-pub fn run(config: Config, ImportCommand::Credentials(options): ImportCommand) -> Result<(), String> {
+pub fn run(
+    config: Config,
+    ImportCommand::Credentials(options): ImportCommand,
+) -> Result<(), String> {
     let lines = Lines::open(&options.file)?;
-    let rejected = options.rejected.as_deref().map(Rejected::create).transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let rejected = options
+        .rejected
+        .as_deref()
+        .map(Rejected::create)
+        .transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     let io = runtime.handle().clone();
     // Without a server, users' actors run here.
     let system = actix::System::with_tokio_rt(move || runtime);
     system.block_on(async move {
-        let mut import = Import { way: Way::Unknown, config, io, rejected, counts: Counts::default() };
+        let mut import = Import {
+            way: Way::Unknown,
+            config,
+            io,
+            rejected,
+            counts: Counts::default(),
+        };
         let done = import.all(lines).await;
         import.end(done).await
     })
@@ -108,7 +124,12 @@ enum Way {
     /// The server on this data folder.
     Server,
     /// This process, which has the store's lock.
-    Here { log: Log, users: Users, vault: Vault, _only_process: Option<File> },
+    Here {
+        log: Log,
+        users: Users,
+        vault: Vault,
+        _only_process: Option<File>,
+    },
 }
 
 impl Import {
@@ -127,7 +148,12 @@ impl Import {
 
     async fn batch(&mut self, pending: Vec<Pending>) -> Result<(), String> {
         let (mut lines, mut numbered) = (Vec::new(), Vec::with_capacity(pending.len()));
-        for Pending { number, bytes, read } in pending {
+        for Pending {
+            number,
+            bytes,
+            read,
+        } in pending
+        {
             let name = read.map(|line| {
                 let name = line.id.clone();
                 lines.push(line);
@@ -141,21 +167,33 @@ impl Import {
         };
         for (number, bytes, name) in numbered {
             let outcome = match &name {
-                Ok(_) => outcomes.next().unwrap_or(Outcome::Later { reason: "the server said nothing of it".to_owned() }),
-                Err(reason) => Outcome::Rejected { reason: reason.clone() },
+                Ok(_) => outcomes.next().unwrap_or(Outcome::Later {
+                    reason: "the server said nothing of it".to_owned(),
+                }),
+                Err(reason) => Outcome::Rejected {
+                    reason: reason.clone(),
+                },
             };
             self.tell(number, &bytes, &name.unwrap_or_default(), outcome)?;
         }
         Ok(())
     }
 
-    fn tell(&mut self, number: u64, bytes: &[u8], name: &str, outcome: Outcome) -> Result<(), String> {
+    fn tell(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        name: &str,
+        outcome: Outcome,
+    ) -> Result<(), String> {
         let said = match outcome {
             Outcome::Imported { id } => {
                 self.counts.imported += 1;
                 match id.to_string().eq_ignore_ascii_case(name) {
                     true => "imported".to_owned(),
-                    false => format!("imported as {id}, because `{name}` is no UUID; tell its clients the new id"),
+                    false => format!(
+                        "imported as {id}, because `{name}` is no UUID; tell its clients the new id"
+                    ),
                 }
             }
             Outcome::Before { .. } => {
@@ -169,7 +207,9 @@ impl Import {
                 }
                 format!("not imported: {reason}")
             }
-            Outcome::Later { reason } => return Err(format!("stopped at line {number}: {reason}; {AGAIN}")),
+            Outcome::Later { reason } => {
+                return Err(format!("stopped at line {number}: {reason}; {AGAIN}"));
+            }
         };
         app::say(&format!("line {number}: {said}"));
         Ok(())
@@ -177,21 +217,41 @@ impl Import {
 
     async fn send(&mut self, batch: Batch) -> Result<Vec<Outcome>, String> {
         if !matches!(self.way, Way::Here { .. }) {
-            match socket::ask(&self.config, ROUTE, &batch).await.map_err(|reason| format!("{reason}; {AGAIN}"))? {
+            match socket::ask(&self.config, ROUTE, &batch)
+                .await
+                .map_err(|reason| format!("{reason}; {AGAIN}"))?
+            {
                 Some(answer) => {
                     self.way = Way::Server;
                     return outcomes_of(answer);
                 }
-                None if matches!(self.way, Way::Server) => return Err(format!("the server has stopped; {AGAIN}")),
+                None if matches!(self.way, Way::Server) => {
+                    return Err(format!("the server has stopped; {AGAIN}"));
+                }
                 None => self.way = self.open_here().await?,
             }
         }
-        let Way::Here { log, users, vault, .. } = &self.way else { return Err("nobody takes lines in".to_owned()) };
+        let Way::Here {
+            log, users, vault, ..
+        } = &self.way
+        else {
+            return Err("nobody takes lines in".to_owned());
+        };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
         let (log, users, vault) = (log.clone(), users.clone(), vault.clone());
-        let taken =
-            self.io.spawn(async move { Importer { log: &log, users: &users, vault: &vault, key: &key }.take(batch.lines).await });
-        taken.await.map_err(|stopped| format!("the import broke off: {stopped}; {AGAIN}"))
+        let taken = self.io.spawn(async move {
+            Importer {
+                log: &log,
+                users: &users,
+                vault: &vault,
+                key: &key,
+            }
+            .take(batch.lines)
+            .await
+        });
+        taken
+            .await
+            .map_err(|stopped| format!("the import broke off: {stopped}; {AGAIN}"))
     }
 
     /// As at a server's start.
@@ -200,21 +260,38 @@ impl Import {
         let only_process = app::lock_store(&self.config)?;
         let limits = app::read_limits(&self.config)?;
         let config = self.config.clone();
-        let opened = self.io.spawn(async move { app::open_log(&config, false).await });
-        let Opened { log, vault } = opened.await.map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
+        let opened = self
+            .io
+            .spawn(async move { app::open_log(&config, false).await });
+        let Opened { log, vault } = opened
+            .await
+            .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
         let users = Users::new(log.clone(), limits, vec![actix::Arbiter::new().handle()]);
-        Ok(Way::Here { vault: Vault::new(log.clone(), vault), users, log, _only_process: only_process })
+        Ok(Way::Here {
+            vault: Vault::new(log.clone(), vault),
+            users,
+            log,
+            _only_process: only_process,
+        })
     }
 
     async fn end(self, done: Result<(), String>) -> Result<(), String> {
         if let Way::Here { log, .. } = self.way {
-            let _ = self.io.spawn(async move { log.store().close().await }).await;
+            let _ = self
+                .io
+                .spawn(async move { log.store().close().await })
+                .await;
         }
         if let Some(rejected) = self.rejected {
             rejected.close()?;
         }
-        let Counts { imported, before, rejected } = self.counts;
-        let counted = format!("{imported} imported, {before} imported before, {rejected} not imported");
+        let Counts {
+            imported,
+            before,
+            rejected,
+        } = self.counts;
+        let counted =
+            format!("{imported} imported, {before} imported before, {rejected} not imported");
         match (done, rejected) {
             (Err(reason), _) => Err(format!("{counted}; {reason}")),
             (Ok(()), 0) => {
@@ -242,16 +319,26 @@ impl Lines {
         let shown = path.display().to_string();
         let reader: Box<dyn BufRead> = match path == Path::new("-") {
             true => Box::new(io::stdin().lock()),
-            false => Box::new(BufReader::new(File::open(path).map_err(|error| format!("{shown}: {error}"))?)),
+            false => Box::new(BufReader::new(
+                File::open(path).map_err(|error| format!("{shown}: {error}"))?,
+            )),
         };
-        Ok(Self { reader, shown, number: 0 })
+        Ok(Self {
+            reader,
+            shown,
+            number: 0,
+        })
     }
 
     /// The next that is not blank. One that is too long goes to the rejected as it is read, and is never held whole.
     fn next(&mut self, rejected: Option<&mut Rejected>) -> Result<Option<Pending>, String> {
         loop {
             let (mut bytes, most) = (Vec::new(), MAX_LINE as u64 + 1);
-            let read = self.reader.by_ref().take(most).read_until(b'\n', &mut bytes);
+            let read = self
+                .reader
+                .by_ref()
+                .take(most)
+                .read_until(b'\n', &mut bytes);
             let read = read.map_err(|error| format!("{}: {error}; {AGAIN}", self.shown))?;
             if read == 0 {
                 return Ok(None);
@@ -261,7 +348,11 @@ impl Lines {
             if read as u64 == most && !bytes.ends_with(b"\n") {
                 self.pass_over(&bytes, rejected)?;
                 let read = Err(format!("it is longer than {MAX_LINE} bytes"));
-                return Ok(Some(Pending { number, bytes: Vec::new(), read }));
+                return Ok(Some(Pending {
+                    number,
+                    bytes: Vec::new(),
+                    read,
+                }));
             }
             let line = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
             if !line.trim_ascii().is_empty() {
@@ -274,11 +365,22 @@ impl Lines {
         }
     }
 
-    fn pass_over(&mut self, begin: &[u8], mut rejected: Option<&mut Rejected>) -> Result<(), String> {
-        let mut keep = |bytes: &[u8]| rejected.as_mut().map_or(Ok(()), |rejected| rejected.bytes(bytes));
+    fn pass_over(
+        &mut self,
+        begin: &[u8],
+        mut rejected: Option<&mut Rejected>,
+    ) -> Result<(), String> {
+        let mut keep = |bytes: &[u8]| {
+            rejected
+                .as_mut()
+                .map_or(Ok(()), |rejected| rejected.bytes(bytes))
+        };
         keep(begin)?;
         loop {
-            let buffer = self.reader.fill_buf().map_err(|error| format!("{}: {error}; {AGAIN}", self.shown))?;
+            let buffer = self
+                .reader
+                .fill_buf()
+                .map_err(|error| format!("{}: {error}; {AGAIN}", self.shown))?;
             let end = buffer.iter().position(|byte| *byte == b'\n');
             let used = end.map_or(buffer.len(), |end| end);
             keep(&buffer[..used])?;
@@ -302,9 +404,18 @@ impl Rejected {
     /// Only its owner may read it, and no file is written over: it might be the one that is read.
     fn create(path: &Path) -> Result<Self, String> {
         let shown = path.display().to_string();
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let file = file.map_err(|error| format!("--rejected: {shown}: {error}; name a file that is not there yet"))?;
-        Ok(Self { file: io::BufWriter::new(file), shown })
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path);
+        let file = file.map_err(|error| {
+            format!("--rejected: {shown}: {error}; name a file that is not there yet")
+        })?;
+        Ok(Self {
+            file: io::BufWriter::new(file),
+            shown,
+        })
     }
 
     /// One that is there already is empty.
@@ -317,12 +428,18 @@ impl Rejected {
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.file.write_all(bytes).map_err(|error| format!("{} can't be written: {error}", self.shown))
+        self.file
+            .write_all(bytes)
+            .map_err(|error| format!("{} can't be written: {error}", self.shown))
     }
 
     fn close(self) -> Result<(), String> {
-        let told = |error: &dyn std::fmt::Display| format!("{} can't be written: {error}", self.shown);
-        let file = self.file.into_inner().map_err(|error| told(&error.error()))?;
+        let told =
+            |error: &dyn std::fmt::Display| format!("{} can't be written: {error}", self.shown);
+        let file = self
+            .file
+            .into_inner()
+            .map_err(|error| told(&error.error()))?;
         file.sync_all().map_err(|error| told(&error))
     }
 }

@@ -52,7 +52,10 @@ pub enum KeysCommand {
 
 /// Does it.
 pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     runtime.block_on(async {
         let mut keeper = Keeper { config, here: None };
@@ -79,7 +82,9 @@ struct Here {
 impl Keeper<'_> {
     async fn ask<T: DeserializeOwned>(&mut self, asked: Asked) -> Result<T, String> {
         let answer = match self.here.is_none() {
-            true => socket::ask(self.config, "/keys", &asked).await?.map(|mut answer| answer["data"].take()),
+            true => socket::ask(self.config, "/keys", &asked)
+                .await?
+                .map(|mut answer| answer["data"].take()),
             false => None,
         };
         let answer = match answer {
@@ -95,7 +100,10 @@ impl Keeper<'_> {
             None => {
                 let only_process = lock_store(self.config)?;
                 let Opened { log, .. } = open_log(self.config, false).await?;
-                Here { log, _only_process: only_process }
+                Here {
+                    log,
+                    _only_process: only_process,
+                }
             }
         };
         Ok(self.here.insert(here))
@@ -114,7 +122,10 @@ async fn list(keeper: &mut Keeper<'_>) -> Result<(), String> {
             0 => "first: `genie keys rotate` makes it current",
             _ => "",
         };
-        say(&format!("{id:<16} wraps {} data keys  {state}", listed.wrapped_by(id)));
+        say(&format!(
+            "{id:<16} wraps {} data keys  {state}",
+            listed.wrapped_by(id)
+        ));
     }
     for (id, at) in &listed.retired {
         say(&format!("{id:<16} retired {at}"));
@@ -127,11 +138,20 @@ async fn list(keeper: &mut Keeper<'_>) -> Result<(), String> {
 
 async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> {
     let listed: Listed = keeper.ask(Asked::List).await?;
-    let known: BTreeSet<&str> = listed.ring.iter().chain(listed.retired.iter().map(|(id, _)| id)).map(String::as_str).collect();
+    let known: BTreeSet<&str> = listed
+        .ring
+        .iter()
+        .chain(listed.retired.iter().map(|(id, _)| id))
+        .map(String::as_str)
+        .collect();
     let id = match id {
-        Some(id) if !is_id(&id) => return Err("an id has 1 to 32 letters, digits, `-` or `_`".into()),
+        Some(id) if !is_id(&id) => {
+            return Err("an id has 1 to 32 letters, digits, `-` or `_`".into());
+        }
         Some(id) if known.contains(id.as_str()) => {
-            return Err(format!("master key `{id}` is there, or was: backups may need it; take another id"));
+            return Err(format!(
+                "master key `{id}` is there, or was: backups may need it; take another id"
+            ));
         }
         Some(id) => id,
         None => next_id(&known),
@@ -146,7 +166,10 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
         return Ok(());
     };
     file::add(&path, &id, &entry)?;
-    keeper.ask::<Listed>(Asked::Reload).await.map_err(|reason| not_taken(&path, &reason))?;
+    keeper
+        .ask::<Listed>(Asked::Reload)
+        .await
+        .map_err(|reason| not_taken(&path, &reason))?;
     say(&format!(
         "master key `{id}` is first in {} and wraps nothing yet; keep a copy of the file in a safe place",
         path.display()
@@ -157,24 +180,39 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
 
 /// The number after the highest of `m1`, `m2` ...
 fn next_id(known: &BTreeSet<&str>) -> String {
-    let highest = known.iter().filter_map(|id| id.strip_prefix('m')?.parse::<u32>().ok()).max();
+    let highest = known
+        .iter()
+        .filter_map(|id| id.strip_prefix('m')?.parse::<u32>().ok())
+        .max();
     format!("m{}", u64::from(highest.unwrap_or(0)) + 1)
 }
 
 async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     let before: Listed = keeper.ask(Asked::List).await?;
-    if before.ring.first() == Some(&before.current) && before.wrapped_by_others(&before.current) == 0 {
-        say(&format!("nothing to do: all data keys are wrapped by master key `{}`, the first of the ring", before.current));
+    if before.ring.first() == Some(&before.current)
+        && before.wrapped_by_others(&before.current) == 0
+    {
+        say(&format!(
+            "nothing to do: all data keys are wrapped by master key `{}`, the first of the ring",
+            before.current
+        ));
         return Ok(());
     }
     let to: String = keeper.ask(Asked::Begin).await?;
     let mut listed: Listed = keeper.ask(Asked::List).await?;
     let (mut remain, mut unreadable) = (listed.wrapped_by_others(&to), BTreeSet::new());
-    say(&format!("master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"));
+    say(&format!(
+        "master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"
+    ));
     for _ in 0..PASSES {
         let mut from = Some(Place::default());
         while let Some(place) = from {
-            let step: Step = keeper.ask(Asked::Step { to: to.clone(), from: place }).await?;
+            let step: Step = keeper
+                .ask(Asked::Step {
+                    to: to.clone(),
+                    from: place,
+                })
+                .await?;
             remain = remain.saturating_sub(step.wrapped);
             say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
             unreadable.extend(step.unreadable);
@@ -195,11 +233,20 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         ));
     }
     if remain > 0 {
-        return Err(format!("{remain} data keys were wrapped by other master keys meanwhile; run this again"));
+        return Err(format!(
+            "{remain} data keys were wrapped by other master keys meanwhile; run this again"
+        ));
     }
-    say(&format!("all {} data keys are wrapped by master key `{to}`", listed.wrapped_by(&to)));
+    say(&format!(
+        "all {} data keys are wrapped by master key `{to}`",
+        listed.wrapped_by(&to)
+    ));
     let old: Vec<&String> = listed.ring.iter().filter(|id| **id != to).collect();
-    old.iter().for_each(|id| say(&format!("nothing needs master key `{id}` any more: genie keys retire {id}")));
+    old.iter().for_each(|id| {
+        say(&format!(
+            "nothing needs master key `{id}` any more: genie keys retire {id}"
+        ))
+    });
     Ok(())
 }
 
@@ -214,7 +261,9 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
     let is_known = in_file || listed.ring.iter().any(|own| own == id) || listed.wrapped_by(id) > 0;
     match retired {
         Some((_, at)) if !is_known => {
-            say(&format!("nothing to do: master key `{id}` was retired {at}"));
+            say(&format!(
+                "nothing to do: master key `{id}` was retired {at}"
+            ));
             return Ok(());
         }
         None if !is_known => return Err(format!("there is no master key `{id}`; genie keys list")),
@@ -224,11 +273,19 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
     match &file {
         Some(path) => {
             file::remove(path, id)?;
-            keeper.ask::<Listed>(Asked::Reload).await.map_err(|reason| not_taken(path, &reason))?;
-            say(&format!("master key `{id}` is retired and was taken out of {}", path.display()));
+            keeper
+                .ask::<Listed>(Asked::Reload)
+                .await
+                .map_err(|reason| not_taken(path, &reason))?;
+            say(&format!(
+                "master key `{id}` is retired and was taken out of {}",
+                path.display()
+            ));
             say("Take it out of the files of other servers, too.");
         }
-        None => say(&format!("master key `{id}` is retired; take it out of GENIE_MASTER_KEYS of every server")),
+        None => say(&format!(
+            "master key `{id}` is retired; take it out of GENIE_MASTER_KEYS of every server"
+        )),
     }
     say(&format!(
         "Backups and exports made before {at} still need it: keep a copy, apart from them, for as long as you keep any."
@@ -237,7 +294,10 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
 }
 
 fn not_taken(path: &Path, reason: &str) -> String {
-    format!("{} was changed, and the running server did not take it: {reason}", path.display())
+    format!(
+        "{} was changed, and the running server did not take it: {reason}",
+        path.display()
+    )
 }
 
 #[cfg(test)]
@@ -246,7 +306,10 @@ mod tests {
 
     #[test]
     fn a_new_id_is_the_next_number() {
-        assert_eq!(next_id(&BTreeSet::from(["m1", "m9", "m10", "spring", "mx"])), "m11");
+        assert_eq!(
+            next_id(&BTreeSet::from(["m1", "m9", "m10", "spring", "mx"])),
+            "m11"
+        );
         assert_eq!(next_id(&BTreeSet::from(["spring"])), "m1");
     }
 }

@@ -64,26 +64,49 @@ impl Uploading {
     pub fn enter(&self, user: UserId) -> Result<Place, WriteError> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.contains(&user) {
-            return Err(Refusal::conflict("upload_running", "Another upload of yours is under way; wait for it to end").into());
+            return Err(Refusal::conflict(
+                "upload_running",
+                "Another upload of yours is under way; wait for it to end",
+            )
+            .into());
         }
         if all.len() >= AT_ONCE {
             return Err(WriteError::Busy);
         }
         all.insert(user);
-        Ok(Place { uploading: self.clone(), user })
+        Ok(Place {
+            uploading: self.clone(),
+            user,
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.uploading.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.user);
+        self.uploading
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.user);
     }
 }
 
 /// Whether an upload of this user would be taken, so that nobody sends one for nothing. It is asked again when the upload is there.
 pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), WriteError> {
     let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
-    app.write.users.plan(user, None, Asking { key: None, ..asking }, Arc::new(planner)).await.map(drop)
+    app.write
+        .users
+        .plan(
+            user,
+            None,
+            Asking {
+                key: None,
+                ..asking
+            },
+            Arc::new(planner),
+        )
+        .await
+        .map(drop)
 }
 
 /// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
@@ -93,8 +116,9 @@ pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteE
     match kept.saturating_add(most) <= room {
         true => Ok(()),
         false => {
-            let sentence =
-                format!("Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator");
+            let sentence = format!(
+                "Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator"
+            );
             Err(Refusal::conflict("no_room", sentence).into())
         }
     }
@@ -118,11 +142,15 @@ pub async fn take_in(
         }
         queue(&app, upload, name, asking).await
     });
-    task.await.unwrap_or_else(|stopped| Err(WriteError::Internal(format!("an upload stopped: {stopped}")).into()))
+    task.await.unwrap_or_else(|stopped| {
+        Err(WriteError::Internal(format!("an upload stopped: {stopped}")).into())
+    })
 }
 
 async fn look_through(upload: &Upload) -> Result<(), UploadError> {
-    let Ok(permit) = timeout(LONGEST_LOOK, LOOKING.acquire()).await else { return Err(WriteError::Busy.into()) };
+    let Ok(permit) = timeout(LONGEST_LOOK, LOOKING.acquire()).await else {
+        return Err(WriteError::Busy.into());
+    };
     let reader = Arc::new(upload.reader());
     let (read, size) = (Arc::clone(&reader), upload.size());
     let looking = tokio::task::spawn_blocking(move || {
@@ -130,8 +158,12 @@ async fn look_through(upload: &Upload) -> Result<(), UploadError> {
         archive::check(read, size)
     });
     let judged = match timeout(LONGEST_LOOK, looking).await {
-        Ok(judged) => judged.map_err(|stopped| WriteError::Internal(format!("a look into an upload stopped: {stopped}")))?,
-        Err(_) => return Err(BlobError::Away("the upload could not be read in time".into()).into()),
+        Ok(judged) => judged.map_err(|stopped| {
+            WriteError::Internal(format!("a look into an upload stopped: {stopped}"))
+        })?,
+        Err(_) => {
+            return Err(BlobError::Away("the upload could not be read in time".into()).into());
+        }
     };
     match reader.failure() {
         Some(error) => Err(error.into()), // then what was made of the bytes means nothing
@@ -139,14 +171,36 @@ async fn look_through(upload: &Upload) -> Result<(), UploadError> {
     }
 }
 
-async fn queue(app: &App, upload: Upload, name: String, asking: Asking) -> Result<(Queued, u64), UploadError> {
-    let (user, file, job) = (upload.user(), upload.id(), JobId::new(app.log.clock().new_uuid()));
+async fn queue(
+    app: &App,
+    upload: Upload,
+    name: String,
+    asking: Asking,
+) -> Result<(Queued, u64), UploadError> {
+    let (user, file, job) = (
+        upload.user(),
+        upload.id(),
+        JobId::new(app.log.clock().new_uuid()),
+    );
     let row = upload.row(name, MEDIA_TYPE, app.log.clock().now());
     let planner = move |state: &User, now| {
         let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
-        Ok(Plan { changes, work: vec![row.clone()], outcome: json!(Queued { job: job.clone(), file }), ..Plan::default() })
+        Ok(Plan {
+            changes,
+            work: vec![row.clone()],
+            outcome: json!(Queued {
+                job: job.clone(),
+                file
+            }),
+            ..Plan::default()
+        })
     };
-    let done = match app.write.users.plan(user, None, asking, Arc::new(planner)).await {
+    let done = match app
+        .write
+        .users
+        .plan(user, None, asking, Arc::new(planner))
+        .await
+    {
         Ok(done) => done,
         Err(error) => {
             match error {
@@ -160,7 +214,9 @@ async fn queue(app: &App, upload: Upload, name: String, asking: Asking) -> Resul
         Ok(queued) => queued,
         Err(error) => {
             upload.keep();
-            return Err(WriteError::Internal(format!("a queued upload has no outcome: {error}")).into());
+            return Err(
+                WriteError::Internal(format!("a queued upload has no outcome: {error}")).into(),
+            );
         }
     };
     match queued.file == file {

@@ -39,8 +39,10 @@ impl Rate {
             "h" => 3600,
             _ => return None,
         };
-        let requests = NonZeroU32::new(requests.parse().ok()?).filter(|requests| requests.get() <= MAX_REQUESTS)?;
-        let seconds = NonZeroU32::new(count.parse::<u32>().ok()?.checked_mul(unit)?).filter(|s| s.get() <= MAX_SECONDS)?;
+        let requests = NonZeroU32::new(requests.parse().ok()?)
+            .filter(|requests| requests.get() <= MAX_REQUESTS)?;
+        let seconds = NonZeroU32::new(count.parse::<u32>().ok()?.checked_mul(unit)?)
+            .filter(|s| s.get() <= MAX_SECONDS)?;
         Some(Self { requests, seconds })
     }
 
@@ -73,9 +75,16 @@ impl Limiter {
     /// A limiter that clients know by this name.
     pub fn new(name: &'static str, rate: Rate) -> Self {
         // At least a microsecond: a million in a second.
-        let quota = Quota::with_period(rate.interval()).expect("a rate's interval is not zero").allow_burst(rate.requests);
+        let quota = Quota::with_period(rate.interval())
+            .expect("a rate's interval is not zero")
+            .allow_burst(rate.requests);
         let counts = RateLimiter::dashmap_with_clock(quota, MonotonicClock).with_middleware();
-        Self { name, rate, counts, hasher: RandomState::new() }
+        Self {
+            name,
+            rate,
+            counts,
+            hasher: RandomState::new(),
+        }
     }
 
     /// Counts one more for a key.
@@ -88,7 +97,12 @@ impl Limiter {
             Ok(state) => (state.remaining_burst_capacity(), None),
             Err(not_until) => (0, Some(not_until.wait_time_from(MonotonicClock.now()))),
         };
-        Standing { name: self.name, rate: self.rate, remaining, retry_after }
+        Standing {
+            name: self.name,
+            rate: self.rate,
+            remaining,
+            retry_after,
+        }
     }
 
     /// Forgets keys that have all of their rate again; to be called now and then.
@@ -101,7 +115,10 @@ impl Limiter {
 impl Standing {
     /// The policy, for `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
     pub fn policy(&self) -> String {
-        format!("\"{}\";q={};w={}", self.name, self.rate.requests, self.rate.seconds)
+        format!(
+            "\"{}\";q={};w={}",
+            self.name, self.rate.requests, self.rate.seconds
+        )
     }
 
     /// What is left, and in how many seconds all of it is there again, for `RateLimit` (the same draft).
@@ -119,17 +136,36 @@ mod tests {
     #[test]
     fn a_rate_reads_as_settings_have_it() {
         let rate = |requests, seconds| {
-            Some(Rate { requests: NonZeroU32::new(requests).unwrap(), seconds: NonZeroU32::new(seconds).unwrap() })
+            Some(Rate {
+                requests: NonZeroU32::new(requests).unwrap(),
+                seconds: NonZeroU32::new(seconds).unwrap(),
+            })
         };
         assert_eq!(Rate::read("300/1m"), rate(300, 60));
         assert_eq!(Rate::read("1/10s"), rate(1, 10));
         assert_eq!(Rate::read("1000000/1s"), rate(1_000_000, 1));
-        for bad in
-            ["", "300", "300/m", "0/1m", "300/0s", "300/1d", "-1/1s", "300/1m1", "1000001/1s", "1/25h", "1/ü", "9/99999999h"]
-        {
+        for bad in [
+            "",
+            "300",
+            "300/m",
+            "0/1m",
+            "300/0s",
+            "300/1d",
+            "-1/1s",
+            "300/1m1",
+            "1000001/1s",
+            "1/25h",
+            "1/ü",
+            "9/99999999h",
+        ] {
             assert_eq!(Rate::read(bad), None, "{bad}");
         }
-        assert_eq!(Limiter::new("user", Rate::read("1000000/1s").unwrap()).count("a key").retry_after, None);
+        assert_eq!(
+            Limiter::new("user", Rate::read("1000000/1s").unwrap())
+                .count("a key")
+                .retry_after,
+            None
+        );
     }
 
     #[test]
@@ -137,19 +173,30 @@ mod tests {
         let limiter = Limiter::new("user", Rate::read("3/1h").unwrap());
         let told: Vec<_> = (0..3).map(|_| limiter.count("ada")).collect();
         assert!(told.iter().all(|standing| standing.retry_after.is_none()));
-        assert_eq!((told[0].policy().as_str(), told[0].limit().as_str()), (r#""user";q=3;w=3600"#, r#""user";r=2;t=1200"#));
+        assert_eq!(
+            (told[0].policy().as_str(), told[0].limit().as_str()),
+            (r#""user";q=3;w=3600"#, r#""user";r=2;t=1200"#)
+        );
         let refused = limiter.count("ada");
         assert_eq!(refused.limit(), r#""user";r=0;t=3600"#);
-        assert!(refused.retry_after.is_some_and(|wait| wait > Duration::from_secs(1190) && wait <= Duration::from_secs(1200)));
+        assert!(refused.retry_after.is_some_and(
+            |wait| wait > Duration::from_secs(1190) && wait <= Duration::from_secs(1200)
+        ));
         assert_eq!(limiter.count("bob").retry_after, None);
     }
 
     #[test]
     fn a_flood_of_keys_is_bounded() {
         let limiter = Limiter::new("address", Rate::read("3/1h").unwrap());
-        let refused = (0..MAX_KEYS * 3).filter(|n| limiter.count(n).retry_after.is_some()).count();
+        let refused = (0..MAX_KEYS * 3)
+            .filter(|n| limiter.count(n).retry_after.is_some())
+            .count();
         assert!(refused > 0, "past the bound, keys share places");
-        assert!(limiter.counts.len() <= MAX_KEYS * 2, "{}", limiter.counts.len());
+        assert!(
+            limiter.counts.len() <= MAX_KEYS * 2,
+            "{}",
+            limiter.counts.len()
+        );
         let quick = Limiter::new("address", Rate::read("1000000/1s").unwrap());
         assert!((0..1000).all(|n| quick.count(n).retry_after.is_none()));
         while !quick.counts.is_empty() {

@@ -23,16 +23,29 @@ pub fn has_the_form_of_one(role: &str) -> bool {
 /// Refuses what is no role by the settings, in a sentence. With a Directus they say nothing of it.
 pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
     match config.directus {
-        None => expect_one_of(BUILT_IN.into_iter().chain(config.roles.iter().map(String::as_str)), role),
+        None => expect_one_of(
+            BUILT_IN
+                .into_iter()
+                .chain(config.roles.iter().map(String::as_str)),
+            role,
+        ),
         Some(_) if has_the_form_of_one(role) => Ok(()),
-        Some(_) => Err(format!("`role` must have 1 to {MAX_NAME} bytes, none of them control characters")),
+        Some(_) => Err(format!(
+            "`role` must have 1 to {MAX_NAME} bytes, none of them control characters"
+        )),
     }
 }
 
 /// Refuses what is none of these, in a sentence that names them.
-pub fn expect_one_of<'a>(known: impl Iterator<Item = &'a str> + Clone, role: &str) -> Result<(), String> {
+pub fn expect_one_of<'a>(
+    known: impl Iterator<Item = &'a str> + Clone,
+    role: &str,
+) -> Result<(), String> {
     match known.clone().any(|known| known == role) {
         true => Ok(()),
-        false => Err(format!("`role` must be one of: {}", known.take(MAX_TOLD).collect::<Vec<_>>().join(", "))),
+        false => Err(format!(
+            "`role` must be one of: {}",
+            known.take(MAX_TOLD).collect::<Vec<_>>().join(", ")
+        )),
     }
 }

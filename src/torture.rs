@@ -110,21 +110,32 @@ pub struct Options {
 
 /// Runs it; an error when anything was lost.
 pub fn run(config: &Config, options: Options) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     let report = runtime.block_on(torture(config, &options))?;
-    let told = if options.json { format!("{}\n", report.json()) } else { report.table() };
+    let told = if options.json {
+        format!("{}\n", report.json())
+    } else {
+        report.table()
+    };
     let _ = std::io::stdout().write_all(told.as_bytes()); // whoever reads may have gone; the exit code tells as well
     match report.passed() {
         true => Ok(()),
-        false if report.complete => Err(format!("it did not pass ({}); see above", report.failures().join("; "))),
+        false if report.complete => Err(format!(
+            "it did not pass ({}); see above",
+            report.failures().join("; ")
+        )),
         false => Err("the run was ended early".into()),
     }
 }
 
 async fn torture(config: &Config, options: &Options) -> Result<Report, String> {
     let id = hex(&random_bytes::<6>());
-    let seed = options.seed.unwrap_or_else(|| u64::from_be_bytes(random_bytes()));
+    let seed = options
+        .seed
+        .unwrap_or_else(|| u64::from_be_bytes(random_bytes()));
     let url = options.postgres.clone().or_else(|| match config.target() {
         Target::Postgres(url) => Some(url),
         Target::Sqlite(_) => None,
@@ -136,7 +147,13 @@ async fn torture(config: &Config, options: &Options) -> Result<Report, String> {
 }
 
 /// Starts the servers, and ends them whatever becomes of the run.
-async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64, early: &CancellationToken) -> Result<Report, String> {
+async fn with_servers(
+    site: &Site,
+    options: &Options,
+    id: &str,
+    seed: u64,
+    early: &CancellationToken,
+) -> Result<Report, String> {
     let stop = CancellationToken::new();
     let nodes: Vec<Arc<Node>> = (0..site.servers()).map(|_| Arc::default()).collect();
     let mut keeping = JoinSet::new();
@@ -160,7 +177,10 @@ async fn with_servers(site: &Site, options: &Options, id: &str, seed: u64, early
 }
 
 /// Does a part of the start, unless Ctrl-C or SIGTERM comes first.
-async fn unless_told<T>(early: &CancellationToken, part: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+async fn unless_told<T>(
+    early: &CancellationToken,
+    part: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
     tokio::select! {
         done = part => done,
         () = early.cancelled() => Err("told to stop before anything was broken".into()),
@@ -172,7 +192,10 @@ async fn all_up(site: &Site, nodes: &[Arc<Node>]) -> Result<(), String> {
     while !nodes.iter().all(|node| node.base().is_some()) {
         if started.elapsed() > FIRST_START {
             let log = site.server_folder(0).join("server.log");
-            return Err(format!("the servers do not come up; {} may say why", log.display()));
+            return Err(format!(
+                "the servers do not come up; {} may say why",
+                log.display()
+            ));
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -204,14 +227,28 @@ impl<'a> Run<'a> {
     ) -> Result<Self, String> {
         let started = Instant::now();
         let mut chance = StdRng::seed_from_u64(seed);
-        let arena = Arc::new(Arena::new(nodes, site.secret.clone(), Ledger::new(&format!("t{id}")))?);
+        let arena = Arc::new(Arena::new(
+            nodes,
+            site.secret.clone(),
+            Ledger::new(&format!("t{id}")),
+        )?);
         let admin = async {
             let admin = Person::register(&arena, &mut chance, &site.invite).await;
             admin.ok_or("the first user can't be registered; the servers' logs may say why".into())
         };
         let admin = unless_told(early, admin).await?;
         let door = Arc::new(Door::new(admin, chance.random()));
-        Ok(Self { site, options, log, arena, door, early, started, seed, chance })
+        Ok(Self {
+            site,
+            options,
+            log,
+            arena,
+            door,
+            early,
+            started,
+            seed,
+            chance,
+        })
     }
 
     /// Chance for one more task; the same for the same seed.
@@ -221,10 +258,19 @@ impl<'a> Run<'a> {
 
     async fn torment(mut self) -> Result<Report, String> {
         let started = self.started;
-        let tell = move |line: &str| eprintln!("{:>9.3} s  {line}", started.elapsed().as_secs_f64());
-        let gathering = people::gather(&self.arena, &self.door, self.options.clients, &mut self.chance);
+        let tell =
+            move |line: &str| eprintln!("{:>9.3} s  {line}", started.elapsed().as_secs_f64());
+        let gathering = people::gather(
+            &self.arena,
+            &self.door,
+            self.options.clients,
+            &mut self.chance,
+        );
         let people = unless_told(self.early, gathering).await?;
-        tell(&format!("{} users are registered; clients start, and things begin to break", people.len()));
+        tell(&format!(
+            "{} users are registered; clients start, and things begin to break",
+            people.len()
+        ));
 
         let (last, until) = watch::channel(None);
         let subscribers = subscriber::start(&self.arena, &until, &mut self.chance);
@@ -266,7 +312,10 @@ impl<'a> Run<'a> {
         });
         if answered.await.is_err() {
             tell("some clients had no answer to the last that they asked; it counts as unknown");
-            broken.push(format!("{} clients had no answer in time to the last that they asked", clients.len()));
+            broken.push(format!(
+                "{} clients had no answer in time to the last that they asked",
+                clients.len()
+            ));
             clients.shutdown().await;
         }
         let mut looking: JoinSet<Person> = lives.into_iter().map(Life::look_back).collect();
@@ -289,7 +338,14 @@ impl<'a> Run<'a> {
         tell("everything comes to rest; the log is held against the ledger");
         let books = self.arena.close_books();
         let chance = self.chance();
-        let rest = Rest { arena: Arc::clone(&self.arena), log: self.log, people, subscribers, last, chance };
+        let rest = Rest {
+            arena: Arc::clone(&self.arena),
+            log: self.log,
+            people,
+            subscribers,
+            last,
+            chance,
+        };
         let mut settled = rest.settle(&books, since).await;
         settled.verdict.join(self.arena.take_seen());
         settled.broken.splice(..0, broken);
@@ -307,7 +363,11 @@ impl<'a> Run<'a> {
             });
         }
         for person in people {
-            let (arena, door, chance) = (Arc::clone(&self.arena), Arc::clone(&self.door), self.chance());
+            let (arena, door, chance) = (
+                Arc::clone(&self.arena),
+                Arc::clone(&self.door),
+                self.chance(),
+            );
             let life = Life::new(arena, door, person, chance, self.site.has_model);
             clients.spawn(async move { Some(life.live().await) });
         }
@@ -318,7 +378,11 @@ impl<'a> Run<'a> {
         let arena = self.arena;
         let recovery = arena.recovery();
         Report {
-            store: if self.site.ground.is_some() { "Postgres" } else { "the embedded store" },
+            store: if self.site.ground.is_some() {
+                "Postgres"
+            } else {
+                "the embedded store"
+            },
             servers: self.site.servers(),
             clients: usize::from(self.options.clients),
             seconds: self.options.seconds,
@@ -330,8 +394,16 @@ impl<'a> Run<'a> {
             commands: ledger.tally(),
             requests: arena.requests.load(Ordering::Relaxed),
             lost: arena.lost.load(Ordering::Relaxed),
-            starts: arena.nodes.iter().map(|node| node.starts.load(Ordering::Relaxed)).sum(),
-            fell: arena.nodes.iter().map(|node| node.fell.load(Ordering::Relaxed)).sum(),
+            starts: arena
+                .nodes
+                .iter()
+                .map(|node| node.starts.load(Ordering::Relaxed))
+                .sum(),
+            fell: arena
+                .nodes
+                .iter()
+                .map(|node| node.fell.load(Ordering::Relaxed))
+                .sum(),
             internal: arena.internal(),
             facts: settled.head,
             feeds_resumed: settled.feeds_resumed,
@@ -348,8 +420,12 @@ impl<'a> Run<'a> {
 
 /// Cancelled by Ctrl-C or SIGTERM.
 fn until_told_to_stop() -> Result<CancellationToken, String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("signals can't be listened to: {error}"));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let listen =
+        |kind| signal(kind).map_err(|error| format!("signals can't be listened to: {error}"));
+    let (mut interrupt, mut terminate) = (
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+    );
     let told = CancellationToken::new();
     let tell = told.clone();
     tokio::spawn(async move {

@@ -40,7 +40,10 @@ pub struct Folder {
 
 /// Does it, and says what came of it.
 pub fn run(config: &Config, command: LogCommand) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     let said = match command {
         LogCommand::Export(folder) => runtime.block_on(write(config, &folder))?,
@@ -50,34 +53,61 @@ pub fn run(config: &Config, command: LogCommand) -> Result<(), String> {
     Ok(())
 }
 
-async fn write(config: &Config, Folder { dir, passphrase_file }: &Folder) -> Result<String, String> {
+async fn write(
+    config: &Config,
+    Folder {
+        dir,
+        passphrase_file,
+    }: &Folder,
+) -> Result<String, String> {
     let is_new = !Export::is_begun(dir);
     let passphrase = passphrase(config, passphrase_file.as_deref(), is_new)?;
     let log = app::open_log(config, true).await?.log;
-    let Exported { head, had } = export(&log, dir, &passphrase).await.map_err(|error| error.to_string())?;
-    Ok(format!("{} holds positions 1 to {head}, {} of them new", dir.display(), head - had))
+    let Exported { head, had } = export(&log, dir, &passphrase)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(format!(
+        "{} holds positions 1 to {head}, {} of them new",
+        dir.display(),
+        head - had
+    ))
 }
 
-async fn take_in(config: &Config, Folder { dir, passphrase_file }: &Folder) -> Result<String, String> {
+async fn take_in(
+    config: &Config,
+    Folder {
+        dir,
+        passphrase_file,
+    }: &Folder,
+) -> Result<String, String> {
     let passphrase = passphrase(config, passphrase_file.as_deref(), false)?;
     let _only_process = app::lock_store(config)?;
     let masters = file::ring(config, true).await?; // an export is read with the keys it was written with: none are made
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
-    let Imported { head, had } = import(&config.target(), &masters, &export).await.map_err(|error| error.to_string())?;
-    Ok(format!("the store holds positions 1 to {head}, {} of them new", head - had))
+    let Imported { head, had } = import(&config.target(), &masters, &export)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(format!(
+        "the store holds positions 1 to {head}, {} of them new",
+        head - had
+    ))
 }
 
 /// The passphrase of an export: from the file, the environment or the terminal.
-pub fn passphrase(config: &Config, file: Option<&Path>, is_new: bool) -> Result<SecretString, String> {
+pub fn passphrase(
+    config: &Config,
+    file: Option<&Path>,
+    is_new: bool,
+) -> Result<SecretString, String> {
     let passphrase = match (file, &config.export_passphrase) {
         (Some(file), _) => read(file)?,
         (None, Some(passphrase)) => passphrase.clone(),
         (None, None) => ask(is_new)?,
     };
     match is_new && passphrase.expose_secret().len() < SHORTEST {
-        true => {
-            Err(format!("the passphrase of an export must have {SHORTEST} characters or more; who has it can read the export"))
-        }
+        true => Err(format!(
+            "the passphrase of an export must have {SHORTEST} characters or more; who has it can read the export"
+        )),
         false => Ok(passphrase),
     }
 }
@@ -85,12 +115,20 @@ pub fn passphrase(config: &Config, file: Option<&Path>, is_new: bool) -> Result<
 fn read(path: &Path) -> Result<SecretString, String> {
     let shown = path.display();
     let file = File::open(path).map_err(|error| format!("{shown}: {error}"))?;
-    let mode = file.metadata().map_err(|error| format!("{shown}: {error}"))?.permissions().mode();
+    let mode = file
+        .metadata()
+        .map_err(|error| format!("{shown}: {error}"))?
+        .permissions()
+        .mode();
     if mode & 0o077 != 0 {
-        return Err(format!("{shown} can be read by others; run: chmod 600 {shown}"));
+        return Err(format!(
+            "{shown} can be read by others; run: chmod 600 {shown}"
+        ));
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(LONGEST_FILE).read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
+    file.take(LONGEST_FILE)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("{shown}: {error}"))?;
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
 }
 

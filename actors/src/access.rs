@@ -24,36 +24,67 @@ type Reading = (String, Option<UserId>);
 impl Access {
     /// On this log.
     pub fn new(log: Log) -> Self {
-        Self { log, noted: Lately::new() }
+        Self {
+            log,
+            noted: Lately::new(),
+        }
     }
 
     /// To be called before events are answered with what is personal in them: of one user, or of everybody. When this answers
     /// `Ok`, that it was read is durable.
-    pub async fn personal_read(&self, caller: &Caller, user: Option<UserId>) -> Result<(), WriteError> {
+    pub async fn personal_read(
+        &self,
+        caller: &Caller,
+        user: Option<UserId>,
+    ) -> Result<(), WriteError> {
         let reading = (caller.scope(), user);
         if self.noted.stands(&reading, Instant::now()) {
             return Ok(());
         }
-        note(&self.log, vec![AccessCommand::ReadPersonal { user }], caller.metadata()).await?;
+        note(
+            &self.log,
+            vec![AccessCommand::ReadPersonal { user }],
+            caller.metadata(),
+        )
+        .await?;
         self.noted.remember(reading, Instant::now());
         Ok(())
     }
 
     /// What was refused to nobody in particular, by where it came from: at most as many as one append may hold, and at least one.
-    pub async fn refused(&self, refused: Vec<(Option<NetworkId>, Wrong)>) -> Result<(), WriteError> {
-        let commands = refused.into_iter().map(|(network, wrong)| AccessCommand::NoteRefused { network, wrong });
+    pub async fn refused(
+        &self,
+        refused: Vec<(Option<NetworkId>, Wrong)>,
+    ) -> Result<(), WriteError> {
+        let commands = refused
+            .into_iter()
+            .map(|(network, wrong)| AccessCommand::NoteRefused { network, wrong });
         note(&self.log, commands.collect(), Metadata::system()).await
     }
 }
 
 /// Puts all of it on record, or nothing.
-pub(crate) async fn note(log: &Log, commands: Vec<AccessCommand>, metadata: Metadata) -> Result<(), WriteError> {
+pub(crate) async fn note(
+    log: &Log,
+    commands: Vec<AccessCommand>,
+    metadata: Metadata,
+) -> Result<(), WriteError> {
     let mut groups = Vec::new();
     for command in commands {
         let stream = StreamId::new(StreamKind::Access, log.clock().new_uuid());
         let noted = Looked::Absent.decide(command)?;
-        groups.push(Group::of_system(&stream, 0, noted.into_iter().map(Into::into).collect()));
+        groups.push(Group::of_system(
+            &stream,
+            0,
+            noted.into_iter().map(Into::into).collect(),
+        ));
     }
-    log.append(Append { groups, work: vec![], metadata, remember: None }).await?;
+    log.append(Append {
+        groups,
+        work: vec![],
+        metadata,
+        remember: None,
+    })
+    .await?;
     Ok(())
 }

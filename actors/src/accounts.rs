@@ -86,13 +86,32 @@ impl Accounts {
 
     /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
     /// logged out in the same append. The outcome's `changed` says whether it was not so before.
-    pub async fn sync(&self, user: UserId, wanted: Wanted, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+    pub async fn sync(
+        &self,
+        user: UserId,
+        wanted: Wanted,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
         self.plan(user, asking, move |state, now| {
-            let changes = state.decide(now, UserCommand::Account(AccountCommand::Sync(wanted.clone())))?;
-            let suspends = changes.iter().any(|change| change.event == Event::Account(AccountEvent::Suspended));
-            let work = if suspends { vec![Work::EndSessions { user, but: None }] } else { vec![] };
+            let changes = state.decide(
+                now,
+                UserCommand::Account(AccountCommand::Sync(wanted.clone())),
+            )?;
+            let suspends = changes
+                .iter()
+                .any(|change| change.event == Event::Account(AccountEvent::Suspended));
+            let work = if suspends {
+                vec![Work::EndSessions { user, but: None }]
+            } else {
+                vec![]
+            };
             let outcome = json!({"changed": !changes.is_empty()});
-            Ok(Plan { changes, work, outcome, ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work,
+                outcome,
+                ..Plan::default()
+            })
         })
         .await
     }
@@ -107,7 +126,13 @@ impl Accounts {
     ) -> Result<Done, WriteError> {
         let keys = self.keys(user).await?;
         let now = self.log.clock().now();
-        let agent = family.agent.map(|agent| agent.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect::<String>());
+        let agent = family.agent.map(|agent| {
+            agent
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(MAX_AGENT)
+                .collect::<String>()
+        });
         let session = Work::OpenSession(NewSession {
             user,
             family: family.family.to_string(),
@@ -119,30 +144,63 @@ impl Accounts {
         self.plan(user, asking, move |state, now| {
             let Proof { password, code } = proof;
             let command = UserCommand::Account(AccountCommand::SignInByPassword { password, code });
-            Ok(Plan { changes: state.decide(now, command)?, work: vec![session.clone()], ..Plan::default() })
+            Ok(Plan {
+                changes: state.decide(now, command)?,
+                work: vec![session.clone()],
+                ..Plan::default()
+            })
         })
         .await
     }
 
     /// Notes that a user wants to be forgotten at that time. They may not act any more, and all their logins end.
-    pub async fn request_forget(&self, user: UserId, due: Moment, asking: impl Into<Asking>) -> Result<Done, WriteError> {
-        let work = vec![Work::AwaitForget { user, due }, Work::EndSessions { user, but: None }];
-        self.account(user, AccountCommand::RequestForget { due }, work, asking).await
+    pub async fn request_forget(
+        &self,
+        user: UserId,
+        due: Moment,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        let work = vec![
+            Work::AwaitForget { user, due },
+            Work::EndSessions { user, but: None },
+        ];
+        self.account(user, AccountCommand::RequestForget { due }, work, asking)
+            .await
     }
 
     /// They are not to be forgotten after all.
-    pub async fn withdraw_forget(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
-        self.account(user, AccountCommand::WithdrawForget, vec![Work::Stay { user }], asking).await
+    pub async fn withdraw_forget(
+        &self,
+        user: UserId,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        self.account(
+            user,
+            AccountCommand::WithdrawForget,
+            vec![Work::Stay { user }],
+            asking,
+        )
+        .await
     }
 
     /// Ends all logins of a user.
-    pub async fn end_sessions(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+    pub async fn end_sessions(
+        &self,
+        user: UserId,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
         let work = vec![Work::EndSessions { user, but: None }];
-        self.account(user, AccountCommand::EndSessions, work, asking).await
+        self.account(user, AccountCommand::EndSessions, work, asking)
+            .await
     }
 
     /// Ends one login of a user.
-    pub async fn end_session(&self, user: UserId, login: Uuid, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+    pub async fn end_session(
+        &self,
+        user: UserId,
+        login: Uuid,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
         let family = login.to_string();
         let sessions = self.log.sessions_of(user, self.log.clock().now()).await?;
         let is_theirs = sessions.iter().any(|session| session.family == family);
@@ -150,17 +208,35 @@ impl Accounts {
             if !is_theirs {
                 return Err(Refusal::not_found("session"));
             }
-            let end = AccountCommand::EndSession { family: family.clone() };
+            let end = AccountCommand::EndSession {
+                family: family.clone(),
+            };
             let changes = state.decide(now, UserCommand::Account(end))?;
-            Ok(Plan { changes, work: vec![Work::EndSession { family: family.clone() }], ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work: vec![Work::EndSession {
+                    family: family.clone(),
+                }],
+                ..Plan::default()
+            })
         })
         .await
     }
 
     /// Ends a login whose old token came back, and notes it: both or none, so that a crash leaves the token to be found again.
-    pub async fn end_reused(&self, user: UserId, family: String, asking: impl Into<Asking>) -> Result<(), WriteError> {
-        let work = vec![Work::EndSession { family: family.clone() }];
-        match self.account(user, AccountCommand::NoteReuse { family }, work, asking).await {
+    pub async fn end_reused(
+        &self,
+        user: UserId,
+        family: String,
+        asking: impl Into<Asking>,
+    ) -> Result<(), WriteError> {
+        let work = vec![Work::EndSession {
+            family: family.clone(),
+        }];
+        match self
+            .account(user, AccountCommand::NoteReuse { family }, work, asking)
+            .await
+        {
             // Who may not act has no logins any more.
             Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
             Err(error) => Err(error),
@@ -168,24 +244,53 @@ impl Accounts {
     }
 
     /// Gives out a one-time link to set a new password; one given out before is void.
-    pub async fn offer_reset(&self, user: UserId, asking: impl Into<Asking>) -> Result<NewResetLink, WriteError> {
+    pub async fn offer_reset(
+        &self,
+        user: UserId,
+        asking: impl Into<Asking>,
+    ) -> Result<NewResetLink, WriteError> {
         let bytes = Zeroizing::new([user.0.as_bytes().as_slice(), &random_bytes::<32>()].concat());
         let token = SecretString::from(BASE64.encode(&*bytes));
         let expires_at = self.log.clock().now().plus_seconds(RESET_SECONDS);
-        let link = ResetLink { token_hash: sha256_hex(token.expose_secret().as_bytes()), expires_at };
-        let done = self.account(user, AccountCommand::OfferPasswordReset(link.clone()), vec![], asking).await?;
-        Ok(NewResetLink { token, link, position: done.position })
+        let link = ResetLink {
+            token_hash: sha256_hex(token.expose_secret().as_bytes()),
+            expires_at,
+        };
+        let done = self
+            .account(
+                user,
+                AccountCommand::OfferPasswordReset(link.clone()),
+                vec![],
+                asking,
+            )
+            .await?;
+        Ok(NewResetLink {
+            token,
+            link,
+            position: done.position,
+        })
     }
 
     /// Whose link it is, if it may be used now: asked before a password is hashed, which costs.
-    pub async fn check_reset(&self, token: &SecretString, asking: impl Into<Asking>) -> Result<UserId, WriteError> {
+    pub async fn check_reset(
+        &self,
+        token: &SecretString,
+        asking: impl Into<Asking>,
+    ) -> Result<UserId, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
         self.keys(user).await.map_err(no_such_link)?; // of nobody's token no actor is made
         let planner = move |state: &User, now: Now| {
-            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
-            state.decide(now, UserCommand::Account(command)).map(|_| Plan::default()) // only asked
+            let command = AccountCommand::ResetPassword {
+                token_hash: token_hash.clone(),
+                now: now.moment,
+            };
+            state
+                .decide(now, UserCommand::Account(command))
+                .map(|_| Plan::default()) // only asked
         };
-        self.plan(user, asking, planner).await.map_err(no_such_link)?;
+        self.plan(user, asking, planner)
+            .await
+            .map_err(no_such_link)?;
         Ok(user)
     }
 
@@ -199,11 +304,22 @@ impl Accounts {
         let (user, token_hash) = read_reset_token(token)?;
         let key = self.vault_key(user).await.map_err(no_such_link)?;
         let planner = move |state: &User, now: Now| {
-            let command = AccountCommand::ResetPassword { token_hash: token_hash.clone(), now: now.moment };
+            let command = AccountCommand::ResetPassword {
+                token_hash: token_hash.clone(),
+                now: now.moment,
+            };
             let changes = state.decide(now, UserCommand::Account(command))?;
-            let version = state.account().profile().map_or(0, |profile| profile.password) + 1;
+            let version = state
+                .account()
+                .profile()
+                .map_or(0, |profile| profile.password)
+                + 1;
             let password = seal_password(&key, user, version, hash.expose_secret());
-            Ok(Plan { changes, work: vec![password, Work::EndSessions { user, but: None }], ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work: vec![password, Work::EndSessions { user, but: None }],
+                ..Plan::default()
+            })
         };
         self.plan(user, asking, planner).await.map_err(no_such_link)
     }
@@ -218,24 +334,46 @@ impl Accounts {
     ) -> Result<Done, WriteError> {
         let key = self.vault_key(user).await?;
         self.plan(user, asking, move |state, now| {
-            let changes = state.decide(now, UserCommand::Account(AccountCommand::EnableTwoFactor { step }))?;
+            let changes = state.decide(
+                now,
+                UserCommand::Account(AccountCommand::EnableTwoFactor { step }),
+            )?;
             let TwoFactor { version, .. } = state.account().active()?.two_factor;
             let work = vec![seal_two_factor(&key, user, version + 1, &secret)];
-            Ok(Plan { changes, work, ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work,
+                ..Plan::default()
+            })
         })
         .await
     }
 
     /// Asks for a code no longer, and deletes the secret.
-    pub async fn disable_two_factor(&self, user: UserId, code: Code, asking: impl Into<Asking>) -> Result<Done, WriteError> {
-        let work = vec![Work::DeleteSecret { secret_id: two_factor_id(user) }];
-        self.account(user, AccountCommand::DisableTwoFactor(code), work, asking).await
+    pub async fn disable_two_factor(
+        &self,
+        user: UserId,
+        code: Code,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        let work = vec![Work::DeleteSecret {
+            secret_id: two_factor_id(user),
+        }];
+        self.account(user, AccountCommand::DisableTwoFactor(code), work, asking)
+            .await
     }
 
     /// The same by an administrator's word: the authenticator is lost. When no code was asked for, nothing happens.
-    pub async fn remove_two_factor(&self, user: UserId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
-        let work = vec![Work::DeleteSecret { secret_id: two_factor_id(user) }];
-        self.account(user, AccountCommand::RemoveTwoFactor, work, asking).await
+    pub async fn remove_two_factor(
+        &self,
+        user: UserId,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
+        let work = vec![Work::DeleteSecret {
+            secret_id: two_factor_id(user),
+        }];
+        self.account(user, AccountCommand::RemoveTwoFactor, work, asking)
+            .await
     }
 
     /// Deletes logins that ran out, for ever; to be spawned. The elected node does it.
@@ -259,7 +397,11 @@ impl Accounts {
     ) -> Result<Done, WriteError> {
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(command.clone()))?;
-            Ok(Plan { changes, work: work.clone(), ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work: work.clone(),
+                ..Plan::default()
+            })
         })
         .await
     }
@@ -270,24 +412,32 @@ impl Accounts {
         asking: impl Into<Asking>,
         planner: impl Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync + 'static,
     ) -> Result<Done, WriteError> {
-        self.users.plan(user, None, asking, Arc::new(planner)).await.map_err(|error| match error {
-            WriteError::Forgotten => Refusal::not_found("user").into(),
-            error => error,
-        })
+        self.users
+            .plan(user, None, asking, Arc::new(planner))
+            .await
+            .map_err(|error| match error {
+                WriteError::Forgotten => Refusal::not_found("user").into(),
+                error => error,
+            })
     }
 
     /// The keys of somebody who is there.
     async fn keys(&self, user: UserId) -> Result<Arc<UserKeys>, WriteError> {
         match self.log.keys(user.0).await {
             Ok(KeyState::Live(keys)) => Ok(keys),
-            Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => Err(Refusal::not_found("user").into()),
+            Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => {
+                Err(Refusal::not_found("user").into())
+            }
             Err(error) => Err(error.into()),
         }
     }
 
     /// The key for the secrets of somebody who is there.
     async fn vault_key(&self, user: UserId) -> Result<VaultKey, WriteError> {
-        self.vault.key(user).await?.ok_or_else(|| Refusal::not_found("user").into())
+        self.vault
+            .key(user)
+            .await?
+            .ok_or_else(|| Refusal::not_found("user").into())
     }
 }
 
@@ -295,8 +445,13 @@ impl Accounts {
 fn read_reset_token(token: &SecretString) -> Result<(UserId, String), WriteError> {
     let token = token.expose_secret();
     let bytes = BASE64.decode(token).map(Zeroizing::new).ok();
-    let user = bytes.filter(|bytes| bytes.len() == 48).and_then(|bytes| Uuid::from_slice(&bytes[..16]).ok());
-    Ok((UserId(user.ok_or_else(bad_link)?), sha256_hex(token.as_bytes())))
+    let user = bytes
+        .filter(|bytes| bytes.len() == 48)
+        .and_then(|bytes| Uuid::from_slice(&bytes[..16]).ok());
+    Ok((
+        UserId(user.ok_or_else(bad_link)?),
+        sha256_hex(token.as_bytes()),
+    ))
 }
 
 /// Of somebody who is not there, or may not act, there is no link: no answer tells which users there are.
@@ -308,5 +463,8 @@ fn no_such_link(error: WriteError) -> WriteError {
 }
 
 fn bad_link() -> Refusal {
-    Refusal::invalid("token", "This link was used or has expired; ask an administrator for another")
+    Refusal::invalid(
+        "token",
+        "This link was used or has expired; ask an administrator for another",
+    )
 }

@@ -45,11 +45,17 @@ pub(crate) struct TurnTask {
 }
 
 pub(crate) fn died() -> Failure {
-    Failure { code: "internal".into(), sentence: "The answer broke off through a fault of the server; ask again".into() }
+    Failure {
+        code: "internal".into(),
+        sentence: "The answer broke off through a fault of the server; ask again".into(),
+    }
 }
 
 pub(crate) fn interrupted() -> Failure {
-    Failure { code: "interrupted".into(), sentence: "The server went down during the answer; ask again".into() }
+    Failure {
+        code: "interrupted".into(),
+        sentence: "The server went down during the answer; ask again".into(),
+    }
 }
 
 /// How an attempt ended, and the text that was committed and shown.
@@ -69,10 +75,16 @@ pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     let attempt = match turn_attempt(&supervisor, &task).await {
         Ok(attempt) => attempt,
         Err(LogError::Forgotten { .. }) => return supervisor.0.feeds.close(task.turn),
-        Err(_) if task.run.cancel.is_cancelled() => Attempt { text: String::new(), end: End::Stopped },
+        Err(_) if task.run.cancel.is_cancelled() => Attempt {
+            text: String::new(),
+            end: End::Stopped,
+        },
         Err(error) => {
             error!(%error, turn.id = %task.turn, "turn `{}` can't be run", task.turn);
-            Attempt { text: String::new(), end: End::Failed(died()) }
+            Attempt {
+                text: String::new(),
+                end: End::Failed(died()),
+            }
         }
     };
     if task.run.lost.is_cancelled() {
@@ -86,7 +98,18 @@ pub(crate) async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     };
     let model = supervisor.0.settings.chat_model.clone();
     info!(turn.id = %task.turn, outcome = outcome.as_str(), answer.bytes = attempt.text.len(), "turn `{}` ended", task.turn);
-    end_turn(&supervisor, &task, Answer { content: attempt.text, outcome, failure, model, metrics }).await;
+    end_turn(
+        &supervisor,
+        &task,
+        Answer {
+            content: attempt.text,
+            outcome,
+            failure,
+            model,
+            metrics,
+        },
+    )
+    .await;
 }
 
 async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attempt, LogError> {
@@ -97,15 +120,27 @@ async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attemp
         async move { log.live_keys(user).await }
     });
     let keys = keys.await?;
-    let stopped = Attempt { text: String::new(), end: End::Stopped };
-    let Some(_pass) = wait_for_pass(supervisor, task).await else { return Ok(stopped) };
+    let stopped = Attempt {
+        text: String::new(),
+        end: End::Stopped,
+    };
+    let Some(_pass) = wait_for_pass(supervisor, task).await else {
+        return Ok(stopped);
+    };
     inner.feeds.stage(task.turn, Stage::Running);
     let history = read_surely(task, || {
         let (log, session) = (log.clone(), session.clone());
-        async move { log.stream_events::<Chat>(&Owner::User(user), &session.0).await }
+        async move {
+            log.stream_events::<Chat>(&Owner::User(user), &session.0)
+                .await
+        }
     });
     let history = history.await?;
-    let conversation = conversation(&history, task.turn, inner.settings.context_tokens * BYTES_PER_TOKEN);
+    let conversation = conversation(
+        &history,
+        task.turn,
+        inner.settings.context_tokens * BYTES_PER_TOKEN,
+    );
     let opened = tokio::select! {
         biased;
         () = task.run.over() => return Ok(stopped),
@@ -113,7 +148,10 @@ async fn turn_attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<Attemp
     };
     Ok(match opened {
         Ok(stream) => relay(supervisor, task, &keys, stream).await,
-        Err(failure) => Attempt { text: String::new(), end: End::Failed(failure) },
+        Err(failure) => Attempt {
+            text: String::new(),
+            end: End::Failed(failure),
+        },
     })
 }
 
@@ -124,7 +162,9 @@ where
 {
     for pause in pauses() {
         match read().await {
-            Err(LogError::Away(reason)) => warn!(reason, turn.id = %task.turn, "what a turn needs can't be read; trying on"),
+            Err(LogError::Away(reason)) => {
+                warn!(reason, turn.id = %task.turn, "what a turn needs can't be read; trying on")
+            }
             read => return read,
         }
         tokio::select! {
@@ -152,7 +192,12 @@ async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<Pass>
 }
 
 /// Reads the model as fast as it writes, and commits and shows what has come since the last commit.
-async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, mut stream: Stream) -> Attempt {
+async fn relay(
+    supervisor: &Supervisor,
+    task: &TurnTask,
+    keys: &Arc<UserKeys>,
+    mut stream: Stream,
+) -> Attempt {
     let (mut shown, mut arrived, mut end) = (String::new(), String::new(), None);
     let mut room = MAX_ANSWER_BYTES;
     let deadline = tokio::time::sleep(ANSWER_DEADLINE);
@@ -162,7 +207,12 @@ async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, m
         if committing.is_none() && !arrived.is_empty() {
             let piece = std::mem::take(&mut arrived);
             let upto = (shown.len() + piece.len()) as u64;
-            let (journal, keys, turn, user) = (supervisor.0.journal.clone(), Arc::clone(keys), task.turn, task.user);
+            let (journal, keys, turn, user) = (
+                supervisor.0.journal.clone(),
+                Arc::clone(keys),
+                task.turn,
+                task.user,
+            );
             committing = Some(tokio::spawn(commit(journal, turn, user, keys, upto, piece)));
         }
         let committed = async {
@@ -206,7 +256,14 @@ async fn relay(supervisor: &Supervisor, task: &TurnTask, keys: &Arc<UserKeys>, m
 }
 
 /// Commits a piece, however long the store is away, and gives it back to be shown.
-async fn commit(journal: Journal, turn: TurnId, user: UserId, keys: Arc<UserKeys>, upto: u64, piece: String) -> String {
+async fn commit(
+    journal: Journal,
+    turn: TurnId,
+    user: UserId,
+    keys: Arc<UserKeys>,
+    upto: u64,
+    piece: String,
+) -> String {
     for pause in pauses() {
         match journal.write(turn, user, &keys, upto, &piece).await {
             Ok(()) => break,
@@ -218,17 +275,26 @@ async fn commit(journal: Journal, turn: TurnId, user: UserId, keys: Arc<UserKeys
 }
 
 pub(crate) fn took_too_long() -> Failure {
-    Failure { code: "ollama_timeout".into(), sentence: "The answer took too long and was stopped; what came is kept".into() }
+    Failure {
+        code: "ollama_timeout".into(),
+        sentence: "The answer took too long and was stopped; what came is kept".into(),
+    }
 }
 
 fn too_long() -> Failure {
     let sentence = format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; what came is kept");
-    Failure { code: "answer_too_long".into(), sentence }
+    Failure {
+        code: "answer_too_long".into(),
+        sentence,
+    }
 }
 
 fn pauses() -> impl Iterator<Item = Duration> {
     let last = PAUSES_MS[PAUSES_MS.len() - 1];
-    PAUSES_MS.into_iter().chain(std::iter::repeat(last)).map(Duration::from_millis)
+    PAUSES_MS
+        .into_iter()
+        .chain(std::iter::repeat(last))
+        .map(Duration::from_millis)
 }
 
 /// Ends a turn whose task is gone, with what was shown of it.
@@ -241,28 +307,59 @@ pub(crate) async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, fail
                 tokio::time::sleep(pause).await;
                 continue;
             }
-            Err(error) => error!(%error, turn.id = %task.turn, "what turn `{}` had said can't be read", task.turn),
+            Err(error) => {
+                error!(%error, turn.id = %task.turn, "what turn `{}` had said can't be read", task.turn)
+            }
         }
         break;
     }
     content.truncate(fitting(&content, &mut MAX_ANSWER_BYTES.clone()).len());
-    let outcome = if failure.code == "interrupted" { TurnOutcome::Interrupted } else { TurnOutcome::Failed };
+    let outcome = if failure.code == "interrupted" {
+        TurnOutcome::Interrupted
+    } else {
+        TurnOutcome::Failed
+    };
     let model = supervisor.0.settings.chat_model.clone();
-    let answer = Answer { content, outcome, failure: Some(failure), model, metrics: TurnMetrics::default() };
+    let answer = Answer {
+        content,
+        outcome,
+        failure: Some(failure),
+        model,
+        metrics: TurnMetrics::default(),
+    };
     end_turn(supervisor, task, answer).await;
 }
 
 /// Writes a turn's end, however long the store is away, and tells the readers.
 async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
-    let (id, session, turn, office) = (task.turn.to_string(), task.session.clone(), task.turn, task.office);
+    let (id, session, turn, office) = (
+        task.turn.to_string(),
+        task.session.clone(),
+        task.turn,
+        task.office,
+    );
     let kept = answer.clone();
     let plan = move |state: &User, now| {
-        let command = ChatCommand::Answer { turn, answer: kept.clone() };
+        let command = ChatCommand::Answer {
+            turn,
+            answer: kept.clone(),
+        };
         let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
-        let mut work =
-            vec![Work::DropLease { kind: LeaseKind::Turn, id: id.clone() }, Work::PruneJournal { turn_id: id.clone() }];
+        let mut work = vec![
+            Work::DropLease {
+                kind: LeaseKind::Turn,
+                id: id.clone(),
+            },
+            Work::PruneJournal {
+                turn_id: id.clone(),
+            },
+        ];
         work.extend(office.map(Work::OnlyInEpoch));
-        Ok(Plan { changes, work, ..Plan::default() })
+        Ok(Plan {
+            changes,
+            work,
+            ..Plan::default()
+        })
     };
     match keep_asking(supervisor, task.user, &task.metadata, plan).await {
         // It had an end already, which is not this one: the store knows it.
@@ -270,7 +367,13 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
             supervisor.0.feeds.close(turn);
             drop_own_lease(supervisor, LeaseKind::Turn, &turn.to_string()).await;
         }
-        Ok(done) => supervisor.0.feeds.end(turn, Ended { answer, position: done.position }),
+        Ok(done) => supervisor.0.feeds.end(
+            turn,
+            Ended {
+                answer,
+                position: done.position,
+            },
+        ),
         Err(WriteError::Forgotten) => supervisor.0.feeds.close(turn),
         Err(error) => {
             error!(%error, turn.id = %turn, "the end of turn `{turn}` can't be written");
@@ -281,7 +384,12 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
 
 /// A lease of this node whose work has ended; one that can't be dropped now lapses.
 pub(crate) async fn drop_own_lease(supervisor: &Supervisor, kind: LeaseKind, id: &str) {
-    if let Err(error) = supervisor.0.log.drop_lease(kind, id, &supervisor.0.node).await {
+    if let Err(error) = supervisor
+        .0
+        .log
+        .drop_lease(kind, id, &supervisor.0.node)
+        .await
+    {
         warn!(%error, "a lease that says nothing any more can't be dropped");
     }
 }
@@ -291,10 +399,19 @@ pub(crate) async fn keep_asking(
     supervisor: &Supervisor,
     user: UserId,
     metadata: &Metadata,
-    plan: impl Fn(&User, genie_events::Now) -> Result<Plan, genie_events::Refusal> + Clone + Send + Sync + 'static,
+    plan: impl Fn(&User, genie_events::Now) -> Result<Plan, genie_events::Refusal>
+    + Clone
+    + Send
+    + Sync
+    + 'static,
 ) -> Result<Done, WriteError> {
     for pause in pauses() {
-        match supervisor.0.users.plan(user, None, metadata.clone(), Arc::new(plan.clone())).await {
+        match supervisor
+            .0
+            .users
+            .plan(user, None, metadata.clone(), Arc::new(plan.clone()))
+            .await
+        {
             Err(WriteError::Away(_) | WriteError::Busy) => tokio::time::sleep(pause).await,
             settled => return settled,
         }

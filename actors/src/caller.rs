@@ -12,31 +12,56 @@ pub struct Caller {
 
 #[derive(Debug, Clone)]
 enum Who {
-    User { id: UserId, admin: bool },
-    Impersonator { by: UserId, user: UserId },
+    User {
+        id: UserId,
+        admin: bool,
+    },
+    Impersonator {
+        by: UserId,
+        user: UserId,
+    },
     SharedSecret,
-    ServiceKey { id: ServiceKeyId, scopes: Vec<Scope> },
+    ServiceKey {
+        id: ServiceKeyId,
+        scopes: Vec<Scope>,
+    },
 }
 
 impl Caller {
     /// A user whose token was checked.
     pub fn user(id: UserId, admin: bool, request_id: impl Into<String>) -> Self {
-        Self { who: Who::User { id, admin }, request_id: request_id.into() }
+        Self {
+            who: Who::User { id, admin },
+            request_id: request_id.into(),
+        }
     }
 
     /// An administrator who acts for a user, and may do what the user may.
     pub fn impersonator(by: UserId, user: UserId, request_id: impl Into<String>) -> Self {
-        Self { who: Who::Impersonator { by, user }, request_id: request_id.into() }
+        Self {
+            who: Who::Impersonator { by, user },
+            request_id: request_id.into(),
+        }
     }
 
     /// A holder of the shared secret.
     pub fn shared_secret(request_id: impl Into<String>) -> Self {
-        Self { who: Who::SharedSecret, request_id: request_id.into() }
+        Self {
+            who: Who::SharedSecret,
+            request_id: request_id.into(),
+        }
     }
 
     /// A holder of a service key that was checked.
-    pub fn service_key(id: ServiceKeyId, scopes: Vec<Scope>, request_id: impl Into<String>) -> Self {
-        Self { who: Who::ServiceKey { id, scopes }, request_id: request_id.into() }
+    pub fn service_key(
+        id: ServiceKeyId,
+        scopes: Vec<Scope>,
+        request_id: impl Into<String>,
+    ) -> Self {
+        Self {
+            who: Who::ServiceKey { id, scopes },
+            request_id: request_id.into(),
+        }
     }
 
     /// The user who is asked for, when it is one.
@@ -108,6 +133,9 @@ pub struct Asking {
 
 impl From<Metadata> for Asking {
     fn from(metadata: Metadata) -> Self {
-        Self { metadata, key: None }
+        Self {
+            metadata,
+            key: None,
+        }
     }
 }

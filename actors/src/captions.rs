@@ -36,7 +36,11 @@ pub(crate) struct CaptionTask {
 }
 
 /// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
-pub(crate) async fn write_caption(supervisor: Supervisor, task: CaptionTask, brief: Brief) -> Result<Written, Failure> {
+pub(crate) async fn write_caption(
+    supervisor: Supervisor,
+    task: CaptionTask,
+    brief: Brief,
+) -> Result<Written, Failure> {
     let mut place = supervisor.line_up(&task.caption.to_string(), Class::Caption, task.user);
     let _pass = tokio::select! {
         () = task.run.over() => return Err(interrupted()),
@@ -63,13 +67,28 @@ async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Writt
     }
     let cut = cap.map_or_else(|| text.clone(), |cap| cut(&text, cap));
     match cut.is_empty() {
-        true => Err(Failure { code: "ollama_failed".into(), sentence: "The model wrote nothing; try again".into() }),
-        false => Ok(Written { truncated: cut != text, text: cut, model: model.clone() }),
+        true => Err(Failure {
+            code: "ollama_failed".into(),
+            sentence: "The model wrote nothing; try again".into(),
+        }),
+        false => Ok(Written {
+            truncated: cut != text,
+            text: cut,
+            model: model.clone(),
+        }),
     }
 }
 
-async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Message]) -> Result<String, Failure> {
-    let mut stream = supervisor.0.ollama.chat(model, conversation, CAPTION_TOKENS).await?;
+async fn whole_answer(
+    supervisor: &Supervisor,
+    model: &str,
+    conversation: &[Message],
+) -> Result<String, Failure> {
+    let mut stream = supervisor
+        .0
+        .ollama
+        .chat(model, conversation, CAPTION_TOKENS)
+        .await?;
     let (mut whole, mut room) = (String::new(), MAX_CAPTION_BYTES);
     loop {
         let (text, is_done) = match stream.next().await? {
@@ -85,7 +104,11 @@ async fn whole_answer(supervisor: &Supervisor, model: &str, conversation: &[Mess
 }
 
 /// Writes a caption's end, however long the store is away, and tells who waits for it.
-pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, written: Result<Written, Failure>) {
+pub(crate) async fn end_caption(
+    supervisor: &Supervisor,
+    task: &CaptionTask,
+    written: Result<Written, Failure>,
+) {
     let (caption, id, office) = (task.caption, task.caption.to_string(), task.office);
     if task.run.lost.is_cancelled() {
         return supervisor.forsake_caption(caption); // another node has it
@@ -95,9 +118,16 @@ pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, wri
         let id = id.clone();
         move |state: &User, now| {
             let changes = state.decide(now, command.clone())?;
-            let mut work = vec![Work::DropLease { kind: LeaseKind::Caption, id: id.clone() }];
+            let mut work = vec![Work::DropLease {
+                kind: LeaseKind::Caption,
+                id: id.clone(),
+            }];
             work.extend(office.map(Work::OnlyInEpoch));
-            Ok(Plan { changes, work, ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work,
+                ..Plan::default()
+            })
         }
     };
     match keep_asking(supervisor, task.user, &task.metadata, plan).await {
@@ -107,7 +137,9 @@ pub(crate) async fn end_caption(supervisor: &Supervisor, task: &CaptionTask, wri
             drop_own_lease(supervisor, LeaseKind::Caption, &id).await;
         }
         Ok(Done { position, .. }) => {
-            let end = written.map(|written| (written, position)).map_err(|failure| (failure, position));
+            let end = written
+                .map(|written| (written, position))
+                .map_err(|failure| (failure, position));
             supervisor.tell_caption(caption, end);
         }
         Err(error) => {
@@ -131,19 +163,33 @@ pub fn prompt(brief: &Brief) -> Vec<Message> {
         wanted.push_str(&format!(" It is posted by {username}."));
     }
     if let Some(cap) = brief.platform.cap() {
-        wanted.push_str(&format!(" Never more than {cap} characters, whatever the length above says."));
+        wanted.push_str(&format!(
+            " Never more than {cap} characters, whatever the length above says."
+        ));
     }
     vec![
-        Message { role: "system", content: "You write captions for creators. Answer with the caption alone.".into() },
-        Message { role: "user", content: wanted },
+        Message {
+            role: "system",
+            content: "You write captions for creators. Answer with the caption alone.".into(),
+        },
+        Message {
+            role: "user",
+            content: wanted,
+        },
     ]
 }
 
 /// The same conversation after a reply that was too long.
 pub fn shorter(mut conversation: Vec<Message>, reply: &str, cap: usize) -> Vec<Message> {
-    conversation.push(Message { role: "assistant", content: reply.to_owned() });
+    conversation.push(Message {
+        role: "assistant",
+        content: reply.to_owned(),
+    });
     let content = format!("That is too long. Write it again with at most {cap} characters.");
-    conversation.push(Message { role: "user", content });
+    conversation.push(Message {
+        role: "user",
+        content,
+    });
     conversation
 }
 
@@ -157,7 +203,9 @@ pub fn clean(reply: &str) -> String {
         text = rest.trim();
     }
     for (open, close) in [('"', '"'), ('“', '”'), ('\'', '\''), ('«', '»'), ('`', '`')] {
-        let inner = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+        let inner = text
+            .strip_prefix(open)
+            .and_then(|rest| rest.strip_suffix(close));
         if let Some(inner) = inner.filter(|inner| !inner.contains([open, close])) {
             text = inner.trim();
         }
@@ -167,8 +215,18 @@ pub fn clean(reply: &str) -> String {
 
 fn is_preamble(words: &str) -> bool {
     let words = words.trim().to_lowercase();
-    let opening = ["sure", "here", "certainly", "of course", "okay", "caption", "absolutely"];
-    words.len() <= 100 && !words.contains('\n') && opening.iter().any(|opening| words.starts_with(opening))
+    let opening = [
+        "sure",
+        "here",
+        "certainly",
+        "of course",
+        "okay",
+        "caption",
+        "absolutely",
+    ];
+    words.len() <= 100
+        && !words.contains('\n')
+        && opening.iter().any(|opening| words.starts_with(opening))
 }
 
 /// Whether the text passes the cap, in characters.
@@ -181,7 +239,10 @@ pub fn cut(text: &str, cap: usize) -> String {
     if !is_too_long(text, cap) {
         return text.to_owned();
     }
-    let end = text.char_indices().nth(cap).map_or(text.len(), |(at, _)| at);
+    let end = text
+        .char_indices()
+        .nth(cap)
+        .map_or(text.len(), |(at, _)| at);
     let kept = &text[..end];
     let at_word_end = text[end..].starts_with(char::is_whitespace);
     let kept = match kept.rfind(char::is_whitespace) {
@@ -202,7 +263,10 @@ mod tests {
         for (reply, caption) in [
             ("  \"Hello there\"\n", "Hello there"),
             ("Sure! Here's a playful caption: \"Hi you\"", "Hi you"),
-            ("Here is your caption:\nLine one\nLine two", "Line one\nLine two"),
+            (
+                "Here is your caption:\nLine one\nLine two",
+                "Line one\nLine two",
+            ),
             ("Tonight: something new", "Tonight: something new"),
             ("She said \"hi\" and \"bye\"", "She said \"hi\" and \"bye\""),
             ("\"hi\" and \"bye\"", "\"hi\" and \"bye\""),

@@ -52,7 +52,10 @@ impl From<LogError> for WriteError {
 impl From<AppendError> for WriteError {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Stale | AppendError::KeyUsed | AppendError::LeaseHeld | AppendError::Overloaded => Self::Busy,
+            AppendError::Stale
+            | AppendError::KeyUsed
+            | AppendError::LeaseHeld
+            | AppendError::Overloaded => Self::Busy,
             AppendError::StreamTaken => Self::Refused(genie_events::job::job_exists()),
             AppendError::Deposed => Self::Deposed,
             AppendError::KeyNotLive => Self::Forgotten,

@@ -60,12 +60,22 @@ impl Feeds {
     /// Opens a turn's feed, or joins the one that is open.
     pub fn open(&self, turn: TurnId, user: UserId) -> watch::Receiver<Progress> {
         let mut feeds = self.lock();
-        feeds.entry(turn).or_insert_with(|| Feed { user, progress: watch::Sender::default() }).progress.subscribe()
+        feeds
+            .entry(turn)
+            .or_insert_with(|| Feed {
+                user,
+                progress: watch::Sender::default(),
+            })
+            .progress
+            .subscribe()
     }
 
     /// The feed of a turn that runs here and is this user's.
     pub fn find(&self, turn: TurnId, user: UserId) -> Option<watch::Receiver<Progress>> {
-        self.lock().get(&turn).filter(|feed| feed.user == user).map(|feed| feed.progress.subscribe())
+        self.lock()
+            .get(&turn)
+            .filter(|feed| feed.user == user)
+            .map(|feed| feed.progress.subscribe())
     }
 
     pub(crate) fn stage(&self, turn: TurnId, stage: Stage) {

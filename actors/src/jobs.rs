@@ -114,7 +114,13 @@ pub enum AttemptEnd {
 impl JobBoard {
     /// A board over this log; leases last for `lease` unless renewed.
     pub fn new(log: Log, users: Users, lease: Duration) -> Self {
-        Self(Arc::new(Inner { log, users, waiting: Mutex::default(), changed: Notify::new(), lease }))
+        Self(Arc::new(Inner {
+            log,
+            users,
+            waiting: Mutex::default(),
+            changed: Notify::new(),
+            lease,
+        }))
     }
 
     /// Follows the log for ever; to be spawned on the runtime that owns the store's connections.
@@ -131,7 +137,9 @@ impl JobBoard {
         loop {
             match follower.next(PAGE).await {
                 Ok(rows) => self.see(&rows),
-                Err(error @ LogError::Hole { .. }) => return error!(%error, "the job board stopped"),
+                Err(error @ LogError::Hole { .. }) => {
+                    return error!(%error, "the job board stopped");
+                }
                 Err(error) => {
                     error!(%error, position = follower.position(), "the job board can't read on; trying on");
                     tokio::time::sleep(AWAY).await;
@@ -149,7 +157,10 @@ impl JobBoard {
 
     fn see(&self, rows: &[Arc<StoredRow>]) {
         let mut steps = Vec::new();
-        for row in rows.iter().filter(|row| row.kind == StreamKind::Job.as_str()) {
+        for row in rows
+            .iter()
+            .filter(|row| row.kind == StreamKind::Job.as_str())
+        {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
                 Err(error) => error!(%error, "the job board passes a damaged row by"),
@@ -188,16 +199,29 @@ impl JobBoard {
         let deadline = Instant::now() + wait;
         loop {
             let changed = self.0.changed.notified();
-            let (board, queues_now, worker_now, metadata_now) = (self.clone(), queues.clone(), worker.clone(), metadata.clone());
+            let (board, queues_now, worker_now, metadata_now) = (
+                self.clone(),
+                queues.clone(),
+                worker.clone(),
+                metadata.clone(),
+            );
             // On a task of its own: a candidate taken off the board must end up somewhere even when the worker goes away.
-            let handing =
-                self.0.log.store().io().spawn(async move { board.hand_out(&queues_now, &worker_now, max, metadata_now).await });
-            let claimed = handing.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+            let handing = self.0.log.store().io().spawn(async move {
+                board
+                    .hand_out(&queues_now, &worker_now, max, metadata_now)
+                    .await
+            });
+            let claimed = handing
+                .await
+                .map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
             if !claimed.is_empty() {
                 return Ok(claimed);
             }
             let now = self.0.log.clock().now();
-            let due = self.lock().next_due(&queues).map(|at| Duration::from_micros(at.0.saturating_sub(now.0).max(0) as u64));
+            let due = self
+                .lock()
+                .next_due(&queues)
+                .map(|at| Duration::from_micros(at.0.saturating_sub(now.0).max(0) as u64));
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(vec![]);
@@ -217,23 +241,36 @@ impl JobBoard {
         let mut claimed = Vec::new();
         while claimed.len() < max {
             let now = self.0.log.clock().now();
-            let Some(candidate) = self.lock().take(queues, now) else { break };
+            let Some(candidate) = self.lock().take(queues, now) else {
+                break;
+            };
             match self.claim_one(&candidate, worker, metadata.clone()).await {
                 Ok(job) => claimed.push(job),
                 // Not waiting any more, or its owner is gone or can't be read. It is off the board; when the log says that it waits
                 // again, it comes back.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
-                Err(WriteError::Internal(reason)) => error!(reason, job.id = %candidate.job, "a job can't be handed out"),
+                Err(WriteError::Internal(reason)) => {
+                    error!(reason, job.id = %candidate.job, "a job can't be handed out")
+                }
                 Err(error) => {
                     self.lock().put_back(&candidate);
-                    return if claimed.is_empty() { Err(error) } else { Ok(claimed) };
+                    return if claimed.is_empty() {
+                        Err(error)
+                    } else {
+                        Ok(claimed)
+                    };
                 }
             }
         }
         Ok(claimed)
     }
 
-    async fn claim_one(&self, candidate: &Candidate, worker: &str, metadata: Metadata) -> Result<Claimed, WriteError> {
+    async fn claim_one(
+        &self,
+        candidate: &Candidate,
+        worker: &str,
+        metadata: Metadata,
+    ) -> Result<Claimed, WriteError> {
         let (user, job) = (candidate.user, candidate.job.clone());
         let lease = hex(&clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
@@ -241,7 +278,11 @@ impl JobBoard {
         let planner = {
             let (job, worker) = (job.clone(), worker.to_owned());
             move |state: &User, now: Now| {
-                let claim = JobCommand::Claim { worker: worker.clone(), lease: hash.clone(), now: now.moment };
+                let claim = JobCommand::Claim {
+                    worker: worker.clone(),
+                    lease: hash.clone(),
+                    now: now.moment,
+                };
                 let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
                 let work = Work::PutLease {
                     kind: LeaseKind::Job,
@@ -252,16 +293,36 @@ impl JobBoard {
                     expires_at,
                 };
                 let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
-                Ok(Plan { changes, work: vec![work], note, ..Plan::default() })
+                Ok(Plan {
+                    changes,
+                    work: vec![work],
+                    note,
+                    ..Plan::default()
+                })
             }
         };
-        let done = self.0.users.plan(user, Some(job.clone()), metadata, Arc::new(planner)).await?;
+        let done = self
+            .0
+            .users
+            .plan(user, Some(job.clone()), metadata, Arc::new(planner))
+            .await?;
         let Note::Job(before) = &done.note else {
             return Err(WriteError::Internal("a claimed job left no note".into()));
         };
         let attempt = before.attempts() + 1;
-        let spec = before.spec().cloned().ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
-        Ok(Claimed { job, user, spec, attempt, lease, lease_expires_at: expires_at, position: done.position })
+        let spec = before
+            .spec()
+            .cloned()
+            .ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
+        Ok(Claimed {
+            job,
+            user,
+            spec,
+            attempt,
+            lease,
+            lease_expires_at: expires_at,
+            position: done.position,
+        })
     }
 
     /// Queues a job. The same again is the same job, whatever became of it meanwhile.
@@ -281,24 +342,54 @@ impl JobBoard {
                 None => Job::Absent.status(moment),
                 Some(before) => before.status(moment),
             };
-            let outcome = json!(Queued { job: id.clone(), status: status.to_owned() });
-            Ok(Plan { changes, outcome, ..Plan::default() })
+            let outcome = json!(Queued {
+                job: id.clone(),
+                status: status.to_owned()
+            });
+            Ok(Plan {
+                changes,
+                outcome,
+                ..Plan::default()
+            })
         };
-        let done = self.0.users.plan(user, Some(job), asking, Arc::new(planner)).await?;
-        let Queued { job, status } = serde_json::from_value(done.outcome)
-            .map_err(|error| WriteError::Internal(format!("a queued job has no outcome: {error}")))?;
-        Ok(Submitted { job, status, position: done.position })
+        let done = self
+            .0
+            .users
+            .plan(user, Some(job), asking, Arc::new(planner))
+            .await?;
+        let Queued { job, status } = serde_json::from_value(done.outcome).map_err(|error| {
+            WriteError::Internal(format!("a queued job has no outcome: {error}"))
+        })?;
+        Ok(Submitted {
+            job,
+            status,
+            position: done.position,
+        })
     }
 
     /// A worker's heartbeat: `None` when its lease is not the present one.
-    pub async fn heartbeat(&self, job: &JobId, lease: &str, progress: Option<i64>) -> Result<Option<Lease>, WriteError> {
+    pub async fn heartbeat(
+        &self,
+        job: &JobId,
+        lease: &str,
+        progress: Option<i64>,
+    ) -> Result<Option<Lease>, WriteError> {
         let (hash, until) = (sha256_hex(lease.as_bytes()), self.lease_end());
-        Ok(self.0.log.renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress).await?)
+        Ok(self
+            .0
+            .log
+            .renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress)
+            .await?)
     }
 
     /// Whose a running job is.
     pub async fn owner_of_running(&self, job: &JobId) -> Result<Option<UserId>, WriteError> {
-        Ok(self.0.log.lease(LeaseKind::Job, job.as_str()).await?.map(|lease| lease.user))
+        Ok(self
+            .0
+            .log
+            .lease(LeaseKind::Job, job.as_str())
+            .await?
+            .map(|lease| lease.user))
     }
 
     /// A worker ends its attempt. Only the present lease may.
@@ -310,30 +401,62 @@ impl JobBoard {
         end: AttemptEnd,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let (hash, log, id) = (sha256_hex(lease.as_bytes()), self.0.log.clone(), job.clone());
+        let (hash, log, id) = (
+            sha256_hex(lease.as_bytes()),
+            self.0.log.clone(),
+            job.clone(),
+        );
         let spread = clock::chance();
         let command = move |state: &User| match end.clone() {
-            AttemptEnd::Completed { result, outputs } => JobCommand::Complete { lease: hash.clone(), result, outputs },
+            AttemptEnd::Completed { result, outputs } => JobCommand::Complete {
+                lease: hash.clone(),
+                result,
+                outputs,
+            },
             AttemptEnd::Failed { error, retryable } => {
                 let attempts = state.job(&id).map_or(1, Job::attempts);
-                let retry_at = log.clock().now().plus_millis(backoff_millis(attempts, spread));
-                JobCommand::Fail { lease: hash.clone(), error, retryable, retry_at }
+                let retry_at = log
+                    .clock()
+                    .now()
+                    .plus_millis(backoff_millis(attempts, spread));
+                JobCommand::Fail {
+                    lease: hash.clone(),
+                    error,
+                    retryable,
+                    retry_at,
+                }
             }
         };
         self.end(owner, job, asking, vec![], command).await
     }
 
     /// Calls a job off. A worker that runs it is told at its next heartbeat, and its lease is void at once.
-    pub async fn cancel(&self, owner: UserId, job: JobId, asking: impl Into<Asking>) -> Result<Done, WriteError> {
+    pub async fn cancel(
+        &self,
+        owner: UserId,
+        job: JobId,
+        asking: impl Into<Asking>,
+    ) -> Result<Done, WriteError> {
         let planner = {
             let job = job.clone();
             move |state: &User, now| {
-                let changes = state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
-                let work = vec![Work::CancelLease { kind: LeaseKind::Job, id: job.to_string() }];
-                Ok(Plan { changes, work, ..Plan::default() })
+                let changes =
+                    state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
+                let work = vec![Work::CancelLease {
+                    kind: LeaseKind::Job,
+                    id: job.to_string(),
+                }];
+                Ok(Plan {
+                    changes,
+                    work,
+                    ..Plan::default()
+                })
             }
         };
-        self.0.users.plan(owner, Some(job), asking, Arc::new(planner)).await
+        self.0
+            .users
+            .plan(owner, Some(job), asking, Arc::new(planner))
+            .await
     }
 
     async fn end(
@@ -349,18 +472,35 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
                 let mut work = conditions.clone();
-                work.push(Work::DropLease { kind: LeaseKind::Job, id: job.to_string() });
-                Ok(Plan { changes, work, ..Plan::default() })
+                work.push(Work::DropLease {
+                    kind: LeaseKind::Job,
+                    id: job.to_string(),
+                });
+                Ok(Plan {
+                    changes,
+                    work,
+                    ..Plan::default()
+                })
             }
         };
-        self.0.users.plan(owner, Some(job), asking, Arc::new(planner)).await
+        self.0
+            .users
+            .plan(owner, Some(job), asking, Arc::new(planner))
+            .await
     }
 
     fn lease_end(&self) -> Moment {
-        self.0.log.clock().now().plus_millis(i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX))
+        self.0
+            .log
+            .clock()
+            .now()
+            .plus_millis(i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX))
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

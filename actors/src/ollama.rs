@@ -100,19 +100,43 @@ impl Ollama {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent("genie")
             .build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            http,
+            base: base.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), Failure> {
-        let answer = self.http.get(format!("{}/api/version", self.base)).timeout(CONNECT).send().await;
+        let answer = self
+            .http
+            .get(format!("{}/api/version", self.base))
+            .timeout(CONNECT)
+            .send()
+            .await;
         answer.map(drop).map_err(|_| unreachable())
     }
 
     /// Asks for an answer of at most so many tokens. Resolves with the first byte.
-    pub async fn chat(&self, model: &str, messages: &[Message], max_tokens: u32) -> Result<Stream, Failure> {
-        let request = ChatRequest { model, messages, stream: true, options: Options { num_predict: max_tokens } };
-        let sending = self.http.post(format!("{}/api/chat", self.base)).json(&request).send();
+    pub async fn chat(
+        &self,
+        model: &str,
+        messages: &[Message],
+        max_tokens: u32,
+    ) -> Result<Stream, Failure> {
+        let request = ChatRequest {
+            model,
+            messages,
+            stream: true,
+            options: Options {
+                num_predict: max_tokens,
+            },
+        };
+        let sending = self
+            .http
+            .post(format!("{}/api/chat", self.base))
+            .json(&request)
+            .send();
         let answer = match tokio::time::timeout(FIRST_FRAME, sending).await {
             Err(_) => return Err(too_slow()),
             Ok(Err(error)) if error.is_connect() || error.is_timeout() => return Err(unreachable()),
@@ -124,11 +148,22 @@ impl Ollama {
         };
         let status = answer.status();
         if status.is_success() {
-            return Ok(Stream { bytes: answer.bytes_stream().boxed(), buffer: BytesMut::new(), model: model.to_owned() });
+            return Ok(Stream {
+                bytes: answer.bytes_stream().boxed(),
+                buffer: BytesMut::new(),
+                model: model.to_owned(),
+            });
         }
         // An error's body is not always JSON, and may be empty.
-        let body = tokio::time::timeout(NEXT_FRAME, answer.text()).await.ok().and_then(Result::ok).unwrap_or_default();
-        let text = serde_json::from_str::<WireFrame>(&body).ok().and_then(|frame| frame.error).map(|error| error_text(&error));
+        let body = tokio::time::timeout(NEXT_FRAME, answer.text())
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        let text = serde_json::from_str::<WireFrame>(&body)
+            .ok()
+            .and_then(|frame| frame.error)
+            .map(|error| error_text(&error));
         Err(refused(status.as_u16(), &text.unwrap_or_default(), model))
     }
 }
@@ -146,7 +181,10 @@ impl Stream {
                 return self.read(&line);
             }
             if self.buffer.len() > MAX_LINE {
-                warn!(model = self.model, "a line of the model server's stream has no end");
+                warn!(
+                    model = self.model,
+                    "a line of the model server's stream has no end"
+                );
                 return Err(broke_off());
             }
             match tokio::time::timeout(NEXT_FRAME, self.bytes.next()).await {
@@ -168,14 +206,21 @@ impl Stream {
 
     fn read(&self, line: &[u8]) -> Result<Frame, Failure> {
         let Ok(frame) = serde_json::from_slice::<WireFrame>(line) else {
-            warn!(model = self.model, bytes = line.len(), "a line of the model server's stream is no JSON");
+            warn!(
+                model = self.model,
+                bytes = line.len(),
+                "a line of the model server's stream is no JSON"
+            );
             return Err(broke_off());
         };
         // First of all: a frame can say `done` and yet carry an error.
         if let Some(error) = frame.error {
             return Err(refused(200, &error_text(&error), &self.model));
         }
-        let text = frame.message.map(|message| message.content).unwrap_or_default();
+        let text = frame
+            .message
+            .map(|message| message.content)
+            .unwrap_or_default();
         let millis = |nanos: Option<u64>| nanos.map(|nanos| nanos / 1_000_000);
         Ok(match frame.done {
             false => Frame::Text(text),
@@ -194,12 +239,18 @@ impl Stream {
 
 /// A string, or an object with a message.
 fn error_text(error: &serde_json::Value) -> String {
-    let text = error.as_str().or_else(|| error.get("message").and_then(serde_json::Value::as_str)).unwrap_or("");
+    let text = error
+        .as_str()
+        .or_else(|| error.get("message").and_then(serde_json::Value::as_str))
+        .unwrap_or("");
     text.chars().take(200).collect()
 }
 
 fn failure(code: &str, sentence: impl Into<String>) -> Failure {
-    Failure { code: code.into(), sentence: sentence.into() }
+    Failure {
+        code: code.into(),
+        sentence: sentence.into(),
+    }
 }
 
 fn unreachable() -> Failure {
@@ -210,7 +261,10 @@ fn unreachable() -> Failure {
 }
 
 fn too_slow() -> Failure {
-    failure("ollama_timeout", "The model server took too long; try again, or choose a smaller model")
+    failure(
+        "ollama_timeout",
+        "The model server took too long; try again, or choose a smaller model",
+    )
 }
 
 fn broke_off() -> Failure {
@@ -218,15 +272,25 @@ fn broke_off() -> Failure {
 }
 
 fn incomplete() -> Failure {
-    failure("ollama_incomplete", "The model server stopped before the end of its answer; what came is kept")
+    failure(
+        "ollama_incomplete",
+        "The model server stopped before the end of its answer; what came is kept",
+    )
 }
 
 fn refused(status: u16, text: &str, model: &str) -> Failure {
-    warn!(http.status = status, error = text, model, "the model server refused");
+    warn!(
+        http.status = status,
+        error = text,
+        model,
+        "the model server refused"
+    );
     if status == 404 {
         return failure(
             "ollama_model_missing",
-            format!("The model server has no model `{model}`; run `ollama pull {model}`, or choose another"),
+            format!(
+                "The model server has no model `{model}`; run `ollama pull {model}`, or choose another"
+            ),
         );
     }
     match status {
@@ -240,8 +304,15 @@ mod tests {
     use super::*;
 
     fn stream(chunks: &[&str]) -> Stream {
-        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(bytes::Bytes::from((*chunk).to_owned()))).collect();
-        Stream { bytes: futures_util::stream::iter(chunks).boxed(), buffer: BytesMut::new(), model: "m".into() }
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| Ok(bytes::Bytes::from((*chunk).to_owned())))
+            .collect();
+        Stream {
+            bytes: futures_util::stream::iter(chunks).boxed(),
+            buffer: BytesMut::new(),
+            model: "m".into(),
+        }
     }
 
     async fn all(mut stream: Stream) -> (String, Result<TurnMetrics, String>) {
@@ -265,7 +336,14 @@ mod tests {
         let (said, metrics) = all(stream(&chunks)).await;
         assert_eq!(said, "a\nb 你!");
         let metrics = metrics.unwrap();
-        assert_eq!((metrics.total_ms, metrics.answer_tokens, metrics.prompt_tokens), (Some(5), Some(3), None));
+        assert_eq!(
+            (
+                metrics.total_ms,
+                metrics.answer_tokens,
+                metrics.prompt_tokens
+            ),
+            (Some(5), Some(3), None)
+        );
     }
 
     #[tokio::test]
@@ -274,14 +352,21 @@ mod tests {
         for (end, code) in [
             ("", "ollama_incomplete"),
             ("{\"error\":\"boom\"}\n", "ollama_failed"),
-            ("{\"error\":{\"message\":\"boom\",\"type\":\"t\"}}\n", "ollama_failed"),
+            (
+                "{\"error\":{\"message\":\"boom\",\"type\":\"t\"}}\n",
+                "ollama_failed",
+            ),
             (
                 "{\"message\":{\"content\":\"\"},\"done\":true,\"done_reason\":\"error\",\"error\":\"Connection error.\"}\n",
                 "ollama_failed",
             ),
             ("<html>\n", "ollama_failed"),
         ] {
-            assert_eq!(all(stream(&[text, end])).await, ("a".into(), Err(code.into())), "{end}");
+            assert_eq!(
+                all(stream(&[text, end])).await,
+                ("a".into(), Err(code.into())),
+                "{end}"
+            );
         }
     }
 

@@ -40,10 +40,20 @@ impl ServiceKeys {
 
     /// Makes one.
     pub async fn make(&self, wanted: Key, metadata: Metadata) -> Result<NewKey, WriteError> {
-        let key = SecretString::from(format!("{PREFIX}{}", hex(&clock::random_bytes::<KEY_BYTES>())));
+        let key = SecretString::from(format!(
+            "{PREFIX}{}",
+            hex(&clock::random_bytes::<KEY_BYTES>())
+        ));
         let id = self.log.hashes().service_key(key.expose_secret());
         let create = |state: &ServiceKey| state.decide(ServiceKeyCommand::Create(wanted.clone()));
-        let position = system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, metadata.into(), create).await?;
+        let position = system_stream::ask(
+            &self.log,
+            StreamKind::ServiceKey,
+            &id.0,
+            metadata.into(),
+            create,
+        )
+        .await?;
         Ok(NewKey { key, id, position })
     }
 
@@ -53,19 +63,34 @@ impl ServiceKeys {
             return Ok(None);
         }
         let id = self.log.hashes().service_key(key);
-        let (state, _, _) = system_stream::load::<ServiceKey>(&self.log, StreamKind::ServiceKey, &id.0).await?;
+        let (state, _, _) =
+            system_stream::load::<ServiceKey>(&self.log, StreamKind::ServiceKey, &id.0).await?;
         Ok(Some((id, state)).filter(|(_, state)| *state != ServiceKey::Absent))
     }
 
     /// Revokes one; answers the position that reads must have reached to see it.
-    pub async fn revoke(&self, id: &ServiceKeyId, asking: impl Into<Asking>) -> Result<u64, WriteError> {
+    pub async fn revoke(
+        &self,
+        id: &ServiceKeyId,
+        asking: impl Into<Asking>,
+    ) -> Result<u64, WriteError> {
         let revoke = |state: &ServiceKey| state.decide(ServiceKeyCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::ServiceKey, &id.0, asking.into(), revoke).await
+        system_stream::ask(
+            &self.log,
+            StreamKind::ServiceKey,
+            &id.0,
+            asking.into(),
+            revoke,
+        )
+        .await
     }
 }
 
 /// Whether a look into the log is worth it.
 fn has_the_form_of_one(key: &str) -> bool {
     let digits = key.strip_prefix(PREFIX).unwrap_or_default();
-    digits.len() == 2 * KEY_BYTES && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    digits.len() == 2 * KEY_BYTES
+        && digits
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

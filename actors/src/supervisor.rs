@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use genie_events::{CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId, chat::ChatCommand};
+use genie_events::{
+    CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId,
+    chat::ChatCommand,
+};
 use genie_log::{Epoch, Log, LogError, Work, journal::Journal, leases::LeaseKind};
 use tokio::{
     sync::{oneshot, watch},
@@ -107,8 +110,15 @@ impl std::fmt::Debug for Supervisor {
 
 impl Supervisor {
     /// Over this log and model server; `node` names this process in leases.
-    pub fn new(log: Log, users: Users, journal: Journal, settings: ModelSettings, node: String) -> Result<Self, WriteError> {
-        let ollama = Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
+    pub fn new(
+        log: Log,
+        users: Users,
+        journal: Journal,
+        settings: ModelSettings,
+        node: String,
+    ) -> Result<Self, WriteError> {
+        let ollama =
+            Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
         let turnstile = Turnstile::new(settings.concurrency, settings.queue);
         let (running, admitted, awaited) = (Mutex::default(), Mutex::default(), Mutex::default());
         let feeds = Feeds::default();
@@ -149,26 +159,45 @@ impl Supervisor {
         metadata: Metadata,
     ) -> Result<AskedTurn, WriteError> {
         let turn = TurnId(self.0.log.clock().new_uuid());
-        self.let_in(&turn.to_string()).map_err(|full| self.turned_away(full.into()))?;
+        self.let_in(&turn.to_string())
+            .map_err(|full| self.turned_away(full.into()))?;
         let session = self.0.log.hashes().session(user, &session_name);
         let progress = self.0.feeds.open(turn, user);
         let lease = self.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
         let planner = move |state: &User, now| {
-            let command = ChatCommand::Ask { turn, session: session_name.clone(), message: message.clone() };
+            let command = ChatCommand::Ask {
+                turn,
+                session: session_name.clone(),
+                message: message.clone(),
+            };
             let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
-            Ok(Plan { changes, work: vec![lease.clone()], ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work: vec![lease.clone()],
+                ..Plan::default()
+            })
         };
         let supervisor = self.clone();
         // On a task of its own: when the asker goes away, what was opened for the turn is still closed if it is refused.
         let asking = self.0.log.store().io().spawn(async move {
-            let asked = supervisor.0.users.plan(user, None, metadata, Arc::new(planner)).await;
+            let asked = supervisor
+                .0
+                .users
+                .plan(user, None, metadata, Arc::new(planner))
+                .await;
             if asked.is_err() {
                 supervisor.leave_alone(&turn.to_string(), Some(turn), None);
             }
             asked
         });
-        let done = asking.await.map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
-        Ok(AskedTurn { turn, position: done.position, progress })
+        let done = asking
+            .await
+            .map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+        Ok(AskedTurn {
+            turn,
+            position: done.position,
+            progress,
+        })
     }
 
     /// Gives back what was opened at the door for something that does not run here.
@@ -201,7 +230,8 @@ impl Supervisor {
     fn let_in(&self, id: &str) -> Result<(), Refusal> {
         let mut admitted = lock(&self.0.admitted);
         if !admitted.contains_key(id) {
-            let full = || Refusal::conflict(LINE_IS_FULL, "Too many answers are waiting for the model");
+            let full =
+                || Refusal::conflict(LINE_IS_FULL, "Too many answers are waiting for the model");
             admitted.insert(id.to_owned(), self.0.turnstile.let_in().ok_or_else(full)?);
         }
         Ok(())
@@ -210,9 +240,9 @@ impl Supervisor {
     /// The refusal at the door, with how long the line is likely to take.
     fn turned_away(&self, error: WriteError) -> WriteError {
         match error {
-            WriteError::Refused(refusal) if refusal.code == LINE_IS_FULL => {
-                WriteError::TooMany { retry_after: self.0.turnstile.wait_estimate() }
-            }
+            WriteError::Refused(refusal) if refusal.code == LINE_IS_FULL => WriteError::TooMany {
+                retry_after: self.0.turnstile.wait_estimate(),
+            },
             other => other,
         }
     }
@@ -225,7 +255,14 @@ impl Supervisor {
     }
 
     fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
-        Work::PutLease { kind, id, user, stream_id, holder: self.0.node.clone(), expires_at: self.lease_end() }
+        Work::PutLease {
+            kind,
+            id,
+            user,
+            stream_id,
+            holder: self.0.node.clone(),
+            expires_at: self.lease_end(),
+        }
     }
 
     fn lease_end(&self) -> Moment {
@@ -233,12 +270,29 @@ impl Supervisor {
     }
 
     async fn is_mine(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
-        Ok(self.0.log.lease(kind, id).await?.is_some_and(|lease| lease.holder == self.0.node))
+        Ok(self
+            .0
+            .log
+            .lease(kind, id)
+            .await?
+            .is_some_and(|lease| lease.holder == self.0.node))
     }
 
     fn start_turn(&self, turn: TurnId, user: UserId, session: SessionId, metadata: Metadata) {
-        let Some(run) = self.begin(turn.to_string(), user) else { return };
-        let (supervisor, task) = (self.clone(), TurnTask { turn, user, session, metadata, run, office: None });
+        let Some(run) = self.begin(turn.to_string(), user) else {
+            return;
+        };
+        let (supervisor, task) = (
+            self.clone(),
+            TurnTask {
+                turn,
+                user,
+                session,
+                metadata,
+                run,
+                office: None,
+            },
+        );
         tokio::spawn(async move {
             let running = tokio::spawn(answer::run_turn(supervisor.clone(), task.clone()));
             if let Err(stopped) = running.await {
@@ -251,8 +305,17 @@ impl Supervisor {
 
     /// Ends, in office, a turn that had begun on a node that died.
     fn end_turn(&self, epoch: Epoch, turn: TurnId, user: UserId, session: SessionId) {
-        let Some(run) = self.begin(turn.to_string(), user) else { return };
-        let task = TurnTask { turn, user, session, metadata: Metadata::system(), run, office: Some(epoch) };
+        let Some(run) = self.begin(turn.to_string(), user) else {
+            return;
+        };
+        let task = TurnTask {
+            turn,
+            user,
+            session,
+            metadata: Metadata::system(),
+            run,
+            office: Some(epoch),
+        };
         let supervisor = self.clone();
         tokio::spawn(async move {
             answer::end_dead_turn(&supervisor, &task, answer::interrupted()).await;
@@ -266,7 +329,11 @@ impl Supervisor {
         if running.contains_key(&id) {
             return None;
         }
-        let run = Run { user, cancel: CancellationToken::new(), lost: CancellationToken::new() };
+        let run = Run {
+            user,
+            cancel: CancellationToken::new(),
+            lost: CancellationToken::new(),
+        };
         running.insert(id, run.clone());
         Some(run)
     }

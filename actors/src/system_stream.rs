@@ -13,12 +13,19 @@ const TRIES: u32 = 5;
 const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// What a stream of the system says now, and how many events it has.
-pub(crate) async fn load<A>(log: &Log, kind: StreamKind, id: &str) -> Result<(A, StreamId, u64), WriteError>
+pub(crate) async fn load<A>(
+    log: &Log,
+    kind: StreamKind,
+    id: &str,
+) -> Result<(A, StreamId, u64), WriteError>
 where
     A: Aggregate + 'static,
 {
     let stream = StreamId::new(kind, id);
-    let (state, count) = log.stream(&Owner::System(stream.clone()), id).await?.unwrap_or_default();
+    let (state, count) = log
+        .stream(&Owner::System(stream.clone()), id)
+        .await?
+        .unwrap_or_default();
     Ok((state, stream, count))
 }
 
@@ -50,10 +57,24 @@ where
             return Ok(log.head()); // it is so already
         }
         let group = Group::of_system(&stream, count, events);
-        let remember = again.clone().map(|(user, request)| Remember { request, user, outcome: Value::Null });
-        match log.append(Append { groups: vec![group], work: vec![], metadata: metadata.clone(), remember }).await {
+        let remember = again.clone().map(|(user, request)| Remember {
+            request,
+            user,
+            outcome: Value::Null,
+        });
+        match log
+            .append(Append {
+                groups: vec![group],
+                work: vec![],
+                metadata: metadata.clone(),
+                remember,
+            })
+            .await
+        {
             Ok(at) => return Ok(at.last),
-            Err(AppendError::Stale | AppendError::KeyUsed) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+            Err(AppendError::Stale | AppendError::KeyUsed) => {
+                tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -108,7 +108,8 @@ impl Turnstile {
     pub fn wait_estimate(&self) -> Duration {
         let state = self.lock();
         let waiting = state.waiting() + state.coming;
-        state.typical.unwrap_or(Duration::from_secs(5)) * u32::try_from(waiting.max(1)).unwrap_or(u32::MAX).min(720)
+        state.typical.unwrap_or(Duration::from_secs(5))
+            * u32::try_from(waiting.max(1)).unwrap_or(u32::MAX).min(720)
     }
 
     /// Gets in line.
@@ -118,13 +119,21 @@ impl Turnstile {
         let mut state = self.lock();
         state.classes[class as usize].push(user, Waiter { go, stage });
         self.admit(&mut state);
-        Place { go: going, stage: staged }
+        Place {
+            go: going,
+            stage: staged,
+        }
     }
 
     fn admit(&self, state: &mut State) {
         while state.running < state.slots {
-            let Some(waiter) = state.classes.iter_mut().find_map(Line::pop) else { break };
-            let pass = Pass { turnstile: Some(self.clone()), since: Instant::now() };
+            let Some(waiter) = state.classes.iter_mut().find_map(Line::pop) else {
+                break;
+            };
+            let pass = Pass {
+                turnstile: Some(self.clone()),
+                since: Instant::now(),
+            };
             match waiter.go.send(pass) {
                 Ok(()) => state.running += 1,
                 // It stopped waiting. The pass must not give back a slot that it never took.
@@ -137,7 +146,11 @@ impl Turnstile {
     fn give_back(&self, took: Duration) {
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
-        state.typical = Some(state.typical.map_or(took, |typical| (typical * 3 + took) / 4));
+        state.typical = Some(
+            state
+                .typical
+                .map_or(took, |typical| (typical * 3 + took) / 4),
+        );
         self.admit(&mut state);
     }
 
@@ -166,12 +179,22 @@ impl State {
             for round in 0.. {
                 let mut anybody = false;
                 for user in &line.turns {
-                    if let Some(waiter) = line.waiting.get(user).and_then(|waiters| waiters.get(round)) {
+                    if let Some(waiter) = line
+                        .waiting
+                        .get(user)
+                        .and_then(|waiters| waiters.get(round))
+                    {
                         anybody = true;
                         place += 1;
-                        let eta = self.typical.map(|typical| typical * place / u32::try_from(self.slots).unwrap_or(1));
-                        let eta_ms = eta.map(|eta| u64::try_from(eta.as_millis()).unwrap_or(u64::MAX));
-                        waiter.stage.send_replace(Stage::Queued { place: place as usize, eta_ms });
+                        let eta = self.typical.map(|typical| {
+                            typical * place / u32::try_from(self.slots).unwrap_or(1)
+                        });
+                        let eta_ms =
+                            eta.map(|eta| u64::try_from(eta.as_millis()).unwrap_or(u64::MAX));
+                        waiter.stage.send_replace(Stage::Queued {
+                            place: place as usize,
+                            eta_ms,
+                        });
                     }
                 }
                 if !anybody {
@@ -206,7 +229,11 @@ impl Line {
 
     fn len(&self) -> usize {
         // Those who stopped waiting are still in line until it is their turn.
-        self.waiting.values().flatten().filter(|waiter| !waiter.go.is_closed()).count()
+        self.waiting
+            .values()
+            .flatten()
+            .filter(|waiter| !waiter.go.is_closed())
+            .count()
     }
 }
 
@@ -233,7 +260,10 @@ mod tests {
             Stage::Queued { place, .. } => place,
             _ => 0,
         };
-        assert_eq!([place(&ada_1), place(&bob), place(&ada_2), place(&caption)], [1, 2, 3, 4]);
+        assert_eq!(
+            [place(&ada_1), place(&bob), place(&ada_2), place(&caption)],
+            [1, 2, 3, 4]
+        );
         drop(pass);
         let pass = ada_1.go.try_recv().unwrap();
         assert!(bob.go.try_recv().is_err(), "one at a time");
@@ -247,19 +277,35 @@ mod tests {
     #[test]
     fn who_leaves_the_line_holds_nobody_up() {
         let turnstile = Turnstile::new(1, 10);
-        let pass = turnstile.line_up(Class::Chat, user(1)).go.try_recv().unwrap();
+        let pass = turnstile
+            .line_up(Class::Chat, user(1))
+            .go
+            .try_recv()
+            .unwrap();
         drop(turnstile.line_up(Class::Chat, user(2)));
         let mut bob = turnstile.line_up(Class::Chat, user(3));
         drop(pass);
         let _pass = bob.go.try_recv().unwrap();
-        assert!(turnstile.line_up(Class::Chat, user(4)).go.try_recv().is_err());
+        assert!(
+            turnstile
+                .line_up(Class::Chat, user(4))
+                .go
+                .try_recv()
+                .is_err()
+        );
     }
 
     #[test]
     fn a_pass_that_was_granted_and_never_taken_comes_back() {
         let turnstile = Turnstile::new(1, 10);
         drop(turnstile.line_up(Class::Chat, user(1))); // granted into a channel that nobody reads
-        assert!(turnstile.line_up(Class::Chat, user(2)).go.try_recv().is_ok());
+        assert!(
+            turnstile
+                .line_up(Class::Chat, user(2))
+                .go
+                .try_recv()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -267,13 +313,19 @@ mod tests {
         let turnstile = Turnstile::new(1, 1);
         let first = turnstile.let_in().unwrap();
         let second = turnstile.let_in().unwrap();
-        assert!(turnstile.let_in().is_none(), "a burst at the door is counted too");
+        assert!(
+            turnstile.let_in().is_none(),
+            "a burst at the door is counted too"
+        );
         let _running = turnstile.line_up(Class::Chat, user(1));
         drop(first);
         let waiting = turnstile.line_up(Class::Chat, user(2));
         drop(second);
         assert!(turnstile.let_in().is_none());
         drop(waiting);
-        assert!(turnstile.let_in().is_some(), "who stopped waiting takes no place");
+        assert!(
+            turnstile.let_in().is_some(),
+            "who stopped waiting takes no place"
+        );
     }
 }

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture,
+};
 use genie_events::{
     Change, JobId, Limits, Now, Refusal, User, UserId,
     job::Job,
@@ -44,7 +46,10 @@ pub struct Plan {
 
 impl From<Vec<Change>> for Plan {
     fn from(changes: Vec<Change>) -> Self {
-        Self { changes, ..Self::default() }
+        Self {
+            changes,
+            ..Self::default()
+        }
     }
 }
 
@@ -99,7 +104,9 @@ impl WaitingPlace {
     /// Takes a place, if fewer than `most` are taken.
     pub fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
         let one_more = |n| (n < most).then_some(n + 1);
-        taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+        taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
+            .ok()?;
         Some(Self(Arc::clone(taken)))
     }
 }
@@ -134,7 +141,12 @@ struct State {
 
 impl UserActor {
     pub fn new(id: UserId, log: Log, limits: Limits) -> Self {
-        Self { id, log, limits, state: None }
+        Self {
+            id,
+            log,
+            limits,
+            state: None,
+        }
     }
 }
 
@@ -155,16 +167,30 @@ impl Handler<Ask> for UserActor {
 
     fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
         ask.begun.store(true, Ordering::SeqCst);
-        let (log, limits, id, state) = (self.log.clone(), self.limits.clone(), self.id, self.state.take());
+        let (log, limits, id, state) = (
+            self.log.clone(),
+            self.limits.clone(),
+            self.id,
+            self.state.take(),
+        );
         let answered = async move {
-            let mut turn = Turn { log, limits, id, state };
+            let mut turn = Turn {
+                log,
+                limits,
+                id,
+                state,
+            };
             let answer = turn.take(&ask).await;
             drop(ask.place);
             let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
             turn.keep_snapshot().await;
             turn.state
         };
-        AtomicResponse::new(Box::pin(answered.into_actor(self).map(|state, actor, _| actor.state = state)))
+        AtomicResponse::new(Box::pin(
+            answered
+                .into_actor(self)
+                .map(|state, actor, _| actor.state = state),
+        ))
     }
 }
 
@@ -199,7 +225,10 @@ impl Turn {
                 self.state = Some(state);
                 return answer_again(remembered);
             }
-            let now = Now { moment: self.log.clock().now(), limits: self.limits.clone() };
+            let now = Now {
+                moment: self.log.clock().now(),
+                limits: self.limits.clone(),
+            };
             let planned = (ask.planner)(&state.user, now);
             let plan = match planned {
                 Ok(plan) if !plan.changes.is_empty() => plan,
@@ -209,7 +238,11 @@ impl Turn {
                     if let (Ok(plan), Some(request)) = (&nothing_to_do, &ask.asking.key)
                         && state.user.seq() > 0
                     {
-                        let remember = Remember { request: request.clone(), user: self.id, outcome: plan.outcome.clone() };
+                        let remember = Remember {
+                            request: request.clone(),
+                            user: self.id,
+                            outcome: plan.outcome.clone(),
+                        };
                         if !self.log.keep_outcome(remember, state.user.seq()).await? {
                             continue;
                         }
@@ -220,25 +253,53 @@ impl Turn {
                     let position = state.position;
                     self.state = Some(state);
                     return nothing_to_do
-                        .map(|plan| Done { position, changes: vec![], note: plan.note, outcome: plan.outcome })
+                        .map(|plan| Done {
+                            position,
+                            changes: vec![],
+                            note: plan.note,
+                            outcome: plan.outcome,
+                        })
                         .map_err(WriteError::Refused);
                 }
             };
             let (facts, numbered) = number(&state.user, &plan.changes);
-            let group = Group { keys: state.keys.clone(), ..Group::of_user(self.id, state.user.seq(), facts) };
-            let remember =
-                ask.asking.key.clone().map(|request| Remember { request, user: self.id, outcome: plan.outcome.clone() });
-            let append = Append { groups: vec![group], work: plan.work, metadata: ask.asking.metadata.clone(), remember };
+            let group = Group {
+                keys: state.keys.clone(),
+                ..Group::of_user(self.id, state.user.seq(), facts)
+            };
+            let remember = ask.asking.key.clone().map(|request| Remember {
+                request,
+                user: self.id,
+                outcome: plan.outcome.clone(),
+            });
+            let append = Append {
+                groups: vec![group],
+                work: plan.work,
+                metadata: ask.asking.metadata.clone(),
+                remember,
+            };
             match self.log.append(append).await {
                 Ok(at) => {
                     for (change, sequence) in plan.changes.iter().zip(numbered) {
-                        state.user.evolve(&change.stream, sequence, change.event.clone());
+                        state
+                            .user
+                            .evolve(&change.stream, sequence, change.event.clone());
                     }
-                    self.state = Some(State { position: at.last, ..state });
-                    return Ok(Done { position: at.last, changes: plan.changes, note: plan.note, outcome: plan.outcome });
+                    self.state = Some(State {
+                        position: at.last,
+                        ..state
+                    });
+                    return Ok(Done {
+                        position: at.last,
+                        changes: plan.changes,
+                        note: plan.note,
+                        outcome: plan.outcome,
+                    });
                 }
                 // The state is doubtful and was dropped: it is loaded again before deciding again.
-                Err(AppendError::Stale | AppendError::KeyUsed) => tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await,
+                Err(AppendError::Stale | AppendError::KeyUsed) => {
+                    tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -247,8 +308,18 @@ impl Turn {
     async fn load(&self) -> Result<State, WriteError> {
         match self.log.wake(self.id).await {
             Ok(Waking::Awake(awake)) => {
-                let Awake { user, position, snapshot_seq, keys } = *awake;
-                Ok(State { user, position, snapshot_seq, keys })
+                let Awake {
+                    user,
+                    position,
+                    snapshot_seq,
+                    keys,
+                } = *awake;
+                Ok(State {
+                    user,
+                    position,
+                    snapshot_seq,
+                    keys,
+                })
             }
             Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
             Err(error) => {
@@ -271,7 +342,10 @@ impl Turn {
     /// Hands in a finished job from its stream.
     async fn recall(&self, state: &mut State, job: &JobId) -> Result<(), WriteError> {
         if state.user.job(job).is_none()
-            && let Some((found, sequence)) = self.log.stream::<Job>(&Owner::User(self.id), job.as_str()).await?
+            && let Some((found, sequence)) = self
+                .log
+                .stream::<Job>(&Owner::User(self.id), job.as_str())
+                .await?
         {
             state.user.recall_job(job.clone(), found, sequence);
         }
@@ -282,20 +356,36 @@ impl Turn {
 /// The same request once more: what came of it the first time.
 pub(crate) fn answer_again(remembered: Remembered) -> Result<Done, WriteError> {
     match remembered {
-        Remembered::Same { outcome, position } => Ok(Done { position, changes: vec![], note: Note::Nothing, outcome }),
-        Remembered::Other => {
-            Err(Refusal::key_reused("This Idempotency-Key was used for another request; make a new key for a new request").into())
-        }
+        Remembered::Same { outcome, position } => Ok(Done {
+            position,
+            changes: vec![],
+            note: Note::Nothing,
+            outcome,
+        }),
+        Remembered::Other => Err(Refusal::key_reused(
+            "This Idempotency-Key was used for another request; make a new key for a new request",
+        )
+        .into()),
     }
 }
 
 /// Gives each change its number in its stream.
 fn number(user: &User, changes: &[Change]) -> (Vec<NewFact>, Vec<u64>) {
-    let mut last: std::collections::HashMap<&genie_events::StreamId, u64> = std::collections::HashMap::new();
+    let mut last: std::collections::HashMap<&genie_events::StreamId, u64> =
+        std::collections::HashMap::new();
     let facts = changes.iter().map(|change| {
-        let sequence = last.entry(&change.stream).or_insert_with(|| user.sequence(&change.stream));
+        let sequence = last
+            .entry(&change.stream)
+            .or_insert_with(|| user.sequence(&change.stream));
         *sequence += 1;
-        (NewFact { stream: change.stream.clone(), sequence: *sequence, event: change.event.clone() }, *sequence)
+        (
+            NewFact {
+                stream: change.stream.clone(),
+                sequence: *sequence,
+                event: change.event.clone(),
+            },
+            *sequence,
+        )
     });
     facts.collect::<Vec<_>>().into_iter().unzip()
 }

@@ -74,7 +74,13 @@ impl std::fmt::Debug for Users {
 impl Users {
     /// `arbiters` must not be empty.
     pub fn new(log: Log, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
-        Self(Arc::new(Inner { log, limits, live: Mutex::default(), arbiters, next: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner {
+            log,
+            limits,
+            live: Mutex::default(),
+            arbiters,
+            next: AtomicUsize::new(0),
+        }))
     }
 
     /// Passivates idle actors for ever; to be spawned.
@@ -89,7 +95,8 @@ impl Users {
     pub fn passivate(&self, idle: Duration, max: usize) {
         let mut live = self.lock();
         let now = Instant::now();
-        let mut by_use: Vec<(Instant, UserId)> = live.iter().map(|(id, entry)| (entry.used, *id)).collect();
+        let mut by_use: Vec<(Instant, UserId)> =
+            live.iter().map(|(id, entry)| (entry.used, *id)).collect();
         by_use.sort_unstable();
         let too_many = by_use.len().saturating_sub(max);
         for (n, (used, id)) in by_use.into_iter().enumerate() {
@@ -110,11 +117,19 @@ impl Users {
 
     /// The latest position written for a user on this node lately: for as long as the actor lives.
     pub fn last_written(&self, user: UserId) -> Option<u64> {
-        self.lock().get(&user).map(|entry| entry.written.load(Ordering::Relaxed)).filter(|position| *position > 0)
+        self.lock()
+            .get(&user)
+            .map(|entry| entry.written.load(Ordering::Relaxed))
+            .filter(|position| *position > 0)
     }
 
     /// Asks a user something. What is answered with `Ok` is durable.
-    pub async fn ask(&self, user: UserId, asking: impl Into<Asking>, command: UserCommand) -> Result<Done, WriteError> {
+    pub async fn ask(
+        &self,
+        user: UserId,
+        asking: impl Into<Asking>,
+        command: UserCommand,
+    ) -> Result<Done, WriteError> {
         let job = command.job().cloned();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
         self.plan(user, job, asking, Arc::new(planner)).await
@@ -162,12 +177,19 @@ impl Users {
 
     /// Into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
     /// Answers where to note what was written.
-    fn send(&self, user: UserId, ask: impl FnOnce(WaitingPlace) -> Ask) -> Result<Arc<AtomicU64>, WriteError> {
+    fn send(
+        &self,
+        user: UserId,
+        ask: impl FnOnce(WaitingPlace) -> Ask,
+    ) -> Result<Arc<AtomicU64>, WriteError> {
         let mut live = self.lock();
         let entry = live.entry(user).or_insert_with(|| self.start(user));
         if !entry.actor.connected() {
             let written = Arc::clone(&entry.written);
-            *entry = Live { written, ..self.start(user) }; // it died; the log has everything that it knew
+            *entry = Live {
+                written,
+                ..self.start(user)
+            }; // it died; the log has everything that it knew
         }
         entry.used = Instant::now();
         let place = WaitingPlace::take(&entry.waiting, MAILBOX).ok_or(WriteError::Busy)?;
@@ -182,8 +204,13 @@ impl Users {
         let mut follower = self.0.log.follow(self.0.log.head());
         loop {
             match follower.next(PAGE).await {
-                Ok(rows) => rows.iter().filter(|row| row.is_forgotten()).for_each(|row| self.let_go(UserId(row.owner))),
-                Err(error @ LogError::Hole { .. }) => return error!(%error, "who was forgotten is not followed any more"),
+                Ok(rows) => rows
+                    .iter()
+                    .filter(|row| row.is_forgotten())
+                    .for_each(|row| self.let_go(UserId(row.owner))),
+                Err(error @ LogError::Hole { .. }) => {
+                    return error!(%error, "who was forgotten is not followed any more");
+                }
                 Err(error) => {
                     warn!(%error, "who was forgotten can't be followed; trying on");
                     tokio::time::sleep(AWAY).await;
@@ -203,8 +230,15 @@ impl Users {
     fn start(&self, user: UserId) -> Live {
         let (log, limits) = (self.0.log.clone(), self.0.limits.clone());
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
-        let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| UserActor::new(user, log, limits));
-        Live { actor, waiting: Arc::default(), written: Arc::default(), used: Instant::now() }
+        let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| {
+            UserActor::new(user, log, limits)
+        });
+        Live {
+            actor,
+            waiting: Arc::default(),
+            written: Arc::default(),
+            used: Instant::now(),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {

@@ -60,7 +60,10 @@ impl Plaintext {
         let mut bytes = Bounded(Zeroizing::new(Vec::with_capacity(most)));
         match serde_json::to_writer(&mut bytes, secret) {
             Ok(()) => Ok(Self(Zeroizing::new(bytes.0.to_vec()))),
-            Err(_) => Err(Refusal::invalid(field, format!("`{field}` must be at most {most} bytes"))),
+            Err(_) => Err(Refusal::invalid(
+                field,
+                format!("`{field}` must be at most {most} bytes"),
+            )),
         }
     }
 
@@ -68,7 +71,9 @@ impl Plaintext {
     pub fn of_object(text: Zeroizing<Vec<u8>>) -> Result<Self, Refusal> {
         let refused = |sentence: String| Err(Refusal::invalid("credentials", sentence));
         match serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text) {
-            _ if text.len() > MAX_SECRET_BYTES => refused(format!("`credentials` must be at most {MAX_SECRET_BYTES} bytes")),
+            _ if text.len() > MAX_SECRET_BYTES => refused(format!(
+                "`credentials` must be at most {MAX_SECRET_BYTES} bytes"
+            )),
             Ok(fields) if !fields.is_empty() => Ok(Self(text)),
             _ => refused("`credentials` must be a JSON object with at least one field".to_owned()),
         }
@@ -162,7 +167,12 @@ pub enum Target {
 impl Vault {
     /// Behind that door.
     pub fn new(log: Log, door: VaultDoor) -> Self {
-        Self { door: Arc::new(door), log, refused: Lately::new(), owners: Cache::new(MAX_OWNERS) }
+        Self {
+            door: Arc::new(door),
+            log,
+            refused: Lately::new(),
+            owners: Cache::new(MAX_OWNERS),
+        }
     }
 
     /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
@@ -176,13 +186,27 @@ impl Vault {
     }
 
     /// The hash of a user's password, and which version it is.
-    pub async fn password_hash(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(self.door.open_held(user, &password_id(user), LOGIN_PASSWORD).await)
+    pub async fn password_hash(
+        &self,
+        user: UserId,
+    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
+        held(
+            self.door
+                .open_held(user, &password_id(user), LOGIN_PASSWORD)
+                .await,
+        )
     }
 
     /// The secret of a user's second factor while it is on, and which version it is.
-    pub async fn two_factor_secret(&self, user: UserId) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(self.door.open_held(user, &two_factor_id(user), TWO_FACTOR).await)
+    pub async fn two_factor_secret(
+        &self,
+        user: UserId,
+    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
+        held(
+            self.door
+                .open_held(user, &two_factor_id(user), TWO_FACTOR)
+                .await,
+        )
     }
 
     /// Stores a credential: the ciphertext and its fact in one transaction.
@@ -197,9 +221,20 @@ impl Vault {
         let key = self.key(user).await?.ok_or(WriteError::Forgotten)?;
         let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
-            let (id, Holding { kind, platform, platform_username, expires_at }) = place(state, &target, fresh)?;
+            let (
+                id,
+                Holding {
+                    kind,
+                    platform,
+                    platform_username,
+                    expires_at,
+                },
+            ) = place(state, &target, fresh)?;
             let before = state.credential(id).unwrap_or(&Credential::Absent);
-            let (version, updated) = (before.next_version(), matches!(before, Credential::Held { .. }));
+            let (version, updated) = (
+                before.next_version(),
+                matches!(before, Credential::Held { .. }),
+            );
             let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
             let hash = match &work {
                 Work::PutSecret { sealed, .. } => sha256_hex(sealed),
@@ -207,18 +242,49 @@ impl Vault {
             };
             let sealed = SealedSecret { version, hash };
             let command = match target {
-                Target::Imported { over, .. } => {
-                    UserCommand::ImportCredential { credential: id, platform, platform_username, over, sealed }
-                }
-                _ => UserCommand::StoreCredential { credential: id, kind, platform, platform_username, expires_at, sealed },
+                Target::Imported { over, .. } => UserCommand::ImportCredential {
+                    credential: id,
+                    platform,
+                    platform_username,
+                    over,
+                    sealed,
+                },
+                _ => UserCommand::StoreCredential {
+                    credential: id,
+                    kind,
+                    platform,
+                    platform_username,
+                    expires_at,
+                    sealed,
+                },
             };
-            let outcome = json!(Kept { id, updated, expires_at });
-            Ok(Plan { changes: state.decide(now, command)?, work: vec![work], outcome, ..Plan::default() })
+            let outcome = json!(Kept {
+                id,
+                updated,
+                expires_at
+            });
+            Ok(Plan {
+                changes: state.decide(now, command)?,
+                work: vec![work],
+                outcome,
+                ..Plan::default()
+            })
         };
         let done = users.plan(user, None, asking, Arc::new(planner)).await?;
-        let Kept { id, updated, expires_at } = serde_json::from_value(done.outcome)
-            .map_err(|error| WriteError::Internal(format!("a stored credential has no outcome: {error}")))?;
-        Ok(Stored { id, updated, expires_at, again: done.changes.is_empty(), position: done.position })
+        let Kept {
+            id,
+            updated,
+            expires_at,
+        } = serde_json::from_value(done.outcome).map_err(|error| {
+            WriteError::Internal(format!("a stored credential has no outcome: {error}"))
+        })?;
+        Ok(Stored {
+            id,
+            updated,
+            expires_at,
+            again: done.changes.is_empty(),
+            position: done.position,
+        })
     }
 
     /// Removes a credential: the ciphertext goes with the fact.
@@ -231,7 +297,13 @@ impl Vault {
     ) -> Result<Done, WriteError> {
         let planner = move |state: &User, now| {
             let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
-            Ok(Plan { changes, work: vec![Work::DeleteSecret { secret_id: id.to_string() }], ..Plan::default() })
+            Ok(Plan {
+                changes,
+                work: vec![Work::DeleteSecret {
+                    secret_id: id.to_string(),
+                }],
+                ..Plan::default()
+            })
         };
         users.plan(user, None, asking, Arc::new(planner)).await
     }
@@ -243,12 +315,28 @@ const TWO_FACTOR: &str = "two-factor";
 
 /// Seals a version of the hash of a user's password.
 pub(crate) fn seal_password(key: &VaultKey, user: UserId, version: u32, hash: &str) -> Work {
-    key.seal(&SecretName { user, secret_id: password_id(user), kind: LOGIN_PASSWORD, version }, hash.as_bytes())
+    key.seal(
+        &SecretName {
+            user,
+            secret_id: password_id(user),
+            kind: LOGIN_PASSWORD,
+            version,
+        },
+        hash.as_bytes(),
+    )
 }
 
 /// Seals a version of the secret of a user's second factor.
 pub(crate) fn seal_two_factor(key: &VaultKey, user: UserId, version: u32, secret: &[u8]) -> Work {
-    key.seal(&SecretName { user, secret_id: two_factor_id(user), kind: TWO_FACTOR, version }, secret)
+    key.seal(
+        &SecretName {
+            user,
+            secret_id: two_factor_id(user),
+            kind: TWO_FACTOR,
+            version,
+        },
+        secret,
+    )
 }
 
 fn password_id(user: UserId) -> String {
@@ -268,29 +356,61 @@ fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError>
 }
 
 fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u32) -> SecretName {
-    SecretName { user, secret_id: id.to_string(), kind: kind.as_str(), version }
+    SecretName {
+        user,
+        secret_id: id.to_string(),
+        kind: kind.as_str(),
+        version,
+    }
 }
 
 /// Which credential it is to be, and what.
-fn place(state: &User, target: &Target, fresh: CredentialId) -> Result<(CredentialId, Holding), Refusal> {
+fn place(
+    state: &User,
+    target: &Target,
+    fresh: CredentialId,
+) -> Result<(CredentialId, Holding), Refusal> {
     match target {
         Target::For(holding) => {
-            let held = state.credential_for(holding.kind, &holding.platform, holding.platform_username.as_deref());
+            let held = state.credential_for(
+                holding.kind,
+                &holding.platform,
+                holding.platform_username.as_deref(),
+            );
             Ok((held.unwrap_or(fresh), holding.clone()))
         }
-        Target::Existing { id, platform_username } => match state.credential(*id) {
-            Some(Credential::Held { kind: CredentialKind::Profile, platform, platform_username: before, .. }) => {
-                Ok((*id, profile(platform, platform_username.as_ref().or(before.as_ref()))))
-            }
+        Target::Existing {
+            id,
+            platform_username,
+        } => match state.credential(*id) {
+            Some(Credential::Held {
+                kind: CredentialKind::Profile,
+                platform,
+                platform_username: before,
+                ..
+            }) => Ok((
+                *id,
+                profile(platform, platform_username.as_ref().or(before.as_ref())),
+            )),
             _ => Err(Refusal::not_found("credential")),
         },
-        Target::Imported { id, platform, platform_username, .. } => Ok((*id, profile(platform, platform_username.as_ref()))),
+        Target::Imported {
+            id,
+            platform,
+            platform_username,
+            ..
+        } => Ok((*id, profile(platform, platform_username.as_ref()))),
     }
 }
 
 fn profile(platform: &str, platform_username: Option<&String>) -> Holding {
     let (kind, platform) = (CredentialKind::Profile, platform.to_owned());
-    Holding { kind, platform, platform_username: platform_username.cloned(), expires_at: None }
+    Holding {
+        kind,
+        platform,
+        platform_username: platform_username.cloned(),
+        expires_at: None,
+    }
 }
 
 #[cfg(test)]

@@ -71,19 +71,39 @@ impl WriteSide {
         let vault = Vault::new(log.clone(), door);
         let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
         let head = log.head();
-        let supervisor = Supervisor::new(log.clone(), users.clone(), log.start_journal(), settings.model, settings.node)?;
+        let supervisor = Supervisor::new(
+            log.clone(),
+            users.clone(),
+            log.start_journal(),
+            settings.model,
+            settings.node,
+        )?;
         tokio::spawn(users.clone().sweep());
         tokio::spawn(users.clone().let_go_of_the_forgotten());
         tokio::spawn(jobs.clone().follow());
         tokio::spawn(jobs.clone().tick(election.clone()));
         tokio::spawn(supervisor.clone().follow(head));
         tokio::spawn(supervisor.clone().renew());
-        tokio::spawn(supervisor.clone().take_over_the_lapsed(settings.embedded, election.clone()));
+        tokio::spawn(
+            supervisor
+                .clone()
+                .take_over_the_lapsed(settings.embedded, election.clone()),
+        );
         let (service_keys, access) = (ServiceKeys::new(log.clone()), Access::new(log.clone()));
         let accounts = Accounts::new(log.clone(), users.clone(), vault.clone());
         tokio::spawn(accounts.clone().sweep(election));
         let forget = Forget::new(log.clone(), Some(users.clone()));
         let register = Register::new(log, vault.clone());
-        Ok(Self { register, accounts, forget, users, vault, jobs, supervisor, service_keys, access })
+        Ok(Self {
+            register,
+            accounts,
+            forget,
+            users,
+            vault,
+            jobs,
+            supervisor,
+            service_keys,
+            access,
+        })
     }
 }

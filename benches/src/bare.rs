@@ -33,7 +33,9 @@ enum Table {
 impl Bare {
     /// Makes the table, and takes the latest rows that genie wrote as a pattern.
     pub async fn beside(ground: &Ground, log: &Log) -> Measured<Self> {
-        let pattern: Vec<StoredRow> = log.rows(log.head().saturating_sub(BATCH as u64), BATCH).await?;
+        let pattern: Vec<StoredRow> = log
+            .rows(log.head().saturating_sub(BATCH as u64), BATCH)
+            .await?;
         if pattern.len() < BATCH {
             return Err(format!("{} rows to copy, where {BATCH} are wanted", pattern.len()).into());
         }
@@ -41,20 +43,31 @@ impl Bare {
             Target::Postgres(url) => Table::Postgres(BarePostgres::make(url).await?),
             Target::Sqlite(path) => Table::Sqlite(BareSqlite::make(path).await?),
         };
-        Ok(Self { table, pattern, next: AtomicI64::new(1) })
+        Ok(Self {
+            table,
+            pattern,
+            next: AtomicI64::new(1),
+        })
     }
 
     /// Rows per second in batches of [`BATCH`], made before the clock runs: one after the other on each of so many connections.
     pub async fn batched_rate(&self, batches: usize, connections: usize) -> Measured<f64> {
-        let ready: Vec<Vec<Vec<StoredRow>>> =
-            (0..connections).map(|_| (0..batches).map(|_| self.fresh_rows(BATCH)).collect()).collect();
+        let ready: Vec<Vec<Vec<StoredRow>>> = (0..connections)
+            .map(|_| (0..batches).map(|_| self.fresh_rows(BATCH)).collect())
+            .collect();
         let began = Instant::now();
         match &self.table {
             Table::Postgres(table) => {
-                futures_util::future::try_join_all(ready.iter().map(|batches| table.insert_all(batches))).await?;
+                futures_util::future::try_join_all(
+                    ready.iter().map(|batches| table.insert_all(batches)),
+                )
+                .await?;
             }
             Table::Sqlite(table) => {
-                futures_util::future::try_join_all(ready.iter().map(|batches| table.insert_all(batches))).await?;
+                futures_util::future::try_join_all(
+                    ready.iter().map(|batches| table.insert_all(batches)),
+                )
+                .await?;
             }
         }
         Ok((connections * batches * BATCH) as f64 / began.elapsed().as_secs_f64())
@@ -77,7 +90,13 @@ impl Bare {
         let fresh = |row: &StoredRow| {
             let number = self.next.fetch_add(1, Ordering::Relaxed) as u64;
             let event_id = clock.new_uuid();
-            StoredRow { position: number, sequence: number, owner_seq: number, event_id, ..row.clone() }
+            StoredRow {
+                position: number,
+                sequence: number,
+                owner_seq: number,
+                event_id,
+                ..row.clone()
+            }
         };
         self.pattern.iter().cycle().take(count).map(fresh).collect()
     }

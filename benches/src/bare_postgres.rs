@@ -20,10 +20,16 @@ pub struct BarePostgres {
 impl BarePostgres {
     pub async fn make(url: &str) -> Measured<Self> {
         let mut connection = PgConnection::connect(url).await?;
-        sqlx::query("CREATE TABLE bare_events (LIKE events INCLUDING ALL)").execute(&mut connection).await?;
+        sqlx::query("CREATE TABLE bare_events (LIKE events INCLUDING ALL)")
+            .execute(&mut connection)
+            .await?;
         Ok(Self {
             single: Mutex::new(connection),
-            pool: PgPoolOptions::new().min_connections(CONNECTIONS).max_connections(CONNECTIONS).connect(url).await?,
+            pool: PgPoolOptions::new()
+                .min_connections(CONNECTIONS)
+                .max_connections(CONNECTIONS)
+                .connect(url)
+                .await?,
             many: format!(
                 "INSERT INTO bare_events ({COLUMNS}) \
                  SELECT position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload::json, \

@@ -6,7 +6,10 @@ use genie_log::StoredRow;
 use sqlx::{
     Connection, Sqlite, SqliteConnection, SqlitePool,
     query::Query,
-    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
+        SqliteSynchronous,
+    },
 };
 use tokio::sync::Mutex;
 
@@ -29,27 +32,45 @@ impl BareSqlite {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        let table: String = sqlx::query_scalar("SELECT sql FROM sqlite_master WHERE name = 'events'").fetch_one(&pool).await?;
-        sqlx::query(&table.replacen("events", "bare_events", 1)).execute(&pool).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await?;
+        let table: String =
+            sqlx::query_scalar("SELECT sql FROM sqlite_master WHERE name = 'events'")
+                .fetch_one(&pool)
+                .await?;
+        sqlx::query(&table.replacen("events", "bare_events", 1))
+            .execute(&pool)
+            .await?;
         let single = Mutex::new(SqliteConnection::connect_with(&options).await?);
         let insert = format!("INSERT INTO bare_events ({COLUMNS}) VALUES ");
         let places = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        Ok(Self { pool, single, many: format!("{insert}{}", [places; BATCH].join(", ")), one: format!("{insert}{places}") })
+        Ok(Self {
+            pool,
+            single,
+            many: format!("{insert}{}", [places; BATCH].join(", ")),
+            one: format!("{insert}{places}"),
+        })
     }
 
     /// One transaction for each batch.
     pub async fn insert_all(&self, batches: &[Vec<StoredRow>]) -> Measured<()> {
         for rows in batches {
             let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-            rows.iter().fold(sqlx::query(&self.many), bind).execute(&mut *tx).await?;
+            rows.iter()
+                .fold(sqlx::query(&self.many), bind)
+                .execute(&mut *tx)
+                .await?;
             tx.commit().await?;
         }
         Ok(())
     }
 
     pub async fn insert_one(&self, row: &StoredRow) -> Measured<()> {
-        bind(sqlx::query(&self.one), row).execute(&mut *self.single.lock().await).await?;
+        bind(sqlx::query(&self.one), row)
+            .execute(&mut *self.single.lock().await)
+            .await?;
         Ok(())
     }
 }

@@ -27,8 +27,17 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         colds.push(millis(cold));
         warms.push(millis(warm));
     }
-    eprintln!("cold p99 {:.1} ms, warm p99 {:.1} ms", median(&colds), median(&warms));
-    Ok(vec![Row::new(ground.name("cold_start_p99_ratio"), median(&ratios), "x", Bound::AtMost(5.0))])
+    eprintln!(
+        "cold p99 {:.1} ms, warm p99 {:.1} ms",
+        median(&colds),
+        median(&warms)
+    );
+    Ok(vec![Row::new(
+        ground.name("cold_start_p99_ratio"),
+        median(&ratios),
+        "x",
+        Bound::AtMost(5.0),
+    )])
 }
 
 /// One command of each.

@@ -54,9 +54,19 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     }
     let mut rows = Vec::new();
     if stock.is_some() {
-        rows.push(Row::new(ground.name("commands_vs_stock"), median(&to_stock), "x", Bound::AtLeast(10.0)));
+        rows.push(Row::new(
+            ground.name("commands_vs_stock"),
+            median(&to_stock),
+            "x",
+            Bound::AtLeast(10.0),
+        ));
     }
-    rows.push(Row::new(ground.name("commands_vs_bare_batched_insert"), median(&to_bare), "x", Bound::AtLeast(0.45)));
+    rows.push(Row::new(
+        ground.name("commands_vs_bare_batched_insert"),
+        median(&to_bare),
+        "x",
+        Bound::AtLeast(0.45),
+    ));
     Ok(rows)
 }
 
@@ -72,13 +82,18 @@ pub async fn rate(node: &Node, creators: &[Creator]) -> Measured<f64> {
             Measured::Ok(())
         })
     });
-    try_join_all(clients).await?.into_iter().collect::<Measured<()>>()?;
+    try_join_all(clients)
+        .await?
+        .into_iter()
+        .collect::<Measured<()>>()?;
     Ok((creators.len() * COMMANDS) as f64 / began.elapsed().as_secs_f64())
 }
 
 /// With the size of pool that serves it best. There is none on SQLite.
 async fn stock_at_its_best(ground: &Ground) -> Measured<Option<Stock>> {
-    let Target::Postgres(url) = &ground.store.target else { return Ok(None) };
+    let Target::Postgres(url) = &ground.store.target else {
+        return Ok(None);
+    };
     Stock::prepare(url).await?;
     let mut best: Option<(f64, Stock)> = None;
     for connections in STOCK_POOLS {

@@ -10,7 +10,9 @@ use genie_actors::{
     Caller,
     vault::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
 };
-use genie_events::{CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::Right};
+use genie_events::{
+    CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::Right,
+};
 use genie_log::{
     MasterKeys,
     clock::random_bytes,
@@ -46,20 +48,49 @@ const ROTATIONS: usize = 3;
 /// How fast one core seals and opens as much as an event has. Needs no store.
 pub fn seal_and_open() -> Vec<Row> {
     let (root, text) = (random_bytes::<32>(), random_bytes::<EVENT_BYTES>());
-    let (key, place) = (SealingKey::derive(uuid::Uuid::nil(), &root, "bench"), seal::Place::new(&["bench", "a", "1"]));
+    let (key, place) = (
+        SealingKey::derive(uuid::Uuid::nil(), &root, "bench"),
+        seal::Place::new(&["bench", "a", "1"]),
+    );
     let cipher = XChaCha20Poly1305::new(&root.into());
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
-        ours.push(per_second(|| key.open(&key.seal(&text, &place), &place).is_ok_and(|opened| opened.as_slice() == text)));
+        ours.push(per_second(|| {
+            key.open(&key.seal(&text, &place), &place)
+                .is_ok_and(|opened| opened.as_slice() == text)
+        }));
         bare.push(per_second(|| {
             let nonce = random_bytes::<24>().into();
-            let sealed = cipher.encrypt(&nonce, Payload { msg: &text, aad: b"bench" });
-            let opened = sealed.and_then(|sealed| cipher.decrypt(&nonce, Payload { msg: &sealed, aad: b"bench" }));
+            let sealed = cipher.encrypt(
+                &nonce,
+                Payload {
+                    msg: &text,
+                    aad: b"bench",
+                },
+            );
+            let opened = sealed.and_then(|sealed| {
+                cipher.decrypt(
+                    &nonce,
+                    Payload {
+                        msg: &sealed,
+                        aad: b"bench",
+                    },
+                )
+            });
             opened.is_ok_and(|opened| opened == text)
         }));
     }
-    eprintln!("sealed and opened {:.0}/s, by the bare cipher {:.0}/s", median(&ours), median(&bare));
-    vec![Row::new("credentials.seal_open_per_s_core".into(), median(&ours), "pairs/s", Bound::AtLeast(180_000.0))]
+    eprintln!(
+        "sealed and opened {:.0}/s, by the bare cipher {:.0}/s",
+        median(&ours),
+        median(&bare)
+    );
+    vec![Row::new(
+        "credentials.seal_open_per_s_core".into(),
+        median(&ours),
+        "pairs/s",
+        Bound::AtLeast(180_000.0),
+    )]
 }
 
 /// How often a second something succeeds, on this thread alone. 0 when it does not.
@@ -87,26 +118,46 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
     for user in ground.register(&node.log, CALLERS).await {
         credentials.push(store(&node, &vault, user).await?);
     }
-    let (mut ratios, mut all_ours, mut all_bare, mut all_commands) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ratios, mut all_ours, mut all_bare, mut all_commands) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for turn in 0..TURNS {
         let mut theirs = Vec::with_capacity(COMMITS);
         for _ in 0..COMMITS {
             theirs.push(bare.single().await?);
         }
-        let ours = times(credentials.iter().map(|credential| reveals(node.clone(), vault.clone(), *credential))).await?;
+        let ours = times(
+            credentials
+                .iter()
+                .map(|credential| reveals(node.clone(), vault.clone(), *credential)),
+        )
+        .await?;
         let commands = times(creators.iter().map(|creator| asks(node.clone(), *creator))).await?;
         if turn > 0 {
-            ratios.push(percentile(&ours, 99).as_secs_f64() / percentile(&theirs, 50).as_secs_f64());
+            ratios
+                .push(percentile(&ours, 99).as_secs_f64() / percentile(&theirs, 50).as_secs_f64());
             all_ours.extend(ours);
             all_bare.extend(theirs);
             all_commands.extend(commands);
         }
     }
-    let said =
-        |times: &[Duration]| format!("p50 {:.2} ms, p99 {:.2} ms", millis(percentile(times, 50)), millis(percentile(times, 99)));
-    eprintln!("at {CALLERS} callers a reveal {}, the same fact without a secret {}", said(&all_ours), said(&all_commands));
+    let said = |times: &[Duration]| {
+        format!(
+            "p50 {:.2} ms, p99 {:.2} ms",
+            millis(percentile(times, 50)),
+            millis(percentile(times, 99))
+        )
+    };
+    eprintln!(
+        "at {CALLERS} callers a reveal {}, the same fact without a secret {}",
+        said(&all_ours),
+        said(&all_commands)
+    );
     eprintln!("a bare commit alone {}", said(&all_bare));
-    let name = name_on("credentials", ground.store.kind, "reveal_p99_vs_bare_commit");
+    let name = name_on(
+        "credentials",
+        ground.store.kind,
+        "reveal_p99_vs_bare_commit",
+    );
     Ok(Row::new(name, median(&ratios), "x", Bound::AtMost(3.0)))
 }
 
@@ -132,18 +183,35 @@ async fn asks(node: Node, creator: Creator) -> Measured<Vec<Duration>> {
 
 async fn store(node: &Node, vault: &Vault, user: UserId) -> Measured<CredentialId> {
     let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
-    let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES).map_err(|refusal| format!("{refusal:?}"))?;
+    let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES)
+        .map_err(|refusal| format!("{refusal:?}"))?;
     let (kind, platform) = (CredentialKind::Profile, "onlyfans".to_owned());
-    let target = Target::For(Holding { kind, platform, platform_username: None, expires_at: None });
-    Ok(vault.store(&node.users, user, Metadata::system(), target, secret).await?.id)
+    let target = Target::For(Holding {
+        kind,
+        platform,
+        platform_username: None,
+        expires_at: None,
+    });
+    Ok(vault
+        .store(&node.users, user, Metadata::system(), target, secret)
+        .await?
+        .id)
 }
 
 /// How long each reveal of one caller took.
 async fn reveals(node: Node, vault: Vault, credential: CredentialId) -> Measured<Vec<Duration>> {
     let (caller, mut times) = (Caller::shared_secret("bench"), Vec::with_capacity(REVEALS));
     for _ in 0..REVEALS {
-        let (named, purpose) = (Named::Id(credential), Some("publishing the planned post".to_owned()));
-        let ask = Ask { named, kinds: &[CredentialKind::Profile], right: Right::Every, purpose };
+        let (named, purpose) = (
+            Named::Id(credential),
+            Some("publishing the planned post".to_owned()),
+        );
+        let ask = Ask {
+            named,
+            kinds: &[CredentialKind::Profile],
+            right: Right::Every,
+            purpose,
+        };
         let began = Instant::now();
         let revealed = vault.reveal(&node.users, &caller, ask).await?;
         times.push(began.elapsed());
@@ -172,10 +240,17 @@ async fn rotate(ground: &Ground) -> Measured<Row> {
         }
         rates.push(wrapped as f64 / began.elapsed().as_secs_f64());
         if (wrapped as usize) < USERS {
-            return Err(format!("{wrapped} keys were wrapped anew, where there are {USERS} users").into());
+            return Err(
+                format!("{wrapped} keys were wrapped anew, where there are {USERS} users").into(),
+            );
         }
     }
     eprintln!("users a second in each rotation: {rates:.0?}");
     let name = name_on("credentials", ground.store.kind, "rotate_users_per_s");
-    Ok(Row::new(name, median(&rates), "users/s", Bound::AtLeast(20_000.0)))
+    Ok(Row::new(
+        name,
+        median(&rates),
+        "users/s",
+        Bound::AtLeast(20_000.0),
+    ))
 }

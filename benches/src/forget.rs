@@ -22,7 +22,9 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     give_a_past(&node, creator, EVENTS).await?;
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
-    Forget::new(node.log.clone(), Some(node.users.clone())).now(creator.id, AtTheWishOf::Operator, Metadata::system()).await?;
+    Forget::new(node.log.clone(), Some(node.users.clone()))
+        .now(creator.id, AtTheWishOf::Operator, Metadata::system())
+        .await?;
     let took = began.elapsed();
     let name = name_on("credentials", ground.store.kind, "forget_1m_events_ms");
     Ok(Row::new(name, millis(took), "ms", Bound::AtMost(50.0)))
@@ -31,7 +33,9 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
 /// As every user has one who was active lately.
 async fn keep_snapshot(node: &Node, creator: Creator) -> Measured<()> {
     loop {
-        let Waking::Awake(awake) = node.log.wake(creator.id).await? else { return Err("the user was forgotten before".into()) };
+        let Waking::Awake(awake) = node.log.wake(creator.id).await? else {
+            return Err("the user was forgotten before".into());
+        };
         if awake.snapshot_seq == awake.user.seq() {
             return Ok(());
         }

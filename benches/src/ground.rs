@@ -36,17 +36,28 @@ impl Ground {
         let mut store = TestStore::new(kind).await;
         // The machine's: under a clock that stands, ids would not ascend, and the indexes would be another case.
         store.clock = Clock::system();
-        Self { store, masters: MasterKeys::generate().to_string(), arbiters: arbiters.to_vec() }
+        Self {
+            store,
+            masters: MasterKeys::generate().to_string(),
+            arbiters: arbiters.to_vec(),
+        }
     }
 
     /// Refuses a Postgres that was made faster than it is where it matters.
     pub async fn check_durability(&self) -> Measured<()> {
-        let Target::Postgres(url) = &self.store.target else { return Ok(()) };
+        let Target::Postgres(url) = &self.store.target else {
+            return Ok(());
+        };
         let mut connection = PgConnection::connect(url).await?;
         for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
-            let value: String = sqlx::query_scalar(&format!("SHOW {setting}")).fetch_one(&mut connection).await?;
+            let value: String = sqlx::query_scalar(&format!("SHOW {setting}"))
+                .fetch_one(&mut connection)
+                .await?;
             if value != "on" {
-                return Err(format!("this Postgres has {setting} = {value}, where stock durability is compared").into());
+                return Err(format!(
+                    "this Postgres has {setting} = {value}, where stock durability is compared"
+                )
+                .into());
             }
         }
         Ok(())
@@ -65,13 +76,19 @@ impl Ground {
     /// A node: a log, and the users' actors on it.
     pub async fn node(&self) -> Measured<Node> {
         let log = self.log().await?;
-        Ok(Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log })
+        Ok(Node {
+            users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()),
+            log,
+        })
     }
 
     /// The same with the vault, as the write side has it.
     pub async fn node_with_vault(&self) -> Measured<(Node, Vault)> {
         let Opened { log, vault } = self.store.open_with(&self.masters).await?;
-        let node = Node { users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()), log: log.clone() };
+        let node = Node {
+            users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()),
+            log: log.clone(),
+        };
         Ok((node, Vault::new(log, vault)))
     }
 
@@ -79,7 +96,9 @@ impl Ground {
     pub async fn register(&self, log: &Log, count: usize) -> Vec<UserId> {
         let mut users = Vec::with_capacity(count);
         for first in (0..count).step_by(AT_ONCE) {
-            let names: Vec<String> = (first..count.min(first + AT_ONCE)).map(|n| format!("creator-{n}")).collect();
+            let names: Vec<String> = (first..count.min(first + AT_ONCE))
+                .map(|n| format!("creator-{n}"))
+                .collect();
             users.extend(join_all(names.iter().map(|name| self.store.register(log, name))).await);
         }
         users
@@ -116,14 +135,20 @@ pub struct Creator {
 
 impl Creator {
     async fn make(node: &Node, id: UserId) -> Measured<Self> {
-        let creator = Self { id, credential: CredentialId(node.log.clock().new_uuid()) };
+        let creator = Self {
+            id,
+            credential: CredentialId(node.log.clock().new_uuid()),
+        };
         let store = UserCommand::StoreCredential {
             credential: creator.credential,
             kind: CredentialKind::Profile,
             platform: "onlyfans".into(),
             platform_username: None,
             expires_at: None,
-            sealed: SealedSecret { version: 1, hash: "0".repeat(64) },
+            sealed: SealedSecret {
+                version: 1,
+                hash: "0".repeat(64),
+            },
         };
         node.users.ask(id, creator.metadata(), store).await?;
         Ok(creator)
@@ -131,7 +156,10 @@ impl Creator {
 
     /// The command that is measured: it appends one fact of [`EVENT_BYTES`], and may be asked for ever.
     pub async fn ask(self, node: &Node) -> Measured<u64> {
-        let command = UserCommand::RevealCredential { credential: self.credential, purpose: Some(purpose()) };
+        let command = UserCommand::RevealCredential {
+            credential: self.credential,
+            purpose: Some(purpose()),
+        };
         let done = node.users.ask(self.id, self.metadata(), command).await?;
         match done.changes.len() {
             1 => Ok(done.position),
@@ -147,7 +175,11 @@ impl Creator {
 
 /// A purpose that makes the event's JSON [`EVENT_BYTES`] long.
 pub fn purpose() -> String {
-    "publishing the planned post ".chars().cycle().take(EVENT_BYTES - AROUND_THE_PURPOSE).collect()
+    "publishing the planned post "
+        .chars()
+        .cycle()
+        .take(EVENT_BYTES - AROUND_THE_PURPOSE)
+        .collect()
 }
 
 #[cfg(test)]
@@ -158,7 +190,10 @@ mod tests {
 
     #[test]
     fn the_measured_event_has_the_said_size() {
-        let event = Event::Credential(CredentialEvent::Revealed { version: 1, purpose: Some(purpose()) });
+        let event = Event::Credential(CredentialEvent::Revealed {
+            version: 1,
+            purpose: Some(purpose()),
+        });
         assert_eq!(event.to_json().to_string().len(), EVENT_BYTES);
     }
 }

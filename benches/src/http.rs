@@ -32,16 +32,33 @@ const INVITE: &str = "the-first-invite";
 
 /// The ratio on one store.
 pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
-    let (open, closed) = (Server::start(kind, true).await?, Server::start(kind, false).await?);
+    let (open, closed) = (
+        Server::start(kind, true).await?,
+        Server::start(kind, false).await?,
+    );
     let token = closed.log_in().await?;
-    let (anybody, user) = (request("GET", READ, "", ""), request("GET", READ, &format!("Authorization: Bearer {token}\r\n"), ""));
-    let (status, _) = Connection::open(&closed.address).await?.ask(&anybody).await?;
+    let (anybody, user) = (
+        request("GET", READ, "", ""),
+        request(
+            "GET",
+            READ,
+            &format!("Authorization: Bearer {token}\r\n"),
+            "",
+        ),
+    );
+    let (status, _) = Connection::open(&closed.address)
+        .await?
+        .ask(&anybody)
+        .await?;
     if status != 401 {
         return Err(format!("without a token the closed server answered {status}").into());
     }
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        let (one, other) = (rate(&open.address, &anybody).await?, rate(&closed.address, &user).await?);
+        let (one, other) = (
+            rate(&open.address, &anybody).await?,
+            rate(&closed.address, &user).await?,
+        );
         if turn > 0 {
             without.push(one);
             with.push(other);
@@ -49,8 +66,15 @@ pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
     }
     let nothing = rate(&open.address, &request("GET", "/healthz", "", "")).await?;
     let (without, with) = (median(&without), median(&with));
-    eprintln!("{kind:?}: {without:.0} reads/s without a token, {with:.0} with one; /healthz, which reads nothing, {nothing:.0}");
-    Ok(vec![Row::new(name_on("http", kind, "token_vs_no_token"), with / without, "x", Bound::AtLeast(0.7))])
+    eprintln!(
+        "{kind:?}: {without:.0} reads/s without a token, {with:.0} with one; /healthz, which reads nothing, {nothing:.0}"
+    );
+    Ok(vec![Row::new(
+        name_on("http", kind, "token_vs_no_token"),
+        with / without,
+        "x",
+        Bound::AtLeast(0.7),
+    )])
 }
 
 /// Answers a second.
@@ -64,13 +88,18 @@ async fn rate(address: &str, request: &[u8]) -> Measured<f64> {
             while began.elapsed() < TURN {
                 match connection.ask(&request).await? {
                     (200, _) => answers += 1,
-                    (status, body) => return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into()),
+                    (status, body) => {
+                        return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
+                    }
                 }
             }
             Measured::Ok(answers)
         })
     });
-    let answers = try_join_all(asking).await?.into_iter().sum::<Measured<u32>>()?;
+    let answers = try_join_all(asking)
+        .await?
+        .into_iter()
+        .sum::<Measured<u32>>()?;
     Ok(f64::from(answers) / began.elapsed().as_secs_f64())
 }
 
@@ -85,7 +114,12 @@ impl Server {
     async fn start(kind: Kind, is_open: bool) -> Measured<Self> {
         let store = TestStore::new(kind).await;
         let mut command = Command::new(std::env::current_exe()?.with_file_name("genie"));
-        command.arg("serve").current_dir(store.folder()).env_clear().kill_on_drop(true).stdout(Stdio::piped());
+        command
+            .arg("serve")
+            .current_dir(store.folder())
+            .env_clear()
+            .kill_on_drop(true)
+            .stdout(Stdio::piped());
         command
             .env("SERVER_PORT", "0")
             .env("GENIE_DATA_DIR", store.folder())
@@ -98,19 +132,29 @@ impl Server {
         if let Some(url) = store.database_url() {
             command.env("DATABASE_URL", url);
         }
-        let mut process = command.spawn().map_err(|error| format!("`genie` can't be started beside this program: {error}"))?;
+        let mut process = command
+            .spawn()
+            .map_err(|error| format!("`genie` can't be started beside this program: {error}"))?;
         let mut lines = BufReader::new(process.stdout.take().ok_or("no standard output")?).lines();
         loop {
-            let line = tokio::time::timeout(START, lines.next_line()).await??.ok_or("the server stopped")?;
+            let line = tokio::time::timeout(START, lines.next_line())
+                .await??
+                .ok_or("the server stopped")?;
             if let Some(address) = line.strip_prefix("genie listens on http://") {
-                return Ok(Self { _process: process, _store: store, address: address.to_owned() });
+                return Ok(Self {
+                    _process: process,
+                    _store: store,
+                    address: address.to_owned(),
+                });
             }
         }
     }
 
     /// Registers somebody and gives their token.
     async fn log_in(&self) -> Measured<String> {
-        let body = json!({"email": "ada@example.com", "password": "ada's password", "inviteCode": INVITE}).to_string();
+        let body =
+            json!({"email": "ada@example.com", "password": "ada's password", "inviteCode": INVITE})
+                .to_string();
         let mut connection = Connection::open(&self.address).await?;
         let json = "Content-Type: application/json\r\n";
         for path in ["/api/register", "/auth/login"] {
@@ -128,7 +172,11 @@ impl Server {
 }
 
 fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
-    format!("{method} {path} HTTP/1.1\r\nHost: genie\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: genie\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// One connection that is kept. As little as HTTP/1.1 needs here: a client that works as hard as the server would hide the server.
@@ -141,7 +189,10 @@ impl Connection {
     async fn open(address: &str) -> Measured<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(16 * 1024) })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(16 * 1024),
+        })
     }
 
     /// The status and the body.
@@ -164,10 +215,17 @@ impl Connection {
 
 /// The status, where the body begins and its length, once the head is whole.
 fn head(bytes: &[u8]) -> Measured<Option<(u16, usize, usize)>> {
-    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
     let text = std::str::from_utf8(&bytes[..end])?.to_ascii_lowercase();
     let status = text.split(' ').nth(1).ok_or("no status")?.parse()?;
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")).ok_or("no length")?.trim().parse()?;
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .ok_or("no length")?
+        .trim()
+        .parse()?;
     Ok(Some((status, end + 4, length)))
 }
 

@@ -40,7 +40,12 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     }
     let followers: Vec<_> = followers
         .into_iter()
-        .map(|(name, log)| (name, tokio::spawn(seen(log, start, start + (USERS * COMMANDS) as u64))))
+        .map(|(name, log)| {
+            (
+                name,
+                tokio::spawn(seen(log, start, start + (USERS * COMMANDS) as u64)),
+            )
+        })
         .collect();
     let acknowledged = write(&node, &creators).await?;
     let mut rows = Vec::new();
@@ -48,13 +53,30 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         let seen = tokio::time::timeout(LONGEST, follower).await???;
         let lags: Vec<Duration> = acknowledged
             .iter()
-            .filter_map(|(position, at)| seen.get(position).map(|seen| seen.saturating_duration_since(*at)))
+            .filter_map(|(position, at)| {
+                seen.get(position)
+                    .map(|seen| seen.saturating_duration_since(*at))
+            })
             .collect();
         if lags.len() != acknowledged.len() {
-            return Err(format!("{} of {} rows were followed", lags.len(), acknowledged.len()).into());
+            return Err(format!(
+                "{} of {} rows were followed",
+                lags.len(),
+                acknowledged.len()
+            )
+            .into());
         }
-        eprintln!("{name}: p50 {:.2} ms of {} rows", millis(percentile(&lags, 50)), lags.len());
-        rows.push(Row::new(ground.name(name), millis(percentile(&lags, 99)), "ms", Bound::AtMost(10.0)));
+        eprintln!(
+            "{name}: p50 {:.2} ms of {} rows",
+            millis(percentile(&lags, 50)),
+            lags.len()
+        );
+        rows.push(Row::new(
+            ground.name(name),
+            millis(percentile(&lags, 99)),
+            "ms",
+            Bound::AtMost(10.0),
+        ));
     }
     if let Some(held) = held {
         held.close().await?;
@@ -64,9 +86,15 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
 
 /// A session that has written and does not commit, for as long as it is not closed.
 async fn hold_a_transaction(ground: &Ground) -> Measured<Option<PgConnection>> {
-    let Target::Postgres(url) = &ground.store.target else { return Ok(None) };
+    let Target::Postgres(url) = &ground.store.target else {
+        return Ok(None);
+    };
     let mut connection = PgConnection::connect(url).await?;
-    for sql in ["CREATE TABLE held (n bigint)", "BEGIN", "INSERT INTO held VALUES (1)"] {
+    for sql in [
+        "CREATE TABLE held (n bigint)",
+        "BEGIN",
+        "INSERT INTO held VALUES (1)",
+    ] {
         sqlx::query(sql).execute(&mut connection).await?;
     }
     Ok(Some(connection))
@@ -85,7 +113,10 @@ async fn write(node: &Node, creators: &[Creator]) -> Measured<Times> {
             Measured::Ok(acknowledged)
         })
     });
-    let acknowledged = try_join_all(clients).await?.into_iter().collect::<Measured<Vec<_>>>()?;
+    let acknowledged = try_join_all(clients)
+        .await?
+        .into_iter()
+        .collect::<Measured<Vec<_>>>()?;
     Ok(acknowledged.into_iter().flatten().collect())
 }
 

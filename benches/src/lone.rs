@@ -37,6 +37,15 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         all_bare.extend(theirs);
     }
     let p50 = |times| millis(percentile(times, 50));
-    eprintln!("a lone command {:.3} ms, a bare row {:.3} ms", p50(&all_ours), p50(&all_bare));
-    Ok(vec![Row::new(ground.name("lone_user_latency"), median(&ratios), "x", Bound::AtMost(1.3))])
+    eprintln!(
+        "a lone command {:.3} ms, a bare row {:.3} ms",
+        p50(&all_ours),
+        p50(&all_bare)
+    );
+    Ok(vec![Row::new(
+        ground.name("lone_user_latency"),
+        median(&ratios),
+        "x",
+        Bound::AtMost(1.3),
+    )])
 }

@@ -73,13 +73,20 @@ enum What {
 fn main() -> Measured<()> {
     let arguments = Arguments::parse();
     // As `genie serve` wires it: one runtime with all I/O, and threads of their own for the actors.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("genie-io").build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("genie-io")
+        .build()?;
     let io = runtime.handle().clone();
     actix::System::with_tokio_rt(move || runtime).block_on(async move {
-        let arbiters = (0..ACTOR_THREADS).map(|_| actix::Arbiter::new().handle()).collect();
+        let arbiters = (0..ACTOR_THREADS)
+            .map(|_| actix::Arbiter::new().handle())
+            .collect();
         io.spawn(async move {
             match arguments.what {
-                What::Log { json, only } => log(arbiters, only.as_deref().unwrap_or_default(), json).await,
+                What::Log { json, only } => {
+                    log(arbiters, only.as_deref().unwrap_or_default(), json).await
+                }
                 What::Http { json } => http(json).await,
                 What::Credentials { json } => credentials(&arbiters, json).await,
                 What::IdleUsers => memory::idle_users(arbiters).await,
@@ -112,7 +119,14 @@ async fn http(as_json: bool) -> Measured<()> {
     for kind in [Kind::Postgres, Kind::Sqlite] {
         rows.extend(http::measure(kind).await?);
     }
-    println!("{}", if as_json { table::json(&rows) } else { table::text(&rows) });
+    println!(
+        "{}",
+        if as_json {
+            table::json(&rows)
+        } else {
+            table::text(&rows)
+        }
+    );
     Ok(())
 }
 
@@ -125,7 +139,14 @@ async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> 
         // On a store of its own, so that neither inherits the other's tables.
         rows.push(forget::measure(&Ground::new(kind, arbiters).await).await?);
     }
-    println!("{}", if as_json { table::json(&rows) } else { table::text(&rows) });
+    println!(
+        "{}",
+        if as_json {
+            table::json(&rows)
+        } else {
+            table::text(&rows)
+        }
+    );
     Ok(())
 }
 
@@ -142,7 +163,15 @@ enum Measurement {
 }
 
 impl Measurement {
-    const ALL: [Self; 7] = [Self::Commands, Self::Lone, Self::Lag, Self::Replay, Self::Memory, Self::Wake, Self::Cold];
+    const ALL: [Self; 7] = [
+        Self::Commands,
+        Self::Lone,
+        Self::Lag,
+        Self::Replay,
+        Self::Memory,
+        Self::Wake,
+        Self::Cold,
+    ];
 
     fn figures(self) -> &'static [&'static str] {
         match self {
@@ -173,14 +202,21 @@ impl Measurement {
 async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
     let mut rows = Vec::new();
     for measurement in Measurement::ALL {
-        if !measurement.figures().iter().any(|figure| ground::name_on("log", kind, figure).contains(only)) {
+        if !measurement
+            .figures()
+            .iter()
+            .any(|figure| ground::name_on("log", kind, figure).contains(only))
+        {
             continue;
         }
         let began = tokio::time::Instant::now();
         let ground = Ground::new(kind, arbiters).await;
         ground.check_durability().await?;
         rows.extend(measurement.measure(&ground).await?);
-        eprintln!("{kind:?}, {measurement:?}: {:.0} s", began.elapsed().as_secs_f64());
+        eprintln!(
+            "{kind:?}, {measurement:?}: {:.0} s",
+            began.elapsed().as_secs_f64()
+        );
     }
     Ok(rows)
 }

@@ -49,7 +49,11 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         Target::Sqlite(path) => (Some(path), None),
         Target::Postgres(url) => (None, Some(url)),
     };
-    let place = serde_json::to_vec(&Place { sqlite, postgres, masters: ground.masters.clone() })?;
+    let place = serde_json::to_vec(&Place {
+        sqlite,
+        postgres,
+        masters: ground.masters.clone(),
+    })?;
     let told = tokio::task::spawn_blocking(move || {
         let mut child = std::process::Command::new(std::env::current_exe()?)
             .arg(CHILD)
@@ -66,7 +70,12 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         return Err(format!("the process with the idle users ended with {}", told.status).into());
     }
     let bytes: f64 = String::from_utf8(told.stdout)?.trim().parse()?;
-    Ok(vec![Row::new(ground.name("idle_user_bytes"), bytes, "bytes", Bound::AtMost(4096.0))])
+    Ok(vec![Row::new(
+        ground.name("idle_user_bytes"),
+        bytes,
+        "bytes",
+        Bound::AtMost(4096.0),
+    )])
 }
 
 /// The child: prints the bytes of each user.
@@ -77,15 +86,28 @@ pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
         (None, url) => Target::Postgres(url.ok_or("no store was named")?),
     };
     let masters = MasterKeys::parse(&place.masters)?;
-    let Opened { log, .. } = Log::open(Settings { target, masters, clock: Clock::system(), read_only: false }).await?;
+    let Opened { log, .. } = Log::open(Settings {
+        target,
+        masters,
+        clock: Clock::system(),
+        read_only: false,
+    })
+    .await?;
     let users = Users::new(log.clone(), Limits::built_in(), arbiters);
     let ids = all_users(&log).await?;
-    let (first, rest) = ids.split_at_checked(FIRST).ok_or("too few users are registered")?;
+    let (first, rest) = ids
+        .split_at_checked(FIRST)
+        .ok_or("too few users are registered")?;
     wake(&users, first).await?;
     let before = resident()?;
     wake(&users, rest).await?;
     let after = resident()?;
-    eprintln!("{} users live; {} MiB, of which {} MiB before", users.live_count(), after >> 20, before >> 20);
+    eprintln!(
+        "{} users live; {} MiB, of which {} MiB before",
+        users.live_count(),
+        after >> 20,
+        before >> 20
+    );
     if users.live_count() != ids.len() {
         return Err("not all users live".into());
     }
@@ -96,7 +118,11 @@ pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
 /// A command to each; then calm.
 async fn wake(users: &Users, ids: &[UserId]) -> Measured<()> {
     for some in ids.chunks(AT_ONCE) {
-        try_join_all(some.iter().map(|id| users.ask(*id, Metadata::system(), UserCommand::SignIn))).await?;
+        try_join_all(
+            some.iter()
+                .map(|id| users.ask(*id, Metadata::system(), UserCommand::SignIn)),
+        )
+        .await?;
     }
     tokio::time::sleep(CALM).await;
     Ok(())
@@ -104,9 +130,15 @@ async fn wake(users: &Users, ids: &[UserId]) -> Measured<()> {
 
 async fn all_users(log: &Log) -> Result<Vec<UserId>, LogError> {
     let read = async |store: Store| {
-        let rows = sqlx::query("SELECT user_id FROM user_keys").fetch_all(store.reads()).await?;
+        let rows = sqlx::query("SELECT user_id FROM user_keys")
+            .fetch_all(store.reads())
+            .await?;
         let id = |row: &sqlx::any::AnyRow| row.try_get::<String, _>("user_id").ok()?.parse().ok();
-        Ok(rows.iter().filter_map(id).filter(|user: &UserId| !user.0.is_nil()).collect())
+        Ok(rows
+            .iter()
+            .filter_map(id)
+            .filter(|user: &UserId| !user.0.is_nil())
+            .collect())
     };
     log.store().run(read).await
 }
@@ -114,6 +146,9 @@ async fn all_users(log: &Log) -> Result<Vec<UserId>, LogError> {
 /// Bytes of this process that are in memory.
 fn resident() -> Measured<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("/proc/self/status does not say VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("/proc/self/status does not say VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }

@@ -14,7 +14,10 @@ pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Milliseconds, with what is below them.
@@ -33,7 +36,10 @@ mod tests {
         let times: Vec<Duration> = (1..=200).rev().map(Duration::from_millis).collect();
         assert_eq!(percentile(&times, 50), Duration::from_millis(100));
         assert_eq!(percentile(&times, 99), Duration::from_millis(198));
-        assert_eq!(percentile(&[Duration::from_millis(7)], 99), Duration::from_millis(7));
+        assert_eq!(
+            percentile(&[Duration::from_millis(7)], 99),
+            Duration::from_millis(7)
+        );
         assert_eq!(percentile(&[], 99), Duration::ZERO);
     }
 }

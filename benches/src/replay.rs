@@ -37,7 +37,12 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         }
         rates.push(events as f64 / began.elapsed().as_secs_f64());
     }
-    Ok(vec![Row::new(ground.name("replay_events_per_s_core"), median(&rates), "events/s", Bound::AtLeast(200_000.0))])
+    Ok(vec![Row::new(
+        ground.name("replay_events_per_s_core"),
+        median(&rates),
+        "events/s",
+        Bound::AtLeast(200_000.0),
+    )])
 }
 
 /// A user's rows in order, and the keys that open them.
@@ -61,7 +66,11 @@ async fn all_lives(node: &Node) -> Measured<Vec<Life>> {
     }
     let mut lives = Vec::with_capacity(rows.len());
     for (user, rows) in rows {
-        lives.push(Life { user, keys: node.log.live_keys(user).await?, rows });
+        lives.push(Life {
+            user,
+            keys: node.log.live_keys(user).await?,
+            rows,
+        });
     }
     Ok(lives)
 }

@@ -61,8 +61,20 @@ impl Aggregate for Held {
     type Error = Infallible;
     type Services = ();
 
-    async fn handle(&mut self, command: Reveal, (): &(), sink: &EventSink<Self>) -> Result<(), Infallible> {
-        sink.write(HeldEvent::Revealed { version: self.version, purpose: command.purpose }, self).await;
+    async fn handle(
+        &mut self,
+        command: Reveal,
+        (): &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), Infallible> {
+        sink.write(
+            HeldEvent::Revealed {
+                version: self.version,
+                purpose: command.purpose,
+            },
+            self,
+        )
+        .await;
         Ok(())
     }
 
@@ -82,7 +94,9 @@ impl Stock {
     /// Makes its table.
     pub async fn prepare(url: &str) -> Measured<()> {
         let mut connection = PgConnection::connect(url).await?;
-        sqlx::query("CREATE SCHEMA stock").execute(&mut connection).await?;
+        sqlx::query("CREATE SCHEMA stock")
+            .execute(&mut connection)
+            .await?;
         sqlx::query(TABLE).execute(&mut connection).await?;
         Ok(())
     }
@@ -90,8 +104,14 @@ impl Stock {
     /// With a pool of that size, all connections open.
     pub async fn open(url: &str, connections: u32) -> Measured<Self> {
         let options = PgConnectOptions::from_str(url)?.options([("search_path", "stock")]);
-        let pool = PgPoolOptions::new().max_connections(connections).min_connections(connections).connect_with(options).await?;
-        Ok(Self { cqrs: Arc::new(postgres_cqrs(pool, vec![], ())) })
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .min_connections(connections)
+            .connect_with(options)
+            .await?;
+        Ok(Self {
+            cqrs: Arc::new(postgres_cqrs(pool, vec![], ())),
+        })
     }
 
     /// Commands per second of `tasks` tasks, each with an aggregate of its own that is as new as genie's users are; the first

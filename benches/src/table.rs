@@ -34,7 +34,12 @@ pub struct Row {
 impl Row {
     /// A figure under the name that `--only` knows it by.
     pub fn new(name: String, value: f64, unit: &'static str, bound: Bound) -> Self {
-        Self { name, value, unit, bound }
+        Self {
+            name,
+            value,
+            unit,
+            bound,
+        }
     }
 
     fn ok(&self) -> bool {
@@ -55,11 +60,21 @@ impl Row {
 
 /// For people.
 pub fn text(rows: &[Row]) -> String {
-    let mut text = format!("{:<46} {:>12} {:<14} {:>10}  ok\n", "name", "value", "unit", "bound");
+    let mut text = format!(
+        "{:<46} {:>12} {:<14} {:>10}  ok\n",
+        "name", "value", "unit", "bound"
+    );
     for row in rows {
         let ok = if row.ok() { "yes" } else { "NO" };
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{:<46} {:>12} {:<14} {:>10}  {ok}", row.name, row.shown(), row.unit, row.bound.to_string());
+        let _ = writeln!(
+            text,
+            "{:<46} {:>12} {:<14} {:>10}  {ok}",
+            row.name,
+            row.shown(),
+            row.unit,
+            row.bound.to_string()
+        );
     }
     text
 }
@@ -80,6 +95,9 @@ mod tests {
         assert!(row(10.0, Bound::AtLeast(10.0)).ok() && !row(9.9, Bound::AtLeast(10.0)).ok());
         assert!(row(1.3, Bound::AtMost(1.3)).ok() && !row(1.4, Bound::AtMost(1.3)).ok());
         let told = json(&[row(9.5, Bound::AtLeast(10.0))]);
-        assert_eq!(told, r#"[{"bound":">= 10","name":"log.x","ok":false,"unit":"x","value":9.5}]"#);
+        assert_eq!(
+            told,
+            r#"[{"bound":">= 10","name":"log.x","ok":false,"unit":"x","value":9.5}]"#
+        );
     }
 }

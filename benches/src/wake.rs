@@ -41,8 +41,17 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         }
         times.push(wake(&node, *creator).await?);
     }
-    eprintln!("{} wakes, p50 {:.2} ms", times.len(), millis(percentile(&times, 50)));
-    Ok(vec![Row::new(ground.name("wake_10k_events_p99_ms"), millis(percentile(&times, 99)), "ms", Bound::AtMost(10.0))])
+    eprintln!(
+        "{} wakes, p50 {:.2} ms",
+        times.len(),
+        millis(percentile(&times, 50))
+    );
+    Ok(vec![Row::new(
+        ground.name("wake_10k_events_p99_ms"),
+        millis(percentile(&times, 99)),
+        "ms",
+        Bound::AtMost(10.0),
+    )])
 }
 
 /// A command to a user whose actor is not there.
@@ -60,12 +69,24 @@ pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured
     let (mut count, mut sequence) = (2, 1);
     while count < events {
         let facts = (1..=PART).map(|n| {
-            let event = Event::Credential(CredentialEvent::Revealed { version: 1, purpose: Some(purpose()) });
-            NewFact { stream: stream.clone(), sequence: sequence + n, event }
+            let event = Event::Credential(CredentialEvent::Revealed {
+                version: 1,
+                purpose: Some(purpose()),
+            });
+            NewFact {
+                stream: stream.clone(),
+                sequence: sequence + n,
+                event,
+            }
         });
         let group = Group::of_user(creator.id, count, facts.collect());
         node.log
-            .append(Append { groups: vec![group], work: vec![], metadata: genie_events::Metadata::system(), remember: None })
+            .append(Append {
+                groups: vec![group],
+                work: vec![],
+                metadata: genie_events::Metadata::system(),
+                remember: None,
+            })
             .await?;
         count += PART;
         sequence += PART;

@@ -46,7 +46,9 @@ pub struct Wrong {
 impl Wrong {
     /// How many in all.
     pub fn total(&self) -> u32 {
-        [self.service_keys, self.tokens, self.stopped].into_iter().fold(self.secrets, u32::saturating_add)
+        [self.service_keys, self.tokens, self.stopped]
+            .into_iter()
+            .fold(self.secrets, u32::saturating_add)
     }
 
     /// Counts these as well.
@@ -133,12 +135,27 @@ impl Access {
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
         match (self, command) {
             (Self::Noted, _) => Ok(vec![]),
-            (Self::Absent, AccessCommand::ReadPersonal { user }) => Ok(vec![AccessEvent::PersonalRead { user }]),
-            (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => Ok(vec![]),
-            (Self::Absent, AccessCommand::NoteRefused { network, wrong }) => Ok(vec![AccessEvent::Refused { network, wrong }]),
-            (Self::Absent, AccessCommand::RefuseCredential { reason, credential, user }) => {
-                Ok(vec![AccessEvent::CredentialRefused { reason, credential, user }])
+            (Self::Absent, AccessCommand::ReadPersonal { user }) => {
+                Ok(vec![AccessEvent::PersonalRead { user }])
             }
+            (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => {
+                Ok(vec![])
+            }
+            (Self::Absent, AccessCommand::NoteRefused { network, wrong }) => {
+                Ok(vec![AccessEvent::Refused { network, wrong }])
+            }
+            (
+                Self::Absent,
+                AccessCommand::RefuseCredential {
+                    reason,
+                    credential,
+                    user,
+                },
+            ) => Ok(vec![AccessEvent::CredentialRefused {
+                reason,
+                credential,
+                user,
+            }]),
         }
     }
 
@@ -156,21 +173,57 @@ mod tests {
 
     #[test]
     fn an_access_is_noted_once() {
-        let wrong = Wrong { secrets: 2, stopped: 1, ..Wrong::default() };
+        let wrong = Wrong {
+            secrets: 2,
+            stopped: 1,
+            ..Wrong::default()
+        };
         let (reason, credential, user) = (Nobodys::Unknown, None, None);
         for (ask, noted) in [
-            (AccessCommand::ReadPersonal { user: None }, AccessEvent::PersonalRead { user: None }),
             (
-                AccessCommand::RefuseCredential { reason, credential, user },
-                AccessEvent::CredentialRefused { reason, credential, user },
+                AccessCommand::ReadPersonal { user: None },
+                AccessEvent::PersonalRead { user: None },
             ),
-            (AccessCommand::NoteRefused { network: None, wrong }, AccessEvent::Refused { network: None, wrong }),
+            (
+                AccessCommand::RefuseCredential {
+                    reason,
+                    credential,
+                    user,
+                },
+                AccessEvent::CredentialRefused {
+                    reason,
+                    credential,
+                    user,
+                },
+            ),
+            (
+                AccessCommand::NoteRefused {
+                    network: None,
+                    wrong,
+                },
+                AccessEvent::Refused {
+                    network: None,
+                    wrong,
+                },
+            ),
         ] {
             let access = TestFramework::<Access>::with(());
-            access.given_no_previous_events().when(ask.clone()).then_expect_events(vec![noted.clone()]);
-            TestFramework::<Access>::with(()).given(vec![noted]).when(ask).then_expect_events(vec![]);
+            access
+                .given_no_previous_events()
+                .when(ask.clone())
+                .then_expect_events(vec![noted.clone()]);
+            TestFramework::<Access>::with(())
+                .given(vec![noted])
+                .when(ask)
+                .then_expect_events(vec![]);
         }
-        let nothing = AccessCommand::NoteRefused { network: None, wrong: Wrong::default() };
-        TestFramework::<Access>::with(()).given_no_previous_events().when(nothing).then_expect_events(vec![]);
+        let nothing = AccessCommand::NoteRefused {
+            network: None,
+            wrong: Wrong::default(),
+        };
+        TestFramework::<Access>::with(())
+            .given_no_previous_events()
+            .when(nothing)
+            .then_expect_events(vec![]);
     }
 }

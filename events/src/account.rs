@@ -196,10 +196,14 @@ impl Account {
     pub fn active(&self) -> Result<&Profile, Refusal> {
         match self {
             Self::Active(profile) => Ok(profile),
-            Self::Suspended(_) => Err(Refusal::forbidden("suspended", "This account is suspended; ask an administrator")),
-            Self::Leaving { .. } => {
-                Err(Refusal::forbidden("leaving", "This account is about to be forgotten; an administrator can still undo that"))
-            }
+            Self::Suspended(_) => Err(Refusal::forbidden(
+                "suspended",
+                "This account is suspended; ask an administrator",
+            )),
+            Self::Leaving { .. } => Err(Refusal::forbidden(
+                "leaving",
+                "This account is about to be forgotten; an administrator can still undo that",
+            )),
             Self::Absent | Self::Forgotten => Err(Refusal::not_found("user")),
         }
     }
@@ -207,14 +211,18 @@ impl Account {
     /// The profile, whatever the status.
     pub fn profile(&self) -> Option<&Profile> {
         match self {
-            Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => Some(profile),
+            Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => {
+                Some(profile)
+            }
             Self::Absent | Self::Forgotten => None,
         }
     }
 
     fn profile_mut(&mut self) -> Option<&mut Profile> {
         match self {
-            Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => Some(profile),
+            Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => {
+                Some(profile)
+            }
             Self::Absent | Self::Forgotten => None,
         }
     }
@@ -230,26 +238,36 @@ impl Account {
     /// What happens when this is asked.
     pub fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {
-            AccountCommand::Register(registration) => self.begin(AccountEvent::Registered(registration)),
+            AccountCommand::Register(registration) => {
+                self.begin(AccountEvent::Registered(registration))
+            }
             AccountCommand::Meet(acquaintance) => self.begin(AccountEvent::Met(acquaintance)),
             AccountCommand::Sync(wanted) => self.sync(wanted),
             // Also of somebody who was suspended meanwhile.
-            AccountCommand::EndImpersonation { by, impersonation } => {
-                self.known().map(|_| vec![AccountEvent::ImpersonationEnded { by, impersonation }])
-            }
+            AccountCommand::EndImpersonation { by, impersonation } => self
+                .known()
+                .map(|_| vec![AccountEvent::ImpersonationEnded { by, impersonation }]),
             AccountCommand::RequestForget { due } => match self {
                 Self::Leaving { .. } => Ok(vec![]), // the first time stands
-                _ => self.active().map(|_| vec![AccountEvent::ForgetRequested { due }]),
+                _ => self
+                    .active()
+                    .map(|_| vec![AccountEvent::ForgetRequested { due }]),
             },
             AccountCommand::WithdrawForget => match self {
-                Self::Leaving { suspended, .. } => Ok(vec![AccountEvent::ForgetWithdrawn { active: !suspended }]),
+                Self::Leaving { suspended, .. } => {
+                    Ok(vec![AccountEvent::ForgetWithdrawn { active: !suspended }])
+                }
                 _ => self.known().map(|_| vec![]),
             },
             AccountCommand::ForgetWhenDue { now } => match self.leaves_at() {
-                Some(due) if due <= now => Ok(vec![AccountEvent::Forgotten { by: AtTheWishOf::User }]),
+                Some(due) if due <= now => Ok(vec![AccountEvent::Forgotten {
+                    by: AtTheWishOf::User,
+                }]),
                 _ => self.known().map(|_| vec![]),
             },
-            AccountCommand::Forget(by) => self.known().map(|_| vec![AccountEvent::Forgotten { by }]),
+            AccountCommand::Forget(by) => {
+                self.known().map(|_| vec![AccountEvent::Forgotten { by }])
+            }
             command => self.active()?.decide(command),
         }
     }
@@ -257,7 +275,10 @@ impl Account {
     fn begin(&self, event: AccountEvent) -> Result<Vec<AccountEvent>, Refusal> {
         match self {
             Self::Absent => Ok(vec![event]),
-            _ => Err(Refusal::conflict("already_registered", "This user is registered already")),
+            _ => Err(Refusal::conflict(
+                "already_registered",
+                "This user is registered already",
+            )),
         }
     }
 
@@ -277,7 +298,13 @@ impl Account {
             events.push(AccountEvent::TierChanged { tier });
         }
         match (self, wanted.active) {
-            (Self::Active(_) | Self::Leaving { suspended: false, .. }, Some(false)) => events.push(AccountEvent::Suspended),
+            (
+                Self::Active(_)
+                | Self::Leaving {
+                    suspended: false, ..
+                },
+                Some(false),
+            ) => events.push(AccountEvent::Suspended),
             // Who leaves is not brought back by a status that another system repeats: only by undoing it.
             (Self::Suspended(_), Some(true)) => events.push(AccountEvent::Reactivated),
             _ => {}
@@ -288,10 +315,16 @@ impl Account {
     /// Folds what happened.
     pub fn evolve(&mut self, event: AccountEvent) {
         match event {
-            AccountEvent::Registered(registration) => self.evolve(AccountEvent::Met(registration.into())),
+            AccountEvent::Registered(registration) => {
+                self.evolve(AccountEvent::Met(registration.into()))
+            }
             AccountEvent::Met(who) => {
                 let is_active = who.active;
-                *self = if is_active { Self::Active(Profile::new(who)) } else { Self::Suspended(Profile::new(who)) };
+                *self = if is_active {
+                    Self::Active(Profile::new(who))
+                } else {
+                    Self::Suspended(Profile::new(who))
+                };
             }
             AccountEvent::Suspended => match self {
                 Self::Active(profile) => *self = Self::Suspended(profile.clone()),
@@ -305,13 +338,21 @@ impl Account {
             }
             AccountEvent::ForgetRequested { due } => {
                 if let Self::Active(profile) = self {
-                    *self = Self::Leaving { profile: profile.clone(), due, suspended: false };
+                    *self = Self::Leaving {
+                        profile: profile.clone(),
+                        due,
+                        suspended: false,
+                    };
                 }
             }
             AccountEvent::ForgetWithdrawn { active } => {
                 if let Self::Leaving { profile, .. } = self {
                     let profile = profile.clone();
-                    *self = if active { Self::Active(profile) } else { Self::Suspended(profile) };
+                    *self = if active {
+                        Self::Active(profile)
+                    } else {
+                        Self::Suspended(profile)
+                    };
                 }
             }
             AccountEvent::Forgotten { .. } => *self = Self::Forgotten,

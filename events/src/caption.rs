@@ -60,8 +60,16 @@ pub enum Platform {
 }
 
 impl Platform {
-    const ALL: [Self; 8] =
-        [Self::Onlyfans, Self::Fansly, Self::X, Self::Reddit, Self::Tiktok, Self::Instagram, Self::Youtube, Self::Snapchat];
+    const ALL: [Self; 8] = [
+        Self::Onlyfans,
+        Self::Fansly,
+        Self::X,
+        Self::Reddit,
+        Self::Tiktok,
+        Self::Instagram,
+        Self::Youtube,
+        Self::Snapchat,
+    ];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -79,7 +87,9 @@ impl Platform {
 
     /// The word back.
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|platform| platform.as_str() == word)
+        Self::ALL
+            .into_iter()
+            .find(|platform| platform.as_str() == word)
     }
 
     /// What the model is told of the platform's style.
@@ -195,9 +205,15 @@ impl Caption {
     /// What happens when this is asked.
     pub fn decide(&self, command: CaptionCommand) -> Result<Vec<CaptionEvent>, Refusal> {
         match (self, command) {
-            (Self::Absent, CaptionCommand::Request { brief, month }) => Ok(vec![CaptionEvent::Requested { brief, month }]),
-            (Self::Requested { .. }, CaptionCommand::Finish(Ok(written))) => Ok(vec![CaptionEvent::Completed(written)]),
-            (Self::Requested { .. }, CaptionCommand::Finish(Err(failure))) => Ok(vec![CaptionEvent::Failed(failure)]),
+            (Self::Absent, CaptionCommand::Request { brief, month }) => {
+                Ok(vec![CaptionEvent::Requested { brief, month }])
+            }
+            (Self::Requested { .. }, CaptionCommand::Finish(Ok(written))) => {
+                Ok(vec![CaptionEvent::Completed(written)])
+            }
+            (Self::Requested { .. }, CaptionCommand::Finish(Err(failure))) => {
+                Ok(vec![CaptionEvent::Failed(failure)])
+            }
             (_, CaptionCommand::Request { .. } | CaptionCommand::Finish(_)) => Ok(vec![]),
         }
     }
@@ -226,8 +242,15 @@ mod tests {
             length: Length::Short,
             platform_username: None,
         };
-        let requested = CaptionEvent::Requested { brief, month: Month(202_611) };
-        let written = Written { text: "hey".into(), model: "m".into(), truncated: false };
+        let requested = CaptionEvent::Requested {
+            brief,
+            month: Month(202_611),
+        };
+        let written = Written {
+            text: "hey".into(),
+            model: "m".into(),
+            truncated: false,
+        };
         TestFramework::<Caption>::with(())
             .given(vec![requested.clone()])
             .when(CaptionCommand::Finish(Ok(written.clone())))

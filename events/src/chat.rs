@@ -139,10 +139,21 @@ impl Chat {
     /// What happens when this is asked.
     pub fn decide(&self, command: ChatCommand) -> Result<Vec<ChatEvent>, Refusal> {
         match command {
-            ChatCommand::Ask { turn, session, message } => match self.running {
+            ChatCommand::Ask {
+                turn,
+                session,
+                message,
+            } => match self.running {
                 Some(running) if running == turn => Ok(vec![]),
-                Some(running) => Err(Refusal { turn: Some(running), ..turn_running() }),
-                None => Ok(vec![ChatEvent::Asked { turn, session, message }]),
+                Some(running) => Err(Refusal {
+                    turn: Some(running),
+                    ..turn_running()
+                }),
+                None => Ok(vec![ChatEvent::Asked {
+                    turn,
+                    session,
+                    message,
+                }]),
             },
             // A turn that is not running has its answer already, or never was: nothing is left to be said.
             ChatCommand::Answer { turn, answer } => match self.running == Some(turn) {
@@ -165,7 +176,10 @@ impl Chat {
 }
 
 fn turn_running() -> Refusal {
-    Refusal::conflict("turn_running", "This session is answering already; wait for the end of that turn, or stop it")
+    Refusal::conflict(
+        "turn_running",
+        "This session is answering already; wait for the end of that turn, or stop it",
+    )
 }
 
 #[cfg(test)]
@@ -181,10 +195,18 @@ mod tests {
         TurnId(Uuid::from_u128(n))
     }
     fn ask(n: u128) -> ChatCommand {
-        ChatCommand::Ask { turn: turn(n), session: "s".into(), message: "hello".into() }
+        ChatCommand::Ask {
+            turn: turn(n),
+            session: "s".into(),
+            message: "hello".into(),
+        }
     }
     fn asked(n: u128) -> ChatEvent {
-        ChatEvent::Asked { turn: turn(n), session: "s".into(), message: "hello".into() }
+        ChatEvent::Asked {
+            turn: turn(n),
+            session: "s".into(),
+            message: "hello".into(),
+        }
     }
     fn answer() -> Answer {
         Answer {
@@ -198,17 +220,45 @@ mod tests {
 
     #[test]
     fn a_second_turn_waits_for_the_end_of_the_first_and_names_it() {
-        let refused = Given::with(()).given(vec![asked(1)]).when(ask(2)).inspect_result().unwrap_err();
-        assert_eq!((refused.code, refused.turn), ("turn_running", Some(turn(1))));
-        let ended = vec![asked(1), ChatEvent::Answered { turn: turn(1), answer: answer() }];
-        Given::with(()).given(ended).when(ask(2)).then_expect_events(vec![asked(2)]);
+        let refused = Given::with(())
+            .given(vec![asked(1)])
+            .when(ask(2))
+            .inspect_result()
+            .unwrap_err();
+        assert_eq!(
+            (refused.code, refused.turn),
+            ("turn_running", Some(turn(1)))
+        );
+        let ended = vec![
+            asked(1),
+            ChatEvent::Answered {
+                turn: turn(1),
+                answer: answer(),
+            },
+        ];
+        Given::with(())
+            .given(ended)
+            .when(ask(2))
+            .then_expect_events(vec![asked(2)]);
     }
 
     #[test]
     fn a_turn_is_answered_once() {
-        let command = ChatCommand::Answer { turn: turn(1), answer: answer() };
-        let answered = ChatEvent::Answered { turn: turn(1), answer: answer() };
-        Given::with(()).given(vec![asked(1)]).when(command.clone()).then_expect_events(vec![answered.clone()]);
-        Given::with(()).given(vec![asked(1), answered]).when(command).then_expect_events(vec![]);
+        let command = ChatCommand::Answer {
+            turn: turn(1),
+            answer: answer(),
+        };
+        let answered = ChatEvent::Answered {
+            turn: turn(1),
+            answer: answer(),
+        };
+        Given::with(())
+            .given(vec![asked(1)])
+            .when(command.clone())
+            .then_expect_events(vec![answered.clone()]);
+        Given::with(())
+            .given(vec![asked(1), answered])
+            .when(command)
+            .then_expect_events(vec![]);
     }
 }

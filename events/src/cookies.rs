@@ -23,8 +23,20 @@ const MAX_COOKIES: usize = 1000;
 const MAX_FIELD: usize = 4096;
 /// How the names of cookies begin that are set beside a login and are none: against bots, or for balancing loads. They are HttpOnly and
 /// live for minutes or for years, and so say nothing of the login.
-const NO_LOGINS: [&str; 12] =
-    ["__cf", "_cf", "cf_", "AWSALB", "ak_bmsc", "bm_", "_abck", "datadome", "incap_ses", "visid_incap", "nlbi_", "_px"];
+const NO_LOGINS: [&str; 12] = [
+    "__cf",
+    "_cf",
+    "cf_",
+    "AWSALB",
+    "ak_bmsc",
+    "bm_",
+    "_abck",
+    "datadome",
+    "incap_ses",
+    "visid_incap",
+    "nlbi_",
+    "_px",
+];
 /// The last second that an expiry may name, in the year 9999: later ones are milliseconds.
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
@@ -36,12 +48,19 @@ pub fn checked_file(text: &SecretText) -> Result<SecretText, Refusal> {
     let mut cookies = 0_usize;
     for (n, line) in (1..).zip(text.split('\n')) {
         let line = line.strip_suffix('\r').unwrap_or(line);
-        let is_cookie = checked_line(line)
-            .map_err(|what| Refusal::invalid("cookies", format!("`cookies` is no Netscape cookie file: line {n} {what}")))?;
+        let is_cookie = checked_line(line).map_err(|what| {
+            Refusal::invalid(
+                "cookies",
+                format!("`cookies` is no Netscape cookie file: line {n} {what}"),
+            )
+        })?;
         cookies += usize::from(is_cookie);
     }
     if cookies == 0 {
-        return Err(Refusal::invalid("cookies", "`cookies` must be a Netscape cookie file with at least one cookie"));
+        return Err(Refusal::invalid(
+            "cookies",
+            "`cookies` must be a Netscape cookie file with at least one cookie",
+        ));
     }
     let first = text.lines().next().unwrap_or_default();
     if first.starts_with(HEADER) || first.starts_with(SHORT_HEADER) {
@@ -70,8 +89,14 @@ fn checked_line(line: &str) -> Result<bool, &'static str> {
         return Err("must begin with a domain");
     }
     for (field, what) in [
-        (subdomains, "must have TRUE or FALSE as its second field (whether subdomains are meant)"),
-        (secure, "must have TRUE or FALSE as its fourth field (whether it is for HTTPS only)"),
+        (
+            subdomains,
+            "must have TRUE or FALSE as its second field (whether subdomains are meant)",
+        ),
+        (
+            secure,
+            "must have TRUE or FALSE as its fourth field (whether it is for HTTPS only)",
+        ),
     ] {
         if !["TRUE", "FALSE"].contains(&field) {
             return Err(what);
@@ -79,7 +104,9 @@ fn checked_line(line: &str) -> Result<bool, &'static str> {
     }
     // Python refuses a whole file for this.
     if (subdomains == "TRUE") != domain.starts_with('.') {
-        return Err("must have TRUE as its second field if the domain begins with a dot, and else FALSE");
+        return Err(
+            "must have TRUE as its second field if the domain begins with a dot, and else FALSE",
+        );
     }
     if !path.starts_with('/') {
         return Err("must have a path that begins with `/` as its third field");
@@ -111,7 +138,11 @@ pub struct SessionCookie {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// When it expires, in seconds since 1970; with the session when absent, or when not ahead of 0.
-    #[serde(default, alias = "expirationDate", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        alias = "expirationDate",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<Number>,
     /// Whether scripts may not see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,9 +159,11 @@ impl SessionCookie {
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_text = |text: &str| text.len() <= MAX_FIELD && !text.chars().any(char::is_control);
         let text = format!("must have at most {MAX_FIELD} bytes, none of them control characters");
-        for (field, given) in
-            [("name", self.name.as_str()), ("value", self.value.expose()), ("path", self.path.as_deref().unwrap_or_default())]
-        {
+        for (field, given) in [
+            ("name", self.name.as_str()),
+            ("value", self.value.expose()),
+            ("path", self.path.as_deref().unwrap_or_default()),
+        ] {
             if !is_text(given) {
                 return Err((field, text));
             }
@@ -139,23 +172,42 @@ impl SessionCookie {
             return Err(("name", "must not be empty where `value` is".into()));
         }
         let domain = self.domain.strip_prefix('.').unwrap_or(&self.domain);
-        if domain.is_empty() || domain.len() > 255 || domain.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        if domain.is_empty()
+            || domain.len() > 255
+            || domain.contains(|c: char| c.is_control() || c.is_whitespace())
+        {
             return Err(("domain", "must be a domain".into()));
         }
-        if self.expires.as_ref().and_then(Number::as_f64).is_some_and(|at| at > LAST_SECOND) {
-            return Err(("expires", "must be seconds since 1970, not milliseconds".into()));
+        if self
+            .expires
+            .as_ref()
+            .and_then(Number::as_f64)
+            .is_some_and(|at| at > LAST_SECOND)
+        {
+            return Err((
+                "expires",
+                "must be seconds since 1970, not milliseconds".into(),
+            ));
         }
         let same_site = self.same_site.as_deref().map(str::to_ascii_lowercase);
-        if same_site.is_some_and(|word| !["strict", "lax", "none", "no_restriction", "unspecified"].contains(&word.as_str())) {
-            return Err(("sameSite", "must be `Strict`, `Lax`, `None`, `no_restriction` or `unspecified`".into()));
+        if same_site.is_some_and(|word| {
+            !["strict", "lax", "none", "no_restriction", "unspecified"].contains(&word.as_str())
+        }) {
+            return Err((
+                "sameSite",
+                "must be `Strict`, `Lax`, `None`, `no_restriction` or `unspecified`".into(),
+            ));
         }
         Ok(())
     }
 
     /// When it expires; `None` when with the session.
     fn expires_at(&self) -> Option<Moment> {
-        let seconds =
-            self.expires.as_ref().and_then(Number::as_f64).filter(|at| (0.0..=LAST_SECOND).contains(at) && *at > 0.0)?;
+        let seconds = self
+            .expires
+            .as_ref()
+            .and_then(Number::as_f64)
+            .filter(|at| (0.0..=LAST_SECOND).contains(at) && *at > 0.0)?;
         Some(Moment((seconds * 1e6) as i64))
     }
 }
@@ -167,14 +219,22 @@ impl SessionCookie {
 /// who captured a session is not told that it is over while its login may live; its platform may end one earlier.
 pub fn checked_session(cookies: &[SessionCookie], now: Moment) -> Result<Option<Moment>, Refusal> {
     if !(1..=MAX_COOKIES).contains(&cookies.len()) {
-        return Err(Refusal::invalid("cookies", format!("`cookies` must hold 1 to {MAX_COOKIES} cookies")));
+        return Err(Refusal::invalid(
+            "cookies",
+            format!("`cookies` must hold 1 to {MAX_COOKIES} cookies"),
+        ));
     }
     for (n, cookie) in cookies.iter().enumerate() {
-        cookie.check().map_err(|(field, what)| Refusal::invalid("cookies", format!("`cookies[{n}].{field}` {what}")))?;
+        cookie.check().map_err(|(field, what)| {
+            Refusal::invalid("cookies", format!("`cookies[{n}].{field}` {what}"))
+        })?;
     }
-    let may_be_login = |cookie: &&SessionCookie| !NO_LOGINS.iter().any(|name| cookie.name.starts_with(name));
-    let (http_only, others): (Vec<_>, Vec<_>) =
-        cookies.iter().filter(may_be_login).partition(|cookie| cookie.http_only == Some(true));
+    let may_be_login =
+        |cookie: &&SessionCookie| !NO_LOGINS.iter().any(|name| cookie.name.starts_with(name));
+    let (http_only, others): (Vec<_>, Vec<_>) = cookies
+        .iter()
+        .filter(may_be_login)
+        .partition(|cookie| cookie.http_only == Some(true));
     let last = |of: Vec<&SessionCookie>| of.into_iter().filter_map(SessionCookie::expires_at).max();
     match last(http_only).or_else(|| last(others)) {
         Some(end) if end <= now => {
@@ -201,7 +261,9 @@ mod tests {
 
     fn checked(text: &str) -> Result<String, String> {
         let checked = checked_file(&text.to_owned().into());
-        checked.map(|file| file.expose().to_owned()).map_err(|refusal| refusal.sentence)
+        checked
+            .map(|file| file.expose().to_owned())
+            .map_err(|refusal| refusal.sentence)
     }
 
     #[test]
@@ -212,7 +274,10 @@ mod tests {
             format!("{FILE}\n\n# the end\n"),
             FILE.replace('\n', "\r\n"),
             FILE.replace("# Netscape HTTP", "# HTTP"),
-            FILE.replace("# Netscape HTTP Cookie File", "# Netscape HTTP Cookie File; made by an extension"),
+            FILE.replace(
+                "# Netscape HTTP Cookie File",
+                "# Netscape HTTP Cookie File; made by an extension",
+            ),
         ] {
             assert_eq!(checked(&file).as_ref(), Ok(&file));
         }
@@ -222,7 +287,10 @@ mod tests {
     fn what_no_tool_takes_at_the_beginning_is_mended() {
         let (_, without) = FILE.split_once('\n').unwrap();
         assert_eq!(checked(without), Ok(FILE.to_owned()));
-        assert_eq!(checked(&without.replace('\n', "\r\n")), Ok(FILE.replace('\n', "\r\n")));
+        assert_eq!(
+            checked(&without.replace('\n', "\r\n")),
+            Ok(FILE.replace('\n', "\r\n"))
+        );
         assert_eq!(checked(&format!("\u{feff}{FILE}")), Ok(FILE.to_owned()));
     }
 
@@ -232,31 +300,73 @@ mod tests {
         for (line, what) in [
             (".canary.com TRUE / FALSE 0 canary canary", "seven fields"),
             (".canary.com\tTRUE\t/\tFALSE\t0\tcanary", "seven fields"),
-            (".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcan\tary", "seven fields"),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcan\tary",
+                "seven fields",
+            ),
             ("canary=canary; path=/", "seven fields"),
             ("[{\"name\": \"canary\"}]", "seven fields"),
             ("#HttpOnly_canary", "seven fields"),
             ("\tTRUE\t/\tFALSE\t0\tcanary\tcanary", "a domain"),
             (".\tTRUE\t/\tFALSE\t0\tcanary\tcanary", "a domain"),
-            ("canary .com\tFALSE\t/\tFALSE\t0\tcanary\tcanary", "a domain"),
-            (".canary.com\ttrue\t/\tFALSE\t0\tcanary\tcanary", "second field"),
-            (".canary.com\t1\t/\tFALSE\t0\tcanary\tcanary", "second field"),
-            (".canary.com\tFALSE\t/\tFALSE\t0\tcanary\tcanary", "second field if the domain"),
-            ("canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcanary", "second field if the domain"),
+            (
+                "canary .com\tFALSE\t/\tFALSE\t0\tcanary\tcanary",
+                "a domain",
+            ),
+            (
+                ".canary.com\ttrue\t/\tFALSE\t0\tcanary\tcanary",
+                "second field",
+            ),
+            (
+                ".canary.com\t1\t/\tFALSE\t0\tcanary\tcanary",
+                "second field",
+            ),
+            (
+                ".canary.com\tFALSE\t/\tFALSE\t0\tcanary\tcanary",
+                "second field if the domain",
+            ),
+            (
+                "canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcanary",
+                "second field if the domain",
+            ),
             (".canary.com\tTRUE\t\tFALSE\t0\tcanary\tcanary", "a path"),
-            (".canary.com\tTRUE\t/\tyes\t0\tcanary\tcanary", "fourth field"),
+            (
+                ".canary.com\tTRUE\t/\tyes\t0\tcanary\tcanary",
+                "fourth field",
+            ),
             (".canary.com\tTRUE\t/\tFALSE\t\tcanary\tcanary", "a number"),
-            (".canary.com\tTRUE\t/\tFALSE\t-1\tcanary\tcanary", "a number"),
-            (".canary.com\tTRUE\t/\tFALSE\t1.5\tcanary\tcanary", "a number"),
-            (".canary.com\tTRUE\t/\tFALSE\tsoon\tcanary\tcanary", "a number"),
-            (".canary.com\tTRUE\t/\tFALSE\t99999999999999999999\tcanary\tcanary", "a number"),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\t-1\tcanary\tcanary",
+                "a number",
+            ),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\t1.5\tcanary\tcanary",
+                "a number",
+            ),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\tsoon\tcanary\tcanary",
+                "a number",
+            ),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\t99999999999999999999\tcanary\tcanary",
+                "a number",
+            ),
             (".canary.com\tTRUE\t/\tFALSE\t0\t\t", "a name or a value"),
-            (".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcan\0ary", "control character"),
-            (".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcan\rary", "control character"),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcan\0ary",
+                "control character",
+            ),
+            (
+                ".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcan\rary",
+                "control character",
+            ),
             ("# canary\u{1b}[31m", "control character"),
         ] {
             let sentence = checked(&format!("{HEADER}\n{good}\n{line}\n{good}")).unwrap_err();
-            assert!(sentence.contains("line 3") && sentence.contains(what), "{line:?}: {sentence}");
+            assert!(
+                sentence.contains("line 3") && sentence.contains(what),
+                "{line:?}: {sentence}"
+            );
             assert!(!sentence.contains("canary"), "{sentence}");
         }
         for empty in ["", "\n\n", HEADER, "# only\n# comments\n"] {
@@ -266,26 +376,53 @@ mod tests {
 
     fn cookie(more: serde_json::Value) -> SessionCookie {
         let mut cookie = json!({"name": "sess", "value": "canary", "domain": ".x.com"});
-        cookie.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        cookie
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         serde_json::from_value(cookie).unwrap()
     }
 
     #[test]
     fn a_session_is_over_with_the_last_of_its_http_only_cookies() {
         let now = Moment(1_700_000_000_000_000);
-        let over = |cookies: &[SessionCookie]| checked_session(cookies, now).unwrap().map(Moment::unix_seconds);
+        let over = |cookies: &[SessionCookie]| {
+            checked_session(cookies, now)
+                .unwrap()
+                .map(Moment::unix_seconds)
+        };
         let login = cookie(json!({"httpOnly": true, "expires": 1_800_000_000}));
-        let against_bots = |end: f64| cookie(json!({"name": "__cf_bm", "httpOnly": true, "expires": end}));
+        let against_bots =
+            |end: f64| cookie(json!({"name": "__cf_bm", "httpOnly": true, "expires": end}));
         let short_lived = cookie(json!({"httpOnly": true, "expires": 1_700_001_800.25}));
         let tracker = cookie(json!({"expirationDate": 1_900_000_000.5}));
         let with_the_browser = cookie(json!({"httpOnly": true, "expires": -1}));
-        assert_eq!(over(&[login.clone(), short_lived, tracker.clone(), with_the_browser.clone()]), Some(1_800_000_000));
-        assert_eq!(over(&[login.clone(), against_bots(1.85e9)]), Some(1_800_000_000));
-        assert_eq!(over(&[tracker, with_the_browser.clone(), against_bots(1.700_001e9)]), Some(1_900_000_000));
+        assert_eq!(
+            over(&[
+                login.clone(),
+                short_lived,
+                tracker.clone(),
+                with_the_browser.clone()
+            ]),
+            Some(1_800_000_000)
+        );
+        assert_eq!(
+            over(&[login.clone(), against_bots(1.85e9)]),
+            Some(1_800_000_000)
+        );
+        assert_eq!(
+            over(&[tracker, with_the_browser.clone(), against_bots(1.700_001e9)]),
+            Some(1_900_000_000)
+        );
         assert_eq!(over(&[against_bots(1.85e9)]), None);
         assert_eq!(over(&[with_the_browser]), None);
         let long_ago = cookie(json!({"httpOnly": true, "expires": 1_600_000_000}));
-        assert!(checked_session(std::slice::from_ref(&long_ago), now).unwrap_err().sentence.contains("over"));
+        assert!(
+            checked_session(std::slice::from_ref(&long_ago), now)
+                .unwrap_err()
+                .sentence
+                .contains("over")
+        );
         assert_eq!(over(&[long_ago, login]), Some(1_800_000_000));
     }
 
@@ -298,7 +435,14 @@ mod tests {
         let read: SessionCookie = serde_json::from_value(said.clone()).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), said);
         assert!(!format!("{read:?}").contains("canary"));
-        assert_eq!(serde_json::to_value(cookie(json!({"hostOnly": true}))).unwrap().as_object().unwrap().len(), 3);
+        assert_eq!(
+            serde_json::to_value(cookie(json!({"hostOnly": true})))
+                .unwrap()
+                .as_object()
+                .unwrap()
+                .len(),
+            3
+        );
     }
 
     #[test]
@@ -316,7 +460,13 @@ mod tests {
             (json!({"sameSite": "canary"}), "sameSite"),
         ] {
             let refused = checked_session(&[cookie(json!({})), cookie(more)], now).unwrap_err();
-            assert!(refused.sentence.starts_with(&format!("`cookies[1].{field}` ")), "{}", refused.sentence);
+            assert!(
+                refused
+                    .sentence
+                    .starts_with(&format!("`cookies[1].{field}` ")),
+                "{}",
+                refused.sentence
+            );
             assert!(!refused.sentence.contains("canary"), "{}", refused.sentence);
         }
         assert!(checked_session(&[], now).is_err());

@@ -85,16 +85,25 @@ impl RefusedFor {
                 "session_expired",
                 "The session is over; its user has to log in on the platform and capture it again",
             ),
-            Self::StaleLease => {
-                Refusal::conflict("stale_lease", "This lease is not the present one of a job of the credential's owner")
-            }
+            Self::StaleLease => Refusal::conflict(
+                "stale_lease",
+                "This lease is not the present one of a job of the credential's owner",
+            ),
             Self::ScopeNeeded => {
-                let sentence =
-                    format!("This needs a service key with the scope `{}`", crate::service_key::Scope::CredentialsReveal);
+                let sentence = format!(
+                    "This needs a service key with the scope `{}`",
+                    crate::service_key::Scope::CredentialsReveal
+                );
                 Refusal::forbidden("scope_needed", sentence)
             }
-            Self::Suspended => Refusal::forbidden("suspended", "The credential's owner is suspended; ask an administrator"),
-            Self::Damaged => Refusal::conflict("damaged", "What is stored can't be opened; its owner has to store it again"),
+            Self::Suspended => Refusal::forbidden(
+                "suspended",
+                "The credential's owner is suspended; ask an administrator",
+            ),
+            Self::Damaged => Refusal::conflict(
+                "damaged",
+                "What is stored can't be opened; its owner has to store it again",
+            ),
         }
     }
 }
@@ -244,7 +253,13 @@ impl Credential {
     /// What happens when this is asked.
     pub fn decide(&self, command: CredentialCommand) -> Result<Vec<CredentialEvent>, Refusal> {
         match command {
-            CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed } => {
+            CredentialCommand::Store {
+                kind,
+                platform,
+                platform_username,
+                expires_at,
+                sealed,
+            } => {
                 if sealed.version != self.next_version() {
                     let sentence = "The credential was changed meanwhile; read it and try again";
                     return Err(Refusal::conflict("changed_meanwhile", sentence));
@@ -252,24 +267,46 @@ impl Credential {
                 match self {
                     Self::Held { kind: held, .. } if *held != kind => {
                         let (held, wanted) = (held.as_str(), kind.as_str());
-                        let sentence = format!("This credential is a `{held}`; store a `{wanted}` beside it");
+                        let sentence =
+                            format!("This credential is a `{held}`; store a `{wanted}` beside it");
                         Err(Refusal::conflict("other_kind", sentence))
                     }
                     Self::Held { platform: held, .. } if *held != platform => {
-                        let sentence = format!("This credential is for `{held}`; store one for `{platform}` beside it");
+                        let sentence = format!(
+                            "This credential is for `{held}`; store one for `{platform}` beside it"
+                        );
                         Err(Refusal::conflict("other_platform", sentence))
                     }
-                    Self::Held { .. } => Ok(vec![CredentialEvent::Changed { platform_username, expires_at, sealed }]),
-                    _ => Ok(vec![CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed }]),
+                    Self::Held { .. } => Ok(vec![CredentialEvent::Changed {
+                        platform_username,
+                        expires_at,
+                        sealed,
+                    }]),
+                    _ => Ok(vec![CredentialEvent::Stored {
+                        kind,
+                        platform,
+                        platform_username,
+                        expires_at,
+                        sealed,
+                    }]),
                 }
             }
             CredentialCommand::Reveal { purpose } => match self {
-                Self::Held { version, .. } => Ok(vec![CredentialEvent::Revealed { version: *version, purpose }]),
+                Self::Held { version, .. } => Ok(vec![CredentialEvent::Revealed {
+                    version: *version,
+                    purpose,
+                }]),
                 _ => Err(Refusal::not_found("credential")),
             },
-            CredentialCommand::Refuse { reason, platform, purpose } => {
-                Ok(vec![CredentialEvent::Refused { reason, platform, purpose }])
-            }
+            CredentialCommand::Refuse {
+                reason,
+                platform,
+                purpose,
+            } => Ok(vec![CredentialEvent::Refused {
+                reason,
+                platform,
+                purpose,
+            }]),
             CredentialCommand::Remove => match self {
                 Self::Held { .. } => Ok(vec![CredentialEvent::Removed]),
                 Self::Removed { .. } => Ok(vec![]),
@@ -281,11 +318,33 @@ impl Credential {
     /// Folds what happened.
     pub fn evolve(&mut self, event: CredentialEvent) {
         match event {
-            CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed } => {
-                *self = Self::Held { kind, platform, platform_username, version: sealed.version, expires_at };
+            CredentialEvent::Stored {
+                kind,
+                platform,
+                platform_username,
+                expires_at,
+                sealed,
+            } => {
+                *self = Self::Held {
+                    kind,
+                    platform,
+                    platform_username,
+                    version: sealed.version,
+                    expires_at,
+                };
             }
-            CredentialEvent::Changed { platform_username: name, expires_at: end, sealed } => {
-                if let Self::Held { platform_username, version, expires_at, .. } = self {
+            CredentialEvent::Changed {
+                platform_username: name,
+                expires_at: end,
+                sealed,
+            } => {
+                if let Self::Held {
+                    platform_username,
+                    version,
+                    expires_at,
+                    ..
+                } = self
+                {
                     *version = sealed.version;
                     *platform_username = name;
                     *expires_at = end;
@@ -310,50 +369,109 @@ mod tests {
     type Given = TestFramework<Credential>;
 
     fn sealed(version: u32) -> SealedSecret {
-        SealedSecret { version, hash: "00".into() }
+        SealedSecret {
+            version,
+            hash: "00".into(),
+        }
     }
     fn stored() -> CredentialEvent {
         let (kind, platform) = (CredentialKind::Profile, "x".into());
-        CredentialEvent::Stored { kind, platform, platform_username: None, expires_at: None, sealed: sealed(1) }
+        CredentialEvent::Stored {
+            kind,
+            platform,
+            platform_username: None,
+            expires_at: None,
+            sealed: sealed(1),
+        }
     }
     fn store(version: u32) -> CredentialCommand {
         let (kind, platform) = (CredentialKind::Profile, "x".into());
-        CredentialCommand::Store { kind, platform, platform_username: None, expires_at: None, sealed: sealed(version) }
+        CredentialCommand::Store {
+            kind,
+            platform,
+            platform_username: None,
+            expires_at: None,
+            sealed: sealed(version),
+        }
     }
 
     #[test]
     fn storing_again_changes_and_raises_the_version() {
-        Given::with(()).given_no_previous_events().when(store(1)).then_expect_events(vec![stored()]);
-        Given::with(()).given(vec![stored()]).when(store(2)).then_expect_events(vec![CredentialEvent::Changed {
-            platform_username: None,
-            expires_at: None,
-            sealed: sealed(2),
-        }]);
+        Given::with(())
+            .given_no_previous_events()
+            .when(store(1))
+            .then_expect_events(vec![stored()]);
+        Given::with(())
+            .given(vec![stored()])
+            .when(store(2))
+            .then_expect_events(vec![CredentialEvent::Changed {
+                platform_username: None,
+                expires_at: None,
+                sealed: sealed(2),
+            }]);
     }
 
     #[test]
     fn a_credential_stays_of_its_kind_and_platform() {
-        let CredentialCommand::Store { platform_username, expires_at, sealed, .. } = store(2) else { panic!() };
-        for (kind, platform, code) in
-            [(CredentialKind::Session, "x", "other_kind"), (CredentialKind::Profile, "reddit", "other_platform")]
-        {
+        let CredentialCommand::Store {
+            platform_username,
+            expires_at,
+            sealed,
+            ..
+        } = store(2)
+        else {
+            panic!()
+        };
+        for (kind, platform, code) in [
+            (CredentialKind::Session, "x", "other_kind"),
+            (CredentialKind::Profile, "reddit", "other_platform"),
+        ] {
             let (platform_username, sealed) = (platform_username.clone(), sealed.clone());
-            let command = CredentialCommand::Store { kind, platform: platform.into(), platform_username, expires_at, sealed };
-            let refused = Given::with(()).given(vec![stored()]).when(command).inspect_result().unwrap_err();
+            let command = CredentialCommand::Store {
+                kind,
+                platform: platform.into(),
+                platform_username,
+                expires_at,
+                sealed,
+            };
+            let refused = Given::with(())
+                .given(vec![stored()])
+                .when(command)
+                .inspect_result()
+                .unwrap_err();
             assert_eq!(refused.code, code);
         }
     }
 
     #[test]
     fn a_refusal_is_a_fact_whatever_the_credential_is() {
-        let refused = CredentialEvent::Refused { reason: RefusedFor::Removed, platform: None, purpose: None };
-        let refuse = CredentialCommand::Refuse { reason: RefusedFor::Removed, platform: None, purpose: None };
-        for given in [vec![], vec![stored()], vec![stored(), CredentialEvent::Removed]] {
-            Given::with(()).given(given).when(refuse.clone()).then_expect_events(vec![refused.clone()]);
+        let refused = CredentialEvent::Refused {
+            reason: RefusedFor::Removed,
+            platform: None,
+            purpose: None,
+        };
+        let refuse = CredentialCommand::Refuse {
+            reason: RefusedFor::Removed,
+            platform: None,
+            purpose: None,
+        };
+        for given in [
+            vec![],
+            vec![stored()],
+            vec![stored(), CredentialEvent::Removed],
+        ] {
+            Given::with(())
+                .given(given)
+                .when(refuse.clone())
+                .then_expect_events(vec![refused.clone()]);
         }
         let mut removed = Credential::Removed { version: 1 };
         removed.evolve(refused);
-        assert_eq!(removed, Credential::Removed { version: 1 }, "it changes nothing");
+        assert_eq!(
+            removed,
+            Credential::Removed { version: 1 },
+            "it changes nothing"
+        );
     }
 
     #[test]
@@ -377,24 +495,39 @@ mod tests {
 
     #[test]
     fn a_secret_sealed_for_another_version_is_refused() {
-        let refused = Given::with(()).given(vec![stored()]).when(store(1)).inspect_result().unwrap_err();
+        let refused = Given::with(())
+            .given(vec![stored()])
+            .when(store(1))
+            .inspect_result()
+            .unwrap_err();
         assert_eq!(refused.code, "changed_meanwhile");
     }
 
     #[test]
     fn what_is_removed_is_not_revealed_and_removing_twice_is_no_error() {
         let gone = vec![stored(), CredentialEvent::Removed];
-        Given::with(()).given(gone.clone()).when(CredentialCommand::Remove).then_expect_events(vec![]);
-        let refused = Given::with(()).given(gone).when(CredentialCommand::Reveal { purpose: None }).inspect_result();
+        Given::with(())
+            .given(gone.clone())
+            .when(CredentialCommand::Remove)
+            .then_expect_events(vec![]);
+        let refused = Given::with(())
+            .given(gone)
+            .when(CredentialCommand::Reveal { purpose: None })
+            .inspect_result();
         assert_eq!(refused.unwrap_err().kind, crate::RefusalKind::NotFound);
     }
 
     #[test]
     fn revealing_is_a_fact_with_its_purpose() {
-        let reveal = CredentialCommand::Reveal { purpose: Some("publish".into()) };
+        let reveal = CredentialCommand::Reveal {
+            purpose: Some("publish".into()),
+        };
         Given::with(())
             .given(vec![stored()])
             .when(reveal)
-            .then_expect_events(vec![CredentialEvent::Revealed { version: 1, purpose: Some("publish".into()) }]);
+            .then_expect_events(vec![CredentialEvent::Revealed {
+                version: 1,
+                purpose: Some("publish".into()),
+            }]);
     }
 }

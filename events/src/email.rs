@@ -81,16 +81,29 @@ impl Email {
     /// What happens when this is asked.
     pub fn decide(&self, command: EmailCommand) -> Result<Vec<EmailEvent>, Refusal> {
         match (self, command) {
-            (Self::Free, EmailCommand::Reserve(reservation)) => Ok(vec![EmailEvent::Reserved(reservation)]),
+            (Self::Free, EmailCommand::Reserve(reservation)) => {
+                Ok(vec![EmailEvent::Reserved(reservation)])
+            }
             (Self::Free, EmailCommand::Claim(user)) => Ok(vec![EmailEvent::Claimed { user }]),
             (Self::Taken(holder), EmailCommand::Claim(user)) if *holder == user => Ok(vec![]),
             (Self::Taken(_), EmailCommand::Claim(_) | EmailCommand::Reserve(_)) => {
-                Err(Refusal::conflict("email_taken", "This e-mail address is registered already; log in instead"))
+                Err(Refusal::conflict(
+                    "email_taken",
+                    "This e-mail address is registered already; log in instead",
+                ))
             }
-            (Self::Taken(holder), EmailCommand::Release(user)) if *holder == user => Ok(vec![EmailEvent::Released { user }]),
-            (Self::Reserved(kept), EmailCommand::Claim(user)) if kept.user == user => Ok(vec![EmailEvent::Claimed { user }]),
-            (Self::Reserved(kept), EmailCommand::Release(user)) if kept.user == user => Ok(vec![EmailEvent::Released { user }]),
-            (Self::Reserved(_), EmailCommand::Claim(_) | EmailCommand::Reserve(_)) => Err(under_way()),
+            (Self::Taken(holder), EmailCommand::Release(user)) if *holder == user => {
+                Ok(vec![EmailEvent::Released { user }])
+            }
+            (Self::Reserved(kept), EmailCommand::Claim(user)) if kept.user == user => {
+                Ok(vec![EmailEvent::Claimed { user }])
+            }
+            (Self::Reserved(kept), EmailCommand::Release(user)) if kept.user == user => {
+                Ok(vec![EmailEvent::Released { user }])
+            }
+            (Self::Reserved(_), EmailCommand::Claim(_) | EmailCommand::Reserve(_)) => {
+                Err(under_way())
+            }
             (_, EmailCommand::Release(_)) => Ok(vec![]), // it is not theirs
         }
     }
@@ -135,45 +148,85 @@ mod tests {
     fn an_address_belongs_to_one_user() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let taken = vec![EmailEvent::Claimed { user: ada }];
-        let refused = TestFramework::<Email>::with(()).given(taken).when(EmailCommand::Claim(bob)).inspect_result();
+        let refused = TestFramework::<Email>::with(())
+            .given(taken)
+            .when(EmailCommand::Claim(bob))
+            .inspect_result();
         assert_eq!(refused.unwrap_err().code, "email_taken");
     }
 
     #[test]
     fn an_address_that_was_left_is_free_for_others() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
-        let (claimed, released) = (EmailEvent::Claimed { user: ada }, EmailEvent::Released { user: ada });
+        let (claimed, released) = (
+            EmailEvent::Claimed { user: ada },
+            EmailEvent::Released { user: ada },
+        );
         let given = |events| TestFramework::<Email>::with(()).given(events);
-        given(vec![claimed.clone()]).when(EmailCommand::Release(ada)).then_expect_events(vec![released.clone()]);
-        given(vec![claimed.clone()]).when(EmailCommand::Release(bob)).then_expect_events(vec![]);
+        given(vec![claimed.clone()])
+            .when(EmailCommand::Release(ada))
+            .then_expect_events(vec![released.clone()]);
+        given(vec![claimed.clone()])
+            .when(EmailCommand::Release(bob))
+            .then_expect_events(vec![]);
         let again = vec![EmailEvent::Claimed { user: bob }];
-        given(vec![claimed, released]).when(EmailCommand::Claim(bob)).then_expect_events(again);
+        given(vec![claimed, released])
+            .when(EmailCommand::Claim(bob))
+            .then_expect_events(again);
     }
 
     #[test]
     fn a_kept_address_is_only_for_whom_it_is_kept() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
-        let keep = |user| Reservation { user, invite: InviteId("i".into()), until: Moment(9) };
+        let keep = |user| Reservation {
+            user,
+            invite: InviteId("i".into()),
+            until: Moment(9),
+        };
         let reserved = EmailEvent::Reserved(keep(ada));
         let given = |events| TestFramework::<Email>::with(()).given(events);
-        given(vec![]).when(EmailCommand::Reserve(keep(ada))).then_expect_events(vec![reserved.clone()]);
-        for asked in [EmailCommand::Reserve(keep(bob)), EmailCommand::Claim(bob), EmailCommand::Reserve(keep(ada))] {
+        given(vec![])
+            .when(EmailCommand::Reserve(keep(ada)))
+            .then_expect_events(vec![reserved.clone()]);
+        for asked in [
+            EmailCommand::Reserve(keep(bob)),
+            EmailCommand::Claim(bob),
+            EmailCommand::Reserve(keep(ada)),
+        ] {
             let refused = given(vec![reserved.clone()]).when(asked).inspect_result();
             assert_eq!(refused.unwrap_err().code, "registration_under_way");
         }
-        given(vec![reserved.clone()]).when(EmailCommand::Release(bob)).then_expect_events(vec![]);
+        given(vec![reserved.clone()])
+            .when(EmailCommand::Release(bob))
+            .then_expect_events(vec![]);
         let claimed = EmailEvent::Claimed { user: ada };
-        given(vec![reserved.clone()]).when(EmailCommand::Claim(ada)).then_expect_events(vec![claimed]);
+        given(vec![reserved.clone()])
+            .when(EmailCommand::Claim(ada))
+            .then_expect_events(vec![claimed]);
         let released = EmailEvent::Released { user: ada };
-        given(vec![reserved.clone()]).when(EmailCommand::Release(ada)).then_expect_events(vec![released.clone()]);
+        given(vec![reserved.clone()])
+            .when(EmailCommand::Release(ada))
+            .then_expect_events(vec![released.clone()]);
         let again = vec![EmailEvent::Reserved(keep(bob))];
-        given(vec![reserved, released]).when(EmailCommand::Reserve(keep(bob))).then_expect_events(again);
+        given(vec![reserved, released])
+            .when(EmailCommand::Reserve(keep(bob)))
+            .then_expect_events(again);
     }
 
     #[test]
     fn addresses_have_one_normal_form() {
-        assert_eq!(normalise(" Ada+Work@Example.COM "), Some("ada+work@example.com".into()));
-        for bad in ["", "ada", "@example.com", "ada@", "a b@example.com", "a@b@c"] {
+        assert_eq!(
+            normalise(" Ada+Work@Example.COM "),
+            Some("ada+work@example.com".into())
+        );
+        for bad in [
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "a b@example.com",
+            "a@b@c",
+        ] {
             assert_eq!(normalise(bad), None, "{bad}");
         }
     }

@@ -58,7 +58,10 @@ impl Change {
     /// `event` happens to the stream of its kind with this id.
     pub fn new(id: impl ToString, event: impl Into<Event>) -> Self {
         let event = event.into();
-        Self { stream: StreamId::new(event.kind(), id), event }
+        Self {
+            stream: StreamId::new(event.kind(), id),
+            event,
+        }
     }
 }
 
@@ -139,8 +142,16 @@ any_event!(
 
 impl Event {
     /// Reads a stored event back, lifting one of an earlier version to the present shape.
-    pub fn read(kind: StreamKind, event_type: &str, version: &str, json: &[u8]) -> Result<Self, Unreadable> {
-        let fields = |reason| Unreadable::Fields { kind: kind.as_str(), reason };
+    pub fn read(
+        kind: StreamKind,
+        event_type: &str,
+        version: &str,
+        json: &[u8],
+    ) -> Result<Self, Unreadable> {
+        let fields = |reason| Unreadable::Fields {
+            kind: kind.as_str(),
+            reason,
+        };
         if upcast::is_present(event_type, version, upcast::STEPS)? {
             return Self::from_present(kind, json).map_err(fields);
         }
@@ -154,23 +165,29 @@ impl Event {
     pub fn clear(&self) -> BTreeMap<String, Value> {
         let fields = match self {
             Self::Account(event) => match event {
-                AccountEvent::Registered(r) => json!({"tier": r.tier, "role": r.role, "admin": r.admin}),
+                AccountEvent::Registered(r) => {
+                    json!({"tier": r.tier, "role": r.role, "admin": r.admin})
+                }
                 AccountEvent::OnboardingAdvanced { to } => json!({"to": to}),
                 AccountEvent::Met(m) => json!({
                     "tier": m.tier, "role": m.role, "admin": m.admin, "onboarding": m.onboarding, "active": m.active,
                 }),
                 AccountEvent::RoleChanged { role, admin } => json!({"role": role, "admin": admin}),
                 AccountEvent::TierChanged { tier } => json!({"tier": tier}),
-                AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
+                AccountEvent::PasswordChanged { version }
+                | AccountEvent::PasswordReset { version } => {
                     json!({"version": version})
                 }
                 AccountEvent::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
                 AccountEvent::Exported { secrets } => json!({"secrets": secrets}),
-                AccountEvent::SessionReuseDetected { family } | AccountEvent::SessionEnded { family } => {
+                AccountEvent::SessionReuseDetected { family }
+                | AccountEvent::SessionEnded { family } => {
                     json!({"family": family})
                 }
                 AccountEvent::ImpersonationStarted { by, impersonation }
-                | AccountEvent::ImpersonationEnded { by, impersonation } => json!({"by": by, "impersonation": impersonation}),
+                | AccountEvent::ImpersonationEnded { by, impersonation } => {
+                    json!({"by": by, "impersonation": impersonation})
+                }
                 AccountEvent::ForgetRequested { due } => json!({"due_at": due}),
                 AccountEvent::ForgetWithdrawn { active } => json!({"active": active}),
                 AccountEvent::Forgotten { by } => json!({"by": by}),
@@ -184,15 +201,32 @@ impl Event {
                 | AccountEvent::SessionsEnded => json!({}),
             },
             Self::Usage(event) => match event {
-                UsageEvent::Counted { counter, amount, month } | UsageEvent::GivenBack { counter, amount, month } => {
+                UsageEvent::Counted {
+                    counter,
+                    amount,
+                    month,
+                }
+                | UsageEvent::GivenBack {
+                    counter,
+                    amount,
+                    month,
+                } => {
                     json!({"counter": counter, "amount": amount, "month": month})
                 }
             },
             Self::Credential(event) => match event {
-                CredentialEvent::Stored { kind, platform, expires_at, sealed, .. } => {
+                CredentialEvent::Stored {
+                    kind,
+                    platform,
+                    expires_at,
+                    sealed,
+                    ..
+                } => {
                     json!({"kind": kind, "platform": platform, "version": sealed.version, "expires_at": expires_at})
                 }
-                CredentialEvent::Changed { expires_at, sealed, .. } => {
+                CredentialEvent::Changed {
+                    expires_at, sealed, ..
+                } => {
                     json!({"version": sealed.version, "expires_at": expires_at})
                 }
                 CredentialEvent::Revealed { version, .. } => json!({"version": version}),
@@ -204,51 +238,83 @@ impl Event {
                     "operation": spec.operation, "queue": spec.queue, "priority": spec.priority,
                     "run_at": spec.run_at, "max_attempts": spec.max_attempts, "counted": counted,
                 }),
-                JobEvent::Claimed { attempt, .. } | JobEvent::Completed { attempt, .. } => json!({"attempt": attempt}),
-                JobEvent::Lapsed { attempt, retry_at } | JobEvent::Failed { attempt, retry_at, .. } => {
+                JobEvent::Claimed { attempt, .. } | JobEvent::Completed { attempt, .. } => {
+                    json!({"attempt": attempt})
+                }
+                JobEvent::Lapsed { attempt, retry_at }
+                | JobEvent::Failed {
+                    attempt, retry_at, ..
+                } => {
                     json!({"attempt": attempt, "retry_at": retry_at})
                 }
-                JobEvent::Retried { queue, priority, counted } => {
+                JobEvent::Retried {
+                    queue,
+                    priority,
+                    counted,
+                } => {
                     json!({"queue": queue, "priority": priority, "counted": counted})
                 }
                 JobEvent::Cancelled => json!({}),
             },
             Self::Chat(event) => match event {
-                ChatEvent::Asked { turn, message, .. } => json!({"turn": turn, "bytes": message.len()}),
+                ChatEvent::Asked { turn, message, .. } => {
+                    json!({"turn": turn, "bytes": message.len()})
+                }
                 ChatEvent::Answered { turn, answer } => json!({
                     "turn": turn, "outcome": answer.outcome, "model": answer.model, "bytes": answer.content.len(),
                     "failure": answer.failure.as_ref().map(|failure| &failure.code),
                 }),
             },
             Self::Caption(event) => match event {
-                CaptionEvent::Requested { brief, .. } => json!({"platform": brief.platform, "length": brief.length}),
-                CaptionEvent::Completed(written) => json!({"model": written.model, "truncated": written.truncated}),
+                CaptionEvent::Requested { brief, .. } => {
+                    json!({"platform": brief.platform, "length": brief.length})
+                }
+                CaptionEvent::Completed(written) => {
+                    json!({"model": written.model, "truncated": written.truncated})
+                }
                 CaptionEvent::Failed(failure) => json!({"failure": failure.code}),
             },
-            Self::Email(EmailEvent::Claimed { user } | EmailEvent::Released { user }) => json!({"user": user}),
-            Self::Email(EmailEvent::Reserved(reservation)) => json!({"user": reservation.user, "until": reservation.until}),
+            Self::Email(EmailEvent::Claimed { user } | EmailEvent::Released { user }) => {
+                json!({"user": user})
+            }
+            Self::Email(EmailEvent::Reserved(reservation)) => {
+                json!({"user": reservation.user, "until": reservation.until})
+            }
             Self::Invite(event) => match event {
-                InviteEvent::Created { grant, .. } => json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin}),
-                InviteEvent::Reserved { user } | InviteEvent::Released { user } | InviteEvent::Spent { user } => {
+                InviteEvent::Created { grant, .. } => {
+                    json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin})
+                }
+                InviteEvent::Reserved { user }
+                | InviteEvent::Released { user }
+                | InviteEvent::Spent { user } => {
                     json!({"user": user})
                 }
                 InviteEvent::Revoked => json!({}),
             },
             Self::ServiceKey(event) => match event {
-                ServiceKeyEvent::Created(key) => json!({"scopes": key.scopes, "expires_at": key.expires_at}),
+                ServiceKeyEvent::Created(key) => {
+                    json!({"scopes": key.scopes, "expires_at": key.expires_at})
+                }
                 ServiceKeyEvent::Revoked => json!({}),
             },
             Self::Access(event) => match event {
                 AccessEvent::PersonalRead { user } => json!({"user": user}),
                 // Not where it came from, whose hash anybody who has the key can look for.
                 AccessEvent::Refused { wrong, .. } => json!(wrong),
-                AccessEvent::CredentialRefused { reason, credential, user } => {
+                AccessEvent::CredentialRefused {
+                    reason,
+                    credential,
+                    user,
+                } => {
                     json!({"reason": reason, "credential": credential, "user": user})
                 }
             },
         };
         match fields {
-            Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            Value::Object(map) => map
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .collect(),
             _ => BTreeMap::new(),
         }
     }

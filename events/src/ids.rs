@@ -100,7 +100,10 @@ impl FromStr for JobId {
         let number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
         match number {
             true => Ok(Self(text.to_owned())),
-            false => Err(NotAnId { what: "jobId", wanted: "a UUID or a number" }),
+            false => Err(NotAnId {
+                what: "jobId",
+                wanted: "a UUID or a number",
+            }),
         }
     }
 }
@@ -204,7 +207,10 @@ impl StreamKind {
 
     /// Whether streams of this kind belong to the system rather than to a user.
     pub fn is_system(self) -> bool {
-        matches!(self, Self::Email | Self::Invite | Self::ServiceKey | Self::Access)
+        matches!(
+            self,
+            Self::Email | Self::Invite | Self::ServiceKey | Self::Access
+        )
     }
 }
 
@@ -220,7 +226,10 @@ pub struct StreamId {
 impl StreamId {
     /// The stream `kind`/`id`.
     pub fn new(kind: StreamKind, id: impl ToString) -> Self {
-        Self { kind, id: id.to_string() }
+        Self {
+            kind,
+            id: id.to_string(),
+        }
     }
 }
 
@@ -236,9 +245,19 @@ mod tests {
 
     #[test]
     fn a_job_id_is_a_uuid_or_a_number_and_nothing_else() {
-        assert!("0192d4e0-7f3a-7c3b-8f4e-0123456789ab".parse::<JobId>().is_ok());
+        assert!(
+            "0192d4e0-7f3a-7c3b-8f4e-0123456789ab"
+                .parse::<JobId>()
+                .is_ok()
+        );
         assert!("42".parse::<JobId>().is_ok());
-        for bad in ["", "my secret project", "123456789012345678901", "-1", "4 2"] {
+        for bad in [
+            "",
+            "my secret project",
+            "123456789012345678901",
+            "-1",
+            "4 2",
+        ] {
             assert!(bad.parse::<JobId>().is_err(), "{bad}");
         }
     }

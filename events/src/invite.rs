@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, email::under_way, ids::UserId, moment::Moment, refusal::Refusal, tier::Tier};
+use crate::{
+    aggregate, domain_event, email::under_way, ids::UserId, moment::Moment, refusal::Refusal,
+    tier::Tier,
+};
 
 /// The column of the read table that codes are sealed for.
 pub const CODE_COLUMN: &str = "invites.code";
@@ -120,11 +123,23 @@ impl Invite {
     pub fn grant(&self, now: Moment) -> Result<&Grant, Refusal> {
         match self {
             Self::Open(grant) if grant.expires_at.is_none_or(|at| now < at) => Ok(grant),
-            Self::Open(_) => Err(Refusal::invalid("inviteCode", "This invite has expired; ask for another")),
+            Self::Open(_) => Err(Refusal::invalid(
+                "inviteCode",
+                "This invite has expired; ask for another",
+            )),
             Self::Reserved { .. } => Err(under_way()),
-            Self::Spent => Err(Refusal::invalid("inviteCode", "This invite was used already; ask for another")),
-            Self::Revoked => Err(Refusal::invalid("inviteCode", "This invite was taken back; ask for another")),
-            Self::Absent => Err(Refusal::invalid("inviteCode", "There is no such invite; check `inviteCode`")),
+            Self::Spent => Err(Refusal::invalid(
+                "inviteCode",
+                "This invite was used already; ask for another",
+            )),
+            Self::Revoked => Err(Refusal::invalid(
+                "inviteCode",
+                "This invite was taken back; ask for another",
+            )),
+            Self::Absent => Err(Refusal::invalid(
+                "inviteCode",
+                "There is no such invite; check `inviteCode`",
+            )),
         }
     }
 
@@ -132,24 +147,36 @@ impl Invite {
     pub fn decide(&self, command: InviteCommand) -> Result<Vec<InviteEvent>, Refusal> {
         match command {
             InviteCommand::Create { grant, sealed_code } => match self {
-                Self::Absent => Ok(vec![InviteEvent::Created { grant, sealed_code: Some(sealed_code) }]),
+                Self::Absent => Ok(vec![InviteEvent::Created {
+                    grant,
+                    sealed_code: Some(sealed_code),
+                }]),
                 _ => Ok(vec![]),
             },
-            InviteCommand::Reserve { user, now } => self.grant(now).map(|_| vec![InviteEvent::Reserved { user }]),
+            InviteCommand::Reserve { user, now } => self
+                .grant(now)
+                .map(|_| vec![InviteEvent::Reserved { user }]),
             InviteCommand::Release(user) => match self {
-                Self::Reserved { user: kept, .. } if *kept == user => Ok(vec![InviteEvent::Released { user }]),
+                Self::Reserved { user: kept, .. } if *kept == user => {
+                    Ok(vec![InviteEvent::Released { user }])
+                }
                 _ => Ok(vec![]), // it is not kept for them
             },
             InviteCommand::Spend { user, now } => match self {
                 // In time when it was reserved.
-                Self::Reserved { user: kept, .. } if *kept == user => Ok(vec![InviteEvent::Spent { user }]),
+                Self::Reserved { user: kept, .. } if *kept == user => {
+                    Ok(vec![InviteEvent::Spent { user }])
+                }
                 _ => self.grant(now).map(|_| vec![InviteEvent::Spent { user }]),
             },
             InviteCommand::Revoke => match self {
                 Self::Open(_) => Ok(vec![InviteEvent::Revoked]),
                 Self::Revoked => Ok(vec![]),
                 Self::Reserved { .. } => Err(under_way()),
-                Self::Spent => Err(Refusal::conflict("invite_spent", "This invite was used already; its user is there")),
+                Self::Spent => Err(Refusal::conflict(
+                    "invite_spent",
+                    "This invite was used already; its user is there",
+                )),
                 Self::Absent => Err(Refusal::not_found("invite")),
             },
         }
@@ -161,7 +188,10 @@ impl Invite {
             InviteEvent::Created { grant, .. } => *self = Self::Open(grant),
             InviteEvent::Reserved { user } => {
                 if let Self::Open(grant) = self {
-                    *self = Self::Reserved { grant: grant.clone(), user };
+                    *self = Self::Reserved {
+                        grant: grant.clone(),
+                        user,
+                    };
                 }
             }
             InviteEvent::Released { .. } => {
@@ -183,17 +213,30 @@ mod tests {
     use super::*;
 
     fn created(expires_at: Option<Moment>) -> InviteEvent {
-        let grant = Grant { tier: Tier::Starter, role: "creator".into(), admin: false, expires_at };
-        InviteEvent::Created { grant, sealed_code: Some("sealed".into()) }
+        let grant = Grant {
+            tier: Tier::Starter,
+            role: "creator".into(),
+            admin: false,
+            expires_at,
+        };
+        InviteEvent::Created {
+            grant,
+            sealed_code: Some("sealed".into()),
+        }
     }
 
     #[test]
     fn an_invite_is_used_once_and_in_time() {
         let user = UserId(Uuid::from_u128(1));
-        let spend = || InviteCommand::Spend { user, now: Moment(10) };
+        let spend = || InviteCommand::Spend {
+            user,
+            now: Moment(10),
+        };
         let spent = InviteEvent::Spent { user };
         let given = |events| TestFramework::<Invite>::with(()).given(events);
-        given(vec![created(None)]).when(spend()).then_expect_events(vec![spent.clone()]);
+        given(vec![created(None)])
+            .when(spend())
+            .then_expect_events(vec![spent.clone()]);
         for (history, sentence) in [
             (vec![created(Some(Moment(10)))], "expired"),
             (vec![created(None), spent.clone()], "used already"),
@@ -203,10 +246,20 @@ mod tests {
             let refused = given(history).when(spend()).inspect_result().unwrap_err();
             assert!(refused.sentence.contains(sentence), "{refused}");
         }
-        given(vec![created(Some(Moment(10)))]).when(InviteCommand::Revoke).then_expect_events(vec![InviteEvent::Revoked]);
-        given(vec![created(None), InviteEvent::Revoked]).when(InviteCommand::Revoke).then_expect_events(vec![]);
-        for (history, code) in [(vec![created(None), spent], "invite_spent"), (vec![], "not_found")] {
-            let refused = given(history).when(InviteCommand::Revoke).inspect_result().unwrap_err();
+        given(vec![created(Some(Moment(10)))])
+            .when(InviteCommand::Revoke)
+            .then_expect_events(vec![InviteEvent::Revoked]);
+        given(vec![created(None), InviteEvent::Revoked])
+            .when(InviteCommand::Revoke)
+            .then_expect_events(vec![]);
+        for (history, code) in [
+            (vec![created(None), spent], "invite_spent"),
+            (vec![], "not_found"),
+        ] {
+            let refused = given(history)
+                .when(InviteCommand::Revoke)
+                .inspect_result()
+                .unwrap_err();
             assert_eq!(refused.code, code);
         }
     }
@@ -214,20 +267,60 @@ mod tests {
     #[test]
     fn a_kept_invite_is_only_for_whom_it_is_kept_and_may_be_given_back() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
-        let spend = |user| InviteCommand::Spend { user, now: Moment(10) };
-        let kept = vec![created(Some(Moment(5))), InviteEvent::Reserved { user: ada }];
+        let spend = |user| InviteCommand::Spend {
+            user,
+            now: Moment(10),
+        };
+        let kept = vec![
+            created(Some(Moment(5))),
+            InviteEvent::Reserved { user: ada },
+        ];
         let given = |events| TestFramework::<Invite>::with(()).given(events);
-        let reserve = |now| InviteCommand::Reserve { user: ada, now: Moment(now) };
-        given(vec![created(Some(Moment(5)))]).when(reserve(4)).then_expect_events(vec![InviteEvent::Reserved { user: ada }]);
-        assert!(given(vec![created(Some(Moment(5)))]).when(reserve(5)).inspect_result().is_err(), "it has expired");
+        let reserve = |now| InviteCommand::Reserve {
+            user: ada,
+            now: Moment(now),
+        };
+        given(vec![created(Some(Moment(5)))])
+            .when(reserve(4))
+            .then_expect_events(vec![InviteEvent::Reserved { user: ada }]);
+        assert!(
+            given(vec![created(Some(Moment(5)))])
+                .when(reserve(5))
+                .inspect_result()
+                .is_err(),
+            "it has expired"
+        );
         let spent = InviteEvent::Spent { user: ada };
-        given(kept.clone()).when(spend(ada)).then_expect_events(vec![spent]); // although it has expired meanwhile
-        assert_eq!(given(kept.clone()).when(spend(bob)).inspect_result().unwrap_err().code, "registration_under_way");
-        given(kept.clone()).when(InviteCommand::Release(bob)).then_expect_events(vec![]);
-        assert_eq!(given(kept.clone()).when(InviteCommand::Revoke).inspect_result().unwrap_err().code, "registration_under_way");
+        given(kept.clone())
+            .when(spend(ada))
+            .then_expect_events(vec![spent]); // although it has expired meanwhile
+        assert_eq!(
+            given(kept.clone())
+                .when(spend(bob))
+                .inspect_result()
+                .unwrap_err()
+                .code,
+            "registration_under_way"
+        );
+        given(kept.clone())
+            .when(InviteCommand::Release(bob))
+            .then_expect_events(vec![]);
+        assert_eq!(
+            given(kept.clone())
+                .when(InviteCommand::Revoke)
+                .inspect_result()
+                .unwrap_err()
+                .code,
+            "registration_under_way"
+        );
         let released = InviteEvent::Released { user: ada };
-        given(kept.clone()).when(InviteCommand::Release(ada)).then_expect_events(vec![released.clone()]);
-        let again = given([kept, vec![released]].concat()).when(spend(bob)).inspect_result().unwrap_err();
+        given(kept.clone())
+            .when(InviteCommand::Release(ada))
+            .then_expect_events(vec![released.clone()]);
+        let again = given([kept, vec![released]].concat())
+            .when(spend(bob))
+            .inspect_result()
+            .unwrap_err();
         assert!(again.sentence.contains("expired"), "{again}");
     }
 }

@@ -224,7 +224,9 @@ const RETRY_PRIORITY: i64 = 5;
 /// How long until attempt `attempts + 1` may start: 2 s · 2^(n-1), capped at 10 minutes, then spread over
 /// the upper half by `chance` in 0..1, so that jobs which failed together do not come back together.
 pub fn backoff_millis(attempts: u32, chance: f64) -> i64 {
-    let full = 2000_i64.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(600_000);
+    let full = 2000_i64
+        .saturating_mul(1 << attempts.saturating_sub(1).min(20))
+        .min(600_000);
     let half = full / 2;
     half + (half as f64 * chance.clamp(0.0, 1.0)) as i64
 }
@@ -234,19 +236,33 @@ impl Job {
     pub fn spec(&self) -> Option<&JobSpec> {
         match self {
             Self::Absent => None,
-            Self::Waiting { spec, .. } | Self::Running { spec, .. } | Self::Finished { spec, .. } => Some(spec),
+            Self::Waiting { spec, .. }
+            | Self::Running { spec, .. }
+            | Self::Finished { spec, .. } => Some(spec),
         }
     }
 
     /// Its status at `now`, in the contract's words; a job that is only being submitted counts as queued.
     pub fn status(&self, now: Moment) -> &'static str {
         match self {
-            Self::Waiting { not_before: Some(at), .. } if *at > now => "delayed",
+            Self::Waiting {
+                not_before: Some(at),
+                ..
+            } if *at > now => "delayed",
             Self::Absent | Self::Waiting { .. } => "queued",
             Self::Running { .. } => "processing",
-            Self::Finished { ending: Ending::Completed, .. } => "completed",
-            Self::Finished { ending: Ending::Failed, .. } => "failed",
-            Self::Finished { ending: Ending::Cancelled, .. } => "cancelled",
+            Self::Finished {
+                ending: Ending::Completed,
+                ..
+            } => "completed",
+            Self::Finished {
+                ending: Ending::Failed,
+                ..
+            } => "failed",
+            Self::Finished {
+                ending: Ending::Cancelled,
+                ..
+            } => "cancelled",
         }
     }
 
@@ -268,20 +284,50 @@ impl Job {
                 Some(_) => Err(job_exists()),
             },
             JobCommand::Claim { worker, lease, now } => match self {
-                Self::Waiting { attempts, not_before, .. } if not_before.is_none_or(|at| at <= now) => {
-                    Ok(vec![JobEvent::Claimed { attempt: attempts + 1, worker, lease }])
-                }
+                Self::Waiting {
+                    attempts,
+                    not_before,
+                    ..
+                } if not_before.is_none_or(|at| at <= now) => Ok(vec![JobEvent::Claimed {
+                    attempt: attempts + 1,
+                    worker,
+                    lease,
+                }]),
                 Self::Running { lease: held, .. } if *held == lease => Ok(vec![]),
-                _ => Err(Refusal::conflict("not_waiting", "This job is not waiting for a worker")),
+                _ => Err(Refusal::conflict(
+                    "not_waiting",
+                    "This job is not waiting for a worker",
+                )),
             },
-            JobCommand::Complete { lease, result, outputs } => match self {
-                Self::Finished { ending: Ending::Completed, lease: Some(held), .. } if *held == lease => Ok(vec![]),
-                _ => Ok(vec![JobEvent::Completed { attempt: self.held_by(&lease)?, result, outputs }]),
+            JobCommand::Complete {
+                lease,
+                result,
+                outputs,
+            } => match self {
+                Self::Finished {
+                    ending: Ending::Completed,
+                    lease: Some(held),
+                    ..
+                } if *held == lease => Ok(vec![]),
+                _ => Ok(vec![JobEvent::Completed {
+                    attempt: self.held_by(&lease)?,
+                    result,
+                    outputs,
+                }]),
             },
-            JobCommand::Fail { lease, error, retryable, retry_at } => {
+            JobCommand::Fail {
+                lease,
+                error,
+                retryable,
+                retry_at,
+            } => {
                 let attempt = self.held_by(&lease)?;
                 let retry_at = (retryable && self.may_try_again(attempt)).then_some(retry_at);
-                Ok(vec![JobEvent::Failed { attempt, error, retry_at }])
+                Ok(vec![JobEvent::Failed {
+                    attempt,
+                    error,
+                    retry_at,
+                }])
             }
             JobCommand::Lapse { lease, retry_at } => {
                 let attempt = self.held_by(&lease)?;
@@ -290,25 +336,47 @@ impl Job {
             }
             JobCommand::Cancel => match self {
                 Self::Waiting { .. } | Self::Running { .. } => Ok(vec![JobEvent::Cancelled]),
-                Self::Finished { ending: Ending::Cancelled, .. } => Ok(vec![]),
-                Self::Finished { .. } => Err(Refusal::conflict("already_finished", "This job has ended already")),
+                Self::Finished {
+                    ending: Ending::Cancelled,
+                    ..
+                } => Ok(vec![]),
+                Self::Finished { .. } => Err(Refusal::conflict(
+                    "already_finished",
+                    "This job has ended already",
+                )),
                 Self::Absent => Err(Refusal::not_found("job")),
             },
             JobCommand::Retry { counted } => match self {
-                Self::Finished { ending: Ending::Failed | Ending::Cancelled, spec, .. } => {
-                    Ok(vec![JobEvent::Retried { queue: spec.queue.clone(), priority: RETRY_PRIORITY, counted }])
-                }
+                Self::Finished {
+                    ending: Ending::Failed | Ending::Cancelled,
+                    spec,
+                    ..
+                } => Ok(vec![JobEvent::Retried {
+                    queue: spec.queue.clone(),
+                    priority: RETRY_PRIORITY,
+                    counted,
+                }]),
                 Self::Absent => Err(Refusal::not_found("job")),
-                _ => Err(Refusal::conflict("not_failed", "Only a failed or cancelled job can be retried")),
+                _ => Err(Refusal::conflict(
+                    "not_failed",
+                    "Only a failed or cancelled job can be retried",
+                )),
             },
         }
     }
 
     fn held_by(&self, lease: &str) -> Result<u32, Refusal> {
         match self {
-            Self::Running { attempt, lease: held, .. } if held == lease => Ok(*attempt),
+            Self::Running {
+                attempt,
+                lease: held,
+                ..
+            } if held == lease => Ok(*attempt),
             Self::Absent => Err(Refusal::not_found("job")),
-            _ => Err(Refusal::conflict("stale_lease", "This lease is not the job's present one; claim it again")),
+            _ => Err(Refusal::conflict(
+                "stale_lease",
+                "This lease is not the job's present one; claim it again",
+            )),
         }
     }
 
@@ -335,34 +403,86 @@ impl Job {
             Self::Absent => match event {
                 JobEvent::Submitted { spec, counted } => {
                     let not_before = spec.run_at;
-                    *self = Self::Waiting { spec, attempts: 0, not_before, counted };
+                    *self = Self::Waiting {
+                        spec,
+                        attempts: 0,
+                        not_before,
+                        counted,
+                    };
                     return;
                 }
                 _ => return,
             },
-            Self::Waiting { spec, attempts, counted, .. } => (spec, attempts, None, counted),
-            Self::Running { spec, attempt, lease, counted } => (spec, attempt, Some(lease), counted),
+            Self::Waiting {
+                spec,
+                attempts,
+                counted,
+                ..
+            } => (spec, attempts, None, counted),
+            Self::Running {
+                spec,
+                attempt,
+                lease,
+                counted,
+            } => (spec, attempt, Some(lease), counted),
             Self::Finished { spec, lease, .. } => (spec, 0, lease, None),
         };
         let waiting_or_failed = |spec, retry_at: Option<Moment>, lease| match retry_at {
-            Some(at) => Self::Waiting { spec, attempts, not_before: Some(at), counted: unit },
-            None => Self::Finished { spec, ending: Ending::Failed, lease },
+            Some(at) => Self::Waiting {
+                spec,
+                attempts,
+                not_before: Some(at),
+                counted: unit,
+            },
+            None => Self::Finished {
+                spec,
+                ending: Ending::Failed,
+                lease,
+            },
         };
         *self = match event {
-            JobEvent::Submitted { counted, .. } => Self::Waiting { spec, attempts, not_before: None, counted },
-            JobEvent::Claimed { attempt, lease, .. } => Self::Running { spec, attempt, lease, counted: unit },
-            JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => waiting_or_failed(spec, retry_at, held),
-            JobEvent::Completed { .. } => Self::Finished { spec, ending: Ending::Completed, lease: held },
+            JobEvent::Submitted { counted, .. } => Self::Waiting {
+                spec,
+                attempts,
+                not_before: None,
+                counted,
+            },
+            JobEvent::Claimed { attempt, lease, .. } => Self::Running {
+                spec,
+                attempt,
+                lease,
+                counted: unit,
+            },
+            JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => {
+                waiting_or_failed(spec, retry_at, held)
+            }
+            JobEvent::Completed { .. } => Self::Finished {
+                spec,
+                ending: Ending::Completed,
+                lease: held,
+            },
             // The spec stays as it was submitted, so that submitting the same again is still the same.
-            JobEvent::Retried { counted, .. } => Self::Waiting { spec, attempts: 0, not_before: None, counted },
-            JobEvent::Cancelled => Self::Finished { spec, ending: Ending::Cancelled, lease: None },
+            JobEvent::Retried { counted, .. } => Self::Waiting {
+                spec,
+                attempts: 0,
+                not_before: None,
+                counted,
+            },
+            JobEvent::Cancelled => Self::Finished {
+                spec,
+                ending: Ending::Cancelled,
+                lease: None,
+            },
         };
     }
 }
 
 /// The id belongs to another job, of this user or of somebody else.
 pub fn job_exists() -> Refusal {
-    Refusal::conflict("job_exists", "There is another job with this `jobId`; leave it out, or send a fresh one")
+    Refusal::conflict(
+        "job_exists",
+        "There is another job with this `jobId`; leave it out, or send a fresh one",
+    )
 }
 
 #[cfg(test)]

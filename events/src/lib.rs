@@ -51,7 +51,10 @@ pub mod upcast;
 pub mod user;
 
 pub use event::{Change, Event};
-pub use ids::{BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind, TurnId, UserId};
+pub use ids::{
+    BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind,
+    TurnId, UserId,
+};
 pub use limits::{Limits, Now};
 pub use metadata::{CallerKind, Metadata};
 pub use moment::Moment;

@@ -76,26 +76,47 @@ impl Metadata {
 
     /// genie itself asked, because of that event.
     pub fn caused_by(event: EventId) -> Self {
-        Self { cause: Some(event), ..Self::system() }
+        Self {
+            cause: Some(event),
+            ..Self::system()
+        }
     }
 
     /// A user asked.
     pub fn user(by: UserId, request_id: &str) -> Self {
-        Self { caller: CallerKind::User, by: Some(by), request_id: Some(request_id.to_owned()), ..Self::system() }
+        Self {
+            caller: CallerKind::User,
+            by: Some(by),
+            request_id: Some(request_id.to_owned()),
+            ..Self::system()
+        }
     }
 
     /// An administrator asked on behalf of a user.
     pub fn impersonator(by: UserId, user: UserId, request_id: &str) -> Self {
-        Self { caller: CallerKind::Impersonator, on_behalf_of: Some(user), ..Self::user(by, request_id) }
+        Self {
+            caller: CallerKind::Impersonator,
+            on_behalf_of: Some(user),
+            ..Self::user(by, request_id)
+        }
     }
 
     /// A holder of a service key asked.
     pub fn service_key(key: ServiceKeyId, request_id: &str) -> Self {
-        Self { caller: CallerKind::ServiceKey, key: Some(key), request_id: Some(request_id.to_owned()), ..Self::system() }
+        Self {
+            caller: CallerKind::ServiceKey,
+            key: Some(key),
+            request_id: Some(request_id.to_owned()),
+            ..Self::system()
+        }
     }
 
     /// A holder of the shared secret asked.
     pub fn shared_secret(request_id: &str) -> Self {
-        Self { caller: CallerKind::SharedSecret, request_id: Some(request_id.to_owned()), ..Self::system() }
+        Self {
+            caller: CallerKind::SharedSecret,
+            request_id: Some(request_id.to_owned()),
+            ..Self::system()
+        }
     }
 }

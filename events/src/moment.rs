@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, macros::format_description};
 
 /// A point in time, in microseconds since 1970-01-01T00:00:00Z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Moment(pub i64);
 
@@ -31,7 +33,9 @@ impl Moment {
 
     /// RFC 3339 UTC with milliseconds, as every answer shows times (contract, section 1).
     pub fn rfc3339(self) -> String {
-        let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+        let format = format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+        );
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1000)
             .ok()
             .and_then(|at| at.format(format).ok())
@@ -40,19 +44,25 @@ impl Moment {
 
     /// Reads RFC 3339 with any offset; `None` when it is not one.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
-        let at = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
-        i64::try_from(at.unix_timestamp_nanos() / 1000).ok().map(Self)
+        let at =
+            OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+        i64::try_from(at.unix_timestamp_nanos() / 1000)
+            .ok()
+            .map(Self)
     }
 
     /// The calendar month in UTC, as quotas count it.
     pub fn month(self) -> Month {
-        let at = OffsetDateTime::from_unix_timestamp(self.unix_seconds()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let at = OffsetDateTime::from_unix_timestamp(self.unix_seconds())
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Month(at.year() * 100 + i32::from(u8::from(at.month())))
     }
 }
 
 /// A calendar month in UTC, `year * 100 + month`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Month(pub i32);
 
@@ -64,7 +74,10 @@ mod tests {
     fn times_read_back_to_the_millisecond() {
         let at = Moment(1_767_323_045_678_901);
         assert_eq!(at.rfc3339(), "2026-01-02T03:04:05.678Z");
-        assert_eq!(Moment::parse_rfc3339("2026-01-02T04:04:05.678+01:00"), Some(Moment(1_767_323_045_678_000)));
+        assert_eq!(
+            Moment::parse_rfc3339("2026-01-02T04:04:05.678+01:00"),
+            Some(Moment(1_767_323_045_678_000))
+        );
         assert_eq!(Moment::parse_rfc3339("yesterday"), None);
         assert_eq!(at.month(), Month(202_601));
     }

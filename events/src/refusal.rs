@@ -40,7 +40,12 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(kind: RefusalKind, code: &'static str, sentence: impl Into<String>) -> Self {
-        Self { kind, code, sentence: sentence.into(), turn: None }
+        Self {
+            kind,
+            code,
+            sentence: sentence.into(),
+            turn: None,
+        }
     }
 
     /// The named field is missing or wrong.
@@ -55,7 +60,11 @@ impl Refusal {
 
     /// Not there, or not the caller's.
     pub fn not_found(what: &str) -> Self {
-        Self::new(RefusalKind::NotFound, "not_found", format!("There is no such {what}, or it is not yours"))
+        Self::new(
+            RefusalKind::NotFound,
+            "not_found",
+            format!("There is no such {what}, or it is not yours"),
+        )
     }
 
     /// Not there any more, for a reason that the caller may know.
@@ -77,11 +86,19 @@ impl Refusal {
     pub fn quota(counter: Counter, in_tier: bool, tier: &str) -> Self {
         let sentence = match in_tier {
             true if counter.is_present_count() => {
-                format!("The `{tier}` tier's limit for {counter} is reached; upgrade, or make room first")
+                format!(
+                    "The `{tier}` tier's limit for {counter} is reached; upgrade, or make room first"
+                )
             }
-            true => format!("The `{tier}` tier's limit for {counter} is used up; upgrade, or wait for the next month"),
+            true => format!(
+                "The `{tier}` tier's limit for {counter} is used up; upgrade, or wait for the next month"
+            ),
             false => format!("{counter} is not part of the `{tier}` tier; upgrade to use it"),
         };
-        Self::new(RefusalKind::Quota { counter, in_tier }, "tier_limit_reached", sentence)
+        Self::new(
+            RefusalKind::Quota { counter, in_tier },
+            "tier_limit_reached",
+            sentence,
+        )
     }
 }

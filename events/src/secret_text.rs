@@ -35,6 +35,9 @@ mod tests {
 
     #[test]
     fn it_shows_nothing_of_itself() {
-        assert_eq!(format!("{:?}", SecretText::from("hunter2".to_owned())), "[secret]");
+        assert_eq!(
+            format!("{:?}", SecretText::from("hunter2".to_owned())),
+            "[secret]"
+        );
     }
 }

@@ -35,20 +35,34 @@ pub struct Key {
 
 impl Key {
     /// A key with each scope once, in order.
-    pub fn new(name: String, mut scopes: Vec<Scope>, expires_at: Option<Moment>, now: Moment) -> Result<Self, Refusal> {
+    pub fn new(
+        name: String,
+        mut scopes: Vec<Scope>,
+        expires_at: Option<Moment>,
+        now: Moment,
+    ) -> Result<Self, Refusal> {
         if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-            let sentence = format!("`name` must have 1 to {MAX_NAME} characters, none of them control characters");
+            let sentence = format!(
+                "`name` must have 1 to {MAX_NAME} characters, none of them control characters"
+            );
             return Err(Refusal::invalid("name", sentence));
         }
         if scopes.is_empty() {
-            return Err(Refusal::invalid("scopes", "`scopes` must name what the key is to open"));
+            return Err(Refusal::invalid(
+                "scopes",
+                "`scopes` must name what the key is to open",
+            ));
         }
         if expires_at.is_some_and(|at| at <= now) {
             return Err(Refusal::invalid("expires_at", "`expires_at` must be ahead"));
         }
         scopes.sort_unstable();
         scopes.dedup();
-        Ok(Self { name, scopes, expires_at })
+        Ok(Self {
+            name,
+            scopes,
+            expires_at,
+        })
     }
 }
 
@@ -74,8 +88,13 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::EventsRead, Self::EventsReadPersonal, Self::JobsWork, Self::AuditRead, Self::CredentialsReveal];
+    pub const ALL: [Self; 5] = [
+        Self::EventsRead,
+        Self::EventsReadPersonal,
+        Self::JobsWork,
+        Self::AuditRead,
+        Self::CredentialsReveal,
+    ];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -123,7 +142,12 @@ domain_event!(ServiceKeyEvent,
     Self::Created(_) => "service_key.created",
     Self::Revoked => "service_key.revoked",
 );
-aggregate!(ServiceKey, "service_key", ServiceKeyCommand, ServiceKeyEvent);
+aggregate!(
+    ServiceKey,
+    "service_key",
+    ServiceKeyCommand,
+    ServiceKeyEvent
+);
 
 impl ServiceKey {
     /// What it opens now; `None` when nothing.
@@ -137,8 +161,13 @@ impl ServiceKey {
     /// What happens when this is asked.
     pub fn decide(&self, command: ServiceKeyCommand) -> Result<Vec<ServiceKeyEvent>, Refusal> {
         match (command, self) {
-            (ServiceKeyCommand::Create(key), Self::Absent) => Ok(vec![ServiceKeyEvent::Created(key)]),
-            (ServiceKeyCommand::Create(_), _) => Err(Refusal::conflict("key_exists", "This service key is there already")),
+            (ServiceKeyCommand::Create(key), Self::Absent) => {
+                Ok(vec![ServiceKeyEvent::Created(key)])
+            }
+            (ServiceKeyCommand::Create(_), _) => Err(Refusal::conflict(
+                "key_exists",
+                "This service key is there already",
+            )),
             (ServiceKeyCommand::Revoke, Self::Live(_)) => Ok(vec![ServiceKeyEvent::Revoked]),
             (ServiceKeyCommand::Revoke, Self::Revoked) => Ok(vec![]),
             (ServiceKeyCommand::Revoke, Self::Absent) => Err(Refusal::not_found("service key")),
@@ -161,7 +190,11 @@ mod tests {
     use super::*;
 
     fn key(scopes: &[Scope], expires_at: Option<Moment>) -> Key {
-        Key { name: "dashboard".into(), scopes: scopes.to_vec(), expires_at }
+        Key {
+            name: "dashboard".into(),
+            scopes: scopes.to_vec(),
+            expires_at,
+        }
     }
     fn given(events: Vec<ServiceKeyEvent>) -> cqrs_es::test::AggregateTestExecutor<ServiceKey> {
         TestFramework::<ServiceKey>::with(()).given(events)
@@ -171,9 +204,14 @@ mod tests {
     fn a_key_is_made_with_each_scope_once() {
         let twice = vec![Scope::JobsWork, Scope::EventsRead, Scope::JobsWork];
         let made = Key::new("dashboard".into(), twice, Some(Moment(11)), Moment(10)).unwrap();
-        assert_eq!(made, key(&[Scope::EventsRead, Scope::JobsWork], Some(Moment(11))));
+        assert_eq!(
+            made,
+            key(&[Scope::EventsRead, Scope::JobsWork], Some(Moment(11)))
+        );
         let created = ServiceKeyEvent::Created(made.clone());
-        given(vec![]).when(ServiceKeyCommand::Create(made)).then_expect_events(vec![created]);
+        given(vec![])
+            .when(ServiceKeyCommand::Create(made))
+            .then_expect_events(vec![created]);
     }
 
     #[test]
@@ -182,10 +220,18 @@ mod tests {
             ("", vec![Scope::JobsWork], None, "name"),
             ("two\nlines", vec![Scope::JobsWork], None, "name"),
             ("dashboard", vec![], None, "scopes"),
-            ("dashboard", vec![Scope::JobsWork], Some(Moment(10)), "expires_at"),
+            (
+                "dashboard",
+                vec![Scope::JobsWork],
+                Some(Moment(10)),
+                "expires_at",
+            ),
         ] {
             let refused = Key::new(name.into(), scopes, expires_at, Moment(10)).unwrap_err();
-            assert!(refused.sentence.contains(&format!("`{field}`")), "{refused}");
+            assert!(
+                refused.sentence.contains(&format!("`{field}`")),
+                "{refused}"
+            );
         }
     }
 
@@ -193,8 +239,14 @@ mod tests {
     fn a_key_opens_what_it_says_until_it_expires_or_is_revoked() {
         let mut state = ServiceKey::default();
         assert_eq!(state.opens(Moment(0)), None);
-        state.evolve(ServiceKeyEvent::Created(key(&[Scope::AuditRead], Some(Moment(20)))));
-        assert_eq!(state.opens(Moment(19)).map(|key| key.scopes.as_slice()), Some([Scope::AuditRead].as_slice()));
+        state.evolve(ServiceKeyEvent::Created(key(
+            &[Scope::AuditRead],
+            Some(Moment(20)),
+        )));
+        assert_eq!(
+            state.opens(Moment(19)).map(|key| key.scopes.as_slice()),
+            Some([Scope::AuditRead].as_slice())
+        );
         assert_eq!(state.opens(Moment(20)), None);
         state.evolve(ServiceKeyEvent::Revoked);
         assert_eq!(state.opens(Moment(0)), None);
@@ -203,9 +255,16 @@ mod tests {
     #[test]
     fn what_is_revoked_stays_so_and_what_is_not_there_can_t_be() {
         let made = ServiceKeyEvent::Created(key(&[Scope::JobsWork], None));
-        given(vec![made.clone()]).when(ServiceKeyCommand::Revoke).then_expect_events(vec![ServiceKeyEvent::Revoked]);
-        given(vec![made, ServiceKeyEvent::Revoked]).when(ServiceKeyCommand::Revoke).then_expect_events(vec![]);
-        let refused = given(vec![]).when(ServiceKeyCommand::Revoke).inspect_result().unwrap_err();
+        given(vec![made.clone()])
+            .when(ServiceKeyCommand::Revoke)
+            .then_expect_events(vec![ServiceKeyEvent::Revoked]);
+        given(vec![made, ServiceKeyEvent::Revoked])
+            .when(ServiceKeyCommand::Revoke)
+            .then_expect_events(vec![]);
+        let refused = given(vec![])
+            .when(ServiceKeyCommand::Revoke)
+            .inspect_result()
+            .unwrap_err();
         assert_eq!(refused.code, "not_found");
     }
 

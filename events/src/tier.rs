@@ -100,12 +100,17 @@ impl Counter {
 
     /// The stored word back.
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|counter| counter.as_str() == word)
+        Self::ALL
+            .into_iter()
+            .find(|counter| counter.as_str() == word)
     }
 
     /// Whether it is a present count rather than a monthly one.
     pub fn is_present_count(self) -> bool {
-        matches!(self, Self::ScheduledQueueSize | Self::PlatformsConnected | Self::TeamSeats)
+        matches!(
+            self,
+            Self::ScheduledQueueSize | Self::PlatformsConnected | Self::TeamSeats
+        )
     }
 
     /// Whether genie counts it itself, with the work; else clients say what they did, by `POST /api/usage/increment`.
@@ -129,7 +134,10 @@ mod tests {
         for tier in Tier::ALL {
             assert_eq!(Tier::parse(tier.as_str()), Some(tier));
         }
-        assert_eq!((Tier::parse("freemium"), Tier::parse("elite")), (Some(Tier::Starter), Some(Tier::Studio)));
+        assert_eq!(
+            (Tier::parse("freemium"), Tier::parse("elite")),
+            (Some(Tier::Starter), Some(Tier::Studio))
+        );
         assert_eq!(Tier::parse("gold"), None);
         for counter in Counter::ALL {
             assert_eq!(Counter::parse(counter.as_str()), Some(counter));

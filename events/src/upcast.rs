@@ -19,7 +19,9 @@ pub const STEPS: &[Upcast] = &[];
 
 /// A version that this release can't read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it was written as version {version}, and this release reads versions 1 to {newest}; start the release that wrote it")]
+#[error(
+    "it was written as version {version}, and this release reads versions 1 to {newest}; start the release that wrote it"
+)]
 pub struct UnknownVersion {
     version: String,
     newest: u32,
@@ -27,25 +29,45 @@ pub struct UnknownVersion {
 
 /// The version in which a type is written now: each step raised it by one.
 pub fn present_version(event_type: &str, steps: &[Upcast]) -> u32 {
-    1 + steps.iter().filter(|step| step.event_type == event_type).map(|step| step.version).max().unwrap_or(0)
+    1 + steps
+        .iter()
+        .filter(|step| step.event_type == event_type)
+        .map(|step| step.version)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Whether a stored version is the present one, so that nothing has to be lifted.
-pub fn is_present(event_type: &str, version: &str, steps: &[Upcast]) -> Result<bool, UnknownVersion> {
+pub fn is_present(
+    event_type: &str,
+    version: &str,
+    steps: &[Upcast],
+) -> Result<bool, UnknownVersion> {
     let newest = present_version(event_type, steps);
     match version.parse::<u32>() {
         Ok(stored) if (1..=newest).contains(&stored) => Ok(stored == newest),
-        _ => Err(UnknownVersion { version: version.to_owned(), newest }),
+        _ => Err(UnknownVersion {
+            version: version.to_owned(),
+            newest,
+        }),
     }
 }
 
 /// Lifts what was stored as `version` to the present version.
-pub fn lift(event_type: &str, version: &str, json: &mut Value, steps: &[Upcast]) -> Result<(), UnknownVersion> {
+pub fn lift(
+    event_type: &str,
+    version: &str,
+    json: &mut Value,
+    steps: &[Upcast],
+) -> Result<(), UnknownVersion> {
     if is_present(event_type, version, steps)? {
         return Ok(());
     }
     for stored in version.parse().unwrap_or(1)..present_version(event_type, steps) {
-        for step in steps.iter().filter(|step| step.event_type == event_type && step.version == stored) {
+        for step in steps
+            .iter()
+            .filter(|step| step.event_type == event_type && step.version == stored)
+        {
             (step.lift)(json);
         }
     }
@@ -59,18 +81,36 @@ mod tests {
     use super::*;
 
     const RENAMED_THEN_SPLIT: &[Upcast] = &[
-        Upcast { event_type: "a.b", version: 1, lift: |json| json["text"] = json["words"].take() },
-        Upcast { event_type: "a.b", version: 2, lift: |json| json["length"] = json["text"].as_str().map_or(0, str::len).into() },
+        Upcast {
+            event_type: "a.b",
+            version: 1,
+            lift: |json| json["text"] = json["words"].take(),
+        },
+        Upcast {
+            event_type: "a.b",
+            version: 2,
+            lift: |json| json["length"] = json["text"].as_str().map_or(0, str::len).into(),
+        },
     ];
 
     #[test]
     fn each_version_is_lifted_through_those_after_it() {
         let lifted = |version: &str, mut json: Value| {
-            lift("a.b", version, &mut json, RENAMED_THEN_SPLIT).map(|()| (json["text"].clone(), json["length"].clone()))
+            lift("a.b", version, &mut json, RENAMED_THEN_SPLIT)
+                .map(|()| (json["text"].clone(), json["length"].clone()))
         };
-        assert_eq!(lifted("1", json!({"words": "four"})), Ok((json!("four"), json!(4))));
-        assert_eq!(lifted("2", json!({"text": "four"})), Ok((json!("four"), json!(4))));
-        assert_eq!(lifted("3", json!({"text": "four", "length": 4})), Ok((json!("four"), json!(4))));
+        assert_eq!(
+            lifted("1", json!({"words": "four"})),
+            Ok((json!("four"), json!(4)))
+        );
+        assert_eq!(
+            lifted("2", json!({"text": "four"})),
+            Ok((json!("four"), json!(4)))
+        );
+        assert_eq!(
+            lifted("3", json!({"text": "four", "length": 4})),
+            Ok((json!("four"), json!(4)))
+        );
     }
 
     #[test]

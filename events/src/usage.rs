@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, limits::Allowance, moment::Month, refusal::Refusal, tier::Counter};
+use crate::{
+    aggregate, domain_event, limits::Allowance, moment::Month, refusal::Refusal, tier::Counter,
+};
 
 /// The counts of the latest month seen; earlier months no longer limit anything.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -92,19 +94,39 @@ impl Usage {
     /// What happens when this is asked.
     pub fn decide(&self, command: UsageCommand) -> Result<Vec<UsageEvent>, Refusal> {
         match command {
-            UsageCommand::Count { allowance, amount, month } => {
+            UsageCommand::Count {
+                allowance,
+                amount,
+                month,
+            } => {
                 let (counter, month) = (allowance.counter, self.present(month));
                 allowance.check(self.count(counter, month).saturating_add(amount))?;
-                Ok(vec![UsageEvent::Counted { counter, amount, month }])
+                Ok(vec![UsageEvent::Counted {
+                    counter,
+                    amount,
+                    month,
+                }])
             }
-            UsageCommand::GiveBack { counter, amount, month } => Ok(vec![UsageEvent::GivenBack { counter, amount, month }]),
+            UsageCommand::GiveBack {
+                counter,
+                amount,
+                month,
+            } => Ok(vec![UsageEvent::GivenBack {
+                counter,
+                amount,
+                month,
+            }]),
         }
     }
 
     /// Folds what happened.
     pub fn evolve(&mut self, event: UsageEvent) {
         match event {
-            UsageEvent::Counted { counter, amount, month } => {
+            UsageEvent::Counted {
+                counter,
+                amount,
+                month,
+            } => {
                 if month > self.month {
                     self.month = month;
                     self.counted.clear();
@@ -114,7 +136,11 @@ impl Usage {
                     *count = count.saturating_add(amount);
                 }
             }
-            UsageEvent::GivenBack { counter, amount, month } => {
+            UsageEvent::GivenBack {
+                counter,
+                amount,
+                month,
+            } => {
                 if month == self.month
                     && let Some(count) = self.counted.get_mut(&counter)
                 {
@@ -138,39 +164,75 @@ mod tests {
 
     fn count(month: Month) -> UsageCommand {
         let allowance = Limits::built_in().allowance(Tier::Starter, Counter::PostsAiAssisted);
-        UsageCommand::Count { allowance, amount: 1, month }
+        UsageCommand::Count {
+            allowance,
+            amount: 1,
+            month,
+        }
     }
     fn counted(month: Month) -> UsageEvent {
-        UsageEvent::Counted { counter: Counter::PostsAiAssisted, amount: 1, month }
+        UsageEvent::Counted {
+            counter: Counter::PostsAiAssisted,
+            amount: 1,
+            month,
+        }
     }
 
     #[test]
     fn the_limit_is_reached_and_never_passed() {
         let full = vec![counted(NOVEMBER); 3];
-        let refused = Given::with(()).given(full.clone()).when(count(NOVEMBER)).inspect_result().unwrap_err();
+        let refused = Given::with(())
+            .given(full.clone())
+            .when(count(NOVEMBER))
+            .inspect_result()
+            .unwrap_err();
         assert_eq!(refused.code, "tier_limit_reached");
-        Given::with(()).given(full).when(count(DECEMBER)).then_expect_events(vec![counted(DECEMBER)]);
+        Given::with(())
+            .given(full)
+            .when(count(DECEMBER))
+            .then_expect_events(vec![counted(DECEMBER)]);
     }
 
     #[test]
     fn what_is_given_back_can_be_used_again() {
-        let back = UsageEvent::GivenBack { counter: Counter::PostsAiAssisted, amount: 1, month: NOVEMBER };
+        let back = UsageEvent::GivenBack {
+            counter: Counter::PostsAiAssisted,
+            amount: 1,
+            month: NOVEMBER,
+        };
         let given = [vec![counted(NOVEMBER); 3], vec![back]].concat();
-        Given::with(()).given(given).when(count(NOVEMBER)).then_expect_events(vec![counted(NOVEMBER)]);
+        Given::with(())
+            .given(given)
+            .when(count(NOVEMBER))
+            .then_expect_events(vec![counted(NOVEMBER)]);
     }
 
     #[test]
     fn a_clock_that_jumps_back_opens_no_fresh_month() {
-        let refused = Given::with(()).given(vec![counted(DECEMBER); 3]).when(count(NOVEMBER)).inspect_result();
+        let refused = Given::with(())
+            .given(vec![counted(DECEMBER); 3])
+            .when(count(NOVEMBER))
+            .inspect_result();
         assert!(refused.is_err());
     }
 
     #[test]
     fn a_tier_without_the_operation_says_so() {
         let allowance = Limits::built_in().allowance(Tier::Starter, Counter::AiClipOps);
-        let clip = UsageCommand::Count { allowance, amount: 1, month: NOVEMBER };
-        let refused = Given::with(()).given_no_previous_events().when(clip).inspect_result().unwrap_err();
-        let expected = crate::RefusalKind::Quota { counter: Counter::AiClipOps, in_tier: false };
+        let clip = UsageCommand::Count {
+            allowance,
+            amount: 1,
+            month: NOVEMBER,
+        };
+        let refused = Given::with(())
+            .given_no_previous_events()
+            .when(clip)
+            .inspect_result()
+            .unwrap_err();
+        let expected = crate::RefusalKind::Quota {
+            counter: Counter::AiClipOps,
+            in_tier: false,
+        };
         assert_eq!(refused.kind, expected);
     }
 }

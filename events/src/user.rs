@@ -103,14 +103,28 @@ impl User {
     }
 
     /// The credential of this kind that is held for a platform, if any: of several profiles, the one of that name.
-    pub fn credential_for(&self, kind: CredentialKind, platform: &str, username: Option<&str>) -> Option<CredentialId> {
+    pub fn credential_for(
+        &self,
+        kind: CredentialKind,
+        platform: &str,
+        username: Option<&str>,
+    ) -> Option<CredentialId> {
         let is_it = |held: &Credential| match held {
-            Credential::Held { kind: k, platform: p, platform_username: u, .. } => {
-                *k == kind && p == platform && (kind != CredentialKind::Profile || u.as_deref() == username)
+            Credential::Held {
+                kind: k,
+                platform: p,
+                platform_username: u,
+                ..
+            } => {
+                *k == kind
+                    && p == platform
+                    && (kind != CredentialKind::Profile || u.as_deref() == username)
             }
             _ => false,
         };
-        self.credentials.iter().find_map(|(id, held)| is_it(held).then_some(*id))
+        self.credentials
+            .iter()
+            .find_map(|(id, held)| is_it(held).then_some(*id))
     }
 
     /// The turn under way in a session.
@@ -120,7 +134,8 @@ impl User {
 
     /// Hands in a finished job that was read from its stream.
     pub fn recall_job(&mut self, id: JobId, job: Job, sequence: u64) {
-        self.sequences.insert(StreamId::new(StreamKind::Job, &id), sequence);
+        self.sequences
+            .insert(StreamId::new(StreamKind::Job, &id), sequence);
         self.jobs.insert(id, job);
     }
 
@@ -129,7 +144,9 @@ impl User {
         // That something was refused is also a fact of the suspended, and nothing of theirs is lost in an import.
         let of_anybody = matches!(
             command,
-            UserCommand::Account(_) | UserCommand::RefuseCredential { .. } | UserCommand::ImportCredential { .. }
+            UserCommand::Account(_)
+                | UserCommand::RefuseCredential { .. }
+                | UserCommand::ImportCredential { .. }
         );
         if !command.is_an_ending() && !of_anybody {
             self.account.active()?;
@@ -141,34 +158,83 @@ impl User {
                 self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
             }
             UserCommand::BeginOnboarding(job, file) => self.begin_onboarding(&job, file),
-            UserCommand::StoreCredential { credential, kind, platform, platform_username, expires_at, sealed } => {
-                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at, sealed };
+            UserCommand::StoreCredential {
+                credential,
+                kind,
+                platform,
+                platform_username,
+                expires_at,
+                sealed,
+            } => {
+                let store = CredentialCommand::Store {
+                    kind,
+                    platform,
+                    platform_username,
+                    expires_at,
+                    sealed,
+                };
                 self.store_credential(&now, credential, kind, store)
             }
-            UserCommand::ImportCredential { credential, platform, platform_username, over, sealed } => {
+            UserCommand::ImportCredential {
+                credential,
+                platform,
+                platform_username,
+                over,
+                sealed,
+            } => {
                 let kind = CredentialKind::Profile;
-                let store = CredentialCommand::Store { kind, platform, platform_username, expires_at: None, sealed };
+                let store = CredentialCommand::Store {
+                    kind,
+                    platform,
+                    platform_username,
+                    expires_at: None,
+                    sealed,
+                };
                 self.import_credential(credential, over, store)
             }
-            UserCommand::RevealCredential { credential, purpose } => {
-                self.credential_changes(credential, CredentialCommand::Reveal { purpose })
+            UserCommand::RevealCredential {
+                credential,
+                purpose,
+            } => self.credential_changes(credential, CredentialCommand::Reveal { purpose }),
+            UserCommand::RefuseCredential {
+                credential,
+                reason,
+                platform,
+                purpose,
+            } => self.credential_changes(
+                credential,
+                CredentialCommand::Refuse {
+                    reason,
+                    platform,
+                    purpose,
+                },
+            ),
+            UserCommand::RemoveCredential(credential) => {
+                self.credential_changes(credential, CredentialCommand::Remove)
             }
-            UserCommand::RefuseCredential { credential, reason, platform, purpose } => {
-                self.credential_changes(credential, CredentialCommand::Refuse { reason, platform, purpose })
-            }
-            UserCommand::RemoveCredential(credential) => self.credential_changes(credential, CredentialCommand::Remove),
             UserCommand::SubmitJob(job, spec) => self.submit_job(&now, &job, &spec),
             UserCommand::RetryJob(job) => {
-                let operation = self.known_job(&job).spec().map_or("", |spec| &spec.operation);
-                self.queue_job(&now, &job, operation, None, |counted| JobCommand::Retry { counted })
+                let operation = self
+                    .known_job(&job)
+                    .spec()
+                    .map_or("", |spec| &spec.operation);
+                self.queue_job(&now, &job, operation, None, |counted| JobCommand::Retry {
+                    counted,
+                })
             }
             UserCommand::Job(job, command) => self.job_changes(&job, command),
             UserCommand::Chat(session, command) => {
                 let absent = Chat::default();
-                let events = self.chats.get(&session).unwrap_or(&absent).decide(command)?;
+                let events = self
+                    .chats
+                    .get(&session)
+                    .unwrap_or(&absent)
+                    .decide(command)?;
                 Ok(changes(&session, events))
             }
-            UserCommand::RequestCaption(caption, brief) => self.request_caption(&now, caption, brief),
+            UserCommand::RequestCaption(caption, brief) => {
+                self.request_caption(&now, caption, brief)
+            }
             UserCommand::FinishCaption(caption, result) => self.finish_caption(caption, result),
             UserCommand::CountUsage { counter, .. } if counter.is_counted_by_genie() => Ok(vec![]),
             UserCommand::CountUsage { counter, amount } => self.can_perform(&now, counter, amount),
@@ -176,7 +242,9 @@ impl User {
     }
 
     fn account_changes(&self, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
-        self.account.decide(command).map(|events| changes(&self.id, events))
+        self.account
+            .decide(command)
+            .map(|events| changes(&self.id, events))
     }
 
     /// Folds one stored event of this user. `id` is the stream's id as stored; one that is no id of its kind is left alone.
@@ -196,7 +264,11 @@ impl User {
                     self.evolve_job(stream, id, event);
                 }
             }
-            Event::Chat(event) => self.chats.entry(SessionId(stream.id.clone())).or_default().evolve(event),
+            Event::Chat(event) => self
+                .chats
+                .entry(SessionId(stream.id.clone()))
+                .or_default()
+                .evolve(event),
             Event::Caption(event) => {
                 if let Ok(id) = stream.id.parse() {
                     self.captions.entry(id).or_default().evolve(event);
@@ -212,7 +284,9 @@ impl User {
     fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
         match self.jobs.get_mut(&id) {
             Some(job) => job.evolve(event),
-            None if matches!(event, JobEvent::Submitted { .. }) => self.jobs.entry(id).or_default().evolve(event),
+            None if matches!(event, JobEvent::Submitted { .. }) => {
+                self.jobs.entry(id).or_default().evolve(event)
+            }
             None => drop(self.sequences.remove(stream)),
         }
     }
@@ -220,12 +294,16 @@ impl User {
     /// A finished job or caption leaves the state; its stream stays.
     fn leave_out_the_finished(&mut self, stream: &StreamId) {
         let finished = match stream.kind {
-            StreamKind::Job => {
-                stream.id.parse().is_ok_and(|id| remove_if(&mut self.jobs, &id, |job| matches!(job, Job::Finished { .. })))
-            }
-            StreamKind::Caption => {
-                stream.id.parse().is_ok_and(|id| remove_if(&mut self.captions, &id, |caption| *caption == Caption::Ended))
-            }
+            StreamKind::Job => stream.id.parse().is_ok_and(|id| {
+                remove_if(&mut self.jobs, &id, |job| {
+                    matches!(job, Job::Finished { .. })
+                })
+            }),
+            StreamKind::Caption => stream.id.parse().is_ok_and(|id| {
+                remove_if(&mut self.captions, &id, |caption| {
+                    *caption == Caption::Ended
+                })
+            }),
             _ => false,
         };
         if finished {
@@ -235,13 +313,19 @@ impl User {
 
     /// Forgets jobs that were recalled for a command which then changed nothing.
     pub fn drop_recalled(&mut self, job: &JobId) {
-        if remove_if(&mut self.jobs, job, |job| matches!(job, Job::Finished { .. })) {
+        if remove_if(&mut self.jobs, job, |job| {
+            matches!(job, Job::Finished { .. })
+        }) {
             self.sequences.remove(&StreamId::new(StreamKind::Job, job));
         }
     }
 }
 
-fn remove_if<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: &K, is_finished: impl Fn(&V) -> bool) -> bool {
+fn remove_if<K: std::hash::Hash + Eq, V>(
+    map: &mut HashMap<K, V>,
+    key: &K,
+    is_finished: impl Fn(&V) -> bool,
+) -> bool {
     let finished = map.get(key).is_some_and(is_finished);
     if finished {
         map.remove(key);
@@ -250,7 +334,10 @@ fn remove_if<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: &K, is_fi
 }
 
 fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {
-    events.into_iter().map(|event| Change::new(id.to_string(), event)).collect()
+    events
+        .into_iter()
+        .map(|event| Change::new(id.to_string(), event))
+        .collect()
 }
 
 /// The first fact of a user, which is decided before there is a state to ask.

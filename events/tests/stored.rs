@@ -30,11 +30,41 @@ const CANARY: &str = "canary";
 
 /// Where the words of a stored enum stand: sample, field, words.
 const WORDS: &[(&str, &str, &[&str])] = &[
-    ("account.registered.1", "tier", &["starter", "creator", "pro", "studio"]),
-    ("account.tier_changed.1", "tier", &["starter", "creator", "pro", "studio"]),
-    ("account.met.1", "onboarding", &["EXTENSION_INSTALL", "DATA_COLLECTION", "PROCESSING", "COMPLETE"]),
-    ("account.onboarding_advanced.1", "to", &["EXTENSION_INSTALL", "DATA_COLLECTION", "PROCESSING", "COMPLETE"]),
-    ("account.forgotten.1", "by", &["user", "administrator", "operator", "ledger"]),
+    (
+        "account.registered.1",
+        "tier",
+        &["starter", "creator", "pro", "studio"],
+    ),
+    (
+        "account.tier_changed.1",
+        "tier",
+        &["starter", "creator", "pro", "studio"],
+    ),
+    (
+        "account.met.1",
+        "onboarding",
+        &[
+            "EXTENSION_INSTALL",
+            "DATA_COLLECTION",
+            "PROCESSING",
+            "COMPLETE",
+        ],
+    ),
+    (
+        "account.onboarding_advanced.1",
+        "to",
+        &[
+            "EXTENSION_INSTALL",
+            "DATA_COLLECTION",
+            "PROCESSING",
+            "COMPLETE",
+        ],
+    ),
+    (
+        "account.forgotten.1",
+        "by",
+        &["user", "administrator", "operator", "ledger"],
+    ),
     (
         "usage.counted.1",
         "counter",
@@ -51,17 +81,59 @@ const WORDS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     // A profile, which was there first, does not say what it is.
-    ("credential.stored.1.session", "kind", &["password", "cookies", "session"]),
+    (
+        "credential.stored.1.session",
+        "kind",
+        &["password", "cookies", "session"],
+    ),
     (
         "credential.refused.1",
         "reason",
-        &["not_held", "removed", "other_kind", "session_expired", "stale_lease", "scope_needed", "suspended", "damaged"],
+        &[
+            "not_held",
+            "removed",
+            "other_kind",
+            "session_expired",
+            "stale_lease",
+            "scope_needed",
+            "suspended",
+            "damaged",
+        ],
     ),
-    ("access.credential_refused.1", "reason", &["unknown", "forgotten"]),
-    ("chat.answered.1", "outcome", &["completed", "stopped", "failed", "interrupted"]),
-    ("caption.requested.1", "platform", &["onlyfans", "fansly", "x", "reddit", "tiktok", "instagram", "youtube", "snapchat"]),
-    ("caption.requested.1", "length", &["short", "medium", "long"]),
-    ("invite.created.1", "tier", &["starter", "creator", "pro", "studio"]),
+    (
+        "access.credential_refused.1",
+        "reason",
+        &["unknown", "forgotten"],
+    ),
+    (
+        "chat.answered.1",
+        "outcome",
+        &["completed", "stopped", "failed", "interrupted"],
+    ),
+    (
+        "caption.requested.1",
+        "platform",
+        &[
+            "onlyfans",
+            "fansly",
+            "x",
+            "reddit",
+            "tiktok",
+            "instagram",
+            "youtube",
+            "snapchat",
+        ],
+    ),
+    (
+        "caption.requested.1",
+        "length",
+        &["short", "medium", "long"],
+    ),
+    (
+        "invite.created.1",
+        "tier",
+        &["starter", "creator", "pro", "studio"],
+    ),
 ];
 
 /// One file of `stored/`.
@@ -81,9 +153,15 @@ impl Sample {
 
     fn read(&self, json: Value) -> Event {
         let word = self.type_name.split('.').next().unwrap_or_default();
-        let kind = StreamKind::parse(word).unwrap_or_else(|| panic!("{}: there is no kind of stream `{word}`", self.name));
-        Event::read(kind, &self.type_name, &self.version, json.to_string().as_bytes())
-            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        let kind = StreamKind::parse(word)
+            .unwrap_or_else(|| panic!("{}: there is no kind of stream `{word}`", self.name));
+        Event::read(
+            kind,
+            &self.type_name,
+            &self.version,
+            json.to_string().as_bytes(),
+        )
+        .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 }
 
@@ -91,11 +169,20 @@ fn samples() -> Vec<Sample> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("stored");
     let mut samples = Vec::new();
     for entry in fs::read_dir(&folder).expect("the folder of samples is there") {
-        let path = entry.expect("a folder that was opened can be listed").path();
-        let file = path.file_name().and_then(|name| name.to_str()).expect("file names are plain text");
-        let name = file.strip_suffix(".json").unwrap_or_else(|| panic!("{file} is no sample: it does not end in .json"));
+        let path = entry
+            .expect("a folder that was opened can be listed")
+            .path();
+        let file = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("file names are plain text");
+        let name = file
+            .strip_suffix(".json")
+            .unwrap_or_else(|| panic!("{file} is no sample: it does not end in .json"));
         let parts: Vec<&str> = name.split('.').collect();
-        let [kind, what, version, ..] = parts[..] else { panic!("{file} must be named <type>.<version>.json") };
+        let [kind, what, version, ..] = parts[..] else {
+            panic!("{file} must be named <type>.<version>.json")
+        };
         let json = fs::read_to_string(&path).expect("samples are text");
         samples.push(Sample {
             name: name.to_owned(),
@@ -111,14 +198,23 @@ fn samples() -> Vec<Sample> {
 fn every_type_has_a_sample_of_its_present_version_and_every_sample_a_type() {
     let known: BTreeSet<String> = Event::all_types().into_iter().map(str::to_owned).collect();
     let samples = samples();
-    let named: BTreeSet<String> = samples.iter().map(|sample| sample.type_name.clone()).collect();
-    assert_eq!(named, known, "left: the types that `stored/` has samples of; right: the types there are");
+    let named: BTreeSet<String> = samples
+        .iter()
+        .map(|sample| sample.type_name.clone())
+        .collect();
+    assert_eq!(
+        named, known,
+        "left: the types that `stored/` has samples of; right: the types there are"
+    );
     let present: BTreeSet<String> = samples
         .iter()
         .filter(|sample| sample.version == sample.event().version())
         .map(|sample| sample.type_name.clone())
         .collect();
-    assert_eq!(present, known, "left: the types with a sample of their present version; right: the types there are");
+    assert_eq!(
+        present, known,
+        "left: the types with a sample of their present version; right: the types there are"
+    );
 }
 
 #[test]
@@ -136,7 +232,10 @@ fn every_sample_reads_as_its_type_and_a_present_one_is_written_again_as_it_was()
 fn every_word_that_was_ever_stored_reads_back() {
     let samples = samples();
     for (name, field, words) in WORDS.iter().copied() {
-        let sample = samples.iter().find(|sample| sample.name == name).unwrap_or_else(|| panic!("there is no sample {name}"));
+        let sample = samples
+            .iter()
+            .find(|sample| sample.name == name)
+            .unwrap_or_else(|| panic!("there is no sample {name}"));
         for word in words {
             let mut json = sample.json.clone();
             json[field] = Value::from(*word);
@@ -154,14 +253,26 @@ fn the_clear_fields_hold_nothing_personal() {
             if let Some(personal) = PERSONAL.iter().find(|personal| *personal == field)
                 && says_something
             {
-                assert!(value.to_string().contains(CANARY), "{}: put the word `{CANARY}` into `{field}`", sample.name);
+                assert!(
+                    value.to_string().contains(CANARY),
+                    "{}: put the word `{CANARY}` into `{field}`",
+                    sample.name
+                );
                 looked_for.insert(*personal);
             }
         }
         let clear = sample.event().clear();
         for (field, value) in &clear {
-            assert!(!value.to_string().contains(CANARY), "{}: the clear field `{field}` is personal", sample.name);
+            assert!(
+                !value.to_string().contains(CANARY),
+                "{}: the clear field `{field}` is personal",
+                sample.name
+            );
         }
     }
-    assert_eq!(looked_for, PERSONAL.into_iter().collect(), "left: the personal fields that samples have; right: all of them");
+    assert_eq!(
+        looked_for,
+        PERSONAL.into_iter().collect(),
+        "left: the personal fields that samples have; right: all of them"
+    );
 }

@@ -24,10 +24,18 @@ impl Projection for Projector {
     }
 
     fn rows(&self) -> &'static [Rows] {
-        &[Rows { table: "accounts", user: "user_id", key: "user_id" }]
+        &[Rows {
+            table: "accounts",
+            user: "user_id",
+            key: "user_id",
+        }]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Account(event) = seen.event else { return Ok(()) };
             let query = match event {
@@ -95,11 +103,15 @@ fn insert<'q>(seen: &Seen<'_>, who: Acquaintance) -> Asked<'q> {
 }
 
 fn set_status<'q>(seen: &Seen<'_>, status: &'q str) -> Asked<'q> {
-    sqlx::query("UPDATE accounts SET status = $2 WHERE user_id = $1").bind(seen.user()).bind(status)
+    sqlx::query("UPDATE accounts SET status = $2 WHERE user_id = $1")
+        .bind(seen.user())
+        .bind(status)
 }
 
 fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> Asked<'q> {
-    sqlx::query("UPDATE accounts SET two_factor = $2 WHERE user_id = $1").bind(seen.user()).bind(i64::from(on))
+    sqlx::query("UPDATE accounts SET two_factor = $2 WHERE user_id = $1")
+        .bind(seen.user())
+        .bind(i64::from(on))
 }
 
 /// One account.
@@ -143,10 +155,17 @@ impl Accounts {
         let row = read(&self.log, async move |store: Store| {
             let sql = "SELECT status, role, admin, tier, onboarding, email_sealed, first_name_sealed, two_factor, \
                        created_at FROM accounts WHERE user_id = $1";
-            Ok(sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?)
+            Ok(sqlx::query(sql)
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?)
         });
-        let Some(row) = row.await? else { return Ok(None) };
-        let KeyState::Live(keys) = self.log.keys(user.0).await? else { return Ok(None) }; // forgotten, and about to be erased
+        let Some(row) = row.await? else {
+            return Ok(None);
+        };
+        let KeyState::Live(keys) = self.log.keys(user.0).await? else {
+            return Ok(None);
+        }; // forgotten, and about to be erased
         let email: Vec<u8> = row.try_get("email_sealed")?;
         Ok(Some(AccountRow {
             user,
@@ -156,7 +175,11 @@ impl Accounts {
             tier: row.try_get("tier")?,
             onboarding: row.try_get("onboarding")?,
             email: Some(open(&keys, "accounts.email", &email)?).filter(|email| !email.is_empty()),
-            first_name: open_option(&keys, "accounts.first_name", row.try_get("first_name_sealed")?)?,
+            first_name: open_option(
+                &keys,
+                "accounts.first_name",
+                row.try_get("first_name_sealed")?,
+            )?,
             two_factor: row.try_get::<i64, _>("two_factor")? != 0,
             created_at: Moment(row.try_get("created_at")?),
         }))

@@ -18,10 +18,18 @@ impl Projection for Audit {
     }
 
     fn rows(&self) -> &'static [Rows] {
-        &[Rows { table: "audit", user: "user_id", key: "position" }]
+        &[Rows {
+            table: "audit",
+            user: "user_id",
+            key: "position",
+        }]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let fact = seen.fact;
             let metadata = serde_json::to_string(&fact.metadata).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;

@@ -19,10 +19,18 @@ impl Projection for Projector {
     }
 
     fn rows(&self) -> &'static [Rows] {
-        &[Rows { table: "captions", user: "user_id", key: "caption_id" }]
+        &[Rows {
+            table: "captions",
+            user: "user_id",
+            key: "caption_id",
+        }]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Caption(event) = seen.event else { return Ok(()) };
             let id = seen.fact.stream.id.as_str();
@@ -83,12 +91,22 @@ impl Captions {
     }
 
     /// A user's captions, newest first, at most `limit`, older than the position `before`.
-    pub async fn list(&self, user: UserId, before: Option<u64>, limit: i64) -> Result<Vec<CaptionRow>, LogError> {
+    pub async fn list(
+        &self,
+        user: UserId,
+        before: Option<u64>,
+        limit: i64,
+    ) -> Result<Vec<CaptionRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT caption_id, status, platform, caption_sealed, model, truncated, created_at, position FROM captions \
                        WHERE user_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3";
             let before = before.map_or(i64::MAX, |before| before as i64);
-            Ok(sqlx::query(sql).bind(user.to_string()).bind(before).bind(limit).fetch_all(store.reads()).await?)
+            Ok(sqlx::query(sql)
+                .bind(user.to_string())
+                .bind(before)
+                .bind(limit)
+                .fetch_all(store.reads())
+                .await?)
         });
         let rows = rows.await?;
         let keys = self.log.live_keys(user).await?;

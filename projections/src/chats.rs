@@ -37,12 +37,24 @@ impl Projection for Projector {
 
     fn rows(&self) -> &'static [Rows] {
         &[
-            Rows { table: "chats", user: "user_id", key: "session_id" },
-            Rows { table: "messages", user: "user_id", key: "message_id" },
+            Rows {
+                table: "chats",
+                user: "user_id",
+                key: "session_id",
+            },
+            Rows {
+                table: "messages",
+                user: "user_id",
+                key: "message_id",
+            },
         ]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Chat(event) = seen.event else { return Ok(()) };
             let session = seen.fact.stream.id.as_str();
@@ -164,13 +176,22 @@ impl Chats {
     }
 
     /// A user's sessions, the latest spoken in first, at most `limit`, before the one named by `before` (updated_at, id).
-    pub async fn sessions(&self, user: UserId, before: Option<(i64, String)>, limit: i64) -> Result<Vec<ChatRow>, LogError> {
+    pub async fn sessions(
+        &self,
+        user: UserId,
+        before: Option<(i64, String)>,
+        limit: i64,
+    ) -> Result<Vec<ChatRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (updated, id) = before.unwrap_or((i64::MAX, String::new()));
             let sql = "SELECT session_id, title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
                        WHERE user_id = $1 AND (updated_at < $2 OR (updated_at = $2 AND session_id < $3)) \
                        ORDER BY updated_at DESC, session_id DESC LIMIT $4";
-            let query = sqlx::query(sql).bind(user.to_string()).bind(updated).bind(id).bind(limit);
+            let query = sqlx::query(sql)
+                .bind(user.to_string())
+                .bind(updated)
+                .bind(id)
+                .bind(limit);
             Ok(query.fetch_all(store.reads()).await?)
         });
         let rows = rows.await?;
@@ -200,15 +221,27 @@ impl Chats {
         let (id, owner) = (session.to_string(), user.to_string());
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
-            if sqlx::query(sql).bind(&id).bind(&owner).fetch_optional(store.reads()).await?.is_none() {
+            if sqlx::query(sql)
+                .bind(&id)
+                .bind(&owner)
+                .fetch_optional(store.reads())
+                .await?
+                .is_none()
+            {
                 return Ok(None);
             }
             let sql = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position FROM messages \
                        WHERE session_id = $1 AND user_id = $2 AND position > $3 ORDER BY position LIMIT $4";
-            let query = sqlx::query(sql).bind(&id).bind(&owner).bind(after as i64).bind(limit);
+            let query = sqlx::query(sql)
+                .bind(&id)
+                .bind(&owner)
+                .bind(after as i64)
+                .bind(limit);
             Ok(Some(query.fetch_all(store.reads()).await?))
         });
-        let Some(rows) = rows.await? else { return Ok(None) };
+        let Some(rows) = rows.await? else {
+            return Ok(None);
+        };
         self.open_messages(user, &rows).await.map(Some)
     }
 
@@ -217,13 +250,21 @@ impl Chats {
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position FROM messages \
                        WHERE turn_id = $1 AND user_id = $2 ORDER BY position";
-            Ok(sqlx::query(sql).bind(turn.to_string()).bind(user.to_string()).fetch_all(store.reads()).await?)
+            Ok(sqlx::query(sql)
+                .bind(turn.to_string())
+                .bind(user.to_string())
+                .fetch_all(store.reads())
+                .await?)
         });
         let rows = rows.await?;
         self.open_messages(user, &rows).await
     }
 
-    async fn open_messages(&self, user: UserId, rows: &[sqlx::any::AnyRow]) -> Result<Vec<MessageRow>, LogError> {
+    async fn open_messages(
+        &self,
+        user: UserId,
+        rows: &[sqlx::any::AnyRow],
+    ) -> Result<Vec<MessageRow>, LogError> {
         let keys = self.log.live_keys(user).await?;
         let message = |row: &sqlx::any::AnyRow| {
             let content: Vec<u8> = row.try_get("content_sealed")?;

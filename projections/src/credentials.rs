@@ -19,10 +19,18 @@ impl Projection for Projector {
     }
 
     fn rows(&self) -> &'static [Rows] {
-        &[Rows { table: "credentials", user: "user_id", key: "credential_id" }]
+        &[Rows {
+            table: "credentials",
+            user: "user_id",
+            key: "credential_id",
+        }]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Credential(event) = seen.event else { return Ok(()) };
             let id = seen.fact.stream.id.as_str();
@@ -92,8 +100,7 @@ pub struct Credentials {
     log: Log,
 }
 
-const COLUMNS: &str =
-    "credential_id, kind, platform, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
+const COLUMNS: &str = "credential_id, kind, platform, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
 
 impl Credentials {
     pub(crate) fn new(log: Log) -> Self {
@@ -101,41 +108,72 @@ impl Credentials {
     }
 
     /// A user's credentials, oldest first, at most `limit`, after the one named by `after` (created_at, id).
-    pub async fn list(&self, user: UserId, after: Option<(i64, String)>, limit: i64) -> Result<Vec<CredentialRow>, LogError> {
+    pub async fn list(
+        &self,
+        user: UserId,
+        after: Option<(i64, String)>,
+        limit: i64,
+    ) -> Result<Vec<CredentialRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
             let sql = format!(
                 "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND credential_id > $3)) \
                  ORDER BY created_at, credential_id LIMIT $4"
             );
-            Ok(sqlx::query(&sql).bind(user.to_string()).bind(created).bind(id).bind(limit).fetch_all(store.reads()).await?)
+            Ok(sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(created)
+                .bind(id)
+                .bind(limit)
+                .fetch_all(store.reads())
+                .await?)
         });
         let rows = rows.await?;
         self.open_all(user, rows).await
     }
 
     /// One of a user's credentials.
-    pub async fn get(&self, user: UserId, id: CredentialId) -> Result<Option<CredentialRow>, LogError> {
+    pub async fn get(
+        &self,
+        user: UserId,
+        id: CredentialId,
+    ) -> Result<Option<CredentialRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = format!("SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND credential_id = $2");
-            Ok(sqlx::query(&sql).bind(user.to_string()).bind(id.to_string()).fetch_all(store.reads()).await?)
+            let sql = format!(
+                "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND credential_id = $2"
+            );
+            Ok(sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(id.to_string())
+                .fetch_all(store.reads())
+                .await?)
         });
         let rows = rows.await?;
         Ok(self.open_all(user, rows).await?.pop())
     }
 
-    async fn open_all(&self, user: UserId, rows: Vec<AnyRow>) -> Result<Vec<CredentialRow>, LogError> {
+    async fn open_all(
+        &self,
+        user: UserId,
+        rows: Vec<AnyRow>,
+    ) -> Result<Vec<CredentialRow>, LogError> {
         let keys = self.log.live_keys(user).await?;
         let open = |row: &AnyRow| {
             Ok(CredentialRow {
                 id: row.try_get("credential_id")?,
                 kind: row.try_get("kind")?,
                 platform: row.try_get("platform")?,
-                platform_username: open_option(&keys, "credentials.username", row.try_get("username_sealed")?)?,
+                platform_username: open_option(
+                    &keys,
+                    "credentials.username",
+                    row.try_get("username_sealed")?,
+                )?,
                 created_at: Moment(row.try_get("created_at")?),
                 updated_at: Moment(row.try_get("updated_at")?),
                 expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),
-                last_revealed_at: row.try_get::<Option<i64>, _>("last_revealed_at")?.map(Moment),
+                last_revealed_at: row
+                    .try_get::<Option<i64>, _>("last_revealed_at")?
+                    .map(Moment),
                 last_revealed_by: row.try_get("last_revealed_by")?,
             })
         };

@@ -29,7 +29,11 @@ impl Projection for Projector {
         &[("invites", "used_by")]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Invite(event) = seen.event else { return Ok(()) };
             let id = seen.fact.stream.id.as_str();
@@ -91,12 +95,21 @@ impl Invites {
     }
 
     /// Invites, oldest first, at most `limit`, after the one named by `after` (created_at, id).
-    pub async fn list(&self, after: Option<(i64, String)>, limit: i64) -> Result<Vec<InviteRow>, LogError> {
+    pub async fn list(
+        &self,
+        after: Option<(i64, String)>,
+        limit: i64,
+    ) -> Result<Vec<InviteRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
             let sql = "SELECT invite_id, code_sealed, tier, role, expires_at, created_at, used_by, used_at FROM invites \
                        WHERE created_at > $1 OR (created_at = $1 AND invite_id > $2) ORDER BY created_at, invite_id LIMIT $3";
-            Ok(sqlx::query(sql).bind(created).bind(id).bind(limit).fetch_all(store.reads()).await?)
+            Ok(sqlx::query(sql)
+                .bind(created)
+                .bind(id)
+                .bind(limit)
+                .fetch_all(store.reads())
+                .await?)
         });
         rows.await?.iter().map(|row| self.open(row)).collect()
     }
@@ -105,7 +118,9 @@ impl Invites {
         let sealed: Option<String> = row.try_get("code_sealed")?;
         Ok(InviteRow {
             id: row.try_get("invite_id")?,
-            code: sealed.map(|sealed| self.log.open_system_text(CODE_COLUMN, &sealed)).transpose()?,
+            code: sealed
+                .map(|sealed| self.log.open_system_text(CODE_COLUMN, &sealed))
+                .transpose()?,
             tier: row.try_get("tier")?,
             role: row.try_get("role")?,
             expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),

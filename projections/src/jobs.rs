@@ -22,10 +22,18 @@ impl Projection for Projector {
     }
 
     fn rows(&self) -> &'static [Rows] {
-        &[Rows { table: "jobs", user: "user_id", key: "job_id" }]
+        &[Rows {
+            table: "jobs",
+            user: "user_id",
+            key: "job_id",
+        }]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Job(event) = seen.event else { return Ok(()) };
             let (id, at) = (seen.fact.stream.id.as_str(), seen.at().0);
@@ -175,9 +183,14 @@ impl Jobs {
     pub async fn owner(&self, job: &JobId) -> Result<Option<UserId>, LogError> {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
-            Ok(sqlx::query("SELECT user_id FROM jobs WHERE job_id = $1").bind(id).fetch_optional(store.reads()).await?)
+            Ok(sqlx::query("SELECT user_id FROM jobs WHERE job_id = $1")
+                .bind(id)
+                .fetch_optional(store.reads())
+                .await?)
         });
-        row.await?.map(|row| user_id(&row.try_get::<String, _>("user_id")?)).transpose()
+        row.await?
+            .map(|row| user_id(&row.try_get::<String, _>("user_id")?))
+            .transpose()
     }
 
     /// A job, as it is at `now`.
@@ -185,10 +198,18 @@ impl Jobs {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
             let sql = format!("SELECT {COLUMNS} FROM jobs WHERE job_id = $1");
-            Ok(sqlx::query(&sql).bind(id).fetch_optional(store.reads()).await?)
+            Ok(sqlx::query(&sql)
+                .bind(id)
+                .fetch_optional(store.reads())
+                .await?)
         });
-        let Some(row) = row.await? else { return Ok(None) };
-        let keys = self.log.live_keys(user_id(&row.try_get::<String, _>("user_id")?)?).await?;
+        let Some(row) = row.await? else {
+            return Ok(None);
+        };
+        let keys = self
+            .log
+            .live_keys(user_id(&row.try_get::<String, _>("user_id")?)?)
+            .await?;
         read_row(&row, &keys, now).map(Some)
     }
 
@@ -227,15 +248,27 @@ impl Jobs {
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END AS later, count(*) AS n \
                        FROM jobs GROUP BY queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END";
-            Ok(sqlx::query(sql).bind(now.0).fetch_all(store.reads()).await?)
+            Ok(sqlx::query(sql)
+                .bind(now.0)
+                .fetch_all(store.reads())
+                .await?)
         });
-        let mut stats: BTreeMap<&'static str, QueueStats> =
-            QUEUES.into_iter().map(|queue| (queue, QueueStats::default())).collect();
+        let mut stats: BTreeMap<&'static str, QueueStats> = QUEUES
+            .into_iter()
+            .map(|queue| (queue, QueueStats::default()))
+            .collect();
         for row in rows.await? {
             let (queue, status): (String, String) = (row.try_get("queue")?, row.try_get("status")?);
             let n = row.try_get::<i64, _>("n")? as u64;
-            let later = row.try_get::<i64, _>("later").or_else(|_| row.try_get::<i32, _>("later").map(i64::from))? != 0;
-            let Some(stats) = genie_events::operation::queue(&queue).and_then(|queue| stats.get_mut(queue)) else { continue };
+            let later = row
+                .try_get::<i64, _>("later")
+                .or_else(|_| row.try_get::<i32, _>("later").map(i64::from))?
+                != 0;
+            let Some(stats) =
+                genie_events::operation::queue(&queue).and_then(|queue| stats.get_mut(queue))
+            else {
+                continue;
+            };
             match status.as_str() {
                 "queued" if later => stats.delayed += n,
                 "queued" => stats.waiting += n,
@@ -250,11 +283,17 @@ impl Jobs {
 }
 
 fn read_row(row: &AnyRow, keys: &UserKeys, now: Moment) -> Result<JobRow, LogError> {
-    let moment = |column: &str| row.try_get::<Option<i64>, _>(column).map(|at| at.map(Moment));
+    let moment = |column: &str| {
+        row.try_get::<Option<i64>, _>(column)
+            .map(|at| at.map(Moment))
+    };
     let text = |column: &str, sealed: &str| -> Result<Option<String>, LogError> {
         open_option(keys, column, row.try_get::<Option<Vec<u8>>, _>(sealed)?)
     };
-    let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null);
+    let json = |text: Option<String>| {
+        text.and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or(Value::Null)
+    };
     let (status, run_at): (String, _) = (row.try_get("status")?, moment("run_at")?);
     let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
     Ok(JobRow {

@@ -49,7 +49,13 @@ impl Progress {
     pub fn new(log: Log, election: Election, names: BTreeMap<String, &'static str>) -> Self {
         let nothing_yet = names.values().map(|name| (*name, 0)).collect();
         let told = watch::Sender::new(nothing_yet);
-        Self(Arc::new(Inner { log, election, names, told, waiting: Notify::new() }))
+        Self(Arc::new(Inner {
+            log,
+            election,
+            names,
+            told,
+            waiting: Notify::new(),
+        }))
     }
 
     /// A projection that runs on this node is there: also when that is behind what was told, as after a crash of the database.
@@ -58,13 +64,15 @@ impl Progress {
     }
 
     fn change(&self, name: &str, is_news: impl Fn(&u64) -> bool, position: u64) {
-        self.0.told.send_if_modified(|told| match told.get_mut(name) {
-            Some(at) if is_news(at) => {
-                *at = position;
-                true
-            }
-            _ => false,
-        });
+        self.0
+            .told
+            .send_if_modified(|told| match told.get_mut(name) {
+                Some(at) if is_news(at) => {
+                    *at = position;
+                    true
+                }
+                _ => false,
+            });
     }
 
     /// All projections.
@@ -73,8 +81,14 @@ impl Progress {
     }
 
     /// Waits until a projection's stored checkpoint has reached a position.
-    pub async fn wait_for(&self, name: &str, position: u64, limit: Duration) -> Result<(), ReadError> {
-        let is_reached = |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);
+    pub async fn wait_for(
+        &self,
+        name: &str,
+        position: u64,
+        limit: Duration,
+    ) -> Result<(), ReadError> {
+        let is_reached =
+            |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);
         let is_told = is_reached(&self.0.told.borrow());
         if is_told {
             // Read tables are not flushed as they are written: a database that crashed may be behind what was told.
@@ -88,9 +102,17 @@ impl Progress {
         if timeout(limit, told.wait_for(is_reached)).await.is_ok() {
             return Ok(());
         }
-        match self.statuses().await?.get(name).map_or(0, |status| status.position) {
+        match self
+            .statuses()
+            .await?
+            .get(name)
+            .map_or(0, |status| status.position)
+        {
             at if at >= position => Ok(()),
-            at => Err(ReadError::Behind { at, wanted: position }),
+            at => Err(ReadError::Behind {
+                at,
+                wanted: position,
+            }),
         }
     }
 
@@ -113,11 +135,21 @@ impl Progress {
 
     /// How far a projection's checkpoint is in the store.
     async fn stored(&self, name: &str) -> Result<u64, LogError> {
-        let checkpoint = self.0.names.iter().find(|(_, known)| **known == name).map(|(checkpoint, _)| checkpoint.clone());
-        let Some(checkpoint) = checkpoint else { return Ok(u64::MAX) }; // nobody moves it, so nobody waits for it
+        let checkpoint = self
+            .0
+            .names
+            .iter()
+            .find(|(_, known)| **known == name)
+            .map(|(checkpoint, _)| checkpoint.clone());
+        let Some(checkpoint) = checkpoint else {
+            return Ok(u64::MAX);
+        }; // nobody moves it, so nobody waits for it
         let position: Option<i64> = read(&self.0.log, async move |store: Store| {
             let sql = "SELECT position FROM checkpoints WHERE name = $1";
-            Ok(sqlx::query_scalar(sql).bind(checkpoint).fetch_optional(store.reads()).await?)
+            Ok(sqlx::query_scalar(sql)
+                .bind(checkpoint)
+                .fetch_optional(store.reads())
+                .await?)
         })
         .await?;
         Ok(position.unwrap_or(0) as u64)
@@ -125,10 +157,15 @@ impl Progress {
 
     async fn positions(&self) -> Result<Vec<(&'static str, u64)>, LogError> {
         let rows: Vec<(String, i64)> = read(&self.0.log, async |store: Store| {
-            Ok(sqlx::query_as("SELECT name, position FROM checkpoints").fetch_all(store.reads()).await?)
+            Ok(sqlx::query_as("SELECT name, position FROM checkpoints")
+                .fetch_all(store.reads())
+                .await?)
         })
         .await?;
-        Ok(rows.iter().filter_map(|(name, position)| Some((*self.0.names.get(name)?, *position as u64))).collect())
+        Ok(rows
+            .iter()
+            .filter_map(|(name, position)| Some((*self.0.names.get(name)?, *position as u64)))
+            .collect())
     }
 
     /// How each projection is doing, as the store has it.
@@ -144,7 +181,12 @@ impl Progress {
             Ok((checkpoints, sqlx::query(sql).bind(NAMED_DAMAGE).fetch_all(store.reads()).await?))
         })
         .await?;
-        let mut statuses: BTreeMap<_, Status> = self.0.names.values().map(|name| (*name, Status::default())).collect();
+        let mut statuses: BTreeMap<_, Status> = self
+            .0
+            .names
+            .values()
+            .map(|name| (*name, Status::default()))
+            .collect();
         for row in checkpoints {
             if let Some(status) = self.status_of(row.try_get("name")?, &mut statuses) {
                 status.position = row.try_get::<i64, _>("position")? as u64;
@@ -154,14 +196,20 @@ impl Progress {
         for row in damage {
             if let Some(status) = self.status_of(row.try_get("projection")?, &mut statuses) {
                 status.damaged_streams = row.try_get::<i64, _>("total")? as u64;
-                status.damaged_at.push(row.try_get::<i64, _>("position")? as u64);
+                status
+                    .damaged_at
+                    .push(row.try_get::<i64, _>("position")? as u64);
             }
         }
         Ok(statuses)
     }
 
     /// The status of a checkpoint's projection; `None` for one of another release.
-    fn status_of<'a>(&self, checkpoint: &str, all: &'a mut BTreeMap<&'static str, Status>) -> Option<&'a mut Status> {
+    fn status_of<'a>(
+        &self,
+        checkpoint: &str,
+        all: &'a mut BTreeMap<&'static str, Status>,
+    ) -> Option<&'a mut Status> {
         all.get_mut(self.0.names.get(checkpoint)?)
     }
 }

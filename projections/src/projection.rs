@@ -52,7 +52,11 @@ pub trait Projection: Send + Sync + 'static {
     }
 
     /// Writes what a fact changes.
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
 }
 
 /// An opened fact, as projections see it.
@@ -68,7 +72,10 @@ pub struct Seen<'a> {
 impl Seen<'_> {
     /// The user whose fact it is, as stored; the system's have none.
     pub fn user(&self) -> String {
-        self.fact.user.map(|user| user.to_string()).unwrap_or_default()
+        self.fact
+            .user
+            .map(|user| user.to_string())
+            .unwrap_or_default()
     }
 
     /// When.
@@ -108,8 +115,19 @@ pub(crate) fn checkpoint_name(projection: &dyn Projection) -> String {
 }
 
 impl Runner {
-    pub fn new(projection: Box<dyn Projection>, log: Log, election: Election, progress: Progress) -> Self {
-        Self { projection, log, election, progress, damaged: HashMap::new() }
+    pub fn new(
+        projection: Box<dyn Projection>,
+        log: Log,
+        election: Election,
+        progress: Progress,
+    ) -> Self {
+        Self {
+            projection,
+            log,
+            election,
+            progress,
+            damaged: HashMap::new(),
+        }
     }
 
     fn checkpoint_name(&self) -> String {
@@ -124,11 +142,18 @@ impl Runner {
             match self.follow(epoch).await {
                 Ok(()) => {}
                 Err(LogError::Deposed) => {
-                    info!(projection = name, epoch = epoch.number(), "projection `{name}` is another node's to move");
+                    info!(
+                        projection = name,
+                        epoch = epoch.number(),
+                        "projection `{name}` is another node's to move"
+                    );
                     epoch = self.election.elected_again(epoch).await;
                 }
                 Err(LogError::Away(reason)) => {
-                    warn!(projection = name, reason, "the store is away; the projection tries on");
+                    warn!(
+                        projection = name,
+                        reason, "the store is away; the projection tries on"
+                    );
                     tokio::time::sleep(AWAY).await;
                 }
                 Err(error) => {
@@ -167,7 +192,13 @@ impl Runner {
         }
     }
 
-    async fn apply(&mut self, epoch: Epoch, from: u64, to: u64, rows: &[Arc<StoredRow>]) -> Result<Batch, LogError> {
+    async fn apply(
+        &mut self,
+        epoch: Epoch,
+        from: u64,
+        to: u64,
+        rows: &[Arc<StoredRow>],
+    ) -> Result<Batch, LogError> {
         let mut facts = Vec::with_capacity(rows.len());
         let mut newly_damaged = Vec::new();
         for row in rows {
@@ -182,8 +213,11 @@ impl Runner {
             }
         }
         // What stood before the damage is applied, wherever a batch begins and ends.
-        let left_behind: HashMap<(&str, &str), u64> =
-            newly_damaged.iter().rev().map(|(kind, id, damaged)| ((kind.as_str(), id.as_str()), damaged.position)).collect();
+        let left_behind: HashMap<(&str, &str), u64> = newly_damaged
+            .iter()
+            .rev()
+            .map(|(kind, id, damaged)| ((kind.as_str(), id.as_str()), damaged.position))
+            .collect();
         for user in forgotten(&facts) {
             self.erase_most(epoch, user).await?;
         }
@@ -198,13 +232,17 @@ impl Runner {
                 self.erase(&mut tx, user).await?;
             }
             let damaged_at = left_behind.get(&(stream.kind.as_str(), stream.id.as_str()));
-            if self.damaged.contains_key(stream) || damaged_at.is_some_and(|damaged| fact.position > *damaged) {
+            if self.damaged.contains_key(stream)
+                || damaged_at.is_some_and(|damaged| fact.position > *damaged)
+            {
                 continue;
             }
             if let Body::Open(event, keys) = &fact.body
                 && self.projection.wants(stream.kind)
             {
-                self.projection.apply(Seen { fact, event, keys }, &mut tx).await?;
+                self.projection
+                    .apply(Seen { fact, event, keys }, &mut tx)
+                    .await?;
             }
         }
         for (kind, id, damaged) in &newly_damaged {
@@ -249,7 +287,10 @@ impl Runner {
         }
         for (table, column) in self.projection.mentions() {
             let sql = format!("UPDATE {table} SET {column} = NULL WHERE {column} = $1");
-            sqlx::query(&sql).bind(user.to_string()).execute(&mut **tx).await?;
+            sqlx::query(&sql)
+                .bind(user.to_string())
+                .execute(&mut **tx)
+                .await?;
         }
         Ok(())
     }
@@ -262,7 +303,13 @@ impl Runner {
         }
     }
 
-    async fn move_checkpoint(&self, tx: &mut Tx, epoch: Epoch, from: u64, to: u64) -> Result<bool, LogError> {
+    async fn move_checkpoint(
+        &self,
+        tx: &mut Tx,
+        epoch: Epoch,
+        from: u64,
+        to: u64,
+    ) -> Result<bool, LogError> {
         let sql = "UPDATE checkpoints SET position = $3, epoch = $4, stopped = NULL WHERE name = $1 AND position = $2";
         let moved = sqlx::query(sql)
             .bind(self.checkpoint_name())
@@ -276,10 +323,12 @@ impl Runner {
 
     async fn read_checkpoint(&self, epoch: Epoch) -> Result<u64, LogError> {
         let mut tx = self.log.store().relaxed_in(epoch).await?;
-        sqlx::query("INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING")
-            .bind(self.checkpoint_name())
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(self.checkpoint_name())
+        .execute(&mut *tx)
+        .await?;
         let position: i64 = sqlx::query_scalar("SELECT position FROM checkpoints WHERE name = $1")
             .bind(self.checkpoint_name())
             .fetch_one(&mut *tx)
@@ -289,12 +338,15 @@ impl Runner {
     }
 
     async fn read_damaged(&mut self) -> Result<(), LogError> {
-        let rows = sqlx::query("SELECT stream_kind, stream_id, position FROM damaged WHERE projection = $1")
-            .bind(self.checkpoint_name())
-            .fetch_all(self.log.store().reads())
-            .await?;
+        let rows = sqlx::query(
+            "SELECT stream_kind, stream_id, position FROM damaged WHERE projection = $1",
+        )
+        .bind(self.checkpoint_name())
+        .fetch_all(self.log.store().reads())
+        .await?;
         for row in rows {
-            let (kind, id): (String, String) = (row.try_get("stream_kind")?, row.try_get("stream_id")?);
+            let (kind, id): (String, String) =
+                (row.try_get("stream_kind")?, row.try_get("stream_id")?);
             self.leave_behind(&kind, id, row.try_get::<i64, _>("position")? as u64);
         }
         Ok(())
@@ -302,7 +354,9 @@ impl Runner {
 
     fn leave_behind(&mut self, kind: &str, id: String, position: u64) {
         if let Some(kind) = StreamKind::parse(kind) {
-            self.damaged.entry(StreamId::new(kind, id)).or_insert(position);
+            self.damaged
+                .entry(StreamId::new(kind, id))
+                .or_insert(position);
         }
     }
 
@@ -310,15 +364,18 @@ impl Runner {
     async fn record_stop(&self, epoch: Epoch, reason: &str) {
         let record = async || -> Result<(), LogError> {
             let mut tx = self.log.store().relaxed_in(epoch).await?;
-            let stop =
-                sqlx::query("UPDATE checkpoints SET stopped = $2 WHERE name = $1").bind(self.checkpoint_name()).bind(reason);
+            let stop = sqlx::query("UPDATE checkpoints SET stopped = $2 WHERE name = $1")
+                .bind(self.checkpoint_name())
+                .bind(reason);
             stop.execute(&mut *tx).await?;
             Ok(tx.commit().await?)
         };
         while let Err(error) = in_time(record()).await {
             match error {
                 LogError::Away(_) => tokio::time::sleep(AWAY).await,
-                error => return warn!(projection = self.projection.name(), %error, "why it stopped can't be recorded"),
+                error => {
+                    return warn!(projection = self.projection.name(), %error, "why it stopped can't be recorded");
+                }
             }
         }
     }
@@ -326,7 +383,10 @@ impl Runner {
 
 /// Who of these facts' users was forgotten.
 fn forgotten(facts: &[Fact]) -> impl Iterator<Item = UserId> {
-    facts.iter().filter(|fact| fact.event_type == FORGOTTEN).filter_map(|fact| fact.user)
+    facts
+        .iter()
+        .filter(|fact| fact.event_type == FORGOTTEN)
+        .filter_map(|fact| fact.user)
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
@@ -338,21 +398,30 @@ async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T
 
 /// Opens a sealed column for a reader. Text that can't be opened is ours to mend, never the caller's.
 pub(crate) fn open(keys: &UserKeys, column: &str, sealed: &[u8]) -> Result<String, LogError> {
-    keys.open_text(column, sealed).map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
+    keys.open_text(column, sealed)
+        .map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
 }
 
 /// The same for a column that may be empty.
-pub(crate) fn open_option(keys: &UserKeys, column: &str, sealed: Option<Vec<u8>>) -> Result<Option<String>, LogError> {
+pub(crate) fn open_option(
+    keys: &UserKeys,
+    column: &str,
+    sealed: Option<Vec<u8>>,
+) -> Result<Option<String>, LogError> {
     sealed.map(|sealed| open(keys, column, &sealed)).transpose()
 }
 
 /// Reads a user id that a projection wrote.
 pub(crate) fn user_id(text: &str) -> Result<UserId, LogError> {
-    text.parse().map_err(|_| LogError::Statement("a read table holds a user id that is none".into()))
+    text.parse()
+        .map_err(|_| LogError::Statement("a read table holds a user id that is none".into()))
 }
 
 /// A read on the runtime that owns the store's connections.
-pub(crate) async fn read<T, W>(log: &Log, work: impl FnOnce(Store) -> W + Send + 'static) -> Result<T, LogError>
+pub(crate) async fn read<T, W>(
+    log: &Log,
+    work: impl FnOnce(Store) -> W + Send + 'static,
+) -> Result<T, LogError>
 where
     T: Send + 'static,
     W: Future<Output = Result<T, LogError>> + Send + 'static,

@@ -76,10 +76,15 @@ impl ReadSide {
     /// connections.
     pub fn start(log: Log, election: Election) -> Self {
         let projections = all();
-        let names = projections.iter().map(|one| (checkpoint_name(one.as_ref()), one.name())).collect();
+        let names = projections
+            .iter()
+            .map(|one| (checkpoint_name(one.as_ref()), one.name()))
+            .collect();
         let progress = Progress::new(log.clone(), election.clone(), names);
         for projection in projections {
-            tokio::spawn(Runner::new(projection, log.clone(), election.clone(), progress.clone()).run());
+            tokio::spawn(
+                Runner::new(projection, log.clone(), election.clone(), progress.clone()).run(),
+            );
         }
         tokio::spawn(progress.clone().look());
         Self {
@@ -109,7 +114,12 @@ impl ReadSide {
     }
 
     /// Waits until a projection's stored checkpoint has reached a position.
-    pub async fn wait_for(&self, name: &str, position: u64, limit: Duration) -> Result<(), ReadError> {
+    pub async fn wait_for(
+        &self,
+        name: &str,
+        position: u64,
+        limit: Duration,
+    ) -> Result<(), ReadError> {
         self.progress.wait_for(name, position, limit).await
     }
 }
@@ -127,32 +137,62 @@ mod tests {
     use super::*;
 
     /// They say that somebody was forgotten, or nobody can read them any more; and the rows of files go when their bytes have.
-    const OTHERWISE: [&str; 4] = ["events.user_id", "user_keys.user_id", "forgettings.user_id", "blobs.user_id"];
+    const OTHERWISE: [&str; 4] = [
+        "events.user_id",
+        "user_keys.user_id",
+        "forgettings.user_id",
+        "blobs.user_id",
+    ];
 
-    both_stores!(every_column_that_names_a_user_is_emptied_when_they_are_forgotten, async |store: TestStore| {
-        let log = store.open().await.log;
-        let sql = match store.database_url() {
-            None => {
-                "SELECT m.name AS t, c.name AS c FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
-            }
-            Some(_) => {
-                "SELECT CAST(table_name AS text) AS t, CAST(column_name AS text) AS c \
+    both_stores!(
+        every_column_that_names_a_user_is_emptied_when_they_are_forgotten,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let sql = match store.database_url() {
+                None => {
+                    "SELECT m.name AS t, c.name AS c FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+                }
+                Some(_) => {
+                    "SELECT CAST(table_name AS text) AS t, CAST(column_name AS text) AS c \
                  FROM information_schema.columns WHERE table_schema = 'public'"
-            }
-        };
-        let rows = sqlx::query(sql).fetch_all(log.store().reads()).await.unwrap();
-        // `last_revealed_by` is a kind of caller, and `by_...` is how a working table names another user.
-        let names_a_user = |column: &str| match column {
-            "last_revealed_by" => false,
-            column => column == "user_id" || column.ends_with("_by") || column.starts_with("by_"),
-        };
-        let columns = rows.iter().map(|row| (row.get::<String, _>("t"), row.get::<String, _>("c")));
-        let there: BTreeSet<String> = columns.filter(|(_, c)| names_a_user(c)).map(|(t, c)| format!("{t}.{c}")).collect();
-        let projections = all();
-        let erased = projections.iter().flat_map(|one| one.rows()).chain(&WORKING_ROWS);
-        let erased = erased.map(|rows| format!("{}.{}", rows.table, rows.user));
-        let mentions = projections.iter().flat_map(|one| one.mentions()).map(|(table, column)| format!("{table}.{column}"));
-        let known: BTreeSet<String> = erased.chain(mentions).chain(OTHERWISE.map(str::to_owned)).collect();
-        assert_eq!(there, known, "left: what names a user; right: what forgetting knows of");
-    });
+                }
+            };
+            let rows = sqlx::query(sql)
+                .fetch_all(log.store().reads())
+                .await
+                .unwrap();
+            // `last_revealed_by` is a kind of caller, and `by_...` is how a working table names another user.
+            let names_a_user = |column: &str| match column {
+                "last_revealed_by" => false,
+                column => {
+                    column == "user_id" || column.ends_with("_by") || column.starts_with("by_")
+                }
+            };
+            let columns = rows
+                .iter()
+                .map(|row| (row.get::<String, _>("t"), row.get::<String, _>("c")));
+            let there: BTreeSet<String> = columns
+                .filter(|(_, c)| names_a_user(c))
+                .map(|(t, c)| format!("{t}.{c}"))
+                .collect();
+            let projections = all();
+            let erased = projections
+                .iter()
+                .flat_map(|one| one.rows())
+                .chain(&WORKING_ROWS);
+            let erased = erased.map(|rows| format!("{}.{}", rows.table, rows.user));
+            let mentions = projections
+                .iter()
+                .flat_map(|one| one.mentions())
+                .map(|(table, column)| format!("{table}.{column}"));
+            let known: BTreeSet<String> = erased
+                .chain(mentions)
+                .chain(OTHERWISE.map(str::to_owned))
+                .collect();
+            assert_eq!(
+                there, known,
+                "left: what names a user; right: what forgetting knows of"
+            );
+        }
+    );
 }

@@ -28,7 +28,11 @@ impl Projection for Projector {
         &[("service_keys", "created_by")]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::ServiceKey(event) = seen.event else { return Ok(()) };
             let id = seen.fact.stream.id.as_str();
@@ -84,18 +88,28 @@ impl ServiceKeys {
     }
 
     /// Service keys, oldest first, at most `limit`, after the one named by `after` (created_at, id).
-    pub async fn list(&self, after: Option<(i64, String)>, limit: i64) -> Result<Vec<ServiceKeyRow>, LogError> {
+    pub async fn list(
+        &self,
+        after: Option<(i64, String)>,
+        limit: i64,
+    ) -> Result<Vec<ServiceKeyRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
             let sql = "SELECT key_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
                        WHERE created_at > $1 OR (created_at = $1 AND key_id > $2) ORDER BY created_at, key_id LIMIT $3";
-            Ok(sqlx::query(sql).bind(created).bind(id).bind(limit).fetch_all(store.reads()).await?)
+            Ok(sqlx::query(sql)
+                .bind(created)
+                .bind(id)
+                .bind(limit)
+                .fetch_all(store.reads())
+                .await?)
         });
         rows.await?.iter().map(|row| self.open(row)).collect()
     }
 
     fn open(&self, row: &AnyRow) -> Result<ServiceKeyRow, LogError> {
-        let (name, scopes): (Vec<u8>, String) = (row.try_get("name_sealed")?, row.try_get("scopes")?);
+        let (name, scopes): (Vec<u8>, String) =
+            (row.try_get("name_sealed")?, row.try_get("scopes")?);
         Ok(ServiceKeyRow {
             id: row.try_get("key_id")?,
             name: open(self.log.system_keys(), NAME, &name)?,

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{Event, Moment, StreamKind, UserId, moment::Month, tier::Counter, usage::UsageEvent};
+use genie_events::{
+    Event, Moment, StreamKind, UserId, moment::Month, tier::Counter, usage::UsageEvent,
+};
 use genie_log::{Log, LogError, forget::Rows, store::Store};
 use sqlx::Row;
 
@@ -21,10 +23,18 @@ impl Projection for Projector {
     }
 
     fn rows(&self) -> &'static [Rows] {
-        &[Rows { table: "usage", user: "user_id", key: "user_id, counter, month" }]
+        &[Rows {
+            table: "usage",
+            user: "user_id",
+            key: "user_id, counter, month",
+        }]
     }
 
-    fn apply<'a>(&'a self, seen: Seen<'a>, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a self,
+        seen: Seen<'a>,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Usage(event) = seen.event else { return Ok(()) };
             let (counter, month, change) = match event {
@@ -59,7 +69,12 @@ impl UsageCounts {
     }
 
     /// A user's counts in a month, and the present counts at `now`.
-    pub async fn of(&self, user: UserId, month: Month, now: Moment) -> Result<HashMap<Counter, u64>, LogError> {
+    pub async fn of(
+        &self,
+        user: UserId,
+        month: Month,
+        now: Moment,
+    ) -> Result<HashMap<Counter, u64>, LogError> {
         read(&self.log, async move |store: Store| {
             let user = user.to_string();
             let mut counts = HashMap::new();

@@ -10,7 +10,11 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = ZipArchiveWriter::new(Vec::new());
     for (name, bytes) in entries {
         let path = EntryPath::verbatim(name.as_bytes().to_vec());
-        let (mut entry, config) = archive.new_file(path).compression_method(CompressionMethod::DEFLATE).start().unwrap();
+        let (mut entry, config) = archive
+            .new_file(path)
+            .compression_method(CompressionMethod::DEFLATE)
+            .start()
+            .unwrap();
         let mut packed = config.wrap(DeflateEncoder::new(&mut entry, Compression::best()));
         packed.write_all(bytes).unwrap();
         let (packed, said) = packed.finish().unwrap();
@@ -26,7 +30,9 @@ fn judged(archive: &[u8]) -> Result<(), BadZip> {
 
 /// Where a record of the directory begins, and the number at an offset from there.
 fn records(archive: &[u8]) -> Vec<usize> {
-    (0..archive.len() - 4).filter(|at| archive[*at..].starts_with(b"PK\x01\x02")).collect()
+    (0..archive.len() - 4)
+        .filter(|at| archive[*at..].starts_with(b"PK\x01\x02"))
+        .collect()
 }
 
 fn set<const N: usize>(archive: &mut [u8], at: usize, value: [u8; N]) {
@@ -36,35 +42,74 @@ fn set<const N: usize>(archive: &mut [u8], at: usize, value: [u8; N]) {
 #[test]
 fn a_usual_archive_is_taken() {
     let diary = "dear diary, ".repeat(1000);
-    assert_eq!(judged(&zip(&[("posts/", b""), ("posts/1.json", diary.as_bytes()), ("./a..b", b"x"), ("empty", b"")])), Ok(()));
+    assert_eq!(
+        judged(&zip(&[
+            ("posts/", b""),
+            ("posts/1.json", diary.as_bytes()),
+            ("./a..b", b"x"),
+            ("empty", b"")
+        ])),
+        Ok(())
+    );
     assert_eq!(judged(&zip(&[("only/", b"")])), Err(BadZip::Empty));
 }
 
 #[test]
 fn a_name_must_stay_in_its_folder_on_any_system() {
-    for bad in ["../x", "a/../../x", "a/..", "/etc/passwd", "C:/x", "c:x", "..\\x", "\\x", "a\\b", "a\0b", "a\nb", ""] {
+    for bad in [
+        "../x",
+        "a/../../x",
+        "a/..",
+        "/etc/passwd",
+        "C:/x",
+        "c:x",
+        "..\\x",
+        "\\x",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "",
+    ] {
         let told = judged(&zip(&[("good", b"x"), (bad, b"x")]));
         assert!(matches!(told, Err(BadZip::Name(_))), "{bad:?}: {told:?}");
     }
-    assert!(matches!(judged(&zip(&[(&"a".repeat(1025), b"x")])), Err(BadZip::Name(_))));
-    assert_eq!(judged(&zip(&[("a", b"x"), ("a", b"y")])), Err(BadZip::Twice));
+    assert!(matches!(
+        judged(&zip(&[(&"a".repeat(1025), b"x")])),
+        Err(BadZip::Name(_))
+    ));
+    assert_eq!(
+        judged(&zip(&[("a", b"x"), ("a", b"y")])),
+        Err(BadZip::Twice)
+    );
     assert_eq!(judged(&zip(&[("more.ZIP", b"x")])), Err(BadZip::Nested));
 }
 
 #[test]
 fn what_is_no_archive_is_told_so() {
-    for bad in
-        [&b""[..], b"PK", b"%PDF-1.7", b"PK\x03\x04 and nothing of the kind", b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"]
-    {
+    for bad in [
+        &b""[..],
+        b"PK",
+        b"%PDF-1.7",
+        b"PK\x03\x04 and nothing of the kind",
+        b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    ] {
         assert_eq!(judged(bad), Err(BadZip::NotZip), "{bad:?}");
     }
 }
 
 #[test]
 fn any_cut_and_any_changed_byte_is_survived_and_no_cut_is_taken() {
-    let whole = zip(&[("a/", b""), ("a/b", b"some text, some text"), ("c", b"more")]);
+    let whole = zip(&[
+        ("a/", b""),
+        ("a/b", b"some text, some text"),
+        ("c", b"more"),
+    ]);
     for length in 0..whole.len() {
-        assert!(judged(&whole[..length]).is_err(), "{length} of {}", whole.len());
+        assert!(
+            judged(&whole[..length]).is_err(),
+            "{length} of {}",
+            whole.len()
+        );
     }
     for at in 0..whole.len() {
         for bit in 0..8 {
@@ -83,7 +128,11 @@ fn a_bomb_is_found_by_what_it_says_or_by_what_it_does() {
     assert_eq!(judged(&bomb), Err(BadZip::Bomb));
     let record = records(&bomb)[0];
     set(&mut bomb, record + 24, 1000_u32.to_le_bytes());
-    assert_eq!(judged(&bomb), Err(BadZip::Damaged), "it says that it is small");
+    assert_eq!(
+        judged(&bomb),
+        Err(BadZip::Damaged),
+        "it says that it is small"
+    );
     set(&mut bomb, record + 24, u32::MAX.to_le_bytes());
     assert_eq!(judged(&bomb), Err(BadZip::Bomb), "it says that it is huge");
 
@@ -111,7 +160,11 @@ fn the_directory_and_an_entrys_own_header_must_agree() {
     let record = records(&good)[0];
     let mut longer = good.clone();
     set(&mut longer, record + 20, 4000_u32.to_le_bytes());
-    assert_eq!(judged(&longer), Err(BadZip::Contradiction), "its bytes would reach into the directory");
+    assert_eq!(
+        judged(&longer),
+        Err(BadZip::Contradiction),
+        "its bytes would reach into the directory"
+    );
 }
 
 #[test]

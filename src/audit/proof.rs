@@ -8,7 +8,10 @@ use crate::app::say;
 
 /// Prints one, as JSON.
 pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), String> {
-    let proof = log.prove(position, from).await.map_err(|error| error.to_string())?;
+    let proof = log
+        .prove(position, from)
+        .await
+        .map_err(|error| error.to_string())?;
     say(&format!("{:#}", json(&proof)));
     Ok(())
 }
@@ -28,7 +31,8 @@ pub fn json(proof: &Proof) -> Value {
     });
     if let Some(growth) = &proof.growth {
         let hashes: Vec<_> = growth.proof.iter().map(base64).collect();
-        json["consistency"] = json!({"from": growth.from, "root": base64(&growth.root), "proof": hashes});
+        json["consistency"] =
+            json!({"from": growth.from, "root": base64(&growth.root), "proof": hashes});
     }
     json
 }

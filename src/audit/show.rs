@@ -15,7 +15,11 @@ pub async fn print(log: Log, user: UserId, as_json: bool) -> Result<(), String> 
         .user_facts(user, |fact| {
             count += 1;
             if written.is_ok() {
-                let line = if as_json { json_line(&fact).to_string() } else { text_line(&fact) };
+                let line = if as_json {
+                    json_line(&fact).to_string()
+                } else {
+                    text_line(&fact)
+                };
                 written = writeln!(out, "{line}");
             }
         })
@@ -44,7 +48,11 @@ fn fields(fact: &Fact) -> Value {
 
 fn caller(fact: &Fact) -> String {
     let kind = fact.metadata.caller.as_str();
-    let who = fact.metadata.by.map(|by| by.to_string()).or_else(|| fact.metadata.key.as_ref().map(ToString::to_string));
+    let who = fact
+        .metadata
+        .by
+        .map(|by| by.to_string())
+        .or_else(|| fact.metadata.key.as_ref().map(ToString::to_string));
     match (who, fact.metadata.on_behalf_of) {
         (Some(who), Some(user)) => format!("{kind}:{who} for {user}"),
         (Some(who), None) => format!("{kind}:{who}"),

@@ -40,7 +40,10 @@ pub fn run(config: &Config, wanted: &Wanted) -> Result<(), String> {
         None => {
             let mut verified = Verified::default();
             audit::with_log(config, async |log| {
-                verified = log.verify(notes(wanted.heads.as_deref())?).await.map_err(sentence)?;
+                verified = log
+                    .verify(notes(wanted.heads.as_deref())?)
+                    .await
+                    .map_err(sentence)?;
                 Ok(())
             })?;
             verified
@@ -51,18 +54,31 @@ pub fn run(config: &Config, wanted: &Wanted) -> Result<(), String> {
 }
 
 fn of_export(config: &Config, dir: &Path, wanted: &Wanted) -> Result<Verified, String> {
-    let key = wanted.key.as_deref().map(PublicHeadKey::parse).transpose().map_err(|error| format!("--key: {error}"))?;
+    let key = wanted
+        .key
+        .as_deref()
+        .map(PublicHeadKey::parse)
+        .transpose()
+        .map_err(|error| format!("--key: {error}"))?;
     if wanted.heads.is_some() && key.is_none() {
         return Err("--heads of an export wants --key, as `genie audit key` prints it".into());
     }
     let passphrase = transfer::passphrase(config, wanted.passphrase_file.as_deref(), false)?;
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
-    export.verify(notes(wanted.heads.as_deref())?, key.as_ref()).map_err(sentence)
+    export
+        .verify(notes(wanted.heads.as_deref())?, key.as_ref())
+        .map_err(sentence)
 }
 
-fn notes(heads: Option<&Path>) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>, String> {
-    let file = heads.map(|path| File::open(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()?;
-    Ok(file.into_iter().flat_map(|file| Notes::new(BufReader::new(file))))
+fn notes(
+    heads: Option<&Path>,
+) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>, String> {
+    let file = heads
+        .map(|path| File::open(path).map_err(|error| format!("{}: {error}", path.display())))
+        .transpose()?;
+    Ok(file
+        .into_iter()
+        .flat_map(|file| Notes::new(BufReader::new(file))))
 }
 
 fn sentence(error: CantVerify) -> String {
@@ -73,15 +89,26 @@ fn sentence(error: CantVerify) -> String {
 }
 
 fn tell(verified: Verified, has_heads: bool) {
-    say(&format!("verified {} facts, {} heads", verified.facts, verified.heads));
+    say(&format!(
+        "verified {} facts, {} heads",
+        verified.facts, verified.heads
+    ));
     if has_heads {
-        say(&format!("{} heads kept outside agree with them", verified.pinned));
+        say(&format!(
+            "{} heads kept outside agree with them",
+            verified.pinned
+        ));
     }
     if verified.covered < verified.facts {
         let (facts, from) = (verified.facts - verified.covered, verified.covered + 1);
-        say(&format!("no signed head covers the last {facts} facts yet, from position {from} on"));
+        say(&format!(
+            "no signed head covers the last {facts} facts yet, from position {from} on"
+        ));
     }
     if verified.uncounted > 0 {
-        say(&format!("the order among their owner's was not checked for {} facts: too many owners", verified.uncounted));
+        say(&format!(
+            "the order among their owner's was not checked for {} facts: too many owners",
+            verified.uncounted
+        ));
     }
 }

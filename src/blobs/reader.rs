@@ -30,7 +30,13 @@ struct Seen {
 impl BlobReader {
     pub(super) fn new(blobs: Blobs, bounds: Bounds, keys: Arc<UserKeys>) -> Self {
         let io = blobs.0.log.store().io().clone();
-        Self { blobs, bounds, keys, io, seen: Mutex::default() }
+        Self {
+            blobs,
+            bounds,
+            keys,
+            io,
+            seen: Mutex::default(),
+        }
     }
 
     /// Why it could not read on, if so.
@@ -52,7 +58,10 @@ impl ReaderAt for BlobReader {
         let mut seen = self.lock();
         if seen.part.as_ref().is_none_or(|(held, _)| *held != number) {
             seen.part = None; // before the next: one part is held, not two
-            match self.io.block_on(self.blobs.part(self.bounds, &self.keys, number)) {
+            match self
+                .io
+                .block_on(self.blobs.part(self.bounds, &self.keys, number))
+            {
                 Ok(part) => seen.part = Some((number, part)),
                 Err(error) => {
                     seen.failure = Some(error);
@@ -60,7 +69,11 @@ impl ReaderAt for BlobReader {
                 }
             }
         }
-        let part = seen.part.as_ref().and_then(|(_, part)| part.get(begin..)).unwrap_or_default();
+        let part = seen
+            .part
+            .as_ref()
+            .and_then(|(_, part)| part.get(begin..))
+            .unwrap_or_default();
         let length = part.len().min(buffer.len());
         buffer[..length].copy_from_slice(&part[..length]);
         Ok(length)

@@ -15,8 +15,12 @@ pub fn sweep(folder: &Path, before: Moment) -> io::Result<()> {
     for user in entries(folder)?.iter().map(DirEntry::path) {
         for file in entries(&user)?.iter().map(DirEntry::path) {
             for part in entries(&file)? {
-                if part.file_name().to_string_lossy().contains('#') && is_older(&part, before).or_else(or_gone)? {
-                    fs::remove_file(part.path()).map(|()| true).or_else(or_gone)?;
+                if part.file_name().to_string_lossy().contains('#')
+                    && is_older(&part, before).or_else(or_gone)?
+                {
+                    fs::remove_file(part.path())
+                        .map(|()| true)
+                        .or_else(or_gone)?;
                 }
             }
             remove_if_empty(&file);
@@ -30,13 +34,19 @@ pub fn sweep(folder: &Path, before: Moment) -> io::Result<()> {
 fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.collect(),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(vec![]),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(vec![])
+        }
         Err(error) => Err(error),
     }
 }
 
 fn is_older(part: &DirEntry, before: Moment) -> io::Result<bool> {
-    let written = part.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let written = part
+        .metadata()?
+        .modified()?
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Ok(i64::try_from(written.as_micros()).is_ok_and(|written| written <= before.0))
 }
 

@@ -23,7 +23,13 @@ impl Site {
         let blobs = Blobs::open(log.clone(), Place::Folder(store.folder().join("blobs"))).unwrap();
         let ada = store.register(&log, "ada").await;
         let keys = log.live_keys(ada).await.unwrap();
-        Self { store, log, blobs, ada, keys }
+        Self {
+            store,
+            log,
+            blobs,
+            ada,
+            keys,
+        }
     }
 
     async fn write(&self, bytes: &[u8]) -> Upload {
@@ -37,24 +43,47 @@ impl Site {
 
     /// Ada's fact number `n`, and the row with it.
     async fn keep(&self, upload: Upload, n: u64) -> Blob {
-        let (id, work) = (upload.id(), upload.row("name".into(), "application/zip", self.store.clock.now()));
+        let (id, work) = (
+            upload.id(),
+            upload.row("name".into(), "application/zip", self.store.clock.now()),
+        );
         let stream = StreamId::new(StreamKind::Account, self.ada);
-        let fact = NewFact { stream, sequence: n, event: Event::Account(AccountEvent::SignedIn) };
+        let fact = NewFact {
+            stream,
+            sequence: n,
+            event: Event::Account(AccountEvent::SignedIn),
+        };
         let groups = vec![Group::of_user(self.ada, n - 1, vec![fact])];
-        self.log.append(Append { groups, work: vec![work], metadata: Metadata::system(), remember: None }).await.unwrap();
+        self.log
+            .append(Append {
+                groups,
+                work: vec![work],
+                metadata: Metadata::system(),
+                remember: None,
+            })
+            .await
+            .unwrap();
         upload.keep();
         self.log.blob(id).await.unwrap().unwrap()
     }
 
     async fn read(&self, blob: &Blob) -> Result<Vec<u8>, BlobError> {
-        let parts: Vec<Bytes> = self.blobs.read(blob, Arc::clone(&self.keys)).try_collect().await?;
+        let parts: Vec<Bytes> = self
+            .blobs
+            .read(blob, Arc::clone(&self.keys))
+            .try_collect()
+            .await?;
         Ok(parts.concat())
     }
 
     /// All files in the folder, by their paths from there.
     fn objects(&self) -> Vec<PathBuf> {
         let root = self.store.folder().join("blobs");
-        let under = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let under = |folder: PathBuf| {
+            fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+        };
         let mut found: Vec<_> = under(root).flat_map(under).flat_map(under).collect();
         found.sort();
         found
@@ -67,104 +96,170 @@ fn bytes(length: usize) -> Vec<u8> {
 
 fn set_age(path: &std::path::Path, age: Duration, now: Moment) {
     let written = SystemTime::UNIX_EPOCH + Duration::from_micros(now.0 as u64) - age;
-    File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_modified(written)
+        .unwrap();
 }
 
-both_stores!(what_was_written_is_read_back_and_lies_there_sealed, async |store: TestStore| {
-    let site = Site::new(store).await;
-    for length in [0, 1, PART, PART + 1] {
-        let wanted = bytes(length);
-        let upload = site.write(&wanted).await;
-        let reader = upload.reader();
-        let wanted_here = wanted.clone();
-        tokio::task::spawn_blocking(move || {
-            for offset in [0, length / 2, length.saturating_sub(1), length, length + 1, PART - 1, PART, 0] {
-                let (mut buffer, rest) = (vec![0; 100], wanted_here.get(offset..).unwrap_or_default());
-                let read = reader.read_at(&mut buffer, offset as u64).unwrap();
-                assert!(read > 0 || rest.is_empty(), "{offset} of {length}");
-                assert_eq!(buffer[..read], rest[..read], "{offset} of {length}");
-            }
-        })
-        .await
-        .unwrap();
-        upload.discard().await;
-        assert_eq!(site.objects(), [] as [PathBuf; 0]);
+both_stores!(
+    what_was_written_is_read_back_and_lies_there_sealed,
+    async |store: TestStore| {
+        let site = Site::new(store).await;
+        for length in [0, 1, PART, PART + 1] {
+            let wanted = bytes(length);
+            let upload = site.write(&wanted).await;
+            let reader = upload.reader();
+            let wanted_here = wanted.clone();
+            tokio::task::spawn_blocking(move || {
+                for offset in [
+                    0,
+                    length / 2,
+                    length.saturating_sub(1),
+                    length,
+                    length + 1,
+                    PART - 1,
+                    PART,
+                    0,
+                ] {
+                    let (mut buffer, rest) =
+                        (vec![0; 100], wanted_here.get(offset..).unwrap_or_default());
+                    let read = reader.read_at(&mut buffer, offset as u64).unwrap();
+                    assert!(read > 0 || rest.is_empty(), "{offset} of {length}");
+                    assert_eq!(buffer[..read], rest[..read], "{offset} of {length}");
+                }
+            })
+            .await
+            .unwrap();
+            upload.discard().await;
+            assert_eq!(site.objects(), [] as [PathBuf; 0]);
+        }
+        let blob = site.keep(site.write(&bytes(2 * PART + 5)).await, 2).await;
+        assert_eq!(site.read(&blob).await.unwrap(), bytes(2 * PART + 5));
+        let plain = bytes(64);
+        for object in site.objects() {
+            let sealed = fs::read(object).unwrap();
+            assert!(
+                !sealed[..sealed.len().min(10_000)]
+                    .windows(64)
+                    .any(|window| window == plain)
+            );
+        }
     }
-    let blob = site.keep(site.write(&bytes(2 * PART + 5)).await, 2).await;
-    assert_eq!(site.read(&blob).await.unwrap(), bytes(2 * PART + 5));
-    let plain = bytes(64);
-    for object in site.objects() {
-        let sealed = fs::read(object).unwrap();
-        assert!(!sealed[..sealed.len().min(10_000)].windows(64).any(|window| window == plain));
+);
+
+both_stores!(
+    parts_that_were_moved_cut_changed_or_lost_are_not_read,
+    async |store: TestStore| {
+        let site = Site::new(store).await;
+        let blob = site.keep(site.write(&bytes(2 * PART + 5)).await, 2).await;
+        let objects = site.objects();
+        let kept: Vec<Vec<u8>> = objects
+            .iter()
+            .map(|object| fs::read(object).unwrap())
+            .collect();
+        let damaged = async || {
+            assert!(matches!(
+                site.read(&blob).await,
+                Err(BlobError::Damaged { .. })
+            ))
+        };
+        fs::write(&objects[0], &kept[1]).unwrap();
+        damaged().await;
+        fs::write(&objects[0], &kept[0]).unwrap();
+        fs::write(&objects[1], &kept[1][..1000]).unwrap();
+        damaged().await;
+        fs::remove_file(&objects[1]).unwrap();
+        damaged().await;
+        fs::write(&objects[1], &kept[1]).unwrap();
+        assert!(site.read(&blob).await.is_ok());
+        // The row says less than there is.
+        site.store
+            .tamper(&format!("UPDATE blobs SET size = {}", 2 * PART))
+            .await;
+        let shorter = site.log.blob(blob.id).await.unwrap().unwrap();
+        assert!(matches!(
+            site.read(&shorter).await,
+            Err(BlobError::Damaged { .. })
+        ));
     }
-});
+);
 
-both_stores!(parts_that_were_moved_cut_changed_or_lost_are_not_read, async |store: TestStore| {
-    let site = Site::new(store).await;
-    let blob = site.keep(site.write(&bytes(2 * PART + 5)).await, 2).await;
-    let objects = site.objects();
-    let kept: Vec<Vec<u8>> = objects.iter().map(|object| fs::read(object).unwrap()).collect();
-    let damaged = async || assert!(matches!(site.read(&blob).await, Err(BlobError::Damaged { .. })));
-    fs::write(&objects[0], &kept[1]).unwrap();
-    damaged().await;
-    fs::write(&objects[0], &kept[0]).unwrap();
-    fs::write(&objects[1], &kept[1][..1000]).unwrap();
-    damaged().await;
-    fs::remove_file(&objects[1]).unwrap();
-    damaged().await;
-    fs::write(&objects[1], &kept[1]).unwrap();
-    assert!(site.read(&blob).await.is_ok());
-    // The row says less than there is.
-    site.store.tamper(&format!("UPDATE blobs SET size = {}", 2 * PART)).await;
-    let shorter = site.log.blob(blob.id).await.unwrap().unwrap();
-    assert!(matches!(site.read(&shorter).await, Err(BlobError::Damaged { .. })));
-});
+both_stores!(
+    all_of_a_user_is_deleted_and_nothing_of_others,
+    async |store: TestStore| {
+        let site = Site::new(store).await;
+        let bob = site.store.register(&site.log, "bob").await;
+        let blob = site.keep(site.write(&bytes(PART + 5)).await, 2).await;
+        let under_way = site.write(&bytes(5)).await;
+        let mut his = site
+            .blobs
+            .upload(bob, site.log.live_keys(bob).await.unwrap());
+        his.write(b"his").await.unwrap();
+        his.finish().await.unwrap();
+        assert_eq!(site.objects().len(), 4);
+        site.blobs.delete_of(site.ada).await.unwrap();
+        site.blobs.delete_of(site.ada).await.unwrap();
+        assert_eq!(site.objects().len(), 1);
+        assert_eq!(site.log.blob(blob.id).await.unwrap(), None);
+        under_way.discard().await;
+        his.keep();
 
-both_stores!(all_of_a_user_is_deleted_and_nothing_of_others, async |store: TestStore| {
-    let site = Site::new(store).await;
-    let bob = site.store.register(&site.log, "bob").await;
-    let blob = site.keep(site.write(&bytes(PART + 5)).await, 2).await;
-    let under_way = site.write(&bytes(5)).await;
-    let mut his = site.blobs.upload(bob, site.log.live_keys(bob).await.unwrap());
-    his.write(b"his").await.unwrap();
-    his.finish().await.unwrap();
-    assert_eq!(site.objects().len(), 4);
-    site.blobs.delete_of(site.ada).await.unwrap();
-    site.blobs.delete_of(site.ada).await.unwrap();
-    assert_eq!(site.objects().len(), 1);
-    assert_eq!(site.log.blob(blob.id).await.unwrap(), None);
-    under_way.discard().await;
-    his.keep();
-
-    // A crash after the rows were doomed: the sweep goes on from there.
-    let blob = site.keep(site.write(&bytes(5)).await, 3).await;
-    site.log.doom_blobs_of(site.ada).await.unwrap();
-    site.blobs.sweep_older(Moment(0)).await.unwrap();
-    assert_eq!(site.objects().len(), 1);
-    assert!(site.log.known_blobs(vec![blob.id]).await.unwrap().is_empty());
-});
-
-both_stores!(the_sweep_takes_what_is_old_and_nobodys, async |store: TestStore| {
-    let site = Site::new(store).await;
-    let now = site.store.clock.now();
-    let kept = site.keep(site.write(&bytes(PART + 5)).await, 2).await;
-    let (old, fresh) = (site.write(&bytes(PART + 5)).await, site.write(&bytes(5)).await);
-    let staged = site.store.folder().join(format!("blobs/{}/{}/00000009#1", site.ada, kept.id));
-    fs::write(&staged, b"half a part").unwrap();
-    let stranger = site.store.folder().join("blobs/not/ours/readme");
-    fs::create_dir_all(stranger.parent().unwrap()).unwrap();
-    fs::write(&stranger, b"x").unwrap();
-    for object in site.objects() {
-        let is_fresh = object.to_string_lossy().contains(&fresh.id().to_string());
-        set_age(&object, Duration::from_secs(if is_fresh { 60 } else { 7200 }), now);
+        // A crash after the rows were doomed: the sweep goes on from there.
+        let blob = site.keep(site.write(&bytes(5)).await, 3).await;
+        site.log.doom_blobs_of(site.ada).await.unwrap();
+        site.blobs.sweep_older(Moment(0)).await.unwrap();
+        assert_eq!(site.objects().len(), 1);
+        assert!(
+            site.log
+                .known_blobs(vec![blob.id])
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
-    let before = now.plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
-    assert_eq!(site.blobs.sweep_older(before).await.unwrap(), 2, "both parts of the old one");
-    assert!(!staged.exists());
-    assert!(stranger.exists());
-    assert_eq!(site.objects().len(), 4, "{:?}", site.objects());
-    assert!(site.read(&kept).await.is_ok());
-    for upload in [old, fresh] {
-        upload.keep();
+);
+
+both_stores!(
+    the_sweep_takes_what_is_old_and_nobodys,
+    async |store: TestStore| {
+        let site = Site::new(store).await;
+        let now = site.store.clock.now();
+        let kept = site.keep(site.write(&bytes(PART + 5)).await, 2).await;
+        let (old, fresh) = (
+            site.write(&bytes(PART + 5)).await,
+            site.write(&bytes(5)).await,
+        );
+        let staged = site
+            .store
+            .folder()
+            .join(format!("blobs/{}/{}/00000009#1", site.ada, kept.id));
+        fs::write(&staged, b"half a part").unwrap();
+        let stranger = site.store.folder().join("blobs/not/ours/readme");
+        fs::create_dir_all(stranger.parent().unwrap()).unwrap();
+        fs::write(&stranger, b"x").unwrap();
+        for object in site.objects() {
+            let is_fresh = object.to_string_lossy().contains(&fresh.id().to_string());
+            set_age(
+                &object,
+                Duration::from_secs(if is_fresh { 60 } else { 7200 }),
+                now,
+            );
+        }
+        let before = now.plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
+        assert_eq!(
+            site.blobs.sweep_older(before).await.unwrap(),
+            2,
+            "both parts of the old one"
+        );
+        assert!(!staged.exists());
+        assert!(stranger.exists());
+        assert_eq!(site.objects().len(), 4, "{:?}", site.objects());
+        assert!(site.read(&kept).await.is_ok());
+        for upload in [old, fresh] {
+            upload.keep();
+        }
     }
-});
+);

@@ -34,8 +34,22 @@ pub struct Upload {
 impl Blobs {
     /// Begins a file of a user.
     pub fn upload(&self, user: UserId, keys: Arc<UserKeys>) -> Upload {
-        let (blobs, id, buffer) = (self.clone(), BlobId(self.0.log.clock().new_uuid()), Vec::with_capacity(PART));
-        Upload { blobs, user, id, keys, buffer, size: 0, parts: 0, writing: None, is_kept: false }
+        let (blobs, id, buffer) = (
+            self.clone(),
+            BlobId(self.0.log.clock().new_uuid()),
+            Vec::with_capacity(PART),
+        );
+        Upload {
+            blobs,
+            user,
+            id,
+            keys,
+            buffer,
+            size: 0,
+            parts: 0,
+            writing: None,
+            is_kept: false,
+        }
     }
 }
 
@@ -79,15 +93,22 @@ impl Upload {
         let sealed = seal_part(&self.keys, self.id, self.parts, is_last, &self.buffer);
         self.buffer.clear();
         self.written().await?;
-        let (objects, path) = (Arc::clone(&self.blobs.0.objects), self.blobs.path(self.user, self.id, self.parts));
+        let (objects, path) = (
+            Arc::clone(&self.blobs.0.objects),
+            self.blobs.path(self.user, self.id, self.parts),
+        );
         self.parts += 1;
-        let write = async move { in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await };
+        let write = async move {
+            in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await
+        };
         self.writing = Some(self.blobs.0.log.store().io().spawn(write));
         Ok(())
     }
 
     async fn written(&mut self) -> Result<(), BlobError> {
-        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let Some(writing) = &mut self.writing else {
+            return Ok(());
+        };
         let written = writing.await; // by reference: when the caller goes away meanwhile, the part is still known to be on its way
         self.writing = None;
         written.unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
@@ -95,14 +116,26 @@ impl Upload {
 
     /// Reads what was written, once it is finished.
     pub fn reader(&self) -> BlobReader {
-        let bounds = Bounds { user: self.user, id: self.id, size: self.size };
+        let bounds = Bounds {
+            user: self.user,
+            id: self.id,
+            size: self.size,
+        };
         BlobReader::new(self.blobs.clone(), bounds, Arc::clone(&self.keys))
     }
 
     /// The row that makes it a file.
     pub fn row(&self, name: String, media_type: &str, created_at: Moment) -> Work {
         let (id, user, size, media_type) = (self.id, self.user, self.size, media_type.to_owned());
-        NewBlob { id, user, name, size, media_type, created_at }.row(&self.keys)
+        NewBlob {
+            id,
+            user,
+            name,
+            size,
+            media_type,
+            created_at,
+        }
+        .row(&self.keys)
     }
 
     /// Its row is in the log, or may be: then the sweep finds out.
@@ -117,12 +150,20 @@ impl Upload {
 
     fn delete(&mut self) -> JoinHandle<()> {
         self.is_kept = true;
-        let (blobs, user, id, parts, writing) = (self.blobs.clone(), self.user, self.id, self.parts, self.writing.take());
+        let (blobs, user, id, parts, writing) = (
+            self.blobs.clone(),
+            self.user,
+            self.id,
+            self.parts,
+            self.writing.take(),
+        );
         self.blobs.0.log.store().io().spawn(async move {
             if let Some(writing) = writing {
                 let _ = writing.await; // however it ends, afterwards it can be deleted
             }
-            let paths: Vec<_> = (0..parts).map(|number| Ok(blobs.path(user, id, number))).collect();
+            let paths: Vec<_> = (0..parts)
+                .map(|number| Ok(blobs.path(user, id, number)))
+                .collect();
             if let Err(error) = delete(&*blobs.0.objects, stream::iter(paths).boxed()).await {
                 warn!(%error, file.id = %id, "an upload that broke off is left to the sweep");
             }

@@ -16,12 +16,24 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     /// An empty value counts as absent, as in most `.env` files.
     pub(super) fn text(&self, name: &'static str) -> String {
-        let default =
-            SETTINGS.iter().find(|setting| setting.name == name).and_then(|setting| setting.default).unwrap_or_default();
-        self.given.get(name).filter(|value| !value.is_empty()).cloned().unwrap_or_else(|| default.to_owned())
+        let default = SETTINGS
+            .iter()
+            .find(|setting| setting.name == name)
+            .and_then(|setting| setting.default)
+            .unwrap_or_default();
+        self.given
+            .get(name)
+            .filter(|value| !value.is_empty())
+            .cloned()
+            .unwrap_or_else(|| default.to_owned())
     }
 
-    pub(super) fn secret(&mut self, name: &'static str, is_good: impl Fn(&str) -> bool, must: &str) -> Option<SecretString> {
+    pub(super) fn secret(
+        &mut self,
+        name: &'static str,
+        is_good: impl Fn(&str) -> bool,
+        must: &str,
+    ) -> Option<SecretString> {
         let value = self.given.get(name).filter(|value| !value.is_empty())?;
         if !is_good(value) {
             self.wrong.push(format!("{name} {must}"));
@@ -33,7 +45,9 @@ impl Reader<'_> {
         match self.text(name).parse::<u64>() {
             Ok(number) if (least..=most).contains(&number) => number,
             _ => {
-                self.wrong.push(format!("{name} must be a whole number from {least} to {most}"));
+                self.wrong.push(format!(
+                    "{name} must be a whole number from {least} to {most}"
+                ));
                 least
             }
         }
@@ -62,7 +76,8 @@ impl Reader<'_> {
     pub(super) fn one_of(&mut self, name: &'static str, words: &[&'static str]) -> String {
         let value = self.text(name);
         if !words.contains(&value.as_str()) {
-            self.wrong.push(format!("{name} must be one of: {}", words.join(", ")));
+            self.wrong
+                .push(format!("{name} must be one of: {}", words.join(", ")));
         }
         value
     }
@@ -70,22 +85,43 @@ impl Reader<'_> {
     /// `*` alone, or origins as browsers send them: scheme and host, no path.
     pub(super) fn origins(&mut self, name: &'static str) -> Vec<String> {
         let text = self.text(name);
-        let origins: Vec<String> = text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        let origins: Vec<String> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty())
+            .map(str::to_owned)
+            .collect();
         let is_origin = |origin: &String| {
-            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            rest.is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b)))
+            let rest = origin
+                .strip_prefix("https://")
+                .or_else(|| origin.strip_prefix("http://"));
+            rest.is_some_and(|host| {
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+            })
         };
         if origins.is_empty() || !(origins == ["*"] || origins.iter().all(is_origin)) {
-            self.wrong.push(format!("{name} must be * or a list of origins such as https://app.example.com"));
+            self.wrong.push(format!(
+                "{name} must be * or a list of origins such as https://app.example.com"
+            ));
         }
         origins
     }
 
     pub(super) fn roles(&mut self, name: &'static str) -> Vec<String> {
         let text = self.text(name);
-        let roles: Vec<String> = text.split(',').map(str::trim).filter(|role| !role.is_empty()).map(str::to_owned).collect();
+        let roles: Vec<String> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|role| !role.is_empty())
+            .map(str::to_owned)
+            .collect();
         if !roles.iter().all(|role| roles::has_the_form_of_one(role)) {
-            self.wrong.push(format!("{name} must be a list of names of at most 64 bytes, separated by commas"));
+            self.wrong.push(format!(
+                "{name} must be a list of names of at most 64 bytes, separated by commas"
+            ));
         }
         roles
     }
@@ -94,7 +130,11 @@ impl Reader<'_> {
     pub(super) fn directus(&mut self) -> Option<directus::Settings> {
         let settings = directus::Settings {
             url: self.text("DIRECTUS_URL"),
-            admin_token: self.secret("DIRECTUS_ADMIN_TOKEN", |token| !token.chars().any(char::is_control), "must be one line"),
+            admin_token: self.secret(
+                "DIRECTUS_ADMIN_TOKEN",
+                |token| !token.chars().any(char::is_control),
+                "must be one line",
+            ),
             secret: self.secret("DIRECTUS_SECRET", |_| true, ""),
             creator_role: self.text("DIRECTUS_CREATOR_ROLE"),
             reservation: Duration::from_secs(self.number("GENIE_RESERVATION_SECONDS", 30, 86_400)),
@@ -103,16 +143,20 @@ impl Reader<'_> {
             return None;
         }
         if !is_http(&settings.url) {
-            self.wrong.push("DIRECTUS_URL must begin with http:// or https://".to_owned());
+            self.wrong
+                .push("DIRECTUS_URL must begin with http:// or https://".to_owned());
         }
         Some(settings)
     }
 
     pub(super) fn bucket(&mut self, name: &'static str) -> String {
         let value = self.text(name);
-        let has_bucket = value.strip_prefix("s3://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        let has_bucket = value
+            .strip_prefix("s3://")
+            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
         if !(value.is_empty() || has_bucket) {
-            self.wrong.push(format!("{name} must be s3://BUCKET or s3://BUCKET/PREFIX"));
+            self.wrong
+                .push(format!("{name} must be s3://BUCKET or s3://BUCKET/PREFIX"));
         }
         value
     }
@@ -129,10 +173,21 @@ impl Reader<'_> {
 
     pub(super) fn networks(&mut self, name: &'static str) -> Vec<IpNet> {
         let text = self.text(name);
-        let read = |one: &str| one.parse::<IpNet>().ok().or_else(|| one.parse::<std::net::IpAddr>().ok().map(IpNet::from));
-        let networks: Option<Vec<IpNet>> = text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(read).collect();
+        let read = |one: &str| {
+            one.parse::<IpNet>()
+                .ok()
+                .or_else(|| one.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+        };
+        let networks: Option<Vec<IpNet>> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty())
+            .map(read)
+            .collect();
         networks.unwrap_or_else(|| {
-            self.wrong.push(format!("{name} must be a list of addresses or networks such as 10.0.0.0/8"));
+            self.wrong.push(format!(
+                "{name} must be a list of addresses or networks such as 10.0.0.0/8"
+            ));
             Vec::new()
         })
     }
@@ -140,7 +195,8 @@ impl Reader<'_> {
     pub(super) fn url(&mut self, name: &'static str) -> String {
         let value = self.text(name);
         if !is_http(&value) {
-            self.wrong.push(format!("{name} must begin with http:// or https://"));
+            self.wrong
+                .push(format!("{name} must begin with http:// or https://"));
         }
         value
     }
@@ -150,7 +206,10 @@ impl Reader<'_> {
 pub(super) fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
     let known = || SETTINGS.iter().map(|setting| setting.name);
     let ours = |name: &&String| name.starts_with("GENIE_") && !name.starts_with("GENIE_TEST_");
-    let unknown = given.keys().filter(ours).filter(|name| !known().any(|known| known == name.as_str()));
+    let unknown = given
+        .keys()
+        .filter(ours)
+        .filter(|name| !known().any(|known| known == name.as_str()));
     let sentence = |name: &String| {
         let distance = |known: &&'static str| strsim::damerau_levenshtein(known, name);
         let nearest = known().min_by_key(distance).unwrap_or_default();

@@ -15,16 +15,27 @@ use super::Unfinished;
 const TITLE: &str = "genie certificate of forgetting v1";
 
 /// Signs one, of somebody of whom nothing is left. A signed head has to cover the fact.
-pub async fn sign(log: &Log, forgetting: &Forgetting, from_directus: bool) -> Result<String, Unfinished> {
+pub async fn sign(
+    log: &Log,
+    forgetting: &Forgetting,
+    from_directus: bool,
+) -> Result<String, Unfinished> {
     let Forgetting { user, position, .. } = forgetting;
-    let proof = log.prove(*position, None).await.map_err(|cant| match cant {
-        CantProve::Log(error) => error.into(),
-        not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
-        other => Unfinished::Failed(other.to_string()),
-    })?;
+    let proof = log
+        .prove(*position, None)
+        .await
+        .map_err(|cant| match cant {
+            CantProve::Log(error) => error.into(),
+            not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
+            other => Unfinished::Failed(other.to_string()),
+        })?;
     let row = log.rows(position - 1, 1).await?.into_iter().next();
-    let by = row.and_then(|row| row.metadata().ok()).and_then(|metadata| metadata.clear.get("by")?.as_str().map(str::to_owned));
-    let absent = || LogError::KeyAbsent { owner: user.to_string() };
+    let by = row
+        .and_then(|row| row.metadata().ok())
+        .and_then(|metadata| metadata.clear.get("by")?.as_str().map(str::to_owned));
+    let absent = || LogError::KeyAbsent {
+        owner: user.to_string(),
+    };
     let key = log.destroyed_key(*user).await?.ok_or_else(absent)?;
     let signer = log.head_key().await?;
     let mut erased: Vec<&str> = WORKING_ROWS.iter().map(|rows| rows.table).collect();
@@ -60,5 +71,7 @@ pub async fn sign(log: &Log, forgetting: &Forgetting, from_directus: bool) -> Re
         erased = erased.join(", "),
         now = log.clock().now().rfc3339(),
     );
-    signer.sign_text(&text).map_err(|reason: BadHead| Unfinished::Failed(format!("the certificate can't be signed: {reason}")))
+    signer.sign_text(&text).map_err(|reason: BadHead| {
+        Unfinished::Failed(format!("the certificate can't be signed: {reason}"))
+    })
 }

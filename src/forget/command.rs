@@ -42,8 +42,13 @@ pub struct Options {
 }
 
 fn with_runtime<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| format!("the runtime can't be started: {error}"))?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| format!("the runtime can't be started: {error}"))?
+        .block_on(work)
 }
 
 /// `genie forget`
@@ -64,7 +69,10 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
             None => {
                 let node = Node::start(config).await?;
                 let metadata = Metadata::system();
-                node.forget.now(user, AtTheWishOf::Operator, metadata).await.map_err(|error| error.to_string())?;
+                node.forget
+                    .now(user, AtTheWishOf::Operator, metadata)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 let done = wait(&node.log, user).await;
                 node.stop().await;
                 tell(&done?);
@@ -80,7 +88,11 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
 }
 
 /// The fingerprints are taken, and found: a search that finds nothing afterwards then says something.
-async fn look_before(config: &Config, places: &Places, user: UserId) -> Result<Fingerprints, String> {
+async fn look_before(
+    config: &Config,
+    places: &Places,
+    user: UserId,
+) -> Result<Fingerprints, String> {
     let log = app::open_log(config, true).await?.log;
     let fingerprints = Fingerprints::take(&log, places, user).await;
     log.store().close().await;
@@ -93,7 +105,10 @@ async fn look_before(config: &Config, places: &Places, user: UserId) -> Result<F
 async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
     let started = Instant::now();
     loop {
-        let forgetting = log.forgetting(user).await.map_err(|error| error.to_string())?;
+        let forgetting = log
+            .forgetting(user)
+            .await
+            .map_err(|error| error.to_string())?;
         match forgetting {
             Some(one) if matches!(one.stage, Stage::Erased | Stage::Closed) => return Ok(one),
             _ if started.elapsed() > PATIENCE => {
@@ -107,7 +122,10 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
 }
 
 fn tell(one: &Forgetting) {
-    app::say(&format!("user {} is forgotten, at position {}; nothing is left. The certificate:\n", one.user, one.position));
+    app::say(&format!(
+        "user {} is forgotten, at position {}; nothing is left. The certificate:\n",
+        one.user, one.position
+    ));
     app::say(one.certificate.as_deref().unwrap_or("none"));
 }
 
@@ -115,7 +133,8 @@ fn tell(one: &Forgetting) {
 pub fn check_restored(config: &Config) -> Result<(), String> {
     let back: Vec<UserId> = with_runtime(async {
         if let Some(mut answer) = socket::ask(config, "/restore-check", &json!({})).await? {
-            return serde_json::from_value(answer["data"].take()).map_err(|_| socket::NOT_UNDERSTOOD.to_owned());
+            return serde_json::from_value(answer["data"].take())
+                .map_err(|_| socket::NOT_UNDERSTOOD.to_owned());
         }
         let node = Node::start(config).await?;
         let back = node.eraser.apply_ledger().await;
@@ -128,10 +147,15 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
         back
     })?;
     for user in &back {
-        app::say(&format!("user {user} had been forgotten and was back: forgotten again"));
+        app::say(&format!(
+            "user {user} had been forgotten and was back: forgotten again"
+        ));
     }
     if back.is_empty() {
-        app::say(&format!("nobody who stands in {} is back", config.forgotten_file.display()));
+        app::say(&format!(
+            "nobody who stands in {} is back",
+            config.forgotten_file.display()
+        ));
     }
     Ok(())
 }
@@ -150,7 +174,10 @@ impl Node {
         let _only_process = app::lock_store(config)?;
         let Opened { log, vault } = app::open_log(config, false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
-        let election = log.stand_for_election(&name).await.map_err(|error| error.to_string())?;
+        let election = log
+            .stand_for_election(&name)
+            .await
+            .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
         let _ = app::start_sealing(config, &log, election.clone()).await?;
         let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
@@ -160,7 +187,13 @@ impl Node {
         let ledger = Ledger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));
-        Ok(Self { log, forget, eraser, _election: election, _only_process })
+        Ok(Self {
+            log,
+            forget,
+            eraser,
+            _election: election,
+            _only_process,
+        })
     }
 
     async fn stop(self) {

@@ -23,12 +23,25 @@ pub struct Ledger {
 impl Ledger {
     /// Reads it, and makes it when it is not there. One that can't be read is an error: somebody in it might come back.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let failed = |error: std::io::Error| format!("{}: {error}; GENIE_FORGOTTEN_FILE names another place", path.display());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed = |error: std::io::Error| {
+            format!(
+                "{}: {error}; GENIE_FORGOTTEN_FILE names another place",
+                path.display()
+            )
+        };
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(failed)?;
         drop(open_to_append(path).map_err(failed)?);
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        let ledger = Self { path: path.to_owned(), known: Arc::default() };
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)?;
+        let ledger = Self {
+            path: path.to_owned(),
+            known: Arc::default(),
+        };
         ledger.read()?;
         Ok(ledger)
     }
@@ -40,11 +53,18 @@ impl Ledger {
             file.lock()?;
             whole_lines(&mut file)
         });
-        let text = text.map_err(|error| format!("{shown}: {error}; GENIE_FORGOTTEN_FILE names another place"))?;
+        let text = text.map_err(|error| {
+            format!("{shown}: {error}; GENIE_FORGOTTEN_FILE names another place")
+        })?;
         let mut known = HashSet::new();
         for (n, line) in text.lines().enumerate() {
             let user = line.split(' ').next().unwrap_or_default().parse();
-            known.insert(user.map_err(|_| format!("{shown}: line {} does not begin with a user's id; put it right", n + 1))?);
+            known.insert(user.map_err(|_| {
+                format!(
+                    "{shown}: line {} does not begin with a user's id; put it right",
+                    n + 1
+                )
+            })?);
         }
         let users = known.iter().copied().collect();
         *self.lock() = known;
@@ -53,7 +73,8 @@ impl Ledger {
 
     /// Writes somebody who was forgotten, unless they stand in it.
     pub async fn note(&self, one: &Forgetting) -> Result<(), String> {
-        self.write(one.user, one.forgotten_at.unwrap_or_default(), one.position).await
+        self.write(one.user, one.forgotten_at.unwrap_or_default(), one.position)
+            .await
     }
 
     /// The same by what the fact says. When this answers `Ok`, it is flushed.
@@ -61,7 +82,10 @@ impl Ledger {
         if self.lock().contains(&user) {
             return Ok(());
         }
-        let (this, line) = (self.clone(), format!("{user} {} {position}\n", at.rfc3339()));
+        let (this, line) = (
+            self.clone(),
+            format!("{user} {} {position}\n", at.rfc3339()),
+        );
         let written = tokio::task::spawn_blocking(move || {
             let mut file = open_to_append(&this.path)?;
             file.lock()?; // others may append to it
@@ -71,7 +95,9 @@ impl Ledger {
             this.lock().insert(user);
             Ok(())
         });
-        let written = written.await.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)));
+        let written = written
+            .await
+            .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)));
         written.map_err(|error: std::io::Error| format!("{}: {error}", self.path.display()))
     }
 
@@ -93,7 +119,12 @@ fn whole_lines(file: &mut File) -> std::io::Result<String> {
 }
 
 fn open_to_append(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -119,10 +150,21 @@ mod tests {
         again.write(bob, Moment(0), 9).await.unwrap();
         assert_eq!(again.read().unwrap().len(), 2);
         fs::write(&path, format!("{whole}{bob}")).unwrap(); // a full disk left no end of the line
-        again.write(UserId(Uuid::from_u128(3)), Moment(0), 10).await.unwrap();
-        assert_eq!(again.read().unwrap().len(), 2, "not glued to what was left of another's");
+        again
+            .write(UserId(Uuid::from_u128(3)), Moment(0), 10)
+            .await
+            .unwrap();
+        assert_eq!(
+            again.read().unwrap().len(),
+            2,
+            "not glued to what was left of another's"
+        );
         fs::write(&path, &whole).unwrap();
-        assert_eq!(again.read().unwrap(), [ada], "an older one was brought back");
+        assert_eq!(
+            again.read().unwrap(),
+            [ada],
+            "an older one was brought back"
+        );
         fs::write(&path, format!("nonsense\n{whole}")).unwrap();
         assert!(Ledger::open(&path).err().unwrap().contains("line 1"));
     }

@@ -42,15 +42,30 @@ impl Places {
         match config.target() {
             Target::Sqlite(path) => {
                 let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
-                Self { tables: false, files: vec![beside(""), beside("-wal"), beside("-journal")] }
+                Self {
+                    tables: false,
+                    files: vec![beside(""), beside("-wal"), beside("-journal")],
+                }
             }
-            Target::Postgres(_) => Self { tables: true, files: postgres_data.into_iter().collect() },
+            Target::Postgres(_) => Self {
+                tables: true,
+                files: postgres_data.into_iter().collect(),
+            },
         }
     }
 
     fn named(&self) -> String {
-        let files = self.files.iter().filter(|path| path.exists()).map(|path| path.display().to_string());
-        self.tables.then(|| ALL_TABLES.to_owned()).into_iter().chain(files).collect::<Vec<_>>().join(", ")
+        let files = self
+            .files
+            .iter()
+            .filter(|path| path.exists())
+            .map(|path| path.display().to_string());
+        self.tables
+            .then(|| ALL_TABLES.to_owned())
+            .into_iter()
+            .chain(files)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// What no search of ours sees.
@@ -78,17 +93,26 @@ impl Places {
     async fn search(&self, log: &Log, all: &[Fingerprint]) -> Result<Found, String> {
         let mut found = Found::new();
         if self.tables {
-            let in_tables = log.find_in_tables(all.iter().map(|one| one.bytes.clone()).collect()).await;
+            let in_tables = log
+                .find_in_tables(all.iter().map(|one| one.bytes.clone()).collect())
+                .await;
             for n in in_tables.map_err(|error: LogError| error.to_string())? {
                 found.entry(n).or_default().insert(ALL_TABLES.to_owned());
             }
         }
-        let wanted = AhoCorasick::new(all.iter().map(|one| &one.bytes)).map_err(|error| error.to_string())?;
+        let wanted = AhoCorasick::new(all.iter().map(|one| &one.bytes))
+            .map_err(|error| error.to_string())?;
         let files = self.files.clone();
         let in_files = tokio::task::spawn_blocking(move || {
-            let mut search = Search { wanted, found, left: MOST_FILES };
+            let mut search = Search {
+                wanted,
+                found,
+                left: MOST_FILES,
+            };
             for path in &files {
-                search.path(path, None).map_err(|error| format!("{}: {error}", path.display()))?;
+                search
+                    .path(path, None)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
             }
             Ok(search.found)
         });
@@ -107,7 +131,10 @@ pub struct Fingerprints {
 impl Fingerprints {
     /// Takes and looks for them.
     pub async fn take(log: &Log, places: &Places, user: UserId) -> Result<Self, String> {
-        let all = log.fingerprints(user).await.map_err(|error| error.to_string())?;
+        let all = log
+            .fingerprints(user)
+            .await
+            .map_err(|error| error.to_string())?;
         if all.is_empty() {
             return Err(format!(
                 "there is nothing of user {user} to look for: nobody has that id, or they were forgotten before"
@@ -115,15 +142,25 @@ impl Fingerprints {
         }
         let found = places.search(log, &all).await?;
         if found.is_empty() {
-            return Err(format!("nothing of user {user} was found in {}: nobody was forgotten", places.named()));
+            return Err(format!(
+                "nothing of user {user} was found in {}: nobody was forgotten",
+                places.named()
+            ));
         }
-        Ok(Self { all, found, named: places.named() })
+        Ok(Self {
+            all,
+            found,
+            named: places.named(),
+        })
     }
 
     /// A sentence for the operator.
     pub fn found_before(&self) -> String {
         let (all, found) = (self.all.len(), self.found.len());
-        let mut said = format!("before: {found} of {all} sealed values of the user were found in {}", self.named);
+        let mut said = format!(
+            "before: {found} of {all} sealed values of the user were found in {}",
+            self.named
+        );
         if found < all {
             said.push_str("; of the others nothing can be said afterwards");
         }
@@ -132,13 +169,28 @@ impl Fingerprints {
 
     /// Looks once more, after Postgres was asked to clean up: on demand by rewriting the tables, which locks them meanwhile. What
     /// is still there is an error.
-    pub async fn look_again(&self, log: &Log, places: &Places, rewrite: bool) -> Result<String, String> {
-        let tables = self.all.iter().filter_map(|one| one.of.split('.').next()).map(str::to_owned).collect();
-        log.vacuum(tables, rewrite).await.map_err(|error| error.to_string())?;
+    pub async fn look_again(
+        &self,
+        log: &Log,
+        places: &Places,
+        rewrite: bool,
+    ) -> Result<String, String> {
+        let tables = self
+            .all
+            .iter()
+            .filter_map(|one| one.of.split('.').next())
+            .map(str::to_owned)
+            .collect();
+        log.vacuum(tables, rewrite)
+            .await
+            .map_err(|error| error.to_string())?;
         let left = places.search(log, &self.all).await?;
         if left.is_empty() {
             let (found, unseen) = (self.found.len(), places.unseen());
-            return Ok(format!("after: none of the {found} that were found before is left in {}. {unseen}", places.named()));
+            return Ok(format!(
+                "after: none of the {found} that were found before is left in {}. {unseen}",
+                places.named()
+            ));
         }
         let mut counts = BTreeMap::<(&str, &str), usize>::new();
         for (n, where_found) in &left {
@@ -146,8 +198,15 @@ impl Fingerprints {
                 *counts.entry((place, &self.all[*n].of)).or_default() += 1;
             }
         }
-        let counts: Vec<_> = counts.iter().map(|((place, of), count)| format!("  {place}: {count} of {of}")).collect();
-        Err(format!("something is left:\n{}\n{}", counts.join("\n"), places.remedy()))
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|((place, of), count)| format!("  {place}: {count} of {of}"))
+            .collect();
+        Err(format!(
+            "something is left:\n{}\n{}",
+            counts.join("\n"),
+            places.remedy()
+        ))
     }
 }
 
@@ -166,7 +225,12 @@ impl Search {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
             for entry in fs::read_dir(path)? {
                 let entry = entry?.path();
@@ -178,7 +242,10 @@ impl Search {
         if !kind.is_file() {
             return Ok(());
         }
-        self.left = self.left.checked_sub(1).ok_or_else(|| io::Error::other(format!("more than {MOST_FILES} files")))?;
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other(format!("more than {MOST_FILES} files")))?;
         let found = match File::open(path) {
             Ok(file) => search_file(file, &self.wanted)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -202,7 +269,11 @@ fn search_file(mut file: impl Read, wanted: &AhoCorasick) -> io::Result<BTreeSet
             return Ok(found);
         }
         let filled = kept + read;
-        found.extend(wanted.find_overlapping_iter(&buffer[..filled]).map(|one| one.pattern().as_usize()));
+        found.extend(
+            wanted
+                .find_overlapping_iter(&buffer[..filled])
+                .map(|one| one.pattern().as_usize()),
+        );
         // One may begin at the end of this piece and go on in the next.
         kept = filled.min(LONGEST);
         buffer.copy_within(filled - kept..filled, 0);
@@ -230,7 +301,11 @@ mod tests {
         let wanted = AhoCorasick::new(["needle", "absent"]).unwrap();
         let hay = [vec![b'x'; 1000], b"needle".to_vec(), vec![b'x'; 500]].concat();
         for piece in [1, 3, 64, 1003, 5000] {
-            assert_eq!(search_file(Slow(&hay, piece), &wanted).unwrap(), BTreeSet::from([0]), "{piece}");
+            assert_eq!(
+                search_file(Slow(&hay, piece), &wanted).unwrap(),
+                BTreeSet::from([0]),
+                "{piece}"
+            );
         }
     }
 }

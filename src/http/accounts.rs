@@ -40,19 +40,31 @@ impl RbacSync {
     fn wanted(self) -> Result<Wanted, ApiError> {
         let tier = match self.tier.as_deref() {
             None => None,
-            Some(word) => {
-                Some(Tier::parse(word).ok_or_else(|| ApiError::field("`tier` must be one of: starter, creator, pro, studio"))?)
-            }
+            Some(word) => Some(Tier::parse(word).ok_or_else(|| {
+                ApiError::field("`tier` must be one of: starter, creator, pro, studio")
+            })?),
         };
         let active = match self.status.as_deref() {
             None => None,
             Some("active") => Some(true),
             Some(word) if INACTIVE.contains(&word) => Some(false),
-            Some(_) => return Err(ApiError::field(format!("`status` must be active or one of: {}", INACTIVE.join(", ")))),
+            Some(_) => {
+                return Err(ApiError::field(format!(
+                    "`status` must be active or one of: {}",
+                    INACTIVE.join(", ")
+                )));
+            }
         };
         // As with invites, a role alone says whether it administers: who is no administrator any more must not stay one.
-        let admin = self.admin_access.or_else(|| self.role.as_deref().map(administers));
-        Ok(Wanted { role: self.role, admin, tier, active })
+        let admin = self
+            .admin_access
+            .or_else(|| self.role.as_deref().map(administers));
+        Ok(Wanted {
+            role: self.role,
+            admin,
+            tier,
+            active,
+        })
     }
 }
 
@@ -70,13 +82,24 @@ pub async fn sync(
         roles::check(&app, role).await?;
     }
     let done = app.write.accounts.sync(user, wanted, asking).await?;
-    Ok(answer::written(json!({"userId": user, "changed": done.outcome["changed"]}), done.position))
+    Ok(answer::written(
+        json!({"userId": user, "changed": done.outcome["changed"]}),
+        done.position,
+    ))
 }
 
 /// `POST /api/admin/users/{id}/password-reset`. The token is shown once: only its hash is kept.
-pub async fn offer_reset(app: Data<App>, AdminCaller(caller): AdminCaller, path: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn offer_reset(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let user: UserId = path.parse().map_err(|_| ApiError::NotFound("user"))?;
-    let offered = app.write.accounts.offer_reset(user, caller.metadata()).await?;
+    let offered = app
+        .write
+        .accounts
+        .offer_reset(user, caller.metadata())
+        .await?;
     let shown = json!({
         "userId": user, "token": offered.token.expose_secret(), "expires_at": offered.link.expires_at.rfc3339(),
     });
@@ -85,8 +108,17 @@ pub async fn offer_reset(app: Data<App>, AdminCaller(caller): AdminCaller, path:
 
 /// `GET /api/me/sessions`
 pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
-    let sessions = app.log.sessions_of(user.account.user, app.log.clock().now()).await?;
-    Ok(answer::list(sessions.iter().map(|session| shown(session, user.login)).collect(), None))
+    let sessions = app
+        .log
+        .sessions_of(user.account.user, app.log.clock().now())
+        .await?;
+    Ok(answer::list(
+        sessions
+            .iter()
+            .map(|session| shown(session, user.login))
+            .collect(),
+        None,
+    ))
 }
 
 /// A login as its user sees it, by a token of that or another login.
@@ -99,9 +131,17 @@ pub fn shown(session: &Session, login: Option<Uuid>) -> Value {
 }
 
 /// `DELETE /api/me/sessions`: logged out everywhere, here as well.
-pub async fn end_sessions(app: Data<App>, request: HttpRequest, user: UserCaller) -> Result<HttpResponse, ApiError> {
+pub async fn end_sessions(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
-    let done = app.write.accounts.end_sessions(user.account.user, asking).await?;
+    let done = app
+        .write
+        .accounts
+        .end_sessions(user.account.user, asking)
+        .await?;
     Ok(answer::written(json!({}), done.position))
 }
 
@@ -114,6 +154,10 @@ pub async fn end_session(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let login: Uuid = id.parse().map_err(|_| ApiError::NotFound("session"))?;
-    let done = app.write.accounts.end_session(user.account.user, login, asking).await?;
+    let done = app
+        .write
+        .accounts
+        .end_session(user.account.user, login, asking)
+        .await?;
     Ok(answer::written(json!({}), done.position))
 }

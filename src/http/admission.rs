@@ -57,8 +57,12 @@ pub struct Admission {
 impl Admission {
     pub fn new(config: &Config) -> Self {
         Self {
-            users: config.rate_limit_user.map(|rate| Limiter::new("user", rate)),
-            addresses: config.rate_limit_address.map(|rate| Limiter::new("address", rate)),
+            users: config
+                .rate_limit_user
+                .map(|rate| Limiter::new("user", rate)),
+            addresses: config
+                .rate_limit_address
+                .map(|rate| Limiter::new("address", rate)),
         }
     }
 
@@ -67,14 +71,19 @@ impl Admission {
         loop {
             tokio::time::sleep(SWEEP).await;
             let Admission { users, addresses } = &app.admission;
-            users.iter().chain(addresses).for_each(Limiter::forget_the_idle);
+            users
+                .iter()
+                .chain(addresses)
+                .for_each(Limiter::forget_the_idle);
         }
     }
 }
 
 /// To be called for a user who was proven, once in a request.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
-    let Some(users) = &app.admission.users else { return Ok(()) };
+    let Some(users) = &app.admission.users else {
+        return Ok(());
+    };
     if request.extensions().contains::<Standing>() {
         return Ok(()); // a handler may ask for its caller in two ways
     }
@@ -83,7 +92,10 @@ pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), 
 
 fn count_address(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
     match &app.admission.addresses {
-        Some(addresses) => note(request, addresses.count(network(request::client_address(request)))),
+        Some(addresses) => note(
+            request,
+            addresses.count(network(request::client_address(request))),
+        ),
         None => Ok(()),
     }
 }
@@ -91,7 +103,9 @@ fn count_address(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
 /// Left in the request's extensions for the headers.
 fn note(request: &HttpRequest, standing: Standing) -> Result<(), ApiError> {
     request.extensions_mut().insert(standing);
-    standing.retry_after.map_or(Ok(()), |retry_after| Err(ApiError::TooFast { retry_after }))
+    standing
+        .retry_after
+        .map_or(Ok(()), |retry_after| Err(ApiError::TooFast { retry_after }))
 }
 
 /// Whoever has an IPv6 address has the 64 bits behind its network, too.
@@ -108,10 +122,15 @@ pub async fn admit<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let Some(app) = request.app_data::<Data<App>>().cloned() else {
-        return next.call(request).await.map(ServiceResponse::map_into_left_body);
+        return next
+            .call(request)
+            .await
+            .map(ServiceResponse::map_into_left_body);
     };
     let route = request.match_pattern();
-    let is_watched = route.as_deref().is_some_and(|route| WATCHED.contains(&route));
+    let is_watched = route
+        .as_deref()
+        .is_some_and(|route| WATCHED.contains(&route));
     let asks_for_a_caller = route.as_deref().is_some_and(|route| !OPEN.contains(&route));
     let is_by_address = !(is_watched || asks_for_a_caller && shows_credentials(request.headers()));
     let admitted = match bytes(request.headers()) {
@@ -124,19 +143,29 @@ pub async fn admit<B: MessageBody + 'static>(
         Ok(()) => {
             let response = next.call(request).await?;
             match response.status() {
-                StatusCode::UNAUTHORIZED if !is_by_address => match count_address(&app, response.request()) {
-                    Err(error) => refused(ServiceRequest::from_request(response.request().clone()), error),
-                    Ok(()) => response.map_into_left_body(),
-                },
+                StatusCode::UNAUTHORIZED if !is_by_address => {
+                    match count_address(&app, response.request()) {
+                        Err(error) => refused(
+                            ServiceRequest::from_request(response.request().clone()),
+                            error,
+                        ),
+                        Ok(()) => response.map_into_left_body(),
+                    }
+                }
                 _ => response.map_into_left_body(),
             }
         }
     };
     let standing = response.request().extensions().get::<Standing>().copied();
     if let Some(standing) = standing {
-        for (name, value) in [("ratelimit-policy", standing.policy()), ("ratelimit", standing.limit())] {
+        for (name, value) in [
+            ("ratelimit-policy", standing.policy()),
+            ("ratelimit", standing.limit()),
+        ] {
             if let Ok(value) = HeaderValue::from_str(&value) {
-                response.headers_mut().insert(HeaderName::from_static(name), value);
+                response
+                    .headers_mut()
+                    .insert(HeaderName::from_static(name), value);
             }
         }
     }
@@ -146,7 +175,11 @@ pub async fn admit<B: MessageBody + 'static>(
 /// In the shape of Directus on its own routes.
 fn refused<B>(request: ServiceRequest, error: ApiError) -> ServiceResponse<EitherBody<B>> {
     let is_directus = request.path().starts_with("/auth/") || request.path().starts_with("/users/");
-    let response: HttpResponse = if is_directus { DirectusError(error).error_response() } else { error.error_response() };
+    let response: HttpResponse = if is_directus {
+        DirectusError(error).error_response()
+    } else {
+        error.error_response()
+    };
     request.into_response(response).map_into_right_body()
 }
 
@@ -155,7 +188,10 @@ fn shows_credentials(headers: &HeaderMap) -> bool {
 }
 
 fn bytes(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
 }
 
 #[cfg(test)]
@@ -171,7 +207,12 @@ mod tests {
         let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
         let is_open = |operation: &Value| {
             let ways = operation["security"].as_array();
-            ways.is_some_and(|ways| ways.is_empty() || ways.iter().any(|way| way.as_object().is_some_and(|way| way.is_empty())))
+            ways.is_some_and(|ways| {
+                ways.is_empty()
+                    || ways
+                        .iter()
+                        .any(|way| way.as_object().is_some_and(|way| way.is_empty()))
+            })
         };
         let mut told: BTreeSet<&str> = document["paths"]
             .as_object()
@@ -181,7 +222,11 @@ mod tests {
             .map(|(path, _)| path.as_str())
             .collect();
         told.insert("/auth/password/request"); // only there when Directus is the identity, and then passed on
-        assert_eq!(told, OPEN.into_iter().chain(WATCHED).collect(), "left: by openapi.json; right: OPEN and WATCHED");
+        assert_eq!(
+            told,
+            OPEN.into_iter().chain(WATCHED).collect(),
+            "left: by openapi.json; right: OPEN and WATCHED"
+        );
     }
 
     #[test]

@@ -25,7 +25,9 @@ pub fn written(mut fields: Value, position: u64) -> HttpResponse {
 
 /// The same, leaving the fields to the caller, who may have to wipe them.
 pub fn written_from(fields: &mut Value, position: u64) -> HttpResponse {
-    let mut response = HttpResponse::Ok().insert_header((POSITION, opaque(position))).json(with_flags(fields));
+    let mut response = HttpResponse::Ok()
+        .insert_header((POSITION, opaque(position)))
+        .json(with_flags(fields));
     response.extensions_mut().insert(Position(position));
     response
 }
@@ -50,11 +52,21 @@ pub fn opaque(position: u64) -> String {
 
 /// Reads a position that a client sent back.
 pub fn position(text: &str) -> Result<u64, ApiError> {
-    let decoded = BASE64.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let number = decoded.as_deref().and_then(|text| text.strip_prefix("p1:")).and_then(|number| number.parse::<u64>().ok());
+    let decoded = BASE64
+        .decode(text)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    let number = decoded
+        .as_deref()
+        .and_then(|text| text.strip_prefix("p1:"))
+        .and_then(|number| number.parse::<u64>().ok());
     number
         .filter(|number| *number <= i64::MAX as u64)
-        .ok_or_else(|| ApiError::field("A position or cursor must be one that the server gave; leave it out to begin anew"))
+        .ok_or_else(|| {
+            ApiError::field(
+                "A position or cursor must be one that the server gave; leave it out to begin anew",
+            )
+        })
 }
 
 /// How a page was asked for.
@@ -73,16 +85,27 @@ impl PageQuery {
     /// The cursor as the text that the server put in.
     pub fn after(&self) -> Result<Option<String>, ApiError> {
         let decode = |cursor: &String| {
-            let bytes = BASE64.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            bytes.and_then(|text| text.strip_prefix("c1:").map(str::to_owned)).ok_or_else(bad_cursor)
+            let bytes = BASE64
+                .decode(cursor)
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes).ok());
+            bytes
+                .and_then(|text| text.strip_prefix("c1:").map(str::to_owned))
+                .ok_or_else(bad_cursor)
         };
         self.cursor.as_ref().map(decode).transpose()
     }
 
     /// The cursor as a number.
     pub fn after_number(&self) -> Result<Option<u64>, ApiError> {
-        let number = |text: String| text.parse::<u64>().ok().filter(|number| *number <= i64::MAX as u64);
-        self.after()?.map(|text| number(text).ok_or_else(bad_cursor)).transpose()
+        let number = |text: String| {
+            text.parse::<u64>()
+                .ok()
+                .filter(|number| *number <= i64::MAX as u64)
+        };
+        self.after()?
+            .map(|text| number(text).ok_or_else(bad_cursor))
+            .transpose()
     }
 
     /// The cursor as a number and an id.
@@ -92,7 +115,9 @@ impl PageQuery {
             let is_id = id.len() <= 100 && !id.chars().any(char::is_control);
             Some((number.parse().ok()?, id.to_owned())).filter(|_| is_id)
         };
-        self.after()?.map(|text| pair(text).ok_or_else(bad_cursor)).transpose()
+        self.after()?
+            .map(|text| pair(text).ok_or_else(bad_cursor))
+            .transpose()
     }
 }
 
@@ -107,11 +132,15 @@ pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
 
 /// A cursor for the page after this one, when the page is full.
 pub fn next_cursor<T>(page: &[T], limit: i64, key: impl Fn(&T) -> String) -> Option<String> {
-    page.last().filter(|_| page.len() as i64 >= limit).map(|last| BASE64.encode(format!("c1:{}", key(last))))
+    page.last()
+        .filter(|_| page.len() as i64 >= limit)
+        .map(|last| BASE64.encode(format!("c1:{}", key(last))))
 }
 
 fn bad_cursor() -> ApiError {
-    ApiError::field("`cursor` must be the `next_cursor` of the page before; leave it out to begin anew")
+    ApiError::field(
+        "`cursor` must be the `next_cursor` of the page before; leave it out to begin anew",
+    )
 }
 
 #[cfg(test)]
@@ -121,7 +150,14 @@ mod tests {
     #[test]
     fn positions_read_back_and_nonsense_does_not() {
         assert_eq!(position(&opaque(42)).ok(), Some(42));
-        for bad in ["", "42", "cDE6", "cDE6LTE", &opaque(u64::MAX), &opaque(i64::MAX as u64 + 1)] {
+        for bad in [
+            "",
+            "42",
+            "cDE6",
+            "cDE6LTE",
+            &opaque(u64::MAX),
+            &opaque(i64::MAX as u64 + 1),
+        ] {
             assert!(position(bad).is_err(), "{bad}");
         }
     }

@@ -25,12 +25,18 @@ pub struct ProofQuery {
 impl ProofQuery {
     /// As the server answered it in `Genie-Position`, or the plain number that `genie audit` shows.
     fn position(&self) -> Result<u64, ApiError> {
-        self.position.parse().or_else(|_| answer::position(&self.position))
+        self.position
+            .parse()
+            .or_else(|_| answer::position(&self.position))
     }
 }
 
 /// `GET /api/admin/audit/proof`
-pub async fn show_proof(app: Data<App>, _: Operator<ReadsAudit>, query: Query<ProofQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn show_proof(
+    app: Data<App>,
+    _: Operator<ReadsAudit>,
+    query: Query<ProofQuery>,
+) -> Result<HttpResponse, ApiError> {
     let proof = app.log.prove(query.position()?, query.from).await?;
     Ok(answer::ok(proof::json(&proof)))
 }

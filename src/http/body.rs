@@ -48,8 +48,14 @@ impl FromRequest for JsonObject {
 }
 
 /// The whole body, as bytes that say that they are JSON. It may hold a secret, and is wiped when it was read.
-async fn whole(request: &HttpRequest, mut payload: Payload) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+async fn whole(
+    request: &HttpRequest,
+    mut payload: Payload,
+) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    let declared = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > MAX_BODY) {
         return Err(ApiError::TooLarge(MAX_BODY as u64));
     }
@@ -77,14 +83,28 @@ async fn read(payload: &mut Payload, declared: usize) -> Result<Zeroizing<Vec<u8
 }
 
 fn is_json(request: &HttpRequest) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    let content_type = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // serde would take a list for a struct, and has no sentence for people about the rest.
-    if bytes.trim_ascii_start().first().is_some_and(|first| b"[\"0123456789-tfn".contains(first)) {
+    if bytes
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|first| b"[\"0123456789-tfn".contains(first))
+    {
         return Err(ApiError::field("The body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -102,11 +122,20 @@ fn sentence(path: &str, error: &serde_json::Error) -> ApiError {
     if !error.is_data() {
         return malformed(error);
     }
-    if let Some(field) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+    if let Some(field) = text
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split('`').next())
+    {
         return ApiError::field(format!("`{field}` is missing"));
     }
-    let expected = text.rsplit_once(", expected ").map(|(_, expected)| expected.split(" at line ").next().unwrap_or(expected));
-    let field = if path == "." { "The body".to_owned() } else { format!("`{path}`") };
+    let expected = text
+        .rsplit_once(", expected ")
+        .map(|(_, expected)| expected.split(" at line ").next().unwrap_or(expected));
+    let field = if path == "." {
+        "The body".to_owned()
+    } else {
+        format!("`{path}`")
+    };
     match expected {
         Some(expected) => ApiError::field(format!("{field} must be {expected}")),
         None => ApiError::field(format!("{field} is not valid")),
@@ -114,8 +143,15 @@ fn sentence(path: &str, error: &serde_json::Error) -> ApiError {
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {
-    let sentence = format!("The body is not valid JSON, at line {} column {}", error.line(), error.column());
-    ApiError::Invalid { code: "malformed_json", sentence }
+    let sentence = format!(
+        "The body is not valid JSON, at line {} column {}",
+        error.line(),
+        error.column()
+    );
+    ApiError::Invalid {
+        code: "malformed_json",
+        sentence,
+    }
 }
 
 #[cfg(test)]
@@ -142,11 +178,17 @@ mod tests {
         for (body, expected) in [
             ("{}", "`name` is missing"),
             (r#"{"name": 7}"#, "`name` must be a string"),
-            (r#"{"name": "a", "inner": {"count": "canary, expected x"}}"#, "`inner.count` must be u32"),
+            (
+                r#"{"name": "a", "inner": {"count": "canary, expected x"}}"#,
+                "`inner.count` must be u32",
+            ),
             ("[]", "The body must be a JSON object"),
             ("7", "The body must be a JSON object"),
             ("canary", "The body is not valid JSON, at line 1 column 1"),
-            (r#"{"name": "a"} canary"#, "The body is not valid JSON, at line 1 column 15"),
+            (
+                r#"{"name": "a"} canary"#,
+                "The body is not valid JSON, at line 1 column 15",
+            ),
         ] {
             let told = parse::<Wanted>(body.as_bytes()).unwrap_err().to_string();
             assert!(!told.contains("canary"), "{told}");

@@ -92,15 +92,19 @@ wanted! {
 fn with_scope<W: Wanted>(key: Caller) -> Result<Caller, ApiError> {
     match W::SCOPES.iter().any(|scope| key.has_scope(*scope)) {
         true => Ok(key),
-        false => Err(W::SCOPES.first().map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(*scope))),
+        false => Err(W::SCOPES
+            .first()
+            .map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(*scope))),
     }
 }
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
-const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden("Nobody may do this in another user's name; they have to do it");
+const NOT_FOR_IMPERSONATORS: ApiError =
+    ApiError::Forbidden("Nobody may do this in another user's name; they have to do it");
 const ONLY_BY_SECRET: ApiError = ApiError::Forbidden("Only the shared secret opens this");
-const ONLY_FOR_SERVERS: ApiError =
-    ApiError::Forbidden("Only servers and workers may do this: with the shared secret, or with a service key");
+const ONLY_FOR_SERVERS: ApiError = ApiError::Forbidden(
+    "Only servers and workers may do this: with the shared secret, or with a service key",
+);
 const NOT_FOR_USERS: ApiError = ApiError::Forbidden("Only an administrator may do this");
 
 /// How one is made of a request.
@@ -121,7 +125,10 @@ impl Admitted for UserCaller {
 impl Admitted for ActingUser {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         match shown::token_holder(request).await? {
-            TokenHolder::User(user) => Ok(Self { caller: user.caller, account: user.account }),
+            TokenHolder::User(user) => Ok(Self {
+                caller: user.caller,
+                account: user.account,
+            }),
             TokenHolder::Impersonator(acting) => Ok(acting),
             TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
         }
@@ -144,7 +151,9 @@ impl Admitted for SecretCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         match shown::secret_holder(request)? {
             Some(holder) => Ok(Self(holder)),
-            None if shown::app(request)?.config.shared_secret.is_none() => Err(ApiError::SecretNotConfigured),
+            None if shown::app(request)?.config.shared_secret.is_none() => {
+                Err(ApiError::SecretNotConfigured)
+            }
             None => Err(shown::no_secret(request, ONLY_BY_SECRET).await),
         }
     }
@@ -152,12 +161,20 @@ impl Admitted for SecretCaller {
 
 impl<W: Wanted> Admitted for AnyCaller<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        let server = |caller| Self::Server(ServerCaller { caller, wanted: PhantomData });
+        let server = |caller| {
+            Self::Server(ServerCaller {
+                caller,
+                wanted: PhantomData,
+            })
+        };
         if let Some(holder) = shown::secret_holder(request)? {
             return Ok(server(holder));
         }
         Ok(match shown::token_holder(request).await? {
-            TokenHolder::User(user) => Self::User(Box::new(ActingUser { caller: user.caller, account: user.account })),
+            TokenHolder::User(user) => Self::User(Box::new(ActingUser {
+                caller: user.caller,
+                account: user.account,
+            })),
             TokenHolder::Impersonator(acting) => Self::User(Box::new(acting)),
             TokenHolder::ServiceKey(key) => server(with_scope::<W>(key)?),
         })
@@ -174,7 +191,10 @@ impl<W: Wanted> Admitted for ServerCaller<W> {
             }
             (None, _) => return Err(shown::no_secret(request, ONLY_FOR_SERVERS).await),
         };
-        Ok(Self { caller, wanted: PhantomData })
+        Ok(Self {
+            caller,
+            wanted: PhantomData,
+        })
     }
 }
 
@@ -189,7 +209,10 @@ impl<W: Wanted> Admitted for Operator<W> {
                 TokenHolder::Impersonator(_) => return Err(NOT_FOR_IMPERSONATORS),
             },
         };
-        Ok(Self { caller, wanted: PhantomData })
+        Ok(Self {
+            caller,
+            wanted: PhantomData,
+        })
     }
 }
 

@@ -40,10 +40,15 @@ impl Wanted {
         };
         let length = match &self.length {
             None => Length::default(),
-            Some(word) => Length::parse(word).ok_or_else(|| ApiError::field("`length` must be one of: short, medium, long"))?,
+            Some(word) => Length::parse(word)
+                .ok_or_else(|| ApiError::field("`length` must be one of: short, medium, long"))?,
         };
-        let text = |name: &str, given: Option<String>, default: &str| match given.filter(|text| !text.trim().is_empty()) {
-            Some(text) if text.chars().count() > 500 => Err(ApiError::field(format!("`{name}` must be at most 500 characters"))),
+        let text = |name: &str, given: Option<String>, default: &str| match given
+            .filter(|text| !text.trim().is_empty())
+        {
+            Some(text) if text.chars().count() > 500 => Err(ApiError::field(format!(
+                "`{name}` must be at most 500 characters"
+            ))),
             Some(text) => Ok(text),
             None => Ok(default.to_owned()),
         };
@@ -52,7 +57,8 @@ impl Wanted {
             tone: text("tone", self.tone, "playful")?,
             topic: text("topic", self.topic, "new content drop")?,
             length,
-            platform_username: Some(text("platform_username", self.platform_username, "")?).filter(|name| !name.is_empty()),
+            platform_username: Some(text("platform_username", self.platform_username, "")?)
+                .filter(|name| !name.is_empty()),
         })
     }
 }
@@ -67,7 +73,12 @@ pub async fn generate(
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let brief = body.brief()?;
     let platform = brief.platform;
-    match app.write.supervisor.caption(user.account.user, brief, asking).await? {
+    match app
+        .write
+        .supervisor
+        .caption(user.account.user, brief, asking)
+        .await?
+    {
         Ok((written, position)) => {
             let mut fields = json!({"caption": written.text, "model": written.model, "platform": platform.as_str()});
             if written.truncated {
@@ -75,7 +86,11 @@ pub async fn generate(
             }
             Ok(answer::written(fields, position))
         }
-        Err((failure, position)) => Err(ApiError::Model { failure, turn: None, position }),
+        Err((failure, position)) => Err(ApiError::Model {
+            failure,
+            turn: None,
+            position,
+        }),
     }
 }
 
@@ -88,7 +103,11 @@ pub async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
     consistency::wait(&app, &request, "captions", Some(id)).await?;
-    let rows = app.reads.captions.list(id, page.after_number()?, limit).await?;
+    let rows = app
+        .reads
+        .captions
+        .list(id, page.after_number()?, limit)
+        .await?;
     let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
     Ok(answer::list(rows.iter().map(shown).collect(), next))
 }

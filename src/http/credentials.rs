@@ -52,10 +52,22 @@ pub async fn create_profile(
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let platform_username = checked_username("platform_username", body.platform_username)?;
-    let target = Target::For(Holding { kind: CredentialKind::Profile, platform, platform_username, expires_at: None });
+    let target = Target::For(Holding {
+        kind: CredentialKind::Profile,
+        platform,
+        platform_username,
+        expires_at: None,
+    });
     let secret = body.credentials.plaintext()?;
-    let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
-    Ok(answer::written(json!({"id": stored.id, "updated": stored.updated}), stored.position))
+    let stored = app
+        .write
+        .vault
+        .store(&app.write.users, user.account.user, asking, target, secret)
+        .await?;
+    Ok(answer::written(
+        json!({"id": stored.id, "updated": stored.updated}),
+        stored.position,
+    ))
 }
 
 /// However it is written, a platform is one platform.
@@ -70,7 +82,9 @@ fn checked_platform(platform: &str) -> Result<String, ApiError> {
 fn checked_username(field: &str, username: Option<String>) -> Result<Option<String>, ApiError> {
     match username {
         Some(name) if name.chars().count() > 200 || name.chars().any(char::is_control) => {
-            Err(ApiError::field(format!("`{field}` must have at most 200 characters, none of them control characters")))
+            Err(ApiError::field(format!(
+                "`{field}` must have at most 200 characters, none of them control characters"
+            )))
         }
         name => Ok(name.filter(|name| !name.is_empty())),
     }
@@ -93,10 +107,20 @@ pub async fn update_profile(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let id = credential_id(&body.id)?;
-    let target = Target::Existing { id, platform_username: checked_username("platform_username", body.platform_username)? };
+    let target = Target::Existing {
+        id,
+        platform_username: checked_username("platform_username", body.platform_username)?,
+    };
     let secret = body.credentials.plaintext()?;
-    let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
-    Ok(answer::written(json!({"id": stored.id, "updated": true}), stored.position))
+    let stored = app
+        .write
+        .vault
+        .store(&app.write.users, user.account.user, asking, target, secret)
+        .await?;
+    Ok(answer::written(
+        json!({"id": stored.id, "updated": true}),
+        stored.position,
+    ))
 }
 
 #[derive(Deserialize)]
@@ -115,8 +139,15 @@ pub async fn store(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &caller)?;
     let (id, secret) = (credential_id(&body.id)?, body.credentials.plaintext()?);
-    let stored = app.write.vault.store_for_owner(&app.write.users, &caller, asking, id, secret).await?;
-    Ok(answer::written(json!({"creatorProfileId": stored.id, "id": stored.id}), stored.position))
+    let stored = app
+        .write
+        .vault
+        .store_for_owner(&app.write.users, &caller, asking, id, secret)
+        .await?;
+    Ok(answer::written(
+        json!({"creatorProfileId": stored.id, "id": stored.id}),
+        stored.position,
+    ))
 }
 
 /// `GET /api/credentials`
@@ -128,25 +159,54 @@ pub async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
     consistency::wait(&app, &request, "credentials", Some(id)).await?;
-    let rows = app.reads.credentials.list(id, page.after_pair()?, limit).await?;
-    let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.created_at.0, row.id));
+    let rows = app
+        .reads
+        .credentials
+        .list(id, page.after_pair()?, limit)
+        .await?;
+    let next = answer::next_cursor(&rows, limit, |row| {
+        format!("{}/{}", row.created_at.0, row.id)
+    });
     Ok(answer::list(rows.iter().map(shown).collect(), next))
 }
 
 /// `GET /api/credentials/{id}`
-pub async fn show(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let credential = credential_id(&id)?;
     consistency::wait(&app, &request, "credentials", Some(user.account.user)).await?;
-    let row = app.reads.credentials.get(user.account.user, credential).await?;
-    Ok(answer::ok(shown(&row.ok_or(ApiError::NotFound("credential"))?)))
+    let row = app
+        .reads
+        .credentials
+        .get(user.account.user, credential)
+        .await?;
+    Ok(answer::ok(shown(
+        &row.ok_or(ApiError::NotFound("credential"))?,
+    )))
 }
 
 /// `DELETE /api/credentials/{id}`
-pub async fn remove(app: Data<App>, request: HttpRequest, user: UserCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn remove(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let credential = credential_id(&id)?;
-    let done = app.write.vault.remove(&app.write.users, user.account.user, credential, asking).await?;
-    Ok(answer::written(json!({"id": credential, "removed": true}), done.position))
+    let done = app
+        .write
+        .vault
+        .remove(&app.write.users, user.account.user, credential, asking)
+        .await?;
+    Ok(answer::written(
+        json!({"id": credential, "removed": true}),
+        done.position,
+    ))
 }
 
 fn credential_id(text: &str) -> Result<CredentialId, ApiError> {

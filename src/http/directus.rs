@@ -58,7 +58,10 @@ pub fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/me/sessions", web::to(no_such_route))
         .route("/api/me/sessions/{id}", web::to(no_such_route))
         .route("/users/{id}/tfa/disable", web::to(no_such_route))
-        .route("/api/admin/users/{id}/password-reset", web::to(no_such_route));
+        .route(
+            "/api/admin/users/{id}/password-reset",
+            web::to(no_such_route),
+        );
 }
 
 fn directus(app: &App) -> Result<&Directus, ApiError> {
@@ -84,19 +87,33 @@ fn passed_on(reply: Result<Reply, Trouble>) -> Result<HttpResponse, DirectusErro
 
 fn json(body: &[u8]) -> HttpResponse {
     // Tokens and people's data: not for any cache on the way.
-    HttpResponse::Ok().content_type("application/json").insert_header(("Cache-Control", "no-store")).body(body.to_vec())
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header(("Cache-Control", "no-store"))
+        .body(body.to_vec())
 }
 
 /// A refusal of Directus in words of our own.
 fn refused(status: u16, code: &str) -> DirectusError {
     let (code, sentence) = match code {
-        "INVALID_CREDENTIALS" | "USER_SUSPENDED" => ("INVALID_CREDENTIALS", "Invalid user credentials."),
+        "INVALID_CREDENTIALS" | "USER_SUSPENDED" => {
+            ("INVALID_CREDENTIALS", "Invalid user credentials.")
+        }
         "TOKEN_EXPIRED" => ("TOKEN_EXPIRED", "Token expired."),
         "INVALID_TOKEN" => ("INVALID_TOKEN", "Invalid token."),
         "INVALID_OTP" => ("INVALID_OTP", "Invalid user OTP."),
-        "INVALID_PAYLOAD" => ("INVALID_PAYLOAD", "Directus does not understand this body; check its fields."),
-        "FAILED_VALIDATION" => ("FAILED_VALIDATION", "Directus does not take a value of this body."),
-        "RECORD_NOT_UNIQUE" => ("RECORD_NOT_UNIQUE", "Another user has this value, such as the e-mail address."),
+        "INVALID_PAYLOAD" => (
+            "INVALID_PAYLOAD",
+            "Directus does not understand this body; check its fields.",
+        ),
+        "FAILED_VALIDATION" => (
+            "FAILED_VALIDATION",
+            "Directus does not take a value of this body.",
+        ),
+        "RECORD_NOT_UNIQUE" => (
+            "RECORD_NOT_UNIQUE",
+            "Another user has this value, such as the e-mail address.",
+        ),
         "INVALID_QUERY" => ("INVALID_QUERY", "Directus does not understand this query."),
         "FORBIDDEN" => ("FORBIDDEN", "You don't have permission to access this."),
         // Codes of other releases: the code is told, what it may have repeated is not.
@@ -104,7 +121,11 @@ fn refused(status: u16, code: &str) -> DirectusError {
         other => (other, "Directus refuses this."),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-    DirectusError(ApiError::DirectusRefused { status, code: code.to_owned(), sentence })
+    DirectusError(ApiError::DirectusRefused {
+        status,
+        code: code.to_owned(),
+        sentence,
+    })
 }
 
 #[derive(Deserialize)]
@@ -136,15 +157,24 @@ async fn log_in(
     let Body(login) = body?;
     check_mode(login.mode.as_deref())?;
     let account = normalise(&login.email).unwrap_or_else(|| login.email.clone());
-    let guesser = Guesser::new(request::client_address(&request), app.log.hashes().email(&account).0);
+    let guesser = Guesser::new(
+        request::client_address(&request),
+        app.log.hashes().email(&account).0,
+    );
     check_guesser(&app, &guesser)?;
-    let mut body = json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
+    let mut body =
+        json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
     if let Some(otp) = login.otp {
         body["otp"] = otp.into();
     }
-    let asking = Asking::new(Method::POST, "/auth/login").of(address(&request)).body(serialized(body));
+    let asking = Asking::new(Method::POST, "/auth/login")
+        .of(address(&request))
+        .body(serialized(body));
     let reply = directus(&app)?.ask(asking).await;
-    if reply.as_ref().is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code())) {
+    if reply
+        .as_ref()
+        .is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code()))
+    {
         app.throttle.count(&guesser, Instant::now());
     }
     passed_on(reply)
@@ -164,7 +194,10 @@ async fn refresh(
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body?;
     check_mode(body.mode.as_deref())?;
-    match directus(&app)?.refresh(body.refresh_token, address(&request)).await {
+    match directus(&app)?
+        .refresh(body.refresh_token, address(&request))
+        .await
+    {
         Ok(pair) => Ok(json(&pair)),
         Err(NoPair::Refused { status, code }) => Err(refused(status, &code)),
         Err(NoPair::Trouble(trouble)) => Err(ApiError::Directus(trouble).into()),
@@ -181,7 +214,9 @@ async fn log_out(
     let Body(body) = body?;
     check_mode(body.mode.as_deref())?;
     let body = json!({"refresh_token": body.refresh_token.expose_secret(), "mode": "json"});
-    let asking = Asking::new(Method::POST, "/auth/logout").of(address(&request)).body(serialized(body));
+    let asking = Asking::new(Method::POST, "/auth/logout")
+        .of(address(&request))
+        .body(serialized(body));
     passed_on(directus(&app)?.ask(asking).await)
 }
 
@@ -192,7 +227,15 @@ async fn pass_password_on(
     body: Result<JsonObject, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
     let JsonObject(body) = body?;
-    passed_on(directus(&app)?.ask(Asking::new(Method::POST, request.path()).of(address(&request)).body(body)).await)
+    passed_on(
+        directus(&app)?
+            .ask(
+                Asking::new(Method::POST, request.path())
+                    .of(address(&request))
+                    .body(body),
+            )
+            .await,
+    )
 }
 
 /// `GET /users/me`, with Directus' own query.
@@ -204,10 +247,14 @@ async fn show_me(
     if user.caller.is_impersonator() {
         return identity::show_me(app, request, DirectusActingUser(user)).await; // Directus knows nothing of such tokens
     }
-    let asking = Asking::new(Method::GET, "/users/me").authorized(bearer(own_token(&request)?)).of(address(&request));
+    let asking = Asking::new(Method::GET, "/users/me")
+        .authorized(bearer(own_token(&request)?))
+        .of(address(&request));
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
     let query = query.map_err(|_| ApiError::field("The query can't be read"))?;
-    let asking = query.0.into_iter().fold(asking, |asking, (name, value)| asking.parameter(&name, value));
+    let asking = query.0.into_iter().fold(asking, |asking, (name, value)| {
+        asking.parameter(&name, value)
+    });
     passed_on(directus(&app)?.ask(asking).await)
 }
 
@@ -226,12 +273,24 @@ async fn change_me(
 ) -> Result<HttpResponse, DirectusError> {
     let JsonObject(body) = body?;
     let token = own_token(&request)?;
-    let guesser = Guesser::new(request::client_address(&request), user.account.user.to_string());
+    let guesser = Guesser::new(
+        request::client_address(&request),
+        user.account.user.to_string(),
+    );
     check_guesser(&app, &guesser)?;
-    let asking = Asking::new(request.method().as_str().parse().unwrap_or(Method::POST), request.path());
-    let asking = asking.authorized(bearer(token)).of(address(&request)).body(body);
+    let asking = Asking::new(
+        request.method().as_str().parse().unwrap_or(Method::POST),
+        request.path(),
+    );
+    let asking = asking
+        .authorized(bearer(token))
+        .of(address(&request))
+        .body(body);
     let reply = directus(&app)?.ask(asking).await;
-    if reply.as_ref().is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code())) {
+    if reply
+        .as_ref()
+        .is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code()))
+    {
         app.throttle.count(&guesser, Instant::now());
     }
     directus(&app)?.forget(user.account.user, token).await;
@@ -247,14 +306,23 @@ pub async fn prove_again(
     password: SecretString,
     otp: Option<SecretString>,
 ) -> Result<(), DirectusError> {
-    let guesser = Guesser::new(request::client_address(request), user.account.user.to_string());
+    let guesser = Guesser::new(
+        request::client_address(request),
+        user.account.user.to_string(),
+    );
     check_guesser(app, &guesser)?;
-    let email = user.account.email.as_deref().ok_or_else(|| ApiError::field("There is no address to log in with in Directus"))?;
+    let email = user
+        .account
+        .email
+        .as_deref()
+        .ok_or_else(|| ApiError::field("There is no address to log in with in Directus"))?;
     let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
     if let Some(otp) = otp {
         body["otp"] = otp.expose_secret().into();
     }
-    let asking = Asking::new(Method::POST, "/auth/login").of(address(request)).body(serialized(body));
+    let asking = Asking::new(Method::POST, "/auth/login")
+        .of(address(request))
+        .body(serialized(body));
     let reply = directus.ask(asking).await.map_err(ApiError::Directus)?;
     if !reply.is_ok() {
         let code = reply.code();
@@ -268,7 +336,9 @@ pub async fn prove_again(
     }
     let opened = reply.data().map_err(ApiError::Directus)?;
     let body = json!({"refresh_token": opened["refresh_token"], "mode": "json"});
-    let ending = Asking::new(Method::POST, "/auth/logout").of(address(request)).body(serialized(body));
+    let ending = Asking::new(Method::POST, "/auth/logout")
+        .of(address(request))
+        .body(serialized(body));
     if directus.ask(ending).await.is_err() {
         warn!(user.id = %user.account.user, "a login that proved a password stays in Directus until it runs out");
     }
@@ -285,21 +355,42 @@ fn is_wrong_guess(path: &str, code: &str) -> bool {
 }
 
 /// `POST /api/register`
-async fn register(app: Data<App>, request: HttpRequest, Body(body): Body<Registration>) -> Result<HttpResponse, ApiError> {
+async fn register(
+    app: Data<App>,
+    request: HttpRequest,
+    Body(body): Body<Registration>,
+) -> Result<HttpResponse, ApiError> {
     check_registration(&body)?;
-    let applicant =
-        Applicant { email: body.email, password: body.password, first_name: body.first_name, invite_code: body.invite_code };
-    let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
-    let registered = directus(&app)?.registrations().register(applicant, metadata, address(&request)).await;
+    let applicant = Applicant {
+        email: body.email,
+        password: body.password,
+        first_name: body.first_name,
+        invite_code: body.invite_code,
+    };
+    let metadata = Metadata {
+        request_id: Some(request::current_id()),
+        ..Metadata::system()
+    };
+    let registered = directus(&app)?
+        .registrations()
+        .register(applicant, metadata, address(&request))
+        .await;
     let registered = registered.map_err(|not| match not {
         NotRegistered::Write(error) => error.into(),
         NotRegistered::Trouble(trouble) => ApiError::Directus(trouble),
         NotRegistered::NotTaken => ApiError::field(not.to_string()),
-        NotRegistered::NoAdminToken => {
-            ApiError::NotConfigured { code: "directus_admin_token_missing", sentence: not.to_string() }
-        }
-        NotRegistered::NoRole => ApiError::NotConfigured { code: "directus_role_missing", sentence: not.to_string() },
+        NotRegistered::NoAdminToken => ApiError::NotConfigured {
+            code: "directus_admin_token_missing",
+            sentence: not.to_string(),
+        },
+        NotRegistered::NoRole => ApiError::NotConfigured {
+            code: "directus_role_missing",
+            sentence: not.to_string(),
+        },
         NotRegistered::Unknown => ApiError::RegistrationUnknown(not.to_string()),
     })?;
-    Ok(answer::written(json!({"userId": registered.user}), registered.position))
+    Ok(answer::written(
+        json!({"userId": registered.user}),
+        registered.position,
+    ))
 }

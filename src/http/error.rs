@@ -35,7 +35,10 @@ const RETRY_SECONDS: u64 = 1;
 pub enum ApiError {
     /// Not understood.
     #[error("{sentence}")]
-    Invalid { code: &'static str, sentence: String },
+    Invalid {
+        code: &'static str,
+        sentence: String,
+    },
     /// No caller.
     #[error("Invalid or expired token")]
     NoCaller,
@@ -82,7 +85,9 @@ pub enum ApiError {
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
     /// An upload that is not a form.
-    #[error("The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`")]
+    #[error(
+        "The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`"
+    )]
     NotForm,
     /// An upload that is no ZIP, or one that must not be unpacked.
     #[error(transparent)]
@@ -95,19 +100,30 @@ pub enum ApiError {
     SecretNotConfigured,
     /// Something that only whoever runs the server can set.
     #[error("{sentence}")]
-    NotConfigured { code: &'static str, sentence: String },
+    NotConfigured {
+        code: &'static str,
+        sentence: String,
+    },
     /// Directus did not say, or said that it can't.
     #[error(transparent)]
     Directus(Trouble),
     /// Directus said no, in words of ours.
     #[error("{sentence}")]
-    DirectusRefused { status: StatusCode, code: String, sentence: &'static str },
+    DirectusRefused {
+        status: StatusCode,
+        code: String,
+        sentence: &'static str,
+    },
     /// Whether somebody was registered shows later.
     #[error("{0}")]
     RegistrationUnknown(String),
     /// The model server's fault; the turn is kept.
     #[error("{}", .failure.sentence)]
-    Model { failure: Failure, turn: Option<TurnId>, position: u64 },
+    Model {
+        failure: Failure,
+        turn: Option<TurnId>,
+        position: u64,
+    },
     /// A command did not succeed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -128,7 +144,10 @@ pub enum ApiError {
 impl ApiError {
     /// The named field is wrong.
     pub fn field(sentence: impl Into<String>) -> Self {
-        Self::Invalid { code: "invalid_field", sentence: sentence.into() }
+        Self::Invalid {
+            code: "invalid_field",
+            sentence: sentence.into(),
+        }
     }
 }
 
@@ -173,11 +192,19 @@ struct Wire {
 
 impl Wire {
     fn new(status: StatusCode, code: &str) -> Self {
-        Self { status, code: code.to_owned(), retry_after: None, turn: None }
+        Self {
+            status,
+            code: code.to_owned(),
+            retry_after: None,
+            turn: None,
+        }
     }
 
     fn later(status: StatusCode, code: &str) -> Self {
-        Self { retry_after: Some(Duration::from_secs(RETRY_SECONDS)), ..Self::new(status, code) }
+        Self {
+            retry_after: Some(Duration::from_secs(RETRY_SECONDS)),
+            ..Self::new(status, code)
+        }
     }
 }
 
@@ -188,9 +215,10 @@ impl ApiError {
             Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
             Self::NoCaller | Self::Expired => Wire::new(S::UNAUTHORIZED, "invalid_token"),
             Self::InvalidOtp => Wire::new(S::UNAUTHORIZED, "invalid_otp"),
-            Self::TooManyWrong { retry_after } => {
-                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_wrong") }
-            }
+            Self::TooManyWrong { retry_after } => Wire {
+                retry_after: Some(*retry_after),
+                ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_wrong")
+            },
             Self::WrongPassword => Wire::new(S::FORBIDDEN, "wrong_password"),
             Self::ExportRunning => Wire::later(S::CONFLICT, "export_running"),
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
@@ -199,28 +227,48 @@ impl ApiError {
             Self::NotFound(_) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::NoRoute => Wire::new(S::NOT_FOUND, "no_such_route"),
             Self::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
-            Self::HeadersTooLarge(_) => Wire::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"),
-            Self::TooFast { retry_after } => {
-                Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") }
+            Self::HeadersTooLarge(_) => {
+                Wire::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
             }
+            Self::TooFast { retry_after } => Wire {
+                retry_after: Some(*retry_after),
+                ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
+            },
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
             Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),
-            Self::Blob(BlobError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
-            Self::Blob(BlobError::Away(_)) => Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away"),
+            Self::Blob(BlobError::Log(LogError::Away(_))) => {
+                Wire::later(S::SERVICE_UNAVAILABLE, "store_away")
+            }
+            Self::Blob(BlobError::Away(_)) => {
+                Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away")
+            }
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
             Self::NotConfigured { code, .. } => Wire::new(S::INTERNAL_SERVER_ERROR, code),
             Self::Directus(trouble) => wire_of_directus(trouble),
             Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
             Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
-                let status = if failure.code == "internal" { S::INTERNAL_SERVER_ERROR } else { S::BAD_GATEWAY };
-                Wire { turn: *turn, ..Wire::new(status, &failure.code) }
+                let status = if failure.code == "internal" {
+                    S::INTERNAL_SERVER_ERROR
+                } else {
+                    S::BAD_GATEWAY
+                };
+                Wire {
+                    turn: *turn,
+                    ..Wire::new(status, &failure.code)
+                }
             }
             Self::Write(error) => wire_of_write(error),
-            Self::Read(ReadError::Behind { .. }) => Wire::new(S::PRECONDITION_FAILED, "position_not_reached"),
-            Self::Read(ReadError::Log(LogError::Away(_))) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
-            Self::Read(ReadError::Log(LogError::Forgotten { .. })) => Wire::new(S::NOT_FOUND, "not_found"),
+            Self::Read(ReadError::Behind { .. }) => {
+                Wire::new(S::PRECONDITION_FAILED, "position_not_reached")
+            }
+            Self::Read(ReadError::Log(LogError::Away(_))) => {
+                Wire::later(S::SERVICE_UNAVAILABLE, "store_away")
+            }
+            Self::Read(ReadError::Log(LogError::Forgotten { .. })) => {
+                Wire::new(S::NOT_FOUND, "not_found")
+            }
             Self::Proof(CantProve::NotThere { .. }) => Wire::new(S::NOT_FOUND, "not_found"),
             Self::Proof(CantProve::NotSealed { .. }) => Wire::later(S::CONFLICT, "not_sealed"),
             Self::Proof(CantProve::NoSuchSize { .. }) => Wire::new(S::BAD_REQUEST, "invalid_field"),
@@ -255,10 +303,21 @@ impl ApiError {
 fn wire_of_directus(trouble: &Trouble) -> Wire {
     use StatusCode as S;
     match trouble {
-        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => Wire::later(S::BAD_GATEWAY, "directus_away"),
-        Trouble::LeftAlone(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::BAD_GATEWAY, "directus_away") },
-        Trouble::Overloaded(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy") },
-        Trouble::TooMany(pause) => Wire { retry_after: Some(*pause), ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests") },
+        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => {
+            Wire::later(S::BAD_GATEWAY, "directus_away")
+        }
+        Trouble::LeftAlone(pause) => Wire {
+            retry_after: Some(*pause),
+            ..Wire::new(S::BAD_GATEWAY, "directus_away")
+        },
+        Trouble::Overloaded(pause) => Wire {
+            retry_after: Some(*pause),
+            ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy")
+        },
+        Trouble::TooMany(pause) => Wire {
+            retry_after: Some(*pause),
+            ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
+        },
     }
 }
 
@@ -278,16 +337,22 @@ fn wire_of_write(error: &WriteError) -> Wire {
                 RefusalKind::Conflict => S::CONFLICT,
                 RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,
             };
-            Wire { turn: refusal.turn, ..Wire::new(status, refusal.code) }
+            Wire {
+                turn: refusal.turn,
+                ..Wire::new(status, refusal.code)
+            }
         }
         WriteError::Busy | WriteError::Deposed => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
-        WriteError::TooMany { retry_after } => {
-            Wire { retry_after: Some(*retry_after), ..Wire::new(S::TOO_MANY_REQUESTS, "model_queue_full") }
-        }
+        WriteError::TooMany { retry_after } => Wire {
+            retry_after: Some(*retry_after),
+            ..Wire::new(S::TOO_MANY_REQUESTS, "model_queue_full")
+        },
         WriteError::Away(_) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
         WriteError::Forgotten => Wire::new(S::NOT_FOUND, "not_found"),
         WriteError::TooLarge(_) => Wire::new(S::PAYLOAD_TOO_LARGE, "too_large"),
-        WriteError::Damaged(_) | WriteError::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
+        WriteError::Damaged(_) | WriteError::Internal(_) => {
+            Wire::new(S::INTERNAL_SERVER_ERROR, "internal")
+        }
     }
 }
 
@@ -307,9 +372,18 @@ impl ResponseError for ApiError {
             "ok": false, "success": false, "error": sentence, "code": wire.code, "request_id": request_id,
         });
         // Quota refusals keep the original's shape.
-        if let Self::Write(WriteError::Refused(Refusal { kind: RefusalKind::Quota { in_tier, .. }, .. })) = self {
+        if let Self::Write(WriteError::Refused(Refusal {
+            kind: RefusalKind::Quota { in_tier, .. },
+            ..
+        })) = self
+        {
             body["error"] = "tier_limit_reached".into();
-            body["reason"] = if *in_tier { "limit_reached" } else { "not_in_tier" }.into();
+            body["reason"] = if *in_tier {
+                "limit_reached"
+            } else {
+                "not_in_tier"
+            }
+            .into();
             body["message"] = sentence.into();
         }
         let mut response = HttpResponse::build(wire.status);
@@ -328,12 +402,18 @@ impl ResponseError for ApiError {
 }
 
 /// A query that can't be read.
-pub fn bad_query(error: actix_web::error::QueryPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
+pub fn bad_query(
+    error: actix_web::error::QueryPayloadError,
+    _: &actix_web::HttpRequest,
+) -> actix_web::Error {
     // serde_urlencoded says what it expected, never what it was given, but not for which field.
     let text = error.to_string();
     let expected = text.rsplit_once(": ").map_or("", |(_, expected)| expected);
-    let reason =
-        if expected.starts_with("invalid digit") { "a number in it is no whole number" } else { "a field has the wrong form" };
+    let reason = if expected.starts_with("invalid digit") {
+        "a number in it is no whole number"
+    } else {
+        "a field has the wrong form"
+    };
     ApiError::field(format!("The query can't be read: {reason}")).into()
 }
 

@@ -64,31 +64,61 @@ struct Filter {
 
 impl FeedQuery {
     fn filter(&self) -> Result<Filter, ApiError> {
-        let types = self.types.as_deref().unwrap_or("").split(',').map(str::trim).filter(|word| !word.is_empty() && *word != "*");
-        let types = types.map(|word| word.strip_suffix('*').unwrap_or(word).to_owned()).collect();
-        let user = self.user.as_deref().map(|user| user.parse().map_err(|_| ApiError::field("`user` must be a user's id")));
+        let types = self
+            .types
+            .as_deref()
+            .unwrap_or("")
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty() && *word != "*");
+        let types = types
+            .map(|word| word.strip_suffix('*').unwrap_or(word).to_owned())
+            .collect();
+        let user = self.user.as_deref().map(|user| {
+            user.parse()
+                .map_err(|_| ApiError::field("`user` must be a user's id"))
+        });
         let slices = match &self.slices {
             None => 0..=1023,
             Some(text) => {
-                let range = text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+                let range = text
+                    .split_once('-')
+                    .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
                 let (from, to) = range
                     .filter(|(from, to)| from <= to && *to <= 1023)
-                    .ok_or_else(|| ApiError::field("`slices` must be a range such as 0-511, within 0-1023"))?;
+                    .ok_or_else(|| {
+                        ApiError::field("`slices` must be a range such as 0-511, within 0-1023")
+                    })?;
                 from..=to
             }
         };
-        Ok(Filter { types, user: user.transpose()?, slices })
+        Ok(Filter {
+            types,
+            user: user.transpose()?,
+            slices,
+        })
     }
 
     fn after(&self, request: &HttpRequest) -> Result<u64, ApiError> {
-        let resumed = request.headers().get("Last-Event-ID").and_then(|id| id.to_str().ok());
-        resumed.or(self.after.as_deref()).filter(|cursor| !cursor.is_empty()).map_or(Ok(0), answer::position)
+        let resumed = request
+            .headers()
+            .get("Last-Event-ID")
+            .and_then(|id| id.to_str().ok());
+        resumed
+            .or(self.after.as_deref())
+            .filter(|cursor| !cursor.is_empty())
+            .map_or(Ok(0), answer::position)
     }
 }
 
 /// How much this caller is shown: everything only when they may. A key with the scope was made for that; the shared secret and
 /// administrators may everything, so they have to ask. That they did is on record before anything is answered.
-async fn shows(app: &App, caller: &Caller, asked: Option<bool>, filter: &Filter) -> Result<Shows, ApiError> {
+async fn shows(
+    app: &App,
+    caller: &Caller,
+    asked: Option<bool>,
+    filter: &Filter,
+) -> Result<Shows, ApiError> {
     let may = caller.is_admin() || caller.has_scope(Scope::EventsReadPersonal);
     match asked.unwrap_or(may && caller.is_service_key()) {
         false => Ok(Shows::Clear),
@@ -131,7 +161,10 @@ pub async fn mine(
     user: ActingUser,
     query: Query<FeedQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let filter = Filter { user: Some(user.account.user), ..query.filter()? };
+    let filter = Filter {
+        user: Some(user.account.user),
+        ..query.filter()?
+    };
     answer::<ActingUser>(&app, &request, &query, filter, Shows::Clear).await
 }
 
@@ -144,14 +177,39 @@ async fn answer<C: FromRequest + 'static>(
 ) -> Result<HttpResponse, ApiError> {
     consistency::wait_for_log(app, request).await?;
     let after = query.after(request)?;
-    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
+    let accept = request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .unwrap_or("");
     match accept.contains("text/event-stream") {
-        true => Ok(live::<C>(app.log.clone(), request.clone(), after, filter, shows)),
-        false => page(&app.log, after, answer::limit(query.limit)? as usize, &filter, shows).await,
+        true => Ok(live::<C>(
+            app.log.clone(),
+            request.clone(),
+            after,
+            filter,
+            shows,
+        )),
+        false => {
+            page(
+                &app.log,
+                after,
+                answer::limit(query.limit)? as usize,
+                &filter,
+                shows,
+            )
+            .await
+        }
     }
 }
 
-async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter, shows: Shows) -> Result<HttpResponse, ApiError> {
+async fn page(
+    log: &Log,
+    mut after: u64,
+    limit: usize,
+    filter: &Filter,
+    shows: Shows,
+) -> Result<HttpResponse, ApiError> {
     let (mut data, mut scanned) = (Vec::with_capacity(limit), 0);
     'reading: while scanned < SCANNED {
         let rows = log.rows(after, 500).await?;
@@ -174,7 +232,13 @@ async fn page(log: &Log, mut after: u64, limit: usize, filter: &Filter, shows: S
 }
 
 /// A live stream, for as long as whoever opened it is still a good caller of that kind.
-fn live<C: FromRequest + 'static>(log: Log, request: HttpRequest, after: u64, filter: Filter, shows: Shows) -> HttpResponse {
+fn live<C: FromRequest + 'static>(
+    log: Log,
+    request: HttpRequest,
+    after: u64,
+    filter: Filter,
+    shows: Shows,
+) -> HttpResponse {
     let mut follower = log.follow(after);
     let opened = Instant::now();
     let (mut sent, mut checked) = (opened, opened);
@@ -259,14 +323,22 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
     match said(log, row, shows).await {
         Ok((metadata, fields)) => {
             event["caller"] = metadata.caller.as_str().into();
-            if let Some(by) = metadata.by.map(|by| by.to_string()).or(metadata.key.map(|key| key.0)) {
+            if let Some(by) = metadata
+                .by
+                .map(|by| by.to_string())
+                .or(metadata.key.map(|key| key.0))
+            {
                 event["callerid"] = by.into();
             }
             if let Some(user) = metadata.on_behalf_of {
                 event["onbehalfof"] = user.to_string().into();
             }
             event["requestid"] = metadata.request_id.into();
-            event["data"] = fields.into_iter().map(shown_time).collect::<Map<_, _>>().into();
+            event["data"] = fields
+                .into_iter()
+                .map(shown_time)
+                .collect::<Map<_, _>>()
+                .into();
         }
         Err(LogError::Damaged(damaged)) => {
             error!(%damaged, "the feed shows a damaged event without its data");
@@ -278,7 +350,11 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
 }
 
 /// Who asked, and the fields that are shown.
-async fn said(log: &Log, row: &StoredRow, shows: Shows) -> Result<(Metadata, Map<String, Value>), LogError> {
+async fn said(
+    log: &Log,
+    row: &StoredRow,
+    shows: Shows,
+) -> Result<(Metadata, Map<String, Value>), LogError> {
     match shows {
         Shows::Clear => {
             row.verified_stream()?;

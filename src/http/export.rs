@@ -35,8 +35,8 @@ use tracing::{error, info};
 use crate::{
     app::App,
     http::{
-        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials, error::ApiError, events, jobs,
-        proof::Password, request, usage,
+        accounts, answer, body::Body, caller::UserCaller, captions, chat, credentials,
+        error::ApiError, events, jobs, proof::Password, request, usage,
     },
 };
 
@@ -47,7 +47,14 @@ const CHUNK: usize = 32 * 1024;
 /// The purpose that the facts of revealed secrets tell.
 const PURPOSE: &str = "export";
 /// What an export is read from, and waits for.
-const READ_FROM: [&str; 6] = ["accounts", "usage", "credentials", "jobs", "chats", "captions"];
+const READ_FROM: [&str; 6] = [
+    "accounts",
+    "usage",
+    "credentials",
+    "jobs",
+    "chats",
+    "captions",
+];
 
 /// Whose exports are under way on this node: one for each user.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +62,16 @@ pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
 
 impl Exports {
     fn begin(&self, user: UserId) -> Result<Running, ApiError> {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(user) {
-            true => Ok(Running { user, all: self.clone() }),
+        match self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(user)
+        {
+            true => Ok(Running {
+                user,
+                all: self.clone(),
+            }),
             false => Err(ApiError::ExportRunning),
         }
     }
@@ -70,7 +85,11 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.user);
+        self.all
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.user);
     }
 }
 
@@ -94,17 +113,40 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
     let id = user.account.user;
     let running = app.exports.begin(id)?;
     let exported = UserCommand::Account(AccountCommand::Export { secrets });
-    let position = app.write.users.ask(id, user.caller.metadata(), exported).await?.position;
+    let position = app
+        .write
+        .users
+        .ask(id, user.caller.metadata(), exported)
+        .await?
+        .position;
     for projection in READ_FROM {
-        app.reads.wait_for(projection, position, app.config.read_wait).await.map_err(|error| match error {
-            ReadError::Behind { .. } => ApiError::Write(WriteError::Busy),
-            error => error.into(),
-        })?;
+        app.reads
+            .wait_for(projection, position, app.config.read_wait)
+            .await
+            .map_err(|error| match error {
+                ReadError::Behind { .. } => ApiError::Write(WriteError::Busy),
+                error => error.into(),
+            })?;
     }
     // Read again: the caller's own account may have been read before that position.
-    let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NoCaller)?;
-    let whole = Export { app, user: id, account, login: user.login, caller: user.caller, secrets };
-    let (name, request_id) = (DispositionParam::Filename("genie-export.json".to_owned()), request::current_id());
+    let account = app
+        .reads
+        .accounts
+        .get(id)
+        .await?
+        .ok_or(ApiError::NoCaller)?;
+    let whole = Export {
+        app,
+        user: id,
+        account,
+        login: user.login,
+        caller: user.caller,
+        secrets,
+    };
+    let (name, request_id) = (
+        DispositionParam::Filename("genie-export.json".to_owned()),
+        request::current_id(),
+    );
     Ok(HttpResponse::Ok()
         .content_type("application/json")
         .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
@@ -214,10 +256,23 @@ impl Export {
     /// One that can't be shown, such as one that is damaged, is told by the code of its refusal: it is no reason to
     /// withhold the rest.
     async fn add_the_secret(&self, credential: &str, shown: &mut Value) -> Result<(), ApiError> {
-        let id = credential.parse().map_err(|_| ApiError::NotFound("credential"))?;
+        let id = credential
+            .parse()
+            .map_err(|_| ApiError::NotFound("credential"))?;
         let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
-        let ask = Ask { named, kinds: &CredentialKind::ALL, right: Right::Own, purpose };
-        match self.app.write.vault.reveal(&self.app.write.users, &self.caller, ask).await {
+        let ask = Ask {
+            named,
+            kinds: &CredentialKind::ALL,
+            right: Right::Own,
+            purpose,
+        };
+        match self
+            .app
+            .write
+            .vault
+            .reveal(&self.app.write.users, &self.caller, ask)
+            .await
+        {
             Ok(revealed) => {
                 shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
                     .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
@@ -256,7 +311,11 @@ impl Export {
     /// What a job was submitted with is in its first fact only.
     async fn add_what_was_asked(&self, job: &str, shown: &mut Value) -> Result<(), ApiError> {
         let job: JobId = jobs::job_id(job)?;
-        let facts = self.app.log.stream_events::<Job>(&Owner::User(self.user), job.as_str()).await?;
+        let facts = self
+            .app
+            .log
+            .stream_events::<Job>(&Owner::User(self.user), job.as_str())
+            .await?;
         if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
             shown["params"] = spec.params;
             shown["input_file_id"] = spec.input_file_id.into();

@@ -19,7 +19,11 @@ use crate::{
 };
 
 /// `GET /api/files/{id}`
-pub async fn download(app: Data<App>, caller: AnyCaller<WorksOnJobs>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn download(
+    app: Data<App>,
+    caller: AnyCaller<WorksOnJobs>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id: BlobId = id.parse().map_err(|_| nothing())?;
     let blob = app.log.blob(id).await?.ok_or_else(nothing)?;
@@ -28,18 +32,28 @@ pub async fn download(app: Data<App>, caller: AnyCaller<WorksOnJobs>, id: Path<S
     {
         return Err(nothing());
     }
-    let keys = app.log.live_keys(blob.user).await.map_err(|error| match error {
-        LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => nothing(),
-        error => error.into(),
-    })?;
+    let keys = app
+        .log
+        .live_keys(blob.user)
+        .await
+        .map_err(|error| match error {
+            LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => nothing(),
+            error => error.into(),
+        })?;
     let name = DispositionParam::Filename(blob.name(&keys)?);
     let mut parts = Box::pin(app.blobs.read(&blob, keys));
     // While there is still a status to say it with.
-    let first = parts.next().await.unwrap_or_else(|| Err(BlobError::Away("a file has no parts".into())))?;
+    let first = parts
+        .next()
+        .await
+        .unwrap_or_else(|| Err(BlobError::Away("a file has no parts".into())))?;
     let body = futures_util::stream::once(std::future::ready(Ok(first))).chain(parts);
     Ok(HttpResponse::Ok()
         .content_type(blob.media_type.as_str())
-        .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
+        .insert_header(ContentDisposition {
+            disposition: DispositionType::Attachment,
+            parameters: vec![name],
+        })
         .insert_header(("X-Content-Type-Options", "nosniff"))
         .insert_header(("Cache-Control", "private, no-store"))
         .no_chunking(blob.size)

@@ -47,47 +47,89 @@ pub async fn forget_me(
 ) -> Result<HttpResponse, ApiError> {
     let farewell = match body {
         Ok(Body(farewell)) => farewell,
-        Err(ApiError::NotJson) if !request.headers().contains_key(CONTENT_TYPE) => Farewell { password: None, otp: None },
+        Err(ApiError::NotJson) if !request.headers().contains_key(CONTENT_TYPE) => Farewell {
+            password: None,
+            otp: None,
+        },
         Err(error) => return Err(error),
     };
     let id = user.account.user;
     prove(&app, &request, &user, farewell).await?;
     expect_other_administrator(&app, id, user.caller.is_admin()).await?;
-    let due = app.log.clock().now().plus_millis(i64::try_from(app.config.forget_grace.as_millis()).unwrap_or(i64::MAX));
-    let done = app.write.accounts.request_forget(id, due, user.caller.metadata()).await?;
+    let due = app
+        .log
+        .clock()
+        .now()
+        .plus_millis(i64::try_from(app.config.forget_grace.as_millis()).unwrap_or(i64::MAX));
+    let done = app
+        .write
+        .accounts
+        .request_forget(id, due, user.caller.metadata())
+        .await?;
     // They may not act from now on; that their token says nothing any more shows a moment later when the read side is slow.
-    let _ = app.reads.wait_for("accounts", done.position, app.config.read_wait).await;
+    let _ = app
+        .reads
+        .wait_for("accounts", done.position, app.config.read_wait)
+        .await;
     if app.config.forget_grace.is_zero() {
-        app.write.forget.when_due(id, user.caller.metadata()).await?;
+        app.write
+            .forget
+            .when_due(id, user.caller.metadata())
+            .await?;
         erase(&app, id).await;
     }
-    let forgetting = app.log.forgetting(id).await?.ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
-    Ok(answer::written(shown(&forgetting), forgetting.position.max(done.position)))
+    let forgetting = app
+        .log
+        .forgetting(id)
+        .await?
+        .ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
+    Ok(answer::written(
+        shown(&forgetting),
+        forgetting.position.max(done.position),
+    ))
 }
 
 /// A token alone may have been stolen: so the password is asked for, unless the login is fresh. Directus' tokens do not say when
 /// their login was.
-async fn prove(app: &App, request: &HttpRequest, user: &UserCaller, farewell: Farewell) -> Result<(), ApiError> {
+async fn prove(
+    app: &App,
+    request: &HttpRequest,
+    user: &UserCaller,
+    farewell: Farewell,
+) -> Result<(), ApiError> {
     let Farewell { password, otp } = farewell;
     match password {
         Some(password) => Password { password, otp }.prove(app, request, user).await,
         None if app.directus.is_none() && is_fresh(app, user).await? => Ok(()),
-        None => Err(ApiError::Forbidden("`password` is wanted, so that a stolen token is not enough; or log in again first")),
+        None => Err(ApiError::Forbidden(
+            "`password` is wanted, so that a stolen token is not enough; or log in again first",
+        )),
     }
 }
 
 /// Whether the token is of a login of the last minutes.
 async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
-    let Some(login) = user.login.map(|login| login.to_string()) else { return Ok(false) };
+    let Some(login) = user.login.map(|login| login.to_string()) else {
+        return Ok(false);
+    };
     let now = app.log.clock().now();
     let logins = app.log.sessions_of(user.account.user, now).await?;
-    Ok(logins.iter().any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
+    Ok(logins
+        .iter()
+        .any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
 }
 
 /// Without an administrator nobody could be made one, but by whoever runs the server. Where Directus says who administers, that is
 /// its business.
-async fn expect_other_administrator(app: &App, user: UserId, is_admin: bool) -> Result<(), ApiError> {
-    if !is_admin || app.directus.is_some() || app.reads.accounts.has_other_administrator(user).await? {
+async fn expect_other_administrator(
+    app: &App,
+    user: UserId,
+    is_admin: bool,
+) -> Result<(), ApiError> {
+    if !is_admin
+        || app.directus.is_some()
+        || app.reads.accounts.has_other_administrator(user).await?
+    {
         return Ok(());
     }
     let sentence = "This is the last administrator: make another first, or have whoever runs the server call `genie forget`";
@@ -95,42 +137,91 @@ async fn expect_other_administrator(app: &App, user: UserId, is_admin: bool) -> 
 }
 
 /// `POST /api/admin/users/{id}/forget`: at once, and not to be undone.
-pub async fn forget_user(app: Data<App>, AdminCaller(caller): AdminCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn forget_user(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
-    let is_admin = app.reads.accounts.get(user).await?.is_some_and(|account| account.admin);
+    let is_admin = app
+        .reads
+        .accounts
+        .get(user)
+        .await?
+        .is_some_and(|account| account.admin);
     expect_other_administrator(&app, user, is_admin).await?;
     forget(&app, user, AtTheWishOf::Administrator, caller.metadata()).await
 }
 
-async fn forget(app: &App, user: UserId, by: AtTheWishOf, metadata: Metadata) -> Result<HttpResponse, ApiError> {
+async fn forget(
+    app: &App,
+    user: UserId,
+    by: AtTheWishOf,
+    metadata: Metadata,
+) -> Result<HttpResponse, ApiError> {
     app.write.forget.now(user, by, metadata).await?;
     erase(app, user).await;
-    let forgetting =
-        app.log.forgetting(user).await?.ok_or_else(|| ApiError::Internal("a forgotten user was not noted".into()))?;
+    let forgetting = app
+        .log
+        .forgetting(user)
+        .await?
+        .ok_or_else(|| ApiError::Internal("a forgotten user was not noted".into()))?;
     Ok(answer::written(shown(&forgetting), forgetting.position))
 }
 
 /// On a task of its own: what was begun goes on when the asker does not wait. Whatever is left then, the elected node erases.
 async fn erase(app: &App, user: UserId) {
     let eraser = app.eraser.clone();
-    let erasing = app.log.store().io().spawn(async move { eraser.finish_within(user, PATIENCE).await });
+    let erasing = app
+        .log
+        .store()
+        .io()
+        .spawn(async move { eraser.finish_within(user, PATIENCE).await });
     let _ = erasing.await; // a panic is logged, and the elected node tries again
 }
 
 /// `DELETE /api/admin/users/{id}/forget`: the user asked for it, and is to stay after all.
-pub async fn keep_user(app: Data<App>, AdminCaller(caller): AdminCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn keep_user(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
-    if app.log.forgetting(user).await?.is_some_and(|one| one.stage != Stage::Requested) {
-        return Err(Refusal::conflict("already_forgotten", "This user was forgotten; that can't be undone").into());
+    if app
+        .log
+        .forgetting(user)
+        .await?
+        .is_some_and(|one| one.stage != Stage::Requested)
+    {
+        return Err(Refusal::conflict(
+            "already_forgotten",
+            "This user was forgotten; that can't be undone",
+        )
+        .into());
     }
-    let done = app.write.accounts.withdraw_forget(user, caller.metadata()).await?;
-    Ok(answer::written(json!({"userId": user, "withdrawn": !done.changes.is_empty()}), done.position))
+    let done = app
+        .write
+        .accounts
+        .withdraw_forget(user, caller.metadata())
+        .await?;
+    Ok(answer::written(
+        json!({"userId": user, "withdrawn": !done.changes.is_empty()}),
+        done.position,
+    ))
 }
 
 /// `GET /api/admin/users/{id}/forgotten`
-pub async fn show(app: Data<App>, _: AdminCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    app: Data<App>,
+    _: AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
-    let forgetting = app.log.forgetting(user).await?.ok_or(ApiError::NotFound("user who was forgotten"))?;
+    let forgetting = app
+        .log
+        .forgetting(user)
+        .await?
+        .ok_or(ApiError::NotFound("user who was forgotten"))?;
     Ok(answer::ok(shown(&forgetting)))
 }
 
@@ -141,14 +232,24 @@ pub struct Whom {
 }
 
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
-pub async fn forget_as_operator(app: Data<App>, Body(Whom { user }): Body<Whom>) -> Result<HttpResponse, ApiError> {
-    let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
+pub async fn forget_as_operator(
+    app: Data<App>,
+    Body(Whom { user }): Body<Whom>,
+) -> Result<HttpResponse, ApiError> {
+    let metadata = Metadata {
+        request_id: Some(request::current_id()),
+        ..Metadata::system()
+    };
     forget(&app, user, AtTheWishOf::Operator, metadata).await
 }
 
 /// `POST /restore-check` on the socket
 pub async fn check_restored(app: Data<App>) -> Result<HttpResponse, ApiError> {
-    let back = app.eraser.apply_ledger().await.map_err(ApiError::Internal)?;
+    let back = app
+        .eraser
+        .apply_ledger()
+        .await
+        .map_err(ApiError::Internal)?;
     Ok(answer::ok(json!({"data": back})))
 }
 

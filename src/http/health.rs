@@ -44,10 +44,14 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         let here = app.election.now() == Some(elected.epoch);
         json!({"node": elected.node, "epoch": elected.epoch.number(), "here": here})
     });
-    let trouble = app.log.trouble().or(store.is_err().then_some(Trouble::Away));
+    let trouble = app
+        .log
+        .trouble()
+        .or(store.is_err().then_some(Trouble::Away));
     let hole = app.log.hole();
     let missing_master_key = app.log.lacking_master();
-    let is_ready = trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
+    let is_ready =
+        trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
     let state = |is_well: bool| if is_well { "ok" } else { "away" };
     let fields = json!({
         "ready": is_ready,
@@ -75,7 +79,9 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
 
 /// Who says who is who, where that is not genie itself. Without it genie is ready all the same: tokens that it has seen serve on.
 async fn directus(app: &App) -> Value {
-    let Some(directus) = &app.directus else { return Value::Null };
+    let Some(directus) = &app.directus else {
+        return Value::Null;
+    };
     let (answers, (circuit, since)) = directus.state().await;
     let (secret, differs_since) = directus.secret_state();
     json!({
@@ -92,6 +98,8 @@ fn sealing(app: &App) -> Value {
     match status.state {
         State::Waiting => json!({"state": "on another node"}),
         State::Sealing => json!({"state": "sealing", "signed": status.signed, "lag": lag}),
-        State::Stopped(reason) => json!({"state": "stopped", "signed": status.signed, "lag": lag, "reason": reason}),
+        State::Stopped(reason) => {
+            json!({"state": "stopped", "signed": status.signed, "lag": lag, "reason": reason})
+        }
     }
 }

@@ -34,17 +34,46 @@ pub fn has_key(request: &HttpRequest) -> bool {
 /// route; the same key with another path or body is another request.
 pub fn asking(app: &App, request: &HttpRequest, caller: &Caller) -> Result<Asking, ApiError> {
     let metadata = caller.metadata();
-    let Some(header) = request.headers().get(HEADER) else { return Ok(metadata.into()) };
+    let Some(header) = request.headers().get(HEADER) else {
+        return Ok(metadata.into());
+    };
     let key = checked(header)?;
-    let route = format!("{} {}", request.method(), request.match_pattern().unwrap_or_default());
-    let body = request.extensions().get::<BodyHash>().map(|hash| hash.0.clone()).unwrap_or_default();
-    let asked = [route.as_str(), request.path(), request.query_string(), &body];
-    Ok(Asking { key: Some(app.log.hashes().request(&caller.scope(), &route, key, &asked)), metadata })
+    let route = format!(
+        "{} {}",
+        request.method(),
+        request.match_pattern().unwrap_or_default()
+    );
+    let body = request
+        .extensions()
+        .get::<BodyHash>()
+        .map(|hash| hash.0.clone())
+        .unwrap_or_default();
+    let asked = [
+        route.as_str(),
+        request.path(),
+        request.query_string(),
+        &body,
+    ];
+    Ok(Asking {
+        key: Some(
+            app.log
+                .hashes()
+                .request(&caller.scope(), &route, key, &asked),
+        ),
+        metadata,
+    })
 }
 
 fn checked(header: &HeaderValue) -> Result<&str, ApiError> {
-    let key = header.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
-    key.ok_or_else(|| ApiError::field(format!("`{HEADER}` must have 1 to {MAX_KEY} visible ASCII characters")))
+    let key = header
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_KEY).contains(&key.len()));
+    key.ok_or_else(|| {
+        ApiError::field(format!(
+            "`{HEADER}` must have 1 to {MAX_KEY} visible ASCII characters"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -53,8 +82,18 @@ mod tests {
 
     #[test]
     fn a_key_is_short_visible_text() {
-        for (good, bytes) in [(true, &b"a"[..]), (true, &[b'k'; 255]), (false, &[b'k'; 256]), (false, b""), (false, b"\xff")] {
-            assert_eq!(checked(&HeaderValue::from_bytes(bytes).unwrap()).is_ok(), good, "{bytes:?}");
+        for (good, bytes) in [
+            (true, &b"a"[..]),
+            (true, &[b'k'; 255]),
+            (false, &[b'k'; 256]),
+            (false, b""),
+            (false, b"\xff"),
+        ] {
+            assert_eq!(
+                checked(&HeaderValue::from_bytes(bytes).unwrap()).is_ok(),
+                good,
+                "{bytes:?}"
+            );
         }
     }
 }

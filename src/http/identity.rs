@@ -55,7 +55,10 @@ pub struct Registration {
 }
 
 /// `POST /api/register`
-pub async fn register(app: Data<App>, Body(body): Body<Registration>) -> Result<HttpResponse, ApiError> {
+pub async fn register(
+    app: Data<App>,
+    Body(body): Body<Registration>,
+) -> Result<HttpResponse, ApiError> {
     check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
@@ -63,16 +66,24 @@ pub async fn register(app: Data<App>, Body(body): Body<Registration>) -> Result<
         first_name: body.first_name,
         invite_code: body.invite_code,
     };
-    let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
+    let metadata = Metadata {
+        request_id: Some(request::current_id()),
+        ..Metadata::system()
+    };
     let registered = app.write.register.register(applicant, metadata).await?;
-    Ok(answer::written(json!({"userId": registered.user}), registered.position))
+    Ok(answer::written(
+        json!({"userId": registered.user}),
+        registered.position,
+    ))
 }
 
 /// What can be said of a registration without asking anybody.
 pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
     check_password(&body.password)?;
     match &body.first_name {
-        Some(name) if name.chars().count() > 200 => Err(ApiError::field("`firstName` must be at most 200 characters")),
+        Some(name) if name.chars().count() > 200 => Err(ApiError::field(
+            "`firstName` must be at most 200 characters",
+        )),
         _ => Ok(()),
     }
 }
@@ -81,7 +92,9 @@ pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
 pub fn check_password(password: &SecretString) -> Result<(), ApiError> {
     match password.expose_secret().len() {
         MIN_PASSWORD..=MAX_PASSWORD => Ok(()),
-        _ => Err(ApiError::field(format!("`password` must have {MIN_PASSWORD} to {MAX_PASSWORD} bytes"))),
+        _ => Err(ApiError::field(format!(
+            "`password` must have {MIN_PASSWORD} to {MAX_PASSWORD} bytes"
+        ))),
     }
 }
 
@@ -103,9 +116,16 @@ pub async fn log_in(
     check_mode(body.mode.as_deref())?;
     let began = Instant::now();
     let account = email::normalise(&body.email).unwrap_or_else(|| body.email.clone());
-    let guesser = Guesser::new(request::client_address(&request), app.log.hashes().email(&account).0);
+    let guesser = Guesser::new(
+        request::client_address(&request),
+        app.log.hashes().email(&account).0,
+    );
     check_guesser(&app, &guesser)?;
-    let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(str::to_owned);
+    let agent = request
+        .headers()
+        .get(USER_AGENT)
+        .and_then(|agent| agent.to_str().ok())
+        .map(str::to_owned);
     let answered = prove_and_open(&app, body, agent).await;
     if matches!(answered, Err(DirectusError(ApiError::NoCaller))) {
         app.throttle.count(&guesser, Instant::now());
@@ -122,11 +142,28 @@ pub fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> 
     }
 }
 
-async fn prove_and_open(app: &App, login: Login, agent: Option<String>) -> Result<HttpResponse, DirectusError> {
+async fn prove_and_open(
+    app: &App,
+    login: Login,
+    agent: Option<String>,
+) -> Result<HttpResponse, DirectusError> {
     let user = app.write.register.holder(&login.email).await?;
     let password = right_password(app, user, login.password).await?;
-    let (Some(user), Some(password)) = (user, password) else { return Err(DirectusError(ApiError::NoCaller)) };
-    let Some(otp) = &login.otp else { return open_session(app, user, Proof { password, code: None }, agent).await };
+    let (Some(user), Some(password)) = (user, password) else {
+        return Err(DirectusError(ApiError::NoCaller));
+    };
+    let Some(otp) = &login.otp else {
+        return open_session(
+            app,
+            user,
+            Proof {
+                password,
+                code: None,
+            },
+            agent,
+        )
+        .await;
+    };
     trying_a_code(app, user, async {
         let code = right_code(app, user, otp).await?;
         open_session(app, user, Proof { password, code }, agent).await
@@ -144,14 +181,23 @@ async fn trying_a_code<T>(
     check_guesser(app, &guesser)?;
     app.throttle.count(&guesser, Instant::now());
     let tried = trying.await;
-    if !matches!(tried, Err(DirectusError(ApiError::InvalidOtp | ApiError::Invalid { .. }))) {
+    if !matches!(
+        tried,
+        Err(DirectusError(
+            ApiError::InvalidOtp | ApiError::Invalid { .. }
+        ))
+    ) {
         app.throttle.give_back(&guesser);
     }
     tried
 }
 
 /// The version of the hash that a password is right for. It takes as long when there is nobody.
-async fn right_password(app: &App, user: Option<UserId>, password: SecretString) -> Result<Option<u32>, DirectusError> {
+async fn right_password(
+    app: &App,
+    user: Option<UserId>,
+    password: SecretString,
+) -> Result<Option<u32>, DirectusError> {
     let held = match user {
         Some(user) => app.write.vault.password_hash(user).await?,
         None => None,
@@ -163,43 +209,88 @@ async fn right_password(app: &App, user: Option<UserId>, password: SecretString)
 }
 
 /// A one-time code that is right now. Whether it was used before, the account knows.
-async fn right_code(app: &App, user: UserId, otp: &SecretString) -> Result<Option<Code>, DirectusError> {
-    let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else { return Ok(None) };
-    let step = TwoFactor::from_bytes(secret.to_vec()).and_then(|held| held.step_of(otp, app.log.clock().now()));
+async fn right_code(
+    app: &App,
+    user: UserId,
+    otp: &SecretString,
+) -> Result<Option<Code>, DirectusError> {
+    let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else {
+        return Ok(None);
+    };
+    let step = TwoFactor::from_bytes(secret.to_vec())
+        .and_then(|held| held.step_of(otp, app.log.clock().now()));
     Ok(step.map(|step| Code { version, step }))
 }
 
-async fn open_session(app: &App, user: UserId, proof: Proof, agent: Option<String>) -> Result<HttpResponse, DirectusError> {
+async fn open_session(
+    app: &App,
+    user: UserId,
+    proof: Proof,
+    agent: Option<String>,
+) -> Result<HttpResponse, DirectusError> {
     let token = app.refresh_tokens.first(app.log.clock().new_uuid());
-    let family = NewFamily { family: token.family, token_hash: token.hash(), agent, seconds: REFRESH_SECONDS };
+    let family = NewFamily {
+        family: token.family,
+        token_hash: token.hash(),
+        agent,
+        seconds: REFRESH_SECONDS,
+    };
     let metadata = Metadata::user(user, &request::current_id());
-    let done = app.write.accounts.sign_in(user, proof, family, metadata).await.map_err(|error| match error {
-        WriteError::Refused(refusal) if refusal.code == "invalid_otp" => DirectusError(ApiError::InvalidOtp),
-        // Who is suspended or forgotten looks like a wrong password.
-        WriteError::Refused(_) => DirectusError(ApiError::NoCaller),
-        error => error.into(),
-    })?;
+    let done = app
+        .write
+        .accounts
+        .sign_in(user, proof, family, metadata)
+        .await
+        .map_err(|error| match error {
+            WriteError::Refused(refusal) if refusal.code == "invalid_otp" => {
+                DirectusError(ApiError::InvalidOtp)
+            }
+            // Who is suspended or forgotten looks like a wrong password.
+            WriteError::Refused(_) => DirectusError(ApiError::NoCaller),
+            error => error.into(),
+        })?;
     // The token says what they are now; when the read side is slow, what they were a moment ago.
-    let _ = app.reads.wait_for("accounts", done.position, app.config.read_wait).await;
-    Ok(with_position(tokens(app, user, &token).await?, done.position))
+    let _ = app
+        .reads
+        .wait_for("accounts", done.position, app.config.read_wait)
+        .await;
+    Ok(with_position(
+        tokens(app, user, &token).await?,
+        done.position,
+    ))
 }
 
 fn with_position(mut response: HttpResponse, position: u64) -> HttpResponse {
     if let Ok(position) = HeaderValue::from_str(&answer::opaque(position)) {
-        response.headers_mut().insert(HeaderName::from_static("genie-position"), position);
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("genie-position"), position);
     }
     response
 }
 
-async fn tokens(app: &App, user: UserId, refresh_token: &RefreshToken) -> Result<HttpResponse, DirectusError> {
-    let account = account_of(app, user, app.config.read_wait).await.map_err(DirectusError)?;
+async fn tokens(
+    app: &App,
+    user: UserId,
+    refresh_token: &RefreshToken,
+) -> Result<HttpResponse, DirectusError> {
+    let account = account_of(app, user, app.config.read_wait)
+        .await
+        .map_err(DirectusError)?;
     let account = account.ok_or(DirectusError(ApiError::NoCaller))?;
     if account.status != "active" {
         return Err(DirectusError(ApiError::NoCaller));
     }
     let now = app.log.clock().now();
-    let access = app.tokens.access(user, &account.role, account.admin, refresh_token.family, now);
-    let access = access.ok_or_else(|| DirectusError(ApiError::Internal("a token could not be signed".into())))?;
+    let access = app.tokens.access(
+        user,
+        &account.role,
+        account.admin,
+        refresh_token.family,
+        now,
+    );
+    let access = access
+        .ok_or_else(|| DirectusError(ApiError::Internal("a token could not be signed".into())))?;
     Ok(HttpResponse::Ok().json(json!({"data": {
         "access_token": access,
         "refresh_token": refresh_token.text.expose_secret(),
@@ -215,10 +306,15 @@ pub struct Refresh {
 
 /// `POST /auth/refresh`. Tabs that come with one token at once all get the same successor. A token that was replaced long ago
 /// ends its login: a thief has it, or its owner does and a thief has its successor.
-pub async fn refresh(app: Data<App>, body: Result<Body<Refresh>, ApiError>) -> Result<HttpResponse, DirectusError> {
+pub async fn refresh(
+    app: Data<App>,
+    body: Result<Body<Refresh>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
-    let Some(old) = app.refresh_tokens.read(&body.refresh_token) else { return Err(DirectusError(ApiError::NoCaller)) };
+    let Some(old) = app.refresh_tokens.read(&body.refresh_token) else {
+        return Err(DirectusError(ApiError::NoCaller));
+    };
     let successor = app.refresh_tokens.successor(&old);
     let now = app.log.clock().now();
     let rotation = Rotation {
@@ -232,15 +328,24 @@ pub async fn refresh(app: Data<App>, body: Result<Body<Refresh>, ApiError>) -> R
         Refreshed::Good(user) => tokens(&app, user, &successor).await,
         Refreshed::Over => Err(DirectusError(ApiError::NoCaller)),
         Refreshed::Reused(user) => {
-            let metadata = Metadata { request_id: Some(request::current_id()), ..Metadata::system() };
-            app.write.accounts.end_reused(user, old.family.to_string(), metadata).await?;
+            let metadata = Metadata {
+                request_id: Some(request::current_id()),
+                ..Metadata::system()
+            };
+            app.write
+                .accounts
+                .end_reused(user, old.family.to_string(), metadata)
+                .await?;
             Err(DirectusError(ApiError::NoCaller))
         }
     }
 }
 
 /// `POST /auth/logout`. Any token of a login ends it.
-pub async fn log_out(app: Data<App>, body: Result<Body<Refresh>, ApiError>) -> Result<HttpResponse, DirectusError> {
+pub async fn log_out(
+    app: Data<App>,
+    body: Result<Body<Refresh>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     if let Some(token) = app.refresh_tokens.read(&body.refresh_token) {
@@ -263,14 +368,28 @@ pub struct NewPassword {
 }
 
 /// `POST /auth/password/reset`
-pub async fn reset_password(app: Data<App>, body: Result<Body<NewPassword>, ApiError>) -> Result<HttpResponse, DirectusError> {
+pub async fn reset_password(
+    app: Data<App>,
+    body: Result<Body<NewPassword>, ApiError>,
+) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_password(&body.password).map_err(DirectusError)?;
-    let user = app.write.accounts.check_reset(&body.token, Metadata::system()).await?;
+    let user = app
+        .write
+        .accounts
+        .check_reset(&body.token, Metadata::system())
+        .await?;
     let hash = app.passwords.hash(body.password).await?;
     let metadata = Metadata::user(user, &request::current_id());
-    let done = app.write.accounts.reset_password(&body.token, hash, metadata).await?;
-    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+    let done = app
+        .write
+        .accounts
+        .reset_password(&body.token, hash, metadata)
+        .await?;
+    Ok(with_position(
+        HttpResponse::NoContent().finish(),
+        done.position,
+    ))
 }
 
 #[derive(Deserialize)]
@@ -287,31 +406,63 @@ pub async fn change_me(
     DirectusUser(caller): DirectusUser,
     body: Result<Body<Changes>, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
-    let Body(Changes { email, password, old_password }) = body.map_err(DirectusError)?;
+    let Body(Changes {
+        email,
+        password,
+        old_password,
+    }) = body.map_err(DirectusError)?;
     if email.is_none() && password.is_none() {
-        return Err(DirectusError(ApiError::field("`email` or `password` must be given; nothing else can be changed here")));
+        return Err(DirectusError(ApiError::field(
+            "`email` or `password` must be given; nothing else can be changed here",
+        )));
     }
-    if email.as_deref().is_some_and(|email| email::normalise(email).is_none()) {
-        return Err(DirectusError(ApiError::field("`email` must be an e-mail address")));
+    if email
+        .as_deref()
+        .is_some_and(|email| email::normalise(email).is_none())
+    {
+        return Err(DirectusError(ApiError::field(
+            "`email` must be an e-mail address",
+        )));
     }
     if let Some(password) = &password {
         check_password(password).map_err(DirectusError)?;
     }
-    let old = old_password.ok_or_else(|| DirectusError(ApiError::field("`old_password` is missing")))?;
+    let old =
+        old_password.ok_or_else(|| DirectusError(ApiError::field("`old_password` is missing")))?;
     let from = prove_again(&app, &request, &caller, old).await?;
     let password_hash = match password {
         Some(password) => Some(app.passwords.hash(password).await?),
         None => None,
     };
-    let revision = Revision { from, password_hash, email, keep: caller.login.map(|login| login.to_string()) };
+    let revision = Revision {
+        from,
+        password_hash,
+        email,
+        keep: caller.login.map(|login| login.to_string()),
+    };
     let id = caller.account.user;
-    let position = app.write.accounts.revise(id, &revision, caller.caller.metadata()).await.map_err(|error| match error {
-        WriteError::Refused(refusal) if refusal.code == "wrong_password" => DirectusError(ApiError::NoCaller),
-        error => error.into(),
-    })?;
+    let position = app
+        .write
+        .accounts
+        .revise(id, &revision, caller.caller.metadata())
+        .await
+        .map_err(|error| match error {
+            WriteError::Refused(refusal) if refusal.code == "wrong_password" => {
+                DirectusError(ApiError::NoCaller)
+            }
+            error => error.into(),
+        })?;
     // It is changed, however slow the read side is.
-    let _ = app.reads.wait_for("accounts", position, app.config.read_wait).await;
-    let account = app.reads.accounts.get(id).await?.ok_or(DirectusError(ApiError::NoCaller))?;
+    let _ = app
+        .reads
+        .wait_for("accounts", position, app.config.read_wait)
+        .await;
+    let account = app
+        .reads
+        .accounts
+        .get(id)
+        .await?
+        .ok_or(DirectusError(ApiError::NoCaller))?;
     Ok(with_position(shown(&account, &request)?, position))
 }
 
@@ -339,8 +490,15 @@ pub async fn show_me(
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     let id = user.account.user;
-    consistency::wait(&app, &request, "accounts", Some(id)).await.map_err(DirectusError)?;
-    let account = app.reads.accounts.get(id).await?.ok_or(DirectusError(ApiError::NoCaller))?;
+    consistency::wait(&app, &request, "accounts", Some(id))
+        .await
+        .map_err(DirectusError)?;
+    let account = app
+        .reads
+        .accounts
+        .get(id)
+        .await?
+        .ok_or(DirectusError(ApiError::NoCaller))?;
     shown(&account, &request)
 }
 
@@ -353,13 +511,26 @@ fn shown(account: &AccountRow, request: &HttpRequest) -> Result<HttpResponse, Di
         "tfa_secret": account.two_factor.then_some("**********"),
         "created_at": account.created_at.rfc3339(),
     });
-    let query = Query::<Vec<(String, String)>>::from_query(request.query_string())
-        .map_err(|_| DirectusError(ApiError::field("The query can't be read: a field has the wrong form")))?;
-    let asked = query.iter().filter(|(name, _)| name == "fields" || name == "fields[]");
-    let wanted: Vec<&str> = asked.flat_map(|(_, fields)| fields.split(',')).map(str::trim).collect();
-    let is_wanted = |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
+    let query =
+        Query::<Vec<(String, String)>>::from_query(request.query_string()).map_err(|_| {
+            DirectusError(ApiError::field(
+                "The query can't be read: a field has the wrong form",
+            ))
+        })?;
+    let asked = query
+        .iter()
+        .filter(|(name, _)| name == "fields" || name == "fields[]");
+    let wanted: Vec<&str> = asked
+        .flat_map(|(_, fields)| fields.split(','))
+        .map(str::trim)
+        .collect();
+    let is_wanted =
+        |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
     let fields: Map<String, Value> = match all {
-        Value::Object(all) => all.into_iter().filter(|(field, _)| is_wanted(field)).collect(),
+        Value::Object(all) => all
+            .into_iter()
+            .filter(|(field, _)| is_wanted(field))
+            .collect(),
         _ => Map::new(),
     };
     Ok(HttpResponse::Ok().json(json!({"data": fields})))

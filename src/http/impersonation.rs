@@ -20,15 +20,30 @@ use crate::{
 };
 
 /// `POST /api/admin/users/{id}/impersonate`. That it begins is a fact of the user before there is a token.
-pub async fn begin(app: Data<App>, AdminCaller(caller): AdminCaller, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn begin(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let by = caller.user_id().ok_or(ApiError::NoCaller)?;
     let (session, now) = (app.log.clock().new_uuid(), app.log.clock().now());
-    let start = UserCommand::Account(AccountCommand::StartImpersonation { by, impersonation: session });
+    let start = UserCommand::Account(AccountCommand::StartImpersonation {
+        by,
+        impersonation: session,
+    });
     let done = app.write.users.ask(user, caller.metadata(), start).await?;
-    let begun = Impersonation { session, user, by, expires_at: now.plus_seconds(SECONDS) };
+    let begun = Impersonation {
+        session,
+        user,
+        by,
+        expires_at: now.plus_seconds(SECONDS),
+    };
     app.log.open_impersonation(begun, now).await?;
-    let token = app.impersonations.sign(&begun).ok_or_else(|| ApiError::Internal("a token could not be signed".into()))?;
+    let token = app
+        .impersonations
+        .sign(&begun)
+        .ok_or_else(|| ApiError::Internal("a token could not be signed".into()))?;
     let fields = json!({
         "session": session, "userId": user, "access_token": token, "expires": SECONDS * 1000,
         "expires_at": begun.expires_at.rfc3339(),
@@ -47,7 +62,10 @@ pub async fn end(
     const NOT_THERE: ApiError = ApiError::NotFound("impersonation");
     let asking = idempotency::asking(&app, &request, &caller)?;
     let session: Uuid = session.parse().map_err(|_| NOT_THERE)?;
-    let lasting = app.log.impersonation(session, app.log.clock().now()).await?;
+    let lasting = app
+        .log
+        .impersonation(session, app.log.clock().now())
+        .await?;
     let user = match (lasting, &asking.key) {
         (Some(lasting), _) => lasting.user,
         // It is over: only the same request once more is answered again.
@@ -56,10 +74,20 @@ pub async fn end(
     };
     let end = move |state: &User, now: Now| {
         let lasting = lasting.ok_or_else(|| Refusal::not_found("impersonation"))?;
-        let end = AccountCommand::EndImpersonation { by: lasting.by, impersonation: session };
+        let end = AccountCommand::EndImpersonation {
+            by: lasting.by,
+            impersonation: session,
+        };
         state.decide(now, UserCommand::Account(end)).map(Plan::from)
     };
-    let done = app.write.users.plan(user, None, asking, Arc::new(end)).await?;
+    let done = app
+        .write
+        .users
+        .plan(user, None, asking, Arc::new(end))
+        .await?;
     app.log.end_impersonation(session).await?;
-    Ok(answer::written(json!({"session": session, "ended": true}), done.position))
+    Ok(answer::written(
+        json!({"session": session, "ended": true}),
+        done.position,
+    ))
 }

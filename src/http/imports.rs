@@ -16,19 +16,34 @@ use crate::{
 };
 
 /// Takes them in.
-pub async fn credentials(app: Data<App>, Body(batch): Body<Batch>) -> Result<HttpResponse, ApiError> {
-    let key = app.config.original_key().ok_or_else(|| ApiError::NotConfigured {
-        code: "original_key_missing",
-        sentence: format!("{KEY_MISSING}, also for the server that runs, and start it again"),
-    })?;
+pub async fn credentials(
+    app: Data<App>,
+    Body(batch): Body<Batch>,
+) -> Result<HttpResponse, ApiError> {
+    let key = app
+        .config
+        .original_key()
+        .ok_or_else(|| ApiError::NotConfigured {
+            code: "original_key_missing",
+            sentence: format!("{KEY_MISSING}, also for the server that runs, and start it again"),
+        })?;
     let users: BTreeSet<UserId> = batch.lines.iter().map(|line| line.user).collect();
     for user in users {
         match directus::meet_unseen(&app, user).await {
             // Trouble of this one, whose lines are told of as those of somebody unknown.
-            Err(ApiError::Write(WriteError::Refused(refusal))) => warn!(user.id = %user, %refusal, "a user can't be met"),
+            Err(ApiError::Write(WriteError::Refused(refusal))) => {
+                warn!(user.id = %user, %refusal, "a user can't be met")
+            }
             met => met?,
         }
     }
-    let importer = Importer { log: &app.log, users: &app.write.users, vault: &app.write.vault, key: &key };
-    Ok(answer::ok(json!({"data": importer.take(batch.lines).await})))
+    let importer = Importer {
+        log: &app.log,
+        users: &app.write.users,
+        vault: &app.write.vault,
+        key: &key,
+    };
+    Ok(answer::ok(
+        json!({"data": importer.take(batch.lines).await}),
+    ))
 }

@@ -52,18 +52,27 @@ impl NewInvites {
         }
         let tier = match &self.tier {
             None => Tier::default(),
-            Some(word) => {
-                Tier::parse(word).ok_or_else(|| ApiError::field("`tier` must be one of: starter, creator, pro, studio"))?
-            }
+            Some(word) => Tier::parse(word).ok_or_else(|| {
+                ApiError::field("`tier` must be one of: starter, creator, pro, studio")
+            })?,
         };
         let expires_at = match &self.expires_at {
             None => None,
-            Some(text) => {
-                Some(Moment::parse_rfc3339(text).ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))?)
-            }
+            Some(text) => Some(
+                Moment::parse_rfc3339(text)
+                    .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))?,
+            ),
         };
         let role = self.role.unwrap_or_else(|| "creator".to_owned());
-        Ok((count, Grant { tier, admin: administers(&role), role, expires_at }))
+        Ok((
+            count,
+            Grant {
+                tier,
+                admin: administers(&role),
+                role,
+                expires_at,
+            },
+        ))
     }
 }
 
@@ -77,15 +86,30 @@ pub async fn create(
 }
 
 /// `POST /invites` on the socket: who reaches it is the operator at the machine.
-pub async fn create_as_operator(app: Data<App>, Body(body): Body<NewInvites>) -> Result<HttpResponse, ApiError> {
-    make(&app, body, Metadata { request_id: Some(request::current_id()), ..Metadata::system() }).await
+pub async fn create_as_operator(
+    app: Data<App>,
+    Body(body): Body<NewInvites>,
+) -> Result<HttpResponse, ApiError> {
+    make(
+        &app,
+        body,
+        Metadata {
+            request_id: Some(request::current_id()),
+            ..Metadata::system()
+        },
+    )
+    .await
 }
 
 async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpResponse, ApiError> {
     let (count, grant) = body.read()?;
     roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();
-    let made = app.write.register.make_invites(count, grant.clone(), metadata).await?;
+    let made = app
+        .write
+        .register
+        .make_invites(count, grant.clone(), metadata)
+        .await?;
     let row = |code: &String| InviteRow {
         code: Some(code.clone()),
         tier: grant.tier.as_str().to_owned(),
@@ -94,7 +118,11 @@ async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpRes
         created_at,
         ..InviteRow::default()
     };
-    let shown: Vec<Value> = made.codes.iter().map(|code| shown(&row(code), created_at)).collect();
+    let shown: Vec<Value> = made
+        .codes
+        .iter()
+        .map(|code| shown(&row(code), created_at))
+        .collect();
     Ok(answer::written(json!({"data": shown}), made.position))
 }
 
@@ -108,9 +136,14 @@ pub async fn list(
     let limit = page.limit()?;
     consistency::wait_for_all(&app, &request, "invites").await?;
     let rows = app.reads.invites.list(page.after_pair()?, limit).await?;
-    let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.created_at.0, row.id));
+    let next = answer::next_cursor(&rows, limit, |row| {
+        format!("{}/{}", row.created_at.0, row.id)
+    });
     let now = app.log.clock().now();
-    Ok(answer::list(rows.iter().map(|row| shown(row, now)).collect(), next))
+    Ok(answer::list(
+        rows.iter().map(|row| shown(row, now)).collect(),
+        next,
+    ))
 }
 
 /// `DELETE /api/admin/invites/{code}`
@@ -122,7 +155,10 @@ pub async fn revoke(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &caller)?;
     let position = app.write.register.revoke_invite(&code, asking).await?;
-    Ok(answer::written(json!({"code": *code, "revoked": true}), position))
+    Ok(answer::written(
+        json!({"code": *code, "revoked": true}),
+        position,
+    ))
 }
 
 fn shown(row: &InviteRow, now: Moment) -> Value {

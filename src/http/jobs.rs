@@ -60,23 +60,34 @@ impl NewJob {
             Some(AnnouncedId::Text(text)) => text.clone(),
             Some(AnnouncedId::Number(number)) => number.to_string(),
         };
-        text.parse().map(Some).map_err(|error: genie_events::ids::NotAnId| ApiError::field(error.to_string()))
+        text.parse()
+            .map(Some)
+            .map_err(|error: genie_events::ids::NotAnId| ApiError::field(error.to_string()))
     }
 
     fn spec(self) -> Result<JobSpec, ApiError> {
         let Some(queue) = operation::queue_of(&self.operation) else {
-            return Err(ApiError::field("`operation` must be one that a queue knows; README.md lists them"));
+            return Err(ApiError::field(
+                "`operation` must be one that a queue knows; README.md lists them",
+            ));
         };
         let run_at = match &self.run_at {
             None => None,
-            Some(text) => Some(Moment::parse_rfc3339(text).ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?),
+            Some(text) => Some(
+                Moment::parse_rfc3339(text)
+                    .ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?,
+            ),
         };
         if Value::Object(self.params.clone()).to_string().len() > MAX_PARAMS {
-            return Err(ApiError::field(format!("`params` must be at most {MAX_PARAMS} bytes; upload what is larger")));
+            return Err(ApiError::field(format!(
+                "`params` must be at most {MAX_PARAMS} bytes; upload what is larger"
+            )));
         }
         let priority = self.priority.unwrap_or(DEFAULT_PRIORITY);
         if !(0..=1_000_000).contains(&priority) {
-            return Err(ApiError::field("`priority` must be 0 to 1000000; lower runs sooner"));
+            return Err(ApiError::field(
+                "`priority` must be 0 to 1000000; lower runs sooner",
+            ));
         }
         let max_attempts = self.max_attempts.unwrap_or(DEFAULT_ATTEMPTS);
         if !(1..=20).contains(&max_attempts) {
@@ -87,14 +98,21 @@ impl NewJob {
             ("input_url", &self.input_url),
             ("creator_profile_id", &self.creator_profile_id),
         ] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > MAX_URL) {
-                return Err(ApiError::field(format!("`{name}` must have 1 to {MAX_URL} bytes")));
+            if text
+                .as_ref()
+                .is_some_and(|text| text.is_empty() || text.len() > MAX_URL)
+            {
+                return Err(ApiError::field(format!(
+                    "`{name}` must have 1 to {MAX_URL} bytes"
+                )));
             }
         }
         if let Some(url) = &self.input_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
-            return Err(ApiError::field("`input_url` must begin with http:// or https://"));
+            return Err(ApiError::field(
+                "`input_url` must begin with http:// or https://",
+            ));
         }
         Ok(JobSpec {
             operation: self.operation,
@@ -118,10 +136,16 @@ pub async fn submit(
     Body(body): Body<NewJob>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
-    let job = body.id()?.unwrap_or_else(|| JobId::new(app.log.clock().new_uuid()));
+    let job = body
+        .id()?
+        .unwrap_or_else(|| JobId::new(app.log.clock().new_uuid()));
     let spec = body.spec()?;
     let queue = spec.queue.clone();
-    let submitted = app.write.jobs.submit(user.account.user, job, spec, asking).await?;
+    let submitted = app
+        .write
+        .jobs
+        .submit(user.account.user, job, spec, asking)
+        .await?;
     let place = app.write.jobs.waiting(&queue).max(1);
     let fields = json!({
         "jobId": submitted.job, "bullJobId": submitted.job.to_string(), "queue": queue, "status": submitted.status,
@@ -131,20 +155,44 @@ pub async fn submit(
 }
 
 /// `POST /api/queue/retry/{id}`
-pub async fn retry(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn retry(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
     let command = UserCommand::RetryJob(job.clone());
-    let done = app.write.users.ask(user.account.user, asking, command).await?;
-    Ok(answer::written(json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}), done.position))
+    let done = app
+        .write
+        .users
+        .ask(user.account.user, asking, command)
+        .await?;
+    Ok(answer::written(
+        json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}),
+        done.position,
+    ))
 }
 
 /// `POST /api/queue/cancel/{id}`
-pub async fn cancel(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn cancel(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
-    let done = app.write.jobs.cancel(user.account.user, job.clone(), asking).await?;
-    Ok(answer::written(json!({"jobId": job, "status": "cancelled"}), done.position))
+    let done = app
+        .write
+        .jobs
+        .cancel(user.account.user, job.clone(), asking)
+        .await?;
+    Ok(answer::written(
+        json!({"jobId": job, "status": "cancelled"}),
+        done.position,
+    ))
 }
 
 /// `GET /api/queue/stats`
@@ -154,19 +202,23 @@ pub async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse,
     }
     consistency::wait(&app, &request, "jobs", None).await?;
     let queues = app.reads.jobs.stats(app.log.clock().now()).await?;
-    let all = queues.values().fold(QueueStats::default(), |all, one| QueueStats {
-        waiting: all.waiting + one.waiting,
-        active: all.active + one.active,
-        completed: all.completed + one.completed,
-        failed: all.failed + one.failed,
-        delayed: all.delayed + one.delayed,
-    });
+    let all = queues
+        .values()
+        .fold(QueueStats::default(), |all, one| QueueStats {
+            waiting: all.waiting + one.waiting,
+            active: all.active + one.active,
+            completed: all.completed + one.completed,
+            failed: all.failed + one.failed,
+            delayed: all.delayed + one.delayed,
+        });
     let mut stats = counts(&all);
     for (queue, one) in &queues {
         stats[*queue] = counts(one);
     }
     // The original's cache of the taxonomy; genie asks nobody for it, so it is always empty.
-    Ok(answer::ok(json!({"stats": stats, "taxonomy_cache": {"size": 0, "hits": 0, "misses": 0}})))
+    Ok(answer::ok(
+        json!({"stats": stats, "taxonomy_cache": {"size": 0, "hits": 0, "misses": 0}}),
+    ))
 }
 
 fn counts(stats: &QueueStats) -> Value {
@@ -192,36 +244,93 @@ pub async fn list(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
-    let Wanted { status, queue, operation } = wanted.into_inner();
-    let known = ["queued", "delayed", "processing", "completed", "failed", "cancelled"];
-    if status.as_ref().is_some_and(|status| !known.contains(&status.as_str())) {
-        return Err(ApiError::field(format!("`status` must be one of: {}", known.join(", "))));
+    let Wanted {
+        status,
+        queue,
+        operation,
+    } = wanted.into_inner();
+    let known = [
+        "queued",
+        "delayed",
+        "processing",
+        "completed",
+        "failed",
+        "cancelled",
+    ];
+    if status
+        .as_ref()
+        .is_some_and(|status| !known.contains(&status.as_str()))
+    {
+        return Err(ApiError::field(format!(
+            "`status` must be one of: {}",
+            known.join(", ")
+        )));
     }
-    if queue.as_ref().is_some_and(|queue| operation::queue(queue).is_none()) {
-        return Err(ApiError::field(format!("`queue` must be one of: {}", operation::QUEUES.join(", "))));
+    if queue
+        .as_ref()
+        .is_some_and(|queue| operation::queue(queue).is_none())
+    {
+        return Err(ApiError::field(format!(
+            "`queue` must be one of: {}",
+            operation::QUEUES.join(", ")
+        )));
     }
-    let is_known = |operation: &String| operation::queue_of(operation).is_some() || operation == onboarding::OPERATION;
-    if operation.as_ref().is_some_and(|operation| !is_known(operation)) {
-        return Err(ApiError::field("`operation` must be one that a queue knows; README.md lists them"));
+    let is_known = |operation: &String| {
+        operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
+    };
+    if operation
+        .as_ref()
+        .is_some_and(|operation| !is_known(operation))
+    {
+        return Err(ApiError::field(
+            "`operation` must be one that a queue knows; README.md lists them",
+        ));
     }
     consistency::wait(&app, &request, "jobs", Some(id)).await?;
-    let filter = JobFilter { status, queue, operation };
-    let rows = app.reads.jobs.list(id, filter, page.after_number()?, limit, app.log.clock().now()).await?;
+    let filter = JobFilter {
+        status,
+        queue,
+        operation,
+    };
+    let rows = app
+        .reads
+        .jobs
+        .list(
+            id,
+            filter,
+            page.after_number()?,
+            limit,
+            app.log.clock().now(),
+        )
+        .await?;
     let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
-    Ok(answer::list(rows.iter().map(|row| shown(row, None)).collect(), next))
+    Ok(answer::list(
+        rows.iter().map(|row| shown(row, None)).collect(),
+        next,
+    ))
 }
 
 /// `GET /api/jobs/{id}`
-pub async fn show(app: Data<App>, request: HttpRequest, user: ActingUser, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let job = job_id(&id)?;
     consistency::wait(&app, &request, "jobs", Some(user.account.user)).await?;
     let row = app.reads.jobs.get(&job, app.log.clock().now()).await?;
-    let row = row.filter(|row| may_see(&user, row.user)).ok_or(ApiError::NotFound("job"))?;
+    let row = row
+        .filter(|row| may_see(&user, row.user))
+        .ok_or(ApiError::NotFound("job"))?;
     let lease = match row.status.as_str() {
         "processing" => app.log.lease(LeaseKind::Job, job.as_str()).await?,
         _ => None,
     };
-    Ok(answer::ok(shown(&row, lease.and_then(|lease| lease.progress))))
+    Ok(answer::ok(shown(
+        &row,
+        lease.and_then(|lease| lease.progress),
+    )))
 }
 
 fn may_see(user: &ActingUser, owner: UserId) -> bool {
@@ -236,7 +345,11 @@ pub fn job_id(text: &str) -> Result<JobId, ApiError> {
 /// As its owner sees it.
 pub fn shown(row: &JobRow, progress: Option<i64>) -> Value {
     let time = |at: Option<Moment>| at.map(Moment::rfc3339);
-    let progress = if row.status == "completed" { Some(100) } else { progress };
+    let progress = if row.status == "completed" {
+        Some(100)
+    } else {
+        progress
+    };
     json!({
         "jobId": row.id, "queue": row.queue, "operation": row.operation, "status": row.status, "priority": row.priority,
         "progress": progress, "attempt": row.attempt, "max_attempts": row.max_attempts, "error": row.error,

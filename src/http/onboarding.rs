@@ -26,11 +26,22 @@ mod rest;
 const FORM: u64 = 64 * 1024;
 
 /// `GET /api/onboarding/state`
-pub async fn show_state(app: Data<App>, request: HttpRequest, user: ActingUser) -> Result<HttpResponse, ApiError> {
+pub async fn show_state(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     consistency::wait(&app, &request, "accounts", Some(id)).await?;
-    let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NotFound("user"))?;
-    Ok(answer::ok(json!({"state": account.onboarding, "userId": id})))
+    let account = app
+        .reads
+        .accounts
+        .get(id)
+        .await?
+        .ok_or(ApiError::NotFound("user"))?;
+    Ok(answer::ok(
+        json!({"state": account.onboarding, "userId": id}),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -49,20 +60,36 @@ pub async fn advance(
     Body(body): Body<Step>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
-    let to = Onboarding::parse(&body.state)
-        .ok_or_else(|| ApiError::field("`state` must be one of: EXTENSION_INSTALL, DATA_COLLECTION, PROCESSING, COMPLETE"))?;
+    let to = Onboarding::parse(&body.state).ok_or_else(|| {
+        ApiError::field(
+            "`state` must be one of: EXTENSION_INSTALL, DATA_COLLECTION, PROCESSING, COMPLETE",
+        )
+    })?;
     let (caller, is_admin) = (user.account.user, user.caller.is_admin());
     let whose = body.user.unwrap_or(caller);
     if whose != caller && !is_admin {
-        return Err(ApiError::Forbidden("Only an administrator may move another user's onboarding on"));
+        return Err(ApiError::Forbidden(
+            "Only an administrator may move another user's onboarding on",
+        ));
     }
-    let command = UserCommand::AdvanceOnboarding { to, privileged: is_admin };
+    let command = UserCommand::AdvanceOnboarding {
+        to,
+        privileged: is_admin,
+    };
     let done = app.write.users.ask(whose, asking, command).await?;
-    Ok(answer::written(json!({"state": to.as_str(), "userId": whose}), done.position))
+    Ok(answer::written(
+        json!({"state": to.as_str(), "userId": whose}),
+        done.position,
+    ))
 }
 
 /// `POST /api/onboarding/zip-upload`
-pub async fn upload(app: Data<App>, request: HttpRequest, user: ActingUser, body: Payload) -> HttpResponse {
+pub async fn upload(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    body: Payload,
+) -> HttpResponse {
     let body = rest::Shared::new(body);
     let form = Multipart::new(request.headers(), body.clone());
     match take_in(&app, &request, &user, form).await {
@@ -78,7 +105,10 @@ async fn take_in(
     mut form: Multipart,
 ) -> Result<HttpResponse, ApiError> {
     let (id, most) = (user.account.user, app.config.max_upload);
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let declared = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > most.saturating_add(FORM)) {
         return Err(ApiError::TooLarge(most));
     }
@@ -102,7 +132,11 @@ async fn take_in(
     };
     request.extensions_mut().insert(received.hash);
     let asking = idempotency::asking(app, request, &user.caller)?;
-    let (queued, position) = onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
+    let (queued, position) =
+        onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
     let path = format!("/api/files/{}", queued.file);
-    Ok(answer::written(json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}), position))
+    Ok(answer::written(
+        json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}),
+        position,
+    ))
 }

@@ -6,7 +6,9 @@ const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /api/openapi.json`
 pub async fn document() -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(DOCUMENT)
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(DOCUMENT)
 }
 
 #[cfg(test)]
@@ -45,26 +47,49 @@ mod tests {
     fn routes() -> BTreeSet<(String, String)> {
         let page = include_str!("../http.rs");
         let mut routes = BTreeSet::new();
-        for line in page.lines().filter_map(|line| line.trim().strip_prefix(".route(")) {
-            let (path, method) = line.split_once("\", ").unwrap_or_else(|| panic!("write this route on one line: {line}"));
+        for line in page
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(".route("))
+        {
+            let (path, method) = line
+                .split_once("\", ")
+                .unwrap_or_else(|| panic!("write this route on one line: {line}"));
             let (method, _) = method.split_once("().to(").unwrap();
-            let is_new = routes.insert((path.trim_start_matches('"').to_owned(), method.to_owned()));
-            assert!(is_new, "the second route of {method} {path} is never reached");
+            let is_new =
+                routes.insert((path.trim_start_matches('"').to_owned(), method.to_owned()));
+            assert!(
+                is_new,
+                "the second route of {method} {path} is never reached"
+            );
         }
         routes
     }
 
     fn strings(values: &Value) -> BTreeSet<&str> {
-        values.as_array().unwrap().iter().map(|value| value.as_str().unwrap()).collect()
+        values
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|value| value.as_str().unwrap())
+            .collect()
     }
 
     #[test]
     fn the_document_has_the_routes_that_there_are() {
         let document = document();
-        let told: BTreeSet<_> = operations(&document).into_iter().map(|(path, method, ..)| (path, method)).collect();
+        let told: BTreeSet<_> = operations(&document)
+            .into_iter()
+            .map(|(path, method, ..)| (path, method))
+            .collect();
         let routes = routes();
-        let (missing, gone): (Vec<_>, Vec<_>) = (routes.difference(&told).collect(), told.difference(&routes).collect());
-        assert!(missing.is_empty() && gone.is_empty(), "not in openapi.json: {missing:?}; no longer in http.rs: {gone:?}");
+        let (missing, gone): (Vec<_>, Vec<_>) = (
+            routes.difference(&told).collect(),
+            told.difference(&routes).collect(),
+        );
+        assert!(
+            missing.is_empty() && gone.is_empty(),
+            "not in openapi.json: {missing:?}; no longer in http.rs: {gone:?}"
+        );
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
@@ -74,18 +99,55 @@ mod tests {
         let mut ids = BTreeSet::new();
         for (path, method, operation, item) in operations(&document) {
             let of = format!("{method} {path}");
-            let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{of} has no operationId"));
+            let id = operation["operationId"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{of} has no operationId"));
             assert!(ids.insert(id), "{of}: the operationId {id} is taken");
-            assert!(operation["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{of} has no summary");
-            assert!(operation["responses"].as_object().is_some_and(|answers| !answers.is_empty()), "{of} answers nothing");
-            assert!(operation["security"].is_array(), "{of} does not say who may call it; nobody in particular is []");
-            for scheme in operation["security"].as_array().unwrap().iter().flat_map(|way| way.as_object().unwrap().keys()) {
-                assert!(document["components"]["securitySchemes"].get(scheme).is_some(), "{of}: what is {scheme}?");
+            assert!(
+                operation["summary"]
+                    .as_str()
+                    .is_some_and(|summary| !summary.is_empty()),
+                "{of} has no summary"
+            );
+            assert!(
+                operation["responses"]
+                    .as_object()
+                    .is_some_and(|answers| !answers.is_empty()),
+                "{of} answers nothing"
+            );
+            assert!(
+                operation["security"].is_array(),
+                "{of} does not say who may call it; nobody in particular is []"
+            );
+            for scheme in operation["security"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|way| way.as_object().unwrap().keys())
+            {
+                assert!(
+                    document["components"]["securitySchemes"]
+                        .get(scheme)
+                        .is_some(),
+                    "{of}: what is {scheme}?"
+                );
             }
-            let of_path = item["parameters"].as_array().into_iter().flatten().filter(|parameter| parameter["in"] == "path");
-            let named: BTreeSet<&str> = of_path.map(|parameter| parameter["name"].as_str().unwrap()).collect();
-            let wanted: BTreeSet<&str> = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
-            assert_eq!(named, wanted, "{of}: left: the path's parameters that are told of; right: those there are");
+            let of_path = item["parameters"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|parameter| parameter["in"] == "path");
+            let named: BTreeSet<&str> = of_path
+                .map(|parameter| parameter["name"].as_str().unwrap())
+                .collect();
+            let wanted: BTreeSet<&str> = path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+                .collect();
+            assert_eq!(
+                named, wanted,
+                "{of}: left: the path's parameters that are told of; right: those there are"
+            );
         }
     }
 
@@ -104,12 +166,20 @@ mod tests {
         let (document, mut references) = (document(), BTreeSet::new());
         collect(&document, &mut references);
         for reference in &references {
-            let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} leads out of the document"));
-            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            let pointer = reference
+                .strip_prefix('#')
+                .unwrap_or_else(|| panic!("{reference} leads out of the document"));
+            assert!(
+                document.pointer(pointer).is_some(),
+                "{reference} leads nowhere"
+            );
         }
         for kind in ["schemas", "responses", "parameters", "headers"] {
             for name in document["components"][kind].as_object().unwrap().keys() {
-                assert!(references.contains(&format!("#/components/{kind}/{name}")), "nothing uses {kind}/{name}");
+                assert!(
+                    references.contains(&format!("#/components/{kind}/{name}")),
+                    "nothing uses {kind}/{name}"
+                );
             }
         }
     }
@@ -118,10 +188,19 @@ mod tests {
     fn the_words_of_the_document_are_those_of_the_rules() {
         let document = document();
         let schema = |name: &str| &document["components"]["schemas"][name];
-        assert_eq!(strings(&schema("EventType")["enum"]), Event::all_types().into_iter().collect());
-        assert_eq!(strings(&schema("Queue")["enum"]), QUEUES.into_iter().collect());
+        assert_eq!(
+            strings(&schema("EventType")["enum"]),
+            Event::all_types().into_iter().collect()
+        );
+        assert_eq!(
+            strings(&schema("Queue")["enum"]),
+            QUEUES.into_iter().collect()
+        );
         for counters in ["Counts", "Limits"] {
-            assert_eq!(strings(&schema(counters)["required"]), Counter::ALL.into_iter().map(Counter::as_str).collect());
+            assert_eq!(
+                strings(&schema(counters)["required"]),
+                Counter::ALL.into_iter().map(Counter::as_str).collect()
+            );
         }
         for operation in strings(&schema("Operation")["enum"]) {
             assert!(queue_of(operation).is_some(), "no queue knows {operation}");

@@ -24,11 +24,20 @@ pub struct Password {
 
 impl Password {
     /// Checks it. A wrong one counts as at a login.
-    pub async fn prove(self, app: &App, request: &HttpRequest, user: &UserCaller) -> Result<(), ApiError> {
+    pub async fn prove(
+        self,
+        app: &App,
+        request: &HttpRequest,
+        user: &UserCaller,
+    ) -> Result<(), ApiError> {
         let Self { password, otp } = self;
         let proved = match &app.directus {
-            Some(directus) => directus::prove_again(app, directus, request, user, password, otp).await,
-            None => identity::prove_again(app, request, user, password).await.map(drop),
+            Some(directus) => {
+                directus::prove_again(app, directus, request, user, password, otp).await
+            }
+            None => identity::prove_again(app, request, user, password)
+                .await
+                .map(drop),
         };
         proved.map_err(|DirectusError(refused)| match refused {
             ApiError::NoCaller => ApiError::WrongPassword,

@@ -34,13 +34,16 @@ pub struct NewServiceKey {
 
 impl NewServiceKey {
     fn read(self, now: Moment) -> Result<Key, ApiError> {
-        let scopes: Option<Vec<Scope>> = self.scopes.iter().map(|word| Scope::parse(word)).collect();
+        let scopes: Option<Vec<Scope>> =
+            self.scopes.iter().map(|word| Scope::parse(word)).collect();
         let Some(scopes) = scopes else {
             let all = Scope::ALL.map(Scope::as_str).join(", ");
             return Err(ApiError::field(format!("`scopes` must be of: {all}")));
         };
-        let moment =
-            |text: String| Moment::parse_rfc3339(&text).ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"));
+        let moment = |text: String| {
+            Moment::parse_rfc3339(&text)
+                .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))
+        };
         let expires_at = self.expires_at.map(moment).transpose()?;
         Ok(Key::new(self.name, scopes, expires_at, now)?)
     }
@@ -54,7 +57,11 @@ pub async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let now = app.log.clock().now();
     let wanted = body.read(now)?;
-    let made = app.write.service_keys.make(wanted.clone(), caller.metadata()).await?;
+    let made = app
+        .write
+        .service_keys
+        .make(wanted.clone(), caller.metadata())
+        .await?;
     let fields = json!({
         "id": made.id, "key": made.key.expose_secret(), "name": wanted.name, "scopes": wanted.scopes,
         "expires_at": wanted.expires_at.map(Moment::rfc3339), "created_at": now.rfc3339(),
@@ -72,8 +79,14 @@ pub async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let limit = page.limit()?;
     consistency::wait_for_all(&app, &request, "service_keys").await?;
-    let rows = app.reads.service_keys.list(page.after_pair()?, limit).await?;
-    let next = answer::next_cursor(&rows, limit, |row| format!("{}/{}", row.created_at.0, row.id));
+    let rows = app
+        .reads
+        .service_keys
+        .list(page.after_pair()?, limit)
+        .await?;
+    let next = answer::next_cursor(&rows, limit, |row| {
+        format!("{}/{}", row.created_at.0, row.id)
+    });
     Ok(answer::list(rows.iter().map(shown).collect(), next))
 }
 
@@ -86,9 +99,14 @@ pub async fn revoke(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &caller)?;
     let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    let id = is_id.then(|| ServiceKeyId(id.into_inner())).ok_or(ApiError::NotFound("service key"))?;
+    let id = is_id
+        .then(|| ServiceKeyId(id.into_inner()))
+        .ok_or(ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
-    Ok(answer::written(json!({"id": id, "revoked": true}), position))
+    Ok(answer::written(
+        json!({"id": id, "revoked": true}),
+        position,
+    ))
 }
 
 fn shown(row: &ServiceKeyRow) -> Value {

@@ -28,13 +28,22 @@ use crate::{
 const MAX_AMOUNT: i64 = 10_000;
 
 /// `GET /api/usage`: `-1` is unlimited, `0` is not part of the tier.
-pub async fn show(app: Data<App>, request: HttpRequest, user: ActingUser) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     for projection in ["accounts", "usage", "credentials", "jobs"] {
         consistency::wait(&app, &request, projection, Some(id)).await?;
     }
     // Read again: the caller's own account may have been read before the position that is asked for.
-    let account = app.reads.accounts.get(id).await?.ok_or(ApiError::NoCaller)?;
+    let account = app
+        .reads
+        .accounts
+        .get(id)
+        .await?
+        .ok_or(ApiError::NoCaller)?;
     Ok(answer::ok(of(&app, &account).await?))
 }
 
@@ -48,9 +57,15 @@ pub async fn of(app: &App, account: &AccountRow) -> Result<Value, ApiError> {
         let used = counts.get(&counter).copied().unwrap_or(0);
         let limit = app.limits.of(tier, counter);
         let unlimited = || Value::from(-1);
-        limits.insert(counter.to_string(), limit.map_or_else(unlimited, Value::from));
+        limits.insert(
+            counter.to_string(),
+            limit.map_or_else(unlimited, Value::from),
+        );
         usage.insert(counter.to_string(), used.into());
-        remaining.insert(counter.to_string(), limit.map_or_else(unlimited, |limit| limit.saturating_sub(used).into()));
+        remaining.insert(
+            counter.to_string(),
+            limit.map_or_else(unlimited, |limit| limit.saturating_sub(used).into()),
+        );
     }
     Ok(json!({"tier": tier.as_str(), "limits": limits, "usage": usage, "remaining": remaining}))
 }
@@ -72,11 +87,18 @@ pub async fn increment(
     Body(body): Body<Increment>,
 ) -> Result<HttpResponse, ApiError> {
     let counter = Counter::parse(&body.operation).ok_or_else(|| {
-        ApiError::field(format!("`operation` must be one of: {}", Counter::ALL.map(Counter::as_str).join(", ")))
+        ApiError::field(format!(
+            "`operation` must be one of: {}",
+            Counter::ALL.map(Counter::as_str).join(", ")
+        ))
     })?;
     let amount = match body.amount.unwrap_or(1) {
         amount @ 1..=MAX_AMOUNT => amount.unsigned_abs(),
-        _ => return Err(ApiError::field(format!("`amount` must be 1 to {MAX_AMOUNT}"))),
+        _ => {
+            return Err(ApiError::field(format!(
+                "`amount` must be 1 to {MAX_AMOUNT}"
+            )));
+        }
     };
     let (caller, user) = whose(who, body.user.as_deref())?;
     let asking = idempotency::asking(&app, &request, &caller)?;
@@ -84,25 +106,41 @@ pub async fn increment(
         let allowance = now.limits.allowance(state.tier()?, counter);
         let before = state.used(counter, now.moment);
         let changes = state.decide(now, UserCommand::CountUsage { counter, amount })?;
-        let value = if changes.is_empty() { before } else { before.saturating_add(amount) };
+        let value = if changes.is_empty() {
+            before
+        } else {
+            before.saturating_add(amount)
+        };
         let outcome = json!({
             "newValue": value, "limitReached": allowance.is_reached(value), "counted": !changes.is_empty(),
         });
-        Ok(Plan { changes, outcome, ..Plan::default() })
+        Ok(Plan {
+            changes,
+            outcome,
+            ..Plan::default()
+        })
     };
-    let done = app.write.users.plan(user, None, asking, Arc::new(planner)).await?;
+    let done = app
+        .write
+        .users
+        .plan(user, None, asking, Arc::new(planner))
+        .await?;
     Ok(answer::written(done.outcome, done.position))
 }
 
 /// A user counts for themselves, a server for the user it names.
 fn whose(who: AnyCaller, named: Option<&str>) -> Result<(Caller, UserId), ApiError> {
-    let named = named.map(|id| id.parse::<UserId>().map_err(|_| ApiError::NotFound("user"))).transpose()?;
+    let named = named
+        .map(|id| id.parse::<UserId>().map_err(|_| ApiError::NotFound("user")))
+        .transpose()?;
     match (who, named) {
-        (AnyCaller::User(user), Some(other)) if other != user.account.user => {
-            Err(ApiError::Forbidden("You can only count for yourself; leave `userId` out"))
-        }
+        (AnyCaller::User(user), Some(other)) if other != user.account.user => Err(
+            ApiError::Forbidden("You can only count for yourself; leave `userId` out"),
+        ),
         (AnyCaller::User(user), _) => Ok((user.caller, user.account.user)),
         (AnyCaller::Server(server), Some(user)) => Ok((server.caller, user)),
-        (AnyCaller::Server(_), None) => Err(ApiError::field("`userId` is missing: say for whom this is counted")),
+        (AnyCaller::Server(_), None) => Err(ApiError::field(
+            "`userId` is missing: say for whom this is counted",
+        )),
     }
 }

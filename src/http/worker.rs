@@ -46,9 +46,16 @@ pub async fn claim(
     server: ServerCaller<WorksOnJobs>,
     Body(body): Body<Claim>,
 ) -> Result<HttpResponse, ApiError> {
-    let queues: Option<Vec<&'static str>> = body.queues.iter().map(|queue| operation::queue(queue)).collect();
+    let queues: Option<Vec<&'static str>> = body
+        .queues
+        .iter()
+        .map(|queue| operation::queue(queue))
+        .collect();
     let Some(queues) = queues.filter(|queues| !queues.is_empty()) else {
-        return Err(ApiError::field(format!("`queues` must name one or more of: {}", operation::QUEUES.join(", "))));
+        return Err(ApiError::field(format!(
+            "`queues` must name one or more of: {}",
+            operation::QUEUES.join(", ")
+        )));
     };
     if body.worker_id.is_empty() || body.worker_id.len() > 200 {
         return Err(ApiError::field("`worker_id` must have 1 to 200 bytes"));
@@ -59,13 +66,23 @@ pub async fn claim(
     }
     let wait = body.wait_ms.unwrap_or(0);
     if wait > MAX_WAIT_MS {
-        return Err(ApiError::field(format!("`wait_ms` must be at most {MAX_WAIT_MS}")));
+        return Err(ApiError::field(format!(
+            "`wait_ms` must be at most {MAX_WAIT_MS}"
+        )));
     }
     let until = Instant::now() + Duration::from_millis(wait);
     let claimed = loop {
         let left = until.saturating_duration_since(Instant::now());
-        let (queues, worker, metadata) = (queues.clone(), body.worker_id.clone(), server.caller.metadata());
-        let claimed = app.write.jobs.claim(queues, worker, max, left.min(RECHECK), metadata).await?;
+        let (queues, worker, metadata) = (
+            queues.clone(),
+            body.worker_id.clone(),
+            server.caller.metadata(),
+        );
+        let claimed = app
+            .write
+            .jobs
+            .claim(queues, worker, max, left.min(RECHECK), metadata)
+            .await?;
         if !claimed.is_empty() || left <= RECHECK {
             break claimed;
         }
@@ -101,11 +118,21 @@ pub async fn heartbeat(
     Body(body): Body<Heartbeat>,
 ) -> Result<HttpResponse, ApiError> {
     let job = job_id(&id)?;
-    if body.progress.is_some_and(|progress| !(0..=100).contains(&progress)) {
+    if body
+        .progress
+        .is_some_and(|progress| !(0..=100).contains(&progress))
+    {
         return Err(ApiError::field("`progress` must be 0 to 100, in percent"));
     }
-    match app.write.jobs.heartbeat(&job, &body.lease, body.progress).await? {
-        Some(lease) => Ok(answer::ok(json!({"lease_expires_at": lease.expires_at.rfc3339(), "cancel": lease.cancelled}))),
+    match app
+        .write
+        .jobs
+        .heartbeat(&job, &body.lease, body.progress)
+        .await?
+    {
+        Some(lease) => Ok(answer::ok(
+            json!({"lease_expires_at": lease.expires_at.rfc3339(), "cancel": lease.cancelled}),
+        )),
         None => {
             owner(&app, &job).await?; // an unknown job is 404
             Err(stale_lease())
@@ -114,7 +141,11 @@ pub async fn heartbeat(
 }
 
 fn stale_lease() -> ApiError {
-    Refusal::conflict("stale_lease", "This lease is not the job's present one; claim it again").into()
+    Refusal::conflict(
+        "stale_lease",
+        "This lease is not the job's present one; claim it again",
+    )
+    .into()
 }
 
 #[derive(Deserialize)]
@@ -137,9 +168,19 @@ pub async fn complete(
     let asking = idempotency::asking(&app, &request, &server.caller)?;
     let job = job_id(&id)?;
     let owner = owner(&app, &job).await?;
-    let end = AttemptEnd::Completed { result: body.result, outputs: Value::Array(body.outputs) };
-    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, asking).await?;
-    Ok(answer::written(json!({"jobId": job, "status": "completed"}), done.position))
+    let end = AttemptEnd::Completed {
+        result: body.result,
+        outputs: Value::Array(body.outputs),
+    };
+    let done = app
+        .write
+        .jobs
+        .end_attempt(owner, job.clone(), &body.lease, end, asking)
+        .await?;
+    Ok(answer::written(
+        json!({"jobId": job, "status": "completed"}),
+        done.position,
+    ))
 }
 
 #[derive(Deserialize)]
@@ -163,8 +204,15 @@ pub async fn fail(
         return Err(ApiError::field("`error` must be at most 10000 bytes"));
     }
     let owner = owner(&app, &job).await?;
-    let end = AttemptEnd::Failed { error: body.error, retryable: body.retryable.unwrap_or(true) };
-    let done = app.write.jobs.end_attempt(owner, job.clone(), &body.lease, end, asking).await?;
+    let end = AttemptEnd::Failed {
+        error: body.error,
+        retryable: body.retryable.unwrap_or(true),
+    };
+    let done = app
+        .write
+        .jobs
+        .end_attempt(owner, job.clone(), &body.lease, end, asking)
+        .await?;
     Ok(answer::written(json!({"jobId": job}), done.position))
 }
 
@@ -177,6 +225,12 @@ async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
         return Ok(owner);
     }
     // Submitted a moment ago, perhaps: nobody is told "unknown" of what was acknowledged.
-    app.reads.wait_for("jobs", app.log.head(), app.config.read_wait).await?;
-    app.reads.jobs.owner(job).await?.ok_or(ApiError::NotFound("job"))
+    app.reads
+        .wait_for("jobs", app.log.head(), app.config.read_wait)
+        .await?;
+    app.reads
+        .jobs
+        .owner(job)
+        .await?
+        .ok_or(ApiError::NotFound("job"))
 }

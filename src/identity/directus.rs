@@ -114,9 +114,19 @@ impl Directus {
     /// To be called on the runtime that owns all I/O.
     pub fn new(settings: &Settings, log: Log, register: Register) -> Result<Self, String> {
         let clock = log.clock().clone();
-        let upstream = Arc::new(Upstream::new(&settings.url, settings.admin_token.as_ref(), clock.clone())?);
+        let upstream = Arc::new(Upstream::new(
+            &settings.url,
+            settings.admin_token.as_ref(),
+            clock.clone(),
+        )?);
         let standings = Standings::new(Arc::clone(&upstream));
-        let registrations = Registrations::new(settings, Arc::clone(&upstream), standings.clone(), register, log.clone());
+        let registrations = Registrations::new(
+            settings,
+            Arc::clone(&upstream),
+            standings.clone(),
+            register,
+            log.clone(),
+        );
         Ok(Self(Arc::new(Inner {
             io: Handle::current(),
             clock,
@@ -134,7 +144,9 @@ impl Directus {
     pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
         let upstream = Arc::clone(&self.0.upstream);
         let asked = self.0.io.spawn(async move { upstream.ask(asking).await });
-        asked.await.unwrap_or(Err(Trouble::Failed("asking it broke off")))
+        asked
+            .await
+            .unwrap_or(Err(Trouble::Failed("asking it broke off")))
     }
 
     /// Forgets what was said of somebody, who has just changed it.
@@ -145,7 +157,9 @@ impl Directus {
     /// Deletes a user, who may be gone already.
     pub async fn delete(&self, user: UserId) -> Result<(), Trouble> {
         let Some(admin) = self.0.upstream.admin() else {
-            return Err(Trouble::Failed("DIRECTUS_ADMIN_TOKEN is not set, so nobody can be deleted there"));
+            return Err(Trouble::Failed(
+                "DIRECTUS_ADMIN_TOKEN is not set, so nobody can be deleted there",
+            ));
         };
         let asking = Asking::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
         // Of the second time it says 204 as of the first.
@@ -153,7 +167,9 @@ impl Directus {
             reply if reply.is_ok() || reply.status == 404 => Ok(()),
             reply => {
                 warn!(http.status = reply.status, code = reply.code(), user.id = %user, "Directus does not delete a user");
-                Err(Trouble::Failed("it does not delete a user for the administrator's token"))
+                Err(Trouble::Failed(
+                    "it does not delete a user for the administrator's token",
+                ))
             }
         }
     }
@@ -161,8 +177,14 @@ impl Directus {
     /// Whether it answers, and whether it is asked at all and since when.
     pub async fn state(&self) -> (bool, (&'static str, Moment)) {
         let upstream = Arc::clone(&self.0.upstream);
-        let answers = self.0.io.spawn(async move { upstream.ping().await.is_ok() });
-        (answers.await.unwrap_or(false), self.0.upstream.circuit().state())
+        let answers = self
+            .0
+            .io
+            .spawn(async move { upstream.ping().await.is_ok() });
+        (
+            answers.await.unwrap_or(false),
+            self.0.upstream.circuit().state(),
+        )
     }
 
     /// The names of all roles that it has; nothing without an administrator's token to ask with.
@@ -171,8 +193,13 @@ impl Directus {
             return Ok(None);
         }
         let standings = self.0.standings.clone();
-        let asked = self.0.io.spawn(async move { standings.roles().await.map(Some) });
-        asked.await.unwrap_or(Err(Trouble::Failed("asking it broke off")))
+        let asked = self
+            .0
+            .io
+            .spawn(async move { standings.roles().await.map(Some) });
+        asked
+            .await
+            .unwrap_or(Err(Trouble::Failed("asking it broke off")))
     }
 
     /// Who wants to be somebody.
@@ -181,46 +208,77 @@ impl Directus {
     }
 
     /// A new pair of tokens for a refresh token.
-    pub async fn refresh(&self, token: SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+    pub async fn refresh(
+        &self,
+        token: SecretString,
+        address: Option<IpAddr>,
+    ) -> Result<Pair, NoPair> {
         self.0.refreshes.refresh(token, address).await
     }
 
     /// Who comes with this token.
-    pub async fn authenticate(&self, token: &str, address: Option<IpAddr>) -> Result<Authenticated, NotAuthenticated> {
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+    ) -> Result<Authenticated, NotAuthenticated> {
         let claims = claims::read(token, self.0.clock.now())?;
         let (about, is_doubted) = match &self.0.signature {
             // A session may have ended before its token does; and once Directus is known to sign with another secret, this one
             // proves nothing: it may have been changed because somebody got hold of it.
-            Some(signature) if !claims.in_session && self.other_secret_since().is_none() => match signature.is_good(token) {
-                Ok(()) => (About::holder(claims.user, token, address), false),
-                Err(BadToken::Expired) => return Err(NotAuthenticated::Expired),
-                Err(BadToken::Invalid) => (About::token(claims.user, token, address), true),
-            },
+            Some(signature) if !claims.in_session && self.other_secret_since().is_none() => {
+                match signature.is_good(token) {
+                    Ok(()) => (About::holder(claims.user, token, address), false),
+                    Err(BadToken::Expired) => return Err(NotAuthenticated::Expired),
+                    Err(BadToken::Invalid) => (About::token(claims.user, token, address), true),
+                }
+            }
             _ => (About::token(claims.user, token, address), false),
         };
         if is_doubted && !self.0.standings.has_known(&about) && self.0.doubts.check().is_err() {
             return Err(NotAuthenticated::Invalid);
         }
-        let standing = self.0.standings.of(about).await.map_err(NotAuthenticated::Trouble)?;
+        let standing = self
+            .0
+            .standings
+            .of(about)
+            .await
+            .map_err(NotAuthenticated::Trouble)?;
         if is_doubted && !matches!(standing, Standing::NotTaken) {
             self.note_other_secret();
         }
         let person = match standing {
             Standing::Known(person) if person.active => person,
-            Standing::Known(_) | Standing::Gone => return Err(NotAuthenticated::Inactive(claims.user)),
+            Standing::Known(_) | Standing::Gone => {
+                return Err(NotAuthenticated::Inactive(claims.user));
+            }
             Standing::NotTaken => return Err(NotAuthenticated::Invalid),
         };
         // Who has another role than when the token was made has none of its rights to administer.
         let admin = claims.admin
             && claims.role == person.role
-            && self.0.standings.is_admin(token, address).await.map_err(NotAuthenticated::Trouble)?;
+            && self
+                .0
+                .standings
+                .is_admin(token, address)
+                .await
+                .map_err(NotAuthenticated::Trouble)?;
         Ok(Authenticated { person, admin })
     }
 
     /// How somebody stands whose token is not at hand. Without the administrator's nobody can ask.
-    pub async fn standing(&self, user: UserId, address: Option<IpAddr>) -> Result<Option<Standing>, Trouble> {
+    pub async fn standing(
+        &self,
+        user: UserId,
+        address: Option<IpAddr>,
+    ) -> Result<Option<Standing>, Trouble> {
         match self.0.upstream.admin() {
-            Some(_) => self.0.standings.of(About::user(user, address)).await.map(Some),
+            Some(_) => self
+                .0
+                .standings
+                .of(About::user(user, address))
+                .await
+                .map(Some),
             None => Ok(None),
         }
     }
@@ -237,7 +295,11 @@ impl Directus {
     }
 
     fn note_other_secret(&self) {
-        let mut since = self.0.other_secret.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self
+            .0
+            .other_secret
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(self.0.clock.now());
             error!(
@@ -247,7 +309,11 @@ impl Directus {
     }
 
     fn other_secret_since(&self) -> Option<Moment> {
-        *self.0.other_secret.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .0
+            .other_secret
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `unset`, `in use`, or `differs` and since when.

@@ -33,13 +33,27 @@ pub struct ImpersonationTokens {
 
 impl ImpersonationTokens {
     pub fn new(key: &[u8]) -> Self {
-        Self { signing: EncodingKey::from_secret(key), signature: Signature::new(key, ISSUER) }
+        Self {
+            signing: EncodingKey::from_secret(key),
+            signature: Signature::new(key, ISSUER),
+        }
     }
 
     /// The token of an impersonation.
     pub fn sign(&self, of: &Impersonation) -> Option<String> {
         let (session, user, by, exp) = (of.session, of.user, of.by, of.expires_at.unix_seconds());
-        encode(&Header::new(Algorithm::HS256), &Claims { session, user, by, exp, iss: ISSUER.to_owned() }, &self.signing).ok()
+        encode(
+            &Header::new(Algorithm::HS256),
+            &Claims {
+                session,
+                user,
+                by,
+                exp,
+                iss: ISSUER.to_owned(),
+            },
+            &self.signing,
+        )
+        .ok()
     }
 
     /// Which impersonation a token is of. That it still lasts, its row has to say.
@@ -58,16 +72,40 @@ mod tests {
         let tokens = ImpersonationTokens::new(b"one key");
         let now = genie_log::Clock::system().now();
         let [session, user, by] = [1, 2, 3].map(Uuid::from_u128);
-        let lasting = Impersonation { session, user: UserId(user), by: UserId(by), expires_at: now.plus_seconds(SECONDS) };
+        let lasting = Impersonation {
+            session,
+            user: UserId(user),
+            by: UserId(by),
+            expires_at: now.plus_seconds(SECONDS),
+        };
         let token = tokens.sign(&lasting).unwrap();
         let claims = tokens.check(&token).unwrap();
-        assert_eq!((claims.session, claims.user, claims.by), (session, lasting.user, lasting.by));
-        let over = Impersonation { expires_at: now.plus_seconds(-5), ..lasting };
-        assert_eq!(tokens.check(&tokens.sign(&over).unwrap()).unwrap_err(), BadToken::Expired);
+        assert_eq!(
+            (claims.session, claims.user, claims.by),
+            (session, lasting.user, lasting.by)
+        );
+        let over = Impersonation {
+            expires_at: now.plus_seconds(-5),
+            ..lasting
+        };
+        assert_eq!(
+            tokens.check(&tokens.sign(&over).unwrap()).unwrap_err(),
+            BadToken::Expired
+        );
         // Whatever the keys: neither kind of token passes for the other.
-        assert_eq!(Tokens::new(b"one key").check(&token).unwrap_err(), BadToken::Invalid);
-        let users = Tokens::new(b"one key").access(lasting.user, "creator", false, session, now).unwrap();
+        assert_eq!(
+            Tokens::new(b"one key").check(&token).unwrap_err(),
+            BadToken::Invalid
+        );
+        let users = Tokens::new(b"one key")
+            .access(lasting.user, "creator", false, session, now)
+            .unwrap();
         assert_eq!(tokens.check(&users).unwrap_err(), BadToken::Invalid);
-        assert_eq!(ImpersonationTokens::new(b"another").check(&token).unwrap_err(), BadToken::Invalid);
+        assert_eq!(
+            ImpersonationTokens::new(b"another")
+                .check(&token)
+                .unwrap_err(),
+            BadToken::Invalid
+        );
     }
 }

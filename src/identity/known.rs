@@ -51,13 +51,28 @@ struct Known {
 
 impl KnownAccounts {
     pub fn new(log: Log, reads: ReadSide, users: Users) -> Self {
-        let known = Cache::builder().max_capacity(MOST).time_to_live(FRESH).build();
-        Self(Arc::new(Inner { log, reads, users, known, forgotten: AtomicU64::new(0) }))
+        let known = Cache::builder()
+            .max_capacity(MOST)
+            .time_to_live(FRESH)
+            .build();
+        Self(Arc::new(Inner {
+            log,
+            reads,
+            users,
+            known,
+            forgotten: AtomicU64::new(0),
+        }))
     }
 
     /// An account; `None` when the read side has nobody with that id.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
-        let Inner { reads, users, known, forgotten, .. } = &*self.0;
+        let Inner {
+            reads,
+            users,
+            known,
+            forgotten,
+            ..
+        } = &*self.0;
         if self.0.log.has_dropped_keys(user) {
             return Ok(None); // forgotten
         }
@@ -66,8 +81,16 @@ impl KnownAccounts {
             return Ok(Some(kept.account));
         }
         let before = forgotten.load(Ordering::SeqCst);
-        let Some(account) = reads.accounts.get(user).await? else { return Ok(None) };
-        known.insert(user, Known { account: account.clone(), written });
+        let Some(account) = reads.accounts.get(user).await? else {
+            return Ok(None);
+        };
+        known.insert(
+            user,
+            Known {
+                account: account.clone(),
+                written,
+            },
+        );
         // Read before something was forgotten, and kept after it: perhaps the very thing.
         if forgotten.load(Ordering::SeqCst) != before {
             known.invalidate(&user);
@@ -83,7 +106,9 @@ impl KnownAccounts {
         loop {
             match follower.next(PAGE).await {
                 Ok(rows) => {
-                    let news = rows.iter().filter(|row| row.kind == StreamKind::Account.as_str());
+                    let news = rows
+                        .iter()
+                        .filter(|row| row.kind == StreamKind::Account.as_str());
                     let users: HashSet<UserId> = news.map(|row| UserId(row.owner)).collect();
                     if users.is_empty() {
                         continue;
@@ -93,7 +118,9 @@ impl KnownAccounts {
                     let _ = reads.wait_for("accounts", follower.position(), FRESH).await;
                     self.forget(&users);
                 }
-                Err(error @ LogError::Hole { .. }) => return error!(%error, "news of accounts are not followed any more"),
+                Err(error @ LogError::Hole { .. }) => {
+                    return error!(%error, "news of accounts are not followed any more");
+                }
                 Err(error) => {
                     warn!(%error, "news of accounts can't be followed; trying on");
                     tokio::time::sleep(AWAY).await;

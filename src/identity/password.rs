@@ -38,29 +38,48 @@ impl Passwords {
     pub fn new() -> Result<Self, PasswordError> {
         let nobodys = hash(&genie_log::clock::random_bytes::<32>())?;
         let semaphore = |n| Arc::new(Semaphore::new(n));
-        Ok(Self { working: semaphore(AT_ONCE), waiting: semaphore(AT_ONCE + WAITING), nobodys: Arc::new(nobodys) })
+        Ok(Self {
+            working: semaphore(AT_ONCE),
+            waiting: semaphore(AT_ONCE + WAITING),
+            nobodys: Arc::new(nobodys),
+        })
     }
 
     /// The PHC string of a password.
     pub async fn hash(&self, password: SecretString) -> Result<SecretString, PasswordError> {
-        self.work(move || hash(password.expose_secret().as_bytes()).map(SecretString::from)).await?
+        self.work(move || hash(password.expose_secret().as_bytes()).map(SecretString::from))
+            .await?
     }
 
     /// Whether a password is the one of this hash. Without a hash it takes as long, and is not.
-    pub async fn check(&self, password: SecretString, stored: Option<String>) -> Result<bool, PasswordError> {
+    pub async fn check(
+        &self,
+        password: SecretString,
+        stored: Option<String>,
+    ) -> Result<bool, PasswordError> {
         let is_somebodys = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.nobodys.to_string());
         self.work(move || {
             let parsed = PasswordHash::new(&stored).map_err(|_| PasswordError::Broken)?;
-            let matches = Argon2::default().verify_password(password.expose_secret().as_bytes(), &parsed).is_ok();
+            let matches = Argon2::default()
+                .verify_password(password.expose_secret().as_bytes(), &parsed)
+                .is_ok();
             Ok(matches && is_somebodys)
         })
         .await?
     }
 
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
-        let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
-        let working = Arc::clone(&self.working).acquire_owned().await.map_err(|_| PasswordError::Broken)?;
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PasswordError> {
+        let waiting = Arc::clone(&self.waiting)
+            .try_acquire_owned()
+            .map_err(|_| PasswordError::Busy)?;
+        let working = Arc::clone(&self.working)
+            .acquire_owned()
+            .await
+            .map_err(|_| PasswordError::Broken)?;
         // The permits go with the work, which goes on when the client goes away.
         let worked = tokio::task::spawn_blocking(move || {
             let _held = (waiting, working);
@@ -71,7 +90,10 @@ impl Passwords {
 }
 
 fn hash(password: &[u8]) -> Result<String, PasswordError> {
-    Argon2::default().hash_password(password).map(|hash| hash.to_string()).map_err(|_| PasswordError::Broken)
+    Argon2::default()
+        .hash_password(password)
+        .map(|hash| hash.to_string())
+        .map_err(|_| PasswordError::Broken)
 }
 
 #[cfg(test)]
@@ -84,8 +106,18 @@ mod tests {
         let stored = passwords.hash("correct horse".into()).await.unwrap();
         assert!(stored.expose_secret().starts_with("$argon2id$"));
         let stored = Some(stored.expose_secret().to_owned());
-        assert!(passwords.check("correct horse".into(), stored.clone()).await.unwrap());
-        assert!(!passwords.check("battery staple".into(), stored).await.unwrap());
+        assert!(
+            passwords
+                .check("correct horse".into(), stored.clone())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .check("battery staple".into(), stored)
+                .await
+                .unwrap()
+        );
         assert!(!passwords.check("correct horse".into(), None).await.unwrap());
     }
 
@@ -94,7 +126,12 @@ mod tests {
         let passwords = Passwords::new().unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let slow = passwords.work(move || wait.recv().is_ok());
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(50), slow).await.is_err(), "dropped in the middle");
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(50), slow)
+                .await
+                .is_err(),
+            "dropped in the middle"
+        );
         assert_eq!(passwords.working.available_permits(), AT_ONCE - 1);
         go.send(()).unwrap();
         while passwords.working.available_permits() < AT_ONCE {

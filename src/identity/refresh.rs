@@ -37,7 +37,9 @@ impl RefreshToken {
 
 impl RefreshTokens {
     pub fn new(key: &[u8; 32]) -> Self {
-        Self { key: Zeroizing::new(*key) }
+        Self {
+            key: Zeroizing::new(*key),
+        }
     }
 
     /// The first token of a family.
@@ -47,7 +49,10 @@ impl RefreshTokens {
 
     /// The token that follows: always the same.
     pub fn successor(&self, token: &RefreshToken) -> RefreshToken {
-        self.token(token.family, &self.mac(b"successor", token.text.expose_secret().as_bytes()))
+        self.token(
+            token.family,
+            &self.mac(b"successor", token.text.expose_secret().as_bytes()),
+        )
     }
 
     /// Reads a token that a client presents; `None` when this server never gave it out.
@@ -56,20 +61,31 @@ impl RefreshTokens {
         let (said, tag) = bytes.split_at_checked(32)?;
         let is_ours = tag.len() == 16 && bool::from(self.mac(b"token", said).ct_eq(tag));
         let family = Uuid::from_slice(&said[..16]).ok()?;
-        is_ours.then(|| RefreshToken { family, text: text.clone() })
+        is_ours.then(|| RefreshToken {
+            family,
+            text: text.clone(),
+        })
     }
 
     fn token(&self, family: Uuid, drawn: &[u8; 16]) -> RefreshToken {
         let said = [*family.as_bytes(), *drawn].concat();
         let bytes = Zeroizing::new([said.as_slice(), &self.mac(b"token", &said)].concat());
-        RefreshToken { family, text: BASE64.encode(&*bytes).into() }
+        RefreshToken {
+            family,
+            text: BASE64.encode(&*bytes).into(),
+        }
     }
 
     fn mac(&self, what: &[u8], bytes: &[u8]) -> [u8; 16] {
         let mut tag = [0; 16];
         // HMAC takes keys of any length.
         if let Ok(mac) = Hmac::<Sha256>::new_from_slice(self.key.as_slice()) {
-            tag.copy_from_slice(&mac.chain_update(what).chain_update(bytes).finalize().into_bytes()[..16]);
+            tag.copy_from_slice(
+                &mac.chain_update(what)
+                    .chain_update(bytes)
+                    .finalize()
+                    .into_bytes()[..16],
+            );
         }
         tag
     }
@@ -97,12 +113,17 @@ mod tests {
     #[test]
     fn a_token_that_was_changed_anywhere_is_nobodys() {
         let ours = RefreshTokens::new(&[1; 32]);
-        let bytes = BASE64.decode(ours.first(Uuid::from_u128(7)).text.expose_secret()).unwrap();
+        let bytes = BASE64
+            .decode(ours.first(Uuid::from_u128(7)).text.expose_secret())
+            .unwrap();
         for n in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[n] ^= 1;
             assert!(ours.read(&BASE64.encode(&changed).into()).is_none(), "{n}");
-            assert!(ours.read(&BASE64.encode(&bytes[..n]).into()).is_none(), "{n}");
+            assert!(
+                ours.read(&BASE64.encode(&bytes[..n]).into()).is_none(),
+                "{n}"
+            );
         }
         assert!(ours.read(&"not a token".into()).is_none());
     }

@@ -82,7 +82,10 @@ impl Refused {
     pub fn new() -> Self {
         Self {
             counts: Counts::new(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY),
-            lately: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_idle(REMEMBERED).build(),
+            lately: Cache::builder()
+                .max_capacity(MOST_REMEMBERED)
+                .time_to_idle(REMEMBERED)
+                .build(),
             tally: Mutex::default(),
             hasher: RandomState::new(),
         }
@@ -90,7 +93,11 @@ impl Refused {
 
     /// This, shown from there.
     pub fn shown(&self, kind: Kind, address: IpAddr, text: &[u8]) -> Shown {
-        Shown { address: Address::of(address), kind, hash: self.hasher.hash_one(text) }
+        Shown {
+            address: Address::of(address),
+            kind,
+            hash: self.hasher.hash_one(text),
+        }
     }
 
     /// To be asked before it is looked at whether a secret or key is right.
@@ -135,8 +142,16 @@ impl Refused {
     }
 
     fn has_room(&self, address: Address, kind: Kind, now: Instant) -> Result<(), Stop> {
-        let Some(retry_after) = self.counts.wait(&(address, kind), now) else { return Ok(()) };
-        self.tally().add(address, Wrong { stopped: 1, ..Wrong::default() });
+        let Some(retry_after) = self.counts.wait(&(address, kind), now) else {
+            return Ok(());
+        };
+        self.tally().add(
+            address,
+            Wrong {
+                stopped: 1,
+                ..Wrong::default()
+            },
+        );
         Err(Stop::TooMany { retry_after })
     }
 
@@ -146,16 +161,28 @@ impl Refused {
         if due.is_empty() {
             return;
         }
-        for (network, wrong) in due.iter().filter_map(|(address, wrong)| Some((address.as_ref()?, wrong))) {
-            let Wrong { secrets, service_keys, tokens, stopped } = *wrong;
+        for (network, wrong) in due
+            .iter()
+            .filter_map(|(address, wrong)| Some((address.as_ref()?, wrong)))
+        {
+            let Wrong {
+                secrets,
+                service_keys,
+                tokens,
+                stopped,
+            } = *wrong;
             warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets, service keys or tokens came from {network}");
         }
         let known_by = |address: &Address| log.hashes().network(&address.to_string());
-        let facts = due.iter().map(|(address, wrong)| (address.as_ref().map(known_by), *wrong)).collect();
+        let facts = due
+            .iter()
+            .map(|(address, wrong)| (address.as_ref().map(known_by), *wrong))
+            .collect();
         let noted = access.refused(facts).await;
         if let Err(error) = noted {
             warn!(%error, "that secrets, keys or tokens were refused could not be put on record; trying again in a minute");
-            due.into_iter().for_each(|(address, wrong)| self.tally().put_back(address, wrong));
+            due.into_iter()
+                .for_each(|(address, wrong)| self.tally().put_back(address, wrong));
         }
     }
 
@@ -168,7 +195,10 @@ fn one(kind: Kind) -> Wrong {
     let none = Wrong::default();
     match kind {
         Kind::Secret => Wrong { secrets: 1, ..none },
-        Kind::ServiceKey => Wrong { service_keys: 1, ..none },
+        Kind::ServiceKey => Wrong {
+            service_keys: 1,
+            ..none
+        },
         Kind::Token => Wrong { tokens: 1, ..none },
     }
 }
@@ -192,7 +222,10 @@ struct Waiting {
 
 impl Waiting {
     fn take(&mut self, now: Instant, all: bool) -> Option<Wrong> {
-        let is_due = all || self.told_at.is_none_or(|at| now.duration_since(at) >= MINUTE);
+        let is_due = all
+            || self
+                .told_at
+                .is_none_or(|at| now.duration_since(at) >= MINUTE);
         if self.wrong.total() == 0 || !is_due {
             return None;
         }
@@ -221,9 +254,14 @@ impl Tally {
 
     /// What is due: of the addresses with the most, and of all others together.
     fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Address>, Wrong)> {
-        let (began, told) = self.minute.filter(|(began, _)| now.duration_since(*began) < MINUTE).unwrap_or((now, 0));
+        let (began, told) = self
+            .minute
+            .filter(|(began, _)| now.duration_since(*began) < MINUTE)
+            .unwrap_or((now, 0));
         let addresses = self.addresses.iter_mut();
-        let mut due: Vec<_> = addresses.filter_map(|(at, waiting)| Some((Some(*at), waiting.take(now, all)?))).collect();
+        let mut due: Vec<_> = addresses
+            .filter_map(|(at, waiting)| Some((Some(*at), waiting.take(now, all)?)))
+            .collect();
         due.sort_by_key(|(_, wrong)| Reverse(wrong.total()));
         let room = MOST_FACTS - told;
         for (_, wrong) in due.drain(room.min(due.len())..) {
@@ -231,8 +269,12 @@ impl Tally {
         }
         self.minute = Some((began, told + due.len()));
         due.extend(self.others.take(now, all).map(|wrong| (None, wrong)));
-        self.addresses
-            .retain(|_, waiting| waiting.wrong.total() > 0 || waiting.told_at.is_some_and(|at| now.duration_since(at) < MINUTE));
+        self.addresses.retain(|_, waiting| {
+            waiting.wrong.total() > 0
+                || waiting
+                    .told_at
+                    .is_some_and(|at| now.duration_since(at) < MINUTE)
+        });
         due
     }
 }
@@ -258,17 +300,46 @@ mod tests {
             assert_eq!(refused.may_be_right(&secret(0), now), Err(Stop::WasWrong));
         }
         for n in 1..ALL_ACCOUNTS {
-            assert_eq!(refused.may_be_right(&secret(n), now), Ok(()), "the stale one counted once, the right one not: {n}");
+            assert_eq!(
+                refused.may_be_right(&secret(n), now),
+                Ok(()),
+                "the stale one counted once, the right one not: {n}"
+            );
             refused.was_wrong(secret(n), now);
         }
         (0..1000).for_each(|n| refused.was_wrong(secret(2_000_000 + n), now)); // looked at when there still was room
-        assert_eq!(refused.may_be_right(&next, now), Err(Stop::TooMany { retry_after: ALL_ACCOUNTS_EVERY }));
-        assert_eq!(refused.may_be_right(&right, now), Ok(()), "who was right lately");
-        assert_eq!(refused.may_be_right(&refused.shown(Kind::ServiceKey, at(1), b"gk_"), now), Ok(()), "each kind by itself");
-        assert_eq!(refused.may_be_right(&refused.shown(Kind::Secret, at(2), b"another"), now), Ok(()), "another address");
-        assert_eq!(refused.may_be_right(&next, now + ALL_ACCOUNTS_EVERY), Ok(()), "soon again");
+        assert_eq!(
+            refused.may_be_right(&next, now),
+            Err(Stop::TooMany {
+                retry_after: ALL_ACCOUNTS_EVERY
+            })
+        );
+        assert_eq!(
+            refused.may_be_right(&right, now),
+            Ok(()),
+            "who was right lately"
+        );
+        assert_eq!(
+            refused.may_be_right(&refused.shown(Kind::ServiceKey, at(1), b"gk_"), now),
+            Ok(()),
+            "each kind by itself"
+        );
+        assert_eq!(
+            refused.may_be_right(&refused.shown(Kind::Secret, at(2), b"another"), now),
+            Ok(()),
+            "another address"
+        );
+        assert_eq!(
+            refused.may_be_right(&next, now + ALL_ACCOUNTS_EVERY),
+            Ok(()),
+            "soon again"
+        );
         let told = refused.tally().take(now, false);
-        let wrong = Wrong { secrets: ALL_ACCOUNTS + 1999, stopped: 1, ..Wrong::default() };
+        let wrong = Wrong {
+            secrets: ALL_ACCOUNTS + 1999,
+            stopped: 1,
+            ..Wrong::default()
+        };
         assert_eq!(told, [(Some(Address::of(at(1))), wrong)]);
     }
 
@@ -282,13 +353,20 @@ mod tests {
             tally.add(address, one);
             assert_eq!(tally.take(now + Duration::from_secs(seconds), false), []);
         }
-        let rest = Wrong { tokens: 59, ..Wrong::default() };
+        let rest = Wrong {
+            tokens: 59,
+            ..Wrong::default()
+        };
         assert_eq!(tally.take(now + MINUTE, false), [(Some(address), rest)]);
         tally.put_back(Some(address), rest);
         assert_eq!(tally.take(now + MINUTE, false), [], "the store was away");
         assert_eq!(tally.take(now + MINUTE * 2, false), [(Some(address), rest)]);
         tally.add(address, one);
-        assert_eq!(tally.take(now + MINUTE * 2, true), [(Some(address), one)], "before a stop");
+        assert_eq!(
+            tally.take(now + MINUTE * 2, true),
+            [(Some(address), one)],
+            "before a stop"
+        );
         assert_eq!(tally.take(now + MINUTE * 3, false), []);
         assert!(tally.addresses.is_empty(), "forgotten");
     }
@@ -302,11 +380,33 @@ mod tests {
         assert_eq!(tally.addresses.len(), MOST_ADDRESSES);
         let told = tally.take(now, false);
         assert_eq!(told.len(), MOST_FACTS + 1);
-        assert_eq!(told[0], (Some(Address::of(at(0))), Wrong { secrets: 10, ..Wrong::default() }), "the worst first");
-        assert_eq!(told.iter().map(|(_, wrong)| wrong.total()).sum::<u32>(), sent + 9, "all are counted");
+        assert_eq!(
+            told[0],
+            (
+                Some(Address::of(at(0))),
+                Wrong {
+                    secrets: 10,
+                    ..Wrong::default()
+                }
+            ),
+            "the worst first"
+        );
+        assert_eq!(
+            told.iter().map(|(_, wrong)| wrong.total()).sum::<u32>(),
+            sent + 9,
+            "all are counted"
+        );
         (0..sent).for_each(|n| tally.add(Address::of(at(n + sent)), one(Kind::Secret)));
-        assert_eq!(tally.take(now + TICK, false), [], "this minute's facts are told");
-        let later: u32 = tally.take(now + MINUTE, false).iter().map(|(_, wrong)| wrong.total()).sum();
+        assert_eq!(
+            tally.take(now + TICK, false),
+            [],
+            "this minute's facts are told"
+        );
+        let later: u32 = tally
+            .take(now + MINUTE, false)
+            .iter()
+            .map(|(_, wrong)| wrong.total())
+            .sum();
         assert_eq!(later, sent);
     }
 }

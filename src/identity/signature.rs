@@ -26,15 +26,20 @@ impl Signature {
         validation.set_required_spec_claims(&["exp", "iss"]);
         validation.validate_nbf = true;
         validation.leeway = 0;
-        Self { key: DecodingKey::from_secret(key), validation }
+        Self {
+            key: DecodingKey::from_secret(key),
+            validation,
+        }
     }
 
     /// What a good token says.
     pub fn check<C: DeserializeOwned + Clone>(&self, token: &str) -> Result<C, BadToken> {
-        decode::<C>(token, &self.key, &self.validation).map(|token| token.claims).map_err(|error| match error.kind() {
-            ErrorKind::ExpiredSignature => BadToken::Expired,
-            _ => BadToken::Invalid,
-        })
+        decode::<C>(token, &self.key, &self.validation)
+            .map(|token| token.claims)
+            .map_err(|error| match error.kind() {
+                ErrorKind::ExpiredSignature => BadToken::Expired,
+                _ => BadToken::Invalid,
+            })
     }
 
     /// Whether a token is good, whatever it says.

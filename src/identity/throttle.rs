@@ -40,11 +40,22 @@ pub struct Counts<K> {
 struct WhenEmpty;
 
 impl<K> Expiry<K, Instant> for WhenEmpty {
-    fn expire_after_create(&self, _: &K, empty_at: &Instant, now: std::time::Instant) -> Option<Duration> {
+    fn expire_after_create(
+        &self,
+        _: &K,
+        empty_at: &Instant,
+        now: std::time::Instant,
+    ) -> Option<Duration> {
         Some(empty_at.into_std().saturating_duration_since(now))
     }
 
-    fn expire_after_update(&self, _: &K, empty_at: &Instant, now: std::time::Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &K,
+        empty_at: &Instant,
+        now: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         Some(empty_at.into_std().saturating_duration_since(now))
     }
 }
@@ -52,24 +63,36 @@ impl<K> Expiry<K, Instant> for WhenEmpty {
 impl<K: Hash + Eq + Send + Sync + 'static> Counts<K> {
     /// Allows `burst` in a row, then one in `every`.
     pub fn new(burst: u32, every: Duration) -> Self {
-        Self { burst, every, empty_at: Cache::builder().max_capacity(COUNTS).expire_after(WhenEmpty).build() }
+        Self {
+            burst,
+            every,
+            empty_at: Cache::builder()
+                .max_capacity(COUNTS)
+                .expire_after(WhenEmpty)
+                .build(),
+        }
     }
 
     /// How long until there is room for another; nothing when there is.
     pub fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
         let ahead = self.empty_at.get(key)?.saturating_duration_since(now);
-        ahead.checked_sub(self.every * (self.burst - 1)).filter(|left| !left.is_zero())
+        ahead
+            .checked_sub(self.every * (self.burst - 1))
+            .filter(|left| !left.is_zero())
     }
 
     /// One more.
     pub fn count(&self, key: K, now: Instant) {
-        self.empty_at.entry(key).and_upsert_with(|entry| entry.map_or(now, |entry| entry.into_value()).max(now) + self.every);
+        self.empty_at.entry(key).and_upsert_with(|entry| {
+            entry.map_or(now, |entry| entry.into_value()).max(now) + self.every
+        });
     }
 
     /// One less.
     pub fn give_back(&self, key: K) {
         if let Some(empty_at) = self.empty_at.get(&key) {
-            self.empty_at.insert(key, empty_at.checked_sub(self.every).unwrap_or(empty_at));
+            self.empty_at
+                .insert(key, empty_at.checked_sub(self.every).unwrap_or(empty_at));
         }
     }
 }
@@ -109,12 +132,18 @@ impl fmt::Display for Address {
 impl Guesser {
     /// `account` is the address or id that is tried, in its normal form.
     pub fn new(address: IpAddr, account: impl Into<String>) -> Self {
-        Self { address: Some(Address::of(address)), account: account.into() }
+        Self {
+            address: Some(Address::of(address)),
+            account: account.into(),
+        }
     }
 
     /// Who tries the one-time codes of an account whose password they know.
     pub fn of_codes(account: impl Into<String>) -> Self {
-        Self { address: None, account: account.into() }
+        Self {
+            address: None,
+            account: account.into(),
+        }
     }
 
     fn key(&self) -> (Option<Address>, String) {
@@ -125,13 +154,20 @@ impl Guesser {
 impl Throttle {
     pub fn new() -> Self {
         let accounts = Counts::new(ONE_ACCOUNT, ONE_ACCOUNT_EVERY);
-        Self { accounts, addresses: Counts::new(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY) }
+        Self {
+            accounts,
+            addresses: Counts::new(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY),
+        }
     }
 
     /// How long they have to wait before another try; nothing when they may.
     pub fn wait(&self, guesser: &Guesser, now: Instant) -> Option<Duration> {
         let of_account = self.accounts.wait(&guesser.key(), now);
-        of_account.max(guesser.address.and_then(|address| self.addresses.wait(&address, now)))
+        of_account.max(
+            guesser
+                .address
+                .and_then(|address| self.addresses.wait(&address, now)),
+        )
     }
 
     /// They were wrong.
@@ -168,8 +204,16 @@ mod tests {
             throttle.count(&stranger, now);
         }
         assert_eq!(throttle.wait(&stranger, now), Some(ONE_ACCOUNT_EVERY));
-        assert_eq!(throttle.wait(&guesser("198.51.100.1", "ada"), now), None, "the owner");
-        assert_eq!(throttle.wait(&guesser("203.0.113.7", "bob"), now), None, "a neighbour of the stranger");
+        assert_eq!(
+            throttle.wait(&guesser("198.51.100.1", "ada"), now),
+            None,
+            "the owner"
+        );
+        assert_eq!(
+            throttle.wait(&guesser("203.0.113.7", "bob"), now),
+            None,
+            "a neighbour of the stranger"
+        );
         let later = now + ONE_ACCOUNT_EVERY;
         assert_eq!(throttle.wait(&stranger, later), None);
         throttle.count(&stranger, later);
@@ -189,7 +233,11 @@ mod tests {
             throttle.count(&codes, now);
         }
         assert!(throttle.wait(&codes, now).is_some());
-        assert_eq!(throttle.wait(&guesser("203.0.113.7", "ada"), now), None, "passwords have a count of their own");
+        assert_eq!(
+            throttle.wait(&guesser("203.0.113.7", "ada"), now),
+            None,
+            "passwords have a count of their own"
+        );
         assert_eq!(throttle.wait(&Guesser::of_codes("bob"), now), None);
     }
 
@@ -197,7 +245,11 @@ mod tests {
     fn a_count_is_kept_until_it_is_empty_and_no_longer() {
         let (counts, now) = (Counts::new(2, Duration::from_secs(3600)), Instant::now());
         (0..1000).for_each(|_| counts.count("many at once", now));
-        assert_eq!(counts.wait(&"many at once", now), Some(Duration::from_secs(3600) * 999), "nothing is forgiven");
+        assert_eq!(
+            counts.wait(&"many at once", now),
+            Some(Duration::from_secs(3600) * 999),
+            "nothing is forgiven"
+        );
         let brief = Counts::new(2, Duration::from_nanos(1));
         brief.count("a moment ago", now);
         while brief.empty_at.entry_count() > 0 {
@@ -209,10 +261,20 @@ mod tests {
     fn one_password_on_many_accounts_is_counted_by_network() {
         let (throttle, now) = (Throttle::new(), Instant::now());
         for n in 0..ALL_ACCOUNTS {
-            throttle.count(&guesser(&format!("2001:db8:1:2::{n:x}"), &format!("user {n}")), now);
+            throttle.count(
+                &guesser(&format!("2001:db8:1:2::{n:x}"), &format!("user {n}")),
+                now,
+            );
         }
-        assert!(throttle.wait(&guesser("2001:db8:1:2:ffff::1", "another"), now).is_some());
-        assert_eq!(throttle.wait(&guesser("2001:db8:1:3::1", "another"), now), None);
+        assert!(
+            throttle
+                .wait(&guesser("2001:db8:1:2:ffff::1", "another"), now)
+                .is_some()
+        );
+        assert_eq!(
+            throttle.wait(&guesser("2001:db8:1:3::1", "another"), now),
+            None
+        );
         assert!(guesser("::ffff:192.0.2.1", "a").address == guesser("192.0.2.1", "a").address);
     }
 }

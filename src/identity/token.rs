@@ -38,11 +38,21 @@ pub struct Tokens {
 
 impl Tokens {
     pub fn new(key: &[u8]) -> Self {
-        Self { signing: EncodingKey::from_secret(key), signature: Signature::new(key, ISSUER) }
+        Self {
+            signing: EncodingKey::from_secret(key),
+            signature: Signature::new(key, ISSUER),
+        }
     }
 
     /// An access token.
-    pub fn access(&self, user: UserId, role: &str, admin: bool, login: Uuid, now: Moment) -> Option<String> {
+    pub fn access(
+        &self,
+        user: UserId,
+        role: &str,
+        admin: bool,
+        login: Uuid,
+        now: Moment,
+    ) -> Option<String> {
         let iat = now.unix_seconds();
         let claims = Claims {
             id: user,
@@ -54,7 +64,10 @@ impl Tokens {
             iss: ISSUER.to_owned(),
             sid: Some(login),
         };
-        let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::HS256) };
+        let header = Header {
+            kid: Some(KEY_ID.to_owned()),
+            ..Header::new(Algorithm::HS256)
+        };
         encode(&header, &claims, &self.signing).ok()
     }
 
@@ -76,10 +89,23 @@ mod tests {
     fn a_token_is_good_for_its_time_and_under_its_key() {
         let tokens = Tokens::new(b"one key");
         let user = UserId(Uuid::from_u128(7));
-        let token = tokens.access(user, "creator", false, Uuid::nil(), now()).unwrap();
+        let token = tokens
+            .access(user, "creator", false, Uuid::nil(), now())
+            .unwrap();
         assert_eq!(tokens.check(&token).unwrap().id, user);
-        assert_eq!(Tokens::new(b"another").check(&token).unwrap_err(), BadToken::Invalid);
-        let old = tokens.access(user, "creator", false, Uuid::nil(), now().plus_seconds(-ACCESS_SECONDS - 5)).unwrap();
+        assert_eq!(
+            Tokens::new(b"another").check(&token).unwrap_err(),
+            BadToken::Invalid
+        );
+        let old = tokens
+            .access(
+                user,
+                "creator",
+                false,
+                Uuid::nil(),
+                now().plus_seconds(-ACCESS_SECONDS - 5),
+            )
+            .unwrap();
         assert_eq!(tokens.check(&old).unwrap_err(), BadToken::Expired);
         assert_eq!(tokens.check("nonsense").unwrap_err(), BadToken::Invalid);
     }
@@ -87,14 +113,20 @@ mod tests {
     #[test]
     fn other_issuers_and_tokens_without_an_end_are_refused() {
         let key = EncodingKey::from_secret(b"one key");
-        let claims =
-            serde_json::json!({"id": Uuid::from_u128(7), "role": null, "app_access": true, "admin_access": true, "iat": 0});
-        for (issuer, end) in [(Some("someone"), Some(i64::MAX / 2)), (Some(ISSUER), None), (None, Some(i64::MAX / 2))] {
+        let claims = serde_json::json!({"id": Uuid::from_u128(7), "role": null, "app_access": true, "admin_access": true, "iat": 0});
+        for (issuer, end) in [
+            (Some("someone"), Some(i64::MAX / 2)),
+            (Some(ISSUER), None),
+            (None, Some(i64::MAX / 2)),
+        ] {
             let mut claims = claims.clone();
             issuer.inspect(|issuer| claims["iss"] = (*issuer).into());
             end.inspect(|end| claims["exp"] = (*end).into());
             let token = encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
-            assert_eq!(Tokens::new(b"one key").check(&token).unwrap_err(), BadToken::Invalid);
+            assert_eq!(
+                Tokens::new(b"one key").check(&token).unwrap_err(),
+                BadToken::Invalid
+            );
         }
     }
 }

@@ -40,7 +40,11 @@ impl TwoFactor {
 
     /// The secret as the vault holds it.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
-        Builder::new().with_secret(Secret::from(bytes)).build().ok().map(Self)
+        Builder::new()
+            .with_secret(Secret::from(bytes))
+            .build()
+            .ok()
+            .map(Self)
     }
 
     /// The secret as the vault is to hold it.
@@ -56,13 +60,19 @@ impl TwoFactor {
     /// The secret for authenticator apps to scan.
     pub fn url(&self, account: &str) -> Option<String> {
         let account = account.replace(':', " "); // no colon may stand in it
-        let named = Builder::new().with_secret(self.bytes().to_vec()).with_account_name(account).with_issuer(Some(ISSUER));
+        let named = Builder::new()
+            .with_secret(self.bytes().to_vec())
+            .with_account_name(account)
+            .with_issuer(Some(ISSUER));
         named.build().ok()?.to_url().ok()
     }
 
     /// The time step that a code is right for, now or a step away; compared in constant time.
     pub fn step_of(&self, code: &SecretString, now: Moment) -> Option<u64> {
-        self.0.check(code.expose_secret(), u64::try_from(now.unix_seconds()).ok()?)
+        self.0.check(
+            code.expose_secret(),
+            u64::try_from(now.unix_seconds()).ok()?,
+        )
     }
 }
 
@@ -70,7 +80,12 @@ fn tag(key: &[u8; 32], user: UserId, drawn: &[u8]) -> [u8; 8] {
     let mut tag = [0; 8];
     // HMAC takes keys of any length.
     if let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) {
-        tag.copy_from_slice(&mac.chain_update(user.0.as_bytes()).chain_update(drawn).finalize().into_bytes()[..8]);
+        tag.copy_from_slice(
+            &mac.chain_update(user.0.as_bytes())
+                .chain_update(drawn)
+                .finalize()
+                .into_bytes()[..8],
+        );
     }
     tag
 }
@@ -85,31 +100,60 @@ mod tests {
     fn codes_are_those_of_the_standard() {
         // RFC 6238, appendix B, cut to six digits.
         let two_factor = TwoFactor::from_bytes(b"12345678901234567890".to_vec()).unwrap();
-        for (seconds, code, step) in
-            [(59, "287082", 1), (1_111_111_109, "081804", 37_037_036), (20_000_000_000, "353130", 666_666_666)]
-        {
+        for (seconds, code, step) in [
+            (59, "287082", 1),
+            (1_111_111_109, "081804", 37_037_036),
+            (20_000_000_000, "353130", 666_666_666),
+        ] {
             let at = |seconds| Moment(0).plus_seconds(seconds);
             assert_eq!(two_factor.step_of(&code.into(), at(seconds)), Some(step));
-            assert_eq!(two_factor.step_of(&code.into(), at(seconds + 30)), Some(step), "one step late");
+            assert_eq!(
+                two_factor.step_of(&code.into(), at(seconds + 30)),
+                Some(step),
+                "one step late"
+            );
             assert_eq!(two_factor.step_of(&code.into(), at(seconds + 60)), None);
         }
         for wrong in ["", "28708", "2870822", "28708a", "２８７０８２"] {
-            assert_eq!(two_factor.step_of(&wrong.into(), Moment(0).plus_seconds(59)), None, "{wrong}");
+            assert_eq!(
+                two_factor.step_of(&wrong.into(), Moment(0).plus_seconds(59)),
+                None,
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn a_secret_is_good_for_the_user_that_it_was_given_to() {
-        let (key, ada, bob) = ([1; 32], UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (key, ada, bob) = (
+            [1; 32],
+            UserId(Uuid::from_u128(1)),
+            UserId(Uuid::from_u128(2)),
+        );
         let two_factor = TwoFactor::generate(&key, ada).unwrap();
         let text = SecretString::from(two_factor.text());
-        assert_eq!(TwoFactor::from_text(&text, &key, ada).unwrap().bytes(), two_factor.bytes());
+        assert_eq!(
+            TwoFactor::from_text(&text, &key, ada).unwrap().bytes(),
+            two_factor.bytes()
+        );
         assert!(TwoFactor::from_text(&text, &key, bob).is_none());
         assert!(TwoFactor::from_text(&text, &[2; 32], ada).is_none());
         let url = two_factor.url("ada+work@example.com").unwrap();
-        assert!(url.starts_with("otpauth://totp/genie:") && url.contains(&two_factor.text()), "{url}");
-        for bad in ["", "not base32!", "JBSWY3DPEHPK3PXP", &"A".repeat(32), &"A".repeat(129)] {
-            assert!(TwoFactor::from_text(&bad.into(), &key, ada).is_none(), "{bad}");
+        assert!(
+            url.starts_with("otpauth://totp/genie:") && url.contains(&two_factor.text()),
+            "{url}"
+        );
+        for bad in [
+            "",
+            "not base32!",
+            "JBSWY3DPEHPK3PXP",
+            &"A".repeat(32),
+            &"A".repeat(129),
+        ] {
+            assert!(
+                TwoFactor::from_text(&bad.into(), &key, ada).is_none(),
+                "{bad}"
+            );
         }
     }
 }

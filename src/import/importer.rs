@@ -6,7 +6,9 @@ use genie_actors::{
     users::Users,
     vault::{Plaintext, Stored, Target, Vault},
 };
-use genie_events::{CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists};
+use genie_events::{
+    CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists,
+};
 use genie_log::{Log, LogError, RequestKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -74,38 +76,76 @@ impl Importer<'_> {
         };
         // A later copy of the original may tell of what an earlier one brought, and nobody changed since.
         match self.brought_in(id).await {
-            Ok(None) => Outcome::Rejected { reason: refused.to_string() },
+            Ok(None) => Outcome::Rejected {
+                reason: refused.to_string(),
+            },
             Ok(over) => outcome(self.store(&line, id, over).await, id),
-            Err(error) => Outcome::Later { reason: error.to_string() },
+            Err(error) => Outcome::Later {
+                reason: error.to_string(),
+            },
         }
     }
 
-    async fn store(&self, line: &Line, id: CredentialId, over: Option<u32>) -> Result<Stored, WriteError> {
-        let opened = self.key.open(&line.sealed).map_err(|reason| Refusal::invalid("credentials", reason.to_string()))?;
+    async fn store(
+        &self,
+        line: &Line,
+        id: CredentialId,
+        over: Option<u32>,
+    ) -> Result<Stored, WriteError> {
+        let opened = self
+            .key
+            .open(&line.sealed)
+            .map_err(|reason| Refusal::invalid("credentials", reason.to_string()))?;
         let secret = Plaintext::of_object(opened)?;
-        let asking = Asking { metadata: Metadata::system(), key: Some(self.known_by(line)) };
+        let asking = Asking {
+            metadata: Metadata::system(),
+            key: Some(self.known_by(line)),
+        };
         let (platform, platform_username) = (line.platform.clone(), line.platform_username.clone());
-        let target = Target::Imported { id, platform, platform_username, over };
-        self.vault.store(self.users, line.user, asking, target, secret).await
+        let target = Target::Imported {
+            id,
+            platform,
+            platform_username,
+            over,
+        };
+        self.vault
+            .store(self.users, line.user, asking, target, secret)
+            .await
     }
 
     /// The version that is held, if an import brought it: nothing else stores credentials as the system.
     async fn brought_in(&self, id: CredentialId) -> Result<Option<u32>, LogError> {
         let mut last = None;
         for stored in ["credential.stored", "credential.changed"] {
-            if let Some(asked) = self.log.last_asked(StreamId::new(StreamKind::Credential, id), stored).await? {
+            if let Some(asked) = self
+                .log
+                .last_asked(StreamId::new(StreamKind::Credential, id), stored)
+                .await?
+            {
                 let version = asked.clear.get("version").and_then(Value::as_u64);
-                last = last.max(version.map(|version| (version, asked.caller == CallerKind::System)));
+                last =
+                    last.max(version.map(|version| (version, asked.caller == CallerKind::System)));
             }
         }
-        Ok(last.filter(|(_, by_import)| *by_import).and_then(|(version, _)| u32::try_from(version).ok()))
+        Ok(last
+            .filter(|(_, by_import)| *by_import)
+            .and_then(|(version, _)| u32::try_from(version).ok()))
     }
 
     /// Old clients' reveals name the original's ids: one that is a UUID stays. Another follows from user and name, the same each
     /// time.
     fn id_of(&self, line: &Line) -> CredentialId {
         let derived = || {
-            let hash = self.log.hashes().request("import", "credential", &format!("{} {}", line.user, line.id), &[]).key;
+            let hash = self
+                .log
+                .hashes()
+                .request(
+                    "import",
+                    "credential",
+                    &format!("{} {}", line.user, line.id),
+                    &[],
+                )
+                .key;
             let number = u128::from_str_radix(&hash[..32], 16).unwrap_or_default(); // a hash is hexadecimal
             CredentialId(Uuid::new_v8(number.to_be_bytes()))
         };
@@ -115,8 +155,11 @@ impl Importer<'_> {
     /// What says the same of the same user's credential is the same line.
     fn known_by(&self, line: &Line) -> RequestKey {
         let name = line.platform_username.as_deref().unwrap_or_default();
-        let said = serde_json::json!([line.user, line.id, line.platform, name, line.sealed]).to_string();
-        self.log.hashes().request("import", "credentials", &said, &[])
+        let said =
+            serde_json::json!([line.user, line.id, line.platform, name, line.sealed]).to_string();
+        self.log
+            .hashes()
+            .request("import", "credentials", &said, &[])
     }
 }
 
@@ -125,13 +168,22 @@ fn outcome(stored: Result<Stored, WriteError>, id: CredentialId) -> Outcome {
         Ok(stored) if stored.again => Outcome::Before { id },
         Ok(_) => Outcome::Imported { id },
         Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
-            Outcome::Rejected { reason: "its `creatorProfileId` is that of another user's credential here".to_owned() }
+            Outcome::Rejected {
+                reason: "its `creatorProfileId` is that of another user's credential here"
+                    .to_owned(),
+            }
         }
-        Err(WriteError::Refused(refusal)) => Outcome::Rejected { reason: refusal.to_string() },
+        Err(WriteError::Refused(refusal)) => Outcome::Rejected {
+            reason: refusal.to_string(),
+        },
         Err(WriteError::Forgotten) => {
             let reason = "genie does not know this user, or forgot them; import the line again once they are known";
-            Outcome::Rejected { reason: reason.to_owned() }
+            Outcome::Rejected {
+                reason: reason.to_owned(),
+            }
         }
-        Err(error) => Outcome::Later { reason: error.to_string() },
+        Err(error) => Outcome::Later {
+            reason: error.to_string(),
+        },
     }
 }

@@ -30,44 +30,72 @@ pub struct Line {
 impl Line {
     /// Reads one; else says what is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let fields: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => "it is no JSON object".to_owned(),
-            _ => format!("it is not valid JSON, at column {}", error.column()),
-        })?;
-        let user = text(&fields, "userId")?.parse().map_err(|_| "`userId` is not a user's id, which is a UUID".to_owned())?;
-        let id = name(text(&fields, "creatorProfileId")?, "creatorProfileId", MAX_NAME)?;
-        let platform = name(&text(&fields, "platform")?.trim().to_lowercase(), "platform", MAX_PLATFORM)?;
+        let fields: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+                serde_json::error::Category::Data => "it is no JSON object".to_owned(),
+                _ => format!("it is not valid JSON, at column {}", error.column()),
+            })?;
+        let user = text(&fields, "userId")?
+            .parse()
+            .map_err(|_| "`userId` is not a user's id, which is a UUID".to_owned())?;
+        let id = name(
+            text(&fields, "creatorProfileId")?,
+            "creatorProfileId",
+            MAX_NAME,
+        )?;
+        let platform = name(
+            &text(&fields, "platform")?.trim().to_lowercase(),
+            "platform",
+            MAX_PLATFORM,
+        )?;
         let platform_username = match fields.get("platform_username") {
             None | Some(Value::Null) => None,
             Some(Value::String(empty)) if empty.is_empty() => None,
-            Some(_) => Some(name(text(&fields, "platform_username")?, "platform_username", MAX_NAME)?),
+            Some(_) => Some(name(
+                text(&fields, "platform_username")?,
+                "platform_username",
+                MAX_NAME,
+            )?),
         };
-        Ok(Self { user, id, platform, platform_username, sealed: sealed(&fields)? })
+        Ok(Self {
+            user,
+            id,
+            platform,
+            platform_username,
+            sealed: sealed(&fields)?,
+        })
     }
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, String> {
     match fields.get(field) {
         None => Err(format!("`{field}` is missing")),
-        Some(value) => value.as_str().ok_or_else(|| format!("`{field}` must be a text")),
+        Some(value) => value
+            .as_str()
+            .ok_or_else(|| format!("`{field}` must be a text")),
     }
 }
 
 fn name(text: &str, field: &str, most: usize) -> Result<String, String> {
     match text.is_empty() || text.chars().count() > most || text.chars().any(char::is_control) {
-        true => Err(format!("`{field}` must have 1 to {most} characters, none of them control characters")),
+        true => Err(format!(
+            "`{field}` must have 1 to {most} characters, none of them control characters"
+        )),
         false => Ok(text.to_owned()),
     }
 }
 
 /// The bare text, the object around it, or, as databases hand them out, the object as a text.
 fn sealed(fields: &Map<String, Value>) -> Result<String, String> {
-    let of_object = |fields: &Map<String, Value>| fields.get("enc").and_then(Value::as_str).map(str::to_owned);
+    let of_object =
+        |fields: &Map<String, Value>| fields.get("enc").and_then(Value::as_str).map(str::to_owned);
     let found = match fields.get("credentials") {
         None => return Err("`credentials` is missing".to_owned()),
         Some(Value::Object(object)) => of_object(object),
         Some(Value::String(text)) if text.trim_start().starts_with('{') => {
-            serde_json::from_str(text).ok().and_then(|object| of_object(&object))
+            serde_json::from_str(text)
+                .ok()
+                .and_then(|object| of_object(&object))
         }
         Some(Value::String(text)) => Some(text.clone()),
         Some(_) => None,
@@ -89,13 +117,24 @@ mod tests {
 
     #[test]
     fn all_ways_to_write_a_line() {
-        for credentials in [json!("v1:a:b:c"), json!({"enc": "v1:a:b:c"}), json!(r#"{"enc":"v1:a:b:c"}"#)] {
+        for credentials in [
+            json!("v1:a:b:c"),
+            json!({"enc": "v1:a:b:c"}),
+            json!(r#"{"enc":"v1:a:b:c"}"#),
+        ] {
             let line = json!({
                 "userId": USER, "creatorProfileId": "7", "platform": " OnlyFans", "platform_username": null,
                 "credentials": credentials, "created_at": "whatever else",
             });
             let line = read(&line).ok().unwrap();
-            assert_eq!((line.id.as_str(), line.platform.as_str(), line.platform_username), ("7", "onlyfans", None));
+            assert_eq!(
+                (
+                    line.id.as_str(),
+                    line.platform.as_str(),
+                    line.platform_username
+                ),
+                ("7", "onlyfans", None)
+            );
             assert_eq!(line.sealed, "v1:a:b:c");
         }
     }

@@ -24,10 +24,14 @@ pub struct OriginalKey(Zeroizing<[u8; 32]>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CantOpen {
     /// It is not of the form.
-    #[error("`credentials` is not `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, with an iv of 12 or 16 bytes and a tag of 16")]
+    #[error(
+        "`credentials` is not `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, with an iv of 12 or 16 bytes and a tag of 16"
+    )]
     Form,
     /// It was sealed with another key, or changed since.
-    #[error("`credentials` does not open with CREDENTIALS_ENC_KEY_B64: another key sealed it, or it was damaged")]
+    #[error(
+        "`credentials` does not open with CREDENTIALS_ENC_KEY_B64: another key sealed it, or it was damaged"
+    )]
     Key,
 }
 
@@ -41,9 +45,13 @@ impl OriginalKey {
     /// Opens a text of the original.
     pub fn open(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
         let mut parts = text.trim().split(':');
-        let (Some(VERSION), Some(iv), Some(tag), Some(ciphertext), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(VERSION), Some(iv), Some(tag), Some(ciphertext), None) = (
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ) else {
             return Err(CantOpen::Form);
         };
         let decode = |part: &str| hex::decode(part).map_err(|_| CantOpen::Form);
@@ -82,9 +90,17 @@ mod tests {
 
     #[test]
     fn what_node_sealed_opens() {
-        for sealed in [NODE_12, NODE_16, &NODE_12.to_uppercase().replace("V1", "v1"), &format!(" {NODE_12}\n")] {
+        for sealed in [
+            NODE_12,
+            NODE_16,
+            &NODE_12.to_uppercase().replace("V1", "v1"),
+            &format!(" {NODE_12}\n"),
+        ] {
             let opened = key(KEY).open(sealed).unwrap();
-            assert_eq!(opened.as_slice(), r#"{"username":"ada","password":"pässword"}"#.as_bytes());
+            assert_eq!(
+                opened.as_slice(),
+                r#"{"username":"ada","password":"pässword"}"#.as_bytes()
+            );
         }
     }
 
@@ -93,13 +109,24 @@ mod tests {
     fn the_published_vectors_open() {
         let zero = key(&BASE64.encode([0; 32]));
         let iv = "0".repeat(24);
-        assert_eq!(zero.open(&format!("v1:{iv}:530f8afbc74536b9a963b4f1c4cb738b:")).unwrap().as_slice(), b"");
-        let one = format!("v1:{iv}:d0d1c8a799996bf0265b98b5d48ab919:cea7403d4d606b6e074ec5d3baf39d18");
+        assert_eq!(
+            zero.open(&format!("v1:{iv}:530f8afbc74536b9a963b4f1c4cb738b:"))
+                .unwrap()
+                .as_slice(),
+            b""
+        );
+        let one =
+            format!("v1:{iv}:d0d1c8a799996bf0265b98b5d48ab919:cea7403d4d606b6e074ec5d3baf39d18");
         assert_eq!(zero.open(&one).unwrap().as_slice(), [0; 16]);
-        let key_15 = hex::decode("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308").unwrap();
+        let key_15 =
+            hex::decode("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
+                .unwrap();
         let fifteen = "v1:cafebabefacedbaddecaf888:b094dac5d93471bdec1a502270e3cc6c:522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad";
         let plaintext = "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255";
-        assert_eq!(hex::encode(&*key(&BASE64.encode(key_15)).open(fifteen).unwrap()), plaintext);
+        assert_eq!(
+            hex::encode(&*key(&BASE64.encode(key_15)).open(fifteen).unwrap()),
+            plaintext
+        );
     }
 
     #[test]
@@ -110,15 +137,39 @@ mod tests {
             changed.replace_range(place..place + found.len_utf8(), &other.to_string());
             assert!(key(KEY).open(&changed).is_err(), "changed at {place}");
         }
-        assert_eq!(key(&BASE64.encode([1; 32])).open(NODE_12), Err(CantOpen::Key));
-        for text in ["", "v1", "v2:00:00:00", "v1:0:0:0", "v1:zz:zz:zz", "v1:::", &format!("{NODE_12}:00"), "v1:ä:ä:ä"] {
+        assert_eq!(
+            key(&BASE64.encode([1; 32])).open(NODE_12),
+            Err(CantOpen::Key)
+        );
+        for text in [
+            "",
+            "v1",
+            "v2:00:00:00",
+            "v1:0:0:0",
+            "v1:zz:zz:zz",
+            "v1:::",
+            &format!("{NODE_12}:00"),
+            "v1:ä:ä:ä",
+        ] {
             assert_eq!(key(KEY).open(text), Err(CantOpen::Form), "{text}");
         }
         for length in 0..NODE_12.len() {
-            assert!(key(KEY).open(&NODE_12[..length]).is_err(), "cut off at {length}");
+            assert!(
+                key(KEY).open(&NODE_12[..length]).is_err(),
+                "cut off at {length}"
+            );
         }
-        for bad in ["", "short", &BASE64.encode([0; 31]), &BASE64.encode([0; 33]), "not base64!"] {
-            assert!(OriginalKey::read(&SecretString::from(bad)).is_none(), "{bad}");
+        for bad in [
+            "",
+            "short",
+            &BASE64.encode([0; 31]),
+            &BASE64.encode([0; 33]),
+            "not base64!",
+        ] {
+            assert!(
+                OriginalKey::read(&SecretString::from(bad)).is_none(),
+                "{bad}"
+            );
         }
     }
 }

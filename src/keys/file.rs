@@ -22,17 +22,26 @@ const LONGEST: u64 = 16 * 1024;
 pub fn path(config: &Config) -> Option<PathBuf> {
     match &config.master_keys {
         Some(_) => None,
-        None => Some(config.master_keys_file.clone().unwrap_or_else(|| config.data_dir.join("master.key"))),
+        None => Some(
+            config
+                .master_keys_file
+                .clone()
+                .unwrap_or_else(|| config.data_dir.join("master.key")),
+        ),
     }
 }
 
 /// The configured ring. In the data folder one is made for an empty store, unless it is only to be read.
 pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
     if let Some(ring) = &config.master_keys {
-        return MasterKeys::parse(ring.expose_secret()).map_err(|error| format!("GENIE_MASTER_KEYS: {error}"));
+        return MasterKeys::parse(ring.expose_secret())
+            .map_err(|error| format!("GENIE_MASTER_KEYS: {error}"));
     }
     if let Some(path) = &config.master_keys_file {
-        return parsed(path, &read(path).map_err(|error| format!("GENIE_MASTER_KEYS_FILE: {error}"))?);
+        return parsed(
+            path,
+            &read(path).map_err(|error| format!("GENIE_MASTER_KEYS_FILE: {error}"))?,
+        );
     }
     let path = config.data_dir.join("master.key");
     let shown = path.display();
@@ -40,26 +49,34 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
     let _alone = match read_only {
         true => None,
         false => {
-            fs::create_dir_all(&config.data_dir).map_err(|error| format!("{}: {error}", config.data_dir.display()))?;
+            fs::create_dir_all(&config.data_dir)
+                .map_err(|error| format!("{}: {error}", config.data_dir.display()))?;
             Some(lock(&path)?)
         }
     };
     match path.try_exists() {
         Ok(true) => parsed(&path, &read(&path)?),
-        Ok(false) if read_only => {
-            Err(format!("{shown} is not there; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"))
-        }
-        Ok(false) => match Log::is_new(&config.target()).await.map_err(|error| error.to_string())? {
+        Ok(false) if read_only => Err(format!(
+            "{shown} is not there; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"
+        )),
+        Ok(false) => match Log::is_new(&config.target())
+            .await
+            .map_err(|error| error.to_string())?
+        {
             true => {
                 write(&path, &MasterKeys::generate())?;
-                warn!("a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place");
+                warn!(
+                    "a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place"
+                );
                 parsed(&path, &read(&path)?)
             }
             false => Err(format!(
                 "{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS or GENIE_MASTER_KEYS_FILE"
             )),
         },
-        Err(error) => Err(format!("{shown}: {error}; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR")),
+        Err(error) => Err(format!(
+            "{shown}: {error}; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"
+        )),
     }
 }
 
@@ -88,8 +105,12 @@ pub fn remove(path: &Path, id: &str) -> Result<bool, String> {
     if !parsed(path, &text)?.has(id) {
         return Ok(false);
     }
-    let entries = text.split(|c: char| c == ',' || c.is_ascii_whitespace()).filter(|entry| !entry.is_empty());
-    let others: Vec<&str> = entries.filter(|entry| entry.split(':').next() != Some(id)).collect();
+    let entries = text
+        .split(|c: char| c == ',' || c.is_ascii_whitespace())
+        .filter(|entry| !entry.is_empty());
+    let others: Vec<&str> = entries
+        .filter(|entry| entry.split(':').next() != Some(id))
+        .collect();
     let text = Zeroizing::new(others.join("\n") + "\n");
     parsed(path, &text)?;
     write(path, &text)?;
@@ -103,7 +124,11 @@ fn parsed(path: &Path, text: &str) -> Result<MasterKeys, String> {
 fn read(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let file = File::open(path).map_err(|error| format!("{shown}: {error}"))?;
-    let mode = file.metadata().map_err(|error| format!("{shown}: {error}"))?.permissions().mode();
+    let mode = file
+        .metadata()
+        .map_err(|error| format!("{shown}: {error}"))?
+        .permissions()
+        .mode();
     if mode & 0o077 != 0 {
         return Err(format!(
             "{shown} holds master keys and others may read or change it (mode {:03o}); run: chmod 600 {shown}",
@@ -111,7 +136,9 @@ fn read(path: &Path) -> Result<Zeroizing<String>, String> {
         ));
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(LONGEST).read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
+    file.take(LONGEST)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("{shown}: {error}"))?;
     Ok(text)
 }
 
@@ -124,7 +151,12 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
         };
         let mut beside = path.clone().into_os_string();
         beside.push(".new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
         if let Ok(was) = fs::metadata(&path)
             && file.metadata()?.uid() != was.uid()
         {
@@ -142,7 +174,12 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 fn lock(path: &Path) -> Result<File, String> {
     let path = path.with_extension("lock");
     let lock = || {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
         file.lock()?;
         Ok(file)
     };
@@ -162,15 +199,34 @@ mod tests {
         write(&path, &MasterKeys::generate()).unwrap();
         let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
-        let ids = || in_file(&path).unwrap().ids().map(str::to_owned).collect::<Vec<_>>();
+        let ids = || {
+            in_file(&path)
+                .unwrap()
+                .ids()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         add(&path, "m2", &MasterKeys::new_entry("m2")).unwrap();
-        assert_eq!((ids(), mode()), (vec!["m2".to_owned(), "m1".to_owned()], 0o600));
-        assert!(add(&path, "m1", &MasterKeys::new_entry("m1")).unwrap_err().contains("already"));
+        assert_eq!(
+            (ids(), mode()),
+            (vec!["m2".to_owned(), "m1".to_owned()], 0o600)
+        );
+        assert!(
+            add(&path, "m1", &MasterKeys::new_entry("m1"))
+                .unwrap_err()
+                .contains("already")
+        );
         assert!(remove(&path, "m1").unwrap() && !remove(&path, "m1").unwrap());
         assert_eq!(ids(), ["m2"]);
-        assert!(remove(&path, "m2").unwrap_err().contains("empty"), "the last one stays");
+        assert!(
+            remove(&path, "m2").unwrap_err().contains("empty"),
+            "the last one stays"
+        );
         assert_eq!(ids(), ["m2"]);
-        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names.len(), 2, "{names:?}"); // and its lock
     }
 
@@ -179,7 +235,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         write(&path, &MasterKeys::generate()).unwrap();
-        for (mode, is_good) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o620, false), (0o601, false)] {
+        for (mode, is_good) in [
+            (0o600, true),
+            (0o400, true),
+            (0o640, false),
+            (0o604, false),
+            (0o620, false),
+            (0o601, false),
+        ] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert_eq!(in_file(&path).is_ok(), is_good, "{mode:o}");
         }

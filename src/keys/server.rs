@@ -55,12 +55,20 @@ pub struct Listed {
 impl Listed {
     /// How many data keys a master key wraps.
     pub fn wrapped_by(&self, id: &str) -> u64 {
-        self.wraps.iter().filter(|wraps| wraps.master == id).map(|wraps| wraps.keys).sum()
+        self.wraps
+            .iter()
+            .filter(|wraps| wraps.master == id)
+            .map(|wraps| wraps.keys)
+            .sum()
     }
 
     /// How many any other wraps.
     pub fn wrapped_by_others(&self, id: &str) -> u64 {
-        self.wraps.iter().filter(|wraps| wraps.master != id).map(|wraps| wraps.keys).sum()
+        self.wraps
+            .iter()
+            .filter(|wraps| wraps.master != id)
+            .map(|wraps| wraps.keys)
+            .sum()
     }
 }
 
@@ -76,8 +84,12 @@ pub async fn perform(log: &Log, ring: Option<&Ring>, asked: Asked) -> Result<Val
             serde_json::to_value(list(log).await.map_err(told)?)
         }
         Asked::Begin => Ok(Value::String(log.begin_rotation().await.map_err(told)?)),
-        Asked::Step { to, from } => serde_json::to_value::<Step>(log.rotate(&to, from).await.map_err(told)?),
-        Asked::Retire { id } => Ok(Value::String(log.retire_master(&id).await.map_err(told)?.rfc3339())),
+        Asked::Step { to, from } => {
+            serde_json::to_value::<Step>(log.rotate(&to, from).await.map_err(told)?)
+        }
+        Asked::Retire { id } => Ok(Value::String(
+            log.retire_master(&id).await.map_err(told)?.rfc3339(),
+        )),
     };
     done.map_err(|error| error.to_string())
 }
@@ -89,7 +101,10 @@ async fn list(log: &Log) -> Result<Listed, RotationError> {
         ring: log.masters().ids().map(str::to_owned).collect(),
         current,
         wraps: log.wraps().await?,
-        retired: retired.into_iter().map(|(id, at)| (id, at.rfc3339())).collect(),
+        retired: retired
+            .into_iter()
+            .map(|(id, at)| (id, at.rfc3339()))
+            .collect(),
         servers: log.rings().await?,
     })
 }
@@ -111,12 +126,20 @@ impl Ring {
     pub async fn announce(config: &Config, log: &Log, node: &str) -> Result<Arc<Self>, String> {
         let file = file::path(config);
         let taken = Mutex::new(file.as_deref().and_then(seen));
-        let ring = Arc::new(Self { log: log.clone(), node: node.to_owned(), file, taken });
+        let ring = Arc::new(Self {
+            log: log.clone(),
+            node: node.to_owned(),
+            file,
+            taken,
+        });
         match log.announce_ring(node).await {
             Ok(()) => {}
             // Nor can anybody rotate, then; the other servers are told as soon as the store takes it.
             Err(LogError::Away(reason)) => {
-                warn!(reason, "the other servers can't be told which master keys this one has; trying on")
+                warn!(
+                    reason,
+                    "the other servers can't be told which master keys this one has; trying on"
+                )
             }
             Err(error) => return Err(error.to_string()),
         }
@@ -124,7 +147,9 @@ impl Ring {
             None => Ok(ring),
             Some(id) => {
                 ring.withdraw().await;
-                Err(format!("master key `{id}` is current by now, and not in the ring; add it to GENIE_MASTER_KEYS or its file"))
+                Err(format!(
+                    "master key `{id}` is current by now, and not in the ring; add it to GENIE_MASTER_KEYS or its file"
+                ))
             }
         }
     }
@@ -135,9 +160,16 @@ impl Ring {
         loop {
             tokio::time::sleep(ANNOUNCE).await;
             let has_changed = self.file.as_deref().and_then(seen) != *self.taken();
-            let reason = if has_changed { self.read_again().await.err() } else { None };
+            let reason = if has_changed {
+                self.read_again().await.err()
+            } else {
+                None
+            };
             if let Some(reason) = reason.as_ref().filter(|_| reason != told) {
-                warn!(reason, "the ring of master keys was changed and is not taken; the one before stays");
+                warn!(
+                    reason,
+                    "the ring of master keys was changed and is not taken; the one before stays"
+                );
             }
             told = reason;
             if let Err(error) = self.log.announce_ring(&self.node).await {
@@ -147,13 +179,21 @@ impl Ring {
     }
 
     async fn read_again(&self) -> Result<(), String> {
-        let Some(path) = &self.file else { return Ok(()) };
+        let Some(path) = &self.file else {
+            return Ok(());
+        };
         let (seen, ring) = (seen(path), file::in_file(path)?); // a change in between is found the next time
         let ids = format!("{ring:?}");
-        self.log.take_ring(ring).await.map_err(|error| format!("{}: {error}", path.display()))?;
+        self.log
+            .take_ring(ring)
+            .await
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         *self.taken() = seen;
         info!(ids, "the ring of master keys was read again");
-        self.log.announce_ring(&self.node).await.map_err(|error| error.to_string())
+        self.log
+            .announce_ring(&self.node)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<Seen>> {

@@ -36,7 +36,8 @@ pub struct Shown {
 impl Shown {
     fn take(&mut self, id: Option<String>, data: &Value) {
         if data["type"] == "textResponseChunk" {
-            self.text.push_str(data["textResponse"].as_str().unwrap_or_default());
+            self.text
+                .push_str(data["textResponse"].as_str().unwrap_or_default());
         }
         self.last_id = id.unwrap_or(std::mem::take(&mut self.last_id));
         self.ended |= data["type"] == "finalizeResponseStream";
@@ -46,11 +47,17 @@ impl Shown {
     pub fn judge(&self, turn: &str, kept: &str) -> Option<(Count, String)> {
         let (length, kept_length) = (self.text.len(), kept.len());
         if !kept.starts_with(&self.text) {
-            let sentence =
-                format!("turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin");
+            let sentence = format!(
+                "turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin"
+            );
             Some((Count::NeverSent, sentence))
         } else if self.ended && kept_length != length {
-            Some((Count::Missing, format!("turn {turn}: its end was shown after {length} bytes; {kept_length} are kept")))
+            Some((
+                Count::Missing,
+                format!(
+                    "turn {turn}: its end was shown after {length} bytes; {kept_length} are kept"
+                ),
+            ))
         } else {
             None
         }
@@ -60,22 +67,30 @@ impl Shown {
 /// Asks, reads and compares. A question is sent once: twice would be two.
 pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str) {
     let mark = arena.ledger().begin(Kind::Ask, 0);
-    let Some((node, base)) = arena.any_node(chance) else { return arena.ledger().settle(mark, Outcome::Unknown) };
+    let Some((node, base)) = arena.any_node(chance) else {
+        return arena.ledger().settle(mark, Outcome::Unknown);
+    };
     let name = {
         let mut ledger = arena.ledger();
         ledger.sending(mark);
         ledger.text(mark)
     };
     let body = json!({"message": format!("Question {name}"), "sessionId": session});
-    let request =
-        arena.request(Method::POST, &base, "/api/genie/stream-chat", person.by()).header("X-Request-Id", &name).json(&body);
+    let request = arena
+        .request(Method::POST, &base, "/api/genie/stream-chat", person.by())
+        .header("X-Request-Id", &name)
+        .json(&body);
     let sent = Instant::now();
     let answered = tokio::time::timeout(OPENS, request.send()).await;
-    let Ok(Ok(response)) = answered else { return arena.ledger().settle(mark, Outcome::Unknown) };
+    let Ok(Ok(response)) = answered else {
+        return arena.ledger().settle(mark, Outcome::Unknown);
+    };
     if response.status() == 500 {
         arena.note_internal(|| format!("the question of command {name}"));
     }
-    let Some(turn) = begun(arena, mark, &response) else { return };
+    let Some(turn) = begun(arena, mark, &response) else {
+        return;
+    };
     if response.status() != 200 {
         return; // the model server failed, and the question is kept
     }
@@ -94,7 +109,11 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: 
 
 /// Notes what became of the question; gives the turn that it began.
 fn begun(arena: &Arena, mark: Mark, response: &Response) -> Option<String> {
-    let turn = response.headers().get("Genie-Turn").and_then(|turn| turn.to_str().ok()).map(str::to_owned);
+    let turn = response
+        .headers()
+        .get("Genie-Turn")
+        .and_then(|turn| turn.to_str().ok())
+        .map(str::to_owned);
     let outcome = match (response.status().as_u16(), position_of(response.headers())) {
         (200 | 502, Some(position)) => Outcome::Acknowledged { position },
         (400..=499, _) => Outcome::Refused { clean: true },
@@ -116,23 +135,45 @@ async fn read(shown: &mut Shown, chance: &mut StdRng, response: Response, deadli
     }
 }
 
-async fn resume(arena: &Arena, chance: &mut StdRng, person: &Person, turn: &str, shown: &Shown) -> Option<Response> {
+async fn resume(
+    arena: &Arena,
+    chance: &mut StdRng,
+    person: &Person,
+    turn: &str,
+    shown: &Shown,
+) -> Option<Response> {
     let (_, base) = arena.any_node(chance)?;
-    let mut request = arena.request(Method::GET, &base, &format!("/api/genie/turns/{turn}/stream"), person.by());
+    let mut request = arena.request(
+        Method::GET,
+        &base,
+        &format!("/api/genie/turns/{turn}/stream"),
+        person.by(),
+    );
     if !shown.last_id.is_empty() {
         request = request.header("Last-Event-ID", &shown.last_id);
     }
-    let response = tokio::time::timeout(OPENS, request.send()).await.ok()?.ok()?;
+    let response = tokio::time::timeout(OPENS, request.send())
+        .await
+        .ok()?
+        .ok()?;
     Some(response).filter(|response| response.status() == 200)
 }
 
-async fn compare(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str, turn: String, shown: Shown) {
+async fn compare(
+    arena: &Arena,
+    chance: &mut StdRng,
+    person: &Person,
+    session: &str,
+    turn: String,
+    shown: Shown,
+) {
     let deadline = Instant::now() + KEPT;
     let path = format!("/api/genie/sessions/{session}/messages?limit=500");
     while Instant::now() < deadline {
         let read = arena.read(chance, &path, person.by(), None, KEPT).await;
         let kept = read.as_ref().and_then(|(_, json)| {
-            let is_the_answer = |message: &&Value| message["turnId"] == *turn && message["role"] == "assistant";
+            let is_the_answer =
+                |message: &&Value| message["turnId"] == *turn && message["role"] == "assistant";
             json["data"].as_array()?.iter().find(is_the_answer)?["content"].as_str()
         });
         if let Some(kept) = kept {
@@ -152,7 +193,11 @@ pub mod tests {
 
     /// What a reader has seen.
     pub fn shown(text: &str, ended: bool) -> Shown {
-        Shown { text: text.to_owned(), last_id: String::new(), ended }
+        Shown {
+            text: text.to_owned(),
+            last_id: String::new(),
+            ended,
+        }
     }
 
     #[test]
@@ -165,7 +210,13 @@ pub mod tests {
             ("Other", false, Some(Count::NeverSent)),
             ("Some words more", false, Some(Count::NeverSent)),
         ] {
-            assert_eq!(shown(text, ended).judge("1", "Some words").map(|(count, _)| count), found, "{text} {ended}");
+            assert_eq!(
+                shown(text, ended)
+                    .judge("1", "Some words")
+                    .map(|(count, _)| count),
+                found,
+                "{text} {ended}"
+            );
         }
     }
 }

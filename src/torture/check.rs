@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use genie_events::{
-    Event, UserId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent, job::JobEvent, metadata::CallerKind,
+    Event, UserId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent, job::JobEvent,
+    metadata::CallerKind,
 };
 use genie_log::{Body, Fact};
 use uuid::Uuid;
@@ -59,7 +60,10 @@ impl Seen {
 
     /// For an example.
     fn place(&self) -> String {
-        format!("{} of {}/{} at position {}", self.event_type, self.kind, self.stream, self.position)
+        format!(
+            "{} of {}/{} at position {}",
+            self.event_type, self.kind, self.stream, self.position
+        )
     }
 }
 
@@ -103,7 +107,13 @@ pub struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    pub fn new(Books { ledger, held, shown }: &'a Books) -> Self {
+    pub fn new(
+        Books {
+            ledger,
+            held,
+            shown,
+        }: &'a Books,
+    ) -> Self {
         Self {
             ledger,
             held,
@@ -135,8 +145,13 @@ impl<'a> Checker<'a> {
                 CaptionEvent::Requested { .. } => drop(self.open.insert(stream, fact.place())),
                 CaptionEvent::Completed(_) | CaptionEvent::Failed(_) => {
                     if self.open.remove(&stream).is_none() {
-                        self.verdict
-                            .add(Count::Twice, format!("{}: this caption had ended, or was never asked for", fact.place()));
+                        self.verdict.add(
+                            Count::Twice,
+                            format!(
+                                "{}: this caption had ended, or was never asked for",
+                                fact.place()
+                            ),
+                        );
                     }
                 }
             },
@@ -147,22 +162,46 @@ impl<'a> Checker<'a> {
     fn check_order(&mut self, fact: &Seen) {
         let expected = self.expected.len() as u64 + 1;
         if fact.position != expected {
-            self.verdict.add(Count::Order, format!("{}: position {expected} was next", fact.place()));
+            self.verdict.add(
+                Count::Order,
+                format!("{}: position {expected} was next", fact.place()),
+            );
         }
         let subject = format!("{}/{}", fact.kind, fact.stream);
-        let hash = event_hash(fact.position, &fact.event_id.to_string(), &fact.event_type, &subject, fact.sequence);
-        self.expected.push(Expected { hash, is_job: fact.event_type.starts_with("job."), slice: fact.slice as u16 });
+        let hash = event_hash(
+            fact.position,
+            &fact.event_id.to_string(),
+            &fact.event_type,
+            &subject,
+            fact.sequence,
+        );
+        self.expected.push(Expected {
+            hash,
+            is_job: fact.event_type.starts_with("job."),
+            slice: fact.slice as u16,
+        });
 
-        let last = self.streams.entry(stream_hash(fact.kind, &fact.stream)).or_default();
+        let last = self
+            .streams
+            .entry(stream_hash(fact.kind, &fact.stream))
+            .or_default();
         if fact.sequence != *last + 1 {
-            let sentence = format!("{}: it is number {} of its stream, after number {last}", fact.place(), fact.sequence);
+            let sentence = format!(
+                "{}: it is number {} of its stream, after number {last}",
+                fact.place(),
+                fact.sequence
+            );
             self.verdict.add(Count::Order, sentence);
         }
         *last = fact.sequence;
         if let Some(user) = fact.user {
             let last = self.owners.entry(user).or_default();
             if fact.owner_seq != *last + 1 {
-                let sentence = format!("{}: it is number {} of its user, after number {last}", fact.place(), fact.owner_seq);
+                let sentence = format!(
+                    "{}: it is number {} of its user, after number {last}",
+                    fact.place(),
+                    fact.owner_seq
+                );
                 self.verdict.add(Count::Order, sentence);
             }
             *last = fact.owner_seq;
@@ -170,21 +209,51 @@ impl<'a> Checker<'a> {
     }
 
     fn check_sender(&mut self, fact: &Seen) {
-        let is_an_outcome = matches!(fact.event_type.as_str(), "chat.answered" | "caption.completed" | "caption.failed");
-        if fact.caller == CallerKind::User && !is_an_outcome && fact.user.is_some_and(|user| self.suspended.contains(&user)) {
-            self.verdict.add(Count::NeverSent, format!("{}: its user was suspended before, and was let act", fact.place()));
+        let is_an_outcome = matches!(
+            fact.event_type.as_str(),
+            "chat.answered" | "caption.completed" | "caption.failed"
+        );
+        if fact.caller == CallerKind::User
+            && !is_an_outcome
+            && fact.user.is_some_and(|user| self.suspended.contains(&user))
+        {
+            self.verdict.add(
+                Count::NeverSent,
+                format!(
+                    "{}: its user was suspended before, and was let act",
+                    fact.place()
+                ),
+            );
         }
-        let mark = fact.request_id.as_deref().and_then(|id| self.ledger.find(id));
+        let mark = fact
+            .request_id
+            .as_deref()
+            .and_then(|id| self.ledger.find(id));
         let Some(mark) = mark else {
             // Without an id it is genie's own doing; with one, somebody's who is not in the ledger.
-            if fact.request_id.as_deref().is_some_and(|id| !id.is_empty()) && fact.caller != CallerKind::System {
-                self.verdict.add(Count::NeverSent, format!("{}: no client sent it", fact.place()));
+            if fact.request_id.as_deref().is_some_and(|id| !id.is_empty())
+                && fact.caller != CallerKind::System
+            {
+                self.verdict.add(
+                    Count::NeverSent,
+                    format!("{}: no client sent it", fact.place()),
+                );
             }
             return;
         };
-        let Some(event_type) = fact.event.as_ref().map(Event::type_name) else { return };
-        let Some(entry) = self.ledger.entry(mark) else { return };
-        let left = self.left.entry((mark, entry.kind.counted_as(event_type))).or_insert(Left { times: 0, first: fact.position });
+        let Some(event_type) = fact.event.as_ref().map(Event::type_name) else {
+            return;
+        };
+        let Some(entry) = self.ledger.entry(mark) else {
+            return;
+        };
+        let left = self
+            .left
+            .entry((mark, entry.kind.counted_as(event_type)))
+            .or_insert(Left {
+                times: 0,
+                first: fact.position,
+            });
         left.times += 1;
         if left.times > entry.at_most() {
             let sentence = format!(
@@ -196,8 +265,14 @@ impl<'a> Checker<'a> {
             );
             self.verdict.add(Count::Twice, sentence);
         }
-        if entry.outcome == (Outcome::Refused { clean: true }) && !event_type.ends_with(".refused") {
-            let sentence = format!("{}: command {} ({}) was refused", fact.place(), self.ledger.text(mark), entry.kind.as_str());
+        if entry.outcome == (Outcome::Refused { clean: true }) && !event_type.ends_with(".refused")
+        {
+            let sentence = format!(
+                "{}: command {} ({}) was refused",
+                fact.place(),
+                self.ledger.text(mark),
+                entry.kind.as_str()
+            );
             self.verdict.add(Count::NeverSent, sentence);
         }
     }
@@ -205,13 +280,17 @@ impl<'a> Checker<'a> {
     fn account(&mut self, fact: &Seen, stream: u64, event: &AccountEvent) {
         match event {
             AccountEvent::Suspended => self.suspended.extend(fact.user),
-            AccountEvent::OnboardingAdvanced { .. } => self.note_so(stream, "account.onboarding_advanced", fact),
+            AccountEvent::OnboardingAdvanced { .. } => {
+                self.note_so(stream, "account.onboarding_advanced", fact)
+            }
             _ => {}
         }
     }
 
     fn note_so(&mut self, stream: u64, event_type: &'static str, fact: &Seen) {
-        self.was_so.entry((stream, event_type)).or_insert(fact.position);
+        self.was_so
+            .entry((stream, event_type))
+            .or_insert(fact.position);
     }
 
     fn job(&mut self, fact: &Seen, stream: u64, event: &JobEvent) {
@@ -219,16 +298,25 @@ impl<'a> Checker<'a> {
         let now = match event {
             JobEvent::Submitted { .. } => {
                 if held.is_some() {
-                    self.verdict.add(Count::Twice, format!("{}: this job was submitted before", fact.place()));
+                    self.verdict.add(
+                        Count::Twice,
+                        format!("{}: this job was submitted before", fact.place()),
+                    );
                 }
                 Held::Nobody
             }
             JobEvent::Claimed { attempt, .. } => {
                 if let Some(Held::By { claimed_at, .. }) = held {
-                    let sentence = format!("{}: it was given away while held since position {claimed_at}", fact.place());
+                    let sentence = format!(
+                        "{}: it was given away while held since position {claimed_at}",
+                        fact.place()
+                    );
                     self.verdict.add(Count::Lapsed, sentence);
                 }
-                Held::By { claimed_at: fact.position, attempt: *attempt }
+                Held::By {
+                    claimed_at: fact.position,
+                    attempt: *attempt,
+                }
             }
             JobEvent::Completed { attempt, .. } | JobEvent::Failed { attempt, .. } => {
                 self.check_ending(fact, stream, held, *attempt);
@@ -244,10 +332,16 @@ impl<'a> Checker<'a> {
     }
 
     fn check_ending(&mut self, fact: &Seen, stream: u64, held: Option<Held>, attempt: u32) {
-        let mark = fact.request_id.as_deref().and_then(|id| self.ledger.find(id));
+        let mark = fact
+            .request_id
+            .as_deref()
+            .and_then(|id| self.ledger.find(id));
         let asked_under = mark.and_then(|mark| self.held.get(&mark)).copied();
         match held {
-            Some(Held::By { claimed_at, attempt: running }) => {
+            Some(Held::By {
+                claimed_at,
+                attempt: running,
+            }) => {
                 let by_its_holder = asked_under.is_none_or(|asked_under| asked_under == claimed_at);
                 if running != attempt || !by_its_holder {
                     let sentence = format!(
@@ -262,23 +356,34 @@ impl<'a> Checker<'a> {
                     self.note_so(stream, "job.completed", fact);
                 }
             }
-            _ => self.verdict.add(Count::Lapsed, format!("{}: nobody held the job", fact.place())),
+            _ => self.verdict.add(
+                Count::Lapsed,
+                format!("{}: nobody held the job", fact.place()),
+            ),
         }
     }
 
     fn chat(&mut self, fact: &Seen, event: &ChatEvent) {
         match event {
             ChatEvent::Asked { turn, .. } => {
-                self.open.insert(stream_hash("turn", &turn.to_string()), fact.place());
+                self.open
+                    .insert(stream_hash("turn", &turn.to_string()), fact.place());
             }
             ChatEvent::Answered { turn, answer } => {
                 let (name, content) = (turn.to_string(), &answer.content);
-                if let Some((count, sentence)) = self.shown.get(&name).and_then(|shown| shown.judge(&name, content)) {
+                if let Some((count, sentence)) = self
+                    .shown
+                    .get(&name)
+                    .and_then(|shown| shown.judge(&name, content))
+                {
                     self.verdict.add(count, sentence);
                 }
                 let turn = stream_hash("turn", &turn.to_string());
                 if self.open.remove(&turn).is_none() || !self.ended_turns.insert(turn) {
-                    self.verdict.add(Count::Twice, format!("{}: this turn had ended, or was never asked", fact.place()));
+                    self.verdict.add(
+                        Count::Twice,
+                        format!("{}: this turn had ended, or was never asked", fact.place()),
+                    );
                 }
             }
         }
@@ -287,31 +392,63 @@ impl<'a> Checker<'a> {
     /// After the last fact. Gives what was found, and what every feed must have shown.
     pub fn finish(mut self) -> (Verdict, Vec<Expected>) {
         for (mark, entry) in self.ledger.entries() {
-            let Outcome::Acknowledged { position } = entry.outcome else { continue };
+            let Outcome::Acknowledged { position } = entry.outcome else {
+                continue;
+            };
             let leaves = entry.kind.leaves();
             let in_time = |at: &u64| *at <= position;
-            let own = leaves.types.first().and_then(|wanted| self.left.get(&(mark, *wanted)));
-            let own = own.is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
-            let was_so = || leaves.types.iter().any(|wanted| self.was_so.get(&(entry.stream, *wanted)).is_some_and(in_time));
-            let command = || format!("command {} ({})", self.ledger.text(mark), entry.kind.as_str());
+            let own = leaves
+                .types
+                .first()
+                .and_then(|wanted| self.left.get(&(mark, *wanted)));
+            let own =
+                own.is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
+            let was_so = || {
+                leaves.types.iter().any(|wanted| {
+                    self.was_so
+                        .get(&(entry.stream, *wanted))
+                        .is_some_and(in_time)
+                })
+            };
+            let command = || {
+                format!(
+                    "command {} ({})",
+                    self.ledger.text(mark),
+                    entry.kind.as_str()
+                )
+            };
             let is_there = own || (leaves.or_was_so && was_so());
             if !is_there {
                 let wanted = leaves.types.join(" or ");
-                let sentence =
-                    format!("{} was acknowledged at position {position}; not all its {wanted} are there by then", command());
+                let sentence = format!(
+                    "{} was acknowledged at position {position}; not all its {wanted} are there by then",
+                    command()
+                );
                 self.verdict.add(Count::Missing, sentence);
-            } else if !own && entry.kind == Kind::CompleteJob && self.completed.get(&entry.stream) != self.held.get(&mark) {
-                let sentence = format!("{} was acknowledged; another lease had completed the job", command());
+            } else if !own
+                && entry.kind == Kind::CompleteJob
+                && self.completed.get(&entry.stream) != self.held.get(&mark)
+            {
+                let sentence = format!(
+                    "{} was acknowledged; another lease had completed the job",
+                    command()
+                );
                 self.verdict.add(Count::Lapsed, sentence);
             }
         }
         for place in self.open.values() {
-            self.verdict.add(Count::Missing, format!("{place}: it never came to an end"));
+            self.verdict
+                .add(Count::Missing, format!("{place}: it never came to an end"));
         }
         for held in self.jobs.values() {
-            if let Held::By { claimed_at, attempt } = held {
-                let sentence =
-                    format!("the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed");
+            if let Held::By {
+                claimed_at,
+                attempt,
+            } = held
+            {
+                let sentence = format!(
+                    "the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed"
+                );
                 self.verdict.add(Count::Missing, sentence);
             }
         }
@@ -320,7 +457,12 @@ impl<'a> Checker<'a> {
 
     /// What was begun and has not ended so far: turns, captions and held jobs.
     pub fn unfinished(&self) -> usize {
-        self.open.len() + self.jobs.values().filter(|held| matches!(held, Held::By { .. })).count()
+        self.open.len()
+            + self
+                .jobs
+                .values()
+                .filter(|held| matches!(held, Held::By { .. }))
+                .count()
     }
 }
 

@@ -64,7 +64,16 @@ pub struct Ask<'a> {
 impl<'a> Ask<'a> {
     /// A POST that may be sent again.
     pub fn post(kind: Kind, path: impl Into<String>, by: By<'a>, body: Value) -> Self {
-        Self { kind, method: Method::POST, path: path.into(), body, by, stream: 0, again: true, held: None }
+        Self {
+            kind,
+            method: Method::POST,
+            path: path.into(),
+            body,
+            by,
+            stream: 0,
+            again: true,
+            held: None,
+        }
     }
 }
 
@@ -149,7 +158,10 @@ impl Arena {
         let mut shown = lock(&self.shown);
         match shown.len() < COMPARED_LATER {
             true => drop(shown.insert(turn, answer)),
-            false => self.accuse(Count::Missing, format!("turn {turn}: too many answers before it are not kept yet")),
+            false => self.accuse(
+                Count::Missing,
+                format!("turn {turn}: too many answers before it are not kept yet"),
+            ),
         }
     }
 
@@ -187,7 +199,12 @@ impl Arena {
 
     /// A server that runs, by chance; `None` while all are down.
     pub fn any_node(&self, chance: &mut StdRng) -> Option<(usize, String)> {
-        let up: Vec<(usize, String)> = self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.base()?))).collect();
+        let up: Vec<(usize, String)> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(n, node)| Some((n, node.base()?)))
+            .collect();
         up.choose(chance).cloned()
     }
 
@@ -226,18 +243,27 @@ impl Arena {
             self.ledger().sending(mark);
             sent += 1;
             match self.send_once(node, &base, &ask, &text, chance).await {
-                Reply::Yes { json, .. } if ask.kind == Kind::ClaimJob && json["jobs"][0].is_null() => {
-                    self.ledger().settle(mark, Outcome::Refused { clean: false });
+                Reply::Yes { json, .. }
+                    if ask.kind == Kind::ClaimJob && json["jobs"][0].is_null() =>
+                {
+                    self.ledger()
+                        .settle(mark, Outcome::Refused { clean: false });
                     return Told::No { status: 200, json }; // there was nothing to do
                 }
                 Reply::Yes { json, position } => {
-                    self.ledger().settle(mark, Outcome::Acknowledged { position });
+                    self.ledger()
+                        .settle(mark, Outcome::Acknowledged { position });
                     return Told::Yes { json, position };
                 }
                 Reply::No { status, json } => {
                     // A reveal that is refused because the credential changed meanwhile has left its fact already.
                     let left_its_fact = ask.kind == Kind::RevealCredential && status == 409;
-                    self.ledger().settle(mark, Outcome::Refused { clean: sent == 1 && !left_its_fact });
+                    self.ledger().settle(
+                        mark,
+                        Outcome::Refused {
+                            clean: sent == 1 && !left_its_fact,
+                        },
+                    );
                     return Told::No { status, json };
                 }
                 Reply::Lost if !ask.again => break,
@@ -251,12 +277,22 @@ impl Arena {
         Told::Unknown
     }
 
-    async fn send_once(&self, node: usize, base: &str, ask: &Ask<'_>, mark: &str, chance: &mut StdRng) -> Reply {
+    async fn send_once(
+        &self,
+        node: usize,
+        base: &str,
+        ask: &Ask<'_>,
+        mark: &str,
+        chance: &mut StdRng,
+    ) -> Reply {
         let limit = match chance.random_bool(HASTY) {
             true => Duration::from_millis(chance.random_range(1..40)),
             false => REQUEST,
         };
-        let mut request = self.request(ask.method.clone(), base, &ask.path, ask.by).header("X-Request-Id", mark).timeout(limit);
+        let mut request = self
+            .request(ask.method.clone(), base, &ask.path, ask.by)
+            .header("X-Request-Id", mark)
+            .timeout(limit);
         if ask.again {
             request = request.header("Idempotency-Key", mark);
         }
@@ -265,26 +301,41 @@ impl Arena {
         }
         self.requests.fetch_add(1, Ordering::Relaxed);
         let sent = Instant::now();
-        let Ok(response) = request.send().await else { return Reply::Lost };
+        let Ok(response) = request.send().await else {
+            return Reply::Lost;
+        };
         let (status, position) = (response.status(), position_of(response.headers()));
-        let Ok(body) = response.bytes().await else { return Reply::Lost };
+        let Ok(body) = response.bytes().await else {
+            return Reply::Lost;
+        };
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let is_running =
-            status == StatusCode::CONFLICT && json["code"].as_str().is_some_and(|code| code.starts_with("idempotency"));
+        let is_running = status == StatusCode::CONFLICT
+            && json["code"]
+                .as_str()
+                .is_some_and(|code| code.starts_with("idempotency"));
         match status {
             StatusCode::OK => {
                 self.recovery().good_answer(node, sent, Instant::now());
-                Reply::Yes { json, position: position.unwrap_or(0) }
+                Reply::Yes {
+                    json,
+                    position: position.unwrap_or(0),
+                }
             }
             // The model server failed, and that is a fact.
-            StatusCode::BAD_GATEWAY if position.is_some() => Reply::Yes { json, position: position.unwrap_or(0) },
+            StatusCode::BAD_GATEWAY if position.is_some() => Reply::Yes {
+                json,
+                position: position.unwrap_or(0),
+            },
             StatusCode::INTERNAL_SERVER_ERROR => {
                 self.note_internal(|| format!("{} of command {mark}", ask.kind.as_str()));
                 Reply::Lost
             }
             StatusCode::REQUEST_TIMEOUT => Reply::Lost,
             _ if status.is_server_error() || is_running => Reply::Lost,
-            _ => Reply::No { status: status.as_u16(), json },
+            _ => Reply::No {
+                status: status.as_u16(),
+                json,
+            },
         }
     }
 
@@ -295,7 +346,11 @@ impl Arena {
             while Instant::now() < deadline {
                 if let Some(base) = node.base() {
                     let sent = Instant::now();
-                    let asked = self.request(Method::GET, &base, "/users/me", by).timeout(REQUEST).send().await;
+                    let asked = self
+                        .request(Method::GET, &base, "/users/me", by)
+                        .timeout(REQUEST)
+                        .send()
+                        .await;
                     if asked.is_ok_and(|response| response.status() == StatusCode::OK) {
                         self.recovery().good_answer(number, sent, Instant::now());
                         break;
@@ -328,7 +383,8 @@ impl Arena {
                     if status == StatusCode::INTERNAL_SERVER_ERROR {
                         self.note_internal(|| format!("a read of {path}"));
                     }
-                    let is_definite = !status.is_server_error() && status != StatusCode::PRECONDITION_FAILED;
+                    let is_definite =
+                        !status.is_server_error() && status != StatusCode::PRECONDITION_FAILED;
                     if let (true, Ok(json)) = (is_definite, response.json::<Value>().await) {
                         if status == StatusCode::OK {
                             self.recovery().good_answer(node, sent, Instant::now());

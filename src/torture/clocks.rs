@@ -75,11 +75,18 @@ mod tests {
         recovery.good_answer(0, at(25), at(40));
         assert_eq!(recovery.unanswered(), 1, "another server answered");
         recovery.good_answer(1, at(25), at(60));
-        assert_eq!(recovery.median_and_longest(), Some((Duration::from_millis(20), Duration::from_millis(50))));
+        assert_eq!(
+            recovery.median_and_longest(),
+            Some((Duration::from_millis(20), Duration::from_millis(50)))
+        );
         recovery.fault(at(70), None);
         recovery.withdraw(at(70));
         recovery.withdraw(at(10));
         let twenty = Duration::from_millis(20);
-        assert_eq!((recovery.unanswered(), recovery.median_and_longest()), (0, Some((twenty, twenty))), "they did not happen");
+        assert_eq!(
+            (recovery.unanswered(), recovery.median_and_longest()),
+            (0, Some((twenty, twenty))),
+            "they did not happen"
+        );
     }
 }

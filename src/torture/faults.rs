@@ -124,11 +124,18 @@ impl Faults {
     /// Which faults can't happen here, and why.
     pub fn skipped(&self) -> Vec<(Fault, &'static str)> {
         let why = |fault: Fault| match (&self.siege, fault) {
-            (None, fault) if fault.needs_postgres() => Some("the embedded store has no connections to break"),
-            (Some(_), Fault::RestartPostgres) if self.restart.is_none() => Some("no --restart-postgres COMMAND was given"),
+            (None, fault) if fault.needs_postgres() => {
+                Some("the embedded store has no connections to break")
+            }
+            (Some(_), Fault::RestartPostgres) if self.restart.is_none() => {
+                Some("no --restart-postgres COMMAND was given")
+            }
             _ => None,
         };
-        Fault::ALL.into_iter().filter_map(|fault| Some((fault, why(fault)?))).collect()
+        Fault::ALL
+            .into_iter()
+            .filter_map(|fault| Some((fault, why(fault)?)))
+            .collect()
     }
 
     /// Breaks one thing after another until told to stop. The one under way is mended before this returns.
@@ -137,7 +144,10 @@ impl Faults {
         let mut deck = Vec::new();
         while !stop.is_cancelled() {
             if deck.is_empty() {
-                deck = Fault::ALL.into_iter().filter(|fault| !skipped.contains(fault)).collect();
+                deck = Fault::ALL
+                    .into_iter()
+                    .filter(|fault| !skipped.contains(fault))
+                    .collect();
                 deck.shuffle(&mut self.chance);
             }
             self.recover().await;
@@ -156,7 +166,10 @@ impl Faults {
     /// several, one is broken while others are not back yet.
     async fn recover(&self) {
         let deadline = Instant::now() + COMES_UP;
-        while self.siege.is_none() && self.arena.nodes.iter().any(|node| node.base().is_none()) && Instant::now() < deadline {
+        while self.siege.is_none()
+            && self.arena.nodes.iter().any(|node| node.base().is_none())
+            && Instant::now() < deadline
+        {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -164,7 +177,9 @@ impl Faults {
     async fn inject(&mut self, fault: Fault) {
         let node = self.chance.random_range(0..self.arena.nodes.len());
         let happened = match fault {
-            Fault::KillServer => self.arena.nodes[node].kill() && takes_hold(&self.arena, Some(node)),
+            Fault::KillServer => {
+                self.arena.nodes[node].kill() && takes_hold(&self.arena, Some(node))
+            }
             Fault::FreezeServer => self.freeze(node).await,
             Fault::RestartPostgres => self.restart().await,
             _ => match &self.siege {
@@ -177,7 +192,11 @@ impl Faults {
             return (self.tell)(&format!("{} (its moment did not come)", fault.as_str()));
         }
         *self.happened.entry(fault).or_default() += 1;
-        let which = if fault.hits_one() { format!(" (server {})", node + 1) } else { String::new() };
+        let which = if fault.hits_one() {
+            format!(" (server {})", node + 1)
+        } else {
+            String::new()
+        };
         (self.tell)(&format!("{}{which}", fault.as_str()));
     }
 
@@ -189,8 +208,14 @@ impl Faults {
     }
 
     async fn restart(&self) -> bool {
-        let (Some(command), Some(siege)) = (&self.restart, &self.siege) else { return false };
-        let run = Command::new("sh").args(["-c", command]).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+        let (Some(command), Some(siege)) = (&self.restart, &self.siege) else {
+            return false;
+        };
+        let run = Command::new("sh")
+            .args(["-c", command])
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
         let mut run = std::pin::pin!(tokio::time::timeout(RESTART, run));
         let goes_away = async {
             while siege.tormented.ping().await.is_ok() {
@@ -222,21 +247,40 @@ impl Faults {
     /// Somebody is warm on every server; a fact of another node suspends them; the very next command must be refused everywhere.
     async fn suspend(&mut self, node: usize) -> bool {
         let (arena, chance) = (Arc::clone(&self.arena), &mut self.chance);
-        let Some(invite) = self.door.invite(&arena).await else { return false };
-        let Some(victim) = Person::register(&arena, chance, &invite).await else { return false };
-        let submit = || Ask::post(Kind::SubmitJob, "/api/queue/media", victim.by(), json!({"operation": "thumbnail"}));
+        let Some(invite) = self.door.invite(&arena).await else {
+            return false;
+        };
+        let Some(victim) = Person::register(&arena, chance, &invite).await else {
+            return false;
+        };
+        let submit = || {
+            Ask::post(
+                Kind::SubmitJob,
+                "/api/queue/media",
+                victim.by(),
+                json!({"operation": "thumbnail"}),
+            )
+        };
         for warmed in 0..arena.nodes.len() {
-            if !matches!(arena.tell_to(Some(warmed), chance, submit()).await, Told::Yes { .. }) {
+            if !matches!(
+                arena.tell_to(Some(warmed), chance, submit()).await,
+                Told::Yes { .. }
+            ) {
                 return false;
             }
         }
-        let Some(siege) = &self.siege else { return false };
+        let Some(siege) = &self.siege else {
+            return false;
+        };
         if append_suspension(&siege.log, &victim).await.is_err() {
             return false;
         }
         takes_hold(&arena, None);
         if let Told::Yes { position, .. } = arena.tell_to(Some(node), chance, submit()).await {
-            let sentence = format!("user {} was suspended, and was let act at position {position}", victim.id);
+            let sentence = format!(
+                "user {} was suspended, and was let act at position {position}",
+                victim.id
+            );
             arena.accuse(Count::NeverSent, sentence);
         }
         true
@@ -252,12 +296,25 @@ async fn append_suspension(log: &Log, victim: &Person) -> Result<(), AppendError
                 user.evolve(&fact.stream, fact.sequence, event);
             }
         });
-        read.await.map_err(|error| AppendError::Unknown(error.to_string()))?;
+        read.await
+            .map_err(|error| AppendError::Unknown(error.to_string()))?;
         let stream = StreamId::new(StreamKind::Account, victim.id);
         let sequence = user.sequence(&stream) + 1;
-        let fact = NewFact { stream, sequence, event: Event::Account(AccountEvent::Suspended) };
+        let fact = NewFact {
+            stream,
+            sequence,
+            event: Event::Account(AccountEvent::Suspended),
+        };
         let groups = vec![Group::of_user(victim.id, user.seq(), vec![fact])];
-        match log.append(Append { groups, work: vec![], metadata: Metadata::system(), remember: None }).await {
+        match log
+            .append(Append {
+                groups,
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            })
+            .await
+        {
             Err(AppendError::Stale) => {} // a job of theirs went on meanwhile
             done => return done.map(drop),
         }
@@ -270,10 +327,20 @@ fn takes_hold(arena: &Arena, node: Option<usize>) -> bool {
     true
 }
 
-async fn besiege(arena: &Arena, siege: &Siege, fault: Fault, node: usize, chance: &mut StdRng) -> bool {
+async fn besiege(
+    arena: &Arena,
+    siege: &Siege,
+    fault: Fault,
+    node: usize,
+    chance: &mut StdRng,
+) -> bool {
     let proxy = &siege.proxies[node];
     let happened = match fault {
-        Fault::EndBackEnds => siege.tormented.end_back_ends(chance.random_range(1..8)).await.is_ok_and(|ended| ended > 0),
+        Fault::EndBackEnds => siege
+            .tormented
+            .end_back_ends(chance.random_range(1..8))
+            .await
+            .is_ok_and(|ended| ended > 0),
         Fault::CutAfterAppendSent => proxy.cut_next(Said::Append, Moment::Sent, MOMENT).await,
         Fault::CutAfterAppendDone => proxy.cut_next(Said::Append, Moment::Done, MOMENT).await,
         Fault::CutAfterCommitDone => proxy.cut_next(Said::Commit, Moment::Done, MOMENT).await,
@@ -287,7 +354,9 @@ async fn besiege(arena: &Arena, siege: &Siege, fault: Fault, node: usize, chance
             return true;
         }
         Fault::IdleInTransaction => {
-            let Ok(held) = siege.tormented.hold_snapshot().await else { return false };
+            let Ok(held) = siege.tormented.hold_snapshot().await else {
+                return false;
+            };
             takes_hold(arena, None);
             tokio::time::sleep(Duration::from_millis(chance.random_range(IDLES_MS))).await;
             held.let_go().await;
@@ -302,12 +371,21 @@ async fn besiege(arena: &Arena, siege: &Siege, fault: Fault, node: usize, chance
 /// Holds the append's lock until a back end waits for it, cuts that one's connection, and lets the lock go a while later: the
 /// statement may then still commit, long after its client was told nothing.
 async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) -> bool {
-    let Ok(held) = siege.tormented.hold_append_lock().await else { return false };
+    let Ok(held) = siege.tormented.hold_append_lock().await else {
+        return false;
+    };
     let deadline = Instant::now() + MOMENT;
     let mut cut = 0;
     while cut == 0 && Instant::now() < deadline {
-        let waiting = siege.tormented.waiting_for_the_append_lock().await.unwrap_or_default();
-        cut = waiting.iter().filter(|port| siege.proxies.iter().any(|proxy| proxy.cut(**port))).count();
+        let waiting = siege
+            .tormented
+            .waiting_for_the_append_lock()
+            .await
+            .unwrap_or_default();
+        cut = waiting
+            .iter()
+            .filter(|port| siege.proxies.iter().any(|proxy| proxy.cut(**port)))
+            .count();
         if cut == 0 && !waiting.is_empty() {
             // Postgres sees other ports than the relays call from: something stands between. Then everything is cut.
             cut = siege.proxies.iter().map(Proxy::cut_all).sum();

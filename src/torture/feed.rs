@@ -14,7 +14,13 @@ pub struct Expected {
 }
 
 /// Everything of an event that a feed must show as it is in the log. Never 0.
-pub fn event_hash(position: u64, event_id: &str, event_type: &str, subject: &str, sequence: u64) -> u64 {
+pub fn event_hash(
+    position: u64,
+    event_id: &str,
+    event_type: &str,
+    subject: &str,
+    sequence: u64,
+) -> u64 {
     let mut hasher = DefaultHasher::new();
     (position, event_id, event_type, subject, sequence).hash(&mut hasher);
     hasher.finish() | 1
@@ -71,13 +77,23 @@ pub struct Notes {
 
 impl Notes {
     pub fn new(name: impl Into<String>, wanted: Wanted) -> Self {
-        Self { name: name.into(), wanted, seen: Vec::new(), cursor: 0, resumed: 0, went_back: Verdict::default() }
+        Self {
+            name: name.into(),
+            wanted,
+            seen: Vec::new(),
+            cursor: 0,
+            resumed: 0,
+            went_back: Verdict::default(),
+        }
     }
 
     /// An event arrived.
     pub fn saw(&mut self, position: u64, hash: u64) {
         if position <= self.cursor {
-            let sentence = format!("{}: position {position} was shown after the cursor had reached {}", self.name, self.cursor);
+            let sentence = format!(
+                "{}: position {position} was shown after the cursor had reached {}",
+                self.name, self.cursor
+            );
             self.went_back.add(Count::Order, sentence);
         }
         let at = position as usize;
@@ -103,22 +119,38 @@ impl Notes {
         for (n, event) in log.iter().enumerate() {
             let (position, wanted) = (n + 1, self.wanted.wants(event));
             match self.seen.get(n).copied().unwrap_or(0) {
-                0 if wanted && position <= until => {
-                    verdict.add(Count::Skipped, format!("{}: position {position} was never shown", self.name))
-                }
+                0 if wanted && position <= until => verdict.add(
+                    Count::Skipped,
+                    format!("{}: position {position} was never shown", self.name),
+                ),
                 0 => {}
                 _ if !wanted => {
-                    verdict.add(Count::NeverSent, format!("{}: position {position} was shown unasked", self.name));
+                    verdict.add(
+                        Count::NeverSent,
+                        format!("{}: position {position} was shown unasked", self.name),
+                    );
                 }
                 hash if hash != event.hash => {
-                    verdict.add(Count::Order, format!("{}: position {position} was shown with another event", self.name));
+                    verdict.add(
+                        Count::Order,
+                        format!(
+                            "{}: position {position} was shown with another event",
+                            self.name
+                        ),
+                    );
                 }
                 _ => {}
             }
         }
         for position in log.len() + 1..=self.seen.len() {
             if self.seen[position - 1] != 0 {
-                verdict.add(Count::NeverSent, format!("{}: position {position} was shown and is not in the log", self.name));
+                verdict.add(
+                    Count::NeverSent,
+                    format!(
+                        "{}: position {position} was shown and is not in the log",
+                        self.name
+                    ),
+                );
             }
         }
         verdict
@@ -130,20 +162,29 @@ mod tests {
     use super::*;
 
     fn log() -> Vec<Expected> {
-        (1..=6).map(|n| Expected { hash: n * 10, is_job: n % 2 == 0, slice: if n < 4 { 1 } else { 900 } }).collect()
+        (1..=6)
+            .map(|n| Expected {
+                hash: n * 10,
+                is_job: n % 2 == 0,
+                slice: if n < 4 { 1 } else { 900 },
+            })
+            .collect()
     }
 
     fn notes(wanted: Wanted, seen: &[u64]) -> Notes {
         let mut notes = Notes::new("a subscriber", wanted);
-        seen.iter().for_each(|position| notes.saw(*position, position * 10));
+        seen.iter()
+            .for_each(|position| notes.saw(*position, position * 10));
         notes
     }
 
     #[test]
     fn whoever_saw_what_they_asked_for_has_nothing_to_complain_about() {
-        for (wanted, seen) in
-            [(Wanted::Everything, &[1, 2, 3, 4, 5, 6][..]), (Wanted::Jobs, &[2, 4, 6]), (Wanted::HalfTheSlices, &[1, 2, 3])]
-        {
+        for (wanted, seen) in [
+            (Wanted::Everything, &[1, 2, 3, 4, 5, 6][..]),
+            (Wanted::Jobs, &[2, 4, 6]),
+            (Wanted::HalfTheSlices, &[1, 2, 3]),
+        ] {
             let mut notes = notes(wanted, seen);
             notes.passed(6);
             assert!(notes.check(&log(), 6).is_clean(), "{wanted:?}");
@@ -157,23 +198,63 @@ mod tests {
         assert_eq!(seen().check(&log(), 5).count(Count::Skipped), 1);
         let mut passed = seen();
         passed.passed(6);
-        assert_eq!(passed.check(&log(), 4).count(Count::Skipped), 2, "its cursor went past them");
+        assert_eq!(
+            passed.check(&log(), 4).count(Count::Skipped),
+            2,
+            "its cursor went past them"
+        );
     }
 
     #[test]
     fn each_counter_can_rise() {
-        assert_eq!(notes(Wanted::Everything, &[1, 2, 4, 5, 6]).check(&log(), 6).count(Count::Skipped), 1, "one was left out");
-        assert_eq!(notes(Wanted::Everything, &[1, 2, 3, 4, 5]).check(&log(), 6).count(Count::Skipped), 1, "the last is missing");
-        assert_eq!(notes(Wanted::Everything, &[1, 2, 3, 3, 4, 5, 6]).check(&log(), 6).count(Count::Order), 1, "one came twice");
-        assert_eq!(notes(Wanted::Everything, &[1, 3, 2, 4, 5, 6]).check(&log(), 6).count(Count::Order), 1, "two changed places");
-        assert_eq!(notes(Wanted::Jobs, &[1, 2, 4, 6]).check(&log(), 6).count(Count::NeverSent), 1, "one was not asked for");
         assert_eq!(
-            notes(Wanted::Everything, &[1, 2, 3, 4, 5, 6, 7]).check(&log(), 6).count(Count::NeverSent),
+            notes(Wanted::Everything, &[1, 2, 4, 5, 6])
+                .check(&log(), 6)
+                .count(Count::Skipped),
+            1,
+            "one was left out"
+        );
+        assert_eq!(
+            notes(Wanted::Everything, &[1, 2, 3, 4, 5])
+                .check(&log(), 6)
+                .count(Count::Skipped),
+            1,
+            "the last is missing"
+        );
+        assert_eq!(
+            notes(Wanted::Everything, &[1, 2, 3, 3, 4, 5, 6])
+                .check(&log(), 6)
+                .count(Count::Order),
+            1,
+            "one came twice"
+        );
+        assert_eq!(
+            notes(Wanted::Everything, &[1, 3, 2, 4, 5, 6])
+                .check(&log(), 6)
+                .count(Count::Order),
+            1,
+            "two changed places"
+        );
+        assert_eq!(
+            notes(Wanted::Jobs, &[1, 2, 4, 6])
+                .check(&log(), 6)
+                .count(Count::NeverSent),
+            1,
+            "one was not asked for"
+        );
+        assert_eq!(
+            notes(Wanted::Everything, &[1, 2, 3, 4, 5, 6, 7])
+                .check(&log(), 6)
+                .count(Count::NeverSent),
             1,
             "beyond the log"
         );
         let mut other = notes(Wanted::Everything, &[1, 2, 3, 4, 5]);
         other.saw(6, 61);
-        assert_eq!(other.check(&log(), 6).count(Count::Order), 1, "another event in its place");
+        assert_eq!(
+            other.check(&log(), 6).count(Count::Order),
+            1,
+            "another event in its place"
+        );
     }
 }

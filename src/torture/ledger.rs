@@ -88,7 +88,11 @@ impl Kind {
     /// A type of fact, or the first of those of which the command leaves one or another: they count as one.
     pub fn counted_as(self, event_type: &'static str) -> &'static str {
         let types = self.leaves().types;
-        if types.contains(&event_type) { types[0] } else { event_type }
+        if types.contains(&event_type) {
+            types[0]
+        } else {
+            event_type
+        }
     }
 
     /// How many of its facts must be there once it was acknowledged.
@@ -152,13 +156,21 @@ pub struct Ledger {
 impl Ledger {
     /// Of the run with this id, which must consist of letters and digits.
     pub fn new(run: &str) -> Self {
-        Self { run: run.to_owned(), entries: Vec::new() }
+        Self {
+            run: run.to_owned(),
+            entries: Vec::new(),
+        }
     }
 
     /// Notes a command before it is first sent.
     pub fn begin(&mut self, kind: Kind, stream: u64) -> Mark {
         let mark = Mark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
-        self.entries.push(Entry { kind, outcome: Outcome::Open, sent: 0, stream });
+        self.entries.push(Entry {
+            kind,
+            outcome: Outcome::Open,
+            sent: 0,
+            stream,
+        });
         mark
     }
 
@@ -182,7 +194,11 @@ impl Ledger {
 
     /// The mark in a request's id; `None` when no client of this run sent it.
     pub fn find(&self, request_id: &str) -> Option<Mark> {
-        let number = request_id.strip_prefix(&self.run)?.strip_prefix('-')?.parse().ok()?;
+        let number = request_id
+            .strip_prefix(&self.run)?
+            .strip_prefix('-')?
+            .parse()
+            .ok()?;
         self.entries.get(number as usize).map(|_| Mark(number))
     }
 
@@ -235,15 +251,23 @@ mod tests {
         ] {
             let mark = ledger.begin(kind, 0);
             (0..sent).for_each(|_| ledger.sending(mark));
-            assert_eq!(ledger.entry(mark).unwrap().at_most(), at_most, "{kind:?} {sent}");
+            assert_eq!(
+                ledger.entry(mark).unwrap().at_most(),
+                at_most,
+                "{kind:?} {sent}"
+            );
         }
     }
 
     #[test]
     fn the_tally_counts_what_is_open_as_unknown() {
         let mut ledger = Ledger::new("t1");
-        for outcome in [Outcome::Open, Outcome::Unknown, Outcome::Acknowledged { position: 1 }, Outcome::Refused { clean: true }]
-        {
+        for outcome in [
+            Outcome::Open,
+            Outcome::Unknown,
+            Outcome::Acknowledged { position: 1 },
+            Outcome::Refused { clean: true },
+        ] {
             let mark = ledger.begin(Kind::Ask, 0);
             ledger.settle(mark, outcome);
         }

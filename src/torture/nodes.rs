@@ -74,7 +74,9 @@ impl Node {
     pub fn freeze(&self, frozen: bool) -> bool {
         let state = self.state();
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        state.pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
+        state
+            .pid
+            .is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
     /// Keeps it running until it is told to stop, and then lets it end in order.
@@ -112,8 +114,16 @@ impl Node {
     }
 
     /// Starts it, and waits until it listens; `None` when it does not come up.
-    async fn start(&self, launch: &Launch, stop: &CancellationToken) -> Option<(Child, Lines<BufReader<ChildStdout>>)> {
-        let log = OpenOptions::new().append(true).create(true).open(launch.folder.join("server.log")).ok()?;
+    async fn start(
+        &self,
+        launch: &Launch,
+        stop: &CancellationToken,
+    ) -> Option<(Child, Lines<BufReader<ChildStdout>>)> {
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(launch.folder.join("server.log"))
+            .ok()?;
         let mut child = Command::new(&launch.program)
             .arg("serve")
             .current_dir(&launch.folder)
@@ -126,8 +136,14 @@ impl Node {
             .kill_on_drop(true)
             .spawn()
             .ok()?;
-        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        *self.state() = State { base: None, pid, killed: false };
+        let pid = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        *self.state() = State {
+            base: None,
+            pid,
+            killed: false,
+        };
         let mut lines = BufReader::new(child.stdout.take()?).lines();
         let listens = async {
             while let Ok(Some(line)) = lines.next_line().await {

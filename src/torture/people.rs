@@ -46,15 +46,31 @@ impl Person {
     /// Registers with an invite and logs in; `None` when no definite yes came.
     pub async fn register(arena: &Arena, chance: &mut StdRng, invite: &str) -> Option<Self> {
         let name = format!("{:016x}", chance.random::<u64>());
-        let (email, password) = (format!("{name}@torture.example"), format!("password of {name}"));
-        let body = json!({"email": email, "password": password, "firstName": "T", "inviteCode": invite});
+        let (email, password) = (
+            format!("{name}@torture.example"),
+            format!("password of {name}"),
+        );
+        let body =
+            json!({"email": email, "password": password, "firstName": "T", "inviteCode": invite});
         // A refusal may be to a registration whose first answer got lost: then the login works.
-        arena.tell(chance, Ask::post(Kind::Register, "/api/register", By::Anybody, body)).await;
-        let mut person = Self { id: UserId(uuid::Uuid::nil()), email, password, token: String::new() };
+        arena
+            .tell(
+                chance,
+                Ask::post(Kind::Register, "/api/register", By::Anybody, body),
+            )
+            .await;
+        let mut person = Self {
+            id: UserId(uuid::Uuid::nil()),
+            email,
+            password,
+            token: String::new(),
+        };
         if !person.log_in(arena, chance).await {
             return None;
         }
-        let (_, me) = arena.read(chance, "/users/me", person.by(), None, READ).await?;
+        let (_, me) = arena
+            .read(chance, "/users/me", person.by(), None, READ)
+            .await?;
         person.id = id(&me["data"]["id"])?;
         Some(person)
     }
@@ -63,10 +79,16 @@ impl Person {
     pub async fn log_in(&mut self, arena: &Arena, chance: &mut StdRng) -> bool {
         for _ in 0..20 {
             let body = json!({"email": self.email, "password": self.password});
-            let ask = Ask { again: false, ..Ask::post(Kind::LogIn, "/auth/login", By::Anybody, body) };
+            let ask = Ask {
+                again: false,
+                ..Ask::post(Kind::LogIn, "/auth/login", By::Anybody, body)
+            };
             match arena.tell(chance, ask).await {
                 Told::Yes { json, .. } => {
-                    self.token = json["data"]["access_token"].as_str().unwrap_or_default().to_owned();
+                    self.token = json["data"]["access_token"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned();
                     return true;
                 }
                 Told::No { .. } => return false,
@@ -81,7 +103,12 @@ impl Person {
     }
 
     /// Tells a command in one's own name, with a fresh token if the old one has run out.
-    pub async fn tell(&mut self, arena: &Arena, chance: &mut StdRng, ask: impl Fn(By<'_>) -> Ask<'_>) -> Told {
+    pub async fn tell(
+        &mut self,
+        arena: &Arena,
+        chance: &mut StdRng,
+        ask: impl Fn(By<'_>) -> Ask<'_>,
+    ) -> Told {
         let told = arena.tell(chance, ask(By::Token(&self.token))).await;
         match told {
             Told::No { status: 401, .. } if self.log_in(arena, chance).await => {
@@ -99,7 +126,9 @@ pub struct Door {
 
 impl Door {
     pub fn new(admin: Person, seed: u64) -> Self {
-        Self { admin: Mutex::new((admin, Vec::new(), StdRng::seed_from_u64(seed))) }
+        Self {
+            admin: Mutex::new((admin, Vec::new(), StdRng::seed_from_u64(seed))),
+        }
     }
 
     /// A code that nobody has used.
@@ -109,24 +138,45 @@ impl Door {
         if codes.is_empty() {
             let told = person
                 .tell(arena, chance, |by| {
-                    Ask::post(Kind::MakeInvites, "/api/admin/invites", by, json!({"count": INVITES, "tier": "studio"}))
+                    Ask::post(
+                        Kind::MakeInvites,
+                        "/api/admin/invites",
+                        by,
+                        json!({"count": INVITES, "tier": "studio"}),
+                    )
                 })
                 .await;
-            let Told::Yes { json, .. } = told else { return None };
-            codes.extend(json["data"].as_array()?.iter().filter_map(|invite| invite["code"].as_str().map(str::to_owned)));
+            let Told::Yes { json, .. } = told else {
+                return None;
+            };
+            codes.extend(
+                json["data"]
+                    .as_array()?
+                    .iter()
+                    .filter_map(|invite| invite["code"].as_str().map(str::to_owned)),
+            );
         }
         codes.pop()
     }
 }
 
 /// Registers the users, a few at once.
-pub async fn gather(arena: &Arc<Arena>, door: &Arc<Door>, count: u16, chance: &mut StdRng) -> Result<Vec<Person>, String> {
+pub async fn gather(
+    arena: &Arc<Arena>,
+    door: &Arc<Door>,
+    count: u16,
+    chance: &mut StdRng,
+) -> Result<Vec<Person>, String> {
     let (mut joining, mut people) = (JoinSet::new(), Vec::new());
     for _ in 0..count {
         if joining.len() == AT_ONCE {
             people.extend(joining.join_next().await.and_then(Result::ok).flatten());
         }
-        let (arena, door, mut chance) = (Arc::clone(arena), Arc::clone(door), StdRng::seed_from_u64(chance.random()));
+        let (arena, door, mut chance) = (
+            Arc::clone(arena),
+            Arc::clone(door),
+            StdRng::seed_from_u64(chance.random()),
+        );
         joining.spawn(async move {
             let invite = door.invite(&arena).await?;
             Person::register(&arena, &mut chance, &invite).await
@@ -135,7 +185,10 @@ pub async fn gather(arena: &Arc<Arena>, door: &Arc<Door>, count: u16, chance: &m
     people.extend(joining.join_all().await.into_iter().flatten());
     match people.len() == usize::from(count) {
         true => Ok(people),
-        false => Err(format!("only {} of {count} users could be registered", people.len())),
+        false => Err(format!(
+            "only {} of {count} users could be registered",
+            people.len()
+        )),
     }
 }
 
@@ -155,9 +208,26 @@ pub struct Life {
 }
 
 impl Life {
-    pub fn new(arena: Arc<Arena>, door: Arc<Door>, person: Person, chance: StdRng, has_model: bool) -> Self {
+    pub fn new(
+        arena: Arc<Arena>,
+        door: Arc<Door>,
+        person: Person,
+        chance: StdRng,
+        has_model: bool,
+    ) -> Self {
         let (jobs, secrets) = (VecDeque::new(), Vec::new());
-        Self { arena, door, person, chance, has_model, jobs, credential: None, secrets, onboarding: 0, talks: 0 }
+        Self {
+            arena,
+            door,
+            person,
+            chance,
+            has_model,
+            jobs,
+            credential: None,
+            secrets,
+            onboarding: 0,
+            talks: 0,
+        }
     }
 
     /// Does one thing after another until it is told to stop. Comes back for a last look at what is shown of them.
@@ -186,7 +256,10 @@ impl Life {
         let deadline = Instant::now() + LAST_LOOK;
         while !self.reveal().await {
             if Instant::now() >= deadline {
-                let sentence = format!("credential {:?} was acknowledged, and is not revealed any more", self.credential);
+                let sentence = format!(
+                    "credential {:?} was acknowledged, and is not revealed any more",
+                    self.credential
+                );
                 self.arena.accuse(Count::Missing, sentence);
                 break;
             }
@@ -200,17 +273,30 @@ impl Life {
     }
 
     async fn submit(&mut self, named: bool) {
-        let operation = ["thumbnail", "resize_image", "trim_videos", "scrape_profile"].choose(&mut self.chance).copied();
+        let operation = ["thumbnail", "resize_image", "trim_videos", "scrape_profile"]
+            .choose(&mut self.chance)
+            .copied();
         let mut body = json!({"operation": operation, "params": {"n": self.chance.random::<u32>()}, "max_attempts": 2});
-        let name = named.then(|| uuid::Builder::from_random_bytes(self.chance.random()).into_uuid());
+        let name =
+            named.then(|| uuid::Builder::from_random_bytes(self.chance.random()).into_uuid());
         if let Some(name) = name {
             body["jobId"] = name.to_string().into();
         }
-        let kind = if named { Kind::SubmitNamedJob } else { Kind::SubmitJob };
-        match self.tell(|by| Ask::post(kind, "/api/queue/media", by, body.clone())).await {
+        let kind = if named {
+            Kind::SubmitNamedJob
+        } else {
+            Kind::SubmitJob
+        };
+        match self
+            .tell(|by| Ask::post(kind, "/api/queue/media", by, body.clone()))
+            .await
+        {
             Told::Yes { json, position } => {
                 let Some(job) = id::<JobId>(&json["jobId"]) else {
-                    return self.arena.accuse(Count::Missing, format!("a submitted job was acknowledged without its id: {json}"));
+                    return self.arena.accuse(
+                        Count::Missing,
+                        format!("a submitted job was acknowledged without its id: {json}"),
+                    );
                 };
                 if self.jobs.len() == REMEMBERED {
                     self.jobs.pop_front();
@@ -220,7 +306,9 @@ impl Life {
                     self.look_for(&job, position).await;
                 }
             }
-            Told::No { json, .. } if json["code"] == "too_many_jobs" => tokio::time::sleep(TOO_MANY).await,
+            Told::No { json, .. } if json["code"] == "too_many_jobs" => {
+                tokio::time::sleep(TOO_MANY).await
+            }
             Told::No { .. } | Told::Unknown => {}
         }
     }
@@ -228,25 +316,53 @@ impl Life {
     /// A read at the position of an acknowledged write shows it, on any server.
     async fn look_for(&mut self, job: &JobId, position: u64) {
         let path = format!("/api/jobs/{job}");
-        let read = self.arena.read(&mut self.chance, &path, self.person.by(), Some(position), READ).await;
+        let read = self
+            .arena
+            .read(
+                &mut self.chance,
+                &path,
+                self.person.by(),
+                Some(position),
+                READ,
+            )
+            .await;
         if let Some((404, _)) = read {
-            self.arena
-                .accuse(Count::Missing, format!("job {job} was acknowledged at position {position}, and is not shown there"));
+            self.arena.accuse(
+                Count::Missing,
+                format!(
+                    "job {job} was acknowledged at position {position}, and is not shown there"
+                ),
+            );
         }
     }
 
     async fn about_a_job(&mut self, kind: Kind, verb: &str) {
         let jobs = self.jobs.make_contiguous();
-        let Some(job) = jobs.choose(&mut self.chance).cloned() else { return };
+        let Some(job) = jobs.choose(&mut self.chance).cloned() else {
+            return;
+        };
         let stream = stream_hash("job", job.as_str());
         let path = format!("/api/queue/{verb}/{job}");
-        self.tell(|by| Ask { stream, ..Ask::post(kind, path.clone(), by, Value::Null) }).await;
+        self.tell(|by| Ask {
+            stream,
+            ..Ask::post(kind, path.clone(), by, Value::Null)
+        })
+        .await;
     }
 
     async fn store_credential(&mut self) {
         let secret = format!("{:016x}", self.chance.random::<u64>());
         let body = json!({"platform": "onlyfans", "platform_username": "t", "credentials": {"password": secret}});
-        let told = self.tell(|by| Ask::post(Kind::StoreCredential, "/api/credentials/create-profile", by, body.clone())).await;
+        let told = self
+            .tell(|by| {
+                Ask::post(
+                    Kind::StoreCredential,
+                    "/api/credentials/create-profile",
+                    by,
+                    body.clone(),
+                )
+            })
+            .await;
         match told {
             Told::Yes { json, .. } => {
                 self.credential = json["id"].as_str().map(str::to_owned);
@@ -261,16 +377,30 @@ impl Life {
 
     /// Compares what is revealed with what was stored. Answers whether it was compared.
     async fn reveal(&mut self) -> bool {
-        let Some(credential) = self.credential.clone() else { return true };
+        let Some(credential) = self.credential.clone() else {
+            return true;
+        };
         let body = json!({"creatorProfileId": credential, "purpose": "torture"});
         // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
-        let ask = Ask { again: false, ..Ask::post(Kind::RevealCredential, "/api/credentials/reveal", By::Secret, body) };
+        let ask = Ask {
+            again: false,
+            ..Ask::post(
+                Kind::RevealCredential,
+                "/api/credentials/reveal",
+                By::Secret,
+                body,
+            )
+        };
         let sentence = match self.arena.tell(&mut self.chance, ask).await {
             Told::Yes { json, position } => match json["credentials"]["password"].as_str() {
                 Some(shown) if self.secrets.iter().any(|secret| secret == shown) => return true,
-                _ => format!("credential {credential} revealed another secret than was stored last, at position {position}"),
+                _ => format!(
+                    "credential {credential} revealed another secret than was stored last, at position {position}"
+                ),
             },
-            Told::No { status: 404, .. } => format!("credential {credential} was acknowledged, and is not there"),
+            Told::No { status: 404, .. } => {
+                format!("credential {credential} was acknowledged, and is not there")
+            }
             Told::No { .. } | Told::Unknown => return false,
         };
         self.arena.accuse(Count::Missing, sentence);
@@ -278,13 +408,20 @@ impl Life {
     }
 
     async fn advance_onboarding(&mut self) {
-        let Some(state) = ["DATA_COLLECTION", "PROCESSING"].get(self.onboarding) else { return };
+        let Some(state) = ["DATA_COLLECTION", "PROCESSING"].get(self.onboarding) else {
+            return;
+        };
         let stream = stream_hash("account", &self.person.id.to_string());
         let told = self
             .tell(|by| Ask {
                 method: Method::PATCH,
                 stream,
-                ..Ask::post(Kind::AdvanceOnboarding, "/api/onboarding/state", by, json!({"state": state}))
+                ..Ask::post(
+                    Kind::AdvanceOnboarding,
+                    "/api/onboarding/state",
+                    by,
+                    json!({"state": state}),
+                )
             })
             .await;
         if matches!(told, Told::Yes { .. }) {
@@ -300,14 +437,25 @@ impl Life {
 
     async fn caption(&mut self) {
         let topic = format!("topic {}", self.chance.random::<u32>());
-        self.tell(|by| Ask::post(Kind::Caption, "/api/captions/generate", by, json!({"platform": "fansly", "topic": topic})))
-            .await;
+        self.tell(|by| {
+            Ask::post(
+                Kind::Caption,
+                "/api/captions/generate",
+                by,
+                json!({"platform": "fansly", "topic": topic}),
+            )
+        })
+        .await;
     }
 
     async fn talk(&mut self) {
         self.talks += 1;
         // A session that gets too long would have its answers beyond the first page that is read.
-        let session = format!("talk-{}-{}", self.talks / (SESSIONS * TALKS), self.talks % SESSIONS);
+        let session = format!(
+            "talk-{}-{}",
+            self.talks / (SESSIONS * TALKS),
+            self.talks % SESSIONS
+        );
         chat::talk(&self.arena, &mut self.chance, &self.person, &session).await;
     }
 

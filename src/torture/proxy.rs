@@ -78,7 +78,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (armed, open) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { target, armed, open, stalled: watch::Sender::new(false) });
+        let shared = Arc::new(Shared {
+            target,
+            armed,
+            open,
+            stalled: watch::Sender::new(false),
+        });
         let accepting = tokio::spawn({
             let shared = Arc::clone(&shared);
             async move {
@@ -90,7 +95,11 @@ impl Proxy {
                 }
             }
         });
-        Ok(Self { port, shared, accepting })
+        Ok(Self {
+            port,
+            shared,
+            accepting,
+        })
     }
 
     /// Cuts every open connection; answers how many.
@@ -102,7 +111,10 @@ impl Proxy {
 
     /// Cuts the connection that calls Postgres from this port, if it is one of this relay's.
     pub fn cut(&self, port: u16) -> bool {
-        lock(&self.shared.open).remove(&port).inspect(CancellationToken::cancel).is_some()
+        lock(&self.shared.open)
+            .remove(&port)
+            .inspect(CancellationToken::cancel)
+            .is_some()
     }
 
     /// Passes nothing on, either way, until it is told otherwise. Nobody is told.
@@ -113,8 +125,14 @@ impl Proxy {
     /// Cuts the next connection that asks for this, at this moment. Answers whether it came within `limit`.
     pub async fn cut_next(&self, on: Said, moment: Moment, limit: Duration) -> bool {
         let happened = CancellationToken::new();
-        *lock(&self.shared.armed) = Some(Armed { on, moment, happened: happened.clone() });
-        let in_time = tokio::time::timeout(limit, happened.cancelled()).await.is_ok();
+        *lock(&self.shared.armed) = Some(Armed {
+            on,
+            moment,
+            happened: happened.clone(),
+        });
+        let in_time = tokio::time::timeout(limit, happened.cancelled())
+            .await
+            .is_ok();
         *lock(&self.shared.armed) = None;
         in_time
     }
@@ -128,8 +146,12 @@ impl Shared {
 }
 
 async fn relay(shared: Arc<Shared>, client: TcpStream) {
-    let Ok(server) = TcpStream::connect(&shared.target).await else { return };
-    let Ok(port) = server.local_addr().map(|address| address.port()) else { return };
+    let Ok(server) = TcpStream::connect(&shared.target).await else {
+        return;
+    };
+    let Ok(port) = server.local_addr().map(|address| address.port()) else {
+        return;
+    };
     let _ = (client.set_nodelay(true), server.set_nodelay(true)); // only slower without
     let cut = CancellationToken::new();
     lock(&shared.open).insert(port, cut.clone());
@@ -161,11 +183,21 @@ async fn requests(
         let _ = stalled.wait_for(|stalled| !stalled).await; // a closed watch stalls nobody
         let said = listener.hear(&piece[..count]);
         let armed = shared.disarm(&said);
-        if let Some(Armed { moment: Moment::Done, happened, .. }) = &armed {
+        if let Some(Armed {
+            moment: Moment::Done,
+            happened,
+            ..
+        }) = &armed
+        {
             withhold.send_replace(Some(happened.clone())); // before Postgres can answer
         }
         to.write_all(&piece[..count]).await?;
-        if let Some(Armed { moment: Moment::Sent, happened, .. }) = &armed {
+        if let Some(Armed {
+            moment: Moment::Sent,
+            happened,
+            ..
+        }) = &armed
+        {
             happened.cancel();
             return Ok(());
         }
@@ -219,7 +251,11 @@ mod tests {
                     stream.read_exact(&mut start_up).await.unwrap();
                     let mut header = [0; 5];
                     while stream.read_exact(&mut header).await.is_ok() {
-                        let mut body = vec![0; u32::from_be_bytes(header[1..].try_into().unwrap()) as usize - 4];
+                        let mut body =
+                            vec![
+                                0;
+                                u32::from_be_bytes(header[1..].try_into().unwrap()) as usize - 4
+                            ];
                         stream.read_exact(&mut body).await.unwrap();
                         count.send_modify(|count| *count += 1);
                         if stream.write_all(b"Z\0\0\0\x05I").await.is_err() {
@@ -234,7 +270,10 @@ mod tests {
 
     async fn started() -> (Proxy, watch::Receiver<usize>) {
         let (port, counted) = postgres().await;
-        (Proxy::start(("127.0.0.1".into(), port)).await.unwrap(), counted)
+        (
+            Proxy::start(("127.0.0.1".into(), port)).await.unwrap(),
+            counted,
+        )
     }
 
     async fn connect(proxy: &Proxy) -> TcpStream {
@@ -260,13 +299,19 @@ mod tests {
             let limit = Duration::from_secs(10);
             let talk = async {
                 // Armed by the time that this side is polled.
-                assert!(ask(&mut other, "COMMIT").await, "that is not what the cut waits for");
+                assert!(
+                    ask(&mut other, "COMMIT").await,
+                    "that is not what the cut waits for"
+                );
                 assert!(!ask(&mut one, "SELECT append($1)").await, "{moment:?}");
             };
             let (happened, ()) = tokio::join!(proxy.cut_next(Said::Append, moment, limit), talk);
             assert!(happened, "{moment:?}");
             counted.wait_for(|count| *count == 4).await.unwrap();
-            assert!(ask(&mut other, "SELECT append($1)").await, "only one connection was cut");
+            assert!(
+                ask(&mut other, "SELECT append($1)").await,
+                "only one connection was cut"
+            );
         }
     }
 
@@ -274,7 +319,11 @@ mod tests {
     async fn what_is_not_asked_for_is_not_cut() {
         let (proxy, _counted) = started().await;
         let mut stream = connect(&proxy).await;
-        assert!(!proxy.cut_next(Said::Commit, Moment::Done, Duration::from_millis(10)).await);
+        assert!(
+            !proxy
+                .cut_next(Said::Commit, Moment::Done, Duration::from_millis(10))
+                .await
+        );
         assert!(ask(&mut stream, "COMMIT").await, "it came too late");
     }
 
@@ -293,7 +342,11 @@ mod tests {
         let mut stream = connect(&proxy).await;
         proxy.stall(true);
         let mut asked = Box::pin(ask(&mut stream, "SELECT 1"));
-        assert!(tokio::time::timeout(Duration::from_millis(50), &mut asked).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), &mut asked)
+                .await
+                .is_err()
+        );
         assert_eq!(*counted.borrow(), 1, "nothing was passed on");
         proxy.stall(false);
         assert!(asked.await);

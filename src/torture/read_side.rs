@@ -16,7 +16,12 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// Everything shown of the user with this token, at or after a position; `None` when it can't be read.
 pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> Option<Lines> {
-    let mut reader = Reader { arena, chance, token, at };
+    let mut reader = Reader {
+        arena,
+        chance,
+        token,
+        at,
+    };
     let mut lines = Lines::new();
     let onboarding = reader.one("/api/onboarding/state").await?;
     lines.insert("onboarding".into(), text(&onboarding["state"]));
@@ -27,7 +32,10 @@ pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> 
         );
     }
     for credential in reader.all("/api/credentials").await? {
-        let line = credential_line(&text(&credential["platform"]), credential["platform_username"].as_str());
+        let line = credential_line(
+            &text(&credential["platform"]),
+            credential["platform_username"].as_str(),
+        );
         lines.insert(format!("credential {}", text(&credential["id"])), line);
     }
     let usage = reader.one("/api/usage").await?;
@@ -37,11 +45,16 @@ pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> 
         }
     }
     for caption in reader.all("/api/captions").await? {
-        lines.insert(format!("caption {}", text(&caption["id"])), text(&caption["status"]));
+        lines.insert(
+            format!("caption {}", text(&caption["id"])),
+            text(&caption["status"]),
+        );
     }
     for session in reader.all("/api/genie/sessions").await? {
         let name = text(&session["id"]);
-        let messages = reader.all(&format!("/api/genie/sessions/{name}/messages")).await?;
+        let messages = reader
+            .all(&format!("/api/genie/sessions/{name}/messages"))
+            .await?;
         for (n, message) in messages.iter().enumerate() {
             let said = format!("{}: {}", text(&message["role"]), text(&message["content"]));
             lines.insert(format!("message {n} of {name}"), said);
@@ -59,8 +72,19 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn one(&mut self, path: &str) -> Option<Value> {
-        let read = self.arena.read(self.chance, path, By::Token(self.token), Some(self.at), LIMIT).await?;
-        Some(read).filter(|(status, _)| *status == 200).map(|(_, json)| json)
+        let read = self
+            .arena
+            .read(
+                self.chance,
+                path,
+                By::Token(self.token),
+                Some(self.at),
+                LIMIT,
+            )
+            .await?;
+        Some(read)
+            .filter(|(status, _)| *status == 200)
+            .map(|(_, json)| json)
     }
 
     async fn all(&mut self, path: &str) -> Option<Vec<Value>> {
@@ -77,7 +101,9 @@ impl Reader<'_> {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Reads an id out of an answer.

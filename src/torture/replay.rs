@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use genie_events::{
-    Event, StreamId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent, credential::CredentialEvent, job::JobEvent,
-    moment::Month, tier::Counter, usage::UsageEvent,
+    Event, StreamId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent,
+    credential::CredentialEvent, job::JobEvent, moment::Month, tier::Counter, usage::UsageEvent,
 };
 
 /// One thing each: its name, and what is shown of it.
@@ -13,7 +13,11 @@ pub type Lines = BTreeMap<String, String>;
 
 /// A job, as it is shown. Whether a waiting one is called delayed is a matter of the moment.
 pub fn job_line(status: &str, attempt: u64) -> String {
-    let status = if status == "delayed" { "queued" } else { status };
+    let status = if status == "delayed" {
+        "queued"
+    } else {
+        status
+    };
     format!("{status}, attempt {attempt}")
 }
 
@@ -34,13 +38,29 @@ impl Replay {
     pub fn see(&mut self, stream: &StreamId, event: Event) {
         let id = stream.id.clone();
         match event {
-            Event::Account(AccountEvent::Registered(_)) => self.onboarding = Some("EXTENSION_INSTALL"),
-            Event::Account(AccountEvent::OnboardingAdvanced { to }) => self.onboarding = Some(to.as_str()),
-            Event::Account(_) | Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
-            Event::Usage(UsageEvent::Counted { counter, amount, month }) => {
+            Event::Account(AccountEvent::Registered(_)) => {
+                self.onboarding = Some("EXTENSION_INSTALL")
+            }
+            Event::Account(AccountEvent::OnboardingAdvanced { to }) => {
+                self.onboarding = Some(to.as_str())
+            }
+            Event::Account(_)
+            | Event::Email(_)
+            | Event::Invite(_)
+            | Event::ServiceKey(_)
+            | Event::Access(_) => {}
+            Event::Usage(UsageEvent::Counted {
+                counter,
+                amount,
+                month,
+            }) => {
                 *self.usage.entry((counter, month)).or_default() += amount as i64;
             }
-            Event::Usage(UsageEvent::GivenBack { counter, amount, month }) => {
+            Event::Usage(UsageEvent::GivenBack {
+                counter,
+                amount,
+                month,
+            }) => {
                 *self.usage.entry((counter, month)).or_default() -= amount as i64;
             }
             Event::Credential(event) => self.credential(id, event),
@@ -53,8 +73,14 @@ impl Replay {
                 };
                 self.captions.insert(id, status);
             }
-            Event::Chat(ChatEvent::Asked { session, message, .. }) => {
-                self.chats.entry(id).or_insert((session, Vec::new())).1.push(format!("user: {message}"));
+            Event::Chat(ChatEvent::Asked {
+                session, message, ..
+            }) => {
+                self.chats
+                    .entry(id)
+                    .or_insert((session, Vec::new()))
+                    .1
+                    .push(format!("user: {message}"));
             }
             Event::Chat(ChatEvent::Answered { answer, .. }) => {
                 if let Some((_, messages)) = self.chats.get_mut(&id) {
@@ -66,10 +92,16 @@ impl Replay {
 
     fn credential(&mut self, id: String, event: CredentialEvent) {
         match event {
-            CredentialEvent::Stored { platform, platform_username, .. } => {
+            CredentialEvent::Stored {
+                platform,
+                platform_username,
+                ..
+            } => {
                 self.credentials.insert(id, (platform, platform_username));
             }
-            CredentialEvent::Changed { platform_username, .. } => {
+            CredentialEvent::Changed {
+                platform_username, ..
+            } => {
                 if let Some(held) = self.credentials.get_mut(&id) {
                     held.1 = platform_username;
                 }
@@ -84,7 +116,8 @@ impl Replay {
         let now = match event {
             JobEvent::Submitted { .. } | JobEvent::Retried { .. } => ("queued", 0),
             JobEvent::Claimed { attempt, .. } => ("processing", u64::from(attempt)),
-            JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => match retry_at {
+            JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => match retry_at
+            {
                 Some(_) => ("queued", before),
                 None => ("failed", before),
             },
@@ -100,15 +133,34 @@ impl Replay {
         if let Some(onboarding) = self.onboarding {
             lines.insert("onboarding".into(), onboarding.into());
         }
-        lines.extend(self.jobs.into_iter().map(|(id, (status, attempt))| (format!("job {id}"), job_line(status, attempt))));
+        lines.extend(
+            self.jobs
+                .into_iter()
+                .map(|(id, (status, attempt))| (format!("job {id}"), job_line(status, attempt))),
+        );
         for (id, (platform, name)) in self.credentials {
-            lines.insert(format!("credential {id}"), credential_line(&platform, name.as_deref()));
+            lines.insert(
+                format!("credential {id}"),
+                credential_line(&platform, name.as_deref()),
+            );
         }
-        for counter in Counter::ALL.into_iter().filter(|counter| !counter.is_present_count()) {
-            let count = self.usage.get(&(counter, month)).copied().unwrap_or(0).max(0);
+        for counter in Counter::ALL
+            .into_iter()
+            .filter(|counter| !counter.is_present_count())
+        {
+            let count = self
+                .usage
+                .get(&(counter, month))
+                .copied()
+                .unwrap_or(0)
+                .max(0);
             lines.insert(format!("usage {counter}"), count.to_string());
         }
-        lines.extend(self.captions.into_iter().map(|(id, status)| (format!("caption {id}"), status.to_owned())));
+        lines.extend(
+            self.captions
+                .into_iter()
+                .map(|(id, status)| (format!("caption {id}"), status.to_owned())),
+        );
         for (session, messages) in self.chats.into_values() {
             for (n, message) in messages.into_iter().enumerate() {
                 lines.insert(format!("message {n} of {session}"), message);
@@ -128,7 +180,9 @@ pub fn differences(expected: &Lines, shown: &Lines) -> Vec<String> {
     for (name, wanted) in expected {
         match shown.get(name) {
             None => found.push(format!("{name} is not shown; by the log it is: {wanted}")),
-            Some(shown) if shown != wanted => found.push(format!("{name} is shown as: {shown}; by the log it is: {wanted}")),
+            Some(shown) if shown != wanted => found.push(format!(
+                "{name} is shown as: {shown}; by the log it is: {wanted}"
+            )),
             Some(_) => {}
         }
     }
@@ -161,26 +215,53 @@ mod tests {
     fn lines(events: Vec<JobEvent>) -> Lines {
         let mut replay = Replay::default();
         let job = StreamId::new(StreamKind::Job, "1");
-        events.into_iter().for_each(|event| replay.see(&job, event.into()));
+        events
+            .into_iter()
+            .for_each(|event| replay.see(&job, event.into()));
         replay.lines(Month(202_611))
     }
 
     #[test]
     fn a_job_is_folded_to_what_is_shown() {
-        let claimed = || JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
-        let lapsed = |retry_at| JobEvent::Lapsed { attempt: 1, retry_at };
+        let claimed = || JobEvent::Claimed {
+            attempt: 1,
+            worker: "w".into(),
+            lease: "l".into(),
+        };
+        let lapsed = |retry_at| JobEvent::Lapsed {
+            attempt: 1,
+            retry_at,
+        };
         for (events, shown) in [
             (vec![], "queued, attempt 0"),
             (vec![claimed()], "processing, attempt 1"),
-            (vec![claimed(), lapsed(Some(Moment(5)))], "queued, attempt 1"),
+            (
+                vec![claimed(), lapsed(Some(Moment(5)))],
+                "queued, attempt 1",
+            ),
             (vec![claimed(), lapsed(None)], "failed, attempt 1"),
             (
-                vec![claimed(), lapsed(None), JobEvent::Retried { queue: "q".into(), priority: 5, counted: None }],
+                vec![
+                    claimed(),
+                    lapsed(None),
+                    JobEvent::Retried {
+                        queue: "q".into(),
+                        priority: 5,
+                        counted: None,
+                    },
+                ],
                 "queued, attempt 0",
             ),
             (vec![JobEvent::Cancelled], "cancelled, attempt 0"),
         ] {
-            let all = [vec![JobEvent::Submitted { spec: spec(), counted: None }], events].concat();
+            let all = [
+                vec![JobEvent::Submitted {
+                    spec: spec(),
+                    counted: None,
+                }],
+                events,
+            ]
+            .concat();
             assert_eq!(lines(all)["job 1"], shown);
         }
         assert_eq!(job_line("delayed", 1), "queued, attempt 1");
@@ -188,12 +269,33 @@ mod tests {
 
     #[test]
     fn every_difference_is_found() {
-        let expected = lines(vec![JobEvent::Submitted { spec: spec(), counted: None }]);
+        let expected = lines(vec![JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        }]);
         assert_eq!(differences(&expected, &expected), [""; 0]);
         assert_eq!(differences(&expected, &Lines::new()).len(), expected.len());
-        let shown: Lines = [("job 1".to_owned(), "completed, attempt 1".to_owned()), ("job 2".into(), "x".into())].into();
-        let found = differences(&lines(vec![JobEvent::Submitted { spec: spec(), counted: None }]), &shown);
-        assert!(found.contains(&"job 2 is shown and is not in the log".to_owned()), "{found:?}");
-        assert!(found.iter().any(|one| one.starts_with("job 1 is shown as: completed")), "{found:?}");
+        let shown: Lines = [
+            ("job 1".to_owned(), "completed, attempt 1".to_owned()),
+            ("job 2".into(), "x".into()),
+        ]
+        .into();
+        let found = differences(
+            &lines(vec![JobEvent::Submitted {
+                spec: spec(),
+                counted: None,
+            }]),
+            &shown,
+        );
+        assert!(
+            found.contains(&"job 2 is shown and is not in the log".to_owned()),
+            "{found:?}"
+        );
+        assert!(
+            found
+                .iter()
+                .any(|one| one.starts_with("job 1 is shown as: completed")),
+            "{found:?}"
+        );
     }
 }

@@ -55,16 +55,32 @@ impl Report {
 
     /// Why it did not pass: what was lost, and what could not be checked.
     pub fn failures(&self) -> Vec<String> {
-        let lost = Count::ALL.into_iter().filter(|count| self.verdict.count(*count) > 0);
-        let mut failures: Vec<String> = lost.map(|count| format!("{}: not zero", count.as_str())).collect();
+        let lost = Count::ALL
+            .into_iter()
+            .filter(|count| self.verdict.count(*count) > 0);
+        let mut failures: Vec<String> = lost
+            .map(|count| format!("{}: not zero", count.as_str()))
+            .collect();
         let acknowledged: u64 = self.commands.values().map(|[yes, _, _]| yes).sum();
         for (is_so, why) in [
             (self.internal.0 > 0, "there were answers with status 500"),
-            (self.settled.is_none(), "the read side never was what a fresh replay gives"),
-            (self.unanswered > 0, "there are faults after which no good answer came"),
-            (self.faults.is_empty(), "nothing was broken; it may need more --seconds"),
+            (
+                self.settled.is_none(),
+                "the read side never was what a fresh replay gives",
+            ),
+            (
+                self.unanswered > 0,
+                "there are faults after which no good answer came",
+            ),
+            (
+                self.faults.is_empty(),
+                "nothing was broken; it may need more --seconds",
+            ),
             (acknowledged == 0, "nothing was acknowledged"),
-            (self.compared != self.clients, "not every user's read side was compared"),
+            (
+                self.compared != self.clients,
+                "not every user's read side was compared",
+            ),
         ] {
             if is_so {
                 failures.push(why.to_owned());
@@ -75,14 +91,24 @@ impl Report {
     }
 
     pub fn json(&self) -> Value {
-        let faults: serde_json::Map<_, _> = self.faults.iter().map(|(fault, n)| (fault.as_str().into(), (*n).into())).collect();
-        let skipped: serde_json::Map<_, _> =
-            self.skipped.iter().map(|(fault, why)| (fault.as_str().into(), (*why).into())).collect();
+        let faults: serde_json::Map<_, _> = self
+            .faults
+            .iter()
+            .map(|(fault, n)| (fault.as_str().into(), (*n).into()))
+            .collect();
+        let skipped: serde_json::Map<_, _> = self
+            .skipped
+            .iter()
+            .map(|(fault, why)| (fault.as_str().into(), (*why).into()))
+            .collect();
         let commands: serde_json::Map<_, _> = self
             .commands
             .iter()
             .map(|(kind, [yes, no, unknown])| {
-                (kind.as_str().into(), json!({"acknowledged": yes, "refused": no, "unknown": unknown}))
+                (
+                    kind.as_str().into(),
+                    json!({"acknowledged": yes, "refused": no, "unknown": unknown}),
+                )
             })
             .collect();
         json!({
@@ -117,35 +143,73 @@ impl Report {
             if self.has_model { "with" } else { "without" }
         ));
         line("\nfaults".into());
-        self.faults.iter().for_each(|(fault, n)| line(format!("  {:<52} {n:>8}", fault.as_str())));
-        self.skipped.iter().for_each(|(fault, why)| line(format!("  {:<52}  skipped: {why}", fault.as_str())));
-        line(format!("\n{:<54} {:>8} {:>8} {:>8}", "commands", "yes", "no", "unknown"));
+        self.faults
+            .iter()
+            .for_each(|(fault, n)| line(format!("  {:<52} {n:>8}", fault.as_str())));
+        self.skipped
+            .iter()
+            .for_each(|(fault, why)| line(format!("  {:<52}  skipped: {why}", fault.as_str())));
+        line(format!(
+            "\n{:<54} {:>8} {:>8} {:>8}",
+            "commands", "yes", "no", "unknown"
+        ));
         for (kind, [yes, no, unknown]) in &self.commands {
-            line(format!("  {:<52} {yes:>8} {no:>8} {unknown:>8}", kind.as_str()));
+            line(format!(
+                "  {:<52} {yes:>8} {no:>8} {unknown:>8}",
+                kind.as_str()
+            ));
         }
-        line(format!("  {} requests, {} sent again after a lost answer; {} facts", self.requests, self.lost, self.facts));
+        line(format!(
+            "  {} requests, {} sent again after a lost answer; {} facts",
+            self.requests, self.lost, self.facts
+        ));
         line(format!(
             "  servers started {} times, {} of them fell by themselves or did not come up; feeds resumed {} times",
             self.starts, self.fell, self.feeds_resumed
         ));
         if self.internal.0 > 0 {
-            line(format!("  {} answers with status 500, such as: {}", self.internal.0, self.internal.1.join("; ")));
+            line(format!(
+                "  {} answers with status 500, such as: {}",
+                self.internal.0,
+                self.internal.1.join("; ")
+            ));
         }
         line("\nmust be zero".into());
         for count in Count::ALL {
-            line(format!("  {:<52} {:>8}", count.as_str(), self.verdict.count(count)));
-            self.verdict.examples(count).iter().for_each(|example| line(format!("    - {example}")));
+            line(format!(
+                "  {:<52} {:>8}",
+                count.as_str(),
+                self.verdict.count(count)
+            ));
+            self.verdict
+                .examples(count)
+                .iter()
+                .for_each(|example| line(format!("    - {example}")));
         }
         line("\nclocks".into());
-        let good_again =
-            self.good_again.map_or("-".into(), |(median, longest)| format!("{} ms, {} ms", millis(median), millis(longest)));
-        line(format!("  {:<52} {good_again}", "first good answer after a fault: median, longest"));
+        let good_again = self.good_again.map_or("-".into(), |(median, longest)| {
+            format!("{} ms, {} ms", millis(median), millis(longest))
+        });
+        line(format!(
+            "  {:<52} {good_again}",
+            "first good answer after a fault: median, longest"
+        ));
         if self.unanswered > 0 {
-            line(format!("  {:<52} {:>8}", "faults after which no good answer came any more", self.unanswered));
+            line(format!(
+                "  {:<52} {:>8}",
+                "faults after which no good answer came any more", self.unanswered
+            ));
         }
-        let settled = self.settled.map_or("never".into(), |took| format!("{} ms", millis(took)));
-        line(format!("  {:<52} {settled}", "read side equal to a fresh replay, after the end"));
-        self.kept.iter().for_each(|kept| line(format!("\nkept: {kept}")));
+        let settled = self
+            .settled
+            .map_or("never".into(), |took| format!("{} ms", millis(took)));
+        line(format!(
+            "  {:<52} {settled}",
+            "read side equal to a fresh replay, after the end"
+        ));
+        self.kept
+            .iter()
+            .for_each(|kept| line(format!("\nkept: {kept}")));
         let failures = self.failures();
         line(match (self.complete, failures.is_empty()) {
             (true, true) => "\nNothing was lost.".into(),
@@ -192,15 +256,42 @@ mod tests {
     #[test]
     fn only_a_whole_run_with_six_zeros_passes() {
         assert!(report().passed(), "{:?}", report().failures());
-        assert!(!Report { complete: false, ..report() }.passed());
+        assert!(
+            !Report {
+                complete: false,
+                ..report()
+            }
+            .passed()
+        );
         for bad in [
-            Report { internal: (1, vec!["an example".into()]), ..report() },
-            Report { settled: None, ..report() },
-            Report { unanswered: 1, ..report() },
-            Report { faults: BTreeMap::new(), ..report() },
-            Report { commands: [(Kind::Register, [0, 2, 3])].into(), ..report() },
-            Report { compared: 1, ..report() },
-            Report { broken: vec!["a client's task ended by itself".into()], ..report() },
+            Report {
+                internal: (1, vec!["an example".into()]),
+                ..report()
+            },
+            Report {
+                settled: None,
+                ..report()
+            },
+            Report {
+                unanswered: 1,
+                ..report()
+            },
+            Report {
+                faults: BTreeMap::new(),
+                ..report()
+            },
+            Report {
+                commands: [(Kind::Register, [0, 2, 3])].into(),
+                ..report()
+            },
+            Report {
+                compared: 1,
+                ..report()
+            },
+            Report {
+                broken: vec!["a client's task ended by itself".into()],
+                ..report()
+            },
         ] {
             assert_eq!(bad.failures().len(), 1, "{:?}", bad.failures());
             assert!(!bad.passed() && bad.table().contains(&bad.failures()[0]));
@@ -214,8 +305,16 @@ mod tests {
     #[test]
     fn both_forms_tell_the_same() {
         let (table, json) = (report().table(), report().json());
-        for word in [Fault::KillServer.as_str(), Fault::Stall.as_str(), "a reason", Kind::Register.as_str()] {
-            assert!(table.contains(word) && json.to_string().contains(word), "{word}");
+        for word in [
+            Fault::KillServer.as_str(),
+            Fault::Stall.as_str(),
+            "a reason",
+            Kind::Register.as_str(),
+        ] {
+            assert!(
+                table.contains(word) && json.to_string().contains(word),
+                "{word}"
+            );
         }
     }
 }

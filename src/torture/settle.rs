@@ -69,7 +69,10 @@ impl Rest<'_> {
             if let Err(error) = &read
                 && (is_over || !matches!(error, LogError::Away(_)))
             {
-                verdict.add(Count::Missing, format!("after position {head} the log can't be read: {error}"));
+                verdict.add(
+                    Count::Missing,
+                    format!("after position {head} the log can't be read: {error}"),
+                );
                 break;
             }
             if head > before {
@@ -81,13 +84,19 @@ impl Rest<'_> {
                 if restless.len() < compared {
                     progressed = Instant::now();
                 }
-                let grown = self.log.rows(head, 1).await.map_or(true, |rows| !rows.is_empty());
+                let grown = self
+                    .log
+                    .rows(head, 1)
+                    .await
+                    .map_or(true, |rows| !rows.is_empty());
                 if found.is_empty() && !grown {
                     took = Some(since.elapsed());
                     break;
                 }
                 if is_over {
-                    found.into_iter().for_each(|sentence| verdict.add(Count::Order, sentence));
+                    found
+                        .into_iter()
+                        .for_each(|sentence| verdict.add(Count::Order, sentence));
                     break;
                 }
             }
@@ -97,12 +106,24 @@ impl Rest<'_> {
         let (feeds, feeds_resumed, broken) = self.end_feeds(until).await;
         // What the subscribers may have seen beyond it.
         if let Err(error) = read_on(self.log, &mut checker, &mut head).await {
-            verdict.add(Count::Missing, format!("after position {head} the log can't be read: {error}"));
+            verdict.add(
+                Count::Missing,
+                format!("after position {head} the log can't be read: {error}"),
+            );
         }
         let (found, expected) = checker.finish();
         verdict.join(found);
-        feeds.into_iter().for_each(|notes| verdict.join(notes.check(&expected, until)));
-        Settled { verdict, head, took, feeds_resumed, compared: self.people.len(), broken }
+        feeds
+            .into_iter()
+            .for_each(|notes| verdict.join(notes.check(&expected, until)));
+        Settled {
+            verdict,
+            head,
+            took,
+            feeds_resumed,
+            compared: self.people.len(),
+            broken,
+        }
     }
 
     async fn end_feeds(&mut self, head: u64) -> (Vec<Notes>, u64, Vec<String>) {
@@ -134,14 +155,20 @@ impl Rest<'_> {
             let read = read.await;
             let shown = read_side::shown(&self.arena, &mut self.chance, &person.token, head).await;
             let differing = match (read, shown) {
-                (Ok(()), Some(shown)) => differences(&replay.lines(self.log.clock().now().month()), &shown),
+                (Ok(()), Some(shown)) => {
+                    differences(&replay.lines(self.log.clock().now().month()), &shown)
+                }
                 (Err(error), _) => vec![format!("their facts can't be read: {error}")],
                 (_, None) => vec!["the read side does not answer".to_owned()],
             };
             if !differing.is_empty() {
                 still.push(n);
             }
-            found.extend(differing.into_iter().map(|sentence| format!("user {}: {sentence}", person.id)));
+            found.extend(
+                differing
+                    .into_iter()
+                    .map(|sentence| format!("user {}: {sentence}", person.id)),
+            );
         }
         *restless = still;
         found

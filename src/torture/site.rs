@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use genie_log::{Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target, torture::Tormented};
+use genie_log::{
+    Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target, torture::Tormented,
+};
 
 use crate::{
     config::Config,
@@ -42,7 +44,10 @@ impl Site {
     pub async fn make(config: &Config, id: &str, url: Option<&str>) -> Result<Self, String> {
         let folder = std::env::temp_dir().join(format!("genie_torture_{id}"));
         let shown = folder.display();
-        DirBuilder::new().mode(0o700).create(&folder).map_err(|error| format!("{shown} can't be made: {error}"))?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| format!("{shown} can't be made: {error}"))?;
         let masters = MasterKeys::generate().to_string();
         let kept = keep_master_key(&folder, &masters);
         let ground = match (kept, url) {
@@ -73,7 +78,9 @@ impl Site {
     }
 
     pub fn servers(&self) -> usize {
-        self.ground.as_ref().map_or(1, |ground| ground.proxies.len())
+        self.ground
+            .as_ref()
+            .map_or(1, |ground| ground.proxies.len())
     }
 
     /// How a server is started.
@@ -81,7 +88,8 @@ impl Site {
         let folder = self.server_folder(number);
         let made = DirBuilder::new().mode(0o700).create(&folder);
         made.map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
-        let program = std::env::current_exe().map_err(|error| format!("this program can't find itself: {error}"))?;
+        let program = std::env::current_exe()
+            .map_err(|error| format!("this program can't find itself: {error}"))?;
         let mut environment = self.model.clone();
         let data_dir = folder.display().to_string();
         let lease = worker::LEASE_MS.to_string();
@@ -102,24 +110,44 @@ impl Site {
             environment.push((name.to_owned(), value.to_owned()));
         }
         if let Some(ground) = &self.ground {
-            environment.push(("DATABASE_URL".to_owned(), ground.tormented.url_through(ground.proxies[number].port)));
+            environment.push((
+                "DATABASE_URL".to_owned(),
+                ground.tormented.url_through(ground.proxies[number].port),
+            ));
         }
-        Ok(Launch { program, folder, environment })
+        Ok(Launch {
+            program,
+            folder,
+            environment,
+        })
     }
 
     /// A log on the same store with the same keys, as another node's; on the embedded store it only reads.
     pub async fn open_log(&self) -> Result<Log, String> {
-        let masters = MasterKeys::parse(&self.masters).map_err(|error| format!("the run's own master key: {error}"))?;
+        let masters = MasterKeys::parse(&self.masters)
+            .map_err(|error| format!("the run's own master key: {error}"))?;
         let (target, read_only) = match &self.ground {
             Some(ground) => (Target::Postgres(ground.tormented.url()), false),
             None => (Target::Sqlite(self.server_folder(0).join("genie.db")), true),
         };
-        let settings = genie_log::Settings { target, masters, clock: Clock::system(), read_only };
-        Log::open(settings).await.map(|opened| opened.log).map_err(|error| error.to_string())
+        let settings = genie_log::Settings {
+            target,
+            masters,
+            clock: Clock::system(),
+            read_only,
+        };
+        Log::open(settings)
+            .await
+            .map(|opened| opened.log)
+            .map_err(|error| error.to_string())
     }
 
     /// Tidies up after a run that lost nothing, or was told to stop before it began; else says what is left to be looked at.
-    pub async fn leave(self, run: Result<Report, String>, told_to_stop: bool) -> Result<Report, String> {
+    pub async fn leave(
+        self,
+        run: Result<Report, String>,
+        told_to_stop: bool,
+    ) -> Result<Report, String> {
         if run.as_ref().map_or(told_to_stop, Report::passed) {
             if let Some(ground) = &self.ground {
                 drop_database(&ground.tormented).await;
@@ -127,8 +155,14 @@ impl Site {
             remove(&self.folder);
             return run;
         }
-        let folder = format!("{} (the servers' logs, and the master key)", self.folder.display());
-        let database = self.ground.as_ref().map(|ground| format!("the database {}", ground.tormented.database()));
+        let folder = format!(
+            "{} (the servers' logs, and the master key)",
+            self.folder.display()
+        );
+        let database = self
+            .ground
+            .as_ref()
+            .map(|ground| format!("the database {}", ground.tormented.database()));
         let kept: Vec<String> = std::iter::once(folder).chain(database).collect();
         match run {
             Ok(report) => Ok(Report { kept, ..report }),
@@ -140,7 +174,8 @@ impl Site {
 impl Ground {
     async fn make(url: &str, id: &str) -> Result<Self, String> {
         let made = Tormented::create(url, &format!("genie_torture_{id}")).await;
-        let tormented = made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
+        let tormented =
+            made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
         let mut proxies = Vec::with_capacity(SERVERS);
         for _ in 0..SERVERS {
             match Proxy::start(tormented.address()).await {
@@ -151,13 +186,19 @@ impl Ground {
                 }
             }
         }
-        Ok(Self { tormented, proxies: Arc::new(proxies) })
+        Ok(Self {
+            tormented,
+            proxies: Arc::new(proxies),
+        })
     }
 }
 
 async fn drop_database(tormented: &Tormented) {
     if let Err(error) = tormented.drop_database().await {
-        eprintln!("the database {} can't be dropped: {error}", tormented.database());
+        eprintln!(
+            "the database {} can't be dropped: {error}",
+            tormented.database()
+        );
     }
 }
 
@@ -169,12 +210,19 @@ fn remove(folder: &Path) {
 
 /// For a look into what is kept after a run that failed.
 fn keep_master_key(folder: &Path, masters: &str) -> std::io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("master.key"));
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(folder.join("master.key"));
     file?.write_all(masters.as_bytes())
 }
 
 /// Whether a model server answers there.
 async fn answers(url: &str) -> bool {
     let get = reqwest::Client::new().get(format!("{}/api/version", url.trim_end_matches('/')));
-    get.timeout(Duration::from_secs(3)).send().await.is_ok_and(|response| response.status().is_success())
+    get.timeout(Duration::from_secs(3))
+        .send()
+        .await
+        .is_ok_and(|response| response.status().is_success())
 }

@@ -26,7 +26,10 @@ pub struct Stream {
 
 impl Stream {
     pub fn of(response: Response) -> Self {
-        Self { response, buffer: Vec::new() }
+        Self {
+            response,
+            buffer: Vec::new(),
+        }
     }
 
     /// The next event; `None` when the stream ended, broke or went silent.
@@ -49,8 +52,15 @@ fn take_event(buffer: &mut Vec<u8>) -> Option<Event> {
     let end = buffer.windows(2).position(|two| two == b"\n\n")?;
     let block: Vec<u8> = buffer.drain(..end + 2).collect();
     let text = String::from_utf8_lossy(&block);
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    Some(Event { id: field("id:").map(str::to_owned), data: field("data:").and_then(|data| serde_json::from_str(data).ok()) })
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    Some(Event {
+        id: field("id:").map(str::to_owned),
+        data: field("data:").and_then(|data| serde_json::from_str(data).ok()),
+    })
 }
 
 #[cfg(test)]
@@ -59,10 +69,17 @@ mod tests {
 
     #[test]
     fn events_are_whole_or_not_yet_there() {
-        let mut buffer = b"retry: 2000\n\nid: a\ndata: {\"n\":1}\n\n: still here\nid: b\n\nid: c\nda".to_vec();
+        let mut buffer =
+            b"retry: 2000\n\nid: a\ndata: {\"n\":1}\n\n: still here\nid: b\n\nid: c\nda".to_vec();
         let events: Vec<Event> = std::iter::from_fn(|| take_event(&mut buffer)).collect();
-        let a = Event { id: Some("a".into()), data: Some(serde_json::json!({"n": 1})) };
-        let b = Event { id: Some("b".into()), data: None };
+        let a = Event {
+            id: Some("a".into()),
+            data: Some(serde_json::json!({"n": 1})),
+        };
+        let b = Event {
+            id: Some("b".into()),
+            data: None,
+        };
         assert_eq!(events, [Event::default(), a, b]);
         assert_eq!(buffer, b"id: c\nda");
     }

@@ -31,13 +31,39 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts four readers: of everything, live and in pages; of jobs, live; of half the slices, in pages. They stop when they have
 /// read up to the last position, once that is known.
-pub fn start(arena: &Arc<Arena>, last: &watch::Receiver<Option<u64>>, chance: &mut StdRng) -> Vec<JoinHandle<Notes>> {
-    let readers = [(Wanted::Everything, true), (Wanted::Everything, false), (Wanted::Jobs, true), (Wanted::HalfTheSlices, false)];
+pub fn start(
+    arena: &Arc<Arena>,
+    last: &watch::Receiver<Option<u64>>,
+    chance: &mut StdRng,
+) -> Vec<JoinHandle<Notes>> {
+    let readers = [
+        (Wanted::Everything, true),
+        (Wanted::Everything, false),
+        (Wanted::Jobs, true),
+        (Wanted::HalfTheSlices, false),
+    ];
     let start = |(wanted, live): (Wanted, bool)| {
-        let name = format!("{} feed of {}", if live { "the live" } else { "the paged" }, wanted.as_str());
-        let (notes, chance) = (Notes::new(name, wanted), StdRng::seed_from_u64(chance.random()));
+        let name = format!(
+            "{} feed of {}",
+            if live { "the live" } else { "the paged" },
+            wanted.as_str()
+        );
+        let (notes, chance) = (
+            Notes::new(name, wanted),
+            StdRng::seed_from_u64(chance.random()),
+        );
         let (arena, last) = (Arc::clone(arena), last.clone());
-        tokio::spawn(Subscriber { arena, notes, query: wanted.query(), live, chance, last }.read())
+        tokio::spawn(
+            Subscriber {
+                arena,
+                notes,
+                query: wanted.query(),
+                live,
+                chance,
+                last,
+            }
+            .read(),
+        )
     };
     readers.into_iter().map(start).collect()
 }
@@ -72,14 +98,21 @@ impl Subscriber {
 
     async fn follow(&mut self) {
         let stay = Instant::now() + Duration::from_millis(self.chance.random_range(STAYS_MS));
-        let Some((_, base)) = self.arena.any_node(&mut self.chance) else { return tokio::time::sleep(PAUSE).await };
+        let Some((_, base)) = self.arena.any_node(&mut self.chance) else {
+            return tokio::time::sleep(PAUSE).await;
+        };
         let path = format!("/api/events?{}", self.query);
-        let mut request = self.arena.request(Method::GET, &base, &path, By::Secret).header(ACCEPT, "text/event-stream");
+        let mut request = self
+            .arena
+            .request(Method::GET, &base, &path, By::Secret)
+            .header(ACCEPT, "text/event-stream");
         if self.notes.cursor > 0 {
             request = request.header("Last-Event-ID", answer::opaque(self.notes.cursor));
         }
         let opened = tokio::time::timeout(REQUEST, request.send()).await;
-        let Ok(Ok(response)) = opened else { return tokio::time::sleep(PAUSE).await };
+        let Ok(Ok(response)) = opened else {
+            return tokio::time::sleep(PAUSE).await;
+        };
         if response.status() != 200 {
             return tokio::time::sleep(PAUSE).await;
         }
@@ -97,11 +130,19 @@ impl Subscriber {
 
     async fn page(&mut self) {
         let page = self.ask_for_page().await;
-        let Some(page) = page else { return tokio::time::sleep(PAUSE).await };
+        let Some(page) = page else {
+            return tokio::time::sleep(PAUSE).await;
+        };
         self.notes.resumed += 1;
-        let events = page["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let events = page["data"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         events.iter().for_each(|event| self.take(event));
-        if let Some(next) = page["next_cursor"].as_str().and_then(|cursor| answer::position(cursor).ok()) {
+        if let Some(next) = page["next_cursor"]
+            .as_str()
+            .and_then(|cursor| answer::position(cursor).ok())
+        {
             self.notes.passed(next);
         }
         if events.is_empty() {
@@ -116,7 +157,10 @@ impl Subscriber {
             cursor => answer::opaque(cursor),
         };
         let path = format!("/api/events?limit=500&after={after}&{}", self.query);
-        let request = self.arena.request(Method::GET, &base, &path, By::Secret).timeout(REQUEST);
+        let request = self
+            .arena
+            .request(Method::GET, &base, &path, By::Secret)
+            .timeout(REQUEST);
         let response = request.send().await.ok()?;
         (response.status() == 200).then_some(())?;
         response.json().await.ok()
@@ -124,8 +168,19 @@ impl Subscriber {
 
     fn take(&mut self, event: &Value) {
         let text = |name: &str| event[name].as_str().unwrap_or_default();
-        let Ok(position) = answer::position(text("cursor")) else { return self.notes.saw(0, 1) };
+        let Ok(position) = answer::position(text("cursor")) else {
+            return self.notes.saw(0, 1);
+        };
         let sequence = event["sequence"].as_u64().unwrap_or(0);
-        self.notes.saw(position, event_hash(position, text("id"), text("type"), text("subject"), sequence));
+        self.notes.saw(
+            position,
+            event_hash(
+                position,
+                text("id"),
+                text("type"),
+                text("subject"),
+                sequence,
+            ),
+        );
     }
 }

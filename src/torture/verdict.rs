@@ -17,7 +17,14 @@ pub enum Count {
 }
 
 impl Count {
-    pub const ALL: [Self; 6] = [Self::Missing, Self::Twice, Self::NeverSent, Self::Skipped, Self::Order, Self::Lapsed];
+    pub const ALL: [Self; 6] = [
+        Self::Missing,
+        Self::Twice,
+        Self::NeverSent,
+        Self::Skipped,
+        Self::Order,
+        Self::Lapsed,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,7 +96,13 @@ mod tests {
         let mut other = Verdict::default();
         (8..16).for_each(|n| other.add(Count::Twice, n.to_string()));
         verdict.join(other);
-        assert_eq!((verdict.count(Count::Twice), verdict.examples(Count::Twice).len()), (16, EXAMPLES));
+        assert_eq!(
+            (
+                verdict.count(Count::Twice),
+                verdict.examples(Count::Twice).len()
+            ),
+            (16, EXAMPLES)
+        );
         assert!(!verdict.is_clean() && verdict.count(Count::Missing) == 0);
     }
 }

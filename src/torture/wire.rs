@@ -46,7 +46,9 @@ impl Listener {
                     bytes = &bytes[take..];
                     if self.header.len() == wanted {
                         let length = &self.header[usize::from(self.started)..][..4];
-                        let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+                        let length =
+                            u32::from_be_bytes([length[0], length[1], length[2], length[3]])
+                                as usize;
                         let behind_length = wanted - usize::from(self.started);
                         self.left = Some(length.saturating_sub(behind_length));
                     }
@@ -67,7 +69,10 @@ impl Listener {
     }
 
     fn finish(&mut self) -> Option<Said> {
-        let (header, body) = (std::mem::take(&mut self.header), std::mem::take(&mut self.body));
+        let (header, body) = (
+            std::mem::take(&mut self.header),
+            std::mem::take(&mut self.body),
+        );
         self.left = None;
         if !self.started {
             let code = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
@@ -88,7 +93,9 @@ impl Listener {
             b'S' => return std::mem::take(&mut self.bound).then_some(Said::Append),
             // Query: its text.
             b'Q' if calls_append(first) => return Some(Said::Append),
-            b'Q' if first.trim_ascii().eq_ignore_ascii_case(b"commit") => return Some(Said::Commit),
+            b'Q' if first.trim_ascii().eq_ignore_ascii_case(b"commit") => {
+                return Some(Said::Commit);
+            }
             _ => {}
         }
         None
@@ -108,8 +115,11 @@ fn split_at_nul(bytes: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn calls_append(sql: &[u8]) -> bool {
-    let at_a_word = |at: usize| at == 0 || !(sql[at - 1].is_ascii_alphanumeric() || sql[at - 1] == b'_');
-    sql.windows(7).enumerate().any(|(at, window)| window.eq_ignore_ascii_case(b"append(") && at_a_word(at))
+    let at_a_word =
+        |at: usize| at == 0 || !(sql[at - 1].is_ascii_alphanumeric() || sql[at - 1] == b'_');
+    sql.windows(7)
+        .enumerate()
+        .any(|(at, window)| window.eq_ignore_ascii_case(b"append(") && at_a_word(at))
 }
 
 #[cfg(test)]
@@ -151,8 +161,15 @@ mod tests {
     fn appends_and_commits_are_heard_whatever_the_pieces() {
         for size in [1, 2, 3, 7, 100, 100_000] {
             let mut listener = Listener::default();
-            let said: Vec<Said> = a_talk().chunks(size).flat_map(|piece| listener.hear(piece)).collect();
-            assert_eq!(said, [Said::Append, Said::Commit, Said::Append], "pieces of {size}");
+            let said: Vec<Said> = a_talk()
+                .chunks(size)
+                .flat_map(|piece| listener.hear(piece))
+                .collect();
+            assert_eq!(
+                said,
+                [Said::Append, Said::Commit, Said::Append],
+                "pieces of {size}"
+            );
         }
     }
 

@@ -35,24 +35,39 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
         let queues = json!(["media-jobs", "scrape-jobs"]);
         let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
         // The answer holds a lease, so it is never kept: a job whose claim's answer got lost lapses.
-        let ask = Ask { again: false, ..Ask::post(Kind::ClaimJob, "/api/worker/claim", By::Secret, claim) };
+        let ask = Ask {
+            again: false,
+            ..Ask::post(Kind::ClaimJob, "/api/worker/claim", By::Secret, claim)
+        };
         let told = arena.tell(&mut chance, ask).await;
         let Told::Yes { json, position } = told else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
         let claimed = &json["jobs"][0];
-        let (Some(job), Some(lease)) = (id::<JobId>(&claimed["jobId"]), claimed["lease"].as_str()) else { continue };
-        let held = Held { job, lease: lease.to_owned(), claimed_at: position };
+        let (Some(job), Some(lease)) = (id::<JobId>(&claimed["jobId"]), claimed["lease"].as_str())
+        else {
+            continue;
+        };
+        let held = Held {
+            job,
+            lease: lease.to_owned(),
+            claimed_at: position,
+        };
         match chance.random_range(0..100) {
             0..=9 => end(&arena, &mut chance, &held, Kind::FailJob).await,
             10..=21 if silent.len() < SILENT => {
-                let (arena, mut chance) = (Arc::clone(&arena), StdRng::seed_from_u64(chance.random()));
+                let (arena, mut chance) =
+                    (Arc::clone(&arena), StdRng::seed_from_u64(chance.random()));
                 silent.spawn(async move {
                     // Until around the moment at which somebody else is given the job.
                     let until = LEASE_MS + chance.random_range(0..2 * LEASE_MS);
                     tokio::time::sleep(Duration::from_millis(until)).await;
-                    let kind = if chance.random_bool(0.8) { Kind::CompleteJob } else { Kind::FailJob };
+                    let kind = if chance.random_bool(0.8) {
+                        Kind::CompleteJob
+                    } else {
+                        Kind::FailJob
+                    };
                     end(&arena, &mut chance, &held, kind).await;
                 });
             }
@@ -83,19 +98,41 @@ fn go_on(ended: Result<(), JoinError>) {
 
 async fn end(arena: &Arena, chance: &mut StdRng, held: &Held, kind: Kind) {
     let (verb, body) = match kind {
-        Kind::FailJob => ("fail", json!({"lease": held.lease, "error": "on purpose", "retryable": chance.random_bool(0.7)})),
-        _ => ("complete", json!({"lease": held.lease, "result": {"n": chance.random::<u32>()}})),
+        Kind::FailJob => (
+            "fail",
+            json!({"lease": held.lease, "error": "on purpose", "retryable": chance.random_bool(0.7)}),
+        ),
+        _ => (
+            "complete",
+            json!({"lease": held.lease, "result": {"n": chance.random::<u32>()}}),
+        ),
     };
     let path = format!("/api/worker/jobs/{}/{verb}", held.job);
     let stream = stream_hash("job", held.job.as_str());
-    arena.tell(chance, Ask { stream, held: Some(held.claimed_at), ..Ask::post(kind, path, By::Secret, body) }).await;
+    arena
+        .tell(
+            chance,
+            Ask {
+                stream,
+                held: Some(held.claimed_at),
+                ..Ask::post(kind, path, By::Secret, body)
+            },
+        )
+        .await;
 }
 
 /// Leaves no fact, so it is in no ledger.
 async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &Held) {
-    let Some((_, base)) = arena.any_node(chance) else { return };
+    let Some((_, base)) = arena.any_node(chance) else {
+        return;
+    };
     let body: Value = json!({"lease": held.lease, "progress": chance.random_range(0..100)});
     let path = format!("/api/worker/jobs/{}/heartbeat", held.job);
-    let request = arena.request(reqwest::Method::POST, &base, &path, By::Secret).json(&body);
-    let _ = request.timeout(Duration::from_millis(LEASE_MS)).send().await; // without it the lease lapses, which is fine
+    let request = arena
+        .request(reqwest::Method::POST, &base, &path, By::Secret)
+        .json(&body);
+    let _ = request
+        .timeout(Duration::from_millis(LEASE_MS))
+        .send()
+        .await; // without it the lease lapses, which is fine
 }

@@ -35,10 +35,15 @@ pub struct Person {
     pub email: String,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the Directus to test on is named by the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the Directus to test on is named by the environment"
+)]
 fn folder() -> PathBuf {
     let folder = std::env::var("GENIE_TEST_DIRECTUS");
-    PathBuf::from(folder.expect("GENIE_TEST_DIRECTUS names a folder for the data of Directus; run scripts/test directus"))
+    PathBuf::from(folder.expect(
+        "GENIE_TEST_DIRECTUS names a folder for the data of Directus; run scripts/test directus",
+    ))
 }
 
 fn unique() -> String {
@@ -47,8 +52,18 @@ fn unique() -> String {
 
 async fn script(command: &str, folder: &std::path::Path, settings: &[(&str, &str)]) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/directus");
-    let output = Command::new(script).arg(command).arg(folder).envs(settings.iter().copied()).output().await.unwrap();
-    assert!(output.status.success(), "scripts/directus {command}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(script)
+        .arg(command)
+        .arg(folder)
+        .envs(settings.iter().copied())
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "scripts/directus {command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -64,7 +79,9 @@ impl Directus {
     }
 
     async fn start(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
-        rustls::crypto::ring::default_provider().install_default().ok();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         let this = Self::start_unseeded(folder, settings, is_own).await;
         script("seed", &this.folder, settings).await;
         this
@@ -72,7 +89,13 @@ impl Directus {
 
     async fn start_unseeded(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
         let lines = script("start", &folder, settings).await;
-        let value = |name: &str| lines.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+        let value = |name: &str| {
+            lines
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap()
+                .to_owned()
+        };
         Self {
             url: value("DIRECTUS_URL="),
             admin_token: value("DIRECTUS_ADMIN_TOKEN="),
@@ -80,7 +103,10 @@ impl Directus {
             process: value("DIRECTUS_PID="),
             folder,
             // Tests have runtimes of their own, and a connection does not outlive the one it was opened on.
-            http: reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap(),
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .build()
+                .unwrap(),
             is_own,
         }
     }
@@ -97,41 +123,84 @@ impl Directus {
     /// Sends its process a signal, such as `STOP`.
     pub async fn signal(&self, name: &str) {
         assert!(self.is_own);
-        assert!(Command::new("kill").args([&format!("-{name}"), &self.process]).status().await.unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &self.process])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
     }
 
     /// What its administrator asks of it.
     pub async fn admin(&self, method: Method, path: &str, body: Value) -> Value {
-        let request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.admin_token);
-        let answer = if body.is_null() { request } else { request.json(&body) }.send().await.unwrap();
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.admin_token);
+        let answer = if body.is_null() {
+            request
+        } else {
+            request.json(&body)
+        }
+        .send()
+        .await
+        .unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "{path}: {status} {text}");
-        serde_json::from_str::<Value>(&text).map(|mut whole| whole["data"].take()).unwrap_or_default()
+        serde_json::from_str::<Value>(&text)
+            .map(|mut whole| whole["data"].take())
+            .unwrap_or_default()
     }
 
     /// The id of a role.
     pub async fn role(&self, name: &str) -> String {
-        let found = self.admin(Method::GET, &format!("/roles?filter[name][_eq]={name}&fields=id"), Value::Null).await;
-        found[0]["id"].as_str().unwrap_or_else(|| panic!("no role {name}")).to_owned()
+        let found = self
+            .admin(
+                Method::GET,
+                &format!("/roles?filter[name][_eq]={name}&fields=id"),
+                Value::Null,
+            )
+            .await;
+        found[0]["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no role {name}"))
+            .to_owned()
     }
 
     /// Somebody new, who has a role.
     pub async fn person(&self, name: &str, role: &str) -> Person {
         let email = format!("{name}-{}@example.com", unique());
         let body = json!({"email": email, "password": PASSWORD, "role": self.role(role).await, "status": "active"});
-        let id = self.admin(Method::POST, "/users", body).await["id"].as_str().unwrap().to_owned();
+        let id = self.admin(Method::POST, "/users", body).await["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         Person { id, email }
     }
 
     pub async fn change(&self, person: &Person, body: Value) {
-        self.admin(Method::PATCH, &format!("/users/{}", person.id), body).await;
+        self.admin(Method::PATCH, &format!("/users/{}", person.id), body)
+            .await;
     }
 
     /// Who has this address.
     pub async fn found(&self, email: &str) -> Vec<String> {
         let email = email.replace('+', "%2B");
-        let found = self.admin(Method::GET, &format!("/users?filter[email][_eq]={email}&fields=id"), Value::Null).await;
-        found.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+        let found = self
+            .admin(
+                Method::GET,
+                &format!("/users?filter[email][_eq]={email}&fields=id"),
+                Value::Null,
+            )
+            .await;
+        found
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// genie's settings for this Directus, which it reaches at that address.
@@ -148,7 +217,11 @@ impl Drop for Directus {
     fn drop(&mut self) {
         if self.is_own {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/directus");
-            std::process::Command::new(script).arg("stop").arg(&self.folder).status().ok();
+            std::process::Command::new(script)
+                .arg("stop")
+                .arg(&self.folder)
+                .status()
+                .ok();
         }
     }
 }
@@ -171,7 +244,10 @@ impl Pair {
     pub fn of(answer: &Answer) -> Self {
         assert_eq!(answer.status, 200, "{:?}", answer.json);
         let text = |name: &str| answer.json["data"][name].as_str().unwrap().to_owned();
-        Self { access: text("access_token"), refresh: text("refresh_token") }
+        Self {
+            access: text("access_token"),
+            refresh: text("refresh_token"),
+        }
     }
 }
 
@@ -181,16 +257,30 @@ impl Site {
     }
 
     /// `others`: settings of genie beside those for this Directus; an empty one takes one of those away.
-    pub async fn with(store: TestStore, directus: Directus, others: &[(&'static str, &str)]) -> Self {
+    pub async fn with(
+        store: TestStore,
+        directus: Directus,
+        others: &[(&'static str, &str)],
+    ) -> Self {
         let proxy = Proxy::start(&directus.url).await;
         let mut settings = directus.settings(&proxy.url);
-        settings.extend(others.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        Self { genie: TestGenie::start_with(store, &settings).await, proxy, directus }
+        settings.extend(
+            others
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        Self {
+            genie: TestGenie::start_with(store, &settings).await,
+            proxy,
+            directus,
+        }
     }
 
     pub async fn log_in(&self, email: &str, password: &str) -> Answer {
         let body = json!({"email": email, "password": password});
-        self.genie.send(Method::POST, "/auth/login", &[], Some(body)).await
+        self.genie
+            .send(Method::POST, "/auth/login", &[], Some(body))
+            .await
     }
 
     /// A pair of tokens of somebody.
@@ -200,7 +290,14 @@ impl Site {
 
     /// A read as the holder of a token.
     pub async fn get(&self, token: &str, path: &str) -> Answer {
-        self.genie.send(Method::GET, path, &[("Authorization", format!("Bearer {token}"))], None).await
+        self.genie
+            .send(
+                Method::GET,
+                path,
+                &[("Authorization", format!("Bearer {token}"))],
+                None,
+            )
+            .await
     }
 
     /// Whether a token opens genie's own routes.
@@ -215,18 +312,32 @@ impl Site {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         });
-        wait.await.unwrap_or_else(|_| panic!("it was never answered with {status}"));
+        wait.await
+            .unwrap_or_else(|_| panic!("it was never answered with {status}"));
     }
 
     pub async fn ready(&self) -> Value {
-        self.genie.send(Method::GET, "/readyz", &[], None).await.json["directus"].take()
+        self.genie
+            .send(Method::GET, "/readyz", &[], None)
+            .await
+            .json["directus"]
+            .take()
     }
 
     /// A fresh invite, made by Directus' own administrator.
     pub async fn invite(&self) -> String {
         let admin = Pair::of(&self.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await);
         let headers = [("Authorization", format!("Bearer {}", admin.access))];
-        let made = self.genie.send(Method::POST, "/api/admin/invites", &headers, Some(json!({"tier": "pro"}))).await.ok();
+        let made = self
+            .genie
+            .send(
+                Method::POST,
+                "/api/admin/invites",
+                &headers,
+                Some(json!({"tier": "pro"})),
+            )
+            .await
+            .ok();
         made["data"][0]["code"].as_str().unwrap().to_owned()
     }
 }

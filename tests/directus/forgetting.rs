@@ -6,32 +6,67 @@ use serde_json::{Value, json};
 
 use crate::directus::{Directus, PASSWORD, Site};
 
-both_stores!(who_is_forgotten_is_deleted_in_directus_and_not_met_again, async |store: TestStore| {
-    let others = [("FORGET_GRACE", "1s"), ("GENIE_SEAL_SECONDS", "1")];
-    let site = Site::with(store, Directus::shared().await, &others).await;
-    let (ada, boss) = (site.directus.person("ada", "creator").await, site.directus.person("boss", "Administrator").await);
-    let (pair, boss) = (site.pair(&ada).await, site.pair(&boss).await);
-    let authorization = |token: &str| [("Authorization", format!("Bearer {token}"))];
-    site.get(&pair.access, "/api/usage").await.ok();
-    let leave = async |body: Option<Value>| site.genie.send(Method::DELETE, "/api/me", &authorization(&pair.access), body).await;
-    leave(None).await.refused(403, "forbidden");
-    leave(Some(json!({"password": "wrong"}))).await.refused(403, "wrong_password");
-    assert_eq!(site.directus.found(&ada.email).await.len(), 1);
-    leave(Some(json!({"password": PASSWORD}))).await.ok();
-    assert_eq!(site.opens(&pair.access).await, 401, "not active here, whatever Directus says");
+both_stores!(
+    who_is_forgotten_is_deleted_in_directus_and_not_met_again,
+    async |store: TestStore| {
+        let others = [("FORGET_GRACE", "1s"), ("GENIE_SEAL_SECONDS", "1")];
+        let site = Site::with(store, Directus::shared().await, &others).await;
+        let (ada, boss) = (
+            site.directus.person("ada", "creator").await,
+            site.directus.person("boss", "Administrator").await,
+        );
+        let (pair, boss) = (site.pair(&ada).await, site.pair(&boss).await);
+        let authorization = |token: &str| [("Authorization", format!("Bearer {token}"))];
+        site.get(&pair.access, "/api/usage").await.ok();
+        let leave = async |body: Option<Value>| {
+            site.genie
+                .send(
+                    Method::DELETE,
+                    "/api/me",
+                    &authorization(&pair.access),
+                    body,
+                )
+                .await
+        };
+        leave(None).await.refused(403, "forbidden");
+        leave(Some(json!({"password": "wrong"})))
+            .await
+            .refused(403, "wrong_password");
+        assert_eq!(site.directus.found(&ada.email).await.len(), 1);
+        leave(Some(json!({"password": PASSWORD}))).await.ok();
+        assert_eq!(
+            site.opens(&pair.access).await,
+            401,
+            "not active here, whatever Directus says"
+        );
 
-    let path = format!("/api/admin/users/{}/forgotten", ada.id);
-    let began = std::time::Instant::now();
-    loop {
-        let shown = site.genie.send(Method::GET, &path, &authorization(&boss.access), None).await.ok();
-        if shown["state"] == "erased" {
-            assert!(shown["certificate"].as_str().unwrap().contains("the user in Directus"), "{shown}");
-            break;
+        let path = format!("/api/admin/users/{}/forgotten", ada.id);
+        let began = std::time::Instant::now();
+        loop {
+            let shown = site
+                .genie
+                .send(Method::GET, &path, &authorization(&boss.access), None)
+                .await
+                .ok();
+            if shown["state"] == "erased" {
+                assert!(
+                    shown["certificate"]
+                        .as_str()
+                        .unwrap()
+                        .contains("the user in Directus"),
+                    "{shown}"
+                );
+                break;
+            }
+            assert!(began.elapsed().as_secs() < 60, "{shown}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        assert!(began.elapsed().as_secs() < 60, "{shown}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert!(site.directus.found(&ada.email).await.is_empty());
+        assert_eq!(
+            site.opens(&pair.access).await,
+            401,
+            "its token is good for some minutes yet, and nobody is met by it"
+        );
+        assert_eq!(site.log_in(&ada.email, PASSWORD).await.status, 401);
     }
-    assert!(site.directus.found(&ada.email).await.is_empty());
-    assert_eq!(site.opens(&pair.access).await, 401, "its token is good for some minutes yet, and nobody is met by it");
-    assert_eq!(site.log_in(&ada.email, PASSWORD).await.status, 401);
-});
+);

@@ -25,7 +25,13 @@ pub async fn settings() -> Vec<(&'static str, String)> {
 
 /// The address of somebody of that name: in this test only, by the name of its folder.
 pub fn email(genie: &TestGenie, name: &str) -> String {
-    let folder = genie.store.folder().file_name().and_then(|name| name.to_str()).unwrap().to_lowercase();
+    let folder = genie
+        .store
+        .folder()
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap()
+        .to_lowercase();
     format!("{name}.{folder}@example.com")
 }
 
@@ -40,14 +46,27 @@ pub async fn administrator(genie: &TestGenie, name: &str) -> TestUser {
 
 /// Takes somebody the right to act, or gives it back.
 pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
-    let (status, code) = if active { ("active", 200) } else { ("suspended", 401) };
+    let (status, code) = if active {
+        ("active", 200)
+    } else {
+        ("suspended", 401)
+    };
     change(user, json!({"status": status})).await;
     until(genie, user, "/api/usage", code).await;
 }
 
 /// Makes somebody an administrator, or a creator again; they have to log in anew to know of it.
-pub async fn set_administrator(genie: &TestGenie, name: &str, user: &TestUser, administers: bool) -> TestUser {
-    let (role, code) = if administers { ("Administrator", 200) } else { ("creator", 403) };
+pub async fn set_administrator(
+    genie: &TestGenie,
+    name: &str,
+    user: &TestUser,
+    administers: bool,
+) -> TestUser {
+    let (role, code) = if administers {
+        ("Administrator", 200)
+    } else {
+        ("creator", 403)
+    };
     change(user, json!({"role": directus().await.role(role).await})).await;
     let user = genie.user_again(name, &user.id).await;
     until(genie, &user, "/api/admin/invites", code).await;
@@ -60,14 +79,20 @@ pub async fn set_password(_: &TestGenie, _: &str, user: &TestUser, new: &str) {
 }
 
 async fn change(user: &TestUser, what: Value) {
-    directus().await.admin(Method::PATCH, &format!("/users/{}", user.id), what).await;
+    directus()
+        .await
+        .admin(Method::PATCH, &format!("/users/{}", user.id), what)
+        .await;
 }
 
 /// genie asks Directus only every few seconds.
 async fn until(genie: &TestGenie, user: &TestUser, path: &str, status: u16) {
     let began = Instant::now();
     while user.get(genie, path).await.status != status {
-        assert!(began.elapsed() < Duration::from_secs(30), "{path} was never answered with {status}");
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "{path} was never answered with {status}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     genie.settle().await;

@@ -43,34 +43,59 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(url: &str) -> Self {
-        let inner = Arc::new(Inner { url: url.to_owned(), ..Inner::default() });
+        let inner = Arc::new(Inner {
+            url: url.to_owned(),
+            ..Inner::default()
+        });
         let (tell, told) = tokio::sync::oneshot::channel();
         let shared = Arc::clone(&inner);
         std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let data = web::Data::from(shared);
-                let client = web::Data::new(reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
+                let client = web::Data::new(
+                    reqwest::Client::builder()
+                        .pool_max_idle_per_host(0)
+                        .build()
+                        .unwrap(),
+                );
                 let server = HttpServer::new(move || {
                     let app = App::new().app_data(data.clone()).app_data(client.clone());
-                    app.app_data(web::PayloadConfig::new(4 << 20)).default_service(web::to(pass))
+                    app.app_data(web::PayloadConfig::new(4 << 20))
+                        .default_service(web::to(pass))
                 });
-                let server = server.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+                let server = server
+                    .workers(1)
+                    .disable_signals()
+                    .bind("127.0.0.1:0")
+                    .unwrap();
                 tell.send(server.addrs()[0]).unwrap();
                 server.run().await.unwrap();
             });
         });
-        Self { url: format!("http://{}", told.await.unwrap()), inner }
+        Self {
+            url: format!("http://{}", told.await.unwrap()),
+            inner,
+        }
     }
 
     /// How many requests of this method and path came by.
     pub fn count(&self, line: &str) -> usize {
-        self.inner.seen.lock().unwrap().iter().filter(|seen| seen.line == line).count()
+        self.inner
+            .seen
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|seen| seen.line == line)
+            .count()
     }
 
     /// The last of them.
     pub fn last(&self, line: &str) -> Seen {
         let seen = self.inner.seen.lock().unwrap();
-        seen.iter().rfind(|seen| seen.line == line).unwrap_or_else(|| panic!("no {line}: {seen:?}")).clone()
+        seen.iter()
+            .rfind(|seen| seen.line == line)
+            .unwrap_or_else(|| panic!("no {line}: {seen:?}"))
+            .clone()
     }
 
     /// From now on does this with requests of that kind.
@@ -85,7 +110,10 @@ impl Proxy {
     /// Waits until something was done with so many.
     pub async fn until_held(&self, count: usize) {
         let mut held = self.inner.held.subscribe();
-        let wait = tokio::time::timeout(Duration::from_secs(30), held.wait_for(|held| *held >= count));
+        let wait = tokio::time::timeout(
+            Duration::from_secs(30),
+            held.wait_for(|held| *held >= count),
+        );
         wait.await.expect("the request comes by").unwrap();
     }
 }
@@ -97,11 +125,21 @@ async fn pass(
     client: web::Data<reqwest::Client>,
 ) -> HttpResponse {
     let (method, path) = (request.method().as_str(), request.path());
-    let text = |value: &actix_web::http::header::HeaderValue| value.to_str().unwrap_or("").to_owned();
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-    inner.seen.lock().unwrap().push(Seen { line: format!("{method} {path}"), headers });
+    let text =
+        |value: &actix_web::http::header::HeaderValue| value.to_str().unwrap_or("").to_owned();
+    let headers = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect();
+    inner.seen.lock().unwrap().push(Seen {
+        line: format!("{method} {path}"),
+        headers,
+    });
     let rule = inner.rule.lock().unwrap().clone();
-    let does = rule.filter(|(of, at, _)| of == method && at == path).map(|(_, _, does)| does);
+    let does = rule
+        .filter(|(of, at, _)| of == method && at == path)
+        .map(|(_, _, does)| does);
     match does {
         Some(Does::Answer(status, body)) => {
             inner.held.send_modify(|held| *held += 1);
@@ -116,7 +154,12 @@ async fn pass(
         }
         Some(Does::HoldAnswer) | None => {}
     }
-    let mut passed = client.request(method.parse().unwrap(), format!("{}{}", inner.url, request.uri())).body(body.to_vec());
+    let mut passed = client
+        .request(
+            method.parse().unwrap(),
+            format!("{}{}", inner.url, request.uri()),
+        )
+        .body(body.to_vec());
     for (name, value) in request.headers() {
         if !["host", "content-length", "connection"].contains(&name.as_str()) {
             passed = passed.header(name.as_str(), value.as_bytes());

@@ -14,7 +14,14 @@ use crate::{
 
 impl Site {
     async fn refresh(&self, token: &str) -> Answer {
-        self.genie.send(Method::POST, "/auth/refresh", &[], Some(json!({"refresh_token": token}))).await
+        self.genie
+            .send(
+                Method::POST,
+                "/auth/refresh",
+                &[],
+                Some(json!({"refresh_token": token})),
+            )
+            .await
     }
 
     async fn refresh_at_once(&self, token: &str, times: usize) -> Vec<Answer> {
@@ -30,28 +37,40 @@ fn all_the_same(answers: &[Answer]) -> Pair {
     pair
 }
 
-both_stores!(a_thousand_tabs_ask_directus_once, async |store: TestStore| {
-    let site = Site::shared(store).await;
-    let ada = site.directus.person("ada", "creator").await;
-    let first = site.pair(&ada).await;
-    let second = all_the_same(&site.refresh_at_once(&first.refresh, 1000).await);
-    assert_eq!(site.proxy.count("POST /auth/refresh"), 1);
-    assert_ne!(second.refresh, first.refresh);
-    assert_eq!(site.opens(&second.access).await, 200);
-    let third = all_the_same(&site.refresh_at_once(&second.refresh, 3).await);
-    assert_eq!(site.proxy.count("POST /auth/refresh"), 2);
-    assert!(!site.genie.store.holds(&third.refresh).await && !site.genie.store.holds(&second.refresh).await);
+both_stores!(
+    a_thousand_tabs_ask_directus_once,
+    async |store: TestStore| {
+        let site = Site::shared(store).await;
+        let ada = site.directus.person("ada", "creator").await;
+        let first = site.pair(&ada).await;
+        let second = all_the_same(&site.refresh_at_once(&first.refresh, 1000).await);
+        assert_eq!(site.proxy.count("POST /auth/refresh"), 1);
+        assert_ne!(second.refresh, first.refresh);
+        assert_eq!(site.opens(&second.access).await, 200);
+        let third = all_the_same(&site.refresh_at_once(&second.refresh, 3).await);
+        assert_eq!(site.proxy.count("POST /auth/refresh"), 2);
+        assert!(
+            !site.genie.store.holds(&third.refresh).await
+                && !site.genie.store.holds(&second.refresh).await
+        );
 
-    // Once the grace is over, a used token is none.
-    let began = Instant::now();
-    while site.refresh(&first.refresh).await.status == 200 {
-        assert!(began.elapsed() < Duration::from_secs(30));
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Once the grace is over, a used token is none.
+        let began = Instant::now();
+        while site.refresh(&first.refresh).await.status == 200 {
+            assert!(began.elapsed() < Duration::from_secs(30));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let refused = site.refresh(&first.refresh).await;
+        assert_eq!(
+            (
+                refused.status.as_u16(),
+                &refused.json["errors"][0]["extensions"]["code"]
+            ),
+            (401, &json!("INVALID_CREDENTIALS"))
+        );
+        Pair::of(&site.refresh(&third.refresh).await);
     }
-    let refused = site.refresh(&first.refresh).await;
-    assert_eq!((refused.status.as_u16(), &refused.json["errors"][0]["extensions"]["code"]), (401, &json!("INVALID_CREDENTIALS")));
-    Pair::of(&site.refresh(&third.refresh).await);
-});
+);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_ask_directus_once_and_so_does_one_that_started_again() {
@@ -62,32 +81,64 @@ async fn two_nodes_ask_directus_once_and_so_does_one_that_started_again() {
     let second = all_the_same(&site.refresh_at_once(&first.refresh, 200).await);
     assert_eq!(site.proxy.count("POST /auth/refresh"), 1);
     site.genie.restart().await;
-    assert_eq!(Pair::of(&site.refresh(&first.refresh).await).refresh, second.refresh, "within the grace");
+    assert_eq!(
+        Pair::of(&site.refresh(&first.refresh).await).refresh,
+        second.refresh,
+        "within the grace"
+    );
     assert_eq!(site.proxy.count("POST /auth/refresh"), 1);
 }
 
-both_stores!(a_client_that_went_away_loses_nothing, async |store: TestStore| {
-    let site = Site::shared(store).await;
-    let ada = site.directus.person("ada", "creator").await;
-    let first = site.pair(&ada).await;
-    let gone = tokio::time::timeout(Duration::from_millis(3), site.refresh(&first.refresh)).await;
-    drop(gone);
-    Pair::of(&site.refresh(&first.refresh).await);
-    assert!(site.proxy.count("POST /auth/refresh") <= 1, "whoever came first asked for both");
-});
-
-both_stores!(a_refresh_that_is_refused_is_refused_to_all, async |store: TestStore| {
-    let site = Site::shared(store).await;
-    for answer in site.refresh_at_once("no-such-token", 20).await {
-        assert_eq!(answer.status, 401, "{:?}", answer.json);
+both_stores!(
+    a_client_that_went_away_loses_nothing,
+    async |store: TestStore| {
+        let site = Site::shared(store).await;
+        let ada = site.directus.person("ada", "creator").await;
+        let first = site.pair(&ada).await;
+        let gone =
+            tokio::time::timeout(Duration::from_millis(3), site.refresh(&first.refresh)).await;
+        drop(gone);
+        Pair::of(&site.refresh(&first.refresh).await);
+        assert!(
+            site.proxy.count("POST /auth/refresh") <= 1,
+            "whoever came first asked for both"
+        );
     }
-    let headers = site.proxy.last("POST /auth/refresh").headers;
-    assert!(headers.iter().any(|(name, value)| name == "x-forwarded-for" && value == "127.0.0.1"), "{headers:?}");
-    let ada = site.directus.person("ada", "creator").await;
-    let pair = site.pair(&ada).await;
-    let with_token = [("Authorization", "Bearer expired".to_owned()), ("X-Forwarded-For", "6.6.6.6".to_owned())];
-    let body = json!({"refresh_token": pair.refresh});
-    Pair::of(&site.genie.send(Method::POST, "/auth/refresh", &with_token, Some(body)).await);
-    let headers = site.proxy.last("POST /auth/refresh").headers;
-    assert!(!headers.iter().any(|(name, value)| name == "authorization" || value.contains("6.6.6.6")), "{headers:?}");
-});
+);
+
+both_stores!(
+    a_refresh_that_is_refused_is_refused_to_all,
+    async |store: TestStore| {
+        let site = Site::shared(store).await;
+        for answer in site.refresh_at_once("no-such-token", 20).await {
+            assert_eq!(answer.status, 401, "{:?}", answer.json);
+        }
+        let headers = site.proxy.last("POST /auth/refresh").headers;
+        assert!(
+            headers
+                .iter()
+                .any(|(name, value)| name == "x-forwarded-for" && value == "127.0.0.1"),
+            "{headers:?}"
+        );
+        let ada = site.directus.person("ada", "creator").await;
+        let pair = site.pair(&ada).await;
+        let with_token = [
+            ("Authorization", "Bearer expired".to_owned()),
+            ("X-Forwarded-For", "6.6.6.6".to_owned()),
+        ];
+        let body = json!({"refresh_token": pair.refresh});
+        Pair::of(
+            &site
+                .genie
+                .send(Method::POST, "/auth/refresh", &with_token, Some(body))
+                .await,
+        );
+        let headers = site.proxy.last("POST /auth/refresh").headers;
+        assert!(
+            !headers
+                .iter()
+                .any(|(name, value)| name == "authorization" || value.contains("6.6.6.6")),
+            "{headers:?}"
+        );
+    }
+);

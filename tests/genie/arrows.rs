@@ -5,18 +5,37 @@ use std::{collections::BTreeSet, fs, path::Path};
 fn dependencies(manifest: &str) -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
     let manifest: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
-    manifest["dependencies"].as_table().unwrap().keys().cloned().collect()
+    manifest["dependencies"]
+        .as_table()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect()
 }
 
 fn ours(manifest: &str) -> Vec<String> {
-    dependencies(manifest).into_iter().filter(|name| name.starts_with("genie-")).collect()
+    dependencies(manifest)
+        .into_iter()
+        .filter(|name| name.starts_with("genie-"))
+        .collect()
 }
 
 #[test]
 fn crates_point_downwards_only() {
-    assert_eq!(ours("Cargo.toml"), ["genie-actors", "genie-events", "genie-log", "genie-projections"]);
+    assert_eq!(
+        ours("Cargo.toml"),
+        [
+            "genie-actors",
+            "genie-events",
+            "genie-log",
+            "genie-projections"
+        ]
+    );
     assert_eq!(ours("actors/Cargo.toml"), ["genie-events", "genie-log"]);
-    assert_eq!(ours("projections/Cargo.toml"), ["genie-events", "genie-log"]);
+    assert_eq!(
+        ours("projections/Cargo.toml"),
+        ["genie-events", "genie-log"]
+    );
     assert_eq!(ours("events/log/Cargo.toml"), ["genie-events"]);
     assert_eq!(ours("events/Cargo.toml"), [""; 0]);
 }
@@ -24,11 +43,44 @@ fn crates_point_downwards_only() {
 #[test]
 fn each_crate_keeps_to_its_trade() {
     for (manifest, forbidden) in [
-        ("events/Cargo.toml", vec!["sqlx", "actix", "actix-web", "reqwest", "tokio", "rand", "chacha20poly1305", "postgres-es"]),
-        ("events/log/Cargo.toml", vec!["actix", "actix-web", "reqwest"]),
-        ("actors/Cargo.toml", vec!["sqlx", "postgres-es", "actix-web", "chacha20poly1305"]),
-        ("projections/Cargo.toml", vec!["actix", "actix-web", "reqwest", "chacha20poly1305", "hkdf", "hmac", "sha2", "argon2"]),
-        ("Cargo.toml", vec!["sqlx", "postgres-es", "chacha20poly1305"]),
+        (
+            "events/Cargo.toml",
+            vec![
+                "sqlx",
+                "actix",
+                "actix-web",
+                "reqwest",
+                "tokio",
+                "rand",
+                "chacha20poly1305",
+                "postgres-es",
+            ],
+        ),
+        (
+            "events/log/Cargo.toml",
+            vec!["actix", "actix-web", "reqwest"],
+        ),
+        (
+            "actors/Cargo.toml",
+            vec!["sqlx", "postgres-es", "actix-web", "chacha20poly1305"],
+        ),
+        (
+            "projections/Cargo.toml",
+            vec![
+                "actix",
+                "actix-web",
+                "reqwest",
+                "chacha20poly1305",
+                "hkdf",
+                "hmac",
+                "sha2",
+                "argon2",
+            ],
+        ),
+        (
+            "Cargo.toml",
+            vec!["sqlx", "postgres-es", "chacha20poly1305"],
+        ),
     ] {
         let linked = dependencies(manifest);
         for name in forbidden {
@@ -46,7 +98,10 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => folders.push(path),
-                false => found.push((path.display().to_string(), fs::read_to_string(&path).unwrap())),
+                false => found.push((
+                    path.display().to_string(),
+                    fs::read_to_string(&path).unwrap(),
+                )),
             }
         }
     }
@@ -77,7 +132,13 @@ fn the_write_side_writes_no_sql_and_the_rules_know_no_clock() {
         }
     }
     for (path, text) in sources("events/src") {
-        for word in ["SystemTime", "Instant", "now_utc", "now_v7", "async fn decide"] {
+        for word in [
+            "SystemTime",
+            "Instant",
+            "now_utc",
+            "now_v7",
+            "async fn decide",
+        ] {
             assert!(!text.contains(word), "{path} has {word}");
         }
     }
@@ -85,9 +146,33 @@ fn the_write_side_writes_no_sql_and_the_rules_know_no_clock() {
 
 /// Fields that hold a secret in the clear, of types that show what they hold.
 fn shown_secrets(text: &str) -> Vec<String> {
-    let words = ["password", "secret", "token", "otp", "passphrase", "plaintext", "cookie", "cookies", "credentials"];
-    let shows = ["String", "Vec<u8>", "str", "[u8; ", "Bytes", "Value", "Map<String"];
-    let hides = ["SecretString", "Zeroizing", "SecretFields", "Plaintext", "SealedSecret"];
+    let words = [
+        "password",
+        "secret",
+        "token",
+        "otp",
+        "passphrase",
+        "plaintext",
+        "cookie",
+        "cookies",
+        "credentials",
+    ];
+    let shows = [
+        "String",
+        "Vec<u8>",
+        "str",
+        "[u8; ",
+        "Bytes",
+        "Value",
+        "Map<String",
+    ];
+    let hides = [
+        "SecretString",
+        "Zeroizing",
+        "SecretFields",
+        "Plaintext",
+        "SealedSecret",
+    ];
     let (mut found, mut is_shown) = (Vec::new(), false);
     for line in text.lines() {
         if line.trim().starts_with("#[derive(") {
@@ -96,12 +181,22 @@ fn shown_secrets(text: &str) -> Vec<String> {
             is_shown = false;
         }
         for field in line.split(['{', '}', ',']).filter(|_| is_shown) {
-            let Some((name, kind)) = field.split_once(": ") else { continue };
+            let Some((name, kind)) = field.split_once(": ") else {
+                continue;
+            };
             let name = name.split_whitespace().last().unwrap_or("");
-            let is_word =
-                |word: &str| name == word || name.starts_with(&format!("{word}_")) || name.ends_with(&format!("_{word}"));
-            let is_secret = words.into_iter().any(is_word) && !name.ends_with("_hash") && !name.ends_with("_id");
-            if is_secret && shows.iter().any(|one| kind.contains(one)) && !hides.iter().any(|one| kind.contains(one)) {
+            let is_word = |word: &str| {
+                name == word
+                    || name.starts_with(&format!("{word}_"))
+                    || name.ends_with(&format!("_{word}"))
+            };
+            let is_secret = words.into_iter().any(is_word)
+                && !name.ends_with("_hash")
+                && !name.ends_with("_id");
+            if is_secret
+                && shows.iter().any(|one| kind.contains(one))
+                && !hides.iter().any(|one| kind.contains(one))
+            {
                 found.push(field.trim().to_owned());
             }
         }
@@ -111,8 +206,16 @@ fn shown_secrets(text: &str) -> Vec<String> {
 
 #[test]
 fn what_holds_a_secret_does_not_show_it() {
-    let seen = |fields: &str| shown_secrets(&format!("#[derive(Debug, Clone)]\npub struct A {{\n    {fields}\n}}\n"));
-    assert_eq!(seen("pub password: String,"), ["pub password: String"], "what is looked for is found");
+    let seen = |fields: &str| {
+        shown_secrets(&format!(
+            "#[derive(Debug, Clone)]\npub struct A {{\n    {fields}\n}}\n"
+        ))
+    };
+    assert_eq!(
+        seen("pub password: String,"),
+        ["pub password: String"],
+        "what is looked for is found"
+    );
     assert_eq!(seen("old_token: Option<Vec<u8>>,").len(), 1);
     for good in [
         "pub password: SecretString,",
@@ -123,11 +226,27 @@ fn what_holds_a_secret_does_not_show_it() {
     ] {
         assert!(seen(good).is_empty(), "{good}");
     }
-    assert!(shown_secrets("#[derive(Clone)]\nstruct A {\n    password: String,\n}\n").is_empty(), "nothing shows it");
-    for folder in ["events/src", "events/log/src", "actors/src", "projections/src", "src"] {
+    assert!(
+        shown_secrets("#[derive(Clone)]\nstruct A {\n    password: String,\n}\n").is_empty(),
+        "nothing shows it"
+    );
+    for folder in [
+        "events/src",
+        "events/log/src",
+        "actors/src",
+        "projections/src",
+        "src",
+    ] {
         // A torture is a client: its users and their passwords are made up.
-        for (path, text) in sources(folder).iter().filter(|(path, _)| !path.contains("/src/torture")) {
-            assert_eq!(shown_secrets(text), [""; 0], "{path}: make it a `SecretString`, or write its `Debug` by hand");
+        for (path, text) in sources(folder)
+            .iter()
+            .filter(|(path, _)| !path.contains("/src/torture"))
+        {
+            assert_eq!(
+                shown_secrets(text),
+                [""; 0],
+                "{path}: make it a `SecretString`, or write its `Debug` by hand"
+            );
         }
     }
 }

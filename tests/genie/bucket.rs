@@ -39,11 +39,16 @@ impl Bucket {
                 let (socket, _) = listener.accept().await.unwrap();
                 let service = service.clone();
                 open.spawn(async move {
-                    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+                    let _ = Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(socket), service)
+                        .await;
                 });
             }
         });
-        Self { address, connections }
+        Self {
+            address,
+            connections,
+        }
     }
 
     async fn stop(&mut self) {
@@ -63,42 +68,71 @@ impl Bucket {
     }
 }
 
-both_stores!(an_upload_goes_through_a_bucket_and_what_breaks_off_leaves_nothing_there, async |store: TestStore| {
-    let folder = store.folder().join("blobs");
-    let mut bucket = Bucket::start(&folder, "127.0.0.1:0").await;
-    let mut genie = TestGenie::start_with(store, &bucket.settings(SECRET_KEY)).await;
-    let (_, ada) = two(&mut genie).await;
+both_stores!(
+    an_upload_goes_through_a_bucket_and_what_breaks_off_leaves_nothing_there,
+    async |store: TestStore| {
+        let folder = store.folder().join("blobs");
+        let mut bucket = Bucket::start(&folder, "127.0.0.1:0").await;
+        let mut genie = TestGenie::start_with(store, &bucket.settings(SECRET_KEY)).await;
+        let (_, ada) = two(&mut genie).await;
 
-    drop(send_half(&genie, &ada).await);
-    until("what broke off is deleted", || objects(&genie).is_empty()).await;
-    assert_eq!(rows(&genie).await, 0);
+        drop(send_half(&genie, &ada).await);
+        until("what broke off is deleted", || objects(&genie).is_empty()).await;
+        assert_eq!(rows(&genie).await, 0);
 
-    let archive = zip("posts/1.json", &[b"a canary in the clear ".repeat(50), noise(2 * MIB)].concat());
-    bucket.stop().await;
-    upload(&genie, &ada, &archive).await.refused(503, "blob_store_away");
-    let mut bucket = Bucket::start(&folder, &bucket.address).await;
+        let archive = zip(
+            "posts/1.json",
+            &[b"a canary in the clear ".repeat(50), noise(2 * MIB)].concat(),
+        );
+        bucket.stop().await;
+        upload(&genie, &ada, &archive)
+            .await
+            .refused(503, "blob_store_away");
+        let mut bucket = Bucket::start(&folder, &bucket.address).await;
 
-    let uploaded = upload(&genie, &ada, &archive).await.ok();
-    let kept = objects(&genie);
-    assert_eq!((kept.len(), rows(&genie).await), (3, 1));
-    for object in kept {
-        assert!(object.starts_with(folder.join("uploads/of/genie").join(&ada.id)), "{object:?}");
-        let bytes = std::fs::read(object).unwrap();
-        assert!(!bytes.windows(12).any(|window| window == b"posts/1.json"), "sealed");
+        let uploaded = upload(&genie, &ada, &archive).await.ok();
+        let kept = objects(&genie);
+        assert_eq!((kept.len(), rows(&genie).await), (3, 1));
+        for object in kept {
+            assert!(
+                object.starts_with(folder.join("uploads/of/genie").join(&ada.id)),
+                "{object:?}"
+            );
+            let bytes = std::fs::read(object).unwrap();
+            assert!(
+                !bytes.windows(12).any(|window| window == b"posts/1.json"),
+                "sealed"
+            );
+        }
+        let file = format!(
+            "{}/api/files/{}",
+            genie.base,
+            uploaded["fileId"].as_str().unwrap()
+        );
+        let download = || genie.http.get(&file).bearer_auth(&ada.token).send();
+        assert!(
+            download().await.unwrap().bytes().await.unwrap() == archive,
+            "the same bytes"
+        );
+        bucket.stop().await;
+        assert_eq!(download().await.unwrap().status(), 503);
     }
-    let file = format!("{}/api/files/{}", genie.base, uploaded["fileId"].as_str().unwrap());
-    let download = || genie.http.get(&file).bearer_auth(&ada.token).send();
-    assert!(download().await.unwrap().bytes().await.unwrap() == archive, "the same bytes");
-    bucket.stop().await;
-    assert_eq!(download().await.unwrap().status(), 503);
-});
+);
 
-both_stores!(a_bucket_that_refuses_the_key_takes_nothing, async |store: TestStore| {
-    let bucket = Bucket::start(&store.folder().join("blobs"), "127.0.0.1:0").await;
-    let mut genie = TestGenie::start_with(store, &bucket.settings("another key")).await;
-    let (_, ada) = two(&mut genie).await;
-    let refused = upload(&genie, &ada, &zip("a", b"text")).await.refused(503, "blob_store_away");
-    assert!(!refused.to_string().contains("another key"), "{refused}");
-    assert_eq!((objects(&genie).len(), rows(&genie).await), (0, 0));
-    assert_eq!(ada.get(&genie, "/api/onboarding/state").await.ok()["state"], json!("DATA_COLLECTION"));
-});
+both_stores!(
+    a_bucket_that_refuses_the_key_takes_nothing,
+    async |store: TestStore| {
+        let bucket = Bucket::start(&store.folder().join("blobs"), "127.0.0.1:0").await;
+        let mut genie = TestGenie::start_with(store, &bucket.settings("another key")).await;
+        let (_, ada) = two(&mut genie).await;
+        let refused = upload(&genie, &ada, &zip("a", b"text"))
+            .await
+            .refused(503, "blob_store_away");
+        assert!(!refused.to_string().contains("another key"), "{refused}");
+        assert_eq!((objects(&genie).len(), rows(&genie).await), (0, 0));
+        assert_eq!(
+            ada.get(&genie, "/api/onboarding/state").await.ok()["state"],
+            json!("DATA_COLLECTION")
+        );
+    }
+);

@@ -67,7 +67,12 @@ impl Answer {
     #[track_caller]
     pub fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{:?}", self.json);
-        assert_eq!((&self.json["ok"], &self.json["success"]), (&json!(true), &json!(true)), "{:?}", self.json);
+        assert_eq!(
+            (&self.json["ok"], &self.json["success"]),
+            (&json!(true), &json!(true)),
+            "{:?}",
+            self.json
+        );
         self.json
     }
 
@@ -75,16 +80,39 @@ impl Answer {
     #[track_caller]
     pub fn refused_by_identity(&self, status: u16, code: &str) {
         let told = self.json["errors"][0]["extensions"]["code"].as_str();
-        assert_eq!((self.status.as_u16(), told), (status, Some(code)), "{:?}", self.json);
+        assert_eq!(
+            (self.status.as_u16(), told),
+            (status, Some(code)),
+            "{:?}",
+            self.json
+        );
     }
 
     /// A failure with that status and code, in the one envelope.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) -> Value {
-        assert_eq!((self.status.as_u16(), self.json["code"].as_str()), (status, Some(code)), "{:?}", self.json);
-        assert_eq!((&self.json["ok"], &self.json["success"]), (&json!(false), &json!(false)));
-        assert!(self.json["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{:?}", self.json);
-        assert!(self.json["error"].as_str().is_some_and(|error| !error.is_empty()));
+        assert_eq!(
+            (self.status.as_u16(), self.json["code"].as_str()),
+            (status, Some(code)),
+            "{:?}",
+            self.json
+        );
+        assert_eq!(
+            (&self.json["ok"], &self.json["success"]),
+            (&json!(false), &json!(false))
+        );
+        assert!(
+            self.json["request_id"]
+                .as_str()
+                .is_some_and(|id| !id.is_empty()),
+            "{:?}",
+            self.json
+        );
+        assert!(
+            self.json["error"]
+                .as_str()
+                .is_some_and(|error| !error.is_empty())
+        );
         self.json
     }
 }
@@ -102,9 +130,14 @@ impl TestGenie {
 
     /// All but the server: for commands, and [`TestGenie::launch_again`].
     pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
-        rustls::crypto::ring::default_provider().install_default().ok();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         let ollama = FakeOllama::start().await;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
         Self {
             store,
             ollama,
@@ -128,13 +161,20 @@ impl TestGenie {
 
     /// What a setting was given as.
     pub fn setting(&self, name: &str) -> &str {
-        self.settings.iter().find(|(given, _)| *given == name).map_or("", |(_, value)| value)
+        self.settings
+            .iter()
+            .find(|(given, _)| *given == name)
+            .map_or("", |(_, value)| value)
     }
 
     /// A command of the same binary on the same store.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));
-        command.args(arguments).current_dir(self.store.folder()).env_clear().kill_on_drop(true);
+        command
+            .args(arguments)
+            .current_dir(self.store.folder())
+            .env_clear()
+            .kill_on_drop(true);
         command
             .env("SERVER_PORT", "0")
             .env("GENIE_DATA_DIR", self.store.folder())
@@ -165,16 +205,26 @@ impl TestGenie {
 
     /// One more process on the same store.
     pub async fn another_node(&self) -> Node {
-        let mut process = self.command(&["serve"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = self
+            .command(&["serve"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut said = Vec::new();
         loop {
-            let line =
-                tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await.expect("the server starts").unwrap();
+            let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line())
+                .await
+                .expect("the server starts")
+                .unwrap();
             let line = line.expect("the server stays up");
             said.push(line.clone());
             if let Some(base) = line.strip_prefix("genie listens on ") {
-                return Node { base: base.to_owned(), said, process };
+                return Node {
+                    base: base.to_owned(),
+                    said,
+                    process,
+                };
             }
         }
     }
@@ -187,13 +237,28 @@ impl TestGenie {
     /// The server whose turn it is.
     pub fn next_base(&self) -> &str {
         let n = self.sent.fetch_add(1, Ordering::SeqCst);
-        self.beside.as_ref().filter(|_| n % 2 == 1).map_or(&self.base, |beside| &beside.base)
+        self.beside
+            .as_ref()
+            .filter(|_| n % 2 == 1)
+            .map_or(&self.base, |beside| &beside.base)
     }
 
     /// Sends the process a signal, such as `STOP`.
     pub async fn signal(&self, name: &str) {
-        let id = self.process.as_ref().and_then(Child::id).expect("it runs").to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.unwrap().success());
+        let id = self
+            .process
+            .as_ref()
+            .and_then(Child::id)
+            .expect("it runs")
+            .to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &id])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
     }
 
     /// The process.
@@ -217,8 +282,17 @@ impl TestGenie {
     pub async fn terminate(&mut self) -> bool {
         let mut process = self.process.take().expect("it runs");
         let id = process.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
-        tokio::time::timeout(Duration::from_secs(15), process.wait()).await.is_ok_and(|status| status.unwrap().success())
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+        tokio::time::timeout(Duration::from_secs(15), process.wait())
+            .await
+            .is_ok_and(|status| status.unwrap().success())
     }
 
     pub async fn launch_again(&mut self) {
@@ -226,9 +300,21 @@ impl TestGenie {
     }
 
     /// A request of anybody.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, String)], body: Option<Value>) -> Answer {
-        let written = self.beside.as_ref().filter(|_| method == Method::GET).and_then(|_| self.written.lock().unwrap().clone());
-        let mut request = self.http.request(method, format!("{}{path}", self.next_base()));
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Option<Value>,
+    ) -> Answer {
+        let written = self
+            .beside
+            .as_ref()
+            .filter(|_| method == Method::GET)
+            .and_then(|_| self.written.lock().unwrap().clone());
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.next_base()));
         if let Some(written) = written {
             request = request.header("Genie-Min-Position", written);
         }
@@ -247,7 +333,13 @@ impl TestGenie {
 
     /// A request of a worker or another server.
     pub async fn server(&self, path: &str, body: Value) -> Answer {
-        self.send(Method::POST, path, &[("X-RBAC-SYNC-SECRET", SECRET.into())], Some(body)).await
+        self.send(
+            Method::POST,
+            path,
+            &[("X-RBAC-SYNC-SECRET", SECRET.into())],
+            Some(body),
+        )
+        .await
     }
 
     /// A user who has logged in. The first is the administrator; the others register.
@@ -257,15 +349,24 @@ impl TestGenie {
             self.admin = Some(admin.clone());
             return admin;
         };
-        let invites = admin.post(self, "/api/admin/invites", json!({"tier": "pro"})).await.ok();
-        self.register(name, invites["data"][0]["code"].as_str().unwrap()).await
+        let invites = admin
+            .post(self, "/api/admin/invites", json!({"tier": "pro"}))
+            .await
+            .ok();
+        self.register(name, invites["data"][0]["code"].as_str().unwrap())
+            .await
     }
 
     pub async fn register(&self, name: &str, invite: &str) -> TestUser {
         let (email, password) = (identity::email(self, name), password(name));
-        let body = json!({"email": email, "password": password, "firstName": name, "inviteCode": invite});
-        let registered = self.send(Method::POST, "/api/register", &[], Some(body)).await.ok();
-        self.user_again(name, registered["userId"].as_str().unwrap()).await
+        let body =
+            json!({"email": email, "password": password, "firstName": name, "inviteCode": invite});
+        let registered = self
+            .send(Method::POST, "/api/register", &[], Some(body))
+            .await
+            .ok();
+        self.user_again(name, registered["userId"].as_str().unwrap())
+            .await
     }
 
     /// The user of that name, who has logged in anew.
@@ -275,12 +376,19 @@ impl TestGenie {
 
     pub async fn log_in(&self, name: &str, password: &str) -> Answer {
         let login = json!({"email": identity::email(self, name), "password": password});
-        self.send(Method::POST, "/auth/login", &[], Some(login)).await
+        self.send(Method::POST, "/auth/login", &[], Some(login))
+            .await
     }
 
     /// A new pair for a refresh token.
     pub async fn refresh(&self, token: &str) -> Answer {
-        self.send(Method::POST, "/auth/refresh", &[], Some(json!({"refresh_token": token}))).await
+        self.send(
+            Method::POST,
+            "/auth/refresh",
+            &[],
+            Some(json!({"refresh_token": token})),
+        )
+        .await
     }
 
     /// Waits until all projections have reached the head.
@@ -293,12 +401,18 @@ impl TestGenie {
         let started = Instant::now();
         loop {
             let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
-            let lags =
-                ready["projections"].as_object().map(|all| all.values().map(|one| one["lag"].as_u64()).collect::<Vec<_>>());
+            let lags = ready["projections"].as_object().map(|all| {
+                all.values()
+                    .map(|one| one["lag"].as_u64())
+                    .collect::<Vec<_>>()
+            });
             if lags.is_some_and(|lags| lags.iter().all(|lag| *lag == Some(0))) {
                 return;
             }
-            assert!(started.elapsed() < limit, "the projections did not settle: {ready}");
+            assert!(
+                started.elapsed() < limit,
+                "the projections did not settle: {ready}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -317,7 +431,11 @@ pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.unwrap();
     let json = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Answer { status, headers, json }
+    Answer {
+        status,
+        headers,
+        json,
+    }
 }
 
 /// The password that somebody of that name has at first.
@@ -339,7 +457,11 @@ impl TestUser {
     pub fn of(id: &str, login: Answer) -> Self {
         assert_eq!(login.status, 200, "{:?}", login.json);
         let text = |name: &str| login.json["data"][name].as_str().unwrap().to_owned();
-        Self { id: id.to_owned(), token: text("access_token"), refresh: text("refresh_token") }
+        Self {
+            id: id.to_owned(),
+            token: text("access_token"),
+            refresh: text("refresh_token"),
+        }
     }
 
     pub fn headers(&self) -> [(&'static str, String); 1] {
@@ -351,28 +473,40 @@ impl TestUser {
     }
 
     pub async fn post(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
-        genie.send(Method::POST, path, &self.headers(), Some(body)).await
+        genie
+            .send(Method::POST, path, &self.headers(), Some(body))
+            .await
     }
 
     pub async fn patch(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
-        genie.send(Method::PATCH, path, &self.headers(), Some(body)).await
+        genie
+            .send(Method::PATCH, path, &self.headers(), Some(body))
+            .await
     }
 
     pub async fn delete(&self, genie: &TestGenie, path: &str) -> Answer {
-        genie.send(Method::DELETE, path, &self.headers(), None).await
+        genie
+            .send(Method::DELETE, path, &self.headers(), None)
+            .await
     }
 
     /// Queues a job, and gives its id.
     pub async fn submit_job(&self, genie: &TestGenie) -> String {
         let job = json!({"operation": "resize_image", "params": {"width": 100}});
-        self.post(genie, "/api/queue/media", job).await.ok()["jobId"].as_str().unwrap().to_owned()
+        self.post(genie, "/api/queue/media", job).await.ok()["jobId"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Asks, and gives the open stream.
     pub async fn ask(&self, genie: &TestGenie, session: &str, message: &str) -> Events {
         let body = json!({"message": message, "sessionId": session});
-        let request =
-            genie.http.post(format!("{}/api/genie/stream-chat", genie.next_base())).bearer_auth(&self.token).json(&body);
+        let request = genie
+            .http
+            .post(format!("{}/api/genie/stream-chat", genie.next_base()))
+            .bearer_auth(&self.token)
+            .json(&body);
         Events::open(request).await
     }
 
@@ -381,7 +515,12 @@ impl TestUser {
         let path = format!("/api/genie/sessions/{session}/messages");
         let messages = self.get(genie, &path).await.ok();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        messages["data"].as_array().unwrap().iter().map(|one| (text(&one["role"]), text(&one["content"]))).collect()
+        messages["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (text(&one["role"]), text(&one["content"])))
+            .collect()
     }
 }
 
@@ -404,13 +543,26 @@ impl Events {
     pub async fn open(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         let status = response.status();
-        let is_stream = response.headers().get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let is_stream = response
+            .headers()
+            .get("content-type")
+            .is_some_and(|kind| kind == "text/event-stream");
         if status != 200 || !is_stream {
             panic!("{status}: {}", response.text().await.unwrap());
         }
-        let header =
-            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
-        Self { turn: header("Genie-Turn"), position: header("Genie-Position"), response, buffer: String::new() }
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default()
+        };
+        Self {
+            turn: header("Genie-Turn"),
+            position: header("Genie-Position"),
+            response,
+            buffer: String::new(),
+        }
     }
 
     /// The next event; `None` at the end of the stream.
@@ -418,16 +570,27 @@ impl Events {
         loop {
             if let Some(end) = self.buffer.find("\n\n") {
                 let block: String = self.buffer.drain(..end + 2).collect();
-                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                let field = |name: &str| {
+                    block
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(str::trim)
+                };
                 if let Some(data) = field("data:") {
                     let data = serde_json::from_str(data).unwrap();
-                    return Some(Event { id: field("id:").unwrap().to_owned(), data });
+                    return Some(Event {
+                        id: field("id:").unwrap().to_owned(),
+                        data,
+                    });
                 }
                 continue;
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(30), self.response.chunk()).await.expect("the stream goes on");
+            let chunk = tokio::time::timeout(Duration::from_secs(30), self.response.chunk())
+                .await
+                .expect("the stream goes on");
             // A server that was killed breaks the stream off.
-            self.buffer.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+            self.buffer
+                .push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
         }
     }
 

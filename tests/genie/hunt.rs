@@ -37,10 +37,17 @@ impl Secrets {
     pub fn hunt(&self) -> Hunt {
         let mut patterns = Vec::new();
         for (name, secret) in &self.0 {
-            patterns.extend(forms(secret).into_iter().map(|(form, pattern)| (format!("{name} ({form})"), pattern)));
+            patterns.extend(
+                forms(secret)
+                    .into_iter()
+                    .map(|(form, pattern)| (format!("{name} ({form})"), pattern)),
+            );
         }
         let automaton = AhoCorasick::new(patterns.iter().map(|(_, pattern)| pattern)).unwrap();
-        Hunt { automaton, found_as: patterns.into_iter().map(|(name, _)| name).collect() }
+        Hunt {
+            automaton,
+            found_as: patterns.into_iter().map(|(name, _)| name).collect(),
+        }
     }
 }
 
@@ -54,7 +61,10 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("upper case", secret.to_ascii_uppercase()),
         ("backwards", secret.iter().rev().copied().collect()),
         ("hexadecimal", hexadecimal.clone().into_bytes()),
-        ("hexadecimal, upper case", hexadecimal.to_uppercase().into_bytes()),
+        (
+            "hexadecimal, upper case",
+            hexadecimal.to_uppercase().into_bytes(),
+        ),
         ("per cent", percent.clone().into_bytes()),
         ("per cent, upper case", percent.to_uppercase().into_bytes()),
         ("a list of bytes", decimal.join(", ").into_bytes()),
@@ -66,7 +76,10 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         let encoded = BASE64.encode([vec![0; lead], secret.to_vec()].concat());
         let inner = &encoded[if lead == 0 { 0 } else { 4 }..encoded.len() - 4];
         forms.push(("base64", inner.as_bytes().to_vec()));
-        forms.push(("base64 for addresses", inner.replace('+', "-").replace('/', "_").into_bytes()));
+        forms.push((
+            "base64 for addresses",
+            inner.replace('+', "-").replace('/', "_").into_bytes(),
+        ));
     }
     forms.sort_by(|one, other| one.1.cmp(&other.1));
     forms.dedup_by(|one, other| one.1 == other.1); // a secret without letters has no upper case of its own
@@ -81,7 +94,10 @@ pub struct Hunt {
 impl Hunt {
     /// What is found, as "name (form)".
     pub fn find(&self, bytes: &[u8]) -> BTreeSet<&str> {
-        self.automaton.find_overlapping_iter(bytes).map(|found| self.found_as[found.pattern().as_usize()].as_str()).collect()
+        self.automaton
+            .find_overlapping_iter(bytes)
+            .map(|found| self.found_as[found.pattern().as_usize()].as_str())
+            .collect()
     }
 
     /// Where the first that is not among those that may be there stands, with what is around it.
@@ -90,8 +106,13 @@ impl Hunt {
             let name = &self.found_as[found.pattern().as_usize()];
             !may.iter().any(|may| name.starts_with(&format!("{may} (")))
         })?;
-        let around = &bytes[found.start().saturating_sub(300)..(found.end() + 100).min(bytes.len())];
-        Some(format!("{}: ...{}...", self.found_as[found.pattern().as_usize()], String::from_utf8_lossy(around)))
+        let around =
+            &bytes[found.start().saturating_sub(300)..(found.end() + 100).min(bytes.len())];
+        Some(format!(
+            "{}: ...{}...",
+            self.found_as[found.pattern().as_usize()],
+            String::from_utf8_lossy(around)
+        ))
     }
 }
 
@@ -118,14 +139,25 @@ fn every_form_is_found_wherever_it_stands() {
     let debug = format!("{:?}", secret.as_bytes());
     let shown = ["as it is", "as it is", "a list of bytes"];
     for (bytes, form) in [secret.clone(), json, debug].iter().zip(shown) {
-        assert!(hunt.find(bytes.as_bytes()).contains(format!("a_secret ({form})").as_str()), "{bytes}");
+        assert!(
+            hunt.find(bytes.as_bytes())
+                .contains(format!("a_secret ({form})").as_str()),
+            "{bytes}"
+        );
     }
     for lead in 0..7 {
         let basic = BASE64.encode(format!("{}:{secret}:after", "u".repeat(lead)));
-        assert!(hunt.find(basic.as_bytes()).contains("a_secret (base64)"), "{basic}");
+        assert!(
+            hunt.find(basic.as_bytes()).contains("a_secret (base64)"),
+            "{basic}"
+        );
     }
     for (_, form) in forms(secret.as_bytes()) {
-        assert!(!hunt.find(&[b"before", form.as_slice(), b"after"].concat()).is_empty());
+        assert!(
+            !hunt
+                .find(&[b"before", form.as_slice(), b"after"].concat())
+                .is_empty()
+        );
         assert!(hunt.first(&form, &["a_secret"]).is_none() && hunt.first(&form, &["a"]).is_some());
     }
     assert!(hunt.find(b"nothing").is_empty());

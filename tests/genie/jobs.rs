@@ -8,30 +8,51 @@ use serde_json::{Value, json};
 use crate::genie::{TestGenie, TestUser};
 
 async fn start(store: TestStore, lease_ms: u64) -> (TestGenie, TestUser) {
-    let mut genie = TestGenie::start_with(store, &[("GENIE_JOB_LEASE_MS", lease_ms.to_string())]).await;
+    let mut genie =
+        TestGenie::start_with(store, &[("GENIE_JOB_LEASE_MS", lease_ms.to_string())]).await;
     let ada = genie.user("ada").await;
     (genie, ada)
 }
 
 async fn status(genie: &TestGenie, user: &TestUser, job: &str) -> String {
-    user.get(genie, &format!("/api/jobs/{job}")).await.ok()["status"].as_str().unwrap().to_owned()
+    user.get(genie, &format!("/api/jobs/{job}")).await.ok()["status"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
-both_stores!(a_lapsed_lease_gives_the_job_to_another_and_ends_nothing, async |store: TestStore| {
-    let (mut genie, ada) = start(store, 2000).await;
-    let job = ada.submit_job(&genie).await;
-    let first = genie.claim().await;
-    genie.restart().await; // the worker's lease outlives the server
-    let second = genie.claim().await; // once it has lapsed and its pause is over
-    assert_eq!((second["jobId"].as_str(), second["attempt"].as_u64()), (Some(job.as_str()), Some(2)));
-    let stale = json!({"lease": first["lease"], "result": {}});
-    genie.server(&format!("/api/worker/jobs/{job}/complete"), stale).await.refused(409, "stale_lease");
-    let beat = genie.server(&format!("/api/worker/jobs/{job}/heartbeat"), json!({"lease": first["lease"]})).await;
-    beat.refused(409, "stale_lease");
-    let good = json!({"lease": second["lease"], "result": {"by": 2}});
-    genie.server(&format!("/api/worker/jobs/{job}/complete"), good).await.ok();
-    assert_eq!(status(&genie, &ada, &job).await, "completed");
-});
+both_stores!(
+    a_lapsed_lease_gives_the_job_to_another_and_ends_nothing,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 2000).await;
+        let job = ada.submit_job(&genie).await;
+        let first = genie.claim().await;
+        genie.restart().await; // the worker's lease outlives the server
+        let second = genie.claim().await; // once it has lapsed and its pause is over
+        assert_eq!(
+            (second["jobId"].as_str(), second["attempt"].as_u64()),
+            (Some(job.as_str()), Some(2))
+        );
+        let stale = json!({"lease": first["lease"], "result": {}});
+        genie
+            .server(&format!("/api/worker/jobs/{job}/complete"), stale)
+            .await
+            .refused(409, "stale_lease");
+        let beat = genie
+            .server(
+                &format!("/api/worker/jobs/{job}/heartbeat"),
+                json!({"lease": first["lease"]}),
+            )
+            .await;
+        beat.refused(409, "stale_lease");
+        let good = json!({"lease": second["lease"], "result": {"by": 2}});
+        genie
+            .server(&format!("/api/worker/jobs/{job}/complete"), good)
+            .await
+            .ok();
+        assert_eq!(status(&genie, &ada, &job).await, "completed");
+    }
+);
 
 both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
     let (genie, ada) = start(store, 4000).await;
@@ -40,110 +61,223 @@ both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
     for progress in 1..=10 {
         tokio::time::sleep(Duration::from_millis(500)).await; // beyond the lease in sum: time is what is tested
         let beat = json!({"lease": claimed["lease"], "progress": progress * 10});
-        genie.server(&format!("/api/worker/jobs/{job}/heartbeat"), beat).await.ok();
+        genie
+            .server(&format!("/api/worker/jobs/{job}/heartbeat"), beat)
+            .await
+            .ok();
     }
     assert_eq!(status(&genie, &ada, &job).await, "processing");
-    genie.server(&format!("/api/worker/jobs/{job}/complete"), json!({"lease": claimed["lease"]})).await.ok();
+    genie
+        .server(
+            &format!("/api/worker/jobs/{job}/complete"),
+            json!({"lease": claimed["lease"]}),
+        )
+        .await
+        .ok();
 });
 
-both_stores!(a_job_queued_again_survives_the_loss_of_its_owners_state, async |store: TestStore| {
-    let (mut genie, ada) = start(store, 3000).await;
-    let job = ada.submit_job(&genie).await;
-    ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.ok();
-    ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
-    genie.restart().await;
-    assert_eq!(genie.claim().await["jobId"], job);
-    genie.restart().await;
-    let again = genie.claim().await; // once the first lease has lapsed and its pause is over
-    assert_eq!((again["jobId"].as_str(), again["attempt"].as_u64()), (Some(job.as_str()), Some(2)));
-    genie.server(&format!("/api/worker/jobs/{job}/complete"), json!({"lease": again["lease"]})).await.ok();
-    assert_eq!(status(&genie, &ada, &job).await, "completed");
-});
-
-both_stores!(a_failed_job_is_kept_and_its_owner_may_queue_it_again, async |store: TestStore| {
-    let (genie, ada) = start(store, 30_000).await;
-    let job = ada.submit_job(&genie).await;
-    let claimed = genie.claim().await;
-    let failed = json!({"lease": claimed["lease"], "error": "no such codec", "retryable": false});
-    genie.server(&format!("/api/worker/jobs/{job}/fail"), failed).await.ok();
-    let shown = ada.get(&genie, &format!("/api/jobs/{job}")).await.ok();
-    assert_eq!((shown["status"].as_str(), shown["error"].as_str()), (Some("failed"), Some("no such codec")));
-    ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
-    ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.refused(409, "not_failed");
-    let again = genie.claim().await;
-    assert_eq!((again["jobId"].as_str(), again["attempt"].as_u64()), (Some(job.as_str()), Some(1)));
-    // Called off while it runs: the worker is told at its next heartbeat, and its lease is void.
-    ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.ok();
-    let beat = genie.server(&format!("/api/worker/jobs/{job}/heartbeat"), json!({"lease": again["lease"]})).await.ok();
-    assert_eq!(beat["cancel"], true);
-    let late = json!({"lease": again["lease"], "result": {}});
-    genie.server(&format!("/api/worker/jobs/{job}/complete"), late).await.refused(409, "stale_lease");
-    assert_eq!(status(&genie, &ada, &job).await, "cancelled");
-});
-
-both_stores!(what_was_called_off_can_be_queued_again_whatever_the_board_remembers, async |store: TestStore| {
-    let (mut genie, ada) = start(store, 30_000).await;
-    let job = ada.submit_job(&genie).await;
-    ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null).await.ok();
-    genie.restart().await;
-    ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
-    assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
-
-    // Called off in the very moment of being claimed, and queued again: handed out all the same.
-    let claim = json!({"queues": ["media-jobs"], "worker_id": "w"});
-    for _ in 0..15 {
+both_stores!(
+    a_job_queued_again_survives_the_loss_of_its_owners_state,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 3000).await;
         let job = ada.submit_job(&genie).await;
-        let cancel = format!("/api/queue/cancel/{job}");
-        let (_, cancelled) =
-            tokio::join!(genie.server("/api/worker/claim", claim.clone()), ada.post(&genie, &cancel, Value::Null));
-        cancelled.ok();
-        ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null).await.ok();
-        assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
+        ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null)
+            .await
+            .ok();
+        ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null)
+            .await
+            .ok();
+        genie.restart().await;
+        assert_eq!(genie.claim().await["jobId"], job);
+        genie.restart().await;
+        let again = genie.claim().await; // once the first lease has lapsed and its pause is over
+        assert_eq!(
+            (again["jobId"].as_str(), again["attempt"].as_u64()),
+            (Some(job.as_str()), Some(2))
+        );
+        genie
+            .server(
+                &format!("/api/worker/jobs/{job}/complete"),
+                json!({"lease": again["lease"]}),
+            )
+            .await
+            .ok();
+        assert_eq!(status(&genie, &ada, &job).await, "completed");
     }
-});
+);
+
+both_stores!(
+    a_failed_job_is_kept_and_its_owner_may_queue_it_again,
+    async |store: TestStore| {
+        let (genie, ada) = start(store, 30_000).await;
+        let job = ada.submit_job(&genie).await;
+        let claimed = genie.claim().await;
+        let failed =
+            json!({"lease": claimed["lease"], "error": "no such codec", "retryable": false});
+        genie
+            .server(&format!("/api/worker/jobs/{job}/fail"), failed)
+            .await
+            .ok();
+        let shown = ada.get(&genie, &format!("/api/jobs/{job}")).await.ok();
+        assert_eq!(
+            (shown["status"].as_str(), shown["error"].as_str()),
+            (Some("failed"), Some("no such codec"))
+        );
+        ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null)
+            .await
+            .ok();
+        ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null)
+            .await
+            .refused(409, "not_failed");
+        let again = genie.claim().await;
+        assert_eq!(
+            (again["jobId"].as_str(), again["attempt"].as_u64()),
+            (Some(job.as_str()), Some(1))
+        );
+        // Called off while it runs: the worker is told at its next heartbeat, and its lease is void.
+        ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null)
+            .await
+            .ok();
+        let beat = genie
+            .server(
+                &format!("/api/worker/jobs/{job}/heartbeat"),
+                json!({"lease": again["lease"]}),
+            )
+            .await
+            .ok();
+        assert_eq!(beat["cancel"], true);
+        let late = json!({"lease": again["lease"], "result": {}});
+        genie
+            .server(&format!("/api/worker/jobs/{job}/complete"), late)
+            .await
+            .refused(409, "stale_lease");
+        assert_eq!(status(&genie, &ada, &job).await, "cancelled");
+    }
+);
+
+both_stores!(
+    what_was_called_off_can_be_queued_again_whatever_the_board_remembers,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 30_000).await;
+        let job = ada.submit_job(&genie).await;
+        ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null)
+            .await
+            .ok();
+        genie.restart().await;
+        ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null)
+            .await
+            .ok();
+        assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
+
+        // Called off in the very moment of being claimed, and queued again: handed out all the same.
+        let claim = json!({"queues": ["media-jobs"], "worker_id": "w"});
+        for _ in 0..15 {
+            let job = ada.submit_job(&genie).await;
+            let cancel = format!("/api/queue/cancel/{job}");
+            let (_, cancelled) = tokio::join!(
+                genie.server("/api/worker/claim", claim.clone()),
+                ada.post(&genie, &cancel, Value::Null)
+            );
+            cancelled.ok();
+            ada.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null)
+                .await
+                .ok();
+            assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
+        }
+    }
+);
 
 both_stores!(an_announced_id_is_one_job, async |store: TestStore| {
     let (mut genie, ada) = start(store, 30_000).await;
     let bob = genie.user("bob").await;
     let job = json!({"jobId": 4711, "operation": "strip_metadata"});
     let first = ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
-    assert_eq!((first["jobId"].as_str(), first["bullJobId"].as_str()), (Some("4711"), Some("4711")));
+    assert_eq!(
+        (first["jobId"].as_str(), first["bullJobId"].as_str()),
+        (Some("4711"), Some("4711"))
+    );
     ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
     let other = json!({"jobId": "4711", "operation": "thumbnail"});
-    ada.post(&genie, "/api/queue/media", other).await.refused(409, "job_exists");
-    bob.post(&genie, "/api/queue/media", job.clone()).await.refused(409, "job_exists");
-    bob.get(&genie, "/api/jobs/4711").await.refused(404, "not_found");
+    ada.post(&genie, "/api/queue/media", other)
+        .await
+        .refused(409, "job_exists");
+    bob.post(&genie, "/api/queue/media", job.clone())
+        .await
+        .refused(409, "job_exists");
+    bob.get(&genie, "/api/jobs/4711")
+        .await
+        .refused(404, "not_found");
     let claimed = genie.claim().await;
-    assert_eq!(ada.post(&genie, "/api/queue/media", job.clone()).await.ok()["status"], "processing");
-    let none = genie.server("/api/worker/claim", json!({"queues": ["media-jobs"], "worker_id": "w"})).await.ok();
+    assert_eq!(
+        ada.post(&genie, "/api/queue/media", job.clone()).await.ok()["status"],
+        "processing"
+    );
+    let none = genie
+        .server(
+            "/api/worker/claim",
+            json!({"queues": ["media-jobs"], "worker_id": "w"}),
+        )
+        .await
+        .ok();
     assert_eq!(none["jobs"], json!([]), "asked twice, queued once");
     let listed = ada.get(&genie, "/api/jobs?status=processing").await.ok();
     assert_eq!(listed["data"].as_array().unwrap().len(), 1);
     let failed = json!({"lease": claimed["lease"], "error": "e", "retryable": false});
-    genie.server("/api/worker/jobs/4711/fail", failed).await.ok();
-    ada.post(&genie, "/api/queue/retry/4711", Value::Null).await.ok();
-    assert_eq!(ada.post(&genie, "/api/queue/media", job).await.ok()["status"], "queued", "still the same job");
+    genie
+        .server("/api/worker/jobs/4711/fail", failed)
+        .await
+        .ok();
+    ada.post(&genie, "/api/queue/retry/4711", Value::Null)
+        .await
+        .ok();
+    assert_eq!(
+        ada.post(&genie, "/api/queue/media", job).await.ok()["status"],
+        "queued",
+        "still the same job"
+    );
 });
 
-both_stores!(a_delayed_job_waits_for_its_time, async |store: TestStore| {
-    let (genie, ada) = start(store, 30_000).await;
-    let soon = genie_log::Clock::system().now().plus_millis(5000).rfc3339();
-    let queued = ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail", "run_at": soon})).await.ok();
-    assert_eq!(queued["status"], "delayed");
-    let job = queued["jobId"].as_str().unwrap().to_owned();
-    assert_eq!(status(&genie, &ada, &job).await, "delayed");
-    let early = genie.server("/api/worker/claim", json!({"queues": ["media-jobs"], "worker_id": "w"})).await.ok();
-    assert_eq!(early["jobs"], json!([]));
-    assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()), "a waiting claim gets it when it is due");
-});
-
-both_stores!(many_workers_and_many_jobs_and_each_job_once, async |store: TestStore| {
-    let (genie, ada) = start(store, 30_000).await;
-    let mut submitted = Vec::new();
-    for _ in 0..40 {
-        submitted.push(ada.submit_job(&genie).await);
+both_stores!(
+    a_delayed_job_waits_for_its_time,
+    async |store: TestStore| {
+        let (genie, ada) = start(store, 30_000).await;
+        let soon = genie_log::Clock::system().now().plus_millis(5000).rfc3339();
+        let queued = ada
+            .post(
+                &genie,
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "run_at": soon}),
+            )
+            .await
+            .ok();
+        assert_eq!(queued["status"], "delayed");
+        let job = queued["jobId"].as_str().unwrap().to_owned();
+        assert_eq!(status(&genie, &ada, &job).await, "delayed");
+        let early = genie
+            .server(
+                "/api/worker/claim",
+                json!({"queues": ["media-jobs"], "worker_id": "w"}),
+            )
+            .await
+            .ok();
+        assert_eq!(early["jobs"], json!([]));
+        assert_eq!(
+            genie.claim().await["jobId"].as_str(),
+            Some(job.as_str()),
+            "a waiting claim gets it when it is due"
+        );
     }
-    let claims = (0..8).map(|n| {
+);
+
+both_stores!(
+    many_workers_and_many_jobs_and_each_job_once,
+    async |store: TestStore| {
+        let (genie, ada) = start(store, 30_000).await;
+        let mut submitted = Vec::new();
+        for _ in 0..40 {
+            submitted.push(ada.submit_job(&genie).await);
+        }
+        let claims = (0..8).map(|n| {
         let (http, base) = (genie.http.clone(), genie.base.clone());
         tokio::spawn(async move {
             let mut mine = Vec::new();
@@ -159,11 +293,12 @@ both_stores!(many_workers_and_many_jobs_and_each_job_once, async |store: TestSto
             }
         })
     });
-    let mut claimed = Vec::new();
-    for claim in claims.collect::<Vec<_>>() {
-        claimed.extend(claim.await.unwrap());
+        let mut claimed = Vec::new();
+        for claim in claims.collect::<Vec<_>>() {
+            claimed.extend(claim.await.unwrap());
+        }
+        claimed.sort();
+        submitted.sort();
+        assert_eq!(claimed, submitted);
     }
-    claimed.sort();
-    submitted.sort();
-    assert_eq!(claimed, submitted);
-});
+);

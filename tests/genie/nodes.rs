@@ -38,13 +38,21 @@ impl Two {
 
     async fn start_once() -> Self {
         let store = TestStore::new(Kind::Postgres).await;
-        let inside = PgConnection::connect(&store.database_url().unwrap()).await.unwrap();
+        let inside = PgConnection::connect(&store.database_url().unwrap())
+            .await
+            .unwrap();
         let mut genie = TestGenie::start(store).await;
         until_elected(&genie).await;
         let second = genie.another_node().await;
         let ada = genie.user("ada").await;
         genie.settle().await;
-        Self { ada, first: genie.base.clone(), second, inside, genie }
+        Self {
+            ada,
+            first: genie.base.clone(),
+            second,
+            inside,
+            genie,
+        }
     }
 
     /// From now on the second server is spoken to.
@@ -54,8 +62,18 @@ impl Two {
 
     /// A job is queued, and read back as soon as the read side has it.
     async fn a_job_is_seen(&self) {
-        let queued = self.ada.post(&self.genie, "/api/queue/media", json!({"operation": "thumbnail"})).await;
-        let position = queued.headers["Genie-Position"].to_str().unwrap().to_owned();
+        let queued = self
+            .ada
+            .post(
+                &self.genie,
+                "/api/queue/media",
+                json!({"operation": "thumbnail"}),
+            )
+            .await;
+        let position = queued.headers["Genie-Position"]
+            .to_str()
+            .unwrap()
+            .to_owned();
         let job = queued.ok()["jobId"].as_str().unwrap().to_owned();
         let read = self.read_at(&format!("/api/jobs/{job}"), position).await;
         assert_eq!(read.ok()["status"], "queued");
@@ -63,7 +81,14 @@ impl Two {
 
     async fn read_at(&self, path: &str, position: String) -> Answer {
         let [token] = self.ada.headers();
-        self.genie.send(Method::GET, path, &[token, ("Genie-Min-Position", position)], None).await
+        self.genie
+            .send(
+                Method::GET,
+                path,
+                &[token, ("Genie-Min-Position", position)],
+                None,
+            )
+            .await
     }
 }
 
@@ -80,7 +105,10 @@ async fn until_elected(genie: &TestGenie) -> i64 {
         if elected["here"] == true {
             return elected["epoch"].as_i64().unwrap();
         }
-        assert!(started.elapsed() < Duration::from_secs(20), "another is elected: {elected}");
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "another is elected: {elected}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -103,7 +131,10 @@ async fn kill_9_of_the_elected_node_costs_seconds() {
     let taken = killed.elapsed();
     assert!(taken < IN_TIME, "{taken:?}");
     two.a_job_is_seen().await;
-    eprintln!("elected {taken:?} after kill -9, and a job seen {:?} after", killed.elapsed());
+    eprintln!(
+        "elected {taken:?} after kill -9, and a job seen {:?} after",
+        killed.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,46 +151,82 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
     let before = until_elected(&two.genie).await;
     if in_the_middle {
         // A projection waits for the table in a transaction in office; when it gets it, its process does not run any more.
-        sqlx::raw_sql("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE").execute(&mut two.inside).await.unwrap();
+        sqlx::raw_sql("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut two.inside)
+            .await
+            .unwrap();
         two.ada.submit_job(&two.genie).await;
         let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted)";
         let began = Instant::now();
-        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut two.inside).await.unwrap() {
-            assert!(began.elapsed() < Duration::from_secs(20), "no projection waits");
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut two.inside)
+            .await
+            .unwrap()
+        {
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "no projection waits"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
     two.genie.signal("STOP").await;
     let stopped = Instant::now();
     if in_the_middle {
-        sqlx::raw_sql("ROLLBACK").execute(&mut two.inside).await.unwrap();
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut two.inside)
+            .await
+            .unwrap();
         let open = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()";
-        while sqlx::query_scalar::<_, i64>(open).fetch_one(&mut two.inside).await.unwrap() == 0 {
-            assert!(stopped.elapsed() < Duration::from_secs(20), "it was in no transaction");
+        while sqlx::query_scalar::<_, i64>(open)
+            .fetch_one(&mut two.inside)
+            .await
+            .unwrap()
+            == 0
+        {
+            assert!(
+                stopped.elapsed() < Duration::from_secs(20),
+                "it was in no transaction"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
     two.turn_to_the_second();
     let epoch = until_elected(&two.genie).await;
     let taken = stopped.elapsed();
-    assert!(epoch > before && taken < IN_TIME, "{before} {epoch} {taken:?}");
+    assert!(
+        epoch > before && taken < IN_TIME,
+        "{before} {epoch} {taken:?}"
+    );
     two.a_job_is_seen().await;
-    eprintln!("elected {taken:?} after it was stopped, and a job seen {:?} after", stopped.elapsed());
+    eprintln!(
+        "elected {taken:?} after it was stopped, and a job seen {:?} after",
+        stopped.elapsed()
+    );
     let as_the_second_says = elected(&two.genie).await;
 
     two.genie.signal("CONT").await;
     two.genie.base = two.first.clone();
     let as_the_first_says = elected(&two.genie).await;
-    assert_eq!((&as_the_first_says["here"], &as_the_first_says["epoch"]), (&json!(false), &json!(epoch)));
+    assert_eq!(
+        (&as_the_first_says["here"], &as_the_first_says["epoch"]),
+        (&json!(false), &json!(epoch))
+    );
     assert_eq!(as_the_first_says["node"], as_the_second_says["node"]);
     two.a_job_is_seen().await;
     assert_eq!(elected(&two.genie).await, as_the_first_says);
     two.genie.settle().await;
-    let moved = sqlx::query("SELECT name, epoch FROM checkpoints").fetch_all(&mut two.inside).await.unwrap();
+    let moved = sqlx::query("SELECT name, epoch FROM checkpoints")
+        .fetch_all(&mut two.inside)
+        .await
+        .unwrap();
     assert!(moved.len() > 5);
     for row in moved {
         let (name, moved_in): (String, i64) = (row.get("name"), row.get("epoch"));
-        assert!(moved_in > before, "{name} was moved by the node that was deposed");
+        assert!(
+            moved_in > before,
+            "{name} was moved by the node that was deposed"
+        );
     }
 }
 
@@ -167,7 +234,10 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
 async fn who_is_deposed_without_knowing_is_elected_again() {
     let mut two = Two::start().await;
     two.genie.signal("STOP").await; // so that the epoch is raised between two of its heartbeats
-    sqlx::query("UPDATE elections SET epoch = epoch + 1, node = 'nobody'").execute(&mut two.inside).await.unwrap();
+    sqlx::query("UPDATE elections SET epoch = epoch + 1, node = 'nobody'")
+        .execute(&mut two.inside)
+        .await
+        .unwrap();
     two.genie.signal("CONT").await;
     for _ in 0..3 {
         two.a_job_is_seen().await;
@@ -178,7 +248,10 @@ async fn who_is_deposed_without_knowing_is_elected_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_the_next() {
     let mut two = Two::start().await;
-    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN priority TO away").execute(&mut two.inside).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN priority TO away")
+        .execute(&mut two.inside)
+        .await
+        .unwrap();
     two.ada.submit_job(&two.genie).await;
     for base in [two.first.clone(), two.second.base.clone()] {
         two.genie.base = base;
@@ -186,17 +259,36 @@ async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_th
         loop {
             let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
             if ready.json["projections"]["jobs"]["state"] == "stopped" {
-                assert_eq!((ready.status.as_u16(), &ready.json["projections"]["usage"]["state"]), (503, &json!("following")));
+                assert_eq!(
+                    (
+                        ready.status.as_u16(),
+                        &ready.json["projections"]["usage"]["state"]
+                    ),
+                    (503, &json!("following"))
+                );
                 break;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "{}", ready.json);
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{}",
+                ready.json
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN away TO priority").execute(&mut two.inside).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN away TO priority")
+        .execute(&mut two.inside)
+        .await
+        .unwrap();
     two.genie.kill().await;
     two.a_job_is_seen().await;
-    assert_eq!(two.genie.send(Method::GET, "/readyz", &[], None).await.status, 200);
+    assert_eq!(
+        two.genie
+            .send(Method::GET, "/readyz", &[], None)
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,14 +303,21 @@ async fn the_story_goes_on_when_the_other_node_dies_in_the_middle() {
 
 /// A job is claimed and a turn asked on one node, which dies; the other ends both.
 async fn die_in_the_middle(mut two: Two, the_elected: bool) {
-    let survivor = if the_elected { two.second.base.clone() } else { two.first.clone() };
+    let survivor = if the_elected {
+        two.second.base.clone()
+    } else {
+        two.first.clone()
+    };
     if !the_elected {
         two.turn_to_the_second();
     }
     let job = two.ada.submit_job(&two.genie).await;
     let claimed = two.genie.claim().await;
     assert_eq!(claimed["jobId"].as_str(), Some(job.as_str()));
-    two.genie.ollama.script("long", &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done]);
+    two.genie.ollama.script(
+        "long",
+        &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done],
+    );
     let mut asked = two.ada.ask(&two.genie, "s", "a long one").await;
     asked.text().await;
     match the_elected {
@@ -229,30 +328,67 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
 
     // The worker goes on with its lease, and the job ends.
     let genie = &two.genie;
-    genie.server(&format!("/api/worker/jobs/{job}/heartbeat"), json!({"lease": claimed["lease"]})).await.ok();
+    genie
+        .server(
+            &format!("/api/worker/jobs/{job}/heartbeat"),
+            json!({"lease": claimed["lease"]}),
+        )
+        .await
+        .ok();
     let done = json!({"lease": claimed["lease"], "result": {"width": 100}});
-    let done = genie.server(&format!("/api/worker/jobs/{job}/complete"), done).await;
+    let done = genie
+        .server(&format!("/api/worker/jobs/{job}/complete"), done)
+        .await;
     let position = done.headers["Genie-Position"].to_str().unwrap().to_owned();
     done.ok();
-    assert_eq!(two.read_at(&format!("/api/jobs/{job}"), position).await.ok()["status"], "completed");
+    assert_eq!(
+        two.read_at(&format!("/api/jobs/{job}"), position)
+            .await
+            .ok()["status"],
+        "completed"
+    );
 
     // The reader comes back, and is told how the turn ended; the next one is answered.
     let url = format!("{}/api/genie/turns/{}/stream", genie.base, asked.turn);
-    let again = genie.http.get(url).bearer_auth(&two.ada.token).header("Genie-Min-Position", &asked.position);
+    let again = genie
+        .http
+        .get(url)
+        .bearer_auth(&two.ada.token)
+        .header("Genie-Min-Position", &asked.position);
     let rest = Events::open(again).await.rest().await;
-    assert_eq!((text_of(&rest).as_str(), outcome(&rest).as_str()), ("one", "interrupted"));
-    assert_eq!(text_of(&two.ada.ask(genie, "s", "hello").await.rest().await), "Hello there");
+    assert_eq!(
+        (text_of(&rest).as_str(), outcome(&rest).as_str()),
+        ("one", "interrupted")
+    );
+    assert_eq!(
+        text_of(&two.ada.ask(genie, "s", "hello").await.rest().await),
+        "Hello there"
+    );
     let kept = two.ada.messages(genie, "s").await;
     let kept: Vec<&str> = kept.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(kept, ["a long one", "one", "hello", "Hello there"]);
 
     // And a caption, counted once; each thing happened once, and in order.
-    let caption = two.ada.post(genie, "/api/captions/generate", json!({"platform": "x"})).await;
-    let position = caption.headers["Genie-Position"].to_str().unwrap().to_owned();
+    let caption = two
+        .ada
+        .post(genie, "/api/captions/generate", json!({"platform": "x"}))
+        .await;
+    let position = caption.headers["Genie-Position"]
+        .to_str()
+        .unwrap()
+        .to_owned();
     caption.ok();
-    assert_eq!(two.read_at("/api/usage", position.clone()).await.ok()["usage"]["posts_ai_assisted"], 1);
+    assert_eq!(
+        two.read_at("/api/usage", position.clone()).await.ok()["usage"]["posts_ai_assisted"],
+        1
+    );
     let facts = two.read_at("/api/me/events", position).await.ok();
-    let facts: Vec<&str> = facts["data"].as_array().unwrap().iter().map(|fact| fact["type"].as_str().unwrap()).collect();
+    let facts: Vec<&str> = facts["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fact| fact["type"].as_str().unwrap())
+        .collect();
     let expected = [
         "account.registered",
         "account.signed_in",

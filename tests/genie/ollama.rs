@@ -73,12 +73,21 @@ impl FakeOllama {
                 }
             }
         });
-        Self { url, state, task, requested }
+        Self {
+            url,
+            state,
+            task,
+            requested,
+        }
     }
 
     /// Plays these steps for questions with this word. Later scripts win.
     pub fn script(&self, word: &'static str, steps: &[Step]) {
-        self.state.scripts.lock().unwrap().insert(0, (word, steps.to_vec()));
+        self.state
+            .scripts
+            .lock()
+            .unwrap()
+            .insert(0, (word, steps.to_vec()));
     }
 
     /// Lets one held answer go on.
@@ -88,7 +97,10 @@ impl FakeOllama {
 
     /// Waits for the next question to arrive.
     pub async fn asked(&mut self) {
-        tokio::time::timeout(Duration::from_secs(60), self.requested.recv()).await.expect("the model is asked").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), self.requested.recv())
+            .await
+            .expect("the model is asked")
+            .unwrap();
     }
 
     /// All chat requests so far.
@@ -154,13 +166,19 @@ async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender
             continue;
         }
         let body: Value = serde_json::from_slice(&body).unwrap();
-        let question = body["messages"].as_array().and_then(|all| all.last()).map(|last| last["content"].to_string());
+        let question = body["messages"]
+            .as_array()
+            .and_then(|all| all.last())
+            .map(|last| last["content"].to_string());
         state.requests.lock().unwrap().push(body);
         let _ = tell.send(());
         let question = question.unwrap_or_default();
         let steps = {
             let scripts = state.scripts.lock().unwrap();
-            let found = scripts.iter().find(|(word, _)| question.contains(word)).map(|(_, steps)| steps.clone());
+            let found = scripts
+                .iter()
+                .find(|(word, _)| question.contains(word))
+                .map(|(_, steps)| steps.clone());
             found.unwrap_or_else(|| vec![Step::Say("Hello"), Step::Say(" there"), Step::Done])
         };
         if !play(steps, &state, &mut read, &mut write).await {
@@ -224,7 +242,10 @@ async fn play(
 }
 
 /// Whether the client closed the connection before something happened.
-async fn closed_before(something: impl Future<Output = ()>, read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> bool {
+async fn closed_before(
+    something: impl Future<Output = ()>,
+    read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
+) -> bool {
     let mut byte = [0];
     tokio::select! {
         () = something => false,
@@ -234,6 +255,9 @@ async fn closed_before(something: impl Future<Output = ()>, read: &mut BufReader
 
 async fn respond(write: &mut tokio::net::tcp::OwnedWriteHalf, status: u16, body: &Value) {
     let body = body.to_string();
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let _ = write.write_all(head.as_bytes()).await; // the client may have gone
 }

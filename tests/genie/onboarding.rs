@@ -24,7 +24,11 @@ pub const BOUNDARY: &str = "----genie";
 pub fn zip(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut archive = ZipArchiveWriter::new(Vec::new());
     let path = EntryPath::verbatim(name.as_bytes().to_vec());
-    let (mut entry, config) = archive.new_file(path).compression_method(CompressionMethod::DEFLATE).start().unwrap();
+    let (mut entry, config) = archive
+        .new_file(path)
+        .compression_method(CompressionMethod::DEFLATE)
+        .start()
+        .unwrap();
     let mut packed = config.wrap(DeflateEncoder::new(&mut entry, Compression::fast()));
     packed.write_all(bytes).unwrap();
     let (packed, said) = packed.finish().unwrap();
@@ -49,8 +53,12 @@ pub fn noise(length: usize) -> Vec<u8> {
 pub fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, bytes) in fields {
-        let about = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"docs/my diary.zip\"");
-        body.extend_from_slice(format!("--{BOUNDARY}\r\n{about}\r\nContent-Type: application/zip\r\n\r\n").as_bytes());
+        let about = format!(
+            "Content-Disposition: form-data; name=\"{name}\"; filename=\"docs/my diary.zip\""
+        );
+        body.extend_from_slice(
+            format!("--{BOUNDARY}\r\n{about}\r\nContent-Type: application/zip\r\n\r\n").as_bytes(),
+        );
         body.extend_from_slice(bytes);
         body.extend_from_slice(b"\r\n");
     }
@@ -61,9 +69,20 @@ pub fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
 async fn send_form(genie: &TestGenie, user: &TestUser, body: Vec<u8>, key: Option<&str>) -> Answer {
     let url = format!("{}/api/onboarding/zip-upload", genie.base);
     // Unoptimised, and on a busy machine, a large one is sealed and opened slowly.
-    let request = genie.http.post(url).timeout(Duration::from_secs(300)).bearer_auth(&user.token).body(body);
-    let request = request.header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"));
-    crate::genie::answer(key.into_iter().fold(request, |request, key| request.header("Idempotency-Key", key))).await
+    let request = genie
+        .http
+        .post(url)
+        .timeout(Duration::from_secs(300))
+        .bearer_auth(&user.token)
+        .body(body);
+    let request = request.header(
+        "Content-Type",
+        format!("multipart/form-data; boundary={BOUNDARY}"),
+    );
+    crate::genie::answer(key.into_iter().fold(request, |request, key| {
+        request.header("Idempotency-Key", key)
+    }))
+    .await
 }
 
 pub async fn upload(genie: &TestGenie, user: &TestUser, archive: &[u8]) -> Answer {
@@ -71,17 +90,29 @@ pub async fn upload(genie: &TestGenie, user: &TestUser, archive: &[u8]) -> Answe
 }
 
 async fn step(genie: &TestGenie, user: &TestUser, body: Value) -> Answer {
-    genie.send(Method::PATCH, "/api/onboarding/state", &user.headers(), Some(body)).await
+    genie
+        .send(
+            Method::PATCH,
+            "/api/onboarding/state",
+            &user.headers(),
+            Some(body),
+        )
+        .await
 }
 
 async fn state(genie: &TestGenie, user: &TestUser) -> String {
-    user.get(genie, "/api/onboarding/state").await.ok()["state"].as_str().unwrap().to_owned()
+    user.get(genie, "/api/onboarding/state").await.ok()["state"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// The administrator, and a user who may upload.
 pub async fn two(genie: &mut TestGenie) -> (TestUser, TestUser) {
     let (admin, ada) = (genie.user("admin").await, genie.user("ada").await);
-    step(genie, &ada, json!({"state": "DATA_COLLECTION"})).await.ok();
+    step(genie, &ada, json!({"state": "DATA_COLLECTION"}))
+        .await
+        .ok();
     (admin, ada)
 }
 
@@ -94,7 +125,12 @@ async fn claim(genie: &TestGenie) -> Value {
 
 async fn end(genie: &TestGenie, job: &Value, how: &str, mut body: Value) -> Answer {
     body["lease"] = job["lease"].clone();
-    genie.server(&format!("/api/worker/jobs/{}/{how}", job["jobId"].as_str().unwrap()), body).await
+    genie
+        .server(
+            &format!("/api/worker/jobs/{}/{how}", job["jobId"].as_str().unwrap()),
+            body,
+        )
+        .await
 }
 
 /// All files in the blob store; hidden ones are those of the server whose bucket it is.
@@ -115,15 +151,29 @@ pub fn objects(genie: &TestGenie) -> Vec<PathBuf> {
 
 pub async fn rows(genie: &TestGenie) -> i64 {
     sqlx::any::install_default_drivers();
-    let embedded = || format!("sqlite://{}/genie.db?mode=ro", genie.store.folder().display());
-    let mut inside = sqlx::AnyConnection::connect(&genie.store.database_url().unwrap_or_else(embedded)).await.unwrap();
-    sqlx::query_scalar("SELECT count(*) FROM blobs").fetch_one(&mut inside).await.unwrap()
+    let embedded = || {
+        format!(
+            "sqlite://{}/genie.db?mode=ro",
+            genie.store.folder().display()
+        )
+    };
+    let mut inside =
+        sqlx::AnyConnection::connect(&genie.store.database_url().unwrap_or_else(embedded))
+            .await
+            .unwrap();
+    sqlx::query_scalar("SELECT count(*) FROM blobs")
+        .fetch_one(&mut inside)
+        .await
+        .unwrap()
 }
 
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(30), "in vain: {what}");
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "in vain: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -131,8 +181,15 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// What a refused upload leaves: nothing.
 async fn nothing_left(genie: &TestGenie, user: &TestUser, facts: &Value) {
     until("the blob store is empty", || objects(genie).is_empty()).await;
-    assert_eq!((rows(genie).await, state(genie, user).await.as_str()), (0, "DATA_COLLECTION"));
-    assert_eq!(user.get(genie, "/api/me/events").await.ok()["data"], *facts, "no fact");
+    assert_eq!(
+        (rows(genie).await, state(genie, user).await.as_str()),
+        (0, "DATA_COLLECTION")
+    );
+    assert_eq!(
+        user.get(genie, "/api/me/events").await.ok()["data"],
+        *facts,
+        "no fact"
+    );
 }
 
 /// Begins an upload that says how long it will be, and sends less.
@@ -149,255 +206,475 @@ pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.write_all(head.as_bytes()).await.unwrap();
     connection.write_all(&body).await.unwrap();
-    until("some of it is in the blob store", || objects(genie).len() > before).await;
+    until("some of it is in the blob store", || {
+        objects(genie).len() > before
+    })
+    .await;
     connection
 }
 
-both_stores!(an_upload_is_read_in_by_a_worker_and_onboarding_is_complete, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (_, bob) = (genie.user("admin").await, genie.user("bob").await);
-    let archive = zip("posts/1.json", &[b"a canary in the clear ".repeat(50), noise(2 * MIB)].concat());
-    upload(&genie, &bob, &archive).await.refused(409, "onboarding_order");
-    step(&genie, &bob, json!({"state": "DATA_COLLECTION"})).await.ok();
-    let uploaded = upload(&genie, &bob, &archive).await.ok();
-    let file = uploaded["fileId"].as_str().unwrap();
-    assert_eq!(uploaded["filePath"], format!("/api/files/{file}"));
-    assert_eq!(state(&genie, &bob).await, "PROCESSING");
-    upload(&genie, &bob, &archive).await.refused(409, "onboarding_order");
-    assert_eq!((objects(&genie).len(), rows(&genie).await), (3, 1));
+both_stores!(
+    an_upload_is_read_in_by_a_worker_and_onboarding_is_complete,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, bob) = (genie.user("admin").await, genie.user("bob").await);
+        let archive = zip(
+            "posts/1.json",
+            &[b"a canary in the clear ".repeat(50), noise(2 * MIB)].concat(),
+        );
+        upload(&genie, &bob, &archive)
+            .await
+            .refused(409, "onboarding_order");
+        step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))
+            .await
+            .ok();
+        let uploaded = upload(&genie, &bob, &archive).await.ok();
+        let file = uploaded["fileId"].as_str().unwrap();
+        assert_eq!(uploaded["filePath"], format!("/api/files/{file}"));
+        assert_eq!(state(&genie, &bob).await, "PROCESSING");
+        upload(&genie, &bob, &archive)
+            .await
+            .refused(409, "onboarding_order");
+        assert_eq!((objects(&genie).len(), rows(&genie).await), (3, 1));
 
-    genie.restart().await;
-    let job = claim(&genie).await;
-    assert_eq!((&job["jobId"], &job["operation"]), (&uploaded["jobId"], &json!("onboarding_import")));
-    assert_eq!((&job["input_file_id"], &job["userId"]), (&json!(file), &json!(bob.id)));
-    let path = format!("/api/files/{file}");
-    let carol = genie.user("carol").await;
-    let [token] = bob.headers();
-    for header in [token, ("X-RBAC-SYNC-SECRET", SECRET.to_owned())] {
-        let download = genie.http.get(format!("{}{path}", genie.base)).header(header.0, header.1).send().await.unwrap();
-        assert_eq!((download.status().as_u16(), download.content_length()), (200, Some(archive.len() as u64)));
-        assert_eq!(download.headers()["content-disposition"], "attachment; filename=\"my diary.zip\"");
-        assert!(download.bytes().await.unwrap() == archive, "the same bytes");
+        genie.restart().await;
+        let job = claim(&genie).await;
+        assert_eq!(
+            (&job["jobId"], &job["operation"]),
+            (&uploaded["jobId"], &json!("onboarding_import"))
+        );
+        assert_eq!(
+            (&job["input_file_id"], &job["userId"]),
+            (&json!(file), &json!(bob.id))
+        );
+        let path = format!("/api/files/{file}");
+        let carol = genie.user("carol").await;
+        let [token] = bob.headers();
+        for header in [token, ("X-RBAC-SYNC-SECRET", SECRET.to_owned())] {
+            let download = genie
+                .http
+                .get(format!("{}{path}", genie.base))
+                .header(header.0, header.1)
+                .send()
+                .await
+                .unwrap();
+            assert_eq!(
+                (download.status().as_u16(), download.content_length()),
+                (200, Some(archive.len() as u64))
+            );
+            assert_eq!(
+                download.headers()["content-disposition"],
+                "attachment; filename=\"my diary.zip\""
+            );
+            assert!(download.bytes().await.unwrap() == archive, "the same bytes");
+        }
+        carol.get(&genie, &path).await.refused(404, "not_found");
+        genie
+            .send(Method::GET, &path, &[], None)
+            .await
+            .refused(401, "invalid_token");
+        bob.get(&genie, "/api/files/nonsense")
+            .await
+            .refused(404, "not_found");
+
+        assert!(!genie.store.holds("diary").await);
+        for object in objects(&genie) {
+            let bytes = fs::read(object).unwrap();
+            assert!(
+                !bytes.windows(12).any(|window| window == b"posts/1.json"),
+                "sealed"
+            );
+        }
+        end(&genie, &job, "complete", json!({"result": {"posts": 1}}))
+            .await
+            .ok();
+        assert_eq!(state(&genie, &bob).await, "COMPLETE");
+        end(&genie, &job, "complete", json!({"result": {"posts": 1}}))
+            .await
+            .ok();
+        upload(&genie, &bob, &archive)
+            .await
+            .refused(409, "onboarding_order");
+        genie.restart().await;
+        assert_eq!(state(&genie, &bob).await, "COMPLETE");
     }
-    carol.get(&genie, &path).await.refused(404, "not_found");
-    genie.send(Method::GET, &path, &[], None).await.refused(401, "invalid_token");
-    bob.get(&genie, "/api/files/nonsense").await.refused(404, "not_found");
+);
 
-    assert!(!genie.store.holds("diary").await);
-    for object in objects(&genie) {
-        let bytes = fs::read(object).unwrap();
-        assert!(!bytes.windows(12).any(|window| window == b"posts/1.json"), "sealed");
+both_stores!(
+    an_import_that_failed_leads_back_and_can_be_queued_again,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada) = two(&mut genie).await;
+        let uploaded = upload(&genie, &ada, &zip("a", b"text")).await.ok();
+        let path =
+            |what: &str| format!("/api/queue/{what}/{}", uploaded["jobId"].as_str().unwrap());
+        let failed = json!({"error": "no posts in it", "retryable": false});
+        end(&genie, &claim(&genie).await, "fail", failed.clone())
+            .await
+            .ok();
+        assert_eq!(state(&genie, &ada).await, "DATA_COLLECTION");
+        ada.post(&genie, &path("retry"), Value::Null).await.ok();
+        assert_eq!(state(&genie, &ada).await, "PROCESSING");
+        ada.post(&genie, &path("cancel"), Value::Null).await.ok();
+        assert_eq!(state(&genie, &ada).await, "DATA_COLLECTION");
+
+        let second = upload(&genie, &ada, &zip("a", b"better")).await.ok();
+        ada.post(&genie, &path("retry"), Value::Null)
+            .await
+            .refused(409, "onboarding_order");
+        let job = claim(&genie).await;
+        assert_eq!(job["jobId"], second["jobId"]);
+        end(&genie, &job, "complete", json!({})).await.ok();
+        assert_eq!(state(&genie, &ada).await, "COMPLETE");
+        ada.post(&genie, &path("retry"), Value::Null)
+            .await
+            .refused(409, "onboarding_order");
     }
-    end(&genie, &job, "complete", json!({"result": {"posts": 1}})).await.ok();
-    assert_eq!(state(&genie, &bob).await, "COMPLETE");
-    end(&genie, &job, "complete", json!({"result": {"posts": 1}})).await.ok();
-    upload(&genie, &bob, &archive).await.refused(409, "onboarding_order");
-    genie.restart().await;
-    assert_eq!(state(&genie, &bob).await, "COMPLETE");
-});
+);
 
-both_stores!(an_import_that_failed_leads_back_and_can_be_queued_again, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (_, ada) = two(&mut genie).await;
-    let uploaded = upload(&genie, &ada, &zip("a", b"text")).await.ok();
-    let path = |what: &str| format!("/api/queue/{what}/{}", uploaded["jobId"].as_str().unwrap());
-    let failed = json!({"error": "no posts in it", "retryable": false});
-    end(&genie, &claim(&genie).await, "fail", failed.clone()).await.ok();
-    assert_eq!(state(&genie, &ada).await, "DATA_COLLECTION");
-    ada.post(&genie, &path("retry"), Value::Null).await.ok();
-    assert_eq!(state(&genie, &ada).await, "PROCESSING");
-    ada.post(&genie, &path("cancel"), Value::Null).await.ok();
-    assert_eq!(state(&genie, &ada).await, "DATA_COLLECTION");
-
-    let second = upload(&genie, &ada, &zip("a", b"better")).await.ok();
-    ada.post(&genie, &path("retry"), Value::Null).await.refused(409, "onboarding_order");
-    let job = claim(&genie).await;
-    assert_eq!(job["jobId"], second["jobId"]);
-    end(&genie, &job, "complete", json!({})).await.ok();
-    assert_eq!(state(&genie, &ada).await, "COMPLETE");
-    ada.post(&genie, &path("retry"), Value::Null).await.refused(409, "onboarding_order");
-});
-
-both_stores!(what_must_not_be_taken_is_refused_and_leaves_nothing, async |store: TestStore| {
-    let most = 2 * MIB;
-    let mut genie = TestGenie::start_with(store, &[("MAX_UPLOAD_BYTES", most.to_string())]).await;
-    let (_, ada) = two(&mut genie).await;
-    let facts = ada.get(&genie, "/api/me/events").await.ok()["data"].take();
-    let good = zip("a", &noise(MIB + MIB / 2));
-    let file = |bytes: &[u8]| form(&[("file", bytes)]);
-    let mut early = file(&good);
-    early.truncate(MIB);
-    let bad = [
-        (file(b""), 400, "bad_archive"),
-        (file(b"%PDF-1.7 and so on"), 400, "bad_archive"),
-        (file(&[b"%PDF-1.7", noise(MIB).as_slice()].concat()), 400, "bad_archive"),
-        (file(&good[..good.len() - 30]), 400, "bad_archive"),
-        (file(&zip("../../etc/passwd", b"root")), 400, "bad_archive"),
-        (file(&zip("/etc/passwd", b"root")), 400, "bad_archive"),
-        (file(&zip("..\\boot.ini", b"x")), 400, "bad_archive"),
-        (file(&zip("zeros", &vec![0; 64 * MIB])), 400, "bad_archive"),
-        (file(&zip("inner.zip", b"x")), 400, "bad_archive"),
-        (file(&zip("a", &noise(most))), 413, "body_too_large"),
-        (file(&zip("a", &noise(3 * most))), 413, "body_too_large"),
-        (form(&[("other", b"x")]), 400, "invalid_field"),
-        (form(&[]), 400, "invalid_field"),
-        (form(&[("file", &zip("a", b"x")), ("file", &zip("a", b"x"))]), 400, "invalid_field"),
-        (form(&[("other", &noise(100_000)), ("file", &zip("a", b"x"))]), 400, "invalid_field"),
-        (early, 400, "invalid_field"),
-        (b"no form at all".to_vec(), 400, "invalid_field"),
-    ];
-    for (n, (body, status, code)) in bad.into_iter().enumerate() {
-        println!("number {n}"); // shown when it fails
-        let told = send_form(&genie, &ada, body, None).await.refused(status, code);
-        assert!(!told["error"].as_str().unwrap().contains("passwd"), "{told}");
+both_stores!(
+    what_must_not_be_taken_is_refused_and_leaves_nothing,
+    async |store: TestStore| {
+        let most = 2 * MIB;
+        let mut genie =
+            TestGenie::start_with(store, &[("MAX_UPLOAD_BYTES", most.to_string())]).await;
+        let (_, ada) = two(&mut genie).await;
+        let facts = ada.get(&genie, "/api/me/events").await.ok()["data"].take();
+        let good = zip("a", &noise(MIB + MIB / 2));
+        let file = |bytes: &[u8]| form(&[("file", bytes)]);
+        let mut early = file(&good);
+        early.truncate(MIB);
+        let bad = [
+            (file(b""), 400, "bad_archive"),
+            (file(b"%PDF-1.7 and so on"), 400, "bad_archive"),
+            (
+                file(&[b"%PDF-1.7", noise(MIB).as_slice()].concat()),
+                400,
+                "bad_archive",
+            ),
+            (file(&good[..good.len() - 30]), 400, "bad_archive"),
+            (file(&zip("../../etc/passwd", b"root")), 400, "bad_archive"),
+            (file(&zip("/etc/passwd", b"root")), 400, "bad_archive"),
+            (file(&zip("..\\boot.ini", b"x")), 400, "bad_archive"),
+            (file(&zip("zeros", &vec![0; 64 * MIB])), 400, "bad_archive"),
+            (file(&zip("inner.zip", b"x")), 400, "bad_archive"),
+            (file(&zip("a", &noise(most))), 413, "body_too_large"),
+            (file(&zip("a", &noise(3 * most))), 413, "body_too_large"),
+            (form(&[("other", b"x")]), 400, "invalid_field"),
+            (form(&[]), 400, "invalid_field"),
+            (
+                form(&[("file", &zip("a", b"x")), ("file", &zip("a", b"x"))]),
+                400,
+                "invalid_field",
+            ),
+            (
+                form(&[("other", &noise(100_000)), ("file", &zip("a", b"x"))]),
+                400,
+                "invalid_field",
+            ),
+            (early, 400, "invalid_field"),
+            (b"no form at all".to_vec(), 400, "invalid_field"),
+        ];
+        for (n, (body, status, code)) in bad.into_iter().enumerate() {
+            println!("number {n}"); // shown when it fails
+            let told = send_form(&genie, &ada, body, None)
+                .await
+                .refused(status, code);
+            assert!(
+                !told["error"].as_str().unwrap().contains("passwd"),
+                "{told}"
+            );
+            nothing_left(&genie, &ada, &facts).await;
+        }
+        ada.post(&genie, "/api/onboarding/zip-upload", json!({}))
+            .await
+            .refused(415, "not_a_form");
+        let nobody = TestUser {
+            token: "x".into(),
+            ..ada.clone()
+        };
+        send_form(&genie, &nobody, file(&good), None)
+            .await
+            .refused(401, "invalid_token");
         nothing_left(&genie, &ada, &facts).await;
+        // Of a length that nobody declared.
+        let pieces = form(&[("file", &zip("a", &noise(3 * most)))]);
+        let pieces = futures_util::stream::iter(
+            pieces
+                .chunks(50_000)
+                .map(|piece| Ok::<_, std::io::Error>(piece.to_vec()))
+                .collect::<Vec<_>>(),
+        );
+        let request = genie
+            .http
+            .post(format!("{}/api/onboarding/zip-upload", genie.base))
+            .bearer_auth(&ada.token);
+        let request = request.header(
+            "Content-Type",
+            format!("multipart/form-data; boundary={BOUNDARY}"),
+        );
+        crate::genie::answer(request.body(reqwest::Body::wrap_stream(pieces)))
+            .await
+            .refused(413, "body_too_large");
+        nothing_left(&genie, &ada, &facts).await;
+        upload(&genie, &ada, &good).await.ok();
     }
-    ada.post(&genie, "/api/onboarding/zip-upload", json!({})).await.refused(415, "not_a_form");
-    let nobody = TestUser { token: "x".into(), ..ada.clone() };
-    send_form(&genie, &nobody, file(&good), None).await.refused(401, "invalid_token");
-    nothing_left(&genie, &ada, &facts).await;
-    // Of a length that nobody declared.
-    let pieces = form(&[("file", &zip("a", &noise(3 * most)))]);
-    let pieces = futures_util::stream::iter(
-        pieces.chunks(50_000).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>(),
-    );
-    let request = genie.http.post(format!("{}/api/onboarding/zip-upload", genie.base)).bearer_auth(&ada.token);
-    let request = request.header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"));
-    crate::genie::answer(request.body(reqwest::Body::wrap_stream(pieces))).await.refused(413, "body_too_large");
-    nothing_left(&genie, &ada, &facts).await;
-    upload(&genie, &ada, &good).await.ok();
-});
+);
 
-both_stores!(an_upload_that_is_cut_leaves_nothing_and_the_next_is_taken, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (_, ada) = two(&mut genie).await;
-    let facts = ada.get(&genie, "/api/me/events").await.ok()["data"].take();
-    let connection = send_half(&genie, &ada).await;
-    upload(&genie, &ada, &zip("a", b"text")).await.refused(409, "upload_running");
-    drop(connection);
-    nothing_left(&genie, &ada, &facts).await;
-    upload(&genie, &ada, &zip("a", b"text")).await.ok();
-});
-
-both_stores!(what_a_killed_server_left_is_swept_and_nothing_else, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (_, ada) = two(&mut genie).await;
-    let bob = genie.user("bob").await;
-    step(&genie, &bob, json!({"state": "DATA_COLLECTION"})).await.ok();
-    let uploaded = upload(&genie, &ada, &zip("a", b"text")).await.ok();
-    let kept = objects(&genie);
-    let _connection = send_half(&genie, &bob).await;
-    genie.kill().await;
-    let staged = kept[0].with_file_name("00000001#1");
-    fs::write(&staged, b"half a part").unwrap();
-    let two_hours_ago = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(7200);
-    for object in objects(&genie) {
-        File::options().write(true).open(object).unwrap().set_modified(SystemTime::UNIX_EPOCH + two_hours_ago).unwrap();
+both_stores!(
+    an_upload_that_is_cut_leaves_nothing_and_the_next_is_taken,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada) = two(&mut genie).await;
+        let facts = ada.get(&genie, "/api/me/events").await.ok()["data"].take();
+        let connection = send_half(&genie, &ada).await;
+        upload(&genie, &ada, &zip("a", b"text"))
+            .await
+            .refused(409, "upload_running");
+        drop(connection);
+        nothing_left(&genie, &ada, &facts).await;
+        upload(&genie, &ada, &zip("a", b"text")).await.ok();
     }
-    let orphan = objects(&genie).into_iter().find(|path| !kept.contains(path) && *path != staged).unwrap();
-    let fresh = orphan.with_file_name("00000009");
-    fs::write(&fresh, b"perhaps of an upload that is under way elsewhere").unwrap();
-    genie.launch_again().await;
-    until("only what is kept or fresh is there", || {
-        let mut left = objects(&genie);
-        left.retain(|path| !kept.contains(path));
-        left == [fresh.clone()]
-    })
-    .await;
-    let download = genie.http.get(format!("{}{}", genie.base, uploaded["filePath"].as_str().unwrap()));
-    let download = download.bearer_auth(&ada.token).send().await.unwrap();
-    assert!(download.bytes().await.unwrap() == zip("a", b"text"));
-    assert_eq!((rows(&genie).await, state(&genie, &bob).await.as_str()), (1, "DATA_COLLECTION"));
-});
+);
 
-both_stores!(a_large_upload_takes_little_memory, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (_, ada) = two(&mut genie).await;
-    let bob = genie.user("bob").await;
-    step(&genie, &bob, json!({"state": "DATA_COLLECTION"})).await.ok();
-    upload(&genie, &bob, &zip("a", &noise(3 * MIB))).await.ok(); // so that all code has run once
-    let most_kib = || {
-        let status = fs::read_to_string(format!("/proc/{}/status", genie.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
-    };
-    // The peaks of logins are forgotten (proc(5)); where only root may say so, they hide a little of what grows.
-    let _ = fs::write(format!("/proc/{}/clear_refs", genie.pid()), "5");
-    let before = most_kib();
-    upload(&genie, &ada, &zip("video", &noise(50 * MIB))).await.ok();
-    let grown = most_kib().saturating_sub(before); // the kernel counts in strides, and may say a little less than before
-    println!("a 50 MiB upload took {grown} KiB more than one of 3 MiB");
-    assert!(grown < 16 * 1024, "{grown} KiB");
-});
-
-both_stores!(an_upload_under_a_key_can_be_sent_again, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (_, ada) = two(&mut genie).await;
-    let body = form(&[("file", &zip("a", b"text"))]);
-    let first = send_form(&genie, &ada, body.clone(), Some("k1")).await.ok();
-    genie.restart().await;
-    let again = send_form(&genie, &ada, body, Some("k1")).await.ok();
-    assert_eq!((&again["jobId"], &again["fileId"]), (&first["jobId"], &first["fileId"]));
-    let other = form(&[("file", &zip("a", b"other text"))]);
-    send_form(&genie, &ada, other.clone(), Some("k1")).await.refused(422, "idempotency_key_reused");
-    send_form(&genie, &ada, other, Some("k2")).await.refused(409, "onboarding_order");
-    assert_eq!((objects(&genie).len(), rows(&genie).await), (1, 1));
-});
-
-both_stores!(an_administrator_moves_others_on_and_nobody_else_does, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (admin, ada) = two(&mut genie).await;
-    let bob = genie.user("bob").await;
-    let complete = |user: &TestUser| json!({"state": "COMPLETE", "userId": user.id});
-    step(&genie, &ada, complete(&ada)).await.refused(409, "onboarding_order");
-    step(&genie, &bob, complete(&ada)).await.refused(403, "forbidden");
-    step(&genie, &admin, complete(&ada)).await.refused(409, "onboarding_order");
-    upload(&genie, &ada, &zip("a", b"text")).await.ok();
-    step(&genie, &ada, json!({"state": "COMPLETE"})).await.refused(409, "onboarding_order");
-    let done = step(&genie, &admin, complete(&ada)).await.ok();
-    assert_eq!((&done["state"], &done["userId"]), (&json!("COMPLETE"), &json!(ada.id)));
-    assert_eq!(state(&genie, &ada).await, "COMPLETE");
-    end(&genie, &claim(&genie).await, "fail", json!({"error": "e", "retryable": false})).await.ok();
-    assert_eq!(state(&genie, &ada).await, "COMPLETE", "the administrator's word stands");
-    step(&genie, &ada, json!({"state": "PROCESSING"})).await.refused(409, "onboarding_order");
-    let nobody = json!({"state": "COMPLETE", "userId": "00000000-0000-7000-8000-000000000000"});
-    step(&genie, &admin, nobody).await.refused(404, "not_found");
-    step(&genie, &admin, json!({"state": "COMPLETE", "userId": "x"})).await.refused(400, "invalid_field");
-});
-
-both_stores!(the_gate_opens_with_the_upload_and_closes_when_it_failed, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (admin, ada) = two(&mut genie).await;
-    let told = ada.ask(&genie, "s", "hello").await.rest().await;
-    let types: Vec<_> = told.iter().map(|event| event.data["type"].as_str().unwrap()).collect();
-    assert_eq!((types, outcome(&told).as_str()), (vec!["textResponse", "finalizeResponseStream"], "completed"));
-    assert!(told[0].data["textResponse"].as_str().unwrap().contains("upload"), "{told:?}");
-    assert_eq!(genie.ollama.requests().len(), 0);
-    upload(&genie, &ada, &zip("a", b"text")).await.ok();
-    assert_eq!(text_of(&ada.ask(&genie, "s", "hello").await.rest().await), "Hello there");
-    end(&genie, &claim(&genie).await, "fail", json!({"error": "e", "retryable": false})).await.ok();
-    genie.settle().await;
-    assert_eq!(ada.ask(&genie, "s", "hello").await.rest().await[0].data["type"], "textResponse");
-    assert_eq!(genie.ollama.requests().len(), 1);
-    assert_eq!(text_of(&admin.ask(&genie, "s", "hello").await.rest().await), "Hello there");
-});
-
-both_stores!(nobody_is_sent_away_by_a_row_that_is_late, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let (admin, bob) = (genie.user("admin").await, genie.user("bob").await);
-    for state in ["DATA_COLLECTION", "PROCESSING", "COMPLETE"] {
-        let step = json!({"state": state, "userId": bob.id});
-        admin.patch(&genie, "/api/onboarding/state", step).await.ok();
+both_stores!(
+    what_a_killed_server_left_is_swept_and_nothing_else,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada) = two(&mut genie).await;
+        let bob = genie.user("bob").await;
+        step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))
+            .await
+            .ok();
+        let uploaded = upload(&genie, &ada, &zip("a", b"text")).await.ok();
+        let kept = objects(&genie);
+        let _connection = send_half(&genie, &bob).await;
+        genie.kill().await;
+        let staged = kept[0].with_file_name("00000001#1");
+        fs::write(&staged, b"half a part").unwrap();
+        let two_hours_ago = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(7200);
+        for object in objects(&genie) {
+            File::options()
+                .write(true)
+                .open(object)
+                .unwrap()
+                .set_modified(SystemTime::UNIX_EPOCH + two_hours_ago)
+                .unwrap();
+        }
+        let orphan = objects(&genie)
+            .into_iter()
+            .find(|path| !kept.contains(path) && *path != staged)
+            .unwrap();
+        let fresh = orphan.with_file_name("00000009");
+        fs::write(&fresh, b"perhaps of an upload that is under way elsewhere").unwrap();
+        genie.launch_again().await;
+        until("only what is kept or fresh is there", || {
+            let mut left = objects(&genie);
+            left.retain(|path| !kept.contains(path));
+            left == [fresh.clone()]
+        })
+        .await;
+        let download = genie.http.get(format!(
+            "{}{}",
+            genie.base,
+            uploaded["filePath"].as_str().unwrap()
+        ));
+        let download = download.bearer_auth(&ada.token).send().await.unwrap();
+        assert!(download.bytes().await.unwrap() == zip("a", b"text"));
+        assert_eq!(
+            (rows(&genie).await, state(&genie, &bob).await.as_str()),
+            (1, "DATA_COLLECTION")
+        );
     }
-    genie.settle().await;
-    genie.kill().await;
-    genie.store.try_sql("UPDATE accounts SET onboarding = 'DATA_COLLECTION'").await.unwrap();
-    genie.launch_again().await;
-    assert_eq!(text_of(&bob.ask(&genie, "s", "hello").await.rest().await), "Hello there");
-});
+);
+
+both_stores!(
+    a_large_upload_takes_little_memory,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada) = two(&mut genie).await;
+        let bob = genie.user("bob").await;
+        step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))
+            .await
+            .ok();
+        upload(&genie, &bob, &zip("a", &noise(3 * MIB))).await.ok(); // so that all code has run once
+        let most_kib = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", genie.pid())).unwrap();
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmHWM:"))
+                .unwrap();
+            line.trim()
+                .trim_end_matches(" kB")
+                .parse::<usize>()
+                .unwrap()
+        };
+        // The peaks of logins are forgotten (proc(5)); where only root may say so, they hide a little of what grows.
+        let _ = fs::write(format!("/proc/{}/clear_refs", genie.pid()), "5");
+        let before = most_kib();
+        upload(&genie, &ada, &zip("video", &noise(50 * MIB)))
+            .await
+            .ok();
+        let grown = most_kib().saturating_sub(before); // the kernel counts in strides, and may say a little less than before
+        println!("a 50 MiB upload took {grown} KiB more than one of 3 MiB");
+        assert!(grown < 16 * 1024, "{grown} KiB");
+    }
+);
+
+both_stores!(
+    an_upload_under_a_key_can_be_sent_again,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada) = two(&mut genie).await;
+        let body = form(&[("file", &zip("a", b"text"))]);
+        let first = send_form(&genie, &ada, body.clone(), Some("k1")).await.ok();
+        genie.restart().await;
+        let again = send_form(&genie, &ada, body, Some("k1")).await.ok();
+        assert_eq!(
+            (&again["jobId"], &again["fileId"]),
+            (&first["jobId"], &first["fileId"])
+        );
+        let other = form(&[("file", &zip("a", b"other text"))]);
+        send_form(&genie, &ada, other.clone(), Some("k1"))
+            .await
+            .refused(422, "idempotency_key_reused");
+        send_form(&genie, &ada, other, Some("k2"))
+            .await
+            .refused(409, "onboarding_order");
+        assert_eq!((objects(&genie).len(), rows(&genie).await), (1, 1));
+    }
+);
+
+both_stores!(
+    an_administrator_moves_others_on_and_nobody_else_does,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (admin, ada) = two(&mut genie).await;
+        let bob = genie.user("bob").await;
+        let complete = |user: &TestUser| json!({"state": "COMPLETE", "userId": user.id});
+        step(&genie, &ada, complete(&ada))
+            .await
+            .refused(409, "onboarding_order");
+        step(&genie, &bob, complete(&ada))
+            .await
+            .refused(403, "forbidden");
+        step(&genie, &admin, complete(&ada))
+            .await
+            .refused(409, "onboarding_order");
+        upload(&genie, &ada, &zip("a", b"text")).await.ok();
+        step(&genie, &ada, json!({"state": "COMPLETE"}))
+            .await
+            .refused(409, "onboarding_order");
+        let done = step(&genie, &admin, complete(&ada)).await.ok();
+        assert_eq!(
+            (&done["state"], &done["userId"]),
+            (&json!("COMPLETE"), &json!(ada.id))
+        );
+        assert_eq!(state(&genie, &ada).await, "COMPLETE");
+        end(
+            &genie,
+            &claim(&genie).await,
+            "fail",
+            json!({"error": "e", "retryable": false}),
+        )
+        .await
+        .ok();
+        assert_eq!(
+            state(&genie, &ada).await,
+            "COMPLETE",
+            "the administrator's word stands"
+        );
+        step(&genie, &ada, json!({"state": "PROCESSING"}))
+            .await
+            .refused(409, "onboarding_order");
+        let nobody = json!({"state": "COMPLETE", "userId": "00000000-0000-7000-8000-000000000000"});
+        step(&genie, &admin, nobody).await.refused(404, "not_found");
+        step(&genie, &admin, json!({"state": "COMPLETE", "userId": "x"}))
+            .await
+            .refused(400, "invalid_field");
+    }
+);
+
+both_stores!(
+    the_gate_opens_with_the_upload_and_closes_when_it_failed,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (admin, ada) = two(&mut genie).await;
+        let told = ada.ask(&genie, "s", "hello").await.rest().await;
+        let types: Vec<_> = told
+            .iter()
+            .map(|event| event.data["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            (types, outcome(&told).as_str()),
+            (vec!["textResponse", "finalizeResponseStream"], "completed")
+        );
+        assert!(
+            told[0].data["textResponse"]
+                .as_str()
+                .unwrap()
+                .contains("upload"),
+            "{told:?}"
+        );
+        assert_eq!(genie.ollama.requests().len(), 0);
+        upload(&genie, &ada, &zip("a", b"text")).await.ok();
+        assert_eq!(
+            text_of(&ada.ask(&genie, "s", "hello").await.rest().await),
+            "Hello there"
+        );
+        end(
+            &genie,
+            &claim(&genie).await,
+            "fail",
+            json!({"error": "e", "retryable": false}),
+        )
+        .await
+        .ok();
+        genie.settle().await;
+        assert_eq!(
+            ada.ask(&genie, "s", "hello").await.rest().await[0].data["type"],
+            "textResponse"
+        );
+        assert_eq!(genie.ollama.requests().len(), 1);
+        assert_eq!(
+            text_of(&admin.ask(&genie, "s", "hello").await.rest().await),
+            "Hello there"
+        );
+    }
+);
+
+both_stores!(
+    nobody_is_sent_away_by_a_row_that_is_late,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (admin, bob) = (genie.user("admin").await, genie.user("bob").await);
+        for state in ["DATA_COLLECTION", "PROCESSING", "COMPLETE"] {
+            let step = json!({"state": state, "userId": bob.id});
+            admin
+                .patch(&genie, "/api/onboarding/state", step)
+                .await
+                .ok();
+        }
+        genie.settle().await;
+        genie.kill().await;
+        genie
+            .store
+            .try_sql("UPDATE accounts SET onboarding = 'DATA_COLLECTION'")
+            .await
+            .unwrap();
+        genie.launch_again().await;
+        assert_eq!(
+            text_of(&bob.ask(&genie, "s", "hello").await.rest().await),
+            "Hello there"
+        );
+    }
+);
 
 both_stores!(the_gate_can_be_taken_away, async |store: TestStore| {
     let mut genie = TestGenie::start_with(store, &[("ONBOARDING_GATE", "off".into())]).await;
     let (_, bob) = (genie.user("admin").await, genie.user("bob").await);
-    assert_eq!(text_of(&bob.ask(&genie, "s", "hello").await.rest().await), "Hello there");
+    assert_eq!(
+        text_of(&bob.ask(&genie, "s", "hello").await.rest().await),
+        "Hello there"
+    );
 });

@@ -31,7 +31,12 @@ struct Cuttable {
 }
 
 /// Passes bytes on, but not while it hangs, and none once it is cut.
-async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, hang: &AtomicBool, cut: &AtomicBool) {
+async fn pass_on(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    hang: &AtomicBool,
+    cut: &AtomicBool,
+) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         while hang.load(Ordering::SeqCst) {
@@ -47,12 +52,16 @@ impl Cuttable {
     async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (cut, hang) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (cut, hang) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (is_cut, hangs) = (Arc::clone(&cut), Arc::clone(&hang));
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let (is_cut, hangs, target) = (Arc::clone(&is_cut), Arc::clone(&hangs), target.clone());
+                let (is_cut, hangs, target) =
+                    (Arc::clone(&is_cut), Arc::clone(&hangs), target.clone());
                 tokio::spawn(async move {
                     let broken = async {
                         while !is_cut.load(Ordering::SeqCst) {
@@ -60,7 +69,8 @@ impl Cuttable {
                         }
                     };
                     let relay = async {
-                        let (from_server, to_server) = TcpStream::connect(target).await.unwrap().into_split();
+                        let (from_server, to_server) =
+                            TcpStream::connect(target).await.unwrap().into_split();
                         let (from_client, to_client) = client.into_split();
                         tokio::select! {
                             () = pass_on(from_client, to_server, &hangs, &is_cut) => {}
@@ -88,7 +98,9 @@ impl Cuttable {
     /// A server whose way to Postgres can be cut.
     async fn genie() -> (Self, TestGenie) {
         let store = TestStore::new(Kind::Postgres).await;
-        let Target::Postgres(url) = store.target.clone() else { panic!("a Postgres") };
+        let Target::Postgres(url) = store.target.clone() else {
+            panic!("a Postgres")
+        };
         let (before, rest) = url.split_once('@').unwrap();
         let (host, database) = rest.split_once('/').unwrap();
         let way = Self::to(host.to_owned()).await;
@@ -114,13 +126,26 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
     let job = json!({"operation": "thumbnail", "jobId": 1});
     let headers = ada.headers();
     // The token's account is read first, so this is the read's or the append's limit, whichever hangs.
-    let asked = genie.send(Method::POST, "/api/queue/media", &headers, Some(job.clone()));
-    let refused = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer in time");
+    let asked = genie.send(
+        Method::POST,
+        "/api/queue/media",
+        &headers,
+        Some(job.clone()),
+    );
+    let refused = tokio::time::timeout(Duration::from_secs(20), asked)
+        .await
+        .expect("an answer in time");
     refused.refused(503, "store_away");
     way.hang(false);
     ada.post(&genie, "/api/queue/media", job).await.ok();
     genie.settle().await;
-    assert_eq!(ada.get(&genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        ada.get(&genie, "/api/jobs").await.ok()["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 }
 
 /// Read tables are written without an fsync of their own, so a crash of the database may take the last of them back, rows and
@@ -132,7 +157,13 @@ async fn read_tables_that_a_crash_took_back_are_written_again() {
     let job = json!({"operation": "thumbnail"});
     let queued = ada.post(&genie, "/api/queue/media", job).await;
     let mut headers = ada.headers().to_vec();
-    headers.push(("Genie-Min-Position", queued.headers["Genie-Position"].to_str().unwrap().to_owned()));
+    headers.push((
+        "Genie-Min-Position",
+        queued.headers["Genie-Position"]
+            .to_str()
+            .unwrap()
+            .to_owned(),
+    ));
     let path = format!("/api/jobs/{}", queued.ok()["jobId"].as_str().unwrap());
     genie.settle().await;
     genie
@@ -140,7 +171,10 @@ async fn read_tables_that_a_crash_took_back_are_written_again() {
         .try_sql("WITH gone AS (DELETE FROM jobs) UPDATE checkpoints SET position = 0 WHERE name LIKE 'jobs.%'")
         .await
         .unwrap();
-    assert_eq!(genie.send(Method::GET, &path, &headers, None).await.ok()["status"], "queued");
+    assert_eq!(
+        genie.send(Method::GET, &path, &headers, None).await.ok()["status"],
+        "queued"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,15 +184,39 @@ async fn sqlite_locked_by_somebody_is_503_and_the_story_goes_on_when_it_is_free(
     let mut genie = TestGenie::start(store).await;
     let ada = genie.user("ada").await;
     ada.submit_job(&genie).await;
-    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-    sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
-    let refused = ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail", "jobId": 1})).await;
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+        .await
+        .unwrap();
+    sqlx::query("BEGIN EXCLUSIVE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let refused = ada
+        .post(
+            &genie,
+            "/api/queue/media",
+            json!({"operation": "thumbnail", "jobId": 1}),
+        )
+        .await;
     assert!(refused.headers.contains_key("Retry-After"));
     refused.refused(503, "store_away");
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
-    ada.post(&genie, "/api/queue/media", json!({"operation": "thumbnail", "jobId": 1})).await.ok();
+    ada.post(
+        &genie,
+        "/api/queue/media",
+        json!({"operation": "thumbnail", "jobId": 1}),
+    )
+    .await
+    .ok();
     genie.settle().await;
-    assert_eq!(ada.get(&genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len(), 2, "nothing is half done or twice");
+    assert_eq!(
+        ada.get(&genie, "/api/jobs").await.ok()["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2,
+        "nothing is half done or twice"
+    );
 }
 
 async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
@@ -170,14 +228,30 @@ async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
     let refused = ada.post(genie, "/api/queue/media", job.clone()).await;
     assert!(refused.headers.contains_key("Retry-After"));
     let told = refused.refused(503, "store_away");
-    assert!(!told.to_string().contains("127.0.0.1"), "it says nothing of the inside: {told}");
+    assert!(
+        !told.to_string().contains("127.0.0.1"),
+        "it says nothing of the inside: {told}"
+    );
     ada.get(genie, "/api/jobs").await.refused(503, "store_away");
     let ready = genie.send(Method::GET, "/readyz", &[], None).await;
-    assert_eq!((ready.status.as_u16(), ready.json["store"].as_str()), (503, Some("away")));
-    assert_eq!(genie.send(Method::GET, "/healthz", &[], None).await.status, 200);
+    assert_eq!(
+        (ready.status.as_u16(), ready.json["store"].as_str()),
+        (503, Some("away"))
+    );
+    assert_eq!(
+        genie.send(Method::GET, "/healthz", &[], None).await.status,
+        200
+    );
     set_away(false);
     ada.post(genie, "/api/queue/media", job).await.ok();
     genie.settle().await;
-    assert_eq!(ada.get(genie, "/api/jobs").await.ok()["data"].as_array().unwrap().len(), 2, "nothing is half done or twice");
+    assert_eq!(
+        ada.get(genie, "/api/jobs").await.ok()["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2,
+        "nothing is half done or twice"
+    );
     assert_eq!(genie.claim().await["attempt"], 1);
 }

@@ -39,17 +39,26 @@ pub struct Revision {
 
 impl Accounts {
     /// Changes the password, the address or both. Answers the position.
-    pub async fn revise(&self, user: UserId, revision: &Revision, metadata: Metadata) -> Result<u64, WriteError> {
+    pub async fn revise(
+        &self,
+        user: UserId,
+        revision: &Revision,
+        metadata: Metadata,
+    ) -> Result<u64, WriteError> {
         for _ in 0..TRIES {
             let awake = match self.log.wake(user).await? {
                 Waking::Awake(awake) => awake,
                 Waking::Forgotten => return Err(Refusal::not_found("user").into()),
             };
-            let Some(append) = self.revision(&awake, revision, metadata.clone()).await? else { return Ok(awake.position) };
+            let Some(append) = self.revision(&awake, revision, metadata.clone()).await? else {
+                return Ok(awake.position);
+            };
             match self.log.append(append).await {
                 Ok(at) => return Ok(at.last),
                 // The user did something else, or somebody was at one of the addresses: decide on what they left.
-                Err(AppendError::Stale) => tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await,
+                Err(AppendError::Stale) => {
+                    tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -57,7 +66,12 @@ impl Accounts {
     }
 
     /// What is to be appended; `None` when it is so already.
-    async fn revision(&self, awake: &Awake, revision: &Revision, metadata: Metadata) -> Result<Option<Append>, WriteError> {
+    async fn revision(
+        &self,
+        awake: &Awake,
+        revision: &Revision,
+        metadata: Metadata,
+    ) -> Result<Option<Append>, WriteError> {
         let state = &awake.user;
         let user = state.id();
         let profile = state.account().active()?;
@@ -67,36 +81,65 @@ impl Accounts {
         let (mut changes, mut groups, mut work) = (vec![], vec![], vec![]);
         if let Some(hash) = &revision.password_hash {
             let key = self.vault_key(user).await?;
-            let command = AccountCommand::ChangePassword { from: revision.from };
+            let command = AccountCommand::ChangePassword {
+                from: revision.from,
+            };
             changes.extend(decided(state, command)?);
-            work.push(seal_password(&key, user, profile.password + 1, hash.expose_secret()));
+            work.push(seal_password(
+                &key,
+                user,
+                profile.password + 1,
+                hash.expose_secret(),
+            ));
         }
         if let Some(address) = &revision.email {
-            let normal =
-                email::normalise(address).ok_or_else(|| Refusal::invalid("email", "`email` must be an e-mail address"))?;
+            let normal = email::normalise(address)
+                .ok_or_else(|| Refusal::invalid("email", "`email` must be an e-mail address"))?;
             let email_id = self.log.hashes().email(&normal);
             if profile.email.as_ref() != Some(&email_id) {
-                groups.extend(self.at_address(&email_id, EmailCommand::Claim(user)).await?);
+                groups.extend(
+                    self.at_address(&email_id, EmailCommand::Claim(user))
+                        .await?,
+                );
                 if let Some(old) = &profile.email {
                     groups.extend(self.at_address(old, EmailCommand::Release(user)).await?);
                 }
             }
-            let command = AccountCommand::ChangeEmail { email: address.trim().to_owned(), email_id };
+            let command = AccountCommand::ChangeEmail {
+                email: address.trim().to_owned(),
+                email_id,
+            };
             changes.extend(decided(state, command)?);
         }
         if changes.is_empty() {
             return Ok(None);
         }
-        work.push(Work::EndSessions { user, but: revision.keep.clone() });
+        work.push(Work::EndSessions {
+            user,
+            but: revision.keep.clone(),
+        });
         groups.insert(0, group(state, changes));
-        Ok(Some(Append { groups, work, metadata, remember: None }))
+        Ok(Some(Append {
+            groups,
+            work,
+            metadata,
+            remember: None,
+        }))
     }
 
     /// What happens to an address, if anything.
-    async fn at_address(&self, address: &EmailId, command: EmailCommand) -> Result<Option<Group>, WriteError> {
+    async fn at_address(
+        &self,
+        address: &EmailId,
+        command: EmailCommand,
+    ) -> Result<Option<Group>, WriteError> {
         let stream = StreamId::new(StreamKind::Email, address);
         let owner = Owner::System(stream.clone());
-        let (email, count) = self.log.stream::<Email>(&owner, &stream.id).await?.unwrap_or_default();
+        let (email, count) = self
+            .log
+            .stream::<Email>(&owner, &stream.id)
+            .await?
+            .unwrap_or_default();
         let events: Vec<_> = email.decide(command)?.into_iter().map(Into::into).collect();
         Ok((!events.is_empty()).then(|| Group::of_system(&stream, count, events)))
     }
@@ -104,7 +147,12 @@ impl Accounts {
 
 /// What a command does to the account.
 pub(crate) fn decided(state: &User, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
-    Ok(state.account().decide(command)?.into_iter().map(|event| Change::new(state.id(), event)).collect())
+    Ok(state
+        .account()
+        .decide(command)?
+        .into_iter()
+        .map(|event| Change::new(state.id(), event))
+        .collect())
 }
 
 /// The account's changes, numbered after what it has.

@@ -7,21 +7,32 @@ use crate::ollama::Message;
 /// Bytes a token is taken to have, to fit a conversation into the model's context.
 pub(super) const BYTES_PER_TOKEN: usize = 4;
 
-const SYSTEM_PROMPT: &str = "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
+const SYSTEM_PROMPT: &str =
+    "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
 
 /// The conversation up to this turn's question: the system prompt, then the newest messages that fit.
 pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -> Vec<Message> {
     let mut messages = Vec::new();
     for event in history {
         match event {
-            ChatEvent::Asked { turn: asked, message, .. } => {
-                messages.push(Message { role: "user", content: message.clone() });
+            ChatEvent::Asked {
+                turn: asked,
+                message,
+                ..
+            } => {
+                messages.push(Message {
+                    role: "user",
+                    content: message.clone(),
+                });
                 if *asked == turn {
                     break;
                 }
             }
             ChatEvent::Answered { answer, .. } if !answer.content.is_empty() => {
-                messages.push(Message { role: "assistant", content: answer.content.clone() });
+                messages.push(Message {
+                    role: "assistant",
+                    content: answer.content.clone(),
+                });
             }
             ChatEvent::Answered { .. } => {}
         }
@@ -36,7 +47,10 @@ pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -
         left = left.saturating_sub(message.content.len());
         fitting.push(message);
     }
-    fitting.push(Message { role: "system", content: SYSTEM_PROMPT.into() });
+    fitting.push(Message {
+        role: "system",
+        content: SYSTEM_PROMPT.into(),
+    });
     fitting.reverse();
     fitting
 }
@@ -71,7 +85,11 @@ mod tests {
         TurnId(Uuid::from_u128(n))
     }
     fn asked(n: u128, message: &str) -> ChatEvent {
-        ChatEvent::Asked { turn: turn(n), session: "s".into(), message: message.into() }
+        ChatEvent::Asked {
+            turn: turn(n),
+            session: "s".into(),
+            message: message.into(),
+        }
     }
     fn answered(n: u128, content: &str) -> ChatEvent {
         let answer = Answer {
@@ -81,12 +99,20 @@ mod tests {
             model: "m".into(),
             metrics: TurnMetrics::default(),
         };
-        ChatEvent::Answered { turn: turn(n), answer }
+        ChatEvent::Answered {
+            turn: turn(n),
+            answer,
+        }
     }
 
     #[test]
     fn what_fits_is_counted_as_json_counts_it() {
-        for text in ["plain", "line\nfeed \"quoted\" \\", "\u{1}\u{7f}", "你好 😀"] {
+        for text in [
+            "plain",
+            "line\nfeed \"quoted\" \\",
+            "\u{1}\u{7f}",
+            "你好 😀",
+        ] {
             let mut room = 1000;
             assert_eq!(fitting(text, &mut room), text);
             let json = serde_json::to_string(text).unwrap().len() - 2;
@@ -100,15 +126,40 @@ mod tests {
 
     #[test]
     fn the_newest_messages_that_fit_are_given_after_the_system_prompt() {
-        let history =
-            [asked(1, "one"), answered(1, "ONE"), asked(2, "two"), answered(2, ""), asked(3, "three"), asked(4, "later")];
+        let history = [
+            asked(1, "one"),
+            answered(1, "ONE"),
+            asked(2, "two"),
+            answered(2, ""),
+            asked(3, "three"),
+            asked(4, "later"),
+        ];
         let roles = |budget| -> Vec<(&'static str, String)> {
-            conversation(&history, turn(3), budget).into_iter().skip(1).map(|message| (message.role, message.content)).collect()
+            conversation(&history, turn(3), budget)
+                .into_iter()
+                .skip(1)
+                .map(|message| (message.role, message.content))
+                .collect()
         };
-        let all = [("user", "one"), ("assistant", "ONE"), ("user", "two"), ("user", "three")];
-        assert_eq!(roles(100_000), all.map(|(role, text)| (role, text.to_owned())));
-        assert_eq!(roles(SYSTEM_PROMPT.len() + 8), [("user", "two".to_owned()), ("user", "three".to_owned())]);
-        assert_eq!(roles(0), [("user", "three".to_owned())], "the question always goes");
+        let all = [
+            ("user", "one"),
+            ("assistant", "ONE"),
+            ("user", "two"),
+            ("user", "three"),
+        ];
+        assert_eq!(
+            roles(100_000),
+            all.map(|(role, text)| (role, text.to_owned()))
+        );
+        assert_eq!(
+            roles(SYSTEM_PROMPT.len() + 8),
+            [("user", "two".to_owned()), ("user", "three".to_owned())]
+        );
+        assert_eq!(
+            roles(0),
+            [("user", "three".to_owned())],
+            "the question always goes"
+        );
         assert_eq!(conversation(&history, turn(3), 0)[0].role, "system");
     }
 }

@@ -48,26 +48,51 @@ impl JobBoard {
     }
 
     async fn lapse(&self, epoch: Epoch, lease: Lease, now: Moment) {
-        let Ok(job) = lease.id.parse::<JobId>() else { return };
+        let Ok(job) = lease.id.parse::<JobId>() else {
+            return;
+        };
         let holder = lease.holder.clone();
-        let has_lapsed = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: lease.id.clone(), holder: lease.holder.clone(), now };
+        let has_lapsed = Work::OnlyIfLapsed {
+            kind: LeaseKind::Job,
+            id: lease.id.clone(),
+            holder: lease.holder.clone(),
+            now,
+        };
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
         let (id, spread) = (job.clone(), clock::chance());
         let command = move |state: &User| {
             let attempts = state.job(&id).map_or(1, Job::attempts);
-            JobCommand::Lapse { lease: lease.holder.clone(), retry_at: now.plus_millis(backoff_millis(attempts, spread)) }
+            JobCommand::Lapse {
+                lease: lease.holder.clone(),
+                retry_at: now.plus_millis(backoff_millis(attempts, spread)),
+            }
         };
-        let ended = self.end(lease.user, job.clone(), Metadata::system(), conditions, command).await;
+        let ended = self
+            .end(
+                lease.user,
+                job.clone(),
+                Metadata::system(),
+                conditions,
+                command,
+            )
+            .await;
         match ended {
             Ok(_) => {}
             // The job is not run under this lease any more: what is left of it is a row that says nothing. Whoever finds it may
             // drop it, elected or not.
             Err(WriteError::Refused(_) | WriteError::Forgotten) => {
-                if let Err(error) = self.0.log.drop_lease(LeaseKind::Job, job.as_str(), &holder).await {
+                if let Err(error) = self
+                    .0
+                    .log
+                    .drop_lease(LeaseKind::Job, job.as_str(), &holder)
+                    .await
+                {
                     warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
                 }
             }
-            Err(error) => warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet"),
+            Err(error) => {
+                warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet")
+            }
         }
     }
 }

@@ -50,20 +50,33 @@ struct Queue {
 impl Waiting {
     /// Takes note of a job's event; whether there is something new to hand out.
     pub fn see(&mut self, step: &JobStep) -> bool {
-        if self.jobs.get(&step.job).is_some_and(|known| known.sequence >= step.sequence) {
+        if self
+            .jobs
+            .get(&step.job)
+            .is_some_and(|known| known.sequence >= step.sequence)
+        {
             return false; // seen before
         }
         let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Moment);
         match step.event_type.as_str() {
             "job.submitted" | "job.retried" => {
-                let Some(queue) = step.clear.get("queue").and_then(Value::as_str).and_then(operation::queue) else {
+                let Some(queue) = step
+                    .clear
+                    .get("queue")
+                    .and_then(Value::as_str)
+                    .and_then(operation::queue)
+                else {
                     return false;
                 };
                 self.forget(&step.job);
                 let known = Known {
                     user: step.user,
                     queue,
-                    priority: step.clear.get("priority").and_then(Value::as_i64).unwrap_or(10),
+                    priority: step
+                        .clear
+                        .get("priority")
+                        .and_then(Value::as_i64)
+                        .unwrap_or(10),
                     submitted: step.position,
                     not_before: moment("run_at"),
                     sequence: step.sequence,
@@ -80,7 +93,9 @@ impl Waiting {
             "job.lapsed" | "job.failed" => match moment("retry_at") {
                 Some(at) => {
                     self.remove(&step.job);
-                    self.remember(&step.job, step.sequence, |known| known.not_before = Some(at));
+                    self.remember(&step.job, step.sequence, |known| {
+                        known.not_before = Some(at)
+                    });
                     self.put(&step.job)
                 }
                 None => {
@@ -104,7 +119,9 @@ impl Waiting {
     }
 
     fn put(&mut self, job: &JobId) -> bool {
-        let Some(known) = self.jobs.get_mut(job) else { return false };
+        let Some(known) = self.jobs.get_mut(job) else {
+            return false;
+        };
         if known.on_board {
             return false;
         }
@@ -120,7 +137,9 @@ impl Waiting {
     }
 
     fn remove(&mut self, job: &JobId) {
-        let Some(known) = self.jobs.get_mut(job) else { return };
+        let Some(known) = self.jobs.get_mut(job) else {
+            return;
+        };
         known.on_board = false;
         if let Some(queue) = self.queues.get_mut(known.queue) {
             if let Some(ready) = queue.ready.get_mut(&known.user) {
@@ -139,13 +158,22 @@ impl Waiting {
 
     /// Nothing of a user waits any more: they were forgotten.
     pub fn let_go(&mut self, user: UserId) {
-        let theirs: Vec<JobId> = self.jobs.iter().filter(|(_, known)| known.user == user).map(|(job, _)| job.clone()).collect();
+        let theirs: Vec<JobId> = self
+            .jobs
+            .iter()
+            .filter(|(_, known)| known.user == user)
+            .map(|(job, _)| job.clone())
+            .collect();
         theirs.iter().for_each(|job| self.forget(job));
     }
 
     /// A candidate that could not be handed out goes back, unless more became known of it meanwhile.
     pub fn put_back(&mut self, candidate: &Candidate) {
-        if self.jobs.get(&candidate.job).is_some_and(|known| known.sequence == candidate.sequence) {
+        if self
+            .jobs
+            .get(&candidate.job)
+            .is_some_and(|known| known.sequence == candidate.sequence)
+        {
             self.put(&candidate.job);
         }
     }
@@ -153,7 +181,9 @@ impl Waiting {
     /// Takes the next job of these queues off the board.
     pub fn take(&mut self, queues: &[&'static str], now: Moment) -> Option<Candidate> {
         for name in queues {
-            let Some(queue) = self.queues.get_mut(name) else { continue };
+            let Some(queue) = self.queues.get_mut(name) else {
+                continue;
+            };
             while let Some((&(at, submitted), job)) = queue.delayed.first_key_value()
                 && at <= now
             {
@@ -164,9 +194,15 @@ impl Waiting {
                 }
             }
             if let Some((user, job)) = queue.next() {
-                let Some(known) = self.jobs.get_mut(&job) else { continue };
+                let Some(known) = self.jobs.get_mut(&job) else {
+                    continue;
+                };
                 known.on_board = false;
-                return Some(Candidate { user, sequence: known.sequence, job });
+                return Some(Candidate {
+                    user,
+                    sequence: known.sequence,
+                    job,
+                });
             }
         }
         None
@@ -174,17 +210,28 @@ impl Waiting {
 
     /// When the next delayed job of these queues is due.
     pub fn next_due(&self, queues: &[&'static str]) -> Option<Moment> {
-        queues.iter().filter_map(|name| self.queues.get(name)?.delayed.first_key_value()).map(|(&(at, _), _)| at).min()
+        queues
+            .iter()
+            .filter_map(|name| self.queues.get(name)?.delayed.first_key_value())
+            .map(|(&(at, _), _)| at)
+            .min()
     }
 
     /// Whether any delayed job is due.
     pub fn any_due(&self, now: Moment) -> bool {
-        self.queues.values().any(|queue| queue.delayed.first_key_value().is_some_and(|(&(at, _), _)| at <= now))
+        self.queues.values().any(|queue| {
+            queue
+                .delayed
+                .first_key_value()
+                .is_some_and(|(&(at, _), _)| at <= now)
+        })
     }
 
     /// How many jobs of a queue may go now.
     pub fn count(&self, queue: &str) -> usize {
-        self.queues.get(queue).map_or(0, |queue| queue.ready.values().map(BTreeSet::len).sum())
+        self.queues
+            .get(queue)
+            .map_or(0, |queue| queue.ready.values().map(BTreeSet::len).sum())
     }
 }
 
@@ -199,7 +246,9 @@ impl Queue {
 
     fn next(&mut self) -> Option<(UserId, JobId)> {
         while let Some(user) = self.turns.pop_front() {
-            let Some(ready) = self.ready.get_mut(&user) else { continue };
+            let Some(ready) = self.ready.get_mut(&user) else {
+                continue;
+            };
             let first = ready.pop_first();
             match ready.is_empty() {
                 true => {
@@ -227,7 +276,14 @@ mod tests {
     struct Board(Waiting, u64);
 
     impl Board {
-        fn see(&mut self, user: u128, job: u64, sequence: u64, event_type: &str, clear: Value) -> bool {
+        fn see(
+            &mut self,
+            user: u128,
+            job: u64,
+            sequence: u64,
+            event_type: &str,
+            clear: Value,
+        ) -> bool {
             self.1 += 1;
             self.0.see(&JobStep {
                 position: self.1,
@@ -239,10 +295,18 @@ mod tests {
             })
         }
         fn submit(&mut self, user: u128, job: u64, priority: i64) {
-            assert!(self.see(user, job, 1, "job.submitted", json!({"queue": QUEUE, "priority": priority})));
+            assert!(self.see(
+                user,
+                job,
+                1,
+                "job.submitted",
+                json!({"queue": QUEUE, "priority": priority})
+            ));
         }
         fn take(&mut self) -> Option<String> {
-            self.0.take(&[QUEUE], Moment(100)).map(|candidate| candidate.job.to_string())
+            self.0
+                .take(&[QUEUE], Moment(100))
+                .map(|candidate| candidate.job.to_string())
         }
     }
 
@@ -265,10 +329,19 @@ mod tests {
     #[test]
     fn a_delayed_job_waits_for_its_time() {
         let mut board = board();
-        board.see(1, 1, 1, "job.submitted", json!({"queue": QUEUE, "priority": 10, "run_at": 200}));
+        board.see(
+            1,
+            1,
+            1,
+            "job.submitted",
+            json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
+        );
         assert_eq!(board.take(), None);
         assert_eq!(board.0.next_due(&[QUEUE]), Some(Moment(200)));
-        assert_eq!(board.0.take(&[QUEUE], Moment(200)).unwrap().job.to_string(), "1");
+        assert_eq!(
+            board.0.take(&[QUEUE], Moment(200)).unwrap().job.to_string(),
+            "1"
+        );
     }
 
     #[test]
@@ -278,12 +351,21 @@ mod tests {
         board.see(1, 1, 2, "job.claimed", json!({"attempt": 1}));
         assert_eq!(board.take(), None);
         assert!(board.see(1, 1, 3, "job.lapsed", json!({"attempt": 1, "retry_at": 50})));
-        assert!(!board.see(1, 1, 3, "job.lapsed", json!({"attempt": 1, "retry_at": 50})), "seen before");
+        assert!(
+            !board.see(1, 1, 3, "job.lapsed", json!({"attempt": 1, "retry_at": 50})),
+            "seen before"
+        );
         assert_eq!(board.take(), Some("1".into()));
         board.see(1, 1, 4, "job.claimed", json!({"attempt": 2}));
         board.see(1, 1, 5, "job.failed", json!({"attempt": 2}));
         assert_eq!(board.take(), None);
-        assert!(board.see(1, 1, 6, "job.retried", json!({"queue": QUEUE, "priority": 5})));
+        assert!(board.see(
+            1,
+            1,
+            6,
+            "job.retried",
+            json!({"queue": QUEUE, "priority": 5})
+        ));
         assert_eq!(board.take(), Some("1".into()));
     }
 
@@ -292,10 +374,20 @@ mod tests {
         let mut board = board();
         board.submit(1, 1, 10);
         board.submit(2, 2, 10);
-        board.see(1, 3, 1, "job.submitted", json!({"queue": QUEUE, "priority": 10, "run_at": 200}));
+        board.see(
+            1,
+            3,
+            1,
+            "job.submitted",
+            json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
+        );
         board.0.let_go(UserId(Uuid::from_u128(1)));
         assert_eq!((board.take(), board.take()), (Some("2".into()), None));
-        assert_eq!(board.0.take(&[QUEUE], Moment(300)), None, "nor when its time has come");
+        assert_eq!(
+            board.0.take(&[QUEUE], Moment(300)),
+            None,
+            "nor when its time has come"
+        );
     }
 
     #[test]
@@ -315,11 +407,27 @@ mod tests {
     #[test]
     fn a_job_that_had_ended_and_is_queued_again_is_on_a_board_that_never_knew_it() {
         let mut board = board();
-        assert!(board.see(1, 1, 3, "job.retried", json!({"queue": QUEUE, "priority": 5})));
+        assert!(board.see(
+            1,
+            1,
+            3,
+            "job.retried",
+            json!({"queue": QUEUE, "priority": 5})
+        ));
         assert_eq!(board.take(), Some("1".into()));
         board.see(1, 1, 4, "job.cancelled", json!({}));
-        assert!(board.see(1, 1, 5, "job.retried", json!({"queue": QUEUE, "priority": 5})));
+        assert!(board.see(
+            1,
+            1,
+            5,
+            "job.retried",
+            json!({"queue": QUEUE, "priority": 5})
+        ));
         board.see(1, 1, 6, "job.cancelled", json!({}));
-        assert_eq!((board.take(), board.0.jobs.len()), (None, 0), "what has ended is forgotten");
+        assert_eq!(
+            (board.take(), board.0.jobs.len()),
+            (None, 0),
+            "what has ended is forgotten"
+        );
     }
 }

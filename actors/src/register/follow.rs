@@ -13,7 +13,12 @@ use crate::WriteError;
 impl Register {
     /// Makes an address that of a user, whose former one is free from then on. Refused as `email_taken` while somebody else is known
     /// under it here. The same address again changes nothing.
-    pub async fn follow_address(&self, user: UserId, address: &str, metadata: Metadata) -> Result<(), WriteError> {
+    pub async fn follow_address(
+        &self,
+        user: UserId,
+        address: &str,
+        metadata: Metadata,
+    ) -> Result<(), WriteError> {
         let Some(normal) = email::normalise(address) else {
             return Err(Refusal::invalid("email", "`email` must be an e-mail address").into());
         };
@@ -23,39 +28,78 @@ impl Register {
         loop {
             // Counted first: whatever is written after it makes the append stale.
             let after = self.log.user_seq(user).await?;
-            let (account, count) =
-                self.log.stream::<Account>(&Owner::User(user), &stream.id).await?.ok_or_else(|| Refusal::not_found("user"))?;
+            let (account, count) = self
+                .log
+                .stream::<Account>(&Owner::User(user), &stream.id)
+                .await?
+                .ok_or_else(|| Refusal::not_found("user"))?;
             let former = account.active()?.email.clone();
             if former.as_ref() == Some(&email_id) {
                 return Ok(());
             }
-            let change = AccountCommand::ChangeEmail { email: address.trim().to_owned(), email_id: email_id.clone() };
+            let change = AccountCommand::ChangeEmail {
+                email: address.trim().to_owned(),
+                email_id: email_id.clone(),
+            };
             let numbered = (count + 1..).zip(account.decide(change)?);
-            let facts = numbered.map(|(sequence, event)| NewFact { stream: stream.clone(), sequence, event: event.into() });
+            let facts = numbered.map(|(sequence, event)| NewFact {
+                stream: stream.clone(),
+                sequence,
+                event: event.into(),
+            });
             let (new, new_stream, news) = self.load_email(&normal).await?;
             let mut groups = vec![
                 Group::of_user(user, after, facts.collect()),
                 system(&new_stream, news, new.decide(EmailCommand::Claim(user))?),
             ];
             if let Some(former) = former {
-                let (old, old_stream, olds) = self.load_system::<Email>(StreamKind::Email, &former.0).await?;
-                groups.push(system(&old_stream, olds, old.decide(EmailCommand::Release(user))?));
+                let (old, old_stream, olds) = self
+                    .load_system::<Email>(StreamKind::Email, &former.0)
+                    .await?;
+                groups.push(system(
+                    &old_stream,
+                    olds,
+                    old.decide(EmailCommand::Release(user))?,
+                ));
             }
-            let groups = groups.into_iter().filter(|group| !group.facts.is_empty()).collect();
-            if self.raced(&mut tries, groups, vec![], &metadata).await?.is_some() {
+            let groups = groups
+                .into_iter()
+                .filter(|group| !group.facts.is_empty())
+                .collect();
+            if self
+                .raced(&mut tries, groups, vec![], &metadata)
+                .await?
+                .is_some()
+            {
                 return Ok(());
             }
         }
     }
 
     /// Frees the address of a user who is gone where they were made. What is not theirs stays as it is.
-    pub async fn free_address(&self, address: &str, holder: UserId, metadata: Metadata) -> Result<(), WriteError> {
-        let Some(normal) = email::normalise(address) else { return Ok(()) };
+    pub async fn free_address(
+        &self,
+        address: &str,
+        holder: UserId,
+        metadata: Metadata,
+    ) -> Result<(), WriteError> {
+        let Some(normal) = email::normalise(address) else {
+            return Ok(());
+        };
         let mut tries = 0..TRIES;
         loop {
             let (email, stream, count) = self.load_email(&normal).await?;
             let freed = email.decide(EmailCommand::Release(holder))?;
-            if freed.is_empty() || self.raced(&mut tries, vec![system(&stream, count, freed)], vec![], &metadata).await?.is_some()
+            if freed.is_empty()
+                || self
+                    .raced(
+                        &mut tries,
+                        vec![system(&stream, count, freed)],
+                        vec![],
+                        &metadata,
+                    )
+                    .await?
+                    .is_some()
             {
                 return Ok(());
             }

@@ -44,7 +44,13 @@ impl Register {
     }
 
     /// Keeps an address and an invite for a user to be, both or none.
-    pub async fn reserve(&self, address: &str, code: &str, seconds: i64, metadata: Metadata) -> Result<Reserved, WriteError> {
+    pub async fn reserve(
+        &self,
+        address: &str,
+        code: &str,
+        seconds: i64,
+        metadata: Metadata,
+    ) -> Result<Reserved, WriteError> {
         let Some(normal) = email::normalise(address) else {
             return Err(Refusal::invalid("email", "`email` must be an e-mail address").into());
         };
@@ -55,57 +61,105 @@ impl Register {
             let (invite, invite_stream, invites) = self.load_invite(code).await?;
             let now = self.log.clock().now();
             let invite_id = self.log.hashes().invite(code);
-            let reservation = Reservation { user, invite: invite_id, until: now.plus_seconds(seconds) };
+            let reservation = Reservation {
+                user,
+                invite: invite_id,
+                until: now.plus_seconds(seconds),
+            };
             let kept = email.decide(EmailCommand::Reserve(reservation.clone()))?;
             let groups = vec![
                 system(&email_stream, emails, kept),
-                system(&invite_stream, invites, invite.decide(InviteCommand::Reserve { user, now })?),
+                system(
+                    &invite_stream,
+                    invites,
+                    invite.decide(InviteCommand::Reserve { user, now })?,
+                ),
             ];
             if let Some(at) = self.raced(&mut tries, groups, vec![], &metadata).await? {
-                return Ok(Reserved { reservation, email: self.log.hashes().email(&normal), position: at.first });
+                return Ok(Reserved {
+                    reservation,
+                    email: self.log.hashes().email(&normal),
+                    position: at.first,
+                });
             }
         }
     }
 
     /// Writes the account and spends what was reserved for it. Once it is written, asking again changes nothing. Refused as
     /// `reservation_gone` when it was given back meanwhile.
-    pub async fn spend(&self, reserved: &Reserved, made: &Made, metadata: Metadata) -> Result<Registered, WriteError> {
+    pub async fn spend(
+        &self,
+        reserved: &Reserved,
+        made: &Made,
+        metadata: Metadata,
+    ) -> Result<Registered, WriteError> {
         let user = reserved.reservation.user;
         let mut tries = 0..TRIES;
         loop {
-            let (email, email_stream, emails) = self.load_system::<Email>(StreamKind::Email, &reserved.email.0).await?;
+            let (email, email_stream, emails) = self
+                .load_system::<Email>(StreamKind::Email, &reserved.email.0)
+                .await?;
             match &email {
-                Email::Taken(holder) if *holder == user => return Ok(Registered { user, position: self.log.head() }),
+                Email::Taken(holder) if *holder == user => {
+                    return Ok(Registered {
+                        user,
+                        position: self.log.head(),
+                    });
+                }
                 Email::Reserved(kept) if kept.user == user => {}
-                _ => return Err(Refusal::conflict("reservation_gone", "This registration took too long; try again").into()),
+                _ => {
+                    return Err(Refusal::conflict(
+                        "reservation_gone",
+                        "This registration took too long; try again",
+                    )
+                    .into());
+                }
             }
-            let (invite, invite_stream, invites) =
-                self.load_system::<Invite>(StreamKind::Invite, &reserved.reservation.invite.0).await?;
+            let (invite, invite_stream, invites) = self
+                .load_system::<Invite>(StreamKind::Invite, &reserved.reservation.invite.0)
+                .await?;
             let Invite::Reserved { grant, .. } = &invite else {
-                return Err(WriteError::Internal(format!("the invite reserved for user {user} is not reserved")));
+                return Err(WriteError::Internal(format!(
+                    "the invite reserved for user {user} is not reserved"
+                )));
             };
             let mut groups = vec![
-                system(&email_stream, emails, email.decide(EmailCommand::Claim(user))?),
-                system(&invite_stream, invites, invite.decide(InviteCommand::Spend { user, now: self.log.clock().now() })?),
+                system(
+                    &email_stream,
+                    emails,
+                    email.decide(EmailCommand::Claim(user))?,
+                ),
+                system(
+                    &invite_stream,
+                    invites,
+                    invite.decide(InviteCommand::Spend {
+                        user,
+                        now: self.log.clock().now(),
+                    })?,
+                ),
             ];
             let mut work = vec![];
             // Somebody whom genie has met already keeps the account that they have.
             if self.log.user_seq(user).await? == 0 {
-                let registered = Account::Absent.decide(AccountCommand::Register(Registration {
-                    email: made.email.clone(),
-                    email_id: reserved.email.clone(),
-                    first_name: made.first_name.clone(),
-                    invite: reserved.reservation.invite.clone(),
-                    tier: grant.tier,
-                    role: made.role.clone(),
-                    admin: false, // who administers is said there, too
-                }))?;
+                let registered =
+                    Account::Absent.decide(AccountCommand::Register(Registration {
+                        email: made.email.clone(),
+                        email_id: reserved.email.clone(),
+                        first_name: made.first_name.clone(),
+                        invite: reserved.reservation.invite.clone(),
+                        tier: grant.tier,
+                        role: made.role.clone(),
+                        admin: false, // who administers is said there, too
+                    }))?;
                 let (keys, new_key) = self.log.new_keys(user);
                 groups.insert(0, first_facts(user, keys, registered));
                 work.push(new_key);
             }
             if let Some(at) = self.raced(&mut tries, groups, work, &metadata).await? {
-                return Ok(Registered { user, position: at.last });
+                return Ok(Registered {
+                    user,
+                    position: at.last,
+                });
             }
         }
     }
@@ -115,18 +169,36 @@ impl Register {
         let user = reserved.reservation.user;
         let mut tries = 0..TRIES;
         loop {
-            let (email, email_stream, emails) = self.load_system::<Email>(StreamKind::Email, &reserved.email.0).await?;
+            let (email, email_stream, emails) = self
+                .load_system::<Email>(StreamKind::Email, &reserved.email.0)
+                .await?;
             if !matches!(&email, Email::Reserved(kept) if kept.user == user) {
                 return Ok(());
             }
-            let (invite, invite_stream, invites) =
-                self.load_system::<Invite>(StreamKind::Invite, &reserved.reservation.invite.0).await?;
+            let (invite, invite_stream, invites) = self
+                .load_system::<Invite>(StreamKind::Invite, &reserved.reservation.invite.0)
+                .await?;
             let groups = [
-                system(&email_stream, emails, email.decide(EmailCommand::Release(user))?),
-                system(&invite_stream, invites, invite.decide(InviteCommand::Release(user))?),
+                system(
+                    &email_stream,
+                    emails,
+                    email.decide(EmailCommand::Release(user))?,
+                ),
+                system(
+                    &invite_stream,
+                    invites,
+                    invite.decide(InviteCommand::Release(user))?,
+                ),
             ];
-            let groups = groups.into_iter().filter(|group| !group.facts.is_empty()).collect();
-            if self.raced(&mut tries, groups, vec![], &metadata).await?.is_some() {
+            let groups = groups
+                .into_iter()
+                .filter(|group| !group.facts.is_empty())
+                .collect();
+            if self
+                .raced(&mut tries, groups, vec![], &metadata)
+                .await?
+                .is_some()
+            {
                 return Ok(());
             }
         }
@@ -138,18 +210,32 @@ impl Register {
         for (position, id) in self.log.reserved_emails(after).await? {
             let (email, _, _) = self.load_system::<Email>(StreamKind::Email, &id).await?;
             if let Email::Reserved(reservation) = email {
-                found.push(Reserved { reservation, email: EmailId(id), position });
+                found.push(Reserved {
+                    reservation,
+                    email: EmailId(id),
+                    position,
+                });
             }
         }
         Ok(found)
     }
 
     /// What is reserved for this user under this address.
-    pub async fn reserved_for(&self, user: UserId, address: &str) -> Result<Option<Reserved>, WriteError> {
-        let Some(normal) = email::normalise(address) else { return Ok(None) };
+    pub async fn reserved_for(
+        &self,
+        user: UserId,
+        address: &str,
+    ) -> Result<Option<Reserved>, WriteError> {
+        let Some(normal) = email::normalise(address) else {
+            return Ok(None);
+        };
         Ok(match self.load_email(&normal).await? {
             (Email::Reserved(reservation), stream, _) if reservation.user == user => {
-                Some(Reserved { reservation, email: EmailId(stream.id), position: 0 })
+                Some(Reserved {
+                    reservation,
+                    email: EmailId(stream.id),
+                    position: 0,
+                })
             }
             _ => None,
         })
@@ -163,7 +249,12 @@ impl Register {
         work: Vec<genie_log::Work>,
         metadata: &Metadata,
     ) -> Result<Option<Appended>, WriteError> {
-        let append = Append { groups, work, metadata: metadata.clone(), remember: None };
+        let append = Append {
+            groups,
+            work,
+            metadata: metadata.clone(),
+            remember: None,
+        };
         match self.log.append(append).await {
             Ok(at) => Ok(Some(at)),
             Err(AppendError::Stale) if tries.next().is_some() => {
@@ -174,12 +265,20 @@ impl Register {
         }
     }
 
-    pub(super) async fn load_system<A>(&self, kind: StreamKind, id: &str) -> Result<(A, StreamId, u64), WriteError>
+    pub(super) async fn load_system<A>(
+        &self,
+        kind: StreamKind,
+        id: &str,
+    ) -> Result<(A, StreamId, u64), WriteError>
     where
         A: cqrs_es::Aggregate + 'static,
     {
         let stream = StreamId::new(kind, id);
-        let (state, count) = self.log.stream(&Owner::System(stream.clone()), &stream.id).await?.unwrap_or_default();
+        let (state, count) = self
+            .log
+            .stream(&Owner::System(stream.clone()), &stream.id)
+            .await?
+            .unwrap_or_default();
         Ok((state, stream, count))
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use genie_events::{
-    Metadata, SessionId, TurnId, UserId, account::FORGOTTEN, caption::CaptionEvent, chat::ChatEvent, event::Event,
+    Metadata, SessionId, TurnId, UserId, account::FORGOTTEN, caption::CaptionEvent,
+    chat::ChatEvent, event::Event,
 };
 use genie_log::{Body, Fact, LogError, StoredRow, leases::LeaseKind};
 use tracing::{error, warn};
@@ -32,7 +33,9 @@ impl Supervisor {
                         }
                     }
                 }
-                Err(error @ LogError::Hole { .. }) => return error!(%error, "the supervisor stopped"),
+                Err(error @ LogError::Hole { .. }) => {
+                    return error!(%error, "the supervisor stopped");
+                }
                 Err(error) => {
                     error!(%error, position = follower.position(), "the supervisor can't read on; trying on");
                     tokio::time::sleep(AWAY).await;
@@ -44,8 +47,12 @@ impl Supervisor {
     async fn see_surely(&self, row: &StoredRow) {
         loop {
             match self.see(row).await {
-                Err(LogError::Away(reason)) => warn!(reason, "what was asked can't be read yet; trying on"),
-                Err(error) => return error!(%error, position = row.position, "what was asked can't be begun"),
+                Err(LogError::Away(reason)) => {
+                    warn!(reason, "what was asked can't be read yet; trying on")
+                }
+                Err(error) => {
+                    return error!(%error, position = row.position, "what was asked can't be begun");
+                }
                 Ok(()) => return,
             }
             tokio::time::sleep(AWAY).await;
@@ -63,12 +70,19 @@ impl Supervisor {
             Event::Chat(ChatEvent::Asked { turn, .. }) => {
                 let id = turn.to_string();
                 match self.is_mine(LeaseKind::Turn, &id).await? {
-                    true => self.start_turn(*turn, user, SessionId(fact.stream.id.clone()), cause(&fact)),
+                    true => self.start_turn(
+                        *turn,
+                        user,
+                        SessionId(fact.stream.id.clone()),
+                        cause(&fact),
+                    ),
                     false => self.leave_alone(&id, Some(*turn), None),
                 }
             }
             Event::Caption(CaptionEvent::Requested { brief, .. }) => {
-                let Ok(caption) = fact.stream.id.parse() else { return Ok(()) };
+                let Ok(caption) = fact.stream.id.parse() else {
+                    return Ok(());
+                };
                 match self.is_mine(LeaseKind::Caption, &fact.stream.id).await? {
                     true => self.start_caption(caption, user, brief.clone(), cause(&fact)),
                     false => self.leave_alone(&fact.stream.id, None, Some(caption)),
@@ -81,7 +95,12 @@ impl Supervisor {
 
     /// Whoever asked it was forgotten before it was begun.
     fn leave_unread(&self, fact: &Fact) {
-        match fact.metadata.clear.get("turn").and_then(|turn| serde_json::from_value::<TurnId>(turn.clone()).ok()) {
+        match fact
+            .metadata
+            .clear
+            .get("turn")
+            .and_then(|turn| serde_json::from_value::<TurnId>(turn.clone()).ok())
+        {
             Some(turn) => self.leave_alone(&turn.to_string(), Some(turn), None),
             None => self.leave_alone(&fact.stream.id, None, fact.stream.id.parse().ok()),
         }
@@ -89,10 +108,16 @@ impl Supervisor {
 
     /// Stops what runs for a user who was forgotten, at the model server too. It has no end: nobody could read it.
     fn let_go(&self, user: UserId) {
-        lock(&self.0.running).values().filter(|run| run.user == user).for_each(|run| run.lost.cancel());
+        lock(&self.0.running)
+            .values()
+            .filter(|run| run.user == user)
+            .for_each(|run| run.lost.cancel());
     }
 }
 
 fn cause(fact: &Fact) -> Metadata {
-    Metadata { request_id: fact.metadata.request_id.clone(), ..Metadata::caused_by(fact.event_id) }
+    Metadata {
+        request_id: fact.metadata.request_id.clone(),
+        ..Metadata::caused_by(fact.event_id)
+    }
 }

@@ -40,8 +40,13 @@ impl Supervisor {
         if ids.is_empty() {
             return self.0.log.store().ping().await;
         }
-        let held = self.0.log.renew_runs(&self.0.node, ids.clone(), self.lease_end()).await?;
-        ids.iter().for_each(|id| self.heed(id, held.get(id).copied()));
+        let held = self
+            .0
+            .log
+            .renew_runs(&self.0.node, ids.clone(), self.lease_end())
+            .await?;
+        ids.iter()
+            .for_each(|id| self.heed(id, held.get(id).copied()));
         Ok(())
     }
 
@@ -52,7 +57,9 @@ impl Supervisor {
 
     /// What the heartbeat said of a run: held and perhaps called off, or not held any more.
     fn heed(&self, id: &str, called_off: Option<bool>) {
-        let Some(run) = lock(&self.0.running).get(id).cloned() else { return };
+        let Some(run) = lock(&self.0.running).get(id).cloned() else {
+            return;
+        };
         match called_off {
             Some(true) => run.cancel.cancel(),
             Some(false) => {}
@@ -83,7 +90,11 @@ impl Supervisor {
                 if lock(&self.0.running).contains_key(&lease.id) {
                     continue; // ours, and about to be renewed
                 }
-                let taken = self.0.log.take_lease(epoch, kind, &lease.id, &self.0.node, now, self.lease_end()).await?;
+                let taken = self
+                    .0
+                    .log
+                    .take_lease(epoch, kind, &lease.id, &self.0.node, now, self.lease_end())
+                    .await?;
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(epoch, kind, lease).await
                 {
@@ -99,7 +110,9 @@ impl Supervisor {
     async fn take_over(&self, epoch: Epoch, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
         match kind {
             LeaseKind::Turn => {
-                let Ok(turn) = lease.id.parse::<TurnId>() else { return Ok(()) };
+                let Ok(turn) = lease.id.parse::<TurnId>() else {
+                    return Ok(());
+                };
                 let session = SessionId(lease.stream_id);
                 if !self.is_unanswered(turn, lease.user, &session).await? {
                     return self.0.log.drop_lease(kind, &lease.id, &self.0.node).await;
@@ -122,8 +135,17 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn is_unanswered(&self, turn: TurnId, user: UserId, session: &SessionId) -> Result<bool, LogError> {
-        let chat = self.0.log.stream::<Chat>(&Owner::User(user), &session.0).await?;
+    async fn is_unanswered(
+        &self,
+        turn: TurnId,
+        user: UserId,
+        session: &SessionId,
+    ) -> Result<bool, LogError> {
+        let chat = self
+            .0
+            .log
+            .stream::<Chat>(&Owner::User(user), &session.0)
+            .await?;
         Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))
     }
 }

@@ -32,8 +32,13 @@ pub fn node(log: &Log) -> Users {
 }
 
 fn caption(log: &Log) -> UserCommand {
-    let brief =
-        Brief { platform: Platform::X, tone: "t".into(), topic: "t".into(), length: Length::Short, platform_username: None };
+    let brief = Brief {
+        platform: Platform::X,
+        tone: "t".into(),
+        topic: "t".into(),
+        length: Length::Short,
+        platform_username: None,
+    };
     UserCommand::RequestCaption(CaptionId(log.clock().new_uuid()), brief)
 }
 
@@ -43,76 +48,148 @@ async fn count(log: &Log, user: UserId) -> usize {
     facts
 }
 
-both_stores!(what_one_node_writes_a_warm_actor_of_another_obeys, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let (one, two) = (node(&opened.log), node(&opened.log));
-    one.ask(ada, Metadata::system(), UserCommand::SignIn).await.unwrap();
-    two.ask(ada, Metadata::system(), UserCommand::SignIn).await.unwrap(); // warm on both
-    let change = Change::new(ada, Event::Account(AccountEvent::Suspended));
-    let fact = NewFact { stream: change.stream, sequence: 4, event: change.event };
-    let group = Group::of_user(ada, 3, vec![fact]);
-    opened.log.append(Append { groups: vec![group], work: vec![], metadata: Metadata::system(), remember: None }).await.unwrap();
-    for users in [one, two] {
-        let refused = users.ask(ada, Metadata::system(), UserCommand::SignIn).await.unwrap_err();
-        assert!(matches!(refused, WriteError::Refused(refusal) if refusal.code == "suspended"));
-    }
-});
-
-both_stores!(a_no_is_only_said_on_the_present_state, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let (one, two) = (node(&opened.log), node(&opened.log));
-    let ask = async |users: &Users, command| users.ask(ada, Metadata::system(), command).await;
-    ask(&one, UserCommand::SignIn).await.unwrap(); // warm, and soon behind
-    let job = JobId::new(opened.log.clock().new_uuid());
-    let spec: JobSpec = serde_json::from_value(serde_json::json!({
-        "operation": "thumbnail", "queue": "media-jobs", "priority": 10, "max_attempts": 3,
-    }))
-    .unwrap();
-    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: opened.log.clock().now() };
-    ask(&two, UserCommand::SubmitJob(job.clone(), spec)).await.unwrap();
-    ask(&two, UserCommand::Job(job.clone(), claim)).await.unwrap();
-    let done = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
-    assert_eq!(ask(&one, UserCommand::Job(job, done)).await.unwrap().changes.len(), 1, "not a stale lease");
-
-    let (session, turn) = (SessionId("s".into()), TurnId(opened.log.clock().new_uuid()));
-    let begin = |turn| UserCommand::Chat(session.clone(), ChatCommand::Ask { turn, session: "s".into(), message: "m".into() });
-    ask(&one, begin(turn)).await.unwrap();
-    let answer = Answer {
-        content: "a".into(),
-        outcome: TurnOutcome::Completed,
-        failure: None,
-        model: "m".into(),
-        metrics: TurnMetrics::default(),
-    };
-    let end = UserCommand::Chat(session.clone(), ChatCommand::Answer { turn, answer });
-    assert_eq!(ask(&two, end).await.unwrap().changes.len(), 1, "not an unknown turn");
-    ask(&one, begin(TurnId(opened.log.clock().new_uuid()))).await.unwrap(); // and not a turn that still runs
-});
-
-both_stores!(two_nodes_together_never_pass_a_limit, async |store: TestStore| {
-    let opened = store.open().await;
-    let other = store.open().await;
-    let ada = store.register_with(&opened.log, "ada", genie_events::tier::Tier::Starter).await;
-    let nodes = [node(&opened.log), node(&other.log)];
-    let asked = (0..30).map(|n| {
-        let (users, log) = (nodes[n % 2].clone(), opened.log.clone());
-        tokio::spawn(async move { users.ask(ada, Metadata::system(), caption(&log)).await })
-    });
-    let mut good = 0;
-    for answer in asked.collect::<Vec<_>>() {
-        match answer.await.unwrap() {
-            Ok(_) => good += 1,
-            Err(WriteError::Refused(refusal)) => {
-                assert_eq!(refusal.kind, RefusalKind::Quota { counter: Counter::PostsAiAssisted, in_tier: true });
-            }
-            Err(other) => panic!("{other}"),
+both_stores!(
+    what_one_node_writes_a_warm_actor_of_another_obeys,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let (one, two) = (node(&opened.log), node(&opened.log));
+        one.ask(ada, Metadata::system(), UserCommand::SignIn)
+            .await
+            .unwrap();
+        two.ask(ada, Metadata::system(), UserCommand::SignIn)
+            .await
+            .unwrap(); // warm on both
+        let change = Change::new(ada, Event::Account(AccountEvent::Suspended));
+        let fact = NewFact {
+            stream: change.stream,
+            sequence: 4,
+            event: change.event,
+        };
+        let group = Group::of_user(ada, 3, vec![fact]);
+        opened
+            .log
+            .append(Append {
+                groups: vec![group],
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            })
+            .await
+            .unwrap();
+        for users in [one, two] {
+            let refused = users
+                .ask(ada, Metadata::system(), UserCommand::SignIn)
+                .await
+                .unwrap_err();
+            assert!(matches!(refused, WriteError::Refused(refusal) if refusal.code == "suspended"));
         }
     }
-    assert_eq!(good, 3);
-    assert_eq!(count(&opened.log, ada).await, 1 + 3 * 2);
-});
+);
+
+both_stores!(
+    a_no_is_only_said_on_the_present_state,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let (one, two) = (node(&opened.log), node(&opened.log));
+        let ask = async |users: &Users, command| users.ask(ada, Metadata::system(), command).await;
+        ask(&one, UserCommand::SignIn).await.unwrap(); // warm, and soon behind
+        let job = JobId::new(opened.log.clock().new_uuid());
+        let spec: JobSpec = serde_json::from_value(serde_json::json!({
+            "operation": "thumbnail", "queue": "media-jobs", "priority": 10, "max_attempts": 3,
+        }))
+        .unwrap();
+        let claim = JobCommand::Claim {
+            worker: "w".into(),
+            lease: "l".into(),
+            now: opened.log.clock().now(),
+        };
+        ask(&two, UserCommand::SubmitJob(job.clone(), spec))
+            .await
+            .unwrap();
+        ask(&two, UserCommand::Job(job.clone(), claim))
+            .await
+            .unwrap();
+        let done = JobCommand::Complete {
+            lease: "l".into(),
+            result: Value::Null,
+            outputs: Value::Null,
+        };
+        assert_eq!(
+            ask(&one, UserCommand::Job(job, done))
+                .await
+                .unwrap()
+                .changes
+                .len(),
+            1,
+            "not a stale lease"
+        );
+
+        let (session, turn) = (SessionId("s".into()), TurnId(opened.log.clock().new_uuid()));
+        let begin = |turn| {
+            UserCommand::Chat(
+                session.clone(),
+                ChatCommand::Ask {
+                    turn,
+                    session: "s".into(),
+                    message: "m".into(),
+                },
+            )
+        };
+        ask(&one, begin(turn)).await.unwrap();
+        let answer = Answer {
+            content: "a".into(),
+            outcome: TurnOutcome::Completed,
+            failure: None,
+            model: "m".into(),
+            metrics: TurnMetrics::default(),
+        };
+        let end = UserCommand::Chat(session.clone(), ChatCommand::Answer { turn, answer });
+        assert_eq!(
+            ask(&two, end).await.unwrap().changes.len(),
+            1,
+            "not an unknown turn"
+        );
+        ask(&one, begin(TurnId(opened.log.clock().new_uuid())))
+            .await
+            .unwrap(); // and not a turn that still runs
+    }
+);
+
+both_stores!(
+    two_nodes_together_never_pass_a_limit,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let other = store.open().await;
+        let ada = store
+            .register_with(&opened.log, "ada", genie_events::tier::Tier::Starter)
+            .await;
+        let nodes = [node(&opened.log), node(&other.log)];
+        let asked = (0..30).map(|n| {
+            let (users, log) = (nodes[n % 2].clone(), opened.log.clone());
+            tokio::spawn(async move { users.ask(ada, Metadata::system(), caption(&log)).await })
+        });
+        let mut good = 0;
+        for answer in asked.collect::<Vec<_>>() {
+            match answer.await.unwrap() {
+                Ok(_) => good += 1,
+                Err(WriteError::Refused(refusal)) => {
+                    assert_eq!(
+                        refusal.kind,
+                        RefusalKind::Quota {
+                            counter: Counter::PostsAiAssisted,
+                            in_tier: true
+                        }
+                    );
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(good, 3);
+        assert_eq!(count(&opened.log, ada).await, 1 + 3 * 2);
+    }
+);
 
 both_stores!(passivation_loses_nothing, async |store: TestStore| {
     let opened = store.open().await;
@@ -121,7 +198,9 @@ both_stores!(passivation_loses_nothing, async |store: TestStore| {
     let asked = (0..50).map(|_| {
         let users = users.clone();
         tokio::spawn(async move {
-            let answer = users.ask(ada, Metadata::system(), UserCommand::SignIn).await;
+            let answer = users
+                .ask(ada, Metadata::system(), UserCommand::SignIn)
+                .await;
             users.passivate(Duration::ZERO, 0);
             answer
         })
@@ -138,28 +217,45 @@ both_stores!(an_actor_that_died_is_replaced, async |store: TestStore| {
     let opened = store.open().await;
     let ada = store.register(&opened.log, "ada").await;
     let users = node(&opened.log);
-    let died = users.plan(ada, None, Metadata::system(), Arc::new(|_, _| panic!("on purpose"))).await;
+    let died = users
+        .plan(
+            ada,
+            None,
+            Metadata::system(),
+            Arc::new(|_, _| panic!("on purpose")),
+        )
+        .await;
     assert!(matches!(died, Err(WriteError::Away(_))), "{died:?}");
-    users.ask(ada, Metadata::system(), UserCommand::SignIn).await.unwrap();
+    users
+        .ask(ada, Metadata::system(), UserCommand::SignIn)
+        .await
+        .unwrap();
     assert_eq!(count(&opened.log, ada).await, 2);
 });
 
-both_stores!(a_full_mailbox_is_busy_and_nothing_more, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let users = node(&opened.log);
-    let asked = (0..400).map(|_| {
-        let users = users.clone();
-        tokio::spawn(async move { users.ask(ada, Metadata::system(), UserCommand::SignIn).await })
-    });
-    let (mut good, mut busy) = (0, 0);
-    for answer in asked.collect::<Vec<_>>() {
-        match answer.await.unwrap() {
-            Ok(_) => good += 1,
-            Err(WriteError::Busy) => busy += 1,
-            Err(other) => panic!("{other}"),
+both_stores!(
+    a_full_mailbox_is_busy_and_nothing_more,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let users = node(&opened.log);
+        let asked = (0..400).map(|_| {
+            let users = users.clone();
+            tokio::spawn(async move {
+                users
+                    .ask(ada, Metadata::system(), UserCommand::SignIn)
+                    .await
+            })
+        });
+        let (mut good, mut busy) = (0, 0);
+        for answer in asked.collect::<Vec<_>>() {
+            match answer.await.unwrap() {
+                Ok(_) => good += 1,
+                Err(WriteError::Busy) => busy += 1,
+                Err(other) => panic!("{other}"),
+            }
         }
+        assert_eq!(good + busy, 400);
+        assert_eq!(count(&opened.log, ada).await, 1 + good);
     }
-    assert_eq!(good + busy, 400);
-    assert_eq!(count(&opened.log, ada).await, 1 + good);
-});
+);

@@ -94,14 +94,30 @@ struct Asked<'a> {
 
 impl Vault {
     /// Reveals a credential. Commits first: the plaintext leaves only after the fact is durable, and so does a refusal.
-    pub async fn reveal(&self, users: &Users, caller: &Caller, ask: Ask) -> Result<Revealed, WriteError> {
+    pub async fn reveal(
+        &self,
+        users: &Users,
+        caller: &Caller,
+        ask: Ask,
+    ) -> Result<Revealed, WriteError> {
         let owner = match self.owner(&ask.named).await? {
             Ok(owner) => owner,
             Err(nobodys) => return Err(self.refuse_nobodys(caller, &ask, nobodys).await?.into()),
         };
-        match self.reveal_of(Asked { users, caller, owner, ask: &ask }).await {
+        match self
+            .reveal_of(Asked {
+                users,
+                caller,
+                owner,
+                ask: &ask,
+            })
+            .await
+        {
             // Since the owner was looked up.
-            Err(WriteError::Forgotten) => Err(self.refuse_nobodys(caller, &ask, Nobodys::Forgotten).await?.into()),
+            Err(WriteError::Forgotten) => Err(self
+                .refuse_nobodys(caller, &ask, Nobodys::Forgotten)
+                .await?
+                .into()),
             answer => answer,
         }
     }
@@ -119,11 +135,29 @@ impl Vault {
             (Ok(shown), position) => (shown, position),
             (Err(refused), _) => return Err(refused.reason.refusal().into()),
         };
-        let MayBeShown { id, kind, platform, platform_username, version, expires_at } = shown;
-        let damage = match self.open(&secret_name(asked.owner, id, kind, version), ahead).await {
+        let MayBeShown {
+            id,
+            kind,
+            platform,
+            platform_username,
+            version,
+            expires_at,
+        } = shown;
+        let damage = match self
+            .open(&secret_name(asked.owner, id, kind, version), ahead)
+            .await
+        {
             Ok(Some(plaintext)) => {
                 let plaintext = Plaintext(plaintext);
-                return Ok(Revealed { id, kind, plaintext, platform, platform_username, expires_at, position });
+                return Ok(Revealed {
+                    id,
+                    kind,
+                    plaintext,
+                    platform,
+                    platform_username,
+                    expires_at,
+                    position,
+                });
             }
             Ok(None) => format!("version {version} of the secret `{id}` is missing"),
             Err(error @ LogError::SecretDamaged { .. }) => error.to_string(),
@@ -133,12 +167,20 @@ impl Vault {
         match self.put_damage_on_record(asked, id, version).await? {
             true => Err(WriteError::Damaged(damage)),
             // It was changed or removed after the fact and before it was read: the asker may ask again.
-            false => Err(Refusal::conflict("changed_meanwhile", "The credential was changed meanwhile; ask again").into()),
+            false => Err(Refusal::conflict(
+                "changed_meanwhile",
+                "The credential was changed meanwhile; ask again",
+            )
+            .into()),
         }
     }
 
     /// From what was read ahead, unless it was changed before the fact.
-    async fn open(&self, name: &SecretName, ahead: Option<Fetched>) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+    async fn open(
+        &self,
+        name: &SecretName,
+        ahead: Option<Fetched>,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
         if let Some(fetched) = &ahead
             && let Some(opened) = self.door.open_fetched(fetched, name)?
         {
@@ -153,28 +195,49 @@ impl Vault {
         asked: Asked<'_>,
         is_to_be_shown: bool,
     ) -> Result<(Result<MayBeShown, NotShown>, u64), WriteError> {
-        let Asked { users, caller, owner, ask } = asked;
+        let Asked {
+            users,
+            caller,
+            owner,
+            ask,
+        } = asked;
         let (which, platform) = match &ask.named {
             Named::Id(id) => (Which::Id(*id), None),
             Named::For { platform, .. } => (Which::For(platform.clone()), Some(platform.clone())),
         };
-        let wanted = Wanted { which, kinds: ask.kinds.to_vec(), right: ask.right.clone() };
+        let wanted = Wanted {
+            which,
+            kinds: ask.kinds.to_vec(),
+            right: ask.right.clone(),
+        };
         let (lately, purpose, by) = (self.refused.clone(), ask.purpose.clone(), caller.scope());
-        let key = move |refused| Refused { caller: by.clone(), what: What::Of(owner, refused, platform.clone()) };
+        let key = move |refused| Refused {
+            caller: by.clone(),
+            what: What::Of(owner, refused, platform.clone()),
+        };
         let remembered = key.clone();
         let planner = move |state: &User, now: Now| {
             let answer = state.may_be_shown(now.moment, &wanted);
             let command = match &answer {
-                Ok(shown) if is_to_be_shown => {
-                    Some(UserCommand::RevealCredential { credential: shown.id, purpose: purpose.clone() })
+                Ok(shown) if is_to_be_shown => Some(UserCommand::RevealCredential {
+                    credential: shown.id,
+                    purpose: purpose.clone(),
+                }),
+                Err(refused) if !lately.stands(&key(*refused), Instant::now()) => {
+                    Some(refuse(*refused, &wanted.which, &purpose))
                 }
-                Err(refused) if !lately.stands(&key(*refused), Instant::now()) => Some(refuse(*refused, &wanted.which, &purpose)),
                 _ => None,
             };
             let changes = command.map_or(Ok(vec![]), |command| state.decide(now, command))?;
-            Ok(Plan { changes, note: Note::Reveal(answer), ..Plan::default() })
+            Ok(Plan {
+                changes,
+                note: Note::Reveal(answer),
+                ..Plan::default()
+            })
         };
-        let done = users.plan(owner, None, caller.metadata(), Arc::new(planner)).await?;
+        let done = users
+            .plan(owner, None, caller.metadata(), Arc::new(planner))
+            .await?;
         let Note::Reveal(answer) = done.note else {
             return Err(WriteError::Internal("a reveal left no note".into()));
         };
@@ -185,20 +248,47 @@ impl Vault {
     }
 
     /// If the version that could not be opened is the one that should be there, puts that on record; answers whether it is.
-    async fn put_damage_on_record(&self, asked: Asked<'_>, id: CredentialId, version: u32) -> Result<bool, WriteError> {
-        let Asked { users, caller, owner, ask } = asked;
-        let refused = NotShown { id, reason: RefusedFor::Damaged };
-        let key = Refused { caller: caller.scope(), what: What::Of(owner, refused, None) };
-        let (stands, purpose) = (self.refused.stands(&key, Instant::now()), ask.purpose.clone());
+    async fn put_damage_on_record(
+        &self,
+        asked: Asked<'_>,
+        id: CredentialId,
+        version: u32,
+    ) -> Result<bool, WriteError> {
+        let Asked {
+            users,
+            caller,
+            owner,
+            ask,
+        } = asked;
+        let refused = NotShown {
+            id,
+            reason: RefusedFor::Damaged,
+        };
+        let key = Refused {
+            caller: caller.scope(),
+            what: What::Of(owner, refused, None),
+        };
+        let (stands, purpose) = (
+            self.refused.stands(&key, Instant::now()),
+            ask.purpose.clone(),
+        );
         let planner = move |state: &User, now| {
             let is_held = matches!(state.credential(id), Some(Credential::Held { version: held, .. }) if *held == version);
             let changes = match is_held && !stands {
                 true => state.decide(now, refuse(refused, &Which::Id(id), &purpose))?,
                 false => vec![],
             };
-            Ok(Plan { changes, outcome: is_held.into(), ..Plan::default() })
+            Ok(Plan {
+                changes,
+                outcome: is_held.into(),
+                ..Plan::default()
+            })
         };
-        let is_held = users.plan(owner, None, caller.metadata(), Arc::new(planner)).await?.outcome == true;
+        let is_held = users
+            .plan(owner, None, caller.metadata(), Arc::new(planner))
+            .await?
+            .outcome
+            == true;
         if is_held {
             self.refused.remember(key, Instant::now());
         }
@@ -215,17 +305,46 @@ impl Vault {
         secret: Plaintext,
     ) -> Result<Stored, WriteError> {
         let named = Named::Id(id);
-        let ask = Ask { named, kinds: &[CredentialKind::Profile], right: Right::Every, purpose: None };
+        let ask = Ask {
+            named,
+            kinds: &[CredentialKind::Profile],
+            right: Right::Every,
+            purpose: None,
+        };
         let owner = match self.owner(&ask.named).await? {
             Ok(owner) => owner,
             Err(nobodys) => return Err(self.refuse_nobodys(caller, &ask, nobodys).await?.into()),
         };
-        let stored = self.store(users, owner, asking, Target::Existing { id, platform_username: None }, secret).await;
+        let stored = self
+            .store(
+                users,
+                owner,
+                asking,
+                Target::Existing {
+                    id,
+                    platform_username: None,
+                },
+                secret,
+            )
+            .await;
         match stored {
-            Err(WriteError::Forgotten) => Err(self.refuse_nobodys(caller, &ask, Nobodys::Forgotten).await?.into()),
+            Err(WriteError::Forgotten) => Err(self
+                .refuse_nobodys(caller, &ask, Nobodys::Forgotten)
+                .await?
+                .into()),
             Err(WriteError::Refused(refusal)) => {
                 // Where a reveal would be refused too; what is refused as a store alone is no concern of the owner's.
-                let _ = self.put_on_record(Asked { users, caller, owner, ask: &ask }, false).await?;
+                let _ = self
+                    .put_on_record(
+                        Asked {
+                            users,
+                            caller,
+                            owner,
+                            ask: &ask,
+                        },
+                        false,
+                    )
+                    .await?;
                 Err(refusal.into())
             }
             stored => stored,
@@ -238,7 +357,9 @@ impl Vault {
             Named::Id(id) => self.owner_of(*id).await?,
             Named::For { user, .. } => Some(*user),
         };
-        let Some(user) = user.filter(|user| !user.0.is_nil()) else { return Ok(Err(Nobodys::Unknown)) };
+        let Some(user) = user.filter(|user| !user.0.is_nil()) else {
+            return Ok(Err(Nobodys::Unknown));
+        };
         match self.log.keys(user.0).await {
             Ok(KeyState::Live(_)) => Ok(Ok(user)),
             Ok(KeyState::Destroyed) => Ok(Err(Nobodys::Forgotten)),
@@ -259,14 +380,26 @@ impl Vault {
     }
 
     /// Puts on record that something was asked for that is nobody's, and gives what the caller is told.
-    async fn refuse_nobodys(&self, caller: &Caller, ask: &Ask, reason: Nobodys) -> Result<Refusal, WriteError> {
+    async fn refuse_nobodys(
+        &self,
+        caller: &Caller,
+        ask: &Ask,
+        reason: Nobodys,
+    ) -> Result<Refusal, WriteError> {
         let (credential, user) = match &ask.named {
             Named::Id(id) => (Some(*id), None),
             Named::For { user, .. } => (None, Some(*user)),
         };
-        let key = Refused { caller: caller.scope(), what: What::Nobodys(credential, user) };
+        let key = Refused {
+            caller: caller.scope(),
+            what: What::Nobodys(credential, user),
+        };
         if !self.refused.stands(&key, Instant::now()) {
-            let refused = AccessCommand::RefuseCredential { reason, credential, user };
+            let refused = AccessCommand::RefuseCredential {
+                reason,
+                credential,
+                user,
+            };
             access::note(&self.log, vec![refused], caller.metadata()).await?;
             self.refused.remember(key, Instant::now());
         }
@@ -283,5 +416,10 @@ fn refuse(refused: NotShown, which: &Which, purpose: &Option<String>) -> UserCom
         Which::Id(_) => None,
         Which::For(platform) => Some(platform.clone()),
     };
-    UserCommand::RefuseCredential { credential: refused.id, reason: refused.reason, platform, purpose: purpose.clone() }
+    UserCommand::RefuseCredential {
+        credential: refused.id,
+        reason: refused.reason,
+        platform,
+        purpose: purpose.clone(),
+    }
 }

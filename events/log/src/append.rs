@@ -204,12 +204,18 @@ pub enum Work {
 impl Work {
     /// Whether it is a condition of the append.
     pub(crate) fn is_condition(&self) -> bool {
-        matches!(self, Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_))
+        matches!(
+            self,
+            Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_)
+        )
     }
 
     /// Whether a sealed secret goes that was there before.
     pub(crate) fn deletes_a_secret(&self) -> bool {
-        matches!(self, Self::PutSecret { version: 2.., .. } | Self::DeleteSecret { .. })
+        matches!(
+            self,
+            Self::PutSecret { version: 2.., .. } | Self::DeleteSecret { .. }
+        )
     }
 
     /// How many bytes it brings, where they are many.
@@ -300,13 +306,19 @@ pub(crate) struct Request {
 
 impl Request {
     pub fn bytes(&self) -> usize {
-        let rows: usize = self.rows.iter().map(|row| row.payload.len() + row.metadata.len() + 256).sum();
+        let rows: usize = self
+            .rows
+            .iter()
+            .map(|row| row.payload.len() + row.metadata.len() + 256)
+            .sum();
         rows + self.work.iter().map(Work::bytes).sum::<usize>()
     }
 
     /// Whether the owner's key is made in this very append.
     pub fn makes_key_of(&self, owner: Uuid) -> bool {
-        self.work.iter().any(|work| matches!(work, Work::NewKey(key) if key.owner == owner))
+        self.work
+            .iter()
+            .any(|work| matches!(work, Work::NewKey(key) if key.owner == owner))
     }
 
     pub fn owners(&self) -> impl Iterator<Item = Uuid> {
@@ -358,29 +370,61 @@ impl WorkJson {
                 "t": "new_key", "user_id": key.owner, "key_id": key.key_id,
                 "master_id": key.master_id, "wrapped": BASE64.encode(&key.sealed),
             }),
-            Work::PutSecret { user, secret_id, version, sealed } => json!({
+            Work::PutSecret {
+                user,
+                secret_id,
+                version,
+                sealed,
+            } => json!({
                 "t": "put_secret", "user_id": user, "secret_id": secret_id,
                 "version": version, "sealed": BASE64.encode(sealed),
             }),
-            Work::DeleteSecret { secret_id } => json!({"t": "delete_secret", "secret_id": secret_id}),
+            Work::DeleteSecret { secret_id } => {
+                json!({"t": "delete_secret", "secret_id": secret_id})
+            }
             Work::OpenSession(session) => json!({
                 "t": "open_session", "user_id": session.user, "family": session.family, "token_hash": session.token_hash,
                 "agent": session.agent_sealed.as_ref().map(|sealed| BASE64.encode(sealed)),
                 "now": session.now, "expires_at": session.expires_at, "most": MAX_SESSIONS,
             }),
             Work::EndSession { family } => json!({"t": "end_session", "family": family}),
-            Work::EndSessions { user, but } => json!({"t": "end_sessions", "user_id": user, "but": but}),
-            Work::PutBlob { id, user, name, size, media_type, created_at } => json!({
+            Work::EndSessions { user, but } => {
+                json!({"t": "end_sessions", "user_id": user, "but": but})
+            }
+            Work::PutBlob {
+                id,
+                user,
+                name,
+                size,
+                media_type,
+                created_at,
+            } => json!({
                 "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
                 "media_type": media_type, "created_at": created_at,
             }),
-            Work::PutLease { kind, id, user, stream_id, holder, expires_at } => json!({
+            Work::PutLease {
+                kind,
+                id,
+                user,
+                stream_id,
+                holder,
+                expires_at,
+            } => json!({
                 "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user, "stream_id": stream_id,
                 "holder": holder, "expires_at": expires_at,
             }),
-            Work::DropLease { kind, id } => json!({"t": "drop_lease", "kind": kind.as_str(), "id": id}),
-            Work::CancelLease { kind, id } => json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id}),
-            Work::OnlyIfLapsed { kind, id, holder, now } => json!({
+            Work::DropLease { kind, id } => {
+                json!({"t": "drop_lease", "kind": kind.as_str(), "id": id})
+            }
+            Work::CancelLease { kind, id } => {
+                json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id})
+            }
+            Work::OnlyIfLapsed {
+                kind,
+                id,
+                holder,
+                now,
+            } => json!({
                 "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
             }),
             Work::Remember(outcome) => json!({
@@ -390,7 +434,9 @@ impl WorkJson {
             Work::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
             Work::Forget { user, at } => json!({"t": "forget", "user_id": user, "at": at}),
-            Work::AwaitForget { user, due } => json!({"t": "await_forget", "user_id": user, "due": due}),
+            Work::AwaitForget { user, due } => {
+                json!({"t": "await_forget", "user_id": user, "due": due})
+            }
             Work::Stay { user } => json!({"t": "stay", "user_id": user}),
         };
         Self { r: request, fields }

@@ -35,29 +35,97 @@ pub(crate) async fn append(
     appended
 }
 
-async fn append_on(connection: &mut PgConnection, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
-    let rows = || batch.iter().enumerate().flat_map(|(n, request)| request.rows.iter().map(move |row| (n as i32, *request, row)));
-    let work: Vec<WorkJson> =
-        (0_i32..).zip(batch).flat_map(|(n, request)| request.work.iter().map(move |work| WorkJson::new(n, work))).collect();
+async fn append_on(
+    connection: &mut PgConnection,
+    batch: &[&Request],
+) -> Result<Vec<Outcome>, sqlx::Error> {
+    let rows = || {
+        batch.iter().enumerate().flat_map(|(n, request)| {
+            request
+                .rows
+                .iter()
+                .map(move |row| (n as i32, *request, row))
+        })
+    };
+    let work: Vec<WorkJson> = (0_i32..)
+        .zip(batch)
+        .flat_map(|(n, request)| request.work.iter().map(move |work| WorkJson::new(n, work)))
+        .collect();
     let answers = sqlx::query(
         "SELECT request, outcome, first_position, last_position \
          FROM append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(rows().map(|(n, _, _)| n).collect::<Vec<i32>>())
-    .bind(rows().map(|(_, _, row)| row.kind.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.id.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.sequence as i64).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.event_type.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.event_version.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.payload.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.metadata.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.event_id.to_string()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.owner.to_string()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.owner_seq as i64).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.slice as i64).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.recorded_at.0).collect::<Vec<_>>())
-    .bind(rows().map(|(_, _, row)| row.digest.as_slice()).collect::<Vec<_>>())
-    .bind(rows().map(|(_, request, row)| request.system_owners.contains(&row.owner)).collect::<Vec<_>>())
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.kind.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.sequence as i64)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.event_type.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.event_version.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.payload.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.metadata.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.event_id.to_string())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.owner.to_string())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.owner_seq as i64)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.slice as i64)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.recorded_at.0)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, _, row)| row.digest.as_slice())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows()
+            .map(|(_, request, row)| request.system_owners.contains(&row.owner))
+            .collect::<Vec<_>>(),
+    )
     .bind((!work.is_empty()).then_some(sqlx::types::Json(work)))
     .fetch_all(connection)
     .await?;
@@ -69,13 +137,20 @@ async fn append_on(connection: &mut PgConnection, batch: &[&Request]) -> Result<
 fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx::Error> {
     let (mut head, mut told) = (None, vec![None; batch.len()]);
     for answer in answers {
-        let position = |column: &str| answer.try_get::<Option<i64>, _>(column).map(|p| p.unwrap_or(0) as u64);
+        let position = |column: &str| {
+            answer
+                .try_get::<Option<i64>, _>(column)
+                .map(|p| p.unwrap_or(0) as u64)
+        };
         let outcome = match answer.try_get::<&str, _>("outcome")? {
             "head" => {
                 head = Some(position("first_position")?);
                 continue;
             }
-            "already" => Outcome::Written(Appended { first: position("first_position")?, last: position("last_position")? }),
+            "already" => Outcome::Written(Appended {
+                first: position("first_position")?,
+                last: position("last_position")?,
+            }),
             "key_not_live" => Outcome::KeyNotLive,
             "taken" => Outcome::Taken,
             "key_used" => Outcome::KeyUsed,
@@ -91,7 +166,10 @@ fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx:
     let mut head = head.ok_or(sqlx::Error::RowNotFound)?;
     let appended = |(request, told): (&&Request, Option<Outcome>)| {
         told.unwrap_or_else(|| {
-            let at = Appended { first: head + 1, last: head + request.rows.len() as u64 };
+            let at = Appended {
+                first: head + 1,
+                last: head + request.rows.len() as u64,
+            };
             head = at.last;
             Outcome::Written(at)
         })

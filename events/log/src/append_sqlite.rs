@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use sqlx::{Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, pool::PoolConnection, types::Json};
+use sqlx::{
+    Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, pool::PoolConnection,
+    types::Json,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -21,7 +24,11 @@ const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 pub(crate) type Held = Option<PoolConnection<Sqlite>>;
 
 /// Appends a batch.
-pub(crate) async fn append(pool: &SqlitePool, held: &mut Held, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+pub(crate) async fn append(
+    pool: &SqlitePool,
+    held: &mut Held,
+    batch: &[&Request],
+) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut connection = match held.take() {
         Some(connection) => connection,
         None => pool.acquire().await?,
@@ -31,19 +38,32 @@ pub(crate) async fn append(pool: &SqlitePool, held: &mut Held, batch: &[&Request
     outcomes
 }
 
-async fn append_on(connection: &mut SqliteConnection, batch: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+async fn append_on(
+    connection: &mut SqliteConnection,
+    batch: &[&Request],
+) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let mut head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(&mut *tx).await?;
+    let mut head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events")
+        .fetch_one(&mut *tx)
+        .await?;
     let doubtful = doubtful(&mut tx, batch).await?;
-    let (mut outcomes, mut rows, mut work) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
+    let (mut outcomes, mut rows, mut work) =
+        (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
     for (n, request) in batch.iter().enumerate() {
-        let refused = if doubtful.contains(&n) { judge(&mut tx, request).await? } else { None };
+        let refused = if doubtful.contains(&n) {
+            judge(&mut tx, request).await?
+        } else {
+            None
+        };
         outcomes.push(refused.unwrap_or_else(|| {
             let first = head + 1;
             rows.extend((first..).zip(&request.rows));
             work.extend(&request.work);
             head += request.rows.len() as i64;
-            Outcome::Written(Appended { first: first as u64, last: head as u64 })
+            Outcome::Written(Appended {
+                first: first as u64,
+                last: head as u64,
+            })
         }));
     }
     insert(&mut tx, &rows).await?;
@@ -64,9 +84,20 @@ async fn doubtful(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<HashSet<usize>,
             let first = owners.entry(row.owner).or_insert(row.owner_seq);
             *first = row.owner_seq.min(*first);
         }
-        let needs_no_key = |owner: &Uuid| request.system_owners.contains(owner) || request.makes_key_of(*owner);
-        fences.extend(owners.into_iter().map(|(owner, first)| (n, owner, first, needs_no_key(&owner))));
-        firsts.extend(request.rows.iter().filter(|row| row.sequence == 1).map(|row| (n, &row.kind, &row.id)));
+        let needs_no_key =
+            |owner: &Uuid| request.system_owners.contains(owner) || request.makes_key_of(*owner);
+        fences.extend(
+            owners
+                .into_iter()
+                .map(|(owner, first)| (n, owner, first, needs_no_key(&owner))),
+        );
+        firsts.extend(
+            request
+                .rows
+                .iter()
+                .filter(|row| row.sequence == 1)
+                .map(|row| (n, &row.kind, &row.id)),
+        );
         if request.work.iter().any(Work::is_condition) {
             doubtful.insert(n);
         }
@@ -76,13 +107,19 @@ async fn doubtful(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<HashSet<usize>,
          SELECT DISTINCT r.request FROM r LEFT JOIN user_keys k ON k.user_id = r.owner AND k.state = 'live' \
          LEFT JOIN events e ON e.user_id = r.owner AND e.user_seq >= r.first - 1 \
          WHERE NOT (r.system OR k.user_id IS NOT NULL) OR e.user_seq >= r.first OR (e.user_seq IS NULL AND r.first <> 1)";
-    let found: Vec<i64> = sqlx::query_scalar(sql).bind(Json(fences)).fetch_all(&mut **tx).await?;
+    let found: Vec<i64> = sqlx::query_scalar(sql)
+        .bind(Json(fences))
+        .fetch_all(&mut **tx)
+        .await?;
     doubtful.extend(found.into_iter().map(|n| n as usize));
     if !firsts.is_empty() {
         let sql = "WITH r AS (SELECT value ->> 0 AS request, value ->> 1 AS kind, value ->> 2 AS id FROM json_each($1)) \
              SELECT DISTINCT r.request FROM r JOIN events e \
                  ON e.aggregate_type = r.kind AND e.aggregate_id = r.id AND e.sequence = 1";
-        let found: Vec<i64> = sqlx::query_scalar(sql).bind(Json(firsts)).fetch_all(&mut **tx).await?;
+        let found: Vec<i64> = sqlx::query_scalar(sql)
+            .bind(Json(firsts))
+            .fetch_all(&mut **tx)
+            .await?;
         doubtful.extend(found.into_iter().map(|n| n as usize));
     }
     Ok(doubtful)
@@ -122,12 +159,19 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
     }
     for work in &request.work {
         if let Work::Remember(outcome) = work {
-            let used = sqlx::query("SELECT 1 FROM idempotency WHERE key_hash = $1").bind(&outcome.key);
+            let used =
+                sqlx::query("SELECT 1 FROM idempotency WHERE key_hash = $1").bind(&outcome.key);
             if used.fetch_optional(&mut **tx).await?.is_some() {
                 return Ok(Some(Outcome::KeyUsed));
             }
         }
-        if let Work::OnlyIfLapsed { kind, id, holder, now } = work {
+        if let Work::OnlyIfLapsed {
+            kind,
+            id,
+            holder,
+            now,
+        } = work
+        {
             let lapsed = sqlx::query("SELECT 1 FROM leases WHERE kind = $1 AND id = $2 AND holder = $3 AND expires_at <= $4")
                 .bind(kind.as_str())
                 .bind(id)
@@ -143,13 +187,24 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
     Ok(None)
 }
 
-async fn is_stale(tx: &mut Tx<'_>, request: &Request, owners: &[Uuid]) -> Result<bool, sqlx::Error> {
+async fn is_stale(
+    tx: &mut Tx<'_>,
+    request: &Request,
+    owners: &[Uuid],
+) -> Result<bool, sqlx::Error> {
     for owner in owners {
-        let fence = request.rows.iter().filter(|row| row.owner == *owner).map(|row| row.owner_seq).min().unwrap_or(0);
-        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
-            .bind(owner.to_string())
-            .fetch_one(&mut **tx)
-            .await?;
+        let fence = request
+            .rows
+            .iter()
+            .filter(|row| row.owner == *owner)
+            .map(|row| row.owner_seq)
+            .min()
+            .unwrap_or(0);
+        let last: i64 =
+            sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
+                .bind(owner.to_string())
+                .fetch_one(&mut **tx)
+                .await?;
         if fence as i64 != last + 1 {
             return Ok(true);
         }
@@ -158,7 +213,9 @@ async fn is_stale(tx: &mut Tx<'_>, request: &Request, owners: &[Uuid]) -> Result
 }
 
 async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>, sqlx::Error> {
-    let (Some(first), Some(last)) = (request.rows.first(), request.rows.last()) else { return Ok(None) };
+    let (Some(first), Some(last)) = (request.rows.first(), request.rows.last()) else {
+        return Ok(None);
+    };
     let mut positions = Vec::with_capacity(2);
     for row in [first, last] {
         let found = sqlx::query("SELECT position FROM events WHERE event_id = $1")
@@ -170,14 +227,19 @@ async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>,
             None => return Ok(None),
         }
     }
-    Ok(Some(Appended { first: positions[0], last: positions[1] }))
+    Ok(Some(Appended {
+        first: positions[0],
+        last: positions[1],
+    }))
 }
 
 /// Whether the epoch in which alone it was to be written is over.
 async fn is_deposed(tx: &mut Tx<'_>, request: &Request) -> Result<bool, sqlx::Error> {
     for work in &request.work {
         if let Work::OnlyInEpoch(epoch) = work {
-            let present = sqlx::query("SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1").bind(epoch.number());
+            let present =
+                sqlx::query("SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1")
+                    .bind(epoch.number());
             if present.fetch_optional(&mut **tx).await?.is_none() {
                 return Ok(true);
             }
@@ -190,12 +252,16 @@ async fn key_is_live(tx: &mut Tx<'_>, request: &Request, owner: Uuid) -> Result<
     if request.makes_key_of(owner) {
         return Ok(true);
     }
-    let live = sqlx::query("SELECT 1 FROM user_keys WHERE user_id = $1 AND state = 'live'").bind(owner.to_string());
+    let live = sqlx::query("SELECT 1 FROM user_keys WHERE user_id = $1 AND state = 'live'")
+        .bind(owner.to_string());
     Ok(live.fetch_optional(&mut **tx).await?.is_some())
 }
 
 /// Inserts rows at their positions.
-pub(crate) async fn insert(tx: &mut Tx<'_>, mut rows: &[(i64, &StoredRow)]) -> Result<(), sqlx::Error> {
+pub(crate) async fn insert(
+    tx: &mut Tx<'_>,
+    mut rows: &[(i64, &StoredRow)],
+) -> Result<(), sqlx::Error> {
     while let Some(size) = ROWS_AT_ONCE.into_iter().find(|size| *size <= rows.len()) {
         let (now, later) = rows.split_at(size);
         let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; size].join(", ");
@@ -203,23 +269,25 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, mut rows: &[(i64, &StoredRow)]) -> R
             "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, \
                                  metadata, event_id, user_id, user_seq, slice, recorded_at, digest) VALUES {values}"
         );
-        let query = now.iter().fold(sqlx::query(&sql), |query, (position, row)| {
-            query
-                .bind(position)
-                .bind(&row.kind)
-                .bind(&row.id)
-                .bind(row.sequence as i64)
-                .bind(&row.event_type)
-                .bind(&row.event_version)
-                .bind(&row.payload)
-                .bind(&row.metadata)
-                .bind(row.event_id.to_string())
-                .bind(row.owner.to_string())
-                .bind(row.owner_seq as i64)
-                .bind(row.slice as i64)
-                .bind(row.recorded_at.0)
-                .bind(&row.digest)
-        });
+        let query = now
+            .iter()
+            .fold(sqlx::query(&sql), |query, (position, row)| {
+                query
+                    .bind(position)
+                    .bind(&row.kind)
+                    .bind(&row.id)
+                    .bind(row.sequence as i64)
+                    .bind(&row.event_type)
+                    .bind(&row.event_version)
+                    .bind(&row.payload)
+                    .bind(&row.metadata)
+                    .bind(row.event_id.to_string())
+                    .bind(row.owner.to_string())
+                    .bind(row.owner_seq as i64)
+                    .bind(row.slice as i64)
+                    .bind(row.recorded_at.0)
+                    .bind(&row.digest)
+            });
         query.execute(&mut **tx).await?;
         rows = later;
     }
@@ -322,7 +390,10 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
 /// The fact is the user's last event, inserted by this very append.
 async fn forget(tx: &mut Tx<'_>, user: &str, at: i64) -> Result<(), sqlx::Error> {
     let sql = "SELECT position FROM events WHERE user_id = $1 ORDER BY user_seq DESC LIMIT 1";
-    let position: i64 = sqlx::query_scalar(sql).bind(user).fetch_one(&mut **tx).await?;
+    let position: i64 = sqlx::query_scalar(sql)
+        .bind(user)
+        .fetch_one(&mut **tx)
+        .await?;
     sqlx::query("UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = $2 WHERE user_id = $1")
         .bind(user)
         .bind(position)

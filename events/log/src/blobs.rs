@@ -72,7 +72,9 @@ pub struct Blob {
 impl Blob {
     /// Its name, as its user calls it.
     pub fn name(&self, keys: &UserKeys) -> Result<String, LogError> {
-        let damaged = |reason| LogError::Statement(format!("the name of file {} is damaged: {reason}", self.id));
+        let damaged = |reason| {
+            LogError::Statement(format!("the name of file {} is damaged: {reason}", self.id))
+        };
         keys.open_text(COLUMN, &self.name).map_err(damaged)
     }
 }
@@ -83,8 +85,15 @@ pub fn parts_of(size: u64) -> u64 {
 }
 
 /// Seals a part of a file. Its file, its number and whether it is the last are bound to it: no part can be moved, left out or cut off.
-pub fn seal_part(keys: &UserKeys, file: BlobId, number: u64, is_last: bool, bytes: &[u8]) -> Vec<u8> {
-    keys.payload().seal(bytes, &part_place(file, number, is_last))
+pub fn seal_part(
+    keys: &UserKeys,
+    file: BlobId,
+    number: u64,
+    is_last: bool,
+    bytes: &[u8],
+) -> Vec<u8> {
+    keys.payload()
+        .seal(bytes, &part_place(file, number, is_last))
 }
 
 /// Opens a part that was sealed as that one of that file.
@@ -95,18 +104,28 @@ pub fn open_part(
     is_last: bool,
     sealed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
-    keys.payload().open(sealed, &part_place(file, number, is_last))
+    keys.payload()
+        .open(sealed, &part_place(file, number, is_last))
 }
 
 fn part_place(file: BlobId, number: u64, is_last: bool) -> Place {
-    Place::new(&["blob v1", &file.to_string(), &number.to_string(), if is_last { "last" } else { "more" }])
+    Place::new(&[
+        "blob v1",
+        &file.to_string(),
+        &number.to_string(),
+        if is_last { "last" } else { "more" },
+    ])
 }
 
 fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
     let (id, user): (String, String) = (row.try_get("id")?, row.try_get("user_id")?);
     Ok(Blob {
-        id: id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        user: user.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        id: id
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        user: user
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         name: row.try_get("name")?,
         size: row.try_get::<i64, _>("size")? as u64,
         media_type: row.try_get("media_type")?,
@@ -127,13 +146,23 @@ impl Log {
     }
 
     /// A user's kept files in order of their ids, at most `limit`, after one of them.
-    pub async fn blobs_of(&self, user: UserId, after: Option<BlobId>, limit: i64) -> Result<Vec<Blob>, LogError> {
+    pub async fn blobs_of(
+        &self,
+        user: UserId,
+        after: Option<BlobId>,
+        limit: i64,
+    ) -> Result<Vec<Blob>, LogError> {
         self.store()
             .run(async move |store: Store| {
                 let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs \
                            WHERE user_id = $1 AND state = 'kept' AND id > $2 ORDER BY id LIMIT $3";
                 let after = after.map(|id| id.to_string()).unwrap_or_default();
-                let rows = sqlx::query(sql).bind(user.to_string()).bind(after).bind(limit).fetch_all(store.reads()).await?;
+                let rows = sqlx::query(sql)
+                    .bind(user.to_string())
+                    .bind(after)
+                    .bind(limit)
+                    .fetch_all(store.reads())
+                    .await?;
                 Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
             })
             .await
@@ -156,7 +185,9 @@ impl Log {
             .run(async move |store: Store| {
                 let places: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
                 let sql = format!("SELECT id FROM blobs WHERE id IN ({})", places.join(", "));
-                let query = ids.iter().fold(sqlx::query_scalar(&sql), |query, id| query.bind(id.to_string()));
+                let query = ids.iter().fold(sqlx::query_scalar(&sql), |query, id| {
+                    query.bind(id.to_string())
+                });
                 let found: Vec<String> = query.fetch_all(store.reads()).await?;
                 Ok(found.iter().filter_map(|id| id.parse().ok()).collect())
             })
@@ -166,14 +197,17 @@ impl Log {
     /// From now on nobody reads this user's files. Their rows stay until [`Log::drop_doomed_blobs`], so that a crash in between
     /// leaves a note of what is still to be deleted.
     pub async fn doom_blobs_of(&self, user: UserId) -> Result<(), LogError> {
-        self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user).await
+        self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user)
+            .await
     }
 
     /// Whose files are doomed and may still have bytes; some of them, when they are many.
     pub async fn doomed_blob_owners(&self) -> Result<Vec<UserId>, LogError> {
         self.store()
             .run(async move |store: Store| {
-                let sql = format!("SELECT DISTINCT user_id FROM blobs WHERE state = 'doomed' LIMIT {ROWS_AT_ONCE}");
+                let sql = format!(
+                    "SELECT DISTINCT user_id FROM blobs WHERE state = 'doomed' LIMIT {ROWS_AT_ONCE}"
+                );
                 let found: Vec<String> = sqlx::query_scalar(&sql).fetch_all(store.reads()).await?;
                 Ok(found.iter().filter_map(|user| user.parse().ok()).collect())
             })
@@ -182,14 +216,21 @@ impl Log {
 
     /// The bytes of this user's doomed files have gone: the rows go, too.
     pub async fn drop_doomed_blobs(&self, user: UserId) -> Result<(), LogError> {
-        self.change("DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'", user).await
+        self.change(
+            "DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'",
+            user,
+        )
+        .await
     }
 
     async fn change(&self, sql: &'static str, user: UserId) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
-                sqlx::query(sql).bind(user.to_string()).execute(&mut *tx).await?;
+                sqlx::query(sql)
+                    .bind(user.to_string())
+                    .execute(&mut *tx)
+                    .await?;
                 Ok(tx.commit().await?)
             })
             .await
@@ -208,56 +249,124 @@ mod tests {
 
     async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> NewBlob {
         let (id, created_at) = (BlobId(store.clock.new_uuid()), store.clock.now());
-        let blob = NewBlob { id, user, name: "my diary.zip".into(), size: 7, media_type: "application/zip".into(), created_at };
+        let blob = NewBlob {
+            id,
+            user,
+            name: "my diary.zip".into(),
+            size: 7,
+            media_type: "application/zip".into(),
+            created_at,
+        };
         let stream = StreamId::new(StreamKind::Account, user);
-        let fact = NewFact { stream, sequence: after + 1, event: Event::Account(AccountEvent::SignedIn) };
+        let fact = NewFact {
+            stream,
+            sequence: after + 1,
+            event: Event::Account(AccountEvent::SignedIn),
+        };
         let work = vec![blob.row(&log.live_keys(user).await.unwrap())];
         let groups = vec![Group::of_user(user, after, vec![fact])];
-        log.append(Append { groups, work, metadata: Metadata::system(), remember: None }).await.unwrap();
+        log.append(Append {
+            groups,
+            work,
+            metadata: Metadata::system(),
+            remember: None,
+        })
+        .await
+        .unwrap();
         blob
     }
 
-    both_stores!(a_row_comes_with_its_fact_and_goes_when_its_bytes_have, async |store: TestStore| {
-        let log = store.open().await.log;
-        let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
-        let (hers, his) = (keep(&store, &log, ada, 1).await, keep(&store, &log, bob, 1).await);
-        let found = log.blob(hers.id).await.unwrap().unwrap();
-        let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
-        assert_eq!((found.user, name.as_str(), found.size, found.created_at), (ada, "my diary.zip", 7, hers.created_at));
-        assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
-        assert_eq!(log.blobs_of(ada, None, 10).await.unwrap(), std::slice::from_ref(&found));
-        assert_eq!(log.blobs_of(ada, Some(hers.id), 10).await.unwrap(), []);
-        assert!(!store.holds("diary").await);
+    both_stores!(
+        a_row_comes_with_its_fact_and_goes_when_its_bytes_have,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let (ada, bob) = (
+                store.register(&log, "ada").await,
+                store.register(&log, "bob").await,
+            );
+            let (hers, his) = (
+                keep(&store, &log, ada, 1).await,
+                keep(&store, &log, bob, 1).await,
+            );
+            let found = log.blob(hers.id).await.unwrap().unwrap();
+            let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
+            assert_eq!(
+                (found.user, name.as_str(), found.size, found.created_at),
+                (ada, "my diary.zip", 7, hers.created_at)
+            );
+            assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
+            assert_eq!(
+                log.blobs_of(ada, None, 10).await.unwrap(),
+                std::slice::from_ref(&found)
+            );
+            assert_eq!(log.blobs_of(ada, Some(hers.id), 10).await.unwrap(), []);
+            assert!(!store.holds("diary").await);
 
-        log.doom_blobs_of(ada).await.unwrap();
-        assert_eq!(log.blob(hers.id).await.unwrap(), None);
-        assert_eq!(log.doomed_blob_owners().await.unwrap(), [ada]);
-        let nobodys = BlobId(store.clock.new_uuid());
-        let known = log.known_blobs(vec![hers.id, his.id, nobodys]).await.unwrap();
-        assert_eq!(known, HashSet::from([hers.id, his.id]), "the doomed are still to be deleted by whoever doomed them");
-        for user in [ada, bob] {
-            log.drop_doomed_blobs(user).await.unwrap();
+            log.doom_blobs_of(ada).await.unwrap();
+            assert_eq!(log.blob(hers.id).await.unwrap(), None);
+            assert_eq!(log.doomed_blob_owners().await.unwrap(), [ada]);
+            let nobodys = BlobId(store.clock.new_uuid());
+            let known = log
+                .known_blobs(vec![hers.id, his.id, nobodys])
+                .await
+                .unwrap();
+            assert_eq!(
+                known,
+                HashSet::from([hers.id, his.id]),
+                "the doomed are still to be deleted by whoever doomed them"
+            );
+            for user in [ada, bob] {
+                log.drop_doomed_blobs(user).await.unwrap();
+            }
+            assert_eq!(
+                log.known_blobs(vec![hers.id, his.id]).await.unwrap(),
+                HashSet::from([his.id])
+            );
+            assert!(log.blob(his.id).await.unwrap().is_some());
         }
-        assert_eq!(log.known_blobs(vec![hers.id, his.id]).await.unwrap(), HashSet::from([his.id]));
-        assert!(log.blob(his.id).await.unwrap().is_some());
-    });
+    );
 
     #[test]
     fn a_part_opens_as_itself_only() {
         let ring = crate::MasterKeys::parse(&crate::MasterKeys::generate()).unwrap();
-        let of = |n| ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n)).0.payload();
-        let (keys, file, other) = (of(1), BlobId(uuid::Uuid::from_u128(8)), BlobId(uuid::Uuid::from_u128(9)));
+        let of = |n| {
+            ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n))
+                .0
+                .payload()
+        };
+        let (keys, file, other) = (
+            of(1),
+            BlobId(uuid::Uuid::from_u128(8)),
+            BlobId(uuid::Uuid::from_u128(9)),
+        );
         let sealed = seal_part(&keys, file, 3, false, b"bytes");
-        assert_eq!(open_part(&keys, file, 3, false, &sealed).unwrap().as_slice(), b"bytes");
-        assert!(open_part(&keys, file, 3, true, &sealed).is_err(), "what followed it was cut off");
+        assert_eq!(
+            open_part(&keys, file, 3, false, &sealed)
+                .unwrap()
+                .as_slice(),
+            b"bytes"
+        );
+        assert!(
+            open_part(&keys, file, 3, true, &sealed).is_err(),
+            "what followed it was cut off"
+        );
         assert!(open_part(&keys, file, 2, false, &sealed).is_err(), "moved");
-        assert!(open_part(&keys, other, 3, false, &sealed).is_err(), "of another file");
-        assert!(open_part(&of(2), file, 3, false, &sealed).is_err(), "of another user");
+        assert!(
+            open_part(&keys, other, 3, false, &sealed).is_err(),
+            "of another file"
+        );
+        assert!(
+            open_part(&of(2), file, 3, false, &sealed).is_err(),
+            "of another user"
+        );
     }
 
     #[test]
     fn even_an_empty_file_has_a_last_part() {
         let part = PART as u64;
-        assert_eq!([0, 1, part, part + 1, 2 * part].map(parts_of), [1, 1, 1, 2, 2]);
+        assert_eq!(
+            [0, 1, part, part + 1, 2 * part].map(parts_of),
+            [1, 1, 1, 2, 2]
+        );
     }
 }

@@ -23,7 +23,9 @@ impl Clock {
 
     /// A clock that stands until it is moved.
     pub fn manual(at: Moment) -> Self {
-        Self { manual: Some(Arc::new(AtomicI64::new(at.0))) }
+        Self {
+            manual: Some(Arc::new(AtomicI64::new(at.0))),
+        }
     }
 
     /// Moves a manual clock; does nothing to the machine's.
@@ -34,12 +36,17 @@ impl Clock {
     }
 
     /// Now.
-    #[expect(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place that the rule points to"
+    )]
     pub fn now(&self) -> Moment {
         match &self.manual {
             Some(manual) => Moment(manual.load(Ordering::SeqCst)),
             None => {
-                let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let since_1970 = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap_or_default();
                 Moment(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
             }
         }

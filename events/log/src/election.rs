@@ -38,7 +38,9 @@ struct Term {
 
 impl Term {
     fn at(self, now: Instant) -> Option<Epoch> {
-        self.until.is_none_or(|until| now < until).then_some(self.epoch)
+        self.until
+            .is_none_or(|until| now < until)
+            .then_some(self.epoch)
     }
 }
 
@@ -54,7 +56,9 @@ impl Election {
     /// The epoch in which this node is elected now; `None` while it is not. A process that was stopped and goes on knows by its
     /// own clock, before it heard anything of the store, that its term may be over.
     pub fn now(&self) -> Option<Epoch> {
-        self.office.borrow().and_then(|term| term.at(Instant::now()))
+        self.office
+            .borrow()
+            .and_then(|term| term.at(Instant::now()))
     }
 
     /// Waits until this node is elected.
@@ -95,10 +99,17 @@ pub struct Elected {
 impl Log {
     /// Stands for election from now on. `node` names this process. An embedded store has one process, which is elected at once.
     pub async fn stand_for_election(&self, node: &str) -> Result<Election, LogError> {
-        let Some(options) = self.store().postgres() else { return self.elect_the_only_one(node).await };
+        let Some(options) = self.store().postgres() else {
+            return self.elect_the_only_one(node).await;
+        };
         let (tell, office) = watch::channel(None);
-        self.store().io().spawn(Candidate::new(&options, node, tell).stand());
-        Ok(Election { office, _embedded: None })
+        self.store()
+            .io()
+            .spawn(Candidate::new(&options, node, tell).stand());
+        Ok(Election {
+            office,
+            _embedded: None,
+        })
     }
 
     async fn elect_the_only_one(&self, node: &str) -> Result<Election, LogError> {
@@ -106,7 +117,11 @@ impl Log {
         let raise = async move |store: Store| {
             let mut tx = store.durable().await?;
             let sql = "UPDATE elections SET epoch = epoch + 1, node = $1, elected_at = $2 WHERE name = 'genie' RETURNING epoch";
-            let epoch = sqlx::query_scalar(sql).bind(&node).bind(now.0).fetch_one(&mut *tx).await?;
+            let epoch = sqlx::query_scalar(sql)
+                .bind(&node)
+                .bind(now.0)
+                .fetch_one(&mut *tx)
+                .await?;
             tx.commit().await?;
             Ok(Epoch(epoch))
         };
@@ -118,7 +133,10 @@ impl Log {
             }
         };
         let (tell, office) = watch::channel(Some(Term { epoch, until: None }));
-        Ok(Election { office, _embedded: Some(Arc::new(tell)) })
+        Ok(Election {
+            office,
+            _embedded: Some(Arc::new(tell)),
+        })
     }
 
     /// Who is elected; `None` when nobody is, or who was elected last has not been heard of for too long.
@@ -150,13 +168,26 @@ impl Store {
         self.check(self.durable().await?, epoch).await
     }
 
-    async fn check(&self, mut tx: Transaction<'static, Any>, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
+    async fn check(
+        &self,
+        mut tx: Transaction<'static, Any>,
+        epoch: Epoch,
+    ) -> Result<Transaction<'static, Any>, LogError> {
         let is_present: bool = match self.writing {
-            Writing::Postgres(_) => sqlx::query_scalar("SELECT in_office($1)").bind(epoch.0).fetch_one(&mut *tx).await?,
+            Writing::Postgres(_) => {
+                sqlx::query_scalar("SELECT in_office($1)")
+                    .bind(epoch.0)
+                    .fetch_one(&mut *tx)
+                    .await?
+            }
             // Every writing transaction excludes the others here, elections too.
             Writing::Sqlite(_) => {
                 let sql = "SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1";
-                sqlx::query(sql).bind(epoch.0).fetch_optional(&mut *tx).await?.is_some()
+                sqlx::query(sql)
+                    .bind(epoch.0)
+                    .fetch_optional(&mut *tx)
+                    .await?
+                    .is_some()
             }
         };
         match is_present {

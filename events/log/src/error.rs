@@ -26,13 +26,17 @@ pub enum LogError {
     #[error(transparent)]
     Damaged(#[from] Damaged),
     /// A position is missing: that can't happen, so somebody removed rows.
-    #[error("position {missing} is missing from the log; rows were removed or the store was restored badly")]
+    #[error(
+        "position {missing} is missing from the log; rows were removed or the store was restored badly"
+    )]
     Hole {
         /// The first that is missing.
         missing: u64,
     },
     /// An owner's event is missing: that can't happen, so somebody removed rows.
-    #[error("event {missing} of {owner} is missing from the log; rows were removed or the store was restored badly")]
+    #[error(
+        "event {missing} of {owner} is missing from the log; rows were removed or the store was restored badly"
+    )]
     EventsMissing {
         /// Whose.
         owner: String,
@@ -52,7 +56,9 @@ pub enum LogError {
         owner: String,
     },
     /// A key was sealed with a master key that is not in the ring.
-    #[error("master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS or its file")]
+    #[error(
+        "master key `{wanted}` is wanted and not in the ring; add it to GENIE_MASTER_KEYS or its file"
+    )]
     MasterKeyMissing {
         /// Its id.
         wanted: String,
@@ -73,7 +79,9 @@ pub enum LogError {
         wanted: String,
     },
     /// A key can't be opened with the master key of that id.
-    #[error("the key of {owner} can't be opened with master key `{master}`: it is not the key it was sealed with")]
+    #[error(
+        "the key of {owner} can't be opened with master key `{master}`: it is not the key it was sealed with"
+    )]
     MasterKeyWrong {
         /// Whose.
         owner: String,
@@ -97,7 +105,9 @@ pub enum LogError {
     #[error("the tree over the log can't be trusted: {0}; `genie audit verify` tells more")]
     Tree(String),
     /// What is in the store is not whole yet.
-    #[error("an import into this store was begun and not finished; run `genie log import` again, it goes on")]
+    #[error(
+        "an import into this store was begun and not finished; run `genie log import` again, it goes on"
+    )]
     ImportUnfinished,
     /// Ours: a statement that should not fail did.
     #[error("the store refused a statement: {0}")]
@@ -107,7 +117,11 @@ pub enum LogError {
 impl LogError {
     /// A damaged event of a stream.
     pub fn damaged(position: u64, stream: &StreamId, reason: impl ToString) -> Self {
-        Self::Damaged(Damaged { position, stream: stream.to_string(), reason: reason.to_string() })
+        Self::Damaged(Damaged {
+            position,
+            stream: stream.to_string(),
+            reason: reason.to_string(),
+        })
     }
 }
 

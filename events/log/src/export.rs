@@ -68,7 +68,10 @@ pub enum TransferError {
 
 impl TransferError {
     fn file(file: &Path, reason: impl ToString) -> Self {
-        Self::File { file: file.to_owned(), reason: reason.to_string() }
+        Self::File {
+            file: file.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }
 
@@ -79,9 +82,13 @@ impl From<sqlx::Error> for TransferError {
 }
 
 /// A step with the store, within the time that any may take: one that is gone without a word must not hold this for ever.
-pub(crate) async fn in_time<T>(step: impl Future<Output = Result<T, TransferError>>) -> Result<T, TransferError> {
+pub(crate) async fn in_time<T>(
+    step: impl Future<Output = Result<T, TransferError>>,
+) -> Result<T, TransferError> {
     let late = |_| Err(LogError::Away("it did not answer in time".into()).into());
-    tokio::time::timeout(LONGEST, step).await.unwrap_or_else(late)
+    tokio::time::timeout(LONGEST, step)
+        .await
+        .unwrap_or_else(late)
 }
 
 const LOG_FORMAT: &str = "genie log v1";

@@ -36,7 +36,12 @@ pub struct Follower {
 impl Log {
     /// Follows from after a position.
     pub fn follow(&self, after: u64) -> Follower {
-        Follower { log: self.clone(), after, state: Following::CatchingUp, reading: self.tail().watch_reading() }
+        Follower {
+            log: self.clone(),
+            after,
+            state: Following::CatchingUp,
+            reading: self.tail().watch_reading(),
+        }
     }
 }
 

@@ -32,28 +32,82 @@ pub struct Rows {
 /// The working tables whose rows go with their user. What else knows of a user: `blobs`, which go when their bytes have; `user_keys`
 /// and `forgettings`, which say that the user was forgotten; `events`, which nobody can read any more.
 pub const WORKING_ROWS: [Rows; 8] = [
-    Rows { table: "secrets", user: "user_id", key: "secret_id, version" },
-    Rows { table: "sessions", user: "user_id", key: "family" },
-    Rows { table: "leases", user: "user_id", key: "kind, id" },
-    Rows { table: "journal", user: "user_id", key: "turn_id, upto" },
-    Rows { table: "idempotency", user: "user_id", key: "key_hash" },
-    Rows { table: "snapshots", user: "user_id", key: "user_id" },
-    Rows { table: "impersonations", user: "user_id", key: "session" },
-    Rows { table: "impersonations", user: "by_admin", key: "session" },
+    Rows {
+        table: "secrets",
+        user: "user_id",
+        key: "secret_id, version",
+    },
+    Rows {
+        table: "sessions",
+        user: "user_id",
+        key: "family",
+    },
+    Rows {
+        table: "leases",
+        user: "user_id",
+        key: "kind, id",
+    },
+    Rows {
+        table: "journal",
+        user: "user_id",
+        key: "turn_id, upto",
+    },
+    Rows {
+        table: "idempotency",
+        user: "user_id",
+        key: "key_hash",
+    },
+    Rows {
+        table: "snapshots",
+        user: "user_id",
+        key: "user_id",
+    },
+    Rows {
+        table: "impersonations",
+        user: "user_id",
+        key: "session",
+    },
+    Rows {
+        table: "impersonations",
+        user: "by_admin",
+        key: "session",
+    },
 ];
 
 impl Rows {
     /// Deletes a user's rows, at most `most` of them; says how many.
-    pub async fn erase(&self, tx: &mut Transaction<'_, Any>, user: UserId, most: i64) -> Result<u64, sqlx::Error> {
-        let Self { table, user: column, key } = self;
-        let sql = format!("DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {column} = $1 LIMIT $2)");
-        Ok(sqlx::query(&sql).bind(user.to_string()).bind(most).execute(&mut **tx).await?.rows_affected())
+    pub async fn erase(
+        &self,
+        tx: &mut Transaction<'_, Any>,
+        user: UserId,
+        most: i64,
+    ) -> Result<u64, sqlx::Error> {
+        let Self {
+            table,
+            user: column,
+            key,
+        } = self;
+        let sql = format!(
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {column} = $1 LIMIT $2)"
+        );
+        Ok(sqlx::query(&sql)
+            .bind(user.to_string())
+            .bind(most)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected())
     }
 
     /// How many rows a user has.
     pub async fn count(&self, store: &Store, user: UserId) -> Result<u64, LogError> {
-        let sql = format!("SELECT count(*) FROM {} WHERE {} = $1", self.table, self.user);
-        let count: i64 = sqlx::query_scalar(&sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+        let sql = format!(
+            "SELECT count(*) FROM {} WHERE {} = $1",
+            self.table, self.user
+        );
+        let count: i64 = sqlx::query_scalar(&sql)
+            .bind(user.to_string())
+            .fetch_one(store.reads())
+            .await?;
         Ok(count as u64)
     }
 }
@@ -133,14 +187,21 @@ impl Log {
         self.store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM forgettings WHERE user_id = $1");
-                let row = sqlx::query(&sql).bind(user.to_string()).fetch_optional(store.reads()).await?;
+                let row = sqlx::query(&sql)
+                    .bind(user.to_string())
+                    .fetch_optional(store.reads())
+                    .await?;
                 row.as_ref().map(read).transpose()
             })
             .await
     }
 
     /// For whom there is something to be done at `now`, the longest due first, at most `limit`.
-    pub async fn due_forgettings(&self, now: Moment, limit: i64) -> Result<Vec<Forgetting>, LogError> {
+    pub async fn due_forgettings(
+        &self,
+        now: Moment,
+        limit: i64,
+    ) -> Result<Vec<Forgetting>, LogError> {
         self.store()
             .run(async move |store: Store| {
                 let sql =
@@ -152,7 +213,10 @@ impl Log {
     }
 
     /// Who was forgotten, in order of their ids, at most [`ASKED_AT_ONCE`], after one.
-    pub async fn forgotten_after(&self, after: Option<UserId>) -> Result<Vec<Forgetting>, LogError> {
+    pub async fn forgotten_after(
+        &self,
+        after: Option<UserId>,
+    ) -> Result<Vec<Forgetting>, LogError> {
         self.store()
             .run(async move |store: Store| {
                 let sql = format!(
@@ -160,7 +224,10 @@ impl Log {
                      ORDER BY user_id LIMIT {ASKED_AT_ONCE}"
                 );
                 let after = after.map(|user| user.to_string()).unwrap_or_default();
-                let rows = sqlx::query(&sql).bind(after).fetch_all(store.reads()).await?;
+                let rows = sqlx::query(&sql)
+                    .bind(after)
+                    .fetch_all(store.reads())
+                    .await?;
                 rows.iter().map(read).collect()
             })
             .await
@@ -171,7 +238,8 @@ impl Log {
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
-                let put_off = sqlx::query("UPDATE forgettings SET due = $2 WHERE user_id = $1").bind(user.to_string());
+                let put_off = sqlx::query("UPDATE forgettings SET due = $2 WHERE user_id = $1")
+                    .bind(user.to_string());
                 put_off.bind(until.0).execute(&mut *tx).await?;
                 Ok(tx.commit().await?)
             })
@@ -179,7 +247,13 @@ impl Log {
     }
 
     /// Nothing of them is left. The first certificate stands, whoever else was at it.
-    pub async fn note_erased(&self, user: UserId, at: Moment, certificate: String, look_again: Moment) -> Result<(), LogError> {
+    pub async fn note_erased(
+        &self,
+        user: UserId,
+        at: Moment,
+        certificate: String,
+        look_again: Moment,
+    ) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
                 let sql = "UPDATE forgettings SET state = 'erased', erased_at = $2, certificate = $3, due = $4 \
@@ -223,9 +297,16 @@ impl Log {
     }
 
     /// How many rows a user has left in the working tables, by table; those without any are left out.
-    pub async fn working_rows_left(&self, user: UserId) -> Result<BTreeMap<&'static str, u64>, LogError> {
+    pub async fn working_rows_left(
+        &self,
+        user: UserId,
+    ) -> Result<BTreeMap<&'static str, u64>, LogError> {
         let count = async move |store: Store| {
-            let blobs = Rows { table: "blobs", user: "user_id", key: "id" };
+            let blobs = Rows {
+                table: "blobs",
+                user: "user_id",
+                key: "id",
+            };
             let mut left = BTreeMap::new();
             for rows in WORKING_ROWS.into_iter().chain([blobs]) {
                 *left.entry(rows.table).or_insert(0) += rows.count(&store, user).await?;
@@ -240,9 +321,15 @@ impl Log {
     pub async fn destroyed_key(&self, user: UserId) -> Result<Option<DestroyedKey>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT key_id, master_id FROM user_keys WHERE user_id = $1 AND state = 'destroyed' AND wrapped IS NULL";
-            let row = sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?;
+            let row = sqlx::query(sql)
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?;
             let Some(row) = row else { return Ok(None) };
-            Ok(Some(DestroyedKey { key_id: row.try_get("key_id")?, master_id: row.try_get("master_id")? }))
+            Ok(Some(DestroyedKey {
+                key_id: row.try_get("key_id")?,
+                master_id: row.try_get("master_id")?,
+            }))
         };
         self.store().run(read).await
     }
@@ -306,9 +393,15 @@ impl Log {
     /// On an embedded store: brings all that was written into its file and empties the log beside it, in which what was deleted
     /// stands until then. [`LogError::Away`] while somebody reads what was before.
     pub async fn empty_wal(&self) -> Result<(), LogError> {
-        match self.store().run(async move |store: Store| store.scrub().await).await? {
+        match self
+            .store()
+            .run(async move |store: Store| store.scrub().await)
+            .await?
+        {
             true => Ok(()),
-            false => Err(LogError::Away("somebody reads what was before; its log can't be emptied yet".into())),
+            false => Err(LogError::Away(
+                "somebody reads what was before; its log can't be emptied yet".into(),
+            )),
         }
     }
 }

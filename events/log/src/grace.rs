@@ -43,9 +43,14 @@ pub enum Turn {
 impl Refreshing {
     /// Of this token.
     pub fn new(token: &str) -> Self {
-        let part = |part: &str| -> [u8; 32] { Sha256::digest(format!("genie refresh {part}/{token}")).into() };
+        let part = |part: &str| -> [u8; 32] {
+            Sha256::digest(format!("genie refresh {part}/{token}")).into()
+        };
         let root = Zeroizing::new(part("key"));
-        Self { name: hex(&part("name")), key: SealingKey::derive(Uuid::nil(), &root, "refresh") }
+        Self {
+            name: hex(&part("name")),
+            key: SealingKey::derive(Uuid::nil(), &root, "refresh"),
+        }
     }
 
     /// The name of its row.
@@ -60,13 +65,21 @@ impl Refreshing {
 
 impl Log {
     /// Takes the turn until `until`, or says who has it.
-    pub async fn take_refresh(&self, refreshing: &Refreshing, now: Moment, until: Moment) -> Result<Turn, LogError> {
+    pub async fn take_refresh(
+        &self,
+        refreshing: &Refreshing,
+        now: Moment,
+        until: Moment,
+    ) -> Result<Turn, LogError> {
         let name = refreshing.name.clone();
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
             let sql = "INSERT INTO refresh_grace (token_hash, sealed, expires_at) VALUES ($1, NULL, $3) \
                  ON CONFLICT (token_hash) DO UPDATE SET sealed = NULL, expires_at = $3 WHERE refresh_grace.expires_at <= $2";
-            let query = sqlx::query(sql).bind(name.clone()).bind(now.0).bind(until.0);
+            let query = sqlx::query(sql)
+                .bind(name.clone())
+                .bind(now.0)
+                .bind(until.0);
             let is_taken = query.execute(&mut *tx).await?.rows_affected() == 1;
             let sql = "SELECT sealed FROM refresh_grace WHERE token_hash = $1";
             let row = sqlx::query(sql).bind(name).fetch_one(&mut *tx).await?;
@@ -78,20 +91,33 @@ impl Log {
             (false, None) => Ok(Turn::Theirs),
             (false, Some(sealed)) => {
                 let opened = refreshing.key.open(&sealed, &refreshing.place());
-                opened
-                    .map(Turn::Answered)
-                    .map_err(|reason| LogError::Statement(format!("a kept refresh can't be opened: {reason}")))
+                opened.map(Turn::Answered).map_err(|reason| {
+                    LogError::Statement(format!("a kept refresh can't be opened: {reason}"))
+                })
             }
         }
     }
 
     /// Keeps what Directus answered, until `until`.
-    pub async fn keep_refresh(&self, refreshing: &Refreshing, answer: &[u8], until: Moment) -> Result<(), LogError> {
-        let (name, sealed) = (refreshing.name.clone(), refreshing.key.seal(answer, &refreshing.place()));
+    pub async fn keep_refresh(
+        &self,
+        refreshing: &Refreshing,
+        answer: &[u8],
+        until: Moment,
+    ) -> Result<(), LogError> {
+        let (name, sealed) = (
+            refreshing.name.clone(),
+            refreshing.key.seal(answer, &refreshing.place()),
+        );
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
             let sql = "UPDATE refresh_grace SET sealed = $2, expires_at = $3 WHERE token_hash = $1";
-            sqlx::query(sql).bind(name).bind(sealed).bind(until.0).execute(&mut *tx).await?;
+            sqlx::query(sql)
+                .bind(name)
+                .bind(sealed)
+                .bind(until.0)
+                .execute(&mut *tx)
+                .await?;
             Ok(tx.commit().await?)
         };
         self.store().run(work).await
@@ -115,7 +141,10 @@ impl Log {
     pub async fn prune_refreshes(&self, now: Moment) -> Result<(), LogError> {
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
-            sqlx::query("DELETE FROM refresh_grace WHERE expires_at <= $1").bind(now.0).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM refresh_grace WHERE expires_at <= $1")
+                .bind(now.0)
+                .execute(&mut *tx)
+                .await?;
             Ok(tx.commit().await?)
         };
         self.store().run(work).await
@@ -131,30 +160,70 @@ mod tests {
         let (one, two) = (store.open().await.log, store.open().await.log);
         let (refreshing, now) = (Refreshing::new("canary-token"), store.clock.now());
         let (asking, grace) = (now.plus_seconds(15), now.plus_seconds(10));
-        assert_eq!(one.take_refresh(&refreshing, now, asking).await.unwrap(), Turn::Yours);
-        assert_eq!(two.take_refresh(&refreshing, now, asking).await.unwrap(), Turn::Theirs);
-        assert_eq!(two.take_refresh(&Refreshing::new("another"), now, asking).await.unwrap(), Turn::Yours);
-        one.keep_refresh(&refreshing, b"canary-pair", grace).await.unwrap();
+        assert_eq!(
+            one.take_refresh(&refreshing, now, asking).await.unwrap(),
+            Turn::Yours
+        );
+        assert_eq!(
+            two.take_refresh(&refreshing, now, asking).await.unwrap(),
+            Turn::Theirs
+        );
+        assert_eq!(
+            two.take_refresh(&Refreshing::new("another"), now, asking)
+                .await
+                .unwrap(),
+            Turn::Yours
+        );
+        one.keep_refresh(&refreshing, b"canary-pair", grace)
+            .await
+            .unwrap();
         let answered = Turn::Answered(Zeroizing::new(b"canary-pair".to_vec()));
-        assert_eq!(two.take_refresh(&refreshing, now, asking).await.unwrap(), answered);
+        assert_eq!(
+            two.take_refresh(&refreshing, now, asking).await.unwrap(),
+            answered
+        );
         one.give_up_refresh(&refreshing).await.unwrap();
-        assert_eq!(two.take_refresh(&refreshing, now, asking).await.unwrap(), answered, "an answer is not given up");
+        assert_eq!(
+            two.take_refresh(&refreshing, now, asking).await.unwrap(),
+            answered,
+            "an answer is not given up"
+        );
         for word in ["canary-token", "canary-pair"] {
             assert!(!store.holds(word).await, "{word}");
         }
         one.prune_refreshes(grace).await.unwrap();
-        assert_eq!(two.take_refresh(&refreshing, grace, grace.plus_seconds(5)).await.unwrap(), Turn::Yours);
+        assert_eq!(
+            two.take_refresh(&refreshing, grace, grace.plus_seconds(5))
+                .await
+                .unwrap(),
+            Turn::Yours
+        );
     });
 
-    both_stores!(a_turn_that_was_given_up_or_died_is_free_again, async |store: TestStore| {
-        let log = store.open().await.log;
-        let (refreshing, now) = (Refreshing::new("token"), store.clock.now());
-        let later = now.plus_seconds(15);
-        assert_eq!(log.take_refresh(&refreshing, now, later).await.unwrap(), Turn::Yours);
-        log.give_up_refresh(&refreshing).await.unwrap();
-        assert_eq!(log.take_refresh(&refreshing, now, later).await.unwrap(), Turn::Yours);
-        assert_eq!(log.take_refresh(&refreshing, later, later.plus_seconds(15)).await.unwrap(), Turn::Yours, "its node died");
-    });
+    both_stores!(
+        a_turn_that_was_given_up_or_died_is_free_again,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let (refreshing, now) = (Refreshing::new("token"), store.clock.now());
+            let later = now.plus_seconds(15);
+            assert_eq!(
+                log.take_refresh(&refreshing, now, later).await.unwrap(),
+                Turn::Yours
+            );
+            log.give_up_refresh(&refreshing).await.unwrap();
+            assert_eq!(
+                log.take_refresh(&refreshing, now, later).await.unwrap(),
+                Turn::Yours
+            );
+            assert_eq!(
+                log.take_refresh(&refreshing, later, later.plus_seconds(15))
+                    .await
+                    .unwrap(),
+                Turn::Yours,
+                "its node died"
+            );
+        }
+    );
 
     both_stores!(many_at_once_get_one_turn, async |store: TestStore| {
         let log = store.open().await.log;
@@ -163,9 +232,19 @@ mod tests {
         let mut tries = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let (log, refreshing) = (log.clone(), refreshing.clone());
-            tries.spawn(async move { log.take_refresh(&refreshing, now, now.plus_seconds(15)).await.unwrap() });
+            tries.spawn(async move {
+                log.take_refresh(&refreshing, now, now.plus_seconds(15))
+                    .await
+                    .unwrap()
+            });
         }
         let turns = tries.join_all().await;
-        assert_eq!(turns.into_iter().filter(|turn| *turn == Turn::Yours).count(), 1);
+        assert_eq!(
+            turns
+                .into_iter()
+                .filter(|turn| *turn == Turn::Yours)
+                .count(),
+            1
+        );
     });
 }

@@ -65,7 +65,11 @@ impl HeadKey {
     pub(crate) fn of(system: &DataKey) -> Self {
         let origin = format!("genie/{}", hex(&system.part("log id")[..16]));
         let key = SigningKey::from_bytes(&system.part("heads"));
-        Self { id: signed_note::key_id(&origin, &encoded(&key)), origin, key }
+        Self {
+            id: signed_note::key_id(&origin, &encoded(&key)),
+            origin,
+            key,
+        }
     }
 
     /// Signs a head.
@@ -139,7 +143,10 @@ impl PublicHeadKey {
     /// Reads what [`PublicHeadKey`] displays.
     pub fn parse(text: &str) -> Result<Self, BadHead> {
         let key = StandardVerifier::new(text).map_err(|_| BadHead::Form)?;
-        Ok(Self { text: text.to_owned(), key })
+        Ok(Self {
+            text: text.to_owned(),
+            key,
+        })
     }
 
     /// Reads a signed note and checks that this key signed it; answers its text.
@@ -161,7 +168,11 @@ impl PublicHeadKey {
         use signed_note::Verifier;
         let head = Checkpoint::from_bytes(&self.open_text(text)?).map_err(|_| BadHead::Form)?;
         match head.origin() == self.key.name() {
-            true => Ok(SignedHead { size: head.size(), root: *head.hash(), note: text.to_owned() }),
+            true => Ok(SignedHead {
+                size: head.size(),
+                root: *head.hash(),
+                note: text.to_owned(),
+            }),
             false => Err(BadHead::OtherKey),
         }
     }
@@ -188,15 +199,23 @@ impl<R: BufRead> Iterator for Notes<R> {
         while empty_lines < 2 {
             let begin = note.len();
             let left = (MAX_NOTE_BYTES + 1 - begin) as u64; // one more than a note: the line that ends it
-            if let Err(error) = std::io::Read::take(&mut self.0, left).read_until(b'\n', &mut note) {
+            if let Err(error) = std::io::Read::take(&mut self.0, left).read_until(b'\n', &mut note)
+            {
                 return Some(Err(error));
             }
             match &note[begin..] {
                 [] if begin == 0 => return None,
                 b"\n" => empty_lines += 1, // the first stands between text and signatures, the second ends the note
                 [.., b'\n'] => {}
-                _ if note.len() > MAX_NOTE_BYTES => return broken(ErrorKind::InvalidData, "it is too long for a signed head"),
-                _ => return broken(ErrorKind::UnexpectedEof, "it breaks off in the middle of a signed head"),
+                _ if note.len() > MAX_NOTE_BYTES => {
+                    return broken(ErrorKind::InvalidData, "it is too long for a signed head");
+                }
+                _ => {
+                    return broken(
+                        ErrorKind::UnexpectedEof,
+                        "it breaks off in the middle of a signed head",
+                    );
+                }
             }
         }
         note.pop(); // the empty line that ends it
@@ -248,7 +267,10 @@ mod tests {
         let public = PublicHeadKey::parse(&mine.public().to_string()).unwrap();
         assert_eq!(public.open(&head.note), Ok(head.clone()));
         assert_eq!(key().public().open(&head.note), Err(BadHead::OtherKey));
-        assert_eq!(public.open(&head.note.replacen("\n7\n", "\n8\n", 1)), Err(BadHead::Forged));
+        assert_eq!(
+            public.open(&head.note.replacen("\n7\n", "\n8\n", 1)),
+            Err(BadHead::Forged)
+        );
         for bit in 0..head.note.len() * 8 {
             let mut bytes = head.note.clone().into_bytes();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -266,16 +288,29 @@ mod tests {
     #[test]
     fn a_file_of_notes_is_read_one_by_one_and_a_broken_end_is_told() {
         let key = key();
-        let notes: Vec<String> = (1..4).map(|n| key.sign(n, crate::tree::leaf_hash(&[n as u8])).unwrap().note).collect();
+        let notes: Vec<String> = (1..4)
+            .map(|n| {
+                key.sign(n, crate::tree::leaf_hash(&[n as u8]))
+                    .unwrap()
+                    .note
+            })
+            .collect();
         let file: String = notes.iter().map(|note| format!("{note}\n")).collect();
         let read = |text: &str| Notes::new(text.as_bytes()).collect::<std::io::Result<Vec<_>>>();
         assert_eq!(read(&file).unwrap(), notes);
         assert_eq!(read("").unwrap(), [""; 0]);
         for end in file.len() - notes[2].len()..file.len() {
             let read = Notes::new(&file.as_bytes()[..end]).collect::<std::io::Result<Vec<_>>>();
-            assert_eq!(read.err().map(|error| error.kind()), Some(std::io::ErrorKind::UnexpectedEof), "{end}");
+            assert_eq!(
+                read.err().map(|error| error.kind()),
+                Some(std::io::ErrorKind::UnexpectedEof),
+                "{end}"
+            );
         }
         let endless = "x".repeat(3 * MAX_NOTE_BYTES);
-        assert_eq!(read(&endless).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+        assert_eq!(
+            read(&endless).unwrap_err().kind(),
+            std::io::ErrorKind::InvalidData
+        );
     }
 }

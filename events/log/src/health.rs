@@ -67,7 +67,10 @@ fn of_code(code: &str) -> Option<Trouble> {
         "25006" => Some(Trouble::ReadOnly),
         "53100" => Some(Trouble::Full),
         "25P03" | "55P03" | "57014" => Some(Trouble::Away),
-        _ => ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class)).then_some(Trouble::Away),
+        _ => ["08", "53", "57P0", "40"]
+            .iter()
+            .any(|class| code.starts_with(class))
+            .then_some(Trouble::Away),
     }
 }
 
@@ -98,7 +101,11 @@ fn tell(health: &watch::Sender<Option<Trouble>>, trouble: Option<Trouble>) {
     health.send_if_modified(|known| {
         let is_news = *known != trouble;
         match trouble {
-            Some(trouble) if is_news => warn!(state = trouble.as_str(), "the store takes no writes: it is {}", trouble.as_str()),
+            Some(trouble) if is_news => warn!(
+                state = trouble.as_str(),
+                "the store takes no writes: it is {}",
+                trouble.as_str()
+            ),
             None if is_news => info!("the store takes writes again"),
             _ => {}
         }
@@ -108,11 +115,17 @@ fn tell(health: &watch::Sender<Option<Trouble>>, trouble: Option<Trouble>) {
 }
 
 /// While the store is in trouble, tries to write until it can.
-async fn probe(health: Weak<watch::Sender<Option<Trouble>>>, mut known: watch::Receiver<Option<Trouble>>, writing: Writing) {
+async fn probe(
+    health: Weak<watch::Sender<Option<Trouble>>>,
+    mut known: watch::Receiver<Option<Trouble>>,
+    writing: Writing,
+) {
     while known.wait_for(Option::is_some).await.is_ok() {
         tokio::time::sleep(PROBE).await;
         let wrote = tokio::time::timeout(LONGEST, write(&writing)).await;
-        let Some(health) = health.upgrade() else { return };
+        let Some(health) = health.upgrade() else {
+            return;
+        };
         match wrote {
             Ok(Ok(())) => tell(&health, None),
             Ok(Err(error)) => tell(&health, Some(Trouble::of(&error).unwrap_or(Trouble::Away))),
@@ -175,7 +188,10 @@ mod tests {
         for sql in ["CREATE TABLE t (x)", "PRAGMA max_page_count = 3"] {
             sqlx::query(sql).execute(&mut connection).await.unwrap();
         }
-        let full = sqlx::query("INSERT INTO t VALUES (randomblob(100000))").execute(&mut connection).await.unwrap_err();
+        let full = sqlx::query("INSERT INTO t VALUES (randomblob(100000))")
+            .execute(&mut connection)
+            .await
+            .unwrap_err();
         assert_eq!(Trouble::of(&full), Some(Trouble::Full));
     }
 
@@ -187,19 +203,43 @@ mod tests {
         let ada = store.register(&log, "ada").await;
         let sign_in = |after| {
             let event = Event::Account(AccountEvent::SignedIn);
-            let fact = NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: after + 1, event };
+            let fact = NewFact {
+                stream: StreamId::new(StreamKind::Account, ada),
+                sequence: after + 1,
+                event,
+            };
             let groups = vec![Group::of_user(ada, after, vec![fact])];
-            log.append(Append { groups, work: vec![], metadata: Metadata::system(), remember: None })
+            log.append(Append {
+                groups,
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            })
         };
-        let name: String = store.database_url().unwrap().rsplit_once('/').unwrap().1.to_owned();
+        let name: String = store
+            .database_url()
+            .unwrap()
+            .rsplit_once('/')
+            .unwrap()
+            .1
+            .to_owned();
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
              WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        store.try_sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await.unwrap();
+        store
+            .try_sql(&format!(
+                "ALTER DATABASE {name} SET default_transaction_read_only = on"
+            ))
+            .await
+            .unwrap();
         store.try_sql(others).await.unwrap();
         assert!(matches!(sign_in(1).await, Err(AppendError::Unknown(_))));
         assert_eq!(log.trouble(), Some(Trouble::ReadOnly));
         let options: PgConnectOptions = store.database_url().unwrap().parse().unwrap();
-        let mut operator = options.options([("default_transaction_read_only", "off")]).connect().await.unwrap();
+        let mut operator = options
+            .options([("default_transaction_read_only", "off")])
+            .connect()
+            .await
+            .unwrap();
         let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
         sqlx::query(&reset).execute(&mut operator).await.unwrap();
         while log.trouble().is_some() {

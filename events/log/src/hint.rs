@@ -40,12 +40,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// `written` is the last position that this process appended.
 pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
     let me = format!("{NAME}{}", node.simple());
-    let options = pool.connect_options().as_ref().clone().application_name(&me);
+    let options = pool
+        .connect_options()
+        .as_ref()
+        .clone()
+        .application_name(&me);
     // A hint has a transaction of its own, which must not make the appends' flushes wait for its own.
     let options = options.options([("synchronous_commit", "off")]);
     // One that sends and one that listens.
-    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE).max_lifetime(None).idle_timeout(None);
-    let hints = Arc::new(Hints { pool: pool.connect_lazy_with(options), me, company: AtomicU64::new(1) });
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(PATIENCE)
+        .max_lifetime(None)
+        .idle_timeout(None);
+    let hints = Arc::new(Hints {
+        pool: pool.connect_lazy_with(options),
+        me,
+        company: AtomicU64::new(1),
+    });
     tokio::spawn(send(Arc::clone(&hints), written.clone()));
     tokio::spawn(listen(hints, Arc::clone(tail), written));
 }
@@ -60,18 +72,31 @@ struct Hints {
 
 impl Hints {
     async fn notify(&self, what: &str) -> Result<(), sqlx::Error> {
-        let hint = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(what).execute(&self.pool);
-        tokio::time::timeout(PATIENCE, hint).await.map_err(|_| sqlx::Error::PoolTimedOut)?.map(drop)
+        let hint = sqlx::query("SELECT pg_notify($1, $2)")
+            .bind(CHANNEL)
+            .bind(what)
+            .execute(&self.pool);
+        tokio::time::timeout(PATIENCE, hint)
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)?
+            .map(drop)
     }
 
     async fn look_for_company(&self) -> Result<(), sqlx::Error> {
         let sql = "SELECT count(*) FROM pg_stat_activity \
              WHERE datname = current_database() AND starts_with(application_name, $1) AND application_name <> $2";
-        let others = sqlx::query_scalar(sql).bind(NAME).bind(&self.me).fetch_one(&self.pool);
+        let others = sqlx::query_scalar(sql)
+            .bind(NAME)
+            .bind(&self.me)
+            .fetch_one(&self.pool);
         let before = self.company.load(Ordering::SeqCst);
-        let others: i64 = tokio::time::timeout(PATIENCE, others).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        let others: i64 = tokio::time::timeout(PATIENCE, others)
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)??;
         if others == 0 {
-            let _ = self.company.compare_exchange(before, 0, Ordering::SeqCst, Ordering::SeqCst); // else somebody came meanwhile
+            let _ = self
+                .company
+                .compare_exchange(before, 0, Ordering::SeqCst, Ordering::SeqCst); // else somebody came meanwhile
         }
         Ok(())
     }
@@ -178,6 +203,10 @@ mod tests {
             store.register(&here, "another").await;
             head.wait_for(|head| *head >= n).await.unwrap();
         }
-        assert!(started.elapsed() < super::POLL * 5, "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < super::POLL * 5,
+            "{:?}",
+            started.elapsed()
+        );
     }
 }

@@ -56,17 +56,32 @@ impl Log {
     /// Keeps the outcome of a request that changed nothing, because all was as it asked when its user had `seq` events. `false` when
     /// they have more by now, or the key was used meanwhile: then it is to be decided again.
     pub async fn keep_outcome(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
-        let Remember { request, user, outcome } = remember;
+        let Remember {
+            request,
+            user,
+            outcome,
+        } = remember;
         let keys = self.live_keys(user).await?;
-        let sealed = keys.payload().seal(outcome.to_string().as_bytes(), &place(user, &request.key));
+        let sealed = keys
+            .payload()
+            .seal(outcome.to_string().as_bytes(), &place(user, &request.key));
         let write = async move |store: Store| {
             // It stands with the user's latest event, as that of a request which changed something stands with its last.
             let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
                  SELECT $1, $2, $3, event_id, $4 FROM events WHERE user_id = $2 AND user_seq = $5 \
                  AND NOT EXISTS (SELECT 1 FROM events WHERE user_id = $2 AND user_seq > $5) ON CONFLICT DO NOTHING";
             let mut tx = store.durable().await?;
-            let insert = sqlx::query(sql).bind(request.key).bind(user.to_string()).bind(request.request).bind(sealed);
-            let kept = insert.bind(seq as i64).execute(&mut *tx).await?.rows_affected() > 0;
+            let insert = sqlx::query(sql)
+                .bind(request.key)
+                .bind(user.to_string())
+                .bind(request.request)
+                .bind(sealed);
+            let kept = insert
+                .bind(seq as i64)
+                .execute(&mut *tx)
+                .await?
+                .rows_affected()
+                > 0;
             tx.commit().await?;
             Ok(kept)
         };
@@ -78,34 +93,66 @@ impl Log {
         let key = request.key.clone();
         let read = async move |store: Store| {
             let sql = "SELECT user_id FROM idempotency WHERE key_hash = $1";
-            Ok(sqlx::query_scalar::<_, String>(sql).bind(key).fetch_optional(store.reads()).await?)
+            Ok(sqlx::query_scalar::<_, String>(sql)
+                .bind(key)
+                .fetch_optional(store.reads())
+                .await?)
         };
-        Ok(self.store().run(read).await?.and_then(|user| user.parse().ok()))
+        Ok(self
+            .store()
+            .run(read)
+            .await?
+            .and_then(|user| user.parse().ok()))
     }
 
     /// What came of an earlier request with this key, if there was one whose facts are in the log.
-    pub async fn remembered(&self, user: UserId, request: &RequestKey) -> Result<Option<Remembered>, LogError> {
+    pub async fn remembered(
+        &self,
+        user: UserId,
+        request: &RequestKey,
+    ) -> Result<Option<Remembered>, LogError> {
         let RequestKey { key, request } = request.clone();
         let asked = key.clone();
         let read = async move |store: Store| {
             let sql = "SELECT i.user_id, i.request_hash, i.sealed, e.position FROM idempotency i \
                  JOIN events e ON e.event_id = i.event_id WHERE i.key_hash = $1";
-            let row = sqlx::query(sql).bind(asked).fetch_optional(store.reads()).await?;
+            let row = sqlx::query(sql)
+                .bind(asked)
+                .fetch_optional(store.reads())
+                .await?;
             let Some(row) = row else { return Ok(None) };
-            let (owner, request_hash): (String, String) = (row.try_get("user_id")?, row.try_get("request_hash")?);
+            let (owner, request_hash): (String, String) =
+                (row.try_get("user_id")?, row.try_get("request_hash")?);
             let position: i64 = row.try_get("position")?;
-            Ok(Some((owner, request_hash, row.try_get::<Vec<u8>, _>("sealed")?, position as u64)))
+            Ok(Some((
+                owner,
+                request_hash,
+                row.try_get::<Vec<u8>, _>("sealed")?,
+                position as u64,
+            )))
         };
-        let Some((owner, stored, sealed, position)) = self.store().run(read).await? else { return Ok(None) };
+        let Some((owner, stored, sealed, position)) = self.store().run(read).await? else {
+            return Ok(None);
+        };
         if owner != user.to_string() || stored != request {
             return Ok(Some(Remembered::Other));
         }
-        let KeyState::Live(keys) = self.keys(user.0).await? else { return Ok(None) };
-        let opened = keys.payload().open(&sealed, &place(user, &key)).map_err(|reason| {
-            LogError::Statement(format!("the kept outcome of a request of user {user} can't be opened: {reason}"))
+        let KeyState::Live(keys) = self.keys(user.0).await? else {
+            return Ok(None);
+        };
+        let opened = keys
+            .payload()
+            .open(&sealed, &place(user, &key))
+            .map_err(|reason| {
+                LogError::Statement(format!(
+                    "the kept outcome of a request of user {user} can't be opened: {reason}"
+                ))
+            })?;
+        let outcome = serde_json::from_slice(&opened).map_err(|_| {
+            LogError::Statement(format!(
+                "the kept outcome of a request of user {user} is no JSON"
+            ))
         })?;
-        let outcome = serde_json::from_slice(&opened)
-            .map_err(|_| LogError::Statement(format!("the kept outcome of a request of user {user} is no JSON")))?;
         Ok(Some(Remembered::Same { outcome, position }))
     }
 }

@@ -22,7 +22,11 @@ pub struct Impersonation {
 
 impl Log {
     /// Begins one. Those that have expired at `now` are dropped.
-    pub async fn open_impersonation(&self, opened: Impersonation, now: Moment) -> Result<(), LogError> {
+    pub async fn open_impersonation(
+        &self,
+        opened: Impersonation,
+        now: Moment,
+    ) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
@@ -40,17 +44,32 @@ impl Log {
     }
 
     /// One that has neither ended nor expired.
-    pub async fn impersonation(&self, session: Uuid, now: Moment) -> Result<Option<Impersonation>, LogError> {
+    pub async fn impersonation(
+        &self,
+        session: Uuid,
+        now: Moment,
+    ) -> Result<Option<Impersonation>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT user_id, by_admin, expires_at FROM impersonations WHERE session = $1 AND expires_at > $2";
-            let row = sqlx::query(sql).bind(session.to_string()).bind(now.0).fetch_optional(store.reads()).await?;
+            let row = sqlx::query(sql)
+                .bind(session.to_string())
+                .bind(now.0)
+                .fetch_optional(store.reads())
+                .await?;
             let Some(row) = row else { return Ok(None) };
             let (user, by): (String, String) = (row.try_get("user_id")?, row.try_get("by_admin")?);
             let expires_at = Moment(row.try_get("expires_at")?);
             let (Ok(user), Ok(by)) = (user.parse(), by.parse()) else {
-                return Err(LogError::Statement("an impersonation has a user id that is none".into()));
+                return Err(LogError::Statement(
+                    "an impersonation has a user id that is none".into(),
+                ));
             };
-            Ok(Some(Impersonation { session, user, by, expires_at }))
+            Ok(Some(Impersonation {
+                session,
+                user,
+                by,
+                expires_at,
+            }))
         };
         self.store().run(read).await
     }
@@ -60,7 +79,8 @@ impl Log {
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
-                let ended = sqlx::query("DELETE FROM impersonations WHERE session = $1").bind(session.to_string());
+                let ended = sqlx::query("DELETE FROM impersonations WHERE session = $1")
+                    .bind(session.to_string());
                 let ended = ended.execute(&mut *tx).await?.rows_affected() > 0;
                 tx.commit().await?;
                 Ok(ended)
@@ -74,20 +94,43 @@ mod tests {
     use super::*;
     use crate::testing::{TestStore, both_stores};
 
-    both_stores!(an_impersonation_lasts_until_it_ends_or_expires, async |store: TestStore| {
-        let log = store.open().await.log;
-        let one = |n: u128, expires_at| {
-            let (user, by) = (UserId(Uuid::from_u128(7)), UserId(Uuid::from_u128(8)));
-            Impersonation { session: Uuid::from_u128(n), user, by, expires_at: Moment(expires_at) }
-        };
-        let (short, long) = (one(1, 10), one(2, 20));
-        log.open_impersonation(short, Moment(0)).await.unwrap();
-        assert_eq!(log.impersonation(short.session, Moment(9)).await.unwrap(), Some(short));
-        assert_eq!(log.impersonation(short.session, Moment(10)).await.unwrap(), None, "expired");
-        log.open_impersonation(long, Moment(11)).await.unwrap();
-        assert_eq!(log.impersonation(short.session, Moment(9)).await.unwrap(), None, "dropped");
-        assert!(log.end_impersonation(long.session).await.unwrap());
-        assert_eq!(log.impersonation(long.session, Moment(12)).await.unwrap(), None, "ended");
-        assert!(!log.end_impersonation(long.session).await.unwrap(), "once");
-    });
+    both_stores!(
+        an_impersonation_lasts_until_it_ends_or_expires,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let one = |n: u128, expires_at| {
+                let (user, by) = (UserId(Uuid::from_u128(7)), UserId(Uuid::from_u128(8)));
+                Impersonation {
+                    session: Uuid::from_u128(n),
+                    user,
+                    by,
+                    expires_at: Moment(expires_at),
+                }
+            };
+            let (short, long) = (one(1, 10), one(2, 20));
+            log.open_impersonation(short, Moment(0)).await.unwrap();
+            assert_eq!(
+                log.impersonation(short.session, Moment(9)).await.unwrap(),
+                Some(short)
+            );
+            assert_eq!(
+                log.impersonation(short.session, Moment(10)).await.unwrap(),
+                None,
+                "expired"
+            );
+            log.open_impersonation(long, Moment(11)).await.unwrap();
+            assert_eq!(
+                log.impersonation(short.session, Moment(9)).await.unwrap(),
+                None,
+                "dropped"
+            );
+            assert!(log.end_impersonation(long.session).await.unwrap());
+            assert_eq!(
+                log.impersonation(long.session, Moment(12)).await.unwrap(),
+                None,
+                "ended"
+            );
+            assert!(!log.end_impersonation(long.session).await.unwrap(), "once");
+        }
+    );
 }

@@ -44,7 +44,11 @@ pub struct Imported {
 
 /// Takes an export in. No server may run on the store: on Postgres that is checked here, the embedded store is locked by the
 /// caller. To be called on a runtime where nobody waits for the thread: it reads files as it goes.
-pub async fn import(target: &Target, masters: &MasterKeys, export: &Export) -> Result<Imported, TransferError> {
+pub async fn import(
+    target: &Target,
+    masters: &MasterKeys,
+    export: &Export,
+) -> Result<Imported, TransferError> {
     let (system, system_row) = export.system_key()?;
     masters.unwrap(&system)?;
     let store = Store::open(target, false).await?;
@@ -53,7 +57,12 @@ pub async fn import(target: &Target, masters: &MasterKeys, export: &Export) -> R
     done
 }
 
-async fn into_store(store: &Store, export: &Export, system: Uuid, system_row: Row) -> Result<Imported, TransferError> {
+async fn into_store(
+    store: &Store,
+    export: &Export,
+    system: Uuid,
+    system_row: Row,
+) -> Result<Imported, TransferError> {
     if let Writing::Postgres(pool) = &store.writing {
         nobody_else(pool).await?;
     }
@@ -95,7 +104,9 @@ async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
             return Ok(());
         }
         if waited >= OTHERS_GO {
-            return Err(TransferError::Refused("another genie is connected to this store; stop it first".into()));
+            return Err(TransferError::Refused(
+                "another genie is connected to this store; stop it first".into(),
+            ));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
         waited += LOOK_AGAIN;
@@ -105,8 +116,10 @@ async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
 /// How many rows of the export the store has, which must have nothing else.
 async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, TransferError> {
     let head = stored_head(store).await?;
-    let stored: Option<String> =
-        sqlx::query_scalar(SYSTEM_KEY).bind(Uuid::nil().to_string()).fetch_optional(store.reads()).await?;
+    let stored: Option<String> = sqlx::query_scalar(SYSTEM_KEY)
+        .bind(Uuid::nil().to_string())
+        .fetch_optional(store.reads())
+        .await?;
     match stored {
         None if head == 0 => return Ok(0),
         Some(key) if key == system.to_string() => {}
@@ -132,15 +145,32 @@ async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, Trans
 }
 
 /// The mark and the system's key, before the first row.
-async fn begin(store: &Store, had: u64, goal: u64, system: Uuid, system_row: Row) -> Result<(), TransferError> {
+async fn begin(
+    store: &Store,
+    had: u64,
+    goal: u64,
+    system: Uuid,
+    system_row: Row,
+) -> Result<(), TransferError> {
     let mut tx = store.durable().await?;
     lock_at(store, &mut tx, had).await?;
     let sql = "INSERT INTO checkpoints (name, position) VALUES ($1, $2) \
          ON CONFLICT (name) DO UPDATE SET position = excluded.position";
-    sqlx::query(sql).bind(MARK).bind(goal as i64).execute(&mut *tx).await?;
-    let stored: Option<String> = sqlx::query_scalar(SYSTEM_KEY).bind(Uuid::nil().to_string()).fetch_optional(&mut *tx).await?;
+    sqlx::query(sql)
+        .bind(MARK)
+        .bind(goal as i64)
+        .execute(&mut *tx)
+        .await?;
+    let stored: Option<String> = sqlx::query_scalar(SYSTEM_KEY)
+        .bind(Uuid::nil().to_string())
+        .fetch_optional(&mut *tx)
+        .await?;
     match stored {
-        None => CARRIED[0].write(&mut tx, std::slice::from_ref(&system_row)).await?,
+        None => {
+            CARRIED[0]
+                .write(&mut tx, std::slice::from_ref(&system_row))
+                .await?
+        }
         Some(key) if key == system.to_string() => {}
         Some(_) => return Err(TransferError::Refused(IN_USE.into())),
     }
@@ -148,14 +178,24 @@ async fn begin(store: &Store, had: u64, goal: u64, system: Uuid, system_row: Row
 }
 
 /// Keeps appends out of this transaction, and finds the head where it was left.
-async fn lock_at(store: &Store, tx: &mut Transaction<'static, Any>, head: u64) -> Result<(), TransferError> {
+async fn lock_at(
+    store: &Store,
+    tx: &mut Transaction<'static, Any>,
+    head: u64,
+) -> Result<(), TransferError> {
     if let Writing::Postgres(_) = store.writing {
         // The lock answers `void`, which not every driver reads.
         let sql = "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) SELECT count(*) AS n FROM locked";
-        sqlx::query(sql).bind(APPEND_LOCK).execute(&mut **tx).await?;
+        sqlx::query(sql)
+            .bind(APPEND_LOCK)
+            .execute(&mut **tx)
+            .await?;
     }
     let sql = "SELECT coalesce(max(position), 0) AS head FROM events";
-    let found = sqlx::query(sql).fetch_one(&mut **tx).await?.try_get::<i64, _>("head")? as u64;
+    let found = sqlx::query(sql)
+        .fetch_one(&mut **tx)
+        .await?
+        .try_get::<i64, _>("head")? as u64;
     is_where_it_was(found, head)
 }
 
@@ -172,7 +212,10 @@ async fn write_batch(store: &Store, head: u64, rows: &[StoredRow]) -> Result<u64
     match &store.writing {
         Writing::Postgres(pool) => {
             let mut tx = pool.begin().await?;
-            sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(APPEND_LOCK).execute(&mut *tx).await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(APPEND_LOCK)
+                .execute(&mut *tx)
+                .await?;
             let sql = "SELECT coalesce(max(position), 0) FROM events";
             let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
             is_where_it_was(found as u64, head)?;
@@ -184,15 +227,26 @@ async fn write_batch(store: &Store, head: u64, rows: &[StoredRow]) -> Result<u64
             let sql = "SELECT coalesce(max(position), 0) FROM events";
             let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
             is_where_it_was(found as u64, head)?;
-            insert(&mut tx, &rows.iter().map(|row| (row.position as i64, row)).collect::<Vec<_>>()).await?;
+            insert(
+                &mut tx,
+                &rows
+                    .iter()
+                    .map(|row| (row.position as i64, row))
+                    .collect::<Vec<_>>(),
+            )
+            .await?;
             tx.commit().await?;
         }
     }
     Ok(rows.last().map_or(head, |row| row.position))
 }
 
-async fn insert_postgres(tx: &mut Transaction<'_, Postgres>, rows: &[StoredRow]) -> Result<(), sqlx::Error> {
-    let numbers = |of: fn(&StoredRow) -> u64| rows.iter().map(|row| of(row) as i64).collect::<Vec<i64>>();
+async fn insert_postgres(
+    tx: &mut Transaction<'_, Postgres>,
+    rows: &[StoredRow],
+) -> Result<(), sqlx::Error> {
+    let numbers =
+        |of: fn(&StoredRow) -> u64| rows.iter().map(|row| of(row) as i64).collect::<Vec<i64>>();
     let texts = |of: fn(&StoredRow) -> String| rows.iter().map(of).collect::<Vec<String>>();
     sqlx::query(
         "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
@@ -227,7 +281,9 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
     if let Writing::Postgres(_) = store.writing {
         // Emptying a large table and reading the export take the time that they take.
         for limit in ["statement_timeout", "idle_in_transaction_session_timeout"] {
-            sqlx::query(&format!("SET LOCAL {limit} = 0")).execute(&mut *tx).await?;
+            sqlx::query(&format!("SET LOCAL {limit} = 0"))
+                .execute(&mut *tx)
+                .await?;
         }
     }
     lock_at(store, &mut tx, head).await?;
@@ -245,7 +301,10 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
         chunk.push(row);
     }
     in_time(of.write(&mut tx, &chunk)).await?;
-    sqlx::query("DELETE FROM checkpoints WHERE name = $1").bind(MARK).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM checkpoints WHERE name = $1")
+        .bind(MARK)
+        .execute(&mut *tx)
+        .await?;
     Ok(tx.commit().await?)
 }
 

@@ -51,12 +51,19 @@ impl Log {
     pub async fn journalled(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
         let keys = self.live_keys(user).await?;
         let read = async move |store: Store| {
-            let sql = "SELECT sealed FROM journal WHERE turn_id = $1 AND user_id = $2 ORDER BY upto";
-            let rows = sqlx::query(sql).bind(turn.to_string()).bind(user.to_string()).fetch_all(store.reads()).await?;
+            let sql =
+                "SELECT sealed FROM journal WHERE turn_id = $1 AND user_id = $2 ORDER BY upto";
+            let rows = sqlx::query(sql)
+                .bind(turn.to_string())
+                .bind(user.to_string())
+                .fetch_all(store.reads())
+                .await?;
             let mut text = String::new();
             for row in rows {
                 let sealed: Vec<u8> = row.try_get("sealed")?;
-                let damaged = |reason| LogError::Statement(format!("the journal of turn {turn} is damaged: {reason}"));
+                let damaged = |reason| {
+                    LogError::Statement(format!("the journal of turn {turn} is damaged: {reason}"))
+                };
                 text.push_str(&keys.open_text(COLUMN, &sealed).map_err(damaged)?);
             }
             Ok(text)
@@ -68,9 +75,22 @@ impl Log {
 impl Journal {
     /// Writes a piece that brings the answer up to `upto` bytes, and waits until it is committed.
     /// Writing the same piece again is no error.
-    pub async fn write(&self, turn: TurnId, user: UserId, keys: &Arc<UserKeys>, upto: u64, text: &str) -> Result<(), LogError> {
+    pub async fn write(
+        &self,
+        turn: TurnId,
+        user: UserId,
+        keys: &Arc<UserKeys>,
+        upto: u64,
+        text: &str,
+    ) -> Result<(), LogError> {
         let (committed, answer) = oneshot::channel();
-        let piece = Piece { turn, user, upto, sealed: keys.seal_text(COLUMN, text), committed };
+        let piece = Piece {
+            turn,
+            user,
+            upto,
+            sealed: keys.seal_text(COLUMN, text),
+            committed,
+        };
         let stopped = || LogError::Away("the journal has stopped".into());
         self.queue.send(piece).await.map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))

@@ -39,7 +39,9 @@ pub(crate) struct DataKey {
 impl DataKey {
     /// The keys of readers.
     pub(crate) fn payload(&self) -> UserKeys {
-        UserKeys { payload: SealingKey::derive(self.id, &self.root, "payload") }
+        UserKeys {
+            payload: SealingKey::derive(self.id, &self.root, "payload"),
+        }
     }
 
     /// The key that secrets' own keys are wrapped by: only for whoever holds the door.
@@ -70,12 +72,15 @@ impl UserKeys {
 
     /// Seals personal text for a column of a read table or of the journal.
     pub fn seal_text(&self, column: &str, text: &str) -> Vec<u8> {
-        self.payload.seal(text.as_bytes(), &Place::new(&["read v1", column]))
+        self.payload
+            .seal(text.as_bytes(), &Place::new(&["read v1", column]))
     }
 
     /// Opens personal text of that column.
     pub fn open_text(&self, column: &str, sealed: &[u8]) -> Result<String, CantOpen> {
-        let opened = self.payload.open(sealed, &Place::new(&["read v1", column]))?;
+        let opened = self
+            .payload
+            .open(sealed, &Place::new(&["read v1", column]))?;
         String::from_utf8(opened.to_vec()).map_err(|_| CantOpen::Form)
     }
 }
@@ -138,7 +143,10 @@ impl SystemHashes {
     /// What a request that may be sent again is known by. `asked` is all that it asks: where, and with which body.
     pub fn request(&self, caller: &str, route: &str, key: &str, asked: &[&str]) -> RequestKey {
         let key = keyed_hash(&self.request, &["key", caller, route, key]);
-        RequestKey { key, request: keyed_hash(&self.request, &[&["request"], asked].concat()) }
+        RequestKey {
+            key,
+            request: keyed_hash(&self.request, &[&["request"], asked].concat()),
+        }
     }
 
     /// The code of the first invite: the same at each start, so that a crash before it was shown loses nothing.
@@ -179,7 +187,9 @@ impl SystemHashes {
 
 fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
     // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        return String::new();
+    };
     for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part.as_bytes());
@@ -190,10 +200,12 @@ fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
+            text
+        })
 }
 
 /// SHA-256 in hexadecimal: how tokens, leases and ciphertexts are named in facts.

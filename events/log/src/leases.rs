@@ -56,7 +56,9 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
     let user: String = row.try_get("user_id")?;
     Ok(Lease {
         id: row.try_get("id")?,
-        user: user.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        user: user
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         stream_id: row.try_get("stream_id")?,
         holder: row.try_get("holder")?,
         expires_at: Moment(row.try_get("expires_at")?),
@@ -72,14 +74,23 @@ impl Log {
         self.store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND id = $2");
-                let row = sqlx::query(&sql).bind(kind.as_str()).bind(id).fetch_optional(store.reads()).await?;
+                let row = sqlx::query(&sql)
+                    .bind(kind.as_str())
+                    .bind(id)
+                    .fetch_optional(store.reads())
+                    .await?;
                 Ok(row.as_ref().map(read).transpose()?)
             })
             .await
     }
 
     /// Leases of a kind that ran out before `now`, oldest first, at most `limit`.
-    pub async fn lapsed_leases(&self, kind: LeaseKind, now: Moment, limit: i64) -> Result<Vec<Lease>, LogError> {
+    pub async fn lapsed_leases(
+        &self,
+        kind: LeaseKind,
+        now: Moment,
+        limit: i64,
+    ) -> Result<Vec<Lease>, LogError> {
         self.store()
             .run(async move |store: Store| {
                 let sql =
@@ -135,7 +146,12 @@ impl Log {
                      WHERE kind = $1 AND id = $2 AND expires_at <= $4 RETURNING {COLUMNS}"
                 );
                 let mut tx = store.relaxed_in(epoch).await?;
-                let query = sqlx::query(&sql).bind(kind.as_str()).bind(id).bind(holder).bind(now.0).bind(until.0);
+                let query = sqlx::query(&sql)
+                    .bind(kind.as_str())
+                    .bind(id)
+                    .bind(holder)
+                    .bind(now.0)
+                    .bind(until.0);
                 let row = query.fetch_optional(&mut *tx).await?;
                 tx.commit().await?;
                 Ok(row.as_ref().map(read).transpose()?)
@@ -144,13 +160,23 @@ impl Log {
     }
 
     /// Drops a lease whose work has ended already, as the log says; somebody else's lease of the same work stays.
-    pub async fn drop_lease(&self, kind: LeaseKind, id: &str, holder: &str) -> Result<(), LogError> {
+    pub async fn drop_lease(
+        &self,
+        kind: LeaseKind,
+        id: &str,
+        holder: &str,
+    ) -> Result<(), LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let sql = "DELETE FROM leases WHERE kind = $1 AND id = $2 AND holder = $3";
-                sqlx::query(sql).bind(kind.as_str()).bind(id).bind(holder).execute(&mut *tx).await?;
+                sqlx::query(sql)
+                    .bind(kind.as_str())
+                    .bind(id)
+                    .bind(holder)
+                    .execute(&mut *tx)
+                    .await?;
                 Ok(tx.commit().await?)
             })
             .await
@@ -158,7 +184,12 @@ impl Log {
 
     /// A node's heartbeat: of these runs, those that it still holds are its own until `until`. Answers them, and for each whether
     /// it was called off. One that is missing in the answer was taken by another node.
-    pub async fn renew_runs(&self, node: &str, ids: Vec<String>, until: Moment) -> Result<HashMap<String, bool>, LogError> {
+    pub async fn renew_runs(
+        &self,
+        node: &str,
+        ids: Vec<String>,
+        until: Moment,
+    ) -> Result<HashMap<String, bool>, LogError> {
         let node = node.to_owned();
         self.store()
             .run(async move |store: Store| {
@@ -191,7 +222,9 @@ impl Log {
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let call =
-                    sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id);
+                    sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2")
+                        .bind(kind.as_str())
+                        .bind(id);
                 call.execute(&mut *tx).await?;
                 Ok(tx.commit().await?)
             })
@@ -203,7 +236,9 @@ impl Log {
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
-                sqlx::query("UPDATE leases SET expires_at = 0 WHERE kind IN ('turn', 'caption')").execute(&mut *tx).await?;
+                sqlx::query("UPDATE leases SET expires_at = 0 WHERE kind IN ('turn', 'caption')")
+                    .execute(&mut *tx)
+                    .await?;
                 Ok(tx.commit().await?)
             })
             .await

@@ -96,9 +96,22 @@ impl Log {
         let tail = Arc::new(Tail::after(stored_head(&store).await?));
         tokio::spawn(Arc::clone(&tail).read_on(store.clone()));
         let health = Health::start(store.writing.clone());
-        let scrub = if settings.read_only { Scrub::default() } else { Scrub::start(&store) };
-        let (writer, written) = LogWriter::start(store.writing.clone(), Arc::clone(&tail), health.clone(), scrub);
-        tokio::spawn(hint::poll(store.clone(), Arc::clone(&tail), written.clone()));
+        let scrub = if settings.read_only {
+            Scrub::default()
+        } else {
+            Scrub::start(&store)
+        };
+        let (writer, written) = LogWriter::start(
+            store.writing.clone(),
+            Arc::clone(&tail),
+            health.clone(),
+            scrub,
+        );
+        tokio::spawn(hint::poll(
+            store.clone(),
+            Arc::clone(&tail),
+            written.clone(),
+        ));
         if let Writing::Postgres(pool) = &store.writing {
             hint::start(pool, settings.clock.new_uuid(), &tail, written);
         }
@@ -110,13 +123,19 @@ impl Log {
             system: Arc::new(system.payload()),
             masters: watch::Sender::new(masters),
             lacking: watch::Sender::new(None),
-            keys: moka::sync::Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_LIFE).build(),
+            keys: moka::sync::Cache::builder()
+                .max_capacity(CACHED_KEYS)
+                .time_to_live(KEY_LIFE)
+                .build(),
             wakes: Wakes::start(store.clone()),
             snapshots: Snapshots::start(store.clone()),
             clock: settings.clock,
             store,
         }));
-        Ok(Opened { vault: VaultDoor::new(log.clone()), log })
+        Ok(Opened {
+            vault: VaultDoor::new(log.clone()),
+            log,
+        })
     }
 
     /// Whether nothing was ever sealed in a store, so that any master key will do. Brings its schema up to date.
@@ -185,22 +204,38 @@ impl Log {
 }
 
 pub(crate) async fn stored_head(store: &Store) -> Result<u64, LogError> {
-    let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events").fetch_one(store.reads()).await?;
+    let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events")
+        .fetch_one(store.reads())
+        .await?;
     Ok(head as u64)
 }
 
 impl Group {
     /// Facts of a user, who had `after` events before.
     pub fn of_user(user: UserId, after: u64, facts: Vec<crate::NewFact>) -> Self {
-        Self { owner: Owner::User(user), after, facts, keys: None }
+        Self {
+            owner: Owner::User(user),
+            after,
+            facts,
+            keys: None,
+        }
     }
 
     /// Facts of one of the system's streams, which had `after` events before.
     pub fn of_system(stream: &StreamId, after: u64, events: Vec<genie_events::Event>) -> Self {
         let facts = (after + 1..)
             .zip(events)
-            .map(|(sequence, event)| crate::NewFact { stream: stream.clone(), sequence, event })
+            .map(|(sequence, event)| crate::NewFact {
+                stream: stream.clone(),
+                sequence,
+                event,
+            })
             .collect();
-        Self { owner: Owner::System(stream.clone()), after, facts, keys: None }
+        Self {
+            owner: Owner::System(stream.clone()),
+            after,
+            facts,
+            keys: None,
+        }
     }
 }

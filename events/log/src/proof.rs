@@ -53,7 +53,9 @@ pub enum CantProve {
         facts: u64,
     },
     /// No head covers it yet.
-    #[error("Position {position} is not sealed yet: the newest signed head covers {signed} facts; ask again in a few seconds")]
+    #[error(
+        "Position {position} is not sealed yet: the newest signed head covers {signed} facts; ask again in a few seconds"
+    )]
     NotSealed {
         /// What was asked for.
         position: u64,
@@ -79,9 +81,18 @@ impl Log {
             _ if i64::try_from(position).is_err() => None,
             _ => self.rows(position - 1, 1).await?.into_iter().next(),
         };
-        let Some(row) = row else { return Err(CantProve::NotThere { position, facts: self.head() }) };
+        let Some(row) = row else {
+            return Err(CantProve::NotThere {
+                position,
+                facts: self.head(),
+            });
+        };
         let key = self.head_key().await?.public();
-        let head = self.newest_note().await?.map(|note| open(&key, &note)).transpose()?;
+        let head = self
+            .newest_note()
+            .await?
+            .map(|note| open(&key, &note))
+            .transpose()?;
         let signed = head.as_ref().map_or(0, |head| head.size);
         let Some(head) = head.filter(|head| head.size >= position) else {
             return Err(CantProve::NotSealed { position, signed });
@@ -96,33 +107,69 @@ impl Log {
                 Some(from) => Some(grown(&mut db, from, head.size).await?),
                 None => None,
             };
-            let (leaf, event_id, digest) = (tree::leaf_hash(&row.digest), row.event_id, row.digest.clone());
-            check(Proof { position, event_id, digest, leaf, path, head, growth }, &row)
+            let (leaf, event_id, digest) = (
+                tree::leaf_hash(&row.digest),
+                row.event_id,
+                row.digest.clone(),
+            );
+            check(
+                Proof {
+                    position,
+                    event_id,
+                    digest,
+                    leaf,
+                    path,
+                    head,
+                    growth,
+                },
+                &row,
+            )
         };
         Ok(self.store().run(proof).await?)
     }
 }
 
 fn open(key: &PublicHeadKey, note: &str) -> Result<SignedHead, LogError> {
-    key.open(note).map_err(|reason: BadHead| LogError::Tree(format!("the newest signed head is none: {reason}")))
+    key.open(note).map_err(|reason: BadHead| {
+        LogError::Tree(format!("the newest signed head is none: {reason}"))
+    })
 }
 
 async fn grown(db: &mut AnyConnection, from: u64, size: u64) -> Result<Growth, LogError> {
-    Ok(Growth { from, root: tree::root(db, from).await?, proof: tree::prove_consistency(db, size, from).await? })
+    Ok(Growth {
+        from,
+        root: tree::root(db, from).await?,
+        proof: tree::prove_consistency(db, size, from).await?,
+    })
 }
 
 /// What does not hold is never handed out.
 fn check(proof: Proof, row: &StoredRow) -> Result<Proof, LogError> {
-    let Proof { position, digest, path, head, growth, .. } = &proof;
+    let Proof {
+        position,
+        digest,
+        path,
+        head,
+        growth,
+        ..
+    } = &proof;
     if row.computed_digest()[..] != row.digest[..] {
         return Err(row.damaged("its digest does not match"));
     }
     if !tree::is_included(path, head.size, head.root, *position, digest) {
         return Err(row.damaged("it is not what was sealed at its position"));
     }
-    let holds = |growth: &Growth| tree::is_consistent(&growth.proof, (growth.from, growth.root), (head.size, head.root));
+    let holds = |growth: &Growth| {
+        tree::is_consistent(
+            &growth.proof,
+            (growth.from, growth.root),
+            (head.size, head.root),
+        )
+    };
     match growth.as_ref().is_none_or(holds) {
         true => Ok(proof),
-        false => Err(LogError::Tree("the newest head did not grow out of the tree as stored".into())),
+        false => Err(LogError::Tree(
+            "the newest head did not grow out of the tree as stored".into(),
+        )),
     }
 }

@@ -42,17 +42,35 @@ pub struct JobStep {
 impl JobStep {
     /// What a row says of a job; `None` when it is of something else.
     pub fn of(row: &StoredRow) -> Result<Option<Self>, LogError> {
-        let (StreamId { kind: StreamKind::Job, id }, Some(user)) = (row.verified_stream()?, row.user()) else { return Ok(None) };
+        let (
+            StreamId {
+                kind: StreamKind::Job,
+                id,
+            },
+            Some(user),
+        ) = (row.verified_stream()?, row.user())
+        else {
+            return Ok(None);
+        };
         let job = id.parse().map_err(|reason| row.damaged(reason))?;
         let (event_type, clear) = (row.event_type.clone(), row.metadata()?.clear);
-        Ok(Some(Self { position: row.position, job, user, sequence: row.sequence, event_type, clear }))
+        Ok(Some(Self {
+            position: row.position,
+            job,
+            user,
+            sequence: row.sequence,
+            event_type,
+            clear,
+        }))
     }
 
     /// `None` for a row that makes no sense: whoever claims the job is told by its owner's state.
     fn read(row: &AnyRow) -> Result<Option<Self>, sqlx::Error> {
         let (job, user): (String, String) = (row.try_get("aggregate_id")?, row.try_get("user_id")?);
         let metadata = serde_json::from_str::<Metadata>(&row.try_get::<String, _>("metadata")?);
-        let (Ok(job), Ok(user), Ok(metadata)) = (job.parse(), user.parse(), metadata) else { return Ok(None) };
+        let (Ok(job), Ok(user), Ok(metadata)) = (job.parse(), user.parse(), metadata) else {
+            return Ok(None);
+        };
         Ok(Some(Self {
             position: row.try_get::<i64, _>("position")? as u64,
             job,
@@ -74,15 +92,32 @@ struct StoredEvent {
 
 /// A number to be below, as both stores hold it.
 fn below(before: Option<u64>) -> i64 {
-    before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX)
+    before
+        .and_then(|before| i64::try_from(before).ok())
+        .unwrap_or(i64::MAX)
 }
 
 /// The rows after a position, in order and without a hole.
-pub(crate) async fn read_rows(store: &Store, after: u64, limit: i64) -> Result<Vec<StoredRow>, LogError> {
-    let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
-    let rows = sqlx::query(&sql).bind(after as i64).bind(limit).fetch_all(store.reads()).await?;
-    let rows = rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?;
-    match (after + 1..).zip(&rows).find(|(expected, row)| row.position != *expected) {
+pub(crate) async fn read_rows(
+    store: &Store,
+    after: u64,
+    limit: i64,
+) -> Result<Vec<StoredRow>, LogError> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+    let rows = sqlx::query(&sql)
+        .bind(after as i64)
+        .bind(limit)
+        .fetch_all(store.reads())
+        .await?;
+    let rows = rows
+        .iter()
+        .map(StoredRow::read)
+        .collect::<Result<Vec<_>, _>>()?;
+    match (after + 1..)
+        .zip(&rows)
+        .find(|(expected, row)| row.position != *expected)
+    {
         Some((missing, _)) => Err(LogError::Hole { missing }),
         None => Ok(rows),
     }
@@ -92,7 +127,9 @@ impl Log {
     /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an alarm, not a wait.
     pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
         let limit = limit.min(PAGE) as i64;
-        self.store().run(async move |store: Store| read_rows(&store, after, limit).await).await
+        self.store()
+            .run(async move |store: Store| read_rows(&store, after, limit).await)
+            .await
     }
 
     /// A user's rows after a `user_seq`, in order, at most [`PAGE`].
@@ -101,7 +138,12 @@ impl Log {
     }
 
     /// The same, at most `limit`.
-    pub async fn user_page(&self, user: UserId, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
+    pub async fn user_page(
+        &self,
+        user: UserId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredRow>, LogError> {
         self.store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT $3");
@@ -116,7 +158,10 @@ impl Log {
     pub async fn user_seq(&self, user: UserId) -> Result<u64, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT coalesce(max(user_seq), 0) AS seq FROM events WHERE user_id = $1";
-            let row = sqlx::query(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+            let row = sqlx::query(sql)
+                .bind(user.to_string())
+                .fetch_one(store.reads())
+                .await?;
             Ok(row.try_get::<i64, _>("seq")? as u64)
         };
         self.store().run(read).await
@@ -126,10 +171,18 @@ impl Log {
     pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT user_id FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND sequence = 1";
-            let row = sqlx::query(sql).bind(credential.to_string()).fetch_optional(store.reads()).await?;
-            let owner = row.map(|row| row.try_get::<String, _>("user_id")).transpose()?;
-            let damaged = |_| LogError::Statement(format!("the owner of credential {credential} is no id"));
-            owner.map(|owner| owner.parse().map_err(damaged)).transpose()
+            let row = sqlx::query(sql)
+                .bind(credential.to_string())
+                .fetch_optional(store.reads())
+                .await?;
+            let owner = row
+                .map(|row| row.try_get::<String, _>("user_id"))
+                .transpose()?;
+            let damaged =
+                |_| LogError::Statement(format!("the owner of credential {credential} is no id"));
+            owner
+                .map(|owner| owner.parse().map_err(damaged))
+                .transpose()
         };
         self.store().run(read).await
     }
@@ -147,16 +200,30 @@ impl Log {
                 "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND user_id = $2 \
                  AND sequence < $3 ORDER BY sequence DESC LIMIT $4"
             );
-            let query = sqlx::query(&sql).bind(credential.to_string()).bind(user.to_string());
-            let rows = query.bind(below(before)).bind(limit.min(PAGE) as i64).fetch_all(store.reads()).await?;
-            Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+            let query = sqlx::query(&sql)
+                .bind(credential.to_string())
+                .bind(user.to_string());
+            let rows = query
+                .bind(below(before))
+                .bind(limit.min(PAGE) as i64)
+                .fetch_all(store.reads())
+                .await?;
+            Ok(rows
+                .iter()
+                .map(StoredRow::read)
+                .collect::<Result<Vec<_>, _>>()?)
         };
         self.store().run(read).await
     }
 
     /// The rows that tell to whom a user's credentials were shown or refused, before a `user_seq`, newest first, at most `limit`
     /// and [`PAGE`].
-    pub async fn revealed_rows(&self, user: UserId, before: Option<u64>, limit: usize) -> Result<Vec<StoredRow>, LogError> {
+    pub async fn revealed_rows(
+        &self,
+        user: UserId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredRow>, LogError> {
         let read = async move |store: Store| {
             // By an index over just these.
             let sql = format!(
@@ -164,21 +231,36 @@ impl Log {
                  AND event_type IN ('credential.revealed', 'credential.refused') ORDER BY user_seq DESC LIMIT $3"
             );
             let query = sqlx::query(&sql).bind(user.to_string()).bind(below(before));
-            let rows = query.bind(limit.min(PAGE) as i64).fetch_all(store.reads()).await?;
-            Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
+            let rows = query
+                .bind(limit.min(PAGE) as i64)
+                .fetch_all(store.reads())
+                .await?;
+            Ok(rows
+                .iter()
+                .map(StoredRow::read)
+                .collect::<Result<Vec<_>, _>>()?)
         };
         self.store().run(read).await
     }
 
     /// Who asked for the last event of this type in a stream, as far as it can be read without a key; `None` without any.
-    pub async fn last_asked(&self, stream: StreamId, event_type: &'static str) -> Result<Option<Metadata>, LogError> {
+    pub async fn last_asked(
+        &self,
+        stream: StreamId,
+        event_type: &'static str,
+    ) -> Result<Option<Metadata>, LogError> {
         let read = async move |store: Store| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND event_type = $3 \
                  ORDER BY sequence DESC LIMIT 1"
             );
-            let asked = sqlx::query(&sql).bind(stream.kind.as_str()).bind(stream.id).bind(event_type);
-            let Some(row) = asked.fetch_optional(store.reads()).await? else { return Ok(None) };
+            let asked = sqlx::query(&sql)
+                .bind(stream.kind.as_str())
+                .bind(stream.id)
+                .bind(event_type);
+            let Some(row) = asked.fetch_optional(store.reads()).await? else {
+                return Ok(None);
+            };
             let row = StoredRow::read(&row)?;
             row.verified_stream()?;
             row.metadata().map(Some)
@@ -188,13 +270,20 @@ impl Log {
 
     /// All facts of a user in order, handed over one by one. The first damaged one ends it: what comes after could not be
     /// trusted to follow from what was read.
-    pub async fn user_facts(&self, user: UserId, mut each: impl FnMut(Fact)) -> Result<(), LogError> {
+    pub async fn user_facts(
+        &self,
+        user: UserId,
+        mut each: impl FnMut(Fact),
+    ) -> Result<(), LogError> {
         let mut after = 0;
         loop {
             let rows = self.user_rows(user, after).await?;
             for row in &rows {
                 if row.owner_seq != after + 1 {
-                    return Err(row.damaged(format!("the user's event {} is missing before it", after + 1)));
+                    return Err(row.damaged(format!(
+                        "the user's event {} is missing before it",
+                        after + 1
+                    )));
                 }
                 each(self.open_row(row).await?);
                 after = row.owner_seq;
@@ -218,7 +307,13 @@ impl Log {
                      AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE k.user_id = events.user_id AND k.state = 'destroyed') \
                  ORDER BY position";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-            Ok(rows.iter().map(JobStep::read).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            Ok(rows
+                .iter()
+                .map(JobStep::read)
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .flatten()
+                .collect())
         };
         self.store().run(read).await
     }
@@ -232,8 +327,16 @@ impl Log {
                      AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1) \
                  ORDER BY e.position LIMIT {PAGE}"
             );
-            let rows = sqlx::query(&sql).bind(after as i64).fetch_all(store.reads()).await?;
-            let read = |row: AnyRow| Ok((row.try_get::<i64, _>("position")? as u64, row.try_get("aggregate_id")?));
+            let rows = sqlx::query(&sql)
+                .bind(after as i64)
+                .fetch_all(store.reads())
+                .await?;
+            let read = |row: AnyRow| {
+                Ok((
+                    row.try_get::<i64, _>("position")? as u64,
+                    row.try_get("aggregate_id")?,
+                ))
+            };
             rows.into_iter().map(read).collect()
         };
         self.store().run(read).await
@@ -257,15 +360,19 @@ impl Log {
     where
         A: Aggregate + 'static,
     {
-        let Some(kind) = StreamKind::parse(A::TYPE) else { return Ok(vec![]) };
+        let Some(kind) = StreamKind::parse(A::TYPE) else {
+            return Ok(vec![]);
+        };
         let stream = StreamId::new(kind, id);
         let events = match self.store().postgres_reads() {
             Some(pool) => {
                 let (repository, id) = (PostgresEventRepository::new(pool.clone()), id.to_owned());
-                let read = self.store().run(async move |_| match repository.get_events::<A>(&id).await {
-                    Ok(events) => Ok(events),
-                    Err(error) => Err(LogError::Away(error.to_string())),
-                });
+                let read =
+                    self.store()
+                        .run(async move |_| match repository.get_events::<A>(&id).await {
+                            Ok(events) => Ok(events),
+                            Err(error) => Err(LogError::Away(error.to_string())),
+                        });
                 let events = read.await?;
                 let stored = |event: SerializedEvent| StoredEvent {
                     sequence: event.sequence as u64,
@@ -284,7 +391,11 @@ impl Log {
         let read = async move |store: Store| {
             let sql = "SELECT sequence, event_type, event_version, payload FROM events \
                  WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence";
-            let rows = sqlx::query(sql).bind(stream.kind.as_str()).bind(stream.id).fetch_all(store.reads()).await?;
+            let rows = sqlx::query(sql)
+                .bind(stream.kind.as_str())
+                .bind(stream.id)
+                .fetch_all(store.reads())
+                .await?;
             let event = |row: AnyRow| {
                 Ok(StoredEvent {
                     sequence: row.try_get::<i64, _>("sequence")? as u64,
@@ -293,7 +404,10 @@ impl Log {
                     payload: row.try_get("payload")?,
                 })
             };
-            Ok(rows.into_iter().map(event).collect::<Result<Vec<_>, sqlx::Error>>()?)
+            Ok(rows
+                .into_iter()
+                .map(event)
+                .collect::<Result<Vec<_>, sqlx::Error>>()?)
         };
         self.store().run(read).await
     }
@@ -307,12 +421,26 @@ impl Log {
         if stored.is_empty() {
             return Ok(vec![]);
         }
-        let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else { return Ok(vec![]) };
+        let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else {
+            return Ok(vec![]);
+        };
         let mut events = Vec::with_capacity(stored.len());
-        for StoredEvent { sequence, event_type, version, payload } in stored {
-            let damaged =
-                |reason: &dyn ToString| LogError::damaged(0, stream, format!("event {sequence}: {}", reason.to_string()));
-            let envelope: Envelope = serde_json::from_str(&payload).map_err(|_| damaged(&"its envelope can't be read"))?;
+        for StoredEvent {
+            sequence,
+            event_type,
+            version,
+            payload,
+        } in stored
+        {
+            let damaged = |reason: &dyn ToString| {
+                LogError::damaged(
+                    0,
+                    stream,
+                    format!("event {sequence}: {}", reason.to_string()),
+                )
+            };
+            let envelope: Envelope = serde_json::from_str(&payload)
+                .map_err(|_| damaged(&"its envelope can't be read"))?;
             if envelope.k != keys.payload().id() {
                 return Ok(vec![]); // another owner's stream
             }
@@ -320,9 +448,13 @@ impl Log {
                 return Err(damaged(&"the event before it is missing"));
             }
             let place = Place::event(envelope.e, stream, sequence, &event_type, owner.id());
-            let opened = keys.payload().open_event(&envelope, &place).map_err(|reason| damaged(&reason))?;
+            let opened = keys
+                .payload()
+                .open_event(&envelope, &place)
+                .map_err(|reason| damaged(&reason))?;
             let mut json = serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?;
-            upcast::lift(&event_type, &version, &mut json, upcast::STEPS).map_err(|reason| damaged(&reason))?;
+            upcast::lift(&event_type, &version, &mut json, upcast::STEPS)
+                .map_err(|reason| damaged(&reason))?;
             events.push(serde_json::from_value(json).map_err(|reason| damaged(&reason))?);
         }
         Ok(events)

@@ -1,6 +1,8 @@
 //! A row of the log as stored, the digest over it, and the fact inside.
 
-use genie_events::{Event, EventId, Metadata, Moment, StreamId, StreamKind, UserId, account::FORGOTTEN};
+use genie_events::{
+    Event, EventId, Metadata, Moment, StreamId, StreamKind, UserId, account::FORGOTTEN,
+};
 use sha2::{Digest, Sha256};
 use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
@@ -53,7 +55,10 @@ const CANONICAL_REST: usize = 320;
 
 impl StoredRow {
     pub(crate) fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
-        let number = |column: &str| row.try_get::<i64, _>(column).map(|n| u64::try_from(n).unwrap_or(0));
+        let number = |column: &str| {
+            row.try_get::<i64, _>(column)
+                .map(|n| u64::try_from(n).unwrap_or(0))
+        };
         let text = |column: &str| row.try_get::<String, _>(column);
         // An id that is no UUID is not what the digest was made over, and is found there.
         let id = |column: &str| text(column).map(|id| Uuid::try_parse(&id).unwrap_or_default());
@@ -78,7 +83,8 @@ impl StoredRow {
     /// SHA-256 over the canonical form of the row: every column but `position` and `digest`, in the table's order,
     /// each as a 64-bit big-endian length and its bytes, numbers as 64-bit big-endian.
     pub fn computed_digest(&self) -> [u8; 32] {
-        let mut canonical = Vec::with_capacity(self.payload.len() + self.metadata.len() + CANONICAL_REST);
+        let mut canonical =
+            Vec::with_capacity(self.payload.len() + self.metadata.len() + CANONICAL_REST);
         let mut part = |bytes: &[u8]| {
             canonical.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
             canonical.extend_from_slice(bytes);
@@ -127,7 +133,9 @@ impl StoredRow {
 
     /// Whose data key sealed it: the user's, or the system's (nil), which the fact that they were forgotten is sealed under, too.
     pub(crate) fn key_owner(&self) -> Uuid {
-        self.user().filter(|_| !self.is_forgotten()).map_or(Uuid::nil(), |user| user.0)
+        self.user()
+            .filter(|_| !self.is_forgotten())
+            .map_or(Uuid::nil(), |user| user.0)
     }
 
     /// Whether it says that its user was forgotten: the one event of theirs that can still be read then.
@@ -138,9 +146,19 @@ impl StoredRow {
     /// Checks the digest and opens the envelope.
     pub(crate) fn open(&self, keys: &UserKeys) -> Result<(StreamId, Event), LogError> {
         let stream = self.verified_stream()?;
-        let envelope: Envelope = serde_json::from_str(&self.payload).map_err(|_| self.damaged("its envelope can't be read"))?;
-        let place = Place::event(EventId(self.event_id), &stream, self.sequence, &self.event_type, self.owner);
-        let opened = keys.payload().open_event(&envelope, &place).map_err(|reason| self.damaged(reason))?;
+        let envelope: Envelope = serde_json::from_str(&self.payload)
+            .map_err(|_| self.damaged("its envelope can't be read"))?;
+        let place = Place::event(
+            EventId(self.event_id),
+            &stream,
+            self.sequence,
+            &self.event_type,
+            self.owner,
+        );
+        let opened = keys
+            .payload()
+            .open_event(&envelope, &place)
+            .map_err(|reason| self.damaged(reason))?;
         let event = Event::read(stream.kind, &self.event_type, &self.event_version, &opened);
         Ok((stream, event.map_err(|reason| self.damaged(reason))?))
     }
@@ -220,20 +238,60 @@ mod tests {
     #[test]
     fn the_digest_covers_every_column_but_the_position() {
         let digest = row().computed_digest();
-        assert_eq!(StoredRow { position: 8, ..row() }.computed_digest(), digest);
+        assert_eq!(
+            StoredRow {
+                position: 8,
+                ..row()
+            }
+            .computed_digest(),
+            digest
+        );
         let others = [
-            StoredRow { kind: "chat".into(), ..row() },
-            StoredRow { id: "2".into(), ..row() },
-            StoredRow { sequence: 2, ..row() },
-            StoredRow { event_type: "x".into(), ..row() },
-            StoredRow { event_version: "2".into(), ..row() },
-            StoredRow { payload: "{ }".into(), ..row() },
-            StoredRow { metadata: "{ }".into(), ..row() },
-            StoredRow { event_id: Uuid::nil(), ..row() },
-            StoredRow { owner: Uuid::nil(), ..row() },
-            StoredRow { owner_seq: 4, ..row() },
+            StoredRow {
+                kind: "chat".into(),
+                ..row()
+            },
+            StoredRow {
+                id: "2".into(),
+                ..row()
+            },
+            StoredRow {
+                sequence: 2,
+                ..row()
+            },
+            StoredRow {
+                event_type: "x".into(),
+                ..row()
+            },
+            StoredRow {
+                event_version: "2".into(),
+                ..row()
+            },
+            StoredRow {
+                payload: "{ }".into(),
+                ..row()
+            },
+            StoredRow {
+                metadata: "{ }".into(),
+                ..row()
+            },
+            StoredRow {
+                event_id: Uuid::nil(),
+                ..row()
+            },
+            StoredRow {
+                owner: Uuid::nil(),
+                ..row()
+            },
+            StoredRow {
+                owner_seq: 4,
+                ..row()
+            },
             StoredRow { slice: 0, ..row() },
-            StoredRow { recorded_at: Moment(6), ..row() },
+            StoredRow {
+                recorded_at: Moment(6),
+                ..row()
+            },
         ];
         for other in others {
             assert_ne!(other.computed_digest(), digest, "{other:?}");

@@ -72,10 +72,19 @@ impl Store {
     /// Empties SQLite's write-ahead log, so that what was deleted is in no file of it; `false` when readers or the writer were in
     /// the way. On Postgres it does nothing.
     pub async fn scrub(&self) -> Result<bool, LogError> {
-        let Writing::Sqlite(pool) = &self.writing else { return Ok(true) };
-        let options = pool.connect_options().as_ref().clone().create_if_missing(false).busy_timeout(PATIENCE);
+        let Writing::Sqlite(pool) = &self.writing else {
+            return Ok(true);
+        };
+        let options = pool
+            .connect_options()
+            .as_ref()
+            .clone()
+            .create_if_missing(false)
+            .busy_timeout(PATIENCE);
         let mut connection = SqliteConnection::connect_with(&options).await?;
-        let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
+        let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&mut connection)
+            .await;
         let was_busy = row.and_then(|row| row.try_get::<i64, _>("busy"));
         connection.close().await?;
         Ok(was_busy? == 0)

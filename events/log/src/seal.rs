@@ -54,7 +54,11 @@ impl SealingKey {
     pub fn derive(id: Uuid, root: &[u8; 32], purpose: &str) -> Self {
         let key = Zeroizing::new(derive(root, purpose, "key"));
         let commitment = derive(root, purpose, "commitment");
-        Self { id, cipher: XChaCha20Poly1305::new(&Key::from(*key)), commitment }
+        Self {
+            id,
+            cipher: XChaCha20Poly1305::new(&Key::from(*key)),
+            commitment,
+        }
     }
 
     /// Which key it is.
@@ -64,17 +68,31 @@ impl SealingKey {
 
     fn encrypt(&self, plaintext: &[u8], place: &[u8]) -> ([u8; NONCE], Vec<u8>) {
         let nonce = random_bytes::<NONCE>();
-        let payload = Payload { msg: plaintext, aad: place };
+        let payload = Payload {
+            msg: plaintext,
+            aad: place,
+        };
         // Fails only when the plaintext is longer than 256 GiB, which no limit of ours lets through.
-        let ciphertext = self.cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
+        let ciphertext = self
+            .cipher
+            .encrypt(&XNonce::from(nonce), payload)
+            .unwrap_or_default();
         (nonce, ciphertext)
     }
 
-    fn decrypt(&self, nonce: [u8; NONCE], mut sealed: Vec<u8>, commitment: &[u8], place: &[u8]) -> Result<Vec<u8>, CantOpen> {
+    fn decrypt(
+        &self,
+        nonce: [u8; NONCE],
+        mut sealed: Vec<u8>,
+        commitment: &[u8],
+        place: &[u8],
+    ) -> Result<Vec<u8>, CantOpen> {
         if !bool::from(commitment.ct_eq(&self.commitment)) {
             return Err(CantOpen::OtherKey);
         }
-        self.cipher.decrypt_in_place(&XNonce::from(nonce), place, &mut sealed).map_err(|_| CantOpen::Changed)?;
+        self.cipher
+            .decrypt_in_place(&XNonce::from(nonce), place, &mut sealed)
+            .map_err(|_| CantOpen::Changed)?;
         Ok(sealed)
     }
 
@@ -92,14 +110,26 @@ impl SealingKey {
         if format != FORMAT {
             return Err(CantOpen::Form);
         }
-        self.decrypt(*nonce, ciphertext.to_vec(), commitment, &place.0).map(Zeroizing::new)
+        self.decrypt(*nonce, ciphertext.to_vec(), commitment, &place.0)
+            .map(Zeroizing::new)
     }
 
     /// Seals an event's JSON into the envelope that `payload` holds.
     pub fn seal_event(&self, event_id: EventId, plaintext: &[u8], place: &Place) -> String {
         let (nonce, ciphertext) = self.encrypt(plaintext, &place.0);
-        let (n, c, m) = (BASE64.encode(nonce), BASE64.encode(ciphertext), BASE64.encode(self.commitment));
-        let envelope = Envelope { v: FORMAT, k: self.id, e: event_id, n: &n, c: &c, m: &m };
+        let (n, c, m) = (
+            BASE64.encode(nonce),
+            BASE64.encode(ciphertext),
+            BASE64.encode(self.commitment),
+        );
+        let envelope = Envelope {
+            v: FORMAT,
+            k: self.id,
+            e: event_id,
+            n: &n,
+            c: &c,
+            m: &m,
+        };
         serde_json::to_string(&envelope).unwrap_or_default() // text and numbers always serialize
     }
 
@@ -141,7 +171,9 @@ pub struct Envelope<'a> {
 
 fn decode<const N: usize>(text: &str) -> Result<[u8; N], CantOpen> {
     let mut bytes = [0; 48]; // a nonce or a commitment, and the room that the decoder asks for
-    let length = BASE64.decode_slice(text, &mut bytes).map_err(|_| CantOpen::Form)?;
+    let length = BASE64
+        .decode_slice(text, &mut bytes)
+        .map_err(|_| CantOpen::Form)?;
     bytes[..length].try_into().map_err(|_| CantOpen::Form)
 }
 
@@ -161,11 +193,25 @@ impl Place {
     }
 
     /// The place of an event in the log.
-    pub fn event(event_id: EventId, stream: &StreamId, sequence: u64, event_type: &str, owner: Uuid) -> Self {
+    pub fn event(
+        event_id: EventId,
+        stream: &StreamId,
+        sequence: u64,
+        event_type: &str,
+        owner: Uuid,
+    ) -> Self {
         let (mut event_text, mut owner_text) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         let event_id: &str = event_id.0.hyphenated().encode_lower(&mut event_text);
         let owner: &str = owner.hyphenated().encode_lower(&mut owner_text);
-        Self::new(&["log v1", event_id, stream.kind.as_str(), &stream.id, &sequence.to_string(), event_type, owner])
+        Self::new(&[
+            "log v1",
+            event_id,
+            stream.kind.as_str(),
+            &stream.id,
+            &sequence.to_string(),
+            event_type,
+            owner,
+        ])
     }
 }
 
@@ -182,28 +228,48 @@ mod tests {
 
     fn bytes(hex: &str) -> Vec<u8> {
         let hex: String = hex.split_whitespace().collect();
-        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+        (0..hex.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+            .collect()
     }
 
     /// draft-irtf-cfrg-xchacha-03, section 2.2.1.
     #[test]
     fn the_keys_of_the_cipher_are_derived_as_published() {
         let key: [u8; 32] = std::array::from_fn(|n| n as u8);
-        let nonce: [u8; 16] = bytes("000000090000004a0000000031415927").try_into().unwrap();
+        let nonce: [u8; 16] = bytes("000000090000004a0000000031415927")
+            .try_into()
+            .unwrap();
         let derived = chacha20::hchacha::<chacha20::R20>(&key.into(), &nonce.into());
-        assert_eq!(derived.as_slice(), bytes("82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"));
+        assert_eq!(
+            derived.as_slice(),
+            bytes("82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc")
+        );
     }
 
     /// The same draft, appendix A.3.1.
     #[test]
     fn the_cipher_is_the_published_one() {
-        let key: [u8; 32] = bytes("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f").try_into().unwrap();
-        let nonce: [u8; 24] = bytes("404142434445464748494a4b4c4d4e4f5051525354555657").try_into().unwrap();
+        let key: [u8; 32] =
+            bytes("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f")
+                .try_into()
+                .unwrap();
+        let nonce: [u8; 24] = bytes("404142434445464748494a4b4c4d4e4f5051525354555657")
+            .try_into()
+            .unwrap();
         let plaintext =
             b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
         let aad = bytes("50515253c0c1c2c3c4c5c6c7");
-        let sealed =
-            XChaCha20Poly1305::new(&Key::from(key)).encrypt(&XNonce::from(nonce), Payload { msg: plaintext, aad: &aad }).unwrap();
+        let sealed = XChaCha20Poly1305::new(&Key::from(key))
+            .encrypt(
+                &XNonce::from(nonce),
+                Payload {
+                    msg: plaintext,
+                    aad: &aad,
+                },
+            )
+            .unwrap();
         let published = "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb \
              731c7f1b0b4aa6440bf3a82f4eda7e39ae64c6708c54c216cb96b72e1213b452 \
              2f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9 \
@@ -224,7 +290,12 @@ mod tests {
                 ascending(0xf0, 0xf9),
                 "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
             ),
-            (ascending(0x00, 0x4f), ascending(0x60, 0xaf), ascending(0xb0, 0xff), long),
+            (
+                ascending(0x00, 0x4f),
+                ascending(0x60, 0xaf),
+                ascending(0xb0, 0xff),
+                long,
+            ),
             (
                 vec![0x0b; 22],
                 vec![],
@@ -234,7 +305,9 @@ mod tests {
         ] {
             let published = bytes(published);
             let mut derived = vec![0; published.len()];
-            Hkdf::<Sha256>::new(Some(&salt), &root).expand(&info, &mut derived).unwrap();
+            Hkdf::<Sha256>::new(Some(&salt), &root)
+                .expand(&info, &mut derived)
+                .unwrap();
             assert_eq!(derived, published);
         }
     }
@@ -244,7 +317,10 @@ mod tests {
     fn what_an_earlier_release_sealed_opens() {
         let (key, place) = (key(1), Place::new(&["secret", "a"]));
         let sealed = bytes(SEALED_BEFORE);
-        assert_eq!(key.open(&sealed, &place).unwrap().as_slice(), b"sealed on 2026-11-23");
+        assert_eq!(
+            key.open(&sealed, &place).unwrap().as_slice(),
+            b"sealed on 2026-11-23"
+        );
     }
 
     #[test]
@@ -253,7 +329,11 @@ mod tests {
         let place = Place::new(&["secret", "a"]);
         let sealed = mine.seal(b"plaintext", &place);
         assert_eq!(mine.open(&sealed, &place).unwrap().as_slice(), b"plaintext");
-        assert_eq!(mine.open(&sealed, &Place::new(&["secreta", ""])).unwrap_err(), CantOpen::Changed);
+        assert_eq!(
+            mine.open(&sealed, &Place::new(&["secreta", ""]))
+                .unwrap_err(),
+            CantOpen::Changed
+        );
         assert_eq!(other.open(&sealed, &place).unwrap_err(), CantOpen::OtherKey);
         for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.clone();
@@ -261,12 +341,18 @@ mod tests {
             assert!(mine.open(&flipped, &place).is_err(), "bit {bit}");
         }
         for length in 0..sealed.len() {
-            assert!(mine.open(&sealed[..length], &place).is_err(), "length {length}");
+            assert!(
+                mine.open(&sealed[..length], &place).is_err(),
+                "length {length}"
+            );
         }
     }
 
     #[test]
     fn the_key_shows_nothing_of_itself() {
-        assert_eq!(format!("{:?}", key(1)), "SealingKey(00000000-0000-0000-0000-000000000001)");
+        assert_eq!(
+            format!("{:?}", key(1)),
+            "SealingKey(00000000-0000-0000-0000-000000000001)"
+        );
     }
 }

@@ -61,17 +61,33 @@ pub struct Sealing {
 /// `every`, and when a long catching up is done.
 pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sealing, LogError> {
     let key = log.head_key().await?;
-    let (status, told_status) = watch::channel(Status { state: State::Waiting, sealed: 0, signed: 0 });
+    let (status, told_status) = watch::channel(Status {
+        state: State::Waiting,
+        sealed: 0,
+        signed: 0,
+    });
     let (heads, told_heads) = watch::channel(None);
-    let sealer = Sealer { log: log.clone(), public: key.public(), key, every, status: status.clone(), heads };
+    let sealer = Sealer {
+        log: log.clone(),
+        public: key.public(),
+        key,
+        every,
+        status: status.clone(),
+        heads,
+    };
     let running = log.store().io().spawn(sealer.run(election));
     log.store().io().spawn(async move {
         if let Err(stopped) = running.await {
             error!(%stopped, "the sealer stopped in a panic");
-            status.send_modify(|status| status.state = State::Stopped("a panic, which the server's own log tells of".into()));
+            status.send_modify(|status| {
+                status.state = State::Stopped("a panic, which the server's own log tells of".into())
+            });
         }
     });
-    Ok(Sealing { status: told_status, heads: told_heads })
+    Ok(Sealing {
+        status: told_status,
+        heads: told_heads,
+    })
 }
 
 struct Sealer {
@@ -92,12 +108,14 @@ impl Sealer {
             match ended {
                 LogError::Deposed => {
                     info!("another node was elected and seals the log from here on");
-                    self.status.send_modify(|status| status.state = State::Waiting);
+                    self.status
+                        .send_modify(|status| status.state = State::Waiting);
                 }
                 LogError::Away(reason) => warn!(reason, "the store is away; the sealer tries on"),
                 error => {
                     error!(%error, "the sealer stopped");
-                    self.status.send_modify(|status| status.state = State::Stopped(error.to_string()));
+                    self.status
+                        .send_modify(|status| status.state = State::Stopped(error.to_string()));
                     return;
                 }
             }
@@ -143,10 +161,12 @@ impl Sealer {
     /// Where the tree stands, checked against the log and the last head.
     async fn resume(&self, epoch: Epoch) -> Result<Frontier, LogError> {
         let mut tx = self.log.store().relaxed_in(epoch).await?;
-        sqlx::query("INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING")
-            .bind(tree::CHECKPOINT)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(tree::CHECKPOINT)
+        .execute(&mut *tx)
+        .await?;
         let size: i64 = sqlx::query_scalar("SELECT position FROM checkpoints WHERE name = $1")
             .bind(tree::CHECKPOINT)
             .fetch_one(&mut *tx)
@@ -164,31 +184,49 @@ impl Sealer {
             match self.log.rows(size - 1, 1).await?.first() {
                 Some(row) if checked_leaf(row, size)? == leaf => {}
                 Some(row) => return Err(row.damaged("it is not the one that was sealed there")),
-                None => return Err(LogError::Tree(format!("position {size} was sealed and is gone from the log"))),
+                None => {
+                    return Err(LogError::Tree(format!(
+                        "position {size} was sealed and is gone from the log"
+                    )));
+                }
             }
         }
         if let Some(head) = head {
             if head.size > size {
-                let reason = format!("a head over {} facts was signed, of which only {size} are in the tree", head.size);
+                let reason = format!(
+                    "a head over {} facts was signed, of which only {size} are in the tree",
+                    head.size
+                );
                 return Err(LogError::Tree(reason));
             }
             self.tell(head);
         }
-        Frontier::new(size, peaks).ok_or_else(|| LogError::Tree("it has another size than its checkpoint".into()))
+        Frontier::new(size, peaks)
+            .ok_or_else(|| LogError::Tree("it has another size than its checkpoint".into()))
     }
 
-    async fn store(&self, epoch: Epoch, from: u64, to: u64, hashes: &[tree::Hash]) -> Result<(), LogError> {
+    async fn store(
+        &self,
+        epoch: Epoch,
+        from: u64,
+        to: u64,
+        hashes: &[tree::Hash],
+    ) -> Result<(), LogError> {
         let mut tx = self.log.store().relaxed_in(epoch).await?;
-        let moved = sqlx::query("UPDATE checkpoints SET position = $3, epoch = $4 WHERE name = $1 AND position = $2")
-            .bind(tree::CHECKPOINT)
-            .bind(from as i64)
-            .bind(to as i64)
-            .bind(epoch.number())
-            .execute(&mut *tx)
-            .await?;
+        let moved = sqlx::query(
+            "UPDATE checkpoints SET position = $3, epoch = $4 WHERE name = $1 AND position = $2",
+        )
+        .bind(tree::CHECKPOINT)
+        .bind(from as i64)
+        .bind(to as i64)
+        .bind(epoch.number())
+        .execute(&mut *tx)
+        .await?;
         if moved.rows_affected() != 1 {
             // An earlier try of this node, given up as unanswered, was carried out after all.
-            return Err(LogError::Away("the tree's checkpoint moved meanwhile".into()));
+            return Err(LogError::Away(
+                "the tree's checkpoint moved meanwhile".into(),
+            ));
         }
         tree::insert(&mut tx, tree::first_index(from + 1), hashes).await?;
         Ok(tx.commit().await?)
@@ -199,7 +237,9 @@ impl Sealer {
         let (size, root) = (frontier.size(), frontier.root());
         let mut tx = self.log.store().durable_in(epoch).await?;
         if tree::root(&mut tx, size).await? != root {
-            return Err(LogError::Tree(format!("its stored hashes have another root over {size} facts than the facts")));
+            return Err(LogError::Tree(format!(
+                "its stored hashes have another root over {size} facts than the facts"
+            )));
         }
         if let Some(last) = self.newest_head(&mut tx).await? {
             if last.size == size && last.root == root {
@@ -210,11 +250,18 @@ impl Sealer {
                 tree::is_consistent(&proof, (last.size, last.root), (size, root))
             };
             if !grew {
-                let reason = format!("the tree over {size} facts did not grow out of the signed head over {}", last.size);
+                let reason = format!(
+                    "the tree over {size} facts did not grow out of the signed head over {}",
+                    last.size
+                );
                 return Err(LogError::Tree(reason));
             }
         }
-        let unsigned = |error| LogError::Tree(format!("the head over {size} facts can't be signed: {error}"));
+        let unsigned = |error| {
+            LogError::Tree(format!(
+                "the head over {size} facts can't be signed: {error}"
+            ))
+        };
         let head = self.key.sign(size, root).map_err(unsigned)?;
         let signed =
             sqlx::query("INSERT INTO tree_heads (size, note, signed_at) VALUES ($1, $2, $3) ON CONFLICT (size) DO NOTHING")
@@ -224,14 +271,21 @@ impl Sealer {
                 .execute(&mut *tx)
                 .await?;
         if signed.rows_affected() != 1 {
-            return Err(LogError::Away("an earlier try to sign, given up as unanswered, ended only now".into()));
+            return Err(LogError::Away(
+                "an earlier try to sign, given up as unanswered, ended only now".into(),
+            ));
         }
         tx.commit().await?;
         Ok(head)
     }
 
-    async fn newest_head(&self, tx: &mut Transaction<'static, Any>) -> Result<Option<SignedHead>, LogError> {
-        let Some(row) = sqlx::query(heads::NEWEST).fetch_optional(&mut **tx).await? else { return Ok(None) };
+    async fn newest_head(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+    ) -> Result<Option<SignedHead>, LogError> {
+        let Some(row) = sqlx::query(heads::NEWEST).fetch_optional(&mut **tx).await? else {
+            return Ok(None);
+        };
         let note: String = row.try_get("note")?;
         let bad = |reason| LogError::Tree(format!("the newest signed head is none: {reason}"));
         self.public.open(&note).map(Some).map_err(bad)
@@ -250,5 +304,7 @@ fn checked_leaf(row: &StoredRow, expected: u64) -> Result<tree::Hash, LogError> 
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-    timeout(LONGEST, work).await.unwrap_or_else(|_| Err(LogError::Away("it did not answer in time".into())))
+    timeout(LONGEST, work)
+        .await
+        .unwrap_or_else(|_| Err(LogError::Away("it did not answer in time".into())))
 }

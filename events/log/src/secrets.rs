@@ -54,14 +54,29 @@ pub struct SecretName {
 impl SecretName {
     /// What a secret, and the key of its own, are bound to: opened for anything else, or under another key, they are refused.
     fn place(&self, part: &str, vault: &SealingKey) -> Place {
-        let (user, version, key_id) = (self.user.to_string(), self.version.to_string(), vault.id().to_string());
-        Place::new(&["secret v1", part, &user, &self.secret_id, self.kind, &version, &key_id])
+        let (user, version, key_id) = (
+            self.user.to_string(),
+            self.version.to_string(),
+            vault.id().to_string(),
+        );
+        Place::new(&[
+            "secret v1",
+            part,
+            &user,
+            &self.secret_id,
+            self.kind,
+            &version,
+            &key_id,
+        ])
     }
 }
 
 impl VaultDoor {
     pub(crate) fn new(log: Log) -> Self {
-        Self { fetches: Fetches::start(log.store().clone()), log }
+        Self {
+            fetches: Fetches::start(log.store().clone()),
+            log,
+        }
     }
 
     /// The vault key of a user who is not forgotten.
@@ -83,9 +98,18 @@ impl VaultDoor {
         kind: &'static str,
     ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, LogError> {
         let fetched = self.fetch(user, secret_id).await?;
-        let Some(version) = fetched.versions.iter().map(|stored| stored.version).max() else { return Ok(None) };
-        let name = SecretName { user, secret_id: secret_id.to_owned(), kind, version };
-        Ok(self.open_fetched(&fetched, &name)?.map(|opened| (version, opened)))
+        let Some(version) = fetched.versions.iter().map(|stored| stored.version).max() else {
+            return Ok(None);
+        };
+        let name = SecretName {
+            user,
+            secret_id: secret_id.to_owned(),
+            kind,
+            version,
+        };
+        Ok(self
+            .open_fetched(&fetched, &name)?
+            .map(|opened| (version, opened)))
     }
 
     /// Opens a secret; `None` when there is no such version (any more).
@@ -95,15 +119,35 @@ impl VaultDoor {
 
     /// Reads a secret without opening it: for whoever may open it a moment later, when that is on record.
     pub async fn fetch(&self, user: UserId, secret_id: &str) -> Result<Fetched, LogError> {
-        Ok(Fetched { versions: self.fetches.read(user, secret_id).await? })
+        Ok(Fetched {
+            versions: self.fetches.read(user, secret_id).await?,
+        })
     }
 
     /// Opens what was fetched, if it is that version.
-    pub fn open_fetched(&self, fetched: &Fetched, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
-        let Some(stored) = fetched.versions.iter().find(|stored| stored.version == name.version) else { return Ok(None) };
-        let Some(wrapped) = &stored.key else { return Err(LogError::KeyAbsent { owner: name.user.to_string() }) };
+    pub fn open_fetched(
+        &self,
+        fetched: &Fetched,
+        name: &SecretName,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        let Some(stored) = fetched
+            .versions
+            .iter()
+            .find(|stored| stored.version == name.version)
+        else {
+            return Ok(None);
+        };
+        let Some(wrapped) = &stored.key else {
+            return Err(LogError::KeyAbsent {
+                owner: name.user.to_string(),
+            });
+        };
         let key = VaultKey(self.log.unwrap(wrapped)?.vault(self));
-        let damaged = |reason| LogError::SecretDamaged { secret_id: name.secret_id.clone(), version: name.version, reason };
+        let damaged = |reason| LogError::SecretDamaged {
+            secret_id: name.secret_id.clone(),
+            version: name.version,
+            reason,
+        };
         key.open(name, &stored.sealed).map(Some).map_err(damaged)
     }
 }
@@ -123,17 +167,31 @@ impl VaultKey {
     pub fn seal(&self, name: &SecretName, plaintext: &[u8]) -> Work {
         let own = Zeroizing::new(random_bytes::<32>());
         let wrapped = self.0.seal(own.as_slice(), &name.place("key", &self.0));
-        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret").seal(plaintext, &name.place("secret", &self.0));
-        let sealed = [&(wrapped.len() as u16).to_be_bytes(), wrapped.as_slice(), &ciphertext].concat();
-        Work::PutSecret { user: name.user, secret_id: name.secret_id.clone(), version: name.version, sealed }
+        let ciphertext = SealingKey::derive(Uuid::nil(), &own, "secret")
+            .seal(plaintext, &name.place("secret", &self.0));
+        let sealed = [
+            &(wrapped.len() as u16).to_be_bytes(),
+            wrapped.as_slice(),
+            &ciphertext,
+        ]
+        .concat();
+        Work::PutSecret {
+            user: name.user,
+            secret_id: name.secret_id.clone(),
+            version: name.version,
+            sealed,
+        }
     }
 
     fn open(&self, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
         let (length, rest) = sealed.split_first_chunk::<2>().ok_or(CantOpen::Form)?;
-        let (wrapped, ciphertext) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CantOpen::Form)?;
+        let (wrapped, ciphertext) = rest
+            .split_at_checked(usize::from(u16::from_be_bytes(*length)))
+            .ok_or(CantOpen::Form)?;
         let own = self.0.open(wrapped, &name.place("key", &self.0))?;
         let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
-        SealingKey::derive(Uuid::nil(), own, "secret").open(ciphertext, &name.place("secret", &self.0))
+        SealingKey::derive(Uuid::nil(), own, "secret")
+            .open(ciphertext, &name.place("secret", &self.0))
     }
 }
 

@@ -124,7 +124,11 @@ impl Family {
 
     /// The replaced tokens to remember once this one is replaced, too.
     fn rotated_after(&self, now: Moment) -> Vec<(&str, Moment)> {
-        let recent = self.rotated.iter().filter(|(_, at)| now < grace_end(*at)).map(|(hash, at)| (hash.as_str(), *at));
+        let recent = self
+            .rotated
+            .iter()
+            .filter(|(_, at)| now < grace_end(*at))
+            .map(|(hash, at)| (hash.as_str(), *at));
         let mut rotated: Vec<_> = recent.chain([(self.token_hash.as_str(), now)]).collect();
         rotated.drain(..rotated.len().saturating_sub(MOST_ROTATED));
         rotated
@@ -165,12 +169,20 @@ impl Log {
 
     /// Ends a login, of this user if one is named; whether it was there.
     pub async fn end_session(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
-        let (family, of) = (family.to_owned(), of.map(|user| user.to_string()).unwrap_or_default());
+        let (family, of) = (
+            family.to_owned(),
+            of.map(|user| user.to_string()).unwrap_or_default(),
+        );
         self.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 let sql = "DELETE FROM sessions WHERE family = $1 AND ($2 = '' OR user_id = $2)";
-                let ended = sqlx::query(sql).bind(family).bind(of).execute(&mut *tx).await?.rows_affected();
+                let ended = sqlx::query(sql)
+                    .bind(family)
+                    .bind(of)
+                    .execute(&mut *tx)
+                    .await?
+                    .rows_affected();
                 tx.commit().await?;
                 Ok(ended > 0)
             })
@@ -179,11 +191,16 @@ impl Log {
 
     /// A user's logins, the last used first.
     pub async fn sessions_of(&self, user: UserId, now: Moment) -> Result<Vec<Session>, LogError> {
-        let KeyState::Live(keys) = self.keys(user.0).await? else { return Ok(vec![]) };
+        let KeyState::Live(keys) = self.keys(user.0).await? else {
+            return Ok(vec![]);
+        };
         let read = async move |store: Store| {
             let sql = "SELECT family, agent_sealed, created_at, used_at, expires_at FROM sessions \
                        WHERE user_id = $1 AND expires_at > $2 ORDER BY used_at DESC, family DESC LIMIT $3";
-            let query = sqlx::query(sql).bind(user.to_string()).bind(now.0).bind(MAX_SESSIONS);
+            let query = sqlx::query(sql)
+                .bind(user.to_string())
+                .bind(now.0)
+                .bind(MAX_SESSIONS);
             Ok(query.fetch_all(store.reads()).await?)
         };
         let rows = self.store().run(read).await?;
@@ -207,7 +224,12 @@ impl Log {
             let sweep = async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let sql = "DELETE FROM sessions WHERE family IN (SELECT family FROM sessions WHERE expires_at <= $1 LIMIT $2)";
-                let swept = sqlx::query(sql).bind(now.0).bind(SWEPT_AT_ONCE).execute(&mut *tx).await?.rows_affected();
+                let swept = sqlx::query(sql)
+                    .bind(now.0)
+                    .bind(SWEPT_AT_ONCE)
+                    .execute(&mut *tx)
+                    .await?
+                    .rows_affected();
                 tx.commit().await?;
                 Ok(swept)
             };
@@ -225,8 +247,17 @@ async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<boo
     let mut tx = store.durable().await?;
     let sql = "UPDATE sessions SET token_hash = $3, rotated = $4, used_at = $5, expires_at = $6 \
                WHERE family = $1 AND token_hash = $2";
-    let query = sqlx::query(sql).bind(&refresh.family).bind(&refresh.old_hash).bind(&refresh.new_hash).bind(rotated);
-    let written = query.bind(refresh.now.0).bind(refresh.expires_at.0).execute(&mut *tx).await?.rows_affected();
+    let query = sqlx::query(sql)
+        .bind(&refresh.family)
+        .bind(&refresh.old_hash)
+        .bind(&refresh.new_hash)
+        .bind(rotated);
+    let written = query
+        .bind(refresh.now.0)
+        .bind(refresh.expires_at.0)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
     tx.commit().await?;
     Ok(written == 1)
 }

@@ -52,12 +52,23 @@ impl Snapshots {
 impl Log {
     /// Keeps a snapshot of a user's state, whose last event has this position. Best effort: nothing depends on it.
     pub async fn keep_snapshot(&self, user: &User, position: u64) {
-        let Ok(place_in_line) = self.snapshots().0.try_reserve() else { return };
-        let Ok(KeyState::Live(keys)) = self.keys(user.id().0).await else { return };
+        let Ok(place_in_line) = self.snapshots().0.try_reserve() else {
+            return;
+        };
+        let Ok(KeyState::Live(keys)) = self.keys(user.id().0).await else {
+            return;
+        };
         let json = Zeroizing::new(user.to_snapshot());
         if json.len() <= MAX_BYTES {
-            let sealed = keys.payload().seal(&json, &place(user.id(), user.seq(), position));
-            place_in_line.send(New { user: user.id(), user_seq: user.seq(), position, sealed });
+            let sealed = keys
+                .payload()
+                .seal(&json, &place(user.id(), user.seq(), position));
+            place_in_line.send(New {
+                user: user.id(),
+                user_seq: user.seq(),
+                position,
+                sealed,
+            });
         }
     }
 }
@@ -68,13 +79,22 @@ impl Stored {
         if self.version != i64::from(VERSION) {
             return None;
         }
-        let opened = keys.payload().open(&self.sealed, &place(user, self.user_seq, self.position)).ok()?;
-        User::from_snapshot(&opened).filter(|state| state.id() == user && state.seq() == self.user_seq)
+        let opened = keys
+            .payload()
+            .open(&self.sealed, &place(user, self.user_seq, self.position))
+            .ok()?;
+        User::from_snapshot(&opened)
+            .filter(|state| state.id() == user && state.seq() == self.user_seq)
     }
 }
 
 fn place(user: UserId, user_seq: u64, position: u64) -> Place {
-    Place::new(&["snapshot v1", &user.to_string(), &user_seq.to_string(), &position.to_string()])
+    Place::new(&[
+        "snapshot v1",
+        &user.to_string(),
+        &user_seq.to_string(),
+        &position.to_string(),
+    ])
 }
 
 async fn write(store: Store, mut waiting: mpsc::Receiver<New>) {
@@ -82,8 +102,13 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<New>) {
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         match tokio::time::timeout(crate::store::LONGEST, commit(&store, &batch)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, snapshots = batch.len(), "snapshots were not written; waking reads the log instead"),
-            Err(_) => warn!(snapshots = batch.len(), "snapshots were not written in time; waking reads the log instead"),
+            Ok(Err(error)) => {
+                warn!(%error, snapshots = batch.len(), "snapshots were not written; waking reads the log instead")
+            }
+            Err(_) => warn!(
+                snapshots = batch.len(),
+                "snapshots were not written in time; waking reads the log instead"
+            ),
         }
         batch.clear();
     }

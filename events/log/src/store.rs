@@ -96,30 +96,59 @@ impl Store {
             ("application_name", "genie"),
         ]);
         // What `append` does is looked up by key, however small the tables were when a plan was made and kept.
-        let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"].map(|setting| (setting, "off"));
-        let appending = options.clone().options(by_key).options([("plan_cache_mode", "force_generic_plan")]);
-        let writer = PgPoolOptions::new().max_connections(WRITER_CONNECTIONS).acquire_timeout(ACQUIRE);
+        let by_key = [
+            "enable_seqscan",
+            "enable_hashjoin",
+            "enable_mergejoin",
+            "jit",
+        ]
+        .map(|setting| (setting, "off"));
+        let appending = options
+            .clone()
+            .options(by_key)
+            .options([("plan_cache_mode", "force_generic_plan")]);
+        let writer = PgPoolOptions::new()
+            .max_connections(WRITER_CONNECTIONS)
+            .acquire_timeout(ACQUIRE);
         let writer = writer.after_release(|connection, _| Box::pin(is_sound(connection)));
         let writer = writer.connect_with(appending).await?;
-        let streams = PgPoolOptions::new().max_connections(STREAM_CONNECTIONS).acquire_timeout(ACQUIRE);
-        let streams = streams.after_release(|connection, _| Box::pin(is_sound(connection))).connect_lazy_with(options);
+        let streams = PgPoolOptions::new()
+            .max_connections(STREAM_CONNECTIONS)
+            .acquire_timeout(ACQUIRE);
+        let streams = streams
+            .after_release(|connection, _| Box::pin(is_sound(connection)))
+            .connect_lazy_with(options);
         if !read_only {
-            sqlx::migrate!("../../migrations/postgres").run(&writer).await.map_err(migration)?;
+            sqlx::migrate!("../../migrations/postgres")
+                .run(&writer)
+                .await
+                .map_err(migration)?;
         }
         let any = |connections: u32, setting: &'static str| {
             pool_of(connections).after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::query(setting).execute(&mut *connection).await?;
-                    sqlx::query(IDLE_IN_TRANSACTION).execute(&mut *connection).await?;
-                    sqlx::query("SET statement_timeout = '10s'").execute(connection).await.map(drop)
+                    sqlx::query(IDLE_IN_TRANSACTION)
+                        .execute(&mut *connection)
+                        .await?;
+                    sqlx::query("SET statement_timeout = '10s'")
+                        .execute(connection)
+                        .await
+                        .map(drop)
                 })
             })
         };
         Ok(Self {
             io: Handle::current(),
-            reads: any(READ_CONNECTIONS, "SET default_transaction_read_only = on").connect_lazy(url).map_err(hide_url)?,
-            relaxed: any(RELAXED_CONNECTIONS, "SET synchronous_commit = off").connect_lazy(url).map_err(hide_url)?,
-            durable: any(DURABLE_CONNECTIONS, "SET synchronous_commit = on").connect_lazy(url).map_err(hide_url)?,
+            reads: any(READ_CONNECTIONS, "SET default_transaction_read_only = on")
+                .connect_lazy(url)
+                .map_err(hide_url)?,
+            relaxed: any(RELAXED_CONNECTIONS, "SET synchronous_commit = off")
+                .connect_lazy(url)
+                .map_err(hide_url)?,
+            durable: any(DURABLE_CONNECTIONS, "SET synchronous_commit = on")
+                .connect_lazy(url)
+                .map_err(hide_url)?,
             writing: Writing::Postgres(writer),
             postgres_reads: Some(streams),
         })
@@ -135,35 +164,60 @@ impl Store {
             .foreign_keys(true)
             .pragma("secure_delete", "ON")
             .busy_timeout(BUSY);
-        let writer = SqlitePoolOptions::new().max_connections(WRITER_CONNECTIONS).acquire_timeout(ACQUIRE);
-        let writer = writer.after_release(|connection, _| Box::pin(is_sound(connection))).connect_with(options).await?;
+        let writer = SqlitePoolOptions::new()
+            .max_connections(WRITER_CONNECTIONS)
+            .acquire_timeout(ACQUIRE);
+        let writer = writer
+            .after_release(|connection, _| Box::pin(is_sound(connection)))
+            .connect_with(options)
+            .await?;
         if !read_only {
-            sqlx::migrate!("../../migrations/sqlite").run(&writer).await.map_err(migration)?;
+            sqlx::migrate!("../../migrations/sqlite")
+                .run(&writer)
+                .await
+                .map_err(migration)?;
         }
-        let url = format!("sqlite://{}?mode={}", percent_encoded(path), if read_only { "ro" } else { "rw" });
+        let url = format!(
+            "sqlite://{}?mode={}",
+            percent_encoded(path),
+            if read_only { "ro" } else { "rw" }
+        );
         let any = |connections: u32, pragma: &'static str| {
             pool_of(connections).after_connect(move |connection, _| {
                 Box::pin(async move {
-                    sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis())).execute(&mut *connection).await?;
+                    sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis()))
+                        .execute(&mut *connection)
+                        .await?;
                     // What is deleted is overwritten: that is each connection's own setting.
-                    sqlx::query("PRAGMA secure_delete = ON").execute(&mut *connection).await?;
+                    sqlx::query("PRAGMA secure_delete = ON")
+                        .execute(&mut *connection)
+                        .await?;
                     sqlx::query(pragma).execute(connection).await.map(drop)
                 })
             })
         };
         Ok(Self {
             io: Handle::current(),
-            reads: any(READ_CONNECTIONS, "PRAGMA query_only = ON").connect_lazy(&url).map_err(hide_url)?,
+            reads: any(READ_CONNECTIONS, "PRAGMA query_only = ON")
+                .connect_lazy(&url)
+                .map_err(hide_url)?,
             // One connection: SQLite has one writer at a time anyway, and waiting for a connection is fairer than for its lock.
-            relaxed: any(1, "PRAGMA synchronous = NORMAL").connect_lazy(&url).map_err(hide_url)?,
-            durable: any(1, "PRAGMA synchronous = FULL").connect_lazy(&url).map_err(hide_url)?,
+            relaxed: any(1, "PRAGMA synchronous = NORMAL")
+                .connect_lazy(&url)
+                .map_err(hide_url)?,
+            durable: any(1, "PRAGMA synchronous = FULL")
+                .connect_lazy(&url)
+                .map_err(hide_url)?,
             writing: Writing::Sqlite(writer),
             postgres_reads: None,
         })
     }
 
     /// Runs a piece of work on the runtime that owns the connections, to its end even when the caller goes away.
-    pub async fn run<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> Result<T, LogError>
+    pub async fn run<T, W>(
+        &self,
+        work: impl FnOnce(Self) -> W + Send + 'static,
+    ) -> Result<T, LogError>
     where
         T: Send + 'static,
         W: Future<Output = Result<T, LogError>> + Send + 'static,
@@ -175,7 +229,9 @@ impl Store {
                 Err(_) => Err(LogError::Away("it did not answer in time".into())),
             }
         });
-        task.await.unwrap_or_else(|stopped| Err(LogError::Statement(format!("a read stopped: {stopped}"))))
+        task.await.unwrap_or_else(|stopped| {
+            Err(LogError::Statement(format!("a read stopped: {stopped}")))
+        })
     }
 
     /// The runtime that owns the connections.
@@ -220,7 +276,13 @@ impl Store {
 
     /// Whether the store answers.
     pub async fn ping(&self) -> Result<(), LogError> {
-        self.run(async |store: Self| Ok(sqlx::query("SELECT 1").execute(store.reads()).await.map(drop)?)).await
+        self.run(async |store: Self| {
+            Ok(sqlx::query("SELECT 1")
+                .execute(store.reads())
+                .await
+                .map(drop)?)
+        })
+        .await
     }
 
     /// Closes the connections, so that SQLite leaves no log of its own behind.
@@ -236,7 +298,9 @@ impl Store {
 }
 
 fn pool_of(connections: u32) -> AnyPoolOptions {
-    let pool = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE);
+    let pool = AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE);
     pool.after_release(|connection, _| Box::pin(is_sound(connection)))
 }
 
@@ -252,7 +316,10 @@ async fn is_sound<C: Connection>(connection: &mut C) -> Result<bool, sqlx::Error
 
 /// A URL that can't be read may hold a password: the error must not repeat it.
 fn hide_url(_: sqlx::Error) -> LogError {
-    LogError::Statement("DATABASE_URL can't be read; it looks like postgres://USER:PASSWORD@HOST:PORT/DATABASE".into())
+    LogError::Statement(
+        "DATABASE_URL can't be read; it looks like postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+            .into(),
+    )
 }
 
 fn migration(error: sqlx::migrate::MigrateError) -> LogError {
@@ -267,15 +334,20 @@ fn migration(error: sqlx::migrate::MigrateError) -> LogError {
 
 fn percent_encoded(path: &std::path::Path) -> String {
     use std::{fmt::Write, os::unix::ffi::OsStrExt};
-    path.as_os_str().as_bytes().iter().fold(String::new(), |mut text, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => text.push(char::from(*byte)),
-            _ => {
-                let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                    text.push(char::from(*byte))
+                }
+                _ => {
+                    let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+                }
             }
-        }
-        text
-    })
+            text
+        })
 }
 
 #[cfg(test)]
@@ -290,11 +362,22 @@ mod tests {
         let store = TestStore::new(Kind::Postgres).await;
         let log = store.open().await.log;
         let mut left_open = log.store().relaxed().await.unwrap();
-        sqlx::query("LOCK TABLE leases").execute(&mut *left_open).await.unwrap();
-        let mut other = PgConnection::connect(&store.database_url().unwrap()).await.unwrap();
-        let waiting = tokio::time::timeout(Duration::from_secs(8), sqlx::query("SELECT 1 FROM leases").execute(&mut other));
+        sqlx::query("LOCK TABLE leases")
+            .execute(&mut *left_open)
+            .await
+            .unwrap();
+        let mut other = PgConnection::connect(&store.database_url().unwrap())
+            .await
+            .unwrap();
+        let waiting = tokio::time::timeout(
+            Duration::from_secs(8),
+            sqlx::query("SELECT 1 FROM leases").execute(&mut other),
+        );
         waiting.await.expect("in time").unwrap();
-        let ended = sqlx::query("SELECT 1").execute(&mut *left_open).await.map_err(LogError::from);
+        let ended = sqlx::query("SELECT 1")
+            .execute(&mut *left_open)
+            .await
+            .map_err(LogError::from);
         assert!(matches!(ended, Err(LogError::Away(_))), "{ended:?}");
     }
 
@@ -302,8 +385,12 @@ mod tests {
     #[tokio::test]
     async fn a_connection_whose_transaction_was_ended_behind_its_back_is_not_lent_again() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&Target::Sqlite(folder.path().join("genie.db")), false).await.unwrap();
-        let Writing::Sqlite(writer) = &store.writing else { panic!("opened as SQLite") };
+        let store = Store::open(&Target::Sqlite(folder.path().join("genie.db")), false)
+            .await
+            .unwrap();
+        let Writing::Sqlite(writer) = &store.writing else {
+            panic!("opened as SQLite")
+        };
         for _ in 0..2 * WRITER_CONNECTIONS {
             let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
             sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();

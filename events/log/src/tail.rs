@@ -63,8 +63,16 @@ struct Kept {
 impl Tail {
     /// A tail that begins after a position.
     pub fn after(head: u64) -> Self {
-        let kept = Kept { rows: VecDeque::new(), bytes: 0, end: head };
-        Self { head: watch::Sender::new(head), reading: watch::Sender::new(Reading::UpTo(head)), kept: Mutex::new(kept) }
+        let kept = Kept {
+            rows: VecDeque::new(),
+            bytes: 0,
+            end: head,
+        };
+        Self {
+            head: watch::Sender::new(head),
+            reading: watch::Sender::new(Reading::UpTo(head)),
+            kept: Mutex::new(kept),
+        }
     }
 
     /// Wakes whenever the head rises.
@@ -88,7 +96,9 @@ impl Tail {
 
     /// Rows that this process has just committed, in order. When others' rows come before them, all are read from the table.
     pub fn hand_in(&self, rows: Vec<StoredRow>) {
-        let Some(last) = rows.last().map(|row| row.position) else { return };
+        let Some(last) = rows.last().map(|row| row.position) else {
+            return;
+        };
         let end = {
             let mut kept = self.lock();
             for row in rows {
@@ -109,7 +119,14 @@ impl Tail {
         let first = kept.end + 1 - kept.rows.len() as u64;
         match (after + 1).checked_sub(first) {
             None => Found::Older,
-            Some(skipped) => Found::Rows(kept.rows.iter().skip(skipped as usize).take(limit).cloned().collect()),
+            Some(skipped) => Found::Rows(
+                kept.rows
+                    .iter()
+                    .skip(skipped as usize)
+                    .take(limit)
+                    .cloned()
+                    .collect(),
+            ),
         }
     }
 
@@ -126,15 +143,21 @@ impl Tail {
             if end >= known {
                 continue; // handed in meanwhile
             }
-            let read = match tokio::time::timeout(LONGEST, read_rows(&store, end, PAGE as i64)).await {
-                Ok(Ok(rows)) if rows.is_empty() && self.lock().end == end => Err(LogError::Hole { missing: end + 1 }),
-                Ok(read) => read,
-                Err(_) => Err(LogError::Away("it did not answer in time".into())),
-            };
+            let read =
+                match tokio::time::timeout(LONGEST, read_rows(&store, end, PAGE as i64)).await {
+                    Ok(Ok(rows)) if rows.is_empty() && self.lock().end == end => {
+                        Err(LogError::Hole { missing: end + 1 })
+                    }
+                    Ok(read) => read,
+                    Err(_) => Err(LogError::Away("it did not answer in time".into())),
+                };
             match read {
                 Ok(rows) => self.hand_in(rows),
                 Err(LogError::Hole { missing }) => {
-                    error!(missing, "position {missing} is missing from the log: nobody follows it any further");
+                    error!(
+                        missing,
+                        "position {missing} is missing from the log: nobody follows it any further"
+                    );
                     self.reading.send_replace(Reading::Hole { missing });
                     return;
                 }
@@ -149,7 +172,10 @@ impl Tail {
     /// The store knows less than it did: it was set back, to a backup or a standby that had not heard of everything. What is kept
     /// of the lost rows goes, and whoever has seen one of them is stopped.
     pub fn set_back(&self, head: u64) {
-        error!(head, "the log ends at position {head} now and went further before: the store was set back");
+        error!(
+            head,
+            "the log ends at position {head} now and went further before: the store was set back"
+        );
         let mut kept = self.lock();
         while kept.end > head {
             match kept.rows.pop_back() {
@@ -161,14 +187,19 @@ impl Tail {
             }
         }
         drop(kept);
-        self.reading.send_replace(Reading::Hole { missing: head + 1 });
+        self.reading
+            .send_replace(Reading::Hole { missing: head + 1 });
     }
 
     /// When more came at once than is kept, its beginning is left to those who need it.
     fn skip_to(&self, head: u64) -> u64 {
         let mut kept = self.lock();
         if head - kept.end.min(head) > ROWS as u64 {
-            *kept = Kept { rows: VecDeque::new(), bytes: 0, end: head - PAGE as u64 };
+            *kept = Kept {
+                rows: VecDeque::new(),
+                bytes: 0,
+                end: head - PAGE as u64,
+            };
         }
         kept.end
     }

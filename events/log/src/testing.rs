@@ -49,7 +49,13 @@ impl TestStore {
             Kind::Postgres => Target::Postgres(fresh_database().await),
         };
         let clock = Clock::manual(Moment::parse_rfc3339("2026-11-01T00:00:00Z").unwrap());
-        Self { kind, target, clock, masters: MasterKeys::generate().to_string(), folder }
+        Self {
+            kind,
+            target,
+            clock,
+            masters: MasterKeys::generate().to_string(),
+            folder,
+        }
     }
 
     /// A folder that goes with the store.
@@ -77,18 +83,33 @@ impl TestStore {
 
     /// Opens it with other master keys.
     pub async fn open_with(&self, masters: &str) -> Result<Opened, crate::LogError> {
-        Log::open(Settings { masters: MasterKeys::parse(masters).unwrap(), ..self.settings() }).await
+        Log::open(Settings {
+            masters: MasterKeys::parse(masters).unwrap(),
+            ..self.settings()
+        })
+        .await
     }
 
     /// Opens it only to read, as the command line does beside a server.
     pub async fn open_to_read(&self) -> Log {
-        Log::open(Settings { read_only: true, ..self.settings() }).await.unwrap().log
+        Log::open(Settings {
+            read_only: true,
+            ..self.settings()
+        })
+        .await
+        .unwrap()
+        .log
     }
 
     /// What it is opened with, for a test that opens it on a runtime of its own.
     pub fn settings(&self) -> Settings {
         let masters = MasterKeys::parse(&self.masters).unwrap();
-        Settings { target: self.target.clone(), masters, clock: self.clock.clone(), read_only: false }
+        Settings {
+            target: self.target.clone(),
+            masters,
+            clock: self.clock.clone(),
+            read_only: false,
+        }
     }
 
     /// Registers a user the short way: the first fact and the key.
@@ -109,9 +130,25 @@ impl TestStore {
             role: "creator".into(),
             admin: false,
         }));
-        let facts = vec![NewFact { stream: genie_events::StreamId::new(event.kind(), user), sequence: 1, event }];
-        let group = Group { owner: Owner::User(user), after: 0, facts, keys: Some(keys) };
-        log.append(Append { groups: vec![group], work: vec![work], metadata: Metadata::system(), remember: None }).await.unwrap();
+        let facts = vec![NewFact {
+            stream: genie_events::StreamId::new(event.kind(), user),
+            sequence: 1,
+            event,
+        }];
+        let group = Group {
+            owner: Owner::User(user),
+            after: 0,
+            facts,
+            keys: Some(keys),
+        };
+        log.append(Append {
+            groups: vec![group],
+            work: vec![work],
+            metadata: Metadata::system(),
+            remember: None,
+        })
+        .await
+        .unwrap();
         user
     }
 
@@ -121,13 +158,23 @@ impl TestStore {
             Target::Sqlite(path) => {
                 let url = format!("sqlite://{}", path.display());
                 let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-                for statement in ["DROP TRIGGER IF EXISTS events_no_update", "DROP TRIGGER IF EXISTS events_no_delete", sql] {
-                    sqlx::query(statement).execute(&mut connection).await.unwrap();
+                for statement in [
+                    "DROP TRIGGER IF EXISTS events_no_update",
+                    "DROP TRIGGER IF EXISTS events_no_delete",
+                    sql,
+                ] {
+                    sqlx::query(statement)
+                        .execute(&mut connection)
+                        .await
+                        .unwrap();
                 }
             }
             Target::Postgres(url) => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
-                sqlx::query("DROP TRIGGER IF EXISTS events_append_only ON events").execute(&mut connection).await.unwrap();
+                sqlx::query("DROP TRIGGER IF EXISTS events_append_only ON events")
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
                 sqlx::query(sql).execute(&mut connection).await.unwrap();
             }
         }
@@ -137,7 +184,11 @@ impl TestStore {
     pub async fn holds(&self, word: &str) -> bool {
         let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
         let bytes = self.bytes().await;
-        let has = |word: &str| bytes.windows(word.len()).any(|window| window == word.as_bytes());
+        let has = |word: &str| {
+            bytes
+                .windows(word.len())
+                .any(|window| window == word.as_bytes())
+        };
         has(word) || (self.kind == Kind::Postgres && has(&hex))
     }
 
@@ -146,20 +197,27 @@ impl TestStore {
     pub async fn bytes(&self) -> Vec<u8> {
         match &self.target {
             Target::Sqlite(path) => {
-                let file = |suffix| std::fs::read(format!("{}{suffix}", path.display())).unwrap_or_default();
+                let file = |suffix| {
+                    std::fs::read(format!("{}{suffix}", path.display())).unwrap_or_default()
+                };
                 ["", "-wal", "-shm", "-journal"].map(file).concat()
             }
             Target::Postgres(url) => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
-                let tables: Vec<String> = sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
-                    .fetch_all(&mut connection)
-                    .await
-                    .unwrap();
+                let tables: Vec<String> = sqlx::query_scalar(
+                    "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'",
+                )
+                .fetch_all(&mut connection)
+                .await
+                .unwrap();
                 assert!(tables.len() > 10, "{tables:?}");
                 let mut bytes = Vec::new();
                 for table in tables {
                     let sql = format!("SELECT t::text FROM {table} t");
-                    let rows: Vec<String> = sqlx::query_scalar(&sql).fetch_all(&mut connection).await.unwrap();
+                    let rows: Vec<String> = sqlx::query_scalar(&sql)
+                        .fetch_all(&mut connection)
+                        .await
+                        .unwrap();
                     bytes.extend(rows.join("\n").into_bytes());
                 }
                 bytes
@@ -171,12 +229,20 @@ impl TestStore {
     pub async fn try_sql(&self, sql: &str) -> Result<u64, sqlx::Error> {
         match &self.target {
             Target::Sqlite(path) => {
-                let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await?;
-                Ok(sqlx::query(sql).execute(&mut connection).await?.rows_affected())
+                let mut connection =
+                    sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+                        .await?;
+                Ok(sqlx::query(sql)
+                    .execute(&mut connection)
+                    .await?
+                    .rows_affected())
             }
             Target::Postgres(url) => {
                 let mut connection = PgConnection::connect(url).await?;
-                Ok(sqlx::query(sql).execute(&mut connection).await?.rows_affected())
+                Ok(sqlx::query(sql)
+                    .execute(&mut connection)
+                    .await?
+                    .rows_affected())
             }
         }
     }
@@ -187,14 +253,24 @@ pub fn store_of(log: &Log) -> &Store {
     log.store()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the Postgres to test on is named by the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the Postgres to test on is named by the environment"
+)]
 async fn fresh_database() -> String {
     let base = std::env::var("GENIE_TEST_POSTGRES").expect(
         "GENIE_TEST_POSTGRES names the Postgres to test on, such as postgres://postgres@127.0.0.1:5432; scripts/test starts one",
     );
     let name = format!("genie_{}", Clock::system().new_uuid().simple());
-    let mut connection = PgConnection::connect(&format!("{base}/postgres")).await.unwrap();
-    sqlx::query(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")).execute(&mut connection).await.unwrap();
+    let mut connection = PgConnection::connect(&format!("{base}/postgres"))
+        .await
+        .unwrap();
+    sqlx::query(&format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"
+    ))
+    .execute(&mut connection)
+    .await
+    .unwrap();
     format!("{base}/{name}")
 }
 

@@ -31,12 +31,25 @@ pub struct Tormented {
 impl Tormented {
     /// Makes an empty database of that name on the server that a URL names. The role must be allowed to.
     pub async fn create(url: &str, database: &str) -> Result<Self, LogError> {
-        let unreadable =
-            |_| LogError::Statement("the Postgres URL can't be read; it looks like postgres://USER@HOST:PORT".into());
-        let server = PgConnectOptions::from_str(url).map_err(unreadable)?.application_name(NAME);
-        let tormented = Self { own: server.clone().database(database), server, database: database.to_owned() };
+        let unreadable = |_| {
+            LogError::Statement(
+                "the Postgres URL can't be read; it looks like postgres://USER@HOST:PORT".into(),
+            )
+        };
+        let server = PgConnectOptions::from_str(url)
+            .map_err(unreadable)?
+            .application_name(NAME);
+        let tormented = Self {
+            own: server.clone().database(database),
+            server,
+            database: database.to_owned(),
+        };
         let create = format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'");
-        let made = async { sqlx::query(&create).execute(&mut tormented.server.connect().await?).await };
+        let made = async {
+            sqlx::query(&create)
+                .execute(&mut tormented.server.connect().await?)
+                .await
+        };
         in_time(WHOLE_DATABASE, made).await?;
         Ok(tormented)
     }
@@ -69,7 +82,11 @@ impl Tormented {
     /// Removes it with everything in it.
     pub async fn drop_database(&self) -> Result<(), LogError> {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.database);
-        let dropped = async { sqlx::query(&drop).execute(&mut self.server.connect().await?).await };
+        let dropped = async {
+            sqlx::query(&drop)
+                .execute(&mut self.server.connect().await?)
+                .await
+        };
         in_time(WHOLE_DATABASE, dropped).await.map(|_| ())
     }
 
@@ -77,7 +94,10 @@ impl Tormented {
     pub async fn hold_append_lock(&self) -> Result<Held, LogError> {
         within(async {
             let mut connection = self.own.connect().await?;
-            sqlx::query("SELECT pg_advisory_lock($1)").bind(APPEND_LOCK).execute(&mut connection).await?;
+            sqlx::query("SELECT pg_advisory_lock($1)")
+                .bind(APPEND_LOCK)
+                .execute(&mut connection)
+                .await?;
             Ok(Held(connection))
         })
         .await
@@ -150,7 +170,10 @@ async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result
     in_time(LIMIT, work).await
 }
 
-async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LogError> {
+async fn in_time<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, LogError> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(LogError::Away("it did not answer in time".into())),
@@ -171,17 +194,26 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_held_lock_makes_appends_wait_and_is_seen() {
         let mut store = TestStore::new(Kind::Postgres).await;
-        let Target::Postgres(url) = store.target.clone() else { panic!("a Postgres") };
+        let Target::Postgres(url) = store.target.clone() else {
+            panic!("a Postgres")
+        };
         let name = format!("genie_torture_{}", store.clock.new_uuid().simple());
         let tormented = Tormented::create(&url, &name).await.unwrap();
         store.target = Target::Postgres(tormented.url());
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
-        assert_eq!(tormented.waiting_for_the_append_lock().await.unwrap(), [0; 0]);
+        assert_eq!(
+            tormented.waiting_for_the_append_lock().await.unwrap(),
+            [0; 0]
+        );
 
         let held = tormented.hold_append_lock().await.unwrap();
         let event = Event::Account(AccountEvent::SignedIn);
-        let fact = NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event };
+        let fact = NewFact {
+            stream: StreamId::new(StreamKind::Account, ada),
+            sequence: 2,
+            event,
+        };
         let append = Append {
             groups: vec![Group::of_user(ada, 1, vec![fact])],
             work: vec![],
@@ -190,10 +222,22 @@ mod tests {
         };
         let log = opened.log.clone();
         let appended = tokio::spawn(async move { log.append(append).await });
-        while tormented.waiting_for_the_append_lock().await.unwrap().is_empty() {}
-        assert!(tormented.end_back_ends(100).await.unwrap() > 0, "the one that waits, too");
+        while tormented
+            .waiting_for_the_append_lock()
+            .await
+            .unwrap()
+            .is_empty()
+        {}
+        assert!(
+            tormented.end_back_ends(100).await.unwrap() > 0,
+            "the one that waits, too"
+        );
         held.let_go().await;
-        assert_eq!(appended.await.unwrap().unwrap().last, 2, "the same rows were appended again, and once");
+        assert_eq!(
+            appended.await.unwrap().unwrap().last,
+            2,
+            "the same rows were appended again, and once"
+        );
         assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
 
         let snapshot = tormented.hold_snapshot().await.unwrap();

@@ -5,7 +5,9 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use sqlx::{AnyConnection, Row};
-use tlog_tiles::{Error, HashReader, stored_hash_index, stored_hashes_for_record_hash, sub_tree_index, tree_hash};
+use tlog_tiles::{
+    Error, HashReader, stored_hash_index, stored_hashes_for_record_hash, sub_tree_index, tree_hash,
+};
 
 pub use tlog_tiles::Hash;
 
@@ -26,11 +28,17 @@ pub fn first_index(position: u64) -> u64 {
 
 /// Whether a proof shows that the fact with this digest stands at this position in the tree of that size and root.
 pub fn is_included(proof: &[Hash], size: u64, root: Hash, position: u64, digest: &[u8]) -> bool {
-    position > 0 && tlog_tiles::check_record(&proof.to_vec(), size, root, position - 1, leaf_hash(digest)).is_ok()
+    position > 0
+        && tlog_tiles::check_record(&proof.to_vec(), size, root, position - 1, leaf_hash(digest))
+            .is_ok()
 }
 
 /// Whether a proof shows that the tree of the first size and root only grew into the second.
-pub fn is_consistent(proof: &[Hash], (old_size, old_root): (u64, Hash), (size, root): (u64, Hash)) -> bool {
+pub fn is_consistent(
+    proof: &[Hash],
+    (old_size, old_root): (u64, Hash),
+    (size, root): (u64, Hash),
+) -> bool {
     tlog_tiles::check_tree(&proof.to_vec(), size, root, old_size, old_root).is_ok()
 }
 
@@ -66,8 +74,8 @@ impl Frontier {
     /// Adds a leaf. Answers the hashes to be stored with it, from [`first_index`] of its position: its own and those of the
     /// subtrees that it fills.
     pub fn push(&mut self, leaf: Hash) -> Vec<Hash> {
-        let hashes =
-            stored_hashes_for_record_hash(self.size, leaf, self).expect("what a leaf fills is made of peaks, which are here");
+        let hashes = stored_hashes_for_record_hash(self.size, leaf, self)
+            .expect("what a leaf fills is made of peaks, which are here");
         self.peaks.truncate(self.peaks.len() + 1 - hashes.len()); // each subtree that is filled takes up a peak
         self.peaks.extend(hashes.last());
         self.size += 1;
@@ -77,8 +85,14 @@ impl Frontier {
 
 impl HashReader for Frontier {
     fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Hash>, Error> {
-        let known: BTreeMap<u64, Hash> = Self::indexes(self.size).into_iter().zip(self.peaks.iter().copied()).collect();
-        indexes.iter().map(|index| known.get(index).copied().ok_or(Error::IndexesNotInTree)).collect()
+        let known: BTreeMap<u64, Hash> = Self::indexes(self.size)
+            .into_iter()
+            .zip(self.peaks.iter().copied())
+            .collect();
+        indexes
+            .iter()
+            .map(|index| known.get(index).copied().ok_or(Error::IndexesNotInTree))
+            .collect()
     }
 }
 
@@ -91,7 +105,10 @@ struct Noting {
 
 impl HashReader for Noting {
     fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Hash>, Error> {
-        let known: Option<Vec<Hash>> = indexes.iter().map(|index| self.known.get(index).copied()).collect();
+        let known: Option<Vec<Hash>> = indexes
+            .iter()
+            .map(|index| self.known.get(index).copied())
+            .collect();
         known.ok_or_else(|| {
             self.asked.replace(indexes.to_vec());
             Error::IndexesNotInTree
@@ -99,7 +116,10 @@ impl HashReader for Noting {
     }
 }
 
-async fn compute<T>(db: &mut AnyConnection, computation: impl Fn(&Noting) -> Result<T, Error>) -> Result<T, LogError> {
+async fn compute<T>(
+    db: &mut AnyConnection,
+    computation: impl Fn(&Noting) -> Result<T, Error>,
+) -> Result<T, LogError> {
     let mut reader = Noting::default();
     if let Ok(done) = computation(&reader) {
         return Ok(done); // of no hash at all
@@ -116,12 +136,23 @@ pub(crate) async fn root(db: &mut AnyConnection, size: u64) -> Result<Hash, LogE
 }
 
 /// The proof that a position is in the tree of the first `size` rows.
-pub(crate) async fn prove_inclusion(db: &mut AnyConnection, size: u64, position: u64) -> Result<Vec<Hash>, LogError> {
-    compute(db, |reader| tlog_tiles::prove_record(size, position - 1, reader)).await
+pub(crate) async fn prove_inclusion(
+    db: &mut AnyConnection,
+    size: u64,
+    position: u64,
+) -> Result<Vec<Hash>, LogError> {
+    compute(db, |reader| {
+        tlog_tiles::prove_record(size, position - 1, reader)
+    })
+    .await
 }
 
 /// The proof that the tree of the first `size` rows begins with the smaller one of `old_size`.
-pub(crate) async fn prove_consistency(db: &mut AnyConnection, size: u64, old_size: u64) -> Result<Vec<Hash>, LogError> {
+pub(crate) async fn prove_consistency(
+    db: &mut AnyConnection,
+    size: u64,
+    old_size: u64,
+) -> Result<Vec<Hash>, LogError> {
     compute(db, |reader| tlog_tiles::prove_tree(size, old_size, reader)).await
 }
 
@@ -131,7 +162,10 @@ pub(crate) async fn read(db: &mut AnyConnection, indexes: &[u64]) -> Result<Vec<
         return Ok(vec![]);
     }
     let places: Vec<String> = (1..=indexes.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("SELECT hash_index, hash FROM tree_hashes WHERE hash_index IN ({})", places.join(", "));
+    let sql = format!(
+        "SELECT hash_index, hash FROM tree_hashes WHERE hash_index IN ({})",
+        places.join(", ")
+    );
     let mut query = sqlx::query(&sql);
     for index in indexes {
         query = query.bind(*index as i64);
@@ -141,7 +175,10 @@ pub(crate) async fn read(db: &mut AnyConnection, indexes: &[u64]) -> Result<Vec<
         found.insert(row.try_get::<i64, _>("hash_index")? as u64, hash(&row)?);
     }
     let missing = |index: &u64| LogError::Tree(format!("hash {index} is missing from it"));
-    indexes.iter().map(|index| found.get(index).copied().ok_or_else(|| missing(index))).collect()
+    indexes
+        .iter()
+        .map(|index| found.get(index).copied().ok_or_else(|| missing(index)))
+        .collect()
 }
 
 /// All hashes stored with the positions of a range, by index. Some or all may be missing: they are not sealed yet, or removed.
@@ -150,25 +187,46 @@ pub(crate) async fn read_range(
     positions: std::ops::RangeInclusive<u64>,
 ) -> Result<BTreeMap<u64, Hash>, LogError> {
     let sql = "SELECT hash_index, hash FROM tree_hashes WHERE hash_index >= $1 AND hash_index < $2";
-    let (from, to) = (first_index(*positions.start()), first_index(positions.end() + 1));
-    let rows = sqlx::query(sql).bind(from as i64).bind(to as i64).fetch_all(db).await?;
-    rows.iter().map(|row| Ok((row.try_get::<i64, _>("hash_index")? as u64, hash(row)?))).collect()
+    let (from, to) = (
+        first_index(*positions.start()),
+        first_index(positions.end() + 1),
+    );
+    let rows = sqlx::query(sql)
+        .bind(from as i64)
+        .bind(to as i64)
+        .fetch_all(db)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get::<i64, _>("hash_index")? as u64, hash(row)?)))
+        .collect()
 }
 
 fn hash(row: &sqlx::any::AnyRow) -> Result<Hash, LogError> {
     let bytes: Vec<u8> = row.try_get("hash")?;
-    bytes.try_into().map(Hash).map_err(|_| LogError::Tree("one of its hashes has not 32 bytes".into()))
+    bytes
+        .try_into()
+        .map(Hash)
+        .map_err(|_| LogError::Tree("one of its hashes has not 32 bytes".into()))
 }
 
 /// Rows of one INSERT: two values each, far below what either store lets through.
 const INSERTED: usize = 500;
 
 /// Stores hashes from an index on.
-pub(crate) async fn insert(db: &mut AnyConnection, from: u64, hashes: &[Hash]) -> Result<(), LogError> {
+pub(crate) async fn insert(
+    db: &mut AnyConnection,
+    from: u64,
+    hashes: &[Hash],
+) -> Result<(), LogError> {
     let mut index = from as i64;
     for some in hashes.chunks(INSERTED) {
-        let values: Vec<String> = (0..some.len()).map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
-        let sql = format!("INSERT INTO tree_hashes (hash_index, hash) VALUES {}", values.join(", "));
+        let values: Vec<String> = (0..some.len())
+            .map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2))
+            .collect();
+        let sql = format!(
+            "INSERT INTO tree_hashes (hash_index, hash) VALUES {}",
+            values.join(", ")
+        );
         let mut query = sqlx::query(&sql).persistent(false); // there are as many such statements as sizes of batches
         for hash in some {
             query = query.bind(index).bind(hash.0.to_vec());
@@ -214,7 +272,8 @@ mod tests {
     ];
 
     fn stored(leaves: impl Iterator<Item = Hash>) -> (Noting, Vec<Frontier>) {
-        let (mut reader, mut frontiers, mut next) = (Noting::default(), vec![Frontier::default()], 0);
+        let (mut reader, mut frontiers, mut next) =
+            (Noting::default(), vec![Frontier::default()], 0);
         for leaf in leaves {
             let mut frontier = frontiers[frontiers.len() - 1].clone();
             assert_eq!(next, first_index(frontier.size() + 1));
@@ -235,7 +294,10 @@ mod tests {
             assert_eq!(hex(&tree_hash(size as u64, &reader).unwrap().0), *root);
         }
         let path = tlog_tiles::prove_record(8, 0, &reader).unwrap();
-        assert_eq!(path.iter().map(|hash| hex(&hash.0)).collect::<Vec<_>>(), PATH);
+        assert_eq!(
+            path.iter().map(|hash| hex(&hash.0)).collect::<Vec<_>>(),
+            PATH
+        );
         assert_eq!(tlog_tiles::prove_tree(8, 1, &reader).unwrap(), path);
     }
 
@@ -244,7 +306,10 @@ mod tests {
         let (reader, frontiers) = stored((0..100u8).map(|n| leaf_hash(&[n])));
         for (size, frontier) in (0..).zip(&frontiers) {
             let peaks = reader.read_hashes(&Frontier::indexes(size)).unwrap();
-            assert!(Frontier::new(size, peaks[..peaks.len().saturating_sub(1)].to_vec()).is_none() || size == 0);
+            assert!(
+                Frontier::new(size, peaks[..peaks.len().saturating_sub(1)].to_vec()).is_none()
+                    || size == 0
+            );
             assert_eq!(Frontier::new(size, peaks).as_ref(), Some(frontier));
         }
     }
@@ -271,13 +336,24 @@ mod tests {
                     !is_included(&proof, size, root, position - 1, digest)
                         && !is_included(&proof, size, root, position + 1, digest)
                 );
-                assert!(!is_included(&proof, size, frontiers[size as usize - 1].root(), position, digest));
-                assert!(flipped(&proof).all(|proof| !is_included(&proof, size, root, position, digest)));
+                assert!(!is_included(
+                    &proof,
+                    size,
+                    frontiers[size as usize - 1].root(),
+                    position,
+                    digest
+                ));
+                assert!(
+                    flipped(&proof).all(|proof| !is_included(&proof, size, root, position, digest))
+                );
 
                 let old = (position, frontiers[position as usize].root());
                 let proof = tlog_tiles::prove_tree(size, position, &reader).unwrap();
                 assert!(is_consistent(&proof, old, (size, root)));
-                assert!(!is_consistent(&proof, (position, leaf_hash(b"other")), (size, root)) || position == size);
+                assert!(
+                    !is_consistent(&proof, (position, leaf_hash(b"other")), (size, root))
+                        || position == size
+                );
                 assert!(flipped(&proof).all(|proof| !is_consistent(&proof, old, (size, root))));
             }
         }

@@ -35,7 +35,11 @@ impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.first == self.last {
             true => write!(f, "position {}: {}", self.first, self.wrong),
-            false => write!(f, "between positions {} and {}: {}", self.first, self.last, self.wrong),
+            false => write!(
+                f,
+                "between positions {} and {}: {}",
+                self.first, self.last, self.wrong
+            ),
         }
     }
 }
@@ -46,7 +50,11 @@ impl Finding {
     }
 
     fn between(first: u64, last: u64, wrong: impl Into<String>) -> Self {
-        Self { first: first.min(last), last, wrong: wrong.into() }
+        Self {
+            first: first.min(last),
+            last,
+            wrong: wrong.into(),
+        }
     }
 }
 
@@ -103,18 +111,25 @@ impl Verifier {
             return Err(Finding::at(position, "it is missing; rows were removed"));
         }
         if row.position < position {
-            return Err(Finding::at(row.position, "a second row stands here, or one before the first"));
+            return Err(Finding::at(
+                row.position,
+                "a second row stands here, or one before the first",
+            ));
         }
         let stream = format!("the fact {} of {}/{}", row.sequence, row.kind, row.id);
         if row.computed_digest()[..] != row.digest[..] {
-            return Err(Finding::at(position, format!("{stream} was changed: its digest does not match")));
+            return Err(Finding::at(
+                position,
+                format!("{stream} was changed: its digest does not match"),
+            ));
         }
         let hashes = self.frontier.push(tree::leaf_hash(&row.digest));
         if let Some(Some(leaf)) = stored.first()
             && *leaf != hashes[0]
         {
-            let wrong =
-                format!("{stream} is not what was sealed here: it was moved, or changed with its digest, or the stored leaf was");
+            let wrong = format!(
+                "{stream} is not what was sealed here: it was moved, or changed with its digest, or the stored leaf was"
+            );
             return Err(Finding::at(position, wrong));
         }
         self.count(row)?;
@@ -126,20 +141,30 @@ impl Verifier {
             }
         }
         self.verified.facts = position;
-        self.expected.remove(&position).unwrap_or_default().iter().try_for_each(|(head, kept)| self.meet(head, *kept))
+        self.expected
+            .remove(&position)
+            .unwrap_or_default()
+            .iter()
+            .try_for_each(|(head, kept)| self.meet(head, *kept))
     }
 
     /// A head whose signature is good; it is compared when the rows have come as far as it. Heads come in the order of their
     /// sizes, none for less than the rows so far.
     pub fn head(&mut self, head: SignedHead, kept: Kept) -> Result<(), Finding> {
         if head.size < self.position() || head.size == 0 {
-            let wrong = format!("a head over {} facts comes too late: heads are kept in their order", head.size);
+            let wrong = format!(
+                "a head over {} facts comes too late: heads are kept in their order",
+                head.size
+            );
             return Err(Finding::at(self.position(), wrong));
         }
         match head.size == self.position() {
             true => self.meet(&head, kept),
             false => {
-                self.expected.entry(head.size).or_default().push((head, kept));
+                self.expected
+                    .entry(head.size)
+                    .or_default()
+                    .push((head, kept));
                 Ok(())
             }
         }
@@ -155,7 +180,9 @@ impl Verifier {
         match self.expected.first_key_value() {
             None => Ok(self.verified),
             Some((size, _)) => {
-                let wrong = format!("it is missing: a head over {size} facts was signed, and the log ends before");
+                let wrong = format!(
+                    "it is missing: a head over {size} facts was signed, and the log ends before"
+                );
                 Err(Finding::at(self.position() + 1, wrong))
             }
         }
@@ -168,8 +195,15 @@ impl Verifier {
                 Kept::InStore => "the signed head",
                 Kept::Outside => "the signed head kept outside",
             };
-            let wrong = format!("{whose} over {} facts has another root: facts were changed after it was signed", head.size);
-            return Err(Finding::between(self.verified.covered + 1, head.size, wrong));
+            let wrong = format!(
+                "{whose} over {} facts has another root: facts were changed after it was signed",
+                head.size
+            );
+            return Err(Finding::between(
+                self.verified.covered + 1,
+                head.size,
+                wrong,
+            ));
         }
         self.verified.covered = head.size;
         match kept {
@@ -188,7 +222,10 @@ impl Verifier {
         }
         let expected = known.unwrap_or(0) + 1;
         if row.owner_seq != expected {
-            let wrong = format!("it is event {} of its owner, where {expected} is the next", row.owner_seq);
+            let wrong = format!(
+                "it is event {} of its owner, where {expected} is the next",
+                row.owner_seq
+            );
             return Err(Finding::at(row.position, wrong));
         }
         self.owners.insert(row.owner, expected);

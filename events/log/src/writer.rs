@@ -53,7 +53,12 @@ impl std::fmt::Debug for Pending {
 
 impl LogWriter {
     /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
-    pub fn start(store: Writing, tail: Arc<Tail>, health: Health, scrub: Scrub) -> (Self, watch::Receiver<u64>) {
+    pub fn start(
+        store: Writing,
+        tail: Arc<Tail>,
+        health: Health,
+        scrub: Scrub,
+    ) -> (Self, watch::Receiver<u64>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, written) = watch::channel(0);
         tokio::spawn(
@@ -76,10 +81,16 @@ impl LogWriter {
     /// Waits until the request is written or refused, at most `DEADLINE`.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { request, deadline: Instant::now() + DEADLINE, reply };
+        let pending = Pending {
+            request,
+            deadline: Instant::now() + DEADLINE,
+            reply,
+        };
         self.queue.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => AppendError::Unknown("the writer has stopped".into()),
+            mpsc::error::TrySendError::Closed(_) => {
+                AppendError::Unknown("the writer has stopped".into())
+            }
         })?;
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(Ok(outcome)) => outcome,
@@ -130,11 +141,17 @@ impl Task {
 
     /// Takes requests in order, none of which shares an owner with another, within the bounds of a batch.
     fn choose(&mut self, received: &mut Vec<Pending>) -> Vec<Pending> {
-        let (mut owners, mut bytes, mut batch) = (HashSet::new(), 0, Vec::with_capacity(received.len()));
+        let (mut owners, mut bytes, mut batch) =
+            (HashSet::new(), 0, Vec::with_capacity(received.len()));
         for pending in received.drain(..) {
             let size = pending.request.bytes();
             let fits = batch.is_empty() || bytes + size <= BATCH_BYTES;
-            if fits && pending.request.owners().all(|owner| !owners.contains(&owner)) {
+            if fits
+                && pending
+                    .request
+                    .owners()
+                    .all(|owner| !owners.contains(&owner))
+            {
                 owners.extend(pending.request.owners());
                 bytes += size;
                 batch.push(pending);
@@ -178,7 +195,9 @@ impl Task {
             } else if part.len() == 1 {
                 error!(%error, "the store refuses the rows of one append");
                 for pending in part {
-                    let _ = pending.reply.send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
+                    let _ = pending
+                        .reply
+                        .send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
                 }
             } else {
                 let second = part.split_off(part.len() / 2);
@@ -190,8 +209,12 @@ impl Task {
 
     async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
         match &self.store {
-            Writing::Postgres(pool) => append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await,
-            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut self.held_sqlite, requests).await,
+            Writing::Postgres(pool) => {
+                append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await
+            }
+            Writing::Sqlite(pool) => {
+                append_sqlite::append(pool, &mut self.held_sqlite, requests).await
+            }
         }
     }
 
@@ -203,7 +226,11 @@ impl Task {
                     self.scrub.deleted();
                 }
                 let positions = at.first..=at.last;
-                written.extend(positions.zip(pending.request.rows).map(|(position, row)| StoredRow { position, ..row }));
+                written.extend(
+                    positions
+                        .zip(pending.request.rows)
+                        .map(|(position, row)| StoredRow { position, ..row }),
+                );
                 self.tail.raise_head(at.last);
             }
             let _ = pending.reply.send(outcome.into()); // its caller may have gone; the facts are written all the same
@@ -226,9 +253,12 @@ async fn closed(store: &Writing) {
 
 fn give_up_the_overdue(part: Vec<Pending>) -> Vec<Pending> {
     let now = Instant::now();
-    let (live, overdue): (Vec<_>, Vec<_>) = part.into_iter().partition(|pending| pending.deadline > now);
+    let (live, overdue): (Vec<_>, Vec<_>) =
+        part.into_iter().partition(|pending| pending.deadline > now);
     for pending in overdue {
-        let _ = pending.reply.send(Err(AppendError::Unknown("it did not answer in time".into()))); // its caller may have gone
+        let _ = pending.reply.send(Err(AppendError::Unknown(
+            "it did not answer in time".into(),
+        ))); // its caller may have gone
     }
     live
 }
@@ -246,40 +276,83 @@ mod tests {
         testing::{TestStore, both_stores, store_of},
     };
 
-    both_stores!(the_same_rows_again_are_there_already, async |store: TestStore| {
-        let opened = store.open().await;
-        let ada = store.register(&opened.log, "ada").await;
-        let facts = || {
-            let event = Event::Account(AccountEvent::SignedIn);
-            vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }]
-        };
-        let append =
-            Append { groups: vec![Group::of_user(ada, 1, facts())], work: vec![], metadata: Metadata::system(), remember: None };
-        let request = opened.log.seal(append).await.unwrap();
-        for _ in 0..3 {
-            assert_eq!(append_to(&opened.log, &request).await, [Outcome::Written(Appended { first: 2, last: 2 })]);
+    both_stores!(
+        the_same_rows_again_are_there_already,
+        async |store: TestStore| {
+            let opened = store.open().await;
+            let ada = store.register(&opened.log, "ada").await;
+            let facts = || {
+                let event = Event::Account(AccountEvent::SignedIn);
+                vec![NewFact {
+                    stream: StreamId::new(StreamKind::Account, ada),
+                    sequence: 2,
+                    event,
+                }]
+            };
+            let append = Append {
+                groups: vec![Group::of_user(ada, 1, facts())],
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            };
+            let request = opened.log.seal(append).await.unwrap();
+            for _ in 0..3 {
+                assert_eq!(
+                    append_to(&opened.log, &request).await,
+                    [Outcome::Written(Appended { first: 2, last: 2 })]
+                );
+            }
+            assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
         }
-        assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
-    });
+    );
 
-    both_stores!(that_somebody_was_forgotten_is_there_already_although_their_key_is_gone, async |store: TestStore| {
-        let opened = store.open().await;
-        let ada = store.register(&opened.log, "ada").await;
-        let event = Event::Account(AccountEvent::Forgotten { by: AtTheWishOf::User });
-        let facts = vec![NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event }];
-        let work = vec![Work::Forget { user: ada, at: store.clock.now() }];
-        let append = Append { groups: vec![Group::of_user(ada, 1, facts)], work, metadata: Metadata::system(), remember: None };
-        let request = opened.log.seal(append).await.unwrap();
-        for _ in 0..3 {
-            assert_eq!(append_to(&opened.log, &request).await, [Outcome::Written(Appended { first: 2, last: 2 })]);
+    both_stores!(
+        that_somebody_was_forgotten_is_there_already_although_their_key_is_gone,
+        async |store: TestStore| {
+            let opened = store.open().await;
+            let ada = store.register(&opened.log, "ada").await;
+            let event = Event::Account(AccountEvent::Forgotten {
+                by: AtTheWishOf::User,
+            });
+            let facts = vec![NewFact {
+                stream: StreamId::new(StreamKind::Account, ada),
+                sequence: 2,
+                event,
+            }];
+            let work = vec![Work::Forget {
+                user: ada,
+                at: store.clock.now(),
+            }];
+            let append = Append {
+                groups: vec![Group::of_user(ada, 1, facts)],
+                work,
+                metadata: Metadata::system(),
+                remember: None,
+            };
+            let request = opened.log.seal(append).await.unwrap();
+            for _ in 0..3 {
+                assert_eq!(
+                    append_to(&opened.log, &request).await,
+                    [Outcome::Written(Appended { first: 2, last: 2 })]
+                );
+            }
+            assert_eq!(
+                opened.log.forgetting(ada).await.unwrap().unwrap().position,
+                2
+            );
         }
-        assert_eq!(opened.log.forgetting(ada).await.unwrap().unwrap().position, 2);
-    });
+    );
 
     async fn append_to(log: &Log, request: &Request) -> Vec<Outcome> {
         match &store_of(log).writing {
-            Writing::Postgres(pool) => append_postgres::append(pool, &mut None, &[request], STATEMENT).await.unwrap(),
-            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[request]).await.unwrap(),
+            Writing::Postgres(pool) => {
+                append_postgres::append(pool, &mut None, &[request], STATEMENT)
+                    .await
+                    .unwrap()
+            }
+            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[request])
+                .await
+                .unwrap(),
         }
     }
 }

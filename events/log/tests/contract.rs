@@ -32,7 +32,10 @@ fn submitted(secret: &str) -> Event {
         run_at: None,
         max_attempts: 3,
     };
-    Event::Job(JobEvent::Submitted { spec, counted: None })
+    Event::Job(JobEvent::Submitted {
+        spec,
+        counted: None,
+    })
 }
 
 fn new_job(log: &Log) -> String {
@@ -40,235 +43,429 @@ fn new_job(log: &Log) -> String {
 }
 
 fn job_fact(job: &str, sequence: u64, event: Event) -> NewFact {
-    NewFact { stream: StreamId::new(StreamKind::Job, job), sequence, event }
+    NewFact {
+        stream: StreamId::new(StreamKind::Job, job),
+        sequence,
+        event,
+    }
 }
 
 fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
-    Append { groups, work, metadata: Metadata::system(), remember: None }
+    Append {
+        groups,
+        work,
+        metadata: Metadata::system(),
+        remember: None,
+    }
 }
 
 async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError> {
     let job = new_job(log);
     let group = Group::of_user(user, after, vec![job_fact(&job, 1, submitted("x"))]);
-    log.append(append(vec![group], vec![])).await.map(|at| at.last)
+    log.append(append(vec![group], vec![]))
+        .await
+        .map(|at| at.last)
 }
 
-both_stores!(positions_are_dense_and_in_commit_order_whoever_writes, async |store: TestStore| {
-    let opened = store.open().await;
-    let second = store.open().await; // another node on the same store
-    let mut follower = opened.log.follow(0);
-    let mut users = Vec::new();
-    for n in 0..20 {
-        users.push(store.register(&opened.log, &format!("user{n}")).await);
-    }
-    let writers = users.iter().enumerate().map(|(n, user)| {
-        let log = if n % 2 == 0 { opened.log.clone() } else { second.log.clone() };
-        let user = *user;
-        tokio::spawn(async move {
-            let mut positions = Vec::new();
-            for after in 1..=10 {
-                positions.push(submit(&log, user, after).await.unwrap());
-            }
-            positions
-        })
-    });
-    let mut acknowledged = HashSet::new();
-    for writer in writers.collect::<Vec<_>>() {
-        let positions = writer.await.unwrap();
-        assert!(positions.is_sorted());
-        acknowledged.extend(positions);
-    }
-    let mut seen = Vec::new();
-    while seen.len() < 220 {
-        seen.extend(follower.next(64).await.unwrap().iter().map(|row| row.position));
-    }
-    assert_eq!(seen, (1..=220).collect::<Vec<u64>>());
-    assert_eq!(acknowledged.len(), 200);
-});
-
-both_stores!(a_stale_writer_is_told_so_and_nothing_is_written, async |store: TestStore| {
-    let opened = store.open().await;
-    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    submit(&opened.log, ada, 1).await.unwrap();
-    assert!(matches!(submit(&opened.log, ada, 1).await, Err(AppendError::Stale)), "ada has two events by now");
-    assert!(matches!(submit(&opened.log, ada, 5).await, Err(AppendError::Stale)), "no gap in ada's counter");
-
-    // Bob's part is good, Ada's is stale: neither is written.
-    let job = new_job(&opened.log);
-    let groups = vec![
-        Group::of_user(bob, 1, vec![job_fact(&job, 1, submitted("x"))]),
-        Group::of_user(ada, 1, vec![job_fact(&new_job(&opened.log), 1, submitted("x"))]),
-    ];
-    assert!(matches!(opened.log.append(append(groups, vec![])).await, Err(AppendError::Stale)));
-    assert!(opened.log.stream::<Job>(&Owner::User(bob), &job).await.unwrap().is_none());
-});
-
-both_stores!(several_streams_of_a_user_go_in_one_append, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let job = new_job(&opened.log);
-    let counted = UsageEvent::Counted {
-        counter: genie_events::tier::Counter::ThumbnailOps,
-        amount: 1,
-        month: genie_events::moment::Month(202_611),
-    };
-    let facts = vec![
-        NewFact { stream: StreamId::new(StreamKind::Usage, ada), sequence: 1, event: counted.into() },
-        job_fact(&job, 1, submitted("x")),
-    ];
-    let at = opened.log.append(append(vec![Group::of_user(ada, 1, facts)], vec![])).await.unwrap();
-    assert_eq!(at.last, at.first + 1);
-    let mut kinds = Vec::new();
-    opened.log.user_facts(ada, |fact| kinds.push(fact.event_type)).await.unwrap();
-    assert_eq!(kinds, ["account.registered", "usage.counted", "job.submitted"]);
-});
-
-both_stores!(who_asked_last_is_told_without_a_key, async |store: TestStore| {
-    let opened = store.open().await;
-    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    let account = |user| StreamId::new(StreamKind::Account, user);
-    assert!(opened.log.last_asked(account(ada), "account.signed_in").await.unwrap().is_none());
-    for (sequence, request) in [(2, "first"), (3, "second")] {
-        let fact = NewFact { stream: account(ada), sequence, event: Event::Account(AccountEvent::SignedIn) };
-        let mut append = append(vec![Group::of_user(ada, sequence - 1, vec![fact])], vec![]);
-        append.metadata.request_id = Some(request.into());
-        opened.log.append(append).await.unwrap();
-    }
-    let asked = opened.log.last_asked(account(ada), "account.signed_in").await.unwrap().unwrap();
-    assert_eq!(asked.request_id.as_deref(), Some("second"));
-    assert!(opened.log.last_asked(account(bob), "account.signed_in").await.unwrap().is_none());
-});
-
-both_stores!(a_stream_of_somebody_else_is_taken, async |store: TestStore| {
-    let opened = store.open().await;
-    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    let take = |user| Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
-    opened.log.append(append(vec![take(ada)], vec![])).await.unwrap();
-    let refused = opened.log.append(append(vec![take(bob)], vec![])).await;
-    assert!(matches!(refused, Err(AppendError::StreamTaken)), "{refused:?}");
-    assert!(opened.log.stream::<Job>(&Owner::User(bob), "42").await.unwrap().is_none(), "and can't be read by bob");
-});
-
-both_stores!(both_of_two_who_announce_one_stream_at_once_get_an_answer, async |store: TestStore| {
-    let opened = store.open().await;
-    let mut asked = Vec::new();
-    for n in 0..8 {
-        let user = store.register(&opened.log, &format!("user{n}")).await;
-        let group = Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
-        let log = opened.log.clone();
-        asked.push(tokio::spawn(async move { log.append(append(vec![group], vec![])).await }));
-    }
-    let mut good = 0;
-    for answer in asked {
-        match answer.await.unwrap() {
-            Ok(_) => good += 1,
-            // Two in one batch break the statement; bisection then finds who was second.
-            Err(AppendError::StreamTaken) => {}
-            Err(other) => panic!("{other}"),
+both_stores!(
+    positions_are_dense_and_in_commit_order_whoever_writes,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let second = store.open().await; // another node on the same store
+        let mut follower = opened.log.follow(0);
+        let mut users = Vec::new();
+        for n in 0..20 {
+            users.push(store.register(&opened.log, &format!("user{n}")).await);
         }
+        let writers = users.iter().enumerate().map(|(n, user)| {
+            let log = if n % 2 == 0 {
+                opened.log.clone()
+            } else {
+                second.log.clone()
+            };
+            let user = *user;
+            tokio::spawn(async move {
+                let mut positions = Vec::new();
+                for after in 1..=10 {
+                    positions.push(submit(&log, user, after).await.unwrap());
+                }
+                positions
+            })
+        });
+        let mut acknowledged = HashSet::new();
+        for writer in writers.collect::<Vec<_>>() {
+            let positions = writer.await.unwrap();
+            assert!(positions.is_sorted());
+            acknowledged.extend(positions);
+        }
+        let mut seen = Vec::new();
+        while seen.len() < 220 {
+            seen.extend(
+                follower
+                    .next(64)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .map(|row| row.position),
+            );
+        }
+        assert_eq!(seen, (1..=220).collect::<Vec<u64>>());
+        assert_eq!(acknowledged.len(), 200);
     }
-    assert_eq!(good, 1);
-});
+);
 
-both_stores!(rows_that_break_the_statement_fail_alone, async |store: TestStore| {
-    let opened = store.open().await;
-    let mut asked = Vec::new();
-    for n in 0..10 {
-        let user = store.register(&opened.log, &format!("user{n}")).await;
+both_stores!(
+    a_stale_writer_is_told_so_and_nothing_is_written,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (ada, bob) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
+        submit(&opened.log, ada, 1).await.unwrap();
+        assert!(
+            matches!(submit(&opened.log, ada, 1).await, Err(AppendError::Stale)),
+            "ada has two events by now"
+        );
+        assert!(
+            matches!(submit(&opened.log, ada, 5).await, Err(AppendError::Stale)),
+            "no gap in ada's counter"
+        );
+
+        // Bob's part is good, Ada's is stale: neither is written.
         let job = new_job(&opened.log);
-        // Two facts with one number of one stream: a unique index refuses the statement.
-        let facts = match n {
-            3 => vec![job_fact(&job, 1, submitted("x")), job_fact(&job, 1, submitted("x"))],
-            _ => vec![job_fact(&job, 1, submitted("x"))],
+        let groups = vec![
+            Group::of_user(bob, 1, vec![job_fact(&job, 1, submitted("x"))]),
+            Group::of_user(
+                ada,
+                1,
+                vec![job_fact(&new_job(&opened.log), 1, submitted("x"))],
+            ),
+        ];
+        assert!(matches!(
+            opened.log.append(append(groups, vec![])).await,
+            Err(AppendError::Stale)
+        ));
+        assert!(
+            opened
+                .log
+                .stream::<Job>(&Owner::User(bob), &job)
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+);
+
+both_stores!(
+    several_streams_of_a_user_go_in_one_append,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let job = new_job(&opened.log);
+        let counted = UsageEvent::Counted {
+            counter: genie_events::tier::Counter::ThumbnailOps,
+            amount: 1,
+            month: genie_events::moment::Month(202_611),
         };
-        let (log, group) = (opened.log.clone(), Group::of_user(user, 1, facts));
-        asked.push(tokio::spawn(async move { log.append(append(vec![group], vec![])).await }));
+        let facts = vec![
+            NewFact {
+                stream: StreamId::new(StreamKind::Usage, ada),
+                sequence: 1,
+                event: counted.into(),
+            },
+            job_fact(&job, 1, submitted("x")),
+        ];
+        let at = opened
+            .log
+            .append(append(vec![Group::of_user(ada, 1, facts)], vec![]))
+            .await
+            .unwrap();
+        assert_eq!(at.last, at.first + 1);
+        let mut kinds = Vec::new();
+        opened
+            .log
+            .user_facts(ada, |fact| kinds.push(fact.event_type))
+            .await
+            .unwrap();
+        assert_eq!(
+            kinds,
+            ["account.registered", "usage.counted", "job.submitted"]
+        );
     }
-    for (n, answer) in asked.into_iter().enumerate() {
-        let answer = answer.await.unwrap();
-        assert_eq!(matches!(answer, Err(AppendError::Broken(_))), n == 3, "{n}: {answer:?}");
-        assert_eq!(answer.is_ok(), n != 3);
+);
+
+both_stores!(
+    who_asked_last_is_told_without_a_key,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (ada, bob) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
+        let account = |user| StreamId::new(StreamKind::Account, user);
+        assert!(
+            opened
+                .log
+                .last_asked(account(ada), "account.signed_in")
+                .await
+                .unwrap()
+                .is_none()
+        );
+        for (sequence, request) in [(2, "first"), (3, "second")] {
+            let fact = NewFact {
+                stream: account(ada),
+                sequence,
+                event: Event::Account(AccountEvent::SignedIn),
+            };
+            let mut append = append(vec![Group::of_user(ada, sequence - 1, vec![fact])], vec![]);
+            append.metadata.request_id = Some(request.into());
+            opened.log.append(append).await.unwrap();
+        }
+        let asked = opened
+            .log
+            .last_asked(account(ada), "account.signed_in")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(asked.request_id.as_deref(), Some("second"));
+        assert!(
+            opened
+                .log
+                .last_asked(account(bob), "account.signed_in")
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
-    assert_eq!(opened.log.rows(0, 100).await.unwrap().len(), 10 + 9);
-});
+);
+
+both_stores!(
+    a_stream_of_somebody_else_is_taken,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (ada, bob) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
+        let take = |user| Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
+        opened
+            .log
+            .append(append(vec![take(ada)], vec![]))
+            .await
+            .unwrap();
+        let refused = opened.log.append(append(vec![take(bob)], vec![])).await;
+        assert!(
+            matches!(refused, Err(AppendError::StreamTaken)),
+            "{refused:?}"
+        );
+        assert!(
+            opened
+                .log
+                .stream::<Job>(&Owner::User(bob), "42")
+                .await
+                .unwrap()
+                .is_none(),
+            "and can't be read by bob"
+        );
+    }
+);
+
+both_stores!(
+    both_of_two_who_announce_one_stream_at_once_get_an_answer,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let mut asked = Vec::new();
+        for n in 0..8 {
+            let user = store.register(&opened.log, &format!("user{n}")).await;
+            let group = Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
+            let log = opened.log.clone();
+            asked.push(tokio::spawn(async move {
+                log.append(append(vec![group], vec![])).await
+            }));
+        }
+        let mut good = 0;
+        for answer in asked {
+            match answer.await.unwrap() {
+                Ok(_) => good += 1,
+                // Two in one batch break the statement; bisection then finds who was second.
+                Err(AppendError::StreamTaken) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(good, 1);
+    }
+);
+
+both_stores!(
+    rows_that_break_the_statement_fail_alone,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let mut asked = Vec::new();
+        for n in 0..10 {
+            let user = store.register(&opened.log, &format!("user{n}")).await;
+            let job = new_job(&opened.log);
+            // Two facts with one number of one stream: a unique index refuses the statement.
+            let facts = match n {
+                3 => vec![
+                    job_fact(&job, 1, submitted("x")),
+                    job_fact(&job, 1, submitted("x")),
+                ],
+                _ => vec![job_fact(&job, 1, submitted("x"))],
+            };
+            let (log, group) = (opened.log.clone(), Group::of_user(user, 1, facts));
+            asked.push(tokio::spawn(async move {
+                log.append(append(vec![group], vec![])).await
+            }));
+        }
+        for (n, answer) in asked.into_iter().enumerate() {
+            let answer = answer.await.unwrap();
+            assert_eq!(
+                matches!(answer, Err(AppendError::Broken(_))),
+                n == 3,
+                "{n}: {answer:?}"
+            );
+            assert_eq!(answer.is_ok(), n != 3);
+        }
+        assert_eq!(opened.log.rows(0, 100).await.unwrap().len(), 10 + 9);
+    }
+);
 
 both_stores!(no_key_no_append, async |store: TestStore| {
     let opened = store.open().await;
     let nobody = UserId(store.clock.new_uuid());
-    assert!(matches!(submit(&opened.log, nobody, 0).await, Err(AppendError::KeyNotLive)));
+    assert!(matches!(
+        submit(&opened.log, nobody, 0).await,
+        Err(AppendError::KeyNotLive)
+    ));
     let ada = store.register(&opened.log, "ada").await;
     opened.log.live_keys(ada).await.unwrap(); // warm on this node
-    store.tamper(&format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'")).await;
-    assert!(matches!(submit(&opened.log, ada, 1).await, Err(AppendError::KeyNotLive)), "the store refuses, not the cache");
+    store
+        .tamper(&format!(
+            "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
+        ))
+        .await;
+    assert!(
+        matches!(
+            submit(&opened.log, ada, 1).await,
+            Err(AppendError::KeyNotLive)
+        ),
+        "the store refuses, not the cache"
+    );
     let other_node = store.open().await;
-    let fact = other_node.log.open_row(&other_node.log.rows(0, 10).await.unwrap()[0]).await.unwrap();
+    let fact = other_node
+        .log
+        .open_row(&other_node.log.rows(0, 10).await.unwrap()[0])
+        .await
+        .unwrap();
     assert!(matches!(fact.body, Body::Forgotten));
 });
 
-both_stores!(events_can_be_neither_changed_nor_removed, async |store: TestStore| {
-    let opened = store.open().await;
-    store.register(&opened.log, "ada").await;
-    for sql in ["UPDATE events SET event_type = 'x'", "DELETE FROM events"] {
-        assert!(store.try_sql(sql).await.unwrap_err().to_string().contains("events are facts"), "{sql}");
-    }
-    if store.kind == Kind::Postgres {
-        assert!(store.try_sql("TRUNCATE events").await.is_err());
-    }
-});
-
-both_stores!(what_is_personal_is_not_in_the_store, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada-canary").await;
-    let group = Group::of_user(ada, 1, vec![job_fact(&new_job(&opened.log), 1, submitted("job-canary"))]);
-    opened.log.append(append(vec![group], vec![])).await.unwrap();
-    for row in opened.log.rows(0, 10).await.unwrap() {
-        let stored = format!("{row:?}");
-        assert!(!stored.contains("canary"), "{stored}");
-    }
-    let mut found = 0;
-    opened
-        .log
-        .user_facts(ada, |fact| {
-            if let Body::Open(event, _) = fact.body {
-                found += usize::from(event.to_json().to_string().contains("canary"));
-            }
-        })
-        .await
-        .unwrap();
-    assert_eq!(found, 2, "and its owner's key opens it");
-});
-
-both_stores!(a_damaged_row_fails_its_own_stream_with_its_position, async |store: TestStore| {
-    let opened = store.open().await;
-    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    submit(&opened.log, ada, 1).await.unwrap();
-    for (damage, reason) in [("payload = '{}'", "digest"), ("event_type = 'job.cancelled'", "digest"), ("sequence = 9", "digest")]
-    {
-        let store = TestStore::new(store.kind).await;
+both_stores!(
+    events_can_be_neither_changed_nor_removed,
+    async |store: TestStore| {
         let opened = store.open().await;
-        let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
+        store.register(&opened.log, "ada").await;
+        for sql in ["UPDATE events SET event_type = 'x'", "DELETE FROM events"] {
+            assert!(
+                store
+                    .try_sql(sql)
+                    .await
+                    .unwrap_err()
+                    .to_string()
+                    .contains("events are facts"),
+                "{sql}"
+            );
+        }
+        if store.kind == Kind::Postgres {
+            assert!(store.try_sql("TRUNCATE events").await.is_err());
+        }
+    }
+);
+
+both_stores!(
+    what_is_personal_is_not_in_the_store,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada-canary").await;
+        let group = Group::of_user(
+            ada,
+            1,
+            vec![job_fact(&new_job(&opened.log), 1, submitted("job-canary"))],
+        );
+        opened
+            .log
+            .append(append(vec![group], vec![]))
+            .await
+            .unwrap();
+        for row in opened.log.rows(0, 10).await.unwrap() {
+            let stored = format!("{row:?}");
+            assert!(!stored.contains("canary"), "{stored}");
+        }
+        let mut found = 0;
+        opened
+            .log
+            .user_facts(ada, |fact| {
+                if let Body::Open(event, _) = fact.body {
+                    found += usize::from(event.to_json().to_string().contains("canary"));
+                }
+            })
+            .await
+            .unwrap();
+        assert_eq!(found, 2, "and its owner's key opens it");
+    }
+);
+
+both_stores!(
+    a_damaged_row_fails_its_own_stream_with_its_position,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (ada, bob) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
         submit(&opened.log, ada, 1).await.unwrap();
-        store.tamper(&format!("UPDATE events SET {damage} WHERE position = 3")).await;
-        let error = opened.log.user_facts(ada, drop).await.unwrap_err();
-        let LogError::Damaged(damaged) = &error else { panic!("{error}") };
-        assert_eq!(damaged.position, 3);
-        assert!(damaged.reason.contains(reason), "{damaged}");
+        for (damage, reason) in [
+            ("payload = '{}'", "digest"),
+            ("event_type = 'job.cancelled'", "digest"),
+            ("sequence = 9", "digest"),
+        ] {
+            let store = TestStore::new(store.kind).await;
+            let opened = store.open().await;
+            let (ada, bob) = (
+                store.register(&opened.log, "ada").await,
+                store.register(&opened.log, "bob").await,
+            );
+            submit(&opened.log, ada, 1).await.unwrap();
+            store
+                .tamper(&format!("UPDATE events SET {damage} WHERE position = 3"))
+                .await;
+            let error = opened.log.user_facts(ada, drop).await.unwrap_err();
+            let LogError::Damaged(damaged) = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(damaged.position, 3);
+            assert!(damaged.reason.contains(reason), "{damaged}");
+            opened.log.user_facts(bob, drop).await.unwrap();
+        }
+        opened.log.user_facts(ada, drop).await.unwrap();
         opened.log.user_facts(bob, drop).await.unwrap();
     }
-    opened.log.user_facts(ada, drop).await.unwrap();
-    opened.log.user_facts(bob, drop).await.unwrap();
-});
+);
 
-both_stores!(a_row_moved_to_another_place_does_not_open_even_with_a_good_digest, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    submit(&opened.log, ada, 1).await.unwrap();
-    let mut row = opened.log.rows(1, 1).await.unwrap().remove(0);
-    row.sequence = 2;
-    row.digest = row.computed_digest().to_vec();
-    let error = opened.log.open_row(&row).await.unwrap_err();
-    assert!(error.to_string().contains("changed or moved"), "{error}");
-});
+both_stores!(
+    a_row_moved_to_another_place_does_not_open_even_with_a_good_digest,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        submit(&opened.log, ada, 1).await.unwrap();
+        let mut row = opened.log.rows(1, 1).await.unwrap().remove(0);
+        row.sequence = 2;
+        row.digest = row.computed_digest().to_vec();
+        let error = opened.log.open_row(&row).await.unwrap_err();
+        assert!(error.to_string().contains("changed or moved"), "{error}");
+    }
+);
 
 both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
     let opened = store.open().await;
@@ -286,200 +483,413 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
         )
         .await;
     for _ in 0..2 {
-        assert!(matches!(live.next(10).await, Err(LogError::Hole { missing: 4 })), "it stops for good");
+        assert!(
+            matches!(live.next(10).await, Err(LogError::Hole { missing: 4 })),
+            "it stops for good"
+        );
     }
-    assert_eq!((live.state(), opened.log.hole()), (Following::Stopped { missing: 4 }, Some(4)));
+    assert_eq!(
+        (live.state(), opened.log.hole()),
+        (Following::Stopped { missing: 4 }, Some(4))
+    );
 
     store.tamper("DELETE FROM events WHERE position = 2").await;
-    assert!(matches!(opened.log.rows(0, 10).await, Err(LogError::Hole { missing: 2 })));
+    assert!(matches!(
+        opened.log.rows(0, 10).await,
+        Err(LogError::Hole { missing: 2 })
+    ));
     let fresh = store.open().await.log;
     let mut behind = fresh.follow(0);
     for _ in 0..2 {
-        assert!(matches!(behind.next(10).await, Err(LogError::Hole { missing: 2 })));
+        assert!(matches!(
+            behind.next(10).await,
+            Err(LogError::Hole { missing: 2 })
+        ));
     }
     assert_eq!(behind.state(), Following::Stopped { missing: 2 });
 });
 
-both_stores!(followers_catch_up_and_then_share_one_reading_of_the_tail, async |store: TestStore| {
-    let first = store.open().await.log;
-    let ada = store.register(&first, "ada").await;
-    for after in 1..=50 {
-        submit(&first, ada, after).await.unwrap();
+both_stores!(
+    followers_catch_up_and_then_share_one_reading_of_the_tail,
+    async |store: TestStore| {
+        let first = store.open().await.log;
+        let ada = store.register(&first, "ada").await;
+        for after in 1..=50 {
+            submit(&first, ada, after).await.unwrap();
+        }
+        let second = store.open().await.log; // another node
+        let (mut one, mut other) = (second.follow(0), second.follow(20));
+        let mut caught_up = Vec::new();
+        while one.position() < 51 {
+            caught_up.extend(one.next(7).await.unwrap());
+            assert_eq!(one.state(), Following::CatchingUp);
+        }
+        assert_eq!(
+            caught_up.iter().map(|row| row.position).collect::<Vec<_>>(),
+            (1..=51).collect::<Vec<_>>()
+        );
+        while other.position() < 51 {
+            other.next(1000).await.unwrap();
+        }
+        // What another node appends is read once for both.
+        let waiting = tokio::spawn(async move { (one.next(10).await.unwrap(), one) });
+        submit(&first, ada, 51).await.unwrap();
+        let ((ones, one), others) = (waiting.await.unwrap(), other.next(10).await.unwrap());
+        assert!(Arc::ptr_eq(&ones[0], &others[0]));
+        assert_eq!((ones[0].position, one.state()), (52, Following::Live));
     }
-    let second = store.open().await.log; // another node
-    let (mut one, mut other) = (second.follow(0), second.follow(20));
-    let mut caught_up = Vec::new();
-    while one.position() < 51 {
-        caught_up.extend(one.next(7).await.unwrap());
-        assert_eq!(one.state(), Following::CatchingUp);
+);
+
+both_stores!(
+    another_master_key_is_refused_at_the_door,
+    async |store: TestStore| {
+        drop(store.open().await);
+        let other = MasterKeys::generate();
+        assert!(matches!(
+            store.open_with(&other).await.err(),
+            Some(LogError::MasterKeyWrong { .. })
+        ));
+        let renamed = other.replace("m1:", "m2:");
+        assert!(
+            matches!(store.open_with(&renamed).await.err(), Some(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m1`"))
+        );
     }
-    assert_eq!(caught_up.iter().map(|row| row.position).collect::<Vec<_>>(), (1..=51).collect::<Vec<_>>());
-    while other.position() < 51 {
-        other.next(1000).await.unwrap();
+);
+
+both_stores!(
+    a_stream_reads_back_for_its_owner,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let (account, events) = opened
+            .log
+            .stream::<Account>(&Owner::User(ada), &ada.to_string())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(account.active().is_ok());
+        assert_eq!(events, 1);
+
+        let stream = StreamId::new(StreamKind::Email, "hash");
+        let claimed = Event::Email(EmailEvent::Claimed { user: ada });
+        let group = Group::of_system(&stream, 0, vec![claimed]);
+        opened
+            .log
+            .append(append(vec![group], vec![]))
+            .await
+            .unwrap();
+        let (email, _) = opened
+            .log
+            .stream::<Email>(&Owner::System(stream.clone()), "hash")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(email.holder(), Some(ada));
+        let again = Group::of_system(
+            &stream,
+            0,
+            vec![Event::Email(EmailEvent::Claimed { user: ada })],
+        );
+        assert!(matches!(
+            opened.log.append(append(vec![again], vec![])).await,
+            Err(AppendError::Stale)
+        ));
     }
-    // What another node appends is read once for both.
-    let waiting = tokio::spawn(async move { (one.next(10).await.unwrap(), one) });
-    submit(&first, ada, 51).await.unwrap();
-    let ((ones, one), others) = (waiting.await.unwrap(), other.next(10).await.unwrap());
-    assert!(Arc::ptr_eq(&ones[0], &others[0]));
-    assert_eq!((ones[0].position, one.state()), (52, Following::Live));
-});
+);
 
-both_stores!(another_master_key_is_refused_at_the_door, async |store: TestStore| {
-    drop(store.open().await);
-    let other = MasterKeys::generate();
-    assert!(matches!(store.open_with(&other).await.err(), Some(LogError::MasterKeyWrong { .. })));
-    let renamed = other.replace("m1:", "m2:");
-    assert!(
-        matches!(store.open_with(&renamed).await.err(), Some(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m1`"))
-    );
-});
+both_stores!(
+    working_rows_go_with_their_facts_and_conditions_hold_in_that_very_transaction,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let log = &opened.log;
+        let ada = store.register(log, "ada").await;
+        let job = new_job(log);
+        let lease = |expires_at| Work::PutLease {
+            kind: LeaseKind::Job,
+            id: job.clone(),
+            user: ada,
+            stream_id: job.clone(),
+            holder: "worker".into(),
+            expires_at,
+        };
+        let now = store.clock.now();
+        let soon = now.plus_seconds(30);
+        let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("x"))]);
+        log.append(append(vec![group], vec![lease(soon)]))
+            .await
+            .unwrap();
+        assert_eq!(
+            log.lease(LeaseKind::Job, &job)
+                .await
+                .unwrap()
+                .unwrap()
+                .expires_at,
+            soon
+        );
 
-both_stores!(a_stream_reads_back_for_its_owner, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let (account, events) = opened.log.stream::<Account>(&Owner::User(ada), &ada.to_string()).await.unwrap().unwrap();
-    assert!(account.active().is_ok());
-    assert_eq!(events, 1);
+        let lapse = |now: Moment| {
+            let lapsed = Event::Job(JobEvent::Lapsed {
+                attempt: 1,
+                retry_at: None,
+            });
+            let condition = Work::OnlyIfLapsed {
+                kind: LeaseKind::Job,
+                id: job.clone(),
+                holder: "worker".into(),
+                now,
+            };
+            let drop_it = Work::DropLease {
+                kind: LeaseKind::Job,
+                id: job.clone(),
+            };
+            append(
+                vec![Group::of_user(ada, 2, vec![job_fact(&job, 2, lapsed)])],
+                vec![condition, drop_it],
+            )
+        };
+        assert!(matches!(
+            log.append(lapse(now)).await,
+            Err(AppendError::LeaseHeld)
+        ));
+        assert!(
+            log.renew_lease(LeaseKind::Job, &job, "other", soon, None)
+                .await
+                .unwrap()
+                .is_none(),
+            "not the holder's"
+        );
+        let renewed = log
+            .renew_lease(
+                LeaseKind::Job,
+                &job,
+                "worker",
+                soon.plus_seconds(9),
+                Some(40),
+            )
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (renewed.expires_at, renewed.progress),
+            (soon.plus_seconds(9), Some(40))
+        );
+        assert!(
+            matches!(log.append(lapse(soon)).await, Err(AppendError::LeaseHeld)),
+            "it was renewed meanwhile"
+        );
+        log.append(lapse(soon.plus_seconds(9))).await.unwrap();
+        assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
 
-    let stream = StreamId::new(StreamKind::Email, "hash");
-    let claimed = Event::Email(EmailEvent::Claimed { user: ada });
-    let group = Group::of_system(&stream, 0, vec![claimed]);
-    opened.log.append(append(vec![group], vec![])).await.unwrap();
-    let (email, _) = opened.log.stream::<Email>(&Owner::System(stream.clone()), "hash").await.unwrap().unwrap();
-    assert_eq!(email.holder(), Some(ada));
-    let again = Group::of_system(&stream, 0, vec![Event::Email(EmailEvent::Claimed { user: ada })]);
-    assert!(matches!(opened.log.append(append(vec![again], vec![])).await, Err(AppendError::Stale)));
-});
-
-both_stores!(working_rows_go_with_their_facts_and_conditions_hold_in_that_very_transaction, async |store: TestStore| {
-    let opened = store.open().await;
-    let log = &opened.log;
-    let ada = store.register(log, "ada").await;
-    let job = new_job(log);
-    let lease = |expires_at| Work::PutLease {
-        kind: LeaseKind::Job,
-        id: job.clone(),
-        user: ada,
-        stream_id: job.clone(),
-        holder: "worker".into(),
-        expires_at,
-    };
-    let now = store.clock.now();
-    let soon = now.plus_seconds(30);
-    let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("x"))]);
-    log.append(append(vec![group], vec![lease(soon)])).await.unwrap();
-    assert_eq!(log.lease(LeaseKind::Job, &job).await.unwrap().unwrap().expires_at, soon);
-
-    let lapse = |now: Moment| {
-        let lapsed = Event::Job(JobEvent::Lapsed { attempt: 1, retry_at: None });
-        let condition = Work::OnlyIfLapsed { kind: LeaseKind::Job, id: job.clone(), holder: "worker".into(), now };
-        let drop_it = Work::DropLease { kind: LeaseKind::Job, id: job.clone() };
-        append(vec![Group::of_user(ada, 2, vec![job_fact(&job, 2, lapsed)])], vec![condition, drop_it])
-    };
-    assert!(matches!(log.append(lapse(now)).await, Err(AppendError::LeaseHeld)));
-    assert!(log.renew_lease(LeaseKind::Job, &job, "other", soon, None).await.unwrap().is_none(), "not the holder's");
-    let renewed = log.renew_lease(LeaseKind::Job, &job, "worker", soon.plus_seconds(9), Some(40)).await.unwrap().unwrap();
-    assert_eq!((renewed.expires_at, renewed.progress), (soon.plus_seconds(9), Some(40)));
-    assert!(matches!(log.append(lapse(soon)).await, Err(AppendError::LeaseHeld)), "it was renewed meanwhile");
-    log.append(lapse(soon.plus_seconds(9))).await.unwrap();
-    assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
-
-    // A refused append leaves no working row behind.
-    let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
-    assert!(matches!(log.append(append(vec![group], vec![lease(soon)])).await, Err(AppendError::Stale)));
-    assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
-});
-
-both_stores!(the_outcome_of_a_request_is_kept_with_its_facts_and_only_once, async |store: TestStore| {
-    let opened = store.open().await;
-    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    let request = opened.log.hashes().request("ada", "POST /jobs", "key", &["POST /jobs", "body"]);
-    let asked = |user, after| {
-        let remember = Remember { request: request.clone(), user, outcome: serde_json::json!({"job": "secret words"}) };
-        let facts = vec![job_fact(&new_job(&opened.log), 1, submitted("x"))];
-        Append { remember: Some(remember), ..append(vec![Group::of_user(user, after, facts)], vec![]) }
-    };
-    assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
-    let at = opened.log.append(asked(ada, 1)).await.unwrap();
-    let kept = Remembered::Same { outcome: serde_json::json!({"job": "secret words"}), position: at.last };
-    assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), Some(kept));
-    assert!(!store.holds("secret words").await);
-
-    // The key is used: no facts of another append with it, whosever they are.
-    for (user, after) in [(ada, 2), (bob, 1)] {
-        assert!(matches!(opened.log.append(asked(user, after)).await, Err(AppendError::KeyUsed)));
+        // A refused append leaves no working row behind.
+        let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
+        assert!(matches!(
+            log.append(append(vec![group], vec![lease(soon)])).await,
+            Err(AppendError::Stale)
+        ));
+        assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
     }
-    assert_eq!(opened.log.head(), at.last);
-    let other = opened.log.hashes().request("ada", "POST /jobs", "key", &["POST /jobs", "another body"]);
-    assert_eq!(opened.log.remembered(ada, &other).await.unwrap(), Some(Remembered::Other));
-    assert_eq!(opened.log.remembered(bob, &request).await.unwrap(), Some(Remembered::Other));
-});
+);
 
-both_stores!(one_of_two_takes_a_free_lease_and_nobody_out_of_office, async |store: TestStore| {
-    let opened = store.open().await;
-    let log = &opened.log;
-    let ada = store.register(log, "ada").await;
-    let turn = log.clock().new_uuid().to_string();
-    let free = Work::PutLease {
-        kind: LeaseKind::Turn,
-        id: turn.clone(),
-        user: ada,
-        stream_id: "s".into(),
-        holder: String::new(),
-        expires_at: Moment(0),
-    };
-    let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
-    log.append(append(vec![group], vec![free])).await.unwrap();
-    let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
-    let mut election = log.stand_for_election("a").await.unwrap();
-    let epoch = election.elected().await;
-    let (a, b) = tokio::join!(
-        log.take_lease(epoch, LeaseKind::Turn, &turn, "a", now, until),
-        log.take_lease(epoch, LeaseKind::Turn, &turn, "b", now, until)
-    );
-    assert_eq!(usize::from(a.unwrap().is_some()) + usize::from(b.unwrap().is_some()), 1);
-    let later = until.plus_seconds(1);
-    assert_eq!(log.lapsed_leases(LeaseKind::Turn, later, 10).await.unwrap().len(), 1);
-    store.try_sql("UPDATE elections SET epoch = epoch + 1").await.unwrap();
-    let taken = log.take_lease(epoch, LeaseKind::Turn, &turn, "c", later, later.plus_seconds(15)).await;
-    assert!(matches!(taken, Err(LogError::Deposed)), "{taken:?}");
-    store.try_sql("UPDATE elections SET epoch = epoch - 1").await.unwrap();
-    assert!(log.take_lease(epoch, LeaseKind::Turn, &turn, "c", later, later.plus_seconds(15)).await.unwrap().is_some());
-});
+both_stores!(
+    the_outcome_of_a_request_is_kept_with_its_facts_and_only_once,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (ada, bob) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
+        let request =
+            opened
+                .log
+                .hashes()
+                .request("ada", "POST /jobs", "key", &["POST /jobs", "body"]);
+        let asked = |user, after| {
+            let remember = Remember {
+                request: request.clone(),
+                user,
+                outcome: serde_json::json!({"job": "secret words"}),
+            };
+            let facts = vec![job_fact(&new_job(&opened.log), 1, submitted("x"))];
+            Append {
+                remember: Some(remember),
+                ..append(vec![Group::of_user(user, after, facts)], vec![])
+            }
+        };
+        assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
+        let at = opened.log.append(asked(ada, 1)).await.unwrap();
+        let kept = Remembered::Same {
+            outcome: serde_json::json!({"job": "secret words"}),
+            position: at.last,
+        };
+        assert_eq!(
+            opened.log.remembered(ada, &request).await.unwrap(),
+            Some(kept)
+        );
+        assert!(!store.holds("secret words").await);
 
-both_stores!(the_journal_gives_back_what_was_committed, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let journal = opened.log.start_journal();
-    let keys = opened.log.live_keys(ada).await.unwrap();
-    let turn = genie_events::TurnId(opened.log.clock().new_uuid());
-    for (upto, text) in [(3, "one"), (7, " two"), (11, " 你")] {
-        journal.write(turn, ada, &keys, upto, text).await.unwrap();
+        // The key is used: no facts of another append with it, whosever they are.
+        for (user, after) in [(ada, 2), (bob, 1)] {
+            assert!(matches!(
+                opened.log.append(asked(user, after)).await,
+                Err(AppendError::KeyUsed)
+            ));
+        }
+        assert_eq!(opened.log.head(), at.last);
+        let other = opened.log.hashes().request(
+            "ada",
+            "POST /jobs",
+            "key",
+            &["POST /jobs", "another body"],
+        );
+        assert_eq!(
+            opened.log.remembered(ada, &other).await.unwrap(),
+            Some(Remembered::Other)
+        );
+        assert_eq!(
+            opened.log.remembered(bob, &request).await.unwrap(),
+            Some(Remembered::Other)
+        );
     }
-    assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "one two 你");
-    journal.write(turn, ada, &keys, 7, " two").await.unwrap();
-    assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "one two 你", "the same piece again changes nothing");
-    let group = Group::of_user(ada, 1, vec![job_fact(&new_job(&opened.log), 1, submitted("x"))]);
-    let prune = Work::PruneJournal { turn_id: turn.to_string() };
-    opened.log.append(append(vec![group], vec![prune])).await.unwrap();
-    assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "");
-});
+);
 
-both_stores!(too_large_is_refused_before_it_is_sent, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let huge = "x".repeat(genie_log::append::MAX_EVENT_BYTES + 1);
-    let group = Group::of_user(ada, 1, vec![job_fact(&new_job(&opened.log), 1, submitted(&huge))]);
-    let refused = opened.log.append(append(vec![group], vec![])).await;
-    assert!(matches!(refused, Err(AppendError::TooLarge(_))));
-    let nul = Event::Account(AccountEvent::Suspended);
-    let facts = vec![
-        job_fact(&new_job(&opened.log), 1, submitted("a\0b")),
-        NewFact { stream: StreamId::new(StreamKind::Account, ada), sequence: 2, event: nul },
-    ];
-    opened.log.append(append(vec![Group::of_user(ada, 1, facts)], vec![])).await.unwrap();
-});
+both_stores!(
+    one_of_two_takes_a_free_lease_and_nobody_out_of_office,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let log = &opened.log;
+        let ada = store.register(log, "ada").await;
+        let turn = log.clock().new_uuid().to_string();
+        let free = Work::PutLease {
+            kind: LeaseKind::Turn,
+            id: turn.clone(),
+            user: ada,
+            stream_id: "s".into(),
+            holder: String::new(),
+            expires_at: Moment(0),
+        };
+        let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
+        log.append(append(vec![group], vec![free])).await.unwrap();
+        let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
+        let mut election = log.stand_for_election("a").await.unwrap();
+        let epoch = election.elected().await;
+        let (a, b) = tokio::join!(
+            log.take_lease(epoch, LeaseKind::Turn, &turn, "a", now, until),
+            log.take_lease(epoch, LeaseKind::Turn, &turn, "b", now, until)
+        );
+        assert_eq!(
+            usize::from(a.unwrap().is_some()) + usize::from(b.unwrap().is_some()),
+            1
+        );
+        let later = until.plus_seconds(1);
+        assert_eq!(
+            log.lapsed_leases(LeaseKind::Turn, later, 10)
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
+        store
+            .try_sql("UPDATE elections SET epoch = epoch + 1")
+            .await
+            .unwrap();
+        let taken = log
+            .take_lease(
+                epoch,
+                LeaseKind::Turn,
+                &turn,
+                "c",
+                later,
+                later.plus_seconds(15),
+            )
+            .await;
+        assert!(matches!(taken, Err(LogError::Deposed)), "{taken:?}");
+        store
+            .try_sql("UPDATE elections SET epoch = epoch - 1")
+            .await
+            .unwrap();
+        assert!(
+            log.take_lease(
+                epoch,
+                LeaseKind::Turn,
+                &turn,
+                "c",
+                later,
+                later.plus_seconds(15)
+            )
+            .await
+            .unwrap()
+            .is_some()
+        );
+    }
+);
+
+both_stores!(
+    the_journal_gives_back_what_was_committed,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let journal = opened.log.start_journal();
+        let keys = opened.log.live_keys(ada).await.unwrap();
+        let turn = genie_events::TurnId(opened.log.clock().new_uuid());
+        for (upto, text) in [(3, "one"), (7, " two"), (11, " 你")] {
+            journal.write(turn, ada, &keys, upto, text).await.unwrap();
+        }
+        assert_eq!(
+            opened.log.journalled(turn, ada).await.unwrap(),
+            "one two 你"
+        );
+        journal.write(turn, ada, &keys, 7, " two").await.unwrap();
+        assert_eq!(
+            opened.log.journalled(turn, ada).await.unwrap(),
+            "one two 你",
+            "the same piece again changes nothing"
+        );
+        let group = Group::of_user(
+            ada,
+            1,
+            vec![job_fact(&new_job(&opened.log), 1, submitted("x"))],
+        );
+        let prune = Work::PruneJournal {
+            turn_id: turn.to_string(),
+        };
+        opened
+            .log
+            .append(append(vec![group], vec![prune]))
+            .await
+            .unwrap();
+        assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "");
+    }
+);
+
+both_stores!(
+    too_large_is_refused_before_it_is_sent,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let huge = "x".repeat(genie_log::append::MAX_EVENT_BYTES + 1);
+        let group = Group::of_user(
+            ada,
+            1,
+            vec![job_fact(&new_job(&opened.log), 1, submitted(&huge))],
+        );
+        let refused = opened.log.append(append(vec![group], vec![])).await;
+        assert!(matches!(refused, Err(AppendError::TooLarge(_))));
+        let nul = Event::Account(AccountEvent::Suspended);
+        let facts = vec![
+            job_fact(&new_job(&opened.log), 1, submitted("a\0b")),
+            NewFact {
+                stream: StreamId::new(StreamKind::Account, ada),
+                sequence: 2,
+                event: nul,
+            },
+        ];
+        opened
+            .log
+            .append(append(vec![Group::of_user(ada, 1, facts)], vec![]))
+            .await
+            .unwrap();
+    }
+);
 
 /// The lock of the function `append`.
 const APPEND_LOCK: i64 = 7_340_991;
@@ -490,13 +900,20 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
     use sqlx::{Connection, Executor, PgConnection};
     let store = TestStore::new(Kind::Postgres).await;
     let opened = store.open().await;
-    let mut other = PgConnection::connect(&store.database_url().unwrap()).await.unwrap();
+    let mut other = PgConnection::connect(&store.database_url().unwrap())
+        .await
+        .unwrap();
     let append_of = |n: usize| {
         let stream = StreamId::new(StreamKind::Email, format!("hash{n}"));
-        let claimed = Event::Email(EmailEvent::Claimed { user: UserId(opened.log.clock().new_uuid()) });
+        let claimed = Event::Email(EmailEvent::Claimed {
+            user: UserId(opened.log.clock().new_uuid()),
+        });
         append(vec![Group::of_system(&stream, 0, vec![claimed])], vec![])
     };
-    other.execute(format!("SELECT pg_advisory_lock({APPEND_LOCK})").as_str()).await.unwrap();
+    other
+        .execute(format!("SELECT pg_advisory_lock({APPEND_LOCK})").as_str())
+        .await
+        .unwrap();
     let asked: Vec<_> = (0..5000)
         .map(|n| {
             let (log, append) = (opened.log.clone(), append_of(n));
@@ -506,7 +923,10 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
     while !asked.iter().any(|one| one.is_finished()) {
         tokio::time::sleep(Duration::from_millis(10)).await; // while nothing can be written, only a refusal ends one
     }
-    other.execute(format!("SELECT pg_advisory_unlock({APPEND_LOCK})").as_str()).await.unwrap();
+    other
+        .execute(format!("SELECT pg_advisory_unlock({APPEND_LOCK})").as_str())
+        .await
+        .unwrap();
     let (mut written, mut refused) = (0, 0);
     for answer in asked {
         match answer.await.unwrap() {
@@ -515,11 +935,17 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
             Err(other) => panic!("{other}"),
         }
     }
-    assert!(refused > 0 && written + refused == 5000, "{written} written, {refused} refused");
+    assert!(
+        refused > 0 && written + refused == 5000,
+        "{written} written, {refused} refused"
+    );
     let rows = "SELECT count(DISTINCT xmin::text), count(*) FROM events";
     let (commits, events): (i64, i64) = sqlx::query_as(rows).fetch_one(&mut other).await.unwrap();
     assert_eq!(events, written);
-    assert!(commits < written / 50, "{commits} commits for {written} appends");
+    assert!(
+        commits < written / 50,
+        "{commits} commits for {written} appends"
+    );
 }
 
 /// A statement that waits for the lock when its connection dies has an unknown outcome: the same rows again settle it.
@@ -532,75 +958,148 @@ async fn a_connection_that_dies_while_it_waits_for_the_lock_doubles_nothing() {
     let url = store.database_url().unwrap();
     let mut holder = PgConnection::connect(&url).await.unwrap();
     let mut killer = PgConnection::connect(&url).await.unwrap();
-    holder.execute(format!("SELECT pg_advisory_lock({APPEND_LOCK})").as_str()).await.unwrap();
+    holder
+        .execute(format!("SELECT pg_advisory_lock({APPEND_LOCK})").as_str())
+        .await
+        .unwrap();
     let log = opened.log.clone();
     let asked = tokio::spawn(async move { submit(&log, ada, 1).await });
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks \
          WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let mut killed = 0;
     for _ in 0..100 {
-        killed += sqlx::query_scalar::<_, i64>(kill).fetch_one(&mut killer).await.unwrap();
+        killed += sqlx::query_scalar::<_, i64>(kill)
+            .fetch_one(&mut killer)
+            .await
+            .unwrap();
         if killed > 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(killed > 0, "the append waited for the lock");
-    holder.execute(format!("SELECT pg_advisory_unlock({APPEND_LOCK})").as_str()).await.unwrap();
+    holder
+        .execute(format!("SELECT pg_advisory_unlock({APPEND_LOCK})").as_str())
+        .await
+        .unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), 2);
     assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
 }
 
-both_stores!(what_no_store_can_hold_is_refused_by_name_and_nothing_is_written, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    let event = || Event::Account(AccountEvent::SignedIn);
-    let fact = |id: &str, sequence| NewFact { stream: StreamId::new(StreamKind::Job, id), sequence, event: event() };
-    for (after, fact, named) in [
-        (1, fact("a\0b", 1), "job/a\u{fffd}b"),
-        (1, fact("a", u64::MAX), "event 18446744073709551615 of job/a"),
-        (u64::MAX, fact("a", 1), "event 1 of job/a"),
-        (i64::MAX as u64, fact("a", 1), "event 1 of job/a"),
-    ] {
-        let refused = opened.log.append(append(vec![Group::of_user(ada, after, vec![fact])], vec![])).await.unwrap_err();
-        assert!(matches!(refused, AppendError::Unstorable { .. }), "{refused}");
-        assert!(refused.to_string().contains(named), "{refused}");
+both_stores!(
+    what_no_store_can_hold_is_refused_by_name_and_nothing_is_written,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        let event = || Event::Account(AccountEvent::SignedIn);
+        let fact = |id: &str, sequence| NewFact {
+            stream: StreamId::new(StreamKind::Job, id),
+            sequence,
+            event: event(),
+        };
+        for (after, fact, named) in [
+            (1, fact("a\0b", 1), "job/a\u{fffd}b"),
+            (
+                1,
+                fact("a", u64::MAX),
+                "event 18446744073709551615 of job/a",
+            ),
+            (u64::MAX, fact("a", 1), "event 1 of job/a"),
+            (i64::MAX as u64, fact("a", 1), "event 1 of job/a"),
+        ] {
+            let refused = opened
+                .log
+                .append(append(vec![Group::of_user(ada, after, vec![fact])], vec![]))
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(refused, AppendError::Unstorable { .. }),
+                "{refused}"
+            );
+            assert!(refused.to_string().contains(named), "{refused}");
+        }
+        // NULs inside an event are its own affair: it is sealed.
+        let job = new_job(&opened.log);
+        let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
+        opened
+            .log
+            .append(append(vec![group], vec![]))
+            .await
+            .unwrap();
+        let (back, _) = opened
+            .log
+            .stream::<Job>(&Owner::User(ada), &job)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(back.spec().unwrap().params["note"], "nul \0 nul");
     }
-    // NULs inside an event are its own affair: it is sealed.
-    let job = new_job(&opened.log);
-    let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
-    opened.log.append(append(vec![group], vec![])).await.unwrap();
-    let (back, _) = opened.log.stream::<Job>(&Owner::User(ada), &job).await.unwrap().unwrap();
-    assert_eq!(back.spec().unwrap().params["note"], "nul \0 nul");
-});
+);
 
-both_stores!(a_clock_that_jumps_back_changes_no_order_and_skips_nothing, async |store: TestStore| {
-    let opened = store.open().await;
-    let ada = store.register(&opened.log, "ada").await;
-    for after in 1..=5 {
-        store.clock.advance_millis(-86_400_000);
-        submit(&opened.log, ada, after).await.unwrap();
+both_stores!(
+    a_clock_that_jumps_back_changes_no_order_and_skips_nothing,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let ada = store.register(&opened.log, "ada").await;
+        for after in 1..=5 {
+            store.clock.advance_millis(-86_400_000);
+            submit(&opened.log, ada, after).await.unwrap();
+        }
+        let rows = opened.log.rows(0, 100).await.unwrap();
+        assert!(
+            rows.windows(2)
+                .all(|pair| pair[0].position + 1 == pair[1].position
+                    && pair[0].recorded_at > pair[1].recorded_at)
+        );
+        let Waking::Awake(awake) = store.open().await.log.wake(ada).await.unwrap() else {
+            panic!("forgotten")
+        };
+        assert_eq!((awake.user.seq(), awake.position), (6, 6));
     }
-    let rows = opened.log.rows(0, 100).await.unwrap();
-    assert!(rows.windows(2).all(|pair| pair[0].position + 1 == pair[1].position && pair[0].recorded_at > pair[1].recorded_at));
-    let Waking::Awake(awake) = store.open().await.log.wake(ada).await.unwrap() else { panic!("forgotten") };
-    assert_eq!((awake.user.seq(), awake.position), (6, 6));
-});
+);
 
-both_stores!(a_key_that_is_missing_or_not_the_masters_is_named_with_the_position, async |store: TestStore| {
-    let opened = store.open().await;
-    let (ada, bob) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    let fresh = store.open().await.log;
-    store.tamper(&format!("UPDATE user_keys SET master_id = 'lost' WHERE user_id = '{ada}'")).await;
-    store.tamper(&format!("UPDATE user_keys SET key_id = '{ada}' WHERE user_id = '{bob}'")).await;
-    let rows = fresh.rows(0, 10).await.unwrap();
-    let locked = fresh.open_row(&rows[0]).await.unwrap_err();
-    assert!(matches!(&locked, LogError::Locked { position: 1, wanted, .. } if wanted == "lost"), "{locked}");
-    assert!(matches!(fresh.wake(ada).await, Err(LogError::MasterKeyMissing { .. })));
-    let wrong = fresh.open_row(&rows[1]).await.unwrap_err();
-    assert!(matches!(&wrong, LogError::Damaged(damaged) if damaged.position == 2), "{wrong}");
-    let other = store.open_to_read().await;
-    store.tamper(&format!("DELETE FROM user_keys WHERE user_id = '{bob}'")).await;
-    let absent = other.open_row(&rows[1]).await.unwrap_err();
-    assert!(matches!(&absent, LogError::Damaged(damaged) if damaged.position == 2), "{absent}");
-});
+both_stores!(
+    a_key_that_is_missing_or_not_the_masters_is_named_with_the_position,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (ada, bob) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
+        let fresh = store.open().await.log;
+        store
+            .tamper(&format!(
+                "UPDATE user_keys SET master_id = 'lost' WHERE user_id = '{ada}'"
+            ))
+            .await;
+        store
+            .tamper(&format!(
+                "UPDATE user_keys SET key_id = '{ada}' WHERE user_id = '{bob}'"
+            ))
+            .await;
+        let rows = fresh.rows(0, 10).await.unwrap();
+        let locked = fresh.open_row(&rows[0]).await.unwrap_err();
+        assert!(
+            matches!(&locked, LogError::Locked { position: 1, wanted, .. } if wanted == "lost"),
+            "{locked}"
+        );
+        assert!(matches!(
+            fresh.wake(ada).await,
+            Err(LogError::MasterKeyMissing { .. })
+        ));
+        let wrong = fresh.open_row(&rows[1]).await.unwrap_err();
+        assert!(
+            matches!(&wrong, LogError::Damaged(damaged) if damaged.position == 2),
+            "{wrong}"
+        );
+        let other = store.open_to_read().await;
+        store
+            .tamper(&format!("DELETE FROM user_keys WHERE user_id = '{bob}'"))
+            .await;
+        let absent = other.open_row(&rows[1]).await.unwrap_err();
+        assert!(
+            matches!(&absent, LogError::Damaged(damaged) if damaged.position == 2),
+            "{absent}"
+        );
+    }
+);

@@ -66,15 +66,24 @@ struct Positions(Protocol);
 
 impl State {
     fn head(&self) -> u8 {
-        self.table.iter().map(|(position, _)| *position).max().unwrap_or(0)
+        self.table
+            .iter()
+            .map(|(position, _)| *position)
+            .max()
+            .unwrap_or(0)
     }
 
     fn holds(&self, request: usize) -> bool {
-        self.table.iter().any(|(_, row)| usize::from(*row) == request)
+        self.table
+            .iter()
+            .any(|(_, row)| usize::from(*row) == request)
     }
 
     fn is_locked(&self) -> bool {
-        self.statements.iter().flatten().any(|statement| matches!(statement, Statement::Inserted { .. }))
+        self.statements
+            .iter()
+            .flatten()
+            .any(|statement| matches!(statement, Statement::Inserted { .. }))
     }
 }
 
@@ -109,7 +118,9 @@ impl Model for Positions {
                         actions.extend([Action::Lock(request, n), Action::Abort(request, n)]);
                     }
                     Statement::Waiting { .. } => actions.push(Action::Abort(request, n)),
-                    Statement::Inserted { .. } => actions.extend([Action::Commit(request, n), Action::Abort(request, n)]),
+                    Statement::Inserted { .. } => {
+                        actions.extend([Action::Commit(request, n), Action::Abort(request, n)])
+                    }
                     Statement::Unsent | Statement::Ended => {}
                 }
             }
@@ -119,29 +130,52 @@ impl Model for Positions {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Send(request) => state.statements[request][0] = Statement::Waiting { saw: state.head() },
+            Action::Send(request) => {
+                state.statements[request][0] = Statement::Waiting { saw: state.head() }
+            }
             Action::LoseAnswer(request) => state.lost[request] = true,
-            Action::SendAgain(request) if self.0 == Protocol::LookedUpByTheClient && state.holds(request) => {
+            Action::SendAgain(request)
+                if self.0 == Protocol::LookedUpByTheClient && state.holds(request) =>
+            {
                 state.acknowledged[request] = true;
                 state.statements[request][1] = Statement::Ended;
             }
-            Action::SendAgain(request) => state.statements[request][1] = Statement::Waiting { saw: state.head() },
+            Action::SendAgain(request) => {
+                state.statements[request][1] = Statement::Waiting { saw: state.head() }
+            }
             Action::Lock(request, n) => {
-                let Statement::Waiting { saw } = state.statements[request][n] else { return None };
-                let head = if self.0 == Protocol::HeadBeforeLock { saw } else { state.head() };
+                let Statement::Waiting { saw } = state.statements[request][n] else {
+                    return None;
+                };
+                let head = if self.0 == Protocol::HeadBeforeLock {
+                    saw
+                } else {
+                    state.head()
+                };
                 let is_there = self.0 != Protocol::LookedUpByTheClient && state.holds(request);
-                state.statements[request][n] = Statement::Inserted { at: (!is_there).then_some(head + 1) };
+                state.statements[request][n] = Statement::Inserted {
+                    at: (!is_there).then_some(head + 1),
+                };
             }
             Action::Commit(request, n) => {
-                let Statement::Inserted { at } = state.statements[request][n] else { return None };
-                state.table.extend(at.map(|position| (position, request as u8)));
+                let Statement::Inserted { at } = state.statements[request][n] else {
+                    return None;
+                };
+                state
+                    .table
+                    .extend(at.map(|position| (position, request as u8)));
                 state.acknowledged[request] |= n == 1 || !state.lost[request];
                 state.statements[request][n] = Statement::Ended;
             }
             Action::Abort(request, n) => state.statements[request][n] = Statement::Ended,
             Action::Follow => {
                 let seen = state.followed.last().map_or(0, |(position, _)| *position);
-                let mut news: Vec<_> = state.table.iter().copied().filter(|(position, _)| *position > seen).collect();
+                let mut news: Vec<_> = state
+                    .table
+                    .iter()
+                    .copied()
+                    .filter(|(position, _)| *position > seen)
+                    .collect();
                 news.sort_unstable();
                 if news.is_empty() {
                     return None;
@@ -154,39 +188,75 @@ impl Model for Positions {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("positions are dense and in commit order", |_, state: &State| {
-                (1..).zip(&state.table).all(|(expected, (position, _))| *position == expected)
-            }),
+            Property::always(
+                "positions are dense and in commit order",
+                |_, state: &State| {
+                    (1..)
+                        .zip(&state.table)
+                        .all(|(expected, (position, _))| *position == expected)
+                },
+            ),
             Property::always("no row is written twice", |_, state: &State| {
-                (0..REQUESTS).all(|request| state.table.iter().filter(|(_, row)| usize::from(*row) == request).count() <= 1)
+                (0..REQUESTS).all(|request| {
+                    state
+                        .table
+                        .iter()
+                        .filter(|(_, row)| usize::from(*row) == request)
+                        .count()
+                        <= 1
+                })
             }),
             Property::always("what was acknowledged is written", |_, state: &State| {
                 (0..REQUESTS).all(|request| !state.acknowledged[request] || state.holds(request))
             }),
-            Property::always("a follower is given everything, in order", |_, state: &State| {
-                state.table.starts_with(&state.followed)
+            Property::always(
+                "a follower is given everything, in order",
+                |_, state: &State| state.table.starts_with(&state.followed),
+            ),
+            Property::sometimes("all are acknowledged", |_, state: &State| {
+                state.acknowledged == [true; REQUESTS]
             }),
-            Property::sometimes("all are acknowledged", |_, state: &State| state.acknowledged == [true; REQUESTS]),
-            Property::sometimes("a row is sent again while its first statement still waits", |_, state: &State| {
-                state.statements.iter().any(|both| both.iter().all(|one| matches!(one, Statement::Waiting { .. })))
-            }),
+            Property::sometimes(
+                "a row is sent again while its first statement still waits",
+                |_, state: &State| {
+                    state.statements.iter().any(|both| {
+                        both.iter()
+                            .all(|one| matches!(one, Statement::Waiting { .. }))
+                    })
+                },
+            ),
         ]
     }
 }
 
 fn broken(protocol: Protocol) -> Vec<&'static str> {
     let checked = Positions(protocol).checker().threads(2).spawn_bfs().join();
-    let good = ["all are acknowledged", "a row is sent again while its first statement still waits"];
-    let mut found: Vec<_> = checked.discoveries().into_keys().filter(|name| !good.contains(name)).collect();
+    let good = [
+        "all are acknowledged",
+        "a row is sent again while its first statement still waits",
+    ];
+    let mut found: Vec<_> = checked
+        .discoveries()
+        .into_keys()
+        .filter(|name| !good.contains(name))
+        .collect();
     found.sort_unstable();
     found
 }
 
 #[test]
 fn the_protocol_keeps_every_promise_in_every_order_of_events() {
-    let checked = Positions(Protocol::Real).checker().threads(2).spawn_bfs().join();
+    let checked = Positions(Protocol::Real)
+        .checker()
+        .threads(2)
+        .spawn_bfs()
+        .join();
     checked.assert_properties();
-    assert!(checked.unique_state_count() > 10_000, "{}", checked.unique_state_count());
+    assert!(
+        checked.unique_state_count() > 10_000,
+        "{}",
+        checked.unique_state_count()
+    );
 }
 
 #[test]

@@ -19,7 +19,12 @@ const NODES: usize = 2;
 #[derive(Debug, Clone)]
 enum Step {
     /// A node appends some facts for a user; the fence is `behind` events old.
-    Append { node: usize, user: usize, facts: usize, behind: u64 },
+    Append {
+        node: usize,
+        user: usize,
+        facts: usize,
+        behind: u64,
+    },
     /// The same for a request with a key.
     AppendOnce { node: usize, user: usize, key: u8 },
     /// Both nodes append for the same user at the same time.
@@ -65,12 +70,22 @@ struct Nodes {
 impl Nodes {
     async fn start(kind: Kind) -> Self {
         let store = TestStore::new(kind).await;
-        let mut nodes = Self { logs: vec![], users: vec![], model: Model::default(), store };
+        let mut nodes = Self {
+            logs: vec![],
+            users: vec![],
+            model: Model::default(),
+            store,
+        };
         for _ in 0..NODES {
             nodes.logs.push(nodes.store.open().await.log);
         }
         for user in 0..USERS {
-            nodes.users.push(nodes.store.register(&nodes.logs[0], &format!("user{user}")).await);
+            nodes.users.push(
+                nodes
+                    .store
+                    .register(&nodes.logs[0], &format!("user{user}"))
+                    .await,
+            );
             nodes.model.owners.push(user);
         }
         nodes
@@ -79,14 +94,28 @@ impl Nodes {
     fn append(&self, user: usize, after: u64, facts: usize) -> Append {
         let stream = StreamId::new(StreamKind::Account, self.users[user]);
         let event = || Event::Account(AccountEvent::SignedIn);
-        let facts = (1..=facts as u64).map(|n| NewFact { stream: stream.clone(), sequence: after + n, event: event() });
+        let facts = (1..=facts as u64).map(|n| NewFact {
+            stream: stream.clone(),
+            sequence: after + n,
+            event: event(),
+        });
         let groups = vec![Group::of_user(self.users[user], after, facts.collect())];
-        Append { groups, work: vec![], metadata: Metadata::system(), remember: None }
+        Append {
+            groups,
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        }
     }
 
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Append { node, user, facts, behind } => {
+            Step::Append {
+                node,
+                user,
+                facts,
+                behind,
+            } => {
                 let seen = self.model.count(user).saturating_sub(behind);
                 let is_stale = seen != self.model.count(user);
                 match self.logs[node].append(self.append(user, seen, facts)).await {
@@ -102,13 +131,36 @@ impl Nodes {
             }
             Step::AppendOnce { node, user, key } => {
                 let log = &self.logs[node];
-                let request = log.hashes().request("caller", &user.to_string(), &key.to_string(), &["asked"]);
-                let known = self.model.keys.iter().find(|(u, k, _)| (*u, *k) == (user, key)).map(|(_, _, position)| *position);
+                let request =
+                    log.hashes()
+                        .request("caller", &user.to_string(), &key.to_string(), &["asked"]);
+                let known = self
+                    .model
+                    .keys
+                    .iter()
+                    .find(|(u, k, _)| (*u, *k) == (user, key))
+                    .map(|(_, _, position)| *position);
                 let outcome = json!({"key": key});
-                let expected = known.map(|position| Remembered::Same { outcome: outcome.clone(), position });
-                assert_eq!(log.remembered(self.users[user], &request).await.unwrap(), expected);
-                let remember = Some(Remember { request, user: self.users[user], outcome });
-                match log.append(Append { remember, ..self.append(user, self.model.count(user), 1) }).await {
+                let expected = known.map(|position| Remembered::Same {
+                    outcome: outcome.clone(),
+                    position,
+                });
+                assert_eq!(
+                    log.remembered(self.users[user], &request).await.unwrap(),
+                    expected
+                );
+                let remember = Some(Remember {
+                    request,
+                    user: self.users[user],
+                    outcome,
+                });
+                match log
+                    .append(Append {
+                        remember,
+                        ..self.append(user, self.model.count(user), 1)
+                    })
+                    .await
+                {
                     Ok(at) => {
                         assert_eq!((known, at.last), (None, self.model.owners.len() as u64 + 1));
                         self.model.owners.push(user);
@@ -124,16 +176,27 @@ impl Nodes {
                     self.logs[0].append(self.append(user, after, 2)),
                     self.logs[1].append(self.append(user, after, 2))
                 );
-                let won = [&one, &other].into_iter().filter(|outcome| outcome.is_ok()).count();
-                let lost = [&one, &other].into_iter().filter(|outcome| matches!(outcome, Err(AppendError::Stale))).count();
+                let won = [&one, &other]
+                    .into_iter()
+                    .filter(|outcome| outcome.is_ok())
+                    .count();
+                let lost = [&one, &other]
+                    .into_iter()
+                    .filter(|outcome| matches!(outcome, Err(AppendError::Stale)))
+                    .count();
                 assert_eq!((won, lost), (1, 1), "{one:?} {other:?}");
                 self.model.owners.extend([user, user]);
             }
             Step::Reopen { node } => self.logs[node] = self.store.open().await.log,
             Step::Wake { node, user } => {
-                let Waking::Awake(awake) = self.logs[node].wake(self.users[user]).await.unwrap() else { panic!("forgotten") };
+                let Waking::Awake(awake) = self.logs[node].wake(self.users[user]).await.unwrap()
+                else {
+                    panic!("forgotten")
+                };
                 assert_eq!(awake.user.seq(), self.model.count(user));
-                self.logs[node].keep_snapshot(&awake.user, awake.position).await;
+                self.logs[node]
+                    .keep_snapshot(&awake.user, awake.position)
+                    .await;
             }
         }
     }
@@ -144,16 +207,34 @@ impl Nodes {
         let expected: Vec<_> = (1_u64..).zip(self.model.owners.iter().map(id)).collect();
         for log in &self.logs {
             let rows = log.rows(0, 1000).await.unwrap();
-            assert_eq!(rows.iter().map(|row| (row.position, row.owner)).collect::<Vec<_>>(), expected);
+            assert_eq!(
+                rows.iter()
+                    .map(|row| (row.position, row.owner))
+                    .collect::<Vec<_>>(),
+                expected
+            );
             assert!(rows.iter().all(|row| row.verified_stream().is_ok()));
             let mut follower = log.follow(0);
             let mut followed = Vec::new();
             while followed.len() < expected.len() {
-                followed.extend(follower.next(7).await.unwrap().iter().map(|row| (row.position, row.owner)));
+                followed.extend(
+                    follower
+                        .next(7)
+                        .await
+                        .unwrap()
+                        .iter()
+                        .map(|row| (row.position, row.owner)),
+                );
             }
             assert_eq!(followed, expected);
             for (n, user) in self.users.iter().enumerate() {
-                let own: Vec<u64> = log.user_rows(*user, 0).await.unwrap().iter().map(|row| row.owner_seq).collect();
+                let own: Vec<u64> = log
+                    .user_rows(*user, 0)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .map(|row| row.owner_seq)
+                    .collect();
                 assert_eq!(own, (1..=self.model.count(n)).collect::<Vec<_>>());
             }
         }
@@ -161,8 +242,16 @@ impl Nodes {
 }
 
 fn run(kind: Kind) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = TestRunner::new(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 16,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let property = |steps: Vec<Step>| {
         runtime.block_on(async {
             let mut nodes = Nodes::start(kind).await;
@@ -173,7 +262,9 @@ fn run(kind: Kind) {
         });
         Ok(())
     };
-    runner.run(&proptest::collection::vec(step(), 1..30), property).unwrap();
+    runner
+        .run(&proptest::collection::vec(step(), 1..30), property)
+        .unwrap();
 }
 
 mod the_log_is_what_was_appended_whatever_nodes_do {

@@ -21,7 +21,12 @@ fn ring(text: &str) -> MasterKeys {
 }
 
 async fn wraps(log: &Log) -> Vec<(String, u64)> {
-    log.wraps().await.unwrap().into_iter().map(|wraps| (wraps.master, wraps.keys)).collect()
+    log.wraps()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|wraps| (wraps.master, wraps.keys))
+        .collect()
 }
 
 /// To the end.
@@ -41,14 +46,27 @@ async fn rotate(log: &Log) -> Step {
 
 async fn sign_in(log: &Log, user: UserId, after: u64) {
     let event = Event::Account(AccountEvent::SignedIn);
-    let fact = NewFact { stream: StreamId::new(StreamKind::Account, user), sequence: after + 1, event };
+    let fact = NewFact {
+        stream: StreamId::new(StreamKind::Account, user),
+        sequence: after + 1,
+        event,
+    };
     let groups = vec![Group::of_user(user, after, vec![fact])];
-    log.append(Append { groups, work: vec![], metadata: Metadata::system(), remember: None }).await.unwrap();
+    log.append(Append {
+        groups,
+        work: vec![],
+        metadata: Metadata::system(),
+        remember: None,
+    })
+    .await
+    .unwrap();
 }
 
 /// That all of a user's events can be read.
 async fn reads(log: &Log, user: UserId, events: u64) {
-    let Waking::Awake(awake) = log.wake(user).await.unwrap() else { panic!("forgotten") };
+    let Waking::Awake(awake) = log.wake(user).await.unwrap() else {
+        panic!("forgotten")
+    };
     assert_eq!(awake.user.seq(), events);
 }
 
@@ -60,130 +78,198 @@ fn refused<T: std::fmt::Debug>(asked: Result<T, RotationError>, words: &str) {
     }
 }
 
-both_stores!(a_new_key_wraps_nothing_before_the_rotation_and_all_after_it, async |store: TestStore| {
-    let log = store.open().await.log;
-    let ada = store.register(&log, "ada").await;
-    let grown = grown(&store);
-    log.take_ring(ring(&grown)).await.unwrap();
-    let bob = store.register(&log, "bob").await;
-    assert_eq!(wraps(&log).await, [("m1".to_owned(), 3)]);
-    refused(log.retire_master("m1").await, "is current");
+both_stores!(
+    a_new_key_wraps_nothing_before_the_rotation_and_all_after_it,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        let grown = grown(&store);
+        log.take_ring(ring(&grown)).await.unwrap();
+        let bob = store.register(&log, "bob").await;
+        assert_eq!(wraps(&log).await, [("m1".to_owned(), 3)]);
+        refused(log.retire_master("m1").await, "is current");
 
-    assert_eq!(rotate(&log).await.wrapped, 2, "the system's was first");
-    assert_eq!(rotate(&log).await.wrapped, 0);
-    let cyd = store.register(&log, "cyd").await;
-    assert_eq!(wraps(&log).await, [("m2".to_owned(), 4)]);
-    log.retire_master("m1").await.unwrap();
+        assert_eq!(rotate(&log).await.wrapped, 2, "the system's was first");
+        assert_eq!(rotate(&log).await.wrapped, 0);
+        let cyd = store.register(&log, "cyd").await;
+        assert_eq!(wraps(&log).await, [("m2".to_owned(), 4)]);
+        log.retire_master("m1").await.unwrap();
 
-    let only_new = store.open_with(grown.split_once(',').unwrap().0).await.unwrap();
-    for user in [ada, bob, cyd] {
-        reads(&only_new.log, user, 1).await;
-    }
-    assert_eq!(only_new.log.head_key().await.unwrap().public().to_string(), log.head_key().await.unwrap().public().to_string());
-});
-
-both_stores!(a_rotation_runs_beside_registrations_and_reads_and_misses_nobody, async |store: TestStore| {
-    let Opened { log, vault } = store.open().await;
-    let mut users = Vec::new();
-    for n in 0..1200 {
-        users.push(store.register(&log, &format!("u{n}")).await);
-    }
-    log.take_ring(ring(&grown(&store))).await.unwrap();
-    let busy = {
-        let (log, users) = (log.clone(), users.clone());
-        let store = &store;
-        async move {
-            let mut new = Vec::new();
-            for (n, user) in users.into_iter().take(60).enumerate() {
-                new.push(store.register(&log, &format!("new{n}")).await);
-                sign_in(&log, user, 1).await;
-                reads(&log, user, 2).await;
-            }
-            new
+        let only_new = store
+            .open_with(grown.split_once(',').unwrap().0)
+            .await
+            .unwrap();
+        for user in [ada, bob, cyd] {
+            reads(&only_new.log, user, 1).await;
         }
-    };
-    let (rotated, new) = tokio::join!(rotate(&log), busy);
-    let late = rotate(&log).await.wrapped; // whoever was about to register when the key changed
-    assert_eq!(wraps(&log).await, [("m2".to_owned(), 1261)], "{} and {late}", rotated.wrapped);
-    for user in users.iter().skip(60).chain(&new).take(300) {
-        reads(&log, *user, 1).await;
-        vault.key(*user).await.unwrap();
+        assert_eq!(
+            only_new.log.head_key().await.unwrap().public().to_string(),
+            log.head_key().await.unwrap().public().to_string()
+        );
     }
-});
+);
 
-both_stores!(what_broke_off_goes_on_from_the_beginning, async |store: TestStore| {
-    let log = store.open().await.log;
-    for n in 0..5 {
-        store.register(&log, &format!("u{n}")).await;
+both_stores!(
+    a_rotation_runs_beside_registrations_and_reads_and_misses_nobody,
+    async |store: TestStore| {
+        let Opened { log, vault } = store.open().await;
+        let mut users = Vec::new();
+        for n in 0..1200 {
+            users.push(store.register(&log, &format!("u{n}")).await);
+        }
+        log.take_ring(ring(&grown(&store))).await.unwrap();
+        let busy = {
+            let (log, users) = (log.clone(), users.clone());
+            let store = &store;
+            async move {
+                let mut new = Vec::new();
+                for (n, user) in users.into_iter().take(60).enumerate() {
+                    new.push(store.register(&log, &format!("new{n}")).await);
+                    sign_in(&log, user, 1).await;
+                    reads(&log, user, 2).await;
+                }
+                new
+            }
+        };
+        let (rotated, new) = tokio::join!(rotate(&log), busy);
+        let late = rotate(&log).await.wrapped; // whoever was about to register when the key changed
+        assert_eq!(
+            wraps(&log).await,
+            [("m2".to_owned(), 1261)],
+            "{} and {late}",
+            rotated.wrapped
+        );
+        for user in users.iter().skip(60).chain(&new).take(300) {
+            reads(&log, *user, 1).await;
+            vault.key(*user).await.unwrap();
+        }
     }
-    let grown = grown(&store);
-    log.take_ring(ring(&grown)).await.unwrap();
-    log.begin_rotation().await.unwrap(); // and no more: as a process that was killed
-    drop(log);
-    let without = store.open_with(store.masters()).await.map(drop).unwrap_err().to_string();
-    assert!(without.contains("`m2` is wanted by 1 data keys"), "{without}");
-    let log = store.open_with(&grown).await.unwrap().log;
-    assert_eq!(wraps(&log).await, [("m1".to_owned(), 5), ("m2".to_owned(), 1)]);
-    store.register(&log, "late").await;
-    refused(log.retire_master("m1").await, "5 data keys are wrapped by master key `m1`");
-    assert_eq!(rotate(&log).await.wrapped, 5);
-    log.retire_master("m1").await.unwrap();
-});
+);
 
-both_stores!(nothing_is_wrapped_by_a_retired_key_again, async |store: TestStore| {
-    let log = store.open().await.log;
-    let ada = store.register(&log, "ada").await;
-    // Another server that does not hear of the rotation: stopped, say, while it lasted.
-    let late = store.open().await.log;
-    log.take_ring(ring(&grown(&store))).await.unwrap();
-    rotate(&log).await;
-    let since = log.retire_master("m1").await.unwrap();
-    store.clock.advance_millis(1000);
-    assert_eq!(log.retire_master("m1").await.unwrap(), since);
-    assert_eq!(log.retired_masters().await.unwrap(), [("m1".to_owned(), since)]);
+both_stores!(
+    what_broke_off_goes_on_from_the_beginning,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        for n in 0..5 {
+            store.register(&log, &format!("u{n}")).await;
+        }
+        let grown = grown(&store);
+        log.take_ring(ring(&grown)).await.unwrap();
+        log.begin_rotation().await.unwrap(); // and no more: as a process that was killed
+        drop(log);
+        let without = store
+            .open_with(store.masters())
+            .await
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            without.contains("`m2` is wanted by 1 data keys"),
+            "{without}"
+        );
+        let log = store.open_with(&grown).await.unwrap().log;
+        assert_eq!(
+            wraps(&log).await,
+            [("m1".to_owned(), 5), ("m2".to_owned(), 1)]
+        );
+        store.register(&log, "late").await;
+        refused(
+            log.retire_master("m1").await,
+            "5 data keys are wrapped by master key `m1`",
+        );
+        assert_eq!(rotate(&log).await.wrapped, 5);
+        log.retire_master("m1").await.unwrap();
+    }
+);
 
-    let stream = StreamId::new(StreamKind::Account, ada);
-    let (keys, work) = late.new_keys(UserId(store.clock.new_uuid()));
-    let fact = NewFact { stream, sequence: 2, event: Event::Account(AccountEvent::SignedIn) };
-    let group = Group { keys: Some(keys), ..Group::of_user(ada, 1, vec![fact]) };
-    let append = Append { groups: vec![group], work: vec![work], metadata: Metadata::system(), remember: None };
-    assert!(late.append(append).await.is_err());
-    assert_eq!(wraps(&log).await, [("m2".to_owned(), 2)]);
-    sign_in(&log, ada, 1).await;
+both_stores!(
+    nothing_is_wrapped_by_a_retired_key_again,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        // Another server that does not hear of the rotation: stopped, say, while it lasted.
+        let late = store.open().await.log;
+        log.take_ring(ring(&grown(&store))).await.unwrap();
+        rotate(&log).await;
+        let since = log.retire_master("m1").await.unwrap();
+        store.clock.advance_millis(1000);
+        assert_eq!(log.retire_master("m1").await.unwrap(), since);
+        assert_eq!(
+            log.retired_masters().await.unwrap(),
+            [("m1".to_owned(), since)]
+        );
 
-    // Nor may the key come back as the first of a ring.
-    let back = format!("{},{}", store.masters(), *MasterKeys::new_entry("m3"));
-    let late_ring = late.take_ring(ring(&back)).await;
-    assert!(matches!(late_ring, Err(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m2` is wanted by 2")));
-    assert_eq!(late.follow_current().await.unwrap(), "m2");
-    assert_eq!(late.lacking_master().as_deref(), Some("m2"));
-});
+        let stream = StreamId::new(StreamKind::Account, ada);
+        let (keys, work) = late.new_keys(UserId(store.clock.new_uuid()));
+        let fact = NewFact {
+            stream,
+            sequence: 2,
+            event: Event::Account(AccountEvent::SignedIn),
+        };
+        let group = Group {
+            keys: Some(keys),
+            ..Group::of_user(ada, 1, vec![fact])
+        };
+        let append = Append {
+            groups: vec![group],
+            work: vec![work],
+            metadata: Metadata::system(),
+            remember: None,
+        };
+        assert!(late.append(append).await.is_err());
+        assert_eq!(wraps(&log).await, [("m2".to_owned(), 2)]);
+        sign_in(&log, ada, 1).await;
 
-both_stores!(a_ring_that_lacks_a_key_or_has_another_is_refused_at_the_door, async |store: TestStore| {
-    let log = store.open().await.log;
-    let ada = store.register(&log, "ada").await;
-    let bob = store.register(&log, "bob").await;
-    let grown = grown(&store);
-    log.take_ring(ring(&grown)).await.unwrap();
-    log.begin_rotation().await.unwrap();
-    let new = grown.split_once(',').unwrap().0;
-    let lacking = store.open_with(new).await.map(drop).unwrap_err();
-    assert!(
-        matches!(&lacking, LogError::MasterKeysMissing(wanted) if wanted == "master key `m1` is wanted by 2 data keys"),
-        "{lacking}"
-    );
-    let wrong = store.open_with(&format!("{new},{}", *MasterKeys::generate())).await.map(drop).unwrap_err();
-    assert!(matches!(&wrong, LogError::MasterKeyWrong { master, .. } if master == "m1"), "{wrong}");
-    assert!(log.take_ring(ring(new)).await.is_err(), "nor while it runs");
+        // Nor may the key come back as the first of a ring.
+        let back = format!("{},{}", store.masters(), *MasterKeys::new_entry("m3"));
+        let late_ring = late.take_ring(ring(&back)).await;
+        assert!(
+            matches!(late_ring, Err(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m2` is wanted by 2"))
+        );
+        assert_eq!(late.follow_current().await.unwrap(), "m2");
+        assert_eq!(late.lacking_master().as_deref(), Some("m2"));
+    }
+);
 
-    // One that is damaged is its owner's trouble alone, and told by the rotation.
-    store.tamper(&format!("UPDATE user_keys SET key_id = '{bob}' WHERE user_id = '{ada}'")).await;
-    let log = store.open_with(&grown).await.unwrap().log;
-    let done = rotate(&log).await;
-    assert_eq!((done.wrapped, done.unreadable), (1, vec![ada.to_string()]));
-    refused(log.retire_master("m1").await, "1 data keys");
-    reads(&log, bob, 1).await;
-});
+both_stores!(
+    a_ring_that_lacks_a_key_or_has_another_is_refused_at_the_door,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        let bob = store.register(&log, "bob").await;
+        let grown = grown(&store);
+        log.take_ring(ring(&grown)).await.unwrap();
+        log.begin_rotation().await.unwrap();
+        let new = grown.split_once(',').unwrap().0;
+        let lacking = store.open_with(new).await.map(drop).unwrap_err();
+        assert!(
+            matches!(&lacking, LogError::MasterKeysMissing(wanted) if wanted == "master key `m1` is wanted by 2 data keys"),
+            "{lacking}"
+        );
+        let wrong = store
+            .open_with(&format!("{new},{}", *MasterKeys::generate()))
+            .await
+            .map(drop)
+            .unwrap_err();
+        assert!(
+            matches!(&wrong, LogError::MasterKeyWrong { master, .. } if master == "m1"),
+            "{wrong}"
+        );
+        assert!(log.take_ring(ring(new)).await.is_err(), "nor while it runs");
+
+        // One that is damaged is its owner's trouble alone, and told by the rotation.
+        store
+            .tamper(&format!(
+                "UPDATE user_keys SET key_id = '{bob}' WHERE user_id = '{ada}'"
+            ))
+            .await;
+        let log = store.open_with(&grown).await.unwrap().log;
+        let done = rotate(&log).await;
+        assert_eq!((done.wrapped, done.unreadable), (1, vec![ada.to_string()]));
+        refused(log.retire_master("m1").await, "1 data keys");
+        reads(&log, bob, 1).await;
+    }
+);
 
 /// On Postgres, where there are several.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,8 +281,15 @@ async fn no_server_is_left_without_the_key_that_is_rotated_to() {
     one.take_ring(ring(&grown)).await.unwrap();
     one.announce_ring("one").await.unwrap();
     other.announce_ring("other").await.unwrap();
-    refused(one.begin_rotation().await, "do not have master key `m2`: other;");
-    assert_eq!(wraps(&one).await, [("m1".to_owned(), 2)], "nothing was changed");
+    refused(
+        one.begin_rotation().await,
+        "do not have master key `m2`: other;",
+    );
+    assert_eq!(
+        wraps(&one).await,
+        [("m1".to_owned(), 2)],
+        "nothing was changed"
+    );
 
     other.take_ring(ring(&grown)).await.unwrap();
     other.announce_ring("other").await.unwrap();
@@ -210,10 +303,18 @@ async fn no_server_is_left_without_the_key_that_is_rotated_to() {
     // Gone, it holds nobody up; and of two who rotate to different keys, the later says so to the earlier.
     other.withdraw_ring("other").await.unwrap();
     let (next, also) = (MasterKeys::new_entry("m3"), MasterKeys::new_entry("m4"));
-    one.take_ring(ring(&format!("{},{},{grown}", *next, *also))).await.unwrap();
-    other.take_ring(ring(&format!("{},{},{grown}", *also, *next))).await.unwrap();
+    one.take_ring(ring(&format!("{},{},{grown}", *next, *also)))
+        .await
+        .unwrap();
+    other
+        .take_ring(ring(&format!("{},{},{grown}", *also, *next)))
+        .await
+        .unwrap();
     one.announce_ring("one").await.unwrap();
     assert_eq!(one.begin_rotation().await.unwrap(), "m3");
     assert_eq!(other.begin_rotation().await.unwrap(), "m4");
-    refused(one.rotate("m3", Place::default()).await, "`m4` is current now");
+    refused(
+        one.rotate("m3", Place::default()).await,
+        "`m4` is current now",
+    );
 }

@@ -10,7 +10,8 @@ use std::{
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
-    Append, Export, Group, Log, LogError, MasterKeys, NewFact, Opened, Owner, TransferError, Work, export,
+    Append, Export, Group, Log, LogError, MasterKeys, NewFact, Opened, Owner, TransferError, Work,
+    export,
     export::Exported,
     import,
     import::Imported,
@@ -43,11 +44,27 @@ async fn sign_in(log: &Log, user: UserId, after: u64, count: u64, work: Vec<Work
     let facts = (after + 1..=after + count)
         .map(|sequence| {
             let event = Event::Account(AccountEvent::SignedIn);
-            NewFact { stream: StreamId::new(StreamKind::Account, user), sequence, event }
+            NewFact {
+                stream: StreamId::new(StreamKind::Account, user),
+                sequence,
+                event,
+            }
         })
         .collect();
-    let group = Group { owner: Owner::User(user), after, facts, keys: None };
-    log.append(Append { groups: vec![group], work, metadata: Metadata::system(), remember: None }).await.unwrap();
+    let group = Group {
+        owner: Owner::User(user),
+        after,
+        facts,
+        keys: None,
+    };
+    log.append(Append {
+        groups: vec![group],
+        work,
+        metadata: Metadata::system(),
+        remember: None,
+    })
+    .await
+    .unwrap();
 }
 
 /// A log with something in every table that is carried.
@@ -58,7 +75,12 @@ async fn filled(store: &TestStore) -> Log {
     let turn = store.clock.new_uuid().to_string();
     let expires_at = store.clock.now();
     let work = vec![
-        Work::PutSecret { user: ada, secret_id: "s".into(), version: 3, sealed: vec![0, 1, 255] },
+        Work::PutSecret {
+            user: ada,
+            secret_id: "s".into(),
+            version: 3,
+            sealed: vec![0, 1, 255],
+        },
         Work::OpenSession(NewSession {
             user: ada,
             family: "f".into(),
@@ -79,10 +101,21 @@ async fn filled(store: &TestStore) -> Log {
     sign_in(&log, ada, 1, 600, work).await;
     sign_in(&log, bob, 1, 700, vec![]).await;
     for sql in [
-        format!("INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('{turn}', 1, '{ada}', {})", blob(store)),
-        format!("INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('over', 1, '{ada}', {})", blob(store)),
-        format!("INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', {})", blob(store)),
-        format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = 5 WHERE user_id = '{bob}'"),
+        format!(
+            "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('{turn}', 1, '{ada}', {})",
+            blob(store)
+        ),
+        format!(
+            "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('over', 1, '{ada}', {})",
+            blob(store)
+        ),
+        format!(
+            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', {})",
+            blob(store)
+        ),
+        format!(
+            "UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = 5 WHERE user_id = '{bob}'"
+        ),
     ] {
         store.try_sql(&sql).await.unwrap();
     }
@@ -102,7 +135,11 @@ async fn assert_same(one: &Log, other: &Log) {
     for (table, rows) in &one {
         assert!(!rows.is_empty(), "{table} has rows");
         assert_eq!(rows.len(), other[table].len(), "{table}");
-        if let Some((one, other)) = rows.iter().zip(&other[table]).find(|(one, other)| one != other) {
+        if let Some((one, other)) = rows
+            .iter()
+            .zip(&other[table])
+            .find(|(one, other)| one != other)
+        {
             panic!("{table}: {one}, and there {other}");
         }
     }
@@ -119,23 +156,52 @@ async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
     }
     contents.insert("events".to_owned(), rows);
     for (table, columns) in [
-        ("user_keys", "user_id, key_id, master_id, wrapped, state, destroyed_at"),
+        (
+            "user_keys",
+            "user_id, key_id, master_id, wrapped, state, destroyed_at",
+        ),
         ("secrets", "secret_id, version, user_id, sealed"),
         ("sessions", "token_hash, family, user_id, expires_at"),
-        ("leases", "kind, id, user_id, stream_id, holder, epoch, expires_at, cancelled, progress"),
+        (
+            "leases",
+            "kind, id, user_id, stream_id, holder, epoch, expires_at, cancelled, progress",
+        ),
         ("journal", "turn_id, upto, user_id, sealed"),
-        ("idempotency", "key_hash, user_id, request_hash, event_id, sealed"),
+        (
+            "idempotency",
+            "key_hash, user_id, request_hash, event_id, sealed",
+        ),
     ] {
-        let filter = if table == "journal" { "WHERE turn_id <> 'over'" } else { "" };
+        let filter = if table == "journal" {
+            "WHERE turn_id <> 'over'"
+        } else {
+            ""
+        };
         let sql = format!("SELECT {columns} FROM {table} {filter}");
-        let rows = sqlx::query(&sql).fetch_all(log.store().reads()).await.unwrap();
+        let rows = sqlx::query(&sql)
+            .fetch_all(log.store().reads())
+            .await
+            .unwrap();
         let cell = |row: &sqlx::any::AnyRow, n: usize| {
-            let text = row.try_get::<Option<String>, _>(n).map(|value| format!("{value:?}"));
-            let number = || row.try_get::<Option<i64>, _>(n).map(|value| format!("{value:?}"));
-            let bytes = || row.try_get::<Option<Vec<u8>>, _>(n).map(|value| format!("{value:?}"));
+            let text = row
+                .try_get::<Option<String>, _>(n)
+                .map(|value| format!("{value:?}"));
+            let number = || {
+                row.try_get::<Option<i64>, _>(n)
+                    .map(|value| format!("{value:?}"))
+            };
+            let bytes = || {
+                row.try_get::<Option<Vec<u8>>, _>(n)
+                    .map(|value| format!("{value:?}"))
+            };
             text.or_else(|_| number()).or_else(|_| bytes()).unwrap()
         };
-        let line = |row| (0..sqlx::Row::len(row)).map(|n| cell(row, n)).collect::<Vec<_>>().join(" ");
+        let line = |row| {
+            (0..sqlx::Row::len(row))
+                .map(|n| cell(row, n))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         let mut lines: Vec<String> = rows.iter().map(line).collect();
         lines.sort_unstable(); // the stores do not agree where NULL stands
         contents.insert(format!("{table} {columns}"), lines);
@@ -162,128 +228,211 @@ async fn other(store: &TestStore) -> TestStore {
     .await
 }
 
-both_stores!(every_row_and_table_arrives_in_the_other_store_and_comes_back, async |store: TestStore| {
-    let log = filled(&store).await;
-    let dir = folder(&store);
-    assert_eq!(exported(&log, &dir).await, Exported { head: 1302, had: 0 });
-    let there = other(&store).await;
-    let done = imported(&there, store.masters(), &dir).await.unwrap();
-    assert_eq!(done, Imported { head: 1302, had: 0 });
-    let copy = there.open_with(store.masters()).await.unwrap().log;
-    assert_same(&copy, &log).await;
-    assert!(there.try_sql("UPDATE events SET sequence = 9").await.is_err(), "the log is still append-only");
+both_stores!(
+    every_row_and_table_arrives_in_the_other_store_and_comes_back,
+    async |store: TestStore| {
+        let log = filled(&store).await;
+        let dir = folder(&store);
+        assert_eq!(exported(&log, &dir).await, Exported { head: 1302, had: 0 });
+        let there = other(&store).await;
+        let done = imported(&there, store.masters(), &dir).await.unwrap();
+        assert_eq!(done, Imported { head: 1302, had: 0 });
+        let copy = there.open_with(store.masters()).await.unwrap().log;
+        assert_same(&copy, &log).await;
+        assert!(
+            there
+                .try_sql("UPDATE events SET sequence = 9")
+                .await
+                .is_err(),
+            "the log is still append-only"
+        );
 
-    let back_dir = folder(&there);
-    exported(&copy, &back_dir).await;
-    let back = TestStore::new(store.kind).await;
-    imported(&back, store.masters(), &back_dir).await.unwrap();
-    let back = back.open_with(store.masters()).await.unwrap().log;
-    assert_same(&back, &log).await;
-    // What is appended next stands at the next position.
-    let user = store.register(&back, "eve").await;
-    assert_eq!(back.user_rows(user, 0).await.unwrap()[0].position, 1303);
-});
-
-both_stores!(an_export_goes_on_where_the_last_one_ended_and_so_does_an_import, async |store: TestStore| {
-    let log = filled(&store).await;
-    let dir = folder(&store);
-    exported(&log, &dir).await;
-    let there = other(&store).await;
-    imported(&there, store.masters(), &dir).await.unwrap();
-    // A run that broke off: a file without a name, and segments beyond the newest tables.
-    fs::write(dir.join("log-1303.part"), "half").unwrap();
-    store.register(&log, "cyd").await;
-    let older = dir.join(format!("tables-{:020}.sealed", 1302));
-    let older_bytes = fs::read(&older).unwrap();
-    exported(&log, &dir).await;
-    assert!(!older.exists());
-    let tables = dir.join(format!("tables-{:020}.sealed", 1303));
-    fs::rename(&tables, dir.join("away")).unwrap();
-    assert!(matches!(Export::open(&dir, &passphrase()), Err(TransferError::File { .. })), "no tables, no export");
-    // Rows beyond the newest tables are not part of the export yet.
-    fs::write(&older, older_bytes).unwrap();
-    let open = Export::open(&dir, &passphrase()).unwrap();
-    assert_eq!((open.head(), open.rows(1300).count()), (1302, 2));
-    store.register(&log, "dan").await;
-    assert_eq!(exported(&log, &dir).await, Exported { head: 1304, had: 1303 });
-    assert!(!dir.join("log-1303.part").exists());
-    assert_eq!(exported(&log, &dir).await, Exported { head: 1304, had: 1304 });
-    let names: Vec<String> =
-        Export::open(&dir, &passphrase()).unwrap().rows(1301).map(|row| row.unwrap().position.to_string()).collect();
-    assert_eq!(names, ["1302", "1303", "1304"]);
-
-    assert_eq!(imported(&there, store.masters(), &dir).await.unwrap(), Imported { head: 1304, had: 1302 });
-    assert_eq!(imported(&there, store.masters(), &dir).await.unwrap(), Imported { head: 1304, had: 1304 });
-    let copy = there.open_with(store.masters()).await.unwrap().log;
-    assert_same(&copy, &log).await;
-});
-
-both_stores!(an_import_that_broke_off_goes_on_and_no_server_starts_before, async |store: TestStore| {
-    let log = filled(&store).await;
-    let dir = folder(&store);
-    exported(&log, &dir).await;
-    // The last file is damaged: the batches before are in, and nothing of it.
-    store.register(&log, "cyd").await;
-    exported(&log, &dir).await;
-    let last = dir.join(format!("log-{0:020}-{0:020}.sealed", 1303));
-    let whole = fs::read(&last).unwrap();
-    let mut damaged = whole.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 1;
-    fs::write(&last, &damaged).unwrap();
-    let there = TestStore::new(store.kind).await;
-    let error = imported(&there, store.masters(), &dir).await.unwrap_err();
-    assert!(error.to_string().contains(last.to_str().unwrap()), "{error}");
-    let begun = there.open_with(store.masters()).await.map(drop);
-    assert!(matches!(begun, Err(LogError::ImportUnfinished)), "{begun:?}");
-    fs::write(&last, &whole).unwrap();
-    assert_eq!(imported(&there, store.masters(), &dir).await.unwrap(), Imported { head: 1303, had: 1000 });
-    let copy = there.open_with(store.masters()).await.unwrap().log;
-    assert_same(&copy, &log).await;
-});
-
-both_stores!(bad_input_is_refused_with_the_file_and_changes_nothing, async |store: TestStore| {
-    let log = filled(&store).await;
-    let dir = folder(&store);
-    exported(&log, &dir).await;
-    let first = dir.join(format!("log-{:020}-{:020}.sealed", 1, 1302));
-    let tables = dir.join(format!("tables-{:020}.sealed", 1302));
-    let there = TestStore::new(store.kind).await;
-
-    let wrong = Export::open(&dir, &SecretString::from("something else")).unwrap_err().to_string();
-    assert!(wrong.contains("passphrase is not the one"), "{wrong}");
-    let other = imported(&there, there.masters(), &dir).await.unwrap_err();
-    assert!(matches!(other, TransferError::Log(LogError::MasterKeyWrong { .. })), "{other}");
-    let unknown = imported(&there, &there.masters().replace("m1:", "m7:"), &dir).await.unwrap_err();
-    assert!(unknown.to_string().contains("master key `m1` is wanted"), "{unknown}");
-
-    let opened = Export::open(&dir, &passphrase()).unwrap();
-    let masters = MasterKeys::parse(store.masters()).unwrap();
-    for path in [&first, &tables] {
-        let whole = fs::read(path).unwrap();
-        for (name, bad) in [
-            ("cut", whole[..whole.len() - 7].to_vec()),
-            ("cut at a frame", cut_last_frame(&whole)),
-            ("added", [&whole[..], b"x"].concat()),
-            ("empty", vec![]),
-        ] {
-            fs::write(path, &bad).unwrap();
-            let error = import(&there.target, &masters, &opened).await.unwrap_err();
-            assert!(error.to_string().starts_with(path.to_str().unwrap()), "{name}: {error}");
-        }
-        fs::write(path, &whole).unwrap();
-        let elsewhere = path.with_extension("elsewhere");
-        fs::rename(path, &elsewhere).unwrap();
-        assert!(matches!(Export::open(&dir, &passphrase()), Err(TransferError::File { .. })), "{} is missing", path.display());
-        fs::rename(&elsewhere, path).unwrap();
+        let back_dir = folder(&there);
+        exported(&copy, &back_dir).await;
+        let back = TestStore::new(store.kind).await;
+        imported(&back, store.masters(), &back_dir).await.unwrap();
+        let back = back.open_with(store.masters()).await.unwrap().log;
+        assert_same(&back, &log).await;
+        // What is appended next stands at the next position.
+        let user = store.register(&back, "eve").await;
+        assert_eq!(back.user_rows(user, 0).await.unwrap()[0].position, 1303);
     }
+);
 
-    // A store that is in use by itself, and one that went on.
-    let used = TestStore::new(store.kind).await;
-    ended(&used, used.open().await).await;
-    let error = imported(&used, store.masters(), &dir).await.unwrap_err();
-    assert!(error.to_string().contains("in use by another"), "{error}");
-});
+both_stores!(
+    an_export_goes_on_where_the_last_one_ended_and_so_does_an_import,
+    async |store: TestStore| {
+        let log = filled(&store).await;
+        let dir = folder(&store);
+        exported(&log, &dir).await;
+        let there = other(&store).await;
+        imported(&there, store.masters(), &dir).await.unwrap();
+        // A run that broke off: a file without a name, and segments beyond the newest tables.
+        fs::write(dir.join("log-1303.part"), "half").unwrap();
+        store.register(&log, "cyd").await;
+        let older = dir.join(format!("tables-{:020}.sealed", 1302));
+        let older_bytes = fs::read(&older).unwrap();
+        exported(&log, &dir).await;
+        assert!(!older.exists());
+        let tables = dir.join(format!("tables-{:020}.sealed", 1303));
+        fs::rename(&tables, dir.join("away")).unwrap();
+        assert!(
+            matches!(
+                Export::open(&dir, &passphrase()),
+                Err(TransferError::File { .. })
+            ),
+            "no tables, no export"
+        );
+        // Rows beyond the newest tables are not part of the export yet.
+        fs::write(&older, older_bytes).unwrap();
+        let open = Export::open(&dir, &passphrase()).unwrap();
+        assert_eq!((open.head(), open.rows(1300).count()), (1302, 2));
+        store.register(&log, "dan").await;
+        assert_eq!(
+            exported(&log, &dir).await,
+            Exported {
+                head: 1304,
+                had: 1303
+            }
+        );
+        assert!(!dir.join("log-1303.part").exists());
+        assert_eq!(
+            exported(&log, &dir).await,
+            Exported {
+                head: 1304,
+                had: 1304
+            }
+        );
+        let names: Vec<String> = Export::open(&dir, &passphrase())
+            .unwrap()
+            .rows(1301)
+            .map(|row| row.unwrap().position.to_string())
+            .collect();
+        assert_eq!(names, ["1302", "1303", "1304"]);
+
+        assert_eq!(
+            imported(&there, store.masters(), &dir).await.unwrap(),
+            Imported {
+                head: 1304,
+                had: 1302
+            }
+        );
+        assert_eq!(
+            imported(&there, store.masters(), &dir).await.unwrap(),
+            Imported {
+                head: 1304,
+                had: 1304
+            }
+        );
+        let copy = there.open_with(store.masters()).await.unwrap().log;
+        assert_same(&copy, &log).await;
+    }
+);
+
+both_stores!(
+    an_import_that_broke_off_goes_on_and_no_server_starts_before,
+    async |store: TestStore| {
+        let log = filled(&store).await;
+        let dir = folder(&store);
+        exported(&log, &dir).await;
+        // The last file is damaged: the batches before are in, and nothing of it.
+        store.register(&log, "cyd").await;
+        exported(&log, &dir).await;
+        let last = dir.join(format!("log-{0:020}-{0:020}.sealed", 1303));
+        let whole = fs::read(&last).unwrap();
+        let mut damaged = whole.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        fs::write(&last, &damaged).unwrap();
+        let there = TestStore::new(store.kind).await;
+        let error = imported(&there, store.masters(), &dir).await.unwrap_err();
+        assert!(
+            error.to_string().contains(last.to_str().unwrap()),
+            "{error}"
+        );
+        let begun = there.open_with(store.masters()).await.map(drop);
+        assert!(
+            matches!(begun, Err(LogError::ImportUnfinished)),
+            "{begun:?}"
+        );
+        fs::write(&last, &whole).unwrap();
+        assert_eq!(
+            imported(&there, store.masters(), &dir).await.unwrap(),
+            Imported {
+                head: 1303,
+                had: 1000
+            }
+        );
+        let copy = there.open_with(store.masters()).await.unwrap().log;
+        assert_same(&copy, &log).await;
+    }
+);
+
+both_stores!(
+    bad_input_is_refused_with_the_file_and_changes_nothing,
+    async |store: TestStore| {
+        let log = filled(&store).await;
+        let dir = folder(&store);
+        exported(&log, &dir).await;
+        let first = dir.join(format!("log-{:020}-{:020}.sealed", 1, 1302));
+        let tables = dir.join(format!("tables-{:020}.sealed", 1302));
+        let there = TestStore::new(store.kind).await;
+
+        let wrong = Export::open(&dir, &SecretString::from("something else"))
+            .unwrap_err()
+            .to_string();
+        assert!(wrong.contains("passphrase is not the one"), "{wrong}");
+        let other = imported(&there, there.masters(), &dir).await.unwrap_err();
+        assert!(
+            matches!(other, TransferError::Log(LogError::MasterKeyWrong { .. })),
+            "{other}"
+        );
+        let unknown = imported(&there, &there.masters().replace("m1:", "m7:"), &dir)
+            .await
+            .unwrap_err();
+        assert!(
+            unknown.to_string().contains("master key `m1` is wanted"),
+            "{unknown}"
+        );
+
+        let opened = Export::open(&dir, &passphrase()).unwrap();
+        let masters = MasterKeys::parse(store.masters()).unwrap();
+        for path in [&first, &tables] {
+            let whole = fs::read(path).unwrap();
+            for (name, bad) in [
+                ("cut", whole[..whole.len() - 7].to_vec()),
+                ("cut at a frame", cut_last_frame(&whole)),
+                ("added", [&whole[..], b"x"].concat()),
+                ("empty", vec![]),
+            ] {
+                fs::write(path, &bad).unwrap();
+                let error = import(&there.target, &masters, &opened).await.unwrap_err();
+                assert!(
+                    error.to_string().starts_with(path.to_str().unwrap()),
+                    "{name}: {error}"
+                );
+            }
+            fs::write(path, &whole).unwrap();
+            let elsewhere = path.with_extension("elsewhere");
+            fs::rename(path, &elsewhere).unwrap();
+            assert!(
+                matches!(
+                    Export::open(&dir, &passphrase()),
+                    Err(TransferError::File { .. })
+                ),
+                "{} is missing",
+                path.display()
+            );
+            fs::rename(&elsewhere, path).unwrap();
+        }
+
+        // A store that is in use by itself, and one that went on.
+        let used = TestStore::new(store.kind).await;
+        ended(&used, used.open().await).await;
+        let error = imported(&used, store.masters(), &dir).await.unwrap_err();
+        assert!(error.to_string().contains("in use by another"), "{error}");
+    }
+);
 
 fn cut_last_frame(file: &[u8]) -> Vec<u8> {
     let mut at = 0;
@@ -296,115 +445,168 @@ fn cut_last_frame(file: &[u8]) -> Vec<u8> {
     }
 }
 
-both_stores!(a_store_that_was_used_since_is_not_touched, async |store: TestStore| {
-    let opened = store.open().await;
-    store.register(&opened.log, "ada").await;
-    let dir = folder(&store);
-    exported(&opened.log, &dir).await;
-    let there = TestStore::new(store.kind).await;
-    imported(&there, store.masters(), &dir).await.unwrap();
-    let copy = there.open_with(store.masters()).await.unwrap();
-    there.register(&copy.log, "eve").await;
-    ended(&there, copy).await;
-    let error = imported(&there, store.masters(), &dir).await.unwrap_err();
-    assert!(error.to_string().contains("used since"), "{error}");
-    // Both went on, each its own way.
-    store.register(&opened.log, "bob").await;
-    exported(&opened.log, &dir).await;
-    let error = imported(&there, store.masters(), &dir).await.unwrap_err();
-    assert!(error.to_string().contains("differ at position 2"), "{error}");
-    // And such a store can't be exported into that folder.
-    let copy = there.open_with(store.masters()).await.unwrap();
-    let error = export(&copy.log, &dir, &passphrase()).await.unwrap_err();
-    assert!(matches!(error, TransferError::Row { position: 2, .. }), "{error}");
-});
-
-both_stores!(a_damaged_row_stops_the_export_and_is_named, async |store: TestStore| {
-    let log = filled(&store).await;
-    store.tamper("UPDATE events SET recorded_at = recorded_at + 1 WHERE position = 700").await;
-    let dir = folder(&store);
-    let error = export(&log, &dir, &passphrase()).await.unwrap_err();
-    assert!(error.to_string().contains("position 700"), "{error}");
-    assert!(Export::open(&dir, &passphrase()).is_err(), "nothing half-written passes for an export");
-    let log_files = fs::read_dir(&dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "sealed");
-    assert_eq!(log_files.count(), 0);
-});
-
-both_stores!(nothing_of_it_stands_in_the_clear_and_others_cannot_read_it, async |store: TestStore| {
-    use std::os::unix::fs::PermissionsExt;
-    let log = filled(&store).await;
-    let dir = folder(&store);
-    exported(&log, &dir).await;
-    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
-    for entry in fs::read_dir(&dir).unwrap() {
-        let path = entry.unwrap().path();
-        let bytes = fs::read(&path).unwrap();
-        for word in ["account.signed_in", "user_keys", "battery"] {
-            assert!(!bytes.windows(word.len()).any(|window| window == word.as_bytes()), "{word} in {}", path.display());
-        }
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
+both_stores!(
+    a_store_that_was_used_since_is_not_touched,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        store.register(&opened.log, "ada").await;
+        let dir = folder(&store);
+        exported(&opened.log, &dir).await;
+        let there = TestStore::new(store.kind).await;
+        imported(&there, store.masters(), &dir).await.unwrap();
+        let copy = there.open_with(store.masters()).await.unwrap();
+        there.register(&copy.log, "eve").await;
+        ended(&there, copy).await;
+        let error = imported(&there, store.masters(), &dir).await.unwrap_err();
+        assert!(error.to_string().contains("used since"), "{error}");
+        // Both went on, each its own way.
+        store.register(&opened.log, "bob").await;
+        exported(&opened.log, &dir).await;
+        let error = imported(&there, store.masters(), &dir).await.unwrap_err();
+        assert!(
+            error.to_string().contains("differ at position 2"),
+            "{error}"
+        );
+        // And such a store can't be exported into that folder.
+        let copy = there.open_with(store.masters()).await.unwrap();
+        let error = export(&copy.log, &dir, &passphrase()).await.unwrap_err();
+        assert!(
+            matches!(error, TransferError::Row { position: 2, .. }),
+            "{error}"
+        );
     }
-});
+);
 
-both_stores!(an_export_of_a_log_in_use_is_of_one_moment, async |store: TestStore| {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    };
-    let (log, store) = (store.open().await.log, Arc::new(store));
-    let done = Arc::new(AtomicBool::new(false));
-    let writing = tokio::spawn({
-        let (log, store, done) = (log.clone(), Arc::clone(&store), Arc::clone(&done));
-        async move {
-            while !done.load(Ordering::SeqCst) {
-                store.register(&log, "somebody").await; // a fact and its key in one append
-            }
-        }
-    });
-    let dir = folder(&store);
-    let mut head = 0;
-    for _ in 0..4 {
-        let mut watch = log.watch_head();
-        watch.wait_for(|now| *now > head + 20).await.unwrap();
-        head = exported(&log, &dir).await.head;
+both_stores!(
+    a_damaged_row_stops_the_export_and_is_named,
+    async |store: TestStore| {
+        let log = filled(&store).await;
+        store
+            .tamper("UPDATE events SET recorded_at = recorded_at + 1 WHERE position = 700")
+            .await;
+        let dir = folder(&store);
+        let error = export(&log, &dir, &passphrase()).await.unwrap_err();
+        assert!(error.to_string().contains("position 700"), "{error}");
+        assert!(
+            Export::open(&dir, &passphrase()).is_err(),
+            "nothing half-written passes for an export"
+        );
+        let log_files = fs::read_dir(&dir)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "sealed");
+        assert_eq!(log_files.count(), 0);
     }
-    done.store(true, Ordering::SeqCst);
-    writing.await.unwrap();
-    let there = other(&store).await;
-    imported(&there, store.masters(), &dir).await.unwrap();
-    let copy = there.open_with(store.masters()).await.unwrap().log;
-    let rows = copy.rows(0, 1000).await.unwrap();
-    assert_eq!(rows.len() as u64, head.min(1000));
-    for row in &rows {
-        copy.open_row(row).await.unwrap(); // an absent key would be an error
-    }
-    let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM user_keys").fetch_one(copy.store().reads()).await.unwrap();
-    assert_eq!(keys as u64, head + 1, "a key for each user of the log and the system's, and none that is newer");
-});
+);
 
-both_stores!(files_of_two_logs_that_parted_are_not_mixed, async |store: TestStore| {
-    let log = store.open().await.log;
-    store.register(&log, "ada").await;
-    let dir = folder(&store);
-    exported(&log, &dir).await;
-    // The same log in another house, which goes on its own way, exported under the same key.
-    let there = TestStore::new(store.kind).await;
-    imported(&there, store.masters(), &dir).await.unwrap();
-    let elsewhere = folder(&there);
-    fs::create_dir(&elsewhere).unwrap();
-    for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), elsewhere.join(entry.file_name())).unwrap();
-    }
-    let copy = there.open_with(store.masters()).await.unwrap().log;
-    there.register(&copy, "eve").await;
-    exported(&copy, &elsewhere).await;
-    for name in ["bob", "cyd"] {
-        store.register(&log, name).await;
+both_stores!(
+    nothing_of_it_stands_in_the_clear_and_others_cannot_read_it,
+    async |store: TestStore| {
+        use std::os::unix::fs::PermissionsExt;
+        let log = filled(&store).await;
+        let dir = folder(&store);
         exported(&log, &dir).await;
+        assert_eq!(
+            fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            for word in ["account.signed_in", "user_keys", "battery"] {
+                assert!(
+                    !bytes
+                        .windows(word.len())
+                        .any(|window| window == word.as_bytes()),
+                    "{word} in {}",
+                    path.display()
+                );
+            }
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o077,
+                0,
+                "{}",
+                path.display()
+            );
+        }
     }
-    let second = format!("log-{0:020}-{0:020}.sealed", 2);
-    fs::copy(elsewhere.join(&second), dir.join(&second)).unwrap();
-    let rows: Vec<_> = Export::open(&dir, &passphrase()).unwrap().rows(0).collect();
-    assert_eq!(rows.len(), 3);
-    assert!(matches!(rows[2], Err(TransferError::Row { position: 3, .. })), "{:?}", rows[2]);
-});
+);
+
+both_stores!(
+    an_export_of_a_log_in_use_is_of_one_moment,
+    async |store: TestStore| {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        };
+        let (log, store) = (store.open().await.log, Arc::new(store));
+        let done = Arc::new(AtomicBool::new(false));
+        let writing = tokio::spawn({
+            let (log, store, done) = (log.clone(), Arc::clone(&store), Arc::clone(&done));
+            async move {
+                while !done.load(Ordering::SeqCst) {
+                    store.register(&log, "somebody").await; // a fact and its key in one append
+                }
+            }
+        });
+        let dir = folder(&store);
+        let mut head = 0;
+        for _ in 0..4 {
+            let mut watch = log.watch_head();
+            watch.wait_for(|now| *now > head + 20).await.unwrap();
+            head = exported(&log, &dir).await.head;
+        }
+        done.store(true, Ordering::SeqCst);
+        writing.await.unwrap();
+        let there = other(&store).await;
+        imported(&there, store.masters(), &dir).await.unwrap();
+        let copy = there.open_with(store.masters()).await.unwrap().log;
+        let rows = copy.rows(0, 1000).await.unwrap();
+        assert_eq!(rows.len() as u64, head.min(1000));
+        for row in &rows {
+            copy.open_row(row).await.unwrap(); // an absent key would be an error
+        }
+        let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM user_keys")
+            .fetch_one(copy.store().reads())
+            .await
+            .unwrap();
+        assert_eq!(
+            keys as u64,
+            head + 1,
+            "a key for each user of the log and the system's, and none that is newer"
+        );
+    }
+);
+
+both_stores!(
+    files_of_two_logs_that_parted_are_not_mixed,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        store.register(&log, "ada").await;
+        let dir = folder(&store);
+        exported(&log, &dir).await;
+        // The same log in another house, which goes on its own way, exported under the same key.
+        let there = TestStore::new(store.kind).await;
+        imported(&there, store.masters(), &dir).await.unwrap();
+        let elsewhere = folder(&there);
+        fs::create_dir(&elsewhere).unwrap();
+        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), elsewhere.join(entry.file_name())).unwrap();
+        }
+        let copy = there.open_with(store.masters()).await.unwrap().log;
+        there.register(&copy, "eve").await;
+        exported(&copy, &elsewhere).await;
+        for name in ["bob", "cyd"] {
+            store.register(&log, name).await;
+            exported(&log, &dir).await;
+        }
+        let second = format!("log-{0:020}-{0:020}.sealed", 2);
+        fs::copy(elsewhere.join(&second), dir.join(&second)).unwrap();
+        let rows: Vec<_> = Export::open(&dir, &passphrase()).unwrap().rows(0).collect();
+        assert_eq!(rows.len(), 3);
+        assert!(
+            matches!(rows[2], Err(TransferError::Row { position: 3, .. })),
+            "{:?}",
+            rows[2]
+        );
+    }
+);

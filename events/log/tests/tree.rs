@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, email::EmailEvent, ids::EmailId};
+use genie_events::{
+    Event, Metadata, StreamId, StreamKind, UserId, email::EmailEvent, ids::EmailId,
+};
 use genie_log::{
     Append, Group, Log, StoredRow,
     heads::SignedHead,
@@ -37,7 +39,11 @@ impl Drop for Node {
 
 impl Node {
     async fn start(store: &TestStore) -> Self {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let settings = store.settings();
         let start = async move {
             let log = Log::open(settings).await.unwrap().log;
@@ -46,21 +52,42 @@ impl Node {
             (log, sealing)
         };
         let (log, sealing) = runtime.spawn(start).await.unwrap();
-        Self { log, sealing, runtime: Some(runtime) }
+        Self {
+            log,
+            sealing,
+            runtime: Some(runtime),
+        }
     }
 
     /// Waits for the head over the whole log.
     async fn signed(&mut self, size: u64) -> SignedHead {
-        let heads = self.sealing.heads.wait_for(|head| head.as_ref().is_some_and(|head| head.size >= size));
-        let head = tokio::time::timeout(LONG, heads).await.expect("a head is signed").unwrap().clone().unwrap();
+        let heads = self
+            .sealing
+            .heads
+            .wait_for(|head| head.as_ref().is_some_and(|head| head.size >= size));
+        let head = tokio::time::timeout(LONG, heads)
+            .await
+            .expect("a head is signed")
+            .unwrap()
+            .clone()
+            .unwrap();
         assert_eq!(head.size, size);
         head
     }
 
     /// Waits until its sealer stopped, and says why.
     async fn stopped(&mut self) -> String {
-        let status = self.sealing.status.wait_for(|status| matches!(status.state, State::Stopped(_)));
-        match tokio::time::timeout(LONG, status).await.expect("the sealer stops").unwrap().state.clone() {
+        let status = self
+            .sealing
+            .status
+            .wait_for(|status| matches!(status.state, State::Stopped(_)));
+        match tokio::time::timeout(LONG, status)
+            .await
+            .expect("the sealer stops")
+            .unwrap()
+            .state
+            .clone()
+        {
             State::Stopped(reason) => reason,
             state => panic!("{state:?}"),
         }
@@ -70,14 +97,31 @@ impl Node {
 /// Facts of the system's streams, `count` of them in one append.
 async fn facts(log: &Log, count: usize) {
     let groups = (0..count).map(|_| {
-        let stream = StreamId::new(StreamKind::Email, EmailId(log.clock().new_uuid().to_string()));
-        Group::of_system(&stream, 0, vec![Event::Email(EmailEvent::Claimed { user: UserId(log.clock().new_uuid()) })])
+        let stream = StreamId::new(
+            StreamKind::Email,
+            EmailId(log.clock().new_uuid().to_string()),
+        );
+        Group::of_system(
+            &stream,
+            0,
+            vec![Event::Email(EmailEvent::Claimed {
+                user: UserId(log.clock().new_uuid()),
+            })],
+        )
     });
-    log.append(Append { groups: groups.collect(), work: vec![], metadata: Metadata::system(), remember: None }).await.unwrap();
+    log.append(Append {
+        groups: groups.collect(),
+        work: vec![],
+        metadata: Metadata::system(),
+        remember: None,
+    })
+    .await
+    .unwrap();
 }
 
 async fn verify(log: &Log, pinned: &[&SignedHead]) -> Result<Verified, CantVerify> {
-    log.verify(pinned.iter().map(|head| Ok(head.note.clone()))).await
+    log.verify(pinned.iter().map(|head| Ok(head.note.clone())))
+        .await
 }
 
 /// The positions between which the first bad one is, and the sentence.
@@ -91,7 +135,10 @@ async fn found(log: &Log, pinned: &[&SignedHead]) -> (u64, u64, String) {
 #[track_caller]
 fn is_at(position: u64, (first, last, sentence): (u64, u64, String)) {
     assert_eq!((first, last), (position, position), "{sentence}");
-    assert!(sentence.starts_with(&format!("position {position}: ")), "{sentence}");
+    assert!(
+        sentence.starts_with(&format!("position {position}: ")),
+        "{sentence}"
+    );
 }
 
 fn bytes(kind: Kind, bytes: &[u8]) -> String {
@@ -108,7 +155,11 @@ async fn row_at(log: &Log, position: u64) -> StoredRow {
 
 async fn set_leaf(store: &TestStore, position: u64, leaf: &[u8]) {
     let (index, leaf) = (tree::first_index(position), bytes(store.kind, leaf));
-    store.tamper(&format!("UPDATE tree_hashes SET hash = {leaf} WHERE hash_index = {index}")).await;
+    store
+        .tamper(&format!(
+            "UPDATE tree_hashes SET hash = {leaf} WHERE hash_index = {index}"
+        ))
+        .await;
 }
 
 /// Changes a row and its digest so that they fit each other.
@@ -117,64 +168,131 @@ async fn change_with_digest(store: &TestStore, log: &Log, position: u64) -> Stor
     row.recorded_at.0 += 1;
     row.digest = row.computed_digest().to_vec();
     let (at, digest) = (row.recorded_at.0, bytes(store.kind, &row.digest));
-    store.tamper(&format!("UPDATE events SET recorded_at = {at}, digest = {digest} WHERE position = {position}")).await;
+    store
+        .tamper(&format!(
+            "UPDATE events SET recorded_at = {at}, digest = {digest} WHERE position = {position}"
+        ))
+        .await;
     row
 }
 
-both_stores!(all_facts_are_sealed_proved_and_verified, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    facts(&log, 700).await; // more than one batch
-    facts(&log, 600).await;
-    let first = node.signed(1300).await;
-    facts(&log, 3).await;
-    let head = node.signed(1303).await;
-    assert_ne!(first.root, head.root);
-
-    let public = log.head_key().await.unwrap().public();
-    for position in [1, 2, 511, 512, 513, 1299, 1300, 1303] {
-        let proof = log.prove(position, Some(first.size)).await.unwrap();
-        assert_eq!((&public.open(&proof.head.note).unwrap(), proof.position), (&head, position));
-        assert_eq!(proof.digest, row_at(&log, position).await.computed_digest());
-        assert!(tree::is_included(&proof.path, head.size, head.root, position, &proof.digest));
-        let growth = proof.growth.unwrap();
-        assert_eq!(growth.root, first.root);
-        assert!(tree::is_consistent(&growth.proof, (first.size, first.root), (head.size, head.root)));
-    }
-    assert!(matches!(log.prove(0, None).await, Err(CantProve::NotThere { .. })));
-    assert!(matches!(log.prove(1304, None).await, Err(CantProve::NotThere { position: 1304, facts: 1303 })));
-    assert!(matches!(log.prove(1, Some(1304)).await, Err(CantProve::NoSuchSize { signed: 1303 })));
-    let verified = verify(&log, &[&first, &head, &head]).await.unwrap();
-    assert_eq!((verified.facts, verified.pinned, verified.covered, verified.uncounted), (1303, 3, 1303, 0));
-    assert!(verified.heads >= 2, "{verified:?}");
-});
-
-both_stores!(a_fact_that_no_head_covers_yet_is_told_as_such, async |store: TestStore| {
-    let log = store.open().await.log;
-    assert_eq!(verify(&log, &[]).await.unwrap(), Verified::default(), "an empty log is in order");
-    facts(&log, 3).await;
-    assert!(matches!(log.prove(2, None).await, Err(CantProve::NotSealed { position: 2, signed: 0 })));
-    let verified = verify(&log, &[]).await.unwrap();
-    assert_eq!((verified.facts, verified.heads, verified.covered), (3, 0, 0));
-});
-
-both_stores!(a_sealer_that_is_dropped_anywhere_goes_on_where_it_was, async |store: TestStore| {
-    let (mut size, mut heads) = (0, Vec::new());
-    for _ in 0..5 {
+both_stores!(
+    all_facts_are_sealed_proved_and_verified,
+    async |store: TestStore| {
         let mut node = Node::start(&store).await;
-        facts(&node.log, 900).await;
-        size += 900;
-        let at_least = size - 500; // in the middle of this round's facts
-        let reached = node.sealing.status.wait_for(|status| status.sealed >= at_least);
-        tokio::time::timeout(LONG, reached).await.expect("it seals").unwrap();
-        heads.extend(node.sealing.heads.borrow().clone());
-        drop(node);
+        let log = node.log.clone();
+        facts(&log, 700).await; // more than one batch
+        facts(&log, 600).await;
+        let first = node.signed(1300).await;
+        facts(&log, 3).await;
+        let head = node.signed(1303).await;
+        assert_ne!(first.root, head.root);
+
+        let public = log.head_key().await.unwrap().public();
+        for position in [1, 2, 511, 512, 513, 1299, 1300, 1303] {
+            let proof = log.prove(position, Some(first.size)).await.unwrap();
+            assert_eq!(
+                (&public.open(&proof.head.note).unwrap(), proof.position),
+                (&head, position)
+            );
+            assert_eq!(proof.digest, row_at(&log, position).await.computed_digest());
+            assert!(tree::is_included(
+                &proof.path,
+                head.size,
+                head.root,
+                position,
+                &proof.digest
+            ));
+            let growth = proof.growth.unwrap();
+            assert_eq!(growth.root, first.root);
+            assert!(tree::is_consistent(
+                &growth.proof,
+                (first.size, first.root),
+                (head.size, head.root)
+            ));
+        }
+        assert!(matches!(
+            log.prove(0, None).await,
+            Err(CantProve::NotThere { .. })
+        ));
+        assert!(matches!(
+            log.prove(1304, None).await,
+            Err(CantProve::NotThere {
+                position: 1304,
+                facts: 1303
+            })
+        ));
+        assert!(matches!(
+            log.prove(1, Some(1304)).await,
+            Err(CantProve::NoSuchSize { signed: 1303 })
+        ));
+        let verified = verify(&log, &[&first, &head, &head]).await.unwrap();
+        assert_eq!(
+            (
+                verified.facts,
+                verified.pinned,
+                verified.covered,
+                verified.uncounted
+            ),
+            (1303, 3, 1303, 0)
+        );
+        assert!(verified.heads >= 2, "{verified:?}");
     }
-    let mut node = Node::start(&store).await;
-    heads.push(node.signed(size).await);
-    let verified = verify(&node.log, &heads.iter().collect::<Vec<_>>()).await.unwrap();
-    assert_eq!((verified.facts, verified.covered), (size, size));
-});
+);
+
+both_stores!(
+    a_fact_that_no_head_covers_yet_is_told_as_such,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        assert_eq!(
+            verify(&log, &[]).await.unwrap(),
+            Verified::default(),
+            "an empty log is in order"
+        );
+        facts(&log, 3).await;
+        assert!(matches!(
+            log.prove(2, None).await,
+            Err(CantProve::NotSealed {
+                position: 2,
+                signed: 0
+            })
+        ));
+        let verified = verify(&log, &[]).await.unwrap();
+        assert_eq!(
+            (verified.facts, verified.heads, verified.covered),
+            (3, 0, 0)
+        );
+    }
+);
+
+both_stores!(
+    a_sealer_that_is_dropped_anywhere_goes_on_where_it_was,
+    async |store: TestStore| {
+        let (mut size, mut heads) = (0, Vec::new());
+        for _ in 0..5 {
+            let mut node = Node::start(&store).await;
+            facts(&node.log, 900).await;
+            size += 900;
+            let at_least = size - 500; // in the middle of this round's facts
+            let reached = node
+                .sealing
+                .status
+                .wait_for(|status| status.sealed >= at_least);
+            tokio::time::timeout(LONG, reached)
+                .await
+                .expect("it seals")
+                .unwrap();
+            heads.extend(node.sealing.heads.borrow().clone());
+            drop(node);
+        }
+        let mut node = Node::start(&store).await;
+        heads.push(node.signed(size).await);
+        let verified = verify(&node.log, &heads.iter().collect::<Vec<_>>())
+            .await
+            .unwrap();
+        assert_eq!((verified.facts, verified.covered), (size, size));
+    }
+);
 
 both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
     let log = store.open().await.log;
@@ -185,224 +303,372 @@ both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
     let next = store.database_url().map(|url| {
         tokio::spawn(async move {
             let mut connection = PgConnection::connect(&url).await.unwrap();
-            sqlx::query("SELECT pg_advisory_lock(7340992)").execute(&mut connection).await.unwrap();
+            sqlx::query("SELECT pg_advisory_lock(7340992)")
+                .execute(&mut connection)
+                .await
+                .unwrap();
             std::future::pending::<()>().await
         })
     });
-    store.try_sql("UPDATE elections SET epoch = epoch + 1").await.unwrap(); // as when another was elected meanwhile
+    store
+        .try_sql("UPDATE elections SET epoch = epoch + 1")
+        .await
+        .unwrap(); // as when another was elected meanwhile
     let mut slow = sealer::start(&log, election, SOON).await.unwrap();
-    tokio::time::timeout(LONG, slow.status.changed()).await.expect("it is told that it was deposed").unwrap();
+    tokio::time::timeout(LONG, slow.status.changed())
+        .await
+        .expect("it is told that it was deposed")
+        .unwrap();
     assert_eq!(slow.status.borrow_and_update().state, State::Waiting);
     let verified = verify(&log, &[]).await.unwrap();
     assert_eq!((verified.facts, verified.heads), (3, 0));
-    let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap() + store.try_sql("DELETE FROM tree_heads").await.unwrap();
+    let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap()
+        + store.try_sql("DELETE FROM tree_heads").await.unwrap();
     assert_eq!(stored, 0, "it wrote nothing");
     drop(next);
 });
 
-both_stores!(two_sealers_one_after_the_other_make_one_tree, async |store: TestStore| {
-    let mut first = Node::start(&store).await;
-    facts(&first.log, 5).await;
-    let old = first.signed(5).await;
-    drop(first);
-    let mut second = Node::start(&store).await;
-    facts(&second.log, 5).await;
-    let new = second.signed(10).await;
-    let verified = verify(&second.log, &[&old, &new]).await.unwrap();
-    assert_eq!((verified.facts, verified.heads, verified.pinned), (10, 2, 2));
-});
-
-both_stores!(a_changed_fact_stops_the_sealer_with_its_position, async |store: TestStore| {
-    facts(&store.open().await.log, 5).await;
-    store.tamper("UPDATE events SET metadata = '{}' WHERE position = 4").await;
-    let mut node = Node::start(&store).await;
-    let reason = node.stopped().await;
-    let stream = row_at(&node.log, 4).await.id;
-    assert!(reason.contains("position 4") && reason.contains(&stream) && reason.contains("digest"), "{reason}");
-    assert_eq!(*node.sealing.heads.borrow(), None, "nothing of the batch was signed");
-});
-
-both_stores!(a_log_that_was_cut_off_or_replaced_is_not_sealed_over, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    facts(&node.log, 5).await;
-    node.signed(5).await;
-    drop(node);
-    store.tamper("DELETE FROM events WHERE position = 5").await;
-    let mut node = Node::start(&store).await;
-    assert!(node.stopped().await.contains("position 5 was sealed and is gone"));
-    is_at(5, found(&node.log, &[]).await);
-    facts(&node.log, 2).await; // which takes position 5 again
-    drop(node);
-    let mut node = Node::start(&store).await;
-    let reason = node.stopped().await;
-    assert!(reason.contains("position 5") && reason.contains("not the one that was sealed"), "{reason}");
-    is_at(5, found(&node.log, &[]).await);
-});
-
-both_stores!(no_head_is_signed_that_does_not_grow_out_of_the_last, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    facts(&log, 6).await;
-    let head = node.signed(6).await;
-
-    // The whole tree made anew over changed facts, by somebody who knows how; but the old head is kept.
-    change_with_digest(&store, &log, 2).await;
-    let mut frontier = tree::Frontier::default();
-    for position in 1..=6 {
-        let hashes = frontier.push(tree::leaf_hash(&row_at(&log, position).await.digest));
-        for (index, hash) in (tree::first_index(position)..).zip(hashes) {
-            let hash = bytes(store.kind, &hash.0);
-            store.tamper(&format!("UPDATE tree_hashes SET hash = {hash} WHERE hash_index = {index}")).await;
-        }
+both_stores!(
+    two_sealers_one_after_the_other_make_one_tree,
+    async |store: TestStore| {
+        let mut first = Node::start(&store).await;
+        facts(&first.log, 5).await;
+        let old = first.signed(5).await;
+        drop(first);
+        let mut second = Node::start(&store).await;
+        facts(&second.log, 5).await;
+        let new = second.signed(10).await;
+        let verified = verify(&second.log, &[&old, &new]).await.unwrap();
+        assert_eq!(
+            (verified.facts, verified.heads, verified.pinned),
+            (10, 2, 2)
+        );
     }
-    drop(node);
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    facts(&log, 1).await;
-    assert!(node.stopped().await.contains("did not grow out of the signed head over 6"));
-    let (first, last, sentence) = found(&log, &[]).await;
-    assert!((first, last) == (1, 6) && sentence.starts_with("between positions 1 and 6"), "{sentence}");
+);
 
-    // And with a head signed anew, by somebody who has the master key as well: the one kept outside tells.
-    let forged = log.head_key().await.unwrap().sign(6, frontier.root()).unwrap();
-    store.tamper(&format!("UPDATE tree_heads SET note = '{}' WHERE size = 6", forged.note)).await;
-    assert_eq!(verify(&log, &[]).await.unwrap().heads, 1, "nothing in the store tells");
-    let (first, last, sentence) = found(&log, &[&head]).await;
-    assert!((first, last) == (1, 6) && sentence.contains("kept outside"), "{sentence}");
-});
-
-both_stores!(whatever_is_tampered_with_is_found_at_its_position, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    facts(&log, 300).await;
-    let early = node.signed(300).await;
-    facts(&log, 200).await;
-    let head = node.signed(500).await;
-    let pinned = [&early, &head];
-    let untouched = verify(&log, &pinned).await.unwrap();
-    assert_eq!((untouched.facts, untouched.pinned), (500, 2));
-
-    // Rewritten hashes of the tree: a leaf, then one above; and one that is gone.
-    let leaf = tree::leaf_hash(&row_at(&log, 490).await.digest);
-    set_leaf(&store, 490, &[7; 32]).await;
-    is_at(490, found(&log, &pinned).await);
-    set_leaf(&store, 490, &leaf.0).await;
-    assert!(verify(&log, &pinned).await.is_ok());
-    let above = tree::first_index(480) + 2; // of 477 to 480
-    store.tamper(&format!("UPDATE tree_hashes SET hash = {} WHERE hash_index = {above}", bytes(store.kind, &[7; 32]))).await;
-    let (first, last, sentence) = found(&log, &pinned).await;
-    assert_eq!((first, last), (477, 480), "{sentence}");
-    store.tamper(&format!("DELETE FROM tree_hashes WHERE hash_index = {}", tree::first_index(470))).await;
-    is_at(470, found(&log, &pinned).await);
-
-    // Heads: over other facts than it says, forged, replaced by an older one, signed by another log.
-    let place_of = async |note: &str| {
-        store.tamper(&format!("UPDATE tree_heads SET note = '{note}' WHERE size = 300")).await;
-        match verify(&log, &[]).await {
-            Err(CantVerify::Head { place, reason }) => format!("{place}: {reason}"),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert!(place_of(&head.note).await.contains("the signed head over 300 facts: it is over 500"));
-    let forged = early.note.replacen("\n300\n", "\n301\n", 1);
-    assert!(place_of(&forged).await.contains("the signed head over 300 facts: its signature does not match"));
-    let other_store = TestStore::new(store.kind).await;
-    let other_log = other_store.open().await.log;
-    let alien = other_log.head_key().await.unwrap().sign(300, early.root).unwrap();
-    assert!(place_of(&alien.note).await.contains("of another log"));
-    store.tamper(&format!("UPDATE tree_heads SET note = '{}' WHERE size = 300", early.note)).await;
-    assert!(matches!(verify(&log, &[&alien]).await, Err(CantVerify::Head { place, .. }) if place == "pinned head 1"));
-    let ahead = log.head_key().await.unwrap().sign(501, head.root).unwrap();
-    is_at(470, found(&log, &[&early, &head, &ahead]).await);
-
-    // Facts, from the last to the first, so that each is the first bad one when it is looked for.
-    change_with_digest(&store, &log, 460).await;
-    is_at(460, found(&log, &pinned).await);
-    for (from, to) in [(450, 9000), (455, 450), (9000, 455)] {
-        store.tamper(&format!("UPDATE events SET position = {to} WHERE position = {from}")).await;
+both_stores!(
+    a_changed_fact_stops_the_sealer_with_its_position,
+    async |store: TestStore| {
+        facts(&store.open().await.log, 5).await;
+        store
+            .tamper("UPDATE events SET metadata = '{}' WHERE position = 4")
+            .await;
+        let mut node = Node::start(&store).await;
+        let reason = node.stopped().await;
+        let stream = row_at(&node.log, 4).await.id;
+        assert!(
+            reason.contains("position 4") && reason.contains(&stream) && reason.contains("digest"),
+            "{reason}"
+        );
+        assert_eq!(
+            *node.sealing.heads.borrow(),
+            None,
+            "nothing of the batch was signed"
+        );
     }
-    is_at(450, found(&log, &pinned).await);
-    store.tamper("DELETE FROM events WHERE position = 430").await;
-    is_at(430, found(&log, &pinned).await);
-    store.tamper("UPDATE events SET payload = '{}' WHERE position = 420").await;
-    is_at(420, found(&log, &pinned).await);
-    let changed = change_with_digest(&store, &log, 410).await;
-    set_leaf(&store, 410, &tree::leaf_hash(&changed.digest).0).await;
-    let (first, last, sentence) = found(&log, &pinned).await;
-    assert_eq!((first, last), (409, 410), "only the hash above the leaf tells: {sentence}");
-    store.tamper("UPDATE events SET position = 0 WHERE position = 500").await;
-    is_at(0, found(&log, &pinned).await);
-});
+);
 
-both_stores!(the_end_of_the_log_can_not_be_cut_off, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    facts(&log, 5).await;
-    let head = node.signed(5).await;
-    store.tamper("DELETE FROM events WHERE position >= 4").await;
-    is_at(4, found(&log, &[]).await);
-    store.tamper("DELETE FROM tree_heads").await;
-    store.tamper("DELETE FROM tree_hashes").await;
-    store.tamper("DELETE FROM checkpoints").await;
-    assert!(verify(&log, &[]).await.is_ok(), "nothing in the store tells");
-    is_at(4, found(&log, &[&head]).await);
-});
+both_stores!(
+    a_log_that_was_cut_off_or_replaced_is_not_sealed_over,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        facts(&node.log, 5).await;
+        node.signed(5).await;
+        drop(node);
+        store.tamper("DELETE FROM events WHERE position = 5").await;
+        let mut node = Node::start(&store).await;
+        assert!(
+            node.stopped()
+                .await
+                .contains("position 5 was sealed and is gone")
+        );
+        is_at(5, found(&node.log, &[]).await);
+        facts(&node.log, 2).await; // which takes position 5 again
+        drop(node);
+        let mut node = Node::start(&store).await;
+        let reason = node.stopped().await;
+        assert!(
+            reason.contains("position 5") && reason.contains("not the one that was sealed"),
+            "{reason}"
+        );
+        is_at(5, found(&node.log, &[]).await);
+    }
+);
 
-both_stores!(what_is_written_and_kept_outside_meanwhile_is_no_finding, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    facts(&log, 3).await;
-    let first = node.signed(3).await;
-    // A file that was at its end, and has another head when it is looked at after the last row.
-    let mut asked = 0;
-    let growing = std::iter::from_fn(|| {
-        asked += 1;
-        let more = async {
-            facts(&node.log.clone(), 4).await;
-            node.signed(7).await
+both_stores!(
+    no_head_is_signed_that_does_not_grow_out_of_the_last,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 6).await;
+        let head = node.signed(6).await;
+
+        // The whole tree made anew over changed facts, by somebody who knows how; but the old head is kept.
+        change_with_digest(&store, &log, 2).await;
+        let mut frontier = tree::Frontier::default();
+        for position in 1..=6 {
+            let hashes = frontier.push(tree::leaf_hash(&row_at(&log, position).await.digest));
+            for (index, hash) in (tree::first_index(position)..).zip(hashes) {
+                let hash = bytes(store.kind, &hash.0);
+                store
+                    .tamper(&format!(
+                        "UPDATE tree_hashes SET hash = {hash} WHERE hash_index = {index}"
+                    ))
+                    .await;
+            }
+        }
+        drop(node);
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 1).await;
+        assert!(
+            node.stopped()
+                .await
+                .contains("did not grow out of the signed head over 6")
+        );
+        let (first, last, sentence) = found(&log, &[]).await;
+        assert!(
+            (first, last) == (1, 6) && sentence.starts_with("between positions 1 and 6"),
+            "{sentence}"
+        );
+
+        // And with a head signed anew, by somebody who has the master key as well: the one kept outside tells.
+        let forged = log
+            .head_key()
+            .await
+            .unwrap()
+            .sign(6, frontier.root())
+            .unwrap();
+        store
+            .tamper(&format!(
+                "UPDATE tree_heads SET note = '{}' WHERE size = 6",
+                forged.note
+            ))
+            .await;
+        assert_eq!(
+            verify(&log, &[]).await.unwrap().heads,
+            1,
+            "nothing in the store tells"
+        );
+        let (first, last, sentence) = found(&log, &[&head]).await;
+        assert!(
+            (first, last) == (1, 6) && sentence.contains("kept outside"),
+            "{sentence}"
+        );
+    }
+);
+
+both_stores!(
+    whatever_is_tampered_with_is_found_at_its_position,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 300).await;
+        let early = node.signed(300).await;
+        facts(&log, 200).await;
+        let head = node.signed(500).await;
+        let pinned = [&early, &head];
+        let untouched = verify(&log, &pinned).await.unwrap();
+        assert_eq!((untouched.facts, untouched.pinned), (500, 2));
+
+        // Rewritten hashes of the tree: a leaf, then one above; and one that is gone.
+        let leaf = tree::leaf_hash(&row_at(&log, 490).await.digest);
+        set_leaf(&store, 490, &[7; 32]).await;
+        is_at(490, found(&log, &pinned).await);
+        set_leaf(&store, 490, &leaf.0).await;
+        assert!(verify(&log, &pinned).await.is_ok());
+        let above = tree::first_index(480) + 2; // of 477 to 480
+        store
+            .tamper(&format!(
+                "UPDATE tree_hashes SET hash = {} WHERE hash_index = {above}",
+                bytes(store.kind, &[7; 32])
+            ))
+            .await;
+        let (first, last, sentence) = found(&log, &pinned).await;
+        assert_eq!((first, last), (477, 480), "{sentence}");
+        store
+            .tamper(&format!(
+                "DELETE FROM tree_hashes WHERE hash_index = {}",
+                tree::first_index(470)
+            ))
+            .await;
+        is_at(470, found(&log, &pinned).await);
+
+        // Heads: over other facts than it says, forged, replaced by an older one, signed by another log.
+        let place_of = async |note: &str| {
+            store
+                .tamper(&format!(
+                    "UPDATE tree_heads SET note = '{note}' WHERE size = 300"
+                ))
+                .await;
+            match verify(&log, &[]).await {
+                Err(CantVerify::Head { place, reason }) => format!("{place}: {reason}"),
+                other => panic!("{other:?}"),
+            }
         };
-        match asked {
-            1 => Some(Ok(first.note.clone())),
-            3 => Some(Ok(tokio::task::block_in_place(|| runtime::Handle::current().block_on(more)).note)),
-            _ => None,
+        assert!(
+            place_of(&head.note)
+                .await
+                .contains("the signed head over 300 facts: it is over 500")
+        );
+        let forged = early.note.replacen("\n300\n", "\n301\n", 1);
+        assert!(
+            place_of(&forged)
+                .await
+                .contains("the signed head over 300 facts: its signature does not match")
+        );
+        let other_store = TestStore::new(store.kind).await;
+        let other_log = other_store.open().await.log;
+        let alien = other_log
+            .head_key()
+            .await
+            .unwrap()
+            .sign(300, early.root)
+            .unwrap();
+        assert!(place_of(&alien.note).await.contains("of another log"));
+        store
+            .tamper(&format!(
+                "UPDATE tree_heads SET note = '{}' WHERE size = 300",
+                early.note
+            ))
+            .await;
+        assert!(
+            matches!(verify(&log, &[&alien]).await, Err(CantVerify::Head { place, .. }) if place == "pinned head 1")
+        );
+        let ahead = log.head_key().await.unwrap().sign(501, head.root).unwrap();
+        is_at(470, found(&log, &[&early, &head, &ahead]).await);
+
+        // Facts, from the last to the first, so that each is the first bad one when it is looked for.
+        change_with_digest(&store, &log, 460).await;
+        is_at(460, found(&log, &pinned).await);
+        for (from, to) in [(450, 9000), (455, 450), (9000, 455)] {
+            store
+                .tamper(&format!(
+                    "UPDATE events SET position = {to} WHERE position = {from}"
+                ))
+                .await;
         }
-    });
-    let verified = log.verify(growing).await.unwrap();
-    assert_eq!((verified.facts, verified.pinned, verified.covered), (7, 2, 7));
-    assert!(asked > 3);
-});
+        is_at(450, found(&log, &pinned).await);
+        store
+            .tamper("DELETE FROM events WHERE position = 430")
+            .await;
+        is_at(430, found(&log, &pinned).await);
+        store
+            .tamper("UPDATE events SET payload = '{}' WHERE position = 420")
+            .await;
+        is_at(420, found(&log, &pinned).await);
+        let changed = change_with_digest(&store, &log, 410).await;
+        set_leaf(&store, 410, &tree::leaf_hash(&changed.digest).0).await;
+        let (first, last, sentence) = found(&log, &pinned).await;
+        assert_eq!(
+            (first, last),
+            (409, 410),
+            "only the hash above the leaf tells: {sentence}"
+        );
+        store
+            .tamper("UPDATE events SET position = 0 WHERE position = 500")
+            .await;
+        is_at(0, found(&log, &pinned).await);
+    }
+);
 
-both_stores!(a_gap_in_an_owners_counter_is_found, async |store: TestStore| {
-    let log = store.open().await.log;
-    facts(&log, 5).await;
-    let mut row = row_at(&log, 3).await;
-    row.owner_seq = 2;
-    let digest = bytes(store.kind, &row.computed_digest());
-    store.tamper(&format!("UPDATE events SET user_seq = 2, digest = {digest} WHERE position = 3")).await;
-    is_at(3, found(&log, &[]).await);
-});
+both_stores!(
+    the_end_of_the_log_can_not_be_cut_off,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 5).await;
+        let head = node.signed(5).await;
+        store.tamper("DELETE FROM events WHERE position >= 4").await;
+        is_at(4, found(&log, &[]).await);
+        store.tamper("DELETE FROM tree_heads").await;
+        store.tamper("DELETE FROM tree_hashes").await;
+        store.tamper("DELETE FROM checkpoints").await;
+        assert!(
+            verify(&log, &[]).await.is_ok(),
+            "nothing in the store tells"
+        );
+        is_at(4, found(&log, &[&head]).await);
+    }
+);
 
-both_stores!(a_log_whose_users_were_forgotten_still_verifies, async |store: TestStore| {
-    let mut node = Node::start(&store).await;
-    let log = node.log.clone();
-    store.register(&log, "ada").await;
-    let head = node.signed(1).await;
-    store
+both_stores!(
+    what_is_written_and_kept_outside_meanwhile_is_no_finding,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 3).await;
+        let first = node.signed(3).await;
+        // A file that was at its end, and has another head when it is looked at after the last row.
+        let mut asked = 0;
+        let growing = std::iter::from_fn(|| {
+            asked += 1;
+            let more = async {
+                facts(&node.log.clone(), 4).await;
+                node.signed(7).await
+            };
+            match asked {
+                1 => Some(Ok(first.note.clone())),
+                3 => Some(Ok(tokio::task::block_in_place(|| {
+                    runtime::Handle::current().block_on(more)
+                })
+                .note)),
+                _ => None,
+            }
+        });
+        let verified = log.verify(growing).await.unwrap();
+        assert_eq!(
+            (verified.facts, verified.pinned, verified.covered),
+            (7, 2, 7)
+        );
+        assert!(asked > 3);
+    }
+);
+
+both_stores!(
+    a_gap_in_an_owners_counter_is_found,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        facts(&log, 5).await;
+        let mut row = row_at(&log, 3).await;
+        row.owner_seq = 2;
+        let digest = bytes(store.kind, &row.computed_digest());
+        store
+            .tamper(&format!(
+                "UPDATE events SET user_seq = 2, digest = {digest} WHERE position = 3"
+            ))
+            .await;
+        is_at(3, found(&log, &[]).await);
+    }
+);
+
+both_stores!(
+    a_log_whose_users_were_forgotten_still_verifies,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        store.register(&log, "ada").await;
+        let head = node.signed(1).await;
+        store
         .tamper(
             "UPDATE user_keys SET wrapped = NULL, state = 'destroyed' WHERE user_id <> '00000000-0000-0000-0000-000000000000'",
         )
         .await;
-    drop(node);
-    let log = store.open_to_read().await;
-    assert_eq!(verify(&log, &[&head]).await.unwrap().facts, 1);
-    assert!(log.prove(1, None).await.is_ok());
-});
+        drop(node);
+        let log = store.open_to_read().await;
+        assert_eq!(verify(&log, &[&head]).await.unwrap().facts, 1);
+        assert!(log.prove(1, None).await.is_ok());
+    }
+);
 
-both_stores!(a_head_key_belongs_to_its_log_and_outlives_it, async |store: TestStore| {
-    let (first, again) = (store.open().await.log, store.open().await.log);
-    let key = first.head_key().await.unwrap().public().to_string();
-    assert_eq!(again.head_key().await.unwrap().public().to_string(), key);
-    let other_store = TestStore::new(store.kind).await;
-    let other = other_store.open().await.log;
-    assert_ne!(other.head_key().await.unwrap().public().to_string(), key);
-});
+both_stores!(
+    a_head_key_belongs_to_its_log_and_outlives_it,
+    async |store: TestStore| {
+        let (first, again) = (store.open().await.log, store.open().await.log);
+        let key = first.head_key().await.unwrap().public().to_string();
+        assert_eq!(again.head_key().await.unwrap().public().to_string(), key);
+        let other_store = TestStore::new(store.kind).await;
+        let other = other_store.open().await.log;
+        assert_ne!(other.head_key().await.unwrap().public().to_string(), key);
+    }
+);

@@ -54,7 +54,17 @@ pub struct Acquaintance {
 
 impl From<Registration> for Acquaintance {
     fn from(r: Registration) -> Self {
-        let (email, email_id, onboarding) = (Some(r.email), Some(r.email_id), Onboarding::default());
-        Self { email, email_id, first_name: r.first_name, tier: r.tier, role: r.role, admin: r.admin, onboarding, active: true }
+        let (email, email_id, onboarding) =
+            (Some(r.email), Some(r.email_id), Onboarding::default());
+        Self {
+            email,
+            email_id,
+            first_name: r.first_name,
+            tier: r.tier,
+            role: r.role,
+            admin: r.admin,
+            onboarding,
+            active: true,
+        }
     }
 }

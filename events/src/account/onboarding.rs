@@ -30,8 +30,13 @@ impl Onboarding {
 
     /// The stored word back.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::ExtensionInstall, Self::DataCollection, Self::Processing, Self::Complete]
-            .into_iter()
-            .find(|state| state.as_str() == word)
+        [
+            Self::ExtensionInstall,
+            Self::DataCollection,
+            Self::Processing,
+            Self::Complete,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == word)
     }
 }

@@ -81,18 +81,30 @@ impl Profile {
             AccountCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
             AccountCommand::SignInByPassword { password, code } => self.sign_in(password, code),
             AccountCommand::AdvanceOnboarding { to, privileged } => self.advance(to, privileged),
-            AccountCommand::ChangeEmail { email, email_id } => Ok(vec![AccountEvent::EmailChanged { email, email_id }]),
+            AccountCommand::ChangeEmail { email, email_id } => {
+                Ok(vec![AccountEvent::EmailChanged { email, email_id }])
+            }
             AccountCommand::ChangePassword { from } => {
                 self.check_password(from)?;
-                Ok(vec![AccountEvent::PasswordChanged { version: self.password + 1 }])
+                Ok(vec![AccountEvent::PasswordChanged {
+                    version: self.password + 1,
+                }])
             }
-            AccountCommand::OfferPasswordReset(link) => Ok(vec![AccountEvent::PasswordResetOffered(link)]),
-            AccountCommand::ResetPassword { token_hash, now } => self.reset_password(&token_hash, now),
+            AccountCommand::OfferPasswordReset(link) => {
+                Ok(vec![AccountEvent::PasswordResetOffered(link)])
+            }
+            AccountCommand::ResetPassword { token_hash, now } => {
+                self.reset_password(&token_hash, now)
+            }
             AccountCommand::EnableTwoFactor { step } => match self.two_factor {
-                TwoFactor { on: true, .. } => {
-                    Err(Refusal::conflict("two_factor_on", "Two-factor login is on already; disable it first"))
-                }
-                TwoFactor { version, .. } => Ok(vec![AccountEvent::TwoFactorEnabled { version: version + 1, step }]),
+                TwoFactor { on: true, .. } => Err(Refusal::conflict(
+                    "two_factor_on",
+                    "Two-factor login is on already; disable it first",
+                )),
+                TwoFactor { version, .. } => Ok(vec![AccountEvent::TwoFactorEnabled {
+                    version: version + 1,
+                    step,
+                }]),
             },
             AccountCommand::DisableTwoFactor(code) => {
                 let step = self.check_code(Some(code))?;
@@ -100,20 +112,28 @@ impl Profile {
             }
             AccountCommand::RemoveTwoFactor => match self.two_factor {
                 TwoFactor { on: false, .. } => Ok(vec![]),
-                TwoFactor { last_step: step, .. } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
+                TwoFactor {
+                    last_step: step, ..
+                } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
             },
             AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
-            AccountCommand::EndSession { family } => Ok(vec![AccountEvent::SessionEnded { family }]),
+            AccountCommand::EndSession { family } => {
+                Ok(vec![AccountEvent::SessionEnded { family }])
+            }
             AccountCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
             },
             AccountCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
-            AccountCommand::StartImpersonation { .. } if self.admin => {
-                Err(Refusal::forbidden("forbidden", "Nobody may act in an administrator's name"))
-            }
+            AccountCommand::StartImpersonation { .. } if self.admin => Err(Refusal::forbidden(
+                "forbidden",
+                "Nobody may act in an administrator's name",
+            )),
             AccountCommand::StartImpersonation { by, impersonation } => {
-                Ok(vec![AccountEvent::ImpersonationStarted { by, impersonation }])
+                Ok(vec![AccountEvent::ImpersonationStarted {
+                    by,
+                    impersonation,
+                }])
             }
             // Taken before.
             AccountCommand::Register(_)
@@ -133,20 +153,30 @@ impl Profile {
             return Ok(vec![AccountEvent::SignedIn]);
         }
         let step = self.check_code(code)?;
-        Ok(vec![AccountEvent::TwoFactorUsed { step }, AccountEvent::SignedIn])
+        Ok(vec![
+            AccountEvent::TwoFactorUsed { step },
+            AccountEvent::SignedIn,
+        ])
     }
 
     /// A password that was changed after it was checked is wrong.
     fn check_password(&self, version: u32) -> Result<(), Refusal> {
         match version == self.password {
             true => Ok(()),
-            false => Err(Refusal::forbidden("wrong_password", "The password is wrong; it was changed a moment ago")),
+            false => Err(Refusal::forbidden(
+                "wrong_password",
+                "The password is wrong; it was changed a moment ago",
+            )),
         }
     }
 
     /// A code counts once, and for the secret that is enabled now.
     fn check_code(&self, code: Option<Code>) -> Result<u64, Refusal> {
-        let TwoFactor { version, on, last_step } = self.two_factor;
+        let TwoFactor {
+            version,
+            on,
+            last_step,
+        } = self.two_factor;
         match code {
             Some(code) if on && code.version == version && code.step > last_step => Ok(code.step),
             _ => Err(Refusal::forbidden(
@@ -159,9 +189,14 @@ impl Profile {
     fn reset_password(&self, token_hash: &str, now: Moment) -> Result<Vec<AccountEvent>, Refusal> {
         match &self.reset {
             Some(link) if link.token_hash == token_hash && now < link.expires_at => {
-                Ok(vec![AccountEvent::PasswordReset { version: self.password + 1 }])
+                Ok(vec![AccountEvent::PasswordReset {
+                    version: self.password + 1,
+                }])
             }
-            _ => Err(Refusal::invalid("token", "This link was used or has expired; ask an administrator for another")),
+            _ => Err(Refusal::invalid(
+                "token",
+                "This link was used or has expired; ask an administrator for another",
+            )),
         }
     }
 
@@ -169,15 +204,21 @@ impl Profile {
         let from = self.onboarding;
         let users_step = matches!(
             (from, to),
-            (Onboarding::ExtensionInstall, Onboarding::DataCollection) | (Onboarding::DataCollection, Onboarding::Processing)
+            (Onboarding::ExtensionInstall, Onboarding::DataCollection)
+                | (Onboarding::DataCollection, Onboarding::Processing)
         );
-        let systems_step = privileged && (from, to) == (Onboarding::Processing, Onboarding::Complete);
+        let systems_step =
+            privileged && (from, to) == (Onboarding::Processing, Onboarding::Complete);
         if from == to {
             Ok(vec![])
         } else if users_step || systems_step {
             Ok(vec![AccountEvent::OnboardingAdvanced { to }])
         } else {
-            let sentence = format!("Onboarding can't go from {} to {}", from.as_str(), to.as_str());
+            let sentence = format!(
+                "Onboarding can't go from {} to {}",
+                from.as_str(),
+                to.as_str()
+            );
             Err(Refusal::conflict("onboarding_order", sentence))
         }
     }
@@ -193,7 +234,11 @@ impl Profile {
             }
             AccountEvent::PasswordResetOffered(link) => self.reset = Some(link),
             AccountEvent::TwoFactorEnabled { version, step } => {
-                self.two_factor = TwoFactor { version, on: true, last_step: step };
+                self.two_factor = TwoFactor {
+                    version,
+                    on: true,
+                    last_step: step,
+                };
             }
             AccountEvent::TwoFactorUsed { step } => self.two_factor.last_step = step,
             AccountEvent::TwoFactorDisabled { step } => {

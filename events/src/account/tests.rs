@@ -23,8 +23,14 @@ fn advance(to: Onboarding, privileged: bool) -> AccountCommand {
 #[test]
 fn somebody_registers_once() {
     let registered = AccountEvent::Registered(ada());
-    Given::with(()).given_no_previous_events().when(AccountCommand::Register(ada())).then_expect_events(vec![registered.clone()]);
-    let again = Given::with(()).given(vec![registered]).when(AccountCommand::Register(ada())).inspect_result();
+    Given::with(())
+        .given_no_previous_events()
+        .when(AccountCommand::Register(ada()))
+        .then_expect_events(vec![registered.clone()]);
+    let again = Given::with(())
+        .given(vec![registered])
+        .when(AccountCommand::Register(ada()))
+        .inspect_result();
     assert_eq!(again.unwrap_err().code, "already_registered");
 }
 
@@ -34,22 +40,40 @@ fn onboarding_goes_one_step_forward_and_only_genie_completes_it() {
     Given::with(())
         .given(vec![registered.clone()])
         .when(advance(Onboarding::DataCollection, false))
-        .then_expect_events(vec![AccountEvent::OnboardingAdvanced { to: Onboarding::DataCollection }]);
-    let jump = Given::with(()).given(vec![registered.clone()]).when(advance(Onboarding::Complete, false)).inspect_result();
+        .then_expect_events(vec![AccountEvent::OnboardingAdvanced {
+            to: Onboarding::DataCollection,
+        }]);
+    let jump = Given::with(())
+        .given(vec![registered.clone()])
+        .when(advance(Onboarding::Complete, false))
+        .inspect_result();
     assert_eq!(jump.unwrap_err().code, "onboarding_order");
-    let processing = vec![registered, AccountEvent::OnboardingAdvanced { to: Onboarding::Processing }];
-    let user = Given::with(()).given(processing.clone()).when(advance(Onboarding::Complete, false)).inspect_result();
+    let processing = vec![
+        registered,
+        AccountEvent::OnboardingAdvanced {
+            to: Onboarding::Processing,
+        },
+    ];
+    let user = Given::with(())
+        .given(processing.clone())
+        .when(advance(Onboarding::Complete, false))
+        .inspect_result();
     assert_eq!(user.unwrap_err().code, "onboarding_order");
     Given::with(())
         .given(processing)
         .when(advance(Onboarding::Complete, true))
-        .then_expect_events(vec![AccountEvent::OnboardingAdvanced { to: Onboarding::Complete }]);
+        .then_expect_events(vec![AccountEvent::OnboardingAdvanced {
+            to: Onboarding::Complete,
+        }]);
 }
 
 #[test]
 fn the_suspended_may_not_act() {
     let given = vec![AccountEvent::Registered(ada()), AccountEvent::Suspended];
-    let refused = Given::with(()).given(given).when(AccountCommand::SignIn).inspect_result();
+    let refused = Given::with(())
+        .given(given)
+        .when(AccountCommand::SignIn)
+        .inspect_result();
     assert_eq!(refused.unwrap_err().code, "suspended");
 }
 
@@ -65,21 +89,54 @@ fn registered(later: Vec<AccountEvent>) -> Account {
 
 #[test]
 fn what_another_system_says_is_taken_in_any_status_and_once() {
-    let wanted = Wanted { role: Some("editor".into()), tier: Some(Tier::Pro), active: Some(false), ..Wanted::default() };
+    let wanted = Wanted {
+        role: Some("editor".into()),
+        tier: Some(Tier::Pro),
+        active: Some(false),
+        ..Wanted::default()
+    };
     let mut account = registered(vec![]);
-    let events = account.decide(AccountCommand::Sync(wanted.clone())).unwrap();
+    let events = account
+        .decide(AccountCommand::Sync(wanted.clone()))
+        .unwrap();
     let expected = vec![
-        AccountEvent::RoleChanged { role: "editor".into(), admin: false },
+        AccountEvent::RoleChanged {
+            role: "editor".into(),
+            admin: false,
+        },
         AccountEvent::TierChanged { tier: Tier::Pro },
         AccountEvent::Suspended,
     ];
     assert_eq!(events, expected);
     events.into_iter().for_each(|event| account.evolve(event));
-    assert_eq!(account.decide(AccountCommand::Sync(wanted)), Ok(vec![]), "the same again");
-    let back = Wanted { admin: Some(true), active: Some(true), ..Wanted::default() };
-    let expected = vec![AccountEvent::RoleChanged { role: "editor".into(), admin: true }, AccountEvent::Reactivated];
-    assert_eq!(account.decide(AccountCommand::Sync(back.clone())), Ok(expected));
-    assert_eq!(Account::Absent.decide(AccountCommand::Sync(back)).unwrap_err().code, "not_found");
+    assert_eq!(
+        account.decide(AccountCommand::Sync(wanted)),
+        Ok(vec![]),
+        "the same again"
+    );
+    let back = Wanted {
+        admin: Some(true),
+        active: Some(true),
+        ..Wanted::default()
+    };
+    let expected = vec![
+        AccountEvent::RoleChanged {
+            role: "editor".into(),
+            admin: true,
+        },
+        AccountEvent::Reactivated,
+    ];
+    assert_eq!(
+        account.decide(AccountCommand::Sync(back.clone())),
+        Ok(expected)
+    );
+    assert_eq!(
+        Account::Absent
+            .decide(AccountCommand::Sync(back))
+            .unwrap_err()
+            .code,
+        "not_found"
+    );
 }
 
 #[test]
@@ -94,31 +151,71 @@ fn who_is_met_is_what_the_other_system_says() {
         onboarding: Onboarding::Complete,
         active: false,
     };
-    let met = given(Account::Absent.decide(AccountCommand::Meet(acquaintance.clone())).unwrap());
-    let Account::Suspended(profile) = &met else { panic!("{met:?}") };
-    assert_eq!((profile.tier, profile.admin, profile.onboarding), (Tier::Creator, true, Onboarding::Complete));
-    assert_eq!(met.decide(AccountCommand::Meet(acquaintance)).unwrap_err().code, "already_registered");
+    let met = given(
+        Account::Absent
+            .decide(AccountCommand::Meet(acquaintance.clone()))
+            .unwrap(),
+    );
+    let Account::Suspended(profile) = &met else {
+        panic!("{met:?}")
+    };
+    assert_eq!(
+        (profile.tier, profile.admin, profile.onboarding),
+        (Tier::Creator, true, Onboarding::Complete)
+    );
+    assert_eq!(
+        met.decide(AccountCommand::Meet(acquaintance))
+            .unwrap_err()
+            .code,
+        "already_registered"
+    );
 }
 
 #[test]
 fn a_password_that_was_changed_after_it_was_checked_opens_nothing() {
     let mut account = registered(vec![]);
-    let sign_in = |password| AccountCommand::SignInByPassword { password, code: None };
+    let sign_in = |password| AccountCommand::SignInByPassword {
+        password,
+        code: None,
+    };
     assert_eq!(account.decide(sign_in(1)), Ok(vec![AccountEvent::SignedIn]));
-    let changed = account.decide(AccountCommand::ChangePassword { from: 1 }).unwrap();
+    let changed = account
+        .decide(AccountCommand::ChangePassword { from: 1 })
+        .unwrap();
     assert_eq!(changed, vec![AccountEvent::PasswordChanged { version: 2 }]);
     changed.into_iter().for_each(|event| account.evolve(event));
-    assert_eq!(account.decide(sign_in(1)).unwrap_err().code, "wrong_password");
-    assert_eq!(account.decide(AccountCommand::ChangePassword { from: 1 }).unwrap_err().code, "wrong_password");
+    assert_eq!(
+        account.decide(sign_in(1)).unwrap_err().code,
+        "wrong_password"
+    );
+    assert_eq!(
+        account
+            .decide(AccountCommand::ChangePassword { from: 1 })
+            .unwrap_err()
+            .code,
+        "wrong_password"
+    );
     assert!(account.decide(sign_in(2)).is_ok());
 }
 
 #[test]
 fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
-    let link = |hash: &str| ResetLink { token_hash: hash.into(), expires_at: Moment(10) };
-    let reset = |hash: &str, now| AccountCommand::ResetPassword { token_hash: hash.into(), now: Moment(now) };
+    let link = |hash: &str| ResetLink {
+        token_hash: hash.into(),
+        expires_at: Moment(10),
+    };
+    let reset = |hash: &str, now| AccountCommand::ResetPassword {
+        token_hash: hash.into(),
+        now: Moment(now),
+    };
     let mut account = registered(vec![AccountEvent::PasswordResetOffered(link("a"))]);
-    assert!(account.decide(reset("a", 10)).unwrap_err().sentence.contains("expired"));
+    assert!(
+        account
+            .decide(reset("a", 10))
+            .unwrap_err()
+            .sentence
+            .contains("expired")
+    );
     assert!(account.decide(reset("b", 9)).is_err());
     account.evolve(AccountEvent::PasswordResetOffered(link("b")));
     assert!(account.decide(reset("a", 9)).is_err());
@@ -133,21 +230,62 @@ fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
     let code = |version, step| Code { version, step };
     let sign_in = |code| AccountCommand::SignInByPassword { password: 1, code };
     let mut account = registered(vec![]);
-    assert!(account.decide(AccountCommand::DisableTwoFactor(code(0, 5))).is_err());
-    let enabled = account.decide(AccountCommand::EnableTwoFactor { step: 5 }).unwrap();
-    assert_eq!(enabled, vec![AccountEvent::TwoFactorEnabled { version: 1, step: 5 }]);
+    assert!(
+        account
+            .decide(AccountCommand::DisableTwoFactor(code(0, 5)))
+            .is_err()
+    );
+    let enabled = account
+        .decide(AccountCommand::EnableTwoFactor { step: 5 })
+        .unwrap();
+    assert_eq!(
+        enabled,
+        vec![AccountEvent::TwoFactorEnabled {
+            version: 1,
+            step: 5
+        }]
+    );
     enabled.into_iter().for_each(|event| account.evolve(event));
-    assert_eq!(account.decide(AccountCommand::EnableTwoFactor { step: 6 }).unwrap_err().code, "two_factor_on");
+    assert_eq!(
+        account
+            .decide(AccountCommand::EnableTwoFactor { step: 6 })
+            .unwrap_err()
+            .code,
+        "two_factor_on"
+    );
     for wrong in [None, Some(code(1, 4)), Some(code(1, 5)), Some(code(2, 6))] {
-        assert_eq!(account.decide(sign_in(wrong)).unwrap_err().code, "invalid_otp", "{wrong:?}");
+        assert_eq!(
+            account.decide(sign_in(wrong)).unwrap_err().code,
+            "invalid_otp",
+            "{wrong:?}"
+        );
     }
     let signed_in = account.decide(sign_in(Some(code(1, 6)))).unwrap();
-    assert_eq!(signed_in, vec![AccountEvent::TwoFactorUsed { step: 6 }, AccountEvent::SignedIn]);
-    signed_in.into_iter().for_each(|event| account.evolve(event));
-    assert!(account.decide(sign_in(Some(code(1, 6)))).is_err(), "replayed");
-    assert!(account.decide(AccountCommand::DisableTwoFactor(code(1, 6))).is_err(), "replayed");
+    assert_eq!(
+        signed_in,
+        vec![
+            AccountEvent::TwoFactorUsed { step: 6 },
+            AccountEvent::SignedIn
+        ]
+    );
+    signed_in
+        .into_iter()
+        .for_each(|event| account.evolve(event));
+    assert!(
+        account.decide(sign_in(Some(code(1, 6)))).is_err(),
+        "replayed"
+    );
+    assert!(
+        account
+            .decide(AccountCommand::DisableTwoFactor(code(1, 6)))
+            .is_err(),
+        "replayed"
+    );
     let removed = vec![AccountEvent::TwoFactorDisabled { step: 6 }];
-    assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(removed.clone()));
+    assert_eq!(
+        account.decide(AccountCommand::RemoveTwoFactor),
+        Ok(removed.clone())
+    );
     removed.into_iter().for_each(|event| account.evolve(event));
     assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(vec![]));
     assert!(account.decide(sign_in(None)).is_ok());
@@ -155,11 +293,22 @@ fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
 
 #[test]
 fn a_family_whose_old_token_came_back_is_noted_once() {
-    let note = |family: &str| AccountCommand::NoteReuse { family: family.into() };
+    let note = |family: &str| AccountCommand::NoteReuse {
+        family: family.into(),
+    };
     let detected = AccountEvent::SessionReuseDetected { family: "f".into() };
-    assert_eq!(registered(vec![]).decide(note("f")), Ok(vec![detected.clone()]));
-    assert_eq!(registered(vec![detected.clone()]).decide(note("f")), Ok(vec![]));
-    assert_eq!(registered(vec![detected]).decide(note("g")).unwrap().len(), 1);
+    assert_eq!(
+        registered(vec![]).decide(note("f")),
+        Ok(vec![detected.clone()])
+    );
+    assert_eq!(
+        registered(vec![detected.clone()]).decide(note("f")),
+        Ok(vec![])
+    );
+    assert_eq!(
+        registered(vec![detected]).decide(note("g")).unwrap().len(),
+        1
+    );
 }
 
 #[test]
@@ -168,9 +317,24 @@ fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
     let start = AccountCommand::StartImpersonation { by, impersonation };
     let started = AccountEvent::ImpersonationStarted { by, impersonation };
     assert_eq!(registered(vec![]).decide(start.clone()), Ok(vec![started]));
-    let promoted = AccountEvent::RoleChanged { role: "administrator".into(), admin: true };
-    assert_eq!(registered(vec![promoted]).decide(start.clone()).unwrap_err().code, "forbidden");
-    assert_eq!(registered(vec![AccountEvent::Suspended]).decide(start.clone()).unwrap_err().code, "suspended");
+    let promoted = AccountEvent::RoleChanged {
+        role: "administrator".into(),
+        admin: true,
+    };
+    assert_eq!(
+        registered(vec![promoted])
+            .decide(start.clone())
+            .unwrap_err()
+            .code,
+        "forbidden"
+    );
+    assert_eq!(
+        registered(vec![AccountEvent::Suspended])
+            .decide(start.clone())
+            .unwrap_err()
+            .code,
+        "suspended"
+    );
     assert_eq!(Account::Absent.decide(start).unwrap_err().code, "not_found");
 }
 
@@ -179,7 +343,10 @@ fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
     let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
     let end = AccountCommand::EndImpersonation { by, impersonation };
     let ended = AccountEvent::ImpersonationEnded { by, impersonation };
-    assert_eq!(registered(vec![AccountEvent::Suspended]).decide(end.clone()), Ok(vec![ended]));
+    assert_eq!(
+        registered(vec![AccountEvent::Suspended]).decide(end.clone()),
+        Ok(vec![ended])
+    );
     assert_eq!(Account::Absent.decide(end).unwrap_err().code, "not_found");
 }
 
@@ -187,48 +354,102 @@ fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
 fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() {
     let asked = AccountEvent::ForgetRequested { due: Moment(7) };
     let active = given(vec![AccountEvent::Registered(ada())]);
-    assert_eq!(active.decide(AccountCommand::RequestForget { due: Moment(7) }), Ok(vec![asked.clone()]));
+    assert_eq!(
+        active.decide(AccountCommand::RequestForget { due: Moment(7) }),
+        Ok(vec![asked.clone()])
+    );
     let leaving = given(vec![AccountEvent::Registered(ada()), asked]);
     assert_eq!(leaving.active().unwrap_err().code, "leaving");
-    assert_eq!(leaving.decide(AccountCommand::RequestForget { due: Moment(9) }), Ok(vec![]), "the first time stands");
-    let active_again = AccountCommand::Sync(Wanted { active: Some(true), ..Wanted::default() });
-    assert_eq!(leaving.decide(active_again), Ok(vec![]), "by undoing it alone");
+    assert_eq!(
+        leaving.decide(AccountCommand::RequestForget { due: Moment(9) }),
+        Ok(vec![]),
+        "the first time stands"
+    );
+    let active_again = AccountCommand::Sync(Wanted {
+        active: Some(true),
+        ..Wanted::default()
+    });
+    assert_eq!(
+        leaving.decide(active_again),
+        Ok(vec![]),
+        "by undoing it alone"
+    );
 
-    assert_eq!(leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(6) }), Ok(vec![]));
-    let forgotten = AccountEvent::Forgotten { by: AtTheWishOf::User };
-    assert_eq!(leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }), Ok(vec![forgotten]));
+    assert_eq!(
+        leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(6) }),
+        Ok(vec![])
+    );
+    let forgotten = AccountEvent::Forgotten {
+        by: AtTheWishOf::User,
+    };
+    assert_eq!(
+        leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }),
+        Ok(vec![forgotten])
+    );
 
     let withdrawn = leaving.decide(AccountCommand::WithdrawForget).unwrap();
     assert_eq!(withdrawn, [AccountEvent::ForgetWithdrawn { active: true }]);
     let mut back = leaving.clone();
     withdrawn.into_iter().for_each(|event| back.evolve(event));
     assert_eq!(back, active);
-    assert_eq!(back.decide(AccountCommand::WithdrawForget), Ok(vec![]), "it is so already");
-    assert_eq!(back.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }), Ok(vec![]), "a timer that comes late");
+    assert_eq!(
+        back.decide(AccountCommand::WithdrawForget),
+        Ok(vec![]),
+        "it is so already"
+    );
+    assert_eq!(
+        back.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }),
+        Ok(vec![]),
+        "a timer that comes late"
+    );
 }
 
 #[test]
 fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
-    let mut account = given(vec![AccountEvent::Registered(ada()), AccountEvent::ForgetRequested { due: Moment(7) }]);
-    let suspend = AccountCommand::Sync(Wanted { active: Some(false), ..Wanted::default() });
+    let mut account = given(vec![
+        AccountEvent::Registered(ada()),
+        AccountEvent::ForgetRequested { due: Moment(7) },
+    ]);
+    let suspend = AccountCommand::Sync(Wanted {
+        active: Some(false),
+        ..Wanted::default()
+    });
     let suspended = account.decide(suspend.clone()).unwrap();
     assert_eq!(suspended, [AccountEvent::Suspended]);
-    suspended.into_iter().for_each(|event| account.evolve(event));
+    suspended
+        .into_iter()
+        .for_each(|event| account.evolve(event));
     assert_eq!(account.decide(suspend), Ok(vec![]));
-    assert_eq!(account.decide(AccountCommand::WithdrawForget), Ok(vec![AccountEvent::ForgetWithdrawn { active: false }]));
+    assert_eq!(
+        account.decide(AccountCommand::WithdrawForget),
+        Ok(vec![AccountEvent::ForgetWithdrawn { active: false }])
+    );
 }
 
 #[test]
 fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
     let forget = AccountCommand::Forget(AtTheWishOf::Administrator);
-    let forgotten = AccountEvent::Forgotten { by: AtTheWishOf::Administrator };
+    let forgotten = AccountEvent::Forgotten {
+        by: AtTheWishOf::Administrator,
+    };
     assert_eq!(forgotten.type_name(), FORGOTTEN);
-    for before in [vec![], vec![AccountEvent::Suspended], vec![AccountEvent::ForgetRequested { due: Moment(7) }]] {
+    for before in [
+        vec![],
+        vec![AccountEvent::Suspended],
+        vec![AccountEvent::ForgetRequested { due: Moment(7) }],
+    ] {
         let account = given([vec![AccountEvent::Registered(ada())], before].concat());
         assert_eq!(account.decide(forget.clone()), Ok(vec![forgotten.clone()]));
     }
-    for nobody in [Account::Absent, given(vec![AccountEvent::Registered(ada()), forgotten])] {
-        for asked in [forget.clone(), AccountCommand::WithdrawForget, AccountCommand::ForgetWhenDue { now: Moment(7) }] {
+    for nobody in [
+        Account::Absent,
+        given(vec![AccountEvent::Registered(ada()), forgotten]),
+    ] {
+        for asked in [
+            forget.clone(),
+            AccountCommand::WithdrawForget,
+            AccountCommand::ForgetWhenDue { now: Moment(7) },
+        ] {
             assert_eq!(nobody.decide(asked).unwrap_err().code, "not_found");
         }
     }

@@ -18,83 +18,179 @@ fn spec() -> JobSpec {
     }
 }
 fn submitted() -> JobEvent {
-    JobEvent::Submitted { spec: spec(), counted: None }
+    JobEvent::Submitted {
+        spec: spec(),
+        counted: None,
+    }
 }
 fn submit(spec: JobSpec) -> JobCommand {
-    JobCommand::Submit { spec, counted: None }
+    JobCommand::Submit {
+        spec,
+        counted: None,
+    }
 }
 fn claimed(attempt: u32, lease: &str) -> JobEvent {
-    JobEvent::Claimed { attempt, worker: "w".into(), lease: lease.into() }
+    JobEvent::Claimed {
+        attempt,
+        worker: "w".into(),
+        lease: lease.into(),
+    }
 }
 fn complete(lease: &str) -> JobCommand {
-    JobCommand::Complete { lease: lease.into(), result: Value::Null, outputs: Value::Null }
+    JobCommand::Complete {
+        lease: lease.into(),
+        result: Value::Null,
+        outputs: Value::Null,
+    }
 }
 fn completed() -> JobEvent {
-    JobEvent::Completed { attempt: 1, result: Value::Null, outputs: Value::Null }
+    JobEvent::Completed {
+        attempt: 1,
+        result: Value::Null,
+        outputs: Value::Null,
+    }
 }
 const SOON: Moment = Moment(5);
 
 #[test]
 fn submitting_the_same_again_is_no_error_and_another_body_is() {
-    Given::with(()).given(vec![submitted()]).when(submit(spec())).then_expect_events(vec![]);
-    let other = JobSpec { operation: "crop_image".into(), ..spec() };
-    let refused = Given::with(()).given(vec![submitted()]).when(submit(other)).inspect_result();
+    Given::with(())
+        .given(vec![submitted()])
+        .when(submit(spec()))
+        .then_expect_events(vec![]);
+    let other = JobSpec {
+        operation: "crop_image".into(),
+        ..spec()
+    };
+    let refused = Given::with(())
+        .given(vec![submitted()])
+        .when(submit(other))
+        .inspect_result();
     assert_eq!(refused.unwrap_err().code, "job_exists");
 }
 
 #[test]
 fn a_claim_before_its_time_is_refused() {
-    let later = JobEvent::Submitted { spec: JobSpec { run_at: Some(Moment(10)), ..spec() }, counted: None };
-    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: Moment(9) };
-    let refused = Given::with(()).given(vec![later]).when(claim).inspect_result().unwrap_err();
+    let later = JobEvent::Submitted {
+        spec: JobSpec {
+            run_at: Some(Moment(10)),
+            ..spec()
+        },
+        counted: None,
+    };
+    let claim = JobCommand::Claim {
+        worker: "w".into(),
+        lease: "l".into(),
+        now: Moment(9),
+    };
+    let refused = Given::with(())
+        .given(vec![later])
+        .when(claim)
+        .inspect_result()
+        .unwrap_err();
     assert_eq!(refused.code, "not_waiting");
 }
 
 #[test]
 fn only_the_present_lease_completes_and_completing_twice_is_no_error() {
     let running = vec![submitted(), claimed(1, "mine")];
-    Given::with(()).given(running.clone()).when(complete("mine")).then_expect_events(vec![completed()]);
-    let stale = Given::with(()).given(running.clone()).when(complete("other")).inspect_result().unwrap_err();
+    Given::with(())
+        .given(running.clone())
+        .when(complete("mine"))
+        .then_expect_events(vec![completed()]);
+    let stale = Given::with(())
+        .given(running.clone())
+        .when(complete("other"))
+        .inspect_result()
+        .unwrap_err();
     assert_eq!(stale.code, "stale_lease");
     let done = [running, vec![completed()]].concat();
-    Given::with(()).given(done).when(complete("mine")).then_expect_events(vec![]);
+    Given::with(())
+        .given(done)
+        .when(complete("mine"))
+        .then_expect_events(vec![]);
 }
 
 #[test]
 fn a_lapsed_lease_ends_nothing_and_the_last_lapse_fails_the_job() {
-    let lapsed = JobEvent::Lapsed { attempt: 1, retry_at: Some(SOON) };
+    let lapsed = JobEvent::Lapsed {
+        attempt: 1,
+        retry_at: Some(SOON),
+    };
     let again = vec![submitted(), claimed(1, "a"), lapsed, claimed(2, "b")];
-    let stale = Given::with(()).given(again.clone()).when(complete("a")).inspect_result().unwrap_err();
+    let stale = Given::with(())
+        .given(again.clone())
+        .when(complete("a"))
+        .inspect_result()
+        .unwrap_err();
     assert_eq!(stale.code, "stale_lease");
     Given::with(())
         .given(again)
-        .when(JobCommand::Lapse { lease: "b".into(), retry_at: SOON })
-        .then_expect_events(vec![JobEvent::Lapsed { attempt: 2, retry_at: None }]);
+        .when(JobCommand::Lapse {
+            lease: "b".into(),
+            retry_at: SOON,
+        })
+        .then_expect_events(vec![JobEvent::Lapsed {
+            attempt: 2,
+            retry_at: None,
+        }]);
 }
 
 #[test]
 fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
-    let fail = |lease: &str| JobCommand::Fail { lease: lease.into(), error: "e".into(), retryable: true, retry_at: SOON };
-    let failed = |attempt, retry_at| JobEvent::Failed { attempt, error: "e".into(), retry_at };
+    let fail = |lease: &str| JobCommand::Fail {
+        lease: lease.into(),
+        error: "e".into(),
+        retryable: true,
+        retry_at: SOON,
+    };
+    let failed = |attempt, retry_at| JobEvent::Failed {
+        attempt,
+        error: "e".into(),
+        retry_at,
+    };
     let first = vec![submitted(), claimed(1, "a")];
-    Given::with(()).given(first.clone()).when(fail("a")).then_expect_events(vec![failed(1, Some(SOON))]);
+    Given::with(())
+        .given(first.clone())
+        .when(fail("a"))
+        .then_expect_events(vec![failed(1, Some(SOON))]);
     let second = [first, vec![failed(1, Some(SOON)), claimed(2, "b")]].concat();
-    Given::with(()).given(second.clone()).when(fail("b")).then_expect_events(vec![failed(2, None)]);
+    Given::with(())
+        .given(second.clone())
+        .when(fail("b"))
+        .then_expect_events(vec![failed(2, None)]);
     let for_good = [second, vec![failed(2, None)]].concat();
-    Given::with(()).given(for_good).when(JobCommand::Retry { counted: None }).then_expect_events(vec![JobEvent::Retried {
-        queue: "media-jobs".into(),
-        priority: 5,
-        counted: None,
-    }]);
+    Given::with(())
+        .given(for_good)
+        .when(JobCommand::Retry { counted: None })
+        .then_expect_events(vec![JobEvent::Retried {
+            queue: "media-jobs".into(),
+            priority: 5,
+            counted: None,
+        }]);
 }
 
 #[test]
 fn what_was_counted_goes_back_once_when_the_work_comes_to_nothing() {
-    let unit = Unit { counter: crate::tier::Counter::AiClipOps, month: crate::moment::Month(202_611) };
-    let submitted = JobEvent::Submitted { spec: spec(), counted: Some(unit) };
-    let failed = |attempt, retry_at| JobEvent::Failed { attempt, error: "e".into(), retry_at };
+    let unit = Unit {
+        counter: crate::tier::Counter::AiClipOps,
+        month: crate::moment::Month(202_611),
+    };
+    let submitted = JobEvent::Submitted {
+        spec: spec(),
+        counted: Some(unit),
+    };
+    let failed = |attempt, retry_at| JobEvent::Failed {
+        attempt,
+        error: "e".into(),
+        retry_at,
+    };
     let lapsed = |attempt, retry_at| JobEvent::Lapsed { attempt, retry_at };
-    let again = JobEvent::Retried { queue: "q".into(), priority: 5, counted: Some(unit) };
+    let again = JobEvent::Retried {
+        queue: "q".into(),
+        priority: 5,
+        counted: Some(unit),
+    };
     let before_a_claim = vec![submitted.clone()];
     let running = vec![submitted.clone(), claimed(1, "a")];
     let between = [running.clone(), vec![failed(1, Some(SOON))]].concat();
@@ -115,7 +211,10 @@ fn what_was_counted_goes_back_once_when_the_work_comes_to_nothing() {
         given.iter().for_each(|event| job.evolve(event.clone()));
         assert_eq!(job.gives_back(&event), expected, "{given:?}, {event:?}");
         job.evolve(event.clone());
-        assert!(job.gives_back(&event).is_none() || matches!(job, Job::Waiting { .. }), "once");
+        assert!(
+            job.gives_back(&event).is_none() || matches!(job, Job::Waiting { .. }),
+            "once"
+        );
     }
 }
 

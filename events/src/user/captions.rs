@@ -13,7 +13,12 @@ use crate::{
 };
 
 impl User {
-    pub(super) fn request_caption(&self, now: &Now, caption: CaptionId, brief: Brief) -> Result<Vec<Change>, Refusal> {
+    pub(super) fn request_caption(
+        &self,
+        now: &Now,
+        caption: CaptionId,
+        brief: Brief,
+    ) -> Result<Vec<Change>, Refusal> {
         if self.captions.contains_key(&caption) {
             return Ok(vec![]);
         }
@@ -25,7 +30,11 @@ impl User {
         Ok(all)
     }
 
-    pub(super) fn finish_caption(&self, id: CaptionId, result: Result<Written, Failure>) -> Result<Vec<Change>, Refusal> {
+    pub(super) fn finish_caption(
+        &self,
+        id: CaptionId,
+        result: Result<Written, Failure>,
+    ) -> Result<Vec<Change>, Refusal> {
         let Some(Caption::Requested { month }) = self.captions.get(&id) else {
             return Ok(vec![]); // it ended before, and ended captions are left out of the state
         };
@@ -33,7 +42,10 @@ impl User {
         let events = Caption::Requested { month: *month }.decide(CaptionCommand::Finish(result))?;
         let mut all = changes(&id, events);
         if failed {
-            all.extend(self.give_back(Unit { counter: Counter::PostsAiAssisted, month: *month })?);
+            all.extend(self.give_back(Unit {
+                counter: Counter::PostsAiAssisted,
+                month: *month,
+            })?);
         }
         Ok(all)
     }

@@ -112,7 +112,12 @@ impl UserCommand {
             self,
             Self::FinishCaption(..)
                 | Self::Chat(_, ChatCommand::Answer { .. })
-                | Self::Job(_, JobCommand::Lapse { .. } | JobCommand::Complete { .. } | JobCommand::Fail { .. })
+                | Self::Job(
+                    _,
+                    JobCommand::Lapse { .. }
+                        | JobCommand::Complete { .. }
+                        | JobCommand::Fail { .. }
+                )
         )
     }
 }

@@ -14,8 +14,16 @@ use crate::{
 pub const MAX_LOGINS: usize = 300;
 
 impl User {
-    pub(super) fn credential_changes(&self, id: CredentialId, command: CredentialCommand) -> Result<Vec<Change>, Refusal> {
-        let events = self.credentials.get(&id).unwrap_or(&Credential::Absent).decide(command)?;
+    pub(super) fn credential_changes(
+        &self,
+        id: CredentialId,
+        command: CredentialCommand,
+    ) -> Result<Vec<Change>, Refusal> {
+        let events = self
+            .credentials
+            .get(&id)
+            .unwrap_or(&Credential::Absent)
+            .decide(command)?;
         Ok(changes(&id, events))
     }
 
@@ -29,8 +37,12 @@ impl User {
         let is_new = !matches!(self.credentials.get(&id), Some(Credential::Held { .. }));
         match kind {
             _ if !is_new => {}
-            CredentialKind::Profile => drop(self.can_perform(now, Counter::PlatformsConnected, 1)?),
-            CredentialKind::Password | CredentialKind::Cookies | CredentialKind::Session => self.check_room_for_a_login()?,
+            CredentialKind::Profile => {
+                drop(self.can_perform(now, Counter::PlatformsConnected, 1)?)
+            }
+            CredentialKind::Password | CredentialKind::Cookies | CredentialKind::Session => {
+                self.check_room_for_a_login()?
+            }
         }
         self.credential_changes(id, command)
     }
@@ -40,7 +52,8 @@ impl User {
         match self.credentials.values().filter(is_login).count() < MAX_LOGINS {
             true => Ok(()),
             false => {
-                let sentence = format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
+                let sentence =
+                    format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
                 Err(Refusal::conflict("too_many_credentials", sentence))
             }
         }
@@ -52,19 +65,38 @@ impl User {
         over: Option<u32>,
         command: CredentialCommand,
     ) -> Result<Vec<Change>, Refusal> {
-        self.account.profile().ok_or_else(|| Refusal::not_found("user"))?;
+        self.account
+            .profile()
+            .ok_or_else(|| Refusal::not_found("user"))?;
         let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
-        if let CredentialCommand::Store { platform, platform_username, .. } = &command
-            && let Some(other) =
-                self.credential_for(CredentialKind::Profile, platform, platform_username.as_deref()).filter(|other| *other != id)
+        if let CredentialCommand::Store {
+            platform,
+            platform_username,
+            ..
+        } = &command
+            && let Some(other) = self
+                .credential_for(
+                    CredentialKind::Profile,
+                    platform,
+                    platform_username.as_deref(),
+                )
+                .filter(|other| *other != id)
         {
-            return refused(format!("The user's credentials for this platform and name are held under the id {other} already"));
+            return refused(format!(
+                "The user's credentials for this platform and name are held under the id {other} already"
+            ));
         }
         match self.credentials.get(&id) {
             None | Some(Credential::Absent) => self.credential_changes(id, command),
-            Some(Credential::Held { version, .. }) if over == Some(*version) => self.credential_changes(id, command),
-            Some(Credential::Held { .. }) => refused("This credential was changed here, and stays so".to_owned()),
-            Some(Credential::Removed { .. }) => refused("This credential was removed here, and stays so".to_owned()),
+            Some(Credential::Held { version, .. }) if over == Some(*version) => {
+                self.credential_changes(id, command)
+            }
+            Some(Credential::Held { .. }) => {
+                refused("This credential was changed here, and stays so".to_owned())
+            }
+            Some(Credential::Removed { .. }) => {
+                refused("This credential was removed here, and stays so".to_owned())
+            }
         }
     }
 }

@@ -17,8 +17,18 @@ use crate::{
 pub const MAX_UNFINISHED_JOBS: usize = 5000;
 
 impl User {
-    pub(super) fn submit_job(&self, now: &Now, job: &JobId, spec: &JobSpec) -> Result<Vec<Change>, Refusal> {
-        self.queue_job(now, job, &spec.operation, spec.run_at, |counted| JobCommand::Submit { spec: spec.clone(), counted })
+    pub(super) fn submit_job(
+        &self,
+        now: &Now,
+        job: &JobId,
+        spec: &JobSpec,
+    ) -> Result<Vec<Change>, Refusal> {
+        self.queue_job(now, job, &spec.operation, spec.run_at, |counted| {
+            JobCommand::Submit {
+                spec: spec.clone(),
+                counted,
+            }
+        })
     }
 
     /// Queues a job, for the first time or again: each time it is allowed and counted, in the same append.
@@ -50,10 +60,17 @@ impl User {
     }
 
     /// Something about a job that was queued; what was counted for it goes back when it comes to nothing.
-    pub(super) fn job_changes(&self, id: &JobId, command: JobCommand) -> Result<Vec<Change>, Refusal> {
+    pub(super) fn job_changes(
+        &self,
+        id: &JobId,
+        command: JobCommand,
+    ) -> Result<Vec<Change>, Refusal> {
         let job = self.known_job(id);
         let events = job.decide(command)?;
-        let back: Vec<Unit> = events.iter().filter_map(|event| job.gives_back(event)).collect();
+        let back: Vec<Unit> = events
+            .iter()
+            .filter_map(|event| job.gives_back(event))
+            .collect();
         let onboarding = self.onboarding_after(job, &events)?;
         let mut all = changes(id, events);
         all.extend(onboarding);
@@ -68,12 +85,17 @@ impl User {
     }
 
     pub(super) fn check_room_for_a_job(&self) -> Result<(), Refusal> {
-        let unfinished = self.jobs.values().filter(|job| !matches!(job, Job::Finished { .. })).count();
+        let unfinished = self
+            .jobs
+            .values()
+            .filter(|job| !matches!(job, Job::Finished { .. }))
+            .count();
         match unfinished < MAX_UNFINISHED_JOBS {
             true => Ok(()),
             false => {
-                let sentence =
-                    format!("You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some");
+                let sentence = format!(
+                    "You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some"
+                );
                 Err(Refusal::conflict("too_many_jobs", sentence))
             }
         }

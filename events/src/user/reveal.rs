@@ -78,22 +78,38 @@ impl User {
     pub fn may_be_shown(&self, now: Moment, wanted: &Wanted) -> Result<MayBeShown, NotShown> {
         let id = match &wanted.which {
             Which::Id(id) => Some(*id),
-            Which::For(platform) => wanted.kinds.iter().find_map(|kind| self.credential_for(*kind, platform, None)),
+            Which::For(platform) => wanted
+                .kinds
+                .iter()
+                .find_map(|kind| self.credential_for(*kind, platform, None)),
         };
         let id = id.unwrap_or(CredentialId(self.id.0));
         let refused = |reason| Err(NotShown { id, reason });
         if !self.has_right(&wanted.right) {
-            return refused(if wanted.right == Right::None { RefusedFor::ScopeNeeded } else { RefusedFor::StaleLease });
+            return refused(if wanted.right == Right::None {
+                RefusedFor::ScopeNeeded
+            } else {
+                RefusedFor::StaleLease
+            });
         }
         if self.account.active().is_err() {
             return refused(RefusedFor::Suspended);
         }
         match self.credentials.get(&id) {
-            Some(Credential::Held { kind, .. }) if !wanted.kinds.contains(kind) => refused(RefusedFor::OtherKind),
-            Some(Credential::Held { expires_at: Some(end), .. }) if *end <= now && wanted.right != Right::Own => {
-                refused(RefusedFor::SessionExpired)
+            Some(Credential::Held { kind, .. }) if !wanted.kinds.contains(kind) => {
+                refused(RefusedFor::OtherKind)
             }
-            Some(Credential::Held { kind, platform, platform_username, version, expires_at }) => Ok(MayBeShown {
+            Some(Credential::Held {
+                expires_at: Some(end),
+                ..
+            }) if *end <= now && wanted.right != Right::Own => refused(RefusedFor::SessionExpired),
+            Some(Credential::Held {
+                kind,
+                platform,
+                platform_username,
+                version,
+                expires_at,
+            }) => Ok(MayBeShown {
                 id,
                 kind: *kind,
                 platform: platform.clone(),
@@ -109,7 +125,9 @@ impl User {
     fn has_right(&self, right: &Right) -> bool {
         match right {
             Right::Own | Right::Every => true,
-            Right::WorksOn { job, lease } => matches!(self.job(job), Some(Job::Running { lease: held, .. }) if held == lease),
+            Right::WorksOn { job, lease } => {
+                matches!(self.job(job), Some(Job::Running { lease: held, .. }) if held == lease)
+            }
             Right::None => false,
         }
     }
@@ -149,8 +167,20 @@ mod tests {
             (4, CredentialKind::Cookies, None),
             (5, CredentialKind::Session, Some(Moment(NOW.0 + 1))),
         ] {
-            let (platform, sealed) = ("x".to_owned(), SealedSecret { version: 1, hash: "00".into() });
-            let stored = CredentialEvent::Stored { kind, platform, platform_username: None, expires_at, sealed };
+            let (platform, sealed) = (
+                "x".to_owned(),
+                SealedSecret {
+                    version: 1,
+                    hash: "00".into(),
+                },
+            );
+            let stored = CredentialEvent::Stored {
+                kind,
+                platform,
+                platform_username: None,
+                expires_at,
+                sealed,
+            };
             happen(&mut user, credential(n), stored);
         }
         user
@@ -167,7 +197,11 @@ mod tests {
     }
 
     fn wanted(which: Which, kinds: &[CredentialKind]) -> Wanted {
-        Wanted { which, kinds: kinds.to_vec(), right: Right::Every }
+        Wanted {
+            which,
+            kinds: kinds.to_vec(),
+            right: Right::Every,
+        }
     }
 
     #[test]
@@ -178,7 +212,13 @@ mod tests {
         happen(&mut ada, credential(4), CredentialEvent::Removed);
         assert_eq!(ada.may_be_shown(NOW, &download).unwrap().id, credential(3));
         let elsewhere = ada.may_be_shown(NOW, &wanted(Which::For("reddit".into()), &both));
-        assert_eq!(elsewhere, Err(NotShown { id: CredentialId(ada.id().0), reason: RefusedFor::NotHeld }));
+        assert_eq!(
+            elsewhere,
+            Err(NotShown {
+                id: CredentialId(ada.id().0),
+                reason: RefusedFor::NotHeld
+            })
+        );
     }
 
     #[test]
@@ -187,21 +227,50 @@ mod tests {
         happen(&mut ada, credential(3), CredentialEvent::Removed);
         let later = Moment(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
-            let wanted = Wanted { right, ..wanted(Which::Id(credential(n)), &[kind]) };
-            user.may_be_shown(now, &wanted).map(|shown| shown.id).map_err(|refused| (refused.id, refused.reason))
+            let wanted = Wanted {
+                right,
+                ..wanted(Which::Id(credential(n)), &[kind])
+            };
+            user.may_be_shown(now, &wanted)
+                .map(|shown| shown.id)
+                .map_err(|refused| (refused.id, refused.reason))
         };
-        let worker = || Right::WorksOn { job: JobId::new(Uuid::from_u128(9)), lease: "l".into() };
+        let worker = || Right::WorksOn {
+            job: JobId::new(Uuid::from_u128(9)),
+            lease: "l".into(),
+        };
         let (session, profile) = (CredentialKind::Session, CredentialKind::Profile);
         assert_eq!(ask(&ada, NOW, 5, session, Right::Every), Ok(credential(5)));
-        assert_eq!(ask(&ada, later, 5, session, Right::Every), Err((credential(5), RefusedFor::SessionExpired)));
+        assert_eq!(
+            ask(&ada, later, 5, session, Right::Every),
+            Err((credential(5), RefusedFor::SessionExpired))
+        );
         assert_eq!(ask(&ada, later, 5, session, Right::Own), Ok(credential(5)));
-        assert_eq!(ask(&ada, NOW, 5, profile, Right::Every), Err((credential(5), RefusedFor::OtherKind)));
-        assert_eq!(ask(&ada, NOW, 3, profile, Right::Every), Err((credential(3), RefusedFor::Removed)));
-        assert_eq!(ask(&ada, NOW, 7, profile, Right::Every), Err((credential(7), RefusedFor::NotHeld)));
-        assert_eq!(ask(&ada, NOW, 2, profile, Right::None), Err((credential(2), RefusedFor::ScopeNeeded)));
-        assert_eq!(ask(&ada, NOW, 2, profile, worker()), Err((credential(2), RefusedFor::StaleLease)));
+        assert_eq!(
+            ask(&ada, NOW, 5, profile, Right::Every),
+            Err((credential(5), RefusedFor::OtherKind))
+        );
+        assert_eq!(
+            ask(&ada, NOW, 3, profile, Right::Every),
+            Err((credential(3), RefusedFor::Removed))
+        );
+        assert_eq!(
+            ask(&ada, NOW, 7, profile, Right::Every),
+            Err((credential(7), RefusedFor::NotHeld))
+        );
+        assert_eq!(
+            ask(&ada, NOW, 2, profile, Right::None),
+            Err((credential(2), RefusedFor::ScopeNeeded))
+        );
+        assert_eq!(
+            ask(&ada, NOW, 2, profile, worker()),
+            Err((credential(2), RefusedFor::StaleLease))
+        );
         let id = ada.id();
         happen(&mut ada, id, AccountEvent::Suspended);
-        assert_eq!(ask(&ada, NOW, 2, profile, Right::Every), Err((credential(2), RefusedFor::Suspended)));
+        assert_eq!(
+            ask(&ada, NOW, 2, profile, Right::Every),
+            Err((credential(2), RefusedFor::Suspended))
+        );
     }
 }

@@ -30,14 +30,27 @@ impl User {
 pub(super) mod sequences {
     use super::*;
 
-    pub fn serialize<S: Serializer>(sequences: &HashMap<StreamId, u64>, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(sequences.iter().map(|(stream, n)| (stream.kind.as_str(), stream.id.as_str(), n)))
+    pub fn serialize<S: Serializer>(
+        sequences: &HashMap<StreamId, u64>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(
+            sequences
+                .iter()
+                .map(|(stream, n)| (stream.kind.as_str(), stream.id.as_str(), n)),
+        )
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HashMap<StreamId, u64>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<HashMap<StreamId, u64>, D::Error> {
         let listed = Vec::<(String, String, u64)>::deserialize(from)?;
-        let stream = |(kind, id, n): (String, String, u64)| Some((StreamId::new(StreamKind::parse(&kind)?, id), n));
+        let stream = |(kind, id, n): (String, String, u64)| {
+            Some((StreamId::new(StreamKind::parse(&kind)?, id), n))
+        };
         let read: Option<_> = listed.into_iter().map(stream).collect();
-        read.ok_or_else(|| serde::de::Error::custom("a kind of stream that this release does not know"))
+        read.ok_or_else(|| {
+            serde::de::Error::custom("a kind of stream that this release does not know")
+        })
     }
 }

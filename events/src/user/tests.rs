@@ -44,7 +44,13 @@ fn on_tier(tier: Tier) -> User {
         admin: false,
     };
     let mut user = User::new(UserId(id(1)));
-    apply(&mut user, vec![registered(UserId(id(1)), AccountEvent::Registered(registration))]);
+    apply(
+        &mut user,
+        vec![registered(
+            UserId(id(1)),
+            AccountEvent::Registered(registration),
+        )],
+    );
     user
 }
 
@@ -53,7 +59,13 @@ fn ask(user: &mut User, command: UserCommand) -> Result<usize, Refusal> {
 }
 
 fn ask_at(user: &mut User, moment: Moment, command: UserCommand) -> Result<usize, Refusal> {
-    let decided = user.decide(Now { moment, limits: Limits::built_in() }, command)?;
+    let decided = user.decide(
+        Now {
+            moment,
+            limits: Limits::built_in(),
+        },
+        command,
+    )?;
     let count = decided.len();
     apply(user, decided);
     Ok(count)
@@ -74,29 +86,80 @@ fn spec(operation: &str) -> JobSpec {
 }
 
 fn brief() -> Brief {
-    Brief { platform: Platform::X, tone: "t".into(), topic: "t".into(), length: Length::Short, platform_username: None }
+    Brief {
+        platform: Platform::X,
+        tone: "t".into(),
+        topic: "t".into(),
+        length: Length::Short,
+        platform_username: None,
+    }
 }
 
 #[test]
 fn a_caption_is_counted_with_its_request_and_given_back_when_it_fails() {
     let mut ada = ada();
     for n in 0..3 {
-        assert_eq!(ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(n)), brief())), Ok(2));
+        assert_eq!(
+            ask(
+                &mut ada,
+                UserCommand::RequestCaption(CaptionId(id(n)), brief())
+            ),
+            Ok(2)
+        );
     }
-    let refused = ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(9)), brief())).unwrap_err();
-    assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::PostsAiAssisted, in_tier: true });
-    let failure = Failure { code: "model_unavailable".into(), sentence: "away".into() };
-    assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Err(failure.clone()))), Ok(2));
-    assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Err(failure))), Ok(0), "once");
-    assert_eq!(ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(9)), brief())), Ok(2));
+    let refused = ask(
+        &mut ada,
+        UserCommand::RequestCaption(CaptionId(id(9)), brief()),
+    )
+    .unwrap_err();
+    assert_eq!(
+        refused.kind,
+        RefusalKind::Quota {
+            counter: Counter::PostsAiAssisted,
+            in_tier: true
+        }
+    );
+    let failure = Failure {
+        code: "model_unavailable".into(),
+        sentence: "away".into(),
+    };
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::FinishCaption(CaptionId(id(1)), Err(failure.clone()))
+        ),
+        Ok(2)
+    );
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::FinishCaption(CaptionId(id(1)), Err(failure))
+        ),
+        Ok(0),
+        "once"
+    );
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::RequestCaption(CaptionId(id(9)), brief())
+        ),
+        Ok(2)
+    );
 }
 
 #[test]
 fn an_operation_that_the_tier_lacks_queues_nothing() {
     let mut ada = ada();
     let job = JobId::new(id(5));
-    let refused = ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec("trim_videos"))).unwrap_err();
-    assert!(matches!(refused.kind, RefusalKind::Quota { in_tier: false, .. }));
+    let refused = ask(
+        &mut ada,
+        UserCommand::SubmitJob(job.clone(), spec("trim_videos")),
+    )
+    .unwrap_err();
+    assert!(matches!(
+        refused.kind,
+        RefusalKind::Quota { in_tier: false, .. }
+    ));
     assert_eq!(ada.job(&job), None);
 }
 
@@ -104,19 +167,42 @@ fn an_operation_that_the_tier_lacks_queues_nothing() {
 fn a_finished_job_leaves_the_state_and_can_be_recalled() {
     let mut ada = ada();
     let job = JobId::new(id(5));
-    ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec("resize_image"))).unwrap();
-    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NOW };
+    ask(
+        &mut ada,
+        UserCommand::SubmitJob(job.clone(), spec("resize_image")),
+    )
+    .unwrap();
+    let claim = JobCommand::Claim {
+        worker: "w".into(),
+        lease: "l".into(),
+        now: NOW,
+    };
     ask(&mut ada, UserCommand::Job(job.clone(), claim)).unwrap();
     let running = ada.job(&job).cloned().unwrap();
-    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
-    assert_eq!(ask(&mut ada, UserCommand::Job(job.clone(), complete.clone())), Ok(1));
+    let complete = JobCommand::Complete {
+        lease: "l".into(),
+        result: Value::Null,
+        outputs: Value::Null,
+    };
+    assert_eq!(
+        ask(&mut ada, UserCommand::Job(job.clone(), complete.clone())),
+        Ok(1)
+    );
     assert_eq!(ada.job(&job), None);
     assert_eq!(ada.sequence(&StreamId::new(StreamKind::Job, &job)), 0);
 
     let mut finished = running;
-    finished.evolve(crate::job::JobEvent::Completed { attempt: 1, result: Value::Null, outputs: Value::Null });
+    finished.evolve(crate::job::JobEvent::Completed {
+        attempt: 1,
+        result: Value::Null,
+        outputs: Value::Null,
+    });
     ada.recall_job(job.clone(), finished, 3);
-    assert_eq!(ask(&mut ada, UserCommand::Job(job.clone(), complete)), Ok(0), "completing twice is no error");
+    assert_eq!(
+        ask(&mut ada, UserCommand::Job(job.clone(), complete)),
+        Ok(0),
+        "completing twice is no error"
+    );
     ada.drop_recalled(&job);
     assert_eq!(ada.job(&job), None);
 }
@@ -130,14 +216,30 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
         platform: platform.into(),
         platform_username: Some("ada".into()),
         expires_at: None,
-        sealed: SealedSecret { version, hash: "00".into() },
+        sealed: SealedSecret {
+            version,
+            hash: "00".into(),
+        },
     };
     ask(&mut ada, store(1, "x", 1)).unwrap();
-    assert_eq!(ada.credential_for(CredentialKind::Profile, "x", Some("ada")), Some(CredentialId(id(1))));
+    assert_eq!(
+        ada.credential_for(CredentialKind::Profile, "x", Some("ada")),
+        Some(CredentialId(id(1)))
+    );
     assert_eq!(ada.credential_for(CredentialKind::Profile, "x", None), None);
-    assert_eq!(ask(&mut ada, store(1, "x", 2)), Ok(1), "storing again is no new connection");
+    assert_eq!(
+        ask(&mut ada, store(1, "x", 2)),
+        Ok(1),
+        "storing again is no new connection"
+    );
     let refused = ask(&mut ada, store(2, "reddit", 1)).unwrap_err();
-    assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::PlatformsConnected, in_tier: true });
+    assert_eq!(
+        refused.kind,
+        RefusalKind::Quota {
+            counter: Counter::PlatformsConnected,
+            in_tier: true
+        }
+    );
 }
 
 #[test]
@@ -149,11 +251,21 @@ fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
         platform: "x".into(),
         platform_username: Some(username.into()),
         expires_at: None,
-        sealed: SealedSecret { version: 1, hash: "00".into() },
+        sealed: SealedSecret {
+            version: 1,
+            hash: "00".into(),
+        },
     };
-    for (n, kind) in [(1, CredentialKind::Password), (2, CredentialKind::Cookies), (3, CredentialKind::Session)] {
+    for (n, kind) in [
+        (1, CredentialKind::Password),
+        (2, CredentialKind::Cookies),
+        (3, CredentialKind::Session),
+    ] {
         ask(&mut ada, store(n, kind, "ada")).unwrap();
-        assert_eq!(ada.credential_for(kind, "x", Some("another")), Some(CredentialId(id(n))));
+        assert_eq!(
+            ada.credential_for(kind, "x", Some("another")),
+            Some(CredentialId(id(n)))
+        );
         assert_eq!(ada.credential_for(kind, "reddit", None), None);
     }
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
@@ -176,11 +288,18 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
         platform: platform.into(),
         platform_username: None,
         over,
-        sealed: SealedSecret { version: over.map_or(1, |over| over + 1), hash: "h".into() },
+        sealed: SealedSecret {
+            version: over.map_or(1, |over| over + 1),
+            hash: "h".into(),
+        },
     };
     let import = |n: u128, platform: &str| import_over(n, platform, None);
     for n in 1..=3 {
-        assert_eq!(ask(&mut ada, import(n, &format!("p{n}"))), Ok(1), "past the tier's limit of one");
+        assert_eq!(
+            ask(&mut ada, import(n, &format!("p{n}"))),
+            Ok(1),
+            "past the tier's limit of one"
+        );
     }
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 3);
     let store = UserCommand::StoreCredential {
@@ -189,39 +308,120 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
         platform: "x".into(),
         platform_username: None,
         expires_at: None,
-        sealed: SealedSecret { version: 1, hash: "h".into() },
+        sealed: SealedSecret {
+            version: 1,
+            hash: "h".into(),
+        },
     };
-    assert!(matches!(ask(&mut ada, store).unwrap_err().kind, RefusalKind::Quota { .. }), "it is full for everything else");
+    assert!(
+        matches!(
+            ask(&mut ada, store).unwrap_err().kind,
+            RefusalKind::Quota { .. }
+        ),
+        "it is full for everything else"
+    );
     ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
-    for (again, why) in [(import(1, "p1"), "held"), (import(3, "p3"), "removed"), (import(4, "p1"), "held under another id")] {
-        assert_eq!(ask(&mut ada, again).unwrap_err().code, "not_imported", "{why}");
+    for (again, why) in [
+        (import(1, "p1"), "held"),
+        (import(3, "p3"), "removed"),
+        (import(4, "p1"), "held under another id"),
+    ] {
+        assert_eq!(
+            ask(&mut ada, again).unwrap_err().code,
+            "not_imported",
+            "{why}"
+        );
     }
-    assert_eq!(ask(&mut ada, import_over(1, "p1", Some(1))), Ok(1), "in the place of what was brought in");
-    assert_eq!(ask(&mut ada, import_over(1, "p1", Some(1))).unwrap_err().code, "not_imported", "it has changed since");
-    assert_eq!(ask(&mut ada, import_over(3, "p3", Some(1))).unwrap_err().code, "not_imported", "it was removed");
-    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
-    assert_eq!(ask(&mut ada, import(5, "p5")), Ok(1), "nothing of the suspended is lost");
-    let nobody = User::new(UserId(id(2))).decide(Now { moment: NOW, limits: Limits::built_in() }, import(1, "x"));
+    assert_eq!(
+        ask(&mut ada, import_over(1, "p1", Some(1))),
+        Ok(1),
+        "in the place of what was brought in"
+    );
+    assert_eq!(
+        ask(&mut ada, import_over(1, "p1", Some(1)))
+            .unwrap_err()
+            .code,
+        "not_imported",
+        "it has changed since"
+    );
+    assert_eq!(
+        ask(&mut ada, import_over(3, "p3", Some(1)))
+            .unwrap_err()
+            .code,
+        "not_imported",
+        "it was removed"
+    );
+    apply(
+        &mut ada,
+        vec![Change::new(UserId(id(1)), AccountEvent::Suspended)],
+    );
+    assert_eq!(
+        ask(&mut ada, import(5, "p5")),
+        Ok(1),
+        "nothing of the suspended is lost"
+    );
+    let nobody = User::new(UserId(id(2))).decide(
+        Now {
+            moment: NOW,
+            limits: Limits::built_in(),
+        },
+        import(1, "x"),
+    );
     assert_eq!(nobody.unwrap_err().kind, RefusalKind::NotFound);
 }
 
 #[test]
 fn the_suspended_ask_nothing_but_what_runs_may_end() {
     let mut ada = ada();
-    ask(&mut ada, UserCommand::RequestCaption(CaptionId(id(1)), brief())).unwrap();
-    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
-    let refused = ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(2)), spec("resize_image"))).unwrap_err();
+    ask(
+        &mut ada,
+        UserCommand::RequestCaption(CaptionId(id(1)), brief()),
+    )
+    .unwrap();
+    apply(
+        &mut ada,
+        vec![Change::new(UserId(id(1)), AccountEvent::Suspended)],
+    );
+    let refused = ask(
+        &mut ada,
+        UserCommand::SubmitJob(JobId::new(id(2)), spec("resize_image")),
+    )
+    .unwrap_err();
     assert_eq!(refused.code, "suspended");
     let (credential, reason) = (CredentialId(id(2)), RefusedFor::Suspended);
-    assert_eq!(ask(&mut ada, UserCommand::RefuseCredential { credential, reason, platform: None, purpose: None }), Ok(1));
-    let written = Written { text: "t".into(), model: "m".into(), truncated: false };
-    assert_eq!(ask(&mut ada, UserCommand::FinishCaption(CaptionId(id(1)), Ok(written))), Ok(1));
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::RefuseCredential {
+                credential,
+                reason,
+                platform: None,
+                purpose: None
+            }
+        ),
+        Ok(1)
+    );
+    let written = Written {
+        text: "t".into(),
+        model: "m".into(),
+        truncated: false,
+    };
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::FinishCaption(CaptionId(id(1)), Ok(written))
+        ),
+        Ok(1)
+    );
 }
 
 /// Everything that a state can hold, folded.
 fn busy_ada() -> User {
     let mut user = ada();
-    let sealed = SealedSecret { version: 1, hash: "h".into() };
+    let sealed = SealedSecret {
+        version: 1,
+        hash: "h".into(),
+    };
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(2)),
         kind: CredentialKind::Session,
@@ -231,12 +431,33 @@ fn busy_ada() -> User {
         sealed,
     };
     ask(&mut user, store).unwrap();
-    ask(&mut user, UserCommand::SubmitJob(JobId::new(id(3)), spec("apply_watermark"))).unwrap();
-    let question = ChatCommand::Ask { turn: TurnId(id(4)), session: "s".into(), message: "m".into() };
-    ask(&mut user, UserCommand::Chat(SessionId("session".into()), question)).unwrap();
-    let brief =
-        Brief { platform: Platform::X, tone: "t".into(), topic: "t".into(), length: Length::Short, platform_username: None };
-    ask(&mut user, UserCommand::RequestCaption(CaptionId(id(5)), brief)).unwrap();
+    ask(
+        &mut user,
+        UserCommand::SubmitJob(JobId::new(id(3)), spec("apply_watermark")),
+    )
+    .unwrap();
+    let question = ChatCommand::Ask {
+        turn: TurnId(id(4)),
+        session: "s".into(),
+        message: "m".into(),
+    };
+    ask(
+        &mut user,
+        UserCommand::Chat(SessionId("session".into()), question),
+    )
+    .unwrap();
+    let brief = Brief {
+        platform: Platform::X,
+        tone: "t".into(),
+        topic: "t".into(),
+        length: Length::Short,
+        platform_username: None,
+    };
+    ask(
+        &mut user,
+        UserCommand::RequestCaption(CaptionId(id(5)), brief),
+    )
+    .unwrap();
     user
 }
 
@@ -251,23 +472,49 @@ fn a_snapshot_reads_back_as_the_same_user() {
 #[test]
 fn the_shape_of_a_snapshot_has_a_version() {
     let mut json: Value = serde_json::from_slice(&busy_ada().to_snapshot()).unwrap();
-    json["sequences"].as_array_mut().unwrap().sort_by_key(Value::to_string);
+    json["sequences"]
+        .as_array_mut()
+        .unwrap()
+        .sort_by_key(Value::to_string);
     let kept = include_str!("snapshot.json");
-    assert_eq!((snapshot::VERSION, json), (3, serde_json::from_str(kept).unwrap()));
+    assert_eq!(
+        (snapshot::VERSION, json),
+        (3, serde_json::from_str(kept).unwrap())
+    );
 }
 
 #[test]
 fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
     let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);
-    let claimed = JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
-    let retried = JobEvent::Retried { queue: "media-jobs".into(), priority: 5, counted: None };
-    for event in [JobEvent::Submitted { spec: spec("thumbnail"), counted: None }, JobEvent::Cancelled, retried, claimed] {
+    let claimed = JobEvent::Claimed {
+        attempt: 1,
+        worker: "w".into(),
+        lease: "l".into(),
+    };
+    let retried = JobEvent::Retried {
+        queue: "media-jobs".into(),
+        priority: 5,
+        counted: None,
+    };
+    for event in [
+        JobEvent::Submitted {
+            spec: spec("thumbnail"),
+            counted: None,
+        },
+        JobEvent::Cancelled,
+        retried,
+        claimed,
+    ] {
         stream.evolve(event.clone());
         apply(&mut user, vec![Change::new(&job, event)]);
     }
     assert_eq!(user.job(&job), None, "so that it is recalled");
     user.recall_job(job.clone(), stream, 4);
-    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
+    let complete = JobCommand::Complete {
+        lease: "l".into(),
+        result: Value::Null,
+        outputs: Value::Null,
+    };
     assert_eq!(ask(&mut user, UserCommand::Job(job, complete)).unwrap(), 1);
 }
 
@@ -277,20 +524,39 @@ fn onboarding(user: &User) -> Onboarding {
 
 /// Claims the job and ends the attempt.
 fn work_on(user: &mut User, job: &JobId, end: JobCommand) -> usize {
-    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NOW.plus_millis(3_600_000) };
+    let claim = JobCommand::Claim {
+        worker: "w".into(),
+        lease: "l".into(),
+        now: NOW.plus_millis(3_600_000),
+    };
     ask(user, UserCommand::Job(job.clone(), claim)).unwrap();
     ask(user, UserCommand::Job(job.clone(), end)).unwrap()
 }
 
 fn fail(retryable: bool) -> JobCommand {
-    JobCommand::Fail { lease: "l".into(), error: "e".into(), retryable, retry_at: NOW }
+    JobCommand::Fail {
+        lease: "l".into(),
+        error: "e".into(),
+        retryable,
+        retry_at: NOW,
+    }
 }
 
 /// The stream of a job of an onboarding that has ended so.
 fn ended(user: &mut User, job: &JobId, end: JobEvent) {
     let mut stream = Job::Absent;
-    let spec = JobSpec { operation: onboarding::OPERATION.into(), queue: "onboarding-jobs".into(), ..spec("") };
-    for event in [JobEvent::Submitted { spec, counted: None }, end] {
+    let spec = JobSpec {
+        operation: onboarding::OPERATION.into(),
+        queue: "onboarding-jobs".into(),
+        ..spec("")
+    };
+    for event in [
+        JobEvent::Submitted {
+            spec,
+            counted: None,
+        },
+        end,
+    ] {
         stream.evolve(event);
     }
     user.recall_job(job.clone(), stream, 2);
@@ -300,40 +566,89 @@ fn ended(user: &mut User, job: &JobId, end: JobEvent) {
 fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     let (mut ada, file) = (ada(), BlobId(id(9)));
     let begin = |n| UserCommand::BeginOnboarding(JobId::new(id(n)), file);
-    assert_eq!(ask(&mut ada, begin(1)).unwrap_err().code, "onboarding_order", "the extension comes first");
+    assert_eq!(
+        ask(&mut ada, begin(1)).unwrap_err().code,
+        "onboarding_order",
+        "the extension comes first"
+    );
     let to = Onboarding::DataCollection;
-    ask(&mut ada, UserCommand::AdvanceOnboarding { to, privileged: false }).unwrap();
+    ask(
+        &mut ada,
+        UserCommand::AdvanceOnboarding {
+            to,
+            privileged: false,
+        },
+    )
+    .unwrap();
 
     assert_eq!(ask(&mut ada, begin(1)), Ok(2));
     let spec = ada.job(&JobId::new(id(1))).and_then(Job::spec).unwrap();
-    assert_eq!((spec.queue.as_str(), spec.input_file_id.as_deref()), ("onboarding-jobs", Some(file.to_string().as_str())));
+    assert_eq!(
+        (spec.queue.as_str(), spec.input_file_id.as_deref()),
+        ("onboarding-jobs", Some(file.to_string().as_str()))
+    );
     assert_eq!(onboarding(&ada), Onboarding::Processing);
-    assert_eq!(ask(&mut ada, begin(2)).unwrap_err().code, "onboarding_order", "one at a time");
+    assert_eq!(
+        ask(&mut ada, begin(2)).unwrap_err().code,
+        "onboarding_order",
+        "one at a time"
+    );
 
-    assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(true)), 1, "it will be tried again");
+    assert_eq!(
+        work_on(&mut ada, &JobId::new(id(1)), fail(true)),
+        1,
+        "it will be tried again"
+    );
     assert_eq!(onboarding(&ada), Onboarding::Processing);
     assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(false)), 2);
     assert_eq!(onboarding(&ada), Onboarding::DataCollection);
 
     assert_eq!(ask(&mut ada, begin(2)), Ok(2));
-    assert_eq!(ask(&mut ada, UserCommand::Job(JobId::new(id(2)), JobCommand::Cancel)), Ok(2));
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::Job(JobId::new(id(2)), JobCommand::Cancel)
+        ),
+        Ok(2)
+    );
     assert_eq!(onboarding(&ada), Onboarding::DataCollection);
 
     assert_eq!(ask(&mut ada, begin(3)), Ok(2));
     for _ in 0..2 {
-        let lapse = JobCommand::Lapse { lease: "l".into(), retry_at: NOW };
+        let lapse = JobCommand::Lapse {
+            lease: "l".into(),
+            retry_at: NOW,
+        };
         assert_eq!(work_on(&mut ada, &JobId::new(id(3)), lapse), 1);
     }
-    let last = JobCommand::Lapse { lease: "l".into(), retry_at: NOW };
+    let last = JobCommand::Lapse {
+        lease: "l".into(),
+        retry_at: NOW,
+    };
     assert_eq!(work_on(&mut ada, &JobId::new(id(3)), last), 2);
     assert_eq!(onboarding(&ada), Onboarding::DataCollection);
 
     assert_eq!(ask(&mut ada, begin(4)), Ok(2));
-    apply(&mut ada, vec![Change::new(UserId(id(1)), AccountEvent::Suspended)]);
-    let complete = JobCommand::Complete { lease: "l".into(), result: Value::Null, outputs: Value::Null };
-    let claimed = JobEvent::Claimed { attempt: 1, worker: "w".into(), lease: "l".into() };
+    apply(
+        &mut ada,
+        vec![Change::new(UserId(id(1)), AccountEvent::Suspended)],
+    );
+    let complete = JobCommand::Complete {
+        lease: "l".into(),
+        result: Value::Null,
+        outputs: Value::Null,
+    };
+    let claimed = JobEvent::Claimed {
+        attempt: 1,
+        worker: "w".into(),
+        lease: "l".into(),
+    };
     apply(&mut ada, vec![Change::new(JobId::new(id(4)), claimed)]);
-    assert_eq!(ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)), Ok(2), "of the suspended, too");
+    assert_eq!(
+        ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)),
+        Ok(2),
+        "of the suspended, too"
+    );
     assert_eq!(onboarding(&ada), Onboarding::Complete);
 }
 
@@ -341,7 +656,14 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
 fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
     let (mut ada, first) = (ada(), JobId::new(id(1)));
     let to = Onboarding::DataCollection;
-    ask(&mut ada, UserCommand::AdvanceOnboarding { to, privileged: false }).unwrap();
+    ask(
+        &mut ada,
+        UserCommand::AdvanceOnboarding {
+            to,
+            privileged: false,
+        },
+    )
+    .unwrap();
     ended(&mut ada, &first, JobEvent::Cancelled);
     assert_eq!(ask(&mut ada, UserCommand::RetryJob(first.clone())), Ok(2));
     assert_eq!(onboarding(&ada), Onboarding::Processing);
@@ -352,9 +674,25 @@ fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
     }
     let refused = ask(&mut ada, UserCommand::RetryJob(second.clone())).unwrap_err();
     assert_eq!(refused.code, "onboarding_order");
-    ask(&mut ada, UserCommand::AdvanceOnboarding { to: Onboarding::Complete, privileged: true }).unwrap();
-    assert_eq!(ask(&mut ada, UserCommand::RetryJob(third)).unwrap_err().code, "onboarding_order");
-    assert_eq!(ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)), Ok(1), "what was completed stays so");
+    ask(
+        &mut ada,
+        UserCommand::AdvanceOnboarding {
+            to: Onboarding::Complete,
+            privileged: true,
+        },
+    )
+    .unwrap();
+    assert_eq!(
+        ask(&mut ada, UserCommand::RetryJob(third))
+            .unwrap_err()
+            .code,
+        "onboarding_order"
+    );
+    assert_eq!(
+        ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)),
+        Ok(1),
+        "what was completed stays so"
+    );
     assert_eq!(onboarding(&ada), Onboarding::Complete);
 }
 
@@ -379,40 +717,93 @@ fn every_operation_of_the_contract_counts_what_it_says() {
     .enumerate()
     {
         let (job, before) = (JobId::new(id(n as u128)), ada.used(counter, NOW));
-        assert_eq!(ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec(operation))), Ok(2), "{operation}");
-        assert_eq!(ask(&mut ada, UserCommand::SubmitJob(job, spec(operation))), Ok(0), "asked twice, counted once");
+        assert_eq!(
+            ask(
+                &mut ada,
+                UserCommand::SubmitJob(job.clone(), spec(operation))
+            ),
+            Ok(2),
+            "{operation}"
+        );
+        assert_eq!(
+            ask(&mut ada, UserCommand::SubmitJob(job, spec(operation))),
+            Ok(0),
+            "asked twice, counted once"
+        );
         assert_eq!(ada.used(counter, NOW), before + 1, "{operation}");
     }
-    assert_eq!(ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(99)), spec("resize_image"))), Ok(1), "not counted");
+    assert_eq!(
+        ask(
+            &mut ada,
+            UserCommand::SubmitJob(JobId::new(id(99)), spec("resize_image"))
+        ),
+        Ok(1),
+        "not counted"
+    );
     assert_eq!(ada.used(Counter::AiClipOps, NOW), 3);
 }
 
 #[test]
 fn a_job_that_comes_to_nothing_goes_back_to_its_month_and_counts_again_when_it_is_queued_again() {
     let (mut ada, job) = (on_tier(Tier::Creator), JobId::new(id(1)));
-    ask(&mut ada, UserCommand::SubmitJob(job.clone(), spec("create_teaser"))).unwrap();
-    let cancelled =
-        ada.decide(Now { moment: NEXT_MONTH, limits: Limits::built_in() }, UserCommand::Job(job.clone(), JobCommand::Cancel));
+    ask(
+        &mut ada,
+        UserCommand::SubmitJob(job.clone(), spec("create_teaser")),
+    )
+    .unwrap();
+    let cancelled = ada.decide(
+        Now {
+            moment: NEXT_MONTH,
+            limits: Limits::built_in(),
+        },
+        UserCommand::Job(job.clone(), JobCommand::Cancel),
+    );
     let mut stream = ada.job(&job).cloned().unwrap();
     let cancelled = cancelled.unwrap();
-    let back = UsageEvent::GivenBack { counter: Counter::AiClipOps, amount: 1, month: Month(202_611) };
+    let back = UsageEvent::GivenBack {
+        counter: Counter::AiClipOps,
+        amount: 1,
+        month: Month(202_611),
+    };
     assert_eq!(cancelled[1].event, Event::Usage(back));
     stream.evolve(JobEvent::Cancelled);
     apply(&mut ada, cancelled);
     assert_eq!(ada.used(Counter::AiClipOps, NOW), 0);
 
     ada.recall_job(job.clone(), stream, 2);
-    assert_eq!(ask(&mut ada, UserCommand::Job(job.clone(), JobCommand::Cancel)), Ok(0), "given back once");
-    assert_eq!(ask_at(&mut ada, NEXT_MONTH, UserCommand::RetryJob(job.clone())), Ok(2));
     assert_eq!(
-        (ada.used(Counter::AiClipOps, NOW), ada.used(Counter::AiClipOps, NEXT_MONTH)),
+        ask(&mut ada, UserCommand::Job(job.clone(), JobCommand::Cancel)),
+        Ok(0),
+        "given back once"
+    );
+    assert_eq!(
+        ask_at(&mut ada, NEXT_MONTH, UserCommand::RetryJob(job.clone())),
+        Ok(2)
+    );
+    assert_eq!(
+        (
+            ada.used(Counter::AiClipOps, NOW),
+            ada.used(Counter::AiClipOps, NEXT_MONTH)
+        ),
         (1, 1),
         "no fresh month by a clock"
     );
-    let claim = JobCommand::Claim { worker: "w".into(), lease: "l".into(), now: NEXT_MONTH };
+    let claim = JobCommand::Claim {
+        worker: "w".into(),
+        lease: "l".into(),
+        now: NEXT_MONTH,
+    };
     ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job.clone(), claim)).unwrap();
-    let fail = JobCommand::Fail { lease: "l".into(), error: "e".into(), retryable: false, retry_at: NEXT_MONTH };
-    assert_eq!(ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job, fail)), Ok(2));
+    let fail = JobCommand::Fail {
+        lease: "l".into(),
+        error: "e".into(),
+        retryable: false,
+        retry_at: NEXT_MONTH,
+    };
+    assert_eq!(
+        ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job, fail)),
+        Ok(2)
+    );
     assert_eq!(ada.used(Counter::AiClipOps, NEXT_MONTH), 0);
 }
 
@@ -420,30 +811,69 @@ fn a_job_that_comes_to_nothing_goes_back_to_its_month_and_counts_again_when_it_i
 fn a_job_is_queued_again_only_within_the_limit() {
     let mut ada = on_tier(Tier::Creator);
     let first = JobId::new(id(100));
-    ask(&mut ada, UserCommand::SubmitJob(first.clone(), spec("join_videos"))).unwrap();
+    ask(
+        &mut ada,
+        UserCommand::SubmitJob(first.clone(), spec("join_videos")),
+    )
+    .unwrap();
     let mut stream = ada.job(&first).cloned().unwrap();
-    ask(&mut ada, UserCommand::Job(first.clone(), JobCommand::Cancel)).unwrap();
+    ask(
+        &mut ada,
+        UserCommand::Job(first.clone(), JobCommand::Cancel),
+    )
+    .unwrap();
     stream.evolve(JobEvent::Cancelled);
     for n in 0..10 {
-        ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(n)), spec("join_videos"))).unwrap();
+        ask(
+            &mut ada,
+            UserCommand::SubmitJob(JobId::new(id(n)), spec("join_videos")),
+        )
+        .unwrap();
     }
     ada.recall_job(first.clone(), stream, 2);
-    assert!(is_quota(&ask(&mut ada, UserCommand::RetryJob(first)).unwrap_err()));
+    assert!(is_quota(
+        &ask(&mut ada, UserCommand::RetryJob(first)).unwrap_err()
+    ));
     let running = JobId::new(id(1));
-    assert_eq!(ask(&mut ada, UserCommand::RetryJob(running)).unwrap_err().code, "not_failed", "before any limit");
+    assert_eq!(
+        ask(&mut ada, UserCommand::RetryJob(running))
+            .unwrap_err()
+            .code,
+        "not_failed",
+        "before any limit"
+    );
 }
 
 #[test]
 fn a_job_for_later_needs_room_among_those_that_wait_for_their_time() {
     let mut ada = ada();
-    let later = JobSpec { run_at: Some(NOW.plus_seconds(60)), ..spec("resize_image") };
+    let later = JobSpec {
+        run_at: Some(NOW.plus_seconds(60)),
+        ..spec("resize_image")
+    };
     for n in 0..3 {
-        assert_eq!(ask(&mut ada, UserCommand::SubmitJob(JobId::new(id(n)), later.clone())), Ok(1));
+        assert_eq!(
+            ask(
+                &mut ada,
+                UserCommand::SubmitJob(JobId::new(id(n)), later.clone())
+            ),
+            Ok(1)
+        );
     }
     let one_more = UserCommand::SubmitJob(JobId::new(id(3)), later);
     let refused = ask(&mut ada, one_more.clone()).unwrap_err();
-    assert_eq!(refused.kind, RefusalKind::Quota { counter: Counter::ScheduledQueueSize, in_tier: true });
-    ask(&mut ada, UserCommand::Job(JobId::new(id(0)), JobCommand::Cancel)).unwrap();
+    assert_eq!(
+        refused.kind,
+        RefusalKind::Quota {
+            counter: Counter::ScheduledQueueSize,
+            in_tier: true
+        }
+    );
+    ask(
+        &mut ada,
+        UserCommand::Job(JobId::new(id(0)), JobCommand::Cancel),
+    )
+    .unwrap();
     assert_eq!(ask(&mut ada, one_more), Ok(1));
 }
 
@@ -452,11 +882,18 @@ fn clients_count_what_genie_does_not_and_never_past_the_limit() {
     let mut ada = ada();
     let count = |counter, amount| UserCommand::CountUsage { counter, amount };
     assert_eq!(ask(&mut ada, count(Counter::TaxonomyAiCalls, 4)), Ok(1));
-    assert!(is_quota(&ask(&mut ada, count(Counter::TaxonomyAiCalls, 2)).unwrap_err()));
-    assert!(is_quota(&ask(&mut ada, count(Counter::TaxonomyAiCalls, u64::MAX)).unwrap_err()));
+    assert!(is_quota(
+        &ask(&mut ada, count(Counter::TaxonomyAiCalls, 2)).unwrap_err()
+    ));
+    assert!(is_quota(
+        &ask(&mut ada, count(Counter::TaxonomyAiCalls, u64::MAX)).unwrap_err()
+    ));
     assert_eq!(ask(&mut ada, count(Counter::TaxonomyAiCalls, 1)), Ok(1));
     assert_eq!(ada.used(Counter::TaxonomyAiCalls, NOW), 5);
-    for counter in Counter::ALL.into_iter().filter(|counter| counter.is_counted_by_genie()) {
+    for counter in Counter::ALL
+        .into_iter()
+        .filter(|counter| counter.is_counted_by_genie())
+    {
         assert_eq!(ask(&mut ada, count(counter, 1)), Ok(0), "{counter}");
     }
 }

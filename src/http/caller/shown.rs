@@ -46,19 +46,28 @@ pub enum TokenHolder {
 }
 
 pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
-    request.app_data::<Data<App>>().cloned().ok_or_else(|| ApiError::Internal("the app is not wired".into()))
+    request
+        .app_data::<Data<App>>()
+        .cloned()
+        .ok_or_else(|| ApiError::Internal("the app is not wired".into()))
 }
 
 /// The one token of a request; `None` without any. More than one, in whatever way, is an error (RFC 6750, section 2), and one in
 /// the address is none: addresses end up in logs (section 5.3).
 pub fn token(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
-    let in_address = request.query_string().split('&').filter(|pair| pair.split('=').next() == Some("access_token")).count();
+    let in_address = request
+        .query_string()
+        .split('&')
+        .filter(|pair| pair.split('=').next() == Some("access_token"))
+        .count();
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let first = headers.next();
     if usize::from(first.is_some()) + headers.count() + in_address > 1 {
         return Err(ApiError::TwoTokens);
     }
-    let (scheme, token) = first.and_then(|value| value.to_str().ok()?.split_once(' ')).unwrap_or(("", ""));
+    let (scheme, token) = first
+        .and_then(|value| value.to_str().ok()?.split_once(' '))
+        .unwrap_or(("", ""));
     Ok(Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer")))
 }
 
@@ -72,10 +81,14 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
     let app = app(request)?;
     let token = token(request)?.ok_or(ApiError::NoCaller)?;
     if is_service_key(token) {
-        return service_key(&app, request, token).await.map(TokenHolder::ServiceKey);
+        return service_key(&app, request, token)
+            .await
+            .map(TokenHolder::ServiceKey);
     }
     match app.impersonations.check(token) {
-        Ok(claims) => impersonator(&app, request, &claims).await.map(TokenHolder::Impersonator),
+        Ok(claims) => impersonator(&app, request, &claims)
+            .await
+            .map(TokenHolder::Impersonator),
         Err(BadToken::Expired) => Err(ApiError::Expired),
         Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
     }
@@ -84,37 +97,70 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
 /// The user whose access token it is.
 async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
     let (account, login) = match &app.directus {
-        Some(directus) => (directus::authenticate(app, directus, request, token).await?, None),
+        Some(directus) => (
+            directus::authenticate(app, directus, request, token).await?,
+            None,
+        ),
         None => holder(app, request, token).await?,
     };
     admission::count_user(app, request, account.user)?;
     let account = active(account)?;
-    Ok(UserCaller { caller: Caller::user(account.user, account.admin, request::current_id()), account, login })
+    Ok(UserCaller {
+        caller: Caller::user(account.user, account.admin, request::current_id()),
+        account,
+        login,
+    })
 }
 
 /// The account of the holder of one of genie's own access tokens, and of which login it is.
-async fn holder(app: &App, request: &HttpRequest, token: &str) -> Result<(AccountRow, Option<Uuid>), ApiError> {
+async fn holder(
+    app: &App,
+    request: &HttpRequest,
+    token: &str,
+) -> Result<(AccountRow, Option<Uuid>), ApiError> {
     let claims = app.tokens.check(token).map_err(|bad| match bad {
         BadToken::Expired => ApiError::Expired,
         BadToken::Invalid => forged(app, request),
     })?;
-    let account = account_of(app, claims.id, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?;
+    let account = account_of(app, claims.id, ACCOUNT_WAIT)
+        .await?
+        .ok_or(ApiError::NoCaller)?;
     Ok((account, claims.sid))
 }
 
 /// The token alone proves nothing: its impersonation must last, its administrator must be one still, and its user none.
-async fn impersonator(app: &App, request: &HttpRequest, claims: &impersonation::Claims) -> Result<ActingUser, ApiError> {
-    let lasting = app.log.impersonation(claims.session, app.log.clock().now()).await?;
-    let lasting = lasting.filter(|one| (one.user, one.by) == (claims.user, claims.by)).ok_or(ApiError::NoCaller)?;
-    let by = active(account_of(app, lasting.by, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
-    let account = active(account_of(app, lasting.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?)?;
+async fn impersonator(
+    app: &App,
+    request: &HttpRequest,
+    claims: &impersonation::Claims,
+) -> Result<ActingUser, ApiError> {
+    let lasting = app
+        .log
+        .impersonation(claims.session, app.log.clock().now())
+        .await?;
+    let lasting = lasting
+        .filter(|one| (one.user, one.by) == (claims.user, claims.by))
+        .ok_or(ApiError::NoCaller)?;
+    let by = active(
+        account_of(app, lasting.by, ACCOUNT_WAIT)
+            .await?
+            .ok_or(ApiError::NoCaller)?,
+    )?;
+    let account = active(
+        account_of(app, lasting.user, ACCOUNT_WAIT)
+            .await?
+            .ok_or(ApiError::NoCaller)?,
+    )?;
     // Who acts is counted, not for whom.
     admission::count_user(app, request, by.user)?;
     for one in [&by, &account] {
         directus::expect_unchanged(app, request, one).await?;
     }
     match administers(app, by.user).await? && !account.admin {
-        true => Ok(ActingUser { caller: Caller::impersonator(by.user, account.user, request::current_id()), account }),
+        true => Ok(ActingUser {
+            caller: Caller::impersonator(by.user, account.user, request::current_id()),
+            account,
+        }),
         false => Err(ApiError::NoCaller),
     }
 }
@@ -123,7 +169,11 @@ async fn impersonator(app: &App, request: &HttpRequest, claims: &impersonation::
 /// asked, where the account's row may be some moments old.
 async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
     match app.log.wake(user).await? {
-        Waking::Awake(awake) => Ok(awake.user.account().active().is_ok_and(|profile| profile.admin)),
+        Waking::Awake(awake) => Ok(awake
+            .user
+            .account()
+            .active()
+            .is_ok_and(|profile| profile.admin)),
         Waking::Forgotten => Ok(false),
     }
 }
@@ -138,7 +188,11 @@ pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> 
 
 /// The holder of a service key.
 pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
-    let shown = app.refused.shown(Kind::ServiceKey, request::client_address(request), key.as_bytes());
+    let shown = app.refused.shown(
+        Kind::ServiceKey,
+        request::client_address(request),
+        key.as_bytes(),
+    );
     may_be_right(app, &shown)?;
     let (id, state) = match app.write.service_keys.find(key).await? {
         Some(found) => found,
@@ -148,13 +202,22 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
         }
     };
     app.refused.was_right(shown);
-    let key = state.opens(app.log.clock().now()).ok_or(ApiError::NoCaller)?;
-    Ok(Caller::service_key(id, key.scopes.clone(), request::current_id()))
+    let key = state
+        .opens(app.log.clock().now())
+        .ok_or(ApiError::NoCaller)?;
+    Ok(Caller::service_key(
+        id,
+        key.scopes.clone(),
+        request::current_id(),
+    ))
 }
 
 /// Counts a token that nobody gave out.
 pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
-    match app.refused.was_forged(request::client_address(request), Instant::now()) {
+    match app
+        .refused
+        .was_forged(request::client_address(request), Instant::now())
+    {
         Ok(()) => ApiError::NoCaller,
         Err(stop) => stop.into(),
     }
@@ -181,7 +244,11 @@ fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
 }
 
 /// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
-pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Option<AccountRow>, ApiError> {
+pub async fn account_of(
+    app: &App,
+    user: UserId,
+    wait: Duration,
+) -> Result<Option<AccountRow>, ApiError> {
     if let Some(account) = app.known_accounts.get(user).await? {
         return Ok(Some(account));
     }
@@ -195,22 +262,36 @@ pub async fn account_of(app: &App, user: UserId, wait: Duration) -> Result<Optio
 /// The holder of the shared secret; `None` when the header is absent.
 pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> {
     let mut headers = request.headers().get_all(SECRET_HEADER);
-    let Some(given) = headers.next() else { return Ok(None) };
+    let Some(given) = headers.next() else {
+        return Ok(None);
+    };
     if headers.next().is_some() {
         return Err(ApiError::TwoTokens);
     }
     let app = app(request)?;
-    let wanted = app.config.shared_secret.as_ref().ok_or(ApiError::SecretNotConfigured)?;
-    let shown = app.refused.shown(Kind::Secret, request::client_address(request), given.as_bytes());
+    let wanted = app
+        .config
+        .shared_secret
+        .as_ref()
+        .ok_or(ApiError::SecretNotConfigured)?;
+    let shown = app.refused.shown(
+        Kind::Secret,
+        request::client_address(request),
+        given.as_bytes(),
+    );
     may_be_right(&app, &shown)?;
     if !bool::from(given.as_bytes().ct_eq(wanted.expose_secret().as_bytes())) {
         app.refused.was_wrong(shown, Instant::now());
         return Err(ApiError::NoCaller);
     }
     app.refused.was_right(shown);
-    let is_original = request.match_pattern().is_some_and(|route| ORIGINAL_SECRET_ROUTES.contains(&route.as_str()));
+    let is_original = request
+        .match_pattern()
+        .is_some_and(|route| ORIGINAL_SECRET_ROUTES.contains(&route.as_str()));
     match app.config.secret_is_narrow && !is_original {
-        true => Err(ApiError::Forbidden("The shared secret does not open this route here; use a service key")),
+        true => Err(ApiError::Forbidden(
+            "The shared secret does not open this route here; use a service key",
+        )),
         false => Ok(Some(Caller::shared_secret(request::current_id()))),
     }
 }

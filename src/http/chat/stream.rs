@@ -68,7 +68,12 @@ struct End {
 
 impl View {
     fn new(stage: Stage, text: &str, after: u64, ended: Option<End>) -> Self {
-        Self { stage, fresh: from(text, after), upto: text.len() as u64, ended }
+        Self {
+            stage,
+            fresh: from(text, after),
+            upto: text.len() as u64,
+            ended,
+        }
     }
 }
 
@@ -79,7 +84,15 @@ pub fn last_id(text: &str) -> u64 {
 
 impl TurnStream {
     pub fn new(app: Data<App>, turn: TurnId, user: UserId, source: Source, after: u64) -> Self {
-        Self { app, turn, user, source, after, stage_told: None, sent: Instant::now() }
+        Self {
+            app,
+            turn,
+            user,
+            source,
+            after,
+            stage_told: None,
+            sent: Instant::now(),
+        }
     }
 
     /// The events, to the end. The reader going away changes nothing for the turn.
@@ -139,7 +152,9 @@ impl TurnStream {
             return Ok(View::new(Stage::Running, &text, self.after, None));
         };
         let detail = answer.detail.unwrap_or_default();
-        let outcome = ["completed", "stopped", "interrupted"].into_iter().find(|word| Some(*word) == answer.outcome.as_deref());
+        let outcome = ["completed", "stopped", "interrupted"]
+            .into_iter()
+            .find(|word| Some(*word) == answer.outcome.as_deref());
         let end = End {
             outcome: outcome.unwrap_or("failed"),
             failure: detail.failure,
@@ -148,7 +163,12 @@ impl TurnStream {
             length: answer.content.len() as u64,
             position: answer.position,
         };
-        Ok(View::new(Stage::Running, &answer.content, self.after, Some(end)))
+        Ok(View::new(
+            Stage::Running,
+            &answer.content,
+            self.after,
+            Some(end),
+        ))
     }
 
     /// Waits until there may be more to tell, or it is time for a sign of life.
@@ -187,8 +207,15 @@ impl TurnStream {
         let mut events = Vec::with_capacity(3);
         if self.after <= end.length {
             let mood = if failed { "error" } else { "idle" };
-            let label = if failed { "Something went wrong" } else { "Done" };
-            events.push(self.event(end.length, json!({"type": "stage_update", "missionLabel": label, "mood": mood})));
+            let label = if failed {
+                "Something went wrong"
+            } else {
+                "Done"
+            };
+            events.push(self.event(
+                end.length,
+                json!({"type": "stage_update", "missionLabel": label, "mood": mood}),
+            ));
             events.push(self.event(
                 end.length + 1,
                 match &end.failure {

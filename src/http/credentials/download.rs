@@ -25,8 +25,13 @@ pub struct NewDownloadCredential {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Sealed<'a> {
-    Password { username: &'a str, password: &'a SecretText },
-    Cookies { cookies: SecretText },
+    Password {
+        username: &'a str,
+        password: &'a SecretText,
+    },
+    Cookies {
+        cookies: SecretText,
+    },
 }
 
 impl NewDownloadCredential {
@@ -34,18 +39,31 @@ impl NewDownloadCredential {
         let missing = |field: &str| ApiError::field(format!("`{field}` is missing"));
         match self.kind.as_str() {
             "password" => {
-                let username = self.username.as_deref().ok_or_else(|| missing("username"))?;
+                let username = self
+                    .username
+                    .as_deref()
+                    .ok_or_else(|| missing("username"))?;
                 let password = self.password.as_ref().ok_or_else(|| missing("password"))?;
                 if username.is_empty() || password.expose().is_empty() {
-                    return Err(ApiError::field("`username` and `password` must not be empty"));
+                    return Err(ApiError::field(
+                        "`username` and `password` must not be empty",
+                    ));
                 }
                 let sealed = Sealed::Password { username, password };
-                Ok((CredentialKind::Password, Plaintext::of("password", &sealed, MAX_SECRET_BYTES)?))
+                Ok((
+                    CredentialKind::Password,
+                    Plaintext::of("password", &sealed, MAX_SECRET_BYTES)?,
+                ))
             }
             "cookies" => {
                 let cookies = self.cookies.as_ref().ok_or_else(|| missing("cookies"))?;
-                let sealed = Sealed::Cookies { cookies: cookies::checked_file(cookies)? };
-                Ok((CredentialKind::Cookies, Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?))
+                let sealed = Sealed::Cookies {
+                    cookies: cookies::checked_file(cookies)?,
+                };
+                Ok((
+                    CredentialKind::Cookies,
+                    Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?,
+                ))
             }
             _ => Err(ApiError::field("`kind` must be `password` or `cookies`")),
         }
@@ -62,9 +80,24 @@ pub async fn store(
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let (kind, secret) = body.secret()?;
-    let name = body.username.clone().filter(|_| kind == CredentialKind::Password);
+    let name = body
+        .username
+        .clone()
+        .filter(|_| kind == CredentialKind::Password);
     let platform_username = checked_username("username", name)?;
-    let target = Target::For(Holding { kind, platform, platform_username, expires_at: None });
-    let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
-    Ok(answer::written(json!({"id": stored.id, "updated": stored.updated}), stored.position))
+    let target = Target::For(Holding {
+        kind,
+        platform,
+        platform_username,
+        expires_at: None,
+    });
+    let stored = app
+        .write
+        .vault
+        .store(&app.write.users, user.account.user, asking, target, secret)
+        .await?;
+    Ok(answer::written(
+        json!({"id": stored.id, "updated": stored.updated}),
+        stored.position,
+    ))
 }

@@ -29,11 +29,18 @@ pub async fn of_one(
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit, before) = (credential_id(&id)?, page.limit()?, page.after_number()?);
     consistency::wait_for_log(&app, &request).await?;
-    let owner = app.log.owner_of(id).await?.ok_or(ApiError::NotFound("credential"))?;
+    let owner = app
+        .log
+        .owner_of(id)
+        .await?
+        .ok_or(ApiError::NotFound("credential"))?;
     if owner != user.account.user {
         look_at_another_s(&app, &user, owner).await?;
     }
-    let rows = app.log.credential_rows(owner, id, before, limit as usize).await?;
+    let rows = app
+        .log
+        .credential_rows(owner, id, before, limit as usize)
+        .await?;
     let next = answer::next_cursor(&rows, limit, |row| row.sequence.to_string());
     Ok(answer::list(told(&app, &rows).await?, next))
 }
@@ -47,7 +54,10 @@ pub async fn reveals(
 ) -> Result<HttpResponse, ApiError> {
     let (limit, before) = (page.limit()?, page.after_number()?);
     consistency::wait_for_log(&app, &request).await?;
-    let rows = app.log.revealed_rows(user.account.user, before, limit as usize).await?;
+    let rows = app
+        .log
+        .revealed_rows(user.account.user, before, limit as usize)
+        .await?;
     let next = answer::next_cursor(&rows, limit, |row| row.owner_seq.to_string());
     Ok(answer::list(told(&app, &rows).await?, next))
 }
@@ -59,8 +69,14 @@ async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Resul
     }
     still_administers(app, user.account.user).await?;
     match app.log.keys(owner.0).await {
-        Ok(KeyState::Live(_)) => Ok(app.write.access.personal_read(&user.caller, Some(owner)).await?),
-        Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => Err(ApiError::NotFound("credential")),
+        Ok(KeyState::Live(_)) => Ok(app
+            .write
+            .access
+            .personal_read(&user.caller, Some(owner))
+            .await?),
+        Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => {
+            Err(ApiError::NotFound("credential"))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -89,14 +105,19 @@ async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<Value>, ApiError> {
 
 fn shown(fact: &Fact, event: &CredentialEvent) -> Value {
     let metadata = &fact.metadata;
-    let by = metadata.by.map(|user| user.to_string()).or_else(|| metadata.key.as_ref().map(|key| key.0.clone()));
+    let by = metadata
+        .by
+        .map(|user| user.to_string())
+        .or_else(|| metadata.key.as_ref().map(|key| key.0.clone()));
     let mut shown = json!({
         "id": fact.stream.id, "event": fact.event_type.trim_start_matches("credential."), "at": fact.recorded_at.rfc3339(),
         "by": metadata.caller.as_str(), "by_id": by, "request_id": metadata.request_id,
         "version": null, "platform": null, "purpose": null, "reason": null,
     });
     match event {
-        CredentialEvent::Stored { platform, sealed, .. } => {
+        CredentialEvent::Stored {
+            platform, sealed, ..
+        } => {
             shown["platform"] = platform.as_str().into();
             shown["version"] = sealed.version.into();
         }
@@ -105,7 +126,11 @@ fn shown(fact: &Fact, event: &CredentialEvent) -> Value {
             shown["version"] = (*version).into();
             shown["purpose"] = purpose.clone().into();
         }
-        CredentialEvent::Refused { reason, platform, purpose } => {
+        CredentialEvent::Refused {
+            reason,
+            platform,
+            purpose,
+        } => {
             shown["reason"] = reason.as_str().into();
             shown["platform"] = platform.clone().into();
             shown["purpose"] = purpose.clone().into();

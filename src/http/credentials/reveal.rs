@@ -48,7 +48,10 @@ impl Wanted {
             return Ok(Right::Every);
         }
         match (&self.job, &self.lease) {
-            (Some(job), Some(lease)) => Ok(Right::WorksOn { job: job_id(job)?, lease: sha256_hex(lease.as_bytes()) }),
+            (Some(job), Some(lease)) => Ok(Right::WorksOn {
+                job: job_id(job)?,
+                lease: sha256_hex(lease.as_bytes()),
+            }),
             _ => Ok(Right::None),
         }
     }
@@ -57,7 +60,10 @@ impl Wanted {
         let missing = |field| ApiError::field(format!("`{field}` is missing"));
         let user = self.user.as_ref().ok_or_else(|| missing("userId"))?;
         let user = user.parse().map_err(|_| ApiError::NotFound("credential"))?;
-        Ok(Named::For { user, platform: checked_platform(self.platform.as_ref().ok_or_else(|| missing("platform"))?)? })
+        Ok(Named::For {
+            user,
+            platform: checked_platform(self.platform.as_ref().ok_or_else(|| missing("platform"))?)?,
+        })
     }
 }
 
@@ -69,13 +75,28 @@ async fn shown(
     named: Named,
     kinds: &'static [CredentialKind],
 ) -> Result<(Revealed, Opened), ApiError> {
-    if wanted.purpose.as_ref().is_some_and(|purpose| purpose.chars().count() > MAX_PURPOSE) {
-        return Err(ApiError::field(format!("`purpose` must be at most {MAX_PURPOSE} characters")));
+    if wanted
+        .purpose
+        .as_ref()
+        .is_some_and(|purpose| purpose.chars().count() > MAX_PURPOSE)
+    {
+        return Err(ApiError::field(format!(
+            "`purpose` must be at most {MAX_PURPOSE} characters"
+        )));
     }
     let right = wanted.right(caller)?;
     consistency::wait_for_log(app, request).await?;
-    let ask = Ask { named, kinds, right, purpose: wanted.purpose };
-    let revealed = app.write.vault.reveal(&app.write.users, caller, ask).await?;
+    let ask = Ask {
+        named,
+        kinds,
+        right,
+        purpose: wanted.purpose,
+    };
+    let revealed = app
+        .write
+        .vault
+        .reveal(&app.write.users, caller, ask)
+        .await?;
     let opened = Opened::of(&revealed.plaintext)?;
     Ok((revealed, opened))
 }
@@ -87,9 +108,20 @@ pub async fn profile(
     server: ServerCaller<RevealsCredentials>,
     Body(wanted): Body<Wanted>,
 ) -> Result<HttpResponse, ApiError> {
-    let id = wanted.profile.as_ref().ok_or_else(|| ApiError::field("`creatorProfileId` is missing"))?;
+    let id = wanted
+        .profile
+        .as_ref()
+        .ok_or_else(|| ApiError::field("`creatorProfileId` is missing"))?;
     let named = Named::Id(credential_id(id)?);
-    let (revealed, opened) = shown(&app, &request, &server.caller, wanted, named, &[CredentialKind::Profile]).await?;
+    let (revealed, opened) = shown(
+        &app,
+        &request,
+        &server.caller,
+        wanted,
+        named,
+        &[CredentialKind::Profile],
+    )
+    .await?;
     let fields = json!({
         "creatorProfileId": revealed.id, "platform": revealed.platform, "platform_username": revealed.platform_username,
     });
@@ -127,7 +159,15 @@ pub async fn session(
     Body(wanted): Body<Wanted>,
 ) -> Result<HttpResponse, ApiError> {
     let named = wanted.for_platform()?;
-    let (revealed, opened) = shown(&app, &request, &server.caller, wanted, named, &[CredentialKind::Session]).await?;
+    let (revealed, opened) = shown(
+        &app,
+        &request,
+        &server.caller,
+        wanted,
+        named,
+        &[CredentialKind::Session],
+    )
+    .await?;
     let fields = json!({
         "id": revealed.id, "platform": revealed.platform, "expires_at": revealed.expires_at.map(Moment::rfc3339),
     });

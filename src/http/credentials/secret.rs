@@ -30,7 +30,9 @@ impl fmt::Debug for SecretFields {
 impl SecretFields {
     pub fn plaintext(&self) -> Result<Plaintext, ApiError> {
         match self.0.is_empty() {
-            true => Err(ApiError::field("`credentials` must have at least one field")),
+            true => Err(ApiError::field(
+                "`credentials` must have at least one field",
+            )),
             false => Ok(Plaintext::of("credentials", &self.0, MAX_SECRET_BYTES)?),
         }
     }
@@ -48,7 +50,9 @@ impl Drop for Opened {
 impl Opened {
     pub fn of(plaintext: &Plaintext) -> Result<Self, ApiError> {
         let fields = serde_json::from_slice(plaintext.expose());
-        fields.map(Self).map_err(|_| ApiError::Internal("a stored credential is no JSON object".into()))
+        fields
+            .map(Self)
+            .map_err(|_| ApiError::Internal("a stored credential is no JSON object".into()))
     }
 
     /// The answer to a reveal: these fields, one below another or beside others.
@@ -84,7 +88,10 @@ mod tests {
     #[test]
     fn fields_show_nothing_and_can_be_wiped_however_deep() {
         let fields: SecretFields = serde_json::from_value(json!({"password": "canary"})).unwrap();
-        assert_eq!(format!("{fields:?} {:?}", fields.plaintext().unwrap()), "[secret] [secret]");
+        assert_eq!(
+            format!("{fields:?} {:?}", fields.plaintext().unwrap()),
+            "[secret] [secret]"
+        );
         let mut deep = json!({"a": [{"b": "canary"}, "canary"], "c": 7});
         wipe(&mut deep);
         assert_eq!(deep, json!({"a": [{"b": ""}, ""], "c": 7}));

@@ -44,16 +44,36 @@ pub async fn store(
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let user_agent = body.user_agent.as_deref();
-    if user_agent.is_some_and(|name| name.chars().count() > MAX_USER_AGENT || name.chars().any(char::is_control)) {
-        let sentence = format!("`user_agent` must have at most {MAX_USER_AGENT} characters, none of them control characters");
+    if user_agent.is_some_and(|name| {
+        name.chars().count() > MAX_USER_AGENT || name.chars().any(char::is_control)
+    }) {
+        let sentence = format!(
+            "`user_agent` must have at most {MAX_USER_AGENT} characters, none of them control characters"
+        );
         return Err(ApiError::field(sentence));
     }
     let now = app.log.clock().now();
     let expires_at = checked_session(&body.cookies, now)?;
-    let sealed = Sealed { cookies: &body.cookies, user_agent, captured_at: now.rfc3339() };
+    let sealed = Sealed {
+        cookies: &body.cookies,
+        user_agent,
+        captured_at: now.rfc3339(),
+    };
     let secret = Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?;
-    let target = Target::For(Holding { kind: CredentialKind::Session, platform, platform_username: None, expires_at });
-    let stored = app.write.vault.store(&app.write.users, user.account.user, asking, target, secret).await?;
+    let target = Target::For(Holding {
+        kind: CredentialKind::Session,
+        platform,
+        platform_username: None,
+        expires_at,
+    });
+    let stored = app
+        .write
+        .vault
+        .store(&app.write.users, user.account.user, asking, target, secret)
+        .await?;
     let expires_at = stored.expires_at.map(Moment::rfc3339);
-    Ok(answer::written(json!({"id": stored.id, "updated": stored.updated, "expires_at": expires_at}), stored.position))
+    Ok(answer::written(
+        json!({"id": stored.id, "updated": stored.updated, "expires_at": expires_at}),
+        stored.position,
+    ))
 }

@@ -19,7 +19,9 @@ use crate::{
         caller::{ACCOUNT_WAIT, account_of, forged},
         error::ApiError,
     },
-    identity::directus::{Authenticated, Directus, NotAuthenticated, NotRegistered, Person, Standing},
+    identity::directus::{
+        Authenticated, Directus, NotAuthenticated, NotRegistered, Person, Standing,
+    },
 };
 
 impl From<NotAuthenticated> for ApiError {
@@ -33,8 +35,14 @@ impl From<NotAuthenticated> for ApiError {
 }
 
 /// The account of a token's holder, who is met if this is the first time, and made what Directus says that they are.
-pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest, token: &str) -> Result<AccountRow, ApiError> {
-    let Authenticated { person, admin } = match directus.authenticate(token, address(request)).await {
+pub async fn authenticate(
+    app: &App,
+    directus: &Directus,
+    request: &HttpRequest,
+    token: &str,
+) -> Result<AccountRow, ApiError> {
+    let Authenticated { person, admin } = match directus.authenticate(token, address(request)).await
+    {
         Ok(authenticated) => authenticated,
         Err(NotAuthenticated::Inactive(user)) => {
             suspend(app, user).await;
@@ -49,7 +57,9 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
         Some(account) => account,
         None => {
             meet(app, directus, &person, admin).await?;
-            account_of(app, person.user, ACCOUNT_WAIT).await?.ok_or(ApiError::NoCaller)?
+            account_of(app, person.user, ACCOUNT_WAIT)
+                .await?
+                .ok_or(ApiError::NoCaller)?
         }
     };
     sync(app, account, &person, admin).await
@@ -57,9 +67,19 @@ pub async fn authenticate(app: &App, directus: &Directus, request: &HttpRequest,
 
 /// That somebody whose token is not shown is what their account says, in Directus, too: of those who act for another, and for whom
 /// they act. Whether a role that they got meanwhile administers shows when they come by themselves; until then nobody acts.
-pub async fn expect_unchanged(app: &App, request: &HttpRequest, account: &AccountRow) -> Result<(), ApiError> {
-    let Some(directus) = &app.directus else { return Ok(()) };
-    match directus.standing(account.user, address(request)).await.map_err(ApiError::Directus)? {
+pub async fn expect_unchanged(
+    app: &App,
+    request: &HttpRequest,
+    account: &AccountRow,
+) -> Result<(), ApiError> {
+    let Some(directus) = &app.directus else {
+        return Ok(());
+    };
+    match directus
+        .standing(account.user, address(request))
+        .await
+        .map_err(ApiError::Directus)?
+    {
         None => Ok(()), // nothing says otherwise
         Some(Standing::Known(person)) if person.active => match &person.role_name {
             Some(role) if *role != account.role => Err(ApiError::NoCaller),
@@ -74,7 +94,9 @@ pub async fn expect_unchanged(app: &App, request: &HttpRequest, account: &Accoun
 
 /// Somebody who has not come by is met, so that something can be kept for them. Whether they administer, their token will say.
 pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
-    let Some(directus) = &app.directus else { return Ok(()) };
+    let Some(directus) = &app.directus else {
+        return Ok(());
+    };
     if app.log.user_seq(user).await? > 0 {
         return Ok(());
     }
@@ -85,13 +107,25 @@ pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
 }
 
 /// A registration of theirs that broke off is completed; else they are met as Directus describes them.
-async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> Result<(), WriteError> {
+async fn meet(
+    app: &App,
+    directus: &Directus,
+    person: &Person,
+    admin: bool,
+) -> Result<(), WriteError> {
     if app.log.user_seq(person.user).await? > 0 {
         return Ok(()); // by another request, meanwhile
     }
     if let Some(email) = &person.email {
-        let made = Made { email: email.clone(), first_name: person.first_name.clone(), role: person.role_word() };
-        directus.registrations().complete_for(person.user, email, &made).await?;
+        let made = Made {
+            email: email.clone(),
+            first_name: person.first_name.clone(),
+            role: person.role_word(),
+        };
+        directus
+            .registrations()
+            .complete_for(person.user, email, &made)
+            .await?;
         or_stays(directus.registrations().free_for(email, person.user).await);
     }
     let who = Acquaintance {
@@ -104,13 +138,25 @@ async fn meet(app: &App, directus: &Directus, person: &Person, admin: bool) -> R
         onboarding: person.onboarding.unwrap_or_default(),
         active: true,
     };
-    app.write.register.meet(person.user, who, Metadata::system()).await.map(drop)
+    app.write
+        .register
+        .meet(person.user, who, Metadata::system())
+        .await
+        .map(drop)
 }
 
 /// Facts of what is otherwise in Directus now. Its answer counts at once, whether or not the read side has got there.
-async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) -> Result<AccountRow, ApiError> {
+async fn sync(
+    app: &App,
+    mut account: AccountRow,
+    person: &Person,
+    admin: bool,
+) -> Result<AccountRow, ApiError> {
     // A name that may not be read says nothing of whether the role changed.
-    let role = person.role_name.clone().unwrap_or_else(|| account.role.clone());
+    let role = person
+        .role_name
+        .clone()
+        .unwrap_or_else(|| account.role.clone());
     let is_active = account.status == "active";
     if is_active {
         follow_address(app, &mut account, person).await;
@@ -127,8 +173,16 @@ async fn sync(app: &App, mut account: AccountRow, person: &Person, admin: bool) 
     }
     // Only from what was seen to be suspended: somebody may be suspended just now.
     let active = (!is_active).then_some(true);
-    let wanted = Wanted { role: Some(role.clone()), admin: Some(admin), tier: None, active };
-    app.write.accounts.sync(person.user, wanted, Metadata::system()).await?;
+    let wanted = Wanted {
+        role: Some(role.clone()),
+        admin: Some(admin),
+        tier: None,
+        active,
+    };
+    app.write
+        .accounts
+        .sync(person.user, wanted, Metadata::system())
+        .await?;
     (account.role, account.admin, account.status) = (role, admin, "active".into());
     Ok(account)
 }
@@ -143,9 +197,16 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     if let Some(directus) = &app.directus {
         or_stays(directus.registrations().free_of_the_gone(email).await);
     }
-    match app.write.register.follow_address(person.user, email, Metadata::system()).await {
+    match app
+        .write
+        .register
+        .follow_address(person.user, email, Metadata::system())
+        .await
+    {
         Ok(()) => account.email = Some(email.clone()),
-        Err(error) => warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed"),
+        Err(error) => {
+            warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed")
+        }
     }
 }
 
@@ -158,7 +219,13 @@ fn or_stays(freed: Result<(), NotRegistered>) {
 
 /// Whether genie suspended somebody because Directus had: then Directus may take it back. Whom somebody suspended here stays so.
 async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, ApiError> {
-    let asked = app.log.last_asked(StreamId::new(StreamKind::Account, user), "account.suspended").await?;
+    let asked = app
+        .log
+        .last_asked(
+            StreamId::new(StreamKind::Account, user),
+            "account.suspended",
+        )
+        .await?;
     Ok(asked.is_some_and(|asked| asked.caller == CallerKind::System))
 }
 
@@ -168,8 +235,16 @@ async fn suspend(app: &App, user: UserId) {
     let suspended = async {
         match app.reads.accounts.get(user).await? {
             Some(account) if account.status == "active" => {
-                let wanted = Wanted { active: Some(false), ..Wanted::default() };
-                app.write.accounts.sync(user, wanted, Metadata::system()).await.map(drop).map_err(ApiError::from)
+                let wanted = Wanted {
+                    active: Some(false),
+                    ..Wanted::default()
+                };
+                app.write
+                    .accounts
+                    .sync(user, wanted, Metadata::system())
+                    .await
+                    .map(drop)
+                    .map_err(ApiError::from)
             }
             _ => Ok(()),
         }

@@ -50,7 +50,9 @@ impl DirectusError {
             | ApiError::NotJson
             | ApiError::TooLarge(_)
             | ApiError::HeadersTooLarge(_) => "INVALID_PAYLOAD",
-            ApiError::Write(WriteError::Refused(refusal)) if refusal.code == "email_taken" => "RECORD_NOT_UNIQUE",
+            ApiError::Write(WriteError::Refused(refusal)) if refusal.code == "email_taken" => {
+                "RECORD_NOT_UNIQUE"
+            }
             _ if wire.status == StatusCode::BAD_REQUEST => "INVALID_PAYLOAD",
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
@@ -95,9 +97,15 @@ mod tests {
         let directus = DirectusError(ApiError::Expired);
         assert_eq!(directus.error_response().status(), StatusCode::UNAUTHORIZED);
         assert_eq!(directus.code(), "TOKEN_EXPIRED");
-        assert_eq!(DirectusError(ApiError::NoCaller).code(), "INVALID_CREDENTIALS");
         assert_eq!(
-            (ApiError::Expired.wire().status, ApiError::Expired.wire().code),
+            DirectusError(ApiError::NoCaller).code(),
+            "INVALID_CREDENTIALS"
+        );
+        assert_eq!(
+            (
+                ApiError::Expired.wire().status,
+                ApiError::Expired.wire().code
+            ),
             (StatusCode::UNAUTHORIZED, "invalid_token".into())
         );
     }

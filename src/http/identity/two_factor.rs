@@ -38,10 +38,14 @@ pub async fn generate(
         return Err(on_already());
     }
     prove_again(&app, &request, &caller, body.password).await?;
-    let account = caller.account.email.unwrap_or_else(|| caller.account.user.to_string());
+    let account = caller
+        .account
+        .email
+        .unwrap_or_else(|| caller.account.user.to_string());
     let made = TwoFactor::generate(app.log.hashes().two_factor_key(), caller.account.user)
         .and_then(|made| Some((made.text(), made.url(&account)?)));
-    let (secret, url) = made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
+    let (secret, url) =
+        made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
     Ok(HttpResponse::Ok().json(json!({"data": {"secret": secret, "otpauth_url": url}})))
 }
 
@@ -60,14 +64,27 @@ pub async fn enable(
     let Body(body) = body.map_err(DirectusError)?;
     let user = caller.account.user;
     let two_factor = TwoFactor::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
-        .ok_or_else(|| DirectusError(ApiError::field("`secret` must be one that `/users/me/tfa/generate` gave this user")))?;
-    let step = two_factor.step_of(&body.otp, app.log.clock().now()).ok_or_else(wrong_code)?;
-    let done = app.write.accounts.enable_two_factor(user, two_factor.bytes(), step, caller.caller.metadata()).await;
+        .ok_or_else(|| {
+            DirectusError(ApiError::field(
+                "`secret` must be one that `/users/me/tfa/generate` gave this user",
+            ))
+        })?;
+    let step = two_factor
+        .step_of(&body.otp, app.log.clock().now())
+        .ok_or_else(wrong_code)?;
+    let done = app
+        .write
+        .accounts
+        .enable_two_factor(user, two_factor.bytes(), step, caller.caller.metadata())
+        .await;
     let done = done.map_err(|error| match error {
         WriteError::Refused(refusal) if refusal.code == "two_factor_on" => on_already(),
         error => error.into(),
     })?;
-    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+    Ok(with_position(
+        HttpResponse::NoContent().finish(),
+        done.position,
+    ))
 }
 
 #[derive(Deserialize)]
@@ -85,14 +102,23 @@ pub async fn disable(
     let user = caller.account.user;
     let metadata = caller.caller.metadata();
     let done = trying_a_code(&app, user, async {
-        let code = right_code(&app, user, &body.otp).await?.ok_or_else(wrong_code)?;
-        app.write.accounts.disable_two_factor(user, code, metadata).await.map_err(|error| match error {
-            WriteError::Refused(refusal) if refusal.code == "invalid_otp" => wrong_code(),
-            error => error.into(),
-        })
+        let code = right_code(&app, user, &body.otp)
+            .await?
+            .ok_or_else(wrong_code)?;
+        app.write
+            .accounts
+            .disable_two_factor(user, code, metadata)
+            .await
+            .map_err(|error| match error {
+                WriteError::Refused(refusal) if refusal.code == "invalid_otp" => wrong_code(),
+                error => error.into(),
+            })
     })
     .await?;
-    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+    Ok(with_position(
+        HttpResponse::NoContent().finish(),
+        done.position,
+    ))
 }
 
 /// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
@@ -102,24 +128,37 @@ pub async fn remove(
     path: Path<String>,
 ) -> Result<HttpResponse, DirectusError> {
     if !caller.caller.is_admin() {
-        return Err(DirectusError(ApiError::Forbidden("Only an administrator may do this")));
+        return Err(DirectusError(ApiError::Forbidden(
+            "Only an administrator may do this",
+        )));
     }
     still_administers(&app, caller.account.user).await?;
     // Directus never says 404 for a user.
     let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
     let user: UserId = path.parse().map_err(|_| nobody())?;
-    let removed = app.write.accounts.remove_two_factor(user, caller.caller.metadata()).await;
+    let removed = app
+        .write
+        .accounts
+        .remove_two_factor(user, caller.caller.metadata())
+        .await;
     let done = removed.map_err(|error| match error {
         WriteError::Refused(refusal) if refusal.code == "not_found" => nobody(),
         error => error.into(),
     })?;
-    Ok(with_position(HttpResponse::NoContent().finish(), done.position))
+    Ok(with_position(
+        HttpResponse::NoContent().finish(),
+        done.position,
+    ))
 }
 
 fn wrong_code() -> DirectusError {
-    DirectusError(ApiError::field("`otp` must be the code that the authenticator shows now, and not one that was used before"))
+    DirectusError(ApiError::field(
+        "`otp` must be the code that the authenticator shows now, and not one that was used before",
+    ))
 }
 
 fn on_already() -> DirectusError {
-    DirectusError(ApiError::field("Two-factor login is on already; disable it first"))
+    DirectusError(ApiError::field(
+        "Two-factor login is on already; disable it first",
+    ))
 }

@@ -31,13 +31,23 @@ pub struct Received {
 }
 
 /// Receives the form to its end. Up to `most` bytes of the file are written to the upload, which is finished then.
-pub async fn receive(form: &mut Multipart, upload: &mut Upload, most: u64) -> Result<Received, ApiError> {
+pub async fn receive(
+    form: &mut Multipart,
+    upload: &mut Upload,
+    most: u64,
+) -> Result<Received, ApiError> {
     let received = timeout(ALL, async {
         let (mut received, mut other) = (None, 0);
         while let Some(mut field) = next(form).await? {
             match (field.name(), &received) {
-                (Some("file"), None) => received = Some(receive_file(&mut field, upload, most).await?),
-                (Some("file"), Some(_)) => return Err(ApiError::field("The form must have one field `file`, not several")),
+                (Some("file"), None) => {
+                    received = Some(receive_file(&mut field, upload, most).await?)
+                }
+                (Some("file"), Some(_)) => {
+                    return Err(ApiError::field(
+                        "The form must have one field `file`, not several",
+                    ));
+                }
                 _ => skip(&mut field, &mut other).await?,
             }
         }
@@ -48,8 +58,15 @@ pub async fn receive(form: &mut Multipart, upload: &mut Upload, most: u64) -> Re
     Ok(received)
 }
 
-async fn receive_file(field: &mut Field, upload: &mut Upload, most: u64) -> Result<Received, ApiError> {
-    let name = field.content_disposition().and_then(|about| about.get_filename()).map_or_else(|| "upload.zip".into(), base_name);
+async fn receive_file(
+    field: &mut Field,
+    upload: &mut Upload,
+    most: u64,
+) -> Result<Received, ApiError> {
+    let name = field
+        .content_disposition()
+        .and_then(|about| about.get_filename())
+        .map_or_else(|| "upload.zip".into(), base_name);
     let mut hash = Sha256::new_with_prefix((name.len() as u64).to_be_bytes());
     hash.update(&name);
     let mut beginning = Vec::with_capacity(MAGIC.len());
@@ -65,7 +82,10 @@ async fn receive_file(field: &mut Field, upload: &mut Upload, most: u64) -> Resu
         hash.update(&bytes);
         upload.write(&bytes).await?;
     }
-    Ok(Received { name, hash: BodyHash::known(hex(&hash.finalize())) })
+    Ok(Received {
+        name,
+        hash: BodyHash::known(hex(&hash.finalize())),
+    })
 }
 
 /// A field that nobody asked for.
@@ -73,13 +93,17 @@ async fn skip(field: &mut Field, other: &mut u64) -> Result<(), ApiError> {
     while let Some(bytes) = next(field).await? {
         *other += bytes.len() as u64;
         if *other > FORM {
-            return Err(ApiError::field("The form has too much beside the field `file`"));
+            return Err(ApiError::field(
+                "The form has too much beside the field `file`",
+            ));
         }
     }
     Ok(())
 }
 
-async fn next<T>(stream: &mut (impl Stream<Item = Result<T, MultipartError>> + Unpin)) -> Result<Option<T>, ApiError> {
+async fn next<T>(
+    stream: &mut (impl Stream<Item = Result<T, MultipartError>> + Unpin),
+) -> Result<Option<T>, ApiError> {
     match timeout(NEXT, stream.next()).await {
         Ok(next) => next.transpose().map_err(broken),
         Err(_) => Err(too_slow()),
@@ -89,9 +113,14 @@ async fn next<T>(stream: &mut (impl Stream<Item = Result<T, MultipartError>> + U
 fn broken(error: MultipartError) -> ApiError {
     use MultipartError as E;
     match error {
-        E::ContentTypeMissing | E::ContentTypeParse | E::ContentTypeIncompatible | E::BoundaryMissing => ApiError::NotForm,
+        E::ContentTypeMissing
+        | E::ContentTypeParse
+        | E::ContentTypeIncompatible
+        | E::BoundaryMissing => ApiError::NotForm,
         E::Incomplete | E::Payload(_) => ApiError::field("The upload broke off; send it again"),
-        _ => ApiError::field("The form can't be read; it must be multipart/form-data with a field `file`"),
+        _ => ApiError::field(
+            "The form can't be read; it must be multipart/form-data with a field `file`",
+        ),
     }
 }
 
@@ -102,5 +131,8 @@ fn too_slow() -> ApiError {
 /// Some browsers send a path; only its last part is a name.
 fn base_name(sent: &str) -> String {
     let name = sent.rsplit(['/', '\\']).next().unwrap_or_default();
-    name.chars().filter(|char| !char.is_control()).take(MAX_NAME).collect()
+    name.chars()
+        .filter(|char| !char.is_control())
+        .take(MAX_NAME)
+        .collect()
 }

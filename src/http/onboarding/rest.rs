@@ -37,7 +37,9 @@ impl Shared {
     pub async fn refuse(mut self, error: &ApiError) -> HttpResponse {
         let mut response = error.error_response();
         if !timeout(LONGEST, self.read_to_end()).await.unwrap_or(false) {
-            response.head_mut().set_connection_type(ConnectionType::Close);
+            response
+                .head_mut()
+                .set_connection_type(ConnectionType::Close);
         }
         response
     }

@@ -54,7 +54,11 @@ impl Circuit {
     }
 
     fn open_for(open: Duration, now: Moment) -> Self {
-        Self(Arc::new(Mutex::new(Inner { open, state: State::Closed { failures: 0 }, since: now })))
+        Self(Arc::new(Mutex::new(Inner {
+            open,
+            state: State::Closed { failures: 0 },
+            since: now,
+        })))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -72,7 +76,10 @@ impl Circuit {
             },
             State::HalfOpen => return Err(inner.open),
         }
-        Ok(Leave { circuit: self.clone(), is_told: false })
+        Ok(Leave {
+            circuit: self.clone(),
+            is_told: false,
+        })
     }
 
     /// `closed`, `open` or `half_open`, and since when.
@@ -108,9 +115,15 @@ impl Leave {
     pub fn failed(mut self, now: Moment) {
         self.is_told = true;
         let mut inner = self.circuit.lock();
-        let open = State::Open { until: Instant::now() + inner.open };
+        let open = State::Open {
+            until: Instant::now() + inner.open,
+        };
         match inner.state {
-            State::Closed { failures } if failures + 1 < FAILURES => inner.state = State::Closed { failures: failures + 1 },
+            State::Closed { failures } if failures + 1 < FAILURES => {
+                inner.state = State::Closed {
+                    failures: failures + 1,
+                }
+            }
             State::Closed { .. } | State::HalfOpen => inner.turn(open, now),
             State::Open { .. } => {} // one that was under way when it opened
         }
@@ -122,7 +135,9 @@ impl Drop for Leave {
         if !self.is_told {
             let mut inner = self.circuit.lock();
             if matches!(inner.state, State::HalfOpen) {
-                inner.state = State::Open { until: Instant::now() }; // the next may try
+                inner.state = State::Open {
+                    until: Instant::now(),
+                }; // the next may try
             }
         }
     }
@@ -134,7 +149,10 @@ mod tests {
 
     fn fail(circuit: &Circuit, times: u32) {
         for _ in 0..times {
-            circuit.enter(Moment(0)).unwrap_or_else(|_| panic!("it is not closed")).failed(Moment(1));
+            circuit
+                .enter(Moment(0))
+                .unwrap_or_else(|_| panic!("it is not closed"))
+                .failed(Moment(1));
         }
     }
 

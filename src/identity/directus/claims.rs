@@ -69,8 +69,21 @@ impl Wire {
         if self.iss != ISSUER || self.share.is_some() {
             return Err(BadToken::Invalid);
         }
-        let Self { id, role, admin_access: admin, exp: expires, session, .. } = self;
-        Ok(Claims { user: UserId(id), role, admin, expires, in_session: session.is_some() })
+        let Self {
+            id,
+            role,
+            admin_access: admin,
+            exp: expires,
+            session,
+            ..
+        } = self;
+        Ok(Claims {
+            user: UserId(id),
+            role,
+            admin,
+            expires,
+            in_session: session.is_some(),
+        })
     }
 }
 
@@ -78,7 +91,9 @@ impl Wire {
 /// head is looked at: a static token is any text that somebody chose, and may have the claims of another user in its middle.
 pub fn read(token: &str, now: Moment) -> Result<Claims, BadToken> {
     let mut parts = token.split('.');
-    let (Some(_), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(_), Some(payload), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(BadToken::Invalid);
     };
     if token.len() > MAX_TOKEN || signature.is_empty() {
@@ -89,7 +104,9 @@ pub fn read(token: &str, now: Moment) -> Result<Claims, BadToken> {
         return Err(BadToken::Invalid);
     }
     let payload = BASE64.decode(payload).map_err(|_| BadToken::Invalid)?;
-    let claims = serde_json::from_slice::<Wire>(&payload).map_err(|_| BadToken::Invalid)?.claims()?;
+    let claims = serde_json::from_slice::<Wire>(&payload)
+        .map_err(|_| BadToken::Invalid)?
+        .claims()?;
     match claims.is_expired(now) {
         true => Err(BadToken::Expired),
         false => Ok(claims),
@@ -121,7 +138,12 @@ mod tests {
         claims
     }
     fn signed(claims: &Value, algorithm: Algorithm) -> String {
-        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(b"a secret")).unwrap()
+        encode(
+            &Header::new(algorithm),
+            claims,
+            &EncodingKey::from_secret(b"a secret"),
+        )
+        .unwrap()
     }
     fn read_back(claims: &Value) -> Result<Claims, BadToken> {
         read(&signed(claims, Algorithm::HS256), NOW)
@@ -129,12 +151,23 @@ mod tests {
 
     #[test]
     fn flags_are_words_or_numbers_and_a_role_may_be_absent() {
-        for (flag, is_admin) in [(json!(0), false), (json!(1), true), (json!(false), false), (json!(true), true)] {
-            assert_eq!(read_back(&with("admin_access", flag)).unwrap().admin, is_admin);
+        for (flag, is_admin) in [
+            (json!(0), false),
+            (json!(1), true),
+            (json!(false), false),
+            (json!(true), true),
+        ] {
+            assert_eq!(
+                read_back(&with("admin_access", flag)).unwrap().admin,
+                is_admin
+            );
         }
         assert_eq!(read_back(&claims()).unwrap().role, None);
         let role = Uuid::from_u128(9);
-        assert_eq!(read_back(&with("role", json!(role))).unwrap().role, Some(role));
+        assert_eq!(
+            read_back(&with("role", json!(role))).unwrap().role,
+            Some(role)
+        );
         assert!(read_back(&with("session", json!("s"))).unwrap().in_session);
     }
 
@@ -148,9 +181,16 @@ mod tests {
             ("share", json!("s")),
             ("admin_access", json!("yes")),
         ] {
-            assert_eq!(read_back(&with(name, value)).unwrap_err(), BadToken::Invalid, "{name}");
+            assert_eq!(
+                read_back(&with(name, value)).unwrap_err(),
+                BadToken::Invalid,
+                "{name}"
+            );
         }
-        assert_eq!(read_back(&with("exp", json!(NOW.unix_seconds()))).unwrap_err(), BadToken::Expired);
+        assert_eq!(
+            read_back(&with("exp", json!(NOW.unix_seconds()))).unwrap_err(),
+            BadToken::Expired
+        );
         let good = signed(&claims(), Algorithm::HS256);
         let unsigned = format!("{}.", good.rsplit_once('.').unwrap().0);
         let (_, rest) = good.split_once('.').unwrap();
@@ -178,9 +218,15 @@ mod tests {
         let good = signed(&claims(), Algorithm::HS256);
         assert_eq!(signature("a secret").is_good(&good), Ok(()));
         assert_eq!(signature("another").is_good(&good), Err(BadToken::Invalid));
-        assert_eq!(signature("a secret").is_good(&signed(&claims(), Algorithm::HS512)), Err(BadToken::Invalid));
+        assert_eq!(
+            signature("a secret").is_good(&signed(&claims(), Algorithm::HS512)),
+            Err(BadToken::Invalid)
+        );
         let not_yet = signed(&with("nbf", json!(FAR)), Algorithm::HS256);
-        assert_eq!(signature("a secret").is_good(&not_yet), Err(BadToken::Invalid));
+        assert_eq!(
+            signature("a secret").is_good(&not_yet),
+            Err(BadToken::Invalid)
+        );
         let head = BASE64.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let none = format!("{head}.{}.x", BASE64.encode(claims().to_string()));
         assert_eq!(signature("a secret").is_good(&none), Err(BadToken::Invalid));

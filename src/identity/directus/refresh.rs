@@ -52,25 +52,48 @@ pub struct Refreshes {
 
 impl Refreshes {
     pub fn new(upstream: Arc<Upstream>, log: Log) -> Self {
-        Self { upstream, log, pairs: Cache::builder().max_capacity(MOST).time_to_live(GRACE).build() }
+        Self {
+            upstream,
+            log,
+            pairs: Cache::builder()
+                .max_capacity(MOST)
+                .time_to_live(GRACE)
+                .build(),
+        }
     }
 
     /// A new pair for this token: Directus' answer as it is.
-    pub async fn refresh(&self, token: SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+    pub async fn refresh(
+        &self,
+        token: SecretString,
+        address: Option<IpAddr>,
+    ) -> Result<Pair, NoPair> {
         let refreshing = Refreshing::new(token.expose_secret());
         let (this, name) = (self.clone(), refreshing.name().to_owned());
         // To its end even when this client goes away: Directus may have taken the token by then, and others wait.
         let asking = self.log.store().io().spawn(async move {
-            let pair = this.pairs.try_get_with(name, this.in_turn(&refreshing, &token, address));
+            let pair = this
+                .pairs
+                .try_get_with(name, this.in_turn(&refreshing, &token, address));
             pair.await.map_err(|no| (*no).clone())
         });
-        asking.await.unwrap_or(Err(NoPair::Trouble(Trouble::Failed("asking it broke off"))))
+        asking
+            .await
+            .unwrap_or(Err(NoPair::Trouble(Trouble::Failed("asking it broke off"))))
     }
 
-    async fn in_turn(&self, refreshing: &Refreshing, token: &SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+    async fn in_turn(
+        &self,
+        refreshing: &Refreshing,
+        token: &SecretString,
+        address: Option<IpAddr>,
+    ) -> Result<Pair, NoPair> {
         loop {
             let now = self.log.clock().now();
-            let turn = self.log.take_refresh(refreshing, now, now.plus_seconds(TURN.as_secs() as i64)).await;
+            let turn = self
+                .log
+                .take_refresh(refreshing, now, now.plus_seconds(TURN.as_secs() as i64))
+                .await;
             match turn.map_err(NoPair::Store)? {
                 Turn::Answered(pair) => return Ok(Arc::new(pair)),
                 // Ends: a turn that is not given back lapses.
@@ -95,11 +118,16 @@ impl Refreshes {
     async fn ask(&self, token: &SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
         let body = json!({"refresh_token": token.expose_secret(), "mode": "json"});
         let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()); // JSON always serializes
-        let asking = Asking::new(Method::POST, "/auth/refresh").of(address).body(body);
+        let asking = Asking::new(Method::POST, "/auth/refresh")
+            .of(address)
+            .body(body);
         let reply = self.upstream.ask(asking).await.map_err(NoPair::Trouble)?;
         match reply.is_ok() {
             true => Ok(Arc::new(reply.body)),
-            false => Err(NoPair::Refused { status: reply.status, code: reply.code() }),
+            false => Err(NoPair::Refused {
+                status: reply.status,
+                code: reply.code(),
+            }),
         }
     }
 }

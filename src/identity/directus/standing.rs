@@ -99,13 +99,21 @@ impl About {
 
     /// The holder of a token whose signature is good.
     pub fn holder(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
-        Self { key: Key::User(user), user, token: Arc::new(Zeroizing::new(token.to_owned())), address }
+        Self {
+            key: Key::User(user),
+            user,
+            token: Arc::new(Zeroizing::new(token.to_owned())),
+            address,
+        }
     }
 
     /// A token that says it is this user's, which Directus has to confirm.
     pub fn token(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
         let key = Key::Token(Sha256::digest(token.as_bytes()).into());
-        Self { key, ..Self::holder(user, token, address) }
+        Self {
+            key,
+            ..Self::holder(user, token, address)
+        }
     }
 }
 
@@ -129,11 +137,26 @@ impl Standings {
     pub fn new(upstream: Arc<Upstream>) -> Self {
         Self {
             upstream,
-            fresh: AskingCache::builder().max_capacity(MOST).time_to_live(FRESH).build(),
-            known: Cache::builder().max_capacity(MOST).time_to_live(KEPT).build(),
-            admins: AskingCache::builder().max_capacity(MOST).time_to_live(FRESH).build(),
-            known_admins: Cache::builder().max_capacity(MOST).time_to_live(KEPT).build(),
-            strangers: Cache::builder().max_capacity(MOST).time_to_idle(STRANGERS_KEPT).build(),
+            fresh: AskingCache::builder()
+                .max_capacity(MOST)
+                .time_to_live(FRESH)
+                .build(),
+            known: Cache::builder()
+                .max_capacity(MOST)
+                .time_to_live(KEPT)
+                .build(),
+            admins: AskingCache::builder()
+                .max_capacity(MOST)
+                .time_to_live(FRESH)
+                .build(),
+            known_admins: Cache::builder()
+                .max_capacity(MOST)
+                .time_to_live(KEPT)
+                .build(),
+            strangers: Cache::builder()
+                .max_capacity(MOST)
+                .time_to_idle(STRANGERS_KEPT)
+                .build(),
             io: Handle::current(),
         }
     }
@@ -172,10 +195,17 @@ impl Standings {
         if matches!(about.key, Key::User(_)) && self.upstream.admin().is_some() {
             return self.look_up(about.user, about.address).await;
         }
-        let Some(authorization) = bearer(&about.token) else { return Ok(Standing::NotTaken) };
+        let Some(authorization) = bearer(&about.token) else {
+            return Ok(Standing::NotTaken);
+        };
         self.count_stranger(about)?;
-        let asking = Asking::new(Method::GET, "/users/me").authorized(Some(authorization)).of(about.address);
-        let reply = self.upstream.ask(asking.parameter("fields", FIELDS)).await?;
+        let asking = Asking::new(Method::GET, "/users/me")
+            .authorized(Some(authorization))
+            .of(about.address);
+        let reply = self
+            .upstream
+            .ask(asking.parameter("fields", FIELDS))
+            .await?;
         if !reply.is_ok() {
             return Ok(Standing::NotTaken);
         }
@@ -186,10 +216,14 @@ impl Standings {
         }
         match Person::read(data) {
             Some(person) => Ok(Standing::Known(Arc::new(person))),
-            None if self.upstream.admin().is_some() => self.look_up(about.user, about.address).await,
+            None if self.upstream.admin().is_some() => {
+                self.look_up(about.user, about.address).await
+            }
             // Somebody who was deleted looks the same: Directus goes by the token alone and finds nothing to show.
             None => {
-                warn!("Directus does not say whether a user is active: if it never does, set DIRECTUS_ADMIN_TOKEN");
+                warn!(
+                    "Directus does not say whether a user is active: if it never does, set DIRECTUS_ADMIN_TOKEN"
+                );
                 Ok(Standing::NotTaken)
             }
         }
@@ -197,25 +231,44 @@ impl Standings {
 
     /// Counts a token that only Directus can check, for its address; one that it took before is not counted.
     fn count_stranger(&self, about: &About) -> Result<(), Trouble> {
-        let (Some(address), Key::Token(_), false) = (about.address, about.key, self.has_known(about)) else { return Ok(()) };
+        let (Some(address), Key::Token(_), false) =
+            (about.address, about.key, self.has_known(about))
+        else {
+            return Ok(());
+        };
         let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
-        let limiter = self.strangers.get_with(Address::of(address), || Arc::new(RateLimiter::direct(quota)));
-        limiter.check().map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
+        let limiter = self.strangers.get_with(Address::of(address), || {
+            Arc::new(RateLimiter::direct(quota))
+        });
+        limiter
+            .check()
+            .map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
     }
 
     /// Somebody, by the administrator's token.
-    pub async fn look_up(&self, user: UserId, address: Option<IpAddr>) -> Result<Standing, Trouble> {
+    pub async fn look_up(
+        &self,
+        user: UserId,
+        address: Option<IpAddr>,
+    ) -> Result<Standing, Trouble> {
         // As a list: it is empty when nobody has that id, and refused when the token may not read users, which would be the same
         // answer if one were asked for.
-        let asking = Asking::new(Method::GET, "/users").authorized(self.upstream.admin()).of(address);
-        let asking = asking.parameter("filter[id][_eq]", user.to_string()).parameter("limit", "1").parameter("fields", FIELDS);
+        let asking = Asking::new(Method::GET, "/users")
+            .authorized(self.upstream.admin())
+            .of(address);
+        let asking = asking
+            .parameter("filter[id][_eq]", user.to_string())
+            .parameter("limit", "1")
+            .parameter("fields", FIELDS);
         let reply = self.upstream.ask(asking).await?;
         self.expect_admin(&reply)?;
         let found = match reply.data()? {
             Value::Array(found) => found.into_iter().next(),
             _ => return Err(Trouble::Failed("its answer is no list of users")),
         };
-        let Some(found) = found else { return Ok(Standing::Gone) };
+        let Some(found) = found else {
+            return Ok(Standing::Gone);
+        };
         match Person::read(found) {
             Some(person) if person.user == user => Ok(Standing::Known(Arc::new(person))),
             _ => Err(Trouble::Failed("it does not tell who is active")),
@@ -225,10 +278,23 @@ impl Standings {
     /// The names of all roles, by the administrator's token.
     pub async fn roles(&self) -> Result<Vec<String>, Trouble> {
         let asking = Asking::new(Method::GET, "/roles").authorized(self.upstream.admin());
-        let reply = self.upstream.ask(asking.parameter("fields", "name").parameter("limit", MOST_ROLES)).await?;
+        let reply = self
+            .upstream
+            .ask(
+                asking
+                    .parameter("fields", "name")
+                    .parameter("limit", MOST_ROLES),
+            )
+            .await?;
         self.expect_admin(&reply)?;
-        let Value::Array(roles) = reply.data()? else { return Err(Trouble::Failed("its answer is no list of roles")) };
-        Ok(roles.iter().filter_map(|role| role["name"].as_str()).map(str::to_owned).collect())
+        let Value::Array(roles) = reply.data()? else {
+            return Err(Trouble::Failed("its answer is no list of roles"));
+        };
+        Ok(roles
+            .iter()
+            .filter_map(|role| role["name"].as_str())
+            .map(str::to_owned)
+            .collect())
     }
 
     /// That an answer to the administrator's token is no refusal.
@@ -239,7 +305,8 @@ impl Standings {
                 let (status, code) = (reply.status, reply.code());
                 error!(
                     http.status = status,
-                    code, "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
+                    code,
+                    "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
                 );
                 Err(Trouble::Failed("it refuses the administrator's token"))
             }
@@ -253,7 +320,9 @@ impl Standings {
         let (this, authorization) = (self.clone(), bearer(token));
         let asking = self.io.spawn(async move {
             let asked = this.admins.try_get_with(key, async {
-                let asking = Asking::new(Method::GET, "/policies/me/globals").authorized(authorization).of(address);
+                let asking = Asking::new(Method::GET, "/policies/me/globals")
+                    .authorized(authorization)
+                    .of(address);
                 let reply = this.upstream.ask(asking).await?;
                 let is_admin = match reply.status {
                     404 => true, // before Directus 11 the token alone tells
@@ -277,9 +346,14 @@ impl Standings {
 
 /// What Directus says, or said last when it is slow or away. Not when its limit of requests is reached: that is counted by address,
 /// so somebody could see to it themselves and stay what they were.
-async fn or_known<T>(asking: JoinHandle<Result<T, Trouble>>, known: Option<T>) -> Result<T, Trouble> {
+async fn or_known<T>(
+    asking: JoinHandle<Result<T, Trouble>>,
+    known: Option<T>,
+) -> Result<T, Trouble> {
     let Some(known) = known else {
-        return asking.await.unwrap_or(Err(Trouble::Failed("asking it broke off")));
+        return asking
+            .await
+            .unwrap_or(Err(Trouble::Failed("asking it broke off")));
     };
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(Ok(said))) => Ok(said),
@@ -303,13 +377,19 @@ struct Wire {
 #[serde(untagged)]
 enum WireRole {
     Id(Uuid),
-    Whole { id: Option<Uuid>, name: Option<String> },
+    Whole {
+        id: Option<Uuid>,
+        name: Option<String>,
+    },
 }
 
 impl Person {
     /// The role as an account names it: its name, or its id where that may not be read.
     pub fn role_word(&self) -> String {
-        let id = || self.role.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let id = || {
+            self.role
+                .map_or_else(|| "none".to_owned(), |id| id.to_string())
+        };
         self.role_name.clone().unwrap_or_else(id)
     }
 
@@ -329,8 +409,16 @@ impl Person {
             email: wire.email,
             first_name: wire.first_name,
             // Words that genie does not know leave the default in force.
-            tier: wire.tier.as_ref().and_then(Value::as_str).and_then(Tier::parse),
-            onboarding: wire.onboarding_state.as_ref().and_then(Value::as_str).and_then(Onboarding::parse),
+            tier: wire
+                .tier
+                .as_ref()
+                .and_then(Value::as_str)
+                .and_then(Tier::parse),
+            onboarding: wire
+                .onboarding_state
+                .as_ref()
+                .and_then(Value::as_str)
+                .and_then(Onboarding::parse),
         })
     }
 }
@@ -346,8 +434,19 @@ mod tests {
         let id = Uuid::from_u128(7);
         assert_eq!(Person::read(json!({"id": id})), None);
         assert_eq!(Person::read(json!({"status": "active"})), None);
-        for (status, active) in [("active", true), ("suspended", false), ("invited", false), ("Active", false)] {
-            assert_eq!(Person::read(json!({"id": id, "status": status})).unwrap().active, active, "{status}");
+        for (status, active) in [
+            ("active", true),
+            ("suspended", false),
+            ("invited", false),
+            ("Active", false),
+        ] {
+            assert_eq!(
+                Person::read(json!({"id": id, "status": status}))
+                    .unwrap()
+                    .active,
+                active,
+                "{status}"
+            );
         }
     }
 
@@ -357,11 +456,19 @@ mod tests {
         let read = |role: Value| {
             let person = json!({"id": id, "status": "active", "role": role, "tier": "pro", "onboarding_state": 7});
             let person = Person::read(person).unwrap();
-            (person.role, person.role_name, person.tier, person.onboarding)
+            (
+                person.role,
+                person.role_name,
+                person.tier,
+                person.onboarding,
+            )
         };
         assert_eq!(read(json!(null)), (None, None, Some(Tier::Pro), None));
         assert_eq!(read(json!(role)), (Some(role), None, Some(Tier::Pro), None));
         let name = Some("creator".to_owned());
-        assert_eq!(read(json!({"id": role, "name": "creator"})), (Some(role), name, Some(Tier::Pro), None));
+        assert_eq!(
+            read(json!({"id": role, "name": "creator"})),
+            (Some(role), name, Some(Tier::Pro), None)
+        );
     }
 }

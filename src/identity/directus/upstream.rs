@@ -112,15 +112,23 @@ impl Reply {
     /// The code of its first error; empty when it has none that could be one.
     pub fn code(&self) -> String {
         let errors = serde_json::from_slice::<Errors>(&self.body);
-        let code = errors.ok().and_then(|all| all.errors.into_iter().next()).map(|error| error.extensions.code);
-        let is_code =
-            |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
+        let code = errors
+            .ok()
+            .and_then(|all| all.errors.into_iter().next())
+            .map(|error| error.extensions.code);
+        let is_code = |code: &String| {
+            code.len() <= 64
+                && code
+                    .bytes()
+                    .all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit())
+        };
         code.filter(is_code).unwrap_or_default()
     }
 
     /// What a success holds.
     pub fn data(&self) -> Result<Value, Trouble> {
-        let mut whole: Value = serde_json::from_slice(&self.body).map_err(|_| Trouble::Failed("its answer is not JSON"))?;
+        let mut whole: Value = serde_json::from_slice(&self.body)
+            .map_err(|_| Trouble::Failed("its answer is not JSON"))?;
         match whole.get_mut("data") {
             Some(data) => Ok(data.take()),
             None => Err(Trouble::Failed("its answer has no `data`")),
@@ -131,7 +139,14 @@ impl Reply {
 impl Asking {
     /// Nobody's request.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), query: vec![], authorization: None, address: None, body: None }
+        Self {
+            method,
+            path: path.into(),
+            query: vec![],
+            authorization: None,
+            address: None,
+            body: None,
+        }
     }
 
     /// With this `Authorization`.
@@ -177,14 +192,23 @@ impl Upstream {
             .user_agent("genie")
             .build()
             .map_err(|error| format!("DIRECTUS_URL: {}", error.without_url()))?;
-        let mut base = Url::parse(base).map_err(|error| format!("DIRECTUS_URL is not a URL: {error}"))?;
+        let mut base =
+            Url::parse(base).map_err(|error| format!("DIRECTUS_URL is not a URL: {error}"))?;
         // Directus may live below a path; what is asked for is put behind it.
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(&path);
         let not_a_header = "DIRECTUS_ADMIN_TOKEN holds characters that no header may";
-        let admin = admin.map(|token| bearer(token.expose_secret()).ok_or(not_a_header)).transpose()?;
+        let admin = admin
+            .map(|token| bearer(token.expose_secret()).ok_or(not_a_header))
+            .transpose()?;
         let circuit = Circuit::new(clock.now());
-        Ok(Self { http, base, admin, circuit, clock })
+        Ok(Self {
+            http,
+            base,
+            admin,
+            circuit,
+            clock,
+        })
     }
 
     /// The administrator's `Authorization`, when there is one.
@@ -208,17 +232,28 @@ impl Upstream {
 
     /// Sends a request. What only reads is sent a second time when the connection broke: it may have been closed just then.
     pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
-        let leave = self.circuit.enter(self.clock.now()).map_err(Trouble::LeftAlone)?;
+        let leave = self
+            .circuit
+            .enter(self.clock.now())
+            .map_err(Trouble::LeftAlone)?;
         let only_reads = asking.method == Method::GET;
         let mut answered = self.send(&asking).await;
-        if only_reads && answered.as_ref().is_err_and(|error| !error.is_timeout() && !error.is_connect()) {
+        if only_reads
+            && answered
+                .as_ref()
+                .is_err_and(|error| !error.is_timeout() && !error.is_connect())
+        {
             answered = self.send(&asking).await;
         }
         let outcome = match answered {
             Ok(answer) => self.read(answer).await,
             Err(error) => {
                 warn!(reason = reason(&error), "Directus does not answer");
-                Err(if error.is_connect() { Trouble::Unreachable } else { Trouble::Silent })
+                Err(if error.is_connect() {
+                    Trouble::Unreachable
+                } else {
+                    Trouble::Silent
+                })
             }
         };
         match outcome {
@@ -230,7 +265,11 @@ impl Upstream {
 
     async fn send(&self, asking: &Asking) -> reqwest::Result<Response> {
         let mut url = self.base.clone();
-        url.set_path(&format!("{}{}", self.base.path().trim_end_matches('/'), asking.path));
+        url.set_path(&format!(
+            "{}{}",
+            self.base.path().trim_end_matches('/'),
+            asking.path
+        ));
         if !asking.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&asking.query);
         }
@@ -242,7 +281,9 @@ impl Upstream {
             request = request.header("X-Forwarded-For", address.to_string());
         }
         if let Some(body) = &asking.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.clone());
         }
         request.send().await
     }
@@ -253,7 +294,9 @@ impl Upstream {
         let mut body = Zeroizing::new(Vec::new());
         loop {
             match answer.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => {
+                    body.extend_from_slice(&chunk)
+                }
                 Ok(Some(_)) => return Err(Trouble::Failed("its answer is too large")),
                 Ok(None) => break,
                 Err(error) => {
@@ -276,7 +319,10 @@ impl Upstream {
 }
 
 fn pause(answer: &Response) -> Duration {
-    let seconds = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let seconds = answer
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(seconds.unwrap_or(1)).clamp(Duration::from_secs(1), MAX_PAUSE)
 }
 
@@ -307,7 +353,9 @@ mod tests {
         let mut heard = Vec::new();
         while connection.read_buf(&mut heard).await? > 0 {
             if heard.ends_with(b"\r\n\r\n") {
-                connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await?;
+                connection
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                    .await?;
                 heard.clear();
             }
         }
@@ -317,7 +365,10 @@ mod tests {
     /// A server that never closes a connection, and how many it has taken.
     async fn patient() -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (url, taken) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+        let (url, taken) = (
+            format!("http://{}", listener.local_addr().unwrap()),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let count = Arc::clone(&taken);
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
@@ -330,10 +381,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_used_again_and_not_after_it_was_idle_for_long() {
-        rustls::crypto::ring::default_provider().install_default().ok();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         let (url, taken) = patient().await;
         let upstream = Upstream::new(&url, None, Clock::system()).unwrap();
-        let ask = async || upstream.ask(Asking::new(Method::GET, "/users/me")).await.unwrap().status;
+        let ask = async || {
+            upstream
+                .ask(Asking::new(Method::GET, "/users/me"))
+                .await
+                .unwrap()
+                .status
+        };
         for _ in 0..10 {
             assert_eq!(ask().await, 200);
             tokio::time::sleep(Duration::from_millis(20)).await; // it goes back into the pool

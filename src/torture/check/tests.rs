@@ -36,11 +36,19 @@ fn spec() -> JobSpec {
 }
 
 fn claimed(attempt: u32) -> JobEvent {
-    JobEvent::Claimed { attempt, worker: "w".into(), lease: "l".into() }
+    JobEvent::Claimed {
+        attempt,
+        worker: "w".into(),
+        lease: "l".into(),
+    }
 }
 
 fn completed(attempt: u32) -> JobEvent {
-    JobEvent::Completed { attempt, result: Value::Null, outputs: Value::Null }
+    JobEvent::Completed {
+        attempt,
+        result: Value::Null,
+        outputs: Value::Null,
+    }
 }
 
 fn turn(n: u128) -> TurnId {
@@ -48,28 +56,50 @@ fn turn(n: u128) -> TurnId {
 }
 
 fn asked(n: u128) -> ChatEvent {
-    ChatEvent::Asked { turn: turn(n), session: "s".into(), message: "m".into() }
+    ChatEvent::Asked {
+        turn: turn(n),
+        session: "s".into(),
+        message: "m".into(),
+    }
 }
 
 fn answered(n: u128) -> ChatEvent {
     let (content, model, metrics) = ("a".into(), "m".into(), TurnMetrics::default());
     ChatEvent::Answered {
         turn: turn(n),
-        answer: Answer { content, outcome: TurnOutcome::Completed, failure: None, model, metrics },
+        answer: Answer {
+            content,
+            outcome: TurnOutcome::Completed,
+            failure: None,
+            model,
+            metrics,
+        },
     }
 }
 
 impl Run {
     fn new() -> Self {
-        let books = Books { ledger: Ledger::new("t1"), held: HashMap::new(), shown: HashMap::new() };
-        Self { books, log: Vec::new() }
+        let books = Books {
+            ledger: Ledger::new("t1"),
+            held: HashMap::new(),
+            shown: HashMap::new(),
+        };
+        Self {
+            books,
+            log: Vec::new(),
+        }
     }
 
     /// A command that is acknowledged with what it leaves next.
     fn yes(&mut self, kind: Kind, stream: &str, event: impl Into<Event>) -> Mark {
         let mark = self.begin(kind, stream);
         self.fact(Some(mark), stream, event);
-        self.books.ledger.settle(mark, Outcome::Acknowledged { position: self.log.len() as u64 });
+        self.books.ledger.settle(
+            mark,
+            Outcome::Acknowledged {
+                position: self.log.len() as u64,
+            },
+        );
         mark
     }
 
@@ -82,7 +112,11 @@ impl Run {
     /// The log's next fact, of Ada.
     fn fact(&mut self, mark: Option<Mark>, stream: &str, event: impl Into<Event>) {
         let (event, position) = (event.into(), self.log.len() as u64 + 1);
-        let before = self.log.iter().filter(|seen| seen.kind == event.kind().as_str() && seen.stream == stream).count() as u64;
+        let before = self
+            .log
+            .iter()
+            .filter(|seen| seen.kind == event.kind().as_str() && seen.stream == stream)
+            .count() as u64;
         self.log.push(Seen {
             position,
             event_id: Uuid::from_u128(u128::from(position)),
@@ -92,7 +126,11 @@ impl Run {
             user: Some(UserId(Uuid::from_u128(ADA))),
             owner_seq: position,
             slice: 5,
-            caller: if mark.is_some() { CallerKind::User } else { CallerKind::System },
+            caller: if mark.is_some() {
+                CallerKind::User
+            } else {
+                CallerKind::System
+            },
             request_id: mark.map(|mark| self.books.ledger.text(mark)),
             event_type: event.type_name().to_owned(),
             event: Some(event),
@@ -123,7 +161,14 @@ impl Run {
 /// A job is submitted, worked on and completed; a question is asked and answered.
 fn a_good_run() -> Run {
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
     run.books.held.insert(end, 2);
@@ -137,7 +182,13 @@ fn a_good_run() -> Run {
 fn only(verdict: &Verdict, count: Count, n: u64) {
     for each in Count::ALL {
         let expected = if each == count { n } else { 0 };
-        assert_eq!(verdict.count(each), expected, "{}: {:?}", each.as_str(), verdict.examples(each));
+        assert_eq!(
+            verdict.count(each),
+            expected,
+            "{}: {:?}",
+            each.as_str(),
+            verdict.examples(each)
+        );
     }
 }
 
@@ -152,8 +203,19 @@ fn a_good_run_is_clean() {
 fn an_acknowledged_fact_that_was_removed_is_missing() {
     // The last of its stream and of the log: nothing else is amiss.
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
-    run.yes(Kind::StoreCredential, "c", genie_events::credential::CredentialEvent::Removed);
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(
+        Kind::StoreCredential,
+        "c",
+        genie_events::credential::CredentialEvent::Removed,
+    );
     let wrong_type = run.verdict();
     only(&wrong_type, Count::Missing, 1);
     only(&run.doctored(|log| log.truncate(0)), Count::Missing, 2);
@@ -162,20 +224,40 @@ fn an_acknowledged_fact_that_was_removed_is_missing() {
 #[test]
 fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
     let mut run = Run::new();
-    let mark = run.yes(Kind::SubmitJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
-    run.books.ledger.settle(mark, Outcome::Acknowledged { position: 0 });
+    let mark = run.yes(
+        Kind::SubmitJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.books
+        .ledger
+        .settle(mark, Outcome::Acknowledged { position: 0 });
     only(&run.verdict(), Count::Missing, 1);
 }
 
 #[test]
 fn a_question_without_an_end_is_missing_one() {
-    only(&a_good_run().doctored(|log| drop(log.pop())), Count::Missing, 1);
+    only(
+        &a_good_run().doctored(|log| drop(log.pop())),
+        Count::Missing,
+        1,
+    );
 }
 
 #[test]
 fn a_job_that_is_held_for_ever_is_missing_its_end() {
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     only(&run.verdict(), Count::Missing, 1);
 }
@@ -184,9 +266,23 @@ fn a_job_that_is_held_for_ever_is_missing_its_end() {
 fn a_duplicate_is_found_where_once_was_promised() {
     let twice = |kind, sent| {
         let mut run = Run::new();
-        let mark = run.yes(kind, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+        let mark = run.yes(
+            kind,
+            JOB,
+            JobEvent::Submitted {
+                spec: spec(),
+                counted: None,
+            },
+        );
         (1..sent).for_each(|_| run.books.ledger.sending(mark));
-        run.fact(Some(mark), "another", JobEvent::Submitted { spec: spec(), counted: None });
+        run.fact(
+            Some(mark),
+            "another",
+            JobEvent::Submitted {
+                spec: spec(),
+                counted: None,
+            },
+        );
         run.verdict()
     };
     only(&twice(Kind::SubmitJob, 1), Count::Twice, 1);
@@ -203,10 +299,23 @@ fn invites_are_as_many_as_were_asked_for() {
         let mut run = Run::new();
         let mark = run.begin(Kind::MakeInvites, "");
         (1..sent).for_each(|_| run.books.ledger.sending(mark));
-        let grant = Grant { tier: Tier::Studio, role: "user".into(), admin: false, expires_at: None };
-        let created = InviteEvent::Created { grant, sealed_code: None };
+        let grant = Grant {
+            tier: Tier::Studio,
+            role: "user".into(),
+            admin: false,
+            expires_at: None,
+        };
+        let created = InviteEvent::Created {
+            grant,
+            sealed_code: None,
+        };
         (0..count).for_each(|n| run.fact(Some(mark), &n.to_string(), created.clone()));
-        run.books.ledger.settle(mark, Outcome::Acknowledged { position: u64::from(count) });
+        run.books.ledger.settle(
+            mark,
+            Outcome::Acknowledged {
+                position: u64::from(count),
+            },
+        );
         run.verdict()
     };
     only(&made(1, INVITES), Count::Twice, 0);
@@ -218,11 +327,15 @@ fn invites_are_as_many_as_were_asked_for() {
 
 #[test]
 fn an_answer_shown_that_is_not_the_one_kept_is_found() {
-    for (text, ended, count, n) in
-        [("a", true, Count::Missing, 0), ("", true, Count::Missing, 1), ("b", false, Count::NeverSent, 1)]
-    {
+    for (text, ended, count, n) in [
+        ("a", true, Count::Missing, 0),
+        ("", true, Count::Missing, 1),
+        ("b", false, Count::NeverSent, 1),
+    ] {
         let mut run = a_good_run();
-        run.books.shown.insert(turn(7).to_string(), shown(text, ended));
+        run.books
+            .shown
+            .insert(turn(7).to_string(), shown(text, ended));
         only(&run.verdict(), count, n);
     }
 }
@@ -230,18 +343,39 @@ fn an_answer_shown_that_is_not_the_one_kept_is_found() {
 #[test]
 fn what_nobody_sent_or_was_refused_is_found() {
     let mut run = a_good_run();
-    run.fact(None, "x", JobEvent::Submitted { spec: spec(), counted: None });
+    run.fact(
+        None,
+        "x",
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.log[5].caller = CallerKind::User;
     run.log[5].request_id = Some("somebody-else".into());
     only(&run.verdict(), Count::NeverSent, 1);
 
     let mut run = a_good_run();
     let mark = run.begin(Kind::SubmitJob, "x");
-    run.fact(Some(mark), "x", JobEvent::Submitted { spec: spec(), counted: None });
-    run.books.ledger.settle(mark, Outcome::Refused { clean: true });
+    run.fact(
+        Some(mark),
+        "x",
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.books
+        .ledger
+        .settle(mark, Outcome::Refused { clean: true });
     only(&run.verdict(), Count::NeverSent, 1);
-    run.books.ledger.settle(mark, Outcome::Refused { clean: false });
-    assert!(run.verdict().is_clean(), "an earlier try may have been heard");
+    run.books
+        .ledger
+        .settle(mark, Outcome::Refused { clean: false });
+    assert!(
+        run.verdict().is_clean(),
+        "an earlier try may have been heard"
+    );
     run.books.ledger.settle(mark, Outcome::Unknown);
     assert!(run.verdict().is_clean(), "nobody knows");
 }
@@ -250,7 +384,14 @@ fn what_nobody_sent_or_was_refused_is_found() {
 fn whoever_was_suspended_must_not_act() {
     let mut run = a_good_run();
     run.fact(None, "ada", AccountEvent::Suspended);
-    run.yes(Kind::SubmitJob, "x", JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitJob,
+        "x",
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     only(&run.verdict(), Count::NeverSent, 1);
 }
 
@@ -260,9 +401,15 @@ fn two_facts_that_changed_places_are_out_of_order() {
         log.swap(0, 1);
         Run::closed_up(log);
     });
-    assert!(renumbered.count(Count::Order) >= 2, "within their stream, although positions are dense: {renumbered:?}");
+    assert!(
+        renumbered.count(Count::Order) >= 2,
+        "within their stream, although positions are dense: {renumbered:?}"
+    );
     let verdict = a_good_run().doctored(|log| log.swap(2, 3));
-    assert!(verdict.count(Count::Order) >= 2, "within the log: {verdict:?}");
+    assert!(
+        verdict.count(Count::Order) >= 2,
+        "within the log: {verdict:?}"
+    );
     let verdict = a_good_run().doctored(|log| drop(log.remove(1)));
     assert!(verdict.count(Count::Order) > 0, "a hole: {verdict:?}");
 }
@@ -270,9 +417,19 @@ fn two_facts_that_changed_places_are_out_of_order() {
 #[test]
 fn a_job_ended_under_a_lapsed_lease_is_found() {
     // The lease had lapsed, and nobody held the job.
-    let lapsed = || JobEvent::Lapsed { attempt: 1, retry_at: Some(genie_events::Moment(1)) };
+    let lapsed = || JobEvent::Lapsed {
+        attempt: 1,
+        retry_at: Some(genie_events::Moment(1)),
+    };
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.fact(None, JOB, lapsed());
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
@@ -281,10 +438,25 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
 
     // Somebody else held it meanwhile, in an attempt of the same number after a retry.
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.fact(None, JOB, JobEvent::Cancelled);
-    run.yes(Kind::RetryJob, JOB, JobEvent::Retried { queue: "q".into(), priority: 5, counted: None });
+    run.yes(
+        Kind::RetryJob,
+        JOB,
+        JobEvent::Retried {
+            queue: "q".into(),
+            priority: 5,
+            counted: None,
+        },
+    );
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     let end = run.yes(Kind::CompleteJob, JOB, completed(1));
     run.books.held.insert(end, 5);
@@ -294,7 +466,14 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
 
     // It was given away while somebody held it.
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.yes(Kind::ClaimJob, JOB, claimed(1));
     run.yes(Kind::ClaimJob, JOB, claimed(2));
     run.fact(None, JOB, JobEvent::Cancelled);
@@ -304,19 +483,32 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     let mut run = a_good_run();
     let other = run.begin(Kind::CompleteJob, JOB);
     run.books.held.insert(other, 1);
-    run.books.ledger.settle(other, Outcome::Acknowledged { position: 5 });
+    run.books
+        .ledger
+        .settle(other, Outcome::Acknowledged { position: 5 });
     only(&run.verdict(), Count::Lapsed, 1);
 }
 
 #[test]
 fn what_is_so_already_needs_no_fact_of_its_own() {
     let mut run = Run::new();
-    run.yes(Kind::SubmitNamedJob, JOB, JobEvent::Submitted { spec: spec(), counted: None });
+    run.yes(
+        Kind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
     run.yes(Kind::CancelJob, JOB, JobEvent::Cancelled);
     let again = run.begin(Kind::CancelJob, JOB);
-    run.books.ledger.settle(again, Outcome::Acknowledged { position: 2 });
+    run.books
+        .ledger
+        .settle(again, Outcome::Acknowledged { position: 2 });
     assert!(run.verdict().is_clean());
-    run.books.ledger.settle(again, Outcome::Acknowledged { position: 1 });
+    run.books
+        .ledger
+        .settle(again, Outcome::Acknowledged { position: 1 });
     only(&run.verdict(), Count::Missing, 1);
 }
 

@@ -64,8 +64,17 @@ enum Try {
 impl Candidate {
     pub fn new(options: &PgConnectOptions, node: &str, tell: watch::Sender<Option<Term>>) -> Self {
         // Heartbeats need no fsync; raising the epoch asks for one itself.
-        let options = options.clone().application_name("genie election").options([("synchronous_commit", "off")]);
-        Self { options, node: node.to_owned(), tell, is_failing: false, has_asked_for_rights: false }
+        let options = options
+            .clone()
+            .application_name("genie election")
+            .options([("synchronous_commit", "off")]);
+        Self {
+            options,
+            node: node.to_owned(),
+            tell,
+            is_failing: false,
+            has_asked_for_rights: false,
+        }
     }
 
     /// Stands, serves and stands again, until nobody asks any more who is elected.
@@ -107,22 +116,35 @@ impl Candidate {
 
     /// Tries to get the lock, and with it the epoch raised; ends what stands in the way and does not run.
     async fn try_once(&mut self, connection: &mut PgConnection) -> Result<Try, sqlx::Error> {
-        let query = sqlx::query_as("SELECT won, silent FROM try_election($1)").bind(SILENT.as_micros() as i64);
+        let query = sqlx::query_as("SELECT won, silent FROM try_election($1)")
+            .bind(SILENT.as_micros() as i64);
         let (won, silent): (bool, Option<i64>) = in_time(query.fetch_one(&mut *connection)).await?;
         if let Some(backend) = silent {
             let query = sqlx::query("SELECT pg_terminate_backend($1::int)").bind(backend);
-            return self.ended(in_time(query.execute(&mut *connection)).await, "the elected node has not been heard of");
+            return self.ended(
+                in_time(query.execute(&mut *connection)).await,
+                "the elected node has not been heard of",
+            );
         }
         if !won {
             return Ok(Try::Again(LOOK));
         }
         let sent = Instant::now();
-        let query = sqlx::query_scalar("SELECT raise_epoch($1, $2)").bind(&self.node).bind(PATIENCE.as_millis() as i32);
+        let query = sqlx::query_scalar("SELECT raise_epoch($1, $2)")
+            .bind(&self.node)
+            .bind(PATIENCE.as_millis() as i32);
         match in_time(query.fetch_one(&mut *connection)).await {
-            Ok(epoch) => Ok(Try::Elected { epoch: Epoch(epoch), until: sent + TERM }),
+            Ok(epoch) => Ok(Try::Elected {
+                epoch: Epoch(epoch),
+                until: sent + TERM,
+            }),
             Err(error) if is(&error, LOCK_NOT_AVAILABLE) => {
-                let ended = in_time(sqlx::query("SELECT end_office()").execute(&mut *connection)).await;
-                self.ended(ended, "transactions of the node that was elected before were still open")
+                let ended =
+                    in_time(sqlx::query("SELECT end_office()").execute(&mut *connection)).await;
+                self.ended(
+                    ended,
+                    "transactions of the node that was elected before were still open",
+                )
             }
             Err(error) => Err(error),
         }
@@ -152,31 +174,54 @@ impl Candidate {
 
     /// Is elected, until a heartbeat fails or comes too late.
     async fn serve(&self, connection: &mut PgConnection, epoch: Epoch, until: Instant) {
-        self.tell.send_replace(Some(Term { epoch, until: Some(until) }));
+        self.tell.send_replace(Some(Term {
+            epoch,
+            until: Some(until),
+        }));
         info!(epoch = epoch.0, node = self.node, "this node is elected");
         let reason = self.renew(connection, epoch, until).await;
         self.tell.send_replace(None);
-        warn!(epoch = epoch.0, node = self.node, reason, "this node is not elected any more");
+        warn!(
+            epoch = epoch.0,
+            node = self.node,
+            reason,
+            "this node is not elected any more"
+        );
     }
 
     /// Renews the term for as long as it can; answers why it can't.
-    async fn renew(&self, connection: &mut PgConnection, epoch: Epoch, mut until: Instant) -> String {
-        let sql =
-            "UPDATE elections SET renewed_at = micros_now() WHERE name = 'genie' AND epoch = $1 AND backend = pg_backend_pid()";
+    async fn renew(
+        &self,
+        connection: &mut PgConnection,
+        epoch: Epoch,
+        mut until: Instant,
+    ) -> String {
+        let sql = "UPDATE elections SET renewed_at = micros_now() WHERE name = 'genie' AND epoch = $1 AND backend = pg_backend_pid()";
         loop {
             sleep(HEARTBEAT).await;
             let sent = Instant::now();
-            let renewed = timeout_at(until, sqlx::query(sql).bind(epoch.0).execute(&mut *connection)).await;
+            let renewed = timeout_at(
+                until,
+                sqlx::query(sql).bind(epoch.0).execute(&mut *connection),
+            )
+            .await;
             match renewed {
                 // A process that was stopped finds an answer and its term over: who asked meanwhile was told so, and that stands.
                 Err(_) => return "the store did not answer in time".into(),
-                Ok(_) if Instant::now() >= until => return "the store did not answer in time".into(),
+                Ok(_) if Instant::now() >= until => {
+                    return "the store did not answer in time".into();
+                }
                 Ok(Err(error)) => return error.to_string(),
-                Ok(Ok(renewed)) if renewed.rows_affected() == 0 => return "another node was elected".into(),
+                Ok(Ok(renewed)) if renewed.rows_affected() == 0 => {
+                    return "another node was elected".into();
+                }
                 Ok(Ok(_)) => until = sent + TERM,
             }
             self.tell.send_if_modified(|term| {
-                *term = Some(Term { epoch, until: Some(until) });
+                *term = Some(Term {
+                    epoch,
+                    until: Some(until),
+                });
                 false // a longer term is no news
             });
         }
@@ -184,7 +229,10 @@ impl Candidate {
 }
 
 fn is(error: &sqlx::Error, code: &str) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|found| found == code)
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|found| found == code)
 }
 
 async fn in_time<T>(step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {

@@ -38,17 +38,29 @@ impl Listing {
     pub(super) fn of(dir: &Path) -> Result<Self, TransferError> {
         let mut listing = Self::default();
         let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        let mut paths: Vec<PathBuf> =
-            entries.map_err(|error| TransferError::file(dir, error))?.iter().map(fs::DirEntry::path).collect();
+        let mut paths: Vec<PathBuf> = entries
+            .map_err(|error| TransferError::file(dir, error))?
+            .iter()
+            .map(fs::DirEntry::path)
+            .collect();
         paths.sort(); // numbers have all their digits
         for path in paths {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-            if let Some((first, last)) = numbers(&name, "log-").and_then(|numbers| numbers.split_once('-')) {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default()
+                .to_owned();
+            if let Some((first, last)) =
+                numbers(&name, "log-").and_then(|numbers| numbers.split_once('-'))
+            {
                 if let (Ok(first), Ok(last)) = (first.parse(), last.parse()) {
                     listing.segments.push(Segment { path, first, last });
                 }
-            } else if let Some(head) = numbers(&name, "tables-").and_then(|head| head.parse().ok()) {
-                listing.leftovers.extend(listing.tables.replace((path, head)).map(|(older, _)| older));
+            } else if let Some(head) = numbers(&name, "tables-").and_then(|head| head.parse().ok())
+            {
+                listing
+                    .leftovers
+                    .extend(listing.tables.replace((path, head)).map(|(older, _)| older));
             } else if name.ends_with(sealed::PART) {
                 listing.leftovers.push(path);
             }
@@ -56,7 +68,8 @@ impl Listing {
         let mut expected = 1;
         for Segment { path, first, last } in &listing.segments {
             if *first != expected || last < first {
-                let reason = format!("the file with position {expected} is missing before this one");
+                let reason =
+                    format!("the file with position {expected} is missing before this one");
                 return Err(TransferError::file(path, reason));
             }
             expected = last + 1;

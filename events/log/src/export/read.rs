@@ -6,7 +6,8 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{
-    CARRIED, LOG_FORMAT, LogHeader, LogLine, Row, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    CARRIED, LOG_FORMAT, LogHeader, LogLine, Row, TABLES_FORMAT, Table, TableLine, TablesHeader,
+    TransferError,
     folder::{Listing, Segment},
     sealed::{self, ExportKey, SealedReader},
     tables,
@@ -29,17 +30,31 @@ impl Export {
     /// Opens the export in a folder. Argon2id takes about a second: not for a thread that has others waiting.
     pub fn open(dir: &Path, passphrase: &SecretString) -> Result<Self, TransferError> {
         let Some(key) = ExportKey::read(dir, passphrase)? else {
-            return Err(TransferError::file(&dir.join(sealed::KEY_FILE), "is not there, so this folder holds no export"));
+            return Err(TransferError::file(
+                &dir.join(sealed::KEY_FILE),
+                "is not there, so this folder holds no export",
+            ));
         };
         let listing = Listing::of(dir)?;
         let end = listing.end();
         let Some((tables, head)) = listing.tables else {
-            return Err(TransferError::file(dir, "the export did not finish; run `genie log export` again, it goes on"));
+            return Err(TransferError::file(
+                dir,
+                "the export did not finish; run `genie log export` again, it goes on",
+            ));
         };
         if end < head {
-            return Err(TransferError::file(dir, format!("the file with position {} is missing", end + 1)));
+            return Err(TransferError::file(
+                dir,
+                format!("the file with position {} is missing", end + 1),
+            ));
         }
-        Ok(Self { key, segments: listing.segments, tables, head })
+        Ok(Self {
+            key,
+            segments: listing.segments,
+            tables,
+            head,
+        })
     }
 
     /// Whether an export was begun in a folder, so that its passphrase is wanted and not a new one.
@@ -56,18 +71,34 @@ impl Export {
     /// error. Reads files as it goes, so not for a thread that has others waiting.
     pub fn rows(&self, after: u64) -> Rows<'_> {
         // The file with the row before too: the next file must follow that very row.
-        let begun = self.segments.partition_point(|segment| segment.last < after);
-        Rows { export: self, files: self.segments[begun..].iter(), file: None, after, digest: None, ended: false }
+        let begun = self
+            .segments
+            .partition_point(|segment| segment.last < after);
+        Rows {
+            export: self,
+            files: self.segments[begun..].iter(),
+            file: None,
+            after,
+            digest: None,
+            ended: false,
+        }
     }
 
     /// The rows of the working tables, table by table.
     pub(crate) fn tables(
         &self,
-    ) -> Result<impl Iterator<Item = Result<(&'static Table, Row), TransferError>> + '_, TransferError> {
-        let mut lines = SealedReader::open(&self.tables, &self.key, &format!("tables-{}", self.head))?;
+    ) -> Result<
+        impl Iterator<Item = Result<(&'static Table, Row), TransferError>> + '_,
+        TransferError,
+    > {
+        let mut lines =
+            SealedReader::open(&self.tables, &self.key, &format!("tables-{}", self.head))?;
         let header: Option<TablesHeader> = lines.json()?;
         if header.is_none_or(|header| header.format != TABLES_FORMAT || header.head != self.head) {
-            return Err(TransferError::file(&self.tables, "this release does not know its format"));
+            return Err(TransferError::file(
+                &self.tables,
+                "this release does not know its format",
+            ));
         }
         Ok(std::iter::from_fn(move || {
             let line = lines.json::<TableLine>().transpose()?;
@@ -85,7 +116,11 @@ impl Export {
     pub(crate) fn system_key(&self) -> Result<(WrappedKey, Row), TransferError> {
         for row in self.tables()? {
             let (table, row) = row?;
-            let text = |column: &str| row.get(column).and_then(|value| value.as_str()).unwrap_or_default();
+            let text = |column: &str| {
+                row.get(column)
+                    .and_then(|value| value.as_str())
+                    .unwrap_or_default()
+            };
             if table.name == "user_keys" && text("user_id") == Uuid::nil().to_string() {
                 let key = WrappedKey {
                     owner: Uuid::nil(),
@@ -96,7 +131,10 @@ impl Export {
                 return Ok((key, row));
             }
         }
-        Err(TransferError::file(&self.tables, "the system's key is not in it"))
+        Err(TransferError::file(
+            &self.tables,
+            "the system's key is not in it",
+        ))
     }
 }
 
@@ -136,15 +174,33 @@ impl Iterator for Rows<'_> {
 impl Rows<'_> {
     fn step(&mut self) -> Result<Option<StoredRow>, TransferError> {
         loop {
-            if let Some(row) = self.file.as_mut().map(SegmentRows::next).transpose()?.flatten() {
+            if let Some(row) = self
+                .file
+                .as_mut()
+                .map(SegmentRows::next)
+                .transpose()?
+                .flatten()
+            {
                 self.digest = Some(hex(&row.digest));
                 return Ok(Some(row));
             }
-            let Some(segment) = self.files.next() else { return Ok(None) };
+            let Some(segment) = self.files.next() else {
+                return Ok(None);
+            };
             let file = SegmentRows::open(&self.export.key, segment)?;
-            if self.digest.as_ref().is_some_and(|digest| *digest != file.digest_before) {
-                let reason = "it follows another row than the one before it: this file is of another log".into();
-                return Err(TransferError::Row { file: segment.path.clone(), position: segment.first, reason });
+            if self
+                .digest
+                .as_ref()
+                .is_some_and(|digest| *digest != file.digest_before)
+            {
+                let reason =
+                    "it follows another row than the one before it: this file is of another log"
+                        .into();
+                return Err(TransferError::Row {
+                    file: segment.path.clone(),
+                    position: segment.first,
+                    reason,
+                });
             }
             self.file = Some(file);
         }
@@ -165,22 +221,43 @@ impl<'a> SegmentRows<'a> {
     pub(super) fn open(key: &'a ExportKey, segment: &Segment) -> Result<Self, TransferError> {
         let mut lines = SealedReader::open(&segment.path, key, &format!("log-{}", segment.first))?;
         match lines.json::<LogHeader>()? {
-            Some(LogHeader { format, after, digest_before }) if format == LOG_FORMAT && after + 1 == segment.first => {
-                Ok(Self { path: segment.path.clone(), lines, next: segment.first, last: segment.last, digest_before })
-            }
-            _ => Err(TransferError::file(&segment.path, "this release does not know its format")),
+            Some(LogHeader {
+                format,
+                after,
+                digest_before,
+            }) if format == LOG_FORMAT && after + 1 == segment.first => Ok(Self {
+                path: segment.path.clone(),
+                lines,
+                next: segment.first,
+                last: segment.last,
+                digest_before,
+            }),
+            _ => Err(TransferError::file(
+                &segment.path,
+                "this release does not know its format",
+            )),
         }
     }
 
     pub(super) fn next(&mut self) -> Result<Option<StoredRow>, TransferError> {
         let position = self.next;
-        let wrong = |reason: &str| TransferError::Row { file: self.path.clone(), position, reason: reason.into() };
+        let wrong = |reason: &str| TransferError::Row {
+            file: self.path.clone(),
+            position,
+            reason: reason.into(),
+        };
         match self.lines.json::<LogLine>()? {
             None if position == self.last + 1 => Ok(None),
-            None => Err(wrong("it is missing: the file holds less than its name says")),
-            Some(line) if line.position != position || position > self.last => Err(wrong("another row stands in its place")),
+            None => Err(wrong(
+                "it is missing: the file holds less than its name says",
+            )),
+            Some(line) if line.position != position || position > self.last => {
+                Err(wrong("another row stands in its place"))
+            }
             Some(line) => {
-                let row = line.into_row().ok_or_else(|| wrong("its digest does not match"))?;
+                let row = line
+                    .into_row()
+                    .ok_or_else(|| wrong("its digest does not match"))?;
                 self.next += 1;
                 Ok(Some(row))
             }

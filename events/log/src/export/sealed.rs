@@ -56,10 +56,23 @@ fn key_place() -> Place {
 }
 
 /// The key that the passphrase gives.
-fn stretched(passphrase: &SecretString, salt: &[u8], memory_kib: u32, passes: u32) -> Result<SealingKey, argon2::Error> {
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(memory_kib, passes, 1, Some(32))?);
+fn stretched(
+    passphrase: &SecretString,
+    salt: &[u8],
+    memory_kib: u32,
+    passes: u32,
+) -> Result<SealingKey, argon2::Error> {
+    let argon2 = Argon2::new(
+        Algorithm::Argon2id,
+        Version::V0x13,
+        Params::new(memory_kib, passes, 1, Some(32))?,
+    );
     let mut root = Zeroizing::new([0; 32]);
-    argon2.hash_password_into(passphrase.expose_secret().as_bytes(), salt, root.as_mut_slice())?;
+    argon2.hash_password_into(
+        passphrase.expose_secret().as_bytes(),
+        salt,
+        root.as_mut_slice(),
+    )?;
     Ok(SealingKey::derive(Uuid::nil(), &root, "export passphrase"))
 }
 
@@ -72,7 +85,8 @@ impl ExportKey {
     pub(super) fn make(dir: &Path, passphrase: &SecretString) -> Result<Self, TransferError> {
         let path = dir.join(KEY_FILE);
         let (root, salt) = (Zeroizing::new(random_bytes::<32>()), random_bytes::<16>());
-        let outer = stretched(passphrase, &salt, MEMORY_KIB, PASSES).map_err(|error| TransferError::file(&path, error))?;
+        let outer = stretched(passphrase, &salt, MEMORY_KIB, PASSES)
+            .map_err(|error| TransferError::file(&path, error))?;
         let file = KeyFile {
             format: KEY_FORMAT.into(),
             memory_kib: MEMORY_KIB,
@@ -91,7 +105,10 @@ impl ExportKey {
     }
 
     /// The key in the folder; `None` when there is none.
-    pub(super) fn read(dir: &Path, passphrase: &SecretString) -> Result<Option<Self>, TransferError> {
+    pub(super) fn read(
+        dir: &Path,
+        passphrase: &SecretString,
+    ) -> Result<Option<Self>, TransferError> {
         let path = dir.join(KEY_FILE);
         let wrong = |reason: &dyn ToString| TransferError::file(&path, reason.to_string());
         let text = match fs::read(&path) {
@@ -101,22 +118,41 @@ impl ExportKey {
         };
         let form = "is not the key of an export, or was damaged";
         let file: KeyFile = serde_json::from_slice(&text).map_err(|_| wrong(&form))?;
-        if file.format != KEY_FORMAT || file.memory_kib > MOST_MEMORY_KIB || file.passes > MOST_PASSES {
+        if file.format != KEY_FORMAT
+            || file.memory_kib > MOST_MEMORY_KIB
+            || file.passes > MOST_PASSES
+        {
             return Err(wrong(&"this release does not know its format"));
         }
         let decode = |text: &str| BASE64.decode(text).map_err(|_| wrong(&form));
-        let outer = stretched(passphrase, &decode(&file.salt)?, file.memory_kib, file.passes).map_err(|error| wrong(&error))?;
-        let opened = outer.open(&decode(&file.sealed)?, &key_place()).map_err(|reason| match reason {
-            CantOpen::OtherKey => wrong(&"the passphrase is not the one that this export was made with"),
-            _ => wrong(&form),
-        })?;
+        let outer = stretched(
+            passphrase,
+            &decode(&file.salt)?,
+            file.memory_kib,
+            file.passes,
+        )
+        .map_err(|error| wrong(&error))?;
+        let opened =
+            outer
+                .open(&decode(&file.sealed)?, &key_place())
+                .map_err(|reason| match reason {
+                    CantOpen::OtherKey => {
+                        wrong(&"the passphrase is not the one that this export was made with")
+                    }
+                    _ => wrong(&form),
+                })?;
         let root: &[u8; 32] = opened.as_slice().try_into().map_err(|_| wrong(&form))?;
         Ok(Some(Self::from_root(root)))
     }
 }
 
 fn create(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Flushes what was written beside and gives it its name: after a crash the name means a whole file.
@@ -127,7 +163,12 @@ fn settle(file: &File, part: &Path, path: &Path) -> std::io::Result<()> {
 }
 
 fn frame_place(begins: &str, number: u64, last: bool) -> Place {
-    Place::new(&["export v1", begins, &number.to_string(), if last { "last" } else { "more" }])
+    Place::new(&[
+        "export v1",
+        begins,
+        &number.to_string(),
+        if last { "last" } else { "more" },
+    ])
 }
 
 /// A sealed file that is being written. It has no name before it is finished.
@@ -143,10 +184,22 @@ pub(super) struct SealedWriter<'a> {
 
 impl<'a> SealedWriter<'a> {
     /// `begins` says which part of the export it is: frames are bound to it.
-    pub(super) fn create(dir: &Path, key: &'a ExportKey, begins: &str) -> Result<Self, TransferError> {
+    pub(super) fn create(
+        dir: &Path,
+        key: &'a ExportKey,
+        begins: &str,
+    ) -> Result<Self, TransferError> {
         let part = dir.join(format!("{begins}{PART}"));
         let out = BufWriter::new(create(&part).map_err(|error| TransferError::file(&part, error))?);
-        Ok(Self { key, out, part, begins: begins.to_owned(), frame: 0, buffer: Vec::with_capacity(FRAME), bytes: 0 })
+        Ok(Self {
+            key,
+            out,
+            part,
+            begins: begins.to_owned(),
+            frame: 0,
+            buffer: Vec::with_capacity(FRAME),
+            bytes: 0,
+        })
     }
 
     pub(super) fn line(&mut self, line: &impl Serialize) -> Result<(), TransferError> {
@@ -169,17 +222,26 @@ impl<'a> SealedWriter<'a> {
     }
 
     fn seal(&mut self, frame: &[u8], last: bool) -> Result<(), TransferError> {
-        let sealed = self.key.0.seal(frame, &frame_place(&self.begins, self.frame, last));
+        let sealed = self
+            .key
+            .0
+            .seal(frame, &frame_place(&self.begins, self.frame, last));
         self.frame += 1;
         let head = [&[u8::from(last)][..], &(sealed.len() as u32).to_be_bytes()].concat();
-        let written = self.out.write_all(&head).and_then(|()| self.out.write_all(&sealed));
+        let written = self
+            .out
+            .write_all(&head)
+            .and_then(|()| self.out.write_all(&sealed));
         written.map_err(|error| TransferError::file(&self.part, error))
     }
 
     pub(super) fn finish(mut self, path: &Path) -> Result<(), TransferError> {
         let rest = std::mem::take(&mut self.buffer);
         self.seal(&rest, true)?;
-        let settled = self.out.flush().and_then(|()| settle(self.out.get_ref(), &self.part, path));
+        let settled = self
+            .out
+            .flush()
+            .and_then(|()| settle(self.out.get_ref(), &self.part, path));
         settled.map_err(|error| TransferError::file(path, error))
     }
 }
@@ -198,8 +260,13 @@ pub(super) struct SealedReader<'a> {
 }
 
 impl<'a> SealedReader<'a> {
-    pub(super) fn open(path: &Path, key: &'a ExportKey, begins: &str) -> Result<Self, TransferError> {
-        let input = BufReader::new(File::open(path).map_err(|error| TransferError::file(path, error))?);
+    pub(super) fn open(
+        path: &Path,
+        key: &'a ExportKey,
+        begins: &str,
+    ) -> Result<Self, TransferError> {
+        let input =
+            BufReader::new(File::open(path).map_err(|error| TransferError::file(path, error))?);
         Ok(Self {
             key: &key.0,
             input,
@@ -216,10 +283,15 @@ impl<'a> SealedReader<'a> {
     pub(super) fn json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, TransferError> {
         let mut searched = self.at;
         let end = loop {
-            match self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
+            match self.buffer[searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
                 Some(end) => break searched + end,
                 None if self.ended && self.at == self.buffer.len() => return Ok(None),
-                None if self.ended || self.buffer.len() - self.at > LONGEST_LINE => return Err(self.wrong("a line has no end")),
+                None if self.ended || self.buffer.len() - self.at > LONGEST_LINE => {
+                    return Err(self.wrong("a line has no end"));
+                }
                 None => {
                     self.buffer.drain(..self.at);
                     self.at = 0;
@@ -230,7 +302,8 @@ impl<'a> SealedReader<'a> {
         };
         let line = serde_json::from_slice(&self.buffer[self.at..end]);
         self.at = end + 1;
-        line.map(Some).map_err(|error| self.wrong(&format!("a line can't be read: {error}")))
+        line.map(Some)
+            .map_err(|error| self.wrong(&format!("a line can't be read: {error}")))
     }
 
     fn read_frame(&mut self) -> Result<(), TransferError> {
@@ -247,10 +320,16 @@ impl<'a> SealedReader<'a> {
         let mut sealed = vec![0; length];
         let read = self.input.read_exact(&mut sealed);
         read.map_err(|_| self.wrong(&format!("it is cut short at frame {number}")))?;
-        let opened = self.key.open(&sealed, &frame_place(&self.begins, number, last)).map_err(|_| self.wrong(&damaged))?;
+        let opened = self
+            .key
+            .open(&sealed, &frame_place(&self.begins, number, last))
+            .map_err(|_| self.wrong(&damaged))?;
         self.buffer.extend_from_slice(&opened);
         (self.frame, self.ended) = (number + 1, last);
-        let more = self.input.fill_buf().map_err(|error| TransferError::file(&self.path, error))?;
+        let more = self
+            .input
+            .fill_buf()
+            .map_err(|error| TransferError::file(&self.path, error))?;
         match last && !more.is_empty() {
             true => Err(self.wrong("something was added to its end")),
             false => Ok(()),

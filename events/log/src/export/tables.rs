@@ -51,10 +51,20 @@ pub(crate) const CARRIED: &[Table] = &[
         key: 1,
         only: "",
     },
-    Table { name: "retired_masters", columns: &[("id", Text), ("retired_at", Number)], key: 1, only: "" },
+    Table {
+        name: "retired_masters",
+        columns: &[("id", Text), ("retired_at", Number)],
+        key: 1,
+        only: "",
+    },
     Table {
         name: "secrets",
-        columns: &[("secret_id", Text), ("version", Number), ("user_id", Text), ("sealed", Bytes)],
+        columns: &[
+            ("secret_id", Text),
+            ("version", Number),
+            ("user_id", Text),
+            ("sealed", Bytes),
+        ],
         key: 2,
         only: "",
     },
@@ -91,14 +101,25 @@ pub(crate) const CARRIED: &[Table] = &[
     },
     Table {
         name: "journal",
-        columns: &[("turn_id", Text), ("upto", Number), ("user_id", Text), ("sealed", Bytes)],
+        columns: &[
+            ("turn_id", Text),
+            ("upto", Number),
+            ("user_id", Text),
+            ("sealed", Bytes),
+        ],
         key: 2,
         // A turn that is over has its answer in the log.
         only: "turn_id IN (SELECT id FROM leases WHERE kind = 'turn')",
     },
     Table {
         name: "idempotency",
-        columns: &[("key_hash", Text), ("user_id", Text), ("request_hash", Text), ("event_id", Text), ("sealed", Bytes)],
+        columns: &[
+            ("key_hash", Text),
+            ("user_id", Text),
+            ("request_hash", Text),
+            ("event_id", Text),
+            ("sealed", Bytes),
+        ],
         key: 1,
         only: "",
     },
@@ -137,24 +158,45 @@ type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;
 
 /// The bytes of a column; `None` for anything else.
 pub(super) fn bytes(row: &Row, column: &str) -> Option<Vec<u8>> {
-    row.get(column).and_then(Value::as_str).and_then(|text| BASE64.decode(text).ok())
+    row.get(column)
+        .and_then(Value::as_str)
+        .and_then(|text| BASE64.decode(text).ok())
 }
 
 impl Table {
     fn names(&self) -> String {
-        self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        self.columns
+            .iter()
+            .map(|(name, _)| *name)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// The rows after one, in the order of the key; fewer than a page at the end.
-    pub(super) async fn page(&self, tx: &mut Transaction<'_, Any>, after: Option<&Row>) -> Result<Vec<Row>, TransferError> {
-        let key: Vec<&str> = self.columns[..self.key].iter().map(|(name, _)| *name).collect();
+    pub(super) async fn page(
+        &self,
+        tx: &mut Transaction<'_, Any>,
+        after: Option<&Row>,
+    ) -> Result<Vec<Row>, TransferError> {
+        let key: Vec<&str> = self.columns[..self.key]
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
         let key = key.join(", ");
         let places: Vec<String> = (1..=self.key).map(|n| format!("${n}")).collect();
         let after_it = after.map(|_| format!("({key}) > ({})", places.join(", ")));
         let only = (!self.only.is_empty()).then(|| self.only.to_owned());
         let conditions: Vec<String> = after_it.into_iter().chain(only).collect();
-        let filter = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
-        let sql = format!("SELECT {} FROM {} {filter} ORDER BY {key} LIMIT {PAGE}", self.names(), self.name);
+        let filter = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!("WHERE {}", conditions.join(" AND "))
+        };
+        let sql = format!(
+            "SELECT {} FROM {} {filter} ORDER BY {key} LIMIT {PAGE}",
+            self.names(),
+            self.name
+        );
         let mut query = sqlx::query(&sql);
         if let Some(after) = after {
             for (column, holds) in &self.columns[..self.key] {
@@ -162,7 +204,10 @@ impl Table {
             }
         }
         let rows = query.fetch_all(&mut **tx).await?;
-        Ok(rows.iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?)
+        Ok(rows
+            .iter()
+            .map(|row| self.read(row))
+            .collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Whether a page was the last.
@@ -176,7 +221,9 @@ impl Table {
             let value = match holds {
                 Text => row.try_get::<Option<String>, _>(*column)?.map(Value::from),
                 Number => row.try_get::<Option<i64>, _>(*column)?.map(Value::from),
-                Bytes => row.try_get::<Option<Vec<u8>>, _>(*column)?.map(|bytes| BASE64.encode(bytes).into()),
+                Bytes => row
+                    .try_get::<Option<Vec<u8>>, _>(*column)?
+                    .map(|bytes| BASE64.encode(bytes).into()),
             };
             read.insert((*column).to_owned(), value.unwrap_or(Value::Null));
         }
@@ -188,14 +235,32 @@ impl Table {
         rows.len() >= CHUNK
     }
 
-    pub(crate) async fn write(&self, tx: &mut Transaction<'_, Any>, rows: &[Row]) -> Result<(), TransferError> {
+    pub(crate) async fn write(
+        &self,
+        tx: &mut Transaction<'_, Any>,
+        rows: &[Row],
+    ) -> Result<(), TransferError> {
         if rows.is_empty() {
             return Ok(());
         }
         let mut places = (1..).map(|n: usize| format!("${n}"));
-        let mut one = || format!("({})", places.by_ref().take(self.columns.len()).collect::<Vec<_>>().join(", "));
+        let mut one = || {
+            format!(
+                "({})",
+                places
+                    .by_ref()
+                    .take(self.columns.len())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
+        };
         let values: Vec<String> = rows.iter().map(|_| one()).collect();
-        let sql = format!("INSERT INTO {} ({}) VALUES {}", self.name, self.names(), values.join(", "));
+        let sql = format!(
+            "INSERT INTO {} ({}) VALUES {}",
+            self.name,
+            self.names(),
+            values.join(", ")
+        );
         let mut query = sqlx::query(&sql);
         for row in rows {
             for (column, holds) in self.columns {
@@ -207,7 +272,9 @@ impl Table {
     }
 
     pub(crate) async fn empty(&self, tx: &mut Transaction<'_, Any>) -> Result<(), TransferError> {
-        sqlx::query(&format!("DELETE FROM {}", self.name)).execute(&mut **tx).await?;
+        sqlx::query(&format!("DELETE FROM {}", self.name))
+            .execute(&mut **tx)
+            .await?;
         Ok(())
     }
 }
@@ -251,31 +318,44 @@ mod tests {
         "damaged",
     ];
 
-    both_stores!(every_table_and_column_is_carried_or_left_out_on_purpose, async |store: TestStore| {
-        let log = store.open().await.log;
-        let sql = match store.database_url() {
-            None => {
-                "SELECT m.name AS name, c.name AS col FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
-            }
-            Some(_) => {
-                "SELECT CAST(table_name AS text) AS name, CAST(column_name AS text) AS col \
+    both_stores!(
+        every_table_and_column_is_carried_or_left_out_on_purpose,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let sql = match store.database_url() {
+                None => {
+                    "SELECT m.name AS name, c.name AS col FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+                }
+                Some(_) => {
+                    "SELECT CAST(table_name AS text) AS name, CAST(column_name AS text) AS col \
                  FROM information_schema.columns WHERE table_schema = 'public'"
-            }
-        };
-        let rows = sqlx::query(sql).fetch_all(log.store().reads()).await.unwrap();
-        let mut found = std::collections::BTreeMap::<String, Vec<String>>::new();
-        for row in rows {
-            found.entry(row.get("name")).or_default().push(row.get("col"));
-        }
-        for (name, mut columns) in found {
-            let Some(table) = CARRIED.iter().find(|table| table.name == name) else {
-                assert!(LEFT_OUT.contains(&name.as_str()), "say of `{name}` whether an export carries it");
-                continue;
+                }
             };
-            let mut carried: Vec<&str> = table.columns.iter().map(|(column, _)| *column).collect();
-            carried.sort_unstable();
-            columns.sort_unstable();
-            assert_eq!(carried, columns, "{name}");
+            let rows = sqlx::query(sql)
+                .fetch_all(log.store().reads())
+                .await
+                .unwrap();
+            let mut found = std::collections::BTreeMap::<String, Vec<String>>::new();
+            for row in rows {
+                found
+                    .entry(row.get("name"))
+                    .or_default()
+                    .push(row.get("col"));
+            }
+            for (name, mut columns) in found {
+                let Some(table) = CARRIED.iter().find(|table| table.name == name) else {
+                    assert!(
+                        LEFT_OUT.contains(&name.as_str()),
+                        "say of `{name}` whether an export carries it"
+                    );
+                    continue;
+                };
+                let mut carried: Vec<&str> =
+                    table.columns.iter().map(|(column, _)| *column).collect();
+                carried.sort_unstable();
+                columns.sort_unstable();
+                assert_eq!(carried, columns, "{name}");
+            }
         }
-    });
+    );
 }

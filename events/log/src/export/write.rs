@@ -10,7 +10,8 @@ use secrecy::SecretString;
 use sqlx::Row as _;
 
 use super::{
-    CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader, TransferError,
+    CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader,
+    TransferError,
     folder::{Listing, segment_name, tables_name},
     in_time,
     read::SegmentRows,
@@ -38,8 +39,16 @@ pub struct Exported {
 ///
 /// The working tables and the head are read in one snapshot, and the log up to that head, so that what the tables say and what
 /// the log says is of one moment, whatever is written meanwhile.
-pub async fn export(log: &Log, dir: &Path, passphrase: &SecretString) -> Result<Exported, TransferError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| TransferError::file(dir, error))?;
+pub async fn export(
+    log: &Log,
+    dir: &Path,
+    passphrase: &SecretString,
+) -> Result<Exported, TransferError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| TransferError::file(dir, error))?;
     if import::is_unfinished(log.store()).await? {
         return Err(LogError::ImportUnfinished.into()); // what it holds so far can't be read
     }
@@ -48,7 +57,12 @@ pub async fn export(log: &Log, dir: &Path, passphrase: &SecretString) -> Result<
     let key = match ExportKey::read(dir, passphrase)? {
         Some(key) => key,
         None if listing.end() == 0 && listing.tables.is_none() => ExportKey::make(dir, passphrase)?,
-        None => return Err(TransferError::file(dir, "has files of an export but not its key.json; take an empty folder")),
+        None => {
+            return Err(TransferError::file(
+                dir,
+                "has files of an export but not its key.json; take an empty folder",
+            ));
+        }
     };
     let had = listing.end();
     let mut digest_before = last_digest(log, &key, &listing).await?;
@@ -73,23 +87,41 @@ pub async fn export(log: &Log, dir: &Path, passphrase: &SecretString) -> Result<
 /// Of two exports into one folder the second is refused.
 fn lock(dir: &Path) -> Result<File, TransferError> {
     let path = dir.join("export.lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
     let file = file.map_err(|error| TransferError::file(&path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(_) => Err(TransferError::file(&path, "another export into this folder is under way")),
+        Err(_) => Err(TransferError::file(
+            &path,
+            "another export into this folder is under way",
+        )),
     }
 }
 
 /// The digest of the last row that the folder has, once the log has the same row; empty for a new export.
-async fn last_digest(log: &Log, key: &ExportKey, listing: &Listing) -> Result<String, TransferError> {
-    let Some(segment) = listing.segments.last() else { return Ok(String::new()) };
+async fn last_digest(
+    log: &Log,
+    key: &ExportKey,
+    listing: &Listing,
+) -> Result<String, TransferError> {
+    let Some(segment) = listing.segments.last() else {
+        return Ok(String::new());
+    };
     let mut last = None;
     let mut rows = SegmentRows::open(key, segment)?;
     while let Some(row) = rows.next()? {
         last = Some(row.digest);
     }
-    let stored = log.rows(segment.last - 1, 1).await?.pop().map(|row| row.digest);
+    let stored = log
+        .rows(segment.last - 1, 1)
+        .await?
+        .pop()
+        .map(|row| row.digest);
     match stored == last {
         true => Ok(hex(&last.unwrap_or_default())),
         false => Err(TransferError::Row {
@@ -101,16 +133,26 @@ async fn last_digest(log: &Log, key: &ExportKey, listing: &Listing) -> Result<St
 }
 
 /// The tables as they are now, still without a name, and the log's head at that moment.
-async fn write_tables<'a>(log: &Log, dir: &Path, key: &'a ExportKey) -> Result<(SealedWriter<'a>, u64), TransferError> {
+async fn write_tables<'a>(
+    log: &Log,
+    dir: &Path,
+    key: &'a ExportKey,
+) -> Result<(SealedWriter<'a>, u64), TransferError> {
     let begin = match log.store().writing {
         Writing::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         Writing::Sqlite(_) => "BEGIN", // its snapshot is that of the first read
     };
     let mut snapshot = log.store().reads().begin_with(begin).await?;
     let sql = "SELECT coalesce(max(position), 0) AS head FROM events";
-    let head = sqlx::query(sql).fetch_one(&mut *snapshot).await?.try_get::<i64, _>("head")? as u64;
+    let head = sqlx::query(sql)
+        .fetch_one(&mut *snapshot)
+        .await?
+        .try_get::<i64, _>("head")? as u64;
     let mut out = SealedWriter::create(dir, key, &format!("tables-{head}"))?;
-    out.line(&TablesHeader { format: TABLES_FORMAT.into(), head })?;
+    out.line(&TablesHeader {
+        format: TABLES_FORMAT.into(),
+        head,
+    })?;
     for table in CARRIED {
         let mut after = None;
         loop {
@@ -118,7 +160,10 @@ async fn write_tables<'a>(log: &Log, dir: &Path, key: &'a ExportKey) -> Result<(
             after = page.last().cloned();
             let is_last = Table::is_last(&page);
             for row in page {
-                out.line(&TableLine { table: table.name.to_owned(), row })?;
+                out.line(&TableLine {
+                    table: table.name.to_owned(),
+                    row,
+                })?;
             }
             if is_last {
                 break;
@@ -140,16 +185,24 @@ async fn write_segment(
 ) -> Result<(u64, String), TransferError> {
     let mut out = SealedWriter::create(dir, key, &format!("log-{}", after + 1))?;
     let (mut last, mut digest) = (after, digest_before.clone());
-    out.line(&LogHeader { format: LOG_FORMAT.into(), after, digest_before })?;
+    out.line(&LogHeader {
+        format: LOG_FORMAT.into(),
+        after,
+        digest_before,
+    })?;
     while last < head && last - after < SEGMENT_ROWS && out.bytes() < SEGMENT_BYTES {
-        let wanted = (head - last).min(SEGMENT_ROWS - (last - after)).min(PAGE as u64);
+        let wanted = (head - last)
+            .min(SEGMENT_ROWS - (last - after))
+            .min(PAGE as u64);
         let rows = log.rows(last, wanted as usize).await?;
         if rows.is_empty() {
             return Err(LogError::Hole { missing: last + 1 }.into());
         }
         for row in &rows {
             if row.computed_digest()[..] != row.digest[..] {
-                return Err(row.damaged("its digest does not match; nothing from here on was exported").into());
+                return Err(row
+                    .damaged("its digest does not match; nothing from here on was exported")
+                    .into());
             }
             out.line(&LogLine::of(row))?;
             (last, digest) = (row.position, hex(&row.digest));

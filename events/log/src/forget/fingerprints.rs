@@ -58,12 +58,16 @@ impl Log {
     /// may. The room itself is only overwritten when it is used again, so the tables are rewritten when `full`: nobody can use them
     /// meanwhile.
     pub async fn vacuum(&self, tables: BTreeSet<String>, full: bool) -> Result<(), LogError> {
-        let Some(options) = self.store().postgres() else { return Ok(()) };
+        let Some(options) = self.store().postgres() else {
+            return Ok(());
+        };
         let vacuum = async move {
             let mut connection = patient(&options).await?;
             for table in tables {
                 let full = if full { "(FULL)" } else { "" };
-                sqlx::query(&format!("VACUUM {full} \"{table}\"")).execute(&mut connection).await?;
+                sqlx::query(&format!("VACUUM {full} \"{table}\""))
+                    .execute(&mut connection)
+                    .await?;
             }
             if let Err(error) = sqlx::query("CHECKPOINT").execute(&mut connection).await {
                 info!(%error, "no checkpoint could be asked for; Postgres makes one by itself");
@@ -77,7 +81,9 @@ impl Log {
     /// On Postgres: which of these bytes, by number, stand in a copy of all tables, which is what a dump holds. Nothing on an
     /// embedded store, whose file is the dump.
     pub async fn find_in_tables(&self, wanted: Vec<Vec<u8>>) -> Result<BTreeSet<usize>, LogError> {
-        let Some(options) = self.store().postgres() else { return Ok(BTreeSet::new()) };
+        let Some(options) = self.store().postgres() else {
+            return Ok(BTreeSet::new());
+        };
         let wanted = AhoCorasick::new(wanted.iter().map(|bytes| hex(bytes)));
         let wanted = wanted.map_err(|error| LogError::Statement(error.to_string()))?;
         let look = async move {
@@ -86,9 +92,15 @@ impl Log {
             let tables: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
             let mut found = BTreeSet::new();
             for table in tables {
-                let mut rows = connection.copy_out_raw(&format!("COPY \"{table}\" TO STDOUT")).await?;
+                let mut rows = connection
+                    .copy_out_raw(&format!("COPY \"{table}\" TO STDOUT"))
+                    .await?;
                 while let Some(row) = rows.try_next().await? {
-                    found.extend(wanted.find_overlapping_iter(&row).map(|one| one.pattern().as_usize()));
+                    found.extend(
+                        wanted
+                            .find_overlapping_iter(&row)
+                            .map(|one| one.pattern().as_usize()),
+                    );
                 }
             }
             Ok::<_, sqlx::Error>(found)
@@ -102,7 +114,9 @@ impl Log {
 /// A connection whose statements may take however long they take.
 async fn patient(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let mut connection = options.connect().await?;
-    sqlx::query("SET statement_timeout = 0").execute(&mut connection).await?;
+    sqlx::query("SET statement_timeout = 0")
+        .execute(&mut connection)
+        .await?;
     Ok(connection)
 }
 
@@ -123,5 +137,8 @@ async fn sealed_columns(store: &Store) -> Result<Vec<(String, String)>, LogError
         }
     };
     let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-    Ok(rows.iter().map(|row| Ok((row.try_get("of_table")?, row.try_get("of_column")?))).collect::<Result<_, sqlx::Error>>()?)
+    Ok(rows
+        .iter()
+        .map(|row| Ok((row.try_get("of_table")?, row.try_get("of_column")?)))
+        .collect::<Result<_, sqlx::Error>>()?)
 }

@@ -27,13 +27,17 @@ pub enum BadRing {
     #[error("the ring of master keys is empty; it is a list of `id:base64`, separated by commas")]
     Empty,
     /// An entry is not `id:base64` of 32 bytes.
-    #[error("master key number {0} is not `id:base64` of 32 bytes, with an id of 1 to 32 letters, digits, `-` or `_`")]
+    #[error(
+        "master key number {0} is not `id:base64` of 32 bytes, with an id of 1 to 32 letters, digits, `-` or `_`"
+    )]
     Entry(usize),
     /// An id stands twice.
     #[error("master key id `{0}` stands twice in the ring")]
     Twice(String),
     /// More than [`MOST`].
-    #[error("the ring has more than {MOST} master keys; retire those that nothing needs: `genie keys list` tells which")]
+    #[error(
+        "the ring has more than {MOST} master keys; retire those that nothing needs: `genie keys list` tells which"
+    )]
     TooMany,
 }
 
@@ -52,7 +56,9 @@ pub struct MasterKeys {
 
 impl fmt::Debug for MasterKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.ring.iter().map(|master| &master.id)).finish()
+        f.debug_list()
+            .entries(self.ring.iter().map(|master| &master.id))
+            .finish()
     }
 }
 
@@ -60,11 +66,16 @@ impl MasterKeys {
     /// Reads `id:base64,id:base64`; in a file they may stand on lines of their own.
     pub fn parse(text: &str) -> Result<Self, BadRing> {
         let mut ring: Vec<MasterKey> = Vec::new();
-        let entries = text.split(|c: char| c == ',' || c.is_ascii_whitespace()).filter(|entry| !entry.is_empty());
+        let entries = text
+            .split(|c: char| c == ',' || c.is_ascii_whitespace())
+            .filter(|entry| !entry.is_empty());
         for (n, entry) in entries.enumerate() {
             let (id, encoded) = entry.split_once(':').ok_or(BadRing::Entry(n + 1))?;
             let bytes = Zeroizing::new(BASE64.decode(encoded).map_err(|_| BadRing::Entry(n + 1))?);
-            let root: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| BadRing::Entry(n + 1))?;
+            let root: &[u8; 32] = bytes
+                .as_slice()
+                .try_into()
+                .map_err(|_| BadRing::Entry(n + 1))?;
             if !is_id(id) {
                 return Err(BadRing::Entry(n + 1));
             }
@@ -74,11 +85,17 @@ impl MasterKeys {
             if ring.len() == MOST {
                 return Err(BadRing::TooMany);
             }
-            ring.push(MasterKey { id: id.to_owned(), key: SealingKey::derive(Uuid::nil(), root, "master") });
+            ring.push(MasterKey {
+                id: id.to_owned(),
+                key: SealingKey::derive(Uuid::nil(), root, "master"),
+            });
         }
         match ring.is_empty() {
             true => Err(BadRing::Empty),
-            false => Ok(Self { ring: ring.into(), current: 0 }),
+            false => Ok(Self {
+                ring: ring.into(),
+                current: 0,
+            }),
         }
     }
 
@@ -117,48 +134,90 @@ impl MasterKeys {
     /// The same ring with another current key; `None` when that is not in it.
     pub(crate) fn with_current(&self, id: &str) -> Option<Self> {
         let current = self.ids().position(|own| own == id)?;
-        Some(Self { ring: Arc::clone(&self.ring), current })
+        Some(Self {
+            ring: Arc::clone(&self.ring),
+            current,
+        })
     }
 
     /// Makes and wraps a data key for an owner.
     pub(crate) fn new_data_key(&self, owner: Uuid, key_id: Uuid) -> (DataKey, WrappedKey) {
         let current = &self.ring[self.current];
         let root = Zeroizing::new(random_bytes::<32>());
-        let sealed = current.key.seal(root.as_slice(), &wrapping_place(owner, key_id));
-        (DataKey { id: key_id, root }, WrappedKey { owner, key_id, master_id: current.id.clone(), sealed })
+        let sealed = current
+            .key
+            .seal(root.as_slice(), &wrapping_place(owner, key_id));
+        (
+            DataKey { id: key_id, root },
+            WrappedKey {
+                owner,
+                key_id,
+                master_id: current.id.clone(),
+                sealed,
+            },
+        )
     }
 
     /// Opens a wrapped data key.
     pub(crate) fn unwrap(&self, wrapped: &WrappedKey) -> Result<DataKey, LogError> {
         let master = self.master(&wrapped.master_id)?;
-        let wrong = || LogError::MasterKeyWrong { owner: wrapped.owner.to_string(), master: master.id.clone() };
-        let opened = master.key.open(&wrapped.sealed, &wrapping_place(wrapped.owner, wrapped.key_id)).map_err(|_| wrong())?;
+        let wrong = || LogError::MasterKeyWrong {
+            owner: wrapped.owner.to_string(),
+            master: master.id.clone(),
+        };
+        let opened = master
+            .key
+            .open(
+                &wrapped.sealed,
+                &wrapping_place(wrapped.owner, wrapped.key_id),
+            )
+            .map_err(|_| wrong())?;
         let root = Zeroizing::new(opened.as_slice().try_into().map_err(|_| wrong())?);
-        Ok(DataKey { id: wrapped.key_id, root })
+        Ok(DataKey {
+            id: wrapped.key_id,
+            root,
+        })
     }
 
     /// The same data key, wrapped by the key of that id.
     pub(crate) fn rewrap(&self, wrapped: &WrappedKey, by: &str) -> Result<WrappedKey, LogError> {
         let (root, by) = (self.unwrap(wrapped)?.root, self.master(by)?);
-        let sealed = by.key.seal(root.as_slice(), &wrapping_place(wrapped.owner, wrapped.key_id));
-        Ok(WrappedKey { master_id: by.id.clone(), sealed, ..*wrapped })
+        let sealed = by.key.seal(
+            root.as_slice(),
+            &wrapping_place(wrapped.owner, wrapped.key_id),
+        );
+        Ok(WrappedKey {
+            master_id: by.id.clone(),
+            sealed,
+            ..*wrapped
+        })
     }
 
     /// Whether a data key was wrapped by another key than the one of that id in the ring: damage looks different.
     pub(crate) fn is_of_another(&self, wrapped: &WrappedKey) -> Result<bool, LogError> {
         let place = wrapping_place(wrapped.owner, wrapped.key_id);
-        Ok(matches!(self.master(&wrapped.master_id)?.key.open(&wrapped.sealed, &place), Err(CantOpen::OtherKey)))
+        Ok(matches!(
+            self.master(&wrapped.master_id)?
+                .key
+                .open(&wrapped.sealed, &place),
+            Err(CantOpen::OtherKey)
+        ))
     }
 
     fn master(&self, id: &str) -> Result<&MasterKey, LogError> {
         let found = self.ring.iter().find(|master| master.id == id);
-        found.ok_or_else(|| LogError::MasterKeyMissing { wanted: id.to_owned() })
+        found.ok_or_else(|| LogError::MasterKeyMissing {
+            wanted: id.to_owned(),
+        })
     }
 }
 
 /// Whether a text may be the id of a master key.
 pub fn is_id(text: &str) -> bool {
-    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    (1..=32).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 fn wrapping_place(owner: Uuid, key_id: Uuid) -> Place {
@@ -188,15 +247,35 @@ mod tests {
         let other = MasterKeys::new_entry("m2");
         assert!(MasterKeys::parse(&key).is_ok());
         assert_eq!(MasterKeys::parse(" , ").unwrap_err(), BadRing::Empty);
-        assert_eq!(MasterKeys::parse("m1:c2hvcnQ=").unwrap_err(), BadRing::Entry(1));
+        assert_eq!(
+            MasterKeys::parse("m1:c2hvcnQ=").unwrap_err(),
+            BadRing::Entry(1)
+        );
         assert_eq!(MasterKeys::parse("nothing").unwrap_err(), BadRing::Entry(1));
-        assert_eq!(MasterKeys::parse(&key.replace("m1", "m/1")).unwrap_err(), BadRing::Entry(1));
-        assert_eq!(MasterKeys::parse(&format!("{},{}", *key, *key)).unwrap_err(), BadRing::Twice("m1".into()));
-        for text in [format!("{},{}", *other, *key), format!("{}\n{}\n", *other, *key)] {
-            assert_eq!(MasterKeys::parse(&text).unwrap().ids().collect::<Vec<_>>(), ["m2", "m1"]);
+        assert_eq!(
+            MasterKeys::parse(&key.replace("m1", "m/1")).unwrap_err(),
+            BadRing::Entry(1)
+        );
+        assert_eq!(
+            MasterKeys::parse(&format!("{},{}", *key, *key)).unwrap_err(),
+            BadRing::Twice("m1".into())
+        );
+        for text in [
+            format!("{},{}", *other, *key),
+            format!("{}\n{}\n", *other, *key),
+        ] {
+            assert_eq!(
+                MasterKeys::parse(&text).unwrap().ids().collect::<Vec<_>>(),
+                ["m2", "m1"]
+            );
         }
-        let many: Vec<_> = (0..=MOST).map(|n| MasterKeys::new_entry(&format!("m{n}")).to_string()).collect();
-        assert_eq!(MasterKeys::parse(&many.join(",")).unwrap_err(), BadRing::TooMany);
+        let many: Vec<_> = (0..=MOST)
+            .map(|n| MasterKeys::new_entry(&format!("m{n}")).to_string())
+            .collect();
+        assert_eq!(
+            MasterKeys::parse(&many.join(",")).unwrap_err(),
+            BadRing::TooMany
+        );
     }
 
     #[test]
@@ -208,26 +287,51 @@ mod tests {
         assert_eq!(opened.open_text("column", &sealed).unwrap(), "hello");
         assert!(opened.open_text("other", &sealed).is_err());
 
-        let moved = WrappedKey { owner: Uuid::from_u128(9), ..wrapped.clone() };
-        assert!(matches!(ring.unwrap(&moved), Err(LogError::MasterKeyWrong { .. })));
+        let moved = WrappedKey {
+            owner: Uuid::from_u128(9),
+            ..wrapped.clone()
+        };
+        assert!(matches!(
+            ring.unwrap(&moved),
+            Err(LogError::MasterKeyWrong { .. })
+        ));
         assert!(!ring.is_of_another(&moved).unwrap());
         let other = MasterKeys::parse(&MasterKeys::generate()).unwrap();
-        assert!(matches!(other.unwrap(&wrapped), Err(LogError::MasterKeyWrong { .. })));
+        assert!(matches!(
+            other.unwrap(&wrapped),
+            Err(LogError::MasterKeyWrong { .. })
+        ));
         assert!(other.is_of_another(&wrapped).unwrap());
-        let unknown = WrappedKey { master_id: "m2".into(), ..wrapped };
-        assert!(matches!(ring.unwrap(&unknown), Err(LogError::MasterKeyMissing { wanted }) if wanted == "m2"));
+        let unknown = WrappedKey {
+            master_id: "m2".into(),
+            ..wrapped
+        };
+        assert!(
+            matches!(ring.unwrap(&unknown), Err(LogError::MasterKeyMissing { wanted }) if wanted == "m2")
+        );
     }
 
     #[test]
     fn a_key_that_is_wrapped_anew_opens_the_same() {
         let (old, new) = (MasterKeys::generate(), MasterKeys::new_entry("m2"));
         let both = MasterKeys::parse(&format!("{},{}", *new, *old)).unwrap();
-        let (keys, wrapped) = both.with_current("m1").unwrap().new_data_key(Uuid::from_u128(1), Uuid::from_u128(2));
+        let (keys, wrapped) = both
+            .with_current("m1")
+            .unwrap()
+            .new_data_key(Uuid::from_u128(1), Uuid::from_u128(2));
         assert_eq!(wrapped.master_id, "m1");
         let sealed = keys.payload().seal_text("column", "hello");
         let anew = both.rewrap(&wrapped, "m2").unwrap();
         let only_new = MasterKeys::parse(&new).unwrap();
-        assert_eq!(only_new.unwrap(&anew).unwrap().payload().open_text("column", &sealed).unwrap(), "hello");
+        assert_eq!(
+            only_new
+                .unwrap(&anew)
+                .unwrap()
+                .payload()
+                .open_text("column", &sealed)
+                .unwrap(),
+            "hello"
+        );
         assert!(only_new.unwrap(&wrapped).is_err() && both.with_current("m3").is_none());
     }
 
@@ -237,6 +341,9 @@ mod tests {
         let ring = MasterKeys::parse(&text).unwrap();
         let (keys, _) = ring.new_data_key(Uuid::nil(), Uuid::nil());
         assert_eq!(format!("{ring:?}"), "[\"m1\"]");
-        assert_eq!(format!("{:?}", keys.payload()), format!("UserKeys {{ payload: SealingKey({}) }}", Uuid::nil()));
+        assert_eq!(
+            format!("{:?}", keys.payload()),
+            format!("UserKeys {{ payload: SealingKey({}) }}", Uuid::nil())
+        );
     }
 }

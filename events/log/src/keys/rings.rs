@@ -22,9 +22,13 @@ impl Log {
     /// Takes another ring, which must have all keys that are needed. What it has more is at hand from now on.
     pub async fn take_ring(&self, ring: MasterKeys) -> Result<(), LogError> {
         let wanted = ring.clone();
-        self.store().run(async move |store: Store| check(&store, &wanted).await).await?;
+        self.store()
+            .run(async move |store: Store| check(&store, &wanted).await)
+            .await?;
         if !self.change_masters(|was| ring.with_current(was.current())) {
-            return Err(LogError::MasterKeyMissing { wanted: self.masters().current().to_owned() });
+            return Err(LogError::MasterKeyMissing {
+                wanted: self.masters().current().to_owned(),
+            });
         }
         self.follow_current().await.map(drop)
     }
@@ -33,7 +37,10 @@ impl Log {
     pub async fn follow_current(&self) -> Result<String, LogError> {
         let read = async |store: Store| {
             let sql = "SELECT master_id FROM user_keys WHERE user_id = $1";
-            let row = sqlx::query(sql).bind(Uuid::nil().to_string()).fetch_one(store.reads()).await?;
+            let row = sqlx::query(sql)
+                .bind(Uuid::nil().to_string())
+                .fetch_one(store.reads())
+                .await?;
             Ok(row.try_get::<String, _>("master_id")?)
         };
         let current = self.store().run(read).await?;
@@ -53,9 +60,16 @@ impl Log {
             let mut tx = store.relaxed().await?;
             let sql = "INSERT INTO rings (node, master_ids, seen_at) VALUES ($1, $2, micros_now()) \
                  ON CONFLICT (node) DO UPDATE SET master_ids = excluded.master_ids, seen_at = excluded.seen_at";
-            sqlx::query(sql).bind(node).bind(ids).execute(&mut *tx).await?;
+            sqlx::query(sql)
+                .bind(node)
+                .bind(ids)
+                .execute(&mut *tx)
+                .await?;
             let sql = "DELETE FROM rings WHERE seen_at < micros_now() - $1";
-            sqlx::query(sql).bind(SWEPT.as_micros() as i64).execute(&mut *tx).await?;
+            sqlx::query(sql)
+                .bind(SWEPT.as_micros() as i64)
+                .execute(&mut *tx)
+                .await?;
             Ok(tx.commit().await?)
         };
         // First told, then looked at: of a server that starts and one that rotates, at least one sees the other.
@@ -69,7 +83,10 @@ impl Log {
         let node = node.to_owned();
         let withdraw = async move |store: Store| {
             let mut tx = store.relaxed().await?;
-            sqlx::query("DELETE FROM rings WHERE node = $1").bind(node).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM rings WHERE node = $1")
+                .bind(node)
+                .execute(&mut *tx)
+                .await?;
             Ok(tx.commit().await?)
         };
         self.store().run(withdraw).await
@@ -83,9 +100,16 @@ impl Log {
             }
             let sql = "SELECT node, master_ids FROM rings WHERE seen_at > micros_now() - $1 ORDER BY node";
             let mut rings = Vec::new();
-            for row in sqlx::query(sql).bind(SILENT.as_micros() as i64).fetch_all(store.reads()).await? {
+            for row in sqlx::query(sql)
+                .bind(SILENT.as_micros() as i64)
+                .fetch_all(store.reads())
+                .await?
+            {
                 let ids: String = row.try_get("master_ids")?;
-                rings.push((row.try_get("node")?, ids.split(',').map(str::to_owned).collect()));
+                rings.push((
+                    row.try_get("node")?,
+                    ids.split(',').map(str::to_owned).collect(),
+                ));
             }
             Ok(rings)
         };
@@ -95,8 +119,11 @@ impl Log {
     /// Refuses when a server runs that lacks that key: it could not read what is wrapped by it.
     pub(super) async fn none_lacks(&self, id: &str) -> Result<(), RotationError> {
         let rings = self.rings().await?;
-        let lacking: Vec<&str> =
-            rings.iter().filter(|(_, ids)| !ids.iter().any(|own| own == id)).map(|(node, _)| node.as_str()).collect();
+        let lacking: Vec<&str> = rings
+            .iter()
+            .filter(|(_, ids)| !ids.iter().any(|own| own == id))
+            .map(|(node, _)| node.as_str())
+            .collect();
         match lacking.is_empty() {
             true => Ok(()),
             false => Err(RotationError::Refused(format!(

@@ -76,7 +76,12 @@ impl Log {
         let read = async |store: Store| {
             let sql = "SELECT master_id, count(*) AS n FROM user_keys WHERE state = 'live' GROUP BY master_id ORDER BY master_id";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-            let wraps = |row: &AnyRow| Ok(Wraps { master: row.try_get("master_id")?, keys: row.try_get::<i64, _>("n")? as u64 });
+            let wraps = |row: &AnyRow| {
+                Ok(Wraps {
+                    master: row.try_get("master_id")?,
+                    keys: row.try_get::<i64, _>("n")? as u64,
+                })
+            };
             rows.iter().map(wraps).collect()
         };
         self.store().run(read).await
@@ -87,7 +92,9 @@ impl Log {
         let read = async |store: Store| {
             let sql = "SELECT id, retired_at FROM retired_masters ORDER BY retired_at, id";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-            rows.iter().map(|row| Ok((row.try_get("id")?, Moment(row.try_get("retired_at")?)))).collect()
+            rows.iter()
+                .map(|row| Ok((row.try_get("id")?, Moment(row.try_get("retired_at")?))))
+                .collect()
         };
         self.store().run(read).await
     }
@@ -96,7 +103,12 @@ impl Log {
     pub async fn begin_rotation(&self) -> Result<String, RotationError> {
         let masters = self.masters();
         let to = masters.first().to_owned();
-        if self.retired_masters().await?.iter().any(|(id, _)| *id == to) {
+        if self
+            .retired_masters()
+            .await?
+            .iter()
+            .any(|(id, _)| *id == to)
+        {
             return Err(RotationError::Refused(format!(
                 "master key `{to}`, the first of the ring, was retired; make another: genie keys add"
             )));
@@ -125,11 +137,19 @@ impl Log {
         let (began, mut step, mut place) = (Instant::now(), Step::default(), from);
         loop {
             let rows = self.wrapped_by_others(to, place).await?;
-            let Some(last) = rows.last() else { return Ok(step) };
-            place = Place { master: last.master_id.clone(), owner: last.owner.to_string() };
+            let Some(last) = rows.last() else {
+                return Ok(step);
+            };
+            place = Place {
+                master: last.master_id.clone(),
+                owner: last.owner.to_string(),
+            };
             self.wrap_batch(to, rows, &mut step).await?;
             if began.elapsed() >= STEP {
-                return Ok(Step { next: Some(place), ..step });
+                return Ok(Step {
+                    next: Some(place),
+                    ..step
+                });
             }
         }
     }
@@ -142,7 +162,9 @@ impl Log {
             )));
         }
         // Counted before the table is locked: they may be many.
-        if let Some(Wraps { keys, .. }) = self.wraps().await?.iter().find(|wraps| wraps.master == id) {
+        if let Some(Wraps { keys, .. }) =
+            self.wraps().await?.iter().find(|wraps| wraps.master == id)
+        {
             return Err(RotationError::Refused(format!(
                 "{keys} data keys are wrapped by master key `{id}`; first run: genie keys rotate"
             )));
@@ -152,21 +174,38 @@ impl Log {
             let mut tx = store.durable().await?;
             if let Writing::Postgres(_) = store.writing {
                 // Waits for whoever is about to store a data key; whoever comes later finds the master key retired.
-                sqlx::query("LOCK TABLE user_keys IN SHARE MODE").execute(&mut *tx).await?;
+                sqlx::query("LOCK TABLE user_keys IN SHARE MODE")
+                    .execute(&mut *tx)
+                    .await?;
             }
             let sql = "SELECT count(*) AS n FROM user_keys WHERE state = 'live' AND master_id = $1";
-            let meanwhile = sqlx::query(sql).bind(&id).fetch_one(&mut *tx).await?.try_get::<i64, _>("n")?;
+            let meanwhile = sqlx::query(sql)
+                .bind(&id)
+                .fetch_one(&mut *tx)
+                .await?
+                .try_get::<i64, _>("n")?;
             if meanwhile > 0 {
                 return Ok(None);
             }
             let sql = "INSERT INTO retired_masters (id, retired_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
-            sqlx::query(sql).bind(&id).bind(now.0).execute(&mut *tx).await?;
-            let since = sqlx::query("SELECT retired_at FROM retired_masters WHERE id = $1").bind(&id).fetch_one(&mut *tx).await?;
+            sqlx::query(sql)
+                .bind(&id)
+                .bind(now.0)
+                .execute(&mut *tx)
+                .await?;
+            let since = sqlx::query("SELECT retired_at FROM retired_masters WHERE id = $1")
+                .bind(&id)
+                .fetch_one(&mut *tx)
+                .await?;
             let since = since.try_get("retired_at")?;
             tx.commit().await?;
             Ok(Some(Moment(since)))
         };
-        let meanwhile = || RotationError::Refused("a server wrapped by that key meanwhile; run: genie keys rotate".into());
+        let meanwhile = || {
+            RotationError::Refused(
+                "a server wrapped by that key meanwhile; run: genie keys rotate".into(),
+            )
+        };
         self.store().run(retire).await?.ok_or_else(meanwhile)
     }
 
@@ -175,11 +214,16 @@ impl Log {
         let masters = self.masters();
         let (nil, by) = (Uuid::nil(), to.to_owned());
         let changed = async move |store: Store| {
-            let row = sqlx::query("SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1")
-                .bind(nil.to_string())
-                .fetch_one(store.reads())
-                .await?;
-            let Some(wrapped) = wrapped_key(nil, &row)?.filter(|wrapped| wrapped.master_id != by) else { return Ok(()) };
+            let row = sqlx::query(
+                "SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1",
+            )
+            .bind(nil.to_string())
+            .fetch_one(store.reads())
+            .await?;
+            let Some(wrapped) = wrapped_key(nil, &row)?.filter(|wrapped| wrapped.master_id != by)
+            else {
+                return Ok(());
+            };
             let anew = masters.rewrap(&wrapped, &by)?;
             let mut tx = store.durable().await?;
             replace(&store, &mut tx, &[(wrapped, anew)]).await?;
@@ -202,11 +246,26 @@ impl Log {
                 "SELECT user_id, key_id, master_id, wrapped, state FROM user_keys \
                  WHERE state = 'live' AND master_id = $1 AND user_id > $2 ORDER BY user_id LIMIT {BATCH}"
             );
-            for master in in_use(&store).await?.into_iter().filter(|master| *master != to && *master >= from.master) {
-                let after = if master == from.master { from.owner.as_str() } else { "" };
-                let rows = sqlx::query(&sql).bind(&master).bind(after).fetch_all(store.reads()).await?;
+            for master in in_use(&store)
+                .await?
+                .into_iter()
+                .filter(|master| *master != to && *master >= from.master)
+            {
+                let after = if master == from.master {
+                    from.owner.as_str()
+                } else {
+                    ""
+                };
+                let rows = sqlx::query(&sql)
+                    .bind(&master)
+                    .bind(after)
+                    .fetch_all(store.reads())
+                    .await?;
                 if !rows.is_empty() {
-                    return rows.iter().filter_map(|row| read_wrapped(row).transpose()).collect();
+                    return rows
+                        .iter()
+                        .filter_map(|row| read_wrapped(row).transpose())
+                        .collect();
                 }
             }
             Ok(vec![])
@@ -214,7 +273,12 @@ impl Log {
         self.store().run(read).await
     }
 
-    async fn wrap_batch(&self, to: &str, rows: Vec<WrappedKey>, step: &mut Step) -> Result<(), LogError> {
+    async fn wrap_batch(
+        &self,
+        to: &str,
+        rows: Vec<WrappedKey>,
+        step: &mut Step,
+    ) -> Result<(), LogError> {
         let (masters, mut anew) = (self.masters(), Vec::with_capacity(rows.len()));
         for row in rows {
             match masters.rewrap(&row, to) {
@@ -256,13 +320,23 @@ async fn replace_each(
     pairs: &[(WrappedKey, WrappedKey)],
 ) -> Result<u64, LogError> {
     // The bytes of the old form do not stay in the file: a key that is destroyed later is to be gone in each of its forms.
-    sqlx::query("PRAGMA secure_delete = ON").execute(&mut **tx).await?;
+    sqlx::query("PRAGMA secure_delete = ON")
+        .execute(&mut **tx)
+        .await?;
     let sql = "UPDATE user_keys SET master_id = $1, wrapped = $2 \
          WHERE user_id = $3 AND key_id = $4 AND master_id = $5 AND state = 'live'";
     let mut replaced = 0;
     for (old, new) in pairs {
-        let query = sqlx::query(sql).bind(&new.master_id).bind(&new.sealed).bind(old.owner.to_string());
-        replaced += query.bind(old.key_id.to_string()).bind(&old.master_id).execute(&mut **tx).await?.rows_affected();
+        let query = sqlx::query(sql)
+            .bind(&new.master_id)
+            .bind(&new.sealed)
+            .bind(old.owner.to_string());
+        replaced += query
+            .bind(old.key_id.to_string())
+            .bind(&old.master_id)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected();
     }
     Ok(replaced)
 }
@@ -278,7 +352,12 @@ async fn replace_together(
     sqlx::query(settings).execute(&mut **tx).await?;
     let values: Vec<String> = (0..pairs.len())
         .map(|n| (4 * n + 1..=4 * n + 4).collect::<Vec<_>>())
-        .map(|n| format!("(CAST(${} AS text), CAST(${} AS text), CAST(${} AS text), ${})", n[0], n[1], n[2], n[3]))
+        .map(|n| {
+            format!(
+                "(CAST(${} AS text), CAST(${} AS text), CAST(${} AS text), ${})",
+                n[0], n[1], n[2], n[3]
+            )
+        })
         .collect();
     let to = 4 * pairs.len() + 1;
     let sql = format!(
@@ -289,15 +368,23 @@ async fn replace_together(
     );
     let mut query = sqlx::query(&sql);
     for (old, new) in pairs {
-        query = query.bind(old.owner.to_string()).bind(old.key_id.to_string()).bind(&old.master_id).bind(&new.sealed);
+        query = query
+            .bind(old.owner.to_string())
+            .bind(old.key_id.to_string())
+            .bind(&old.master_id)
+            .bind(&new.sealed);
     }
-    let by = pairs.first().map(|(_, new)| new.master_id.as_str()).unwrap_or_default();
+    let by = pairs
+        .first()
+        .map(|(_, new)| new.master_id.as_str())
+        .unwrap_or_default();
     Ok(query.bind(by).execute(&mut **tx).await?.rows_affected())
 }
 
 fn read_wrapped(row: &AnyRow) -> Result<Option<WrappedKey>, LogError> {
     let owner: String = row.try_get("user_id")?;
-    let owner = Uuid::try_parse(&owner).map_err(|_| LogError::Statement("`user_keys` holds a user id that is none".into()))?;
+    let owner = Uuid::try_parse(&owner)
+        .map_err(|_| LogError::Statement("`user_keys` holds a user id that is none".into()))?;
     Ok(wrapped_key(owner, row)?)
 }
 
@@ -310,7 +397,10 @@ pub(crate) async fn in_use(store: &Store) -> Result<Vec<String>, LogError> {
              FROM used WHERE used.id IS NOT NULL) \
          SELECT id FROM used WHERE id IS NOT NULL";
     let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-    Ok(rows.iter().map(|row| row.try_get("id")).collect::<Result<_, _>>()?)
+    Ok(rows
+        .iter()
+        .map(|row| row.try_get("id"))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Whether a ring has every key that something was wrapped by, and has them rightly.
@@ -319,21 +409,37 @@ pub(crate) async fn check(store: &Store, masters: &MasterKeys) -> Result<(), Log
     for master in in_use(store).await? {
         if !masters.has(&master) {
             let sql = "SELECT count(*) AS n FROM user_keys WHERE state = 'live' AND master_id = $1";
-            let keys: i64 = sqlx::query(sql).bind(&master).fetch_one(store.reads()).await?.try_get("n")?;
-            missing.push(format!("master key `{master}` is wanted by {keys} data keys"));
+            let keys: i64 = sqlx::query(sql)
+                .bind(&master)
+                .fetch_one(store.reads())
+                .await?
+                .try_get("n")?;
+            missing.push(format!(
+                "master key `{master}` is wanted by {keys} data keys"
+            ));
             continue;
         }
         let sql = "SELECT user_id, key_id, master_id, wrapped, state FROM user_keys \
              WHERE state = 'live' AND master_id = $1 ORDER BY user_id LIMIT $2";
-        let rows = sqlx::query(sql).bind(&master).bind(SAMPLES).fetch_all(store.reads()).await?;
-        let samples = rows.iter().filter_map(|row| read_wrapped(row).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let rows = sqlx::query(sql)
+            .bind(&master)
+            .bind(SAMPLES)
+            .fetch_all(store.reads())
+            .await?;
+        let samples = rows
+            .iter()
+            .filter_map(|row| read_wrapped(row).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
         let mut others = 0;
         for sample in &samples {
             others += usize::from(masters.is_of_another(sample)?);
         }
         // One of many is damage, which is its owner's trouble alone.
         if let Some(sample) = samples.first().filter(|_| others == samples.len()) {
-            return Err(LogError::MasterKeyWrong { owner: sample.owner.to_string(), master });
+            return Err(LogError::MasterKeyWrong {
+                owner: sample.owner.to_string(),
+                master,
+            });
         }
     }
     match missing.is_empty() {
@@ -347,23 +453,36 @@ mod tests {
     use super::*;
     use crate::testing::{TestStore, both_stores};
 
-    both_stores!(who_is_forgotten_between_the_reading_and_the_writing_stays_forgotten, async |store: TestStore| {
-        let log = store.open().await.log;
-        let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
-        let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
-        log.take_ring(MasterKeys::parse(&grown).unwrap()).await.unwrap();
-        assert_eq!(log.begin_rotation().await.unwrap(), "m2");
-        let rows = log.wrapped_by_others("m2", Place::default()).await.unwrap();
-        assert_eq!(rows.len(), 2);
-        let forget = format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'");
-        store.try_sql(&forget).await.unwrap();
-        let mut step = Step::default();
-        log.wrap_batch("m2", rows, &mut step).await.unwrap();
-        assert_eq!((step.wrapped, step.unreadable.len()), (1, 0));
-        assert!(matches!(store.open_with(&grown).await.unwrap().log.keys(ada.0).await, Ok(crate::keys::KeyState::Destroyed)));
-        assert!(log.live_keys(bob).await.is_ok());
-        log.retire_master("m1").await.unwrap(); // the destroyed need no key
-    });
+    both_stores!(
+        who_is_forgotten_between_the_reading_and_the_writing_stays_forgotten,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let (ada, bob) = (
+                store.register(&log, "ada").await,
+                store.register(&log, "bob").await,
+            );
+            let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
+            log.take_ring(MasterKeys::parse(&grown).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(log.begin_rotation().await.unwrap(), "m2");
+            let rows = log.wrapped_by_others("m2", Place::default()).await.unwrap();
+            assert_eq!(rows.len(), 2);
+            let forget = format!(
+                "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
+            );
+            store.try_sql(&forget).await.unwrap();
+            let mut step = Step::default();
+            log.wrap_batch("m2", rows, &mut step).await.unwrap();
+            assert_eq!((step.wrapped, step.unreadable.len()), (1, 0));
+            assert!(matches!(
+                store.open_with(&grown).await.unwrap().log.keys(ada.0).await,
+                Ok(crate::keys::KeyState::Destroyed)
+            ));
+            assert!(log.live_keys(bob).await.is_ok());
+            log.retire_master("m1").await.unwrap(); // the destroyed need no key
+        }
+    );
 
     /// What is wiped when a key is destroyed later must be all that there is of it.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -372,9 +491,16 @@ mod tests {
         let log = store.open().await.log;
         store.register(&log, "ada").await;
         let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
-        log.take_ring(MasterKeys::parse(&grown).unwrap()).await.unwrap();
+        log.take_ring(MasterKeys::parse(&grown).unwrap())
+            .await
+            .unwrap();
         log.begin_rotation().await.unwrap();
-        let old = log.wrapped_by_others("m2", Place::default()).await.unwrap().remove(0).sealed;
+        let old = log
+            .wrapped_by_others("m2", Place::default())
+            .await
+            .unwrap()
+            .remove(0)
+            .sealed;
         let held = || {
             let bytes = std::fs::read(store.folder().join("genie.db")).unwrap();
             bytes.windows(old.len()).any(|window| window == old)

@@ -27,24 +27,34 @@ impl Log {
             return Ok(keys);
         }
         match stored_key(&self.0.store, owner).await? {
-            None => Err(LogError::KeyAbsent { owner: owner.to_string() }),
+            None => Err(LogError::KeyAbsent {
+                owner: owner.to_string(),
+            }),
             Some(stored) => self.opened_key(owner, stored.as_ref()),
         }
     }
 
     /// The keys in what the store holds for an owner, which is nothing when they were destroyed.
-    pub(crate) fn opened_key(&self, owner: Uuid, stored: Option<&WrappedKey>) -> Result<KeyState, LogError> {
+    pub(crate) fn opened_key(
+        &self,
+        owner: Uuid,
+        stored: Option<&WrappedKey>,
+    ) -> Result<KeyState, LogError> {
         let state = match (stored, self.0.keys.get(&owner)) {
             (None, _) | (_, Some(KeyState::Destroyed)) => KeyState::Destroyed,
-            (Some(wrapped), Some(KeyState::Live(keys))) if keys.payload().id() == wrapped.key_id => {
+            (Some(wrapped), Some(KeyState::Live(keys)))
+                if keys.payload().id() == wrapped.key_id =>
+            {
                 return Ok(KeyState::Live(keys));
             }
             (Some(wrapped), _) => KeyState::Live(Arc::new(self.unwrap(wrapped)?.payload())),
         };
         // A key that was read before it was destroyed, and arrives after that was noted, is not kept.
-        self.0.keys.entry(owner).and_compute_with(|kept| match kept.map(|kept| kept.into_value()) {
-            Some(KeyState::Destroyed) => Op::Nop,
-            _ => Op::Put(state.clone()),
+        self.0.keys.entry(owner).and_compute_with(|kept| {
+            match kept.map(|kept| kept.into_value()) {
+                Some(KeyState::Destroyed) => Op::Nop,
+                _ => Op::Put(state.clone()),
+            }
         });
         Ok(state)
     }
@@ -63,7 +73,9 @@ impl Log {
     pub async fn live_keys(&self, user: UserId) -> Result<Arc<UserKeys>, LogError> {
         match self.keys(user.0).await? {
             KeyState::Live(keys) => Ok(keys),
-            KeyState::Destroyed => Err(LogError::Forgotten { owner: user.to_string() }),
+            KeyState::Destroyed => Err(LogError::Forgotten {
+                owner: user.to_string(),
+            }),
         }
     }
 
@@ -99,7 +111,9 @@ impl Log {
     pub(crate) async fn data_key(&self, owner: Uuid) -> Result<DataKey, LogError> {
         match stored_key(&self.0.store, owner).await? {
             Some(Some(wrapped)) => self.unwrap(&wrapped),
-            _ => Err(LogError::KeyAbsent { owner: owner.to_string() }),
+            _ => Err(LogError::KeyAbsent {
+                owner: owner.to_string(),
+            }),
         }
     }
 
@@ -113,7 +127,10 @@ impl Log {
     }
 
     /// Exchanges the ring for what is made of it, if anything; says whether it did.
-    pub(crate) fn change_masters(&self, change: impl FnOnce(&MasterKeys) -> Option<MasterKeys>) -> bool {
+    pub(crate) fn change_masters(
+        &self,
+        change: impl FnOnce(&MasterKeys) -> Option<MasterKeys>,
+    ) -> bool {
         self.0.masters.send_if_modified(|ring| match change(ring) {
             Some(changed) => {
                 *ring = changed;
@@ -141,13 +158,18 @@ impl Log {
 }
 
 /// `None` when there is no row, `Some(None)` when the key was destroyed.
-pub(super) async fn stored_key(store: &Store, owner: Uuid) -> Result<Option<Option<WrappedKey>>, LogError> {
+pub(super) async fn stored_key(
+    store: &Store,
+    owner: Uuid,
+) -> Result<Option<Option<WrappedKey>>, LogError> {
     store
         .run(async move |store: Store| {
-            let row = sqlx::query("SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1")
-                .bind(owner.to_string())
-                .fetch_optional(store.reads())
-                .await?;
+            let row = sqlx::query(
+                "SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1",
+            )
+            .bind(owner.to_string())
+            .fetch_optional(store.reads())
+            .await?;
             Ok(row.map(|row| wrapped_key(owner, &row)).transpose()?)
         })
         .await
@@ -159,13 +181,23 @@ pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey
     let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
     let master_id = row.try_get("master_id")?;
     let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
-    Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey { owner, key_id, master_id, sealed }))
+    Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey {
+        owner,
+        key_id,
+        master_id,
+        sealed,
+    }))
 }
 
 /// The system's data key, and the ring with the master key as current that it is wrapped by.
-pub(super) async fn system_key(store: &Store, settings: &Settings) -> Result<(DataKey, MasterKeys), LogError> {
+pub(super) async fn system_key(
+    store: &Store,
+    settings: &Settings,
+) -> Result<(DataKey, MasterKeys), LogError> {
     if stored_key(store, Uuid::nil()).await?.is_none() && !settings.read_only {
-        let (_, wrapped) = settings.masters.new_data_key(Uuid::nil(), settings.clock.new_uuid());
+        let (_, wrapped) = settings
+            .masters
+            .new_data_key(Uuid::nil(), settings.clock.new_uuid());
         let mut tx = store.durable().await?;
         // Another node may have made it meanwhile: the first one stands.
         sqlx::query(
@@ -184,8 +216,15 @@ pub(super) async fn system_key(store: &Store, settings: &Settings) -> Result<(Da
         Some(Some(wrapped)) => {
             let system = settings.masters.unwrap(&wrapped)?;
             let masters = settings.masters.with_current(&wrapped.master_id);
-            Ok((system, masters.ok_or(LogError::MasterKeyMissing { wanted: wrapped.master_id })?))
+            Ok((
+                system,
+                masters.ok_or(LogError::MasterKeyMissing {
+                    wanted: wrapped.master_id,
+                })?,
+            ))
         }
-        _ => Err(LogError::KeyAbsent { owner: "the system".into() }),
+        _ => Err(LogError::KeyAbsent {
+            owner: "the system".into(),
+        }),
     }
 }

@@ -48,27 +48,36 @@ impl Fetches {
         let (reply, answer) = oneshot::channel();
         let asked = self.0.try_send(((secret_id.to_owned(), user), reply));
         asked.map_err(|_| LogError::Away("too many secrets are read at once".into()))?;
-        answer.await.unwrap_or_else(|_| Err(LogError::Away("the store was closed".into())))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(LogError::Away("the store was closed".into())))
     }
 }
 
 async fn read_all(store: Store, mut waiting: mpsc::Receiver<(Wanted, oneshot::Sender<Answer>)>) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let mut batch = Vec::with_capacity(BATCH);
         if waiting.recv_many(&mut batch, BATCH).await == 0 {
             return; // the log was closed
         }
         let store = store.clone();
         tokio::spawn(async move {
-            let wanted: Vec<&str> = batch.iter().map(|((secret, _), _)| secret.as_str()).collect();
+            let wanted: Vec<&str> = batch
+                .iter()
+                .map(|((secret, _), _)| secret.as_str())
+                .collect();
             let read = match tokio::time::timeout(LONGEST, read_batch(&store, &wanted)).await {
                 Ok(read) => read,
                 Err(_) => Err(LogError::Away("it did not answer in time".into())),
             };
             for (wanted, reply) in batch {
-                let answer = read.as_ref().map(|stored| stored.get(&wanted).cloned().unwrap_or_default());
+                let answer = read
+                    .as_ref()
+                    .map(|stored| stored.get(&wanted).cloned().unwrap_or_default());
                 let _ = reply.send(answer.map_err(LogError::clone)); // whoever asked may have gone
             }
             drop(permit);
@@ -77,16 +86,26 @@ async fn read_all(store: Store, mut waiting: mpsc::Receiver<(Wanted, oneshot::Se
 }
 
 /// Secrets with their owners' keys, read together, so that a key that was destroyed opens nothing.
-async fn read_batch(store: &Store, wanted: &[&str]) -> Result<HashMap<Wanted, Vec<Stored>>, LogError> {
+async fn read_batch(
+    store: &Store,
+    wanted: &[&str],
+) -> Result<HashMap<Wanted, Vec<Stored>>, LogError> {
     // Padded with nothing, so that there are few different statements.
-    let size = [1, 8, 32, BATCH].into_iter().find(|size| *size >= wanted.len()).unwrap_or(BATCH);
+    let size = [1, 8, 32, BATCH]
+        .into_iter()
+        .find(|size| *size >= wanted.len())
+        .unwrap_or(BATCH);
     let places: Vec<String> = (1..=size).map(|n| format!("${n}")).collect();
     let sql = format!(
         "SELECT s.secret_id, s.user_id, s.version, s.sealed, k.key_id, k.master_id, k.wrapped, k.state \
          FROM secrets s JOIN user_keys k ON k.user_id = s.user_id WHERE s.secret_id IN ({})",
         places.join(", ")
     );
-    let padded = wanted.iter().copied().chain(std::iter::repeat("")).take(size);
+    let padded = wanted
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(""))
+        .take(size);
     let query = padded.fold(sqlx::query(&sql), |query, secret| query.bind(secret));
     let mut found = HashMap::<_, Vec<_>>::with_capacity(wanted.len());
     for row in query.fetch_all(store.reads()).await? {
@@ -98,8 +117,18 @@ async fn read_batch(store: &Store, wanted: &[&str]) -> Result<HashMap<Wanted, Ve
 
 fn read(row: &AnyRow) -> Result<(Wanted, Stored), LogError> {
     let user: String = row.try_get("user_id")?;
-    let user = user.parse::<UserId>().map_err(|_| LogError::Statement("`secrets` holds a user id that is none".into()))?;
+    let user = user
+        .parse::<UserId>()
+        .map_err(|_| LogError::Statement("`secrets` holds a user id that is none".into()))?;
     let version = row.try_get::<i64, _>("version")?;
-    let version = u32::try_from(version).map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;
-    Ok(((row.try_get("secret_id")?, user), Stored { version, sealed: row.try_get("sealed")?, key: wrapped_key(user.0, row)? }))
+    let version = u32::try_from(version)
+        .map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;
+    Ok((
+        (row.try_get("secret_id")?, user),
+        Stored {
+            version,
+            sealed: row.try_get("sealed")?,
+            key: wrapped_key(user.0, row)?,
+        },
+    ))
 }

@@ -15,81 +15,168 @@ use crate::{
 };
 
 fn sealed_bytes(work: &Work) -> Vec<u8> {
-    let Work::PutSecret { sealed, .. } = work else { panic!("{work:?}") };
+    let Work::PutSecret { sealed, .. } = work else {
+        panic!("{work:?}")
+    };
     sealed.clone()
 }
 
 fn name(user: UserId, id: u128, version: u32) -> SecretName {
-    SecretName { user, secret_id: Uuid::from_u128(id).to_string(), kind: "profile", version }
+    SecretName {
+        user,
+        secret_id: Uuid::from_u128(id).to_string(),
+        kind: "profile",
+        version,
+    }
 }
 
-both_stores!(a_secret_opens_for_its_own_name_and_key_only, async |store: TestStore| {
-    let opened = store.open().await;
-    let (user, other) = (store.register(&opened.log, "ada").await, store.register(&opened.log, "bob").await);
-    let mine = name(user, 1, 1);
-    let (key, others) = (opened.vault.key(user).await.unwrap(), opened.vault.key(other).await.unwrap());
-    let sealed = sealed_bytes(&key.seal(&mine, b"hunter2"));
-    assert_eq!(key.open(&mine, &sealed).unwrap().as_slice(), b"hunter2");
+both_stores!(
+    a_secret_opens_for_its_own_name_and_key_only,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let (user, other) = (
+            store.register(&opened.log, "ada").await,
+            store.register(&opened.log, "bob").await,
+        );
+        let mine = name(user, 1, 1);
+        let (key, others) = (
+            opened.vault.key(user).await.unwrap(),
+            opened.vault.key(other).await.unwrap(),
+        );
+        let sealed = sealed_bytes(&key.seal(&mine, b"hunter2"));
+        assert_eq!(key.open(&mine, &sealed).unwrap().as_slice(), b"hunter2");
 
-    let refused = |key: &VaultKey, name: &SecretName| key.open(name, &sealed).unwrap_err();
-    assert_eq!(refused(&others, &name(other, 1, 1)), CantOpen::OtherKey, "of another user, with that user's key");
-    assert_eq!(refused(&key, &name(other, 1, 1)), CantOpen::Changed, "of another user, with the same key");
-    assert_eq!(refused(&key, &name(user, 2, 1)), CantOpen::Changed, "of another credential");
-    assert_eq!(refused(&key, &name(user, 1, 2)), CantOpen::Changed, "of another version");
-    assert_eq!(refused(&key, &SecretName { kind: "session", ..mine.clone() }), CantOpen::Changed, "of another kind");
-    assert!(opened.vault.open(&mine).await.unwrap().is_none(), "it was sealed and not yet appended");
-});
+        let refused = |key: &VaultKey, name: &SecretName| key.open(name, &sealed).unwrap_err();
+        assert_eq!(
+            refused(&others, &name(other, 1, 1)),
+            CantOpen::OtherKey,
+            "of another user, with that user's key"
+        );
+        assert_eq!(
+            refused(&key, &name(other, 1, 1)),
+            CantOpen::Changed,
+            "of another user, with the same key"
+        );
+        assert_eq!(
+            refused(&key, &name(user, 2, 1)),
+            CantOpen::Changed,
+            "of another credential"
+        );
+        assert_eq!(
+            refused(&key, &name(user, 1, 2)),
+            CantOpen::Changed,
+            "of another version"
+        );
+        assert_eq!(
+            refused(
+                &key,
+                &SecretName {
+                    kind: "session",
+                    ..mine.clone()
+                }
+            ),
+            CantOpen::Changed,
+            "of another kind"
+        );
+        assert!(
+            opened.vault.open(&mine).await.unwrap().is_none(),
+            "it was sealed and not yet appended"
+        );
+    }
+);
 
 #[test]
 fn a_key_s_id_is_part_of_what_it_sealed() {
-    let (mine, keys) =
-        (name(UserId(Uuid::from_u128(7)), 1, 1), [8, 9].map(|id| SealingKey::derive(Uuid::from_u128(id), &[1; 32], "vault")));
+    let (mine, keys) = (
+        name(UserId(Uuid::from_u128(7)), 1, 1),
+        [8, 9].map(|id| SealingKey::derive(Uuid::from_u128(id), &[1; 32], "vault")),
+    );
     let own = keys[0].seal(&[7; 32], &mine.place("key", &keys[0]));
     assert!(keys[0].open(&own, &mine.place("key", &keys[0])).is_ok());
-    assert_eq!(keys[1].open(&own, &mine.place("key", &keys[1])).unwrap_err(), CantOpen::Changed, "the same bytes, another id");
+    assert_eq!(
+        keys[1]
+            .open(&own, &mine.place("key", &keys[1]))
+            .unwrap_err(),
+        CantOpen::Changed,
+        "the same bytes, another id"
+    );
 }
 
-both_stores!(any_flipped_bit_any_cut_and_any_other_form_is_refused, async |store: TestStore| {
-    let opened = store.open().await;
-    let user = store.register(&opened.log, "ada").await;
-    let name = name(user, 1, 1);
-    let key = opened.vault.key(user).await.unwrap();
-    let sealed = sealed_bytes(&key.seal(&name, b"hunter2"));
-    for bit in 0..sealed.len() * 8 {
-        let mut flipped = sealed.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        assert!(key.open(&name, &flipped).is_err(), "bit {bit}");
+both_stores!(
+    any_flipped_bit_any_cut_and_any_other_form_is_refused,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let user = store.register(&opened.log, "ada").await;
+        let name = name(user, 1, 1);
+        let key = opened.vault.key(user).await.unwrap();
+        let sealed = sealed_bytes(&key.seal(&name, b"hunter2"));
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(key.open(&name, &flipped).is_err(), "bit {bit}");
+        }
+        for length in 0..sealed.len() {
+            assert!(
+                key.open(&name, &sealed[..length]).is_err(),
+                "cut to {length} bytes"
+            );
+        }
+        assert!(
+            key.open(&name, &[&sealed[..], b"x"].concat()).is_err(),
+            "longer than it was"
+        );
+        let mut unknown = sealed.clone();
+        unknown[2] = 9; // the form's version, behind the length of the wrapped key
+        assert_eq!(key.open(&name, &unknown).unwrap_err(), CantOpen::Form);
     }
-    for length in 0..sealed.len() {
-        assert!(key.open(&name, &sealed[..length]).is_err(), "cut to {length} bytes");
-    }
-    assert!(key.open(&name, &[&sealed[..], b"x"].concat()).is_err(), "longer than it was");
-    let mut unknown = sealed.clone();
-    unknown[2] = 9; // the form's version, behind the length of the wrapped key
-    assert_eq!(key.open(&name, &unknown).unwrap_err(), CantOpen::Form);
-});
+);
 
 /// Appends what happened to a credential, with its working row.
 async fn append(opened: &Opened, user: UserId, event: CredentialEvent, sequence: u64, work: Work) {
     let change = Change::new(CredentialId(Uuid::from_u128(1)), Event::from(event));
-    let fact = NewFact { stream: change.stream, sequence, event: change.event };
+    let fact = NewFact {
+        stream: change.stream,
+        sequence,
+        event: change.event,
+    };
     let after = opened.log.user_seq(user).await.unwrap();
     let groups = vec![Group::of_user(user, after, vec![fact])];
-    let append = Append { groups, work: vec![work], metadata: Metadata::system(), remember: None };
+    let append = Append {
+        groups,
+        work: vec![work],
+        metadata: Metadata::system(),
+        remember: None,
+    };
     opened.log.append(append).await.unwrap();
 }
 
 async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
     let key = opened.vault.key(user).await.unwrap();
-    let work = key.seal(&name(user, 1, version), format!("hunter{version}").as_bytes());
+    let work = key.seal(
+        &name(user, 1, version),
+        format!("hunter{version}").as_bytes(),
+    );
     let bytes = sealed_bytes(&work);
-    let sealed = SealedSecret { version, hash: sha256_hex(&bytes) };
+    let sealed = SealedSecret {
+        version,
+        hash: sha256_hex(&bytes),
+    };
     let event = match version {
         1 => {
             let (kind, platform) = (CredentialKind::Profile, "x".to_owned());
-            CredentialEvent::Stored { kind, platform, platform_username: None, expires_at: None, sealed }
+            CredentialEvent::Stored {
+                kind,
+                platform,
+                platform_username: None,
+                expires_at: None,
+                sealed,
+            }
         }
-        _ => CredentialEvent::Changed { platform_username: None, expires_at: None, sealed },
+        _ => CredentialEvent::Changed {
+            platform_username: None,
+            expires_at: None,
+            sealed,
+        },
     };
     append(opened, user, event, u64::from(version), work).await;
     bytes
@@ -98,8 +185,13 @@ async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
 /// Whether the bytes are in the table, or anywhere in the files of SQLite. A page may cut them: a piece from their middle is looked
 /// for, which alone would be enough to tell.
 async fn is_anywhere(store: &TestStore, opened: &Opened, sealed: &[u8]) -> bool {
-    let rows = sqlx::query("SELECT sealed FROM secrets").fetch_all(opened.log.store().reads()).await.unwrap();
-    let in_table = rows.iter().any(|row| row.get::<Vec<u8>, _>("sealed") == sealed);
+    let rows = sqlx::query("SELECT sealed FROM secrets")
+        .fetch_all(opened.log.store().reads())
+        .await
+        .unwrap();
+    let in_table = rows
+        .iter()
+        .any(|row| row.get::<Vec<u8>, _>("sealed") == sealed);
     let piece = &sealed[sealed.len() / 2..][..48];
     let in_files = store.database_url().is_none()
         && ["genie.db", "genie.db-wal"].iter().any(|file| {
@@ -115,24 +207,53 @@ async fn wait_until_gone(store: &TestStore, opened: &Opened, sealed: &[u8]) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the old bytes go");
+    tokio::time::timeout(Duration::from_secs(30), gone)
+        .await
+        .expect("the old bytes go");
 }
 
-both_stores!(what_was_changed_or_removed_is_gone_from_the_table_and_from_sqlite_s_files, async |store: TestStore| {
-    let opened = store.open().await;
-    let user = store.register(&opened.log, "ada").await;
-    let first = store_version(&opened, user, 1).await;
-    assert!(is_anywhere(&store, &opened, &first).await, "what is there is found");
-    let second = store_version(&opened, user, 2).await;
-    wait_until_gone(&store, &opened, &first).await;
-    assert!(is_anywhere(&store, &opened, &second).await, "what is there is found");
-    assert_eq!(opened.vault.open(&name(user, 1, 2)).await.unwrap().unwrap().as_slice(), b"hunter2");
+both_stores!(
+    what_was_changed_or_removed_is_gone_from_the_table_and_from_sqlite_s_files,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let user = store.register(&opened.log, "ada").await;
+        let first = store_version(&opened, user, 1).await;
+        assert!(
+            is_anywhere(&store, &opened, &first).await,
+            "what is there is found"
+        );
+        let second = store_version(&opened, user, 2).await;
+        wait_until_gone(&store, &opened, &first).await;
+        assert!(
+            is_anywhere(&store, &opened, &second).await,
+            "what is there is found"
+        );
+        assert_eq!(
+            opened
+                .vault
+                .open(&name(user, 1, 2))
+                .await
+                .unwrap()
+                .unwrap()
+                .as_slice(),
+            b"hunter2"
+        );
 
-    let delete = Work::DeleteSecret { secret_id: name(user, 1, 2).secret_id };
-    append(&opened, user, CredentialEvent::Removed, 3, delete).await;
-    assert!(opened.vault.open(&name(user, 1, 2)).await.unwrap().is_none());
-    wait_until_gone(&store, &opened, &second).await;
-});
+        let delete = Work::DeleteSecret {
+            secret_id: name(user, 1, 2).secret_id,
+        };
+        append(&opened, user, CredentialEvent::Removed, 3, delete).await;
+        assert!(
+            opened
+                .vault
+                .open(&name(user, 1, 2))
+                .await
+                .unwrap()
+                .is_none()
+        );
+        wait_until_gone(&store, &opened, &second).await;
+    }
+);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_starts() {
@@ -142,51 +263,120 @@ async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_sta
     let first = store_version(&opened, user, 1).await;
     // A reader in the middle of a transaction keeps the write-ahead log, as a process does that is killed.
     let mut reader = opened.log.store().reads().begin().await.unwrap();
-    sqlx::query("SELECT * FROM secrets").fetch_all(&mut *reader).await.unwrap();
+    sqlx::query("SELECT * FROM secrets")
+        .fetch_all(&mut *reader)
+        .await
+        .unwrap();
     store_version(&opened, user, 2).await;
-    assert!(!opened.log.store().scrub().await.unwrap(), "the reader is in the way");
+    assert!(
+        !opened.log.store().scrub().await.unwrap(),
+        "the reader is in the way"
+    );
     assert!(is_anywhere(&store, &opened, &first).await);
     reader.rollback().await.unwrap();
     let next = store.open().await;
     wait_until_gone(&store, &next, &first).await;
 }
 
-both_stores!(many_are_read_together_and_each_opens_as_itself, async |store: TestStore| {
-    let Opened { log, vault } = store.open().await;
-    let mut names = Vec::new();
-    for n in 0..40 {
-        let user = store.register(&log, &format!("u{n}")).await;
-        for version in 1..=2 {
-            let name = SecretName { user, secret_id: format!("secret-{n}"), kind: "profile", version };
-            let work = vec![vault.key(user).await.unwrap().seal(&name, format!("{n}/{version}").as_bytes())];
-            let event = Event::Account(AccountEvent::SignedIn);
-            let sequence = u64::from(version) + 1;
-            let fact = NewFact { stream: StreamId::new(StreamKind::Account, user), sequence, event };
-            let groups = vec![Group::of_user(user, sequence - 1, vec![fact])];
-            log.append(Append { groups, work, metadata: Metadata::system(), remember: None }).await.unwrap();
+both_stores!(
+    many_are_read_together_and_each_opens_as_itself,
+    async |store: TestStore| {
+        let Opened { log, vault } = store.open().await;
+        let mut names = Vec::new();
+        for n in 0..40 {
+            let user = store.register(&log, &format!("u{n}")).await;
+            for version in 1..=2 {
+                let name = SecretName {
+                    user,
+                    secret_id: format!("secret-{n}"),
+                    kind: "profile",
+                    version,
+                };
+                let work = vec![
+                    vault
+                        .key(user)
+                        .await
+                        .unwrap()
+                        .seal(&name, format!("{n}/{version}").as_bytes()),
+                ];
+                let event = Event::Account(AccountEvent::SignedIn);
+                let sequence = u64::from(version) + 1;
+                let fact = NewFact {
+                    stream: StreamId::new(StreamKind::Account, user),
+                    sequence,
+                    event,
+                };
+                let groups = vec![Group::of_user(user, sequence - 1, vec![fact])];
+                log.append(Append {
+                    groups,
+                    work,
+                    metadata: Metadata::system(),
+                    remember: None,
+                })
+                .await
+                .unwrap();
+            }
+            names.push(SecretName {
+                user,
+                secret_id: format!("secret-{n}"),
+                kind: "profile",
+                version: 2,
+            });
         }
-        names.push(SecretName { user, secret_id: format!("secret-{n}"), kind: "profile", version: 2 });
-    }
-    let vault = Arc::new(vault);
-    // Each twice at once, and as many that are not there: of another user, of an old version.
-    let others = names.iter().map(|name| SecretName { user: names[0].user, ..name.clone() }).skip(1);
-    let old = names.iter().map(|name| SecretName { version: 1, ..name.clone() });
-    let wrong: Vec<_> = others.chain(old).collect();
-    let mut opening = tokio::task::JoinSet::new();
-    for (n, name) in names.iter().chain(&wrong).chain(&names).cloned().enumerate() {
-        let vault = Arc::clone(&vault);
-        opening.spawn(async move { (n, vault.open(&name).await.unwrap()) });
-    }
-    for (n, opened) in opening.join_all().await {
-        let n = n.checked_sub(names.len() + wrong.len()).unwrap_or(n);
-        let wanted = (n < names.len()).then(|| format!("{n}/2").into_bytes());
-        assert_eq!(opened.map(|opened| opened.to_vec()), wanted);
-    }
-    let (user, secret) = (names[7].user, "secret-7");
-    assert_eq!(vault.open_held(user, secret, "profile").await.unwrap().map(|(version, _)| version), Some(2));
+        let vault = Arc::new(vault);
+        // Each twice at once, and as many that are not there: of another user, of an old version.
+        let others = names
+            .iter()
+            .map(|name| SecretName {
+                user: names[0].user,
+                ..name.clone()
+            })
+            .skip(1);
+        let old = names.iter().map(|name| SecretName {
+            version: 1,
+            ..name.clone()
+        });
+        let wrong: Vec<_> = others.chain(old).collect();
+        let mut opening = tokio::task::JoinSet::new();
+        for (n, name) in names
+            .iter()
+            .chain(&wrong)
+            .chain(&names)
+            .cloned()
+            .enumerate()
+        {
+            let vault = Arc::clone(&vault);
+            opening.spawn(async move { (n, vault.open(&name).await.unwrap()) });
+        }
+        for (n, opened) in opening.join_all().await {
+            let n = n.checked_sub(names.len() + wrong.len()).unwrap_or(n);
+            let wanted = (n < names.len()).then(|| format!("{n}/2").into_bytes());
+            assert_eq!(opened.map(|opened| opened.to_vec()), wanted);
+        }
+        let (user, secret) = (names[7].user, "secret-7");
+        assert_eq!(
+            vault
+                .open_held(user, secret, "profile")
+                .await
+                .unwrap()
+                .map(|(version, _)| version),
+            Some(2)
+        );
 
-    // What was fetched before its owner was forgotten is nothing to those who fetch it after.
-    store.try_sql(&format!("UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{user}'")).await.unwrap();
-    assert!(matches!(vault.open(&names[7]).await, Err(LogError::KeyAbsent { .. })));
-    assert!(matches!(vault.key(user).await, Err(LogError::KeyAbsent { .. })));
-});
+        // What was fetched before its owner was forgotten is nothing to those who fetch it after.
+        store
+            .try_sql(&format!(
+                "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{user}'"
+            ))
+            .await
+            .unwrap();
+        assert!(matches!(
+            vault.open(&names[7]).await,
+            Err(LogError::KeyAbsent { .. })
+        ));
+        assert!(matches!(
+            vault.key(user).await,
+            Err(LogError::KeyAbsent { .. })
+        ));
+    }
+);

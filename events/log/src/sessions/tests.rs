@@ -10,91 +10,218 @@ use crate::{
 async fn append(log: &Log, user: UserId, work: Vec<Work>) {
     let seq = log.user_seq(user).await.unwrap();
     let event = Event::Account(AccountEvent::SignedIn);
-    let fact = NewFact { stream: StreamId::new(StreamKind::Account, user), sequence: seq + 1, event };
+    let fact = NewFact {
+        stream: StreamId::new(StreamKind::Account, user),
+        sequence: seq + 1,
+        event,
+    };
     let groups = vec![Group::of_user(user, seq, vec![fact])];
-    log.append(Append { groups, work, metadata: Metadata::system(), remember: None }).await.unwrap();
+    log.append(Append {
+        groups,
+        work,
+        metadata: Metadata::system(),
+        remember: None,
+    })
+    .await
+    .unwrap();
 }
 
 fn session(log: &Log, user: UserId, family: &str) -> NewSession {
     let now = log.clock().now();
     let (family, token_hash) = (family.to_owned(), "token 0".to_owned());
-    NewSession { user, family, token_hash, agent_sealed: None, now, expires_at: now.plus_seconds(3600) }
+    NewSession {
+        user,
+        family,
+        token_hash,
+        agent_sealed: None,
+        now,
+        expires_at: now.plus_seconds(3600),
+    }
 }
 
 async fn open(log: &Log, user: UserId, family: &str) {
-    append(log, user, vec![Work::OpenSession(session(log, user, family))]).await;
+    append(
+        log,
+        user,
+        vec![Work::OpenSession(session(log, user, family))],
+    )
+    .await;
 }
 
 /// Presents token `n` of a family at a time, in seconds after its login.
 async fn present(log: &Log, from: Moment, n: u32, at: i64) -> Refreshed {
     let now = from.plus_seconds(at);
     let (old_hash, new_hash) = (format!("token {n}"), format!("token {}", n + 1));
-    let refresh = Refresh { family: "f".into(), old_hash, new_hash, now, expires_at: now.plus_seconds(3600) };
+    let refresh = Refresh {
+        family: "f".into(),
+        old_hash,
+        new_hash,
+        now,
+        expires_at: now.plus_seconds(3600),
+    };
     log.refresh_session(refresh).await.unwrap()
 }
 
-both_stores!(a_replaced_token_leads_to_its_successor_for_ten_seconds, async |store: TestStore| {
-    let log = store.open().await.log;
-    let ada = store.register(&log, "ada").await;
-    let from = log.clock().now();
-    open(&log, ada, "f").await;
-    assert_eq!(present(&log, from, 0, 1).await, Refreshed::Good(ada));
-    assert_eq!(present(&log, from, 0, 10).await, Refreshed::Good(ada), "the same once more");
-    assert_eq!(present(&log, from, 1, 10).await, Refreshed::Good(ada), "its successor counts");
-    assert_eq!(present(&log, from, 0, 10).await, Refreshed::Good(ada), "a slow tab is not a thief");
-    assert_eq!(present(&log, from, 0, 11).await, Refreshed::Reused(ada));
-    assert_eq!(present(&log, from, 7, 11).await, Refreshed::Reused(ada), "not one of the last ones");
-    assert_eq!(present(&log, from, 2, 11).await, Refreshed::Good(ada), "nothing was changed by that");
-    assert_eq!(present(&log, from, 3, 12 + 3600).await, Refreshed::Over, "it ran out");
-    log.sweep_sessions(from.plus_seconds(11 + 3600)).await.unwrap();
-    assert_eq!(present(&log, from, 3, 12).await, Refreshed::Over, "and was swept");
-});
-
-both_stores!(of_many_at_once_one_rotates_and_all_get_its_successor, async |store: TestStore| {
-    let (one, two) = (store.open().await.log, store.open().await.log);
-    let ada = store.register(&one, "ada").await;
-    let from = one.clock().now();
-    open(&one, ada, "f").await;
-    let mut all = tokio::task::JoinSet::new();
-    for n in 0..100 {
-        let log = if n % 2 == 0 { one.clone() } else { two.clone() };
-        all.spawn(async move { present(&log, from, 0, 1).await });
+both_stores!(
+    a_replaced_token_leads_to_its_successor_for_ten_seconds,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        let from = log.clock().now();
+        open(&log, ada, "f").await;
+        assert_eq!(present(&log, from, 0, 1).await, Refreshed::Good(ada));
+        assert_eq!(
+            present(&log, from, 0, 10).await,
+            Refreshed::Good(ada),
+            "the same once more"
+        );
+        assert_eq!(
+            present(&log, from, 1, 10).await,
+            Refreshed::Good(ada),
+            "its successor counts"
+        );
+        assert_eq!(
+            present(&log, from, 0, 10).await,
+            Refreshed::Good(ada),
+            "a slow tab is not a thief"
+        );
+        assert_eq!(present(&log, from, 0, 11).await, Refreshed::Reused(ada));
+        assert_eq!(
+            present(&log, from, 7, 11).await,
+            Refreshed::Reused(ada),
+            "not one of the last ones"
+        );
+        assert_eq!(
+            present(&log, from, 2, 11).await,
+            Refreshed::Good(ada),
+            "nothing was changed by that"
+        );
+        assert_eq!(
+            present(&log, from, 3, 12 + 3600).await,
+            Refreshed::Over,
+            "it ran out"
+        );
+        log.sweep_sessions(from.plus_seconds(11 + 3600))
+            .await
+            .unwrap();
+        assert_eq!(
+            present(&log, from, 3, 12).await,
+            Refreshed::Over,
+            "and was swept"
+        );
     }
-    assert!(all.join_all().await.iter().all(|refreshed| *refreshed == Refreshed::Good(ada)));
-    assert_eq!(present(&two, from, 1, 2).await, Refreshed::Good(ada));
-});
+);
 
-both_stores!(logins_are_bounded_listed_and_ended, async |store: TestStore| {
-    let log = store.open().await.log;
-    let (ada, bob) = (store.register(&log, "ada").await, store.register(&log, "bob").await);
-    open(&log, bob, "of bob").await;
-    let families = async |user| {
-        let listed = log.sessions_of(user, log.clock().now()).await.unwrap();
-        listed.into_iter().map(|session| session.family).collect::<Vec<_>>()
-    };
-    for n in 0..MAX_SESSIONS + 2 {
-        open(&log, ada, &format!("{n:03}")).await;
+both_stores!(
+    of_many_at_once_one_rotates_and_all_get_its_successor,
+    async |store: TestStore| {
+        let (one, two) = (store.open().await.log, store.open().await.log);
+        let ada = store.register(&one, "ada").await;
+        let from = one.clock().now();
+        open(&one, ada, "f").await;
+        let mut all = tokio::task::JoinSet::new();
+        for n in 0..100 {
+            let log = if n % 2 == 0 { one.clone() } else { two.clone() };
+            all.spawn(async move { present(&log, from, 0, 1).await });
+        }
+        assert!(
+            all.join_all()
+                .await
+                .iter()
+                .all(|refreshed| *refreshed == Refreshed::Good(ada))
+        );
+        assert_eq!(present(&two, from, 1, 2).await, Refreshed::Good(ada));
     }
-    let left = families(ada).await;
-    assert_eq!(left.len() as i64, MAX_SESSIONS);
-    assert!(!left.contains(&"000".into()) && !left.contains(&"001".into()), "the longest unused ended: {left:?}");
+);
 
-    assert!(!log.end_session("002", Some(bob)).await.unwrap(), "not theirs");
-    assert!(log.end_session("002", Some(ada)).await.unwrap());
-    append(&log, ada, vec![Work::EndSession { family: "003".into() }]).await;
-    assert_eq!(families(ada).await.len() as i64, MAX_SESSIONS - 2);
-    append(&log, ada, vec![Work::EndSessions { user: ada, but: Some("010".into()) }]).await;
-    assert_eq!(families(ada).await, ["010"]);
-    append(&log, ada, vec![Work::EndSessions { user: ada, but: None }]).await;
-    assert_eq!((families(ada).await.len(), families(bob).await.len()), (0, 1));
-});
+both_stores!(
+    logins_are_bounded_listed_and_ended,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let (ada, bob) = (
+            store.register(&log, "ada").await,
+            store.register(&log, "bob").await,
+        );
+        open(&log, bob, "of bob").await;
+        let families = async |user| {
+            let listed = log.sessions_of(user, log.clock().now()).await.unwrap();
+            listed
+                .into_iter()
+                .map(|session| session.family)
+                .collect::<Vec<_>>()
+        };
+        for n in 0..MAX_SESSIONS + 2 {
+            open(&log, ada, &format!("{n:03}")).await;
+        }
+        let left = families(ada).await;
+        assert_eq!(left.len() as i64, MAX_SESSIONS);
+        assert!(
+            !left.contains(&"000".into()) && !left.contains(&"001".into()),
+            "the longest unused ended: {left:?}"
+        );
 
-both_stores!(a_client_is_remembered_by_what_it_calls_itself_sealed, async |store: TestStore| {
-    let log = store.open().await.log;
-    let ada = store.register(&log, "ada").await;
-    let agent_sealed = Some(log.live_keys(ada).await.unwrap().seal_text("sessions.agent", "canary/1.0"));
-    append(&log, ada, vec![Work::OpenSession(NewSession { agent_sealed, ..session(&log, ada, "f") })]).await;
-    let listed = log.sessions_of(ada, log.clock().now()).await.unwrap();
-    assert_eq!(listed[0].agent.as_deref(), Some("canary/1.0"));
-    assert!(!store.holds("canary/1.0").await);
-});
+        assert!(
+            !log.end_session("002", Some(bob)).await.unwrap(),
+            "not theirs"
+        );
+        assert!(log.end_session("002", Some(ada)).await.unwrap());
+        append(
+            &log,
+            ada,
+            vec![Work::EndSession {
+                family: "003".into(),
+            }],
+        )
+        .await;
+        assert_eq!(families(ada).await.len() as i64, MAX_SESSIONS - 2);
+        append(
+            &log,
+            ada,
+            vec![Work::EndSessions {
+                user: ada,
+                but: Some("010".into()),
+            }],
+        )
+        .await;
+        assert_eq!(families(ada).await, ["010"]);
+        append(
+            &log,
+            ada,
+            vec![Work::EndSessions {
+                user: ada,
+                but: None,
+            }],
+        )
+        .await;
+        assert_eq!(
+            (families(ada).await.len(), families(bob).await.len()),
+            (0, 1)
+        );
+    }
+);
+
+both_stores!(
+    a_client_is_remembered_by_what_it_calls_itself_sealed,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        let agent_sealed = Some(
+            log.live_keys(ada)
+                .await
+                .unwrap()
+                .seal_text("sessions.agent", "canary/1.0"),
+        );
+        append(
+            &log,
+            ada,
+            vec![Work::OpenSession(NewSession {
+                agent_sealed,
+                ..session(&log, ada, "f")
+            })],
+        )
+        .await;
+        let listed = log.sessions_of(ada, log.clock().now()).await.unwrap();
+        assert_eq!(listed[0].agent.as_deref(), Some("canary/1.0"));
+        assert!(!store.holds("canary/1.0").await);
+    }
+);

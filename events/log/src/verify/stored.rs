@@ -54,11 +54,17 @@ impl<I: Iterator<Item = std::io::Result<String>>> Pinned<I> {
             && let Some(note) = self.notes.next()
         {
             self.read += 1;
-            let bad = |reason: String| CantVerify::Head { place: format!("pinned head {}", self.read), reason };
+            let bad = |reason: String| CantVerify::Head {
+                place: format!("pinned head {}", self.read),
+                reason,
+            };
             let note = note.map_err(|error| bad(error.to_string()))?;
             let head = key.open(&note).map_err(|error| bad(error.to_string()))?;
             if head.size < self.largest {
-                return Err(bad("it is for fewer facts than one before it; heads are kept in their order".into()));
+                return Err(bad(
+                    "it is for fewer facts than one before it; heads are kept in their order"
+                        .into(),
+                ));
             }
             self.largest = head.size;
             self.next = Some(head);
@@ -82,7 +88,12 @@ impl Export {
         pinned: impl Iterator<Item = std::io::Result<String>>,
         key: Option<&PublicHeadKey>,
     ) -> Result<Verified, CantVerify> {
-        let mut pinned = Pinned { notes: pinned, read: 0, largest: 0, next: None };
+        let mut pinned = Pinned {
+            notes: pinned,
+            read: 0,
+            largest: 0,
+            next: None,
+        };
         let mut verifier = Verifier::new();
         for row in self.rows(0) {
             let row = row?;
@@ -100,15 +111,26 @@ impl Export {
 impl Log {
     /// Checks everything that is stored, and that the heads kept outside are of this log. Rows that are written meanwhile may be
     /// checked or not.
-    pub async fn verify(&self, pinned: impl Iterator<Item = std::io::Result<String>>) -> Result<Verified, CantVerify> {
+    pub async fn verify(
+        &self,
+        pinned: impl Iterator<Item = std::io::Result<String>>,
+    ) -> Result<Verified, CantVerify> {
         let key = self.head_key().await?.public();
-        let mut pinned = Pinned { notes: pinned, read: 0, largest: 0, next: None };
+        let mut pinned = Pinned {
+            notes: pinned,
+            read: 0,
+            largest: 0,
+            next: None,
+        };
         let mut verifier = Verifier::new();
         // Read before the rows: what is sealed or signed by now must be there when they end.
         let (sealed, signed) = self.store().run(ends).await?;
         let mut after = i64::MIN; // also a row before the first is one too many
         loop {
-            let page = self.store().run(async move |store: Store| page(&store, after).await).await?;
+            let page = self
+                .store()
+                .run(async move |store: Store| page(&store, after).await)
+                .await?;
             if let Some(last) = page.rows.last() {
                 after = last.position as i64;
                 check(&mut verifier, &page, sealed, &key, &mut pinned)?;
@@ -124,8 +146,16 @@ impl Log {
         }
         let facts = verifier.position();
         if sealed.max(signed) > facts {
-            let wrong = format!("it is missing: {} facts were sealed, and the log ends before", sealed.max(signed));
-            return Err(Finding { first: facts + 1, last: facts + 1, wrong }.into());
+            let wrong = format!(
+                "it is missing: {} facts were sealed, and the log ends before",
+                sealed.max(signed)
+            );
+            return Err(Finding {
+                first: facts + 1,
+                last: facts + 1,
+                wrong,
+            }
+            .into());
         }
         Ok(verifier.finish()?)
     }
@@ -139,15 +169,23 @@ fn check<I: Iterator<Item = std::io::Result<String>>>(
     pinned: &mut Pinned<I>,
 ) -> Result<(), CantVerify> {
     for row in &page.rows {
-        let indexes = tree::first_index(row.position)..tree::first_index(row.position.saturating_add(1));
-        let stored: Vec<Option<Hash>> = indexes.map(|index| page.hashes.get(&index).copied()).collect();
+        let indexes =
+            tree::first_index(row.position)..tree::first_index(row.position.saturating_add(1));
+        let stored: Vec<Option<Hash>> = indexes
+            .map(|index| page.hashes.get(&index).copied())
+            .collect();
         while let Some(head) = pinned.upto(row.position, key)? {
             verifier.head(head, Kept::Outside)?;
         }
         verifier.row(row, &stored)?;
         if row.position <= sealed && stored.contains(&None) {
             let wrong = "it was sealed, and hashes of the tree are missing for it".to_owned();
-            return Err(Finding { first: row.position, last: row.position, wrong }.into());
+            return Err(Finding {
+                first: row.position,
+                last: row.position,
+                wrong,
+            }
+            .into());
         }
         if let Some(note) = page.heads.get(&row.position) {
             let place = format!("the signed head over {} facts", row.position);
@@ -166,24 +204,51 @@ fn check<I: Iterator<Item = std::io::Result<String>>>(
 async fn ends(store: Store) -> Result<(u64, u64), LogError> {
     let sql = "SELECT coalesce((SELECT position FROM checkpoints WHERE name = $1), 0) AS sealed, \
          coalesce((SELECT max(size) FROM tree_heads), 0) AS signed";
-    let row = sqlx::query(sql).bind(tree::CHECKPOINT).fetch_one(store.reads()).await?;
-    Ok((row.try_get::<i64, _>("sealed")? as u64, row.try_get::<i64, _>("signed")? as u64))
+    let row = sqlx::query(sql)
+        .bind(tree::CHECKPOINT)
+        .fetch_one(store.reads())
+        .await?;
+    Ok((
+        row.try_get::<i64, _>("sealed")? as u64,
+        row.try_get::<i64, _>("signed")? as u64,
+    ))
 }
 
 /// The rows after a position, holes and all.
 async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
-    let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
-    let rows = sqlx::query(&sql).bind(after).fetch_all(store.reads()).await?;
-    let rows = rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?;
+    let sql =
+        format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
+    let rows = sqlx::query(&sql)
+        .bind(after)
+        .fetch_all(store.reads())
+        .await?;
+    let rows = rows
+        .iter()
+        .map(StoredRow::read)
+        .collect::<Result<Vec<_>, _>>()?;
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-        return Ok(Page { rows, hashes: BTreeMap::new(), heads: BTreeMap::new() });
+        return Ok(Page {
+            rows,
+            hashes: BTreeMap::new(),
+            heads: BTreeMap::new(),
+        });
     };
     let (first, last) = (first.position, last.position);
     let mut db = store.reads().acquire().await?;
     let hashes = tree::read_range(&mut db, first.max(1)..=last).await?;
     let sql = "SELECT size, note FROM tree_heads WHERE size >= $1 AND size <= $2";
-    let heads = sqlx::query(sql).bind(first as i64).bind(last as i64).fetch_all(&mut *db).await?;
-    let heads = heads.iter().map(|row| Ok((row.try_get::<i64, _>("size")? as u64, stored_note(row)?)));
+    let heads = sqlx::query(sql)
+        .bind(first as i64)
+        .bind(last as i64)
+        .fetch_all(&mut *db)
+        .await?;
+    let heads = heads
+        .iter()
+        .map(|row| Ok((row.try_get::<i64, _>("size")? as u64, stored_note(row)?)));
     let heads = heads.collect::<Result<BTreeMap<_, _>, sqlx::Error>>()?;
-    Ok(Page { rows, hashes, heads })
+    Ok(Page {
+        rows,
+        hashes,
+        heads,
+    })
 }
