@@ -8,11 +8,11 @@ use std::{
 };
 
 use actix_web::{HttpServer, web};
-use genie_actors::{Settings, WriteSide, register::Register, supervisor::ModelSettings};
+use genie_actors::{Settings, WriteSide, registration::Register, supervisor::ModelSettings};
 use genie_events::Limits;
 use genie_log::{
     Clock, Election, Log, LogError, Opened,
-    sealer::{self, Sealing},
+    head_signer::{self, Sealing},
     store::Target,
 };
 use genie_projections::ReadSide;
@@ -21,22 +21,21 @@ use tracing::{info, warn};
 use crate::{
     blobs::Blobs,
     config::Config,
-    forget::{Eraser, Ledger},
-    heads,
-    http::{self, admission::Admission, export::Exports},
+    forgetting::{Eraser, Ledger},
+    http::{self, account_export::Exports, admission::Admission},
     identity::{
+        account_cache::KnownAccounts,
         directus::Directus,
         impersonation::ImpersonationTokens,
-        known::KnownAccounts,
+        login_limiter::Throttle,
         password::Passwords,
         refresh::RefreshTokens,
-        refused::{self, Refused},
-        throttle::Throttle,
+        secret_limiter::{self, Refused},
         token::Tokens,
     },
     keys::{self, server::Ring},
     onboarding::Uploading,
-    socket,
+    publish_heads, socket,
 };
 
 /// Threads that users' actors live on.
@@ -255,7 +254,7 @@ pub async fn start_sealing(
     log: &Log,
     election: Election,
 ) -> Result<Sealing, String> {
-    let sealing = sealer::start(log, election, config.seal_every)
+    let sealing = head_signer::start(log, election, config.seal_every)
         .await
         .map_err(|error| error.to_string())?;
     let key = log
@@ -263,7 +262,7 @@ pub async fn start_sealing(
         .await
         .map_err(|error| error.to_string())?
         .public();
-    heads::start(
+    publish_heads::start(
         &sealing.heads,
         &key,
         config.heads_file.as_deref(),
@@ -312,7 +311,7 @@ async fn listen(app: Arc<App>) -> Result<(), String> {
 /// For ever; to be spawned.
 async fn put_refused_on_record(app: web::Data<App>) {
     loop {
-        tokio::time::sleep(refused::TICK).await;
+        tokio::time::sleep(secret_limiter::TICK).await;
         app.refused
             .put_on_record(&app.log, &app.write.access, false)
             .await;

@@ -13,7 +13,7 @@ use std::{
 
 use actix_web::web::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use genie_events::{BlobId, Moment, UserId};
+use genie_events::{BlobId, Timestamp, UserId};
 use genie_log::{
     Election, Log, LogError, UserKeys,
     blobs::{Blob, PART, ROWS_AT_ONCE, open_part, parts_of},
@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 /// A file read at any place.
 mod reader;
 /// What a crash left in the local folder.
-mod staged;
+mod temporary_parts;
 /// A file that is being uploaded.
 mod upload;
 pub use reader::BlobReader;
@@ -283,12 +283,13 @@ impl Blobs {
     }
 
     /// Answers how many parts were deleted.
-    async fn sweep_older(&self, before: Moment) -> Result<usize, BlobError> {
+    async fn sweep_older(&self, before: Timestamp) -> Result<usize, BlobError> {
         for user in self.0.log.doomed_blob_owners().await? {
             self.delete_of(user).await?;
         }
         if let Some(folder) = self.0.folder.clone() {
-            let swept = tokio::task::spawn_blocking(move || staged::sweep(&folder, before)).await;
+            let swept =
+                tokio::task::spawn_blocking(move || temporary_parts::sweep(&folder, before)).await;
             swept
                 .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
                 .map_err(|error| BlobError::Away(error.to_string()))?;

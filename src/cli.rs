@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
-use crate::{app, audit, config::Config, forget, import, invite, keys, torture, transfer};
+use crate::{
+    app, audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, torture,
+};
 
 #[derive(Parser)]
 #[command(
@@ -40,17 +42,17 @@ enum Command {
     Invite(invite::NewInvites),
     /// Bring in what another system held
     #[command(subcommand)]
-    Import(import::ImportCommand),
+    Import(credential_import::ImportCommand),
     /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Forget a user, print the certificate, and prove that nothing is left; may run beside the server
-    Forget(forget::command::Options),
+    Forget(forgetting::command::Options),
     /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
     RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]
-    Log(transfer::LogCommand),
+    Log(log_transfer::LogCommand),
     /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
     Torture(torture::Options),
 }
@@ -97,11 +99,11 @@ pub fn run() -> ExitCode {
             Err(error) => Err(format!("--user: {error}")),
         },
         Command::Invite(wanted) => invite::make(config, wanted),
-        Command::Import(command) => import::run(config, command),
+        Command::Import(command) => credential_import::run(config, command),
         Command::Keys(command) => keys::run(&config, command),
-        Command::Forget(options) => forget::command::forget(&config, options),
-        Command::RestoreCheck => forget::command::check_restored(&config),
-        Command::Log(command) => transfer::run(&config, command),
+        Command::Forget(options) => forgetting::command::forget(&config, options),
+        Command::RestoreCheck => forgetting::command::check_restored(&config),
+        Command::Log(command) => log_transfer::run(&config, command),
         Command::Torture(options) => torture::run(&config, options),
         Command::Audit {
             what: Some(what), ..

@@ -7,7 +7,9 @@ use genie_log::store::Target;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{blobs::Place, identity::directus, import::original::OriginalKey, rate::Rate};
+use crate::{
+    blobs::Place, credential_import::original::OriginalKey, identity::directus, rate_limiter::Rate,
+};
 
 /// Reads one setting of each form.
 mod reader;

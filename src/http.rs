@@ -13,25 +13,27 @@ use crate::app::App;
 
 /// Who is let in: rates and the size of headers.
 pub mod admission;
-/// What a success looks like; positions and cursors.
-pub mod answer;
 /// Bodies: JSON, within a limit, with sentences that name the field.
 mod body;
 /// Who is calling.
 mod caller;
-/// Reads wait for what their caller wrote.
-mod consistency;
 /// All status codes.
 mod error;
 /// Commands that may be sent again.
 mod idempotency;
+/// Reads wait for what their caller wrote.
+mod read_your_writes;
 /// Request ids, logging, security headers.
 mod request;
+/// What a success looks like; positions and cursors.
+pub mod response;
 /// Roles that somebody asks for.
 mod roles;
 /// Server-sent events.
 mod sse;
 
+/// `/api/me/export`.
+pub mod account_export;
 /// `/api/me/sessions`, `/api/rbac-sync`, `/api/admin/users/*`.
 mod accounts;
 /// `/api/admin/audit/*`.
@@ -39,27 +41,25 @@ mod audit;
 /// `/api/captions/*`.
 mod captions;
 /// `/api/genie/*`.
-mod chat;
+mod chats;
+/// Credentials of the original, by the socket.
+mod credential_import;
 /// `/api/credentials/*`.
 mod credentials;
 /// `/auth/*`, `/users/me`, `/api/register` where a Directus says who is who.
 mod directus;
 /// `/api/events`, `/api/me/events`.
 mod events;
-/// `/api/me/export`.
-pub mod export;
 /// `/api/files/*`.
 mod files;
 /// `DELETE /api/me`, `/api/admin/users/{id}/forget`, and forgetting by the socket.
-pub mod forget;
+pub mod forgetting;
 /// `/healthz`, `/readyz`.
 mod health;
 /// `/auth/*`, `/users/me`, `/api/register`.
 mod identity;
 /// `/api/admin/users/{id}/impersonate`, `/api/admin/impersonations/*`.
 mod impersonation;
-/// Credentials of the original, by the socket.
-mod imports;
 /// `/api/admin/invites`, and invites by the socket.
 pub mod invites;
 /// `/api/queue/*`, `/api/jobs/*`.
@@ -71,13 +71,13 @@ mod onboarding;
 /// `/api/openapi.json`.
 mod openapi;
 /// A password asked for once more.
-mod proof;
+mod password_check;
 /// `/api/admin/service-keys`.
 mod service_keys;
 /// `/api/usage`, `/api/usage/increment`.
 mod usage;
 /// `/api/worker/*`.
-mod worker;
+mod workers;
 
 /// The largest JSON body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -127,10 +127,12 @@ pub fn operator_service(
     ActixApp::new()
         .app_data(app)
         .service(web::resource("/invites").route(post().to(invites::create_as_operator)))
-        .service(web::resource("/credentials/import").route(post().to(imports::credentials)))
+        .service(
+            web::resource("/credentials/import").route(post().to(credential_import::credentials)),
+        )
         .service(web::resource("/keys").route(post().to(keys::ask)))
-        .service(web::resource("/forget").route(post().to(forget::forget_as_operator)))
-        .service(web::resource("/restore-check").route(post().to(forget::check_restored)))
+        .service(web::resource("/forget").route(post().to(forgetting::forget_as_operator)))
+        .service(web::resource("/restore-check").route(post().to(forgetting::check_restored)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
 }
@@ -160,12 +162,12 @@ fn routes(routes: &mut web::ServiceConfig) {
             post().to(identity::two_factor::remove),
         )
         .route("/api/register", post().to(identity::register))
-        .route("/api/me", delete().to(forget::forget_me))
+        .route("/api/me", delete().to(forgetting::forget_me))
         .route("/api/me/sessions", get().to(accounts::sessions))
         .route("/api/me/sessions", delete().to(accounts::end_sessions))
         .route("/api/me/sessions/{id}", delete().to(accounts::end_session))
-        .route("/api/me/export", get().to(export::without_secrets))
-        .route("/api/me/export", post().to(export::with_secrets))
+        .route("/api/me/export", get().to(account_export::without_secrets))
+        .route("/api/me/export", post().to(account_export::with_secrets))
         .route("/api/rbac-sync", post().to(accounts::sync))
         .route(
             "/api/admin/users/{id}/password-reset",
@@ -173,13 +175,16 @@ fn routes(routes: &mut web::ServiceConfig) {
         )
         .route(
             "/api/admin/users/{id}/forget",
-            post().to(forget::forget_user),
+            post().to(forgetting::forget_user),
         )
         .route(
             "/api/admin/users/{id}/forget",
-            delete().to(forget::keep_user),
+            delete().to(forgetting::keep_user),
         )
-        .route("/api/admin/users/{id}/forgotten", get().to(forget::show))
+        .route(
+            "/api/admin/users/{id}/forgotten",
+            get().to(forgetting::show),
+        )
         .route("/api/admin/invites", post().to(invites::create))
         .route("/api/admin/invites", get().to(invites::list))
         .route("/api/admin/invites/{code}", delete().to(invites::revoke))
@@ -248,25 +253,25 @@ fn routes(routes: &mut web::ServiceConfig) {
         .route("/api/queue/cancel/{id}", post().to(jobs::cancel))
         .route("/api/jobs", get().to(jobs::list))
         .route("/api/jobs/{id}", get().to(jobs::show))
-        .route("/api/worker/claim", post().to(worker::claim))
+        .route("/api/worker/claim", post().to(workers::claim))
         .route(
             "/api/worker/jobs/{id}/heartbeat",
-            post().to(worker::heartbeat),
+            post().to(workers::heartbeat),
         )
         .route(
             "/api/worker/jobs/{id}/complete",
-            post().to(worker::complete),
+            post().to(workers::complete),
         )
-        .route("/api/worker/jobs/{id}/fail", post().to(worker::fail))
+        .route("/api/worker/jobs/{id}/fail", post().to(workers::fail))
         .route("/api/captions/generate", post().to(captions::generate))
         .route("/api/captions", get().to(captions::list))
-        .route("/api/genie/stream-chat", post().to(chat::ask))
-        .route("/api/genie/turns/{turn}/stream", get().to(chat::resume))
-        .route("/api/genie/turns/{turn}", delete().to(chat::stop))
-        .route("/api/genie/sessions", get().to(chat::sessions))
+        .route("/api/genie/stream-chat", post().to(chats::ask))
+        .route("/api/genie/turns/{turn}/stream", get().to(chats::resume))
+        .route("/api/genie/turns/{turn}", delete().to(chats::stop))
+        .route("/api/genie/sessions", get().to(chats::sessions))
         .route(
             "/api/genie/sessions/{session}/messages",
-            get().to(chat::messages),
+            get().to(chats::messages),
         )
         .route("/api/usage", get().to(usage::show))
         .route("/api/usage/increment", post().to(usage::increment))

@@ -1,6 +1,6 @@
 //! `genie invite`: invites from the command line, made by the running server when there is one.
 
-use genie_actors::{register::Register, vault::Vault};
+use genie_actors::{credentials::Vault, registration::Register};
 use genie_events::Metadata;
 use genie_log::Opened;
 use serde_json::Value;

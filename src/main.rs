@@ -2,8 +2,6 @@
 
 /// All construction.
 mod app;
-/// Whether an uploaded ZIP may be unpacked.
-mod archive;
 /// `genie audit`: what happened, and whether the log can be trusted.
 mod audit;
 /// The blob store: uploaded files, sealed.
@@ -14,32 +12,34 @@ mod cli;
 mod config;
 /// No image of this process' memory is left behind.
 mod core_dumps;
+/// `genie import`: what the original held.
+mod credential_import;
 /// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
-mod forget;
-/// Keeps signed heads outside the store.
-mod heads;
+mod forgetting;
 /// All routes.
 mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
-/// `genie import`: what the original held.
-mod import;
 /// `genie invite`.
 mod invite;
 /// `genie keys`, and where the ring of master keys is.
 mod keys;
+/// `genie log export`, `genie log import`.
+mod log_transfer;
 /// An upload is looked through and queued.
 mod onboarding;
+/// Keeps signed heads outside the store.
+mod publish_heads;
 /// How often something may happen for one key.
-mod rate;
+mod rate_limiter;
 /// Which roles there are.
 mod roles;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
 /// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
 mod torture;
-/// `genie log export`, `genie log import`.
-mod transfer;
+/// Whether an uploaded ZIP may be unpacked.
+mod zip_check;
 
 /// Commands are made on one thread and end on another, which the system's allocator is slow at.
 #[global_allocator]

@@ -16,8 +16,8 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     app::App,
-    archive::{self, BadZip},
     blobs::{BlobError, Upload},
+    zip_check::{self, BadZip},
 };
 
 /// What it was found to be.
@@ -155,7 +155,7 @@ async fn look_through(upload: &Upload) -> Result<(), UploadError> {
     let (read, size) = (Arc::clone(&reader), upload.size());
     let looking = tokio::task::spawn_blocking(move || {
         let _permit = permit; // for as long as the thread runs, even when nobody waits for it any more
-        archive::check(read, size)
+        zip_check::check(read, size)
     });
     let judged = match timeout(LONGEST_LOOK, looking).await {
         Ok(judged) => judged.map_err(|stopped| {

@@ -9,7 +9,7 @@ use genie_events::{
 use genie_log::{Append, Group, Log};
 use tokio::time::Instant;
 
-use crate::{Caller, WriteError, lately::Lately};
+use crate::{Caller, WriteError, dedupe::Lately};
 
 /// Puts looks on record.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{
-    Event, Moment, Now, Refusal, User, UserCommand, UserId,
+    Event, Now, Refusal, Timestamp, User, UserCommand, UserId,
     account::{AccountCommand, AccountEvent, Code, ResetLink, TwoFactor, Wanted},
 };
 use genie_log::{
@@ -24,12 +24,12 @@ use zeroize::Zeroizing;
 use crate::{
     WriteError,
     caller::Asking,
+    credentials::{Vault, seal_password, seal_two_factor, two_factor_id},
     users::{Done, Plan, Users},
-    vault::{Vault, seal_password, seal_two_factor, two_factor_id},
 };
 
 /// A new password or address.
-pub mod revise;
+pub mod change_login;
 
 /// How long a link to set a new password is good, in seconds.
 pub const RESET_SECONDS: i64 = 60 * 60;
@@ -157,7 +157,7 @@ impl Accounts {
     pub async fn request_forget(
         &self,
         user: UserId,
-        due: Moment,
+        due: Timestamp,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let work = vec![

@@ -11,10 +11,10 @@ use genie_log::{Epoch, Work, leases::LeaseKind};
 use tracing::error;
 
 use crate::{
-    answer::{died, drop_own_lease, fitting, interrupted, keep_asking, took_too_long},
+    chats::{died, drop_own_lease, fitting, interrupted, keep_asking, took_too_long},
+    model_queue::Class,
     ollama::{Frame, Message},
     supervisor::{Run, Supervisor},
-    turnstile::Class,
     users::{Done, Plan},
 };
 

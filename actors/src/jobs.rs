@@ -7,7 +7,7 @@ use std::{
 };
 
 use genie_events::{
-    JobId, Metadata, Moment, Now, StreamKind, User, UserCommand, UserId,
+    JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
 use genie_log::{
@@ -69,7 +69,7 @@ pub struct Claimed {
     /// The lease, in the clear: the worker's to keep.
     pub lease: String,
     /// Until when.
-    pub lease_expires_at: Moment,
+    pub lease_expires_at: Timestamp,
     /// The position of the fact.
     pub position: u64,
 }
@@ -489,7 +489,7 @@ impl JobBoard {
             .await
     }
 
-    fn lease_end(&self) -> Moment {
+    fn lease_end(&self) -> Timestamp {
         self.0
             .log
             .clock()

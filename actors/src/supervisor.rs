@@ -8,10 +8,10 @@ use std::{
 };
 
 use genie_events::{
-    CaptionId, Metadata, Moment, Refusal, SessionId, TurnId, User, UserCommand, UserId,
+    CaptionId, Metadata, Refusal, SessionId, Timestamp, TurnId, User, UserCommand, UserId,
     chat::ChatCommand,
 };
-use genie_log::{Epoch, Log, LogError, Work, journal::Journal, leases::LeaseKind};
+use genie_log::{Epoch, Log, LogError, Work, leases::LeaseKind, turn_journal::Journal};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -21,10 +21,10 @@ use tracing::error;
 
 use crate::{
     WriteError,
-    answer::{self, TurnTask},
-    feed::{Feeds, Progress},
+    chats::{self, TurnTask},
+    model_queue::{Admission, Class, Place, Turnstile},
     ollama::Ollama,
-    turnstile::{Admission, Class, Place, Turnstile},
+    turn_feed::{Feeds, Progress},
     users::{Plan, Users},
 };
 
@@ -265,7 +265,7 @@ impl Supervisor {
         }
     }
 
-    fn lease_end(&self) -> Moment {
+    fn lease_end(&self) -> Timestamp {
         self.0.log.clock().now().plus_seconds(LEASE_SECONDS)
     }
 
@@ -294,10 +294,10 @@ impl Supervisor {
             },
         );
         tokio::spawn(async move {
-            let running = tokio::spawn(answer::run_turn(supervisor.clone(), task.clone()));
+            let running = tokio::spawn(chats::run_turn(supervisor.clone(), task.clone()));
             if let Err(stopped) = running.await {
                 error!(turn.id = %turn, error = %stopped, "the task of turn `{turn}` died");
-                answer::end_dead_turn(&supervisor, &task, answer::died()).await;
+                chats::end_dead_turn(&supervisor, &task, chats::died()).await;
             }
             supervisor.done(&turn.to_string());
         });
@@ -318,7 +318,7 @@ impl Supervisor {
         };
         let supervisor = self.clone();
         tokio::spawn(async move {
-            answer::end_dead_turn(&supervisor, &task, answer::interrupted()).await;
+            chats::end_dead_turn(&supervisor, &task, chats::interrupted()).await;
             supervisor.done(&turn.to_string());
         });
     }

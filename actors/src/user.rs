@@ -20,7 +20,7 @@ use genie_events::{
 use genie_log::{
     Append, AppendError, Group, Log, NewFact, Owner, Remember, UserKeys, Work, clock,
     idempotency::Remembered,
-    wake::{Awake, SNAPSHOT_EVERY, Waking},
+    load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};

@@ -10,13 +10,13 @@ use crate::{
     WriteError,
     access::Access,
     accounts::Accounts,
-    forget::Forget,
+    credentials::Vault,
+    forgetting::Forget,
     jobs::JobBoard,
-    register::Register,
+    registration::Register,
     service_keys::ServiceKeys,
     supervisor::{ModelSettings, Supervisor},
     users::Users,
-    vault::Vault,
 };
 
 /// How the write side behaves.

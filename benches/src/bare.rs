@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use crate::{
     bare_postgres::BarePostgres,
     bare_sqlite::BareSqlite,
-    ground::{Ground, Measured},
+    setup::{Ground, Measured},
 };
 
 /// Rows of one statement on Postgres, of one transaction on SQLite.

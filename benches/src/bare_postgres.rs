@@ -4,7 +4,7 @@ use genie_log::StoredRow;
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::sync::Mutex;
 
-use crate::{bare::COLUMNS, ground::Measured};
+use crate::{bare::COLUMNS, setup::Measured};
 
 /// The most connections that are compared.
 const CONNECTIONS: u32 = 2;

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     bare::{BATCH, COLUMNS},
-    ground::Measured,
+    setup::Measured,
 };
 
 pub struct BareSqlite {

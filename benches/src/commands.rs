@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use crate::{
     bare::Bare,
-    ground::{Creator, Ground, Measured, Node},
-    numbers::median,
-    stock::Stock,
+    setup::{Creator, Ground, Measured, Node},
+    statistics::median,
+    stock_cqrs_es::Stock,
     table::{Bound, Row},
 };
 

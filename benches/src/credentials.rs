@@ -8,7 +8,7 @@ use chacha20poly1305::{
 use futures_util::future::try_join_all;
 use genie_actors::{
     Caller,
-    vault::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
+    credentials::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
 };
 use genie_events::{
     CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::Right,
@@ -16,8 +16,8 @@ use genie_events::{
 use genie_log::{
     MasterKeys,
     clock::random_bytes,
+    encryption::{self, SealingKey},
     keys::rotation::Place,
-    seal::{self, SealingKey},
 };
 use serde_json::json;
 use tokio::time::{Duration, Instant};
@@ -25,8 +25,8 @@ use tokio::time::{Duration, Instant};
 use crate::{
     bare::Bare,
     commands,
-    ground::{Creator, EVENT_BYTES, Ground, Measured, Node, name_on},
-    numbers::{median, millis, percentile},
+    setup::{Creator, EVENT_BYTES, Ground, Measured, Node, name_on},
+    statistics::{median, millis, percentile},
     table::{Bound, Row},
 };
 
@@ -50,7 +50,7 @@ pub fn seal_and_open() -> Vec<Row> {
     let (root, text) = (random_bytes::<32>(), random_bytes::<EVENT_BYTES>());
     let (key, place) = (
         SealingKey::derive(uuid::Uuid::nil(), &root, "bench"),
-        seal::Place::new(&["bench", "a", "1"]),
+        encryption::Place::new(&["bench", "a", "1"]),
     );
     let cipher = XChaCha20Poly1305::new(&root.into());
     let (mut ours, mut bare) = (Vec::new(), Vec::new());

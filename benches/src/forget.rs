@@ -1,15 +1,15 @@
 //! How long it takes to forget a user with a very long past: the append of the fact must not depend on it.
 
-use genie_actors::forget::Forget;
+use genie_actors::forgetting::Forget;
 use genie_events::{Metadata, account::AtTheWishOf};
-use genie_log::wake::Waking;
+use genie_log::load_users::Waking;
 use tokio::time::Instant;
 
 use crate::{
-    ground::{Creator, Ground, Measured, Node, name_on},
-    numbers::millis,
+    load_user::give_a_past,
+    setup::{Creator, Ground, Measured, Node, name_on},
+    statistics::millis,
     table::{Bound, Row},
-    wake::give_a_past,
 };
 
 /// Events of the user.

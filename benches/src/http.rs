@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    ground::{Measured, name_on},
-    numbers::median,
+    setup::{Measured, name_on},
+    statistics::median,
     table::{Bound, Row},
 };
 

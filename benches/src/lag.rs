@@ -9,8 +9,8 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use crate::{
-    ground::{Creator, Ground, Measured, Node},
-    numbers::{millis, percentile},
+    setup::{Creator, Ground, Measured, Node},
+    statistics::{millis, percentile},
     table::{Bound, Row},
 };
 

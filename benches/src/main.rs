@@ -4,27 +4,27 @@
 mod bare;
 mod bare_postgres;
 mod bare_sqlite;
-mod cold;
+mod cold_start;
 mod commands;
 mod credentials;
 mod forget;
-mod ground;
 mod http;
 mod lag;
-mod lone;
+mod load_user;
 mod memory;
-mod numbers;
 mod replay;
-mod stock;
+mod setup;
+mod single_user;
+mod statistics;
+mod stock_cqrs_es;
 mod table;
-mod wake;
 
 use actix::ArbiterHandle;
 use clap::{Parser, Subcommand};
 use genie_log::testing::Kind;
 
 use crate::{
-    ground::{Ground, Measured},
+    setup::{Ground, Measured},
     table::Row,
 };
 
@@ -188,12 +188,12 @@ impl Measurement {
     async fn measure(self, ground: &Ground) -> Measured<Vec<Row>> {
         match self {
             Self::Commands => commands::measure(ground).await,
-            Self::Lone => lone::measure(ground).await,
+            Self::Lone => single_user::measure(ground).await,
             Self::Lag => lag::measure(ground).await,
             Self::Replay => replay::measure(ground).await,
             Self::Memory => memory::measure(ground).await,
-            Self::Wake => wake::measure(ground).await,
-            Self::Cold => cold::measure(ground).await,
+            Self::Wake => load_user::measure(ground).await,
+            Self::Cold => cold_start::measure(ground).await,
         }
     }
 }
@@ -205,7 +205,7 @@ async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measure
         if !measurement
             .figures()
             .iter()
-            .any(|figure| ground::name_on("log", kind, figure).contains(only))
+            .any(|figure| setup::name_on("log", kind, figure).contains(only))
         {
             continue;
         }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
 use crate::{
-    ground::{Ground, Measured},
+    setup::{Ground, Measured},
     table::{Bound, Row},
 };
 

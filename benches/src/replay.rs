@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use genie_events::UserId;
-use genie_log::{StoredRow, keys::UserKeys, read::PAGE, wake};
+use genie_log::{StoredRow, keys::UserKeys, load_users, read::PAGE};
 use tokio::time::Instant;
 
 use crate::{
     commands,
-    ground::{Ground, Measured, Node},
-    numbers::median,
+    setup::{Ground, Measured, Node},
+    statistics::median,
     table::{Bound, Row},
 };
 
@@ -29,7 +29,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     for _ in 0..ROUNDS {
         let began = Instant::now();
         for life in &lives {
-            let mut awake = wake::asleep(life.user);
+            let mut awake = load_users::asleep(life.user);
             awake.replay(&life.rows, &life.keys)?;
             if awake.user.seq() != life.rows.len() as u64 {
                 return Err(format!("user {} was not folded to the end", life.user).into());

@@ -7,22 +7,22 @@ use uuid::Uuid;
 use crate::{
     aggregate, domain_event,
     ids::{EmailId, UserId},
-    moment::Moment,
     refusal::Refusal,
     tier::Tier,
+    timestamp::Timestamp,
 };
 
 mod command;
 mod forgetting;
-mod joining;
 mod onboarding;
 mod profile;
+mod registration;
 
 pub use command::{AccountCommand, Wanted};
 pub use forgetting::{AtTheWishOf, FORGOTTEN};
-pub use joining::{Acquaintance, Registration};
 pub use onboarding::Onboarding;
 pub use profile::{Code, FIRST_PASSWORD, Profile, ResetLink, TwoFactor};
+pub use registration::{Acquaintance, Registration};
 
 /// What an account is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub enum Account {
         /// What is known of them until then.
         profile: Profile,
         /// From then on it is done.
-        due: Moment,
+        due: Timestamp,
         /// Whether they were suspended meanwhile, and stay so should it be undone.
         suspended: bool,
     },
@@ -149,7 +149,7 @@ pub enum AccountEvent {
     /// They asked to be forgotten, and may not act any more.
     ForgetRequested {
         /// When it is to be done.
-        due: Moment,
+        due: Timestamp,
     },
     /// They are not to be forgotten after all.
     ForgetWithdrawn {
@@ -228,7 +228,7 @@ impl Account {
     }
 
     /// When they are to be forgotten, if they asked to be.
-    pub fn leaves_at(&self) -> Option<Moment> {
+    pub fn leaves_at(&self) -> Option<Timestamp> {
         match self {
             Self::Leaving { due, .. } => Some(*due),
             _ => None,

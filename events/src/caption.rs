@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, chat::Failure, domain_event, moment::Month, refusal::Refusal};
+use crate::{aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month};
 
 /// What a caption is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::{moment::Moment, refusal::Refusal, secret_text::SecretText};
+use crate::{refusal::Refusal, secret_text::SecretText, timestamp::Timestamp};
 
 /// The first line, without which Python's `http.cookiejar`, and so yt-dlp, takes no file.
 const HEADER: &str = "# Netscape HTTP Cookie File";
@@ -202,13 +202,13 @@ impl SessionCookie {
     }
 
     /// When it expires; `None` when with the session.
-    fn expires_at(&self) -> Option<Moment> {
+    fn expires_at(&self) -> Option<Timestamp> {
         let seconds = self
             .expires
             .as_ref()
             .and_then(Number::as_f64)
             .filter(|at| (0.0..=LAST_SECOND).contains(at) && *at > 0.0)?;
-        Some(Moment((seconds * 1e6) as i64))
+        Some(Timestamp((seconds * 1e6) as i64))
     }
 }
 
@@ -217,7 +217,10 @@ impl SessionCookie {
 /// It is over when the last of its HttpOnly cookies is, those against bots aside: sites keep logins in these, while trackers,
 /// which live far longer, are set by scripts and so are not HttpOnly. Where no such cookie tells, the last of all others does. So
 /// who captured a session is not told that it is over while its login may live; its platform may end one earlier.
-pub fn checked_session(cookies: &[SessionCookie], now: Moment) -> Result<Option<Moment>, Refusal> {
+pub fn checked_session(
+    cookies: &[SessionCookie],
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Refusal> {
     if !(1..=MAX_COOKIES).contains(&cookies.len()) {
         return Err(Refusal::invalid(
             "cookies",
@@ -385,11 +388,11 @@ mod tests {
 
     #[test]
     fn a_session_is_over_with_the_last_of_its_http_only_cookies() {
-        let now = Moment(1_700_000_000_000_000);
+        let now = Timestamp(1_700_000_000_000_000);
         let over = |cookies: &[SessionCookie]| {
             checked_session(cookies, now)
                 .unwrap()
-                .map(Moment::unix_seconds)
+                .map(Timestamp::unix_seconds)
         };
         let login = cookie(json!({"httpOnly": true, "expires": 1_800_000_000}));
         let against_bots =
@@ -447,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_session_s_bad_cookie_is_named_never_shown() {
-        let now = Moment(1_700_000_000_000_000);
+        let now = Timestamp(1_700_000_000_000_000);
         for (more, field) in [
             (json!({"name": "", "value": ""}), "name"),
             (json!({"name": "a\r\nb"}), "name"),

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal};
+use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
 
 /// What is held. A user holds any number of profiles, told apart by platform and name, and of the other kinds one for each
 /// platform.
@@ -126,7 +126,7 @@ pub enum Credential {
         /// How many times it was stored.
         version: u32,
         /// When a session is over.
-        expires_at: Option<Moment>,
+        expires_at: Option<Timestamp>,
     },
     /// Removed; the number goes on should it be stored again.
     Removed {
@@ -156,7 +156,7 @@ pub enum CredentialCommand {
         /// The name there; personal.
         platform_username: Option<String>,
         /// When a session is over.
-        expires_at: Option<Moment>,
+        expires_at: Option<Timestamp>,
         /// The sealed secret.
         sealed: SealedSecret,
     },
@@ -194,7 +194,7 @@ pub enum CredentialEvent {
         platform_username: Option<String>,
         /// When a session is over.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        expires_at: Option<Moment>,
+        expires_at: Option<Timestamp>,
         /// Version and hash of the ciphertext.
         sealed: SealedSecret,
     },
@@ -205,7 +205,7 @@ pub enum CredentialEvent {
         platform_username: Option<String>,
         /// When a session is over.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        expires_at: Option<Moment>,
+        expires_at: Option<Timestamp>,
         /// Version and hash of the ciphertext.
         sealed: SealedSecret,
     },

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     aggregate, domain_event,
     ids::{InviteId, UserId},
-    moment::Moment,
     refusal::Refusal,
+    timestamp::Timestamp,
 };
 
 /// What an address is.
@@ -30,7 +30,7 @@ pub struct Reservation {
     /// The invite that it will spend, kept as well.
     pub invite: InviteId,
     /// From then on whoever made it is taken to be gone.
-    pub until: Moment,
+    pub until: Timestamp,
 }
 
 /// What may be asked of an address.
@@ -181,7 +181,7 @@ mod tests {
         let keep = |user| Reservation {
             user,
             invite: InviteId("i".into()),
-            until: Moment(9),
+            until: Timestamp(9),
         };
         let reserved = EmailEvent::Reserved(keep(ada));
         let given = |events| TestFramework::<Email>::with(()).given(events);

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    aggregate, domain_event, email::under_way, ids::UserId, moment::Moment, refusal::Refusal,
-    tier::Tier,
+    aggregate, domain_event, email::under_way, ids::UserId, refusal::Refusal, tier::Tier,
+    timestamp::Timestamp,
 };
 
 /// The column of the read table that codes are sealed for.
@@ -43,7 +43,7 @@ pub struct Grant {
     pub admin: bool,
     /// Not usable from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Moment>,
+    pub expires_at: Option<Timestamp>,
 }
 
 /// What may be asked of an invite.
@@ -61,7 +61,7 @@ pub enum InviteCommand {
         /// Who it will be.
         user: UserId,
         /// Now.
-        now: Moment,
+        now: Timestamp,
     },
     /// Keep it no longer for this user.
     Release(UserId),
@@ -70,7 +70,7 @@ pub enum InviteCommand {
         /// Who.
         user: UserId,
         /// Now.
-        now: Moment,
+        now: Timestamp,
     },
     /// Take it back.
     Revoke,
@@ -120,7 +120,7 @@ aggregate!(Invite, "invite", InviteCommand, InviteEvent);
 
 impl Invite {
     /// What its user becomes, if it may be used.
-    pub fn grant(&self, now: Moment) -> Result<&Grant, Refusal> {
+    pub fn grant(&self, now: Timestamp) -> Result<&Grant, Refusal> {
         match self {
             Self::Open(grant) if grant.expires_at.is_none_or(|at| now < at) => Ok(grant),
             Self::Open(_) => Err(Refusal::invalid(
@@ -212,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    fn created(expires_at: Option<Moment>) -> InviteEvent {
+    fn created(expires_at: Option<Timestamp>) -> InviteEvent {
         let grant = Grant {
             tier: Tier::Starter,
             role: "creator".into(),
@@ -230,7 +230,7 @@ mod tests {
         let user = UserId(Uuid::from_u128(1));
         let spend = || InviteCommand::Spend {
             user,
-            now: Moment(10),
+            now: Timestamp(10),
         };
         let spent = InviteEvent::Spent { user };
         let given = |events| TestFramework::<Invite>::with(()).given(events);
@@ -238,7 +238,7 @@ mod tests {
             .when(spend())
             .then_expect_events(vec![spent.clone()]);
         for (history, sentence) in [
-            (vec![created(Some(Moment(10)))], "expired"),
+            (vec![created(Some(Timestamp(10)))], "expired"),
             (vec![created(None), spent.clone()], "used already"),
             (vec![created(None), InviteEvent::Revoked], "taken back"),
             (vec![], "no such invite"),
@@ -246,7 +246,7 @@ mod tests {
             let refused = given(history).when(spend()).inspect_result().unwrap_err();
             assert!(refused.sentence.contains(sentence), "{refused}");
         }
-        given(vec![created(Some(Moment(10)))])
+        given(vec![created(Some(Timestamp(10)))])
             .when(InviteCommand::Revoke)
             .then_expect_events(vec![InviteEvent::Revoked]);
         given(vec![created(None), InviteEvent::Revoked])
@@ -269,22 +269,22 @@ mod tests {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let spend = |user| InviteCommand::Spend {
             user,
-            now: Moment(10),
+            now: Timestamp(10),
         };
         let kept = vec![
-            created(Some(Moment(5))),
+            created(Some(Timestamp(5))),
             InviteEvent::Reserved { user: ada },
         ];
         let given = |events| TestFramework::<Invite>::with(()).given(events);
         let reserve = |now| InviteCommand::Reserve {
             user: ada,
-            now: Moment(now),
+            now: Timestamp(now),
         };
-        given(vec![created(Some(Moment(5)))])
+        given(vec![created(Some(Timestamp(5)))])
             .when(reserve(4))
             .then_expect_events(vec![InviteEvent::Reserved { user: ada }]);
         assert!(
-            given(vec![created(Some(Moment(5)))])
+            given(vec![created(Some(Timestamp(5)))])
                 .when(reserve(5))
                 .inspect_result()
                 .is_err(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal, usage::Unit};
+use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp, usage::Unit};
 
 /// What a job is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub enum Job {
         /// How many attempts were made.
         attempts: u32,
         /// Not to be handed out before.
-        not_before: Option<Moment>,
+        not_before: Option<Timestamp>,
         /// What was counted for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
@@ -82,7 +82,7 @@ pub struct JobSpec {
     pub priority: i64,
     /// Not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run_at: Option<Moment>,
+    pub run_at: Option<Timestamp>,
     /// After this many it has failed.
     pub max_attempts: u32,
 }
@@ -104,7 +104,7 @@ pub enum JobCommand {
         /// Hash of the new lease.
         lease: String,
         /// Now.
-        now: Moment,
+        now: Timestamp,
     },
     /// It is done.
     Complete {
@@ -124,14 +124,14 @@ pub enum JobCommand {
         /// Whether another attempt makes sense.
         retryable: bool,
         /// When the next attempt may start.
-        retry_at: Moment,
+        retry_at: Timestamp,
     },
     /// Its lease ran out.
     Lapse {
         /// Hash of the lease that ran out.
         lease: String,
         /// When the next attempt may start.
-        retry_at: Moment,
+        retry_at: Timestamp,
     },
     /// Call it off.
     Cancel,
@@ -170,7 +170,7 @@ pub enum JobEvent {
         attempt: u32,
         /// When the next may start; absent when that was the last.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        retry_at: Option<Moment>,
+        retry_at: Option<Timestamp>,
     },
     /// Done.
     Completed {
@@ -191,7 +191,7 @@ pub enum JobEvent {
         error: String,
         /// When the next may start; absent when it failed for good.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        retry_at: Option<Moment>,
+        retry_at: Option<Timestamp>,
     },
     /// Queued again by its owner.
     Retried {
@@ -243,7 +243,7 @@ impl Job {
     }
 
     /// Its status at `now`, in the contract's words; a job that is only being submitted counts as queued.
-    pub fn status(&self, now: Moment) -> &'static str {
+    pub fn status(&self, now: Timestamp) -> &'static str {
         match self {
             Self::Waiting {
                 not_before: Some(at),
@@ -427,7 +427,7 @@ impl Job {
             } => (spec, attempt, Some(lease), counted),
             Self::Finished { spec, lease, .. } => (spec, 0, lease, None),
         };
-        let waiting_or_failed = |spec, retry_at: Option<Moment>, lease| match retry_at {
+        let waiting_or_failed = |spec, retry_at: Option<Timestamp>, lease| match retry_at {
             Some(at) => Self::Waiting {
                 spec,
                 attempts,

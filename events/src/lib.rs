@@ -5,20 +5,20 @@
 
 /// Ids as types, and the names of streams.
 pub mod ids;
-/// The limits of tiers, as data.
-pub mod limits;
+/// What jobs can do, and which queue each belongs to.
+pub mod job_operation;
 /// Who asked, and why.
 pub mod metadata;
-/// Moments, as integer microseconds.
-pub mod moment;
-/// What jobs can do, and which queue each belongs to.
-pub mod operation;
 /// Why something was refused, in kinds that the rim maps to statuses.
 pub mod refusal;
 /// Text that never shows itself.
 pub mod secret_text;
 /// Tiers and counters.
 pub mod tier;
+/// The limits of tiers, as data.
+pub mod tier_limits;
+/// Moments, as integer microseconds.
+pub mod timestamp;
 
 /// `access`: that somebody looked at what is not theirs.
 pub mod access;
@@ -55,11 +55,11 @@ pub use ids::{
     BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind,
     TurnId, UserId,
 };
-pub use limits::{Limits, Now};
 pub use metadata::{CallerKind, Metadata};
-pub use moment::Moment;
 pub use refusal::{Refusal, RefusalKind};
 pub use secret_text::SecretText;
+pub use tier_limits::{Limits, Now};
+pub use timestamp::Timestamp;
 pub use user::{User, UserCommand};
 
 /// Wires an aggregate with pure `decide` and `evolve` to cqrs-es: `handle` only feeds the decided events to the sink.

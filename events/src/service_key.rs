@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{aggregate, domain_event, moment::Moment, refusal::Refusal};
+use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 100;
@@ -30,7 +30,7 @@ pub struct Key {
     pub scopes: Vec<Scope>,
     /// Opens nothing from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Moment>,
+    pub expires_at: Option<Timestamp>,
 }
 
 impl Key {
@@ -38,8 +38,8 @@ impl Key {
     pub fn new(
         name: String,
         mut scopes: Vec<Scope>,
-        expires_at: Option<Moment>,
-        now: Moment,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
     ) -> Result<Self, Refusal> {
         if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
             let sentence = format!(
@@ -151,7 +151,7 @@ aggregate!(
 
 impl ServiceKey {
     /// What it opens now; `None` when nothing.
-    pub fn opens(&self, now: Moment) -> Option<&Key> {
+    pub fn opens(&self, now: Timestamp) -> Option<&Key> {
         match self {
             Self::Live(key) if key.expires_at.is_none_or(|at| now < at) => Some(key),
             _ => None,
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    fn key(scopes: &[Scope], expires_at: Option<Moment>) -> Key {
+    fn key(scopes: &[Scope], expires_at: Option<Timestamp>) -> Key {
         Key {
             name: "dashboard".into(),
             scopes: scopes.to_vec(),
@@ -203,10 +203,16 @@ mod tests {
     #[test]
     fn a_key_is_made_with_each_scope_once() {
         let twice = vec![Scope::JobsWork, Scope::EventsRead, Scope::JobsWork];
-        let made = Key::new("dashboard".into(), twice, Some(Moment(11)), Moment(10)).unwrap();
+        let made = Key::new(
+            "dashboard".into(),
+            twice,
+            Some(Timestamp(11)),
+            Timestamp(10),
+        )
+        .unwrap();
         assert_eq!(
             made,
-            key(&[Scope::EventsRead, Scope::JobsWork], Some(Moment(11)))
+            key(&[Scope::EventsRead, Scope::JobsWork], Some(Timestamp(11)))
         );
         let created = ServiceKeyEvent::Created(made.clone());
         given(vec![])
@@ -223,11 +229,11 @@ mod tests {
             (
                 "dashboard",
                 vec![Scope::JobsWork],
-                Some(Moment(10)),
+                Some(Timestamp(10)),
                 "expires_at",
             ),
         ] {
-            let refused = Key::new(name.into(), scopes, expires_at, Moment(10)).unwrap_err();
+            let refused = Key::new(name.into(), scopes, expires_at, Timestamp(10)).unwrap_err();
             assert!(
                 refused.sentence.contains(&format!("`{field}`")),
                 "{refused}"
@@ -238,18 +244,18 @@ mod tests {
     #[test]
     fn a_key_opens_what_it_says_until_it_expires_or_is_revoked() {
         let mut state = ServiceKey::default();
-        assert_eq!(state.opens(Moment(0)), None);
+        assert_eq!(state.opens(Timestamp(0)), None);
         state.evolve(ServiceKeyEvent::Created(key(
             &[Scope::AuditRead],
-            Some(Moment(20)),
+            Some(Timestamp(20)),
         )));
         assert_eq!(
-            state.opens(Moment(19)).map(|key| key.scopes.as_slice()),
+            state.opens(Timestamp(19)).map(|key| key.scopes.as_slice()),
             Some([Scope::AuditRead].as_slice())
         );
-        assert_eq!(state.opens(Moment(20)), None);
+        assert_eq!(state.opens(Timestamp(20)), None);
         state.evolve(ServiceKeyEvent::Revoked);
-        assert_eq!(state.opens(Moment(0)), None);
+        assert_eq!(state.opens(Timestamp(0)), None);
     }
 
     #[test]

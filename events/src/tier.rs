@@ -1,4 +1,4 @@
-//! Tiers and counters (contract, section 8). Their limits are data: [`crate::limits`].
+//! Tiers and counters (contract, section 8). Their limits are data: [`crate::tier_limits`].
 
 use std::fmt;
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    aggregate, domain_event, limits::Allowance, moment::Month, refusal::Refusal, tier::Counter,
+    aggregate, domain_event, refusal::Refusal, tier::Counter, tier_limits::Allowance,
+    timestamp::Month,
 };
 
 /// The counts of the latest month seen; earlier months no longer limit anything.
@@ -156,7 +157,7 @@ mod tests {
     use cqrs_es::test::TestFramework;
 
     use super::*;
-    use crate::{limits::Limits, tier::Tier};
+    use crate::{tier::Tier, tier_limits::Limits};
 
     type Given = TestFramework<Usage>;
     const NOVEMBER: Month = Month(202_611);

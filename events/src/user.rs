@@ -20,8 +20,6 @@ use crate::{
     usage::Usage,
 };
 
-/// What a user's tier allows, and what is counted against it.
-mod allowed;
 /// What captions are decided by beside their own state.
 mod captions;
 /// What may be asked.
@@ -32,6 +30,8 @@ mod credentials;
 mod jobs;
 /// Onboarding and the job that does it.
 pub mod onboarding;
+/// What a user's tier allows, and what is counted against it.
+mod quota;
 /// Who may be shown a credential, and why not.
 pub mod reveal;
 /// The state as it is kept beside the log.

@@ -2,10 +2,10 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    Event, Moment, StreamKind, UserId,
+    Event, StreamKind, Timestamp, UserId,
     account::{AccountEvent, Acquaintance},
 };
-use genie_log::{Log, LogError, forget::Rows, keys::KeyState, store::Store};
+use genie_log::{Log, LogError, forgetting::Rows, keys::KeyState, store::Store};
 use sqlx::{Any, Row, any::AnyArguments, query::Query};
 
 use crate::projection::{Projection, Seen, Tx, open, open_option, read};
@@ -136,7 +136,7 @@ pub struct AccountRow {
     /// Whether a login asks for a one-time code.
     pub two_factor: bool,
     /// When they registered, or were met.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
 }
 
 /// Reads of `accounts`.
@@ -181,7 +181,7 @@ impl Accounts {
                 row.try_get("first_name_sealed")?,
             )?,
             two_factor: row.try_get::<i64, _>("two_factor")? != 0,
-            created_at: Moment(row.try_get("created_at")?),
+            created_at: Timestamp(row.try_get("created_at")?),
         }))
     }
 

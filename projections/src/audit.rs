@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::StreamKind;
-use genie_log::forget::Rows;
+use genie_log::forgetting::Rows;
 
 use crate::projection::{Projection, Seen, Tx};
 

@@ -1,8 +1,8 @@
 //! `captions`: what was asked of the model, and what it wrote.
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{Event, Moment, StreamKind, UserId, caption::CaptionEvent};
-use genie_log::{Log, LogError, forget::Rows, store::Store};
+use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
+use genie_log::{Log, LogError, forgetting::Rows, store::Store};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, open_option, read};
@@ -74,7 +74,7 @@ pub struct CaptionRow {
     /// Whether they were cut at the platform's cap.
     pub truncated: bool,
     /// When it was asked for.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// The position of the request.
     pub position: u64,
 }
@@ -118,7 +118,7 @@ impl Captions {
                 caption: open_option(&keys, "captions.caption", row.try_get("caption_sealed")?)?,
                 model: row.try_get("model")?,
                 truncated: row.try_get::<Option<i64>, _>("truncated")?.unwrap_or(0) != 0,
-                created_at: Moment(row.try_get("created_at")?),
+                created_at: Timestamp(row.try_get("created_at")?),
                 position: row.try_get::<i64, _>("position")? as u64,
             })
         };

@@ -2,10 +2,10 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    Event, Moment, SessionId, StreamKind, TurnId, UserId,
+    Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
     chat::{ChatEvent, Failure, TurnMetrics},
 };
-use genie_log::{Log, LogError, forget::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::Rows, store::Store};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
@@ -138,9 +138,9 @@ pub struct ChatRow {
     /// The turn under way.
     pub running_turn: Option<String>,
     /// When it began.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// When something was last said.
-    pub updated_at: Moment,
+    pub updated_at: Timestamp,
 }
 
 /// One message.
@@ -159,7 +159,7 @@ pub struct MessageRow {
     /// Model, metrics and failure; of answers only.
     pub detail: Option<AnswerDetail>,
     /// When.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// The position of its fact.
     pub position: u64,
 }
@@ -203,8 +203,8 @@ impl Chats {
                 name: open(&keys, "chats.title", &title)?,
                 message_count: row.try_get("message_count")?,
                 running_turn: row.try_get("running_turn")?,
-                created_at: Moment(row.try_get("created_at")?),
-                updated_at: Moment(row.try_get("updated_at")?),
+                created_at: Timestamp(row.try_get("created_at")?),
+                updated_at: Timestamp(row.try_get("updated_at")?),
             })
         };
         rows.iter().map(chat).collect()
@@ -276,7 +276,7 @@ impl Chats {
                 content: open(&keys, "messages.content", &content)?,
                 outcome: row.try_get("outcome")?,
                 detail: detail.and_then(|detail| serde_json::from_str(&detail).ok()),
-                created_at: Moment(row.try_get("created_at")?),
+                created_at: Timestamp(row.try_get("created_at")?),
                 position: row.try_get::<i64, _>("position")? as u64,
             })
         };

@@ -1,8 +1,10 @@
 //! `credentials`: which are held, for whom and where; never what they are.
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{CredentialId, Event, Moment, StreamKind, UserId, credential::CredentialEvent};
-use genie_log::{Log, LogError, forget::Rows, store::Store};
+use genie_events::{
+    CredentialId, Event, StreamKind, Timestamp, UserId, credential::CredentialEvent,
+};
+use genie_log::{Log, LogError, forgetting::Rows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, open_option, read};
@@ -83,13 +85,13 @@ pub struct CredentialRow {
     /// The name there.
     pub platform_username: Option<String>,
     /// When it was first stored.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// When it was last stored.
-    pub updated_at: Moment,
+    pub updated_at: Timestamp,
     /// When a session is over.
-    pub expires_at: Option<Moment>,
+    pub expires_at: Option<Timestamp>,
     /// When it was last shown.
-    pub last_revealed_at: Option<Moment>,
+    pub last_revealed_at: Option<Timestamp>,
     /// To what kind of caller.
     pub last_revealed_by: Option<String>,
 }
@@ -168,12 +170,12 @@ impl Credentials {
                     "credentials.username",
                     row.try_get("username_sealed")?,
                 )?,
-                created_at: Moment(row.try_get("created_at")?),
-                updated_at: Moment(row.try_get("updated_at")?),
-                expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),
+                created_at: Timestamp(row.try_get("created_at")?),
+                updated_at: Timestamp(row.try_get("updated_at")?),
+                expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
                 last_revealed_at: row
                     .try_get::<Option<i64>, _>("last_revealed_at")?
-                    .map(Moment),
+                    .map(Timestamp),
                 last_revealed_by: row.try_get("last_revealed_by")?,
             })
         };

@@ -2,10 +2,10 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    Event, Moment, StreamKind,
+    Event, StreamKind, Timestamp,
     invite::{CODE_COLUMN, InviteEvent},
 };
-use genie_log::{Log, LogError, forget::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::Rows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, read};
@@ -74,13 +74,13 @@ pub struct InviteRow {
     /// The role of who uses it.
     pub role: String,
     /// Not usable from then on.
-    pub expires_at: Option<Moment>,
+    pub expires_at: Option<Timestamp>,
     /// When it was made.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// Who used it.
     pub used_by: Option<String>,
     /// When they did.
-    pub used_at: Option<Moment>,
+    pub used_at: Option<Timestamp>,
 }
 
 /// Reads of `invites`.
@@ -123,10 +123,10 @@ impl Invites {
                 .transpose()?,
             tier: row.try_get("tier")?,
             role: row.try_get("role")?,
-            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),
-            created_at: Moment(row.try_get("created_at")?),
+            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
+            created_at: Timestamp(row.try_get("created_at")?),
             used_by: row.try_get("used_by")?,
-            used_at: row.try_get::<Option<i64>, _>("used_at")?.map(Moment),
+            used_at: row.try_get::<Option<i64>, _>("used_at")?.map(Timestamp),
         })
     }
 }

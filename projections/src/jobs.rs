@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{Event, JobId, Moment, StreamKind, UserId, job::JobEvent, operation::QUEUES};
-use genie_log::{Log, LogError, UserKeys, forget::Rows, store::Store};
+use genie_events::{
+    Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent, job_operation::QUEUES,
+};
+use genie_log::{Log, LogError, UserKeys, forgetting::Rows, store::Store};
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 
@@ -128,13 +130,13 @@ pub struct JobRow {
     /// Files that came of it.
     pub outputs: Value,
     /// When it was submitted.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// Not before.
-    pub run_at: Option<Moment>,
+    pub run_at: Option<Timestamp>,
     /// When it was first claimed.
-    pub started_at: Option<Moment>,
+    pub started_at: Option<Timestamp>,
     /// When it ended.
-    pub finished_at: Option<Moment>,
+    pub finished_at: Option<Timestamp>,
     /// The position of its submission.
     pub position: u64,
 }
@@ -194,7 +196,7 @@ impl Jobs {
     }
 
     /// A job, as it is at `now`.
-    pub async fn get(&self, job: &JobId, now: Moment) -> Result<Option<JobRow>, LogError> {
+    pub async fn get(&self, job: &JobId, now: Timestamp) -> Result<Option<JobRow>, LogError> {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
             let sql = format!("SELECT {COLUMNS} FROM jobs WHERE job_id = $1");
@@ -220,7 +222,7 @@ impl Jobs {
         filter: JobFilter,
         before: Option<u64>,
         limit: i64,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Vec<JobRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let sql = format!(
@@ -244,7 +246,10 @@ impl Jobs {
     }
 
     /// How many jobs of each state each queue has at `now`.
-    pub async fn stats(&self, now: Moment) -> Result<BTreeMap<&'static str, QueueStats>, LogError> {
+    pub async fn stats(
+        &self,
+        now: Timestamp,
+    ) -> Result<BTreeMap<&'static str, QueueStats>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END AS later, count(*) AS n \
                        FROM jobs GROUP BY queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END";
@@ -265,7 +270,7 @@ impl Jobs {
                 .or_else(|_| row.try_get::<i32, _>("later").map(i64::from))?
                 != 0;
             let Some(stats) =
-                genie_events::operation::queue(&queue).and_then(|queue| stats.get_mut(queue))
+                genie_events::job_operation::queue(&queue).and_then(|queue| stats.get_mut(queue))
             else {
                 continue;
             };
@@ -282,10 +287,10 @@ impl Jobs {
     }
 }
 
-fn read_row(row: &AnyRow, keys: &UserKeys, now: Moment) -> Result<JobRow, LogError> {
+fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, LogError> {
     let moment = |column: &str| {
         row.try_get::<Option<i64>, _>(column)
-            .map(|at| at.map(Moment))
+            .map(|at| at.map(Timestamp))
     };
     let text = |column: &str, sealed: &str| -> Result<Option<String>, LogError> {
         open_option(keys, column, row.try_get::<Option<Vec<u8>>, _>(sealed)?)
@@ -308,7 +313,7 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Moment) -> Result<JobRow, LogErr
         error: text("jobs.error", "error_sealed")?,
         result: json(text("jobs.result", "result_sealed")?),
         outputs: json(text("jobs.outputs", "outputs_sealed")?),
-        created_at: Moment(row.try_get("created_at")?),
+        created_at: Timestamp(row.try_get("created_at")?),
         run_at,
         started_at: moment("started_at")?,
         finished_at: moment("finished_at")?,

@@ -7,10 +7,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use genie_events::{Event, Moment, StreamId, StreamKind, UserId, account::FORGOTTEN};
+use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN};
 use genie_log::{
     Body, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
-    forget::Rows,
+    forgetting::Rows,
     store::{LONGEST, Store},
 };
 use sqlx::{Any, Row, Transaction};
@@ -79,7 +79,7 @@ impl Seen<'_> {
     }
 
     /// When.
-    pub fn at(&self) -> Moment {
+    pub fn at(&self) -> Timestamp {
         self.fact.recorded_at
     }
 

@@ -129,7 +129,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use genie_log::{
-        forget::WORKING_ROWS,
+        forgetting::WORKING_ROWS,
         testing::{TestStore, both_stores},
     };
     use sqlx::Row;

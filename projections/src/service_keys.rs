@@ -1,8 +1,8 @@
 //! `service_keys`: which there are, for administrators' lists. Whether one opens anything is asked of the log itself.
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{Event, Moment, StreamKind, service_key::ServiceKeyEvent};
-use genie_log::{Log, LogError, forget::Rows, store::Store};
+use genie_events::{Event, StreamKind, Timestamp, service_key::ServiceKeyEvent};
+use genie_log::{Log, LogError, forgetting::Rows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, open, read};
@@ -67,13 +67,13 @@ pub struct ServiceKeyRow {
     /// What it opens, in words.
     pub scopes: Vec<String>,
     /// Opens nothing from then on.
-    pub expires_at: Option<Moment>,
+    pub expires_at: Option<Timestamp>,
     /// When it was made.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// The administrator who made it.
     pub created_by: Option<String>,
     /// When it was revoked.
-    pub revoked_at: Option<Moment>,
+    pub revoked_at: Option<Timestamp>,
 }
 
 /// Reads of `service_keys`.
@@ -114,10 +114,10 @@ impl ServiceKeys {
             id: row.try_get("key_id")?,
             name: open(self.log.system_keys(), NAME, &name)?,
             scopes: scopes.split(' ').map(str::to_owned).collect(),
-            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Moment),
-            created_at: Moment(row.try_get("created_at")?),
+            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
+            created_at: Timestamp(row.try_get("created_at")?),
             created_by: row.try_get("created_by")?,
-            revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(Moment),
+            revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(Timestamp),
         })
     }
 }

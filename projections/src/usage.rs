@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    Event, Moment, StreamKind, UserId, moment::Month, tier::Counter, usage::UsageEvent,
+    Event, StreamKind, Timestamp, UserId, tier::Counter, timestamp::Month, usage::UsageEvent,
 };
-use genie_log::{Log, LogError, forget::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::Rows, store::Store};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, read};
@@ -73,7 +73,7 @@ impl UsageCounts {
         &self,
         user: UserId,
         month: Month,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<HashMap<Counter, u64>, LogError> {
         read(&self.log, async move |store: Store| {
             let user = user.to_string();

@@ -1,7 +1,7 @@
 //! `genie audit proof`, and what `GET /api/admin/audit/proof` answers: that a fact stands in the log under a signed head.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use genie_log::{Log, keys::hex, proof::Proof, tree::Hash};
+use genie_log::{Log, keys::hex, merkle_proof::Proof, merkle_tree::Hash};
 use serde_json::{Value, json};
 
 use crate::app::say;

@@ -10,11 +10,11 @@ use std::{
 use clap::Args;
 use genie_log::{
     export::Export,
-    heads::{Notes, PublicHeadKey},
+    signed_heads::{Notes, PublicHeadKey},
     verify::{CantVerify, Verified},
 };
 
-use crate::{app::say, audit, config::Config, transfer};
+use crate::{app::say, audit, config::Config, log_transfer};
 
 /// What is to be checked, and against what.
 #[derive(Args)]
@@ -63,7 +63,7 @@ fn of_export(config: &Config, dir: &Path, wanted: &Wanted) -> Result<Verified, S
     if wanted.heads.is_some() && key.is_none() {
         return Err("--heads of an export wants --key, as `genie audit key` prints it".into());
     }
-    let passphrase = transfer::passphrase(config, wanted.passphrase_file.as_deref(), false)?;
+    let passphrase = log_transfer::passphrase(config, wanted.passphrase_file.as_deref(), false)?;
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
     export
         .verify(notes(wanted.heads.as_deref())?, key.as_ref())

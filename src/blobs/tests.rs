@@ -94,7 +94,7 @@ fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n % 251) as u8).collect()
 }
 
-fn set_age(path: &std::path::Path, age: Duration, now: Moment) {
+fn set_age(path: &std::path::Path, age: Duration, now: Timestamp) {
     let written = SystemTime::UNIX_EPOCH + Duration::from_micros(now.0 as u64) - age;
     File::options()
         .write(true)
@@ -210,7 +210,7 @@ both_stores!(
         // A crash after the rows were doomed: the sweep goes on from there.
         let blob = site.keep(site.write(&bytes(5)).await, 3).await;
         site.log.doom_blobs_of(site.ada).await.unwrap();
-        site.blobs.sweep_older(Moment(0)).await.unwrap();
+        site.blobs.sweep_older(Timestamp(0)).await.unwrap();
         assert_eq!(site.objects().len(), 1);
         assert!(
             site.log

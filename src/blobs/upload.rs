@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use genie_events::{BlobId, Moment, UserId};
+use genie_events::{BlobId, Timestamp, UserId};
 use genie_log::{
     UserKeys, Work,
     blobs::{NewBlob, PART, seal_part},
@@ -125,7 +125,7 @@ impl Upload {
     }
 
     /// The row that makes it a file.
-    pub fn row(&self, name: String, media_type: &str, created_at: Moment) -> Work {
+    pub fn row(&self, name: String, media_type: &str, created_at: Timestamp) -> Work {
         let (id, user, size, media_type) = (self.id, self.user, self.size, media_type.to_owned());
         NewBlob {
             id,

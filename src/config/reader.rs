@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::SETTINGS;
-use crate::{identity::directus, rate::Rate, roles};
+use crate::{identity::directus, rate_limiter::Rate, roles};
 
 pub(super) struct Reader<'a> {
     pub given: &'a BTreeMap<String, String>,

@@ -14,11 +14,10 @@ use uuid::Uuid;
 use crate::{
     app::App,
     http::{
-        answer,
         body::Body,
         caller::{AdminCaller, SecretCaller, UserCaller},
         error::ApiError,
-        idempotency, roles,
+        idempotency, response, roles,
     },
     roles::administers,
 };
@@ -82,7 +81,7 @@ pub async fn sync(
         roles::check(&app, role).await?;
     }
     let done = app.write.accounts.sync(user, wanted, asking).await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"userId": user, "changed": done.outcome["changed"]}),
         done.position,
     ))
@@ -103,7 +102,7 @@ pub async fn offer_reset(
     let shown = json!({
         "userId": user, "token": offered.token.expose_secret(), "expires_at": offered.link.expires_at.rfc3339(),
     });
-    Ok(answer::written(shown, offered.position))
+    Ok(response::written(shown, offered.position))
 }
 
 /// `GET /api/me/sessions`
@@ -112,7 +111,7 @@ pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, 
         .log
         .sessions_of(user.account.user, app.log.clock().now())
         .await?;
-    Ok(answer::list(
+    Ok(response::list(
         sessions
             .iter()
             .map(|session| shown(session, user.login))
@@ -142,7 +141,7 @@ pub async fn end_sessions(
         .accounts
         .end_sessions(user.account.user, asking)
         .await?;
-    Ok(answer::written(json!({}), done.position))
+    Ok(response::written(json!({}), done.position))
 }
 
 /// `DELETE /api/me/sessions/{id}`
@@ -159,5 +158,5 @@ pub async fn end_session(
         .accounts
         .end_session(user.account.user, login, asking)
         .await?;
-    Ok(answer::written(json!({}), done.position))
+    Ok(response::written(json!({}), done.position))
 }

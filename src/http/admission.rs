@@ -27,7 +27,7 @@ use crate::{
         error::{ApiError, DirectusError},
         request,
     },
-    rate::{Limiter, Standing},
+    rate_limiter::{Limiter, Standing},
 };
 
 /// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.

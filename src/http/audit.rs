@@ -10,9 +10,9 @@ use crate::{
     app::App,
     audit::proof,
     http::{
-        answer,
         caller::{Operator, ReadsAudit},
         error::ApiError,
+        response,
     },
 };
 
@@ -27,7 +27,7 @@ impl ProofQuery {
     fn position(&self) -> Result<u64, ApiError> {
         self.position
             .parse()
-            .or_else(|_| answer::position(&self.position))
+            .or_else(|_| response::position(&self.position))
     }
 }
 
@@ -38,5 +38,5 @@ pub async fn show_proof(
     query: Query<ProofQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let proof = app.log.prove(query.position()?, query.from).await?;
-    Ok(answer::ok(proof::json(&proof)))
+    Ok(response::ok(proof::json(&proof)))
 }

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use crate::http::error::{ApiError, DirectusError};
 
-mod shown;
-use shown::TokenHolder;
-pub use shown::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_administers, token};
+mod authenticate;
+use authenticate::TokenHolder;
+pub use authenticate::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_administers, token};
 
 /// A user, in person: for whatever an administrator may not do in a user's name.
 pub struct UserCaller {
@@ -114,7 +114,7 @@ trait Admitted: Sized + 'static {
 
 impl Admitted for UserCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        match shown::token_holder(request).await? {
+        match authenticate::token_holder(request).await? {
             TokenHolder::User(user) => Ok(user),
             TokenHolder::Impersonator(_) => Err(NOT_FOR_IMPERSONATORS),
             TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
@@ -124,7 +124,7 @@ impl Admitted for UserCaller {
 
 impl Admitted for ActingUser {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        match shown::token_holder(request).await? {
+        match authenticate::token_holder(request).await? {
             TokenHolder::User(user) => Ok(Self {
                 caller: user.caller,
                 account: user.account,
@@ -139,7 +139,8 @@ impl Admitted for AdminCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         match UserCaller::admit(request).await? {
             user if user.caller.is_admin() => {
-                shown::still_administers(&*shown::app(request)?, user.account.user).await?;
+                authenticate::still_administers(&*authenticate::app(request)?, user.account.user)
+                    .await?;
                 Ok(Self(user.caller))
             }
             _ => Err(NOT_FOR_USERS),
@@ -149,12 +150,12 @@ impl Admitted for AdminCaller {
 
 impl Admitted for SecretCaller {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        match shown::secret_holder(request)? {
+        match authenticate::secret_holder(request)? {
             Some(holder) => Ok(Self(holder)),
-            None if shown::app(request)?.config.shared_secret.is_none() => {
+            None if authenticate::app(request)?.config.shared_secret.is_none() => {
                 Err(ApiError::SecretNotConfigured)
             }
-            None => Err(shown::no_secret(request, ONLY_BY_SECRET).await),
+            None => Err(authenticate::no_secret(request, ONLY_BY_SECRET).await),
         }
     }
 }
@@ -167,10 +168,10 @@ impl<W: Wanted> Admitted for AnyCaller<W> {
                 wanted: PhantomData,
             })
         };
-        if let Some(holder) = shown::secret_holder(request)? {
+        if let Some(holder) = authenticate::secret_holder(request)? {
             return Ok(server(holder));
         }
-        Ok(match shown::token_holder(request).await? {
+        Ok(match authenticate::token_holder(request).await? {
             TokenHolder::User(user) => Self::User(Box::new(ActingUser {
                 caller: user.caller,
                 account: user.account,
@@ -183,13 +184,16 @@ impl<W: Wanted> Admitted for AnyCaller<W> {
 
 impl<W: Wanted> Admitted for ServerCaller<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        let caller = match (shown::secret_holder(request)?, shown::token(request)?) {
+        let caller = match (
+            authenticate::secret_holder(request)?,
+            authenticate::token(request)?,
+        ) {
             (Some(holder), _) => holder,
-            (None, Some(key)) if shown::is_service_key(key) => {
-                let app = shown::app(request)?;
-                with_scope::<W>(shown::service_key(&app, request, key).await?)?
+            (None, Some(key)) if authenticate::is_service_key(key) => {
+                let app = authenticate::app(request)?;
+                with_scope::<W>(authenticate::service_key(&app, request, key).await?)?
             }
-            (None, _) => return Err(shown::no_secret(request, ONLY_FOR_SERVERS).await),
+            (None, _) => return Err(authenticate::no_secret(request, ONLY_FOR_SERVERS).await),
         };
         Ok(Self {
             caller,
@@ -200,9 +204,9 @@ impl<W: Wanted> Admitted for ServerCaller<W> {
 
 impl<W: Wanted> Admitted for Operator<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        let caller = match shown::secret_holder(request)? {
+        let caller = match authenticate::secret_holder(request)? {
             Some(holder) => holder,
-            None => match shown::token_holder(request).await? {
+            None => match authenticate::token_holder(request).await? {
                 TokenHolder::ServiceKey(key) => with_scope::<W>(key)?,
                 TokenHolder::User(user) if user.caller.is_admin() => user.caller,
                 TokenHolder::User(_) => return Err(NOT_FOR_USERS),
@@ -218,8 +222,8 @@ impl<W: Wanted> Admitted for Operator<W> {
 
 impl Admitted for Somebody {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
-        if shown::secret_holder(request)?.is_none() {
-            shown::token_holder(request).await?;
+        if authenticate::secret_holder(request)?.is_none() {
+            authenticate::token_holder(request).await?;
         }
         Ok(Self)
     }

@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     http::{
-        answer::{self, PageQuery},
         body::Body,
         caller::ActingUser,
-        consistency,
         error::ApiError,
-        idempotency,
+        idempotency, read_your_writes,
+        response::{self, PageQuery},
     },
 };
 
@@ -84,7 +83,7 @@ pub async fn generate(
             if written.truncated {
                 fields["truncated"] = true.into();
             }
-            Ok(answer::written(fields, position))
+            Ok(response::written(fields, position))
         }
         Err((failure, position)) => Err(ApiError::Model {
             failure,
@@ -102,14 +101,14 @@ pub async fn list(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
-    consistency::wait(&app, &request, "captions", Some(id)).await?;
+    read_your_writes::wait(&app, &request, "captions", Some(id)).await?;
     let rows = app
         .reads
         .captions
         .list(id, page.after_number()?, limit)
         .await?;
-    let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
-    Ok(answer::list(rows.iter().map(shown).collect(), next))
+    let next = response::next_cursor(&rows, limit, |row| row.position.to_string());
+    Ok(response::list(rows.iter().map(shown).collect(), next))
 }
 
 /// As its user sees it.

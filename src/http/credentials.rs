@@ -4,8 +4,8 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::vault::{Holding, Target};
-use genie_events::{CredentialId, Moment, credential::CredentialKind};
+use genie_actors::credentials::{Holding, Target};
+use genie_events::{CredentialId, Timestamp, credential::CredentialKind};
 use genie_projections::credentials::CredentialRow;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,12 +13,11 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     http::{
-        answer::{self, PageQuery},
         body::Body,
         caller::{SecretCaller, UserCaller},
-        consistency,
         error::ApiError,
-        idempotency,
+        idempotency, read_your_writes,
+        response::{self, PageQuery},
     },
 };
 
@@ -64,7 +63,7 @@ pub async fn create_profile(
         .vault
         .store(&app.write.users, user.account.user, asking, target, secret)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"id": stored.id, "updated": stored.updated}),
         stored.position,
     ))
@@ -117,7 +116,7 @@ pub async fn update_profile(
         .vault
         .store(&app.write.users, user.account.user, asking, target, secret)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"id": stored.id, "updated": true}),
         stored.position,
     ))
@@ -144,7 +143,7 @@ pub async fn store(
         .vault
         .store_for_owner(&app.write.users, &caller, asking, id, secret)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"creatorProfileId": stored.id, "id": stored.id}),
         stored.position,
     ))
@@ -158,16 +157,16 @@ pub async fn list(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit) = (user.account.user, page.limit()?);
-    consistency::wait(&app, &request, "credentials", Some(id)).await?;
+    read_your_writes::wait(&app, &request, "credentials", Some(id)).await?;
     let rows = app
         .reads
         .credentials
         .list(id, page.after_pair()?, limit)
         .await?;
-    let next = answer::next_cursor(&rows, limit, |row| {
+    let next = response::next_cursor(&rows, limit, |row| {
         format!("{}/{}", row.created_at.0, row.id)
     });
-    Ok(answer::list(rows.iter().map(shown).collect(), next))
+    Ok(response::list(rows.iter().map(shown).collect(), next))
 }
 
 /// `GET /api/credentials/{id}`
@@ -178,13 +177,13 @@ pub async fn show(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let credential = credential_id(&id)?;
-    consistency::wait(&app, &request, "credentials", Some(user.account.user)).await?;
+    read_your_writes::wait(&app, &request, "credentials", Some(user.account.user)).await?;
     let row = app
         .reads
         .credentials
         .get(user.account.user, credential)
         .await?;
-    Ok(answer::ok(shown(
+    Ok(response::ok(shown(
         &row.ok_or(ApiError::NotFound("credential"))?,
     )))
 }
@@ -203,7 +202,7 @@ pub async fn remove(
         .vault
         .remove(&app.write.users, user.account.user, credential, asking)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"id": credential, "removed": true}),
         done.position,
     ))
@@ -218,7 +217,7 @@ pub fn shown(row: &CredentialRow) -> Value {
     json!({
         "id": row.id, "kind": row.kind, "platform": row.platform, "platform_username": row.platform_username,
         "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
-        "expires_at": row.expires_at.map(Moment::rfc3339),
-        "last_revealed_at": row.last_revealed_at.map(Moment::rfc3339), "last_revealed_by": row.last_revealed_by,
+        "expires_at": row.expires_at.map(Timestamp::rfc3339),
+        "last_revealed_at": row.last_revealed_at.map(Timestamp::rfc3339), "last_revealed_by": row.last_revealed_by,
     })
 }

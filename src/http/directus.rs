@@ -22,23 +22,22 @@ use zeroize::Zeroizing;
 use crate::{
     app::App,
     http::{
-        answer,
         body::{Body, JsonObject},
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
         error::{ApiError, DirectusError, no_such_route},
         identity::{self, Registration, check_guesser, check_registration},
-        request,
+        request, response,
     },
     identity::{
         directus::{Applicant, Asking, Directus, NoPair, NotRegistered, Reply, Trouble, bearer},
-        throttle::Guesser,
+        login_limiter::Guesser,
     },
 };
 
 /// Whoever comes with Directus' token has an account here, which follows what Directus says.
-mod follow;
+mod sync_account;
 
-pub use follow::{authenticate, expect_unchanged, meet_unseen};
+pub use sync_account::{authenticate, expect_unchanged, meet_unseen};
 
 /// The routes that Directus answers; they come before those of the built-in identity.
 pub fn routes(routes: &mut web::ServiceConfig) {
@@ -389,7 +388,7 @@ async fn register(
         },
         NotRegistered::Unknown => ApiError::RegistrationUnknown(not.to_string()),
     })?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"userId": registered.user}),
         registered.position,
     ))

@@ -9,17 +9,17 @@ use actix_web::{
 };
 use genie_actors::WriteError;
 use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Scope};
-use genie_log::{LogError, proof::CantProve};
+use genie_log::{LogError, merkle_proof::CantProve};
 use genie_projections::ReadError;
 use serde_json::json;
 use tracing::error;
 
 use crate::{
-    archive::BadZip,
     blobs::BlobError,
-    http::{answer, request},
+    http::{request, response},
     identity::{directus::Trouble, password::PasswordError},
     onboarding::UploadError,
+    zip_check::BadZip,
 };
 
 /// Failures as Directus' own contract has them.
@@ -391,7 +391,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         if let Self::Model { position, .. } = self {
-            response.insert_header((answer::POSITION, answer::opaque(*position)));
+            response.insert_header((response::POSITION, response::opaque(*position)));
         }
         if let Some(turn) = wire.turn {
             response.insert_header(("Genie-Turn", turn.to_string()));

@@ -8,7 +8,7 @@ use actix_web::{
     web::{Data, Query},
 };
 use genie_actors::Caller;
-use genie_events::{Metadata, Moment, UserId, service_key::Scope};
+use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
 use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -18,11 +18,9 @@ use tracing::error;
 use crate::{
     app::App,
     http::{
-        answer,
         caller::{ActingUser, Operator, ReadsEvents},
-        consistency,
         error::ApiError,
-        sse,
+        read_your_writes, response, sse,
     },
 };
 
@@ -107,7 +105,7 @@ impl FeedQuery {
         resumed
             .or(self.after.as_deref())
             .filter(|cursor| !cursor.is_empty())
-            .map_or(Ok(0), answer::position)
+            .map_or(Ok(0), response::position)
     }
 }
 
@@ -175,7 +173,7 @@ async fn answer<C: FromRequest + 'static>(
     filter: Filter,
     shows: Shows,
 ) -> Result<HttpResponse, ApiError> {
-    consistency::wait_for_log(app, request).await?;
+    read_your_writes::wait_for_log(app, request).await?;
     let after = query.after(request)?;
     let accept = request
         .headers()
@@ -194,7 +192,7 @@ async fn answer<C: FromRequest + 'static>(
             page(
                 &app.log,
                 after,
-                answer::limit(query.limit)? as usize,
+                response::limit(query.limit)? as usize,
                 &filter,
                 shows,
             )
@@ -228,7 +226,7 @@ async fn page(
         }
     }
     // Always a cursor: the feed goes on for as long as facts happen.
-    Ok(answer::list(data, Some(answer::opaque(after))))
+    Ok(response::list(data, Some(response::opaque(after))))
 }
 
 /// A live stream, for as long as whoever opened it is still a good caller of that kind.
@@ -254,7 +252,7 @@ fn live<C: FromRequest + 'static>(
             // Also when only others' facts were seen: the subscriber's cursor moves on with what was passed over.
             if sent.elapsed() >= sse::HEARTBEAT {
                 sent = Instant::now();
-                yield Ok(sse::place(&answer::opaque(follower.position())));
+                yield Ok(sse::place(&response::opaque(follower.position())));
             }
             let rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next(LIVE)).await {
                 Err(_) => continue,
@@ -269,7 +267,7 @@ fn live<C: FromRequest + 'static>(
                 match cloud_event(&log, row, shows).await {
                     Ok(event) => {
                         sent = Instant::now();
-                        yield Ok(sse::event(&answer::opaque(row.position), &event));
+                        yield Ok(sse::event(&response::opaque(row.position), &event));
                     }
                     Err(error) => {
                         error!(%error, "a live feed ended");
@@ -285,7 +283,7 @@ fn live<C: FromRequest + 'static>(
 /// Times are stored as microseconds and shown as RFC 3339.
 fn shown_time((name, value): (String, Value)) -> (String, Value) {
     match value.as_i64().filter(|_| name.ends_with("_at")) {
-        Some(micros) => (name, Moment(micros).rfc3339().into()),
+        Some(micros) => (name, Timestamp(micros).rfc3339().into()),
         None => (name, value),
     }
 }
@@ -306,7 +304,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
         "time": row.recorded_at.rfc3339(),
         "datacontenttype": "application/json",
         "data": null,
-        "cursor": answer::opaque(row.position),
+        "cursor": response::opaque(row.position),
         "sequence": row.sequence,
         "slice": row.slice,
     });

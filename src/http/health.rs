@@ -2,18 +2,18 @@
 //! server, each with its state.
 
 use actix_web::{HttpResponse, web::Data};
-use genie_events::Moment;
-use genie_log::{health::Trouble, sealer::State};
+use genie_events::Timestamp;
+use genie_log::{head_signer::State, health::Trouble};
 use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
-    http::{answer, request},
+    http::{request, response},
 };
 
 /// `GET /healthz`
 pub async fn alive() -> HttpResponse {
-    answer::ok(json!({"status": "alive"}))
+    response::ok(json!({"status": "alive"}))
 }
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is missing. Without a model server genie is ready all the same.
@@ -66,7 +66,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         "live_users": app.write.users.live_count(),
     });
     if is_ready {
-        return answer::ok(fields);
+        return response::ok(fields);
     }
     let failure = json!({
         "ok": false, "success": false, "code": "not_ready", "request_id": request::current_id(),
@@ -87,7 +87,7 @@ async fn directus(app: &App) -> Value {
     json!({
         "state": if answers { "ok" } else { "away" },
         "circuit": {"state": circuit, "since": since.rfc3339()},
-        "secret": {"state": secret, "since": differs_since.map(Moment::rfc3339)},
+        "secret": {"state": secret, "since": differs_since.map(Timestamp::rfc3339)},
     })
 }
 

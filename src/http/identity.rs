@@ -7,8 +7,8 @@ use actix_web::{
 };
 use genie_actors::{
     WriteError,
-    accounts::{NewFamily, Proof, revise::Revision},
-    register::Applicant,
+    accounts::{NewFamily, Proof, change_login::Revision},
+    registration::Applicant,
 };
 use genie_events::{Metadata, UserId, account::Code, email};
 use genie_log::sessions::{Refresh as Rotation, Refreshed};
@@ -21,16 +21,14 @@ use tokio::time::Instant;
 use crate::{
     app::App,
     http::{
-        answer,
         body::Body,
         caller::{DirectusActingUser, DirectusUser, UserCaller, account_of},
-        consistency,
         error::{ApiError, DirectusError},
-        request,
+        read_your_writes, request, response,
     },
     identity::{
+        login_limiter::Guesser,
         refresh::{REFRESH_SECONDS, RefreshToken},
-        throttle::Guesser,
         token::ACCESS_SECONDS,
         two_factor::TwoFactor,
     },
@@ -71,7 +69,7 @@ pub async fn register(
         ..Metadata::system()
     };
     let registered = app.write.register.register(applicant, metadata).await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"userId": registered.user}),
         registered.position,
     ))
@@ -261,7 +259,7 @@ async fn open_session(
 }
 
 fn with_position(mut response: HttpResponse, position: u64) -> HttpResponse {
-    if let Ok(position) = HeaderValue::from_str(&answer::opaque(position)) {
+    if let Ok(position) = HeaderValue::from_str(&response::opaque(position)) {
         response
             .headers_mut()
             .insert(HeaderName::from_static("genie-position"), position);
@@ -490,7 +488,7 @@ pub async fn show_me(
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     let id = user.account.user;
-    consistency::wait(&app, &request, "accounts", Some(id))
+    read_your_writes::wait(&app, &request, "accounts", Some(id))
         .await
         .map_err(DirectusError)?;
     let account = app

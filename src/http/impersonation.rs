@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    http::{answer, caller::AdminCaller, error::ApiError, idempotency},
+    http::{caller::AdminCaller, error::ApiError, idempotency, response},
     identity::impersonation::SECONDS,
 };
 
@@ -48,7 +48,7 @@ pub async fn begin(
         "session": session, "userId": user, "access_token": token, "expires": SECONDS * 1000,
         "expires_at": begun.expires_at.rfc3339(),
     });
-    Ok(answer::written(fields, done.position))
+    Ok(response::written(fields, done.position))
 }
 
 /// `DELETE /api/admin/impersonations/{session}`: its token is good for nothing from then on. That it ended is a fact before it
@@ -86,7 +86,7 @@ pub async fn end(
         .plan(user, None, asking, Arc::new(end))
         .await?;
     app.log.end_impersonation(session).await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"session": session, "ended": true}),
         done.position,
     ))

@@ -5,7 +5,7 @@ use actix_web::{
     web::{Data, Path, Query},
 };
 use clap::Args;
-use genie_events::{Metadata, Moment, invite::Grant, tier::Tier};
+use genie_events::{Metadata, Timestamp, invite::Grant, tier::Tier};
 use genie_projections::invites::InviteRow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     http::{
-        answer::{self, PageQuery},
         body::Body,
         caller::AdminCaller,
-        consistency,
         error::ApiError,
-        idempotency, request, roles,
+        idempotency, read_your_writes, request,
+        response::{self, PageQuery},
+        roles,
     },
     roles::administers,
 };
@@ -59,7 +59,7 @@ impl NewInvites {
         let expires_at = match &self.expires_at {
             None => None,
             Some(text) => Some(
-                Moment::parse_rfc3339(text)
+                Timestamp::parse_rfc3339(text)
                     .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))?,
             ),
         };
@@ -123,7 +123,7 @@ async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpRes
         .iter()
         .map(|code| shown(&row(code), created_at))
         .collect();
-    Ok(answer::written(json!({"data": shown}), made.position))
+    Ok(response::written(json!({"data": shown}), made.position))
 }
 
 /// `GET /api/admin/invites`
@@ -134,13 +134,13 @@ pub async fn list(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let limit = page.limit()?;
-    consistency::wait_for_all(&app, &request, "invites").await?;
+    read_your_writes::wait_for_all(&app, &request, "invites").await?;
     let rows = app.reads.invites.list(page.after_pair()?, limit).await?;
-    let next = answer::next_cursor(&rows, limit, |row| {
+    let next = response::next_cursor(&rows, limit, |row| {
         format!("{}/{}", row.created_at.0, row.id)
     });
     let now = app.log.clock().now();
-    Ok(answer::list(
+    Ok(response::list(
         rows.iter().map(|row| shown(row, now)).collect(),
         next,
     ))
@@ -155,14 +155,14 @@ pub async fn revoke(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &caller)?;
     let position = app.write.register.revoke_invite(&code, asking).await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"code": *code, "revoked": true}),
         position,
     ))
 }
 
-fn shown(row: &InviteRow, now: Moment) -> Value {
-    let time = |at: Option<Moment>| at.map(Moment::rfc3339);
+fn shown(row: &InviteRow, now: Timestamp) -> Value {
+    let time = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
     // Who used it may have been forgotten since.
     let status = match (row.used_at, row.expires_at) {
         (Some(_), _) => "used",

@@ -4,7 +4,9 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_events::{JobId, Moment, UserCommand, UserId, job::JobSpec, operation, user::onboarding};
+use genie_events::{
+    JobId, Timestamp, UserCommand, UserId, job::JobSpec, job_operation, user::onboarding,
+};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::Deserialize;
@@ -13,12 +15,11 @@ use serde_json::{Map, Value, json};
 use crate::{
     app::App,
     http::{
-        answer::{self, PageQuery},
         body::Body,
         caller::{ActingUser, Somebody},
-        consistency,
         error::ApiError,
-        idempotency,
+        idempotency, read_your_writes,
+        response::{self, PageQuery},
     },
 };
 
@@ -66,7 +67,7 @@ impl NewJob {
     }
 
     fn spec(self) -> Result<JobSpec, ApiError> {
-        let Some(queue) = operation::queue_of(&self.operation) else {
+        let Some(queue) = job_operation::queue_of(&self.operation) else {
             return Err(ApiError::field(
                 "`operation` must be one that a queue knows; README.md lists them",
             ));
@@ -74,7 +75,7 @@ impl NewJob {
         let run_at = match &self.run_at {
             None => None,
             Some(text) => Some(
-                Moment::parse_rfc3339(text)
+                Timestamp::parse_rfc3339(text)
                     .ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?,
             ),
         };
@@ -151,7 +152,7 @@ pub async fn submit(
         "jobId": submitted.job, "bullJobId": submitted.job.to_string(), "queue": queue, "status": submitted.status,
         "queue_position": place,
     });
-    Ok(answer::written(fields, submitted.position))
+    Ok(response::written(fields, submitted.position))
 }
 
 /// `POST /api/queue/retry/{id}`
@@ -169,7 +170,7 @@ pub async fn retry(
         .users
         .ask(user.account.user, asking, command)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}),
         done.position,
     ))
@@ -189,7 +190,7 @@ pub async fn cancel(
         .jobs
         .cancel(user.account.user, job.clone(), asking)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"jobId": job, "status": "cancelled"}),
         done.position,
     ))
@@ -200,7 +201,7 @@ pub async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse,
     if !app.config.queue_stats_public {
         <Somebody as actix_web::FromRequest>::extract(&request).await?;
     }
-    consistency::wait(&app, &request, "jobs", None).await?;
+    read_your_writes::wait(&app, &request, "jobs", None).await?;
     let queues = app.reads.jobs.stats(app.log.clock().now()).await?;
     let all = queues
         .values()
@@ -216,7 +217,7 @@ pub async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse,
         stats[*queue] = counts(one);
     }
     // The original's cache of the taxonomy; genie asks nobody for it, so it is always empty.
-    Ok(answer::ok(
+    Ok(response::ok(
         json!({"stats": stats, "taxonomy_cache": {"size": 0, "hits": 0, "misses": 0}}),
     ))
 }
@@ -268,15 +269,15 @@ pub async fn list(
     }
     if queue
         .as_ref()
-        .is_some_and(|queue| operation::queue(queue).is_none())
+        .is_some_and(|queue| job_operation::queue(queue).is_none())
     {
         return Err(ApiError::field(format!(
             "`queue` must be one of: {}",
-            operation::QUEUES.join(", ")
+            job_operation::QUEUES.join(", ")
         )));
     }
     let is_known = |operation: &String| {
-        operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
+        job_operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
     };
     if operation
         .as_ref()
@@ -286,7 +287,7 @@ pub async fn list(
             "`operation` must be one that a queue knows; README.md lists them",
         ));
     }
-    consistency::wait(&app, &request, "jobs", Some(id)).await?;
+    read_your_writes::wait(&app, &request, "jobs", Some(id)).await?;
     let filter = JobFilter {
         status,
         queue,
@@ -303,8 +304,8 @@ pub async fn list(
             app.log.clock().now(),
         )
         .await?;
-    let next = answer::next_cursor(&rows, limit, |row| row.position.to_string());
-    Ok(answer::list(
+    let next = response::next_cursor(&rows, limit, |row| row.position.to_string());
+    Ok(response::list(
         rows.iter().map(|row| shown(row, None)).collect(),
         next,
     ))
@@ -318,7 +319,7 @@ pub async fn show(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let job = job_id(&id)?;
-    consistency::wait(&app, &request, "jobs", Some(user.account.user)).await?;
+    read_your_writes::wait(&app, &request, "jobs", Some(user.account.user)).await?;
     let row = app.reads.jobs.get(&job, app.log.clock().now()).await?;
     let row = row
         .filter(|row| may_see(&user, row.user))
@@ -327,7 +328,7 @@ pub async fn show(
         "processing" => app.log.lease(LeaseKind::Job, job.as_str()).await?,
         _ => None,
     };
-    Ok(answer::ok(shown(
+    Ok(response::ok(shown(
         &row,
         lease.and_then(|lease| lease.progress),
     )))
@@ -344,7 +345,7 @@ pub fn job_id(text: &str) -> Result<JobId, ApiError> {
 
 /// As its owner sees it.
 pub fn shown(row: &JobRow, progress: Option<i64>) -> Value {
-    let time = |at: Option<Moment>| at.map(Moment::rfc3339);
+    let time = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
     let progress = if row.status == "completed" {
         Some(100)
     } else {

@@ -6,14 +6,14 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, error::ApiError},
+    http::{body::Body, error::ApiError, response},
     keys::server::{Asked, perform},
 };
 
 /// `POST /keys` on the socket. Whatever is in the way is said: the operator has to know.
 pub async fn ask(app: Data<App>, Body(asked): Body<Asked>) -> Result<HttpResponse, ApiError> {
     match perform(&app.log, Some(&app.ring), asked).await {
-        Ok(done) => Ok(answer::ok(json!({"data": done}))),
+        Ok(done) => Ok(response::ok(json!({"data": done}))),
         Err(reason) => Err(Refusal::conflict("keys_refused", reason).into()),
     }
 }

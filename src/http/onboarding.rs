@@ -13,14 +13,16 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::ActingUser, consistency, error::ApiError, idempotency},
+    http::{
+        body::Body, caller::ActingUser, error::ApiError, idempotency, read_your_writes, response,
+    },
     onboarding,
 };
 
-/// The form that carries an upload.
-mod form;
 /// What is left of a refused body.
-mod rest;
+mod drain;
+/// The form that carries an upload.
+mod upload_form;
 
 /// What a form may have beside the file, in bytes.
 const FORM: u64 = 64 * 1024;
@@ -32,14 +34,14 @@ pub async fn show_state(
     user: ActingUser,
 ) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
-    consistency::wait(&app, &request, "accounts", Some(id)).await?;
+    read_your_writes::wait(&app, &request, "accounts", Some(id)).await?;
     let account = app
         .reads
         .accounts
         .get(id)
         .await?
         .ok_or(ApiError::NotFound("user"))?;
-    Ok(answer::ok(
+    Ok(response::ok(
         json!({"state": account.onboarding, "userId": id}),
     ))
 }
@@ -77,7 +79,7 @@ pub async fn advance(
         privileged: is_admin,
     };
     let done = app.write.users.ask(whose, asking, command).await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"state": to.as_str(), "userId": whose}),
         done.position,
     ))
@@ -90,7 +92,7 @@ pub async fn upload(
     user: ActingUser,
     body: Payload,
 ) -> HttpResponse {
-    let body = rest::Shared::new(body);
+    let body = drain::Shared::new(body);
     let form = Multipart::new(request.headers(), body.clone());
     match take_in(&app, &request, &user, form).await {
         Ok(answer) => answer,
@@ -123,7 +125,7 @@ async fn take_in(
         error => error.into(),
     })?;
     let mut upload = app.blobs.upload(id, keys);
-    let received = match form::receive(&mut form, &mut upload, most).await {
+    let received = match upload_form::receive(&mut form, &mut upload, most).await {
         Ok(received) => received,
         Err(error) => {
             upload.discard().await;
@@ -135,7 +137,7 @@ async fn take_in(
     let (queued, position) =
         onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
     let path = format!("/api/files/{}", queued.file);
-    Ok(answer::written(
+    Ok(response::written(
         json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}),
         position,
     ))

@@ -17,7 +17,7 @@ mod tests {
 
     use genie_events::{
         Event,
-        operation::{QUEUES, queue_of},
+        job_operation::{QUEUES, queue_of},
         tier::Counter,
     };
     use serde_json::Value;

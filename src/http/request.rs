@@ -13,7 +13,7 @@ use actix_web::{
 use ipnet::IpNet;
 use tracing::{Instrument, info, info_span};
 
-use crate::{app::App, http::answer};
+use crate::{app::App, http::response};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -121,7 +121,7 @@ pub async fn pass(
     let position = response
         .response()
         .extensions()
-        .get::<answer::Position>()
+        .get::<response::Position>()
         .map(|position| position.0);
     let (status, took) = (
         response.status().as_u16(),

@@ -5,7 +5,7 @@ use actix_web::{
     web::{Data, Path, Query},
 };
 use genie_events::{
-    Moment, ServiceKeyId,
+    ServiceKeyId, Timestamp,
     service_key::{Key, Scope},
 };
 use genie_projections::service_keys::ServiceKeyRow;
@@ -16,12 +16,11 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     http::{
-        answer::{self, PageQuery},
         body::Body,
         caller::AdminCaller,
-        consistency,
         error::ApiError,
-        idempotency,
+        idempotency, read_your_writes,
+        response::{self, PageQuery},
     },
 };
 
@@ -33,7 +32,7 @@ pub struct NewServiceKey {
 }
 
 impl NewServiceKey {
-    fn read(self, now: Moment) -> Result<Key, ApiError> {
+    fn read(self, now: Timestamp) -> Result<Key, ApiError> {
         let scopes: Option<Vec<Scope>> =
             self.scopes.iter().map(|word| Scope::parse(word)).collect();
         let Some(scopes) = scopes else {
@@ -41,7 +40,7 @@ impl NewServiceKey {
             return Err(ApiError::field(format!("`scopes` must be of: {all}")));
         };
         let moment = |text: String| {
-            Moment::parse_rfc3339(&text)
+            Timestamp::parse_rfc3339(&text)
                 .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))
         };
         let expires_at = self.expires_at.map(moment).transpose()?;
@@ -64,10 +63,10 @@ pub async fn create(
         .await?;
     let fields = json!({
         "id": made.id, "key": made.key.expose_secret(), "name": wanted.name, "scopes": wanted.scopes,
-        "expires_at": wanted.expires_at.map(Moment::rfc3339), "created_at": now.rfc3339(),
+        "expires_at": wanted.expires_at.map(Timestamp::rfc3339), "created_at": now.rfc3339(),
         "created_by": caller.user_id(), "revoked_at": null,
     });
-    Ok(answer::written(fields, made.position))
+    Ok(response::written(fields, made.position))
 }
 
 /// `GET /api/admin/service-keys`
@@ -78,16 +77,16 @@ pub async fn list(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let limit = page.limit()?;
-    consistency::wait_for_all(&app, &request, "service_keys").await?;
+    read_your_writes::wait_for_all(&app, &request, "service_keys").await?;
     let rows = app
         .reads
         .service_keys
         .list(page.after_pair()?, limit)
         .await?;
-    let next = answer::next_cursor(&rows, limit, |row| {
+    let next = response::next_cursor(&rows, limit, |row| {
         format!("{}/{}", row.created_at.0, row.id)
     });
-    Ok(answer::list(rows.iter().map(shown).collect(), next))
+    Ok(response::list(rows.iter().map(shown).collect(), next))
 }
 
 /// `DELETE /api/admin/service-keys/{id}`
@@ -103,14 +102,14 @@ pub async fn revoke(
         .then(|| ServiceKeyId(id.into_inner()))
         .ok_or(ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"id": id, "revoked": true}),
         position,
     ))
 }
 
 fn shown(row: &ServiceKeyRow) -> Value {
-    let time = |at: Option<Moment>| at.map(Moment::rfc3339);
+    let time = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
     json!({
         "id": row.id, "name": row.name, "scopes": row.scopes, "expires_at": time(row.expires_at),
         "created_at": row.created_at.rfc3339(), "created_by": row.created_by, "revoked_at": time(row.revoked_at),

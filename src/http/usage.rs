@@ -15,12 +15,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     app::App,
     http::{
-        answer,
         body::Body,
         caller::{ActingUser, AnyCaller},
-        consistency,
         error::ApiError,
-        idempotency,
+        idempotency, read_your_writes, response,
     },
 };
 
@@ -35,7 +33,7 @@ pub async fn show(
 ) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     for projection in ["accounts", "usage", "credentials", "jobs"] {
-        consistency::wait(&app, &request, projection, Some(id)).await?;
+        read_your_writes::wait(&app, &request, projection, Some(id)).await?;
     }
     // Read again: the caller's own account may have been read before the position that is asked for.
     let account = app
@@ -44,7 +42,7 @@ pub async fn show(
         .get(id)
         .await?
         .ok_or(ApiError::NoCaller)?;
-    Ok(answer::ok(of(&app, &account).await?))
+    Ok(response::ok(of(&app, &account).await?))
 }
 
 /// What an account may, did and may still do this month.
@@ -125,7 +123,7 @@ pub async fn increment(
         .users
         .plan(user, None, asking, Arc::new(planner))
         .await?;
-    Ok(answer::written(done.outcome, done.position))
+    Ok(response::written(done.outcome, done.position))
 }
 
 /// A user counts for themselves, a server for the user it names.

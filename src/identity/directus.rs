@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use genie_actors::register::Register;
-use genie_events::{Moment, UserId};
+use genie_actors::registration::Register;
+use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::Method;
@@ -28,19 +28,19 @@ mod claims;
 /// One request to Directus for all who refresh with one token.
 mod refresh;
 /// Registration: reserve, create, spend; and what broke off is completed or released.
-mod register;
-/// Who somebody is and whether they may act.
-mod standing;
+mod registration;
 /// The wire.
 mod upstream;
+/// Who somebody is and whether they may act.
+mod user_cache;
 
 pub use refresh::{NoPair, Pair};
-pub use register::{Applicant, NotRegistered, Registrations};
-pub use standing::{Person, Standing};
+pub use registration::{Applicant, NotRegistered, Registrations};
 pub use upstream::{Asking, Reply, Trouble, bearer};
+pub use user_cache::{Person, Standing};
 
-use standing::{About, Standings};
 use upstream::Upstream;
+use user_cache::{About, Standings};
 
 /// Tokens with a signature that is not by `DIRECTUS_SECRET`, of which Directus is asked each second all the same: it may have
 /// another secret now. The others are refused unasked, so that nobody makes genie ask without end.
@@ -73,7 +73,7 @@ struct Inner {
     signature: Option<Signature>,
     doubts: DefaultDirectRateLimiter,
     /// Since when Directus is known to sign with another secret than `DIRECTUS_SECRET`.
-    other_secret: Mutex<Option<Moment>>,
+    other_secret: Mutex<Option<Timestamp>>,
     standings: Standings,
     refreshes: refresh::Refreshes,
     registrations: Registrations,
@@ -175,7 +175,7 @@ impl Directus {
     }
 
     /// Whether it answers, and whether it is asked at all and since when.
-    pub async fn state(&self) -> (bool, (&'static str, Moment)) {
+    pub async fn state(&self) -> (bool, (&'static str, Timestamp)) {
         let upstream = Arc::clone(&self.0.upstream);
         let answers = self
             .0
@@ -308,7 +308,7 @@ impl Directus {
         }
     }
 
-    fn other_secret_since(&self) -> Option<Moment> {
+    fn other_secret_since(&self) -> Option<Timestamp> {
         *self
             .0
             .other_secret
@@ -317,7 +317,7 @@ impl Directus {
     }
 
     /// `unset`, `in use`, or `differs` and since when.
-    pub fn secret_state(&self) -> (&'static str, Option<Moment>) {
+    pub fn secret_state(&self) -> (&'static str, Option<Timestamp>) {
         match (&self.0.signature, self.other_secret_since()) {
             (None, _) => ("unset", None),
             (Some(_), None) => ("in use", None),

@@ -1,6 +1,6 @@
 //! Access tokens: HS256, with the claims of Directus (directus: `iss`, 15 minutes), and which login they are of.
 
-use genie_events::{Moment, UserId};
+use genie_events::{Timestamp, UserId};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -51,7 +51,7 @@ impl Tokens {
         role: &str,
         admin: bool,
         login: Uuid,
-        now: Moment,
+        now: Timestamp,
     ) -> Option<String> {
         let iat = now.unix_seconds();
         let claims = Claims {
@@ -81,7 +81,7 @@ impl Tokens {
 mod tests {
     use super::*;
 
-    fn now() -> Moment {
+    fn now() -> Timestamp {
         genie_log::Clock::system().now()
     }
 

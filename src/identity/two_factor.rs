@@ -5,7 +5,7 @@
 //! So only a secret is enabled that was given out here, to that user, against the password: with a stolen access token alone
 //! nobody locks its owner out by a secret of their own.
 
-use genie_events::{Moment, UserId};
+use genie_events::{Timestamp, UserId};
 use genie_log::clock::random_bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -68,7 +68,7 @@ impl TwoFactor {
     }
 
     /// The time step that a code is right for, now or a step away; compared in constant time.
-    pub fn step_of(&self, code: &SecretString, now: Moment) -> Option<u64> {
+    pub fn step_of(&self, code: &SecretString, now: Timestamp) -> Option<u64> {
         self.0.check(
             code.expose_secret(),
             u64::try_from(now.unix_seconds()).ok()?,
@@ -105,7 +105,7 @@ mod tests {
             (1_111_111_109, "081804", 37_037_036),
             (20_000_000_000, "353130", 666_666_666),
         ] {
-            let at = |seconds| Moment(0).plus_seconds(seconds);
+            let at = |seconds| Timestamp(0).plus_seconds(seconds);
             assert_eq!(two_factor.step_of(&code.into(), at(seconds)), Some(step));
             assert_eq!(
                 two_factor.step_of(&code.into(), at(seconds + 30)),
@@ -116,7 +116,7 @@ mod tests {
         }
         for wrong in ["", "28708", "2870822", "28708a", "２８７０８２"] {
             assert_eq!(
-                two_factor.step_of(&wrong.into(), Moment(0).plus_seconds(59)),
+                two_factor.step_of(&wrong.into(), Timestamp(0).plus_seconds(59)),
                 None,
                 "{wrong}"
             );

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    http::answer,
+    http::response,
     torture::{
         chat::Shown,
         clocks::Recovery,
@@ -375,7 +375,7 @@ impl Arena {
             if let Some((node, base)) = self.any_node(chance) {
                 let mut request = self.request(Method::GET, &base, path, by).timeout(REQUEST);
                 if let Some(at) = at {
-                    request = request.header("Genie-Min-Position", answer::opaque(at));
+                    request = request.header("Genie-Min-Position", response::opaque(at));
                 }
                 let sent = Instant::now();
                 if let Ok(response) = request.send().await {
@@ -401,5 +401,5 @@ impl Arena {
 
 /// The position that a write answered with.
 pub fn position_of(headers: &reqwest::header::HeaderMap) -> Option<u64> {
-    answer::position(headers.get(answer::POSITION)?.to_str().ok()?).ok()
+    response::position(headers.get(response::POSITION)?.to_str().ok()?).ok()
 }

@@ -13,7 +13,7 @@ use crate::torture::{
     client::{Arena, Ask, Told},
     ledger::Kind,
     people::{Door, Person},
-    proxy::{Moment, Proxy},
+    proxy::{CutAt, Proxy},
     verdict::Count,
     wire::Said,
 };
@@ -341,9 +341,9 @@ async fn besiege(
             .end_back_ends(chance.random_range(1..8))
             .await
             .is_ok_and(|ended| ended > 0),
-        Fault::CutAfterAppendSent => proxy.cut_next(Said::Append, Moment::Sent, MOMENT).await,
-        Fault::CutAfterAppendDone => proxy.cut_next(Said::Append, Moment::Done, MOMENT).await,
-        Fault::CutAfterCommitDone => proxy.cut_next(Said::Commit, Moment::Done, MOMENT).await,
+        Fault::CutAfterAppendSent => proxy.cut_next(Said::Append, CutAt::Sent, MOMENT).await,
+        Fault::CutAfterAppendDone => proxy.cut_next(Said::Append, CutAt::Done, MOMENT).await,
+        Fault::CutAfterCommitDone => proxy.cut_next(Said::Commit, CutAt::Done, MOMENT).await,
         Fault::CutEverything => proxy.cut_all() > 0,
         // These last for a while.
         Fault::Stall => {

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// When a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum CutAt {
     /// As soon as the whole request was passed on: whether it takes effect is open.
     Sent,
     /// When Postgres has answered that it is done; the answer is not passed back.
@@ -42,7 +42,7 @@ pub enum Moment {
 /// A cut that waits for its moment.
 struct Armed {
     on: Said,
-    moment: Moment,
+    moment: CutAt,
     happened: CancellationToken,
 }
 
@@ -123,7 +123,7 @@ impl Proxy {
     }
 
     /// Cuts the next connection that asks for this, at this moment. Answers whether it came within `limit`.
-    pub async fn cut_next(&self, on: Said, moment: Moment, limit: Duration) -> bool {
+    pub async fn cut_next(&self, on: Said, moment: CutAt, limit: Duration) -> bool {
         let happened = CancellationToken::new();
         *lock(&self.shared.armed) = Some(Armed {
             on,
@@ -184,7 +184,7 @@ async fn requests(
         let said = listener.hear(&piece[..count]);
         let armed = shared.disarm(&said);
         if let Some(Armed {
-            moment: Moment::Done,
+            moment: CutAt::Done,
             happened,
             ..
         }) = &armed
@@ -193,7 +193,7 @@ async fn requests(
         }
         to.write_all(&piece[..count]).await?;
         if let Some(Armed {
-            moment: Moment::Sent,
+            moment: CutAt::Sent,
             happened,
             ..
         }) = &armed
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_append_is_cut_off_from_its_answer_and_was_executed() {
-        for moment in [Moment::Sent, Moment::Done] {
+        for moment in [CutAt::Sent, CutAt::Done] {
             let (proxy, mut counted) = started().await;
             let (mut one, mut other) = (connect(&proxy).await, connect(&proxy).await);
             let limit = Duration::from_secs(10);
@@ -321,7 +321,7 @@ mod tests {
         let mut stream = connect(&proxy).await;
         assert!(
             !proxy
-                .cut_next(Said::Commit, Moment::Done, Duration::from_millis(10))
+                .cut_next(Said::Commit, CutAt::Done, Duration::from_millis(10))
                 .await
         );
         assert!(ask(&mut stream, "COMMIT").await, "it came too late");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use genie_events::{
     Event, StreamId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent,
-    credential::CredentialEvent, job::JobEvent, moment::Month, tier::Counter, usage::UsageEvent,
+    credential::CredentialEvent, job::JobEvent, tier::Counter, timestamp::Month, usage::UsageEvent,
 };
 
 /// One thing each: its name, and what is shown of it.
@@ -193,7 +193,7 @@ pub fn differences(expected: &Lines, shown: &Lines) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Moment, StreamKind, job::JobSpec};
+    use genie_events::{StreamKind, Timestamp, job::JobSpec};
     use serde_json::Value;
 
     use super::*;
@@ -236,7 +236,7 @@ mod tests {
             (vec![], "queued, attempt 0"),
             (vec![claimed()], "processing, attempt 1"),
             (
-                vec![claimed(), lapsed(Some(Moment(5)))],
+                vec![claimed(), lapsed(Some(Timestamp(5)))],
                 "queued, attempt 1",
             ),
             (vec![claimed(), lapsed(None)], "failed, attempt 1"),

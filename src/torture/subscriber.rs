@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    http::answer,
+    http::response,
     torture::{
         client::{Arena, By},
         feed::{Notes, Wanted, event_hash},
@@ -107,7 +107,7 @@ impl Subscriber {
             .request(Method::GET, &base, &path, By::Secret)
             .header(ACCEPT, "text/event-stream");
         if self.notes.cursor > 0 {
-            request = request.header("Last-Event-ID", answer::opaque(self.notes.cursor));
+            request = request.header("Last-Event-ID", response::opaque(self.notes.cursor));
         }
         let opened = tokio::time::timeout(REQUEST, request.send()).await;
         let Ok(Ok(response)) = opened else {
@@ -119,7 +119,10 @@ impl Subscriber {
         self.notes.resumed += 1;
         let mut stream = Stream::of(response);
         while let Ok(Some(event)) = timeout_at(stay, stream.next()).await {
-            let place = event.id.as_deref().and_then(|id| answer::position(id).ok());
+            let place = event
+                .id
+                .as_deref()
+                .and_then(|id| response::position(id).ok());
             match (&event.data, place) {
                 (Some(data), _) => self.take(data),
                 (None, Some(place)) => self.notes.passed(place),
@@ -141,7 +144,7 @@ impl Subscriber {
         events.iter().for_each(|event| self.take(event));
         if let Some(next) = page["next_cursor"]
             .as_str()
-            .and_then(|cursor| answer::position(cursor).ok())
+            .and_then(|cursor| response::position(cursor).ok())
         {
             self.notes.passed(next);
         }
@@ -154,7 +157,7 @@ impl Subscriber {
         let (_, base) = self.arena.any_node(&mut self.chance)?;
         let after = match self.notes.cursor {
             0 => String::new(),
-            cursor => answer::opaque(cursor),
+            cursor => response::opaque(cursor),
         };
         let path = format!("/api/events?limit=500&after={after}&{}", self.query);
         let request = self
@@ -168,7 +171,7 @@ impl Subscriber {
 
     fn take(&mut self, event: &Value) {
         let text = |name: &str| event[name].as_str().unwrap_or_default();
-        let Ok(position) = answer::position(text("cursor")) else {
+        let Ok(position) = response::position(text("cursor")) else {
             return self.notes.saw(0, 1);
         };
         let sequence = event["sequence"].as_u64().unwrap_or(0);

@@ -4,7 +4,7 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::directus::{Directus, PASSWORD, Site};
+use crate::test_directus::{Directus, PASSWORD, Site};
 
 both_stores!(
     who_is_forgotten_is_deleted_in_directus_and_not_met_again,

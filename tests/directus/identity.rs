@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::{
-    directus::Directus,
     genie::{TestGenie, TestUser, password},
+    test_directus::Directus,
 };
 
 async fn directus() -> &'static Directus {

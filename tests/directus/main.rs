@@ -3,33 +3,33 @@
 
 #![allow(clippy::unwrap_used)] // a test program
 
-#[allow(dead_code)] // what the other test program uses
-#[path = "../genie/genie.rs"]
-mod genie;
+#[allow(dead_code)]
+#[path = "../genie/fake_ollama.rs"]
+mod fake_ollama;
 /// Users by this Directus, for the stories that run with either identity.
 mod identity;
-#[allow(dead_code)]
-#[path = "../genie/ollama.rs"]
-mod ollama;
+#[allow(dead_code)] // what the other test program uses
+#[path = "../genie/test_genie.rs"]
+mod test_genie;
 
-/// A real Directus, and what a test does there as its administrator.
-mod directus;
 /// Between genie and Directus.
 mod proxy;
+/// A real Directus, and what a test does there as its administrator.
+mod test_directus;
 
-mod export;
+mod account_export;
+mod credential_import;
 mod forgetting;
-mod import;
 mod outage;
 mod refresh;
-mod register;
+mod registration;
 mod token;
 
 // The same stories as with the built-in identity, where it could matter who says who is who.
 #[path = "../genie/impersonation.rs"]
 mod impersonation;
-#[path = "../genie/joining.rs"]
-mod joining;
+#[path = "../genie/invite_to_answer.rs"]
+mod invite_to_answer;
 #[path = "../genie/service_keys.rs"]
 mod service_keys;
 #[path = "../genie/usage.rs"]

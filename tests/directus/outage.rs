@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    directus::{Directus, PASSWORD, Pair, Site},
     proxy::Does,
+    test_directus::{Directus, PASSWORD, Pair, Site},
 };
 
 both_stores!(tokens_end_when_directus_says, async |store: TestStore| {

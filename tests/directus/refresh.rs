@@ -8,8 +8,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    directus::{Pair, Site},
     genie::Answer,
+    test_directus::{Pair, Site},
 };
 
 impl Site {

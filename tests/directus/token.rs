@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    directus::{Directus, PASSWORD, Pair, Site},
     genie::SECRET,
     proxy::Does,
+    test_directus::{Directus, PASSWORD, Pair, Site},
 };
 
 fn authorization(token: &str) -> [(&'static str, String); 1] {

@@ -15,8 +15,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::{Answer, SECRET, TestGenie, TestUser, password},
     identity::email,
+    test_genie::{Answer, SECRET, TestGenie, TestUser, password},
 };
 
 /// A login: the answer, whatever it is.

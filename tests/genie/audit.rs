@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{
-    heads::PublicHeadKey,
+    merkle_tree::{self, Hash},
+    signed_heads::PublicHeadKey,
     testing::{Kind, TestStore, both_stores},
-    tree::{self, Hash},
 };
 use reqwest::Method;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::genie::{SECRET, TestGenie};
+use crate::test_genie::{SECRET, TestGenie};
 
 fn secret() -> [(&'static str, String); 1] {
     [("X-RBAC-SYNC-SECRET", SECRET.into())]
@@ -109,10 +109,10 @@ fn assert_proves(proof: &Value, key: &str, position: u64) {
     );
     assert_eq!(
         (hash(&proof["root"]), hash(&proof["leaf_hash"])),
-        (head.root, tree::leaf_hash(&digest))
+        (head.root, merkle_tree::leaf_hash(&digest))
     );
     assert!(
-        tree::is_included(
+        merkle_tree::is_included(
             &hashes(&proof["proof"]),
             head.size,
             head.root,
@@ -171,7 +171,7 @@ both_stores!(
             (grown["from"].as_u64().unwrap(), hash(&grown["root"])),
         );
         assert_eq!(old.0, first);
-        assert!(tree::is_consistent(
+        assert!(merkle_tree::is_consistent(
             &hashes(&grown["proof"]),
             old,
             (signed, root)
@@ -363,7 +363,10 @@ both_stores!(
             .head_key()
             .await
             .unwrap();
-        let note = other.sign(1, tree::leaf_hash(b"other")).unwrap().note;
+        let note = other
+            .sign(1, merkle_tree::leaf_hash(b"other"))
+            .unwrap()
+            .note;
         std::fs::write(&alien, format!("{note}\n")).unwrap();
 
         let settings = [

@@ -4,7 +4,7 @@ use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::genie::{SECRET, TestGenie};
+use crate::test_genie::{SECRET, TestGenie};
 
 both_stores!(what_is_not_understood_is_named, async |store: TestStore| {
     let mut genie = TestGenie::start(store).await;

@@ -4,7 +4,7 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::genie::{Answer, SECRET, TestGenie};
+use crate::test_genie::{Answer, SECRET, TestGenie};
 
 both_stores!(
     a_token_that_is_none_is_401_and_two_are_400,

@@ -11,8 +11,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::{Answer, SECRET, TestGenie, TestUser},
     service_keys::Key,
+    test_genie::{Answer, SECRET, TestGenie, TestUser},
 };
 
 const COOKIE_FILE: &str = "# Netscape HTTP Cookie File\r\n\
@@ -414,7 +414,7 @@ both_stores!(
             .post(format!("{}{create}", genie.base))
             .bearer_auth(&ada.token);
         let answer =
-            crate::genie::answer(answer.header("Content-Type", "application/json").body(text))
+            crate::test_genie::answer(answer.header("Content-Type", "application/json").body(text))
                 .await;
         assert!(
             !answer.refused(400, "malformed_json")["error"]

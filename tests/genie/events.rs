@@ -3,7 +3,7 @@
 use genie_log::testing::{TestStore, both_stores};
 use serde_json::json;
 
-use crate::genie::{Events, SECRET, TestGenie};
+use crate::test_genie::{Events, SECRET, TestGenie};
 
 async fn follow(genie: &TestGenie, after: Option<&str>) -> Events {
     let request = genie

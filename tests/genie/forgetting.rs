@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::{Answer, SECRET, TestGenie, TestUser, answer},
-    ollama::Step,
+    fake_ollama::Step,
+    test_genie::{Answer, SECRET, TestGenie, TestUser, answer},
 };
 
 /// Heads are signed as often as they can be, so that certificates come soon; everybody may chat; and the test can open the store.

@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::{Answer, SECRET, TestGenie, TestUser},
-    ollama::Step,
+    fake_ollama::Step,
+    test_genie::{Answer, SECRET, TestGenie, TestUser},
 };
 
 async fn post(genie: &TestGenie, user: &TestUser, key: &str, path: &str, body: Value) -> Answer {

@@ -4,7 +4,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::genie::{FIRST_INVITE, TestGenie, TestUser, password};
+use crate::test_genie::{FIRST_INVITE, TestGenie, TestUser, password};
 
 /// What the server has to be told.
 pub async fn settings() -> Vec<(&'static str, String)> {

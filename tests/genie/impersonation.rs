@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::{Answer, TestGenie, TestUser},
     identity,
+    test_genie::{Answer, TestGenie, TestUser},
 };
 
 async fn begin(genie: &TestGenie, admin: &TestUser, user: &str) -> Answer {

@@ -6,7 +6,7 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::genie::{SECRET, TestGenie};
+use crate::test_genie::{SECRET, TestGenie};
 
 /// The codes that `genie invite` printed.
 async fn invite(genie: &TestGenie, arguments: &[&str]) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use genie_log::testing::{TestStore, both_stores};
 use serde_json::{Value, json};
 
-use crate::genie::{TestGenie, TestUser};
+use crate::test_genie::{TestGenie, TestUser};
 
 async fn start(store: TestStore, lease_ms: u64) -> (TestGenie, TestUser) {
     let mut genie =
@@ -283,7 +283,7 @@ both_stores!(
             let mut mine = Vec::new();
             loop {
                 let claim = json!({"queues": ["media-jobs"], "worker_id": format!("w{n}"), "max": 3, "wait_ms": 300});
-                let request = http.post(format!("{base}/api/worker/claim")).header("X-RBAC-SYNC-SECRET", crate::genie::SECRET);
+                let request = http.post(format!("{base}/api/worker/claim")).header("X-RBAC-SYNC-SECRET", crate::test_genie::SECRET);
                 let claimed: Value = request.json(&claim).send().await.unwrap().json().await.unwrap();
                 let jobs = claimed["jobs"].as_array().unwrap().clone();
                 if jobs.is_empty() {

@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::genie::TestGenie;
+use crate::test_genie::TestGenie;
 
 async fn keys(genie: &TestGenie, arguments: &[&str]) -> Output {
     genie

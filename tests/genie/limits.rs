@@ -4,7 +4,7 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::genie::{Answer, SECRET, TestGenie};
+use crate::test_genie::{Answer, SECRET, TestGenie};
 
 const OPEN: &str = "/api/openapi.json";
 

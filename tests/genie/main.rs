@@ -2,37 +2,37 @@
 
 #![allow(clippy::unwrap_used)] // a test program
 
-mod genie;
-mod hunt;
+mod fake_ollama;
 mod identity;
-mod ollama;
+mod secret_search;
+mod test_genie;
 
+mod account_export;
 mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;
-mod bucket;
 mod callers;
-mod canaries;
-mod chat;
+mod chats;
+mod credential_import;
 mod credentials;
 mod events;
-mod exports;
 mod forgetting;
 mod idempotency;
 mod impersonation;
-mod imports;
+mod invite_to_answer;
 mod invites;
 mod jobs;
-mod joining;
 mod keys;
 mod limits;
-mod nodes;
+mod log_transfer;
 mod onboarding;
-mod registering;
+mod registration;
+mod s3_uploads;
+mod secret_leaks;
 mod service_keys;
+mod several_servers;
 mod store_away;
 mod story;
 mod torture;
-mod transfer;
 mod usage;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::genie::{Answer, SECRET, TestGenie, TestUser, outcome, text_of};
+use crate::test_genie::{Answer, SECRET, TestGenie, TestUser, outcome, text_of};
 
 pub const MIB: usize = 1 << 20;
 pub const BOUNDARY: &str = "----genie";
@@ -79,7 +79,7 @@ async fn send_form(genie: &TestGenie, user: &TestUser, body: Vec<u8>, key: Optio
         "Content-Type",
         format!("multipart/form-data; boundary={BOUNDARY}"),
     );
-    crate::genie::answer(key.into_iter().fold(request, |request, key| {
+    crate::test_genie::answer(key.into_iter().fold(request, |request, key| {
         request.header("Idempotency-Key", key)
     }))
     .await
@@ -413,7 +413,7 @@ both_stores!(
             "Content-Type",
             format!("multipart/form-data; boundary={BOUNDARY}"),
         );
-        crate::genie::answer(request.body(reqwest::Body::wrap_stream(pieces)))
+        crate::test_genie::answer(request.body(reqwest::Body::wrap_stream(pieces)))
             .await
             .refused(413, "body_too_large");
         nothing_left(&genie, &ada, &facts).await;

@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::genie::TestGenie;
+use crate::test_genie::TestGenie;
 
 /// A way to Postgres that can be cut (connections break, and none are let through until it is mended) or hang (nothing is passed
 /// on, and nobody is told).

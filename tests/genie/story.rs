@@ -4,7 +4,7 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::genie::{Answer, SECRET, TestGenie, outcome, text_of};
+use crate::test_genie::{Answer, SECRET, TestGenie, outcome, text_of};
 
 both_stores!(the_whole_story, async |store: TestStore| {
     tell(TestGenie::start(store).await, false).await;

@@ -6,7 +6,7 @@ use std::{process::Stdio, time::Duration};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::ollama::{FakeOllama, Step};
+use crate::fake_ollama::{FakeOllama, Step};
 
 /// Longer than any run with its beginning and its end.
 const SLACK: Duration = Duration::from_secs(240);

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::genie::{SECRET, TestGenie, TestUser};
+use crate::test_genie::{SECRET, TestGenie, TestUser};
 
 const CALLERS: usize = 200;
 const LIMIT: u64 = 30;
@@ -137,7 +137,7 @@ both_stores!(
         let bob = bob(&mut genie).await;
         genie.ollama.script(
             "bad news",
-            &[crate::ollama::Step::Refuse(500, "out of memory")],
+            &[crate::fake_ollama::Step::Refuse(500, "out of memory")],
         );
         for (topic, status) in [
             ("bad news", 502),

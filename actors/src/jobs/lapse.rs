@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use genie_events::{
-    JobId, Metadata, Moment, User,
+    JobId, Metadata, Timestamp, User,
     job::{Job, JobCommand, backoff_millis},
 };
 use genie_log::{
@@ -36,7 +36,7 @@ impl JobBoard {
         }
     }
 
-    async fn lapse_all(&self, epoch: Epoch, now: Moment) {
+    async fn lapse_all(&self, epoch: Epoch, now: Timestamp) {
         match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
             Ok(lapsed) => {
                 for lease in lapsed {
@@ -47,7 +47,7 @@ impl JobBoard {
         }
     }
 
-    async fn lapse(&self, epoch: Epoch, lease: Lease, now: Moment) {
+    async fn lapse(&self, epoch: Epoch, lease: Lease, now: Timestamp) {
         let Ok(job) = lease.id.parse::<JobId>() else {
             return;
         };

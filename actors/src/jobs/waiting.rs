@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use genie_events::{JobId, Moment, UserId, operation};
+use genie_events::{JobId, Timestamp, UserId, job_operation};
 use genie_log::read::JobStep;
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ struct Known {
     priority: i64,
     /// Position of its submission, or of its being queued again: the older goes first.
     submitted: u64,
-    not_before: Option<Moment>,
+    not_before: Option<Timestamp>,
     /// How many of its events were seen.
     sequence: u64,
     on_board: bool,
@@ -44,7 +44,7 @@ struct Queue {
     /// Whose turn is next.
     turns: VecDeque<UserId>,
     /// Jobs whose time has not come.
-    delayed: BTreeMap<(Moment, u64), JobId>,
+    delayed: BTreeMap<(Timestamp, u64), JobId>,
 }
 
 impl Waiting {
@@ -57,14 +57,14 @@ impl Waiting {
         {
             return false; // seen before
         }
-        let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Moment);
+        let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Timestamp);
         match step.event_type.as_str() {
             "job.submitted" | "job.retried" => {
                 let Some(queue) = step
                     .clear
                     .get("queue")
                     .and_then(Value::as_str)
-                    .and_then(operation::queue)
+                    .and_then(job_operation::queue)
                 else {
                     return false;
                 };
@@ -179,7 +179,7 @@ impl Waiting {
     }
 
     /// Takes the next job of these queues off the board.
-    pub fn take(&mut self, queues: &[&'static str], now: Moment) -> Option<Candidate> {
+    pub fn take(&mut self, queues: &[&'static str], now: Timestamp) -> Option<Candidate> {
         for name in queues {
             let Some(queue) = self.queues.get_mut(name) else {
                 continue;
@@ -209,7 +209,7 @@ impl Waiting {
     }
 
     /// When the next delayed job of these queues is due.
-    pub fn next_due(&self, queues: &[&'static str]) -> Option<Moment> {
+    pub fn next_due(&self, queues: &[&'static str]) -> Option<Timestamp> {
         queues
             .iter()
             .filter_map(|name| self.queues.get(name)?.delayed.first_key_value())
@@ -218,7 +218,7 @@ impl Waiting {
     }
 
     /// Whether any delayed job is due.
-    pub fn any_due(&self, now: Moment) -> bool {
+    pub fn any_due(&self, now: Timestamp) -> bool {
         self.queues.values().any(|queue| {
             queue
                 .delayed
@@ -305,7 +305,7 @@ mod tests {
         }
         fn take(&mut self) -> Option<String> {
             self.0
-                .take(&[QUEUE], Moment(100))
+                .take(&[QUEUE], Timestamp(100))
                 .map(|candidate| candidate.job.to_string())
         }
     }
@@ -337,9 +337,14 @@ mod tests {
             json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
         );
         assert_eq!(board.take(), None);
-        assert_eq!(board.0.next_due(&[QUEUE]), Some(Moment(200)));
+        assert_eq!(board.0.next_due(&[QUEUE]), Some(Timestamp(200)));
         assert_eq!(
-            board.0.take(&[QUEUE], Moment(200)).unwrap().job.to_string(),
+            board
+                .0
+                .take(&[QUEUE], Timestamp(200))
+                .unwrap()
+                .job
+                .to_string(),
             "1"
         );
     }
@@ -384,7 +389,7 @@ mod tests {
         board.0.let_go(UserId(Uuid::from_u128(1)));
         assert_eq!((board.take(), board.take()), (Some("2".into()), None));
         assert_eq!(
-            board.0.take(&[QUEUE], Moment(300)),
+            board.0.take(&[QUEUE], Timestamp(300)),
             None,
             "nor when its time has come"
         );
@@ -394,7 +399,7 @@ mod tests {
     fn what_could_not_be_handed_out_goes_back_once() {
         let mut board = board();
         board.submit(1, 1, 10);
-        let candidate = board.0.take(&[QUEUE], Moment(100)).unwrap();
+        let candidate = board.0.take(&[QUEUE], Timestamp(100)).unwrap();
         board.0.put_back(&candidate);
         board.0.put_back(&candidate);
         assert_eq!(board.take(), Some("1".into()));

@@ -14,9 +14,10 @@ use tracing::error;
 
 use super::{Supervisor, lock};
 use crate::{
-    WriteError, answer,
+    WriteError,
     caller::Asking,
     captions::{self, CaptionTask},
+    chats,
     users::Plan,
 };
 
@@ -159,7 +160,7 @@ impl Supervisor {
             ));
             let written = writing.await.unwrap_or_else(|stopped| {
                 error!(caption.id = %caption, error = %stopped, "the task of caption `{caption}` died");
-                Err(answer::died())
+                Err(chats::died())
             });
             captions::end_caption(&supervisor, &task, written).await;
             supervisor.done(&caption.to_string());
@@ -180,7 +181,7 @@ impl Supervisor {
         };
         let supervisor = self.clone();
         tokio::spawn(async move {
-            captions::end_caption(&supervisor, &task, Err(answer::interrupted())).await;
+            captions::end_caption(&supervisor, &task, Err(chats::interrupted())).await;
             supervisor.done(&caption.to_string());
         });
     }

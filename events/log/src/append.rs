@@ -1,6 +1,6 @@
 //! What is to be appended, and what became of it. Conflict is data, not an exception.
 
-use genie_events::{BlobId, Event, Metadata, Moment, StreamId, UserId};
+use genie_events::{BlobId, Event, Metadata, StreamId, Timestamp, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -11,8 +11,8 @@ use crate::{
     idempotency,
     keys::{UserKeys, WrappedKey},
     leases::LeaseKind,
-    row::StoredRow,
     sessions::{MAX_SESSIONS, NewSession},
+    stored_row::StoredRow,
 };
 
 /// The most bytes of one event's JSON; past it the append is refused.
@@ -129,7 +129,7 @@ pub enum Work {
         /// What it is.
         media_type: String,
         /// When it was uploaded.
-        created_at: Moment,
+        created_at: Timestamp,
     },
     /// A running job, turn or caption; the holder is empty when nobody runs it yet.
     PutLease {
@@ -144,7 +144,7 @@ pub enum Work {
         /// Who runs it.
         holder: String,
         /// Until when.
-        expires_at: Moment,
+        expires_at: Timestamp,
     },
     /// It runs no longer.
     DropLease {
@@ -169,7 +169,7 @@ pub enum Work {
         /// Whose lease it must be.
         holder: String,
         /// Now.
-        now: Moment,
+        now: Timestamp,
     },
     /// What came of a request that may be sent again. A condition too: no other request may have used its key.
     Remember(idempotency::Outcome),
@@ -185,14 +185,14 @@ pub enum Work {
         /// Who.
         user: UserId,
         /// Now.
-        at: Moment,
+        at: Timestamp,
     },
     /// With the fact that a user asked to be forgotten: it is to be done.
     AwaitForget {
         /// Who.
         user: UserId,
         /// When.
-        due: Moment,
+        due: Timestamp,
     },
     /// With the fact that they are not to be forgotten after all.
     Stay {

@@ -6,13 +6,13 @@
 
 use std::collections::HashSet;
 
-use genie_events::{BlobId, Moment, UserId};
+use genie_events::{BlobId, Timestamp, UserId};
 use sqlx::{Row, any::AnyRow};
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
-    seal::{CantOpen, Place},
+    encryption::{CantOpen, Place},
     store::Store,
 };
 
@@ -36,7 +36,7 @@ pub struct NewBlob {
     /// What it is, as HTTP says it.
     pub media_type: String,
     /// When it was uploaded.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
 }
 
 impl NewBlob {
@@ -66,7 +66,7 @@ pub struct Blob {
     /// What it is, as HTTP says it.
     pub media_type: String,
     /// When it was uploaded.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
 }
 
 impl Blob {
@@ -129,7 +129,7 @@ fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
         name: row.try_get("name")?,
         size: row.try_get::<i64, _>("size")? as u64,
         media_type: row.try_get("media_type")?,
-        created_at: Moment(row.try_get("created_at")?),
+        created_at: Timestamp(row.try_get("created_at")?),
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use genie_events::{EventId, Moment};
+use genie_events::{EventId, Timestamp};
 use rand::{Rng, RngExt};
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ impl Clock {
     }
 
     /// A clock that stands until it is moved.
-    pub fn manual(at: Moment) -> Self {
+    pub fn manual(at: Timestamp) -> Self {
         Self {
             manual: Some(Arc::new(AtomicI64::new(at.0))),
         }
@@ -40,14 +40,14 @@ impl Clock {
         clippy::disallowed_methods,
         reason = "this is the place that the rule points to"
     )]
-    pub fn now(&self) -> Moment {
+    pub fn now(&self) -> Timestamp {
         match &self.manual {
-            Some(manual) => Moment(manual.load(Ordering::SeqCst)),
+            Some(manual) => Timestamp(manual.load(Ordering::SeqCst)),
             None => {
                 let since_1970 = std::time::SystemTime::now()
                     .duration_since(std::time::UNIX_EPOCH)
                     .unwrap_or_default();
-                Moment(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
+                Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
             }
         }
     }

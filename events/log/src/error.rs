@@ -2,7 +2,7 @@
 
 use genie_events::StreamId;
 
-use crate::{health::Trouble, seal::CantOpen};
+use crate::{encryption::CantOpen, health::Trouble};
 
 /// A stored row that can't be trusted or read: its stream fails loudly, others go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

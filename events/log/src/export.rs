@@ -8,7 +8,7 @@
 //! | `*.part`, `export.lock` | being written; means nothing |
 //!
 //! A sealed file is a row of frames: one byte (1 for the last, else 0), the length as 32-bit big-endian, and that many bytes as
-//! [`SealingKey::seal`](crate::seal::SealingKey::seal) makes them, bound to the file's first position, the frame's number and
+//! [`SealingKey::seal`](crate::encryption::SealingKey::seal) makes them, bound to the file's first position, the frame's number and
 //! whether it is the last. So no frame can be cut off, swapped or brought from another file or export. Inside are lines of JSON.
 //! The first line of a `log-` file is `{"format":"genie log v1","after":N,"digest_before":HEX}`, with the digest of the row
 //! before it: files of two logs can't be mixed. Each further line is a row, columns by their names in the table, `digest` in
@@ -20,7 +20,7 @@
 
 use std::path::{Path, PathBuf};
 
-use genie_events::Moment;
+use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -168,7 +168,7 @@ impl LogLine {
             owner: self.user_id,
             owner_seq: self.user_seq,
             slice: self.slice,
-            recorded_at: Moment(self.recorded_at),
+            recorded_at: Timestamp(self.recorded_at),
             digest: vec![],
         };
         row.digest = row.computed_digest().to_vec();

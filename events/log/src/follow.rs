@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     Log, LogError, StoredRow,
-    tail::{Found, Reading},
+    tail_cache::{Found, Reading},
 };
 
 /// Where a follower is.

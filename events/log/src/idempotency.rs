@@ -5,7 +5,7 @@ use genie_events::{EventId, UserId};
 use serde_json::Value;
 use sqlx::Row;
 
-use crate::{Log, LogError, keys::KeyState, seal::Place, store::Store};
+use crate::{Log, LogError, encryption::Place, keys::KeyState, store::Store};
 
 /// A request that may be sent again. Both are keyed hashes: what clients choose as keys, and what they ask, may be personal.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Impersonations: who acts for whom now. A token of one is good only while its row is here, so that ending it is effective on
 //! every node at once. Never the only proof that one began: that is a fact of the user, written before the row.
 
-use genie_events::{Moment, UserId};
+use genie_events::{Timestamp, UserId};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ pub struct Impersonation {
     /// The administrator who does.
     pub by: UserId,
     /// Until when.
-    pub expires_at: Moment,
+    pub expires_at: Timestamp,
 }
 
 impl Log {
@@ -25,7 +25,7 @@ impl Log {
     pub async fn open_impersonation(
         &self,
         opened: Impersonation,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -47,7 +47,7 @@ impl Log {
     pub async fn impersonation(
         &self,
         session: Uuid,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Option<Impersonation>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT user_id, by_admin, expires_at FROM impersonations WHERE session = $1 AND expires_at > $2";
@@ -58,7 +58,7 @@ impl Log {
                 .await?;
             let Some(row) = row else { return Ok(None) };
             let (user, by): (String, String) = (row.try_get("user_id")?, row.try_get("by_admin")?);
-            let expires_at = Moment(row.try_get("expires_at")?);
+            let expires_at = Timestamp(row.try_get("expires_at")?);
             let (Ok(user), Ok(by)) = (user.parse(), by.parse()) else {
                 return Err(LogError::Statement(
                     "an impersonation has a user id that is none".into(),
@@ -104,29 +104,37 @@ mod tests {
                     session: Uuid::from_u128(n),
                     user,
                     by,
-                    expires_at: Moment(expires_at),
+                    expires_at: Timestamp(expires_at),
                 }
             };
             let (short, long) = (one(1, 10), one(2, 20));
-            log.open_impersonation(short, Moment(0)).await.unwrap();
+            log.open_impersonation(short, Timestamp(0)).await.unwrap();
             assert_eq!(
-                log.impersonation(short.session, Moment(9)).await.unwrap(),
+                log.impersonation(short.session, Timestamp(9))
+                    .await
+                    .unwrap(),
                 Some(short)
             );
             assert_eq!(
-                log.impersonation(short.session, Moment(10)).await.unwrap(),
+                log.impersonation(short.session, Timestamp(10))
+                    .await
+                    .unwrap(),
                 None,
                 "expired"
             );
-            log.open_impersonation(long, Moment(11)).await.unwrap();
+            log.open_impersonation(long, Timestamp(11)).await.unwrap();
             assert_eq!(
-                log.impersonation(short.session, Moment(9)).await.unwrap(),
+                log.impersonation(short.session, Timestamp(9))
+                    .await
+                    .unwrap(),
                 None,
                 "dropped"
             );
             assert!(log.end_impersonation(long.session).await.unwrap());
             assert_eq!(
-                log.impersonation(long.session, Moment(12)).await.unwrap(),
+                log.impersonation(long.session, Timestamp(12))
+                    .await
+                    .unwrap(),
                 None,
                 "ended"
             );

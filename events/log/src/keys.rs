@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::{
     RequestKey, VaultDoor,
     append::Owner,
-    seal::{CantOpen, Place, SealingKey, derive},
+    encryption::{CantOpen, Place, SealingKey, derive},
 };
 
 /// The ring of master keys, and data keys as they are stored.

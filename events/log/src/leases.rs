@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use genie_events::{Moment, UserId};
+use genie_events::{Timestamp, UserId};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{Epoch, Log, LogError, store::Store};
@@ -41,7 +41,7 @@ pub struct Lease {
     /// Hash of a worker's lease, or a node; empty when nobody runs it yet.
     pub holder: String,
     /// Until when.
-    pub expires_at: Moment,
+    pub expires_at: Timestamp,
     /// Whether it was called off.
     pub cancelled: bool,
     /// How far, in percent.
@@ -61,7 +61,7 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         stream_id: row.try_get("stream_id")?,
         holder: row.try_get("holder")?,
-        expires_at: Moment(row.try_get("expires_at")?),
+        expires_at: Timestamp(row.try_get("expires_at")?),
         cancelled: row.try_get::<i64, _>("cancelled")? != 0,
         progress: row.try_get("progress")?,
     })
@@ -88,7 +88,7 @@ impl Log {
     pub async fn lapsed_leases(
         &self,
         kind: LeaseKind,
-        now: Moment,
+        now: Timestamp,
         limit: i64,
     ) -> Result<Vec<Lease>, LogError> {
         self.store()
@@ -108,7 +108,7 @@ impl Log {
         kind: LeaseKind,
         id: &str,
         holder: &str,
-        until: Moment,
+        until: Timestamp,
         progress: Option<i64>,
     ) -> Result<Option<Lease>, LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
@@ -135,8 +135,8 @@ impl Log {
         kind: LeaseKind,
         id: &str,
         holder: &str,
-        now: Moment,
-        until: Moment,
+        now: Timestamp,
+        until: Timestamp,
     ) -> Result<Option<Lease>, LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
         self.store()
@@ -188,7 +188,7 @@ impl Log {
         &self,
         node: &str,
         ids: Vec<String>,
-        until: Moment,
+        until: Timestamp,
     ) -> Result<HashMap<String, bool>, LogError> {
         let node = node.to_owned();
         self.store()

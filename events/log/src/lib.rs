@@ -11,6 +11,8 @@ mod append_sqlite;
 pub mod clock;
 /// Which one node runs timers, projections and the sealer.
 pub mod election;
+/// Sealed text: XChaCha20-Poly1305 with commitment.
+pub mod encryption;
 /// What can go wrong, and which of it means that the store is away.
 pub mod error;
 /// An export: the log and its working tables in a folder of sealed files.
@@ -19,52 +21,48 @@ pub mod export;
 pub mod follow;
 /// Whether the store takes writes.
 pub mod health;
-mod hint;
 /// Taking an export into a store.
 pub mod import;
 /// Master keys, user keys and what is derived from them.
 pub mod keys;
+/// Waking users: snapshot and tail, many at once.
+pub mod load_users;
 /// Everything above, as one handle.
 pub mod log;
+mod notify;
 /// Pages of the log, a user's events, single streams.
 pub mod read;
-/// A row of the log as stored, its digest, and the fact inside.
-pub mod row;
-/// What was deleted goes from SQLite's files too.
-mod scrub;
-/// Sealed text: XChaCha20-Poly1305 with commitment.
-pub mod seal;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
-mod tail;
-/// Waking users: snapshot and tail, many at once.
-pub mod wake;
+/// A row of the log as stored, its digest, and the fact inside.
+pub mod stored_row;
+mod tail_cache;
+/// What was deleted goes from SQLite's files too.
+mod wal_scrub;
 /// The one task that writes: group commit.
 pub mod writer;
 
-/// Its signed heads, and the key that signs them.
-pub mod heads;
-/// Proofs for others: a fact is in the log, and the log only grew.
-pub mod proof;
 /// The elected node's task that keeps the tree and signs heads.
-pub mod sealer;
+pub mod head_signer;
+/// Proofs for others: a fact is in the log, and the log only grew.
+pub mod merkle_proof;
 /// The Merkle tree over all digests.
-pub mod tree;
+pub mod merkle_tree;
+/// Its signed heads, and the key that signs them.
+pub mod signed_heads;
 /// Checking the whole log against its digests, its tree and its heads.
 pub mod verify;
 
 /// Working table: uploaded files; and how their bytes are sealed.
 pub mod blobs;
-/// Working table: who is to be forgotten and who was; and what is erased of them.
-pub mod forget;
 /// Working table: what Directus answered to a refresh token, for the tabs that come with the same one.
-pub mod grace;
+pub mod directus_refresh;
+/// Working table: who is to be forgotten and who was; and what is erased of them.
+pub mod forgetting;
 /// Working table: outcomes of requests that may be sent again.
 pub mod idempotency;
 /// Working table: who acts for whom now.
 pub mod impersonations;
-/// Working table: tokens of running turns.
-pub mod journal;
 /// Working table: leases of running jobs, turns and captions.
 pub mod leases;
 /// Working table: sealed secrets, behind a door that only the write side's vault is handed.
@@ -73,6 +71,8 @@ pub mod secrets;
 pub mod sessions;
 /// Working table: one snapshot of each user's state.
 mod snapshots;
+/// Working table: tokens of running turns.
+pub mod turn_journal;
 
 /// What `genie torture` does to a Postgres behind the servers' backs.
 pub mod torture;
@@ -90,5 +90,5 @@ pub use idempotency::{Remember, RequestKey};
 pub use import::import;
 pub use keys::{MasterKeys, UserKeys};
 pub use log::{Log, Opened, Settings};
-pub use row::{Body, Fact, StoredRow};
 pub use secrets::VaultDoor;
+pub use stored_row::{Body, Fact, StoredRow};

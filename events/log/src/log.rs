@@ -10,20 +10,21 @@ use crate::{
     Append, AppendError, Appended, Clock, LogError, MasterKeys, Owner, UserKeys, VaultDoor,
     append::Group,
     health::{Health, Trouble},
-    hint, import,
+    import,
     keys::{KeyState, SystemHashes, rotation},
-    scrub::Scrub,
+    load_users::Wakes,
+    notify,
     snapshots::Snapshots,
     store::{Store, Target, Writing},
-    tail::{Reading, Tail},
-    wake::Wakes,
+    tail_cache::{Reading, Tail},
+    wal_scrub::Scrub,
     writer::LogWriter,
 };
 
+/// Seals facts for the store, and opens them again.
+mod encrypt;
 /// Keys of users, opened and kept for a while, and the ring that opens them.
 mod keys;
-/// Seals facts for the store, and opens them again.
-mod sealing;
 
 pub(crate) use keys::wrapped_key;
 use keys::{stored_key, system_key};
@@ -107,13 +108,13 @@ impl Log {
             health.clone(),
             scrub,
         );
-        tokio::spawn(hint::poll(
+        tokio::spawn(notify::poll(
             store.clone(),
             Arc::clone(&tail),
             written.clone(),
         ));
         if let Writing::Postgres(pool) = &store.writing {
-            hint::start(pool, settings.clock.new_uuid(), &tail, written);
+            notify::start(pool, settings.clock.new_uuid(), &tail, written);
         }
         let log = Self(Arc::new(Inner {
             writer,

@@ -13,10 +13,10 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     Fact, Log, LogError, Owner, StoredRow,
+    encryption::{Envelope, Place},
     keys::KeyState,
-    row::COLUMNS,
-    seal::{Envelope, Place},
     store::Store,
+    stored_row::COLUMNS,
 };
 
 /// The most rows of one page.

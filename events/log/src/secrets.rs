@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     Log, LogError, UserKeys, Work,
     clock::random_bytes,
-    seal::{CantOpen, Place, SealingKey},
+    encryption::{CantOpen, Place, SealingKey},
 };
 
 mod fetch;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use genie_events::{Moment, UserId};
+use genie_events::{Timestamp, UserId};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{Log, LogError, keys::KeyState, store::Store};
@@ -32,9 +32,9 @@ pub struct NewSession {
     /// What the client calls itself, sealed for `sessions.agent`.
     pub agent_sealed: Option<Vec<u8>>,
     /// Now.
-    pub now: Moment,
+    pub now: Timestamp,
     /// Until when, unless it is used before.
-    pub expires_at: Moment,
+    pub expires_at: Timestamp,
 }
 
 /// A token that is to be replaced by its successor.
@@ -47,9 +47,9 @@ pub struct Refresh {
     /// SHA-256 of its successor.
     pub new_hash: String,
     /// Now.
-    pub now: Moment,
+    pub now: Timestamp,
     /// Until when the login goes on.
-    pub expires_at: Moment,
+    pub expires_at: Timestamp,
 }
 
 /// What came of it.
@@ -71,11 +71,11 @@ pub struct Session {
     /// What the client called itself.
     pub agent: Option<String>,
     /// When it began.
-    pub created_at: Moment,
+    pub created_at: Timestamp,
     /// When it was last refreshed.
-    pub used_at: Moment,
+    pub used_at: Timestamp,
     /// When it ends, unless it is used before.
-    pub expires_at: Moment,
+    pub expires_at: Timestamp,
 }
 
 /// What the store holds of a family.
@@ -83,8 +83,8 @@ pub struct Session {
 struct Family {
     user: UserId,
     token_hash: String,
-    rotated: Vec<(String, Moment)>,
-    expires_at: Moment,
+    rotated: Vec<(String, Timestamp)>,
+    expires_at: Timestamp,
 }
 
 /// What a token of a family is.
@@ -105,12 +105,13 @@ impl Family {
             user: user.parse().map_err(|_| damaged())?,
             token_hash: row.try_get("token_hash")?,
             rotated: serde_json::from_str(&rotated).map_err(|_| damaged())?,
-            expires_at: Moment(row.try_get("expires_at")?),
+            expires_at: Timestamp(row.try_get("expires_at")?),
         })
     }
 
-    fn judge(&self, hash: &str, now: Moment) -> Presented {
-        let in_grace = |(rotated, at): &(String, Moment)| rotated == hash && now < grace_end(*at);
+    fn judge(&self, hash: &str, now: Timestamp) -> Presented {
+        let in_grace =
+            |(rotated, at): &(String, Timestamp)| rotated == hash && now < grace_end(*at);
         if now >= self.expires_at {
             Presented::Expired
         } else if self.token_hash == hash {
@@ -123,7 +124,7 @@ impl Family {
     }
 
     /// The replaced tokens to remember once this one is replaced, too.
-    fn rotated_after(&self, now: Moment) -> Vec<(&str, Moment)> {
+    fn rotated_after(&self, now: Timestamp) -> Vec<(&str, Timestamp)> {
         let recent = self
             .rotated
             .iter()
@@ -135,7 +136,7 @@ impl Family {
     }
 }
 
-fn grace_end(rotated_at: Moment) -> Moment {
+fn grace_end(rotated_at: Timestamp) -> Timestamp {
     rotated_at.plus_millis(GRACE.as_millis() as i64)
 }
 
@@ -190,7 +191,11 @@ impl Log {
     }
 
     /// A user's logins, the last used first.
-    pub async fn sessions_of(&self, user: UserId, now: Moment) -> Result<Vec<Session>, LogError> {
+    pub async fn sessions_of(
+        &self,
+        user: UserId,
+        now: Timestamp,
+    ) -> Result<Vec<Session>, LogError> {
         let KeyState::Live(keys) = self.keys(user.0).await? else {
             return Ok(vec![]);
         };
@@ -210,16 +215,16 @@ impl Log {
                 family: row.try_get("family")?,
                 // One that can't be opened is no reason to hide the login.
                 agent: sealed.and_then(|sealed| keys.open_text("sessions.agent", &sealed).ok()),
-                created_at: Moment(row.try_get("created_at")?),
-                used_at: Moment(row.try_get("used_at")?),
-                expires_at: Moment(row.try_get("expires_at")?),
+                created_at: Timestamp(row.try_get("created_at")?),
+                used_at: Timestamp(row.try_get("used_at")?),
+                expires_at: Timestamp(row.try_get("expires_at")?),
             })
         };
         rows.iter().map(session).collect()
     }
 
     /// Deletes logins that ran out.
-    pub async fn sweep_sessions(&self, now: Moment) -> Result<(), LogError> {
+    pub async fn sweep_sessions(&self, now: Timestamp) -> Result<(), LogError> {
         loop {
             let sweep = async move |store: Store| {
                 let mut tx = store.relaxed().await?;

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError,
+    encryption::Place,
     keys::{KeyState, UserKeys},
-    seal::Place,
     store::Store,
 };
 

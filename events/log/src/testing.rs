@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use genie_events::{
-    Event, Metadata, Moment, UserId,
+    Event, Metadata, Timestamp, UserId,
     account::{AccountEvent, Registration},
     ids::{EmailId, InviteId},
     tier::Tier,
@@ -48,7 +48,7 @@ impl TestStore {
             Kind::Sqlite => Target::Sqlite(folder.path().join("genie.db")),
             Kind::Postgres => Target::Postgres(fresh_database().await),
         };
-        let clock = Clock::manual(Moment::parse_rfc3339("2026-11-01T00:00:00Z").unwrap());
+        let clock = Clock::manual(Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap());
         Self {
             kind,
             target,

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::{
     StoredRow,
-    heads::SignedHead,
-    tree::{self, Frontier, Hash},
+    merkle_tree::{self, Frontier, Hash},
+    signed_heads::SignedHead,
 };
 
 mod stored;
@@ -103,7 +103,7 @@ impl Verifier {
         self.frontier.size()
     }
 
-    /// The next row, and what the tree as stored has for it: the hashes from [`tree::first_index`] of its position on; none where
+    /// The next row, and what the tree as stored has for it: the hashes from [`merkle_tree::first_index`] of its position on; none where
     /// it is not sealed, or where only rows and heads are at hand.
     pub fn row(&mut self, row: &StoredRow, stored: &[Option<Hash>]) -> Result<(), Finding> {
         let position = self.position() + 1;
@@ -123,7 +123,7 @@ impl Verifier {
                 format!("{stream} was changed: its digest does not match"),
             ));
         }
-        let hashes = self.frontier.push(tree::leaf_hash(&row.digest));
+        let hashes = self.frontier.push(merkle_tree::leaf_hash(&row.digest));
         if let Some(Some(leaf)) = stored.first()
             && *leaf != hashes[0]
         {

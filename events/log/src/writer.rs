@@ -14,9 +14,9 @@ use crate::{
     append::{AppendError, Appended, Outcome, Request, Work},
     append_postgres, append_sqlite,
     health::{Health, Trouble},
-    scrub::Scrub,
     store::Writing,
-    tail::Tail,
+    tail_cache::Tail,
+    wal_scrub::Scrub,
 };
 
 /// Appends that may wait; one more is refused as overload.

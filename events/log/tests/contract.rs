@@ -5,7 +5,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{
-    Event, JobId, Metadata, Moment, StreamId, StreamKind, UserId,
+    Event, JobId, Metadata, StreamId, StreamKind, Timestamp, UserId,
     account::{Account, AccountEvent},
     email::{Email, EmailEvent},
     job::{Job, JobEvent, JobSpec},
@@ -16,8 +16,8 @@ use genie_log::{
     follow::Following,
     idempotency::Remembered,
     leases::LeaseKind,
+    load_users::Waking,
     testing::{Kind, TestStore, both_stores},
-    wake::Waking,
 };
 
 fn submitted(secret: &str) -> Event {
@@ -166,7 +166,7 @@ both_stores!(
         let counted = UsageEvent::Counted {
             counter: genie_events::tier::Counter::ThumbnailOps,
             amount: 1,
-            month: genie_events::moment::Month(202_611),
+            month: genie_events::timestamp::Month(202_611),
         };
         let facts = vec![
             NewFact {
@@ -627,7 +627,7 @@ both_stores!(
             soon
         );
 
-        let lapse = |now: Moment| {
+        let lapse = |now: Timestamp| {
             let lapsed = Event::Job(JobEvent::Lapsed {
                 attempt: 1,
                 retry_at: None,
@@ -765,7 +765,7 @@ both_stores!(
             user: ada,
             stream_id: "s".into(),
             holder: String::new(),
-            expires_at: Moment(0),
+            expires_at: Timestamp(0),
         };
         let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
         log.append(append(vec![group], vec![free])).await.unwrap();

@@ -7,8 +7,8 @@ use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::Accou
 use genie_log::{
     Append, AppendError, Group, Log, NewFact, Remember,
     idempotency::Remembered,
+    load_users::Waking,
     testing::{Kind, TestStore},
-    wake::Waking,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;

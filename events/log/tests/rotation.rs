@@ -7,8 +7,8 @@ use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::Accou
 use genie_log::{
     Append, Group, Log, LogError, MasterKeys, NewFact, Opened,
     keys::rotation::{Place, RotationError, Step},
+    load_users::Waking,
     testing::{Kind, TestStore, both_stores},
-    wake::Waking,
 };
 
 /// The store's own ring, `m1`, with a new key before it.

@@ -10,11 +10,11 @@ use genie_events::{
 };
 use genie_log::{
     Append, Group, Log, StoredRow,
-    heads::SignedHead,
-    proof::CantProve,
-    sealer::{self, Sealing, State},
+    head_signer::{self, Sealing, State},
+    merkle_proof::CantProve,
+    merkle_tree,
+    signed_heads::SignedHead,
     testing::{Kind, TestStore, both_stores},
-    tree,
     verify::{CantVerify, Verified},
 };
 use sqlx::{Connection, PgConnection};
@@ -48,7 +48,7 @@ impl Node {
         let start = async move {
             let log = Log::open(settings).await.unwrap().log;
             let election = log.stand_for_election("this node").await.unwrap();
-            let sealing = sealer::start(&log, election, SOON).await.unwrap();
+            let sealing = head_signer::start(&log, election, SOON).await.unwrap();
             (log, sealing)
         };
         let (log, sealing) = runtime.spawn(start).await.unwrap();
@@ -154,7 +154,7 @@ async fn row_at(log: &Log, position: u64) -> StoredRow {
 }
 
 async fn set_leaf(store: &TestStore, position: u64, leaf: &[u8]) {
-    let (index, leaf) = (tree::first_index(position), bytes(store.kind, leaf));
+    let (index, leaf) = (merkle_tree::first_index(position), bytes(store.kind, leaf));
     store
         .tamper(&format!(
             "UPDATE tree_hashes SET hash = {leaf} WHERE hash_index = {index}"
@@ -196,7 +196,7 @@ both_stores!(
                 (&head, position)
             );
             assert_eq!(proof.digest, row_at(&log, position).await.computed_digest());
-            assert!(tree::is_included(
+            assert!(merkle_tree::is_included(
                 &proof.path,
                 head.size,
                 head.root,
@@ -205,7 +205,7 @@ both_stores!(
             ));
             let growth = proof.growth.unwrap();
             assert_eq!(growth.root, first.root);
-            assert!(tree::is_consistent(
+            assert!(merkle_tree::is_consistent(
                 &growth.proof,
                 (first.size, first.root),
                 (head.size, head.root)
@@ -314,7 +314,7 @@ both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
         .try_sql("UPDATE elections SET epoch = epoch + 1")
         .await
         .unwrap(); // as when another was elected meanwhile
-    let mut slow = sealer::start(&log, election, SOON).await.unwrap();
+    let mut slow = head_signer::start(&log, election, SOON).await.unwrap();
     tokio::time::timeout(LONG, slow.status.changed())
         .await
         .expect("it is told that it was deposed")
@@ -405,10 +405,11 @@ both_stores!(
 
         // The whole tree made anew over changed facts, by somebody who knows how; but the old head is kept.
         change_with_digest(&store, &log, 2).await;
-        let mut frontier = tree::Frontier::default();
+        let mut frontier = merkle_tree::Frontier::default();
         for position in 1..=6 {
-            let hashes = frontier.push(tree::leaf_hash(&row_at(&log, position).await.digest));
-            for (index, hash) in (tree::first_index(position)..).zip(hashes) {
+            let hashes =
+                frontier.push(merkle_tree::leaf_hash(&row_at(&log, position).await.digest));
+            for (index, hash) in (merkle_tree::first_index(position)..).zip(hashes) {
                 let hash = bytes(store.kind, &hash.0);
                 store
                     .tamper(&format!(
@@ -472,12 +473,12 @@ both_stores!(
         assert_eq!((untouched.facts, untouched.pinned), (500, 2));
 
         // Rewritten hashes of the tree: a leaf, then one above; and one that is gone.
-        let leaf = tree::leaf_hash(&row_at(&log, 490).await.digest);
+        let leaf = merkle_tree::leaf_hash(&row_at(&log, 490).await.digest);
         set_leaf(&store, 490, &[7; 32]).await;
         is_at(490, found(&log, &pinned).await);
         set_leaf(&store, 490, &leaf.0).await;
         assert!(verify(&log, &pinned).await.is_ok());
-        let above = tree::first_index(480) + 2; // of 477 to 480
+        let above = merkle_tree::first_index(480) + 2; // of 477 to 480
         store
             .tamper(&format!(
                 "UPDATE tree_hashes SET hash = {} WHERE hash_index = {above}",
@@ -489,7 +490,7 @@ both_stores!(
         store
             .tamper(&format!(
                 "DELETE FROM tree_hashes WHERE hash_index = {}",
-                tree::first_index(470)
+                merkle_tree::first_index(470)
             ))
             .await;
         is_at(470, found(&log, &pinned).await);
@@ -558,7 +559,7 @@ both_stores!(
             .await;
         is_at(420, found(&log, &pinned).await);
         let changed = change_with_digest(&store, &log, 410).await;
-        set_leaf(&store, 410, &tree::leaf_hash(&changed.digest).0).await;
+        set_leaf(&store, 410, &merkle_tree::leaf_hash(&changed.digest).0).await;
         let (first, last, sentence) = found(&log, &pinned).await;
         assert_eq!(
             (first, last),

@@ -5,8 +5,8 @@ use uuid::Uuid;
 use super::{Acquaintance, AtTheWishOf, Code, Onboarding, Registration, ResetLink};
 use crate::{
     ids::{EmailId, UserId},
-    moment::Moment,
     tier::Tier,
+    timestamp::Timestamp,
 };
 
 /// What may be asked of an account.
@@ -53,7 +53,7 @@ pub enum AccountCommand {
         /// SHA-256 of the link's token.
         token_hash: String,
         /// Now.
-        now: Moment,
+        now: Timestamp,
     },
     /// Ask for a code at each login from now on.
     EnableTwoFactor {
@@ -98,14 +98,14 @@ pub enum AccountCommand {
     /// Be forgotten when that time has come, and not act any more from now on.
     RequestForget {
         /// When.
-        due: Moment,
+        due: Timestamp,
     },
     /// Be forgotten after all not. Taken in any status.
     WithdrawForget,
     /// Be forgotten, because the time that the user asked for has come; before that, nothing happens. Taken in any status.
     ForgetWhenDue {
         /// Now.
-        now: Moment,
+        now: Timestamp,
     },
     /// Be forgotten now. Taken in any status.
     Forget(AtTheWishOf),

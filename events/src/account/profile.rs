@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AccountCommand, AccountEvent, Acquaintance, Onboarding};
-use crate::{ids::EmailId, moment::Moment, refusal::Refusal, tier::Tier};
+use crate::{ids::EmailId, refusal::Refusal, tier::Tier, timestamp::Timestamp};
 
 /// The version of the hash of the password that somebody registers with.
 pub const FIRST_PASSWORD: u32 = 1;
@@ -57,7 +57,7 @@ pub struct ResetLink {
     /// SHA-256 of its token.
     pub token_hash: String,
     /// Not usable from then on.
-    pub expires_at: Moment,
+    pub expires_at: Timestamp,
 }
 
 impl Profile {
@@ -186,7 +186,11 @@ impl Profile {
         }
     }
 
-    fn reset_password(&self, token_hash: &str, now: Moment) -> Result<Vec<AccountEvent>, Refusal> {
+    fn reset_password(
+        &self,
+        token_hash: &str,
+        now: Timestamp,
+    ) -> Result<Vec<AccountEvent>, Refusal> {
         match &self.reset {
             Some(link) if link.token_hash == token_hash && now < link.expires_at => {
                 Ok(vec![AccountEvent::PasswordReset {

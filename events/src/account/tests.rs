@@ -202,11 +202,11 @@ fn a_password_that_was_changed_after_it_was_checked_opens_nothing() {
 fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
     let link = |hash: &str| ResetLink {
         token_hash: hash.into(),
-        expires_at: Moment(10),
+        expires_at: Timestamp(10),
     };
     let reset = |hash: &str, now| AccountCommand::ResetPassword {
         token_hash: hash.into(),
-        now: Moment(now),
+        now: Timestamp(now),
     };
     let mut account = registered(vec![AccountEvent::PasswordResetOffered(link("a"))]);
     assert!(
@@ -352,16 +352,16 @@ fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
 
 #[test]
 fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() {
-    let asked = AccountEvent::ForgetRequested { due: Moment(7) };
+    let asked = AccountEvent::ForgetRequested { due: Timestamp(7) };
     let active = given(vec![AccountEvent::Registered(ada())]);
     assert_eq!(
-        active.decide(AccountCommand::RequestForget { due: Moment(7) }),
+        active.decide(AccountCommand::RequestForget { due: Timestamp(7) }),
         Ok(vec![asked.clone()])
     );
     let leaving = given(vec![AccountEvent::Registered(ada()), asked]);
     assert_eq!(leaving.active().unwrap_err().code, "leaving");
     assert_eq!(
-        leaving.decide(AccountCommand::RequestForget { due: Moment(9) }),
+        leaving.decide(AccountCommand::RequestForget { due: Timestamp(9) }),
         Ok(vec![]),
         "the first time stands"
     );
@@ -376,14 +376,14 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
     );
 
     assert_eq!(
-        leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(6) }),
+        leaving.decide(AccountCommand::ForgetWhenDue { now: Timestamp(6) }),
         Ok(vec![])
     );
     let forgotten = AccountEvent::Forgotten {
         by: AtTheWishOf::User,
     };
     assert_eq!(
-        leaving.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }),
+        leaving.decide(AccountCommand::ForgetWhenDue { now: Timestamp(7) }),
         Ok(vec![forgotten])
     );
 
@@ -398,7 +398,7 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
         "it is so already"
     );
     assert_eq!(
-        back.decide(AccountCommand::ForgetWhenDue { now: Moment(7) }),
+        back.decide(AccountCommand::ForgetWhenDue { now: Timestamp(7) }),
         Ok(vec![]),
         "a timer that comes late"
     );
@@ -408,7 +408,7 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
 fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
     let mut account = given(vec![
         AccountEvent::Registered(ada()),
-        AccountEvent::ForgetRequested { due: Moment(7) },
+        AccountEvent::ForgetRequested { due: Timestamp(7) },
     ]);
     let suspend = AccountCommand::Sync(Wanted {
         active: Some(false),
@@ -436,7 +436,7 @@ fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
     for before in [
         vec![],
         vec![AccountEvent::Suspended],
-        vec![AccountEvent::ForgetRequested { due: Moment(7) }],
+        vec![AccountEvent::ForgetRequested { due: Timestamp(7) }],
     ] {
         let account = given([vec![AccountEvent::Registered(ada())], before].concat());
         assert_eq!(account.decide(forget.clone()), Ok(vec![forgotten.clone()]));
@@ -448,7 +448,7 @@ fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
         for asked in [
             forget.clone(),
             AccountCommand::WithdrawForget,
-            AccountCommand::ForgetWhenDue { now: Moment(7) },
+            AccountCommand::ForgetWhenDue { now: Timestamp(7) },
         ] {
             assert_eq!(nobody.decide(asked).unwrap_err().code, "not_found");
         }

@@ -50,7 +50,7 @@ fn completed() -> JobEvent {
         outputs: Value::Null,
     }
 }
-const SOON: Moment = Moment(5);
+const SOON: Timestamp = Timestamp(5);
 
 #[test]
 fn submitting_the_same_again_is_no_error_and_another_body_is() {
@@ -73,7 +73,7 @@ fn submitting_the_same_again_is_no_error_and_another_body_is() {
 fn a_claim_before_its_time_is_refused() {
     let later = JobEvent::Submitted {
         spec: JobSpec {
-            run_at: Some(Moment(10)),
+            run_at: Some(Timestamp(10)),
             ..spec()
         },
         counted: None,
@@ -81,7 +81,7 @@ fn a_claim_before_its_time_is_refused() {
     let claim = JobCommand::Claim {
         worker: "w".into(),
         lease: "l".into(),
-        now: Moment(9),
+        now: Timestamp(9),
     };
     let refused = Given::with(())
         .given(vec![later])
@@ -174,7 +174,7 @@ fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
 fn what_was_counted_goes_back_once_when_the_work_comes_to_nothing() {
     let unit = Unit {
         counter: crate::tier::Counter::AiClipOps,
-        month: crate::moment::Month(202_611),
+        month: crate::timestamp::Month(202_611),
     };
     let submitted = JobEvent::Submitted {
         spec: spec(),

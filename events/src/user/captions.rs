@@ -1,6 +1,6 @@
 //! Captions of a user: what is counted for one, and given back when it fails.
 
-use super::{User, allowed::counted_unit, changes};
+use super::{User, changes, quota::counted_unit};
 use crate::{
     Now,
     caption::{Brief, Caption, CaptionCommand, Written},

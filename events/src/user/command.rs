@@ -7,8 +7,8 @@ use crate::{
     credential::{CredentialKind, RefusedFor, SealedSecret},
     ids::{BlobId, CaptionId, CredentialId, JobId, SessionId},
     job::{JobCommand, JobSpec},
-    moment::Moment,
     tier::Counter,
+    timestamp::Timestamp,
 };
 
 /// What may be asked of a user.
@@ -38,7 +38,7 @@ pub enum UserCommand {
         /// The name there.
         platform_username: Option<String>,
         /// When a session is over.
-        expires_at: Option<Moment>,
+        expires_at: Option<Timestamp>,
         /// The sealed secret.
         sealed: SealedSecret,
     },

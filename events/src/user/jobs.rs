@@ -1,15 +1,15 @@
 //! Jobs of a user: what is decided by the tier and by the other jobs beside each one's own state.
 
-use super::{User, allowed::counted_unit, changes};
+use super::{User, changes, quota::counted_unit};
 use crate::{
     Now,
     event::Change,
     ids::JobId,
     job::{Job, JobCommand, JobSpec},
-    moment::Moment,
-    operation,
+    job_operation,
     refusal::Refusal,
     tier::Counter,
+    timestamp::Timestamp,
     usage::Unit,
 };
 
@@ -37,7 +37,7 @@ impl User {
         now: &Now,
         id: &JobId,
         operation: &str,
-        run_at: Option<Moment>,
+        run_at: Option<Timestamp>,
         command: impl Fn(Option<Unit>) -> JobCommand,
     ) -> Result<Vec<Change>, Refusal> {
         let job = self.known_job(id);
@@ -48,7 +48,7 @@ impl User {
         if run_at.is_some_and(|at| at > now.moment) {
             self.can_perform(now, Counter::ScheduledQueueSize, 1)?;
         }
-        let mut all = match operation::counter_of(operation) {
+        let mut all = match job_operation::counter_of(operation) {
             Some(counter) => self.can_perform(now, counter, 1)?,
             None => vec![],
         };

@@ -4,7 +4,7 @@ use crate::{
     credential::{Credential, CredentialKind, RefusedFor},
     ids::{CredentialId, JobId},
     job::Job,
-    moment::Moment,
+    timestamp::Timestamp,
     user::User,
 };
 
@@ -60,7 +60,7 @@ pub struct MayBeShown {
     /// Which version is held.
     pub version: u32,
     /// When a session is over.
-    pub expires_at: Option<Moment>,
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Why they are not shown it, and in the stream of which credential that is a fact. What a user never held has no stream; there
@@ -75,7 +75,7 @@ pub struct NotShown {
 
 impl User {
     /// Whether somebody may be shown one of this user's credentials now.
-    pub fn may_be_shown(&self, now: Moment, wanted: &Wanted) -> Result<MayBeShown, NotShown> {
+    pub fn may_be_shown(&self, now: Timestamp, wanted: &Wanted) -> Result<MayBeShown, NotShown> {
         let id = match &wanted.which {
             Which::Id(id) => Some(*id),
             Which::For(platform) => wanted
@@ -146,7 +146,7 @@ mod tests {
         tier::Tier,
     };
 
-    const NOW: Moment = Moment(1_000_000);
+    const NOW: Timestamp = Timestamp(1_000_000);
 
     fn ada() -> User {
         let mut user = User::new(UserId(Uuid::from_u128(1)));
@@ -165,7 +165,7 @@ mod tests {
             (2, CredentialKind::Profile, None),
             (3, CredentialKind::Password, None),
             (4, CredentialKind::Cookies, None),
-            (5, CredentialKind::Session, Some(Moment(NOW.0 + 1))),
+            (5, CredentialKind::Session, Some(Timestamp(NOW.0 + 1))),
         ] {
             let (platform, sealed) = (
                 "x".to_owned(),
@@ -225,7 +225,7 @@ mod tests {
     fn each_reason_has_its_word_and_stands_in_the_credential_s_own_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
-        let later = Moment(NOW.0 + 1);
+        let later = Timestamp(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
             let wanted = Wanted {
                 right,

@@ -10,13 +10,13 @@ use crate::{
     credential::{RefusedFor, SealedSecret},
     ids::{BlobId, EmailId, InviteId},
     job::JobSpec,
-    moment::{Moment, Month},
     tier::{Counter, Tier},
+    timestamp::{Month, Timestamp},
     usage::UsageEvent,
 };
 
-const NOW: Moment = Moment(1_795_000_000_000_000);
-const NEXT_MONTH: Moment = Moment(1_797_000_000_000_000);
+const NOW: Timestamp = Timestamp(1_795_000_000_000_000);
+const NEXT_MONTH: Timestamp = Timestamp(1_797_000_000_000_000);
 
 fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
@@ -58,7 +58,7 @@ fn ask(user: &mut User, command: UserCommand) -> Result<usize, Refusal> {
     ask_at(user, NOW, command)
 }
 
-fn ask_at(user: &mut User, moment: Moment, command: UserCommand) -> Result<usize, Refusal> {
+fn ask_at(user: &mut User, moment: Timestamp, command: UserCommand) -> Result<usize, Refusal> {
     let decided = user.decide(
         Now {
             moment,
@@ -427,7 +427,7 @@ fn busy_ada() -> User {
         kind: CredentialKind::Session,
         platform: "x".into(),
         platform_username: Some("ada".into()),
-        expires_at: Some(Moment(7)),
+        expires_at: Some(Timestamp(7)),
         sealed,
     };
     ask(&mut user, store).unwrap();

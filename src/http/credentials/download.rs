@@ -1,7 +1,7 @@
 //! What a user's downloads log in with: a name and a password, or a cookie file.
 
 use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::vault::{Holding, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, Target};
+use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, Target};
 use genie_events::{SecretText, cookies, credential::CredentialKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{checked_platform, checked_username};
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::UserCaller, error::ApiError, idempotency},
+    http::{body::Body, caller::UserCaller, error::ApiError, idempotency, response},
 };
 
 #[derive(Debug, Deserialize)]
@@ -96,7 +96,7 @@ pub async fn store(
         .vault
         .store(&app.write.users, user.account.user, asking, target, secret)
         .await?;
-    Ok(answer::written(
+    Ok(response::written(
         json!({"id": stored.id, "updated": stored.updated}),
         stored.position,
     ))

@@ -12,10 +12,10 @@ use super::credential_id;
 use crate::{
     app::App,
     http::{
-        answer::{self, PageQuery},
         caller::{UserCaller, still_administers},
-        consistency,
         error::ApiError,
+        read_your_writes,
+        response::{self, PageQuery},
     },
 };
 
@@ -28,7 +28,7 @@ pub async fn of_one(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (id, limit, before) = (credential_id(&id)?, page.limit()?, page.after_number()?);
-    consistency::wait_for_log(&app, &request).await?;
+    read_your_writes::wait_for_log(&app, &request).await?;
     let owner = app
         .log
         .owner_of(id)
@@ -41,8 +41,8 @@ pub async fn of_one(
         .log
         .credential_rows(owner, id, before, limit as usize)
         .await?;
-    let next = answer::next_cursor(&rows, limit, |row| row.sequence.to_string());
-    Ok(answer::list(told(&app, &rows).await?, next))
+    let next = response::next_cursor(&rows, limit, |row| row.sequence.to_string());
+    Ok(response::list(told(&app, &rows).await?, next))
 }
 
 /// `GET /api/credentials/reveals`: to whom the caller's own were shown or refused.
@@ -53,13 +53,13 @@ pub async fn reveals(
     page: Query<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let (limit, before) = (page.limit()?, page.after_number()?);
-    consistency::wait_for_log(&app, &request).await?;
+    read_your_writes::wait_for_log(&app, &request).await?;
     let rows = app
         .log
         .revealed_rows(user.account.user, before, limit as usize)
         .await?;
-    let next = answer::next_cursor(&rows, limit, |row| row.owner_seq.to_string());
-    Ok(answer::list(told(&app, &rows).await?, next))
+    let next = response::next_cursor(&rows, limit, |row| row.owner_seq.to_string());
+    Ok(response::list(told(&app, &rows).await?, next))
 }
 
 /// To anybody but an administrator there is no such credential; nor to one when its owner was forgotten.

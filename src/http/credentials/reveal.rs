@@ -3,9 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse, web::Data};
 use genie_actors::{
     Caller,
-    vault::{Ask, Named, Revealed},
+    credentials::{Ask, Named, Revealed},
 };
-use genie_events::{Moment, credential::CredentialKind, service_key::Scope, user::reveal::Right};
+use genie_events::{
+    Timestamp, credential::CredentialKind, service_key::Scope, user::reveal::Right,
+};
 use genie_log::keys::sha256_hex;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,9 +18,9 @@ use crate::{
     http::{
         body::Body,
         caller::{RevealsCredentials, ServerCaller},
-        consistency,
         error::ApiError,
         jobs::job_id,
+        read_your_writes,
     },
 };
 
@@ -85,7 +87,7 @@ async fn shown(
         )));
     }
     let right = wanted.right(caller)?;
-    consistency::wait_for_log(app, request).await?;
+    read_your_writes::wait_for_log(app, request).await?;
     let ask = Ask {
         named,
         kinds,
@@ -169,7 +171,7 @@ pub async fn session(
     )
     .await?;
     let fields = json!({
-        "id": revealed.id, "platform": revealed.platform, "expires_at": revealed.expires_at.map(Moment::rfc3339),
+        "id": revealed.id, "platform": revealed.platform, "expires_at": revealed.expires_at.map(Timestamp::rfc3339),
     });
     Ok(opened.answer(fields, None, revealed.position))
 }

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use actix_web::HttpResponse;
-use genie_actors::vault::{MAX_SECRET_BYTES, Plaintext};
+use genie_actors::credentials::{MAX_SECRET_BYTES, Plaintext};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use crate::http::{answer, error::ApiError};
+use crate::http::{error::ApiError, response};
 
 /// The fields of a credential as they came in.
 #[derive(Deserialize)]
@@ -64,7 +64,7 @@ impl Opened {
                 None => fields.extend(secret),
             }
         }
-        let response = answer::written_from(&mut fields, position);
+        let response = response::written_from(&mut fields, position);
         wipe(&mut fields);
         response
     }

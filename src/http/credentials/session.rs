@@ -1,9 +1,9 @@
 //! What a user's browser is logged in with, as its extension captures it.
 
 use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::vault::{Holding, MAX_COOKIE_BYTES, Plaintext, Target};
+use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, Plaintext, Target};
 use genie_events::{
-    Moment,
+    Timestamp,
     cookies::{SessionCookie, checked_session},
     credential::CredentialKind,
 };
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::checked_platform;
 use crate::{
     app::App,
-    http::{answer, body::Body, caller::UserCaller, error::ApiError, idempotency},
+    http::{body::Body, caller::UserCaller, error::ApiError, idempotency, response},
 };
 
 /// The longest name of a browser, in characters.
@@ -71,8 +71,8 @@ pub async fn store(
         .vault
         .store(&app.write.users, user.account.user, asking, target, secret)
         .await?;
-    let expires_at = stored.expires_at.map(Moment::rfc3339);
-    Ok(answer::written(
+    let expires_at = stored.expires_at.map(Timestamp::rfc3339);
+    Ok(response::written(
         json!({"id": stored.id, "updated": stored.updated, "expires_at": expires_at}),
         stored.position,
     ))

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use genie_events::Moment;
+use genie_events::Timestamp;
 use tokio::time::Instant;
 
 /// Failures running that open it.
@@ -24,7 +24,7 @@ struct Inner {
     open: Duration,
     state: State,
     /// Since when.
-    since: Moment,
+    since: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +49,11 @@ pub struct Leave {
 
 impl Circuit {
     /// A closed one.
-    pub fn new(now: Moment) -> Self {
+    pub fn new(now: Timestamp) -> Self {
         Self::open_for(OPEN, now)
     }
 
-    fn open_for(open: Duration, now: Moment) -> Self {
+    fn open_for(open: Duration, now: Timestamp) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             open,
             state: State::Closed { failures: 0 },
@@ -66,7 +66,7 @@ impl Circuit {
     }
 
     /// Leave to send a request, or how long to stay away.
-    pub fn enter(&self, now: Moment) -> Result<Leave, Duration> {
+    pub fn enter(&self, now: Timestamp) -> Result<Leave, Duration> {
         let mut inner = self.lock();
         match inner.state {
             State::Closed { .. } => {}
@@ -83,7 +83,7 @@ impl Circuit {
     }
 
     /// `closed`, `open` or `half_open`, and since when.
-    pub fn state(&self) -> (&'static str, Moment) {
+    pub fn state(&self) -> (&'static str, Timestamp) {
         let inner = self.lock();
         let word = match inner.state {
             State::Closed { .. } => "closed",
@@ -95,14 +95,14 @@ impl Circuit {
 }
 
 impl Inner {
-    fn turn(&mut self, state: State, now: Moment) {
+    fn turn(&mut self, state: State, now: Timestamp) {
         (self.state, self.since) = (state, now);
     }
 }
 
 impl Leave {
     /// The server answered.
-    pub fn answered(mut self, now: Moment) {
+    pub fn answered(mut self, now: Timestamp) {
         self.is_told = true;
         let mut inner = self.circuit.lock();
         match &mut inner.state {
@@ -112,7 +112,7 @@ impl Leave {
     }
 
     /// It did not, or could not.
-    pub fn failed(mut self, now: Moment) {
+    pub fn failed(mut self, now: Timestamp) {
         self.is_told = true;
         let mut inner = self.circuit.lock();
         let open = State::Open {
@@ -150,35 +150,43 @@ mod tests {
     fn fail(circuit: &Circuit, times: u32) {
         for _ in 0..times {
             circuit
-                .enter(Moment(0))
+                .enter(Timestamp(0))
                 .unwrap_or_else(|_| panic!("it is not closed"))
-                .failed(Moment(1));
+                .failed(Timestamp(1));
         }
     }
 
     #[test]
     fn failures_running_open_it() {
-        let circuit = Circuit::new(Moment(0));
+        let circuit = Circuit::new(Timestamp(0));
         fail(&circuit, FAILURES - 1);
-        circuit.enter(Moment(0)).ok().unwrap().answered(Moment(2));
+        circuit
+            .enter(Timestamp(0))
+            .ok()
+            .unwrap()
+            .answered(Timestamp(2));
         fail(&circuit, FAILURES - 1);
-        assert_eq!(circuit.state(), ("closed", Moment(0)));
+        assert_eq!(circuit.state(), ("closed", Timestamp(0)));
         fail(&circuit, 1);
-        assert_eq!(circuit.state(), ("open", Moment(1)));
-        assert!(circuit.enter(Moment(3)).is_err());
+        assert_eq!(circuit.state(), ("open", Timestamp(1)));
+        assert!(circuit.enter(Timestamp(3)).is_err());
     }
 
     #[test]
     fn one_request_tries_it_when_its_time_is_over() {
-        let circuit = Circuit::open_for(Duration::ZERO, Moment(0));
+        let circuit = Circuit::open_for(Duration::ZERO, Timestamp(0));
         fail(&circuit, FAILURES);
-        let probe = circuit.enter(Moment(4)).ok().unwrap();
-        assert_eq!(circuit.state(), ("half_open", Moment(4)));
-        assert!(circuit.enter(Moment(4)).is_err(), "one tries");
-        probe.failed(Moment(5));
-        assert_eq!(circuit.state(), ("open", Moment(5)));
-        drop(circuit.enter(Moment(6)).ok().unwrap()); // it never came to it: the next may try
-        circuit.enter(Moment(7)).ok().unwrap().answered(Moment(8));
-        assert_eq!(circuit.state(), ("closed", Moment(8)));
+        let probe = circuit.enter(Timestamp(4)).ok().unwrap();
+        assert_eq!(circuit.state(), ("half_open", Timestamp(4)));
+        assert!(circuit.enter(Timestamp(4)).is_err(), "one tries");
+        probe.failed(Timestamp(5));
+        assert_eq!(circuit.state(), ("open", Timestamp(5)));
+        drop(circuit.enter(Timestamp(6)).ok().unwrap()); // it never came to it: the next may try
+        circuit
+            .enter(Timestamp(7))
+            .ok()
+            .unwrap()
+            .answered(Timestamp(8));
+        assert_eq!(circuit.state(), ("closed", Timestamp(8)));
     }
 }

@@ -1,7 +1,7 @@
 //! What an access token of Directus says, and the check of its signature where Directus' `SECRET` is known.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use genie_events::{Moment, UserId};
+use genie_events::{Timestamp, UserId};
 use jsonwebtoken::{Algorithm, decode_header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
@@ -30,7 +30,7 @@ pub struct Claims {
 
 impl Claims {
     /// Whether its time is over.
-    pub fn is_expired(&self, now: Moment) -> bool {
+    pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires <= now.unix_seconds()
     }
 }
@@ -89,7 +89,7 @@ impl Wire {
 
 /// Reads a token without looking at its signature: good for nothing but to know whom to ask Directus about, and until when. Its
 /// head is looked at: a static token is any text that somebody chose, and may have the claims of another user in its middle.
-pub fn read(token: &str, now: Moment) -> Result<Claims, BadToken> {
+pub fn read(token: &str, now: Timestamp) -> Result<Claims, BadToken> {
     let mut parts = token.split('.');
     let (Some(_), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    const NOW: Moment = Moment(1_000_000_000_000_000);
+    const NOW: Timestamp = Timestamp(1_000_000_000_000_000);
     /// The check of the signature goes by the real clock.
     const FAR: i64 = 99_999_999_999;
 

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use genie_log::{
     Log, LogError,
-    grace::{Refreshing, Turn},
+    directus_refresh::{Refreshing, Turn},
 };
 use moka::future::Cache;
 use reqwest::Method;

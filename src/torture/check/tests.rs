@@ -419,7 +419,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     // The lease had lapsed, and nobody held the job.
     let lapsed = || JobEvent::Lapsed {
         attempt: 1,
-        retry_at: Some(genie_events::Moment(1)),
+        retry_at: Some(genie_events::Timestamp(1)),
     };
     let mut run = Run::new();
     run.yes(

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::TransferError;
 use crate::{
     clock::random_bytes,
-    seal::{CantOpen, Place, SealingKey},
+    encryption::{CantOpen, Place, SealingKey},
 };
 
 pub(super) const KEY_FILE: &str = "key.json";

@@ -14,7 +14,7 @@ use super::DataKey;
 use crate::{
     LogError,
     clock::random_bytes,
-    seal::{CantOpen, Place, SealingKey},
+    encryption::{CantOpen, Place, SealingKey},
 };
 
 /// The most keys of a ring: each is to be retired some day.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use genie_events::Moment;
+use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 use tokio::time::Instant;
@@ -88,12 +88,12 @@ impl Log {
     }
 
     /// The master keys that were retired, and when.
-    pub async fn retired_masters(&self) -> Result<Vec<(String, Moment)>, LogError> {
+    pub async fn retired_masters(&self) -> Result<Vec<(String, Timestamp)>, LogError> {
         let read = async |store: Store| {
             let sql = "SELECT id, retired_at FROM retired_masters ORDER BY retired_at, id";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
             rows.iter()
-                .map(|row| Ok((row.try_get("id")?, Moment(row.try_get("retired_at")?))))
+                .map(|row| Ok((row.try_get("id")?, Timestamp(row.try_get("retired_at")?))))
                 .collect()
         };
         self.store().run(read).await
@@ -155,7 +155,7 @@ impl Log {
     }
 
     /// Never wraps by that key again, if nothing is wrapped by it. Answers since when; asking twice is no error.
-    pub async fn retire_master(&self, id: &str) -> Result<Moment, RotationError> {
+    pub async fn retire_master(&self, id: &str) -> Result<Timestamp, RotationError> {
         if self.follow_current().await? == id {
             return Err(RotationError::Refused(format!(
                 "master key `{id}` is current; add another and rotate first: genie keys add, genie keys rotate"
@@ -199,7 +199,7 @@ impl Log {
                 .await?;
             let since = since.try_get("retired_at")?;
             tx.commit().await?;
-            Ok(Some(Moment(since)))
+            Ok(Some(Timestamp(since)))
         };
         let meanwhile = || {
             RotationError::Refused(

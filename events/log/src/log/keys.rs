@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{Log, Settings};
 use crate::{
     LogError, MasterKeys, UserKeys, Work,
+    encryption::CantOpen,
     keys::{DataKey, KeyState, WrappedKey},
-    seal::CantOpen,
     store::Store,
 };
 

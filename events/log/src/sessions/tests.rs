@@ -49,7 +49,7 @@ async fn open(log: &Log, user: UserId, family: &str) {
 }
 
 /// Presents token `n` of a family at a time, in seconds after its login.
-async fn present(log: &Log, from: Moment, n: u32, at: i64) -> Refreshed {
+async fn present(log: &Log, from: Timestamp, n: u32, at: i64) -> Refreshed {
     let now = from.plus_seconds(at);
     let (old_hash, new_hash) = (format!("token {n}"), format!("token {}", n + 1));
     let refresh = Refresh {

@@ -7,10 +7,10 @@ use sqlx::Row;
 use crate::{
     Log, LogError, StoredRow,
     export::{Export, TransferError},
-    heads::{PublicHeadKey, SignedHead, stored_note},
-    row::COLUMNS,
+    merkle_tree::{self, Hash},
+    signed_heads::{PublicHeadKey, SignedHead, stored_note},
     store::Store,
-    tree::{self, Hash},
+    stored_row::COLUMNS,
     verify::{Finding, Kept, Verified, Verifier},
 };
 
@@ -169,8 +169,8 @@ fn check<I: Iterator<Item = std::io::Result<String>>>(
     pinned: &mut Pinned<I>,
 ) -> Result<(), CantVerify> {
     for row in &page.rows {
-        let indexes =
-            tree::first_index(row.position)..tree::first_index(row.position.saturating_add(1));
+        let indexes = merkle_tree::first_index(row.position)
+            ..merkle_tree::first_index(row.position.saturating_add(1));
         let stored: Vec<Option<Hash>> = indexes
             .map(|index| page.hashes.get(&index).copied())
             .collect();
@@ -205,7 +205,7 @@ async fn ends(store: Store) -> Result<(u64, u64), LogError> {
     let sql = "SELECT coalesce((SELECT position FROM checkpoints WHERE name = $1), 0) AS sealed, \
          coalesce((SELECT max(size) FROM tree_heads), 0) AS signed";
     let row = sqlx::query(sql)
-        .bind(tree::CHECKPOINT)
+        .bind(merkle_tree::CHECKPOINT)
         .fetch_one(store.reads())
         .await?;
     Ok((
@@ -235,7 +235,7 @@ async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
     };
     let (first, last) = (first.position, last.position);
     let mut db = store.reads().acquire().await?;
-    let hashes = tree::read_range(&mut db, first.max(1)..=last).await?;
+    let hashes = merkle_tree::read_range(&mut db, first.max(1)..=last).await?;
     let sql = "SELECT size, note FROM tree_heads WHERE size >= $1 AND size <= $2";
     let heads = sqlx::query(sql)
         .bind(first as i64)

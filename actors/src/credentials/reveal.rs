@@ -1,0 +1,425 @@
+//! Shows secrets to servers and workers. Whatever they are answered is a fact before they hear it: that a credential was
+//! revealed, or why it was not. The fact is the owner's; of what is nobody's, the system's.
+
+use std::sync::Arc;
+
+use genie_events::{
+    CredentialId, Now, Refusal, Timestamp, User, UserCommand, UserId,
+    access::{AccessCommand, Nobodys},
+    credential::{Credential, CredentialKind, RefusedFor},
+    user::reveal::{MayBeShown, NotShown, Right, Wanted, Which},
+};
+use genie_log::{
+    LogError,
+    keys::KeyState,
+    secrets::{Fetched, SecretName},
+};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::{Plaintext, Stored, Target, Vault, secret_name};
+use crate::{
+    Caller, WriteError, access,
+    caller::Asking,
+    users::{Note, Plan, Users},
+};
+
+/// Which credential a server or worker names.
+#[derive(Debug, Clone)]
+pub enum Named {
+    /// By its id.
+    Id(CredentialId),
+    /// By its owner and its platform.
+    For {
+        /// Whose.
+        user: UserId,
+        /// For which platform.
+        platform: String,
+    },
+}
+
+/// What a server or worker asks to be shown.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Which credential.
+    pub named: Named,
+    /// Of which kinds it may be; of those held for a platform, the first is shown.
+    pub kinds: &'static [CredentialKind],
+    /// By what right.
+    pub right: Right,
+    /// What for, in the caller's words.
+    pub purpose: Option<String>,
+}
+
+/// A revealed credential.
+#[derive(Debug)]
+pub struct Revealed {
+    /// Which.
+    pub id: CredentialId,
+    /// What kind.
+    pub kind: CredentialKind,
+    /// The secret.
+    pub plaintext: Plaintext,
+    /// For which platform.
+    pub platform: String,
+    /// The name there.
+    pub platform_username: Option<String>,
+    /// When a session is over.
+    pub expires_at: Option<Timestamp>,
+    /// The position of the fact.
+    pub position: u64,
+}
+
+/// What was refused to whom, so that asking again and again is one fact a minute.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Refused {
+    caller: String,
+    what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum What {
+    Of(UserId, NotShown, Option<String>),
+    Nobodys(Option<CredentialId>, Option<UserId>),
+}
+
+/// Who asks what of whom.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    users: &'a Users,
+    caller: &'a Caller,
+    owner: UserId,
+    ask: &'a Ask,
+}
+
+impl Vault {
+    /// Reveals a credential. Commits first: the plaintext leaves only after the fact is durable, and so does a refusal.
+    pub async fn reveal(
+        &self,
+        users: &Users,
+        caller: &Caller,
+        ask: Ask,
+    ) -> Result<Revealed, WriteError> {
+        let owner = match self.owner(&ask.named).await? {
+            Ok(owner) => owner,
+            Err(nobodys) => return Err(self.refuse_nobodys(caller, &ask, nobodys).await?.into()),
+        };
+        match self
+            .reveal_of(Asked {
+                users,
+                caller,
+                owner,
+                ask: &ask,
+            })
+            .await
+        {
+            // Since the owner was looked up.
+            Err(WriteError::Forgotten) => Err(self
+                .refuse_nobodys(caller, &ask, Nobodys::Forgotten)
+                .await?
+                .into()),
+            answer => answer,
+        }
+    }
+
+    async fn reveal_of(&self, asked: Asked<'_>) -> Result<Revealed, WriteError> {
+        // What is named is read while the fact is written, and opened when that is durable.
+        let ahead = async {
+            match &asked.ask.named {
+                Named::Id(id) => self.door.fetch(asked.owner, &id.to_string()).await.ok(),
+                Named::For { .. } => None,
+            }
+        };
+        let (recorded, ahead) = tokio::join!(self.put_on_record(asked, true), ahead);
+        let (shown, position) = match recorded? {
+            (Ok(shown), position) => (shown, position),
+            (Err(refused), _) => return Err(refused.reason.refusal().into()),
+        };
+        let MayBeShown {
+            id,
+            kind,
+            platform,
+            platform_username,
+            version,
+            expires_at,
+        } = shown;
+        let damage = match self
+            .open(&secret_name(asked.owner, id, kind, version), ahead)
+            .await
+        {
+            Ok(Some(plaintext)) => {
+                let plaintext = Plaintext(plaintext);
+                return Ok(Revealed {
+                    id,
+                    kind,
+                    plaintext,
+                    platform,
+                    platform_username,
+                    expires_at,
+                    position,
+                });
+            }
+            Ok(None) => format!("version {version} of the secret `{id}` is missing"),
+            Err(error @ LogError::SecretDamaged { .. }) => error.to_string(),
+            Err(LogError::KeyAbsent { .. }) => return Err(WriteError::Forgotten),
+            Err(error) => return Err(error.into()),
+        };
+        match self.put_damage_on_record(asked, id, version).await? {
+            true => Err(WriteError::Damaged(damage)),
+            // It was changed or removed after the fact and before it was read: the asker may ask again.
+            false => Err(Refusal::conflict(
+                "changed_meanwhile",
+                "The credential was changed meanwhile; ask again",
+            )
+            .into()),
+        }
+    }
+
+    /// From what was read ahead, unless it was changed before the fact.
+    async fn open(
+        &self,
+        name: &SecretName,
+        ahead: Option<Fetched>,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        if let Some(fetched) = &ahead
+            && let Some(opened) = self.door.open_fetched(fetched, name)?
+        {
+            return Ok(Some(opened));
+        }
+        self.door.open(name).await
+    }
+
+    /// Decides whether it may be shown, and puts on record what came of it: a refusal always, that it is shown when it is to be.
+    async fn put_on_record(
+        &self,
+        asked: Asked<'_>,
+        is_to_be_shown: bool,
+    ) -> Result<(Result<MayBeShown, NotShown>, u64), WriteError> {
+        let Asked {
+            users,
+            caller,
+            owner,
+            ask,
+        } = asked;
+        let (which, platform) = match &ask.named {
+            Named::Id(id) => (Which::Id(*id), None),
+            Named::For { platform, .. } => (Which::For(platform.clone()), Some(platform.clone())),
+        };
+        let wanted = Wanted {
+            which,
+            kinds: ask.kinds.to_vec(),
+            right: ask.right.clone(),
+        };
+        let (lately, purpose, by) = (self.refused.clone(), ask.purpose.clone(), caller.scope());
+        let key = move |refused| Refused {
+            caller: by.clone(),
+            what: What::Of(owner, refused, platform.clone()),
+        };
+        let remembered = key.clone();
+        let planner = move |state: &User, now: Now| {
+            let answer = state.may_be_shown(now.moment, &wanted);
+            let command = match &answer {
+                Ok(shown) if is_to_be_shown => Some(UserCommand::RevealCredential {
+                    credential: shown.id,
+                    purpose: purpose.clone(),
+                }),
+                Err(refused) if !lately.stands(&key(*refused), Instant::now()) => {
+                    Some(refuse(*refused, &wanted.which, &purpose))
+                }
+                _ => None,
+            };
+            let changes = command.map_or(Ok(vec![]), |command| state.decide(now, command))?;
+            Ok(Plan {
+                changes,
+                note: Note::Reveal(answer),
+                ..Plan::default()
+            })
+        };
+        let done = users
+            .plan(owner, None, caller.metadata(), Arc::new(planner))
+            .await?;
+        let Note::Reveal(answer) = done.note else {
+            return Err(WriteError::Internal("a reveal left no note".into()));
+        };
+        if let Err(refused) = answer {
+            self.refused.remember(remembered(refused), Instant::now());
+        }
+        Ok((answer, done.position))
+    }
+
+    /// If the version that could not be opened is the one that should be there, puts that on record; answers whether it is.
+    async fn put_damage_on_record(
+        &self,
+        asked: Asked<'_>,
+        id: CredentialId,
+        version: u32,
+    ) -> Result<bool, WriteError> {
+        let Asked {
+            users,
+            caller,
+            owner,
+            ask,
+        } = asked;
+        let refused = NotShown {
+            id,
+            reason: RefusedFor::Damaged,
+        };
+        let key = Refused {
+            caller: caller.scope(),
+            what: What::Of(owner, refused, None),
+        };
+        let (stands, purpose) = (
+            self.refused.stands(&key, Instant::now()),
+            ask.purpose.clone(),
+        );
+        let planner = move |state: &User, now| {
+            let is_held = matches!(state.credential(id), Some(Credential::Held { version: held, .. }) if *held == version);
+            let changes = match is_held && !stands {
+                true => state.decide(now, refuse(refused, &Which::Id(id), &purpose))?,
+                false => vec![],
+            };
+            Ok(Plan {
+                changes,
+                outcome: is_held.into(),
+                ..Plan::default()
+            })
+        };
+        let is_held = users
+            .plan(owner, None, caller.metadata(), Arc::new(planner))
+            .await?
+            .outcome
+            == true;
+        if is_held {
+            self.refused.remember(key, Instant::now());
+        }
+        Ok(is_held)
+    }
+
+    /// Replaces a profile's secret for a server or worker; what they are refused is on record as a reveal's refusal is.
+    pub async fn store_for_owner(
+        &self,
+        users: &Users,
+        caller: &Caller,
+        asking: Asking,
+        id: CredentialId,
+        secret: Plaintext,
+    ) -> Result<Stored, WriteError> {
+        let named = Named::Id(id);
+        let ask = Ask {
+            named,
+            kinds: &[CredentialKind::Profile],
+            right: Right::Every,
+            purpose: None,
+        };
+        let owner = match self.owner(&ask.named).await? {
+            Ok(owner) => owner,
+            Err(nobodys) => return Err(self.refuse_nobodys(caller, &ask, nobodys).await?.into()),
+        };
+        let stored = self
+            .store(
+                users,
+                owner,
+                asking,
+                Target::Existing {
+                    id,
+                    platform_username: None,
+                },
+                secret,
+            )
+            .await;
+        match stored {
+            Err(WriteError::Forgotten) => Err(self
+                .refuse_nobodys(caller, &ask, Nobodys::Forgotten)
+                .await?
+                .into()),
+            Err(WriteError::Refused(refusal)) => {
+                // Where a reveal would be refused too; what is refused as a store alone is no concern of the owner's.
+                let _ = self
+                    .put_on_record(
+                        Asked {
+                            users,
+                            caller,
+                            owner,
+                            ask: &ask,
+                        },
+                        false,
+                    )
+                    .await?;
+                Err(refusal.into())
+            }
+            stored => stored,
+        }
+    }
+
+    /// Whose credential is named; or why it is nobody's.
+    async fn owner(&self, named: &Named) -> Result<Result<UserId, Nobodys>, WriteError> {
+        let user = match named {
+            Named::Id(id) => self.owner_of(*id).await?,
+            Named::For { user, .. } => Some(*user),
+        };
+        let Some(user) = user.filter(|user| !user.0.is_nil()) else {
+            return Ok(Err(Nobodys::Unknown));
+        };
+        match self.log.keys(user.0).await {
+            Ok(KeyState::Live(_)) => Ok(Ok(user)),
+            Ok(KeyState::Destroyed) => Ok(Err(Nobodys::Forgotten)),
+            Err(LogError::KeyAbsent { .. }) => Ok(Err(Nobodys::Unknown)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn owner_of(&self, id: CredentialId) -> Result<Option<UserId>, WriteError> {
+        if let Some(owner) = self.owners.get(&id) {
+            return Ok(Some(owner));
+        }
+        let owner = self.log.owner_of(id).await?;
+        if let Some(owner) = owner {
+            self.owners.insert(id, owner);
+        }
+        Ok(owner)
+    }
+
+    /// Puts on record that something was asked for that is nobody's, and gives what the caller is told.
+    async fn refuse_nobodys(
+        &self,
+        caller: &Caller,
+        ask: &Ask,
+        reason: Nobodys,
+    ) -> Result<Refusal, WriteError> {
+        let (credential, user) = match &ask.named {
+            Named::Id(id) => (Some(*id), None),
+            Named::For { user, .. } => (None, Some(*user)),
+        };
+        let key = Refused {
+            caller: caller.scope(),
+            what: What::Nobodys(credential, user),
+        };
+        if !self.refused.stands(&key, Instant::now()) {
+            let refused = AccessCommand::RefuseCredential {
+                reason,
+                credential,
+                user,
+            };
+            access::note(&self.log, vec![refused], caller.metadata()).await?;
+            self.refused.remember(key, Instant::now());
+        }
+        // Who has no right is not told what there is.
+        Ok(match ask.right {
+            Right::None => RefusedFor::ScopeNeeded.refusal(),
+            _ => RefusedFor::NotHeld.refusal(),
+        })
+    }
+}
+
+fn refuse(refused: NotShown, which: &Which, purpose: &Option<String>) -> UserCommand {
+    let platform = match which {
+        Which::Id(_) => None,
+        Which::For(platform) => Some(platform.clone()),
+    };
+    UserCommand::RefuseCredential {
+        credential: refused.id,
+        reason: refused.reason,
+        platform,
+        purpose: purpose.clone(),
+    }
+}

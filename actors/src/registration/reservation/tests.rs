@@ -1,0 +1,234 @@
+use genie_events::tier::Tier;
+use genie_log::{
+    Log,
+    testing::{TestStore, both_stores},
+};
+
+use super::*;
+use crate::credentials::Vault;
+
+const ADDRESS: &str = "Ada@Example.com";
+
+async fn register(store: &TestStore) -> (Log, Register, String) {
+    let opened = store.open().await;
+    let register = Register::new(
+        opened.log.clone(),
+        Vault::new(opened.log.clone(), opened.vault),
+    );
+    let grant = Grant {
+        tier: Tier::Pro,
+        role: "creator".into(),
+        admin: false,
+        expires_at: None,
+    };
+    let code = register
+        .make_invites(1, grant, Metadata::system())
+        .await
+        .unwrap()
+        .codes
+        .remove(0);
+    (opened.log, register, code)
+}
+
+fn ada() -> Made {
+    Made {
+        email: ADDRESS.into(),
+        first_name: Some("Ada".into()),
+        role: "creator".into(),
+    }
+}
+
+async fn code_of<T: std::fmt::Debug>(refused: Result<T, WriteError>) -> &'static str {
+    match refused.unwrap_err() {
+        WriteError::Refused(refusal) => refusal.code,
+        other => panic!("{other}"),
+    }
+}
+
+both_stores!(
+    what_is_reserved_is_spent_once_and_by_its_user,
+    async |store: TestStore| {
+        let (log, register, code) = register(&store).await;
+        let reserved = register
+            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .await
+            .unwrap();
+        let again = register
+            .reserve("ada@example.com ", &code, 600, Metadata::system())
+            .await;
+        assert_eq!(code_of(again).await, "registration_under_way");
+        assert_eq!(
+            code_of(register.grant(&code).await).await,
+            "registration_under_way"
+        );
+        assert_eq!(
+            register.reserved(0).await.unwrap(),
+            std::slice::from_ref(&reserved)
+        );
+        assert_eq!(register.reserved(reserved.position).await.unwrap(), []);
+        let user = reserved.reservation.user;
+        assert!(
+            register
+                .reserved_for(user, ADDRESS)
+                .await
+                .unwrap()
+                .is_some()
+        );
+
+        let spent = register
+            .spend(&reserved, &ada(), Metadata::system())
+            .await
+            .unwrap();
+        let facts = log.head();
+        let twice = register
+            .spend(&reserved, &ada(), Metadata::system())
+            .await
+            .unwrap();
+        assert_eq!((spent.user, twice.user, log.head()), (user, user, facts));
+        register
+            .release(&reserved, Metadata::system())
+            .await
+            .unwrap();
+        assert_eq!(log.head(), facts, "what is spent is not given back");
+        assert_eq!(register.holder(ADDRESS).await.unwrap(), Some(user));
+        assert_eq!(register.reserved(0).await.unwrap(), []);
+    }
+);
+
+both_stores!(
+    what_is_given_back_may_be_reserved_again_and_not_spent,
+    async |store: TestStore| {
+        let (_, register, code) = register(&store).await;
+        let first = register
+            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .await
+            .unwrap();
+        register.release(&first, Metadata::system()).await.unwrap();
+        let late = register.spend(&first, &ada(), Metadata::system()).await;
+        assert_eq!(code_of(late).await, "reservation_gone");
+        let second = register
+            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .await
+            .unwrap();
+        register.release(&first, Metadata::system()).await.unwrap();
+        assert_eq!(
+            register.reserved(0).await.unwrap().len(),
+            1,
+            "one that is gone can't give back another's"
+        );
+        register
+            .spend(&second, &ada(), Metadata::system())
+            .await
+            .unwrap();
+    }
+);
+
+both_stores!(
+    somebody_met_meanwhile_keeps_the_account_they_have,
+    async |store: TestStore| {
+        let (log, register, code) = register(&store).await;
+        let reserved = register
+            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .await
+            .unwrap();
+        let user = reserved.reservation.user;
+        let who = genie_events::account::Acquaintance {
+            email: None,
+            email_id: None,
+            first_name: None,
+            tier: Tier::Starter,
+            role: "creator".into(),
+            admin: false,
+            onboarding: Default::default(),
+            active: true,
+        };
+        register.meet(user, who, Metadata::system()).await.unwrap();
+        register
+            .spend(&reserved, &ada(), Metadata::system())
+            .await
+            .unwrap();
+        assert_eq!(log.user_seq(user).await.unwrap(), 1);
+        assert_eq!(register.holder(ADDRESS).await.unwrap(), Some(user));
+    }
+);
+
+both_stores!(
+    of_many_who_come_with_one_invite_one_gets_it,
+    async |store: TestStore| {
+        let (_, register, code) = register(&store).await;
+        let mut tries = tokio::task::JoinSet::new();
+        for n in 0..8 {
+            let (register, code) = (register.clone(), code.clone());
+            tries.spawn(async move {
+                let reserved = register
+                    .reserve(
+                        &format!("user{n}@example.com"),
+                        &code,
+                        600,
+                        Metadata::system(),
+                    )
+                    .await;
+                reserved.is_ok()
+            });
+        }
+        assert_eq!(
+            tries
+                .join_all()
+                .await
+                .into_iter()
+                .filter(|got| *got)
+                .count(),
+            1
+        );
+        assert_eq!(register.reserved(0).await.unwrap().len(), 1);
+    }
+);
+
+both_stores!(
+    an_address_that_was_changed_elsewhere_is_followed_and_the_former_one_free,
+    async |store: TestStore| {
+        let (log, register, code) = register(&store).await;
+        let reserved = register
+            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .await
+            .unwrap();
+        let user = reserved.reservation.user;
+        register
+            .spend(&reserved, &ada(), Metadata::system())
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            register
+                .follow_address(user, "ada@elsewhere.example", Metadata::system())
+                .await
+                .unwrap();
+            assert_eq!(log.user_seq(user).await.unwrap(), 2);
+        }
+        assert_eq!(register.holder(ADDRESS).await.unwrap(), None);
+        assert_eq!(
+            register.holder("ADA@elsewhere.example").await.unwrap(),
+            Some(user)
+        );
+        let other = store.register(&log, "bob").await;
+        let taken = register
+            .follow_address(other, "ada@elsewhere.example", Metadata::system())
+            .await;
+        assert_eq!(code_of(taken).await, "email_taken");
+        // Only of its holder it is freed, once.
+        for (holder, left) in [(other, Some(user)), (user, None), (user, None)] {
+            register
+                .free_address("Ada@elsewhere.example", holder, Metadata::system())
+                .await
+                .unwrap();
+            assert_eq!(
+                register.holder("ada@elsewhere.example").await.unwrap(),
+                left
+            );
+        }
+        assert!(
+            matches!(register.reserve("ada@elsewhere.example", &code, 600, Metadata::system()).await,
+        Err(WriteError::Refused(refusal)) if refusal.code != "email_taken"),
+            "the invite is spent, the address free"
+        );
+    }
+);

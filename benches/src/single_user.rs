@@ -1,0 +1,51 @@
+//! How long a lone user waits for a command, beside one bare row that is made durable.
+
+use tokio::time::Instant;
+
+use crate::{
+    bare::Bare,
+    commands,
+    setup::{Ground, Measured},
+    statistics::{median, millis, percentile},
+    table::{Bound, Row},
+};
+
+/// Turns.
+const ROUNDS: usize = 15;
+/// Commands, and inserts, of one turn.
+const EACH: usize = 60;
+
+/// The ratio of the medians.
+pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
+    let node = ground.node().await?;
+    let creators = ground.creators(&node, 20).await?;
+    commands::rate(&node, &creators).await?; // rows to copy, and everything warm
+    let bare = Bare::beside(ground, &node.log).await?;
+    let (mut ratios, mut all_ours, mut all_bare) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..EACH {
+            let began = Instant::now();
+            creators[0].ask(&node).await?;
+            ours.push(began.elapsed());
+        }
+        for _ in 0..EACH {
+            theirs.push(bare.single().await?);
+        }
+        ratios.push(percentile(&ours, 50).as_secs_f64() / percentile(&theirs, 50).as_secs_f64());
+        all_ours.extend(ours);
+        all_bare.extend(theirs);
+    }
+    let p50 = |times| millis(percentile(times, 50));
+    eprintln!(
+        "a lone command {:.3} ms, a bare row {:.3} ms",
+        p50(&all_ours),
+        p50(&all_bare)
+    );
+    Ok(vec![Row::new(
+        ground.name("lone_user_latency"),
+        median(&ratios),
+        "x",
+        Bound::AtMost(1.3),
+    )])
+}

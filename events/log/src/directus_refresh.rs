@@ -1,0 +1,250 @@
+//! Refreshes of Directus' tokens: Directus takes a refresh token once, and several tabs come with it at the same time, perhaps to
+//! several nodes. Whoever is first asks Directus, and what it answered serves the others for a few seconds.
+//!
+//! The row is named by a hash of the token, and what it holds is sealed under a key derived from the token: whoever has the
+//! store alone, even with its master keys, can open neither.
+
+use genie_events::Timestamp;
+use sha2::{Digest, Sha256};
+use sqlx::Row;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::{
+    Log, LogError,
+    encryption::{Place, SealingKey},
+    keys::hex,
+    store::Store,
+};
+
+/// A refresh token, as the store knows it.
+pub struct Refreshing {
+    name: String,
+    key: SealingKey,
+}
+
+impl std::fmt::Debug for Refreshing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Refreshing({})", &self.name[..8])
+    }
+}
+
+/// Whose turn it is to ask Directus.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The caller's; the others wait for it.
+    Yours,
+    /// Somebody else's, who is still asking.
+    Theirs,
+    /// Directus has answered.
+    Answered(Zeroizing<Vec<u8>>),
+}
+
+impl Refreshing {
+    /// Of this token.
+    pub fn new(token: &str) -> Self {
+        let part = |part: &str| -> [u8; 32] {
+            Sha256::digest(format!("genie refresh {part}/{token}")).into()
+        };
+        let root = Zeroizing::new(part("key"));
+        Self {
+            name: hex(&part("name")),
+            key: SealingKey::derive(Uuid::nil(), &root, "refresh"),
+        }
+    }
+
+    /// The name of its row.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> Place {
+        Place::new(&["refresh v1", &self.name])
+    }
+}
+
+impl Log {
+    /// Takes the turn until `until`, or says who has it.
+    pub async fn take_refresh(
+        &self,
+        refreshing: &Refreshing,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Turn, LogError> {
+        let name = refreshing.name.clone();
+        let work = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            let sql = "INSERT INTO refresh_grace (token_hash, sealed, expires_at) VALUES ($1, NULL, $3) \
+                 ON CONFLICT (token_hash) DO UPDATE SET sealed = NULL, expires_at = $3 WHERE refresh_grace.expires_at <= $2";
+            let query = sqlx::query(sql)
+                .bind(name.clone())
+                .bind(now.0)
+                .bind(until.0);
+            let is_taken = query.execute(&mut *tx).await?.rows_affected() == 1;
+            let sql = "SELECT sealed FROM refresh_grace WHERE token_hash = $1";
+            let row = sqlx::query(sql).bind(name).fetch_one(&mut *tx).await?;
+            tx.commit().await?;
+            Ok((is_taken, row.try_get::<Option<Vec<u8>>, _>("sealed")?))
+        };
+        match self.store().run(work).await? {
+            (true, _) => Ok(Turn::Yours),
+            (false, None) => Ok(Turn::Theirs),
+            (false, Some(sealed)) => {
+                let opened = refreshing.key.open(&sealed, &refreshing.place());
+                opened.map(Turn::Answered).map_err(|reason| {
+                    LogError::Statement(format!("a kept refresh can't be opened: {reason}"))
+                })
+            }
+        }
+    }
+
+    /// Keeps what Directus answered, until `until`.
+    pub async fn keep_refresh(
+        &self,
+        refreshing: &Refreshing,
+        answer: &[u8],
+        until: Timestamp,
+    ) -> Result<(), LogError> {
+        let (name, sealed) = (
+            refreshing.name.clone(),
+            refreshing.key.seal(answer, &refreshing.place()),
+        );
+        let work = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            let sql = "UPDATE refresh_grace SET sealed = $2, expires_at = $3 WHERE token_hash = $1";
+            sqlx::query(sql)
+                .bind(name)
+                .bind(sealed)
+                .bind(until.0)
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        };
+        self.store().run(work).await
+    }
+
+    /// Gives the turn back: Directus gave no new tokens.
+    pub async fn give_up_refresh(&self, refreshing: &Refreshing) -> Result<(), LogError> {
+        let name = refreshing.name.clone();
+        let work = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            sqlx::query("DELETE FROM refresh_grace WHERE token_hash = $1 AND sealed IS NULL")
+                .bind(name)
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        };
+        self.store().run(work).await
+    }
+
+    /// Forgets all whose time is over.
+    pub async fn prune_refreshes(&self, now: Timestamp) -> Result<(), LogError> {
+        let work = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            sqlx::query("DELETE FROM refresh_grace WHERE expires_at <= $1")
+                .bind(now.0)
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        };
+        self.store().run(work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestStore, both_stores};
+
+    both_stores!(one_asks_and_all_get_the_same, async |store: TestStore| {
+        let (one, two) = (store.open().await.log, store.open().await.log);
+        let (refreshing, now) = (Refreshing::new("canary-token"), store.clock.now());
+        let (asking, grace) = (now.plus_seconds(15), now.plus_seconds(10));
+        assert_eq!(
+            one.take_refresh(&refreshing, now, asking).await.unwrap(),
+            Turn::Yours
+        );
+        assert_eq!(
+            two.take_refresh(&refreshing, now, asking).await.unwrap(),
+            Turn::Theirs
+        );
+        assert_eq!(
+            two.take_refresh(&Refreshing::new("another"), now, asking)
+                .await
+                .unwrap(),
+            Turn::Yours
+        );
+        one.keep_refresh(&refreshing, b"canary-pair", grace)
+            .await
+            .unwrap();
+        let answered = Turn::Answered(Zeroizing::new(b"canary-pair".to_vec()));
+        assert_eq!(
+            two.take_refresh(&refreshing, now, asking).await.unwrap(),
+            answered
+        );
+        one.give_up_refresh(&refreshing).await.unwrap();
+        assert_eq!(
+            two.take_refresh(&refreshing, now, asking).await.unwrap(),
+            answered,
+            "an answer is not given up"
+        );
+        for word in ["canary-token", "canary-pair"] {
+            assert!(!store.holds(word).await, "{word}");
+        }
+        one.prune_refreshes(grace).await.unwrap();
+        assert_eq!(
+            two.take_refresh(&refreshing, grace, grace.plus_seconds(5))
+                .await
+                .unwrap(),
+            Turn::Yours
+        );
+    });
+
+    both_stores!(
+        a_turn_that_was_given_up_or_died_is_free_again,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let (refreshing, now) = (Refreshing::new("token"), store.clock.now());
+            let later = now.plus_seconds(15);
+            assert_eq!(
+                log.take_refresh(&refreshing, now, later).await.unwrap(),
+                Turn::Yours
+            );
+            log.give_up_refresh(&refreshing).await.unwrap();
+            assert_eq!(
+                log.take_refresh(&refreshing, now, later).await.unwrap(),
+                Turn::Yours
+            );
+            assert_eq!(
+                log.take_refresh(&refreshing, later, later.plus_seconds(15))
+                    .await
+                    .unwrap(),
+                Turn::Yours,
+                "its node died"
+            );
+        }
+    );
+
+    both_stores!(many_at_once_get_one_turn, async |store: TestStore| {
+        let log = store.open().await.log;
+        let now = store.clock.now();
+        let refreshing = std::sync::Arc::new(Refreshing::new("token"));
+        let mut tries = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (log, refreshing) = (log.clone(), refreshing.clone());
+            tries.spawn(async move {
+                log.take_refresh(&refreshing, now, now.plus_seconds(15))
+                    .await
+                    .unwrap()
+            });
+        }
+        let turns = tries.join_all().await;
+        assert_eq!(
+            turns
+                .into_iter()
+                .filter(|turn| *turn == Turn::Yours)
+                .count(),
+            1
+        );
+    });
+}

@@ -1,0 +1,412 @@
+//! Working table: who is to be forgotten, and who was. The fact and the wiping of the key are one append; what is left after that
+//! (working rows, files, read rows, users elsewhere) is erased by steps that may be repeated, and this table says for whom they
+//! are still to be done. So a crash at any point leaves a row here, and whoever is elected goes on with it.
+
+use std::collections::BTreeMap;
+
+use genie_events::{Timestamp, UserId, account::FORGOTTEN};
+use sqlx::{Any, Row, Transaction, any::AnyRow};
+
+use crate::{Log, LogError, store::Store};
+
+mod fingerprints;
+
+pub use fingerprints::Fingerprint;
+
+/// Rows that are deleted in one transaction: few enough for a moment, so that nobody waits for long.
+const ERASED_AT_ONCE: i64 = 1000;
+/// The most users whose keys are asked for at once.
+pub const ASKED_AT_ONCE: usize = 500;
+
+/// Where the rows of a user are in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// The table.
+    pub table: &'static str,
+    /// The column that names the user.
+    pub user: &'static str,
+    /// The primary key's columns, separated by commas.
+    pub key: &'static str,
+}
+
+/// The working tables whose rows go with their user. What else knows of a user: `blobs`, which go when their bytes have; `user_keys`
+/// and `forgettings`, which say that the user was forgotten; `events`, which nobody can read any more.
+pub const WORKING_ROWS: [Rows; 8] = [
+    Rows {
+        table: "secrets",
+        user: "user_id",
+        key: "secret_id, version",
+    },
+    Rows {
+        table: "sessions",
+        user: "user_id",
+        key: "family",
+    },
+    Rows {
+        table: "leases",
+        user: "user_id",
+        key: "kind, id",
+    },
+    Rows {
+        table: "journal",
+        user: "user_id",
+        key: "turn_id, upto",
+    },
+    Rows {
+        table: "idempotency",
+        user: "user_id",
+        key: "key_hash",
+    },
+    Rows {
+        table: "snapshots",
+        user: "user_id",
+        key: "user_id",
+    },
+    Rows {
+        table: "impersonations",
+        user: "user_id",
+        key: "session",
+    },
+    Rows {
+        table: "impersonations",
+        user: "by_admin",
+        key: "session",
+    },
+];
+
+impl Rows {
+    /// Deletes a user's rows, at most `most` of them; says how many.
+    pub async fn erase(
+        &self,
+        tx: &mut Transaction<'_, Any>,
+        user: UserId,
+        most: i64,
+    ) -> Result<u64, sqlx::Error> {
+        let Self {
+            table,
+            user: column,
+            key,
+        } = self;
+        let sql = format!(
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {column} = $1 LIMIT $2)"
+        );
+        Ok(sqlx::query(&sql)
+            .bind(user.to_string())
+            .bind(most)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected())
+    }
+
+    /// How many rows a user has.
+    pub async fn count(&self, store: &Store, user: UserId) -> Result<u64, LogError> {
+        let sql = format!(
+            "SELECT count(*) FROM {} WHERE {} = $1",
+            self.table, self.user
+        );
+        let count: i64 = sqlx::query_scalar(&sql)
+            .bind(user.to_string())
+            .fetch_one(store.reads())
+            .await?;
+        Ok(count as u64)
+    }
+}
+
+/// How far somebody's forgetting is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// They asked for it, and its time has not come.
+    Requested,
+    /// The fact is in the log and the key is gone; what is left is being erased.
+    Forgotten,
+    /// Nothing is left; it is looked at once more, for what was under way just then.
+    Erased,
+    /// Nothing is left to be done.
+    Closed,
+}
+
+impl Stage {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "requested" => Some(Self::Requested),
+            "forgotten" => Some(Self::Forgotten),
+            "erased" => Some(Self::Erased),
+            "closed" => Some(Self::Closed),
+            _ => None,
+        }
+    }
+}
+
+/// Somebody who is to be forgotten, or was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgetting {
+    /// Who.
+    pub user: UserId,
+    /// How far it is.
+    pub stage: Stage,
+    /// When there is something to be done next.
+    pub due: Timestamp,
+    /// The position of the fact; 0 before there is one.
+    pub position: u64,
+    /// When it happened.
+    pub forgotten_at: Option<Timestamp>,
+    /// Since when nothing is left.
+    pub erased_at: Option<Timestamp>,
+    /// A signed note that says all this.
+    pub certificate: Option<String>,
+}
+
+/// What `user_keys` says of a forgotten user's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestroyedKey {
+    /// Which key it was.
+    pub key_id: String,
+    /// The master key that it was wrapped by in the end.
+    pub master_id: String,
+}
+
+const COLUMNS: &str = "user_id, state, due, position, forgotten_at, erased_at, certificate";
+
+fn read(row: &AnyRow) -> Result<Forgetting, LogError> {
+    let (user, stage): (String, String) = (row.try_get("user_id")?, row.try_get("state")?);
+    let damaged = || LogError::Statement("a row of `forgettings` can't be read".into());
+    Ok(Forgetting {
+        user: user.parse().map_err(|_| damaged())?,
+        stage: Stage::parse(&stage).ok_or_else(damaged)?,
+        due: Timestamp(row.try_get("due")?),
+        position: row.try_get::<Option<i64>, _>("position")?.unwrap_or(0) as u64,
+        forgotten_at: row
+            .try_get::<Option<i64>, _>("forgotten_at")?
+            .map(Timestamp),
+        erased_at: row.try_get::<Option<i64>, _>("erased_at")?.map(Timestamp),
+        certificate: row.try_get("certificate")?,
+    })
+}
+
+impl Log {
+    /// How far somebody's forgetting is; `None` when nobody asked for it.
+    pub async fn forgetting(&self, user: UserId) -> Result<Option<Forgetting>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = format!("SELECT {COLUMNS} FROM forgettings WHERE user_id = $1");
+                let row = sqlx::query(&sql)
+                    .bind(user.to_string())
+                    .fetch_optional(store.reads())
+                    .await?;
+                row.as_ref().map(read).transpose()
+            })
+            .await
+    }
+
+    /// For whom there is something to be done at `now`, the longest due first, at most `limit`.
+    pub async fn due_forgettings(
+        &self,
+        now: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<Forgetting>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql =
+                    format!("SELECT {COLUMNS} FROM forgettings WHERE state <> 'closed' AND due <= $1 ORDER BY due LIMIT $2");
+                let rows = sqlx::query(&sql).bind(now.0).bind(limit).fetch_all(store.reads()).await?;
+                rows.iter().map(read).collect()
+            })
+            .await
+    }
+
+    /// Who was forgotten, in order of their ids, at most [`ASKED_AT_ONCE`], after one.
+    pub async fn forgotten_after(
+        &self,
+        after: Option<UserId>,
+    ) -> Result<Vec<Forgetting>, LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = format!(
+                    "SELECT {COLUMNS} FROM forgettings WHERE state <> 'requested' AND user_id > $1 \
+                     ORDER BY user_id LIMIT {ASKED_AT_ONCE}"
+                );
+                let after = after.map(|user| user.to_string()).unwrap_or_default();
+                let rows = sqlx::query(&sql)
+                    .bind(after)
+                    .fetch_all(store.reads())
+                    .await?;
+                rows.iter().map(read).collect()
+            })
+            .await
+    }
+
+    /// Something could not be done now: it is tried again at that time.
+    pub async fn put_off_forgetting(&self, user: UserId, until: Timestamp) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.durable().await?;
+                let put_off = sqlx::query("UPDATE forgettings SET due = $2 WHERE user_id = $1")
+                    .bind(user.to_string());
+                put_off.bind(until.0).execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// Nothing of them is left. The first certificate stands, whoever else was at it.
+    pub async fn note_erased(
+        &self,
+        user: UserId,
+        at: Timestamp,
+        certificate: String,
+        look_again: Timestamp,
+    ) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = "UPDATE forgettings SET state = 'erased', erased_at = $2, certificate = $3, due = $4 \
+                           WHERE user_id = $1 AND state = 'forgotten'";
+                let mut tx = store.durable().await?;
+                let note = sqlx::query(sql).bind(user.to_string()).bind(at.0).bind(certificate).bind(look_again.0);
+                note.execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// There is nothing to be done any more.
+    pub async fn close_forgetting(&self, user: UserId) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let mut tx = store.durable().await?;
+                let close = sqlx::query("UPDATE forgettings SET state = 'closed' WHERE user_id = $1 AND state = 'erased'");
+                close.bind(user.to_string()).execute(&mut *tx).await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// Deletes a forgotten user's working rows, some at a time; the same again deletes what came since. Of a user who was not
+    /// forgotten nothing is deleted.
+    pub async fn erase_working_rows(&self, user: UserId) -> Result<(), LogError> {
+        if self.destroyed_key(user).await?.is_none() {
+            return Ok(());
+        }
+        for rows in WORKING_ROWS {
+            let erase = async move |store: Store| {
+                let mut tx = store.durable().await?;
+                let erased = rows.erase(&mut tx, user, ERASED_AT_ONCE).await?;
+                tx.commit().await?;
+                Ok(erased)
+            };
+            while self.store().run(erase).await? >= ERASED_AT_ONCE as u64 {}
+        }
+        Ok(())
+    }
+
+    /// How many rows a user has left in the working tables, by table; those without any are left out.
+    pub async fn working_rows_left(
+        &self,
+        user: UserId,
+    ) -> Result<BTreeMap<&'static str, u64>, LogError> {
+        let count = async move |store: Store| {
+            let blobs = Rows {
+                table: "blobs",
+                user: "user_id",
+                key: "id",
+            };
+            let mut left = BTreeMap::new();
+            for rows in WORKING_ROWS.into_iter().chain([blobs]) {
+                *left.entry(rows.table).or_insert(0) += rows.count(&store, user).await?;
+            }
+            left.retain(|_, count| *count > 0);
+            Ok(left)
+        };
+        self.store().run(count).await
+    }
+
+    /// What is kept of a forgotten user's key; `None` while it is live, or was never there.
+    pub async fn destroyed_key(&self, user: UserId) -> Result<Option<DestroyedKey>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT key_id, master_id FROM user_keys WHERE user_id = $1 AND state = 'destroyed' AND wrapped IS NULL";
+            let row = sqlx::query(sql)
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            Ok(Some(DestroyedKey {
+                key_id: row.try_get("key_id")?,
+                master_id: row.try_get("master_id")?,
+            }))
+        };
+        self.store().run(read).await
+    }
+
+    /// The key of somebody who was forgotten came back, with a part of a backup: it is wiped again, and what came with it is to be
+    /// erased again. Nothing happens to anybody else.
+    pub async fn forget_restored_key(&self, user: UserId, at: Timestamp) -> Result<(), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let fact =
+                    "SELECT position FROM events WHERE aggregate_type = 'account' AND aggregate_id = $1 AND event_type = $2";
+                let mut tx = store.durable().await?;
+                let fact = sqlx::query_scalar(fact).bind(user.to_string()).bind(FORGOTTEN);
+                let Some(position) = fact.fetch_optional(&mut *tx).await? else { return Ok(()) };
+                let position: i64 = position;
+                let wipe = "UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = $2 \
+                            WHERE user_id = $1 AND state = 'live'";
+                let wipe = sqlx::query(wipe).bind(user.to_string()).bind(position);
+                if wipe.execute(&mut *tx).await?.rows_affected() > 0 {
+                    let again = "INSERT INTO forgettings (user_id, state, due, position, forgotten_at) \
+                                 VALUES ($1, 'forgotten', $2, $3, $2) ON CONFLICT (user_id) DO UPDATE SET \
+                                 state = excluded.state, due = excluded.due, erased_at = NULL, certificate = NULL";
+                    sqlx::query(again).bind(user.to_string()).bind(at.0).bind(position).execute(&mut *tx).await?;
+                }
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
+    /// How many events a user has, and how many of them are of the account: where the last one goes, of whom the others can't be
+    /// read.
+    pub async fn counts_of(&self, user: UserId) -> Result<(u64, u64), LogError> {
+        self.store()
+            .run(async move |store: Store| {
+                let sql = "SELECT coalesce(max(user_seq), 0) AS events, coalesce((SELECT max(sequence) FROM events \
+                           WHERE aggregate_type = 'account' AND aggregate_id = $1), 0) AS of_account FROM events WHERE user_id = $1";
+                let row = sqlx::query(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+                Ok((row.try_get::<i64, _>("events")? as u64, row.try_get::<i64, _>("of_account")? as u64))
+            })
+            .await
+    }
+
+    /// Which of these users have a live key; at most [`ASKED_AT_ONCE`] may be asked for.
+    pub async fn with_live_keys(&self, users: Vec<UserId>) -> Result<Vec<UserId>, LogError> {
+        if users.is_empty() {
+            return Ok(vec![]);
+        }
+        self.store()
+            .run(async move |store: Store| {
+                let places: Vec<String> = (1..=users.len()).map(|n| format!("${n}")).collect();
+                let places = places.join(", ");
+                let sql =
+                    format!("SELECT user_id FROM user_keys WHERE state = 'live' AND user_id IN ({places}) ORDER BY user_id");
+                let query = users.iter().fold(sqlx::query_scalar(&sql), |query, user| query.bind(user.to_string()));
+                let found: Vec<String> = query.fetch_all(store.reads()).await?;
+                Ok(found.iter().filter_map(|user| user.parse().ok()).collect())
+            })
+            .await
+    }
+
+    /// On an embedded store: brings all that was written into its file and empties the log beside it, in which what was deleted
+    /// stands until then. [`LogError::Away`] while somebody reads what was before.
+    pub async fn empty_wal(&self) -> Result<(), LogError> {
+        match self
+            .store()
+            .run(async move |store: Store| store.scrub().await)
+            .await?
+        {
+            true => Ok(()),
+            false => Err(LogError::Away(
+                "somebody reads what was before; its log can't be emptied yet".into(),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! The sealer: the elected node's task that follows the log, checks each row's digest, keeps the tree and signs its heads.
+//!
+//! Invariant: the hashes of a batch and the checkpoint go in one transaction, which also checks the office. A head is signed
+//! only when the tree as stored has that root and grew out of the last head. So a crash at any point, or the same twice, leaves
+//! nothing to mend; and whatever does not fit stops the sealer for good, loudly, with the heads signed before as evidence.
+
+use std::{convert::Infallible, time::Duration};
+
+use sqlx::{Any, Row, Transaction};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    Log, LogError, StoredRow,
+    election::{Election, Epoch},
+    merkle_tree::{self, Frontier},
+    signed_heads::{self, HeadKey, PublicHeadKey, SignedHead},
+    store::LONGEST,
+};
+
+/// Rows of one transaction.
+const BATCH: usize = 500;
+/// Pause after the store was away or another node was elected.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the sealer is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Another node is elected.
+    Waiting,
+    /// It follows the log.
+    Sealing,
+    /// Something does not fit, and nothing is sealed any more; the sentence names the position and the stream where it can.
+    Stopped(String),
+}
+
+/// How the sealer is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// What it does.
+    pub state: State,
+    /// How many rows are in the tree; 0 where it never was elected.
+    pub sealed: u64,
+    /// How many rows the newest signed head covers.
+    pub signed: u64,
+}
+
+/// A running sealer, as others see it.
+#[derive(Debug, Clone)]
+pub struct Sealing {
+    /// How it is doing.
+    pub status: watch::Receiver<Status>,
+    /// The newest head that this node found or signed in office. Each covers those before it, so who is slow misses nothing.
+    pub heads: watch::Receiver<Option<SignedHead>>,
+}
+
+/// Starts it, on the runtime that owns the store's connections. A head is signed whenever there are new rows, at most each
+/// `every`, and when a long catching up is done.
+pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sealing, LogError> {
+    let key = log.head_key().await?;
+    let (status, told_status) = watch::channel(Status {
+        state: State::Waiting,
+        sealed: 0,
+        signed: 0,
+    });
+    let (heads, told_heads) = watch::channel(None);
+    let sealer = Sealer {
+        log: log.clone(),
+        public: key.public(),
+        key,
+        every,
+        status: status.clone(),
+        heads,
+    };
+    let running = log.store().io().spawn(sealer.run(election));
+    log.store().io().spawn(async move {
+        if let Err(stopped) = running.await {
+            error!(%stopped, "the sealer stopped in a panic");
+            status.send_modify(|status| {
+                status.state = State::Stopped("a panic, which the server's own log tells of".into())
+            });
+        }
+    });
+    Ok(Sealing {
+        status: told_status,
+        heads: told_heads,
+    })
+}
+
+struct Sealer {
+    log: Log,
+    key: HeadKey,
+    public: PublicHeadKey,
+    every: Duration,
+    status: watch::Sender<Status>,
+    heads: watch::Sender<Option<SignedHead>>,
+}
+
+impl Sealer {
+    /// In office as often as this node is elected, until something does not fit.
+    async fn run(self, mut election: Election) {
+        loop {
+            let epoch = election.elected().await;
+            let Err(ended) = self.serve(epoch).await;
+            match ended {
+                LogError::Deposed => {
+                    info!("another node was elected and seals the log from here on");
+                    self.status
+                        .send_modify(|status| status.state = State::Waiting);
+                }
+                LogError::Away(reason) => warn!(reason, "the store is away; the sealer tries on"),
+                error => {
+                    error!(%error, "the sealer stopped");
+                    self.status
+                        .send_modify(|status| status.state = State::Stopped(error.to_string()));
+                    return;
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Seals until it may not or can't.
+    async fn serve(&self, epoch: Epoch) -> Result<Infallible, LogError> {
+        let mut frontier = in_time(self.resume(epoch)).await?;
+        let mut follower = self.log.follow(frontier.size());
+        let mut signed_at = Instant::now();
+        loop {
+            self.status.send_modify(|status| {
+                status.state = State::Sealing;
+                status.sealed = frontier.size();
+            });
+            let is_at_head = frontier.size() >= self.log.head();
+            let has_news = frontier.size() > self.status.borrow().signed;
+            if has_news && (is_at_head || signed_at.elapsed() >= self.every) {
+                let head = in_time(self.sign(epoch, &frontier)).await?;
+                self.tell(head);
+                signed_at = Instant::now();
+                if is_at_head {
+                    sleep(self.every).await; // what happens meanwhile goes into the next head, a few transactions for all of it
+                }
+            }
+            let rows = follower.next(BATCH).await?;
+            let (mut grown, mut hashes) = (frontier.clone(), Vec::with_capacity(2 * rows.len()));
+            for row in &rows {
+                hashes.extend(grown.push(checked_leaf(row, grown.size() + 1)?));
+            }
+            in_time(self.store(epoch, frontier.size(), grown.size(), &hashes)).await?;
+            frontier = grown;
+        }
+    }
+
+    fn tell(&self, head: SignedHead) {
+        self.status.send_modify(|status| status.signed = head.size);
+        self.heads.send_replace(Some(head));
+    }
+
+    /// Where the tree stands, checked against the log and the last head.
+    async fn resume(&self, epoch: Epoch) -> Result<Frontier, LogError> {
+        let mut tx = self.log.store().relaxed_in(epoch).await?;
+        sqlx::query(
+            "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(merkle_tree::CHECKPOINT)
+        .execute(&mut *tx)
+        .await?;
+        let size: i64 = sqlx::query_scalar("SELECT position FROM checkpoints WHERE name = $1")
+            .bind(merkle_tree::CHECKPOINT)
+            .fetch_one(&mut *tx)
+            .await?;
+        let size = size as u64;
+        let peaks = merkle_tree::read(&mut tx, &Frontier::indexes(size)).await?;
+        let leaf = match size {
+            0 => None,
+            _ => merkle_tree::read(&mut tx, &[merkle_tree::first_index(size)])
+                .await?
+                .pop(),
+        };
+        let head = self.newest_head(&mut tx).await?;
+        tx.commit().await?;
+        // A log that was cut off or set back would otherwise grow again over what was sealed, unnoticed.
+        if let Some(leaf) = leaf {
+            match self.log.rows(size - 1, 1).await?.first() {
+                Some(row) if checked_leaf(row, size)? == leaf => {}
+                Some(row) => return Err(row.damaged("it is not the one that was sealed there")),
+                None => {
+                    return Err(LogError::Tree(format!(
+                        "position {size} was sealed and is gone from the log"
+                    )));
+                }
+            }
+        }
+        if let Some(head) = head {
+            if head.size > size {
+                let reason = format!(
+                    "a head over {} facts was signed, of which only {size} are in the tree",
+                    head.size
+                );
+                return Err(LogError::Tree(reason));
+            }
+            self.tell(head);
+        }
+        Frontier::new(size, peaks)
+            .ok_or_else(|| LogError::Tree("it has another size than its checkpoint".into()))
+    }
+
+    async fn store(
+        &self,
+        epoch: Epoch,
+        from: u64,
+        to: u64,
+        hashes: &[merkle_tree::Hash],
+    ) -> Result<(), LogError> {
+        let mut tx = self.log.store().relaxed_in(epoch).await?;
+        let moved = sqlx::query(
+            "UPDATE checkpoints SET position = $3, epoch = $4 WHERE name = $1 AND position = $2",
+        )
+        .bind(merkle_tree::CHECKPOINT)
+        .bind(from as i64)
+        .bind(to as i64)
+        .bind(epoch.number())
+        .execute(&mut *tx)
+        .await?;
+        if moved.rows_affected() != 1 {
+            // An earlier try of this node, given up as unanswered, was carried out after all.
+            return Err(LogError::Away(
+                "the tree's checkpoint moved meanwhile".into(),
+            ));
+        }
+        merkle_tree::insert(&mut tx, merkle_tree::first_index(from + 1), hashes).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Signs the head of the whole tree, once it is known to have grown out of the last one.
+    async fn sign(&self, epoch: Epoch, frontier: &Frontier) -> Result<SignedHead, LogError> {
+        let (size, root) = (frontier.size(), frontier.root());
+        let mut tx = self.log.store().durable_in(epoch).await?;
+        if merkle_tree::root(&mut tx, size).await? != root {
+            return Err(LogError::Tree(format!(
+                "its stored hashes have another root over {size} facts than the facts"
+            )));
+        }
+        if let Some(last) = self.newest_head(&mut tx).await? {
+            if last.size == size && last.root == root {
+                return Ok(last); // an earlier try, given up as unanswered, was carried out after all
+            }
+            let grew = last.size < size && {
+                let proof = merkle_tree::prove_consistency(&mut tx, size, last.size).await?;
+                merkle_tree::is_consistent(&proof, (last.size, last.root), (size, root))
+            };
+            if !grew {
+                let reason = format!(
+                    "the tree over {size} facts did not grow out of the signed head over {}",
+                    last.size
+                );
+                return Err(LogError::Tree(reason));
+            }
+        }
+        let unsigned = |error| {
+            LogError::Tree(format!(
+                "the head over {size} facts can't be signed: {error}"
+            ))
+        };
+        let head = self.key.sign(size, root).map_err(unsigned)?;
+        let signed =
+            sqlx::query("INSERT INTO tree_heads (size, note, signed_at) VALUES ($1, $2, $3) ON CONFLICT (size) DO NOTHING")
+                .bind(size as i64)
+                .bind(&head.note)
+                .bind(self.log.clock().now().0)
+                .execute(&mut *tx)
+                .await?;
+        if signed.rows_affected() != 1 {
+            return Err(LogError::Away(
+                "an earlier try to sign, given up as unanswered, ended only now".into(),
+            ));
+        }
+        tx.commit().await?;
+        Ok(head)
+    }
+
+    async fn newest_head(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+    ) -> Result<Option<SignedHead>, LogError> {
+        let Some(row) = sqlx::query(signed_heads::NEWEST)
+            .fetch_optional(&mut **tx)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let note: String = row.try_get("note")?;
+        let bad = |reason| LogError::Tree(format!("the newest signed head is none: {reason}"));
+        self.public.open(&note).map(Some).map_err(bad)
+    }
+}
+
+/// The leaf of a row that is as it was written, at its place.
+fn checked_leaf(row: &StoredRow, expected: u64) -> Result<merkle_tree::Hash, LogError> {
+    if row.position != expected {
+        return Err(LogError::Hole { missing: expected });
+    }
+    match row.computed_digest()[..] == row.digest[..] {
+        true => Ok(merkle_tree::leaf_hash(&row.digest)),
+        false => Err(row.damaged("its digest does not match")),
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+    timeout(LONGEST, work)
+        .await
+        .unwrap_or_else(|_| Err(LogError::Away("it did not answer in time".into())))
+}

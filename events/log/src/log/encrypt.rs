@@ -1,0 +1,197 @@
+//! Facts, sealed for the store and opened again.
+
+use std::sync::Arc;
+
+use genie_events::account::FORGOTTEN;
+
+use super::Log;
+use crate::{
+    Append, AppendError, Body, Fact, LogError, Owner, Remember, StoredRow, UserKeys, Work,
+    append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
+    encryption::Place,
+    idempotency,
+    keys::KeyState,
+    stored_row::slice_of,
+};
+
+impl Log {
+    pub(crate) async fn seal(&self, append: Append) -> Result<Request, AppendError> {
+        let count: usize = append.groups.iter().map(|group| group.facts.len()).sum();
+        if count == 0 || count > MAX_EVENTS {
+            return Err(AppendError::TooLarge(format!(
+                "{count} events, where 1 to {MAX_EVENTS} are allowed"
+            )));
+        }
+        let mut rows = Vec::with_capacity(count);
+        let mut system_owners = Vec::new();
+        for group in append.groups {
+            let ends_a_user = group
+                .facts
+                .iter()
+                .all(|fact| fact.event.type_name() == FORGOTTEN);
+            let keys = match &group.keys {
+                Some(keys) => Arc::clone(keys),
+                // No key of theirs is needed, which perhaps nobody can open any more.
+                None if ends_a_user => Arc::clone(&self.0.system),
+                None => match self.keys(group.owner.key_owner()).await {
+                    Ok(KeyState::Live(keys)) => keys,
+                    Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            if matches!(group.owner, Owner::System(_)) {
+                system_owners.push(group.owner.id());
+            }
+            self.seal_group(group, &keys, &append.metadata, &mut rows)?;
+        }
+        let mut work = append.work;
+        if let Some(remember) = append.remember {
+            work.push(Work::Remember(self.seal_outcome(remember, &rows).await?));
+        }
+        Ok(Request {
+            rows,
+            work,
+            system_owners,
+        })
+    }
+
+    async fn seal_outcome(
+        &self,
+        remember: Remember,
+        rows: &[StoredRow],
+    ) -> Result<idempotency::Outcome, AppendError> {
+        let Remember {
+            request,
+            user,
+            outcome,
+        } = remember;
+        let keys = match self.keys(user.0).await {
+            Ok(KeyState::Live(keys)) => keys,
+            Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
+            Err(error) => return Err(error.into()),
+        };
+        let sealed = keys.payload().seal(
+            outcome.to_string().as_bytes(),
+            &idempotency::place(user, &request.key),
+        );
+        let event_id =
+            genie_events::EventId(rows.last().map(|row| row.event_id).unwrap_or_default());
+        Ok(idempotency::Outcome {
+            key: request.key,
+            request: request.request,
+            user,
+            event_id,
+            sealed,
+        })
+    }
+
+    fn seal_group(
+        &self,
+        group: Group,
+        keys: &UserKeys,
+        metadata: &genie_events::Metadata,
+        rows: &mut Vec<StoredRow>,
+    ) -> Result<(), AppendError> {
+        let owner = group.owner.id();
+        let (slice, recorded_at) = (slice_of(owner), self.0.clock.now());
+        let users = keys;
+        for (n, fact) in (1..).zip(group.facts) {
+            let owner_seq = storable(&fact, group.after.checked_add(n))?;
+            let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
+            let keys = if event_type == FORGOTTEN {
+                &self.0.system
+            } else {
+                users
+            };
+            let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
+            let plaintext = fact.event.to_vec();
+            if plaintext.len() > MAX_EVENT_BYTES {
+                let (stream, bytes) = (&fact.stream, plaintext.len());
+                let reason = format!(
+                    "{event_type} of {stream} has {bytes} bytes, where {MAX_EVENT_BYTES} are allowed"
+                );
+                return Err(AppendError::TooLarge(reason));
+            }
+            let metadata = genie_events::Metadata {
+                clear: fact.event.clear(),
+                ..metadata.clone()
+            };
+            let mut row = StoredRow {
+                position: 0,
+                kind: fact.stream.kind.as_str().to_owned(),
+                payload: keys.payload().seal_event(event_id, &plaintext, &place),
+                id: fact.stream.id,
+                sequence: fact.sequence,
+                event_type: event_type.to_owned(),
+                event_version: fact.event.version(),
+                metadata: serde_json::to_string(&metadata)
+                    .map_err(|error| AppendError::Broken(error.to_string()))?,
+                event_id: event_id.0,
+                owner,
+                owner_seq,
+                slice,
+                recorded_at,
+                digest: Vec::new(),
+            };
+            row.digest = row.computed_digest().to_vec();
+            rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// Checks and opens a row.
+    pub async fn open_row(&self, row: &StoredRow) -> Result<Fact, LogError> {
+        let keys = self
+            .keys(row.key_owner())
+            .await
+            .map_err(|error| match error {
+                LogError::KeyAbsent { .. } => {
+                    row.damaged("its owner's key is absent; the store is incomplete")
+                }
+                LogError::MasterKeyWrong { .. } => row.damaged(error),
+                LogError::MasterKeyMissing { wanted } => LogError::Locked {
+                    position: row.position,
+                    stream: format!("{}/{}", row.kind, row.id),
+                    wanted,
+                },
+                error => error,
+            });
+        let (stream, body) = match keys? {
+            KeyState::Live(keys) => {
+                let (stream, event) = row.open(&keys)?;
+                (stream, Body::Open(event, keys))
+            }
+            KeyState::Destroyed => (row.verified_stream()?, Body::Forgotten),
+        };
+        Ok(Fact {
+            position: row.position,
+            event_id: genie_events::EventId(row.event_id),
+            sequence: row.sequence,
+            event_type: row.event_type.clone(),
+            user: row.user(),
+            owner_seq: row.owner_seq,
+            recorded_at: row.recorded_at,
+            metadata: row.metadata()?,
+            stream,
+            body,
+        })
+    }
+}
+
+/// The owner's number of a fact, if both stores can hold it, its stream's name and its sequence.
+fn storable(fact: &crate::NewFact, owner_seq: Option<u64>) -> Result<u64, AppendError> {
+    let fits = |number: u64| i64::try_from(number).is_ok();
+    let refused = |reason| {
+        let stream = fact.stream.to_string().replace('\0', "\u{fffd}");
+        Err(AppendError::Unstorable {
+            stream,
+            sequence: fact.sequence,
+            reason,
+        })
+    };
+    match owner_seq {
+        _ if fact.stream.id.contains('\0') => refused("a stream's name must not hold a NUL"),
+        Some(seq) if fits(seq) && fits(fact.sequence) => Ok(seq),
+        _ => refused("its number is past what a store can count"),
+    }
+}

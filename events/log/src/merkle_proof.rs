@@ -1,0 +1,175 @@
+//! Proofs for others: that a fact stands in the log under a signed head, and that the log only grew since an earlier head.
+//! Each is checked here before it is handed out.
+
+use sqlx::AnyConnection;
+use uuid::Uuid;
+
+use crate::{
+    Log, LogError, StoredRow,
+    merkle_tree::{self, Hash},
+    signed_heads::{BadHead, PublicHeadKey, SignedHead},
+    store::Store,
+};
+
+/// That a fact is in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proof {
+    /// Where it stands.
+    pub position: u64,
+    /// Which fact.
+    pub event_id: Uuid,
+    /// SHA-256 of its row.
+    pub digest: Vec<u8>,
+    /// The tree's leaf over the digest.
+    pub leaf: Hash,
+    /// The audit path from the leaf to the head's root (RFC 6962, 2.1.1).
+    pub path: Vec<Hash>,
+    /// The newest signed head.
+    pub head: SignedHead,
+    /// Asked for: that this head's tree begins with a smaller one (RFC 6962, 2.1.2).
+    pub growth: Option<Growth>,
+}
+
+/// That the log only grew.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Growth {
+    /// The size of the smaller tree.
+    pub from: u64,
+    /// Its root now: whoever kept a head of that size compares it.
+    pub root: Hash,
+    /// The consistency proof.
+    pub proof: Vec<Hash>,
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum CantProve {
+    /// Nothing stands there.
+    #[error("There is no fact at position {position}; the log has {facts}")]
+    NotThere {
+        /// What was asked for.
+        position: u64,
+        /// How many facts there are.
+        facts: u64,
+    },
+    /// No head covers it yet.
+    #[error(
+        "Position {position} is not sealed yet: the newest signed head covers {signed} facts; ask again in a few seconds"
+    )]
+    NotSealed {
+        /// What was asked for.
+        position: u64,
+        /// How many facts the newest head covers.
+        signed: u64,
+    },
+    /// No such smaller tree.
+    #[error("`from` must be the size of an earlier tree, from 1 to {signed}")]
+    NoSuchSize {
+        /// How many facts the newest head covers.
+        signed: u64,
+    },
+    /// The store is away, or does not prove what it should.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Log {
+    /// Proves that the fact at a position is in the log, and on demand that the log only grew since it had `from` facts.
+    pub async fn prove(&self, position: u64, from: Option<u64>) -> Result<Proof, CantProve> {
+        let row = match position {
+            0 => None,
+            _ if i64::try_from(position).is_err() => None,
+            _ => self.rows(position - 1, 1).await?.into_iter().next(),
+        };
+        let Some(row) = row else {
+            return Err(CantProve::NotThere {
+                position,
+                facts: self.head(),
+            });
+        };
+        let key = self.head_key().await?.public();
+        let head = self
+            .newest_note()
+            .await?
+            .map(|note| open(&key, &note))
+            .transpose()?;
+        let signed = head.as_ref().map_or(0, |head| head.size);
+        let Some(head) = head.filter(|head| head.size >= position) else {
+            return Err(CantProve::NotSealed { position, signed });
+        };
+        if from.is_some_and(|from| from == 0 || from > signed) {
+            return Err(CantProve::NoSuchSize { signed });
+        }
+        let proof = async move |store: Store| {
+            let mut db = store.reads().acquire().await?;
+            let path = merkle_tree::prove_inclusion(&mut db, head.size, position).await?;
+            let growth = match from {
+                Some(from) => Some(grown(&mut db, from, head.size).await?),
+                None => None,
+            };
+            let (leaf, event_id, digest) = (
+                merkle_tree::leaf_hash(&row.digest),
+                row.event_id,
+                row.digest.clone(),
+            );
+            check(
+                Proof {
+                    position,
+                    event_id,
+                    digest,
+                    leaf,
+                    path,
+                    head,
+                    growth,
+                },
+                &row,
+            )
+        };
+        Ok(self.store().run(proof).await?)
+    }
+}
+
+fn open(key: &PublicHeadKey, note: &str) -> Result<SignedHead, LogError> {
+    key.open(note).map_err(|reason: BadHead| {
+        LogError::Tree(format!("the newest signed head is none: {reason}"))
+    })
+}
+
+async fn grown(db: &mut AnyConnection, from: u64, size: u64) -> Result<Growth, LogError> {
+    Ok(Growth {
+        from,
+        root: merkle_tree::root(db, from).await?,
+        proof: merkle_tree::prove_consistency(db, size, from).await?,
+    })
+}
+
+/// What does not hold is never handed out.
+fn check(proof: Proof, row: &StoredRow) -> Result<Proof, LogError> {
+    let Proof {
+        position,
+        digest,
+        path,
+        head,
+        growth,
+        ..
+    } = &proof;
+    if row.computed_digest()[..] != row.digest[..] {
+        return Err(row.damaged("its digest does not match"));
+    }
+    if !merkle_tree::is_included(path, head.size, head.root, *position, digest) {
+        return Err(row.damaged("it is not what was sealed at its position"));
+    }
+    let holds = |growth: &Growth| {
+        merkle_tree::is_consistent(
+            &growth.proof,
+            (growth.from, growth.root),
+            (head.size, head.root),
+        )
+    };
+    match growth.as_ref().is_none_or(holds) {
+        true => Ok(proof),
+        false => Err(LogError::Tree(
+            "the newest head did not grow out of the tree as stored".into(),
+        )),
+    }
+}

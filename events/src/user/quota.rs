@@ -1,0 +1,91 @@
+//! What a user's tier allows, and what is counted against it (contract, section 8).
+
+use crate::{
+    Now,
+    credential::{Credential, CredentialKind},
+    event::{Change, Event},
+    job::Job,
+    refusal::Refusal,
+    tier::{Counter, Tier},
+    timestamp::Timestamp,
+    usage::{Unit, UsageCommand, UsageEvent},
+    user::{User, changes},
+};
+
+impl User {
+    /// The original's `canPerform`: whether the tier allows so many more, and the facts that count them, for the same append as
+    /// what is allowed. Every operation asks here, and nothing else compares with a limit. Present counts need no fact of their
+    /// own: they follow from what is there.
+    pub(super) fn can_perform(
+        &self,
+        now: &Now,
+        counter: Counter,
+        amount: u64,
+    ) -> Result<Vec<Change>, Refusal> {
+        let allowance = now.limits.allowance(self.tier()?, counter);
+        if counter.is_present_count() {
+            return allowance
+                .check(self.used(counter, now.moment).saturating_add(amount))
+                .map(|()| vec![]);
+        }
+        let command = UsageCommand::Count {
+            allowance,
+            amount,
+            month: now.moment.month(),
+        };
+        self.usage
+            .decide(command)
+            .map(|events| changes(&self.id, events))
+    }
+
+    /// What was counted for work that came to nothing goes back to the month it came from.
+    pub(super) fn give_back(&self, unit: Unit) -> Result<Vec<Change>, Refusal> {
+        let Unit { counter, month } = unit;
+        let events = self.usage.decide(UsageCommand::GiveBack {
+            counter,
+            amount: 1,
+            month,
+        })?;
+        Ok(changes(&self.id, events))
+    }
+
+    /// How many of a counter there are now: of this month, or of what is there.
+    pub fn used(&self, counter: Counter, now: Timestamp) -> u64 {
+        let connected = |held: &&Credential| {
+            matches!(
+                held,
+                Credential::Held {
+                    kind: CredentialKind::Profile,
+                    ..
+                }
+            )
+        };
+        let waits_for_its_time = |job: &&Job| matches!(job, Job::Waiting { attempts: 0, not_before: Some(at), .. } if *at > now);
+        match counter {
+            Counter::PlatformsConnected => {
+                self.credentials.values().filter(connected).count() as u64
+            }
+            Counter::ScheduledQueueSize => {
+                self.jobs.values().filter(waits_for_its_time).count() as u64
+            }
+            Counter::TeamSeats => 0, // there are no teams yet
+            monthly => self.usage.count(monthly, self.usage.present(now.month())),
+        }
+    }
+
+    /// The tier now.
+    pub fn tier(&self) -> Result<Tier, Refusal> {
+        self.account.active().map(|profile| profile.tier)
+    }
+}
+
+/// The unit that is counted among these, if any is.
+pub(super) fn counted_unit(changes: &[Change]) -> Option<Unit> {
+    changes.iter().find_map(|change| match &change.event {
+        Event::Usage(UsageEvent::Counted { counter, month, .. }) => Some(Unit {
+            counter: *counter,
+            month: *month,
+        }),
+        _ => None,
+    })
+}

@@ -1,0 +1,445 @@
+//! `genie import credentials FILE`: what the original held, taken in by the running server when there is one. The file is read
+//! line by line. Each line is told of by its number, never by what it holds; those that are not taken in go to a file of their
+//! own, as they came.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use genie_actors::{credentials::Vault, users::Users};
+use genie_log::{Log, Opened};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{app, config::Config, socket};
+
+/// Takes lines in.
+pub mod importer;
+/// One line.
+pub mod line;
+/// What the original sealed.
+pub mod original;
+
+use importer::{Importer, Outcome};
+use line::{Line, MAX_LINE};
+
+/// Lines that are sent to the server at once: few enough for its answer to come in time from a slow store, too.
+const BATCH_LINES: usize = 32;
+/// The most bytes of lines that are sent at once, so that they fit into a body.
+const BATCH_BYTES: usize = 512 * 1024;
+/// Where the server takes them, on its socket.
+const ROUTE: &str = "/credentials/import";
+/// What to do when it was stopped.
+const AGAIN: &str = "call this again: what was taken in is not taken in again";
+
+/// What is missing on the side that takes lines in.
+pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the original's key";
+
+/// What may be brought in.
+#[derive(Subcommand)]
+pub enum ImportCommand {
+    /// Take in credentials that the original sealed with CREDENTIALS_ENC_KEY_B64; may run beside the server, and again
+    Credentials(Options),
+}
+
+/// From where.
+#[derive(Args)]
+pub struct Options {
+    /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"}; `-` is standard input
+    file: PathBuf,
+    /// A new file for the lines that are not taken in, as they came
+    #[arg(long)]
+    rejected: Option<PathBuf>,
+}
+
+/// Lines as they are sent to a server.
+#[derive(Serialize, Deserialize)]
+pub struct Batch {
+    /// In order.
+    pub lines: Vec<Line>,
+}
+
+/// Takes them in, and says of each what became of it.
+pub fn run(
+    config: Config,
+    ImportCommand::Credentials(options): ImportCommand,
+) -> Result<(), String> {
+    let lines = Lines::open(&options.file)?;
+    let rejected = options
+        .rejected
+        .as_deref()
+        .map(Rejected::create)
+        .transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
+    let io = runtime.handle().clone();
+    // Without a server, users' actors run here.
+    let system = actix::System::with_tokio_rt(move || runtime);
+    system.block_on(async move {
+        let mut import = Import {
+            way: Way::Unknown,
+            config,
+            io,
+            rejected,
+            counts: Counts::default(),
+        };
+        let done = import.all(lines).await;
+        import.end(done).await
+    })
+}
+
+/// A line on its way: what it says or what is wrong with it, and its bytes as they came unless they are with the rejected already.
+struct Pending {
+    number: u64,
+    bytes: Vec<u8>,
+    read: Result<Line, String>,
+}
+
+#[derive(Default)]
+struct Counts {
+    imported: u64,
+    before: u64,
+    rejected: u64,
+}
+
+struct Import {
+    way: Way,
+    config: Config,
+    io: tokio::runtime::Handle,
+    rejected: Option<Rejected>,
+    counts: Counts,
+}
+
+/// Who takes lines in.
+enum Way {
+    /// Nobody was asked yet.
+    Unknown,
+    /// The server on this data folder.
+    Server,
+    /// This process, which has the store's lock.
+    Here {
+        log: Log,
+        users: Users,
+        vault: Vault,
+        _only_process: Option<File>,
+    },
+}
+
+impl Import {
+    async fn all(&mut self, mut lines: Lines) -> Result<(), String> {
+        let (mut pending, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = lines.next(self.rejected.as_mut())? {
+            bytes += next.bytes.len();
+            pending.push(next);
+            if pending.len() == BATCH_LINES || bytes + MAX_LINE > BATCH_BYTES {
+                self.batch(std::mem::take(&mut pending)).await?;
+                bytes = 0;
+            }
+        }
+        self.batch(pending).await
+    }
+
+    async fn batch(&mut self, pending: Vec<Pending>) -> Result<(), String> {
+        let (mut lines, mut numbered) = (Vec::new(), Vec::with_capacity(pending.len()));
+        for Pending {
+            number,
+            bytes,
+            read,
+        } in pending
+        {
+            let name = read.map(|line| {
+                let name = line.id.clone();
+                lines.push(line);
+                name
+            });
+            numbered.push((number, bytes, name));
+        }
+        let mut outcomes = match lines.is_empty() {
+            true => vec![].into_iter(),
+            false => self.send(Batch { lines }).await?.into_iter(),
+        };
+        for (number, bytes, name) in numbered {
+            let outcome = match &name {
+                Ok(_) => outcomes.next().unwrap_or(Outcome::Later {
+                    reason: "the server said nothing of it".to_owned(),
+                }),
+                Err(reason) => Outcome::Rejected {
+                    reason: reason.clone(),
+                },
+            };
+            self.tell(number, &bytes, &name.unwrap_or_default(), outcome)?;
+        }
+        Ok(())
+    }
+
+    fn tell(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        name: &str,
+        outcome: Outcome,
+    ) -> Result<(), String> {
+        let said = match outcome {
+            Outcome::Imported { id } => {
+                self.counts.imported += 1;
+                match id.to_string().eq_ignore_ascii_case(name) {
+                    true => "imported".to_owned(),
+                    false => format!(
+                        "imported as {id}, because `{name}` is no UUID; tell its clients the new id"
+                    ),
+                }
+            }
+            Outcome::Before { .. } => {
+                self.counts.before += 1;
+                "imported before".to_owned()
+            }
+            Outcome::Rejected { reason } => {
+                self.counts.rejected += 1;
+                if let Some(rejected) = &mut self.rejected {
+                    rejected.line(bytes)?;
+                }
+                format!("not imported: {reason}")
+            }
+            Outcome::Later { reason } => {
+                return Err(format!("stopped at line {number}: {reason}; {AGAIN}"));
+            }
+        };
+        app::say(&format!("line {number}: {said}"));
+        Ok(())
+    }
+
+    async fn send(&mut self, batch: Batch) -> Result<Vec<Outcome>, String> {
+        if !matches!(self.way, Way::Here { .. }) {
+            match socket::ask(&self.config, ROUTE, &batch)
+                .await
+                .map_err(|reason| format!("{reason}; {AGAIN}"))?
+            {
+                Some(answer) => {
+                    self.way = Way::Server;
+                    return outcomes_of(answer);
+                }
+                None if matches!(self.way, Way::Server) => {
+                    return Err(format!("the server has stopped; {AGAIN}"));
+                }
+                None => self.way = self.open_here().await?,
+            }
+        }
+        let Way::Here {
+            log, users, vault, ..
+        } = &self.way
+        else {
+            return Err("nobody takes lines in".to_owned());
+        };
+        let key = self.config.original_key().ok_or(KEY_MISSING)?;
+        let (log, users, vault) = (log.clone(), users.clone(), vault.clone());
+        let taken = self.io.spawn(async move {
+            Importer {
+                log: &log,
+                users: &users,
+                vault: &vault,
+                key: &key,
+            }
+            .take(batch.lines)
+            .await
+        });
+        taken
+            .await
+            .map_err(|stopped| format!("the import broke off: {stopped}; {AGAIN}"))
+    }
+
+    /// As at a server's start.
+    async fn open_here(&self) -> Result<Way, String> {
+        self.config.original_key().ok_or(KEY_MISSING)?;
+        let only_process = app::lock_store(&self.config)?;
+        let limits = app::read_limits(&self.config)?;
+        let config = self.config.clone();
+        let opened = self
+            .io
+            .spawn(async move { app::open_log(&config, false).await });
+        let Opened { log, vault } = opened
+            .await
+            .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
+        let users = Users::new(log.clone(), limits, vec![actix::Arbiter::new().handle()]);
+        Ok(Way::Here {
+            vault: Vault::new(log.clone(), vault),
+            users,
+            log,
+            _only_process: only_process,
+        })
+    }
+
+    async fn end(self, done: Result<(), String>) -> Result<(), String> {
+        if let Way::Here { log, .. } = self.way {
+            let _ = self
+                .io
+                .spawn(async move { log.store().close().await })
+                .await;
+        }
+        if let Some(rejected) = self.rejected {
+            rejected.close()?;
+        }
+        let Counts {
+            imported,
+            before,
+            rejected,
+        } = self.counts;
+        let counted =
+            format!("{imported} imported, {before} imported before, {rejected} not imported");
+        match (done, rejected) {
+            (Err(reason), _) => Err(format!("{counted}; {reason}")),
+            (Ok(()), 0) => {
+                app::say(&counted);
+                Ok(())
+            }
+            (Ok(()), _) => Err(counted),
+        }
+    }
+}
+
+fn outcomes_of(mut answer: Value) -> Result<Vec<Outcome>, String> {
+    serde_json::from_value(answer["data"].take()).map_err(|_| socket::NOT_UNDERSTOOD.to_owned())
+}
+
+/// The lines of a file, one at a time.
+struct Lines {
+    reader: Box<dyn BufRead>,
+    shown: String,
+    number: u64,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<Self, String> {
+        let shown = path.display().to_string();
+        let reader: Box<dyn BufRead> = match path == Path::new("-") {
+            true => Box::new(io::stdin().lock()),
+            false => Box::new(BufReader::new(
+                File::open(path).map_err(|error| format!("{shown}: {error}"))?,
+            )),
+        };
+        Ok(Self {
+            reader,
+            shown,
+            number: 0,
+        })
+    }
+
+    /// The next that is not blank. One that is too long goes to the rejected as it is read, and is never held whole.
+    fn next(&mut self, rejected: Option<&mut Rejected>) -> Result<Option<Pending>, String> {
+        loop {
+            let (mut bytes, most) = (Vec::new(), MAX_LINE as u64 + 1);
+            let read = self
+                .reader
+                .by_ref()
+                .take(most)
+                .read_until(b'\n', &mut bytes);
+            let read = read.map_err(|error| format!("{}: {error}; {AGAIN}", self.shown))?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            let number = self.number;
+            if read as u64 == most && !bytes.ends_with(b"\n") {
+                self.pass_over(&bytes, rejected)?;
+                let read = Err(format!("it is longer than {MAX_LINE} bytes"));
+                return Ok(Some(Pending {
+                    number,
+                    bytes: Vec::new(),
+                    read,
+                }));
+            }
+            let line = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some(Pending {
+                    number,
+                    read: Line::read(line),
+                    bytes: line.strip_suffix(b"\n").unwrap_or(line).to_vec(),
+                }));
+            }
+        }
+    }
+
+    fn pass_over(
+        &mut self,
+        begin: &[u8],
+        mut rejected: Option<&mut Rejected>,
+    ) -> Result<(), String> {
+        let mut keep = |bytes: &[u8]| {
+            rejected
+                .as_mut()
+                .map_or(Ok(()), |rejected| rejected.bytes(bytes))
+        };
+        keep(begin)?;
+        loop {
+            let buffer = self
+                .reader
+                .fill_buf()
+                .map_err(|error| format!("{}: {error}; {AGAIN}", self.shown))?;
+            let end = buffer.iter().position(|byte| *byte == b'\n');
+            let used = end.map_or(buffer.len(), |end| end);
+            keep(&buffer[..used])?;
+            let is_end = end.is_some() || buffer.is_empty();
+            let used = used + usize::from(end.is_some());
+            self.reader.consume(used);
+            if is_end {
+                return keep(b"\n");
+            }
+        }
+    }
+}
+
+/// The file of lines that were not taken in.
+struct Rejected {
+    file: io::BufWriter<File>,
+    shown: String,
+}
+
+impl Rejected {
+    /// Only its owner may read it, and no file is written over: it might be the one that is read.
+    fn create(path: &Path) -> Result<Self, String> {
+        let shown = path.display().to_string();
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path);
+        let file = file.map_err(|error| {
+            format!("--rejected: {shown}: {error}; name a file that is not there yet")
+        })?;
+        Ok(Self {
+            file: io::BufWriter::new(file),
+            shown,
+        })
+    }
+
+    /// One that is there already is empty.
+    fn line(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bytes(bytes)?;
+        self.bytes(b"\n")
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| format!("{} can't be written: {error}", self.shown))
+    }
+
+    fn close(self) -> Result<(), String> {
+        let told =
+            |error: &dyn std::fmt::Display| format!("{} can't be written: {error}", self.shown);
+        let file = self
+            .file
+            .into_inner()
+            .map_err(|error| told(&error.error()))?;
+        file.sync_all().map_err(|error| told(&error))
+    }
+}

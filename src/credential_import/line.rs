@@ -1,0 +1,177 @@
+//! One line of an import: whose credential, which, for which platform, and what the original sealed. What it holds is never
+//! repeated in a sentence.
+
+use genie_events::UserId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The longest line, in bytes: a credential of the largest size in hexadecimal, and room for the rest.
+pub const MAX_LINE: usize = 2 * genie_actors::credentials::MAX_SECRET_BYTES + 16 * 1024;
+/// The most characters of a name: of a credential, or on a platform.
+const MAX_NAME: usize = 200;
+/// The most characters of a platform's name.
+const MAX_PLATFORM: usize = 64;
+
+/// A line that is of the form; whether it opens, and whether its user is known, is another matter.
+#[derive(Serialize, Deserialize)]
+pub struct Line {
+    /// Whose.
+    pub user: UserId,
+    /// What the original calls it (`creatorProfileId`).
+    pub id: String,
+    /// For which platform.
+    pub platform: String,
+    /// The name there.
+    pub platform_username: Option<String>,
+    /// As the original sealed it.
+    pub sealed: String,
+}
+
+impl Line {
+    /// Reads one; else says what is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let fields: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+                serde_json::error::Category::Data => "it is no JSON object".to_owned(),
+                _ => format!("it is not valid JSON, at column {}", error.column()),
+            })?;
+        let user = text(&fields, "userId")?
+            .parse()
+            .map_err(|_| "`userId` is not a user's id, which is a UUID".to_owned())?;
+        let id = name(
+            text(&fields, "creatorProfileId")?,
+            "creatorProfileId",
+            MAX_NAME,
+        )?;
+        let platform = name(
+            &text(&fields, "platform")?.trim().to_lowercase(),
+            "platform",
+            MAX_PLATFORM,
+        )?;
+        let platform_username = match fields.get("platform_username") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(empty)) if empty.is_empty() => None,
+            Some(_) => Some(name(
+                text(&fields, "platform_username")?,
+                "platform_username",
+                MAX_NAME,
+            )?),
+        };
+        Ok(Self {
+            user,
+            id,
+            platform,
+            platform_username,
+            sealed: sealed(&fields)?,
+        })
+    }
+}
+
+fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, String> {
+    match fields.get(field) {
+        None => Err(format!("`{field}` is missing")),
+        Some(value) => value
+            .as_str()
+            .ok_or_else(|| format!("`{field}` must be a text")),
+    }
+}
+
+fn name(text: &str, field: &str, most: usize) -> Result<String, String> {
+    match text.is_empty() || text.chars().count() > most || text.chars().any(char::is_control) {
+        true => Err(format!(
+            "`{field}` must have 1 to {most} characters, none of them control characters"
+        )),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// The bare text, the object around it, or, as databases hand them out, the object as a text.
+fn sealed(fields: &Map<String, Value>) -> Result<String, String> {
+    let of_object =
+        |fields: &Map<String, Value>| fields.get("enc").and_then(Value::as_str).map(str::to_owned);
+    let found = match fields.get("credentials") {
+        None => return Err("`credentials` is missing".to_owned()),
+        Some(Value::Object(object)) => of_object(object),
+        Some(Value::String(text)) if text.trim_start().starts_with('{') => {
+            serde_json::from_str(text)
+                .ok()
+                .and_then(|object| of_object(&object))
+        }
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(_) => None,
+    };
+    found.ok_or_else(|| "`credentials` must be what the original sealed: a text, or an object with the text as `enc`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const USER: &str = "0192f0c1-2345-7000-8000-000000000001";
+
+    fn read(line: &Value) -> Result<Line, String> {
+        Line::read(line.to_string().as_bytes())
+    }
+
+    #[test]
+    fn all_ways_to_write_a_line() {
+        for credentials in [
+            json!("v1:a:b:c"),
+            json!({"enc": "v1:a:b:c"}),
+            json!(r#"{"enc":"v1:a:b:c"}"#),
+        ] {
+            let line = json!({
+                "userId": USER, "creatorProfileId": "7", "platform": " OnlyFans", "platform_username": null,
+                "credentials": credentials, "created_at": "whatever else",
+            });
+            let line = read(&line).ok().unwrap();
+            assert_eq!(
+                (
+                    line.id.as_str(),
+                    line.platform.as_str(),
+                    line.platform_username
+                ),
+                ("7", "onlyfans", None)
+            );
+            assert_eq!(line.sealed, "v1:a:b:c");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_field_and_never_repeated() {
+        let good = json!({"userId": USER, "creatorProfileId": "7", "platform": "x", "credentials": "v1:a:b:c"});
+        let wrong = [
+            ("userId", json!("canary")),
+            ("userId", json!(["canary"])),
+            ("creatorProfileId", json!("canary\n")),
+            ("creatorProfileId", json!("")),
+            ("platform", json!("canary".repeat(20))),
+            ("platform_username", json!({"canary": 1})),
+            ("credentials", json!({"password": "canary"})),
+            ("credentials", json!("{canary")),
+            ("credentials", json!(7)),
+        ];
+        for (field, value) in wrong {
+            let mut line = good.clone();
+            line[field] = value;
+            let told = read(&line).err().unwrap();
+            assert!(told.contains(field) && !told.contains("canary"), "{told}");
+        }
+        for field in ["userId", "creatorProfileId", "platform", "credentials"] {
+            let mut line = good.clone();
+            line.as_object_mut().unwrap().remove(field);
+            assert_eq!(read(&line).err().unwrap(), format!("`{field}` is missing"));
+        }
+        for (bytes, told) in [
+            (&b"canary"[..], "it is not valid JSON, at column 1"),
+            (b"\xff", "it is not valid JSON, at column 1"),
+            (b"[\"canary\"]", "it is no JSON object"),
+            (b"7", "it is no JSON object"),
+            (b"{\"canary\": ", "it is not valid JSON, at column 11"),
+        ] {
+            assert_eq!(Line::read(bytes).err().unwrap(), told);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What is left of a forgotten user is erased, wherever it is: step by step, each of which may be repeated. That they were forgotten
+//! is durable before the first of them, and so is that they are still to be done ([`genie_log::forgetting`]); so whoever dies in the
+//! middle is followed by the elected node, at its start and for as long as something is left.
+
+use std::{sync::Arc, time::Duration};
+
+use genie_actors::{WriteError, forgetting::Forget};
+use genie_events::{Metadata, UserId, account::AtTheWishOf};
+use genie_log::{
+    Election, Log, LogError,
+    forgetting::{ASKED_AT_ONCE, Forgetting, Stage},
+};
+use genie_projections::{ReadError, ReadSide};
+use tracing::{error, info, warn};
+
+use crate::{
+    blobs::{BlobError, Blobs},
+    identity::directus::{Directus, Trouble},
+};
+
+/// A signed note that says what became of somebody.
+mod certificate;
+/// `genie forget`, `genie restore-check`.
+pub mod command;
+/// Forgotten ids outside the store.
+mod ledger;
+
+/// Looks for what must be gone where it was before.
+mod verify;
+
+pub use ledger::Ledger;
+
+/// How often the elected node looks for what is to be done.
+const TICK: Duration = Duration::from_secs(1);
+/// Users that are seen to in one look.
+const AT_ONCE: i64 = 20;
+/// When it is tried again for whom something is not there yet: a projection, a signed head.
+const SOON: Duration = Duration::from_millis(500);
+/// When it is tried again after a step failed.
+const LATER_SECONDS: i64 = 30;
+/// How often it is tried to forget somebody again who came back, while other servers write for them.
+const LEDGER_TRIES: usize = 20;
+/// Nothing that was under way when somebody was forgotten lasts longer, so then it is looked at once more.
+const LAST_LOOK_SECONDS: i64 = 60;
+/// How long the projections are waited for in one try.
+const PROJECTIONS: Duration = Duration::from_secs(2);
+/// Rows of one reading of the log.
+const PAGE: usize = 500;
+/// Pause after the log could not be read, or the ledger not written.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// Erases what is left of the forgotten.
+#[derive(Clone)]
+pub struct Eraser(Arc<Inner>);
+
+struct Inner {
+    log: Log,
+    forget: Forget,
+    reads: ReadSide,
+    blobs: Blobs,
+    directus: Option<Directus>,
+    ledger: Ledger,
+}
+
+/// A step could not be done now.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    /// Something else has to get there first.
+    #[error("{0}")]
+    NotYet(String),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<LogError> for Unfinished {
+    fn from(error: LogError) -> Self {
+        match error {
+            // Or somebody writes just now, while SQLite's WAL is to be emptied.
+            away @ LogError::Away(_) => Self::NotYet(away.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<BlobError> for Unfinished {
+    fn from(error: BlobError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<Trouble> for Unfinished {
+    fn from(trouble: Trouble) -> Self {
+        Self::Failed(trouble.to_string())
+    }
+}
+
+impl From<ReadError> for Unfinished {
+    fn from(error: ReadError) -> Self {
+        match error {
+            behind @ ReadError::Behind { .. } => Self::NotYet(behind.to_string()),
+            ReadError::Log(error) => error.into(),
+        }
+    }
+}
+
+impl Eraser {
+    /// To be called on the runtime that owns all I/O.
+    pub fn new(
+        log: Log,
+        forget: Forget,
+        reads: ReadSide,
+        blobs: Blobs,
+        directus: Option<Directus>,
+        ledger: Ledger,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            log,
+            forget,
+            reads,
+            blobs,
+            directus,
+            ledger,
+        }))
+    }
+
+    /// Does what is due, for ever, whenever this node is elected; to be spawned.
+    pub async fn run(self, mut election: Election) {
+        loop {
+            election.elected().await;
+            let now = self.0.log.clock().now();
+            match self.0.log.due_forgettings(now, AT_ONCE).await {
+                Ok(due) => {
+                    for one in due {
+                        self.see_to(&one).await;
+                    }
+                }
+                Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn see_to(&self, one: &Forgetting) {
+        let (user, log) = (one.user, &self.0.log);
+        let done = match one.stage {
+            Stage::Requested => self.forget_when_due(user).await,
+            Stage::Forgotten => self.finish(user).await,
+            Stage::Erased => self.look_once_more(user).await,
+            Stage::Closed => Ok(()),
+        };
+        let put_off = match done {
+            Ok(()) => return,
+            Err(Unfinished::NotYet(_)) if self.is_new(one) => {
+                log.clock().now().plus_millis(SOON.as_millis() as i64)
+            }
+            Err(Unfinished::NotYet(reason)) => {
+                warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
+                log.clock().now().plus_seconds(LATER_SECONDS)
+            }
+            Err(Unfinished::Failed(reason)) => {
+                warn!(user.id = %user, reason, "what is left of a forgotten user can't be erased yet; trying again in {LATER_SECONDS} s");
+                log.clock().now().plus_seconds(LATER_SECONDS)
+            }
+        };
+        if let Err(error) = log.put_off_forgetting(user, put_off).await {
+            warn!(user.id = %user, %error, "that it is to be tried again later can't be written; it is tried again now");
+        }
+    }
+
+    /// Whether what it waits for can be expected at any moment.
+    fn is_new(&self, one: &Forgetting) -> bool {
+        let since = one.forgotten_at.unwrap_or(one.due);
+        self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)
+    }
+
+    async fn forget_when_due(&self, user: UserId) -> Result<(), Unfinished> {
+        match self.0.forget.when_due(user, Metadata::system()).await {
+            Ok(_) => Ok(()),
+            Err(WriteError::Busy) => Err(Unfinished::NotYet("too busy".into())),
+            Err(error) => Err(Unfinished::Failed(error.to_string())),
+        }
+    }
+
+    /// What was written by whoever was in the middle of something when the user was forgotten, and the bytes of uploads.
+    async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
+        self.0.log.erase_working_rows(user).await?;
+        self.0.log.empty_wal().await?;
+        self.0.blobs.delete_of(user).await?;
+        Ok(self.0.log.close_forgetting(user).await?)
+    }
+
+    /// Erases what can be within that time. The elected node goes on with the rest.
+    pub async fn finish_within(&self, user: UserId, limit: Duration) {
+        let finishing = async {
+            while let Err(Unfinished::NotYet(_)) = self.finish(user).await {
+                tokio::time::sleep(SOON).await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, finishing).await;
+    }
+
+    /// Erases whatever is left, and signs the certificate when nothing is. May be called again, and by several at once.
+    pub async fn finish(&self, user: UserId) -> Result<(), Unfinished> {
+        let Inner {
+            log,
+            reads,
+            blobs,
+            directus,
+            ledger,
+            ..
+        } = &*self.0;
+        let Some(forgetting) = log
+            .forgetting(user)
+            .await?
+            .filter(|one| one.stage == Stage::Forgotten)
+        else {
+            return Ok(());
+        };
+        ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
+        log.erase_working_rows(user).await?;
+        let _ = log.empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
+        blobs.delete_of(user).await?;
+        if let Some(directus) = directus {
+            directus.delete(user).await?;
+        }
+        reads.wait_for_all(forgetting.position, PROJECTIONS).await?;
+        log.empty_wal().await?;
+        let left = log.working_rows_left(user).await?;
+        if !left.is_empty() {
+            return Err(Unfinished::NotYet(format!("rows are left: {left:?}")));
+        }
+        let certificate = certificate::sign(log, &forgetting, directus.is_some()).await?;
+        let now = log.clock().now();
+        log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
+            .await?;
+        info!(user.id = %user, "nothing is left of user `{user}`");
+        Ok(())
+    }
+
+    /// Forgets again whom the ledger names and the store has back: it was restored from a backup. To be called before anybody is
+    /// served. Says who they were.
+    pub async fn apply_ledger(&self) -> Result<Vec<UserId>, String> {
+        let Inner { log, ledger, .. } = &*self.0;
+        let mut back = Vec::new();
+        for ids in ledger.read()?.chunks(ASKED_AT_ONCE) {
+            let live = log
+                .with_live_keys(ids.to_vec())
+                .await
+                .map_err(|error| error.to_string())?;
+            for user in live {
+                self.forget_again(user).await.map_err(|error| {
+                    format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
+                })?;
+                warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
+                back.push(user);
+            }
+        }
+        Ok(back)
+    }
+
+    async fn forget_again(&self, user: UserId) -> Result<(), WriteError> {
+        for _ in 1..LEDGER_TRIES {
+            match self
+                .0
+                .forget
+                .now(user, AtTheWishOf::Ledger, Metadata::system())
+                .await
+            {
+                Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers write, too
+                done => return done,
+            }
+        }
+        self.0
+            .forget
+            .now(user, AtTheWishOf::Ledger, Metadata::system())
+            .await
+    }
+
+    /// Writes everybody who was forgotten into the ledger, for ever: each server has one, and it is read where the store is restored.
+    /// To be spawned.
+    pub async fn keep_ledger(self) {
+        let Inner { log, ledger, .. } = &*self.0;
+        let mut follower = log.follow(log.head());
+        while let Err(reason) = self.catch_up().await {
+            warn!(
+                reason,
+                "the ledger of the forgotten can't be brought up to date; trying on"
+            );
+            tokio::time::sleep(AWAY).await;
+        }
+        loop {
+            let rows = match follower.next(PAGE).await {
+                Ok(rows) => rows,
+                Err(error @ LogError::Hole { .. }) => {
+                    return error!(%error, "the ledger of the forgotten is not kept any more");
+                }
+                Err(error) => {
+                    warn!(%error, "who was forgotten can't be followed; trying on");
+                    tokio::time::sleep(AWAY).await;
+                    continue;
+                }
+            };
+            for row in rows.iter().filter(|row| row.is_forgotten()) {
+                while let Err(reason) = ledger
+                    .write(UserId(row.owner), row.recorded_at, row.position)
+                    .await
+                {
+                    warn!(
+                        reason,
+                        "the ledger of the forgotten can't be written; trying on"
+                    );
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    /// Who was forgotten while this server was away.
+    async fn catch_up(&self) -> Result<(), String> {
+        let Inner { log, ledger, .. } = &*self.0;
+        let mut after = None;
+        loop {
+            let page = log
+                .forgotten_after(after)
+                .await
+                .map_err(|error| error.to_string())?;
+            for one in &page {
+                ledger.note(one).await?;
+            }
+            match page.last() {
+                Some(last) if page.len() == ASKED_AT_ONCE => after = Some(last.user),
+                _ => return Ok(()),
+            }
+        }
+    }
+}

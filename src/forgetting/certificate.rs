@@ -1,0 +1,77 @@
+//! The certificate: what became of somebody, as a C2SP signed note (signed-note) by the key that signs the log's heads. It says what
+//! is true and no more: the events stay, unreadable, and a backup made before is readable for as long as its master key is kept.
+
+use genie_log::{
+    Log, LogError,
+    forgetting::{Forgetting, WORKING_ROWS},
+    keys::hex,
+    merkle_proof::CantProve,
+    signed_heads::BadHead,
+};
+
+use super::Unfinished;
+
+/// Its first line: no head of the log begins with it.
+const TITLE: &str = "genie certificate of forgetting v1";
+
+/// Signs one, of somebody of whom nothing is left. A signed head has to cover the fact.
+pub async fn sign(
+    log: &Log,
+    forgetting: &Forgetting,
+    from_directus: bool,
+) -> Result<String, Unfinished> {
+    let Forgetting { user, position, .. } = forgetting;
+    let proof = log
+        .prove(*position, None)
+        .await
+        .map_err(|cant| match cant {
+            CantProve::Log(error) => error.into(),
+            not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
+            other => Unfinished::Failed(other.to_string()),
+        })?;
+    let row = log.rows(position - 1, 1).await?.into_iter().next();
+    let by = row
+        .and_then(|row| row.metadata().ok())
+        .and_then(|metadata| metadata.clear.get("by")?.as_str().map(str::to_owned));
+    let absent = || LogError::KeyAbsent {
+        owner: user.to_string(),
+    };
+    let key = log.destroyed_key(*user).await?.ok_or_else(absent)?;
+    let signer = log.head_key().await?;
+    let mut erased: Vec<&str> = WORKING_ROWS.iter().map(|rows| rows.table).collect();
+    erased.dedup();
+    erased.extend(["uploaded files", "read tables"]);
+    erased.extend(from_directus.then_some("the user in Directus"));
+    let text = format!(
+        "{TITLE}\n\
+         log: {log_name}\n\
+         user: {user}\n\
+         at the wish of: {by}\n\
+         forgotten: {at}\n\
+         position: {position}\n\
+         event: {event}\n\
+         digest: {digest}\n\
+         tree size: {size}\n\
+         tree root: {root}\n\
+         key destroyed: {key_id}, wrapped by master key {master}\n\
+         erased: {erased}\n\
+         erased at: {now}\n\
+         remains: the user's events, which nobody can read; this id; a keyed hash of the e-mail address.\n\
+         Backups of the store and exports of the log made before can be read by whoever has one and the master key that wrapped\n\
+         the user's key when it was made: {master} in the end, others before a rotation. They are readable until those are retired.\n",
+        log_name = signer.name(),
+        by = by.as_deref().unwrap_or("unknown"),
+        at = forgetting.forgotten_at.unwrap_or_default().rfc3339(),
+        event = proof.event_id,
+        digest = hex(&proof.digest),
+        size = proof.head.size,
+        root = hex(&proof.head.root.0),
+        key_id = key.key_id,
+        master = key.master_id,
+        erased = erased.join(", "),
+        now = log.clock().now().rfc3339(),
+    );
+    signer.sign_text(&text).map_err(|reason: BadHead| {
+        Unfinished::Failed(format!("the certificate can't be signed: {reason}"))
+    })
+}

@@ -1,0 +1,428 @@
+//! One's own data, all of it (contract, section 2): one JSON object, streamed, so that a large account takes no more memory than a
+//! small one. Its last members are `"complete":true` and the two flags; what breaks off before has no end and is no JSON.
+//!
+//! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{ContentDisposition, DispositionParam, DispositionType},
+    web::{Bytes, Data},
+};
+use async_stream::try_stream;
+use futures_util::{Stream, StreamExt};
+use genie_actors::{
+    Caller, WriteError,
+    credentials::{Ask, Named},
+};
+use genie_events::{
+    JobId, RefusalKind, SessionId, UserCommand, UserId,
+    account::AccountCommand,
+    credential::CredentialKind,
+    job::{Job, JobEvent},
+    user::reveal::Right,
+};
+use genie_log::Owner;
+use genie_projections::{ReadError, accounts::AccountRow};
+use serde_json::{Value, json};
+use tracing::{error, info};
+
+use crate::{
+    app::App,
+    http::{
+        accounts, body::Body, caller::UserCaller, captions, chats, credentials, error::ApiError,
+        events, jobs, password_check::Password, request, response, usage,
+    },
+};
+
+/// Rows that are held at once. One may have a megabyte.
+const ROWS: usize = 16;
+/// What is sent is gathered until it has so many bytes.
+const CHUNK: usize = 32 * 1024;
+/// The purpose that the facts of revealed secrets tell.
+const PURPOSE: &str = "export";
+/// What an export is read from, and waits for.
+const READ_FROM: [&str; 6] = [
+    "accounts",
+    "usage",
+    "credentials",
+    "jobs",
+    "chats",
+    "captions",
+];
+
+/// Whose exports are under way on this node: one for each user.
+#[derive(Debug, Clone, Default)]
+pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
+
+impl Exports {
+    fn begin(&self, user: UserId) -> Result<Running, ApiError> {
+        match self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(user)
+        {
+            true => Ok(Running {
+                user,
+                all: self.clone(),
+            }),
+            false => Err(ApiError::ExportRunning),
+        }
+    }
+}
+
+/// One that is under way, until it goes: at its end, or when its reader went away.
+struct Running {
+    user: UserId,
+    all: Exports,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.all
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.user);
+    }
+}
+
+/// `GET /api/me/export`: without secrets.
+pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
+    export(app, user, false).await
+}
+
+/// `POST /api/me/export`: with the secrets, for who knows the password. A token alone may have been stolen.
+pub async fn with_secrets(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    Body(body): Body<Password>,
+) -> Result<HttpResponse, ApiError> {
+    body.prove(&app, &request, &user).await?;
+    export(app, user, true).await
+}
+
+async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
+    let id = user.account.user;
+    let running = app.exports.begin(id)?;
+    let exported = UserCommand::Account(AccountCommand::Export { secrets });
+    let position = app
+        .write
+        .users
+        .ask(id, user.caller.metadata(), exported)
+        .await?
+        .position;
+    for projection in READ_FROM {
+        app.reads
+            .wait_for(projection, position, app.config.read_wait)
+            .await
+            .map_err(|error| match error {
+                ReadError::Behind { .. } => ApiError::Write(WriteError::Busy),
+                error => error.into(),
+            })?;
+    }
+    // Read again: the caller's own account may have been read before that position.
+    let account = app
+        .reads
+        .accounts
+        .get(id)
+        .await?
+        .ok_or(ApiError::NoCaller)?;
+    let whole = Export {
+        app,
+        user: id,
+        account,
+        login: user.login,
+        caller: user.caller,
+        secrets,
+    };
+    let (name, request_id) = (
+        DispositionParam::Filename("genie-export.json".to_owned()),
+        request::current_id(),
+    );
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
+        .insert_header((response::POSITION, response::opaque(position)))
+        .streaming(whole.document(running).map(move |part| {
+            part.inspect_err(|error| error!(user.id = %id, request.id = request_id, %error, "an export broke off"))
+        })))
+}
+
+/// All that is needed to write one.
+struct Export {
+    app: Data<App>,
+    user: UserId,
+    account: AccountRow,
+    login: Option<uuid::Uuid>,
+    caller: Caller,
+    secrets: bool,
+}
+
+/// The items of one member.
+type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
+
+impl Export {
+    /// The whole object. Nothing of it is read before its reader takes what came before.
+    fn document(self, running: Running) -> impl Stream<Item = Result<Bytes, ApiError>> {
+        try_stream! {
+            let mut out = Vec::with_capacity(CHUNK * 2);
+            let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);
+            let begin = json!({
+                "format": 1, "exported_at": now.rfc3339(), "secrets": self.secrets, "account": self.account_shown(),
+                "usage": usage,
+            });
+            out.extend_from_slice(begin.to_string().as_bytes());
+            out.pop(); // its closing brace: it goes on
+            for (name, mut items) in self.members() {
+                out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
+                let mut is_first = true;
+                while let Some(item) = items.next().await {
+                    if !std::mem::take(&mut is_first) {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(item?.to_string().as_bytes());
+                    if out.len() >= CHUNK {
+                        yield Bytes::from(std::mem::replace(&mut out, Vec::with_capacity(CHUNK * 2)));
+                    }
+                }
+                out.push(b']');
+            }
+            out.extend_from_slice(b",\"complete\":true,\"ok\":true,\"success\":true}\n");
+            yield Bytes::from(out);
+            info!(user.id = %self.user, "an export is complete");
+            drop(running);
+        }
+    }
+
+    /// The lists, in the order in which they are written: the facts last, so that those of this export are among them.
+    fn members(&self) -> [(&'static str, Items<'_>); 8] {
+        [
+            ("sessions", self.sessions()),
+            ("credentials", self.credentials()),
+            ("jobs", self.jobs()),
+            ("chats", self.chats()),
+            ("messages", self.messages()),
+            ("captions", self.captions()),
+            ("uploads", self.uploads()),
+            ("events", self.events()),
+        ]
+    }
+
+    fn account_shown(&self) -> Value {
+        let account = &self.account;
+        json!({
+            "id": account.user, "email": account.email, "first_name": account.first_name, "role": account.role,
+            "admin": account.admin, "status": account.status, "tier": account.tier, "onboarding": account.onboarding,
+            "two_factor": account.two_factor, "created_at": account.created_at.rfc3339(),
+        })
+    }
+
+    fn sessions(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            for session in self.app.log.sessions_of(self.user, self.app.log.clock().now()).await? {
+                yield accounts::shown(&session, self.login);
+            }
+        })
+    }
+
+    fn credentials(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let mut after = None;
+            loop {
+                let rows = self.app.reads.credentials.list(self.user, after, ROWS as i64).await?;
+                for row in &rows {
+                    let mut shown = credentials::shown(row);
+                    if self.secrets {
+                        self.add_the_secret(&row.id, &mut shown).await?;
+                    }
+                    yield shown;
+                }
+                match rows.last().filter(|_| rows.len() == ROWS) {
+                    Some(last) => after = Some((last.created_at.0, last.id.clone())),
+                    None => return,
+                }
+            }
+        })
+    }
+
+    /// One that can't be shown, such as one that is damaged, is told by the code of its refusal: it is no reason to
+    /// withhold the rest.
+    async fn add_the_secret(&self, credential: &str, shown: &mut Value) -> Result<(), ApiError> {
+        let id = credential
+            .parse()
+            .map_err(|_| ApiError::NotFound("credential"))?;
+        let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
+        let ask = Ask {
+            named,
+            kinds: &CredentialKind::ALL,
+            right: Right::Own,
+            purpose,
+        };
+        match self
+            .app
+            .write
+            .vault
+            .reveal(&self.app.write.users, &self.caller, ask)
+            .await
+        {
+            Ok(revealed) => {
+                shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
+                    .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
+            }
+            Err(WriteError::Refused(refusal)) if refusal.kind != RefusalKind::Forbidden => {
+                (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
+            }
+            Err(WriteError::Damaged(reason)) => {
+                error!(user.id = %self.user, reason, "a credential can't be exported");
+                (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn jobs(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let mut before = None;
+            loop {
+                let now = self.app.log.clock().now();
+                let rows = self.app.reads.jobs.list(self.user, Default::default(), before, ROWS as i64, now).await?;
+                for row in &rows {
+                    let mut shown = jobs::shown(row, None);
+                    self.add_what_was_asked(&row.id, &mut shown).await?;
+                    yield shown;
+                }
+                match rows.last().filter(|_| rows.len() == ROWS) {
+                    Some(last) => before = Some(last.position),
+                    None => return,
+                }
+            }
+        })
+    }
+
+    /// What a job was submitted with is in its first fact only.
+    async fn add_what_was_asked(&self, job: &str, shown: &mut Value) -> Result<(), ApiError> {
+        let job: JobId = jobs::job_id(job)?;
+        let facts = self
+            .app
+            .log
+            .stream_events::<Job>(&Owner::User(self.user), job.as_str())
+            .await?;
+        if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
+            shown["params"] = spec.params;
+            shown["input_file_id"] = spec.input_file_id.into();
+            shown["input_url"] = spec.input_url.into();
+            shown["creator_profile_id"] = spec.creator_profile_id.into();
+        }
+        Ok(())
+    }
+
+    fn chats(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let mut before = None;
+            loop {
+                let rows = self.app.reads.chats.sessions(self.user, before, ROWS as i64).await?;
+                for row in &rows {
+                    yield chats::shown(row);
+                }
+                match rows.last().filter(|_| rows.len() == ROWS) {
+                    Some(last) => before = Some((last.updated_at.0, last.id.clone())),
+                    None => return,
+                }
+            }
+        })
+    }
+
+    /// Of all chats, one chat after the other, each with the chat's `id` as `session`.
+    fn messages(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let mut before = None;
+            loop {
+                let chats = self.app.reads.chats.sessions(self.user, before, ROWS as i64).await?;
+                for chat in &chats {
+                    let mut after = 0;
+                    loop {
+                        let session = SessionId(chat.id.clone());
+                        let rows = self.app.reads.chats.messages(self.user, session, after, ROWS as i64).await?.unwrap_or_default();
+                        for row in &rows {
+                            let mut shown = chats::shown_message(row);
+                            shown["session"] = chat.name.clone().into();
+                            yield shown;
+                        }
+                        match rows.last().filter(|_| rows.len() == ROWS) {
+                            Some(last) => after = last.position,
+                            None => break,
+                        }
+                    }
+                }
+                match chats.last().filter(|_| chats.len() == ROWS) {
+                    Some(last) => before = Some((last.updated_at.0, last.id.clone())),
+                    None => return,
+                }
+            }
+        })
+    }
+
+    fn captions(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let mut before = None;
+            loop {
+                let rows = self.app.reads.captions.list(self.user, before, ROWS as i64).await?;
+                for row in &rows {
+                    yield captions::shown(row);
+                }
+                match rows.last().filter(|_| rows.len() == ROWS) {
+                    Some(last) => before = Some(last.position),
+                    None => return,
+                }
+            }
+        })
+    }
+
+    /// What they are called; their bytes are at their `path`.
+    fn uploads(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let mut after = None;
+            loop {
+                let keys = self.app.log.live_keys(self.user).await?;
+                let rows = self.app.log.blobs_of(self.user, after, ROWS as i64).await?;
+                for row in &rows {
+                    let name = row.name(&keys)?;
+                    yield json!({
+                        "id": row.id, "name": name, "bytes": row.size, "mime": row.media_type,
+                        "path": format!("/api/files/{}", row.id), "created_at": row.created_at.rfc3339(),
+                    });
+                }
+                match rows.last().filter(|_| rows.len() == ROWS) {
+                    Some(last) => after = Some(last.id),
+                    None => return,
+                }
+            }
+        })
+    }
+
+    /// All facts up to now, those of this export among them; what is written meanwhile would never end.
+    fn events(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            let (mut after, last) = (0, self.app.log.user_seq(self.user).await?);
+            while after < last {
+                let rows = self.app.log.user_page(self.user, after, ROWS).await?;
+                if rows.is_empty() {
+                    Err(ApiError::Internal(format!("facts are missing after the user's event {after}")))?;
+                }
+                for row in rows.iter().filter(|row| row.owner_seq <= last) {
+                    yield events::whole(&self.app.log, row).await?;
+                }
+                after = rows.last().map_or(last, |row| row.owner_seq);
+            }
+        })
+    }
+}

@@ -1,0 +1,310 @@
+//! What a request shows of who sends it: a token, a key, the shared secret. Each is checked here, in one place, and nowhere else.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, http::header::AUTHORIZATION, web::Data};
+use genie_actors::{Caller, service_keys};
+use genie_events::UserId;
+use genie_log::load_users::Waking;
+use genie_projections::accounts::AccountRow;
+use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{ActingUser, NOT_FOR_USERS, UserCaller};
+use crate::{
+    app::App,
+    http::{admission, directus, error::ApiError, request},
+    identity::{
+        impersonation,
+        secret_limiter::{Kind, Shown, Stop},
+        signature::BadToken,
+    },
+};
+
+pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
+/// The routes that the original opened to the shared secret (contract, marked `O`): all that it opens when it is narrowed.
+const ORIGINAL_SECRET_ROUTES: [&str; 7] = [
+    "/api/rbac-sync",
+    "/api/credentials/store",
+    "/api/credentials/reveal",
+    "/api/credentials/reveal-download-cred",
+    "/api/credentials/get-platform-session",
+    "/api/usage/increment",
+    "/api/queue/taxonomy/invalidate",
+];
+/// How long a token's account may take to show up in the read side, after a registration or a start.
+pub const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
+
+/// Whose token it is.
+pub enum TokenHolder {
+    User(UserCaller),
+    /// An administrator who acts for the user of this account.
+    Impersonator(ActingUser),
+    ServiceKey(Caller),
+}
+
+pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
+    request
+        .app_data::<Data<App>>()
+        .cloned()
+        .ok_or_else(|| ApiError::Internal("the app is not wired".into()))
+}
+
+/// The one token of a request; `None` without any. More than one, in whatever way, is an error (RFC 6750, section 2), and one in
+/// the address is none: addresses end up in logs (section 5.3).
+pub fn token(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
+    let in_address = request
+        .query_string()
+        .split('&')
+        .filter(|pair| pair.split('=').next() == Some("access_token"))
+        .count();
+    let mut headers = request.headers().get_all(AUTHORIZATION);
+    let first = headers.next();
+    if usize::from(first.is_some()) + headers.count() + in_address > 1 {
+        return Err(ApiError::TwoTokens);
+    }
+    let (scheme, token) = first
+        .and_then(|value| value.to_str().ok()?.split_once(' '))
+        .unwrap_or(("", ""));
+    Ok(Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer")))
+}
+
+/// Whether it is meant to be a service key.
+pub fn is_service_key(token: &str) -> bool {
+    token.starts_with(service_keys::PREFIX)
+}
+
+/// Who holds the request's token.
+pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError> {
+    let app = app(request)?;
+    let token = token(request)?.ok_or(ApiError::NoCaller)?;
+    if is_service_key(token) {
+        return service_key(&app, request, token)
+            .await
+            .map(TokenHolder::ServiceKey);
+    }
+    match app.impersonations.check(token) {
+        Ok(claims) => impersonator(&app, request, &claims)
+            .await
+            .map(TokenHolder::Impersonator),
+        Err(BadToken::Expired) => Err(ApiError::Expired),
+        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
+    }
+}
+
+/// The user whose access token it is.
+async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
+    let (account, login) = match &app.directus {
+        Some(directus) => (
+            directus::authenticate(app, directus, request, token).await?,
+            None,
+        ),
+        None => holder(app, request, token).await?,
+    };
+    admission::count_user(app, request, account.user)?;
+    let account = active(account)?;
+    Ok(UserCaller {
+        caller: Caller::user(account.user, account.admin, request::current_id()),
+        account,
+        login,
+    })
+}
+
+/// The account of the holder of one of genie's own access tokens, and of which login it is.
+async fn holder(
+    app: &App,
+    request: &HttpRequest,
+    token: &str,
+) -> Result<(AccountRow, Option<Uuid>), ApiError> {
+    let claims = app.tokens.check(token).map_err(|bad| match bad {
+        BadToken::Expired => ApiError::Expired,
+        BadToken::Invalid => forged(app, request),
+    })?;
+    let account = account_of(app, claims.id, ACCOUNT_WAIT)
+        .await?
+        .ok_or(ApiError::NoCaller)?;
+    Ok((account, claims.sid))
+}
+
+/// The token alone proves nothing: its impersonation must last, its administrator must be one still, and its user none.
+async fn impersonator(
+    app: &App,
+    request: &HttpRequest,
+    claims: &impersonation::Claims,
+) -> Result<ActingUser, ApiError> {
+    let lasting = app
+        .log
+        .impersonation(claims.session, app.log.clock().now())
+        .await?;
+    let lasting = lasting
+        .filter(|one| (one.user, one.by) == (claims.user, claims.by))
+        .ok_or(ApiError::NoCaller)?;
+    let by = active(
+        account_of(app, lasting.by, ACCOUNT_WAIT)
+            .await?
+            .ok_or(ApiError::NoCaller)?,
+    )?;
+    let account = active(
+        account_of(app, lasting.user, ACCOUNT_WAIT)
+            .await?
+            .ok_or(ApiError::NoCaller)?,
+    )?;
+    // Who acts is counted, not for whom.
+    admission::count_user(app, request, by.user)?;
+    for one in [&by, &account] {
+        directus::expect_unchanged(app, request, one).await?;
+    }
+    match administers(app, by.user).await? && !account.admin {
+        true => Ok(ActingUser {
+            caller: Caller::impersonator(by.user, account.user, request::current_id()),
+            account,
+        }),
+        false => Err(ApiError::NoCaller),
+    }
+}
+
+/// Whether somebody administers now. What an administrator does is fenced by others' streams, not by their own: so the log is
+/// asked, where the account's row may be some moments old.
+async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
+    match app.log.wake(user).await? {
+        Waking::Awake(awake) => Ok(awake
+            .user
+            .account()
+            .active()
+            .is_ok_and(|profile| profile.admin)),
+        Waking::Forgotten => Ok(false),
+    }
+}
+
+/// Refuses who administers no more, whatever the account's row said.
+pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> {
+    match administers(app, user).await? {
+        true => Ok(()),
+        false => Err(NOT_FOR_USERS),
+    }
+}
+
+/// The holder of a service key.
+pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
+    let shown = app.refused.shown(
+        Kind::ServiceKey,
+        request::client_address(request),
+        key.as_bytes(),
+    );
+    may_be_right(app, &shown)?;
+    let (id, state) = match app.write.service_keys.find(key).await? {
+        Some(found) => found,
+        None => {
+            app.refused.was_wrong(shown, Instant::now());
+            return Err(ApiError::NoCaller);
+        }
+    };
+    app.refused.was_right(shown);
+    let key = state
+        .opens(app.log.clock().now())
+        .ok_or(ApiError::NoCaller)?;
+    Ok(Caller::service_key(
+        id,
+        key.scopes.clone(),
+        request::current_id(),
+    ))
+}
+
+/// Counts a token that nobody gave out.
+pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
+    match app
+        .refused
+        .was_forged(request::client_address(request), Instant::now())
+    {
+        Ok(()) => ApiError::NoCaller,
+        Err(stop) => stop.into(),
+    }
+}
+
+fn may_be_right(app: &App, shown: &Shown) -> Result<(), ApiError> {
+    Ok(app.refused.may_be_right(shown, Instant::now())?)
+}
+
+impl From<Stop> for ApiError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::WasWrong => Self::NoCaller,
+            Stop::TooMany { retry_after } => Self::TooManyWrong { retry_after },
+        }
+    }
+}
+
+fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
+    match account.status.as_str() {
+        "active" => Ok(account),
+        _ => Err(ApiError::NoCaller),
+    }
+}
+
+/// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
+pub async fn account_of(
+    app: &App,
+    user: UserId,
+    wait: Duration,
+) -> Result<Option<AccountRow>, ApiError> {
+    if let Some(account) = app.known_accounts.get(user).await? {
+        return Ok(Some(account));
+    }
+    if app.log.has_dropped_keys(user) {
+        return Ok(None); // forgotten
+    }
+    app.reads.wait_for("accounts", app.log.head(), wait).await?;
+    Ok(app.reads.accounts.get(user).await?)
+}
+
+/// The holder of the shared secret; `None` when the header is absent.
+pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> {
+    let mut headers = request.headers().get_all(SECRET_HEADER);
+    let Some(given) = headers.next() else {
+        return Ok(None);
+    };
+    if headers.next().is_some() {
+        return Err(ApiError::TwoTokens);
+    }
+    let app = app(request)?;
+    let wanted = app
+        .config
+        .shared_secret
+        .as_ref()
+        .ok_or(ApiError::SecretNotConfigured)?;
+    let shown = app.refused.shown(
+        Kind::Secret,
+        request::client_address(request),
+        given.as_bytes(),
+    );
+    may_be_right(&app, &shown)?;
+    if !bool::from(given.as_bytes().ct_eq(wanted.expose_secret().as_bytes())) {
+        app.refused.was_wrong(shown, Instant::now());
+        return Err(ApiError::NoCaller);
+    }
+    app.refused.was_right(shown);
+    let is_original = request
+        .match_pattern()
+        .is_some_and(|route| ORIGINAL_SECRET_ROUTES.contains(&route.as_str()));
+    match app.config.secret_is_narrow && !is_original {
+        true => Err(ApiError::Forbidden(
+            "The shared secret does not open this route here; use a service key",
+        )),
+        false => Ok(Some(Caller::shared_secret(request::current_id()))),
+    }
+}
+
+/// What a request without the secret is told on a route that wants it: `not_enough` if its token is good all the same.
+pub async fn no_secret(request: &HttpRequest, not_enough: ApiError) -> ApiError {
+    match token(request) {
+        Ok(Some(_)) => token_holder(request).await.err().unwrap_or(not_enough),
+        Ok(None) => match app(request) {
+            Ok(app) if app.config.shared_secret.is_none() => ApiError::SecretNotConfigured,
+            Ok(_) => ApiError::NoCaller,
+            Err(error) => error,
+        },
+        Err(two) => two,
+    }
+}

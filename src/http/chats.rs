@@ -1,0 +1,314 @@
+//! Chat (contract, section 7): a turn is asked, streamed, resumed, stopped; sessions and messages are read.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path, Query},
+};
+use genie_actors::turn_feed::{Progress, Stage};
+use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
+use genie_log::load_users::Waking;
+use genie_projections::{
+    accounts::AccountRow,
+    chats::{ChatRow, MessageRow},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    app::App,
+    http::{
+        body::Body,
+        caller::ActingUser,
+        error::ApiError,
+        read_your_writes,
+        response::{self, PageQuery},
+        sse,
+    },
+};
+
+mod stream;
+use stream::{Source, TurnStream};
+
+/// The stream opens after so long even when nothing came yet; until then a failure is a status.
+const OPENS_AFTER: Duration = Duration::from_millis(250);
+const MAX_SESSION_NAME: usize = 200;
+const MAX_MESSAGE: usize = 100_000;
+
+#[derive(Deserialize)]
+pub struct Question {
+    message: String,
+    #[serde(rename = "sessionId")]
+    session: Option<String>,
+}
+
+/// `POST /api/genie/stream-chat`
+pub async fn ask(
+    app: Data<App>,
+    user: ActingUser,
+    Body(body): Body<Question>,
+) -> Result<HttpResponse, ApiError> {
+    if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
+        return Err(ApiError::field(format!(
+            "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
+        )));
+    }
+    let id = user.account.user;
+    let session = body
+        .session
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| format!("genie-{id}"));
+    if session.chars().count() > MAX_SESSION_NAME {
+        return Err(ApiError::field(format!(
+            "`sessionId` must have at most {MAX_SESSION_NAME} characters"
+        )));
+    }
+    if let Some(next_step) = gate(&app, &user).await? {
+        return Ok(gated(&app, next_step));
+    }
+    let mut asked = app
+        .write
+        .supervisor
+        .ask(id, session, body.message, user.caller.metadata())
+        .await?;
+    if let Ok(Some((failure, position))) =
+        timeout(OPENS_AFTER, early_failure(&mut asked.progress)).await
+    {
+        return Err(ApiError::Model {
+            failure,
+            turn: Some(asked.turn),
+            position,
+        });
+    }
+    let position = asked.position;
+    let stream = TurnStream::new(app.clone(), asked.turn, id, Source::Live(asked.progress), 0);
+    Ok(sse::response()
+        .insert_header(("Genie-Turn", asked.turn.to_string()))
+        .insert_header((response::POSITION, response::opaque(position)))
+        .streaming(stream.events()))
+}
+
+/// Waits for the first sign of a turn: its failure when that is the first, `None` when the stream is to open.
+async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Failure, u64)> {
+    let is_sign = |progress: &Progress| {
+        !progress.text.is_empty()
+            || progress.ended.is_some()
+            || matches!(progress.stage, Stage::Queued { .. })
+    };
+    let progress = progress.wait_for(is_sign).await.ok()?;
+    let ended = progress
+        .ended
+        .as_ref()
+        .filter(|_| progress.text.is_empty())?;
+    Some((ended.answer.failure.clone()?, ended.position))
+}
+
+/// What a user must do before chatting; `None` when they may.
+async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
+    let is_open = |account: &AccountRow| {
+        Onboarding::parse(&account.onboarding)
+            .and_then(next_step)
+            .is_none()
+    };
+    if !app.config.onboarding_gate || user.caller.is_admin() || is_open(&user.account) {
+        return Ok(None);
+    }
+    // Perhaps not any more, and the read side may be late, most of all after a start: nobody is sent away but by the facts.
+    match app.log.wake(user.account.user).await? {
+        Waking::Awake(awake) => Ok(awake
+            .user
+            .account()
+            .profile()
+            .and_then(|profile| next_step(profile.onboarding))),
+        Waking::Forgotten => Err(ApiError::NoCaller),
+    }
+}
+
+fn next_step(onboarding: Onboarding) -> Option<&'static str> {
+    match onboarding {
+        Onboarding::ExtensionInstall => {
+            Some("Welcome! Install the browser extension first; then I can help you.")
+        }
+        Onboarding::DataCollection => Some(
+            "Almost there: let the extension collect your data, or upload it; then I can help you.",
+        ),
+        Onboarding::Processing | Onboarding::Complete => None,
+    }
+}
+
+/// One whole text and the end: nothing reaches the model.
+fn gated(app: &App, next_step: &str) -> HttpResponse {
+    let turn = app.log.clock().new_uuid();
+    let text = json!({
+        "type": "textResponse", "uuid": turn, "textResponse": next_step, "close": true, "error": false,
+    });
+    let end = json!({
+        "type": "finalizeResponseStream", "uuid": turn, "close": true, "error": false, "outcome": "completed",
+        "model": null, "metrics": {},
+    });
+    let events = [
+        sse::retry(),
+        sse::event(&format!("{turn}:1"), &text),
+        sse::event(&format!("{turn}:2"), &end),
+    ];
+    sse::response()
+        .insert_header(("Genie-Turn", turn.to_string()))
+        .body(events.concat())
+}
+
+#[derive(Deserialize)]
+pub struct Resume {
+    after: Option<u64>,
+}
+
+/// `GET /api/genie/turns/{turn}/stream`: from any device, before and after the end.
+pub async fn resume(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    turn: Path<String>,
+    query: Query<Resume>,
+) -> Result<HttpResponse, ApiError> {
+    let turn = turn_id(&turn)?;
+    let id = user.account.user;
+    let after = match request
+        .headers()
+        .get("Last-Event-ID")
+        .and_then(|value| value.to_str().ok())
+    {
+        Some(last) => last
+            .strip_prefix(&format!("{turn}:"))
+            .and_then(|after| after.parse().ok())
+            .ok_or_else(|| {
+                ApiError::field("`Last-Event-ID` must be the id of an event of this turn")
+            })?,
+        None => query.after.unwrap_or(0),
+    };
+    let source = find(&app, &request, id, turn).await?;
+    if let Source::Stored = source {
+        let kept = app.reads.chats.turn(id, turn).await?;
+        let ended_at = kept
+            .iter()
+            .find(|message| message.role == "assistant")
+            .map(|message| stream::last_id(&message.content));
+        if ended_at.is_some_and(|last| after >= last) {
+            return Ok(HttpResponse::NoContent().finish());
+        }
+    }
+    let stream = TurnStream::new(app.clone(), turn, id, source, after);
+    Ok(sse::response()
+        .insert_header(("Genie-Turn", turn.to_string()))
+        .streaming(stream.events()))
+}
+
+/// A turn of this user: running here, or known to the read side.
+async fn find(
+    app: &App,
+    request: &HttpRequest,
+    user: UserId,
+    turn: TurnId,
+) -> Result<Source, ApiError> {
+    if let Some(progress) = app.write.supervisor.feeds().find(turn, user) {
+        return Ok(Source::Live(progress));
+    }
+    read_your_writes::wait(app, request, "chats", Some(user)).await?;
+    match app.reads.chats.turn(user, turn).await?.is_empty() {
+        true => Err(ApiError::NotFound("turn")),
+        false => Ok(Source::Stored),
+    }
+}
+
+/// `DELETE /api/genie/turns/{turn}`: stops it, at the model server too. Stopping what has ended is no error.
+pub async fn stop(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    turn: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let turn = turn_id(&turn)?;
+    let source = find(&app, &request, user.account.user, turn).await?;
+    app.write.supervisor.stop(turn).await?;
+    if let Source::Live(progress) = source {
+        let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // either way it was told
+    }
+    Ok(response::ok(json!({"turnId": turn, "stopped": true})))
+}
+
+async fn ended(mut progress: watch::Receiver<Progress>) {
+    let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended too
+}
+
+/// `GET /api/genie/sessions`
+pub async fn sessions(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    page: Query<PageQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let (id, limit) = (user.account.user, page.limit()?);
+    read_your_writes::wait(&app, &request, "chats", Some(id)).await?;
+    let rows = app
+        .reads
+        .chats
+        .sessions(id, page.after_pair()?, limit)
+        .await?;
+    let next = response::next_cursor(&rows, limit, |row| {
+        format!("{}/{}", row.updated_at.0, row.id)
+    });
+    Ok(response::list(rows.iter().map(shown).collect(), next))
+}
+
+/// A session as its user sees it.
+pub fn shown(row: &ChatRow) -> Value {
+    json!({
+        "id": row.name, "title": row.name, "message_count": row.message_count, "running_turn": row.running_turn,
+        "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
+    })
+}
+
+/// `GET /api/genie/sessions/{session}/messages`, oldest first.
+pub async fn messages(
+    app: Data<App>,
+    request: HttpRequest,
+    user: ActingUser,
+    session: Path<String>,
+    page: Query<PageQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let (id, limit) = (user.account.user, page.limit()?);
+    read_your_writes::wait(&app, &request, "chats", Some(id)).await?;
+    let session: SessionId = app.log.hashes().session(id, &session);
+    let rows = app
+        .reads
+        .chats
+        .messages(id, session, page.after_number()?.unwrap_or(0), limit)
+        .await?;
+    let rows = rows.ok_or(ApiError::NotFound("session"))?;
+    let next = response::next_cursor(&rows, limit, |row| row.position.to_string());
+    Ok(response::list(
+        rows.iter().map(shown_message).collect(),
+        next,
+    ))
+}
+
+/// A message as its user sees it.
+pub fn shown_message(row: &MessageRow) -> Value {
+    let mut message = json!({
+        "id": row.id, "turnId": row.turn, "role": row.role, "content": row.content, "outcome": row.outcome,
+        "created_at": row.created_at.rfc3339(),
+    });
+    if let Some(failure) = row
+        .detail
+        .as_ref()
+        .and_then(|detail| detail.failure.as_ref())
+    {
+        message["error"] = Value::from(failure.sentence.clone());
+        message["code"] = Value::from(failure.code.clone());
+    }
+    message
+}
+
+fn turn_id(text: &str) -> Result<TurnId, ApiError> {
+    text.parse().map_err(|_| ApiError::NotFound("turn"))
+}

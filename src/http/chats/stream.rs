@@ -1,0 +1,268 @@
+//! One reader's stream of a turn. It keeps its own place in the text, counted in bytes: event ids are `<turn>:<place>`, so that
+//! any place can be found again in the kept answer. After a text of `n` bytes, `n + 1` is its closing event and `n + 2` the end.
+
+use std::time::Duration;
+
+use actix_web::web::{Bytes, Data};
+use futures_util::Stream;
+use genie_actors::turn_feed::{Progress, Stage};
+use genie_events::{
+    TurnId, UserId,
+    chat::{Failure, TurnMetrics},
+};
+use genie_log::LogError;
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tracing::warn;
+
+use crate::{app::App, http::sse};
+
+/// How often the journal of a turn that runs on another node is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long the end of a stream waits for the read side, so that whoever reads on it finds both sides there.
+const READ_SIDE: Duration = Duration::from_secs(2);
+
+/// Where a turn is read from.
+pub enum Source {
+    /// It runs here.
+    Live(watch::Receiver<Progress>),
+    /// It runs elsewhere, or has ended: the journal and the read side know.
+    Stored,
+}
+
+/// One reader's stream.
+pub struct TurnStream {
+    app: Data<App>,
+    turn: TurnId,
+    user: UserId,
+    source: Source,
+    /// The place after which the reader wants events.
+    after: u64,
+    stage_told: Option<Stage>,
+    /// When something was last sent.
+    sent: Instant,
+}
+
+/// What there is to tell now.
+struct View {
+    stage: Stage,
+    /// The text from the reader's place on.
+    fresh: String,
+    /// The place after it.
+    upto: u64,
+    ended: Option<End>,
+}
+
+struct End {
+    outcome: &'static str,
+    failure: Option<Failure>,
+    model: String,
+    metrics: TurnMetrics,
+    /// The whole text's length.
+    length: u64,
+    position: u64,
+}
+
+impl View {
+    fn new(stage: Stage, text: &str, after: u64, ended: Option<End>) -> Self {
+        Self {
+            stage,
+            fresh: from(text, after),
+            upto: text.len() as u64,
+            ended,
+        }
+    }
+}
+
+/// The id of the very last event after a text.
+pub fn last_id(text: &str) -> u64 {
+    text.len() as u64 + 2
+}
+
+impl TurnStream {
+    pub fn new(app: Data<App>, turn: TurnId, user: UserId, source: Source, after: u64) -> Self {
+        Self {
+            app,
+            turn,
+            user,
+            source,
+            after,
+            stage_told: None,
+            sent: Instant::now(),
+        }
+    }
+
+    /// The events, to the end. The reader going away changes nothing for the turn.
+    pub fn events(mut self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
+        async_stream::stream! {
+            yield Ok(sse::retry());
+            loop {
+                let view = match self.view().await {
+                    Ok(view) => view,
+                    Err(error) => {
+                        // The reader comes back with its place; nothing is lost.
+                        warn!(%error, turn.id = %self.turn, "a reader's stream broke off");
+                        return;
+                    }
+                };
+                if let Some(event) = self.stage_event(&view) {
+                    yield Ok(event);
+                }
+                if !view.fresh.is_empty() {
+                    self.after = view.upto;
+                    yield Ok(self.event(self.after, json!({
+                        "type": "textResponseChunk", "uuid": self.turn, "textResponse": view.fresh, "close": false, "error": false,
+                    })));
+                }
+                if let Some(end) = view.ended {
+                    let _ = self.app.reads.wait_for("chats", end.position, READ_SIDE).await; // the end is told either way
+                    for event in self.end_events(&end) {
+                        yield Ok(event);
+                    }
+                    return;
+                }
+                self.wait().await;
+                if self.sent.elapsed() >= sse::HEARTBEAT {
+                    self.sent = Instant::now();
+                    yield Ok(sse::comment());
+                }
+            }
+        }
+    }
+
+    async fn view(&mut self) -> Result<View, LogError> {
+        if let Source::Live(progress) = &mut self.source {
+            let progress = progress.borrow_and_update();
+            let ended = progress.ended.as_ref().map(|ended| End {
+                outcome: ended.answer.outcome.as_str(),
+                failure: ended.answer.failure.clone(),
+                model: ended.answer.model.clone(),
+                metrics: ended.answer.metrics.clone(),
+                length: progress.text.len() as u64,
+                position: ended.position,
+            });
+            return Ok(View::new(progress.stage, &progress.text, self.after, ended));
+        }
+        let kept = self.app.reads.chats.turn(self.user, self.turn).await?;
+        let Some(answer) = kept.into_iter().find(|message| message.role == "assistant") else {
+            let text = self.app.log.journalled(self.turn, self.user).await?;
+            return Ok(View::new(Stage::Running, &text, self.after, None));
+        };
+        let detail = answer.detail.unwrap_or_default();
+        let outcome = ["completed", "stopped", "interrupted"]
+            .into_iter()
+            .find(|word| Some(*word) == answer.outcome.as_deref());
+        let end = End {
+            outcome: outcome.unwrap_or("failed"),
+            failure: detail.failure,
+            model: detail.model,
+            metrics: detail.metrics,
+            length: answer.content.len() as u64,
+            position: answer.position,
+        };
+        Ok(View::new(
+            Stage::Running,
+            &answer.content,
+            self.after,
+            Some(end),
+        ))
+    }
+
+    /// Waits until there may be more to tell, or it is time for a sign of life.
+    async fn wait(&mut self) {
+        match &mut self.source {
+            Source::Live(progress) => {
+                if let Ok(Err(_)) = timeout(sse::HEARTBEAT, progress.changed()).await {
+                    // The feed closed without an end: the store knows what became of it.
+                    self.source = Source::Stored;
+                }
+            }
+            Source::Stored => tokio::time::sleep(LOOK).await,
+        }
+    }
+
+    fn stage_event(&mut self, view: &View) -> Option<Bytes> {
+        if self.stage_told == Some(view.stage) || view.ended.is_some() {
+            return None;
+        }
+        self.stage_told = Some(view.stage);
+        Some(self.event(
+            self.after,
+            match view.stage {
+                Stage::Accepted => json!({"type": "stage_update", "missionLabel": "Reading your message", "mood": "thinking"}),
+                Stage::Queued { place, eta_ms } => json!({
+                    "type": "stage_update", "missionLabel": "Waiting for the model", "mood": "thinking",
+                    "queue_position": place, "eta_ms": eta_ms,
+                }),
+                Stage::Running => json!({"type": "stage_update", "missionLabel": "Writing", "mood": "focused"}),
+            },
+        ))
+    }
+
+    fn end_events(&self, end: &End) -> Vec<Bytes> {
+        let failed = end.failure.is_some();
+        let mut events = Vec::with_capacity(3);
+        if self.after <= end.length {
+            let mood = if failed { "error" } else { "idle" };
+            let label = if failed {
+                "Something went wrong"
+            } else {
+                "Done"
+            };
+            events.push(self.event(
+                end.length,
+                json!({"type": "stage_update", "missionLabel": label, "mood": mood}),
+            ));
+            events.push(self.event(
+                end.length + 1,
+                match &end.failure {
+                    Some(failure) => json!({
+                        "type": "error", "uuid": self.turn, "error": true, "textResponse": failure.sentence,
+                        "code": failure.code, "close": true,
+                    }),
+                    None => json!({
+                        "type": "textResponseChunk", "uuid": self.turn, "textResponse": "", "close": true, "error": false,
+                    }),
+                },
+            ));
+        }
+        events.push(self.event(
+            end.length + 2,
+            json!({
+                "type": "finalizeResponseStream", "uuid": self.turn, "close": true, "error": failed, "outcome": end.outcome,
+                "model": end.model, "metrics": end.metrics,
+            }),
+        ));
+        events
+    }
+
+    fn event(&self, place: u64, data: Value) -> Bytes {
+        sse::event(&format!("{}:{place}", self.turn), &data)
+    }
+}
+
+/// The text from a place on; a place inside a character begins with that character.
+fn from(text: &str, place: u64) -> String {
+    let mut at = usize::try_from(place).unwrap_or(usize::MAX).min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    text[at..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_place_can_be_asked_for() {
+        assert_eq!(from("a你b", 0), "a你b");
+        assert_eq!(from("a你b", 1), "你b");
+        assert_eq!(from("a你b", 2), "你b", "inside a character");
+        assert_eq!(from("a你b", 99), "");
+        assert_eq!(last_id("a你b"), 7);
+    }
+}

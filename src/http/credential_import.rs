@@ -1,0 +1,49 @@
+//! `POST /credentials/import` on the socket: lines of `genie import credentials`. What the original sealed comes as it is, and is
+//! opened here; who reaches the socket is the operator at the machine.
+
+use std::collections::BTreeSet;
+
+use actix_web::{HttpResponse, web::Data};
+use genie_actors::WriteError;
+use genie_events::UserId;
+use serde_json::json;
+use tracing::warn;
+
+use crate::{
+    app::App,
+    credential_import::{Batch, KEY_MISSING, importer::Importer},
+    http::{body::Body, directus, error::ApiError, response},
+};
+
+/// Takes them in.
+pub async fn credentials(
+    app: Data<App>,
+    Body(batch): Body<Batch>,
+) -> Result<HttpResponse, ApiError> {
+    let key = app
+        .config
+        .original_key()
+        .ok_or_else(|| ApiError::NotConfigured {
+            code: "original_key_missing",
+            sentence: format!("{KEY_MISSING}, also for the server that runs, and start it again"),
+        })?;
+    let users: BTreeSet<UserId> = batch.lines.iter().map(|line| line.user).collect();
+    for user in users {
+        match directus::meet_unseen(&app, user).await {
+            // Trouble of this one, whose lines are told of as those of somebody unknown.
+            Err(ApiError::Write(WriteError::Refused(refusal))) => {
+                warn!(user.id = %user, %refusal, "a user can't be met")
+            }
+            met => met?,
+        }
+    }
+    let importer = Importer {
+        log: &app.log,
+        users: &app.write.users,
+        vault: &app.write.vault,
+        key: &key,
+    };
+    Ok(response::ok(
+        json!({"data": importer.take(batch.lines).await}),
+    ))
+}

@@ -1,0 +1,267 @@
+//! Forgetting (contract, section 2): by one's own wish after a time in which it can be undone, at once by an administrator.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::CONTENT_TYPE,
+    web::{Data, Path},
+};
+use genie_events::{Metadata, Refusal, UserId, account::AtTheWishOf};
+use genie_log::forgetting::{Forgetting, Stage};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    http::{
+        body::Body,
+        caller::{AdminCaller, UserCaller},
+        error::ApiError,
+        password_check::Password,
+        request, response,
+    },
+};
+
+/// How old a login may be that needs no password (contract, section 2).
+const FRESH_LOGIN_SECONDS: i64 = 5 * 60;
+/// How long an answer waits for what is left to be erased, and for the certificate. It goes on afterwards.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Proof that it is the user who wants to go.
+#[derive(Deserialize)]
+pub struct Farewell {
+    password: Option<SecretString>,
+    /// Where Directus says who is who, and the user has a second factor there.
+    otp: Option<SecretString>,
+}
+
+/// `DELETE /api/me`
+pub async fn forget_me(
+    app: Data<App>,
+    request: HttpRequest,
+    user: UserCaller,
+    body: Result<Body<Farewell>, ApiError>,
+) -> Result<HttpResponse, ApiError> {
+    let farewell = match body {
+        Ok(Body(farewell)) => farewell,
+        Err(ApiError::NotJson) if !request.headers().contains_key(CONTENT_TYPE) => Farewell {
+            password: None,
+            otp: None,
+        },
+        Err(error) => return Err(error),
+    };
+    let id = user.account.user;
+    prove(&app, &request, &user, farewell).await?;
+    expect_other_administrator(&app, id, user.caller.is_admin()).await?;
+    let due = app
+        .log
+        .clock()
+        .now()
+        .plus_millis(i64::try_from(app.config.forget_grace.as_millis()).unwrap_or(i64::MAX));
+    let done = app
+        .write
+        .accounts
+        .request_forget(id, due, user.caller.metadata())
+        .await?;
+    // They may not act from now on; that their token says nothing any more shows a moment later when the read side is slow.
+    let _ = app
+        .reads
+        .wait_for("accounts", done.position, app.config.read_wait)
+        .await;
+    if app.config.forget_grace.is_zero() {
+        app.write
+            .forget
+            .when_due(id, user.caller.metadata())
+            .await?;
+        erase(&app, id).await;
+    }
+    let forgetting = app
+        .log
+        .forgetting(id)
+        .await?
+        .ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
+    Ok(response::written(
+        shown(&forgetting),
+        forgetting.position.max(done.position),
+    ))
+}
+
+/// A token alone may have been stolen: so the password is asked for, unless the login is fresh. Directus' tokens do not say when
+/// their login was.
+async fn prove(
+    app: &App,
+    request: &HttpRequest,
+    user: &UserCaller,
+    farewell: Farewell,
+) -> Result<(), ApiError> {
+    let Farewell { password, otp } = farewell;
+    match password {
+        Some(password) => Password { password, otp }.prove(app, request, user).await,
+        None if app.directus.is_none() && is_fresh(app, user).await? => Ok(()),
+        None => Err(ApiError::Forbidden(
+            "`password` is wanted, so that a stolen token is not enough; or log in again first",
+        )),
+    }
+}
+
+/// Whether the token is of a login of the last minutes.
+async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
+    let Some(login) = user.login.map(|login| login.to_string()) else {
+        return Ok(false);
+    };
+    let now = app.log.clock().now();
+    let logins = app.log.sessions_of(user.account.user, now).await?;
+    Ok(logins
+        .iter()
+        .any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
+}
+
+/// Without an administrator nobody could be made one, but by whoever runs the server. Where Directus says who administers, that is
+/// its business.
+async fn expect_other_administrator(
+    app: &App,
+    user: UserId,
+    is_admin: bool,
+) -> Result<(), ApiError> {
+    if !is_admin
+        || app.directus.is_some()
+        || app.reads.accounts.has_other_administrator(user).await?
+    {
+        return Ok(());
+    }
+    let sentence = "This is the last administrator: make another first, or have whoever runs the server call `genie forget`";
+    Err(Refusal::conflict("last_administrator", sentence).into())
+}
+
+/// `POST /api/admin/users/{id}/forget`: at once, and not to be undone.
+pub async fn forget_user(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
+    let is_admin = app
+        .reads
+        .accounts
+        .get(user)
+        .await?
+        .is_some_and(|account| account.admin);
+    expect_other_administrator(&app, user, is_admin).await?;
+    forget(&app, user, AtTheWishOf::Administrator, caller.metadata()).await
+}
+
+async fn forget(
+    app: &App,
+    user: UserId,
+    by: AtTheWishOf,
+    metadata: Metadata,
+) -> Result<HttpResponse, ApiError> {
+    app.write.forget.now(user, by, metadata).await?;
+    erase(app, user).await;
+    let forgetting = app
+        .log
+        .forgetting(user)
+        .await?
+        .ok_or_else(|| ApiError::Internal("a forgotten user was not noted".into()))?;
+    Ok(response::written(shown(&forgetting), forgetting.position))
+}
+
+/// On a task of its own: what was begun goes on when the asker does not wait. Whatever is left then, the elected node erases.
+async fn erase(app: &App, user: UserId) {
+    let eraser = app.eraser.clone();
+    let erasing = app
+        .log
+        .store()
+        .io()
+        .spawn(async move { eraser.finish_within(user, PATIENCE).await });
+    let _ = erasing.await; // a panic is logged, and the elected node tries again
+}
+
+/// `DELETE /api/admin/users/{id}/forget`: the user asked for it, and is to stay after all.
+pub async fn keep_user(
+    app: Data<App>,
+    AdminCaller(caller): AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
+    if app
+        .log
+        .forgetting(user)
+        .await?
+        .is_some_and(|one| one.stage != Stage::Requested)
+    {
+        return Err(Refusal::conflict(
+            "already_forgotten",
+            "This user was forgotten; that can't be undone",
+        )
+        .into());
+    }
+    let done = app
+        .write
+        .accounts
+        .withdraw_forget(user, caller.metadata())
+        .await?;
+    Ok(response::written(
+        json!({"userId": user, "withdrawn": !done.changes.is_empty()}),
+        done.position,
+    ))
+}
+
+/// `GET /api/admin/users/{id}/forgotten`
+pub async fn show(
+    app: Data<App>,
+    _: AdminCaller,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
+    let forgetting = app
+        .log
+        .forgetting(user)
+        .await?
+        .ok_or(ApiError::NotFound("user who was forgotten"))?;
+    Ok(response::ok(shown(&forgetting)))
+}
+
+/// What an operator asks by the socket.
+#[derive(Serialize, Deserialize)]
+pub struct Whom {
+    pub user: UserId,
+}
+
+/// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
+pub async fn forget_as_operator(
+    app: Data<App>,
+    Body(Whom { user }): Body<Whom>,
+) -> Result<HttpResponse, ApiError> {
+    let metadata = Metadata {
+        request_id: Some(request::current_id()),
+        ..Metadata::system()
+    };
+    forget(&app, user, AtTheWishOf::Operator, metadata).await
+}
+
+/// `POST /restore-check` on the socket
+pub async fn check_restored(app: Data<App>) -> Result<HttpResponse, ApiError> {
+    let back = app
+        .eraser
+        .apply_ledger()
+        .await
+        .map_err(ApiError::Internal)?;
+    Ok(response::ok(json!({"data": back})))
+}
+
+fn shown(one: &Forgetting) -> Value {
+    let state = match one.stage {
+        Stage::Requested => "requested",
+        Stage::Forgotten => "forgotten",
+        Stage::Erased | Stage::Closed => "erased",
+    };
+    let due = (one.stage == Stage::Requested).then(|| one.due.rfc3339());
+    json!({
+        "userId": one.user, "state": state, "due_at": due, "forgotten_at": one.forgotten_at.map(|at| at.rfc3339()),
+        "position": (one.position > 0).then_some(one.position), "erased_at": one.erased_at.map(|at| at.rfc3339()),
+        "certificate": one.certificate,
+    })
+}

@@ -1,0 +1,499 @@
+//! Registration (contract, section 2): reserve the invite and the address, have Directus make the user under the id reserved for
+//! them, spend both. The process may die at any point: what it leaves is a reservation, and whoever finds that asks Directus
+//! whether the user is there. If so the registration is completed, else given back; the password is never kept.
+//!
+//! Invariant: nothing is given back unless Directus said twice, `QUIET` apart, that there is no such user, and nobody can be about
+//! to ask it to make them: so no user is ever left in Directus whom genie does not know.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use genie_actors::{
+    WriteError,
+    registration::{
+        Register, Registered,
+        reservation::{Made, Reserved},
+    },
+};
+use genie_events::{Metadata, Refusal, UserId};
+use genie_log::{Election, Log};
+use reqwest::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+use zeroize::Zeroizing;
+
+use super::{
+    Settings,
+    upstream::{Asking, Trouble, Upstream, WHOLE},
+    user_cache::{About, Standing, Standings},
+};
+
+/// How long Directus may work on a request after its client is gone, generously: it hashes a password and writes one row.
+const QUIET: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
+/// How often reservations that broke off are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Somebody who wants to register.
+pub struct Applicant {
+    /// The address as given.
+    pub email: String,
+    /// Directus keeps it, genie does not.
+    pub password: SecretString,
+    /// As given.
+    pub first_name: Option<String>,
+    /// As given.
+    pub invite_code: String,
+}
+
+/// Nobody was registered, or it can't be said.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRegistered {
+    /// `DIRECTUS_ADMIN_TOKEN` is not set.
+    #[error("DIRECTUS_ADMIN_TOKEN is not set on the server; without it nobody can register")]
+    NoAdminToken,
+    /// Directus has no role of that name.
+    #[error(
+        "Directus has no role of the name that a registration gives; make it there, or set DIRECTUS_CREATOR_ROLE"
+    )]
+    NoRole,
+    /// Directus does not take what was sent.
+    #[error("Directus does not take this e-mail address or this password")]
+    NotTaken,
+    /// Directus did not say. Nothing was made, and what was reserved was given back.
+    #[error(transparent)]
+    Trouble(Trouble),
+    /// Directus did not say whether it made the user.
+    #[error(
+        "Directus did not answer in time; whether you are registered shows within minutes: try to log in, then to register again"
+    )]
+    Unknown,
+    /// A rule said no, or the store is away.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl From<Refusal> for NotRegistered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Write(refusal.into())
+    }
+}
+
+/// Takes registrations, and settles those that broke off.
+#[derive(Clone)]
+pub struct Registrations(Arc<Inner>);
+
+struct Inner {
+    upstream: Arc<Upstream>,
+    standings: Standings,
+    register: Register,
+    log: Log,
+    creator_role: String,
+    reservation_seconds: i64,
+    /// Reservations of this process whose registration has ended without an end: nobody acts for them any more.
+    left: Mutex<HashSet<UserId>>,
+}
+
+impl Registrations {
+    pub fn new(
+        settings: &Settings,
+        upstream: Arc<Upstream>,
+        standings: Standings,
+        register: Register,
+        log: Log,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            upstream,
+            standings,
+            register,
+            log,
+            creator_role: settings.creator_role.clone(),
+            reservation_seconds: settings.reservation.as_secs() as i64,
+            left: Mutex::default(),
+        }))
+    }
+
+    fn left(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
+        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers somebody, to its end even when the client goes away.
+    pub async fn register(
+        &self,
+        applicant: Applicant,
+        metadata: Metadata,
+        address: Option<IpAddr>,
+    ) -> Result<Registered, NotRegistered> {
+        let this = self.clone();
+        let work = self
+            .0
+            .log
+            .store()
+            .io()
+            .spawn(async move { this.register_to_the_end(applicant, metadata, address).await });
+        work.await.unwrap_or(Err(NotRegistered::Unknown))
+    }
+
+    async fn register_to_the_end(
+        &self,
+        applicant: Applicant,
+        metadata: Metadata,
+        address: Option<IpAddr>,
+    ) -> Result<Registered, NotRegistered> {
+        let inner = &self.0;
+        if inner.upstream.admin().is_none() {
+            return Err(NotRegistered::NoAdminToken);
+        }
+        // All that can be refused is refused before anything is reserved.
+        let grant = inner.register.grant(&applicant.invite_code).await?;
+        let role = if grant.role == "creator" {
+            inner.creator_role.clone()
+        } else {
+            grant.role
+        };
+        let role_id = self.role(&role, address).await?;
+        let seconds = inner.reservation_seconds;
+        let reserve = async || {
+            inner
+                .register
+                .reserve(
+                    &applicant.email,
+                    &applicant.invite_code,
+                    seconds,
+                    metadata.clone(),
+                )
+                .await
+        };
+        let mut reserved = reserve().await;
+        if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken") {
+            let holder = inner.register.holder(&applicant.email).await?;
+            let is_free = match holder {
+                Some(holder) => {
+                    self.free_if_gone_now(&applicant.email, holder, address)
+                        .await?
+                }
+                None => true,
+            };
+            if is_free {
+                reserved = reserve().await;
+            }
+        }
+        let reserved = reserved?;
+        let user = reserved.reservation.user;
+        let made = Made {
+            email: applicant.email.trim().to_owned(),
+            first_name: applicant.first_name.clone(),
+            role,
+        };
+        let outcome = match self.make(user, &applicant, &role_id, address).await {
+            Ok(()) => self.spend(&reserved, &made, metadata).await,
+            Err(Unmade::Surely(why)) => match inner.register.release(&reserved, metadata).await {
+                Ok(()) => return Err(why),
+                Err(error) => Err(error.into()),
+            },
+            Err(Unmade::Perhaps) => Err(NotRegistered::Unknown),
+        };
+        if outcome.is_err() {
+            self.left().insert(user); // the sweep goes on with it
+        }
+        outcome
+    }
+
+    /// Frees an address of who was deleted in Directus, as far as is known of them lately: may be called at each request.
+    pub async fn free_of_the_gone(&self, email: &str) -> Result<(), NotRegistered> {
+        let Some(holder) = self.0.register.holder(email).await? else {
+            return Ok(());
+        };
+        let standing = self
+            .0
+            .standings
+            .of(About::user(holder, None))
+            .await
+            .map_err(NotRegistered::Trouble)?;
+        if matches!(standing, Standing::Gone) {
+            self.free(email, holder, Metadata::system()).await?;
+        }
+        Ok(())
+    }
+
+    /// An address that is to be this user's is freed of who was deleted in Directus before them.
+    pub async fn free_for(&self, email: &str, user: UserId) -> Result<(), NotRegistered> {
+        match self.0.register.holder(email).await? {
+            Some(holder) if holder != user => {
+                self.free_if_gone_now(email, holder, None).await.map(drop)
+            }
+            _ => Ok(()), // free, or theirs: many requests may meet somebody at once
+        }
+    }
+
+    /// Frees an address of its holder if Directus has them no more, by what it says now; whether the address is free.
+    async fn free_if_gone_now(
+        &self,
+        email: &str,
+        holder: UserId,
+        address: Option<IpAddr>,
+    ) -> Result<bool, NotRegistered> {
+        let standings = self.0.standings.clone();
+        let asked = self
+            .0
+            .log
+            .store()
+            .io()
+            .spawn(async move { standings.look_up(holder, address).await });
+        let standing = asked
+            .await
+            .map_err(|_| NotRegistered::Unknown)?
+            .map_err(NotRegistered::Trouble)?;
+        let is_gone = matches!(standing, Standing::Gone);
+        if is_gone {
+            self.free(email, holder, Metadata::system()).await?;
+        }
+        Ok(is_gone)
+    }
+
+    async fn free(
+        &self,
+        email: &str,
+        holder: UserId,
+        metadata: Metadata,
+    ) -> Result<(), NotRegistered> {
+        self.0
+            .register
+            .free_address(email, holder, metadata)
+            .await?;
+        info!(user.id = %holder, "the address of a user who was deleted in Directus is free again");
+        Ok(())
+    }
+
+    /// The id of a role.
+    async fn role(&self, name: &str, address: Option<IpAddr>) -> Result<String, NotRegistered> {
+        let asking = Asking::new(Method::GET, "/roles")
+            .authorized(self.0.upstream.admin())
+            .of(address);
+        let asking = asking
+            .parameter("filter[name][_eq]", name)
+            .parameter("fields", "id")
+            .parameter("limit", "1");
+        let reply = self
+            .0
+            .upstream
+            .ask(asking)
+            .await
+            .map_err(NotRegistered::Trouble)?;
+        self.0
+            .standings
+            .expect_admin(&reply)
+            .map_err(NotRegistered::Trouble)?;
+        let found = reply.data().map_err(NotRegistered::Trouble)?;
+        match found[0]["id"].as_str() {
+            Some(id) => Ok(id.to_owned()),
+            None => {
+                error!(
+                    role = name,
+                    "Directus has no role of this name, so nobody can register with it"
+                );
+                Err(NotRegistered::NoRole)
+            }
+        }
+    }
+
+    /// Has Directus make the user.
+    async fn make(
+        &self,
+        user: UserId,
+        who: &Applicant,
+        role: &str,
+        address: Option<IpAddr>,
+    ) -> Result<(), Unmade> {
+        let body = json!({
+            "id": user, "email": who.email.trim(), "password": who.password.expose_secret(),
+            "first_name": who.first_name, "role": role, "status": "active",
+        });
+        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()); // JSON always serializes
+        let asking = Asking::new(Method::POST, "/users")
+            .authorized(self.0.upstream.admin())
+            .of(address)
+            .body(body);
+        // No more than is needed is asked back: what it would answer holds all that it knows of the user.
+        let reply = match self.0.upstream.ask(asking.parameter("fields", "id")).await {
+            Ok(reply) => reply,
+            Err(trouble) if trouble.is_unsent() => {
+                return Err(Unmade::Surely(NotRegistered::Trouble(trouble)));
+            }
+            Err(_) => {
+                // It may be at it still; if it is not there now it may be later.
+                let found = self.0.standings.look_up(user, address).await;
+                return if matches!(found, Ok(Standing::Known(_))) {
+                    Ok(())
+                } else {
+                    Err(Unmade::Perhaps)
+                };
+            }
+        };
+        if reply.is_ok() {
+            return Ok(());
+        }
+        Err(Unmade::Surely(match reply.code().as_str() {
+            "RECORD_NOT_UNIQUE" => Refusal::conflict(
+                "email_taken",
+                "This e-mail address is registered already; log in instead",
+            )
+            .into(),
+            "FAILED_VALIDATION" | "INVALID_PAYLOAD" => NotRegistered::NotTaken,
+            code => {
+                error!(
+                    http.status = reply.status,
+                    code, "Directus makes no users for DIRECTUS_ADMIN_TOKEN; check it"
+                );
+                NotRegistered::Trouble(Trouble::Failed(
+                    "it makes no users for the administrator's token",
+                ))
+            }
+        }))
+    }
+
+    async fn spend(
+        &self,
+        reserved: &Reserved,
+        made: &Made,
+        metadata: Metadata,
+    ) -> Result<Registered, NotRegistered> {
+        match self.0.register.spend(reserved, made, metadata).await {
+            // Given back by somebody who could not know that this process was only slow: so Directus must not keep the user.
+            Err(WriteError::Refused(refusal)) if refusal.code == "reservation_gone" => {
+                self.unmake(reserved.reservation.user).await;
+                Err(refusal.into())
+            }
+            spent => Ok(spent?),
+        }
+    }
+
+    async fn unmake(&self, user: UserId) {
+        let asking = Asking::new(Method::DELETE, format!("/users/{user}"))
+            .authorized(self.0.upstream.admin());
+        let gone = matches!(self.0.upstream.ask(asking).await, Ok(reply) if reply.is_ok());
+        match gone {
+            true => {
+                warn!(user.id = %user, "a user whose registration had been given back was taken out of Directus again")
+            }
+            false => {
+                error!(user.id = %user, "a user whose registration was given back is left in Directus; delete it there")
+            }
+        }
+    }
+
+    /// Completes the registration of somebody whom Directus knows, if they have one that is not completed.
+    pub async fn complete_for(
+        &self,
+        user: UserId,
+        address: &str,
+        made: &Made,
+    ) -> Result<(), WriteError> {
+        match self.0.register.reserved_for(user, address).await? {
+            Some(reserved) => self
+                .0
+                .register
+                .spend(&reserved, made, Metadata::system())
+                .await
+                .map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Settles what broke off, for ever; to be spawned. `embedded`: no other process is on this store, so what was reserved before
+    /// this one began is nobody's. The elected node does it for all; each node for what it left itself.
+    pub async fn settle(self, election: Election, embedded: bool) {
+        let may_settle = self.0.upstream.admin().is_some();
+        let began_at = self.0.log.head();
+        let (mut settled, mut absent) = (0, HashMap::new());
+        loop {
+            if may_settle && (election.now().is_some() || !self.left().is_empty()) {
+                let dead_before = if embedded { began_at } else { 0 };
+                if let Err(error) = self
+                    .settle_all(&mut settled, &mut absent, dead_before)
+                    .await
+                {
+                    warn!(%error, "registrations that broke off could not be looked for; trying again");
+                }
+            }
+            if election.now().is_some()
+                && let Err(error) = self.0.log.prune_refreshes(self.0.log.clock().now()).await
+            {
+                warn!(%error, "old refreshes could not be removed; trying again");
+            }
+            sleep(SWEEP).await;
+        }
+    }
+
+    /// `settled`: up to where nothing is reserved. `absent`: since when Directus says that somebody is not there.
+    async fn settle_all(
+        &self,
+        settled: &mut u64,
+        absent: &mut HashMap<UserId, Instant>,
+        dead_before: u64,
+    ) -> Result<(), WriteError> {
+        let head = self.0.log.head();
+        let reserved = self.0.register.reserved(*settled).await?;
+        *settled = reserved.first().map_or(head, |first| first.position - 1);
+        absent.retain(|user, _| reserved.iter().any(|one| one.reservation.user == *user));
+        self.left()
+            .retain(|user| reserved.iter().any(|one| one.reservation.user == *user));
+        for one in reserved {
+            let user = one.reservation.user;
+            let is_nobodys = one.position <= dead_before
+                || self.left().contains(&user)
+                || one.reservation.until <= self.0.log.clock().now();
+            // One that can't be settled must not keep the others.
+            if is_nobodys && let Err(error) = self.settle_one(&one, absent).await {
+                warn!(user.id = %user, %error, "a registration that broke off could not be settled; trying again");
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle_one(
+        &self,
+        one: &Reserved,
+        absent: &mut HashMap<UserId, Instant>,
+    ) -> Result<(), WriteError> {
+        let user = one.reservation.user;
+        match self.0.standings.look_up(user, None).await {
+            Ok(Standing::Known(person)) => {
+                let email = person.email.clone().unwrap_or_default();
+                let made = Made {
+                    email,
+                    first_name: person.first_name.clone(),
+                    role: person.role_word(),
+                };
+                self.0
+                    .register
+                    .spend(one, &made, Metadata::system())
+                    .await?;
+                info!(user.id = %user, "a registration that broke off was completed");
+            }
+            Ok(_) => {
+                let since = *absent.entry(user).or_insert_with(Instant::now);
+                if since.elapsed() >= QUIET {
+                    self.0.register.release(one, Metadata::system()).await?;
+                    info!(user.id = %user, "a registration that broke off was given back");
+                }
+            }
+            // Nothing is known, so the time of quiet begins anew.
+            Err(_) => drop(absent.remove(&user)),
+        }
+        Ok(())
+    }
+}
+
+/// Directus made no user.
+enum Unmade {
+    /// And will not.
+    Surely(NotRegistered),
+    /// As far as can be said.
+    Perhaps,
+}

@@ -1,0 +1,192 @@
+//! Keeps signed heads outside the store, where whoever holds the store can't change them: in a file, and at a webhook. Each head
+//! covers those before it, so whoever is slow takes the newest, and sealing never waits.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufReader, ErrorKind, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use genie_log::signed_heads::{Notes, PublicHeadKey, SignedHead};
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+/// How long a webhook may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Pause after the first failure; it doubles with each further one up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+type Heads = watch::Receiver<Option<SignedHead>>;
+
+/// Starts what is configured. A file that can't be written, or that holds another log's heads, is an error.
+pub fn start(
+    heads: &Heads,
+    key: &PublicHeadKey,
+    file: Option<&Path>,
+    webhook: Option<&SecretString>,
+) -> Result<(), String> {
+    if let Some(path) = file {
+        let file = HeadsFile::open(path, key)
+            .map_err(|reason| format!("GENIE_HEADS_FILE {}: {reason}", path.display()))?;
+        tokio::spawn(keep_in_file(heads.clone(), file));
+    }
+    if let Some(url) = webhook {
+        let url = Url::parse(url.expose_secret())
+            .map_err(|error| format!("GENIE_HEADS_WEBHOOK: {error}"))?;
+        let http = reqwest::Client::builder()
+            .timeout(ANSWER)
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
+        let http = http.map_err(|error| format!("GENIE_HEADS_WEBHOOK: {}", error.without_url()))?;
+        tokio::spawn(send(heads.clone(), http, url));
+    }
+    Ok(())
+}
+
+/// Signed notes, each followed by an empty line. Locked for as long as the server lives: each server has a file of its own.
+struct HeadsFile {
+    path: PathBuf,
+    file: File,
+    /// How long the whole notes are.
+    length: u64,
+    /// How many facts the last one covers.
+    size: u64,
+}
+
+impl HeadsFile {
+    fn open(path: &Path, key: &PublicHeadKey) -> Result<Self, String> {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(|error| error.to_string())?;
+        file.try_lock()
+            .map_err(|_| "another server writes it; each needs a file of its own")?;
+        let (mut length, mut last) = (0, None);
+        for note in Notes::new(BufReader::new(&file)) {
+            match note {
+                Ok(note) => {
+                    length += note.len() as u64 + 1;
+                    last = Some(note);
+                }
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => break, // a power cut while it was written
+                Err(error) => return Err(format!("after {length} bytes: {error}")),
+            }
+        }
+        let last = last.map(|note| key.open(&note)).transpose();
+        let last = last.map_err(|error| {
+            format!("its last head is none of this log: {error}; name another file")
+        })?;
+        let mut file = Self {
+            path: path.to_owned(),
+            file,
+            length,
+            size: last.map_or(0, |head| head.size),
+        };
+        file.cut_off_rest().map_err(|error| error.to_string())?;
+        Ok(file)
+    }
+
+    /// Cuts off what a power cut or a full disk left of a head.
+    fn cut_off_rest(&mut self) -> std::io::Result<()> {
+        match self.file.metadata()?.len() > self.length {
+            true => self.file.set_len(self.length),
+            false => Ok(()),
+        }
+    }
+
+    /// Appends a head and flushes it.
+    fn append(&mut self, head: &SignedHead) -> std::io::Result<()> {
+        self.cut_off_rest()?;
+        self.file.write_all(format!("{}\n", head.note).as_bytes())?;
+        self.file.sync_all()?;
+        self.length += head.note.len() as u64 + 1;
+        self.size = head.size;
+        Ok(())
+    }
+}
+
+async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
+    let (mut pause, path) = (FIRST_PAUSE, file.path.display().to_string());
+    while let Some(head) = next(&mut heads).await {
+        if head.size < file.size {
+            let (kept, signed) = (file.size, head.size);
+            error!(
+                path,
+                kept,
+                signed,
+                "the kept heads cover more facts than the log has: the store was set back, or it is another"
+            );
+        }
+        if head.size <= file.size {
+            continue;
+        }
+        let written = tokio::task::spawn_blocking(move || (file.append(&head), file)).await;
+        let Ok((written, same)) = written else { return }; // only when the runtime ends
+        file = same;
+        match written {
+            Ok(()) => pause = FIRST_PAUSE,
+            Err(error) => {
+                warn!(path, %error, "a signed head can't be kept; trying again");
+                again(&mut heads, &mut pause).await;
+            }
+        }
+    }
+}
+
+/// The URL may hold a secret and is never logged.
+async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
+    let mut pause = FIRST_PAUSE;
+    while let Some(head) = next(&mut heads).await {
+        let request = http
+            .post(url.clone())
+            .header("Content-Type", "text/plain; charset=utf-8")
+            .body(head.note);
+        match request
+            .send()
+            .await
+            .and_then(|answer| answer.error_for_status())
+        {
+            Ok(answer) if answer.status().is_success() => {
+                if pause > FIRST_PAUSE {
+                    info!("the webhook takes signed heads again");
+                }
+                pause = FIRST_PAUSE;
+            }
+            refused => {
+                let reason = match refused {
+                    Ok(answer) => format!("it answered {}", answer.status()),
+                    Err(error) => error.without_url().to_string(),
+                };
+                warn!(
+                    reason,
+                    "the webhook did not take a signed head; trying again"
+                );
+                again(&mut heads, &mut pause).await;
+            }
+        }
+    }
+}
+
+/// The newest head that was not seen yet; `None` when there will be no more.
+async fn next(heads: &mut Heads) -> Option<SignedHead> {
+    loop {
+        heads.changed().await.ok()?;
+        if let Some(head) = heads.borrow_and_update().clone() {
+            return Some(head);
+        }
+    }
+}
+
+/// Waits, and lets the newest head count as not seen.
+async fn again(heads: &mut Heads, pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(LONGEST_PAUSE);
+    heads.mark_changed();
+}

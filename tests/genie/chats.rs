@@ -1,0 +1,576 @@
+//! Chat: streams that end in every way, readers that leave and come back, turns that are stopped, and a server that dies.
+
+use std::time::Duration;
+
+use genie_log::testing::{Kind, TestStore, both_stores};
+use serde_json::json;
+
+use crate::{
+    fake_ollama::Step,
+    test_genie::{Events, TestGenie, TestUser, outcome, text_of},
+};
+
+async fn start(store: TestStore) -> (TestGenie, TestUser) {
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    (genie, ada)
+}
+
+async fn resume(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> Events {
+    Events::open(resuming(genie, user, turn, after)).await
+}
+
+/// On a node that did not take the question, which has to be asked for its position.
+async fn resume_elsewhere(genie: &TestGenie, user: &TestUser, asked: &Events) -> Events {
+    Events::open(
+        resuming(genie, user, &asked.turn, 0).header("Genie-Min-Position", &asked.position),
+    )
+    .await
+}
+
+fn resuming(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> reqwest::RequestBuilder {
+    let url = format!("{}/api/genie/turns/{turn}/stream?after={after}", genie.base);
+    genie.http.get(url).bearer_auth(&user.token)
+}
+
+both_stores!(
+    the_client_leaving_does_not_stop_the_turn,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        genie.ollama.script(
+            "long",
+            &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done],
+        );
+        let mut events = ada.ask(&genie, "s", "a long one").await;
+        let turn = events.turn.clone();
+        let first = events.text().await;
+        assert_eq!(
+            (first.data["textResponse"].as_str(), first.id),
+            (Some("one"), format!("{turn}:3"))
+        );
+        drop(events);
+        genie.ollama.go_on();
+        // From another device, from the place where the first one left.
+        let rest = resume(&genie, &ada, &turn, 3).await.rest().await;
+        assert_eq!(
+            (text_of(&rest).as_str(), outcome(&rest).as_str()),
+            (" two", "completed")
+        );
+        genie.settle().await;
+        // After the end, from any place, even inside a word; after the last event there is nothing.
+        let again = resume(&genie, &ada, &turn, 1).await.rest().await;
+        assert_eq!(
+            (text_of(&again).as_str(), outcome(&again).as_str()),
+            ("ne two", "completed")
+        );
+        let last: u64 = again
+            .last()
+            .unwrap()
+            .id
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let after_the_end = ada
+            .get(
+                &genie,
+                &format!("/api/genie/turns/{turn}/stream?after={last}"),
+            )
+            .await;
+        assert_eq!(after_the_end.status, 204);
+        let end_only = resume(&genie, &ada, &turn, last - 1).await.rest().await;
+        assert_eq!(
+            (end_only.len(), outcome(&end_only).as_str()),
+            (1, "completed")
+        );
+    }
+);
+
+both_stores!(
+    stopping_a_turn_closes_the_connection_to_the_model,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        genie.ollama.script(
+            "long",
+            &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done],
+        );
+        let mut events = ada.ask(&genie, "s", "a long one").await;
+        events.text().await;
+        let turn = events.turn.clone();
+        ada.delete(&genie, &format!("/api/genie/turns/{turn}"))
+            .await
+            .ok();
+        genie.ollama.cancelled().await;
+        let rest = events.rest().await;
+        assert_eq!(outcome(&rest), "stopped");
+        assert_eq!(
+            ada.messages(&genie, "s").await[1],
+            ("assistant".into(), "one".into()),
+            "what was shown is kept"
+        );
+        ada.delete(&genie, &format!("/api/genie/turns/{turn}"))
+            .await
+            .ok(); // again: no error
+        let next = ada.ask(&genie, "s", "hello").await.rest().await;
+        assert_eq!(text_of(&next), "Hello there", "the slot is free");
+    }
+);
+
+both_stores!(
+    a_model_that_fails_is_502_or_an_error_event_and_the_question_is_kept,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        let ask = async |session: &str, message: &str| {
+            ada.post(
+                &genie,
+                "/api/genie/stream-chat",
+                json!({"message": message, "sessionId": session}),
+            )
+            .await
+        };
+        genie.ollama.script(
+            "broken",
+            &[Step::Refuse(500, "model runner has unexpectedly stopped")],
+        );
+        let refused = ask("a", "broken").await;
+        assert!(refused.headers.contains_key("Genie-Turn"));
+        refused.refused(502, "ollama_failed");
+        genie
+            .ollama
+            .script("missing", &[Step::Refuse(404, "model 'x' not found")]);
+        let sentence = ask("a", "missing")
+            .await
+            .refused(502, "ollama_model_missing");
+        assert!(
+            sentence["error"].as_str().unwrap().contains("ollama pull"),
+            "it says what to do: {sentence}"
+        );
+        genie
+            .ollama
+            .script("busy", &[Step::Refuse(503, "server busy")]);
+        ask("a", "busy").await.refused(502, "ollama_busy");
+        genie.settle().await;
+        let kept = ada.messages(&genie, "a").await;
+        assert_eq!(
+            kept.iter().filter(|(role, _)| role == "user").count(),
+            3,
+            "{kept:?}"
+        );
+
+        for (session, end, code) in [
+            ("b", Step::ErrorLine("boom"), "ollama_failed"),
+            ("c", Step::EndWithoutDone, "ollama_incomplete"),
+            ("d", Step::Break, "ollama_failed"),
+        ] {
+            genie
+                .ollama
+                .script("half", &[Step::Say("half"), Step::Pause(300), end]);
+            let events = ada.ask(&genie, session, "half").await.rest().await;
+            assert_eq!(outcome(&events), "failed");
+            assert!(
+                events
+                    .iter()
+                    .any(|event| event.data["type"] == "error" && event.data["code"] == code),
+                "{events:?}"
+            );
+            assert_eq!(
+                ada.messages(&genie, session).await[1].1,
+                "half",
+                "what came is kept"
+            );
+        }
+    }
+);
+
+both_stores!(
+    without_a_model_server_chat_and_captions_say_what_to_do,
+    async |store: TestStore| {
+        let nowhere = [("OLLAMA_URL", "http://127.0.0.1:9".to_owned())];
+        let mut genie = TestGenie::start_with(store, &nowhere).await;
+        let ada = genie.user("ada").await;
+        let answer = ada
+            .post(
+                &genie,
+                "/api/genie/stream-chat",
+                json!({"message": "hello", "sessionId": "s"}),
+            )
+            .await;
+        let told = answer.refused(502, "ollama_unreachable");
+        assert!(
+            told["error"].as_str().unwrap().contains("OLLAMA_URL"),
+            "{told}"
+        );
+        genie.settle().await;
+        assert_eq!(
+            ada.messages(&genie, "s").await[0],
+            ("user".into(), "hello".into())
+        );
+        ada.post(&genie, "/api/captions/generate", json!({}))
+            .await
+            .refused(502, "ollama_unreachable");
+        genie.settle().await;
+        assert_eq!(
+            ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"],
+            0,
+            "the unit went back"
+        );
+        ada.submit_job(&genie).await; // everything else works
+    }
+);
+
+both_stores!(
+    one_turn_a_session_at_a_time_and_the_line_tells_places,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        genie
+            .ollama
+            .script("long", &[Step::Say("one"), Step::Hold, Step::Done]);
+        let mut first = ada.ask(&genie, "s", "a long one").await;
+        first.text().await;
+        let second = ada
+            .post(
+                &genie,
+                "/api/genie/stream-chat",
+                json!({"message": "too soon", "sessionId": "s"}),
+            )
+            .await;
+        let refused = second.refused(409, "turn_running");
+        assert_eq!(refused["turnId"].as_str(), Some(first.turn.as_str()));
+
+        // Another session waits for the model's one slot, and is told where it stands.
+        let mut waiting = ada.ask(&genie, "other", "hello").await;
+        let placed = loop {
+            let event = waiting.next().await.expect("a place in the line");
+            if event.data["queue_position"].is_number() {
+                break event;
+            }
+        };
+        assert_eq!(placed.data["queue_position"], 1);
+        genie.ollama.go_on();
+        assert_eq!(outcome(&first.rest().await), "completed");
+        assert_eq!(text_of(&waiting.rest().await), "Hello there");
+    }
+);
+
+both_stores!(
+    a_full_line_is_429_and_nothing_is_kept,
+    async |store: TestStore| {
+        let mut genie =
+            TestGenie::start_with(store, &[("GENIE_MODEL_QUEUE", "0".to_owned())]).await;
+        let ada = genie.user("ada").await;
+        genie
+            .ollama
+            .script("long", &[Step::Say("one"), Step::Hold, Step::Done]);
+        let mut first = ada.ask(&genie, "s", "a long one").await;
+        first.text().await;
+        let refused = ada
+            .post(
+                &genie,
+                "/api/genie/stream-chat",
+                json!({"message": "hello", "sessionId": "other"}),
+            )
+            .await;
+        assert!(refused.headers.contains_key("Retry-After"));
+        refused.refused(429, "model_queue_full");
+        genie.settle().await;
+        ada.get(&genie, "/api/genie/sessions/other/messages")
+            .await
+            .refused(404, "not_found");
+        genie.ollama.go_on();
+        assert_eq!(outcome(&first.rest().await), "completed");
+    }
+);
+
+both_stores!(
+    who_is_refused_or_goes_away_takes_no_place_in_the_line,
+    async |store: TestStore| {
+        let mut genie =
+            TestGenie::start_with(store, &[("GENIE_MODEL_QUEUE", "1".to_owned())]).await;
+        let ada = genie.user("ada").await;
+        genie
+            .ollama
+            .script("long", &[Step::Say("one"), Step::Hold, Step::Done]);
+        let mut first = ada.ask(&genie, "s", "a long one").await;
+        first.text().await;
+        let ask = || {
+            let body = json!({"message": "too soon", "sessionId": "s"});
+            genie
+                .http
+                .post(format!("{}/api/genie/stream-chat", genie.base))
+                .bearer_auth(&ada.token)
+                .json(&body)
+        };
+        for millis in 0..20 {
+            let _ = ask().timeout(Duration::from_millis(millis)).send().await; // goes away in the middle, or is refused
+            // The one that went away may still be being decided, and has its place until then; a place that leaked never comes back.
+            let started = std::time::Instant::now();
+            while ask().send().await.unwrap().status() != 409 {
+                assert!(
+                    started.elapsed() < Duration::from_secs(10),
+                    "its place was not given back"
+                );
+            }
+        }
+        genie.ollama.go_on();
+        assert_eq!(outcome(&first.rest().await), "completed");
+        assert_eq!(
+            text_of(&ada.ask(&genie, "s", "hello").await.rest().await),
+            "Hello there"
+        );
+    }
+);
+
+both_stores!(
+    a_server_that_dies_in_an_answer_keeps_what_was_shown,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store).await;
+        genie.ollama.script(
+            "long",
+            &[Step::Say("one"), Step::Say(" two"), Step::Hold, Step::Done],
+        );
+        let mut events = ada.ask(&genie, "s", "a long one").await;
+        let turn = events.turn.clone();
+        let mut shown = String::new();
+        while shown != "one two" {
+            shown.push_str(events.text().await.data["textResponse"].as_str().unwrap());
+        }
+        genie.restart().await;
+        assert!(events.rest().await.is_empty(), "the stream broke off");
+        // The reader comes back with its place, and is told how it ended; on Postgres once the dead node's lease has lapsed.
+        let rest = resume(&genie, &ada, &turn, 7).await.rest().await;
+        assert_eq!(
+            (text_of(&rest).as_str(), outcome(&rest).as_str()),
+            ("", "interrupted")
+        );
+        assert_eq!(
+            ada.messages(&genie, "s").await[1],
+            ("assistant".into(), "one two".into())
+        );
+        let next = ada.ask(&genie, "s", "hello").await.rest().await;
+        assert_eq!(text_of(&next), "Hello there", "the story goes on");
+    }
+);
+
+both_stores!(
+    a_server_that_dies_before_the_first_token_answers_after_its_restart,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store).await;
+        genie
+            .ollama
+            .script("slow", &[Step::Hold, Step::Say("late"), Step::Done]);
+        let events = ada.ask(&genie, "s", "a slow one").await;
+        let turn = events.turn.clone();
+        genie.ollama.asked().await;
+        genie.restart().await;
+        genie.ollama.asked().await; // again, by the new process
+        genie.ollama.go_on();
+        let rest = resume(&genie, &ada, &turn, 0).await.rest().await;
+        assert_eq!(
+            (text_of(&rest).as_str(), outcome(&rest).as_str()),
+            ("late", "completed")
+        );
+    }
+);
+
+both_stores!(
+    a_caption_lost_with_its_server_gives_its_unit_back,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store).await;
+        genie.ollama.script(
+            "Write one caption",
+            &[Step::Hold, Step::Say("late"), Step::Done],
+        );
+        let asking = {
+            let (http, base, token) = (genie.http.clone(), genie.base.clone(), ada.token.clone());
+            tokio::spawn(async move {
+                http.post(format!("{base}/api/captions/generate"))
+                    .bearer_auth(token)
+                    .json(&json!({}))
+                    .send()
+                    .await
+            })
+        };
+        genie.ollama.asked().await;
+        genie.restart().await;
+        assert!(asking.await.unwrap().is_err());
+        for _ in 0..200 {
+            genie.settle().await;
+            if ada.get(&genie, "/api/captions").await.ok()["data"][0]["status"] == "failed" {
+                assert_eq!(
+                    ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"],
+                    0
+                );
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        panic!("the caption was not ended");
+    }
+);
+
+both_stores!(
+    an_answer_without_end_is_cut_and_the_session_goes_on,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        // Line feeds take twice their room in JSON; one frame alone is more than a fact may hold.
+        let endless: &'static str = Box::leak("\n".repeat(700_000).into_boxed_str());
+        genie
+            .ollama
+            .script("endless", &[Step::Say(endless), Step::Hold, Step::Done]);
+        let events = ada.ask(&genie, "s", "endless").await.rest().await;
+        assert_eq!(outcome(&events), "failed");
+        assert!(
+            events
+                .iter()
+                .any(|event| event.data["code"] == "answer_too_long")
+        );
+        assert_eq!(text_of(&events).len(), 256 * 1024);
+        genie.ollama.script(
+            "Write one caption",
+            &[Step::Say(endless), Step::Say("end"), Step::Done],
+        );
+        ada.post(
+            &genie,
+            "/api/captions/generate",
+            json!({"platform": "reddit"}),
+        )
+        .await
+        .refused(502, "ollama_failed");
+        assert_eq!(
+            text_of(&ada.ask(&genie, "s", "hello").await.rest().await),
+            "Hello there"
+        );
+    }
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
+    let (mut genie, ada) = start(TestStore::new(Kind::Postgres).await).await;
+    let first = genie.base.clone();
+    let second = genie.another_node().await;
+
+    // A job: submitted here, claimed there, completed here.
+    let job = ada.submit_job(&genie).await;
+    genie.base = second.base.clone();
+    let claimed = genie.claim().await;
+    assert_eq!(claimed["jobId"].as_str(), Some(job.as_str()));
+    genie.base = first.clone();
+    let done = json!({"lease": claimed["lease"], "result": {}});
+    genie
+        .server(&format!("/api/worker/jobs/{job}/complete"), done)
+        .await
+        .ok();
+
+    // A chat: asked here, read there while it runs.
+    genie.ollama.script(
+        "long",
+        &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done],
+    );
+    let mut here = ada.ask(&genie, "s", "a long one").await;
+    here.text().await;
+    genie.base = second.base.clone();
+    let mut there = resume_elsewhere(&genie, &ada, &here).await;
+    assert_eq!(there.text().await.data["textResponse"], "one");
+    genie.ollama.go_on();
+    assert_eq!(
+        (
+            outcome(&there.rest().await).as_str(),
+            outcome(&here.rest().await).as_str()
+        ),
+        ("completed", "completed")
+    );
+
+    // Asked here, and the node dies: the other ends it with what was shown, though its actor was warm.
+    ada.post(
+        &genie,
+        "/api/queue/media",
+        json!({"operation": "thumbnail"}),
+    )
+    .await
+    .ok();
+    genie.base = first;
+    let mut here = ada.ask(&genie, "s", "another long one").await;
+    here.text().await;
+    genie.kill().await;
+    genie.base = second.base.clone();
+    let rest = resume_elsewhere(&genie, &ada, &here).await.rest().await;
+    assert_eq!(
+        (text_of(&rest).as_str(), outcome(&rest).as_str()),
+        ("one", "interrupted")
+    );
+    assert_eq!(
+        text_of(&ada.ask(&genie, "s", "hello").await.rest().await),
+        "Hello there"
+    );
+}
+
+both_stores!(
+    the_model_is_given_the_conversation_and_nothing_of_the_caller,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        ada.ask(&genie, "s", "first").await.rest().await;
+        ada.ask(&genie, "s", "second").await.rest().await;
+        ada.ask(&genie, "another", "third").await.rest().await;
+        let requests = genie.ollama.requests();
+        let contents = |n: usize| -> Vec<String> {
+            let messages = requests[n]["messages"].as_array().unwrap();
+            messages
+                .iter()
+                .skip(1)
+                .map(|message| message["content"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(contents(1), ["first", "Hello there", "second"]);
+        assert_eq!(contents(2), ["third"]);
+        assert_eq!(requests[0]["messages"][0]["role"], "system");
+        let headers = genie.ollama.headers().join("\n");
+        assert!(
+            !headers.contains("authorization") && !headers.contains("origin"),
+            "{headers}"
+        );
+    }
+);
+
+both_stores!(
+    who_is_not_onboarded_is_told_what_to_do_and_the_model_is_not_asked,
+    async |store: TestStore| {
+        let (mut genie, _admin) = start(store).await;
+        let bob = genie.user("bob").await;
+        let events = bob.ask(&genie, "s", "hello").await.rest().await;
+        assert_eq!(events[0].data["type"], "textResponse");
+        assert!(
+            events[0].data["textResponse"]
+                .as_str()
+                .unwrap()
+                .contains("extension")
+        );
+        assert_eq!(
+            (outcome(&events).as_str(), genie.ollama.requests().len()),
+            ("completed", 0)
+        );
+        let step = |state: &str| json!({"state": state});
+        let patch = async |state: &str| {
+            genie
+                .send(
+                    reqwest::Method::PATCH,
+                    "/api/onboarding/state",
+                    &bob.headers(),
+                    Some(step(state)),
+                )
+                .await
+        };
+        patch("COMPLETE").await.refused(409, "onboarding_order");
+        patch("NONSENSE").await.refused(400, "invalid_field");
+        patch("DATA_COLLECTION").await.ok();
+        patch("PROCESSING").await.ok();
+        assert_eq!(
+            bob.get(&genie, "/api/onboarding/state").await.ok()["state"],
+            "PROCESSING"
+        );
+        assert_eq!(
+            text_of(&bob.ask(&genie, "s", "hello").await.rest().await),
+            "Hello there"
+        );
+    }
+);

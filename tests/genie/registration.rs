@@ -1,0 +1,130 @@
+//! A registration is whole or it is not there: the user, the address and the invite, whenever the server dies.
+
+use genie_log::testing::{Kind, TestStore, both_stores};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::test_genie::TestGenie;
+
+/// How often the server is killed while people register.
+const KILLS: usize = 6;
+/// How many register at that moment.
+const AT_ONCE: usize = 6;
+
+/// What somebody registers with.
+#[derive(Clone)]
+struct Form {
+    email: String,
+    code: String,
+}
+
+impl Form {
+    fn body(&self) -> Value {
+        json!({"email": self.email, "password": "long enough", "inviteCode": self.code})
+    }
+}
+
+both_stores!(
+    a_registration_that_kill_9_met_is_whole_or_was_never_there,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let (mut whole, mut absent) = (0, 0);
+        for round in 0..KILLS {
+            let invites = ada
+                .post(&genie, "/api/admin/invites", json!({"count": AT_ONCE}))
+                .await
+                .ok();
+            let forms: Vec<Form> = (0..AT_ONCE)
+                .map(|n| Form {
+                    email: format!("user{n}.{round}@example.com"),
+                    code: invites["data"][n]["code"].as_str().unwrap().to_owned(),
+                })
+                .collect();
+            let asked = forms.clone().into_iter().map(|form| {
+                let (http, url) = (genie.http.clone(), format!("{}/api/register", genie.base));
+                tokio::spawn(async move {
+                    http.post(url)
+                        .json(&form.body())
+                        .send()
+                        .await
+                        .map(|answer| answer.status().as_u16())
+                })
+            });
+            let asked: Vec<_> = asked.collect();
+            // Each round dies at another moment: a password takes some 20 to 200 ms to hash, two at a time, and then comes the append.
+            tokio::time::sleep(std::time::Duration::from_millis(40 * round as u64 + 20)).await;
+            genie.kill().await;
+            let mut acknowledged = Vec::new();
+            for answer in asked {
+                acknowledged.push(matches!(answer.await.unwrap(), Ok(200)));
+            }
+            genie.launch_again().await;
+            for (form, acknowledged) in forms.iter().zip(acknowledged) {
+                let login = json!({"email": form.email, "password": "long enough"});
+                let is_there = genie
+                    .send(Method::POST, "/auth/login", &[], Some(login))
+                    .await
+                    .status
+                    == 200;
+                assert!(
+                    is_there || !acknowledged,
+                    "{} was told that they are registered",
+                    form.email
+                );
+                let again = genie
+                    .send(Method::POST, "/api/register", &[], Some(form.body()))
+                    .await;
+                match is_there {
+                    // No second user under the address, nor with the invite.
+                    true => assert!(
+                        [400, 409].contains(&again.status.as_u16()),
+                        "{:?}",
+                        again.json
+                    ),
+                    // Neither the address nor the invite was taken by nobody.
+                    false => drop(again.ok()),
+                }
+                whole += usize::from(is_there);
+                absent += usize::from(!is_there);
+            }
+        }
+        assert_eq!(whole + absent, KILLS * AT_ONCE);
+        assert!(absent > 0, "no kill met a registration");
+    }
+);
+
+/// Only Postgres is shared by several servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_give_an_address_to_one_user() {
+    let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
+    let ada = genie.user("ada").await;
+    let other = genie.another_node().await;
+    let invites = ada
+        .post(&genie, "/api/admin/invites", json!({"count": 8}))
+        .await
+        .ok();
+    let asked = (0..8).map(|n| {
+        let base = if n % 2 == 0 { &genie.base } else { &other.base };
+        let (http, url) = (genie.http.clone(), format!("{base}/api/register"));
+        let form = Form {
+            email: "Bob@Example.com".into(),
+            code: invites["data"][n]["code"].as_str().unwrap().to_owned(),
+        };
+        tokio::spawn(async move {
+            http.post(url)
+                .json(&form.body())
+                .send()
+                .await
+                .unwrap()
+                .status()
+                .as_u16()
+        })
+    });
+    let mut statuses = Vec::new();
+    for answer in asked.collect::<Vec<_>>() {
+        statuses.push(answer.await.unwrap());
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
+}

@@ -1,0 +1,408 @@
+//! Several servers on one Postgres: which of them answers makes no difference, and losing any of them costs seconds, not facts.
+
+use std::time::{Duration, Instant};
+
+use genie_log::testing::{Kind, TestStore};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::{
+    fake_ollama::Step,
+    story,
+    test_genie::{Answer, Events, Node, TestGenie, TestUser, outcome, text_of},
+};
+
+/// How long nobody may be elected when the elected node is lost.
+const IN_TIME: Duration = Duration::from_secs(5);
+
+/// Two servers, of which the first is elected, a user, and somebody who looks into the store.
+struct Two {
+    genie: TestGenie,
+    ada: TestUser,
+    first: String,
+    second: Node,
+    inside: PgConnection,
+}
+
+impl Two {
+    async fn start() -> Self {
+        for _ in 0..5 {
+            let two = Self::start_once().await;
+            if elected(&two.genie).await["here"] == true {
+                return two;
+            }
+        }
+        panic!("the first was never elected long enough for the second to start");
+    }
+
+    async fn start_once() -> Self {
+        let store = TestStore::new(Kind::Postgres).await;
+        let inside = PgConnection::connect(&store.database_url().unwrap())
+            .await
+            .unwrap();
+        let mut genie = TestGenie::start(store).await;
+        until_elected(&genie).await;
+        let second = genie.another_node().await;
+        let ada = genie.user("ada").await;
+        genie.settle().await;
+        Self {
+            ada,
+            first: genie.base.clone(),
+            second,
+            inside,
+            genie,
+        }
+    }
+
+    /// From now on the second server is spoken to.
+    fn turn_to_the_second(&mut self) {
+        self.genie.base = self.second.base.clone();
+    }
+
+    /// A job is queued, and read back as soon as the read side has it.
+    async fn a_job_is_seen(&self) {
+        let queued = self
+            .ada
+            .post(
+                &self.genie,
+                "/api/queue/media",
+                json!({"operation": "thumbnail"}),
+            )
+            .await;
+        let position = queued.headers["Genie-Position"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let job = queued.ok()["jobId"].as_str().unwrap().to_owned();
+        let read = self.read_at(&format!("/api/jobs/{job}"), position).await;
+        assert_eq!(read.ok()["status"], "queued");
+    }
+
+    async fn read_at(&self, path: &str, position: String) -> Answer {
+        let [token] = self.ada.headers();
+        self.genie
+            .send(
+                Method::GET,
+                path,
+                &[token, ("Genie-Min-Position", position)],
+                None,
+            )
+            .await
+    }
+}
+
+/// Who is elected, as the server that is spoken to says.
+async fn elected(genie: &TestGenie) -> Value {
+    genie.send(Method::GET, "/readyz", &[], None).await.json["elected"].take()
+}
+
+/// Waits until the server that is spoken to is elected, and gives its epoch.
+async fn until_elected(genie: &TestGenie) -> i64 {
+    let started = Instant::now();
+    loop {
+        let elected = elected(genie).await;
+        if elected["here"] == true {
+            return elected["epoch"].as_i64().unwrap();
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "another is elected: {elected}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_story_on_two_nodes_that_answer_in_turn() {
+    let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
+    genie.launch_beside().await;
+    story::tell(genie, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_the_elected_node_costs_seconds() {
+    let mut two = Two::start().await;
+    let before = until_elected(&two.genie).await;
+    two.genie.kill().await;
+    let killed = Instant::now();
+    two.turn_to_the_second();
+    assert!(until_elected(&two.genie).await > before);
+    let taken = killed.elapsed();
+    assert!(taken < IN_TIME, "{taken:?}");
+    two.a_job_is_seen().await;
+    eprintln!(
+        "elected {taken:?} after kill -9, and a job seen {:?} after",
+        killed.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_is_deposed_in_seconds_and_goes_on_as_one_of_the_others() {
+    stop_and_go_on(Two::start().await, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_is_one_that_was_stopped_in_the_middle_of_a_transaction() {
+    stop_and_go_on(Two::start().await, true).await;
+}
+
+async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
+    let before = until_elected(&two.genie).await;
+    if in_the_middle {
+        // A projection waits for the table in a transaction in office; when it gets it, its process does not run any more.
+        sqlx::raw_sql("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut two.inside)
+            .await
+            .unwrap();
+        two.ada.submit_job(&two.genie).await;
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted)";
+        let began = Instant::now();
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut two.inside)
+            .await
+            .unwrap()
+        {
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "no projection waits"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    two.genie.signal("STOP").await;
+    let stopped = Instant::now();
+    if in_the_middle {
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut two.inside)
+            .await
+            .unwrap();
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()";
+        while sqlx::query_scalar::<_, i64>(open)
+            .fetch_one(&mut two.inside)
+            .await
+            .unwrap()
+            == 0
+        {
+            assert!(
+                stopped.elapsed() < Duration::from_secs(20),
+                "it was in no transaction"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    two.turn_to_the_second();
+    let epoch = until_elected(&two.genie).await;
+    let taken = stopped.elapsed();
+    assert!(
+        epoch > before && taken < IN_TIME,
+        "{before} {epoch} {taken:?}"
+    );
+    two.a_job_is_seen().await;
+    eprintln!(
+        "elected {taken:?} after it was stopped, and a job seen {:?} after",
+        stopped.elapsed()
+    );
+    let as_the_second_says = elected(&two.genie).await;
+
+    two.genie.signal("CONT").await;
+    two.genie.base = two.first.clone();
+    let as_the_first_says = elected(&two.genie).await;
+    assert_eq!(
+        (&as_the_first_says["here"], &as_the_first_says["epoch"]),
+        (&json!(false), &json!(epoch))
+    );
+    assert_eq!(as_the_first_says["node"], as_the_second_says["node"]);
+    two.a_job_is_seen().await;
+    assert_eq!(elected(&two.genie).await, as_the_first_says);
+    two.genie.settle().await;
+    let moved = sqlx::query("SELECT name, epoch FROM checkpoints")
+        .fetch_all(&mut two.inside)
+        .await
+        .unwrap();
+    assert!(moved.len() > 5);
+    for row in moved {
+        let (name, moved_in): (String, i64) = (row.get("name"), row.get("epoch"));
+        assert!(
+            moved_in > before,
+            "{name} was moved by the node that was deposed"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_deposed_without_knowing_is_elected_again() {
+    let mut two = Two::start().await;
+    two.genie.signal("STOP").await; // so that the epoch is raised between two of its heartbeats
+    sqlx::query("UPDATE elections SET epoch = epoch + 1, node = 'nobody'")
+        .execute(&mut two.inside)
+        .await
+        .unwrap();
+    two.genie.signal("CONT").await;
+    for _ in 0..3 {
+        two.a_job_is_seen().await;
+    }
+    assert_ne!(elected(&two.genie).await["node"], "nobody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_the_next() {
+    let mut two = Two::start().await;
+    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN priority TO away")
+        .execute(&mut two.inside)
+        .await
+        .unwrap();
+    two.ada.submit_job(&two.genie).await;
+    for base in [two.first.clone(), two.second.base.clone()] {
+        two.genie.base = base;
+        let started = Instant::now();
+        loop {
+            let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
+            if ready.json["projections"]["jobs"]["state"] == "stopped" {
+                assert_eq!(
+                    (
+                        ready.status.as_u16(),
+                        &ready.json["projections"]["usage"]["state"]
+                    ),
+                    (503, &json!("following"))
+                );
+                break;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{}",
+                ready.json
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN away TO priority")
+        .execute(&mut two.inside)
+        .await
+        .unwrap();
+    two.genie.kill().await;
+    two.a_job_is_seen().await;
+    assert_eq!(
+        two.genie
+            .send(Method::GET, "/readyz", &[], None)
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_story_goes_on_when_the_elected_node_dies_in_the_middle() {
+    die_in_the_middle(Two::start().await, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_story_goes_on_when_the_other_node_dies_in_the_middle() {
+    die_in_the_middle(Two::start().await, false).await;
+}
+
+/// A job is claimed and a turn asked on one node, which dies; the other ends both.
+async fn die_in_the_middle(mut two: Two, the_elected: bool) {
+    let survivor = if the_elected {
+        two.second.base.clone()
+    } else {
+        two.first.clone()
+    };
+    if !the_elected {
+        two.turn_to_the_second();
+    }
+    let job = two.ada.submit_job(&two.genie).await;
+    let claimed = two.genie.claim().await;
+    assert_eq!(claimed["jobId"].as_str(), Some(job.as_str()));
+    two.genie.ollama.script(
+        "long",
+        &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done],
+    );
+    let mut asked = two.ada.ask(&two.genie, "s", "a long one").await;
+    asked.text().await;
+    match the_elected {
+        true => two.genie.kill().await,
+        false => two.second.kill().await,
+    }
+    two.genie.base = survivor;
+
+    // The worker goes on with its lease, and the job ends.
+    let genie = &two.genie;
+    genie
+        .server(
+            &format!("/api/worker/jobs/{job}/heartbeat"),
+            json!({"lease": claimed["lease"]}),
+        )
+        .await
+        .ok();
+    let done = json!({"lease": claimed["lease"], "result": {"width": 100}});
+    let done = genie
+        .server(&format!("/api/worker/jobs/{job}/complete"), done)
+        .await;
+    let position = done.headers["Genie-Position"].to_str().unwrap().to_owned();
+    done.ok();
+    assert_eq!(
+        two.read_at(&format!("/api/jobs/{job}"), position)
+            .await
+            .ok()["status"],
+        "completed"
+    );
+
+    // The reader comes back, and is told how the turn ended; the next one is answered.
+    let url = format!("{}/api/genie/turns/{}/stream", genie.base, asked.turn);
+    let again = genie
+        .http
+        .get(url)
+        .bearer_auth(&two.ada.token)
+        .header("Genie-Min-Position", &asked.position);
+    let rest = Events::open(again).await.rest().await;
+    assert_eq!(
+        (text_of(&rest).as_str(), outcome(&rest).as_str()),
+        ("one", "interrupted")
+    );
+    assert_eq!(
+        text_of(&two.ada.ask(genie, "s", "hello").await.rest().await),
+        "Hello there"
+    );
+    let kept = two.ada.messages(genie, "s").await;
+    let kept: Vec<&str> = kept.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(kept, ["a long one", "one", "hello", "Hello there"]);
+
+    // And a caption, counted once; each thing happened once, and in order.
+    let caption = two
+        .ada
+        .post(genie, "/api/captions/generate", json!({"platform": "x"}))
+        .await;
+    let position = caption.headers["Genie-Position"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    caption.ok();
+    assert_eq!(
+        two.read_at("/api/usage", position.clone()).await.ok()["usage"]["posts_ai_assisted"],
+        1
+    );
+    let facts = two.read_at("/api/me/events", position).await.ok();
+    let facts: Vec<&str> = facts["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fact| fact["type"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "account.registered",
+        "account.signed_in",
+        "job.submitted",
+        "job.claimed",
+        "chat.asked",
+        "job.completed",
+        "chat.answered",
+        "chat.asked",
+        "chat.answered",
+        "usage.counted",
+        "caption.requested",
+        "caption.completed",
+    ];
+    assert_eq!(facts, expected);
+    until_elected(genie).await;
+}

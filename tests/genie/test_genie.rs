@@ -1,0 +1,632 @@
+//! The server as its users see it: the real binary, started, killed and started again; users and workers who speak HTTP to it.
+
+use std::{
+    process::Stdio,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use genie_log::testing::TestStore;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::{fake_ollama::FakeOllama, identity};
+
+pub const SECRET: &str = "a shared secret";
+pub const FIRST_INVITE: &str = "the-first-invite";
+
+/// A running genie and what belongs to it.
+pub struct TestGenie {
+    pub store: TestStore,
+    pub ollama: FakeOllama,
+    pub base: String,
+    pub http: reqwest::Client,
+    /// What the server said on standard output.
+    pub said: Vec<String>,
+    settings: Vec<(&'static str, String)>,
+    process: Option<Child>,
+    admin: Option<TestUser>,
+    /// A second server on the same store: then each request goes to the one that did not get the last.
+    beside: Option<Node>,
+    sent: AtomicUsize,
+    /// The position of the last write, which reads ask for when there are two servers.
+    written: Mutex<Option<String>>,
+}
+
+/// A process of the server; killed when it goes.
+pub struct Node {
+    pub base: String,
+    said: Vec<String>,
+    process: Child,
+}
+
+impl Node {
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+/// An answer, whatever it is.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub json: Value,
+}
+
+impl Answer {
+    /// A success, with its flags.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{:?}", self.json);
+        assert_eq!(
+            (&self.json["ok"], &self.json["success"]),
+            (&json!(true), &json!(true)),
+            "{:?}",
+            self.json
+        );
+        self.json
+    }
+
+    /// A failure with that status and code, as Directus' own routes say it.
+    #[track_caller]
+    pub fn refused_by_identity(&self, status: u16, code: &str) {
+        let told = self.json["errors"][0]["extensions"]["code"].as_str();
+        assert_eq!(
+            (self.status.as_u16(), told),
+            (status, Some(code)),
+            "{:?}",
+            self.json
+        );
+    }
+
+    /// A failure with that status and code, in the one envelope.
+    #[track_caller]
+    pub fn refused(self, status: u16, code: &str) -> Value {
+        assert_eq!(
+            (self.status.as_u16(), self.json["code"].as_str()),
+            (status, Some(code)),
+            "{:?}",
+            self.json
+        );
+        assert_eq!(
+            (&self.json["ok"], &self.json["success"]),
+            (&json!(false), &json!(false))
+        );
+        assert!(
+            self.json["request_id"]
+                .as_str()
+                .is_some_and(|id| !id.is_empty()),
+            "{:?}",
+            self.json
+        );
+        assert!(
+            self.json["error"]
+                .as_str()
+                .is_some_and(|error| !error.is_empty())
+        );
+        self.json
+    }
+}
+
+impl TestGenie {
+    pub async fn start(store: TestStore) -> Self {
+        Self::start_with(store, &[]).await
+    }
+
+    pub async fn start_with(store: TestStore, settings: &[(&'static str, String)]) -> Self {
+        let mut genie = Self::not_started(store, settings).await;
+        genie.launch().await;
+        genie
+    }
+
+    /// All but the server: for commands, and [`TestGenie::launch_again`].
+    pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
+        let ollama = FakeOllama::start().await;
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
+        Self {
+            store,
+            ollama,
+            base: String::new(),
+            http,
+            said: vec![],
+            settings: [identity::settings().await.as_slice(), settings].concat(),
+            process: None,
+            admin: None,
+            beside: None,
+            sent: AtomicUsize::new(0),
+            written: Mutex::default(),
+        }
+    }
+
+    /// Another setting, from the next process on.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value));
+    }
+
+    /// What a setting was given as.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings
+            .iter()
+            .find(|(given, _)| *given == name)
+            .map_or("", |(_, value)| value)
+    }
+
+    /// A command of the same binary on the same store.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));
+        command
+            .args(arguments)
+            .current_dir(self.store.folder())
+            .env_clear()
+            .kill_on_drop(true);
+        command
+            .env("SERVER_PORT", "0")
+            .env("GENIE_DATA_DIR", self.store.folder())
+            .env("GENIE_FIRST_INVITE", FIRST_INVITE)
+            .env("GENIE_LOGIN_STALL_MS", "0")
+            .env("RBAC_SYNC_WEBHOOK_SECRET", SECRET)
+            // Tests are crowds on one address; those of the rates set them.
+            .env("RATE_LIMIT_USER", "off")
+            .env("RATE_LIMIT_ADDRESS", "off")
+            // What is tested is that reads wait, not that a busy machine is quick.
+            .env("GENIE_READ_WAIT_MS", "15000")
+            .env("GENIE_OWN_WRITES_WAIT_MS", "15000")
+            .env("OLLAMA_URL", &self.ollama.url)
+            .env("GENIE_LOG", "warn");
+        if let Some(url) = self.store.database_url() {
+            command.env("DATABASE_URL", url);
+        }
+        command.envs(self.settings.iter().cloned());
+        command
+    }
+
+    async fn launch(&mut self) {
+        let node = self.another_node().await;
+        self.base = node.base;
+        self.said = node.said;
+        self.process = Some(node.process);
+    }
+
+    /// One more process on the same store.
+    pub async fn another_node(&self) -> Node {
+        let mut process = self
+            .command(&["serve"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut said = Vec::new();
+        loop {
+            let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line())
+                .await
+                .expect("the server starts")
+                .unwrap();
+            let line = line.expect("the server stays up");
+            said.push(line.clone());
+            if let Some(base) = line.strip_prefix("genie listens on ") {
+                return Node {
+                    base: base.to_owned(),
+                    said,
+                    process,
+                };
+            }
+        }
+    }
+
+    /// From now on two servers answer in turn.
+    pub async fn launch_beside(&mut self) {
+        self.beside = Some(self.another_node().await);
+    }
+
+    /// The server whose turn it is.
+    pub fn next_base(&self) -> &str {
+        let n = self.sent.fetch_add(1, Ordering::SeqCst);
+        self.beside
+            .as_ref()
+            .filter(|_| n % 2 == 1)
+            .map_or(&self.base, |beside| &beside.base)
+    }
+
+    /// Sends the process a signal, such as `STOP`.
+    pub async fn signal(&self, name: &str) {
+        let id = self
+            .process
+            .as_ref()
+            .and_then(Child::id)
+            .expect("it runs")
+            .to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &id])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().and_then(Child::id).expect("it runs")
+    }
+
+    /// kill -9, and nothing else.
+    pub async fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().await.unwrap(); // SIGKILL, and waits
+    }
+
+    /// kill -9, and a new process on the same store.
+    pub async fn restart(&mut self) {
+        self.kill().await;
+        self.launch().await;
+    }
+
+    /// SIGTERM; whether it went of its own will.
+    pub async fn terminate(&mut self) -> bool {
+        let mut process = self.process.take().expect("it runs");
+        let id = process.id().expect("it runs").to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+        tokio::time::timeout(Duration::from_secs(15), process.wait())
+            .await
+            .is_ok_and(|status| status.unwrap().success())
+    }
+
+    pub async fn launch_again(&mut self) {
+        self.launch().await;
+    }
+
+    /// A request of anybody.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Option<Value>,
+    ) -> Answer {
+        let written = self
+            .beside
+            .as_ref()
+            .filter(|_| method == Method::GET)
+            .and_then(|_| self.written.lock().unwrap().clone());
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.next_base()));
+        if let Some(written) = written {
+            request = request.header("Genie-Min-Position", written);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = answer(request).await;
+        if let Some(position) = answer.headers.get("Genie-Position") {
+            *self.written.lock().unwrap() = Some(position.to_str().unwrap().to_owned());
+        }
+        answer
+    }
+
+    /// A request of a worker or another server.
+    pub async fn server(&self, path: &str, body: Value) -> Answer {
+        self.send(
+            Method::POST,
+            path,
+            &[("X-RBAC-SYNC-SECRET", SECRET.into())],
+            Some(body),
+        )
+        .await
+    }
+
+    /// A user who has logged in. The first is the administrator; the others register.
+    pub async fn user(&mut self, name: &str) -> TestUser {
+        let Some(admin) = &self.admin else {
+            let admin = identity::administrator(self, name).await;
+            self.admin = Some(admin.clone());
+            return admin;
+        };
+        let invites = admin
+            .post(self, "/api/admin/invites", json!({"tier": "pro"}))
+            .await
+            .ok();
+        self.register(name, invites["data"][0]["code"].as_str().unwrap())
+            .await
+    }
+
+    pub async fn register(&self, name: &str, invite: &str) -> TestUser {
+        let (email, password) = (identity::email(self, name), password(name));
+        let body =
+            json!({"email": email, "password": password, "firstName": name, "inviteCode": invite});
+        let registered = self
+            .send(Method::POST, "/api/register", &[], Some(body))
+            .await
+            .ok();
+        self.user_again(name, registered["userId"].as_str().unwrap())
+            .await
+    }
+
+    /// The user of that name, who has logged in anew.
+    pub async fn user_again(&self, name: &str, id: &str) -> TestUser {
+        TestUser::of(id, self.log_in(name, &password(name)).await)
+    }
+
+    pub async fn log_in(&self, name: &str, password: &str) -> Answer {
+        let login = json!({"email": identity::email(self, name), "password": password});
+        self.send(Method::POST, "/auth/login", &[], Some(login))
+            .await
+    }
+
+    /// A new pair for a refresh token.
+    pub async fn refresh(&self, token: &str) -> Answer {
+        self.send(
+            Method::POST,
+            "/auth/refresh",
+            &[],
+            Some(json!({"refresh_token": token})),
+        )
+        .await
+    }
+
+    /// Waits until all projections have reached the head.
+    pub async fn settle(&self) {
+        self.settle_within(Duration::from_secs(20)).await;
+    }
+
+    /// The same after so much that it takes longer.
+    pub async fn settle_within(&self, limit: Duration) {
+        let started = Instant::now();
+        loop {
+            let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
+            let lags = ready["projections"].as_object().map(|all| {
+                all.values()
+                    .map(|one| one["lag"].as_u64())
+                    .collect::<Vec<_>>()
+            });
+            if lags.is_some_and(|lags| lags.iter().all(|lag| *lag == Some(0))) {
+                return;
+            }
+            assert!(
+                started.elapsed() < limit,
+                "the projections did not settle: {ready}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Claims one job of the media queue.
+    pub async fn claim(&self) -> Value {
+        let claim = json!({"queues": ["media-jobs"], "worker_id": "worker-1", "wait_ms": 10_000});
+        let mut claimed = self.server("/api/worker/claim", claim).await.ok();
+        assert_eq!(claimed["jobs"].as_array().unwrap().len(), 1, "{claimed}");
+        claimed["jobs"][0].take()
+    }
+}
+
+pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    let json = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Answer {
+        status,
+        headers,
+        json,
+    }
+}
+
+/// The password that somebody of that name has at first.
+pub fn password(name: &str) -> String {
+    format!("{name}'s password")
+}
+
+/// A user with a token.
+#[derive(Debug, Clone)]
+pub struct TestUser {
+    pub id: String,
+    pub token: String,
+    pub refresh: String,
+}
+
+impl TestUser {
+    /// Who was answered with tokens.
+    #[track_caller]
+    pub fn of(id: &str, login: Answer) -> Self {
+        assert_eq!(login.status, 200, "{:?}", login.json);
+        let text = |name: &str| login.json["data"][name].as_str().unwrap().to_owned();
+        Self {
+            id: id.to_owned(),
+            token: text("access_token"),
+            refresh: text("refresh_token"),
+        }
+    }
+
+    pub fn headers(&self) -> [(&'static str, String); 1] {
+        [("Authorization", format!("Bearer {}", self.token))]
+    }
+
+    pub async fn get(&self, genie: &TestGenie, path: &str) -> Answer {
+        genie.send(Method::GET, path, &self.headers(), None).await
+    }
+
+    pub async fn post(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
+        genie
+            .send(Method::POST, path, &self.headers(), Some(body))
+            .await
+    }
+
+    pub async fn patch(&self, genie: &TestGenie, path: &str, body: Value) -> Answer {
+        genie
+            .send(Method::PATCH, path, &self.headers(), Some(body))
+            .await
+    }
+
+    pub async fn delete(&self, genie: &TestGenie, path: &str) -> Answer {
+        genie
+            .send(Method::DELETE, path, &self.headers(), None)
+            .await
+    }
+
+    /// Queues a job, and gives its id.
+    pub async fn submit_job(&self, genie: &TestGenie) -> String {
+        let job = json!({"operation": "resize_image", "params": {"width": 100}});
+        self.post(genie, "/api/queue/media", job).await.ok()["jobId"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// Asks, and gives the open stream.
+    pub async fn ask(&self, genie: &TestGenie, session: &str, message: &str) -> Events {
+        let body = json!({"message": message, "sessionId": session});
+        let request = genie
+            .http
+            .post(format!("{}/api/genie/stream-chat", genie.next_base()))
+            .bearer_auth(&self.token)
+            .json(&body);
+        Events::open(request).await
+    }
+
+    /// Both sides of a session: role and content.
+    pub async fn messages(&self, genie: &TestGenie, session: &str) -> Vec<(String, String)> {
+        let path = format!("/api/genie/sessions/{session}/messages");
+        let messages = self.get(genie, &path).await.ok();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        messages["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (text(&one["role"]), text(&one["content"])))
+            .collect()
+    }
+}
+
+/// Server-sent events, as a client reads them.
+pub struct Events {
+    pub turn: String,
+    /// What reads on another node have to ask for.
+    pub position: String,
+    response: reqwest::Response,
+    buffer: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: String,
+    pub data: Value,
+}
+
+impl Events {
+    pub async fn open(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let is_stream = response
+            .headers()
+            .get("content-type")
+            .is_some_and(|kind| kind == "text/event-stream");
+        if status != 200 || !is_stream {
+            panic!("{status}: {}", response.text().await.unwrap());
+        }
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default()
+        };
+        Self {
+            turn: header("Genie-Turn"),
+            position: header("Genie-Position"),
+            response,
+            buffer: String::new(),
+        }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(end) = self.buffer.find("\n\n") {
+                let block: String = self.buffer.drain(..end + 2).collect();
+                let field = |name: &str| {
+                    block
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(str::trim)
+                };
+                if let Some(data) = field("data:") {
+                    let data = serde_json::from_str(data).unwrap();
+                    return Some(Event {
+                        id: field("id:").unwrap().to_owned(),
+                        data,
+                    });
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(30), self.response.chunk())
+                .await
+                .expect("the stream goes on");
+            // A server that was killed breaks the stream off.
+            self.buffer
+                .push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+        }
+    }
+
+    /// The next piece of text.
+    pub async fn text(&mut self) -> Event {
+        loop {
+            let event = self.next().await.expect("more of the answer");
+            if event.data["type"] == "textResponseChunk" {
+                return event;
+            }
+        }
+    }
+
+    /// Everything to the end.
+    pub async fn rest(mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
+}
+
+/// The answer's text in some events.
+pub fn text_of(events: &[Event]) -> String {
+    events
+        .iter()
+        .filter(|event| event.data["type"] == "textResponseChunk")
+        .map(|event| event.data["textResponse"].as_str().unwrap())
+        .collect()
+}
+
+/// How a stream ended: the last event, which must be `finalizeResponseStream`.
+#[track_caller]
+pub fn outcome(events: &[Event]) -> String {
+    let last = events.last().expect("events");
+    assert_eq!(last.data["type"], "finalizeResponseStream", "{events:?}");
+    last.data["outcome"].as_str().unwrap().to_owned()
+}
