@@ -1,55 +1,14 @@
-//! genie: a self-hosted back end for creator platforms. HTTP, command line, configuration and wiring; every rule is below.
-
-/// All construction.
-mod app;
-/// `genie audit`: what happened, and whether the log can be trusted.
-mod audit;
-/// The blob store: uploaded files, sealed.
-mod blobs;
-/// All commands.
-mod cli;
-/// Everything from the environment, read once and checked.
-mod config;
-/// No image of this process' memory is left behind.
-mod core_dumps;
-/// `genie import`: what the original held.
-mod credential_import;
-/// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
-mod forgetting;
-/// All routes.
-mod http;
-/// Passwords and tokens of the built-in identity.
-mod identity;
-/// `genie invite`.
-mod invite;
-/// `genie keys`, and where the ring of master keys is.
-mod keys;
-/// `genie log export`, `genie log import`.
-mod log_transfer;
-/// An upload is looked through and queued.
-mod onboarding;
-/// Keeps signed heads outside the store.
-mod publish_heads;
-/// How often something may happen for one key.
-mod rate_limiter;
-/// Which roles there are.
-mod roles;
-/// The socket by which commands of the command line reach a running server.
-mod socket;
-/// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
-mod torture;
-/// Whether an uploaded ZIP may be unpacked.
-mod zip_check;
+//! The program `genie`. Everything it does is in the library of the same name.
 
 /// Commands are made on one thread and end on another, which the system's allocator is slow at.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    if let Err(sentence) = core_dumps::forbid() {
-        return cli::fail(sentence); // before any key is read
+    if let Err(sentence) = genie::core_dumps::forbid() {
+        return genie::cli::fail(sentence); // before any key is read
     }
     // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    cli::run()
+    genie::cli::run()
 }

@@ -1,0 +1,42 @@
+//! genie: a self-hosted back end for creator platforms. HTTP, command line, configuration and wiring; every rule is below.
+
+/// All construction.
+pub mod app;
+/// `genie audit`: what happened, and whether the log can be trusted.
+mod audit;
+/// The blob store: uploaded files, sealed.
+mod blobs;
+/// All commands.
+pub mod cli;
+/// Everything from the environment, read once and checked.
+pub mod config;
+/// No image of this process' memory is left behind.
+pub mod core_dumps;
+/// `genie import`: what the original held.
+mod credential_import;
+/// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
+mod forgetting;
+/// All routes.
+pub mod http;
+/// Passwords and tokens of the built-in identity.
+mod identity;
+/// `genie invite`.
+mod invite;
+/// `genie keys`, and where the ring of master keys is.
+mod keys;
+/// `genie log export`, `genie log import`.
+mod log_transfer;
+/// An upload is looked through and queued.
+mod onboarding;
+/// Keeps signed heads outside the store.
+mod publish_heads;
+/// How often something may happen for one key.
+mod rate_limiter;
+/// Which roles there are.
+mod roles;
+/// The socket by which commands of the command line reach a running server.
+mod socket;
+/// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
+mod torture;
+/// Whether an uploaded ZIP may be unpacked.
+mod zip_check;
