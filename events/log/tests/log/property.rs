@@ -1,8 +1,6 @@
 //! Appending and reading against a model, on both stores: whatever two nodes append for a few users, with good and stale
 //! fences, the same rows again, nodes that are opened anew and keys that are used twice, the log is what the model says.
 
-#![allow(clippy::unwrap_used)] // a test program
-
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
     Append, AppendError, Group, Log, NewFact, Remember,

@@ -2,8 +2,6 @@
 //! under it, and the same rows sent again when an answer is lost although the first statement may still be waiting or commit.
 //! The checks must find what is wrong with two protocols that look as good.
 
-#![allow(clippy::unwrap_used)] // a test program
-
 use stateright::{Checker, Model, Property};
 
 /// Requests that race; each has one row.

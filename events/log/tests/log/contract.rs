@@ -1,7 +1,5 @@
 //! The log's contract, on both stores: each invariant with a test that tries to break it.
 
-#![allow(clippy::unwrap_used)] // a test program
-
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{

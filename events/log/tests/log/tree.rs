@@ -1,8 +1,6 @@
 //! The tree over the log, its signed heads, proofs and the verification, on both stores: what was tampered with is found, at its
 //! position.
 
-#![allow(clippy::unwrap_used)] // a test program
-
 use std::time::Duration;
 
 use genie_events::{

@@ -1,8 +1,6 @@
 //! Master keys: what is needed is asked for at the door, all data keys are wrapped by another one beside everything else, and a
 //! master key goes when nothing needs it.
 
-#![allow(clippy::unwrap_used)]
-
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
     Append, Group, Log, LogError, MasterKeys, NewFact, Opened,

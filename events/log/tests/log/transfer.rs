@@ -1,7 +1,5 @@
 //! Exports and imports, on both stores and in both directions.
 
-#![allow(clippy::unwrap_used)] // a test program
-
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,0 +1,10 @@
+//! The log from outside, in one program: linking takes longer than most of its tests.
+
+#![allow(clippy::unwrap_used)] // a test program
+
+mod contract;
+mod position_protocol;
+mod property;
+mod rotation;
+mod transfer;
+mod tree;
