@@ -24,7 +24,7 @@ use genie_log::{Election, Log};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
@@ -426,7 +426,7 @@ impl Registrations {
             {
                 warn!(%error, "old refreshes could not be removed; trying again");
             }
-            sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 
