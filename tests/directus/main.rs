@@ -11,6 +11,9 @@ mod identity;
 #[allow(dead_code)] // what the other test program uses
 #[path = "../genie/test_genie.rs"]
 mod test_genie;
+#[allow(dead_code)]
+#[path = "../genie/until.rs"]
+mod until;
 
 /// Between genie and Directus.
 mod proxy;

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    genie::{Answer, SECRET},
     proxy::Does,
     test_directus::{Directus, PASSWORD, Pair, Site},
+    test_genie::{Answer, SECRET},
+    until::until_within,
 };
 
 const CREATE: (&str, &str) = ("POST", "/users");
@@ -49,16 +50,11 @@ impl Site {
 
     /// Waits until registering is answered with something else than that it is under way.
     async fn until_settled(&self, email: &str, invite: &str) -> Answer {
-        let wait = tokio::time::timeout(std::time::Duration::from_secs(120), async {
-            loop {
-                let answer = self.register(email, invite).await;
-                if answer.json["code"] != "registration_under_way" {
-                    return answer;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
-        });
-        wait.await.expect("it is settled")
+        until_within(Duration::from_secs(120), "it is settled", async || {
+            let answer = self.register(email, invite).await;
+            (answer.json["code"] != "registration_under_way").then_some(answer)
+        })
+        .await
     }
 
     /// That somebody is registered in full: there, here, with what the invite gives.

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    genie::{Answer, TestGenie},
     proxy::Proxy,
+    test_genie::{Answer, TestGenie},
+    until::until,
 };
 
 const ADMIN_EMAIL: &str = "admin@example.com";
@@ -307,13 +308,11 @@ impl Site {
 
     /// Waits until a token is answered with that status.
     pub async fn until(&self, token: &str, status: u16) {
-        let wait = tokio::time::timeout(std::time::Duration::from_secs(30), async {
-            while self.opens(token).await != status {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        });
-        wait.await
-            .unwrap_or_else(|_| panic!("it was never answered with {status}"));
+        until(
+            &format!("the token is answered with {status}"),
+            async || (self.opens(token).await == status).then_some(()),
+        )
+        .await;
     }
 
     pub async fn ready(&self) -> Value {

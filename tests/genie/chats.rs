@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     fake_ollama::Step,
     test_genie::{Events, TestGenie, TestUser, outcome, text_of},
+    until::until,
 };
 
 async fn start(store: TestStore) -> (TestGenie, TestUser) {
@@ -394,18 +395,14 @@ both_stores!(
         genie.ollama.asked().await;
         genie.restart().await;
         assert!(asking.await.unwrap().is_err());
-        for _ in 0..200 {
+        until("the caption is ended", async || {
             genie.settle().await;
-            if ada.get(&genie, "/api/captions").await.ok()["data"][0]["status"] == "failed" {
-                assert_eq!(
-                    ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"],
-                    0
-                );
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(150)).await;
-        }
-        panic!("the caption was not ended");
+            let captions = ada.get(&genie, "/api/captions").await.ok();
+            (captions["data"][0]["status"] == "failed").then_some(())
+        })
+        .await;
+        let usage = ada.get(&genie, "/api/usage").await.ok();
+        assert_eq!(usage["usage"]["posts_ai_assisted"], 0);
     }
 );
 

@@ -10,7 +10,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::test_genie::{SECRET, TestGenie, TestUser};
+use crate::{
+    test_genie::{SECRET, TestGenie, TestUser},
+    until::moment_after,
+};
 
 const KEY: [u8; 32] = [42; 32];
 
@@ -367,8 +370,7 @@ both_stores!(
                 .stdout(std::process::Stdio::null())
                 .spawn()
                 .unwrap();
-            // Not a wait for something to be done: the moment of the kill is the point.
-            tokio::time::sleep(Duration::from_millis(millis)).await;
+            moment_after(millis).await;
             if kills_the_server {
                 genie.kill().await; // the import ends with it, or takes the store itself
                 let status = tokio::time::timeout(Duration::from_secs(30), process.wait())

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     service_keys::Key,
     test_genie::{Answer, SECRET, TestGenie, TestUser},
+    until::until,
 };
 
 const COOKIE_FILE: &str = "# Netscape HTTP Cookie File\r\n\
@@ -448,19 +449,15 @@ both_stores!(
         let mut genie = TestGenie::start(store_on).await;
         let ada = genie.user("ada").await;
         let id = store(&genie, &ada, session("x", 8)).await;
-        let over = async {
-            loop {
-                match get_session(&genie, &ada.id, "x").await {
-                    over if over.status == 404 => return over,
-                    shown => assert_eq!(shown.ok()["id"], json!(id)),
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let over = until("the session is over", async || {
+            let shown = get_session(&genie, &ada.id, "x").await;
+            if shown.status == 404 {
+                return Some(shown);
             }
-        };
-        let refused = tokio::time::timeout(Duration::from_secs(30), over)
-            .await
-            .expect("it ends")
-            .refused(404, "session_expired");
+            assert_eq!(shown.ok()["id"], json!(id));
+            None
+        });
+        let refused = over.await.refused(404, "session_expired");
         assert!(!refused.to_string().contains("canary"), "{refused}");
         assert_eq!(
             history_of(&genie, &ada, &id).await[0],
@@ -913,14 +910,10 @@ both_stores!(
                     })
                 })
                 .collect();
-            let enough = async {
-                while answered.lock().unwrap().len() < 40 {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(60), enough)
-                .await
-                .expect("they are answered");
+            until("many reveals are answered", async || {
+                (answered.lock().unwrap().len() >= 40).then_some(())
+            })
+            .await;
             genie.kill().await;
             for caller in callers {
                 caller.await.unwrap();

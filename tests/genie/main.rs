@@ -6,6 +6,7 @@ mod fake_ollama;
 mod identity;
 mod secret_search;
 mod test_genie;
+mod until;
 
 mod account_export;
 mod accounts;

@@ -21,6 +21,7 @@ use crate::{
     onboarding::{BOUNDARY, form, zip},
     secret_search::{Hunt, Secrets, bytes_below},
     test_genie::TestGenie,
+    until::until,
 };
 
 /// A request's id is written into logs and facts, readable: so this word has to be found wherever secrets are looked for.
@@ -75,23 +76,15 @@ async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> C
         .stderr(output_file(logs, "stderr"))
         .spawn()
         .unwrap();
-    let started = Instant::now();
-    loop {
+    genie.base = until("the server starts", async || {
         let said = fs::read_to_string(&said).unwrap();
-        if let Some(base) = said[before..]
-            .lines()
+        let mut lines = said[before..].lines();
+        lines
             .find_map(|line| line.strip_prefix("genie listens on "))
-        {
-            genie.base = base.to_owned();
-            return process;
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "the server starts: {}",
-            &said[before..]
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+            .map(str::to_owned)
+    })
+    .await;
+    process
 }
 
 impl Story {

@@ -6,7 +6,10 @@ use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::test_genie::{Answer, Events, SECRET, TestGenie, TestUser};
+use crate::{
+    test_genie::{Answer, Events, SECRET, TestGenie, TestUser},
+    until::until,
+};
 
 const SCOPES: [&str; 5] = [
     "events:read",
@@ -332,19 +335,11 @@ both_stores!(
             id: String::new(),
             key: made["key"].as_str().unwrap().to_owned(),
         };
-        let expired = async {
-            while short
-                .get(&genie, "/api/admin/audit/proof?position=99999")
-                .await
-                .status
-                != 401
-            {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), expired)
-            .await
-            .expect("it expires");
+        until("the key expires", async || {
+            let path = "/api/admin/audit/proof?position=99999";
+            (short.get(&genie, path).await.status == 401).then_some(())
+        })
+        .await;
     }
 );
 

@@ -17,7 +17,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{fake_ollama::FakeOllama, identity};
+use crate::{fake_ollama::FakeOllama, identity, until::until_within};
 
 pub const SECRET: &str = "a shared secret";
 pub const FIRST_INVITE: &str = "the-first-invite";
@@ -398,23 +398,12 @@ impl TestGenie {
 
     /// The same after so much that it takes longer.
     pub async fn settle_within(&self, limit: Duration) {
-        let started = Instant::now();
-        loop {
+        until_within(limit, "all projections are at the head", async || {
             let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
-            let lags = ready["projections"].as_object().map(|all| {
-                all.values()
-                    .map(|one| one["lag"].as_u64())
-                    .collect::<Vec<_>>()
-            });
-            if lags.is_some_and(|lags| lags.iter().all(|lag| *lag == Some(0))) {
-                return;
-            }
-            assert!(
-                started.elapsed() < limit,
-                "the projections did not settle: {ready}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let mut projections = ready["projections"].as_object()?.values();
+            projections.all(|one| one["lag"] == 0).then_some(())
+        })
+        .await;
     }
 
     /// Claims one job of the media queue.
