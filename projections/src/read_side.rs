@@ -22,10 +22,7 @@ use crate::{
 pub enum ReadError {
     /// The projections did not reach the requested position within the limit.
     #[error("the read side is at position {at}, not yet at {wanted}; try again")]
-    Behind {
-        at: u64,
-        wanted: u64,
-    },
+    Behind { at: u64, wanted: u64 },
     /// The store is away, or a row cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
