@@ -29,6 +29,7 @@ pub mod keys;
 pub mod load_users;
 /// Everything above, as one handle.
 pub mod log;
+mod migrations;
 mod notify;
 /// Pages of the log, a user's events, single streams.
 pub mod read;

@@ -8,12 +8,13 @@ use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use sqlx::{
     Any, AnyPool, Connection, PgPool, SqlitePool, Transaction,
     any::AnyPoolOptions,
+    migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::runtime::Handle;
 
-use crate::LogError;
+use crate::{LogError, migrations};
 
 /// Where facts are kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -119,7 +120,9 @@ impl Store {
             .after_release(|connection, _| Box::pin(is_sound(connection)))
             .connect_lazy_with(options);
         if !read_only {
-            sqlx::migrate!("../../migrations/postgres")
+            Migrator::new(migrations::POSTGRES)
+                .await
+                .map_err(migration)?
                 .run(&writer)
                 .await
                 .map_err(migration)?;
@@ -172,7 +175,9 @@ impl Store {
             .connect_with(options)
             .await?;
         if !read_only {
-            sqlx::migrate!("../../migrations/sqlite")
+            Migrator::new(migrations::SQLITE)
+                .await
+                .map_err(migration)?
                 .run(&writer)
                 .await
                 .map_err(migration)?;
