@@ -276,7 +276,7 @@ fn give_up_the_overdue(part: Vec<Pending>) -> Vec<Pending> {
 mod tests {
     use genie_events::{
         Event, Metadata, StreamId, StreamKind,
-        account::{AccountEvent, AtTheWishOf},
+        account::{AccountEvent, ForgottenBy},
     };
 
     use super::*;
@@ -321,7 +321,7 @@ mod tests {
             let opened = store.open().await;
             let ada = store.register(&opened.log, "ada").await;
             let event = Event::Account(AccountEvent::Forgotten {
-                by: AtTheWishOf::User,
+                by: ForgottenBy::User,
             });
             let facts = vec![NewFact {
                 stream: StreamId::new(StreamKind::Account, ada),

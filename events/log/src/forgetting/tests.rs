@@ -1,6 +1,6 @@
 use genie_events::{
     Event, Metadata, StreamId, StreamKind,
-    account::{AccountEvent, AtTheWishOf},
+    account::{AccountEvent, ForgottenBy},
 };
 
 use super::*;
@@ -19,7 +19,7 @@ async fn forget(
     after: u64,
 ) -> Result<Appended, AppendError> {
     let event = Event::Account(AccountEvent::Forgotten {
-        by: AtTheWishOf::User,
+        by: ForgottenBy::User,
     });
     let fact = NewFact {
         stream: StreamId::new(StreamKind::Account, user),
