@@ -3,7 +3,7 @@
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId,
-    account::{AccountEvent, Acquaintance},
+    account::{AccountEvent, ExternalAccount},
 };
 use genie_log::{Log, LogError, forgetting::Rows, keys::KeyState, store::Store};
 use sqlx::{Any, Row, any::AnyArguments, query::Query};
@@ -86,7 +86,7 @@ impl Projection for Projector {
     }
 }
 
-fn insert<'q>(seen: &Seen<'_>, who: Acquaintance) -> Asked<'q> {
+fn insert<'q>(seen: &Seen<'_>, who: ExternalAccount) -> Asked<'q> {
     sqlx::query(
         "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",

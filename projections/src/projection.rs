@@ -396,7 +396,7 @@ fn forgotten(facts: &[Fact]) -> impl Iterator<Item = UserId> {
 async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
     match tokio::time::timeout(LONGEST, work).await {
         Ok(done) => done,
-        Err(_) => Err(LogError::Away("the store did not answer in time".into())),
+        Err(_) => Err(LogError::Away("no answer in time".into())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether the log can be trusted: signed heads kept outside, proofs for others, and the check of the whole log beside the server.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{

@@ -1,6 +1,6 @@
 //! Forgetting, as users, administrators and operators see it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;

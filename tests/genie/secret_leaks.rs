@@ -7,7 +7,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use genie_log::testing::{TestStore, both_stores};
@@ -1018,7 +1018,7 @@ async fn search(story: &Story, exported: &std::path::Path) {
         "TRACE hyper_util::",
         "DEBUG sqlx::query",
         "\"level\":\"TRACE\"",
-        "WARN test_genie::heads",
+        "WARN genie::publish_heads",
     ] {
         assert!(log.contains(talkative), "the log has `{talkative}`");
     }

@@ -1,4 +1,4 @@
-//! Time, ids and chance. The only place that asks the machine for them; tests move the manual clock.
+//! Time, ids and chance. Only this file asks the machine for them; tests move their clock.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use rand::{Rng, RngExt};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// A source of time and chance. Clones share the same time.
+/// A source of time and ids. Clones share the same time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     moved: Option<Arc<Moved>>,
@@ -26,7 +26,7 @@ struct Moved {
     stands_at: Option<Timestamp>,
     /// How far it was moved, in microseconds.
     by: AtomicI64,
-    /// Wakes who waits for time to pass.
+    /// Wakes the tasks in `pause`.
     again: Notify,
 }
 
@@ -36,12 +36,12 @@ impl Clock {
         Self::default()
     }
 
-    /// A clock that stands until it is moved.
+    /// A clock that stands still until it is moved.
     pub fn manual(at: Timestamp) -> Self {
         Self::movable(Some(at))
     }
 
-    /// A clock that goes with the machine's, ahead by as much as it was moved.
+    /// A clock that runs as the machine's does, ahead of it by as much as it was moved.
     pub fn ahead() -> Self {
         Self::movable(None)
     }
@@ -57,7 +57,7 @@ impl Clock {
         }
     }
 
-    /// Moves a test's clock; does nothing to the machine's.
+    /// Moves a test's clock; has no effect on the machine's.
     pub fn advance_millis(&self, millis: i64) {
         if let Some(moved) = &self.moved {
             moved.by.fetch_add(millis * 1000, Ordering::SeqCst);
