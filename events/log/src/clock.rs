@@ -65,7 +65,6 @@ impl Clock {
         }
     }
 
-    /// Now.
     pub fn now(&self) -> Timestamp {
         let Some(moved) = &self.moved else {
             return machine_time();
@@ -86,7 +85,7 @@ impl Clock {
         }
     }
 
-    /// A new UUIDv7 (RFC 9562, section 5.7) of now.
+    /// A new UUIDv7 (RFC 9562, section 5.7) with the present time.
     pub fn new_uuid(&self) -> Uuid {
         let mut chance = [0; 10];
         rand::rng().fill_bytes(&mut chance);
@@ -94,7 +93,6 @@ impl Clock {
         uuid::Builder::from_unix_timestamp_millis(millis, &chance).into_uuid()
     }
 
-    /// A new id for an event.
     pub fn new_event_id(&self) -> EventId {
         EventId(self.new_uuid())
     }
@@ -111,7 +109,7 @@ fn machine_time() -> Timestamp {
     Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// Bytes that nobody can guess, from the operating system by way of a cryptographic generator.
+/// Bytes that nobody can guess, from a cryptographic generator seeded by the operating system.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::rng().fill_bytes(&mut bytes);
