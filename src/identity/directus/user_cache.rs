@@ -19,7 +19,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
-use crate::identity::login_limiter::Address;
+use crate::network::Network;
 
 /// For how long an answer is not asked for again (contract, section 2).
 const FRESH: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ pub struct Standings {
     admins: AskingCache<[u8; 32], bool>,
     /// What was said of that last.
     known_admins: Cache<[u8; 32], bool>,
-    strangers: Cache<Address, Arc<DefaultDirectRateLimiter>>,
+    strangers: Cache<Network, Arc<DefaultDirectRateLimiter>>,
     /// Requests are made here, and so end even when who asked goes away: others wait for them.
     io: Handle,
 }
@@ -237,7 +237,7 @@ impl Standings {
             return Ok(());
         };
         let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
-        let limiter = self.strangers.get_with(Address::of(address), || {
+        let limiter = self.strangers.get_with(Network::of(address), || {
             Arc::new(RateLimiter::direct(quota))
         });
         limiter
