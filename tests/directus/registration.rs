@@ -80,7 +80,7 @@ fn address(name: &str) -> String {
 const SOON: [(&str, &str); 1] = [("GENIE_RESERVATION_SECONDS", "30")];
 
 async fn start(store: TestStore) -> Site {
-    Site::with(store, Directus::shared().await, &SOON).await
+    Site::with_process(store, Directus::shared().await, &SOON).await
 }
 
 both_stores!(

@@ -263,6 +263,32 @@ impl Site {
         directus: Directus,
         others: &[(&'static str, &str)],
     ) -> Self {
+        let (proxy, settings) = Self::in_front_of(&directus, others).await;
+        Self {
+            genie: TestGenie::start_with(store, &settings).await,
+            proxy,
+            directus,
+        }
+    }
+
+    /// The same with genie as a process, which kill -9 can end.
+    pub async fn with_process(
+        store: TestStore,
+        directus: Directus,
+        others: &[(&'static str, &str)],
+    ) -> Self {
+        let (proxy, settings) = Self::in_front_of(&directus, others).await;
+        Self {
+            genie: TestGenie::start_process_with(store, &settings).await,
+            proxy,
+            directus,
+        }
+    }
+
+    async fn in_front_of(
+        directus: &Directus,
+        others: &[(&'static str, &str)],
+    ) -> (Proxy, Vec<(&'static str, String)>) {
         let proxy = Proxy::start(&directus.url).await;
         let mut settings = directus.settings(&proxy.url);
         settings.extend(
@@ -270,11 +296,7 @@ impl Site {
                 .iter()
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
-        Self {
-            genie: TestGenie::start_with(store, &settings).await,
-            proxy,
-            directus,
-        }
+        (proxy, settings)
     }
 
     pub async fn log_in(&self, email: &str, password: &str) -> Answer {

@@ -276,7 +276,7 @@ both_stores!(
     a_large_account_takes_no_more_memory_and_stops_with_its_reader,
     async |store: TestStore| {
         const MESSAGES: u64 = 5000;
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let ada = talkative(&mut genie, MESSAGES).await;
         let url = format!("{}{EXPORT}", genie.base);
         let begin = async || {

@@ -17,6 +17,13 @@ async fn start(store: TestStore) -> (TestGenie, TestUser) {
     (genie, ada)
 }
 
+/// As a process, which kill -9 can end.
+async fn start_process(store: TestStore) -> (TestGenie, TestUser) {
+    let mut genie = TestGenie::start_process(store).await;
+    let ada = genie.user("ada").await;
+    (genie, ada)
+}
+
 async fn resume(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> Events {
     Events::open(resuming(genie, user, turn, after)).await
 }
@@ -325,7 +332,7 @@ both_stores!(
 both_stores!(
     a_server_that_dies_in_an_answer_keeps_what_was_shown,
     async |store: TestStore| {
-        let (mut genie, ada) = start(store).await;
+        let (mut genie, ada) = start_process(store).await;
         genie.ollama.script(
             "long",
             &[Step::Say("one"), Step::Say(" two"), Step::Hold, Step::Done],
@@ -356,7 +363,7 @@ both_stores!(
 both_stores!(
     a_server_that_dies_before_the_first_token_answers_after_its_restart,
     async |store: TestStore| {
-        let (mut genie, ada) = start(store).await;
+        let (mut genie, ada) = start_process(store).await;
         genie
             .ollama
             .script("slow", &[Step::Hold, Step::Say("late"), Step::Done]);

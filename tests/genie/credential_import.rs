@@ -349,7 +349,7 @@ both_stores!(
     an_import_killed_at_any_moment_goes_on,
     async |store: TestStore| {
         const LINES: u128 = 150;
-        let mut genie = TestGenie::start_with(store, &[setting()]).await;
+        let mut genie = TestGenie::start_process_with(store, &[setting()]).await;
         let (_, ada) = (genie.user("admin").await, genie.user("ada").await);
         let secret = |n: u128| json!({"password": format!("secret {n}")});
         let lines: Vec<_> = (0..LINES)

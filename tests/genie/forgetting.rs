@@ -663,7 +663,7 @@ both_stores!(
     kill_9_leaves_a_user_whole_or_forgotten,
     async |store: TestStore| {
         let settings = soon(&store);
-        let mut genie = TestGenie::start_with(store, &settings).await;
+        let mut genie = TestGenie::start_process_with(store, &settings).await;
         let admin = genie.user("admin").await;
         let mut forgotten = 0;
         for round in 0..8_u64 {

@@ -435,7 +435,7 @@ both_stores!(
 both_stores!(
     what_a_killed_server_left_is_swept_and_nothing_else,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let (_, ada) = two(&mut genie).await;
         let bob = genie.user("bob").await;
         step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))
@@ -486,7 +486,7 @@ both_stores!(
 both_stores!(
     a_large_upload_takes_little_memory,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let (_, ada) = two(&mut genie).await;
         let bob = genie.user("bob").await;
         step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))

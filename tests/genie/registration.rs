@@ -27,7 +27,7 @@ impl Form {
 both_stores!(
     a_registration_that_kill_9_met_is_whole_or_was_never_there,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let ada = genie.user("ada").await;
         let (mut whole, mut absent) = (0, 0);
         for round in 0..KILLS {

@@ -414,7 +414,7 @@ async fn logins(story: &mut Story, admin: &Person) -> Person {
         .await;
     let secret = made["data"]["secret"].as_str().unwrap().to_owned();
     story.secrets.know("two_factor", &secret);
-    let codes = Codes::of(&secret).await;
+    let codes = Codes::of_the_next_step(&secret).await;
     let body = json!({"secret": secret, "otp": codes.at(-1)});
     story
         .post("/users/me/tfa/enable", &ada.token, body, &[])

@@ -42,7 +42,7 @@ impl Two {
         let inside = PgConnection::connect(&store.database_url().unwrap())
             .await
             .unwrap();
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         until_elected(&genie).await;
         let second = genie.another_node().await;
         let ada = genie.user("ada").await;
@@ -111,7 +111,7 @@ async fn until_elected(genie: &TestGenie) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_story_on_two_nodes_that_answer_in_turn() {
-    let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
+    let mut genie = TestGenie::start_process(TestStore::new(Kind::Postgres).await).await;
     genie.launch_beside().await;
     story::tell(genie, false).await;
 }
