@@ -74,9 +74,6 @@ mod snapshots;
 /// Working table: tokens of running turns.
 pub mod turn_journal;
 
-/// What `genie torture` does to a Postgres behind the servers' backs.
-pub mod torture;
-
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]
 pub mod testing;
