@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use genie_actors::{WriteError, forgetting::Forget};
-use genie_events::{Metadata, UserId, account::AtTheWishOf};
+use genie_events::{Metadata, UserId, account::ForgottenBy};
 use genie_log::{
     Election, Log, LogError,
     forgetting::{ASKED_AT_ONCE, Forgetting, Stage},
@@ -264,7 +264,7 @@ impl Eraser {
             match self
                 .0
                 .forget
-                .now(user, AtTheWishOf::Ledger, Metadata::system())
+                .now(user, ForgottenBy::Ledger, Metadata::system())
                 .await
             {
                 Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers write, too
@@ -273,7 +273,7 @@ impl Eraser {
         }
         self.0
             .forget
-            .now(user, AtTheWishOf::Ledger, Metadata::system())
+            .now(user, ForgottenBy::Ledger, Metadata::system())
             .await
     }
 

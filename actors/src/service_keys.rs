@@ -3,7 +3,7 @@
 
 use genie_events::{
     Metadata, ServiceKeyId, StreamKind,
-    service_key::{Key, ServiceKey, ServiceKeyCommand},
+    service_key::{ServiceKey, ServiceKeyCommand, ServiceKeyGrant},
 };
 use genie_log::{Log, clock, keys::hex};
 use secrecy::{ExposeSecret, SecretString};
@@ -39,7 +39,11 @@ impl ServiceKeys {
     }
 
     /// Makes one.
-    pub async fn make(&self, wanted: Key, metadata: Metadata) -> Result<NewKey, WriteError> {
+    pub async fn make(
+        &self,
+        wanted: ServiceKeyGrant,
+        metadata: Metadata,
+    ) -> Result<NewKey, WriteError> {
         let key = SecretString::from(format!(
             "{PREFIX}{}",
             hex(&clock::random_bytes::<KEY_BYTES>())

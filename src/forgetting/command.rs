@@ -5,7 +5,7 @@ use std::{fs::File, path::PathBuf, time::Duration};
 
 use clap::Args;
 use genie_actors::{credentials::Vault, forgetting::Forget, registration::Register};
-use genie_events::{Metadata, UserId, account::AtTheWishOf};
+use genie_events::{Metadata, UserId, account::ForgottenBy};
 use genie_log::{
     Clock, Election, Log, Opened,
     forgetting::{Forgetting, Stage},
@@ -68,7 +68,7 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
                 let node = Node::start(config).await?;
                 let metadata = Metadata::system();
                 node.forget
-                    .now(user, AtTheWishOf::Operator, metadata)
+                    .now(user, ForgottenBy::Operator, metadata)
                     .await
                     .map_err(|error| error.to_string())?;
                 let done = wait(&node.log, user).await;

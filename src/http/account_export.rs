@@ -18,10 +18,10 @@ use genie_actors::{
 };
 use genie_events::{
     JobId, RefusalKind, SessionId, UserCommand, UserId,
-    account::AccountCommand,
+    account::ProfileCommand,
     credential::CredentialKind,
     job::{Job, JobEvent},
-    user::reveal::Right,
+    user::reveal::RevealRight,
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
@@ -72,7 +72,7 @@ pub async fn with_secrets(
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
-    let exported = UserCommand::Account(AccountCommand::Export { secrets });
+    let exported = UserCommand::account(ProfileCommand::Export { secrets });
     let position = app
         .write
         .users
@@ -223,7 +223,7 @@ impl Export {
         let ask = Ask {
             named,
             kinds: &CredentialKind::ALL,
-            right: Right::Own,
+            right: RevealRight::Own,
             purpose,
         };
         match self

@@ -7,7 +7,7 @@ use actix_web::{
     http::header::CONTENT_TYPE,
     web::{Data, Path},
 };
-use genie_events::{Metadata, Refusal, UserId, account::AtTheWishOf};
+use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
 use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -150,13 +150,13 @@ pub async fn forget_user(
         .await?
         .is_some_and(|account| account.admin);
     expect_other_administrator(&app, user, is_admin).await?;
-    forget(&app, user, AtTheWishOf::Administrator, caller.metadata()).await
+    forget(&app, user, ForgottenBy::Administrator, caller.metadata()).await
 }
 
 async fn forget(
     app: &App,
     user: UserId,
-    by: AtTheWishOf,
+    by: ForgottenBy,
     metadata: Metadata,
 ) -> Result<HttpResponse, ApiError> {
     app.write.forget.now(user, by, metadata).await?;
@@ -234,7 +234,7 @@ pub async fn forget_as_operator(
         request_id: Some(request::current_id()),
         ..Metadata::system()
     };
-    forget(&app, user, AtTheWishOf::Operator, metadata).await
+    forget(&app, user, ForgottenBy::Operator, metadata).await
 }
 
 /// `POST /restore-check` on the socket

@@ -22,7 +22,7 @@ use std::{
 };
 
 use genie_actors::access::Access;
-use genie_events::access::Wrong;
+use genie_events::access::RefusedCounts;
 use genie_log::Log;
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -150,9 +150,9 @@ impl Refused {
         };
         self.tally().add(
             address,
-            Wrong {
+            RefusedCounts {
                 stopped: 1,
-                ..Wrong::default()
+                ..RefusedCounts::default()
             },
         );
         Err(Stop::TooMany { retry_after })
@@ -168,7 +168,7 @@ impl Refused {
             .iter()
             .filter_map(|(address, wrong)| Some((address.as_ref()?, wrong)))
         {
-            let Wrong {
+            let RefusedCounts {
                 secrets,
                 service_keys,
                 tokens,
@@ -194,15 +194,15 @@ impl Refused {
     }
 }
 
-fn one(kind: Kind) -> Wrong {
-    let none = Wrong::default();
+fn one(kind: Kind) -> RefusedCounts {
+    let none = RefusedCounts::default();
     match kind {
-        Kind::Secret => Wrong { secrets: 1, ..none },
-        Kind::ServiceKey => Wrong {
+        Kind::Secret => RefusedCounts { secrets: 1, ..none },
+        Kind::ServiceKey => RefusedCounts {
             service_keys: 1,
             ..none
         },
-        Kind::Token => Wrong { tokens: 1, ..none },
+        Kind::Token => RefusedCounts { tokens: 1, ..none },
     }
 }
 
@@ -218,13 +218,13 @@ struct Tally {
 
 #[derive(Default)]
 struct Waiting {
-    wrong: Wrong,
+    wrong: RefusedCounts,
     /// When some of it was put on record last.
     told_at: Option<Instant>,
 }
 
 impl Waiting {
-    fn take(&mut self, now: Instant, all: bool) -> Option<Wrong> {
+    fn take(&mut self, now: Instant, all: bool) -> Option<RefusedCounts> {
         let is_due = all
             || self
                 .told_at
@@ -238,7 +238,7 @@ impl Waiting {
 }
 
 impl Tally {
-    fn add(&mut self, address: Network, wrong: Wrong) {
+    fn add(&mut self, address: Network, wrong: RefusedCounts) {
         let is_known = self.addresses.contains_key(&address);
         let waiting = match is_known || self.addresses.len() < MOST_ADDRESSES {
             true => self.addresses.entry(address).or_default(),
@@ -248,7 +248,7 @@ impl Tally {
     }
 
     /// Without saying that it was told longer ago than it was.
-    fn put_back(&mut self, address: Option<Network>, wrong: Wrong) {
+    fn put_back(&mut self, address: Option<Network>, wrong: RefusedCounts) {
         match address {
             Some(address) => self.add(address, wrong),
             None => self.others.wrong.add(wrong),
@@ -256,7 +256,7 @@ impl Tally {
     }
 
     /// What is due: of the addresses with the most, and of all others together.
-    fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Network>, Wrong)> {
+    fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Network>, RefusedCounts)> {
         let (began, told) = self
             .minute
             .filter(|(began, _)| now.duration_since(*began) < MINUTE)
@@ -338,10 +338,10 @@ mod tests {
             "soon again"
         );
         let told = refused.tally().take(now, false);
-        let wrong = Wrong {
+        let wrong = RefusedCounts {
             secrets: ALL_ACCOUNTS + 1999,
             stopped: 1,
-            ..Wrong::default()
+            ..RefusedCounts::default()
         };
         assert_eq!(told, [(Some(Network::of(at(1))), wrong)]);
     }
@@ -356,9 +356,9 @@ mod tests {
             tally.add(address, one);
             assert_eq!(tally.take(now + Duration::from_secs(seconds), false), []);
         }
-        let rest = Wrong {
+        let rest = RefusedCounts {
             tokens: 59,
-            ..Wrong::default()
+            ..RefusedCounts::default()
         };
         assert_eq!(tally.take(now + MINUTE, false), [(Some(address), rest)]);
         tally.put_back(Some(address), rest);
@@ -387,9 +387,9 @@ mod tests {
             told[0],
             (
                 Some(Network::of(at(0))),
-                Wrong {
+                RefusedCounts {
                     secrets: 10,
-                    ..Wrong::default()
+                    ..RefusedCounts::default()
                 }
             ),
             "the worst first"

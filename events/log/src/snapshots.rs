@@ -1,5 +1,6 @@
-//! Working table: one snapshot of each user's state, sealed, so that waking a user reads a short tail of the log. Written off the
-//! command path and never the truth: one that is missing, of another version or unreadable means that the log is read instead.
+//! A working table: one sealed snapshot of each user's state, so that loading a user reads few
+//! facts. Snapshots are written off the command path and are never the truth: when one is missing,
+//! of another version or unreadable, the log is read instead.
 
 use genie_events::{User, UserId, user::snapshot::VERSION};
 use tokio::sync::mpsc;
@@ -13,14 +14,14 @@ use crate::{
     store::Store,
 };
 
-/// Snapshots that may wait to be written; one more is left out, the next one comes.
+/// The snapshots that may wait to be written. Beyond that a snapshot is dropped; the next one
+/// comes.
 const QUEUE: usize = 256;
 /// The most snapshots of one transaction.
 const BATCH: usize = 64;
-/// A larger state is not kept: what it holds is mostly what has not ended, and it is read from the log.
+/// A larger state is not kept and is read from the log: it holds mostly work that has not ended.
 const MAX_BYTES: usize = 1 << 20;
 
-/// A snapshot, as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub version: i64,
@@ -36,12 +37,13 @@ struct New {
     sealed: Vec<u8>,
 }
 
-/// The way to the task that writes snapshots.
+/// The queue of the task that writes snapshots.
 #[derive(Clone)]
 pub(crate) struct Snapshots(mpsc::Sender<New>);
 
 impl Snapshots {
-    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    /// Starts the task on the current runtime, which must be the one that owns the store's
+    /// connections.
     pub fn start(store: Store) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(write(store, waiting));
@@ -50,7 +52,8 @@ impl Snapshots {
 }
 
 impl Log {
-    /// Keeps a snapshot of a user's state, whose last event has this position. Best effort: nothing depends on it.
+    /// Keeps a snapshot of a user's state after the event at `position`. Best effort: nothing
+    /// depends on it.
     pub async fn keep_snapshot(&self, user: &User, position: u64) {
         let Ok(place_in_line) = self.snapshots().0.try_reserve() else {
             return;
@@ -74,7 +77,7 @@ impl Log {
 }
 
 impl Stored {
-    /// The state inside, if it is one that this release wrote and nobody changed.
+    /// The state inside, if this release wrote it and nobody changed it.
     pub fn open(&self, user: UserId, keys: &UserKeys) -> Option<User> {
         if self.version != i64::from(VERSION) {
             return None;
@@ -114,7 +117,8 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<New>) {
     }
 }
 
-/// An older snapshot never replaces a newer one, and none is written for a user whose key is gone.
+/// An older snapshot never replaces a newer one, and no snapshot is written for a user whose key is
+/// gone.
 async fn commit(store: &Store, batch: &[New]) -> Result<(), LogError> {
     let sql = "INSERT INTO snapshots (user_id, version, user_seq, position, sealed) \
          SELECT $1, $2, $3, $4, $5 FROM user_keys WHERE user_id = $1 AND state = 'live' \

@@ -4,7 +4,7 @@ use actix_web::HttpRequest;
 use genie_actors::{WriteError, registration::reservation::Made};
 use genie_events::{
     CallerKind, Metadata, StreamId, StreamKind, UserId,
-    account::{Acquaintance, Wanted},
+    account::{AccountSync, ExternalAccount},
     email::normalise,
     tier::Tier,
 };
@@ -128,7 +128,7 @@ async fn meet(
             .await?;
         or_stays(directus.registrations().free_for(email, person.user).await);
     }
-    let who = Acquaintance {
+    let who = ExternalAccount {
         email: person.email.clone(),
         email_id: None,
         first_name: person.first_name.clone(),
@@ -173,7 +173,7 @@ async fn sync(
     }
     // Only from what was seen to be suspended: somebody may be suspended just now.
     let active = (!is_active).then_some(true);
-    let wanted = Wanted {
+    let wanted = AccountSync {
         role: Some(role.clone()),
         admin: Some(admin),
         tier: None,
@@ -235,9 +235,9 @@ async fn suspend(app: &App, user: UserId) {
     let suspended = async {
         match app.reads.accounts.get(user).await? {
             Some(account) if account.status == "active" => {
-                let wanted = Wanted {
+                let wanted = AccountSync {
                     active: Some(false),
-                    ..Wanted::default()
+                    ..AccountSync::default()
                 };
                 app.write
                     .accounts

@@ -1,4 +1,0 @@
-//! The migrations are compiled in: a changed one must rebuild this crate.
-fn main() {
-    println!("cargo:rerun-if-changed=../../migrations");
-}
