@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
 use crate::{
-    app, audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, torture,
+    app, audit, config::Config, credential_import, forgetting, invite, keys, log_transfer,
 };
 
 #[derive(Parser)]
@@ -53,8 +53,6 @@ enum Command {
     /// Export or import the log
     #[command(subcommand)]
     Log(log_transfer::LogCommand),
-    /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
-    Torture(torture::Options),
 }
 
 #[derive(Subcommand)]
@@ -104,7 +102,6 @@ pub fn run() -> ExitCode {
         Command::Forget(options) => forgetting::command::forget(&config, options),
         Command::RestoreCheck => forgetting::command::check_restored(&config),
         Command::Log(command) => log_transfer::run(&config, command),
-        Command::Torture(options) => torture::run(&config, options),
         Command::Audit {
             what: Some(what), ..
         } => match what {

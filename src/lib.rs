@@ -36,7 +36,5 @@ mod rate_limiter;
 mod roles;
 /// The socket by which commands of the command line reach a running server.
 mod socket;
-/// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
-mod torture;
 /// Whether an uploaded ZIP may be unpacked.
 mod zip_check;
