@@ -7,7 +7,7 @@ use genie_events::UserId;
 
 use crate::{
     audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, serve,
-    socket::requests::NewInvites, torture,
+    socket::requests::NewInvites,
 };
 
 /// What commands print.
@@ -59,8 +59,6 @@ enum Command {
     /// Export or import the log
     #[command(subcommand)]
     Log(log_transfer::LogCommand),
-    /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
-    Torture(torture::Options),
 }
 
 #[derive(Subcommand)]
@@ -109,7 +107,6 @@ pub fn run() -> ExitCode {
         Command::Forget(options) => forgetting::command::forget(&config, options),
         Command::RestoreCheck => forgetting::command::check_restored(&config),
         Command::Log(command) => log_transfer::run(&config, command),
-        Command::Torture(options) => torture::run(&config, options),
         Command::Audit {
             what: Some(what), ..
         } => match what {

@@ -50,8 +50,6 @@ mod socket;
 mod store;
 /// The limits of tiers.
 mod tier_limits;
-/// `genie torture`: many clients, broken things, and a ledger that proves that nothing is lost.
-mod torture;
 /// The uploads that this server receives and checks.
 mod uploads;
 /// Whether an uploaded ZIP may be unpacked.

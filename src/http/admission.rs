@@ -22,26 +22,13 @@ use crate::{
     http::{
         caller::SECRET_HEADER,
         error::{ApiError, DirectusError},
-        request,
+        request, routes,
     },
     rate_limiter::Standing,
 };
 
 /// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.
 const MAX_HEADERS: usize = 32 * 1024;
-/// Never counted: whoever watches a server must always be answered.
-const WATCHED: [&str; 2] = ["/healthz", "/readyz"];
-/// The routes that ask for no caller: there the address is counted whatever is shown.
-const OPEN: [&str; 8] = [
-    "/auth/login",
-    "/auth/refresh",
-    "/auth/logout",
-    "/auth/password/reset",
-    "/auth/password/request",
-    "/api/register",
-    "/api/queue/stats",
-    "/api/openapi.json",
-];
 
 /// To be called for a user who was proven, once in a request.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
@@ -82,11 +69,12 @@ pub async fn admit<B: MessageBody + 'static>(
             .map(ServiceResponse::map_into_left_body);
     };
     let route = request.match_pattern();
-    let is_watched = route
+    let is_uncounted = route.as_deref().is_some_and(routes::is_uncounted);
+    let asks_for_a_caller = route
         .as_deref()
-        .is_some_and(|route| WATCHED.contains(&route));
-    let asks_for_a_caller = route.as_deref().is_some_and(|route| !OPEN.contains(&route));
-    let is_by_address = !(is_watched || asks_for_a_caller && shows_credentials(request.headers()));
+        .is_some_and(|route| !routes::is_public(route));
+    let has_credentials = asks_for_a_caller && shows_credentials(request.headers());
+    let is_by_address = !(is_uncounted || has_credentials);
     let admitted = match bytes(request.headers()) {
         ..=MAX_HEADERS if is_by_address => count_address(&app, request.request()),
         ..=MAX_HEADERS => Ok(()),
@@ -146,47 +134,4 @@ fn bytes(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use serde_json::Value;
-
-    use super::*;
-
-    #[test]
-    fn the_open_routes_are_those_that_the_document_says_anybody_may_call() {
-        let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
-        let is_open = |operation: &Value| {
-            let ways = operation["security"].as_array();
-            ways.is_some_and(|ways| {
-                ways.is_empty()
-                    || ways
-                        .iter()
-                        .any(|way| way.as_object().is_some_and(|way| way.is_empty()))
-            })
-        };
-        let mut told: BTreeSet<&str> = document["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(_, item)| item.as_object().unwrap().values().any(is_open))
-            .map(|(path, _)| path.as_str())
-            .collect();
-        told.insert("/auth/password/request"); // only there when Directus is the identity, and then passed on
-        assert_eq!(
-            told,
-            OPEN.into_iter().chain(WATCHED).collect(),
-            "left: by openapi.json; right: OPEN and WATCHED"
-        );
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_address() {
-        let network = |text: &str| network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(network("192.0.2.7"), "192.0.2.7");
-    }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use actix_web::{
     HttpRequest, HttpResponse,
     http::StatusCode,
-    web::{self, Data, get, patch, post},
+    web::{self, Data},
 };
 use genie_events::{Metadata, email::normalise};
 use reqwest::Method;
@@ -24,7 +24,7 @@ use crate::{
     http::{
         body::{Body, JsonObject},
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
-        error::{ApiError, DirectusError, no_such_route},
+        error::{ApiError, DirectusError},
         identity::{self, Registration, check_guesser, check_registration},
         request, response,
     },
@@ -38,30 +38,6 @@ use crate::{
 mod sync_account;
 
 pub use sync_account::{authenticate, expect_unchanged, meet_unseen};
-
-/// The routes that Directus answers; they come before those of the built-in identity.
-pub fn routes(routes: &mut web::ServiceConfig) {
-    routes
-        .route("/auth/login", post().to(log_in))
-        .route("/auth/refresh", post().to(refresh))
-        .route("/auth/logout", post().to(log_out))
-        .route("/auth/password/request", post().to(pass_password_on))
-        .route("/auth/password/reset", post().to(pass_password_on))
-        .route("/users/me", get().to(show_me))
-        .route("/users/me", patch().to(change_me))
-        .route("/users/me/tfa/generate", post().to(change_me))
-        .route("/users/me/tfa/enable", post().to(change_me))
-        .route("/users/me/tfa/disable", post().to(change_me))
-        .route("/api/register", post().to(register))
-        // Sessions, lost passwords and lost authenticators are Directus' business, and not offered by way of genie.
-        .route("/api/me/sessions", web::to(no_such_route))
-        .route("/api/me/sessions/{id}", web::to(no_such_route))
-        .route("/users/{id}/tfa/disable", web::to(no_such_route))
-        .route(
-            "/api/admin/users/{id}/password-reset",
-            web::to(no_such_route),
-        );
-}
 
 fn directus(app: &App) -> Result<&Directus, ApiError> {
     app.directus.as_ref().ok_or(ApiError::NoRoute)
@@ -128,7 +104,7 @@ fn refused(status: u16, code: &str) -> DirectusError {
 }
 
 #[derive(Deserialize)]
-struct Login {
+pub struct Login {
     email: String,
     password: SecretString,
     otp: Option<String>,
@@ -148,7 +124,7 @@ fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
 
 /// `POST /auth/login`. No `Authorization` goes with it: an expired one would make Directus refuse the right password. Who guesses is
 /// stopped here: Directus would suspend the user after 25 wrong passwords, whoever sent them.
-async fn log_in(
+pub async fn log_in(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Login>, ApiError>,
@@ -180,13 +156,13 @@ async fn log_in(
 }
 
 #[derive(Deserialize)]
-struct Refresh {
+pub struct Refresh {
     refresh_token: SecretString,
     mode: Option<String>,
 }
 
 /// `POST /auth/refresh`: one request to Directus for all who come with one token.
-async fn refresh(
+pub async fn refresh(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Refresh>, ApiError>,
@@ -205,7 +181,7 @@ async fn refresh(
 }
 
 /// `POST /auth/logout`
-async fn log_out(
+pub async fn log_out(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Refresh>, ApiError>,
@@ -220,7 +196,7 @@ async fn log_out(
 }
 
 /// `POST /auth/password/request`, `POST /auth/password/reset`
-async fn pass_password_on(
+pub async fn pass_password_on(
     app: Data<App>,
     request: HttpRequest,
     body: Result<JsonObject, ApiError>,
@@ -238,7 +214,7 @@ async fn pass_password_on(
 }
 
 /// `GET /users/me`, with Directus' own query.
-async fn show_me(
+pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
     DirectusActingUser(user): DirectusActingUser,
@@ -264,7 +240,7 @@ fn own_token(request: &HttpRequest) -> Result<&str, ApiError> {
 
 /// `PATCH /users/me`, `POST /users/me/tfa/*`: what the user changes about themselves. A token alone may have been stolen: wrong
 /// passwords and codes count as at a login.
-async fn change_me(
+pub async fn change_me(
     app: Data<App>,
     request: HttpRequest,
     DirectusUser(user): DirectusUser,
@@ -354,7 +330,7 @@ fn is_wrong_guess(path: &str, code: &str) -> bool {
 }
 
 /// `POST /api/register`
-async fn register(
+pub async fn register(
     app: Data<App>,
     request: HttpRequest,
     Body(body): Body<Registration>,

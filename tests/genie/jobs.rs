@@ -272,7 +272,10 @@ both_stores!(
             genie.clock.advance_millis(HOUR * 1000);
         };
         let (claimed, ()) = tokio::join!(genie.claim(), due);
-        assert_eq!(claimed["jobId"], job, "a waiting claim gets it when it is due");
+        assert_eq!(
+            claimed["jobId"], job,
+            "a waiting claim gets it when it is due"
+        );
     }
 );
 

@@ -37,5 +37,4 @@ mod service_keys;
 mod several_servers;
 mod store_away;
 mod story;
-mod torture;
 mod usage;

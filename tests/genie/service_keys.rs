@@ -6,9 +6,7 @@ use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    test_genie::{Answer, Events, SECRET, TestGenie, TestUser},
-};
+use crate::test_genie::{Answer, Events, SECRET, TestGenie, TestUser};
 
 const SCOPES: [&str; 5] = [
     "events:read",

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::torture::{
+use crate::{
     faults::Fault,
-    ledger::Kind,
-    verdict::{Count, Verdict},
+    ledger::CommandKind,
+    verdict::{Finding, Verdict},
 };
 
 /// Everything there is to tell.
@@ -22,7 +22,7 @@ pub struct Report {
     pub complete: bool,
     pub faults: BTreeMap<Fault, u64>,
     pub skipped: Vec<(Fault, &'static str)>,
-    pub commands: BTreeMap<Kind, [u64; 3]>,
+    pub commands: BTreeMap<CommandKind, [u64; 3]>,
     pub requests: u64,
     pub lost: u64,
     pub starts: u64,
@@ -55,7 +55,7 @@ impl Report {
 
     /// Why it did not pass: what was lost, and what could not be checked.
     pub fn failures(&self) -> Vec<String> {
-        let lost = Count::ALL
+        let lost = Finding::ALL
             .into_iter()
             .filter(|count| self.verdict.count(*count) > 0);
         let mut failures: Vec<String> = lost
@@ -175,7 +175,7 @@ impl Report {
             ));
         }
         line("\nmust be zero".into());
-        for count in Count::ALL {
+        for count in Finding::ALL {
             line(format!(
                 "  {:<52} {:>8}",
                 count.as_str(),
@@ -235,7 +235,7 @@ mod tests {
             complete: true,
             faults: [(Fault::KillServer, 5)].into(),
             skipped: vec![(Fault::Stall, "a reason")],
-            commands: [(Kind::Register, [1, 2, 3])].into(),
+            commands: [(CommandKind::Register, [1, 2, 3])].into(),
             requests: 6,
             lost: 1,
             starts: 2,
@@ -281,7 +281,7 @@ mod tests {
                 ..report()
             },
             Report {
-                commands: [(Kind::Register, [0, 2, 3])].into(),
+                commands: [(CommandKind::Register, [0, 2, 3])].into(),
                 ..report()
             },
             Report {
@@ -297,7 +297,7 @@ mod tests {
             assert!(!bad.passed() && bad.table().contains(&bad.failures()[0]));
         }
         let mut bad = report();
-        bad.verdict.add(Count::Twice, "an example");
+        bad.verdict.add(Finding::Twice, "an example");
         assert!(!bad.passed() && bad.table().contains("    - an example"));
         assert_eq!(bad.json()["counters"][1]["count"], 1);
     }
@@ -309,7 +309,7 @@ mod tests {
             Fault::KillServer.as_str(),
             Fault::Stall.as_str(),
             "a reason",
-            Kind::Register.as_str(),
+            CommandKind::Register.as_str(),
         ] {
             assert!(
                 table.contains(word) && json.to_string().contains(word),

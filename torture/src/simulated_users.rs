@@ -8,12 +8,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
-use crate::torture::{
+use crate::{
     chat,
-    client::{Arena, Ask, By, Told},
-    ledger::{INVITES, Kind, stream_hash},
+    client::{Arena, By, ClientAnswer, ClientRequest},
+    ledger::{CommandKind, INVITES, stream_hash},
     read_side::id,
-    verdict::Count,
+    verdict::Finding,
 };
 
 /// Jobs of one's own that a user remembers.
@@ -35,14 +35,14 @@ const READ: Duration = Duration::from_secs(20);
 
 /// Somebody with a password and, mostly, a token.
 #[derive(Debug, Clone)]
-pub struct Person {
+pub struct SimulatedUser {
     pub id: UserId,
     pub email: String,
     password: String,
     pub token: String,
 }
 
-impl Person {
+impl SimulatedUser {
     /// Registers with an invite and logs in; `None` when no definite yes came.
     pub async fn register(arena: &Arena, chance: &mut StdRng, invite: &str) -> Option<Self> {
         let name = format!("{:016x}", chance.random::<u64>());
@@ -56,43 +56,43 @@ impl Person {
         arena
             .tell(
                 chance,
-                Ask::post(Kind::Register, "/api/register", By::Anybody, body),
+                ClientRequest::post(CommandKind::Register, "/api/register", By::Anybody, body),
             )
             .await;
-        let mut person = Self {
+        let mut user = Self {
             id: UserId(uuid::Uuid::nil()),
             email,
             password,
             token: String::new(),
         };
-        if !person.log_in(arena, chance).await {
+        if !user.log_in(arena, chance).await {
             return None;
         }
         let (_, me) = arena
-            .read(chance, "/users/me", person.by(), None, READ)
+            .read(chance, "/users/me", user.by(), None, READ)
             .await?;
-        person.id = id(&me["data"]["id"])?;
-        Some(person)
+        user.id = id(&me["data"]["id"])?;
+        Some(user)
     }
 
     /// Logs in anew, for a token that lasts. Each try is a command of its own.
     pub async fn log_in(&mut self, arena: &Arena, chance: &mut StdRng) -> bool {
         for _ in 0..20 {
             let body = json!({"email": self.email, "password": self.password});
-            let ask = Ask {
+            let ask = ClientRequest {
                 again: false,
-                ..Ask::post(Kind::LogIn, "/auth/login", By::Anybody, body)
+                ..ClientRequest::post(CommandKind::LogIn, "/auth/login", By::Anybody, body)
             };
             match arena.tell(chance, ask).await {
-                Told::Yes { json, .. } => {
+                ClientAnswer::Yes { json, .. } => {
                     self.token = json["data"]["access_token"]
                         .as_str()
                         .unwrap_or_default()
                         .to_owned();
                     return true;
                 }
-                Told::No { .. } => return false,
-                Told::Unknown => tokio::time::sleep(Duration::from_millis(200)).await,
+                ClientAnswer::No { .. } => return false,
+                ClientAnswer::Unknown => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
         false
@@ -107,11 +107,11 @@ impl Person {
         &mut self,
         arena: &Arena,
         chance: &mut StdRng,
-        ask: impl Fn(By<'_>) -> Ask<'_>,
-    ) -> Told {
+        ask: impl Fn(By<'_>) -> ClientRequest<'_>,
+    ) -> ClientAnswer {
         let told = arena.tell(chance, ask(By::Token(&self.token))).await;
         match told {
-            Told::No { status: 401, .. } if self.log_in(arena, chance).await => {
+            ClientAnswer::No { status: 401, .. } if self.log_in(arena, chance).await => {
                 arena.tell(chance, ask(By::Token(&self.token))).await
             }
             told => told,
@@ -120,12 +120,12 @@ impl Person {
 }
 
 /// The administrator, who makes invites.
-pub struct Door {
-    admin: Mutex<(Person, Vec<String>, StdRng)>,
+pub struct InviteDesk {
+    admin: Mutex<(SimulatedUser, Vec<String>, StdRng)>,
 }
 
-impl Door {
-    pub fn new(admin: Person, seed: u64) -> Self {
+impl InviteDesk {
+    pub fn new(admin: SimulatedUser, seed: u64) -> Self {
         Self {
             admin: Mutex::new((admin, Vec::new(), StdRng::seed_from_u64(seed))),
         }
@@ -134,19 +134,19 @@ impl Door {
     /// A code that nobody has used.
     pub async fn invite(&self, arena: &Arena) -> Option<String> {
         let mut admin = self.admin.lock().await;
-        let (person, codes, chance) = &mut *admin;
+        let (user, codes, chance) = &mut *admin;
         if codes.is_empty() {
-            let told = person
+            let told = user
                 .tell(arena, chance, |by| {
-                    Ask::post(
-                        Kind::MakeInvites,
+                    ClientRequest::post(
+                        CommandKind::MakeInvites,
                         "/api/admin/invites",
                         by,
                         json!({"count": INVITES, "tier": "studio"}),
                     )
                 })
                 .await;
-            let Told::Yes { json, .. } = told else {
+            let ClientAnswer::Yes { json, .. } = told else {
                 return None;
             };
             codes.extend(
@@ -163,40 +163,40 @@ impl Door {
 /// Registers the users, a few at once.
 pub async fn gather(
     arena: &Arc<Arena>,
-    door: &Arc<Door>,
+    invites: &Arc<InviteDesk>,
     count: u16,
     chance: &mut StdRng,
-) -> Result<Vec<Person>, String> {
-    let (mut joining, mut people) = (JoinSet::new(), Vec::new());
+) -> Result<Vec<SimulatedUser>, String> {
+    let (mut joining, mut users) = (JoinSet::new(), Vec::new());
     for _ in 0..count {
         if joining.len() == AT_ONCE {
-            people.extend(joining.join_next().await.and_then(Result::ok).flatten());
+            users.extend(joining.join_next().await.and_then(Result::ok).flatten());
         }
-        let (arena, door, mut chance) = (
+        let (arena, invites, mut chance) = (
             Arc::clone(arena),
-            Arc::clone(door),
+            Arc::clone(invites),
             StdRng::seed_from_u64(chance.random()),
         );
         joining.spawn(async move {
-            let invite = door.invite(&arena).await?;
-            Person::register(&arena, &mut chance, &invite).await
+            let invite = invites.invite(&arena).await?;
+            SimulatedUser::register(&arena, &mut chance, &invite).await
         });
     }
-    people.extend(joining.join_all().await.into_iter().flatten());
-    match people.len() == usize::from(count) {
-        true => Ok(people),
+    users.extend(joining.join_all().await.into_iter().flatten());
+    match users.len() == usize::from(count) {
+        true => Ok(users),
         false => Err(format!(
             "only {} of {count} users could be registered",
-            people.len()
+            users.len()
         )),
     }
 }
 
 /// A user at work.
-pub struct Life {
+pub struct UserAtWork {
     pub arena: Arc<Arena>,
-    pub door: Arc<Door>,
-    pub person: Person,
+    pub invites: Arc<InviteDesk>,
+    pub user: SimulatedUser,
     pub chance: StdRng,
     pub has_model: bool,
     jobs: VecDeque<JobId>,
@@ -207,19 +207,19 @@ pub struct Life {
     talks: u64,
 }
 
-impl Life {
+impl UserAtWork {
     pub fn new(
         arena: Arc<Arena>,
-        door: Arc<Door>,
-        person: Person,
+        invites: Arc<InviteDesk>,
+        user: SimulatedUser,
         chance: StdRng,
         has_model: bool,
     ) -> Self {
         let (jobs, secrets) = (VecDeque::new(), Vec::new());
         Self {
             arena,
-            door,
-            person,
+            invites,
+            user,
             chance,
             has_model,
             jobs,
@@ -236,8 +236,8 @@ impl Life {
             match self.chance.random_range(0..100) {
                 0..=27 => self.submit(true).await,
                 28..=41 => self.submit(false).await,
-                42..=51 => self.about_a_job(Kind::CancelJob, "cancel").await,
-                52..=57 => self.about_a_job(Kind::RetryJob, "retry").await,
+                42..=51 => self.about_a_job(CommandKind::CancelJob, "cancel").await,
+                52..=57 => self.about_a_job(CommandKind::RetryJob, "retry").await,
                 58..=69 => self.store_credential().await,
                 70..=77 => _ = self.reveal().await,
                 78..=79 => self.advance_onboarding().await,
@@ -251,8 +251,8 @@ impl Life {
         self
     }
 
-    /// After the last fault: what was acknowledged is asked for until there is an answer. Gives the person back.
-    pub async fn look_back(mut self) -> Person {
+    /// After the last fault: what was acknowledged is asked for until there is an answer. Gives the user back.
+    pub async fn look_back(mut self) -> SimulatedUser {
         let deadline = Instant::now() + LAST_LOOK;
         while !self.reveal().await {
             if Instant::now() >= deadline {
@@ -260,16 +260,16 @@ impl Life {
                     "credential {:?} was acknowledged, and is not revealed any more",
                     self.credential
                 );
-                self.arena.accuse(Count::Missing, sentence);
+                self.arena.accuse(Finding::Missing, sentence);
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        self.person
+        self.user
     }
 
-    async fn tell(&mut self, ask: impl Fn(By<'_>) -> Ask<'_>) -> Told {
-        self.person.tell(&self.arena, &mut self.chance, ask).await
+    async fn tell(&mut self, ask: impl Fn(By<'_>) -> ClientRequest<'_>) -> ClientAnswer {
+        self.user.tell(&self.arena, &mut self.chance, ask).await
     }
 
     async fn submit(&mut self, named: bool) {
@@ -283,18 +283,18 @@ impl Life {
             body["jobId"] = name.to_string().into();
         }
         let kind = if named {
-            Kind::SubmitNamedJob
+            CommandKind::SubmitNamedJob
         } else {
-            Kind::SubmitJob
+            CommandKind::SubmitJob
         };
         match self
-            .tell(|by| Ask::post(kind, "/api/queue/media", by, body.clone()))
+            .tell(|by| ClientRequest::post(kind, "/api/queue/media", by, body.clone()))
             .await
         {
-            Told::Yes { json, position } => {
+            ClientAnswer::Yes { json, position } => {
                 let Some(job) = id::<JobId>(&json["jobId"]) else {
                     return self.arena.accuse(
-                        Count::Missing,
+                        Finding::Missing,
                         format!("a submitted job was acknowledged without its id: {json}"),
                     );
                 };
@@ -306,10 +306,10 @@ impl Life {
                     self.look_for(&job, position).await;
                 }
             }
-            Told::No { json, .. } if json["code"] == "too_many_jobs" => {
+            ClientAnswer::No { json, .. } if json["code"] == "too_many_jobs" => {
                 tokio::time::sleep(TOO_MANY).await
             }
-            Told::No { .. } | Told::Unknown => {}
+            ClientAnswer::No { .. } | ClientAnswer::Unknown => {}
         }
     }
 
@@ -321,14 +321,14 @@ impl Life {
             .read(
                 &mut self.chance,
                 &path,
-                self.person.by(),
+                self.user.by(),
                 Some(position),
                 READ,
             )
             .await;
         if let Some((404, _)) = read {
             self.arena.accuse(
-                Count::Missing,
+                Finding::Missing,
                 format!(
                     "job {job} was acknowledged at position {position}, and is not shown there"
                 ),
@@ -336,16 +336,16 @@ impl Life {
         }
     }
 
-    async fn about_a_job(&mut self, kind: Kind, verb: &str) {
+    async fn about_a_job(&mut self, kind: CommandKind, verb: &str) {
         let jobs = self.jobs.make_contiguous();
         let Some(job) = jobs.choose(&mut self.chance).cloned() else {
             return;
         };
         let stream = stream_hash("job", job.as_str());
         let path = format!("/api/queue/{verb}/{job}");
-        self.tell(|by| Ask {
+        self.tell(|by| ClientRequest {
             stream,
-            ..Ask::post(kind, path.clone(), by, Value::Null)
+            ..ClientRequest::post(kind, path.clone(), by, Value::Null)
         })
         .await;
     }
@@ -355,8 +355,8 @@ impl Life {
         let body = json!({"platform": "onlyfans", "platform_username": "t", "credentials": {"password": secret}});
         let told = self
             .tell(|by| {
-                Ask::post(
-                    Kind::StoreCredential,
+                ClientRequest::post(
+                    CommandKind::StoreCredential,
                     "/api/credentials/create-profile",
                     by,
                     body.clone(),
@@ -364,12 +364,12 @@ impl Life {
             })
             .await;
         match told {
-            Told::Yes { json, .. } => {
+            ClientAnswer::Yes { json, .. } => {
                 self.credential = json["id"].as_str().map(str::to_owned);
                 self.secrets = vec![secret];
             }
-            Told::Unknown => self.secrets.push(secret),
-            Told::No { .. } => {}
+            ClientAnswer::Unknown => self.secrets.push(secret),
+            ClientAnswer::No { .. } => {}
         }
         let too_many = self.secrets.len().saturating_sub(SECRETS);
         self.secrets.drain(..too_many);
@@ -382,28 +382,32 @@ impl Life {
         };
         let body = json!({"creatorProfileId": credential, "purpose": "torture"});
         // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
-        let ask = Ask {
+        let ask = ClientRequest {
             again: false,
-            ..Ask::post(
-                Kind::RevealCredential,
+            ..ClientRequest::post(
+                CommandKind::RevealCredential,
                 "/api/credentials/reveal",
                 By::Secret,
                 body,
             )
         };
         let sentence = match self.arena.tell(&mut self.chance, ask).await {
-            Told::Yes { json, position } => match json["credentials"]["password"].as_str() {
-                Some(shown) if self.secrets.iter().any(|secret| secret == shown) => return true,
-                _ => format!(
-                    "credential {credential} revealed another secret than was stored last, at position {position}"
-                ),
-            },
-            Told::No { status: 404, .. } => {
+            ClientAnswer::Yes { json, position } => {
+                match json["credentials"]["password"].as_str() {
+                    Some(shown) if self.secrets.iter().any(|secret| secret == shown) => {
+                        return true;
+                    }
+                    _ => format!(
+                        "credential {credential} revealed another secret than was stored last, at position {position}"
+                    ),
+                }
+            }
+            ClientAnswer::No { status: 404, .. } => {
                 format!("credential {credential} was acknowledged, and is not there")
             }
-            Told::No { .. } | Told::Unknown => return false,
+            ClientAnswer::No { .. } | ClientAnswer::Unknown => return false,
         };
-        self.arena.accuse(Count::Missing, sentence);
+        self.arena.accuse(Finding::Missing, sentence);
         true
     }
 
@@ -411,35 +415,35 @@ impl Life {
         let Some(state) = ["DATA_COLLECTION", "PROCESSING"].get(self.onboarding) else {
             return;
         };
-        let stream = stream_hash("account", &self.person.id.to_string());
+        let stream = stream_hash("account", &self.user.id.to_string());
         let told = self
-            .tell(|by| Ask {
+            .tell(|by| ClientRequest {
                 method: Method::PATCH,
                 stream,
-                ..Ask::post(
-                    Kind::AdvanceOnboarding,
+                ..ClientRequest::post(
+                    CommandKind::AdvanceOnboarding,
                     "/api/onboarding/state",
                     by,
                     json!({"state": state}),
                 )
             })
             .await;
-        if matches!(told, Told::Yes { .. }) {
+        if matches!(told, ClientAnswer::Yes { .. }) {
             self.onboarding += 1;
         }
     }
 
     async fn bring_a_newcomer(&mut self) {
-        if let Some(invite) = self.door.invite(&self.arena).await {
-            Person::register(&self.arena, &mut self.chance, &invite).await;
+        if let Some(invite) = self.invites.invite(&self.arena).await {
+            SimulatedUser::register(&self.arena, &mut self.chance, &invite).await;
         }
     }
 
     async fn caption(&mut self) {
         let topic = format!("topic {}", self.chance.random::<u32>());
         self.tell(|by| {
-            Ask::post(
-                Kind::Caption,
+            ClientRequest::post(
+                CommandKind::Caption,
                 "/api/captions/generate",
                 by,
                 json!({"platform": "fansly", "topic": topic}),
@@ -456,13 +460,13 @@ impl Life {
             self.talks / (SESSIONS * TALKS),
             self.talks % SESSIONS
         );
-        chat::talk(&self.arena, &mut self.chance, &self.person, &session).await;
+        chat::talk(&self.arena, &mut self.chance, &self.user, &session).await;
     }
 
     /// Tokens run out; seldom enough not to spend the run on hashing passwords.
     async fn log_in_again(&mut self) {
         if self.chance.random_bool(0.1) {
-            self.person.log_in(&self.arena, &mut self.chance).await;
+            self.user.log_in(&self.arena, &mut self.chance).await;
         }
     }
 }

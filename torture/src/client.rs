@@ -17,14 +17,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    http::response,
-    torture::{
-        chat::Shown,
-        clocks::Recovery,
-        ledger::{Kind, Ledger, Mark, Outcome},
-        nodes::Node,
-        verdict::{Count, Verdict},
-    },
+    chat::ShownAnswer,
+    clocks::Recovery,
+    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger},
+    position,
+    servers::ServerProcess,
+    verdict::{Finding, Verdict},
 };
 
 /// How long a command is sent again and again before it is given up as unknown.
@@ -47,8 +45,8 @@ pub enum By<'a> {
 }
 
 /// What is asked.
-pub struct Ask<'a> {
-    pub kind: Kind,
+pub struct ClientRequest<'a> {
+    pub kind: CommandKind,
     pub method: Method,
     pub path: String,
     pub body: Value,
@@ -61,9 +59,9 @@ pub struct Ask<'a> {
     pub held: Option<u64>,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> ClientRequest<'a> {
     /// A POST that may be sent again.
-    pub fn post(kind: Kind, path: impl Into<String>, by: By<'a>, body: Value) -> Self {
+    pub fn post(kind: CommandKind, path: impl Into<String>, by: By<'a>, body: Value) -> Self {
         Self {
             kind,
             method: Method::POST,
@@ -79,7 +77,7 @@ impl<'a> Ask<'a> {
 
 /// What was answered in the end.
 #[derive(Debug)]
-pub enum Told {
+pub enum ClientAnswer {
     Yes { json: Value, position: u64 },
     No { status: u16, json: Value },
     Unknown,
@@ -90,20 +88,20 @@ pub struct Books {
     /// What was asked.
     pub ledger: Ledger,
     /// Under which claim each ending of a job was asked for: the position of the claim's fact.
-    pub held: HashMap<Mark, u64>,
+    pub held: HashMap<CommandMark, u64>,
     /// By turn: what was shown of its answer, where that is still to be compared.
-    pub shown: HashMap<String, Shown>,
+    pub shown: HashMap<String, ShownAnswer>,
 }
 
 /// What all clients share.
 pub struct Arena {
-    pub nodes: Vec<Arc<Node>>,
+    pub nodes: Vec<Arc<ServerProcess>>,
     pub http: reqwest::Client,
     pub secret: String,
     ledger: Mutex<Ledger>,
-    held: Mutex<HashMap<Mark, u64>>,
+    held: Mutex<HashMap<CommandMark, u64>>,
     /// By turn: what readers were shown of answers that could not be compared in time.
-    shown: Mutex<HashMap<String, Shown>>,
+    shown: Mutex<HashMap<String, ShownAnswer>>,
     recovery: Mutex<Recovery>,
     /// What clients themselves saw that must not be.
     seen: Mutex<Verdict>,
@@ -120,14 +118,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What one request came to.
-enum Reply {
+enum OneAnswer {
     Yes { json: Value, position: u64 },
     No { status: u16, json: Value },
     Lost,
 }
 
 impl Arena {
-    pub fn new(nodes: Vec<Arc<Node>>, secret: String, ledger: Ledger) -> Result<Self, String> {
+    pub fn new(
+        nodes: Vec<Arc<ServerProcess>>,
+        secret: String,
+        ledger: Ledger,
+    ) -> Result<Self, String> {
         let http = reqwest::Client::builder().connect_timeout(REQUEST).build();
         Ok(Self {
             nodes,
@@ -154,12 +156,12 @@ impl Arena {
     }
 
     /// Keeps what was shown of an answer until it can be held against the log itself.
-    pub fn compare_later(&self, turn: String, answer: Shown) {
+    pub fn compare_later(&self, turn: String, answer: ShownAnswer) {
         let mut shown = lock(&self.shown);
         match shown.len() < COMPARED_LATER {
             true => drop(shown.insert(turn, answer)),
             false => self.accuse(
-                Count::Missing,
+                Finding::Missing,
                 format!("turn {turn}: too many answers before it are not kept yet"),
             ),
         }
@@ -193,7 +195,7 @@ impl Arena {
     }
 
     /// Something that must not be, seen by a client.
-    pub fn accuse(&self, count: Count, sentence: impl Into<String>) {
+    pub fn accuse(&self, count: Finding, sentence: impl Into<String>) {
         lock(&self.seen).add(count, sentence);
     }
 
@@ -219,12 +221,17 @@ impl Arena {
     }
 
     /// Tells a command to any server until there is a definite answer.
-    pub async fn tell(&self, chance: &mut StdRng, ask: Ask<'_>) -> Told {
+    pub async fn tell(&self, chance: &mut StdRng, ask: ClientRequest<'_>) -> ClientAnswer {
         self.tell_to(None, chance, ask).await
     }
 
     /// The same to one server, or to any.
-    pub async fn tell_to(&self, only: Option<usize>, chance: &mut StdRng, ask: Ask<'_>) -> Told {
+    pub async fn tell_to(
+        &self,
+        only: Option<usize>,
+        chance: &mut StdRng,
+        ask: ClientRequest<'_>,
+    ) -> ClientAnswer {
         let mark = self.ledger().begin(ask.kind, ask.stream);
         if let Some(claimed_at) = ask.held {
             lock(&self.held).insert(mark, claimed_at);
@@ -243,48 +250,48 @@ impl Arena {
             self.ledger().sending(mark);
             sent += 1;
             match self.send_once(node, &base, &ask, &text, chance).await {
-                Reply::Yes { json, .. }
-                    if ask.kind == Kind::ClaimJob && json["jobs"][0].is_null() =>
+                OneAnswer::Yes { json, .. }
+                    if ask.kind == CommandKind::ClaimJob && json["jobs"][0].is_null() =>
                 {
                     self.ledger()
-                        .settle(mark, Outcome::Refused { clean: false });
-                    return Told::No { status: 200, json }; // there was nothing to do
+                        .settle(mark, CommandOutcome::Refused { clean: false });
+                    return ClientAnswer::No { status: 200, json }; // there was nothing to do
                 }
-                Reply::Yes { json, position } => {
+                OneAnswer::Yes { json, position } => {
                     self.ledger()
-                        .settle(mark, Outcome::Acknowledged { position });
-                    return Told::Yes { json, position };
+                        .settle(mark, CommandOutcome::Acknowledged { position });
+                    return ClientAnswer::Yes { json, position };
                 }
-                Reply::No { status, json } => {
+                OneAnswer::No { status, json } => {
                     // A reveal that is refused because the credential changed meanwhile has left its fact already.
-                    let left_its_fact = ask.kind == Kind::RevealCredential && status == 409;
+                    let left_its_fact = ask.kind == CommandKind::RevealCredential && status == 409;
                     self.ledger().settle(
                         mark,
-                        Outcome::Refused {
+                        CommandOutcome::Refused {
                             clean: sent == 1 && !left_its_fact,
                         },
                     );
-                    return Told::No { status, json };
+                    return ClientAnswer::No { status, json };
                 }
-                Reply::Lost if !ask.again => break,
-                Reply::Lost => {
+                OneAnswer::Lost if !ask.again => break,
+                OneAnswer::Lost => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(chance.random_range(10..400))).await;
                 }
             }
         }
-        self.ledger().settle(mark, Outcome::Unknown);
-        Told::Unknown
+        self.ledger().settle(mark, CommandOutcome::Unknown);
+        ClientAnswer::Unknown
     }
 
     async fn send_once(
         &self,
         node: usize,
         base: &str,
-        ask: &Ask<'_>,
+        ask: &ClientRequest<'_>,
         mark: &str,
         chance: &mut StdRng,
-    ) -> Reply {
+    ) -> OneAnswer {
         let limit = match chance.random_bool(HASTY) {
             true => Duration::from_millis(chance.random_range(1..40)),
             false => REQUEST,
@@ -302,11 +309,11 @@ impl Arena {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let sent = Instant::now();
         let Ok(response) = request.send().await else {
-            return Reply::Lost;
+            return OneAnswer::Lost;
         };
         let (status, position) = (response.status(), position_of(response.headers()));
         let Ok(body) = response.bytes().await else {
-            return Reply::Lost;
+            return OneAnswer::Lost;
         };
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
         let is_running = status == StatusCode::CONFLICT
@@ -316,23 +323,23 @@ impl Arena {
         match status {
             StatusCode::OK => {
                 self.recovery().good_answer(node, sent, Instant::now());
-                Reply::Yes {
+                OneAnswer::Yes {
                     json,
                     position: position.unwrap_or(0),
                 }
             }
             // The model server failed, and that is a fact.
-            StatusCode::BAD_GATEWAY if position.is_some() => Reply::Yes {
+            StatusCode::BAD_GATEWAY if position.is_some() => OneAnswer::Yes {
                 json,
                 position: position.unwrap_or(0),
             },
             StatusCode::INTERNAL_SERVER_ERROR => {
                 self.note_internal(|| format!("{} of command {mark}", ask.kind.as_str()));
-                Reply::Lost
+                OneAnswer::Lost
             }
-            StatusCode::REQUEST_TIMEOUT => Reply::Lost,
-            _ if status.is_server_error() || is_running => Reply::Lost,
-            _ => Reply::No {
+            StatusCode::REQUEST_TIMEOUT => OneAnswer::Lost,
+            _ if status.is_server_error() || is_running => OneAnswer::Lost,
+            _ => OneAnswer::No {
                 status: status.as_u16(),
                 json,
             },
@@ -375,7 +382,7 @@ impl Arena {
             if let Some((node, base)) = self.any_node(chance) {
                 let mut request = self.request(Method::GET, &base, path, by).timeout(REQUEST);
                 if let Some(at) = at {
-                    request = request.header("Genie-Min-Position", response::opaque(at));
+                    request = request.header("Genie-Min-Position", position::opaque(at));
                 }
                 let sent = Instant::now();
                 if let Ok(response) = request.send().await {
@@ -401,5 +408,5 @@ impl Arena {
 
 /// The position that a write answered with.
 pub fn position_of(headers: &reqwest::header::HeaderMap) -> Option<u64> {
-    response::position(headers.get(response::POSITION)?.to_str().ok()?).ok()
+    position::parse(headers.get(position::HEADER)?.to_str().ok()?)
 }

@@ -7,9 +7,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::torture::{
-    client::{Arena, Ask, By, Told},
-    ledger::{Kind, stream_hash},
+use crate::{
+    client::{Arena, By, ClientAnswer, ClientRequest},
+    ledger::{CommandKind, stream_hash},
     read_side::id,
 };
 
@@ -19,7 +19,7 @@ pub const LEASE_MS: u64 = 2000;
 const SILENT: usize = 16;
 
 /// A job as it was handed out.
-struct Held {
+struct ClaimedJob {
     job: JobId,
     lease: String,
     claimed_at: u64,
@@ -35,12 +35,17 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
         let queues = json!(["media-jobs", "scrape-jobs"]);
         let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
         // The answer holds a lease, so it is never kept: a job whose claim's answer got lost lapses.
-        let ask = Ask {
+        let ask = ClientRequest {
             again: false,
-            ..Ask::post(Kind::ClaimJob, "/api/worker/claim", By::Secret, claim)
+            ..ClientRequest::post(
+                CommandKind::ClaimJob,
+                "/api/worker/claim",
+                By::Secret,
+                claim,
+            )
         };
         let told = arena.tell(&mut chance, ask).await;
-        let Told::Yes { json, position } = told else {
+        let ClientAnswer::Yes { json, position } = told else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -49,13 +54,13 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
         else {
             continue;
         };
-        let held = Held {
+        let held = ClaimedJob {
             job,
             lease: lease.to_owned(),
             claimed_at: position,
         };
         match chance.random_range(0..100) {
-            0..=9 => end(&arena, &mut chance, &held, Kind::FailJob).await,
+            0..=9 => end(&arena, &mut chance, &held, CommandKind::FailJob).await,
             10..=21 if silent.len() < SILENT => {
                 let (arena, mut chance) =
                     (Arc::clone(&arena), StdRng::seed_from_u64(chance.random()));
@@ -64,9 +69,9 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
                     let until = LEASE_MS + chance.random_range(0..2 * LEASE_MS);
                     tokio::time::sleep(Duration::from_millis(until)).await;
                     let kind = if chance.random_bool(0.8) {
-                        Kind::CompleteJob
+                        CommandKind::CompleteJob
                     } else {
-                        Kind::FailJob
+                        CommandKind::FailJob
                     };
                     end(&arena, &mut chance, &held, kind).await;
                 });
@@ -74,11 +79,11 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
             22..=26 => {} // gone for good; the lease lapses
             27..=34 => {
                 heartbeat(&arena, &mut chance, &held).await;
-                end(&arena, &mut chance, &held, Kind::CompleteJob).await;
+                end(&arena, &mut chance, &held, CommandKind::CompleteJob).await;
             }
             _ => {
                 tokio::time::sleep(Duration::from_millis(chance.random_range(0..20))).await;
-                end(&arena, &mut chance, &held, Kind::CompleteJob).await;
+                end(&arena, &mut chance, &held, CommandKind::CompleteJob).await;
             }
         }
     }
@@ -96,9 +101,9 @@ fn go_on(ended: Result<(), JoinError>) {
     }
 }
 
-async fn end(arena: &Arena, chance: &mut StdRng, held: &Held, kind: Kind) {
+async fn end(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob, kind: CommandKind) {
     let (verb, body) = match kind {
-        Kind::FailJob => (
+        CommandKind::FailJob => (
             "fail",
             json!({"lease": held.lease, "error": "on purpose", "retryable": chance.random_bool(0.7)}),
         ),
@@ -112,17 +117,17 @@ async fn end(arena: &Arena, chance: &mut StdRng, held: &Held, kind: Kind) {
     arena
         .tell(
             chance,
-            Ask {
+            ClientRequest {
                 stream,
                 held: Some(held.claimed_at),
-                ..Ask::post(kind, path, By::Secret, body)
+                ..ClientRequest::post(kind, path, By::Secret, body)
             },
         )
         .await;
 }
 
 /// Leaves no fact, so it is in no ledger.
-async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &Held) {
+async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob) {
     let Some((_, base)) = arena.any_node(chance) else {
         return;
     };

@@ -3,19 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, User, account::AccountEvent};
-use genie_log::{Append, AppendError, Body, Group, Log, NewFact, torture::Tormented};
+use genie_log::{Append, AppendError, Body, Group, Log, NewFact};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use serde_json::json;
 use tokio::{process::Command, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::torture::{
-    client::{Arena, Ask, Told},
-    ledger::Kind,
-    people::{Door, Person},
-    proxy::{CutAt, Proxy},
-    verdict::Count,
-    wire::Said,
+use crate::{
+    client::{Arena, ClientAnswer, ClientRequest},
+    ledger::CommandKind,
+    postgres_wire::WireRequest,
+    relay::{CutAt, Relay},
+    scratch_database::ScratchDatabase,
+    simulated_users::{InviteDesk, SimulatedUser},
+    verdict::Finding,
 };
 
 /// Pause between two faults, in milliseconds.
@@ -101,9 +102,9 @@ impl Fault {
 
 /// Postgres under torture, and the ways there.
 pub struct Siege {
-    pub tormented: Tormented,
+    pub database: ScratchDatabase,
     /// One for each server.
-    pub proxies: Arc<Vec<Proxy>>,
+    pub proxies: Arc<Vec<Relay>>,
     /// A log on the same database with the same keys, as another node's.
     pub log: Log,
 }
@@ -111,7 +112,7 @@ pub struct Siege {
 /// Breaks things.
 pub struct Faults {
     pub arena: Arc<Arena>,
-    pub door: Arc<Door>,
+    pub invites: Arc<InviteDesk>,
     pub siege: Option<Siege>,
     pub restart: Option<String>,
     pub chance: StdRng,
@@ -218,7 +219,7 @@ impl Faults {
             .output();
         let mut run = std::pin::pin!(tokio::time::timeout(RESTART, run));
         let goes_away = async {
-            while siege.tormented.ping().await.is_ok() {
+            while siege.database.ping().await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -238,7 +239,7 @@ impl Faults {
             (self.tell)("--restart-postgres failed");
         }
         let deadline = Instant::now() + RESTART;
-        while siege.tormented.ping().await.is_err() && Instant::now() < deadline {
+        while siege.database.ping().await.is_err() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         done
@@ -247,15 +248,15 @@ impl Faults {
     /// Somebody is warm on every server; a fact of another node suspends them; the very next command must be refused everywhere.
     async fn suspend(&mut self, node: usize) -> bool {
         let (arena, chance) = (Arc::clone(&self.arena), &mut self.chance);
-        let Some(invite) = self.door.invite(&arena).await else {
+        let Some(invite) = self.invites.invite(&arena).await else {
             return false;
         };
-        let Some(victim) = Person::register(&arena, chance, &invite).await else {
+        let Some(victim) = SimulatedUser::register(&arena, chance, &invite).await else {
             return false;
         };
         let submit = || {
-            Ask::post(
-                Kind::SubmitJob,
+            ClientRequest::post(
+                CommandKind::SubmitJob,
                 "/api/queue/media",
                 victim.by(),
                 json!({"operation": "thumbnail"}),
@@ -264,7 +265,7 @@ impl Faults {
         for warmed in 0..arena.nodes.len() {
             if !matches!(
                 arena.tell_to(Some(warmed), chance, submit()).await,
-                Told::Yes { .. }
+                ClientAnswer::Yes { .. }
             ) {
                 return false;
             }
@@ -276,19 +277,21 @@ impl Faults {
             return false;
         }
         takes_hold(&arena, None);
-        if let Told::Yes { position, .. } = arena.tell_to(Some(node), chance, submit()).await {
+        if let ClientAnswer::Yes { position, .. } =
+            arena.tell_to(Some(node), chance, submit()).await
+        {
             let sentence = format!(
                 "user {} was suspended, and was let act at position {position}",
                 victim.id
             );
-            arena.accuse(Count::NeverSent, sentence);
+            arena.accuse(Finding::NeverSent, sentence);
         }
         true
     }
 }
 
 /// What a node does that suspends a user: one fact, fenced by the user's count of facts.
-async fn append_suspension(log: &Log, victim: &Person) -> Result<(), AppendError> {
+async fn append_suspension(log: &Log, victim: &SimulatedUser) -> Result<(), AppendError> {
     loop {
         let mut user = User::new(victim.id);
         let read = log.user_facts(victim.id, |fact| {
@@ -337,13 +340,25 @@ async fn besiege(
     let proxy = &siege.proxies[node];
     let happened = match fault {
         Fault::EndBackEnds => siege
-            .tormented
+            .database
             .end_back_ends(chance.random_range(1..8))
             .await
             .is_ok_and(|ended| ended > 0),
-        Fault::CutAfterAppendSent => proxy.cut_next(Said::Append, CutAt::Sent, MOMENT).await,
-        Fault::CutAfterAppendDone => proxy.cut_next(Said::Append, CutAt::Done, MOMENT).await,
-        Fault::CutAfterCommitDone => proxy.cut_next(Said::Commit, CutAt::Done, MOMENT).await,
+        Fault::CutAfterAppendSent => {
+            proxy
+                .cut_next(WireRequest::Append, CutAt::Sent, MOMENT)
+                .await
+        }
+        Fault::CutAfterAppendDone => {
+            proxy
+                .cut_next(WireRequest::Append, CutAt::Done, MOMENT)
+                .await
+        }
+        Fault::CutAfterCommitDone => {
+            proxy
+                .cut_next(WireRequest::Commit, CutAt::Done, MOMENT)
+                .await
+        }
         Fault::CutEverything => proxy.cut_all() > 0,
         // These last for a while.
         Fault::Stall => {
@@ -354,12 +369,12 @@ async fn besiege(
             return true;
         }
         Fault::IdleInTransaction => {
-            let Ok(held) = siege.tormented.hold_snapshot().await else {
+            let Ok(held) = siege.database.hold_snapshot().await else {
                 return false;
             };
             takes_hold(arena, None);
             tokio::time::sleep(Duration::from_millis(chance.random_range(IDLES_MS))).await;
-            held.let_go().await;
+            held.release().await;
             return true;
         }
         Fault::CutWhileWaitingForTheLock => return cut_while_waiting(arena, siege, chance).await,
@@ -371,14 +386,14 @@ async fn besiege(
 /// Holds the append's lock until a back end waits for it, cuts that one's connection, and lets the lock go a while later: the
 /// statement may then still commit, long after its client was told nothing.
 async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) -> bool {
-    let Ok(held) = siege.tormented.hold_append_lock().await else {
+    let Ok(held) = siege.database.hold_append_lock().await else {
         return false;
     };
     let deadline = Instant::now() + MOMENT;
     let mut cut = 0;
     while cut == 0 && Instant::now() < deadline {
         let waiting = siege
-            .tormented
+            .database
             .waiting_for_the_append_lock()
             .await
             .unwrap_or_default();
@@ -388,13 +403,13 @@ async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) ->
             .count();
         if cut == 0 && !waiting.is_empty() {
             // Postgres sees other ports than the relays call from: something stands between. Then everything is cut.
-            cut = siege.proxies.iter().map(Proxy::cut_all).sum();
+            cut = siege.proxies.iter().map(Relay::cut_all).sum();
         }
     }
     if cut > 0 {
         takes_hold(arena, None);
         tokio::time::sleep(Duration::from_millis(chance.random_range(0..1500))).await;
     }
-    held.let_go().await;
+    held.release().await;
     cut > 0
 }

@@ -11,14 +11,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::torture::{
-    check::{Checker, Seen},
+use crate::{
+    check::{Checker, SeenFact},
     client::{Arena, Books},
-    feed::Notes,
-    people::Person,
+    feed_notes::FeedNotes,
     read_side,
     replay::{Replay, differences},
-    verdict::{Count, Verdict},
+    simulated_users::SimulatedUser,
+    verdict::{Finding, Verdict},
 };
 
 /// How long it may take until one thing more has come to rest: longer than any lease of a turn, a caption or a job.
@@ -48,8 +48,8 @@ pub struct Settled {
 pub struct Rest<'a> {
     pub arena: Arc<Arena>,
     pub log: &'a Log,
-    pub people: Vec<Person>,
-    pub subscribers: Vec<JoinHandle<Notes>>,
+    pub users: Vec<SimulatedUser>,
+    pub subscribers: Vec<JoinHandle<FeedNotes>>,
     pub last: watch::Sender<Option<u64>>,
     pub chance: StdRng,
 }
@@ -61,7 +61,7 @@ impl Rest<'_> {
         let mut verdict = Verdict::default();
         let (mut head, mut took) = (0, None);
         let (began, mut progressed) = (Instant::now(), Instant::now());
-        let mut restless: Vec<usize> = (0..self.people.len()).collect();
+        let mut restless: Vec<usize> = (0..self.users.len()).collect();
         loop {
             let is_over = progressed.elapsed() >= REST || began.elapsed() >= LONGEST;
             let before = head;
@@ -70,13 +70,13 @@ impl Rest<'_> {
                 && (is_over || !matches!(error, LogError::Away(_)))
             {
                 verdict.add(
-                    Count::Missing,
+                    Finding::Missing,
                     format!("after position {head} the log can't be read: {error}"),
                 );
                 break;
             }
             if head > before {
-                restless = (0..self.people.len()).collect(); // what happened meanwhile may be anybody's
+                restless = (0..self.users.len()).collect(); // what happened meanwhile may be anybody's
             }
             if is_over || (read.is_ok() && checker.unfinished() == 0) {
                 let compared = restless.len();
@@ -96,7 +96,7 @@ impl Rest<'_> {
                 if is_over {
                     found
                         .into_iter()
-                        .for_each(|sentence| verdict.add(Count::Order, sentence));
+                        .for_each(|sentence| verdict.add(Finding::Order, sentence));
                     break;
                 }
             }
@@ -107,7 +107,7 @@ impl Rest<'_> {
         // What the subscribers may have seen beyond it.
         if let Err(error) = read_on(self.log, &mut checker, &mut head).await {
             verdict.add(
-                Count::Missing,
+                Finding::Missing,
                 format!("after position {head} the log can't be read: {error}"),
             );
         }
@@ -121,12 +121,12 @@ impl Rest<'_> {
             head,
             took,
             feeds_resumed,
-            compared: self.people.len(),
+            compared: self.users.len(),
             broken,
         }
     }
 
-    async fn end_feeds(&mut self, head: u64) -> (Vec<Notes>, u64, Vec<String>) {
+    async fn end_feeds(&mut self, head: u64) -> (Vec<FeedNotes>, u64, Vec<String>) {
         self.last.send_replace(Some(head));
         let (mut feeds, mut resumed, mut broken) = (Vec::new(), 0, Vec::new());
         for subscriber in self.subscribers.drain(..) {
@@ -145,15 +145,15 @@ impl Rest<'_> {
     async fn compare(&mut self, restless: &mut Vec<usize>, head: u64) -> Vec<String> {
         let (mut found, mut still) = (Vec::new(), Vec::new());
         for n in restless.drain(..) {
-            let person = &self.people[n];
+            let user = &self.users[n];
             let mut replay = Replay::default();
-            let read = self.log.user_facts(person.id, |fact| {
+            let read = self.log.user_facts(user.id, |fact| {
                 if let Body::Open(event, _) = fact.body {
                     replay.see(&fact.stream, event);
                 }
             });
             let read = read.await;
-            let shown = read_side::shown(&self.arena, &mut self.chance, &person.token, head).await;
+            let shown = read_side::shown(&self.arena, &mut self.chance, &user.token, head).await;
             let differing = match (read, shown) {
                 (Ok(()), Some(shown)) => {
                     differences(&replay.lines(self.log.clock().now().month()), &shown)
@@ -167,7 +167,7 @@ impl Rest<'_> {
             found.extend(
                 differing
                     .into_iter()
-                    .map(|sentence| format!("user {}: {sentence}", person.id)),
+                    .map(|sentence| format!("user {}: {sentence}", user.id)),
             );
         }
         *restless = still;
@@ -181,7 +181,7 @@ async fn read_on(log: &Log, checker: &mut Checker<'_>, head: &mut u64) -> Result
         let rows = log.rows(*head, PAGE).await?;
         for row in &rows {
             let fact = log.open_row(row).await?;
-            checker.see(&Seen::of(&fact, row.slice));
+            checker.see(&SeenFact::of(&fact, row.slice));
             *head = row.position;
         }
         if rows.len() < PAGE {

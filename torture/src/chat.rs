@@ -8,12 +8,12 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use crate::torture::{
+use crate::{
     client::{Arena, position_of},
-    ledger::{Kind, Mark, Outcome},
-    people::Person,
-    stream::Stream,
-    verdict::Count,
+    ledger::{CommandKind, CommandMark, CommandOutcome},
+    simulated_users::SimulatedUser,
+    stream::EventStream,
+    verdict::Finding,
 };
 
 /// How long one question is followed to its end: a turn whose server died is taken over when its lease of 15 s has run out.
@@ -27,13 +27,13 @@ const LEAVES: f64 = 0.1;
 
 /// What a reader has seen of an answer.
 #[derive(Debug, Default)]
-pub struct Shown {
+pub struct ShownAnswer {
     text: String,
     last_id: String,
     ended: bool,
 }
 
-impl Shown {
+impl ShownAnswer {
     fn take(&mut self, id: Option<String>, data: &Value) {
         if data["type"] == "textResponseChunk" {
             self.text
@@ -44,16 +44,16 @@ impl Shown {
     }
 
     /// Whatever was shown must be how that begins which is kept, and all of it when its end was shown.
-    pub fn judge(&self, turn: &str, kept: &str) -> Option<(Count, String)> {
+    pub fn judge(&self, turn: &str, kept: &str) -> Option<(Finding, String)> {
         let (length, kept_length) = (self.text.len(), kept.len());
         if !kept.starts_with(&self.text) {
             let sentence = format!(
                 "turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin"
             );
-            Some((Count::NeverSent, sentence))
+            Some((Finding::NeverSent, sentence))
         } else if self.ended && kept_length != length {
             Some((
-                Count::Missing,
+                Finding::Missing,
                 format!(
                     "turn {turn}: its end was shown after {length} bytes; {kept_length} are kept"
                 ),
@@ -65,10 +65,10 @@ impl Shown {
 }
 
 /// Asks, reads and compares. A question is sent once: twice would be two.
-pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: &str) {
-    let mark = arena.ledger().begin(Kind::Ask, 0);
+pub async fn talk(arena: &Arena, chance: &mut StdRng, user: &SimulatedUser, session: &str) {
+    let mark = arena.ledger().begin(CommandKind::Ask, 0);
     let Some((node, base)) = arena.any_node(chance) else {
-        return arena.ledger().settle(mark, Outcome::Unknown);
+        return arena.ledger().settle(mark, CommandOutcome::Unknown);
     };
     let name = {
         let mut ledger = arena.ledger();
@@ -77,13 +77,13 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: 
     };
     let body = json!({"message": format!("Question {name}"), "sessionId": session});
     let request = arena
-        .request(Method::POST, &base, "/api/genie/stream-chat", person.by())
+        .request(Method::POST, &base, "/api/genie/stream-chat", user.by())
         .header("X-Request-Id", &name)
         .json(&body);
     let sent = Instant::now();
     let answered = tokio::time::timeout(OPENS, request.send()).await;
     let Ok(Ok(response)) = answered else {
-        return arena.ledger().settle(mark, Outcome::Unknown);
+        return arena.ledger().settle(mark, CommandOutcome::Unknown);
     };
     if response.status() == 500 {
         arena.note_internal(|| format!("the question of command {name}"));
@@ -95,36 +95,36 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, person: &Person, session: 
         return; // the model server failed, and the question is kept
     }
     arena.recovery().good_answer(node, sent, Instant::now());
-    let mut shown = Shown::default();
+    let mut shown = ShownAnswer::default();
     let deadline = Instant::now() + PATIENCE;
     read(&mut shown, chance, response, deadline).await;
     while !shown.ended && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        if let Some(response) = resume(arena, chance, person, &turn, &shown).await {
+        if let Some(response) = resume(arena, chance, user, &turn, &shown).await {
             read(&mut shown, chance, response, deadline).await;
         }
     }
-    compare(arena, chance, person, session, turn, shown).await;
+    compare(arena, chance, user, session, turn, shown).await;
 }
 
-/// Notes what became of the question; gives the turn that it began.
-fn begun(arena: &Arena, mark: Mark, response: &Response) -> Option<String> {
+/// FeedNotes what became of the question; gives the turn that it began.
+fn begun(arena: &Arena, mark: CommandMark, response: &Response) -> Option<String> {
     let turn = response
         .headers()
         .get("Genie-Turn")
         .and_then(|turn| turn.to_str().ok())
         .map(str::to_owned);
     let outcome = match (response.status().as_u16(), position_of(response.headers())) {
-        (200 | 502, Some(position)) => Outcome::Acknowledged { position },
-        (400..=499, _) => Outcome::Refused { clean: true },
-        _ => Outcome::Unknown,
+        (200 | 502, Some(position)) => CommandOutcome::Acknowledged { position },
+        (400..=499, _) => CommandOutcome::Refused { clean: true },
+        _ => CommandOutcome::Unknown,
     };
     arena.ledger().settle(mark, outcome);
-    turn.filter(|_| matches!(outcome, Outcome::Acknowledged { .. }))
+    turn.filter(|_| matches!(outcome, CommandOutcome::Acknowledged { .. }))
 }
 
-async fn read(shown: &mut Shown, chance: &mut StdRng, response: Response, deadline: Instant) {
-    let mut stream = Stream::of(response);
+async fn read(shown: &mut ShownAnswer, chance: &mut StdRng, response: Response, deadline: Instant) {
+    let mut stream = EventStream::of(response);
     while let Ok(Some(event)) = timeout_at(deadline, stream.next()).await {
         if let Some(data) = &event.data {
             shown.take(event.id, data);
@@ -138,16 +138,16 @@ async fn read(shown: &mut Shown, chance: &mut StdRng, response: Response, deadli
 async fn resume(
     arena: &Arena,
     chance: &mut StdRng,
-    person: &Person,
+    user: &SimulatedUser,
     turn: &str,
-    shown: &Shown,
+    shown: &ShownAnswer,
 ) -> Option<Response> {
     let (_, base) = arena.any_node(chance)?;
     let mut request = arena.request(
         Method::GET,
         &base,
         &format!("/api/genie/turns/{turn}/stream"),
-        person.by(),
+        user.by(),
     );
     if !shown.last_id.is_empty() {
         request = request.header("Last-Event-ID", &shown.last_id);
@@ -162,15 +162,15 @@ async fn resume(
 async fn compare(
     arena: &Arena,
     chance: &mut StdRng,
-    person: &Person,
+    user: &SimulatedUser,
     session: &str,
     turn: String,
-    shown: Shown,
+    shown: ShownAnswer,
 ) {
     let deadline = Instant::now() + KEPT;
     let path = format!("/api/genie/sessions/{session}/messages?limit=500");
     while Instant::now() < deadline {
-        let read = arena.read(chance, &path, person.by(), None, KEPT).await;
+        let read = arena.read(chance, &path, user.by(), None, KEPT).await;
         let kept = read.as_ref().and_then(|(_, json)| {
             let is_the_answer =
                 |message: &&Value| message["turnId"] == *turn && message["role"] == "assistant";
@@ -192,8 +192,8 @@ pub mod tests {
     use super::*;
 
     /// What a reader has seen.
-    pub fn shown(text: &str, ended: bool) -> Shown {
-        Shown {
+    pub fn shown(text: &str, ended: bool) -> ShownAnswer {
+        ShownAnswer {
             text: text.to_owned(),
             last_id: String::new(),
             ended,
@@ -206,9 +206,9 @@ pub mod tests {
             ("", false, None),
             ("Some", false, None),
             ("Some words", true, None),
-            ("Some", true, Some(Count::Missing)),
-            ("Other", false, Some(Count::NeverSent)),
-            ("Some words more", false, Some(Count::NeverSent)),
+            ("Some", true, Some(Finding::Missing)),
+            ("Other", false, Some(Finding::NeverSent)),
+            ("Some words more", false, Some(Finding::NeverSent)),
         ] {
             assert_eq!(
                 shown(text, ended)

@@ -6,23 +6,23 @@ use genie_events::tier::Counter;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use crate::torture::{
+use crate::{
     client::{Arena, By},
-    replay::{Lines, credential_line, job_line},
+    replay::{ShownLines, credential_line, job_line},
 };
 
 /// How long one page may take to be answered, by whichever server.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Everything shown of the user with this token, at or after a position; `None` when it can't be read.
-pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> Option<Lines> {
-    let mut reader = Reader {
+pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> Option<ShownLines> {
+    let mut reader = ReadSideReader {
         arena,
         chance,
         token,
         at,
     };
-    let mut lines = Lines::new();
+    let mut lines = ShownLines::new();
     let onboarding = reader.one("/api/onboarding/state").await?;
     lines.insert("onboarding".into(), text(&onboarding["state"]));
     for job in reader.all("/api/jobs").await? {
@@ -63,14 +63,14 @@ pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> 
     Some(lines)
 }
 
-struct Reader<'a> {
+struct ReadSideReader<'a> {
     arena: &'a Arena,
     chance: &'a mut StdRng,
     token: &'a str,
     at: u64,
 }
 
-impl Reader<'_> {
+impl ReadSideReader<'_> {
     async fn one(&mut self, path: &str) -> Option<Value> {
         let read = self
             .arena

@@ -9,7 +9,7 @@ use genie_events::{
 };
 
 /// One thing each: its name, and what is shown of it.
-pub type Lines = BTreeMap<String, String>;
+pub type ShownLines = BTreeMap<String, String>;
 
 /// A job, as it is shown. Whether a waiting one is called delayed is a matter of the moment.
 pub fn job_line(status: &str, attempt: u64) -> String {
@@ -128,8 +128,8 @@ impl Replay {
     }
 
     /// What must be shown; counts are those of `month`.
-    pub fn lines(self, month: Month) -> Lines {
-        let mut lines = Lines::new();
+    pub fn lines(self, month: Month) -> ShownLines {
+        let mut lines = ShownLines::new();
         if let Some(onboarding) = self.onboarding {
             lines.insert("onboarding".into(), onboarding.into());
         }
@@ -175,7 +175,7 @@ pub fn credential_line(platform: &str, name: Option<&str>) -> String {
 }
 
 /// What differs, in sentences; none when all is as it must be.
-pub fn differences(expected: &Lines, shown: &Lines) -> Vec<String> {
+pub fn differences(expected: &ShownLines, shown: &ShownLines) -> Vec<String> {
     let mut found = Vec::new();
     for (name, wanted) in expected {
         match shown.get(name) {
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    fn lines(events: Vec<JobEvent>) -> Lines {
+    fn lines(events: Vec<JobEvent>) -> ShownLines {
         let mut replay = Replay::default();
         let job = StreamId::new(StreamKind::Job, "1");
         events
@@ -274,8 +274,11 @@ mod tests {
             counted: None,
         }]);
         assert_eq!(differences(&expected, &expected), [""; 0]);
-        assert_eq!(differences(&expected, &Lines::new()).len(), expected.len());
-        let shown: Lines = [
+        assert_eq!(
+            differences(&expected, &ShownLines::new()).len(),
+            expected.len()
+        );
+        let shown: ShownLines = [
             ("job 1".to_owned(), "completed, attempt 1".to_owned()),
             ("job 2".into(), "x".into()),
         ]

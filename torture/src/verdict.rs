@@ -7,7 +7,7 @@ const EXAMPLES: usize = 10;
 
 /// What must never happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
+pub enum Finding {
     Missing,
     Twice,
     NeverSent,
@@ -16,7 +16,7 @@ pub enum Count {
     Lapsed,
 }
 
-impl Count {
+impl Finding {
     pub const ALL: [Self; 6] = [
         Self::Missing,
         Self::Twice,
@@ -47,7 +47,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Counts one, and keeps its sentence if there is room.
-    pub fn add(&mut self, count: Count, sentence: impl Into<String>) {
+    pub fn add(&mut self, count: Finding, sentence: impl Into<String>) {
         self.counts[count as usize] += 1;
         let examples = &mut self.examples[count as usize];
         if examples.len() < EXAMPLES {
@@ -64,11 +64,11 @@ impl Verdict {
         }
     }
 
-    pub fn count(&self, count: Count) -> u64 {
+    pub fn count(&self, count: Finding) -> u64 {
         self.counts[count as usize]
     }
 
-    pub fn examples(&self, count: Count) -> &[String] {
+    pub fn examples(&self, count: Finding) -> &[String] {
         &self.examples[count as usize]
     }
 
@@ -78,7 +78,7 @@ impl Verdict {
     }
 
     pub fn json(&self) -> Value {
-        Count::ALL
+        Finding::ALL
             .map(|count| json!({"name": count.as_str(), "count": self.count(count), "examples": self.examples(count)}))
             .into()
     }
@@ -92,17 +92,17 @@ mod tests {
     fn everything_is_counted_and_some_of_it_kept() {
         let mut verdict = Verdict::default();
         assert!(verdict.is_clean());
-        (0..8).for_each(|n| verdict.add(Count::Twice, n.to_string()));
+        (0..8).for_each(|n| verdict.add(Finding::Twice, n.to_string()));
         let mut other = Verdict::default();
-        (8..16).for_each(|n| other.add(Count::Twice, n.to_string()));
+        (8..16).for_each(|n| other.add(Finding::Twice, n.to_string()));
         verdict.join(other);
         assert_eq!(
             (
-                verdict.count(Count::Twice),
-                verdict.examples(Count::Twice).len()
+                verdict.count(Finding::Twice),
+                verdict.examples(Finding::Twice).len()
             ),
             (16, EXAMPLES)
         );
-        assert!(!verdict.is_clean() && verdict.count(Count::Missing) == 0);
+        assert!(!verdict.is_clean() && verdict.count(Finding::Missing) == 0);
     }
 }

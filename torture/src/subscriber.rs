@@ -12,12 +12,10 @@ use tokio::{
 };
 
 use crate::{
-    http::response,
-    torture::{
-        client::{Arena, By},
-        feed::{Notes, Wanted, event_hash},
-        stream::Stream,
-    },
+    client::{Arena, By},
+    feed_notes::{FeedFilter, FeedNotes, event_hash},
+    position,
+    stream::EventStream,
 };
 
 /// How long the rest may take, once the last position is known.
@@ -35,21 +33,21 @@ pub fn start(
     arena: &Arc<Arena>,
     last: &watch::Receiver<Option<u64>>,
     chance: &mut StdRng,
-) -> Vec<JoinHandle<Notes>> {
+) -> Vec<JoinHandle<FeedNotes>> {
     let readers = [
-        (Wanted::Everything, true),
-        (Wanted::Everything, false),
-        (Wanted::Jobs, true),
-        (Wanted::HalfTheSlices, false),
+        (FeedFilter::Everything, true),
+        (FeedFilter::Everything, false),
+        (FeedFilter::Jobs, true),
+        (FeedFilter::HalfTheSlices, false),
     ];
-    let start = |(wanted, live): (Wanted, bool)| {
+    let start = |(wanted, live): (FeedFilter, bool)| {
         let name = format!(
             "{} feed of {}",
             if live { "the live" } else { "the paged" },
             wanted.as_str()
         );
         let (notes, chance) = (
-            Notes::new(name, wanted),
+            FeedNotes::new(name, wanted),
             StdRng::seed_from_u64(chance.random()),
         );
         let (arena, last) = (Arc::clone(arena), last.clone());
@@ -70,7 +68,7 @@ pub fn start(
 
 struct Subscriber {
     arena: Arc<Arena>,
-    notes: Notes,
+    notes: FeedNotes,
     query: &'static str,
     live: bool,
     chance: StdRng,
@@ -79,7 +77,7 @@ struct Subscriber {
 
 impl Subscriber {
     /// Reads until the last position is behind it, or for so long after that is known.
-    async fn read(mut self) -> Notes {
+    async fn read(mut self) -> FeedNotes {
         let mut deadline = None;
         loop {
             if let Some(last) = *self.last.borrow() {
@@ -107,7 +105,7 @@ impl Subscriber {
             .request(Method::GET, &base, &path, By::Secret)
             .header(ACCEPT, "text/event-stream");
         if self.notes.cursor > 0 {
-            request = request.header("Last-Event-ID", response::opaque(self.notes.cursor));
+            request = request.header("Last-Event-ID", position::opaque(self.notes.cursor));
         }
         let opened = tokio::time::timeout(REQUEST, request.send()).await;
         let Ok(Ok(response)) = opened else {
@@ -117,12 +115,9 @@ impl Subscriber {
             return tokio::time::sleep(PAUSE).await;
         }
         self.notes.resumed += 1;
-        let mut stream = Stream::of(response);
+        let mut stream = EventStream::of(response);
         while let Ok(Some(event)) = timeout_at(stay, stream.next()).await {
-            let place = event
-                .id
-                .as_deref()
-                .and_then(|id| response::position(id).ok());
+            let place = event.id.as_deref().and_then(position::parse);
             match (&event.data, place) {
                 (Some(data), _) => self.take(data),
                 (None, Some(place)) => self.notes.passed(place),
@@ -142,10 +137,7 @@ impl Subscriber {
             .map(Vec::as_slice)
             .unwrap_or_default();
         events.iter().for_each(|event| self.take(event));
-        if let Some(next) = page["next_cursor"]
-            .as_str()
-            .and_then(|cursor| response::position(cursor).ok())
-        {
+        if let Some(next) = page["next_cursor"].as_str().and_then(position::parse) {
             self.notes.passed(next);
         }
         if events.is_empty() {
@@ -157,7 +149,7 @@ impl Subscriber {
         let (_, base) = self.arena.any_node(&mut self.chance)?;
         let after = match self.notes.cursor {
             0 => String::new(),
-            cursor => response::opaque(cursor),
+            cursor => position::opaque(cursor),
         };
         let path = format!("/api/events?limit=500&after={after}&{}", self.query);
         let request = self
@@ -171,7 +163,7 @@ impl Subscriber {
 
     fn take(&mut self, event: &Value) {
         let text = |name: &str| event[name].as_str().unwrap_or_default();
-        let Ok(position) = response::position(text("cursor")) else {
+        let Some(position) = position::parse(text("cursor")) else {
             return self.notes.saw(0, 1);
         };
         let sequence = event["sequence"].as_u64().unwrap_or(0);

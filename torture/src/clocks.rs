@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// A fault that nobody has had a good answer after yet.
 #[derive(Debug)]
-struct Waiting {
+struct UnansweredFault {
     at: Instant,
     /// The server that was hit; `None` when all were.
     node: Option<usize>,
@@ -16,7 +16,7 @@ struct Waiting {
 /// where it hit one.
 #[derive(Debug, Default)]
 pub struct Recovery {
-    waiting: Vec<Waiting>,
+    waiting: Vec<UnansweredFault>,
     /// Since when, and how long.
     took: Vec<(Instant, Duration)>,
 }
@@ -24,7 +24,7 @@ pub struct Recovery {
 impl Recovery {
     /// A fault takes hold now.
     pub fn fault(&mut self, at: Instant, node: Option<usize>) {
-        self.waiting.push(Waiting { at, node });
+        self.waiting.push(UnansweredFault { at, node });
     }
 
     /// It did not happen after all.

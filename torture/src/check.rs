@@ -10,17 +10,17 @@ use genie_events::{
 use genie_log::{Body, Fact};
 use uuid::Uuid;
 
-use crate::torture::{
-    chat::Shown,
+use crate::{
+    chat::ShownAnswer,
     client::Books,
-    feed::{Expected, event_hash},
-    ledger::{Kind, Ledger, Mark, Outcome, stream_hash},
-    verdict::{Count, Verdict},
+    feed_notes::{Expected, event_hash},
+    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger, stream_hash},
+    verdict::{Finding, Verdict},
 };
 
 /// A fact, as far as it is checked.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct SeenFact {
     pub position: u64,
     pub event_id: Uuid,
     pub kind: &'static str,
@@ -36,7 +36,7 @@ pub struct Seen {
     pub event_type: String,
 }
 
-impl Seen {
+impl SeenFact {
     /// A fact of the log; `slice` is its row's.
     pub fn of(fact: &Fact, slice: u64) -> Self {
         Self {
@@ -69,10 +69,10 @@ impl Seen {
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
+enum JobHolder {
     Nobody,
     /// By whoever was given it at this position, as this attempt.
-    By {
+    Claim {
         claimed_at: u64,
         attempt: u32,
     },
@@ -88,17 +88,17 @@ struct Left {
 /// Takes the facts of the whole log in order.
 pub struct Checker<'a> {
     ledger: &'a Ledger,
-    held: &'a HashMap<Mark, u64>,
-    shown: &'a HashMap<String, Shown>,
+    held: &'a HashMap<CommandMark, u64>,
+    shown: &'a HashMap<String, ShownAnswer>,
     verdict: Verdict,
     expected: Vec<Expected>,
     streams: HashMap<u64, u64>,
     owners: HashMap<UserId, u64>,
     suspended: HashSet<UserId>,
-    left: HashMap<(Mark, &'static str), Left>,
+    left: HashMap<(CommandMark, &'static str), Left>,
     /// Where a stream was first so, for commands that are content with that.
     was_so: HashMap<(u64, &'static str), u64>,
-    jobs: HashMap<u64, Held>,
+    jobs: HashMap<u64, JobHolder>,
     /// Of completed jobs: under which claim.
     completed: HashMap<u64, u64>,
     /// What was begun and has not ended: its place in words.
@@ -133,7 +133,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The next fact of the log.
-    pub fn see(&mut self, fact: &Seen) {
+    pub fn see(&mut self, fact: &SeenFact) {
         self.check_order(fact);
         self.check_sender(fact);
         let stream = stream_hash(fact.kind, &fact.stream);
@@ -146,7 +146,7 @@ impl<'a> Checker<'a> {
                 CaptionEvent::Completed(_) | CaptionEvent::Failed(_) => {
                     if self.open.remove(&stream).is_none() {
                         self.verdict.add(
-                            Count::Twice,
+                            Finding::Twice,
                             format!(
                                 "{}: this caption had ended, or was never asked for",
                                 fact.place()
@@ -159,11 +159,11 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn check_order(&mut self, fact: &Seen) {
+    fn check_order(&mut self, fact: &SeenFact) {
         let expected = self.expected.len() as u64 + 1;
         if fact.position != expected {
             self.verdict.add(
-                Count::Order,
+                Finding::Order,
                 format!("{}: position {expected} was next", fact.place()),
             );
         }
@@ -191,7 +191,7 @@ impl<'a> Checker<'a> {
                 fact.place(),
                 fact.sequence
             );
-            self.verdict.add(Count::Order, sentence);
+            self.verdict.add(Finding::Order, sentence);
         }
         *last = fact.sequence;
         if let Some(user) = fact.user {
@@ -202,13 +202,13 @@ impl<'a> Checker<'a> {
                     fact.place(),
                     fact.owner_seq
                 );
-                self.verdict.add(Count::Order, sentence);
+                self.verdict.add(Finding::Order, sentence);
             }
             *last = fact.owner_seq;
         }
     }
 
-    fn check_sender(&mut self, fact: &Seen) {
+    fn check_sender(&mut self, fact: &SeenFact) {
         let is_an_outcome = matches!(
             fact.event_type.as_str(),
             "chat.answered" | "caption.completed" | "caption.failed"
@@ -218,7 +218,7 @@ impl<'a> Checker<'a> {
             && fact.user.is_some_and(|user| self.suspended.contains(&user))
         {
             self.verdict.add(
-                Count::NeverSent,
+                Finding::NeverSent,
                 format!(
                     "{}: its user was suspended before, and was let act",
                     fact.place()
@@ -235,7 +235,7 @@ impl<'a> Checker<'a> {
                 && fact.caller != CallerKind::System
             {
                 self.verdict.add(
-                    Count::NeverSent,
+                    Finding::NeverSent,
                     format!("{}: no client sent it", fact.place()),
                 );
             }
@@ -263,9 +263,10 @@ impl<'a> Checker<'a> {
                 entry.kind.as_str(),
                 left.first
             );
-            self.verdict.add(Count::Twice, sentence);
+            self.verdict.add(Finding::Twice, sentence);
         }
-        if entry.outcome == (Outcome::Refused { clean: true }) && !event_type.ends_with(".refused")
+        if entry.outcome == (CommandOutcome::Refused { clean: true })
+            && !event_type.ends_with(".refused")
         {
             let sentence = format!(
                 "{}: command {} ({}) was refused",
@@ -273,11 +274,11 @@ impl<'a> Checker<'a> {
                 self.ledger.text(mark),
                 entry.kind.as_str()
             );
-            self.verdict.add(Count::NeverSent, sentence);
+            self.verdict.add(Finding::NeverSent, sentence);
         }
     }
 
-    fn account(&mut self, fact: &Seen, stream: u64, event: &AccountEvent) {
+    fn account(&mut self, fact: &SeenFact, stream: u64, event: &AccountEvent) {
         match event {
             AccountEvent::Suspended => self.suspended.extend(fact.user),
             AccountEvent::OnboardingAdvanced { .. } => {
@@ -287,58 +288,64 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn note_so(&mut self, stream: u64, event_type: &'static str, fact: &Seen) {
+    fn note_so(&mut self, stream: u64, event_type: &'static str, fact: &SeenFact) {
         self.was_so
             .entry((stream, event_type))
             .or_insert(fact.position);
     }
 
-    fn job(&mut self, fact: &Seen, stream: u64, event: &JobEvent) {
+    fn job(&mut self, fact: &SeenFact, stream: u64, event: &JobEvent) {
         let held = self.jobs.get(&stream).copied();
         let now = match event {
             JobEvent::Submitted { .. } => {
                 if held.is_some() {
                     self.verdict.add(
-                        Count::Twice,
+                        Finding::Twice,
                         format!("{}: this job was submitted before", fact.place()),
                     );
                 }
-                Held::Nobody
+                JobHolder::Nobody
             }
             JobEvent::Claimed { attempt, .. } => {
-                if let Some(Held::By { claimed_at, .. }) = held {
+                if let Some(JobHolder::Claim { claimed_at, .. }) = held {
                     let sentence = format!(
                         "{}: it was given away while held since position {claimed_at}",
                         fact.place()
                     );
-                    self.verdict.add(Count::Lapsed, sentence);
+                    self.verdict.add(Finding::Lapsed, sentence);
                 }
-                Held::By {
+                JobHolder::Claim {
                     claimed_at: fact.position,
                     attempt: *attempt,
                 }
             }
             JobEvent::Completed { attempt, .. } | JobEvent::Failed { attempt, .. } => {
                 self.check_ending(fact, stream, held, *attempt);
-                Held::Nobody
+                JobHolder::Nobody
             }
-            JobEvent::Lapsed { .. } | JobEvent::Retried { .. } => Held::Nobody,
+            JobEvent::Lapsed { .. } | JobEvent::Retried { .. } => JobHolder::Nobody,
             JobEvent::Cancelled => {
                 self.note_so(stream, "job.cancelled", fact);
-                Held::Nobody
+                JobHolder::Nobody
             }
         };
         self.jobs.insert(stream, now);
     }
 
-    fn check_ending(&mut self, fact: &Seen, stream: u64, held: Option<Held>, attempt: u32) {
+    fn check_ending(
+        &mut self,
+        fact: &SeenFact,
+        stream: u64,
+        held: Option<JobHolder>,
+        attempt: u32,
+    ) {
         let mark = fact
             .request_id
             .as_deref()
             .and_then(|id| self.ledger.find(id));
         let asked_under = mark.and_then(|mark| self.held.get(&mark)).copied();
         match held {
-            Some(Held::By {
+            Some(JobHolder::Claim {
                 claimed_at,
                 attempt: running,
             }) => {
@@ -349,7 +356,7 @@ impl<'a> Checker<'a> {
                          under the claim at position {claimed_at}",
                         fact.place()
                     );
-                    self.verdict.add(Count::Lapsed, sentence);
+                    self.verdict.add(Finding::Lapsed, sentence);
                 }
                 if fact.event_type == "job.completed" {
                     self.completed.insert(stream, claimed_at);
@@ -357,13 +364,13 @@ impl<'a> Checker<'a> {
                 }
             }
             _ => self.verdict.add(
-                Count::Lapsed,
+                Finding::Lapsed,
                 format!("{}: nobody held the job", fact.place()),
             ),
         }
     }
 
-    fn chat(&mut self, fact: &Seen, event: &ChatEvent) {
+    fn chat(&mut self, fact: &SeenFact, event: &ChatEvent) {
         match event {
             ChatEvent::Asked { turn, .. } => {
                 self.open
@@ -381,7 +388,7 @@ impl<'a> Checker<'a> {
                 let turn = stream_hash("turn", &turn.to_string());
                 if self.open.remove(&turn).is_none() || !self.ended_turns.insert(turn) {
                     self.verdict.add(
-                        Count::Twice,
+                        Finding::Twice,
                         format!("{}: this turn had ended, or was never asked", fact.place()),
                     );
                 }
@@ -392,7 +399,7 @@ impl<'a> Checker<'a> {
     /// After the last fact. Gives what was found, and what every feed must have shown.
     pub fn finish(mut self) -> (Verdict, Vec<Expected>) {
         for (mark, entry) in self.ledger.entries() {
-            let Outcome::Acknowledged { position } = entry.outcome else {
+            let CommandOutcome::Acknowledged { position } = entry.outcome else {
                 continue;
             };
             let leaves = entry.kind.leaves();
@@ -424,24 +431,26 @@ impl<'a> Checker<'a> {
                     "{} was acknowledged at position {position}; not all its {wanted} are there by then",
                     command()
                 );
-                self.verdict.add(Count::Missing, sentence);
+                self.verdict.add(Finding::Missing, sentence);
             } else if !own
-                && entry.kind == Kind::CompleteJob
+                && entry.kind == CommandKind::CompleteJob
                 && self.completed.get(&entry.stream) != self.held.get(&mark)
             {
                 let sentence = format!(
                     "{} was acknowledged; another lease had completed the job",
                     command()
                 );
-                self.verdict.add(Count::Lapsed, sentence);
+                self.verdict.add(Finding::Lapsed, sentence);
             }
         }
         for place in self.open.values() {
-            self.verdict
-                .add(Count::Missing, format!("{place}: it never came to an end"));
+            self.verdict.add(
+                Finding::Missing,
+                format!("{place}: it never came to an end"),
+            );
         }
         for held in self.jobs.values() {
-            if let Held::By {
+            if let JobHolder::Claim {
                 claimed_at,
                 attempt,
             } = held
@@ -449,7 +458,7 @@ impl<'a> Checker<'a> {
                 let sentence = format!(
                     "the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed"
                 );
-                self.verdict.add(Count::Missing, sentence);
+                self.verdict.add(Finding::Missing, sentence);
             }
         }
         (self.verdict, self.expected)
@@ -461,7 +470,7 @@ impl<'a> Checker<'a> {
             + self
                 .jobs
                 .values()
-                .filter(|held| matches!(held, Held::By { .. }))
+                .filter(|held| matches!(held, JobHolder::Claim { .. }))
                 .count()
     }
 }

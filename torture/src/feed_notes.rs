@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::torture::verdict::{Count, Verdict};
+use crate::verdict::{Finding, Verdict};
 
 /// An event as the log has it.
 #[derive(Debug, Clone, Copy)]
@@ -28,14 +28,14 @@ pub fn event_hash(
 
 /// What a subscriber asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum FeedFilter {
     Everything,
     Jobs,
     /// Slices 0 to 511.
     HalfTheSlices,
 }
 
-impl Wanted {
+impl FeedFilter {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Everything => "everything",
@@ -64,9 +64,9 @@ impl Wanted {
 
 /// One subscriber's notes.
 #[derive(Debug)]
-pub struct Notes {
+pub struct FeedNotes {
     pub name: String,
-    wanted: Wanted,
+    wanted: FeedFilter,
     /// By position, from 1; 0 is not seen.
     seen: Vec<u64>,
     /// The cursor that it would resume from.
@@ -75,8 +75,8 @@ pub struct Notes {
     went_back: Verdict,
 }
 
-impl Notes {
-    pub fn new(name: impl Into<String>, wanted: Wanted) -> Self {
+impl FeedNotes {
+    pub fn new(name: impl Into<String>, wanted: FeedFilter) -> Self {
         Self {
             name: name.into(),
             wanted,
@@ -94,7 +94,7 @@ impl Notes {
                 "{}: position {position} was shown after the cursor had reached {}",
                 self.name, self.cursor
             );
-            self.went_back.add(Count::Order, sentence);
+            self.went_back.add(Finding::Order, sentence);
         }
         let at = position as usize;
         if self.seen.len() < at {
@@ -120,19 +120,19 @@ impl Notes {
             let (position, wanted) = (n + 1, self.wanted.wants(event));
             match self.seen.get(n).copied().unwrap_or(0) {
                 0 if wanted && position <= until => verdict.add(
-                    Count::Skipped,
+                    Finding::Skipped,
                     format!("{}: position {position} was never shown", self.name),
                 ),
                 0 => {}
                 _ if !wanted => {
                     verdict.add(
-                        Count::NeverSent,
+                        Finding::NeverSent,
                         format!("{}: position {position} was shown unasked", self.name),
                     );
                 }
                 hash if hash != event.hash => {
                     verdict.add(
-                        Count::Order,
+                        Finding::Order,
                         format!(
                             "{}: position {position} was shown with another event",
                             self.name
@@ -145,7 +145,7 @@ impl Notes {
         for position in log.len() + 1..=self.seen.len() {
             if self.seen[position - 1] != 0 {
                 verdict.add(
-                    Count::NeverSent,
+                    Finding::NeverSent,
                     format!(
                         "{}: position {position} was shown and is not in the log",
                         self.name
@@ -171,8 +171,8 @@ mod tests {
             .collect()
     }
 
-    fn notes(wanted: Wanted, seen: &[u64]) -> Notes {
-        let mut notes = Notes::new("a subscriber", wanted);
+    fn notes(wanted: FeedFilter, seen: &[u64]) -> FeedNotes {
+        let mut notes = FeedNotes::new("a subscriber", wanted);
         seen.iter()
             .for_each(|position| notes.saw(*position, position * 10));
         notes
@@ -181,9 +181,9 @@ mod tests {
     #[test]
     fn whoever_saw_what_they_asked_for_has_nothing_to_complain_about() {
         for (wanted, seen) in [
-            (Wanted::Everything, &[1, 2, 3, 4, 5, 6][..]),
-            (Wanted::Jobs, &[2, 4, 6]),
-            (Wanted::HalfTheSlices, &[1, 2, 3]),
+            (FeedFilter::Everything, &[1, 2, 3, 4, 5, 6][..]),
+            (FeedFilter::Jobs, &[2, 4, 6]),
+            (FeedFilter::HalfTheSlices, &[1, 2, 3]),
         ] {
             let mut notes = notes(wanted, seen);
             notes.passed(6);
@@ -193,13 +193,13 @@ mod tests {
 
     #[test]
     fn what_was_appended_after_the_last_position_need_not_be_seen() {
-        let seen = || notes(Wanted::Everything, &[1, 2, 3, 4]);
+        let seen = || notes(FeedFilter::Everything, &[1, 2, 3, 4]);
         assert!(seen().check(&log(), 4).is_clean());
-        assert_eq!(seen().check(&log(), 5).count(Count::Skipped), 1);
+        assert_eq!(seen().check(&log(), 5).count(Finding::Skipped), 1);
         let mut passed = seen();
         passed.passed(6);
         assert_eq!(
-            passed.check(&log(), 4).count(Count::Skipped),
+            passed.check(&log(), 4).count(Finding::Skipped),
             2,
             "its cursor went past them"
         );
@@ -208,51 +208,51 @@ mod tests {
     #[test]
     fn each_counter_can_rise() {
         assert_eq!(
-            notes(Wanted::Everything, &[1, 2, 4, 5, 6])
+            notes(FeedFilter::Everything, &[1, 2, 4, 5, 6])
                 .check(&log(), 6)
-                .count(Count::Skipped),
+                .count(Finding::Skipped),
             1,
             "one was left out"
         );
         assert_eq!(
-            notes(Wanted::Everything, &[1, 2, 3, 4, 5])
+            notes(FeedFilter::Everything, &[1, 2, 3, 4, 5])
                 .check(&log(), 6)
-                .count(Count::Skipped),
+                .count(Finding::Skipped),
             1,
             "the last is missing"
         );
         assert_eq!(
-            notes(Wanted::Everything, &[1, 2, 3, 3, 4, 5, 6])
+            notes(FeedFilter::Everything, &[1, 2, 3, 3, 4, 5, 6])
                 .check(&log(), 6)
-                .count(Count::Order),
+                .count(Finding::Order),
             1,
             "one came twice"
         );
         assert_eq!(
-            notes(Wanted::Everything, &[1, 3, 2, 4, 5, 6])
+            notes(FeedFilter::Everything, &[1, 3, 2, 4, 5, 6])
                 .check(&log(), 6)
-                .count(Count::Order),
+                .count(Finding::Order),
             1,
             "two changed places"
         );
         assert_eq!(
-            notes(Wanted::Jobs, &[1, 2, 4, 6])
+            notes(FeedFilter::Jobs, &[1, 2, 4, 6])
                 .check(&log(), 6)
-                .count(Count::NeverSent),
+                .count(Finding::NeverSent),
             1,
             "one was not asked for"
         );
         assert_eq!(
-            notes(Wanted::Everything, &[1, 2, 3, 4, 5, 6, 7])
+            notes(FeedFilter::Everything, &[1, 2, 3, 4, 5, 6, 7])
                 .check(&log(), 6)
-                .count(Count::NeverSent),
+                .count(Finding::NeverSent),
             1,
             "beyond the log"
         );
-        let mut other = notes(Wanted::Everything, &[1, 2, 3, 4, 5]);
+        let mut other = notes(FeedFilter::Everything, &[1, 2, 3, 4, 5]);
         other.saw(6, 61);
         assert_eq!(
-            other.check(&log(), 6).count(Count::Order),
+            other.check(&log(), 6).count(Finding::Order),
             1,
             "another event in its place"
         );

@@ -10,7 +10,7 @@ const ASKS_FOR_ENCRYPTION: [u32; 2] = [80_877_103, 80_877_104];
 
 /// What was asked for, at the byte that completed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
+pub enum WireRequest {
     /// A call of the function `append` was sent to its end (its `Bind`, then `Sync`): whether it commits is now up to Postgres.
     Append,
     /// `COMMIT` was sent, of a transaction on working or read tables.
@@ -35,7 +35,7 @@ pub struct Listener {
 
 impl Listener {
     /// Takes the next bytes, and answers what they completed.
-    pub fn hear(&mut self, mut bytes: &[u8]) -> Vec<Said> {
+    pub fn hear(&mut self, mut bytes: &[u8]) -> Vec<WireRequest> {
         let mut said = Vec::new();
         while !bytes.is_empty() {
             match self.left {
@@ -68,7 +68,7 @@ impl Listener {
         said
     }
 
-    fn finish(&mut self) -> Option<Said> {
+    fn finish(&mut self) -> Option<WireRequest> {
         let (header, body) = (
             std::mem::take(&mut self.header),
             std::mem::take(&mut self.body),
@@ -90,11 +90,11 @@ impl Listener {
             }
             // Bind: the portal, the statement's name.
             b'B' => self.bound |= self.appends.contains(split_at_nul(rest).0),
-            b'S' => return std::mem::take(&mut self.bound).then_some(Said::Append),
+            b'S' => return std::mem::take(&mut self.bound).then_some(WireRequest::Append),
             // Query: its text.
-            b'Q' if calls_append(first) => return Some(Said::Append),
+            b'Q' if calls_append(first) => return Some(WireRequest::Append),
             b'Q' if first.trim_ascii().eq_ignore_ascii_case(b"commit") => {
-                return Some(Said::Commit);
+                return Some(WireRequest::Commit);
             }
             _ => {}
         }
@@ -161,13 +161,17 @@ mod tests {
     fn appends_and_commits_are_heard_whatever_the_pieces() {
         for size in [1, 2, 3, 7, 100, 100_000] {
             let mut listener = Listener::default();
-            let said: Vec<Said> = a_talk()
+            let said: Vec<WireRequest> = a_talk()
                 .chunks(size)
                 .flat_map(|piece| listener.hear(piece))
                 .collect();
             assert_eq!(
                 said,
-                [Said::Append, Said::Commit, Said::Append],
+                [
+                    WireRequest::Append,
+                    WireRequest::Commit,
+                    WireRequest::Append
+                ],
                 "pieces of {size}"
             );
         }

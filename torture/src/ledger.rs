@@ -13,11 +13,11 @@ pub const INVITES: u32 = 20;
 
 /// One command, however often it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Mark(pub u32);
+pub struct CommandMark(pub u32);
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum CommandKind {
     MakeInvites,
     Register,
     LogIn,
@@ -44,7 +44,7 @@ pub struct Leaves {
     pub or_was_so: bool,
 }
 
-impl Kind {
+impl CommandKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MakeInvites => "make invites",
@@ -106,7 +106,7 @@ impl Kind {
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// It is under way.
     Open,
     /// A success, and the position that reads must have reached to see it.
@@ -119,21 +119,21 @@ pub enum Outcome {
 
 /// A command's line.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry {
-    pub kind: Kind,
-    pub outcome: Outcome,
+pub struct LedgerEntry {
+    pub kind: CommandKind,
+    pub outcome: CommandOutcome,
     /// How often it was sent.
     pub sent: u16,
     /// The stream it is about, where that is known beforehand; see [`stream_hash`].
     pub stream: u64,
 }
 
-impl Entry {
+impl LedgerEntry {
     /// The most facts of one type that it may have left. Sent again it is the same command, by its `Idempotency-Key` or by what
     /// it is about; only invites have no key (the answer holds secrets, and is never kept), so each sending may make its own.
     pub fn at_most(&self) -> u32 {
         match self.kind {
-            Kind::MakeInvites => INVITES * u32::from(self.sent.max(1)),
+            CommandKind::MakeInvites => INVITES * u32::from(self.sent.max(1)),
             _ => 1,
         }
     }
@@ -150,7 +150,7 @@ pub fn stream_hash(kind: &str, id: &str) -> u64 {
 #[derive(Debug)]
 pub struct Ledger {
     run: String,
-    entries: Vec<Entry>,
+    entries: Vec<LedgerEntry>,
 }
 
 impl Ledger {
@@ -162,12 +162,12 @@ impl Ledger {
         }
     }
 
-    /// Notes a command before it is first sent.
-    pub fn begin(&mut self, kind: Kind, stream: u64) -> Mark {
-        let mark = Mark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
-        self.entries.push(Entry {
+    /// FeedNotes a command before it is first sent.
+    pub fn begin(&mut self, kind: CommandKind, stream: u64) -> CommandMark {
+        let mark = CommandMark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        self.entries.push(LedgerEntry {
             kind,
-            outcome: Outcome::Open,
+            outcome: CommandOutcome::Open,
             sent: 0,
             stream,
         });
@@ -175,49 +175,51 @@ impl Ledger {
     }
 
     /// It is sent now, for the first time or again.
-    pub fn sending(&mut self, mark: Mark) {
+    pub fn sending(&mut self, mark: CommandMark) {
         if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
             entry.sent = entry.sent.saturating_add(1);
         }
     }
 
-    pub fn settle(&mut self, mark: Mark, outcome: Outcome) {
+    pub fn settle(&mut self, mark: CommandMark, outcome: CommandOutcome) {
         if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
             entry.outcome = outcome;
         }
     }
 
     /// A mark as it travels: fit for `X-Request-Id` and `Idempotency-Key`.
-    pub fn text(&self, mark: Mark) -> String {
+    pub fn text(&self, mark: CommandMark) -> String {
         format!("{}-{}", self.run, mark.0)
     }
 
     /// The mark in a request's id; `None` when no client of this run sent it.
-    pub fn find(&self, request_id: &str) -> Option<Mark> {
+    pub fn find(&self, request_id: &str) -> Option<CommandMark> {
         let number = request_id
             .strip_prefix(&self.run)?
             .strip_prefix('-')?
             .parse()
             .ok()?;
-        self.entries.get(number as usize).map(|_| Mark(number))
+        self.entries
+            .get(number as usize)
+            .map(|_| CommandMark(number))
     }
 
-    pub fn entry(&self, mark: Mark) -> Option<&Entry> {
+    pub fn entry(&self, mark: CommandMark) -> Option<&LedgerEntry> {
         self.entries.get(mark.0 as usize)
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = (Mark, &Entry)> {
-        (0..).map(Mark).zip(&self.entries)
+    pub fn entries(&self) -> impl Iterator<Item = (CommandMark, &LedgerEntry)> {
+        (0..).map(CommandMark).zip(&self.entries)
     }
 
     /// Of each kind: acknowledged, refused, unknown.
-    pub fn tally(&self) -> BTreeMap<Kind, [u64; 3]> {
-        let mut tally = BTreeMap::<Kind, [u64; 3]>::new();
+    pub fn tally(&self) -> BTreeMap<CommandKind, [u64; 3]> {
+        let mut tally = BTreeMap::<CommandKind, [u64; 3]>::new();
         for entry in &self.entries {
             let column = match entry.outcome {
-                Outcome::Acknowledged { .. } => 0,
-                Outcome::Refused { .. } => 1,
-                Outcome::Open | Outcome::Unknown => 2,
+                CommandOutcome::Acknowledged { .. } => 0,
+                CommandOutcome::Refused { .. } => 1,
+                CommandOutcome::Open | CommandOutcome::Unknown => 2,
             };
             tally.entry(entry.kind).or_default()[column] += 1;
         }
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn marks_read_back_and_those_of_others_do_not() {
         let mut ledger = Ledger::new("t1");
-        let mark = ledger.begin(Kind::CancelJob, 0);
+        let mark = ledger.begin(CommandKind::CancelJob, 0);
         assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
         for other in ["t1-1", "t2-0", "t1", "t1-", "t10", ""] {
             assert_eq!(ledger.find(other), None, "{other}");
@@ -243,11 +245,11 @@ mod tests {
     fn all_but_invites_happen_once_however_often_they_are_sent() {
         let mut ledger = Ledger::new("t1");
         for (kind, sent, at_most) in [
-            (Kind::SubmitJob, 1, 1),
-            (Kind::SubmitJob, 3, 1),
-            (Kind::SubmitNamedJob, 2, 1),
-            (Kind::MakeInvites, 1, INVITES),
-            (Kind::MakeInvites, 2, 2 * INVITES),
+            (CommandKind::SubmitJob, 1, 1),
+            (CommandKind::SubmitJob, 3, 1),
+            (CommandKind::SubmitNamedJob, 2, 1),
+            (CommandKind::MakeInvites, 1, INVITES),
+            (CommandKind::MakeInvites, 2, 2 * INVITES),
         ] {
             let mark = ledger.begin(kind, 0);
             (0..sent).for_each(|_| ledger.sending(mark));
@@ -263,14 +265,14 @@ mod tests {
     fn the_tally_counts_what_is_open_as_unknown() {
         let mut ledger = Ledger::new("t1");
         for outcome in [
-            Outcome::Open,
-            Outcome::Unknown,
-            Outcome::Acknowledged { position: 1 },
-            Outcome::Refused { clean: true },
+            CommandOutcome::Open,
+            CommandOutcome::Unknown,
+            CommandOutcome::Acknowledged { position: 1 },
+            CommandOutcome::Refused { clean: true },
         ] {
-            let mark = ledger.begin(Kind::Ask, 0);
+            let mark = ledger.begin(CommandKind::Ask, 0);
             ledger.settle(mark, outcome);
         }
-        assert_eq!(ledger.tally()[&Kind::Ask], [1, 1, 2]);
+        assert_eq!(ledger.tally()[&CommandKind::Ask], [1, 1, 2]);
     }
 }

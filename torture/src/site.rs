@@ -9,39 +9,39 @@ use std::{
     time::Duration,
 };
 
-use genie_log::{
-    Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target, torture::Tormented,
-};
+use genie_log::{Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target};
 
 use crate::{
-    config::Config,
-    torture::{nodes::Launch, proxy::Proxy, report::Report, worker},
+    Options, relay::Relay, report::Report, scratch_database::ScratchDatabase, servers::Launch,
+    worker,
 };
 
 /// Servers on one Postgres, fighting for the same users.
 const SERVERS: usize = 2;
 
 /// What belongs to a run.
-pub struct Site {
+pub struct RunSite {
     pub folder: PathBuf,
-    pub ground: Option<Ground>,
+    pub ground: Option<RelayedPostgres>,
     masters: String,
     pub secret: String,
     pub invite: String,
     pub has_model: bool,
-    /// Settings that come from the configuration.
-    model: Vec<(String, String)>,
+    genie: PathBuf,
+    /// The settings of the servers that name the model.
+    model: Vec<(&'static str, String)>,
 }
 
 /// A database of one's own, and the servers' ways there.
-pub struct Ground {
-    pub tormented: Tormented,
-    pub proxies: Arc<Vec<Proxy>>,
+pub struct RelayedPostgres {
+    pub database: ScratchDatabase,
+    pub proxies: Arc<Vec<Relay>>,
 }
 
-impl Site {
-    /// Makes it; `url` names a Postgres. What can't be made whole is removed.
-    pub async fn make(config: &Config, id: &str, url: Option<&str>) -> Result<Self, String> {
+impl RunSite {
+    /// Removes the folder again when something else can't be made.
+    pub async fn make(options: &Options, id: &str) -> Result<Self, String> {
+        let genie = options.genie()?;
         let folder = std::env::temp_dir().join(format!("genie_torture_{id}"));
         let shown = folder.display();
         DirBuilder::new()
@@ -50,26 +50,21 @@ impl Site {
             .map_err(|error| format!("{shown} can't be made: {error}"))?;
         let masters = MasterKeys::generate().to_string();
         let kept = keep_master_key(&folder, &masters);
-        let ground = match (kept, url) {
+        let ground = match (kept, &options.postgres) {
             (Err(error), _) => Err(format!("{shown}: the master key can't be written: {error}")),
             (Ok(()), None) => Ok(None),
-            (Ok(()), Some(url)) => Ground::make(url, id).await.map(Some),
+            (Ok(()), Some(url)) => RelayedPostgres::make(url, id).await.map(Some),
         };
         let ground = ground.inspect_err(|_| remove(&folder))?;
-        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         Ok(Self {
             folder,
             ground,
             masters,
             secret: hex(&random_bytes::<16>()),
             invite: hex(&random_bytes::<16>()),
-            has_model: answers(&config.ollama_url).await,
-            model: vec![
-                setting("OLLAMA_URL", &config.ollama_url),
-                setting("OLLAMA_MODEL", &config.ollama_model),
-                setting("CAPTION_MODEL", &config.caption_model),
-                setting("OLLAMA_CONCURRENCY", &config.ollama_concurrency.to_string()),
-            ],
+            has_model: answers(&options.ollama).await,
+            genie,
+            model: options.model_settings(),
         })
     }
 
@@ -88,35 +83,27 @@ impl Site {
         let folder = self.server_folder(number);
         let made = DirBuilder::new().mode(0o700).create(&folder);
         made.map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
-        let program = std::env::current_exe()
-            .map_err(|error| format!("this program can't find itself: {error}"))?;
         let mut environment = self.model.clone();
-        let data_dir = folder.display().to_string();
-        let lease = worker::LEASE_MS.to_string();
-        for (name, value) in [
-            ("HOST", "127.0.0.1"),
-            ("SERVER_PORT", "0"),
-            ("GENIE_DATA_DIR", &data_dir),
-            ("GENIE_MASTER_KEYS", &self.masters),
-            ("GENIE_FIRST_INVITE", &self.invite),
-            ("RBAC_SYNC_WEBHOOK_SECRET", &self.secret),
-            ("GENIE_JOB_LEASE_MS", &lease),
-            ("GENIE_LOGIN_STALL_MS", "0"),
-            ("ONBOARDING_GATE", "off"),
-            ("RATE_LIMIT_USER", "off"),
-            ("RATE_LIMIT_ADDRESS", "off"),
-            ("GENIE_LOG", "warn"),
-        ] {
-            environment.push((name.to_owned(), value.to_owned()));
-        }
+        environment.extend([
+            ("HOST", "127.0.0.1".to_owned()),
+            ("SERVER_PORT", "0".to_owned()),
+            ("GENIE_DATA_DIR", folder.display().to_string()),
+            ("GENIE_MASTER_KEYS", self.masters.clone()),
+            ("GENIE_FIRST_INVITE", self.invite.clone()),
+            ("RBAC_SYNC_WEBHOOK_SECRET", self.secret.clone()),
+            ("GENIE_JOB_LEASE_MS", worker::LEASE_MS.to_string()),
+            ("GENIE_LOGIN_STALL_MS", "0".to_owned()),
+            ("ONBOARDING_GATE", "off".to_owned()),
+            ("RATE_LIMIT_USER", "off".to_owned()),
+            ("RATE_LIMIT_ADDRESS", "off".to_owned()),
+            ("GENIE_LOG", "warn".to_owned()),
+        ]);
         if let Some(ground) = &self.ground {
-            environment.push((
-                "DATABASE_URL".to_owned(),
-                ground.tormented.url_through(ground.proxies[number].port),
-            ));
+            let port = ground.proxies[number].port;
+            environment.push(("DATABASE_URL", ground.database.url_through(port)));
         }
         Ok(Launch {
-            program,
+            program: self.genie.clone(),
             folder,
             environment,
         })
@@ -127,7 +114,7 @@ impl Site {
         let masters = MasterKeys::parse(&self.masters)
             .map_err(|error| format!("the run's own master key: {error}"))?;
         let (target, read_only) = match &self.ground {
-            Some(ground) => (Target::Postgres(ground.tormented.url()), false),
+            Some(ground) => (Target::Postgres(ground.database.url()), false),
             None => (Target::Sqlite(self.server_folder(0).join("genie.db")), true),
         };
         let settings = genie_log::Settings {
@@ -150,7 +137,7 @@ impl Site {
     ) -> Result<Report, String> {
         if run.as_ref().map_or(told_to_stop, Report::passed) {
             if let Some(ground) = &self.ground {
-                drop_database(&ground.tormented).await;
+                drop_database(&ground.database).await;
             }
             remove(&self.folder);
             return run;
@@ -162,7 +149,7 @@ impl Site {
         let database = self
             .ground
             .as_ref()
-            .map(|ground| format!("the database {}", ground.tormented.database()));
+            .map(|ground| format!("the database {}", ground.database.name()));
         let kept: Vec<String> = std::iter::once(folder).chain(database).collect();
         match run {
             Ok(report) => Ok(Report { kept, ..report }),
@@ -171,34 +158,31 @@ impl Site {
     }
 }
 
-impl Ground {
+impl RelayedPostgres {
     async fn make(url: &str, id: &str) -> Result<Self, String> {
-        let made = Tormented::create(url, &format!("genie_torture_{id}")).await;
-        let tormented =
+        let made = ScratchDatabase::create(url, &format!("genie_torture_{id}")).await;
+        let database =
             made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
         let mut proxies = Vec::with_capacity(SERVERS);
         for _ in 0..SERVERS {
-            match Proxy::start(tormented.address()).await {
+            match Relay::start(database.address()).await {
                 Ok(proxy) => proxies.push(proxy),
                 Err(error) => {
-                    drop_database(&tormented).await;
+                    drop_database(&database).await;
                     return Err(format!("no port can be listened on: {error}"));
                 }
             }
         }
         Ok(Self {
-            tormented,
+            database,
             proxies: Arc::new(proxies),
         })
     }
 }
 
-async fn drop_database(tormented: &Tormented) {
-    if let Err(error) = tormented.drop_database().await {
-        eprintln!(
-            "the database {} can't be dropped: {error}",
-            tormented.database()
-        );
+async fn drop_database(database: &ScratchDatabase) {
+    if let Err(error) = database.drop_database().await {
+        eprintln!("the database {} can't be dropped: {error}", database.name());
     }
 }
 

@@ -13,18 +13,18 @@ const LONGEST: usize = 4 << 20;
 
 /// One event, or a bare place.
 #[derive(Debug, Default, PartialEq)]
-pub struct Event {
+pub struct StreamEvent {
     pub id: Option<String>,
     pub data: Option<Value>,
 }
 
 /// An open stream.
-pub struct Stream {
+pub struct EventStream {
     response: Response,
     buffer: Vec<u8>,
 }
 
-impl Stream {
+impl EventStream {
     pub fn of(response: Response) -> Self {
         Self {
             response,
@@ -33,7 +33,7 @@ impl Stream {
     }
 
     /// The next event; `None` when the stream ended, broke or went silent.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             if let Some(event) = take_event(&mut self.buffer) {
                 return Some(event);
@@ -48,7 +48,7 @@ impl Stream {
 }
 
 /// Takes the first whole event out of the buffer.
-fn take_event(buffer: &mut Vec<u8>) -> Option<Event> {
+fn take_event(buffer: &mut Vec<u8>) -> Option<StreamEvent> {
     let end = buffer.windows(2).position(|two| two == b"\n\n")?;
     let block: Vec<u8> = buffer.drain(..end + 2).collect();
     let text = String::from_utf8_lossy(&block);
@@ -57,7 +57,7 @@ fn take_event(buffer: &mut Vec<u8>) -> Option<Event> {
             .find_map(|line| line.strip_prefix(name))
             .map(str::trim)
     };
-    Some(Event {
+    Some(StreamEvent {
         id: field("id:").map(str::to_owned),
         data: field("data:").and_then(|data| serde_json::from_str(data).ok()),
     })
@@ -71,16 +71,16 @@ mod tests {
     fn events_are_whole_or_not_yet_there() {
         let mut buffer =
             b"retry: 2000\n\nid: a\ndata: {\"n\":1}\n\n: still here\nid: b\n\nid: c\nda".to_vec();
-        let events: Vec<Event> = std::iter::from_fn(|| take_event(&mut buffer)).collect();
-        let a = Event {
+        let events: Vec<StreamEvent> = std::iter::from_fn(|| take_event(&mut buffer)).collect();
+        let a = StreamEvent {
             id: Some("a".into()),
             data: Some(serde_json::json!({"n": 1})),
         };
-        let b = Event {
+        let b = StreamEvent {
             id: Some("b".into()),
             data: None,
         };
-        assert_eq!(events, [Event::default(), a, b]);
+        assert_eq!(events, [StreamEvent::default(), a, b]);
         assert_eq!(buffer, b"id: c\nda");
     }
 }

@@ -1,5 +1,5 @@
-//! The servers under torture: child processes of this very program. One that goes down, whoever's doing it was, is started again
-//! at once.
+//! The servers under torture: child processes of the `genie` program. A server that goes down is started again at once,
+//! whatever the cause.
 
 use std::{
     fs::OpenOptions,
@@ -30,13 +30,13 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its folder: nobody else may look into it.
     pub folder: PathBuf,
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// One server.
 #[derive(Default)]
-pub struct Node {
-    state: Mutex<State>,
+pub struct ServerProcess {
+    state: Mutex<ProcessState>,
     /// Times that it was started successfully.
     pub starts: AtomicU64,
     /// Times that it went down or did not come up without anybody here having killed it.
@@ -44,15 +44,15 @@ pub struct Node {
 }
 
 #[derive(Default)]
-struct State {
+struct ProcessState {
     base: Option<String>,
     pid: Option<Pid>,
     /// It was killed here, so its end is no surprise.
     killed: bool,
 }
 
-impl Node {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ServerProcess {
+    fn state(&self) -> MutexGuard<'_, ProcessState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,7 +98,7 @@ impl Node {
                     if !std::mem::take(&mut state.killed) {
                         self.fell.fetch_add(1, Ordering::Relaxed);
                     }
-                    *state = State::default();
+                    *state = ProcessState::default();
                 }
                 () = stop.cancelled() => {
                     if let Some(pid) = self.state().pid {
@@ -139,7 +139,7 @@ impl Node {
         let pid = child
             .id()
             .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        *self.state() = State {
+        *self.state() = ProcessState {
             base: None,
             pid,
             killed: false,

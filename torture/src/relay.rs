@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::torture::wire::{Listener, Said, ends_ready};
+use crate::postgres_wire::{Listener, WireRequest, ends_ready};
 
 /// Bytes passed on at once.
 const PIECE: usize = 16 * 1024;
@@ -41,12 +41,12 @@ pub enum CutAt {
 
 /// A cut that waits for its moment.
 struct Armed {
-    on: Said,
+    on: WireRequest,
     moment: CutAt,
     happened: CancellationToken,
 }
 
-struct Shared {
+struct RelayState {
     target: (String, u16),
     armed: Mutex<Option<Armed>>,
     /// Open connections, by the port from which this relay calls Postgres.
@@ -55,13 +55,13 @@ struct Shared {
 }
 
 /// The relay; it ends when this goes.
-pub struct Proxy {
+pub struct Relay {
     pub port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<RelayState>,
     accepting: JoinHandle<()>,
 }
 
-impl Drop for Proxy {
+impl Drop for Relay {
     fn drop(&mut self) {
         self.accepting.abort();
         self.cut_all();
@@ -72,13 +72,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Proxy {
+impl Relay {
     /// Listens on a free port of this machine, and relays to `target`.
     pub async fn start(target: (String, u16)) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (armed, open) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RelayState {
             target,
             armed,
             open,
@@ -123,7 +123,7 @@ impl Proxy {
     }
 
     /// Cuts the next connection that asks for this, at this moment. Answers whether it came within `limit`.
-    pub async fn cut_next(&self, on: Said, moment: CutAt, limit: Duration) -> bool {
+    pub async fn cut_next(&self, on: WireRequest, moment: CutAt, limit: Duration) -> bool {
         let happened = CancellationToken::new();
         *lock(&self.shared.armed) = Some(Armed {
             on,
@@ -138,14 +138,14 @@ impl Proxy {
     }
 }
 
-impl Shared {
+impl RelayState {
     /// The armed cut, if it is for one of these.
-    fn disarm(&self, said: &[Said]) -> Option<Armed> {
+    fn disarm(&self, said: &[WireRequest]) -> Option<Armed> {
         lock(&self.armed).take_if(|armed| said.contains(&armed.on))
     }
 }
 
-async fn relay(shared: Arc<Shared>, client: TcpStream) {
+async fn relay(shared: Arc<RelayState>, client: TcpStream) {
     let Ok(server) = TcpStream::connect(&shared.target).await else {
         return;
     };
@@ -168,7 +168,7 @@ async fn relay(shared: Arc<Shared>, client: TcpStream) {
 
 /// From the server to Postgres. Ends to cut the connection.
 async fn requests(
-    shared: &Shared,
+    shared: &RelayState,
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     withhold: &watch::Sender<Option<CancellationToken>>,
@@ -206,7 +206,7 @@ async fn requests(
 
 /// From Postgres to the server. Ends to cut the connection.
 async fn answers(
-    shared: &Shared,
+    shared: &RelayState,
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     withhold: watch::Receiver<Option<CancellationToken>>,
@@ -268,15 +268,15 @@ mod tests {
         (port, counted)
     }
 
-    async fn started() -> (Proxy, watch::Receiver<usize>) {
+    async fn started() -> (Relay, watch::Receiver<usize>) {
         let (port, counted) = postgres().await;
         (
-            Proxy::start(("127.0.0.1".into(), port)).await.unwrap(),
+            Relay::start(("127.0.0.1".into(), port)).await.unwrap(),
             counted,
         )
     }
 
-    async fn connect(proxy: &Proxy) -> TcpStream {
+    async fn connect(proxy: &Relay) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap();
         stream.write_all(&[0, 0, 0, 8, 0, 3, 0, 0]).await.unwrap();
         assert!(ask(&mut stream, "SELECT 1").await, "it is relayed");
@@ -305,7 +305,8 @@ mod tests {
                 );
                 assert!(!ask(&mut one, "SELECT append($1)").await, "{moment:?}");
             };
-            let (happened, ()) = tokio::join!(proxy.cut_next(Said::Append, moment, limit), talk);
+            let (happened, ()) =
+                tokio::join!(proxy.cut_next(WireRequest::Append, moment, limit), talk);
             assert!(happened, "{moment:?}");
             counted.wait_for(|count| *count == 4).await.unwrap();
             assert!(
@@ -321,7 +322,7 @@ mod tests {
         let mut stream = connect(&proxy).await;
         assert!(
             !proxy
-                .cut_next(Said::Commit, CutAt::Done, Duration::from_millis(10))
+                .cut_next(WireRequest::Commit, CutAt::Done, Duration::from_millis(10))
                 .await
         );
         assert!(ask(&mut stream, "COMMIT").await, "it came too late");

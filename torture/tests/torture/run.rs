@@ -1,5 +1,7 @@
-//! `genie torture` itself, for a while, on both stores, with a model server. `GENIE_TORTURE_SECONDS` makes it longer, and
-//! `GENIE_TORTURE_RESTART` is a command that restarts the Postgres of the tests (`scripts/test` gives both).
+//! The program itself, for a while, on both stores, with a model server.
+//!
+//! `GENIE_TORTURE_SECONDS` makes it longer, `GENIE_TORTURE_RESTART` is a command that restarts the Postgres of the tests, and
+//! `GENIE_TORTURE_BIN` names another `genie` than the one that cargo built beside `genie-torture`. `scripts/test` sets them.
 
 use std::{process::Stdio, time::Duration};
 
@@ -8,7 +10,7 @@ use tokio::process::Command;
 
 use crate::fake_ollama::{FakeOllama, Step};
 
-/// Longer than any run with its beginning and its end.
+/// Longer than the beginning and the end of any run.
 const SLACK: Duration = Duration::from_secs(240);
 
 #[expect(
@@ -29,10 +31,14 @@ async fn torture(arguments: &[&str]) -> Value {
         .collect();
     ollama.script("Question", &[steps, vec![Step::Done]].concat());
     let seconds = setting("GENIE_TORTURE_SECONDS").unwrap_or_else(|| "15".into());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genie-torture"));
     command
-        .args(["torture", "--json", "--clients", "8", "--seconds", &seconds])
+        .args(["--json", "--clients", "8", "--seconds", &seconds])
+        .args(["--ollama", &ollama.url])
         .args(arguments);
+    if let Some(genie) = setting("GENIE_TORTURE_BIN") {
+        command.args(["--genie", &genie]);
+    }
     // The way to programs and temporary files is the machine's; nothing else of its environment is wanted.
     command.env_clear().envs(
         ["PATH", "TMPDIR"]
@@ -40,7 +46,6 @@ async fn torture(arguments: &[&str]) -> Value {
             .filter_map(|name| Some((name, setting(name)?))),
     );
     command
-        .env("OLLAMA_URL", &ollama.url)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
