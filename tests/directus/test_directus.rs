@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use genie_log::testing::TestStore;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    sync::{OnceCell, Semaphore, SemaphorePermit},
+};
 
 use crate::{
     proxy::Proxy,
@@ -26,8 +29,12 @@ pub struct Directus {
     folder: PathBuf,
     process: String,
     http: reqwest::Client,
-    is_own: bool,
+    /// Held by one of a test's own.
+    own: Option<SemaphorePermit<'static>>,
 }
+
+/// A Directus takes 300 MB, and a core while it starts: so many may be tests' own at once.
+static OWN: Semaphore = Semaphore::const_new(2);
 
 /// Somebody who has an account there.
 #[derive(Debug, Clone)]
@@ -69,27 +76,30 @@ async fn script(command: &str, folder: &std::path::Path, settings: &[(&str, &str
 }
 
 impl Directus {
-    /// The one that all share.
+    /// The one that all share, which runs already.
     pub async fn shared() -> Self {
-        Self::start(folder().join("shared"), &[], false).await
+        static LINES: OnceCell<String> = OnceCell::const_new();
+        let folder = folder().join("shared");
+        let lines = LINES
+            .get_or_init(async || script("start", &folder, &[]).await)
+            .await;
+        Self::known_by(lines, folder, None)
     }
 
     /// One of a test's own, with these settings of Directus.
     pub async fn own(settings: &[(&str, &str)]) -> Self {
-        Self::start(folder().join(unique()), settings, true).await
+        let own = OWN.acquire().await.unwrap();
+        let folder = folder().join(unique());
+        let lines = script("start", &folder, settings).await;
+        script("seed", &folder, settings).await;
+        Self::known_by(&lines, folder, Some(own))
     }
 
-    async fn start(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
+    /// `lines`: what the script says of a Directus that it started.
+    fn known_by(lines: &str, folder: PathBuf, own: Option<SemaphorePermit<'static>>) -> Self {
         rustls::crypto::ring::default_provider()
             .install_default()
             .ok();
-        let this = Self::start_unseeded(folder, settings, is_own).await;
-        script("seed", &this.folder, settings).await;
-        this
-    }
-
-    async fn start_unseeded(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
-        let lines = script("start", &folder, settings).await;
         let value = |name: &str| {
             lines
                 .lines()
@@ -108,22 +118,23 @@ impl Directus {
                 .pool_max_idle_per_host(0)
                 .build()
                 .unwrap(),
-            is_own,
+            own,
         }
     }
 
     /// Stopped, and started again on the same data with other settings; nothing is asked of it.
     pub async fn restart(&mut self, settings: &[(&str, &str)]) {
-        assert!(self.is_own);
+        assert!(self.own.is_some());
         script("stop", &self.folder, &[]).await;
-        let again = Self::start_unseeded(self.folder.clone(), settings, false).await;
+        let lines = script("start", &self.folder, settings).await;
+        let again = Self::known_by(&lines, self.folder.clone(), None);
         self.process.clone_from(&again.process);
         self.secret.clone_from(&again.secret);
     }
 
     /// Sends its process a signal, such as `STOP`.
     pub async fn signal(&self, name: &str) {
-        assert!(self.is_own);
+        assert!(self.own.is_some());
         assert!(
             Command::new("kill")
                 .args([&format!("-{name}"), &self.process])
@@ -216,7 +227,7 @@ impl Directus {
 
 impl Drop for Directus {
     fn drop(&mut self) {
-        if self.is_own {
+        if self.own.is_some() {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/directus");
             std::process::Command::new(script)
                 .arg("stop")

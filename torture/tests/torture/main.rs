@@ -7,4 +7,8 @@
 #[path = "../../../tests/genie/fake_ollama.rs"]
 mod fake_ollama;
 
+#[allow(dead_code)]
+#[path = "../../../tests/genie/until.rs"]
+mod until;
+
 mod run;
