@@ -10,7 +10,7 @@ use actix_web::{
 use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
 use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         password_check::Password,
         request, response,
     },
+    socket::requests::ForgetRequest,
 };
 
 /// How old a login may be that needs no password (contract, section 2).
@@ -224,16 +225,10 @@ pub async fn show(
     Ok(response::ok(shown(&forgetting)))
 }
 
-/// What an operator asks by the socket.
-#[derive(Serialize, Deserialize)]
-pub struct Whom {
-    pub user: UserId,
-}
-
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
-    Body(Whom { user }): Body<Whom>,
+    Body(ForgetRequest { user }): Body<ForgetRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let metadata = Metadata {
         request_id: Some(request::current_id()),

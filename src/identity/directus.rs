@@ -105,8 +105,24 @@ impl From<BadToken> for NotAuthenticated {
 }
 
 impl Directus {
-    /// Call it on the runtime that owns all I/O.
-    pub fn new(settings: &Settings, log: Log, register: Register) -> Result<Self, String> {
+    /// The configured Directus, if there is one. Call it on the runtime that owns all I/O.
+    pub fn open(
+        settings: Option<&Settings>,
+        log: &Log,
+        register: Register,
+    ) -> Result<Option<Self>, String> {
+        let Some(settings) = settings else {
+            return Ok(None);
+        };
+        if settings.admin_token.is_none() {
+            warn!(
+                "DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status"
+            );
+        }
+        Self::new(settings, log.clone(), register).map(Some)
+    }
+
+    fn new(settings: &Settings, log: Log, register: Register) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,

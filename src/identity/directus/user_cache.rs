@@ -19,7 +19,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
-use crate::identity::login_limiter::Address;
+use crate::network::Network;
 
 /// How long an answer is not asked for again (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
@@ -129,7 +129,7 @@ pub struct Standings {
     admins: AskingCache<[u8; 32], bool>,
     /// The last answer of the same kind.
     known_admins: Cache<[u8; 32], bool>,
-    strangers: Cache<Address, Arc<DefaultDirectRateLimiter>>,
+    strangers: Cache<Network, Arc<DefaultDirectRateLimiter>>,
     /// The runtime for requests. A request runs to its end even when the caller goes away, because
     /// others wait for it.
     io: Handle,
@@ -244,7 +244,7 @@ impl Standings {
             return Ok(());
         };
         let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
-        let limiter = self.strangers.get_with(Address::of(address), || {
+        let limiter = self.strangers.get_with(Network::of(address), || {
             Arc::new(RateLimiter::direct(quota))
         });
         limiter
