@@ -226,7 +226,7 @@ pub enum AppendError {
     #[error("the append is too large: {0}")]
     TooLarge(String),
     /// A stream's name or number that a store cannot hold. A fault of genie.
-    #[error("event {sequence} of {stream} can't be stored: {reason}")]
+    #[error("event {sequence} of {stream} cannot be stored: {reason}")]
     Unstorable {
         stream: String,
         /// The event's number in the stream.

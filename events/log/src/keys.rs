@@ -207,7 +207,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
+            let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
             text
         })
 }

@@ -353,7 +353,7 @@ fn percent_encoded(path: &std::path::Path) -> String {
                     text.push(char::from(*byte))
                 }
                 _ => {
-                    let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+                    let _ = write!(text, "%{byte:02X}"); // Writing to a String cannot fail.
                 }
             }
             text

@@ -194,7 +194,7 @@ pub struct Fact {
     /// The number among the owner's events, from 1.
     pub owner_seq: u64,
     pub recorded_at: Timestamp,
-    /// Who asked, and the non-personal fields.
+    /// The caller, and the non-personal fields.
     pub metadata: Metadata,
     pub body: Body,
 }

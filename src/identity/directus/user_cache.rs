@@ -1,5 +1,5 @@
-//! What Directus says of users: identity, role, and whether they may act. A good token proves none
-//! of it: Directus itself accepts the tokens of suspended and of deleted users until they expire.
+//! Directus' word on users: identity, role, and whether they may act. A good token proves none of
+//! it: Directus itself accepts the tokens of suspended and of deleted users until they expire.
 //!
 //! An answer is good for `FRESH`, and many requests at once ask once. When Directus is slow or
 //! away, its last good answer serves. Invariant: the caller checks that the token has not expired.
@@ -65,7 +65,7 @@ pub struct Person {
     pub onboarding: Option<Onboarding>,
 }
 
-/// What Directus says of a user or of a token.
+/// Directus' word on a user or on a token.
 #[derive(Debug, Clone)]
 pub enum Standing {
     /// Directus knows the user.
