@@ -14,7 +14,6 @@ pub mod accounts;
 /// The metadata of every fact, readable without a key.
 pub mod audit;
 pub mod captions;
-/// Chat sessions and their messages.
 pub mod chats;
 /// The credentials, never their secrets.
 pub mod credentials;

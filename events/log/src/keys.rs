@@ -158,7 +158,6 @@ impl SystemHashes {
         keyed_hash(&self.invite, &["the first invite"])[..20].to_owned()
     }
 
-    /// The stream of a service key.
     pub fn service_key(&self, key: &str) -> ServiceKeyId {
         ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
     }
@@ -201,7 +200,6 @@ fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
     hex(&mac.finalize().into_bytes())
 }
 
-/// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes

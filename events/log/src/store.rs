@@ -58,7 +58,6 @@ const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
-/// The pool of the one writer.
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     Postgres(PgPool),

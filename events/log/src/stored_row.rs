@@ -19,7 +19,6 @@ pub struct StoredRow {
     pub position: u64,
     /// The stream's kind, as stored.
     pub kind: String,
-    /// The stream's id.
     pub id: String,
     /// The number in the stream, from 1.
     pub sequence: u64,

@@ -39,7 +39,6 @@ const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// Longer than an address needs to get its whole burst back. Addresses that were quiet for so long
 /// are dropped.
 const STRANGERS_KEPT: Duration = Duration::from_secs(60);
-/// The most roles that are asked for.
 const MOST_ROLES: &str = "1000";
 /// Everything that a reader of the user may see, and the role with its name. Directus refuses a
 /// request that names a missing field, so optional fields (`tier`, `onboarding_state`) are not
@@ -55,9 +54,7 @@ pub struct Person {
     pub role: Option<Uuid>,
     /// The role's name, where it may be read.
     pub role_name: Option<String>,
-    /// Personal.
     pub email: Option<String>,
-    /// Personal.
     pub first_name: Option<String>,
     /// Set when Directus has a field for it.
     pub tier: Option<Tier>,
