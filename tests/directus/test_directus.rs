@@ -1,5 +1,5 @@
-//! A real Directus, by `scripts/directus`. Most tests share one that `scripts/test` has started; those that stop or change theirs
-//! have their own.
+//! A real Directus, by `scripts/directus`. Most tests share one that `scripts/test` has started.
+//! Tests that stop or change a Directus have their own.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,6 @@ const ADMIN_EMAIL: &str = "admin@example.com";
 const ADMIN_PASSWORD: &str = "admin-password-1";
 pub const PASSWORD: &str = "correct horse battery";
 
-/// A running Directus.
 pub struct Directus {
     pub url: String,
     pub admin_token: String,
@@ -36,7 +35,7 @@ pub struct Directus {
 /// A Directus takes 300 MB, and a core while it starts: so many may be tests' own at once.
 static OWN: Semaphore = Semaphore::const_new(2);
 
-/// Somebody who has an account there.
+/// A user in Directus.
 #[derive(Debug, Clone)]
 pub struct Person {
     pub id: String,
@@ -76,7 +75,7 @@ async fn script(command: &str, folder: &std::path::Path, settings: &[(&str, &str
 }
 
 impl Directus {
-    /// The one that all share, which runs already.
+    /// The Directus that all tests share.
     pub async fn shared() -> Self {
         static LINES: OnceCell<String> = OnceCell::const_new();
         let folder = folder().join("shared");
@@ -86,7 +85,7 @@ impl Directus {
         Self::known_by(lines, folder, None)
     }
 
-    /// One of a test's own, with these settings of Directus.
+    /// A test's own Directus, with these settings.
     pub async fn own(settings: &[(&str, &str)]) -> Self {
         let own = OWN.acquire().await.unwrap();
         let folder = folder().join(unique());
@@ -113,7 +112,8 @@ impl Directus {
             secret: value("DIRECTUS_SECRET="),
             process: value("DIRECTUS_PID="),
             folder,
-            // Tests have runtimes of their own, and a connection does not outlive the one it was opened on.
+            // Each test has its own runtime, and a connection does not outlive the runtime that
+            // opened it.
             http: reqwest::Client::builder()
                 .pool_max_idle_per_host(0)
                 .build()
@@ -122,7 +122,8 @@ impl Directus {
         }
     }
 
-    /// Stopped, and started again on the same data with other settings; nothing is asked of it.
+    /// Stops Directus and starts it again on the same data with other settings. It sends no
+    /// request.
     pub async fn restart(&mut self, settings: &[(&str, &str)]) {
         assert!(self.own.is_some());
         script("stop", &self.folder, &[]).await;
@@ -132,7 +133,7 @@ impl Directus {
         self.secret.clone_from(&again.secret);
     }
 
-    /// Sends its process a signal, such as `STOP`.
+    /// Sends a signal, such as `STOP`, to the process.
     pub async fn signal(&self, name: &str) {
         assert!(self.own.is_some());
         assert!(
@@ -145,7 +146,7 @@ impl Directus {
         );
     }
 
-    /// What its administrator asks of it.
+    /// Sends a request as the administrator; answers `data`.
     pub async fn admin(&self, method: Method, path: &str, body: Value) -> Value {
         let request = self
             .http
@@ -166,7 +167,6 @@ impl Directus {
             .unwrap_or_default()
     }
 
-    /// The id of a role.
     pub async fn role(&self, name: &str) -> String {
         let found = self
             .admin(
@@ -181,7 +181,7 @@ impl Directus {
             .to_owned()
     }
 
-    /// Somebody new, who has a role.
+    /// A new user with this role.
     pub async fn person(&self, name: &str, role: &str) -> Person {
         let email = format!("{name}-{}@example.com", unique());
         let body = json!({"email": email, "password": PASSWORD, "role": self.role(role).await, "status": "active"});
@@ -197,7 +197,7 @@ impl Directus {
             .await;
     }
 
-    /// Who has this address.
+    /// The ids of the users with this address.
     pub async fn found(&self, email: &str) -> Vec<String> {
         let email = email.replace('+', "%2B");
         let found = self
@@ -215,7 +215,7 @@ impl Directus {
             .collect()
     }
 
-    /// genie's settings for this Directus, which it reaches at that address.
+    /// genie's settings for this Directus, reached at that address.
     pub fn settings(&self, url: &str) -> Vec<(&'static str, String)> {
         vec![
             ("DIRECTUS_URL", url.to_owned()),
@@ -245,7 +245,6 @@ pub struct Site {
     pub directus: Directus,
 }
 
-/// A pair of tokens.
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub access: String,
@@ -268,7 +267,8 @@ impl Site {
         Self::with(store, Directus::shared().await, &[]).await
     }
 
-    /// `others`: settings of genie beside those for this Directus; an empty one takes one of those away.
+    /// `others` are settings of genie beside those for this Directus; an empty value removes one of
+    /// those.
     pub async fn with(
         store: TestStore,
         directus: Directus,
@@ -317,12 +317,12 @@ impl Site {
             .await
     }
 
-    /// A pair of tokens of somebody.
+    /// Logs a user in.
     pub async fn pair(&self, person: &Person) -> Pair {
         Pair::of(&self.log_in(&person.email, PASSWORD).await)
     }
 
-    /// A read as the holder of a token.
+    /// Sends a GET with a token.
     pub async fn get(&self, token: &str, path: &str) -> Answer {
         self.genie
             .send(
@@ -334,12 +334,12 @@ impl Site {
             .await
     }
 
-    /// Whether a token opens genie's own routes.
+    /// The status of one of genie's own routes with this token.
     pub async fn opens(&self, token: &str) -> u16 {
         self.get(token, "/api/usage").await.status.as_u16()
     }
 
-    /// Waits until a token is answered with that status.
+    /// Waits until that status is answered.
     pub async fn until(&self, token: &str, status: u16) {
         until(
             &format!("the token is answered with {status}"),

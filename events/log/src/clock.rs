@@ -31,7 +31,6 @@ struct Moved {
 }
 
 impl Clock {
-    /// The machine's clock.
     pub fn system() -> Self {
         Self::default()
     }
