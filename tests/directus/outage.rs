@@ -134,7 +134,6 @@ both_stores!(
             ("RATE_LIMITER_DURATION", "3"),
         ];
         let directus = Directus::own(&limits).await;
-        tokio::time::sleep(Duration::from_secs(4)).await; // The requests of the start count, too.
         let ada = directus.person("ada", "creator").await;
         let mut site = Site::with(store, directus, &[]).await;
         let pair = site.pair(&ada).await;

@@ -1,6 +1,7 @@
-//! One test program for the whole: the real binary on a real port, on both stores, with a scripted Ollama.
+//! One test program for the whole: the server on a real port, on both stores, with a scripted Ollama. Most stories run it inside the test.
 
 #![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
 mod fake_ollama;
 mod identity;

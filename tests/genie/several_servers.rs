@@ -289,9 +289,10 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     );
     let mut asked = two.ada.ask(&two.genie, "s", "a long one").await;
     asked.text().await;
-    match the_elected {
-        true => two.genie.kill().await,
-        false => two.second.kill().await,
+    if the_elected {
+        two.genie.kill().await;
+    } else {
+        two.second.kill().await;
     }
     two.genie.base = survivor;
 
