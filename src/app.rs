@@ -35,6 +35,7 @@ use crate::{
     },
     keys::{self, server::Ring},
     onboarding::Uploading,
+    outages::Outages,
     publish_heads, socket,
 };
 
@@ -71,6 +72,7 @@ pub struct App {
     pub known_accounts: KnownAccounts,
     pub admission: Admission,
     pub exports: Exports,
+    pub outages: Outages,
     /// What each tier may do.
     pub limits: Limits,
 }
@@ -209,6 +211,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         known_accounts,
         admission,
         exports: Exports::default(),
+        outages: Outages::default(),
         limits,
     })
 }
