@@ -6,8 +6,14 @@ use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
 use crate::{
-    app, audit, config::Config, credential_import, forgetting, invite, keys, log_transfer,
+    audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, serve,
+    socket::requests::NewInvites,
 };
+
+/// What commands print.
+pub mod output;
+/// The runtime of a command.
+pub mod runtime;
 
 #[derive(Parser)]
 #[command(
@@ -39,7 +45,7 @@ enum Command {
         json: bool,
     },
     /// Make invites and print their codes; may run beside the server
-    Invite(invite::NewInvites),
+    Invite(NewInvites),
     /// Bring in what another system held
     #[command(subcommand)]
     Import(credential_import::ImportCommand),
@@ -80,10 +86,9 @@ pub fn run() -> ExitCode {
         Err(wrong) => return fail(wrong),
     };
     let done = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => app::serve(config),
+        Command::Serve => serve::run(config),
         Command::Config => {
-            use std::io::Write;
-            let _ = writeln!(std::io::stdout(), "{}", config.in_force()); // whoever reads may stop in the middle
+            output::say(&config.in_force());
             Ok(())
         }
         Command::Audit {

@@ -10,8 +10,9 @@ use actix_web::{
 use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
 use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use crate::{
     app::App,
@@ -22,6 +23,7 @@ use crate::{
         password_check::Password,
         request, response,
     },
+    socket::requests::ForgetRequest,
 };
 
 /// How old a login may be that needs no password (contract, section 2).
@@ -175,7 +177,7 @@ async fn erase(app: &App, user: UserId) {
         .log
         .store()
         .io()
-        .spawn(async move { eraser.finish_within(user, PATIENCE).await });
+        .spawn(async move { eraser.finish_within(user, PATIENCE).await }.in_current_span());
     let _ = erasing.await; // a panic is logged, and the elected node tries again
 }
 
@@ -224,16 +226,10 @@ pub async fn show(
     Ok(response::ok(shown(&forgetting)))
 }
 
-/// What an operator asks by the socket.
-#[derive(Serialize, Deserialize)]
-pub struct Whom {
-    pub user: UserId,
-}
-
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
-    Body(Whom { user }): Body<Whom>,
+    Body(ForgetRequest { user }): Body<ForgetRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let metadata = Metadata {
         request_id: Some(request::current_id()),

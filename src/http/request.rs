@@ -52,12 +52,19 @@ pub fn current_id() -> String {
 
 /// Names the user in this and all later log lines of the request.
 pub fn log_user(user: UserId) {
-    let _ = CURRENT.try_with(|current| current.span.record("user.id", field::display(user))); // else there is no span
+    record("user.id", &field::display(user));
 }
 
 /// Names the key, or the shared secret, that opened the request.
 pub fn log_key(key: &str) {
-    let _ = CURRENT.try_with(|current| current.span.record("key.id", key)); // else there is no span
+    record("key.id", &key);
+}
+
+fn record(name: &str, value: &dyn field::Value) {
+    // Outside of a request there is no line to name them in.
+    let _ = CURRENT.try_with(|current| {
+        current.span.record(name, value);
+    });
 }
 
 /// Takes the caller's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.
