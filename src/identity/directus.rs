@@ -32,7 +32,7 @@ mod refresh;
 mod registration;
 /// Requests to Directus, and the ways in which they fail.
 mod upstream;
-/// What Directus says of users: identity, role, and whether they may act.
+/// Directus' word on users: identity, role, and whether they may act.
 mod user_cache;
 
 pub use refresh::{NoPair, Pair};

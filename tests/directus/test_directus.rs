@@ -155,7 +155,6 @@ impl Directus {
             .unwrap_or_default()
     }
 
-    /// The id of a role.
     pub async fn role(&self, name: &str) -> String {
         let found = self
             .admin(
@@ -234,7 +233,6 @@ pub struct Site {
     pub directus: Directus,
 }
 
-/// A pair of tokens.
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub access: String,

@@ -358,7 +358,7 @@ both_stores!(bad_tokens_are_refused, async |store: TestStore| {
         .get(&good, &format!("/users/me?access_token={good}"))
         .await;
     assert_eq!(two.status, 400, "{:?}", two.json);
-    // Of endless forged tokens Directus is asked about some only.
+    // Directus is asked about only some of endless forged tokens.
     for n in 0..200 {
         assert!(
             [401, 429].contains(

@@ -14,7 +14,7 @@ const ISSUER: &str = "directus";
 /// The longest token that is read; Directus' own have about 300 bytes.
 const MAX_TOKEN: usize = 4096;
 
-/// What a token says of its holder.
+/// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     pub user: UserId,

@@ -43,13 +43,10 @@ const QUIET: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
 const SWEEP: Duration = Duration::from_secs(5);
 
 pub struct Applicant {
-    /// As given.
     pub email: String,
     /// Directus keeps it, genie does not.
     pub password: SecretString,
-    /// As given.
     pub first_name: Option<String>,
-    /// As given.
     pub invite_code: String,
 }
 

@@ -327,7 +327,7 @@ fn pause(answer: &Response) -> Duration {
 /// The reason in genie's words: reqwest's own may hold a URL.
 fn reason(error: &reqwest::Error) -> &'static str {
     match () {
-        () if error.is_connect() => "it can't be reached",
+        () if error.is_connect() => "it cannot be reached",
         () if error.is_timeout() => "it did not answer in time",
         () => "the connection broke",
     }

@@ -1,5 +1,5 @@
-//! What Directus says of users: identity, role, and whether they may act. A good token proves none
-//! of it: Directus itself accepts the tokens of suspended and of deleted users until they expire.
+//! Directus' word on users: identity, role, and whether they may act. A good token proves none of
+//! it: Directus itself accepts the tokens of suspended and of deleted users until they expire.
 //!
 //! An answer is good for `FRESH`, and many requests at once ask once. When Directus is slow or
 //! away, its last good answer serves. Invariant: the caller checks that the token has not expired.
@@ -39,7 +39,6 @@ const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// Longer than an address needs to get its whole burst back. Addresses that were quiet for so long
 /// are dropped.
 const STRANGERS_KEPT: Duration = Duration::from_secs(60);
-/// The most roles that are asked for.
 const MOST_ROLES: &str = "1000";
 /// Everything that a reader of the user may see, and the role with its name. Directus refuses a
 /// request that names a missing field, so optional fields (`tier`, `onboarding_state`) are not
@@ -55,9 +54,7 @@ pub struct Person {
     pub role: Option<Uuid>,
     /// The role's name, where it may be read.
     pub role_name: Option<String>,
-    /// Personal.
     pub email: Option<String>,
-    /// Personal.
     pub first_name: Option<String>,
     /// Set when Directus has a field for it.
     pub tier: Option<Tier>,
@@ -65,7 +62,7 @@ pub struct Person {
     pub onboarding: Option<Onboarding>,
 }
 
-/// What Directus says of a user or of a token.
+/// Directus' word on a user or on a token.
 #[derive(Debug, Clone)]
 pub enum Standing {
     /// Directus knows the user.
