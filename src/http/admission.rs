@@ -22,7 +22,7 @@ use crate::{
     http::{
         caller::SECRET_HEADER,
         error::{ApiError, DirectusError},
-        request, routes,
+        request, route_rules,
     },
     rate_limiter::Standing,
 };
@@ -68,11 +68,9 @@ pub async fn admit<B: MessageBody + 'static>(
             .await
             .map(ServiceResponse::map_into_left_body);
     };
-    let route = request.match_pattern();
-    let is_uncounted = route.as_deref().is_some_and(routes::is_uncounted);
-    let asks_for_a_caller = route
-        .as_deref()
-        .is_some_and(|route| !routes::is_public(route));
+    let rule = route_rules::of(request.request());
+    let is_uncounted = rule.is_some_and(|rule| rule.is_uncounted);
+    let asks_for_a_caller = rule.is_some_and(|rule| !rule.is_public);
     let has_credentials = asks_for_a_caller && shows_credentials(request.headers());
     let is_by_address = !(is_uncounted || has_credentials);
     let admitted = match bytes(request.headers()) {

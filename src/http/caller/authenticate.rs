@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
-    http::{admission, directus, error::ApiError, request, routes},
+    http::{admission, directus, error::ApiError, request, route_rules},
     identity::{
         impersonation,
         secret_limiter::{Kind, Shown, Stop},
@@ -275,9 +275,7 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
         return Err(ApiError::NoCaller);
     }
     app.refused.was_right(shown);
-    let is_original = request
-        .match_pattern()
-        .is_some_and(|route| routes::is_original(&route));
+    let is_original = route_rules::of(request).is_some_and(|rule| rule.is_original);
     if app.config.secret_is_narrow && !is_original {
         return Err(ApiError::Forbidden(
             "The shared secret does not open this route here; use a service key",
