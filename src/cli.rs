@@ -52,8 +52,8 @@ enum Command {
     /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Forget a user, print the certificate, and prove that nothing is left; may run beside the server
-    Forget(forgetting::command::Options),
+    /// Forget a user and print the certificate; may run beside the server
+    Forget(forgetting::command::ForgetArguments),
     /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
     RestoreCheck,
     /// Export or import the log

@@ -25,9 +25,6 @@ pub mod command;
 /// Forgotten ids outside the store.
 mod ledger;
 
-/// Looks for what must be gone where it was before.
-mod verify;
-
 pub use ledger::Ledger;
 
 /// How often the elected node looks for what is to be done.
