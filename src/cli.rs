@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
 use crate::{
-    audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, serve,
-    socket::requests::NewInvites,
+    audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, logging,
+    serve, socket::requests::NewInvites,
 };
 
 /// What commands print.
@@ -125,6 +125,6 @@ pub fn run() -> ExitCode {
 
 /// Says why a command failed.
 pub fn fail(sentence: impl std::fmt::Display) -> ExitCode {
-    eprintln!("genie: {sentence}");
+    logging::say_why(&sentence.to_string());
     ExitCode::FAILURE
 }
