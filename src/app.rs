@@ -14,8 +14,8 @@ use crate::{
     forgetting::Eraser,
     identity::{
         account_cache::KnownAccounts, directus::Directus, impersonation::ImpersonationTokens,
-        login_limiter::Throttle, password::Passwords, refresh::RefreshTokens,
-        secret_limiter::Refused, token::Tokens,
+        login_limiter::LoginLimiter, password::Passwords, refresh::RefreshTokens,
+        secret_limiter::SecretLimiter, token::Tokens,
     },
     keys::server::Ring,
     request_limits::RequestLimits,
@@ -37,8 +37,8 @@ pub struct App {
     pub impersonations: ImpersonationTokens,
     pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
-    pub throttle: Throttle,
-    pub refused: Refused,
+    pub login_limiter: LoginLimiter,
+    pub secret_limiter: SecretLimiter,
     /// The Directus that knows the users, when it is not genie itself.
     pub directus: Option<Directus>,
     pub blobs: Blobs,

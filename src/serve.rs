@@ -32,10 +32,10 @@ use crate::{
         account_cache::KnownAccounts,
         directus::Directus,
         impersonation::ImpersonationTokens,
-        login_limiter::Throttle,
+        login_limiter::LoginLimiter,
         password::Passwords,
         refresh::RefreshTokens,
-        secret_limiter::{self, Refused},
+        secret_limiter::{self, SecretLimiter},
         token::Tokens,
     },
     keys::server::Ring,
@@ -228,8 +228,8 @@ async fn build(
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
         refresh_tokens: RefreshTokens::new(log.hashes().refresh_key()),
         passwords: Passwords::new().map_err(sentence)?,
-        throttle: Throttle::new(),
-        refused: Refused::new(),
+        login_limiter: LoginLimiter::new(),
+        secret_limiter: SecretLimiter::new(),
         uploads: Uploads::default(),
         exports: Exports::default(),
         config,
@@ -356,7 +356,9 @@ async fn listen(Built { app, first_invite }: Built, owner: Owner) -> Result<(), 
 }
 
 async fn close(app: &App) {
-    let last_refused = app.refused.put_on_record(&app.log, &app.write.access, true);
+    let last_refused = app
+        .secret_limiter
+        .put_on_record(&app.log, &app.write.access, true);
     let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
     let log = app.log.clone();
     let ring = Arc::clone(&app.ring);
@@ -391,7 +393,7 @@ fn first_invite_told(code: &str, address: SocketAddr) -> String {
 async fn put_refused_on_record(app: Arc<App>) {
     loop {
         tokio::time::sleep(secret_limiter::TICK).await;
-        app.refused
+        app.secret_limiter
             .put_on_record(&app.log, &app.write.access, false)
             .await;
     }

@@ -155,7 +155,7 @@ pub async fn log_in(
         .as_ref()
         .is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code()))
     {
-        app.throttle.count(&guesser, Instant::now());
+        app.login_limiter.count(&guesser, Instant::now());
     }
     passed_on(reply)
 }
@@ -272,7 +272,7 @@ pub async fn change_me(
         .as_ref()
         .is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code()))
     {
-        app.throttle.count(&guesser, Instant::now());
+        app.login_limiter.count(&guesser, Instant::now());
     }
     directus(&app)?.forget(user.account.user, token).await;
     passed_on(reply)
@@ -307,7 +307,7 @@ pub async fn prove_again(
     if !reply.is_ok() {
         let code = reply.code();
         if is_wrong_guess("", &code) {
-            app.throttle.count(&guesser, Instant::now());
+            app.login_limiter.count(&guesser, Instant::now());
         }
         return Err(match code.as_str() {
             "INVALID_CREDENTIALS" => ApiError::NoCaller.into(),

@@ -4,23 +4,21 @@
 //! Directus alone says who may act. Each request proves it by an answer that is at most some
 //! seconds old (`user_cache.rs`).
 
-use std::{
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use genie_actors::registration::Register;
 use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use parking_lot::Mutex;
 use reqwest::Method;
 use secrecy::SecretString;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 use tracing::{error, warn};
 
-use crate::identity::signature::{BadToken, Signature};
+use crate::{
+    identity::signature::{BadToken, Signature},
+    limiter::Limiter,
+};
 
 /// Leaves a failing server alone for a while.
 mod circuit;
@@ -43,10 +41,12 @@ pub use user_cache::{Person, Standing};
 use upstream::Upstream;
 use user_cache::{About, Standings};
 
-/// The tokens for each second that `DIRECTUS_SECRET` did not sign and that Directus is asked about
+/// The tokens at once that `DIRECTUS_SECRET` did not sign and that Directus is asked about
 /// all the same: Directus may have another secret now. Further ones are refused without asking, so
 /// that nobody makes genie ask without end.
-const DOUBTS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
+const DOUBTS_AT_ONCE: u32 = 10;
+/// One more such token may come in this time.
+const DOUBTS_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -69,7 +69,7 @@ struct Inner {
     io: Handle,
     clock: Clock,
     signature: Option<Signature>,
-    doubts: DefaultDirectRateLimiter,
+    doubts: Limiter<()>,
     /// The time when Directus was first found to sign with another secret than `DIRECTUS_SECRET`.
     other_secret: Mutex<Option<Timestamp>>,
     standings: Standings,
@@ -141,7 +141,7 @@ impl Directus {
             io: Handle::current(),
             clock,
             signature: settings.secret.as_ref().map(claims::signature),
-            doubts: RateLimiter::direct(Quota::per_second(DOUBTS_A_SECOND)),
+            doubts: Limiter::new(DOUBTS_AT_ONCE, DOUBTS_EVERY),
             other_secret: Mutex::default(),
             standings,
             registrations,
@@ -245,7 +245,8 @@ impl Directus {
             }
             _ => (About::token(claims.user, token, address), false),
         };
-        if is_doubted && !self.0.standings.has_known(&about) && self.0.doubts.check().is_err() {
+        let is_new_doubt = is_doubted && !self.0.standings.has_known(&about);
+        if is_new_doubt && self.0.doubts.take((), Instant::now()).is_err() {
             return Err(NotAuthenticated::Invalid);
         }
         let standing = self
@@ -307,11 +308,7 @@ impl Directus {
     }
 
     fn note_other_secret(&self) {
-        let mut since = self
-            .0
-            .other_secret
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.other_secret.lock();
         if since.is_none() {
             *since = Some(self.0.clock.now());
             error!(
@@ -321,11 +318,7 @@ impl Directus {
     }
 
     fn other_secret_since(&self) -> Option<Timestamp> {
-        *self
-            .0
-            .other_secret
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.0.other_secret.lock()
     }
 
     /// `unset`, `in use`, or `differs` and since when.

@@ -18,7 +18,7 @@ use crate::{
     http::{admission, directus, error::ApiError, request, route_rules},
     identity::{
         impersonation,
-        secret_limiter::{Kind, Shown, Stop},
+        secret_limiter::{SecretKind, ShownSecret, StoppedSecret},
         signature::BadToken,
     },
 };
@@ -178,8 +178,8 @@ pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> 
 
 /// The holder of a service key.
 pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
-    let shown = app.refused.shown(
-        Kind::ServiceKey,
+    let shown = app.secret_limiter.shown(
+        SecretKind::ServiceKey,
         request::client_address(request),
         key.as_bytes(),
     );
@@ -187,11 +187,11 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
     let (id, state) = match app.write.service_keys.find(key).await? {
         Some(found) => found,
         None => {
-            app.refused.was_wrong(shown, Instant::now());
+            app.secret_limiter.was_wrong(shown, Instant::now());
             return Err(ApiError::NoCaller);
         }
     };
-    app.refused.was_right(shown);
+    app.secret_limiter.was_right(shown);
     let key = state
         .opens(app.log.clock().now())
         .ok_or(ApiError::NoCaller)?;
@@ -213,15 +213,15 @@ pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
     }
 }
 
-fn may_be_right(app: &App, shown: &Shown) -> Result<(), ApiError> {
-    Ok(app.refused.may_be_right(shown, Instant::now())?)
+fn may_be_right(app: &App, shown: &ShownSecret) -> Result<(), ApiError> {
+    Ok(app.secret_limiter.may_be_right(shown, Instant::now())?)
 }
 
-impl From<Stop> for ApiError {
-    fn from(stop: Stop) -> Self {
+impl From<StoppedSecret> for ApiError {
+    fn from(stop: StoppedSecret) -> Self {
         match stop {
-            Stop::WasWrong => Self::NoCaller,
-            Stop::TooMany { retry_after } => Self::TooManyWrong { retry_after },
+            StoppedSecret::WasWrong => Self::NoCaller,
+            StoppedSecret::TooMany { retry_after } => Self::TooManyWrong { retry_after },
         }
     }
 }
@@ -264,17 +264,17 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
         .shared_secret
         .as_ref()
         .ok_or(ApiError::SecretNotConfigured)?;
-    let shown = app.refused.shown(
-        Kind::Secret,
+    let shown = app.secret_limiter.shown(
+        SecretKind::Secret,
         request::client_address(request),
         given.as_bytes(),
     );
     may_be_right(&app, &shown)?;
     if !bool::from(given.as_bytes().ct_eq(wanted.expose_secret().as_bytes())) {
-        app.refused.was_wrong(shown, Instant::now());
+        app.secret_limiter.was_wrong(shown, Instant::now());
         return Err(ApiError::NoCaller);
     }
-    app.refused.was_right(shown);
+    app.secret_limiter.was_right(shown);
     let is_original = route_rules::of(request).is_some_and(|rule| rule.is_original);
     if app.config.secret_is_narrow && !is_original {
         return Err(ApiError::Forbidden(

@@ -1,12 +1,10 @@
 //! A circuit breaker. After several failures in a row the server is left alone for a while, so that
 //! requests fail at once instead of queueing. Then one request tries the server.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use genie_events::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// The failures in a row that open the circuit.
@@ -61,7 +59,7 @@ impl Circuit {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Permission to send a request, or the time to wait.

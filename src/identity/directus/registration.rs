@@ -10,7 +10,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use genie_actors::{
 };
 use genie_events::{Metadata, Refusal, UserId};
 use genie_log::{Election, Log};
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -116,7 +117,7 @@ impl Registrations {
     }
 
     fn left(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
-        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.left.lock()
     }
 
     /// Registers a user, to its end even when the client goes away.

@@ -4,22 +4,21 @@
 //! An answer is good for `FRESH`, and many requests at once ask once. When Directus is slow or
 //! away, its last good answer serves. Invariant: the caller checks that the token has not expired.
 
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use genie_events::{UserId, account::Onboarding, tier::Tier};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::{future::Cache as AskingCache, sync::Cache};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 use tracing::{error, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
-use crate::network::Network;
+use crate::{limiter::Limiter, network::Network};
 
 /// How long an answer is not asked for again (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
@@ -29,16 +28,13 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST: u64 = 50_000;
 /// How long a slow answer is waited for when there is an older one.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The unknown tokens of one address that Directus is asked about each second: tokens that only
+/// The unknown tokens of one address that Directus is asked about at once: tokens that only
 /// Directus can check and that it has not accepted yet. Somebody who invents tokens must not make
-/// genie ask without end.
-const STRANGERS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
-/// The unknown tokens of one address that may come at once: many people may share an address, and
-/// after a start all tokens are unknown.
-const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
-/// Longer than an address needs to get its whole burst back. Addresses that were quiet for so long
-/// are dropped.
-const STRANGERS_KEPT: Duration = Duration::from_secs(60);
+/// genie ask without end. Many people may share an address, and after a start all tokens are
+/// unknown.
+const STRANGERS_AT_ONCE: u32 = 100;
+/// One more unknown token of an address may come in this time.
+const STRANGERS_EVERY: Duration = Duration::from_millis(100);
 const MOST_ROLES: &str = "1000";
 /// Everything that a reader of the user may see, and the role with its name. Directus refuses a
 /// request that names a missing field, so optional fields (`tier`, `onboarding_state`) are not
@@ -126,7 +122,7 @@ pub struct Standings {
     admins: AskingCache<[u8; 32], bool>,
     /// The last answer of the same kind.
     known_admins: Cache<[u8; 32], bool>,
-    strangers: Cache<Network, Arc<DefaultDirectRateLimiter>>,
+    strangers: Limiter<Network>,
     /// The runtime for requests. A request runs to its end even when the caller goes away, because
     /// others wait for it.
     io: Handle,
@@ -153,10 +149,7 @@ impl Standings {
                 .max_capacity(MOST)
                 .time_to_live(KEPT)
                 .build(),
-            strangers: Cache::builder()
-                .max_capacity(MOST)
-                .time_to_idle(STRANGERS_KEPT)
-                .build(),
+            strangers: Limiter::new(STRANGERS_AT_ONCE, STRANGERS_EVERY),
             io: Handle::current(),
         }
     }
@@ -240,12 +233,8 @@ impl Standings {
         else {
             return Ok(());
         };
-        let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
-        let limiter = self.strangers.get_with(Network::of(address), || {
-            Arc::new(RateLimiter::direct(quota))
-        });
-        limiter
-            .check()
+        self.strangers
+            .take(Network::of(address), Instant::now())
             .map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
     }
 
