@@ -26,10 +26,10 @@ use crate::{
     cli::output,
     config::Config,
     exports::Exports,
-    forgetting::{Eraser, Ledger},
+    forgetting::{Eraser, ForgottenLedger},
     http,
     identity::{
-        account_cache::KnownAccounts,
+        account_cache::AccountCache,
         directus::Directus,
         impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter,
@@ -57,7 +57,7 @@ const LAST_FACTS: Duration = Duration::from_secs(2);
 /// Runs the server of this process until a signal stops it.
 pub fn run(config: Config) -> Result<(), String> {
     logging::start(&config)?;
-    let owner = Owner {
+    let owner = ServerOwner {
         say: Arc::new(output::say),
         listening: None,
         stop: None,
@@ -81,7 +81,7 @@ impl Server {
         let (listening, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
-        let owner = Owner {
+        let owner = ServerOwner {
             say: Arc::new(move |line| {
                 let _ = say.send(line.to_owned());
             }),
@@ -135,14 +135,14 @@ async fn end_of(ended: &mut oneshot::Receiver<Result<(), String>>) -> Result<(),
 type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The owner of a server: hears its lines, and stops it.
-struct Owner {
+struct ServerOwner {
     say: Say,
     listening: Option<oneshot::Sender<SocketAddr>>,
     /// Without it, signals stop the server.
     stop: Option<oneshot::Receiver<()>>,
 }
 
-fn serve(config: Config, clock: Clock, owner: Owner) -> Result<(), String> {
+fn serve(config: Config, clock: Clock, owner: ServerOwner) -> Result<(), String> {
     let _only_process = lock_store(&config)?;
     let runtime = io_runtime()?;
     let io = runtime.handle().clone();
@@ -209,7 +209,7 @@ async fn build(
     warn_of_missing(&config, &write).await;
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
-    let ledger = Ledger::open(&config.forgotten_file)?;
+    let ledger = ForgottenLedger::open(&config.forgotten_file)?;
     let eraser = Eraser::new(
         log.clone(),
         write.forget.clone(),
@@ -219,8 +219,8 @@ async fn build(
         ledger,
     );
     start_erasing(&eraser, &election, &say).await?;
-    let known_accounts = KnownAccounts::new(log.clone(), reads.clone(), write.users.clone());
-    tokio::spawn(known_accounts.clone().follow());
+    let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
+    tokio::spawn(account_cache.clone().follow());
     let request_limits = RequestLimits::new(&config);
     tokio::spawn(request_limits.clone().forget_idle());
     let app = App {
@@ -243,7 +243,7 @@ async fn build(
         directus,
         blobs,
         eraser,
-        known_accounts,
+        account_cache,
         request_limits,
         limits,
     };
@@ -310,7 +310,7 @@ async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Resul
     Ok(())
 }
 
-async fn listen(Built { app, first_invite }: Built, owner: Owner) -> Result<(), String> {
+async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Result<(), String> {
     let app = Arc::new(app);
     let io = app.log.store().io().clone();
     io.spawn(put_refused_on_record(Arc::clone(&app)));

@@ -14,7 +14,7 @@ use genie_projections::ReadSide;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Eraser, Ledger};
+use super::{Eraser, ForgottenLedger};
 use crate::{
     blobs::Blobs,
     cli::{output::say, runtime},
@@ -47,7 +47,7 @@ pub fn forget(config: &Config, ForgetArguments { user }: ForgetArguments) -> Res
                 log.store().close().await;
             }
             None => {
-                let node = Node::start(config).await?;
+                let node = ForgettingNode::start(config).await?;
                 let metadata = Metadata::system();
                 node.forget
                     .now(user, AtTheWishOf::Operator, metadata)
@@ -97,7 +97,7 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
             return serde_json::from_value(answer["data"].take())
                 .map_err(|_| client::NOT_UNDERSTOOD.to_owned());
         }
-        let node = Node::start(config).await?;
+        let node = ForgettingNode::start(config).await?;
         let back = node.eraser.apply_ledger().await;
         if let Ok(back) = &back {
             for user in back {
@@ -122,7 +122,7 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
 }
 
 /// As much of a server as forgetting needs: who follows the log, and who erases.
-struct Node {
+struct ForgettingNode {
     log: Log,
     forget: Forget,
     eraser: Eraser,
@@ -130,7 +130,7 @@ struct Node {
     _only_process: Option<File>,
 }
 
-impl Node {
+impl ForgettingNode {
     async fn start(config: &Config) -> Result<Self, String> {
         let _only_process = lock_store(config)?;
         let Opened { log, vault } = open_log(config, Clock::system(), false).await?;
@@ -145,7 +145,7 @@ impl Node {
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
         let forget = Forget::new(log.clone(), None);
-        let ledger = Ledger::open(&config.forgotten_file)?;
+        let ledger = ForgottenLedger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));
         Ok(Self {

@@ -24,7 +24,7 @@ use crate::{
         error::{ApiError, DirectusError},
         request, route_rules,
     },
-    rate_limiter::Standing,
+    rate_limiter::RateStanding,
 };
 
 /// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.
@@ -32,7 +32,7 @@ const MAX_HEADERS: usize = 32 * 1024;
 
 /// To be called for a user who was proven, once in a request.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
-    if request.extensions().contains::<Standing>() {
+    if request.extensions().contains::<RateStanding>() {
         return Ok(()); // a handler may ask for its caller in two ways
     }
     match app.request_limits.count_user(user) {
@@ -50,7 +50,7 @@ fn count_address(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
 }
 
 /// Left in the request's extensions for the headers.
-fn note(request: &HttpRequest, standing: Standing) -> Result<(), ApiError> {
+fn note(request: &HttpRequest, standing: RateStanding) -> Result<(), ApiError> {
     request.extensions_mut().insert(standing);
     standing
         .retry_after
@@ -96,7 +96,11 @@ pub async fn admit<B: MessageBody + 'static>(
             }
         }
     };
-    let standing = response.request().extensions().get::<Standing>().copied();
+    let standing = response
+        .request()
+        .extensions()
+        .get::<RateStanding>()
+        .copied();
     if let Some(standing) = standing {
         for (name, value) in [
             ("ratelimit-policy", standing.policy()),

@@ -30,7 +30,7 @@ use crate::{
         login_limiter::Guesser,
         refresh::{REFRESH_SECONDS, RefreshToken},
         token::ACCESS_SECONDS,
-        two_factor::TwoFactor,
+        two_factor::OtpSecret,
     },
 };
 
@@ -215,7 +215,7 @@ async fn right_code(
     let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else {
         return Ok(None);
     };
-    let step = TwoFactor::from_bytes(secret.to_vec())
+    let step = OtpSecret::from_bytes(secret.to_vec())
         .and_then(|held| held.step_of(otp, app.log.clock().now()));
     Ok(step.map(|step| OneTimeCode { version, step }))
 }

@@ -33,9 +33,9 @@ mod upstream;
 /// Directus' word on users: identity, role, and whether they may act.
 mod user_cache;
 
-pub use refresh::{NoPair, Pair};
+pub use refresh::{NoPair, TokenPair};
 pub use registration::{Applicant, NotRegistered, Registrations};
-pub use upstream::{Asking, Reply, Trouble, bearer};
+pub use upstream::{Reply, Trouble, UpstreamRequest, bearer};
 pub use user_cache::{Person, Standing};
 
 use upstream::Upstream;
@@ -49,7 +49,7 @@ const DOUBTS_AT_ONCE: u32 = 10;
 const DOUBTS_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct DirectusSettings {
     pub url: String,
     pub admin_token: Option<SecretString>,
     /// Directus' `SECRET`, which signs its tokens.
@@ -107,7 +107,7 @@ impl From<BadToken> for NotAuthenticated {
 impl Directus {
     /// The configured Directus, if there is one. Call it on the runtime that owns all I/O.
     pub fn open(
-        settings: Option<&Settings>,
+        settings: Option<&DirectusSettings>,
         log: &Log,
         register: Register,
     ) -> Result<Option<Self>, String> {
@@ -122,7 +122,7 @@ impl Directus {
         Self::new(settings, log.clone(), register).map(Some)
     }
 
-    fn new(settings: &Settings, log: Log, register: Register) -> Result<Self, String> {
+    fn new(settings: &DirectusSettings, log: Log, register: Register) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,
@@ -151,7 +151,7 @@ impl Directus {
     }
 
     /// Forwards a request, to its end even when the client goes away.
-    pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
+    pub async fn ask(&self, asking: UpstreamRequest) -> Result<Reply, Trouble> {
         let upstream = Arc::clone(&self.0.upstream);
         let asked = self.0.io.spawn(async move { upstream.ask(asking).await });
         asked
@@ -171,7 +171,8 @@ impl Directus {
                 "DIRECTUS_ADMIN_TOKEN is not set, so genie cannot delete the user there",
             ));
         };
-        let asking = Asking::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
+        let asking =
+            UpstreamRequest::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
         // Directus answers a second deletion with 204, too.
         match self.ask(asking).await? {
             reply if reply.is_ok() || reply.status == 404 => Ok(()),
@@ -221,7 +222,7 @@ impl Directus {
         &self,
         token: SecretString,
         address: Option<IpAddr>,
-    ) -> Result<Pair, NoPair> {
+    ) -> Result<TokenPair, NoPair> {
         self.0.refreshes.refresh(token, address).await
     }
 

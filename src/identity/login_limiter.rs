@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn who_was_wrong_too_often_waits_and_nobody_else_does() {
-        let (limiter, now) = (LoginLimiter::new(), Instant::now());
+        let limiter = LoginLimiter::new();
+        let now = Instant::now();
         let stranger = guesser("203.0.113.7", "ada");
         for n in 0..ONE_ACCOUNT {
             assert_eq!(limiter.wait(&stranger, now), None, "{n}");
@@ -127,7 +128,8 @@ mod tests {
 
     #[test]
     fn codes_are_counted_wherever_they_come_from_and_a_right_one_is_given_back() {
-        let (limiter, now) = (LoginLimiter::new(), Instant::now());
+        let limiter = LoginLimiter::new();
+        let now = Instant::now();
         let codes = Guesser::of_codes("ada");
         for _ in 0..ONE_ACCOUNT {
             limiter.count(&codes, now);
@@ -148,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_count_is_kept_until_it_is_empty_and_no_longer() {
-        let (counts, now) = (Limiter::new(2, Duration::from_secs(3600)), Instant::now());
+        let counts = Limiter::new(2, Duration::from_secs(3600));
+        let now = Instant::now();
         (0..1000).for_each(|_| counts.count("many at once", now));
         assert_eq!(
             counts.wait(&"many at once", now),
@@ -164,7 +167,8 @@ mod tests {
 
     #[test]
     fn one_password_on_many_accounts_is_counted_by_network() {
-        let (limiter, now) = (LoginLimiter::new(), Instant::now());
+        let limiter = LoginLimiter::new();
+        let now = Instant::now();
         for n in 0..ALL_ACCOUNTS {
             limiter.count(
                 &guesser(&format!("2001:db8:1:2::{n:x}"), &format!("user {n}")),

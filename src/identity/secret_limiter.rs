@@ -213,21 +213,21 @@ fn one(kind: SecretKind) -> RefusedCounts {
 /// What was refused and is not on record yet.
 #[derive(Default)]
 struct Tally {
-    addresses: HashMap<Network, Waiting>,
+    addresses: HashMap<Network, Unrecorded>,
     /// Of addresses that are too many to be told one by one.
-    others: Waiting,
+    others: Unrecorded,
     /// When this minute began, and how many facts of it named an address.
     minute: Option<(Instant, usize)>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Unrecorded {
     wrong: RefusedCounts,
     /// When some of it was put on record last.
     told_at: Option<Instant>,
 }
 
-impl Waiting {
+impl Unrecorded {
     fn take(&mut self, now: Instant, all: bool) -> Option<RefusedCounts> {
         let is_due = all
             || self
@@ -244,9 +244,10 @@ impl Waiting {
 impl Tally {
     fn add(&mut self, address: Network, wrong: RefusedCounts) {
         let is_known = self.addresses.contains_key(&address);
-        let waiting = match is_known || self.addresses.len() < MOST_ADDRESSES {
-            true => self.addresses.entry(address).or_default(),
-            false => &mut self.others,
+        let waiting = if is_known || self.addresses.len() < MOST_ADDRESSES {
+            self.addresses.entry(address).or_default()
+        } else {
+            &mut self.others
         };
         waiting.wrong.add(wrong);
     }
@@ -296,9 +297,11 @@ mod tests {
 
     #[test]
     fn guesses_are_stopped_and_neither_stale_secrets_nor_right_ones_are() {
-        let (refused, now) = (SecretLimiter::new(), Instant::now());
+        let refused = SecretLimiter::new();
+        let now = Instant::now();
         let secret = |n: u32| refused.shown(SecretKind::Secret, at(1), &n.to_be_bytes());
-        let (right, next) = (secret(7_000_000), secret(1_000_000));
+        let right = secret(7_000_000);
+        let next = secret(1_000_000);
         assert_eq!(refused.may_be_right(&right, now), Ok(()));
         refused.was_right(right);
         assert_eq!(refused.may_be_right(&secret(0), now), Ok(()));
@@ -355,8 +358,10 @@ mod tests {
 
     #[test]
     fn an_address_is_told_of_at_once_and_then_once_a_minute() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
-        let (address, one) = (Network::of(at(1)), one(SecretKind::Token));
+        let mut tally = Tally::default();
+        let now = Instant::now();
+        let address = Network::of(at(1));
+        let one = one(SecretKind::Token);
         tally.add(address, one);
         assert_eq!(tally.take(now, false), [(Some(address), one)]);
         for seconds in 1..60 {
@@ -383,7 +388,8 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_takes_a_bounded_place_here_and_in_the_log() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let now = Instant::now();
         let sent = MOST_ADDRESSES as u32 * 3;
         (0..sent).for_each(|n| tally.add(Network::of(at(n)), one(SecretKind::Secret)));
         (0..9).for_each(|_| tally.add(Network::of(at(0)), one(SecretKind::Secret)));

@@ -122,7 +122,7 @@ async fn holder(
 async fn impersonator(
     app: &App,
     request: &HttpRequest,
-    claims: &impersonation::Claims,
+    claims: &impersonation::ImpersonationClaims,
 ) -> Result<ActingUser, ApiError> {
     let lasting = app
         .log
@@ -239,7 +239,7 @@ pub async fn account_of(
     user: UserId,
     wait: Duration,
 ) -> Result<Option<AccountRow>, ApiError> {
-    if let Some(account) = app.known_accounts.get(user).await? {
+    if let Some(account) = app.account_cache.get(user).await? {
         return Ok(Some(account));
     }
     if app.log.has_dropped_keys(user) {

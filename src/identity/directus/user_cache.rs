@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
+use super::upstream::{Reply, Trouble, Upstream, UpstreamRequest, bearer};
 use crate::{limiter::Limiter, network::Network};
 
 /// How long an answer is not asked for again (docs/api.md, Identity).
@@ -72,14 +72,14 @@ pub enum Standing {
 /// The subject of a question to Directus.
 #[derive(Clone)]
 pub struct About {
-    key: Key,
+    key: StandingKey,
     user: UserId,
     token: Arc<Zeroizing<String>>,
     address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+enum StandingKey {
     /// For a token with a good signature.
     User(UserId),
     /// For a token that only Directus can check: its hash.
@@ -95,7 +95,7 @@ impl About {
     /// The holder of a token with a good signature.
     pub fn holder(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
         Self {
-            key: Key::User(user),
+            key: StandingKey::User(user),
             user,
             token: Arc::new(Zeroizing::new(token.to_owned())),
             address,
@@ -104,7 +104,7 @@ impl About {
 
     /// A token that claims to be this user's, which Directus has to confirm.
     pub fn token(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
-        let key = Key::Token(Sha256::digest(token.as_bytes()).into());
+        let key = StandingKey::Token(Sha256::digest(token.as_bytes()).into());
         Self {
             key,
             ..Self::holder(user, token, address)
@@ -116,8 +116,8 @@ impl About {
 #[derive(Clone)]
 pub struct Standings {
     upstream: Arc<Upstream>,
-    fresh: AskingCache<Key, Standing>,
-    known: Cache<Key, Arc<Person>>,
+    fresh: AskingCache<StandingKey, Standing>,
+    known: Cache<StandingKey, Arc<Person>>,
     /// By the hash of an administrator's token: whether the holder still administers.
     admins: AskingCache<[u8; 32], bool>,
     /// The last answer of the same kind.
@@ -186,14 +186,14 @@ impl Standings {
     async fn ask(&self, about: &About) -> Result<Standing, Trouble> {
         // For a proven holder the administrator may always read everything; the holder perhaps not
         // even the status.
-        if matches!(about.key, Key::User(_)) && self.upstream.admin().is_some() {
+        if matches!(about.key, StandingKey::User(_)) && self.upstream.admin().is_some() {
             return self.look_up(about.user, about.address).await;
         }
         let Some(authorization) = bearer(&about.token) else {
             return Ok(Standing::NotTaken);
         };
         self.count_stranger(about)?;
-        let asking = Asking::new(Method::GET, "/users/me")
+        let asking = UpstreamRequest::new(Method::GET, "/users/me")
             .authorized(Some(authorization))
             .of(about.address);
         let reply = self
@@ -228,7 +228,7 @@ impl Standings {
     /// Counts a token that only Directus can check, for its address. A token that Directus accepted
     /// before is not counted.
     fn count_stranger(&self, about: &About) -> Result<(), Trouble> {
-        let (Some(address), Key::Token(_), false) =
+        let (Some(address), StandingKey::Token(_), false) =
             (about.address, about.key, self.has_known(about))
         else {
             return Ok(());
@@ -246,7 +246,7 @@ impl Standings {
     ) -> Result<Standing, Trouble> {
         // As a list: it is empty when nobody has that id, and refused when the token may not read
         // users. A request for the single user would answer both alike.
-        let asking = Asking::new(Method::GET, "/users")
+        let asking = UpstreamRequest::new(Method::GET, "/users")
             .authorized(self.upstream.admin())
             .of(address);
         let asking = asking
@@ -272,7 +272,7 @@ impl Standings {
 
     /// The names of all roles, by the administrator's token.
     pub async fn roles(&self) -> Result<Vec<String>, Trouble> {
-        let asking = Asking::new(Method::GET, "/roles").authorized(self.upstream.admin());
+        let asking = UpstreamRequest::new(Method::GET, "/roles").authorized(self.upstream.admin());
         let reply = self
             .upstream
             .ask(
@@ -294,17 +294,17 @@ impl Standings {
 
     /// Fails when an answer to the administrator's token is a refusal.
     pub fn expect_admin(&self, reply: &Reply) -> Result<(), Trouble> {
-        match reply.is_ok() {
-            true => Ok(()),
-            false => {
-                let (status, code) = (reply.status, reply.code());
-                error!(
-                    http.status = status,
-                    code,
-                    "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
-                );
-                Err(Trouble::Failed("it refuses the administrator's token"))
-            }
+        if reply.is_ok() {
+            Ok(())
+        } else {
+            let status = reply.status;
+            let code = reply.code();
+            error!(
+                http.status = status,
+                code,
+                "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
+            );
+            Err(Trouble::Failed("it refuses the administrator's token"))
         }
     }
 
@@ -312,10 +312,11 @@ impl Standings {
     /// said so. The token only says that the holder did at issue time.
     pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let (this, authorization) = (self.clone(), bearer(token));
+        let this = self.clone();
+        let authorization = bearer(token);
         let asking = self.io.spawn(async move {
             let asked = this.admins.try_get_with(key, async {
-                let asking = Asking::new(Method::GET, "/policies/me/globals")
+                let asking = UpstreamRequest::new(Method::GET, "/policies/me/globals")
                     .authorized(authorization)
                     .of(address);
                 let reply = this.upstream.ask(asking).await?;
@@ -333,7 +334,7 @@ impl Standings {
 
     /// Drops the cached answers about a user whose data has just changed.
     pub async fn forget(&self, user: UserId, token: &str) {
-        for key in [Key::User(user), About::token(user, token, None).key] {
+        for key in [StandingKey::User(user), About::token(user, token, None).key] {
             self.fresh.invalidate(&key).await;
         }
     }
@@ -358,7 +359,7 @@ async fn or_known<T>(
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct PersonJson {
     id: Uuid,
     status: Option<String>,
     email: Option<String>,
@@ -390,7 +391,7 @@ impl Person {
 
     /// `None` when the answer does not say who the user is and whether they are active.
     fn read(data: Value) -> Option<Self> {
-        let wire: Wire = serde_json::from_value(data).ok()?;
+        let wire: PersonJson = serde_json::from_value(data).ok()?;
         let (role, role_name) = match wire.role {
             None => (None, None),
             Some(WireRole::Id(id)) => (Some(id), None),
@@ -447,7 +448,8 @@ mod tests {
 
     #[test]
     fn a_role_is_an_id_or_an_object_and_unknown_words_are_left_out() {
-        let (id, role) = (Uuid::from_u128(7), Uuid::from_u128(9));
+        let id = Uuid::from_u128(7);
+        let role = Uuid::from_u128(9);
         let read = |role: Value| {
             let person = json!({"id": id, "status": "active", "role": role, "tier": "pro", "onboarding_state": 7});
             let person = Person::read(person).unwrap();
