@@ -262,7 +262,7 @@ impl Eraser {
             match self
                 .0
                 .forget
-                .now(user, ForgottenBy::ForgottenLedger, Metadata::system())
+                .now(user, ForgottenBy::Ledger, Metadata::system())
                 .await
             {
                 Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers write, too
@@ -271,7 +271,7 @@ impl Eraser {
         }
         self.0
             .forget
-            .now(user, ForgottenBy::ForgottenLedger, Metadata::system())
+            .now(user, ForgottenBy::Ledger, Metadata::system())
             .await
     }
 

@@ -50,7 +50,7 @@ pub fn forget(config: &Config, ForgetArguments { user }: ForgetArguments) -> Res
                 let node = ForgettingNode::start(config).await?;
                 let metadata = Metadata::system();
                 node.forget
-                    .now(user, AtTheWishOf::Operator, metadata)
+                    .now(user, ForgottenBy::Operator, metadata)
                     .await
                     .map_err(|error| error.to_string())?;
                 let done = wait(&node.log, user).await;

@@ -100,7 +100,7 @@ impl ForgottenLedger {
         written.map_err(|error: std::io::Error| format!("{}: {error}", self.path.display()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<UserId>> {
         self.known.lock()
     }
 }

@@ -149,23 +149,6 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_kept_until_it_is_empty_and_no_longer() {
-        let counts = Limiter::new(2, Duration::from_secs(3600));
-        let now = Instant::now();
-        (0..1000).for_each(|_| counts.count("many at once", now));
-        assert_eq!(
-            counts.wait(&"many at once", now),
-            Some(Duration::from_secs(3600) * 999),
-            "nothing is forgiven"
-        );
-        let brief = Limiter::new(2, Duration::from_nanos(1));
-        brief.count("a moment ago", now);
-        while brief.empty_at.entry_count() > 0 {
-            brief.empty_at.run_pending_tasks(); // what is empty takes no room
-        }
-    }
-
-    #[test]
     fn one_password_on_many_accounts_is_counted_by_network() {
         let limiter = LoginLimiter::new();
         let now = Instant::now();

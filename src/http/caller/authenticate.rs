@@ -205,7 +205,7 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
 /// Counts a token that nobody gave out.
 pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
     match app
-        .refused
+        .secret_limiter
         .was_forged(request::client_address(request), Instant::now())
     {
         Ok(()) => ApiError::NoCaller,

@@ -58,7 +58,7 @@ impl Circuit {
         })))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock()
     }
 

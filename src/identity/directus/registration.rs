@@ -116,7 +116,7 @@ impl Registrations {
         }))
     }
 
-    fn left(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
+    fn left(&self) -> MutexGuard<'_, HashSet<UserId>> {
         self.0.left.lock()
     }
 
