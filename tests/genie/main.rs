@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
+mod disk_search;
 mod fake_ollama;
 mod identity;
 mod imports;
