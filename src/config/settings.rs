@@ -36,7 +36,9 @@ impl Setting {
     pub fn form_in_words(&self) -> String {
         match self.form {
             Form::Text(words) | Form::Secret(words) => words.to_owned(),
-            Form::Number { least, most, unit } => format!("{least} to {most} {unit}"),
+            Form::Number { least, most, unit } => {
+                format!("{least} to {most} {unit}").trim_end().to_owned()
+            }
             Form::Words(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 quoted.join(" or ")
@@ -91,7 +93,7 @@ macro_rules! settings {
 
 settings! {
     HOST = text("127.0.0.1", "address", "the address to listen on");
-    SERVER_PORT = number("3001", (0, 65_535), "(a port)", "the port to listen on; 0 takes a free one");
+    SERVER_PORT = number("3001", (0, 65_535), "", "the port to listen on; 0 takes a free one");
     DATABASE_URL = secret("`postgres://USER:PASSWORD@HOST:PORT/DATABASE`", "the Postgres; without it, an SQLite file in GENIE_DATA_DIR");
     GENIE_DATA_DIR = text("data", "folder", "the embedded store, the master key, uploads, and the ledger of the forgotten");
     GENIE_BLOBS_URL = text("", "`s3://BUCKET/PREFIX`", "the bucket for uploaded files, reached by the AWS_* variables; without it, GENIE_DATA_DIR/blobs");
