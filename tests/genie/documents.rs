@@ -195,11 +195,24 @@ fn every_link_of_a_document_leads_somewhere() {
 }
 
 #[test]
-fn nothing_cites_a_page_that_is_not_in_the_repository() {
-    let cites = |text: &str| text.contains("(contract") || text.contains("README tells");
-    let all = sources().into_iter().chain(documents());
-    let citing: Vec<PathBuf> = all.filter(|path| cites(&read(path))).collect();
-    assert!(citing.is_empty(), "{citing:#?}");
+fn every_route_is_on_the_page_of_the_api() {
+    let table = read(&root().join("src/http/routes.rs"));
+    let routes: BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| {
+            let (method, rest) = line.trim().split_once(' ')?;
+            let path = rest.trim_start().strip_prefix('"')?.split_once('"')?.0;
+            let is_route = ["GET", "POST", "PATCH", "DELETE", "PUT"].contains(&method);
+            is_route.then(|| format!("{method} {path}"))
+        })
+        .collect();
+    assert!(routes.len() > 50, "the table is not found: {routes:?}");
+    let page = read(&root().join("docs/api.md"));
+    let missing: Vec<&String> = routes
+        .iter()
+        .filter(|route| !page.contains(&format!("`{route}`")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/api.md: {missing:#?}");
 }
 
 #[test]
