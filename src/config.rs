@@ -18,7 +18,7 @@ mod reader;
 /// The settings there are.
 mod settings;
 
-use reader::{Reader, is_http, unknown_names};
+use reader::{Reader, unknown_names};
 use settings::{SETTINGS, Setting};
 
 /// The checked configuration.
@@ -115,36 +115,20 @@ impl Config {
             host: read.text(settings::HOST),
             port: read.number(settings::SERVER_PORT) as u16,
             data_dir: PathBuf::from(read.text(settings::GENIE_DATA_DIR)),
-            database_url: read.secret(
-                settings::DATABASE_URL,
-                |url| url.starts_with("postgres://") || url.starts_with("postgresql://"),
-                "must begin with postgres://",
-            ),
+            database_url: read.postgres(settings::DATABASE_URL),
             blobs_url: read.bucket(settings::GENIE_BLOBS_URL),
             max_upload: read.number(settings::MAX_UPLOAD_BYTES),
             master_keys: read.secret(settings::GENIE_MASTER_KEYS, |_| true, ""),
             master_keys_file: read.path(settings::GENIE_MASTER_KEYS_FILE),
-            first_invite: read.secret(
-                settings::GENIE_FIRST_INVITE,
-                |code| (4..=200).contains(&code.len()),
-                "must have 4 to 200 characters",
-            ),
+            first_invite: read.invite(settings::GENIE_FIRST_INVITE),
             export_passphrase: read.secret(settings::GENIE_EXPORT_PASSPHRASE, |_| true, ""),
-            original_key: read.secret(
-                settings::CREDENTIALS_ENC_KEY_B64,
-                |key| OriginalKey::read(&SecretString::from(key)).is_some(),
-                "must be 32 bytes in base64",
-            ),
+            original_key: read.original_key(settings::CREDENTIALS_ENC_KEY_B64),
             shared_secret: read.secret(settings::RBAC_SYNC_WEBHOOK_SECRET, |_| true, ""),
             secret_is_narrow: read.is(settings::SHARED_SECRET_ROUTES, "original"),
             directus: read.directus(),
             roles: read.roles(settings::GENIE_ROLES),
             forget_grace: read.duration(settings::FORGET_GRACE),
-            forgotten_file: read
-                .path(settings::GENIE_FORGOTTEN_FILE)
-                .unwrap_or_else(|| {
-                    PathBuf::from(read.text(settings::GENIE_DATA_DIR)).join("forgotten")
-                }),
+            forgotten_file: read.forgotten_file(),
             ollama_url: read.url(settings::OLLAMA_URL),
             ollama_model: read.text(settings::OLLAMA_MODEL),
             caption_model: read.text(settings::CAPTION_MODEL),
@@ -164,11 +148,7 @@ impl Config {
             login_stall: read.millis(settings::GENIE_LOGIN_STALL_MS),
             seal_every: read.seconds(settings::GENIE_SEAL_SECONDS),
             heads_file: read.path(settings::GENIE_HEADS_FILE),
-            heads_webhook: read.secret(
-                settings::GENIE_HEADS_WEBHOOK,
-                is_http,
-                "must begin with http:// or https://",
-            ),
+            heads_webhook: read.secret_url(settings::GENIE_HEADS_WEBHOOK),
             log: read.text(settings::GENIE_LOG),
             log_json: read.is(settings::GENIE_LOG_FORMAT, "json"),
             unknown: unknown_names(&given),

@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::settings::{self, Form, SETTINGS, Setting};
-use crate::{identity::directus, rate_limiter::Rate, roles};
+use crate::{
+    credential_import::original::OriginalKey, identity::directus, rate_limiter::Rate, roles,
+};
 
 pub(super) struct Reader<'a> {
     pub given: &'a BTreeMap<String, String>,
@@ -48,6 +50,31 @@ impl Reader<'_> {
             self.wrong(setting, must);
         }
         Some(SecretString::from(value.clone()))
+    }
+
+    pub(super) fn postgres(&mut self, setting: Setting) -> Option<SecretString> {
+        let is_postgres =
+            |url: &str| url.starts_with("postgres://") || url.starts_with("postgresql://");
+        self.secret(setting, is_postgres, "must begin with postgres://")
+    }
+
+    pub(super) fn invite(&mut self, setting: Setting) -> Option<SecretString> {
+        let is_long = |code: &str| (4..=200).contains(&code.len());
+        self.secret(setting, is_long, "must have 4 to 200 characters")
+    }
+
+    pub(super) fn original_key(&mut self, setting: Setting) -> Option<SecretString> {
+        let is_key = |key: &str| OriginalKey::read(&SecretString::from(key)).is_some();
+        self.secret(setting, is_key, "must be 32 bytes in base64")
+    }
+
+    pub(super) fn secret_url(&mut self, setting: Setting) -> Option<SecretString> {
+        self.secret(setting, is_http, "must begin with http:// or https://")
+    }
+
+    pub(super) fn forgotten_file(&self) -> PathBuf {
+        self.path(settings::GENIE_FORGOTTEN_FILE)
+            .unwrap_or_else(|| PathBuf::from(self.text(settings::GENIE_DATA_DIR)).join("forgotten"))
     }
 
     pub(super) fn number(&mut self, setting: Setting) -> u64 {
@@ -254,6 +281,6 @@ pub(super) fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
     unknown.map(sentence).collect()
 }
 
-pub(super) fn is_http(url: &str) -> bool {
+fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
