@@ -1,15 +1,12 @@
 //! An upload is looked through and queued (contract, section 3). Its bytes are in the blob store by then, and nobody's; one append
 //! makes them a file, queues the job that reads it in, and moves the account on.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use actix_web::web::Data;
 use genie_actors::{Asking, WriteError, users::Plan};
 use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -62,7 +59,7 @@ pub struct Queued {
 impl Uploading {
     /// Takes a place for a user, of which each has one.
     pub fn enter(&self, user: UserId) -> Result<Place, WriteError> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         if all.contains(&user) {
             return Err(Refusal::conflict(
                 "upload_running",
@@ -83,11 +80,7 @@ impl Uploading {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.uploading
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
+        self.uploading.0.lock().remove(&self.user);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use genie_log::{Log, clock::random_bytes, keys::hex, store::Target};
+use genie_log::{Log, clock::random_bytes, store::Target};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -132,7 +132,7 @@ pub fn run(config: &Config, options: Options) -> Result<(), String> {
 }
 
 async fn torture(config: &Config, options: &Options) -> Result<Report, String> {
-    let id = hex(&random_bytes::<6>());
+    let id = hex::encode(random_bytes::<6>());
     let seed = options
         .seed
         .unwrap_or_else(|| u64::from_be_bytes(random_bytes()));

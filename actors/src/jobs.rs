@@ -1,10 +1,7 @@
 //! The job board follows the log and knows which jobs wait; it hands them out fairly and turns time into commands.
 //! A claim is good only once the job's owner's append accepted it.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use genie_events::{
     JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
@@ -16,6 +13,7 @@ use genie_log::{
     leases::{Lease, LeaseKind},
     read::JobStep,
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
@@ -272,7 +270,7 @@ impl JobBoard {
         metadata: Metadata,
     ) -> Result<Claimed, WriteError> {
         let (user, job) = (candidate.user, candidate.job.clone());
-        let lease = hex(&clock::random_bytes::<32>());
+        let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
         let planner = {
@@ -498,9 +496,6 @@ impl JobBoard {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 }

@@ -11,7 +11,7 @@ use genie_events::{
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock, keys::hex};
+use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -237,7 +237,7 @@ impl Register {
         metadata: Metadata,
     ) -> Result<NewInvites, WriteError> {
         let codes: Vec<String> = (0..count)
-            .map(|_| hex(&clock::random_bytes::<10>()))
+            .map(|_| hex::encode(clock::random_bytes::<10>()))
             .collect();
         let mut groups = Vec::with_capacity(count);
         for code in &codes {

@@ -5,7 +5,7 @@ use genie_events::{
     Metadata, ServiceKeyId, StreamKind,
     service_key::{Key, ServiceKey, ServiceKeyCommand},
 };
-use genie_log::{Log, clock, keys::hex};
+use genie_log::{Log, clock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{WriteError, caller::Asking, system_stream};
@@ -42,7 +42,7 @@ impl ServiceKeys {
     pub async fn make(&self, wanted: Key, metadata: Metadata) -> Result<NewKey, WriteError> {
         let key = SecretString::from(format!(
             "{PREFIX}{}",
-            hex(&clock::random_bytes::<KEY_BYTES>())
+            hex::encode(clock::random_bytes::<KEY_BYTES>())
         ));
         let id = self.log.hashes().service_key(key.expose_secret());
         let create = |state: &ServiceKey| state.decide(ServiceKeyCommand::Create(wanted.clone()));

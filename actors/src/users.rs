@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
 use genie_log::{Log, LogError};
+use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, warn};
 
@@ -242,7 +243,7 @@ impl Users {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {
-        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.live.lock()
     }
 }
 

@@ -1,11 +1,9 @@
 //! A file read at any place, by a thread that may wait.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{io, sync::Arc};
 
 use genie_log::{UserKeys, blobs::PART};
+use parking_lot::{Mutex, MutexGuard};
 use rawzip::ReaderAt;
 use tokio::runtime::Handle;
 use zeroize::Zeroizing;
@@ -45,7 +43,7 @@ impl BlobReader {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 }
 

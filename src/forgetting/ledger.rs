@@ -7,11 +7,12 @@ use std::{
     io::{Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use genie_events::{Timestamp, UserId};
 use genie_log::forgetting::Forgetting;
+use parking_lot::Mutex;
 
 /// A line for each: id, time, position, separated by spaces. Appended to and flushed; several servers may share one.
 #[derive(Clone)]
@@ -102,7 +103,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

@@ -3,11 +3,7 @@
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
 
-use std::{
-    collections::HashSet,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, pin::Pin, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -29,6 +25,7 @@ use genie_events::{
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
@@ -62,12 +59,7 @@ pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
 
 impl Exports {
     fn begin(&self, user: UserId) -> Result<Running, ApiError> {
-        match self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(user)
-        {
+        match self.0.lock().insert(user) {
             true => Ok(Running {
                 user,
                 all: self.clone(),
@@ -85,11 +77,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.all
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
+        self.all.0.lock().remove(&self.user);
     }
 }
 

@@ -3,17 +3,13 @@
 //!
 //! Who may act is said by Directus alone, and proven at each request by an answer at most some seconds old (`standing.rs`).
 
-use std::{
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use genie_actors::registration::Register;
 use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use parking_lot::Mutex;
 use reqwest::Method;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
@@ -295,11 +291,7 @@ impl Directus {
     }
 
     fn note_other_secret(&self) {
-        let mut since = self
-            .0
-            .other_secret
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.other_secret.lock();
         if since.is_none() {
             *since = Some(self.0.clock.now());
             error!(
@@ -309,11 +301,7 @@ impl Directus {
     }
 
     fn other_secret_since(&self) -> Option<Timestamp> {
-        *self
-            .0
-            .other_secret
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.0.other_secret.lock()
     }
 
     /// `unset`, `in use`, or `differs` and since when.

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -15,6 +15,7 @@ use genie_log::{
         rotation::{Place, RotationError, Step, Wraps},
     },
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::{info, warn};
@@ -197,7 +198,7 @@ impl Ring {
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<Seen>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner) // what it holds is whole at any time
+        self.taken.lock() // what it holds is whole at any time
     }
 
     /// Tells the others that this server goes.

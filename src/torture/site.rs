@@ -9,9 +9,7 @@ use std::{
     time::Duration,
 };
 
-use genie_log::{
-    Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target, torture::Tormented,
-};
+use genie_log::{Clock, Log, MasterKeys, clock::random_bytes, store::Target, torture::Tormented};
 
 use crate::{
     config::Config,
@@ -61,8 +59,8 @@ impl Site {
             folder,
             ground,
             masters,
-            secret: hex(&random_bytes::<16>()),
-            invite: hex(&random_bytes::<16>()),
+            secret: hex::encode(random_bytes::<16>()),
+            invite: hex::encode(random_bytes::<16>()),
             has_model: answers(&config.ollama_url).await,
             model: vec![
                 setting("OLLAMA_URL", &config.ollama_url),

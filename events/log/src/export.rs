@@ -24,7 +24,7 @@ use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{LogError, StoredRow, keys::hex, store::LONGEST};
+use crate::{LogError, StoredRow, store::LONGEST};
 
 mod folder;
 mod read;
@@ -149,7 +149,7 @@ impl LogLine {
             user_seq: row.owner_seq,
             slice: row.slice,
             recorded_at: row.recorded_at.0,
-            digest: hex(&row.digest),
+            digest: hex::encode(&row.digest),
         }
     }
 
@@ -172,6 +172,6 @@ impl LogLine {
             digest: vec![],
         };
         row.digest = row.computed_digest().to_vec();
-        (hex(&row.digest) == self.digest).then_some(row)
+        (hex::encode(&row.digest) == self.digest).then_some(row)
     }
 }

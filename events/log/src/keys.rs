@@ -4,7 +4,7 @@
 //! Invariant: what readers hold (`UserKeys`) is the payload key and nothing else. The vault key is derived anew whenever a secret
 //! is sealed or opened, and only in exchange for the `VaultDoor`; nobody keeps what it is derived from.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use genie_events::{
     UserId,
@@ -186,32 +186,18 @@ impl SystemHashes {
 }
 
 fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
-    // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
-        return String::new();
-    };
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part.as_bytes());
     }
-    hex(&mac.finalize().into_bytes())
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-            text
-        })
+    hex::encode(mac.finalize().into_bytes())
 }
 
 /// SHA-256 in hexadecimal: how tokens, leases and ciphertexts are named in facts.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 impl Owner {

@@ -248,7 +248,8 @@ impl Log {
 /// Puts the successor in the token's place, if that is still the good one. Flushed: a successor that was given out and then lost
 /// would look like a token that was used twice.
 async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<bool, LogError> {
-    let rotated = serde_json::to_string(&family.rotated_after(refresh.now)).unwrap_or_default(); // text and numbers
+    let rotated = serde_json::to_string(&family.rotated_after(refresh.now))
+        .expect("text and numbers serialize");
     let mut tx = store.durable().await?;
     let sql = "UPDATE sessions SET token_hash = $3, rotated = $4, used_at = $5, expires_at = $6 \
                WHERE family = $1 AND token_hash = $2";

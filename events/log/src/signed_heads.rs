@@ -12,12 +12,7 @@ use sqlx::{Row, any::AnyRow};
 use tlog_tiles::Checkpoint;
 use uuid::Uuid;
 
-use crate::{
-    Log, LogError,
-    keys::{DataKey, hex},
-    merkle_tree::Hash,
-    store::Store,
-};
+use crate::{Log, LogError, keys::DataKey, merkle_tree::Hash, store::Store};
 
 /// A signed note is a few hundred bytes; what is longer is none of ours.
 pub const MAX_NOTE_BYTES: usize = 4096;
@@ -63,7 +58,7 @@ impl fmt::Debug for HeadKey {
 impl HeadKey {
     /// The system's: the log's name (`genie/` and its id) and the key follow from its data key.
     pub(crate) fn of(system: &DataKey) -> Self {
-        let origin = format!("genie/{}", hex(&system.part("log id")[..16]));
+        let origin = format!("genie/{}", hex::encode(&system.part("log id")[..16]));
         let key = SigningKey::from_bytes(&system.part("heads"));
         Self {
             id: signed_note::key_id(&origin, &encoded(&key)),

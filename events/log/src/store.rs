@@ -3,8 +3,9 @@
 //! Invariant: a connection is only ever touched on the runtime that opened it. Callers on other runtimes (HTTP workers, actors)
 //! go through `Store::run`, which also lets a piece of work finish when its caller goes away.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use sqlx::{
     Any, AnyPool, Connection, PgPool, SqlitePool, Transaction,
     any::AnyPoolOptions,
@@ -184,7 +185,7 @@ impl Store {
         }
         let url = format!(
             "sqlite://{}?mode={}",
-            percent_encoded(path),
+            percent_encode(path.as_os_str().as_bytes(), IN_PATH),
             if read_only { "ro" } else { "rw" }
         );
         let any = |connections: u32, pragma: &'static str| {
@@ -337,23 +338,12 @@ fn migration(error: sqlx::migrate::MigrateError) -> LogError {
     }
 }
 
-fn percent_encoded(path: &std::path::Path) -> String {
-    use std::{fmt::Write, os::unix::ffi::OsStrExt};
-    path.as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                    text.push(char::from(*byte))
-                }
-                _ => {
-                    let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
-                }
-            }
-            text
-        })
-}
+/// What stands for itself in the path of a URL.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_');
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,9 @@
 //! The newest rows of the log, in memory and read once for all followers: those that this process appends are handed in as they
 //! are committed, those of other nodes are read from the table. Followers that are further behind read the table themselves.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
@@ -215,7 +212,7 @@ impl Tail {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

@@ -142,7 +142,7 @@ fn is_at(position: u64, (first, last, sentence): (u64, u64, String)) {
 }
 
 fn bytes(kind: Kind, bytes: &[u8]) -> String {
-    let hex = genie_log::keys::hex(bytes);
+    let hex = hex::encode(bytes);
     match kind {
         Kind::Sqlite => format!("X'{hex}'"),
         Kind::Postgres => format!("'\\x{hex}'::bytea"),

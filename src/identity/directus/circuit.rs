@@ -1,12 +1,10 @@
 //! A circuit breaker: a server that has failed several times running is left alone for a while, so that requests fail at once
 //! instead of queueing up before it, and is then tried by one request.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use genie_events::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Failures running that open it.
@@ -62,7 +60,7 @@ impl Circuit {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Leave to send a request, or how long to stay away.

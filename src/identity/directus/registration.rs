@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use genie_actors::{
 };
 use genie_events::{Metadata, Refusal, UserId};
 use genie_log::{Election, Log};
+use parking_lot::Mutex;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -119,7 +120,7 @@ impl Registrations {
     }
 
     fn left(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
-        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.left.lock()
     }
 
     /// Registers somebody, to its end even when the client goes away.

@@ -17,7 +17,7 @@ use super::{
     read::SegmentRows,
     sealed::{ExportKey, SealedWriter},
 };
-use crate::{Log, LogError, import, keys::hex, store::Writing};
+use crate::{Log, LogError, import, store::Writing};
 
 /// How many rows are read at once.
 const PAGE: usize = 200;
@@ -122,9 +122,9 @@ async fn last_digest(
         .await?
         .pop()
         .map(|row| row.digest);
-    match stored == last {
-        true => Ok(hex(&last.unwrap_or_default())),
-        false => Err(TransferError::Row {
+    match last {
+        Some(last) if stored.as_ref() == Some(&last) => Ok(hex::encode(last)),
+        _ => Err(TransferError::Row {
             file: segment.path.clone(),
             position: segment.last,
             reason: "the log has another row or none there: the export is of another log, or the store was set back".into(),
@@ -205,7 +205,7 @@ async fn write_segment(
                     .into());
             }
             out.line(&LogLine::of(row))?;
-            (last, digest) = (row.position, hex(&row.digest));
+            (last, digest) = (row.position, hex::encode(&row.digest));
         }
     }
     out.finish(&dir.join(segment_name(after + 1, last)))?;

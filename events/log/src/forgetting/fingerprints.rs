@@ -11,7 +11,6 @@ use tracing::info;
 
 use crate::{
     Log, LogError,
-    keys::hex,
     store::{Store, Writing},
 };
 
@@ -84,7 +83,7 @@ impl Log {
         let Some(options) = self.store().postgres() else {
             return Ok(BTreeSet::new());
         };
-        let wanted = AhoCorasick::new(wanted.iter().map(|bytes| hex(bytes)));
+        let wanted = AhoCorasick::new(wanted.iter().map(|bytes| hex::encode(bytes)));
         let wanted = wanted.map_err(|error| LogError::Statement(error.to_string()))?;
         let look = async move {
             let mut connection = patient(&options).await?;

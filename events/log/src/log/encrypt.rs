@@ -74,8 +74,8 @@ impl Log {
             outcome.to_string().as_bytes(),
             &idempotency::place(user, &request.key),
         );
-        let event_id =
-            genie_events::EventId(rows.last().map(|row| row.event_id).unwrap_or_default());
+        let last = rows.last().expect("an append of no events was refused");
+        let event_id = genie_events::EventId(last.event_id);
         Ok(idempotency::Outcome {
             key: request.key,
             request: request.request,
