@@ -101,7 +101,7 @@ pub fn serve(config: Config) -> Result<(), String> {
 /// On the runtime that owns all I/O.
 async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<App, String> {
     let limits = read_limits(&config)?;
-    let Opened { log, vault } = open_log(&config, false).await?;
+    let Opened { log, append, vault } = open_log(&config, false).await?;
     let model = ModelSettings {
         url: config.ollama_url.clone(),
         chat_model: config.ollama_model.clone(),
@@ -125,7 +125,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         job_lease: config.job_lease,
         embedded: config.is_embedded(),
     };
-    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings)
+    let write = WriteSide::start(append, vault, arbiters, election.clone(), settings)
         .map_err(|error| error.to_string())?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = start_sealing(&config, &log, election.clone()).await?;

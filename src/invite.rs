@@ -37,8 +37,8 @@ async fn make_here(config: &Config, wanted: NewInvites) -> Result<Vec<String>, S
     let (count, grant) = wanted.read().map_err(|error| error.to_string())?;
     roles::expect_set(config, &grant.role)?;
     let _only_process = app::lock_store(config)?;
-    let Opened { log, vault } = app::open_log(config, false).await?;
-    let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
+    let Opened { log, append, vault } = app::open_log(config, false).await?;
+    let register = Register::new(append.clone(), Vault::new(append, vault));
     // As at a server's start: on a store that had no fact yet it must come first.
     register
         .first_invite(config.first_invite.as_ref())

@@ -8,8 +8,11 @@ use genie_events::{
     Event, Now, Refusal, Timestamp, User, UserCommand, UserId,
     account::{AccountCommand, AccountEvent, Code, ResetLink, TwoFactor, Wanted},
 };
+use genie_log::forgetting::ForgettingRow;
+use genie_log::secrets::SecretRow;
+use genie_log::sessions::SessionRow;
 use genie_log::{
-    Election, Log, LogError, UserKeys, Work,
+    Append, Election, Log, LogError, UserKeys, Work,
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
     secrets::VaultKey,
@@ -42,6 +45,7 @@ const MAX_AGENT: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Accounts {
     log: Log,
+    append: Append,
     users: Users,
     vault: Vault,
 }
@@ -80,8 +84,13 @@ pub struct NewResetLink {
 
 impl Accounts {
     /// On this log, through these actors.
-    pub fn new(log: Log, users: Users, vault: Vault) -> Self {
-        Self { log, users, vault }
+    pub fn new(append: Append, users: Users, vault: Vault) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+            users,
+            vault,
+        }
     }
 
     /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
@@ -101,7 +110,7 @@ impl Accounts {
                 .iter()
                 .any(|change| change.event == Event::Account(AccountEvent::Suspended));
             let work = if suspends {
-                vec![Work::EndSessions { user, but: None }]
+                vec![Work::Session(SessionRow::EndAll { user, but: None })]
             } else {
                 vec![]
             };
@@ -133,14 +142,14 @@ impl Accounts {
                 .take(MAX_AGENT)
                 .collect::<String>()
         });
-        let session = Work::OpenSession(NewSession {
+        let session = Work::Session(SessionRow::Open(NewSession {
             user,
             family: family.family.to_string(),
             token_hash: family.token_hash,
             agent_sealed: agent.map(|agent| keys.seal_text("sessions.agent", &agent)),
             now,
             expires_at: now.plus_seconds(family.seconds),
-        });
+        }));
         self.plan(user, asking, move |state, now| {
             let Proof { password, code } = proof;
             let command = UserCommand::Account(AccountCommand::SignInByPassword { password, code });
@@ -161,8 +170,8 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let work = vec![
-            Work::AwaitForget { user, due },
-            Work::EndSessions { user, but: None },
+            Work::Forgetting(ForgettingRow::Await { user, due }),
+            Work::Session(SessionRow::EndAll { user, but: None }),
         ];
         self.account(user, AccountCommand::RequestForget { due }, work, asking)
             .await
@@ -177,7 +186,7 @@ impl Accounts {
         self.account(
             user,
             AccountCommand::WithdrawForget,
-            vec![Work::Stay { user }],
+            vec![Work::Forgetting(ForgettingRow::Stay { user })],
             asking,
         )
         .await
@@ -189,7 +198,7 @@ impl Accounts {
         user: UserId,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let work = vec![Work::EndSessions { user, but: None }];
+        let work = vec![Work::Session(SessionRow::EndAll { user, but: None })];
         self.account(user, AccountCommand::EndSessions, work, asking)
             .await
     }
@@ -214,9 +223,9 @@ impl Accounts {
             let changes = state.decide(now, UserCommand::Account(end))?;
             Ok(Plan {
                 changes,
-                work: vec![Work::EndSession {
+                work: vec![Work::Session(SessionRow::End {
                     family: family.clone(),
-                }],
+                })],
                 ..Plan::default()
             })
         })
@@ -230,9 +239,9 @@ impl Accounts {
         family: String,
         asking: impl Into<Asking>,
     ) -> Result<(), WriteError> {
-        let work = vec![Work::EndSession {
+        let work = vec![Work::Session(SessionRow::End {
             family: family.clone(),
-        }];
+        })];
         match self
             .account(user, AccountCommand::NoteReuse { family }, work, asking)
             .await
@@ -317,7 +326,10 @@ impl Accounts {
             let password = seal_password(&key, user, version, hash.expose_secret());
             Ok(Plan {
                 changes,
-                work: vec![password, Work::EndSessions { user, but: None }],
+                work: vec![
+                    password,
+                    Work::Session(SessionRow::EndAll { user, but: None }),
+                ],
                 ..Plan::default()
             })
         };
@@ -356,9 +368,9 @@ impl Accounts {
         code: Code,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let work = vec![Work::DeleteSecret {
+        let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
-        }];
+        })];
         self.account(user, AccountCommand::DisableTwoFactor(code), work, asking)
             .await
     }
@@ -369,9 +381,9 @@ impl Accounts {
         user: UserId,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let work = vec![Work::DeleteSecret {
+        let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
-        }];
+        })];
         self.account(user, AccountCommand::RemoveTwoFactor, work, asking)
             .await
     }

@@ -7,6 +7,7 @@ use genie_events::{
     JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{
     Log, LogError, StoredRow, Work, clock,
     keys::{hex, sha256_hex},
@@ -282,14 +283,14 @@ impl JobBoard {
                     now: now.moment,
                 };
                 let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
-                let work = Work::PutLease {
+                let work = Work::Lease(LeaseRow::Put {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
                     user,
                     stream_id: job.to_string(),
                     holder: hash.clone(),
                     expires_at,
-                };
+                });
                 let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
                 Ok(Plan {
                     changes,
@@ -440,10 +441,10 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes =
                     state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
-                let work = vec![Work::CancelLease {
+                let work = vec![Work::Lease(LeaseRow::Cancel {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
-                }];
+                })];
                 Ok(Plan {
                     changes,
                     work,
@@ -470,10 +471,10 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
                 let mut work = conditions.clone();
-                work.push(Work::DropLease {
+                work.push(Work::Lease(LeaseRow::Drop {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
-                });
+                }));
                 Ok(Plan {
                     changes,
                     work,

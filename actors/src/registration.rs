@@ -11,7 +11,7 @@ use genie_events::{
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock};
+use genie_log::{Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, UserKeys, clock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -66,13 +66,18 @@ pub struct NewInvites {
 #[derive(Debug, Clone)]
 pub struct Register {
     log: Log,
+    append: Append,
     vault: Vault,
 }
 
 impl Register {
     /// On this log.
-    pub fn new(log: Log, vault: Vault) -> Self {
-        Self { log, vault }
+    pub fn new(append: Append, vault: Vault) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+            vault,
+        }
     }
 
     /// Who has an address; `None` when nobody.
@@ -98,7 +103,7 @@ impl Register {
             let append = self
                 .decide(user, &normal, &applicant, metadata.clone())
                 .await?;
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(at) => {
                     return Ok(Registered {
                         user,
@@ -121,7 +126,7 @@ impl Register {
         normal: &str,
         applicant: &Applicant,
         metadata: Metadata,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let (email, email_stream, emails) = self.load_email(normal).await?;
         let (invite, invite_stream, invites) = self.load_invite(&applicant.invite_code).await?;
         let now = self.log.clock().now();
@@ -158,7 +163,7 @@ impl Register {
                 spent.into_iter().map(Into::into).collect(),
             ),
         ];
-        Ok(Append {
+        Ok(AppendRequest {
             groups,
             work: vec![new_key, password],
             metadata,
@@ -182,7 +187,7 @@ impl Register {
                 });
             }
             let append = self.meeting(user, who.clone(), metadata.clone()).await?;
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(at) => {
                     return Ok(Registered {
                         user,
@@ -204,7 +209,7 @@ impl Register {
         user: UserId,
         mut who: Acquaintance,
         metadata: Metadata,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let mut groups = Vec::with_capacity(2);
         who.email_id = None;
         if let Some(normal) = who.email.as_deref().and_then(email::normalise) {
@@ -221,7 +226,7 @@ impl Register {
         let met = Account::Absent.decide(AccountCommand::Meet(who))?;
         let (keys, new_key) = self.log.new_keys(user);
         groups.insert(0, first_facts(user, keys, met));
-        Ok(Append {
+        Ok(AppendRequest {
             groups,
             work: vec![new_key],
             metadata,
@@ -250,8 +255,8 @@ impl Register {
             ));
         }
         let at = self
-            .log
-            .append(Append {
+            .append
+            .append(AppendRequest {
                 groups,
                 work: vec![],
                 metadata,
@@ -279,7 +284,14 @@ impl Register {
     ) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
         let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::Invite, &id.0, asking.into(), revoke).await
+        system_stream::ask(
+            &self.append,
+            StreamKind::Invite,
+            &id.0,
+            asking.into(),
+            revoke,
+        )
+        .await
     }
 
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.
@@ -305,13 +317,13 @@ impl Register {
                 .map(Into::into)
                 .collect();
             let group = Group::of_system(&stream, 0, created);
-            let append = Append {
+            let append = AppendRequest {
                 groups: vec![group],
                 work: vec![],
                 metadata: Metadata::system(),
                 remember: None,
             };
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(_) | Err(AppendError::Stale) => {} // stale: another node made it meanwhile
                 Err(error) => return Err(error.into()),
             }

@@ -7,6 +7,7 @@ use genie_events::{
     CaptionId, Metadata, Refusal, SessionId, Timestamp, TurnId, User, UserCommand, UserId,
     chat::ChatCommand,
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Log, LogError, Work, leases::LeaseKind, turn_journal::Journal};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
@@ -252,14 +253,14 @@ impl Supervisor {
     }
 
     fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
-        Work::PutLease {
+        Work::Lease(LeaseRow::Put {
             kind,
             id,
             user,
             stream_id,
             holder: self.0.node.clone(),
             expires_at: self.lease_end(),
-        }
+        })
     }
 
     fn lease_end(&self) -> Timestamp {

@@ -12,7 +12,7 @@ use std::{
 
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
-use genie_log::{Log, LogError};
+use genie_log::{Append, Log, LogError};
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, warn};
@@ -51,6 +51,7 @@ pub struct Users(Arc<Inner>);
 
 struct Inner {
     log: Log,
+    append: Append,
     limits: Limits,
     live: Mutex<HashMap<UserId, Live>>,
     /// The threads that actors live on.
@@ -74,9 +75,10 @@ impl std::fmt::Debug for Users {
 
 impl Users {
     /// `arbiters` must not be empty.
-    pub fn new(log: Log, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
+    pub fn new(append: Append, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
         Self(Arc::new(Inner {
-            log,
+            log: append.log().clone(),
+            append,
             limits,
             live: Mutex::default(),
             arbiters,
@@ -229,10 +231,11 @@ impl Users {
     }
 
     fn start(&self, user: UserId) -> Live {
-        let (log, limits) = (self.0.log.clone(), self.0.limits.clone());
+        let append = self.0.append.clone();
+        let limits = self.0.limits.clone();
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
         let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| {
-            UserActor::new(user, log, limits)
+            UserActor::new(user, append, limits)
         });
         Live {
             actor,

@@ -172,7 +172,7 @@ struct Node {
 impl Node {
     async fn start(config: &Config) -> Result<Self, String> {
         let _only_process = app::lock_store(config)?;
-        let Opened { log, vault } = app::open_log(config, false).await?;
+        let Opened { log, append, vault } = app::open_log(config, false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
         let election = log
             .stand_for_election(&name)
@@ -180,10 +180,10 @@ impl Node {
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
         let _ = app::start_sealing(config, &log, election.clone()).await?;
-        let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
+        let register = Register::new(append.clone(), Vault::new(append.clone(), vault));
         let directus = app::directus(config, &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
-        let forget = Forget::new(log.clone(), None);
+        let forget = Forget::new(append, None);
         let ledger = Ledger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));

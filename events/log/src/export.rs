@@ -24,7 +24,7 @@ use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{LogError, StoredRow, store::LONGEST};
+use crate::{LogError, StoredRow};
 
 mod folder;
 mod read;
@@ -79,16 +79,6 @@ impl From<sqlx::Error> for TransferError {
     fn from(error: sqlx::Error) -> Self {
         Self::Log(error.into())
     }
-}
-
-/// A step with the store, within the time that any may take: one that is gone without a word must not hold this for ever.
-pub(crate) async fn in_time<T>(
-    step: impl Future<Output = Result<T, TransferError>>,
-) -> Result<T, TransferError> {
-    let late = |_| Err(LogError::Away("it did not answer in time".into()).into());
-    tokio::time::timeout(LONGEST, step)
-        .await
-        .unwrap_or_else(late)
 }
 
 const LOG_FORMAT: &str = "genie log v1";

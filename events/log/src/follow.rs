@@ -1,19 +1,25 @@
 //! Following the log in order. Positions are given in commit order by the append, so nothing arrives behind the reader's back,
 //! and a hole is an alarm: it stops the follower for good.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tracing::{error, warn};
 
 use crate::{
     Log, LogError, StoredRow,
-    tail_cache::{Found, Reading},
+    tail_cache::{NextRows, ReadTo},
 };
+
+/// Rows of one reading by a follower that never ends.
+const PAGE: usize = 500;
+/// Pause after the log could not be read.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// Where a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Following {
-    /// Reading what is in the table.
+    /// ReadTo what is in the table.
     CatchingUp,
     /// At the head, woken by what is appended.
     Live,
@@ -30,7 +36,7 @@ pub struct Follower {
     log: Log,
     after: u64,
     state: Following,
-    reading: watch::Receiver<Reading>,
+    reading: watch::Receiver<ReadTo>,
 }
 
 impl Log {
@@ -65,12 +71,12 @@ impl Follower {
             }
             let reading = *self.reading.borrow_and_update();
             let rows = match self.log.tail().find(self.after, limit) {
-                Found::Rows(rows) => rows,
-                Found::Older => self.catch_up(limit).await?,
-                Found::Nothing => {
+                NextRows::Rows(rows) => rows,
+                NextRows::Older => self.catch_up(limit).await?,
+                NextRows::Nothing => {
                     self.state = match reading {
-                        Reading::Hole { missing } => Following::Stopped { missing },
-                        Reading::UpTo(_) => Following::Live,
+                        ReadTo::Hole { missing } => Following::Stopped { missing },
+                        ReadTo::UpTo(_) => Following::Live,
                     };
                     if self.state == Following::Live && self.reading.changed().await.is_err() {
                         return Err(LogError::Away("the log was closed".into()));
@@ -80,6 +86,27 @@ impl Follower {
             };
             self.after = rows.last().map_or(self.after, |last| last.position);
             return Ok(rows);
+        }
+    }
+
+    /// The next rows for the follower called `name`, which runs for ever: waits while the store is away. `None` ends it: there is a
+    /// hole in the log.
+    pub async fn next_or_end(&mut self, name: &'static str) -> Option<Vec<Arc<StoredRow>>> {
+        loop {
+            match self.next(PAGE).await {
+                Ok(rows) => return Some(rows),
+                Err(error @ LogError::Hole { .. }) => {
+                    error!(follower = name, %error, "follower stopped: hole in the log");
+                    return None;
+                }
+                Err(error) => {
+                    warn!(
+                        follower = name, position = self.after, %error,
+                        "follower cannot read the log; retrying in 500 ms"
+                    );
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
         }
     }
 

@@ -13,10 +13,10 @@ use uuid::Uuid;
 use crate::{
     LogError, MasterKeys, StoredRow,
     append_sqlite::insert,
-    export::{CARRIED, Export, Row, Table, TransferError, in_time},
+    export::{CARRIED, Export, Row, Table, TransferError},
     log::stored_head,
     read::read_rows,
-    store::{Store, Target, Writing},
+    store::{Store, Target, Writing, in_time},
 };
 
 /// A batch has so many rows, or so many bytes, at most (and one row at least).

@@ -14,6 +14,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
 use crate::{LogError, migrations};
 
@@ -228,13 +229,8 @@ impl Store {
         T: Send + 'static,
         W: Future<Output = Result<T, LogError>> + Send + 'static,
     {
-        let store = self.clone();
-        let task = self.io.spawn(async move {
-            match tokio::time::timeout(LONGEST, work(store)).await {
-                Ok(done) => done,
-                Err(_) => Err(LogError::Away("it did not answer in time".into())),
-            }
-        });
+        let work = in_time(work(self.clone()));
+        let task = self.io.spawn(work.in_current_span());
         task.await.unwrap_or_else(|stopped| {
             Err(LogError::Statement(format!("a read stopped: {stopped}")))
         })
@@ -301,6 +297,16 @@ impl Store {
             Writing::Sqlite(pool) => pool.close().await,
         }
     }
+}
+
+/// Ends work with the store that takes longer than [`LONGEST`].
+pub async fn in_time<T, E: From<LogError>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |_| Err(LogError::Away("it did not answer in time".into()).into());
+    tokio::time::timeout(LONGEST, work)
+        .await
+        .unwrap_or_else(late)
 }
 
 fn pool_of(connections: u32) -> AnyPoolOptions {

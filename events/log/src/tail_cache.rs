@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use crate::{
     LogError, StoredRow,
     read::{PAGE, read_rows},
-    store::{LONGEST, Store},
+    store::{Store, in_time},
 };
 
 /// The most rows kept.
@@ -22,7 +22,7 @@ const AWAY: Duration = Duration::from_millis(250);
 
 /// How far rows were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reading {
+pub(crate) enum ReadTo {
     /// Up to this position.
     UpTo(u64),
     /// No further: this position is missing.
@@ -33,7 +33,7 @@ pub(crate) enum Reading {
 }
 
 /// What is here for somebody who has seen everything up to a position.
-pub(crate) enum Found {
+pub(crate) enum NextRows {
     /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
     /// The next rows are older than what is kept: they are in the table.
@@ -46,12 +46,12 @@ pub(crate) enum Found {
 pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,
-    reading: watch::Sender<Reading>,
-    kept: Mutex<Kept>,
+    reading: watch::Sender<ReadTo>,
+    kept: Mutex<RecentRows>,
 }
 
 /// Rows without a gap, up to and including position `end`.
-struct Kept {
+struct RecentRows {
     rows: VecDeque<Arc<StoredRow>>,
     bytes: usize,
     end: u64,
@@ -60,14 +60,14 @@ struct Kept {
 impl Tail {
     /// A tail that begins after a position.
     pub fn after(head: u64) -> Self {
-        let kept = Kept {
+        let kept = RecentRows {
             rows: VecDeque::new(),
             bytes: 0,
             end: head,
         };
         Self {
             head: watch::Sender::new(head),
-            reading: watch::Sender::new(Reading::UpTo(head)),
+            reading: watch::Sender::new(ReadTo::UpTo(head)),
             kept: Mutex::new(kept),
         }
     }
@@ -78,7 +78,7 @@ impl Tail {
     }
 
     /// Wakes whenever there are more rows to be found.
-    pub fn watch_reading(&self) -> watch::Receiver<Reading> {
+    pub fn watch_reading(&self) -> watch::Receiver<ReadTo> {
         self.reading.subscribe()
     }
 
@@ -108,15 +108,15 @@ impl Tail {
     }
 
     /// What comes after a position, at most `limit` rows.
-    pub fn find(&self, after: u64, limit: usize) -> Found {
+    pub fn find(&self, after: u64, limit: usize) -> NextRows {
         let kept = self.lock();
         if after >= kept.end {
-            return Found::Nothing;
+            return NextRows::Nothing;
         }
         let first = kept.end + 1 - kept.rows.len() as u64;
         match (after + 1).checked_sub(first) {
-            None => Found::Older,
-            Some(skipped) => Found::Rows(
+            None => NextRows::Older,
+            Some(skipped) => NextRows::Rows(
                 kept.rows
                     .iter()
                     .skip(skipped as usize)
@@ -140,14 +140,12 @@ impl Tail {
             if end >= known {
                 continue; // handed in meanwhile
             }
-            let read =
-                match tokio::time::timeout(LONGEST, read_rows(&store, end, PAGE as i64)).await {
-                    Ok(Ok(rows)) if rows.is_empty() && self.lock().end == end => {
-                        Err(LogError::Hole { missing: end + 1 })
-                    }
-                    Ok(read) => read,
-                    Err(_) => Err(LogError::Away("it did not answer in time".into())),
-                };
+            let read = match in_time(read_rows(&store, end, PAGE as i64)).await {
+                Ok(rows) if rows.is_empty() && self.lock().end == end => {
+                    Err(LogError::Hole { missing: end + 1 })
+                }
+                read => read,
+            };
             match read {
                 Ok(rows) => self.hand_in(rows),
                 Err(LogError::Hole { missing }) => {
@@ -155,7 +153,7 @@ impl Tail {
                         missing,
                         "position {missing} is missing from the log: nobody follows it any further"
                     );
-                    self.reading.send_replace(Reading::Hole { missing });
+                    self.reading.send_replace(ReadTo::Hole { missing });
                     return;
                 }
                 Err(error) => {
@@ -185,14 +183,14 @@ impl Tail {
         }
         drop(kept);
         self.reading
-            .send_replace(Reading::Hole { missing: head + 1 });
+            .send_replace(ReadTo::Hole { missing: head + 1 });
     }
 
     /// When more came at once than is kept, its beginning is left to those who need it.
     fn skip_to(&self, head: u64) -> u64 {
         let mut kept = self.lock();
         if head - kept.end.min(head) > ROWS as u64 {
-            *kept = Kept {
+            *kept = RecentRows {
                 rows: VecDeque::new(),
                 bytes: 0,
                 end: head - PAGE as u64,
@@ -203,7 +201,7 @@ impl Tail {
 
     fn tell(&self, end: u64) {
         self.reading.send_if_modified(|reading| match reading {
-            Reading::UpTo(before) if *before < end => {
+            ReadTo::UpTo(before) if *before < end => {
                 *before = end;
                 true
             }
@@ -211,12 +209,12 @@ impl Tail {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, RecentRows> {
         self.kept.lock()
     }
 }
 
-impl Kept {
+impl RecentRows {
     /// Keeps the next row; any other is known already, or comes again when those before it were read.
     fn push(&mut self, row: StoredRow) {
         if row.position != self.end + 1 {

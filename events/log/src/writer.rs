@@ -7,11 +7,11 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use tracing::{error, warn};
+use tracing::{Span, error, warn};
 
 use crate::{
     StoredRow,
-    append::{AppendError, Appended, Outcome, Request, Work},
+    append::{AppendError, Appended, Request, Verdict, Work},
     append_postgres, append_sqlite,
     health::{Health, Trouble},
     store::Writing,
@@ -35,6 +35,8 @@ const PAUSES_MS: [u64; 5] = [20, 50, 100, 250, 500];
 
 struct Pending {
     request: Request,
+    /// The caller's, so that what becomes of its rows is logged with its request.
+    span: Span,
     deadline: Instant,
     reply: oneshot::Sender<Result<Appended, AppendError>>,
 }
@@ -83,6 +85,7 @@ impl LogWriter {
         let (reply, answer) = oneshot::channel();
         let pending = Pending {
             request,
+            span: Span::current(),
             deadline: Instant::now() + DEADLINE,
             reply,
         };
@@ -193,8 +196,10 @@ impl Task {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 parts.push(part);
             } else if part.len() == 1 {
-                error!(%error, "the store refuses the rows of one append");
                 for pending in part {
+                    pending
+                        .span
+                        .in_scope(|| error!(%error, "the store refuses the rows of one append"));
                     let _ = pending
                         .reply
                         .send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
@@ -207,7 +212,7 @@ impl Task {
         }
     }
 
-    async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+    async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Verdict>, sqlx::Error> {
         match &self.store {
             Writing::Postgres(pool) => {
                 append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await
@@ -218,10 +223,10 @@ impl Task {
         }
     }
 
-    fn answer(&self, part: Vec<Pending>, outcomes: Vec<Outcome>) {
+    fn answer(&self, part: Vec<Pending>, outcomes: Vec<Verdict>) {
         let mut written = Vec::new();
         for (pending, outcome) in part.into_iter().zip(outcomes) {
-            if let Outcome::Written(at) = outcome {
+            if let Verdict::Written(at) = outcome {
                 if pending.request.work.iter().any(Work::deletes_a_secret) {
                     self.scrub.deleted();
                 }
@@ -272,7 +277,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, Group, Log, NewFact, Work,
+        AppendRequest, Group, Log, NewFact, Work,
+        forgetting::ForgettingRow,
         testing::{TestStore, both_stores, store_of},
     };
 
@@ -289,7 +295,7 @@ mod tests {
                     event,
                 }]
             };
-            let append = Append {
+            let append = AppendRequest {
                 groups: vec![Group::of_user(ada, 1, facts())],
                 work: vec![],
                 metadata: Metadata::system(),
@@ -299,7 +305,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(
                     append_to(&opened.log, &request).await,
-                    [Outcome::Written(Appended { first: 2, last: 2 })]
+                    [Verdict::Written(Appended { first: 2, last: 2 })]
                 );
             }
             assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
@@ -319,11 +325,11 @@ mod tests {
                 sequence: 2,
                 event,
             }];
-            let work = vec![Work::Forget {
+            let work = vec![Work::Forgetting(ForgettingRow::Forget {
                 user: ada,
                 at: store.clock.now(),
-            }];
-            let append = Append {
+            })];
+            let append = AppendRequest {
                 groups: vec![Group::of_user(ada, 1, facts)],
                 work,
                 metadata: Metadata::system(),
@@ -333,7 +339,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(
                     append_to(&opened.log, &request).await,
-                    [Outcome::Written(Appended { first: 2, last: 2 })]
+                    [Verdict::Written(Appended { first: 2, last: 2 })]
                 );
             }
             assert_eq!(
@@ -343,7 +349,7 @@ mod tests {
         }
     );
 
-    async fn append_to(log: &Log, request: &Request) -> Vec<Outcome> {
+    async fn append_to(log: &Log, request: &Request) -> Vec<Verdict> {
         match &store_of(log).writing {
             Writing::Postgres(pool) => {
                 append_postgres::append(pool, &mut None, &[request], STATEMENT)

@@ -11,8 +11,11 @@ use genie_events::{
     job::{Job, JobEvent, JobSpec},
     usage::UsageEvent,
 };
+use genie_log::leases::LeaseRow;
+use genie_log::turn_journal::JournalRow;
 use genie_log::{
-    Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember, Work,
+    AppendError, AppendRequest, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember,
+    Work,
     follow::Following,
     idempotency::Remembered,
     leases::LeaseKind,
@@ -50,8 +53,8 @@ fn job_fact(job: &str, sequence: u64, event: Event) -> NewFact {
     }
 }
 
-fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
-    Append {
+fn append(groups: Vec<Group>, work: Vec<Work>) -> AppendRequest {
+    AppendRequest {
         groups,
         work,
         metadata: Metadata::system(),
@@ -62,7 +65,7 @@ fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
 async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError> {
     let job = new_job(log);
     let group = Group::of_user(user, after, vec![job_fact(&job, 1, submitted("x"))]);
-    log.append(append(vec![group], vec![]))
+    genie_log::testing::append(&log, append(vec![group], vec![]))
         .await
         .map(|at| at.last)
 }
@@ -143,7 +146,7 @@ both_stores!(
             ),
         ];
         assert!(matches!(
-            opened.log.append(append(groups, vec![])).await,
+            genie_log::testing::append(&opened.log, append(groups, vec![])).await,
             Err(AppendError::Stale)
         ));
         assert!(
@@ -176,11 +179,12 @@ both_stores!(
             },
             job_fact(&job, 1, submitted("x")),
         ];
-        let at = opened
-            .log
-            .append(append(vec![Group::of_user(ada, 1, facts)], vec![]))
-            .await
-            .unwrap();
+        let at = genie_log::testing::append(
+            &opened.log,
+            append(vec![Group::of_user(ada, 1, facts)], vec![]),
+        )
+        .await
+        .unwrap();
         assert_eq!(at.last, at.first + 1);
         let mut kinds = Vec::new();
         opened
@@ -220,7 +224,9 @@ both_stores!(
             };
             let mut append = append(vec![Group::of_user(ada, sequence - 1, vec![fact])], vec![]);
             append.metadata.request_id = Some(request.into());
-            opened.log.append(append).await.unwrap();
+            genie_log::testing::append(&opened.log, append)
+                .await
+                .unwrap();
         }
         let asked = opened
             .log
@@ -249,12 +255,11 @@ both_stores!(
             store.register(&opened.log, "bob").await,
         );
         let take = |user| Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
-        opened
-            .log
-            .append(append(vec![take(ada)], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![take(ada)], vec![]))
             .await
             .unwrap();
-        let refused = opened.log.append(append(vec![take(bob)], vec![])).await;
+        let refused =
+            genie_log::testing::append(&opened.log, append(vec![take(bob)], vec![])).await;
         assert!(
             matches!(refused, Err(AppendError::StreamTaken)),
             "{refused:?}"
@@ -281,7 +286,7 @@ both_stores!(
             let group = Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
             let log = opened.log.clone();
             asked.push(tokio::spawn(async move {
-                log.append(append(vec![group], vec![])).await
+                genie_log::testing::append(&log, append(vec![group], vec![])).await
             }));
         }
         let mut good = 0;
@@ -315,7 +320,7 @@ both_stores!(
             };
             let (log, group) = (opened.log.clone(), Group::of_user(user, 1, facts));
             asked.push(tokio::spawn(async move {
-                log.append(append(vec![group], vec![])).await
+                genie_log::testing::append(&log, append(vec![group], vec![])).await
             }));
         }
         for (n, answer) in asked.into_iter().enumerate() {
@@ -393,9 +398,7 @@ both_stores!(
             1,
             vec![job_fact(&new_job(&opened.log), 1, submitted("job-canary"))],
         );
-        opened
-            .log
-            .append(append(vec![group], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
         for row in opened.log.rows(0, 10).await.unwrap() {
@@ -573,9 +576,7 @@ both_stores!(
         let stream = StreamId::new(StreamKind::Email, "hash");
         let claimed = Event::Email(EmailEvent::Claimed { user: ada });
         let group = Group::of_system(&stream, 0, vec![claimed]);
-        opened
-            .log
-            .append(append(vec![group], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
         let (email, _) = opened
@@ -591,7 +592,7 @@ both_stores!(
             vec![Event::Email(EmailEvent::Claimed { user: ada })],
         );
         assert!(matches!(
-            opened.log.append(append(vec![again], vec![])).await,
+            genie_log::testing::append(&opened.log, append(vec![again], vec![])).await,
             Err(AppendError::Stale)
         ));
     }
@@ -604,18 +605,20 @@ both_stores!(
         let log = &opened.log;
         let ada = store.register(log, "ada").await;
         let job = new_job(log);
-        let lease = |expires_at| Work::PutLease {
-            kind: LeaseKind::Job,
-            id: job.clone(),
-            user: ada,
-            stream_id: job.clone(),
-            holder: "worker".into(),
-            expires_at,
+        let lease = |expires_at| {
+            Work::Lease(LeaseRow::Put {
+                kind: LeaseKind::Job,
+                id: job.clone(),
+                user: ada,
+                stream_id: job.clone(),
+                holder: "worker".into(),
+                expires_at,
+            })
         };
         let now = store.clock.now();
         let soon = now.plus_seconds(30);
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("x"))]);
-        log.append(append(vec![group], vec![lease(soon)]))
+        genie_log::testing::append(&log, append(vec![group], vec![lease(soon)]))
             .await
             .unwrap();
         assert_eq!(
@@ -632,23 +635,23 @@ both_stores!(
                 attempt: 1,
                 retry_at: None,
             });
-            let condition = Work::OnlyIfLapsed {
+            let condition = Work::Lease(LeaseRow::OnlyIfLapsed {
                 kind: LeaseKind::Job,
                 id: job.clone(),
                 holder: "worker".into(),
                 now,
-            };
-            let drop_it = Work::DropLease {
+            });
+            let drop_it = Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Job,
                 id: job.clone(),
-            };
+            });
             append(
                 vec![Group::of_user(ada, 2, vec![job_fact(&job, 2, lapsed)])],
                 vec![condition, drop_it],
             )
         };
         assert!(matches!(
-            log.append(lapse(now)).await,
+            genie_log::testing::append(&log, lapse(now)).await,
             Err(AppendError::LeaseHeld)
         ));
         assert!(
@@ -674,16 +677,21 @@ both_stores!(
             (soon.plus_seconds(9), Some(40))
         );
         assert!(
-            matches!(log.append(lapse(soon)).await, Err(AppendError::LeaseHeld)),
+            matches!(
+                genie_log::testing::append(&log, lapse(soon)).await,
+                Err(AppendError::LeaseHeld)
+            ),
             "it was renewed meanwhile"
         );
-        log.append(lapse(soon.plus_seconds(9))).await.unwrap();
+        genie_log::testing::append(&log, lapse(soon.plus_seconds(9)))
+            .await
+            .unwrap();
         assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
 
         // A refused append leaves no working row behind.
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
         assert!(matches!(
-            log.append(append(vec![group], vec![lease(soon)])).await,
+            genie_log::testing::append(&log, append(vec![group], vec![lease(soon)])).await,
             Err(AppendError::Stale)
         ));
         assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
@@ -710,13 +718,15 @@ both_stores!(
                 outcome: serde_json::json!({"job": "secret words"}),
             };
             let facts = vec![job_fact(&new_job(&opened.log), 1, submitted("x"))];
-            Append {
+            AppendRequest {
                 remember: Some(remember),
                 ..append(vec![Group::of_user(user, after, facts)], vec![])
             }
         };
         assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
-        let at = opened.log.append(asked(ada, 1)).await.unwrap();
+        let at = genie_log::testing::append(&opened.log, asked(ada, 1))
+            .await
+            .unwrap();
         let kept = Remembered::Same {
             outcome: serde_json::json!({"job": "secret words"}),
             position: at.last,
@@ -730,7 +740,7 @@ both_stores!(
         // The key is used: no facts of another append with it, whosever they are.
         for (user, after) in [(ada, 2), (bob, 1)] {
             assert!(matches!(
-                opened.log.append(asked(user, after)).await,
+                genie_log::testing::append(&opened.log, asked(user, after)).await,
                 Err(AppendError::KeyUsed)
             ));
         }
@@ -759,16 +769,18 @@ both_stores!(
         let log = &opened.log;
         let ada = store.register(log, "ada").await;
         let turn = log.clock().new_uuid().to_string();
-        let free = Work::PutLease {
+        let free = Work::Lease(LeaseRow::Put {
             kind: LeaseKind::Turn,
             id: turn.clone(),
             user: ada,
             stream_id: "s".into(),
             holder: String::new(),
             expires_at: Timestamp(0),
-        };
+        });
         let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
-        log.append(append(vec![group], vec![free])).await.unwrap();
+        genie_log::testing::append(&log, append(vec![group], vec![free]))
+            .await
+            .unwrap();
         let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
         let mut election = log.stand_for_election("a").await.unwrap();
         let epoch = election.elected().await;
@@ -849,12 +861,10 @@ both_stores!(
             1,
             vec![job_fact(&new_job(&opened.log), 1, submitted("x"))],
         );
-        let prune = Work::PruneJournal {
+        let prune = Work::Journal(JournalRow::Prune {
             turn_id: turn.to_string(),
-        };
-        opened
-            .log
-            .append(append(vec![group], vec![prune]))
+        });
+        genie_log::testing::append(&opened.log, append(vec![group], vec![prune]))
             .await
             .unwrap();
         assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "");
@@ -872,7 +882,7 @@ both_stores!(
             1,
             vec![job_fact(&new_job(&opened.log), 1, submitted(&huge))],
         );
-        let refused = opened.log.append(append(vec![group], vec![])).await;
+        let refused = genie_log::testing::append(&opened.log, append(vec![group], vec![])).await;
         assert!(matches!(refused, Err(AppendError::TooLarge(_))));
         let nul = Event::Account(AccountEvent::Suspended);
         let facts = vec![
@@ -883,11 +893,12 @@ both_stores!(
                 event: nul,
             },
         ];
-        opened
-            .log
-            .append(append(vec![Group::of_user(ada, 1, facts)], vec![]))
-            .await
-            .unwrap();
+        genie_log::testing::append(
+            &opened.log,
+            append(vec![Group::of_user(ada, 1, facts)], vec![]),
+        )
+        .await
+        .unwrap();
     }
 );
 
@@ -917,7 +928,7 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
     let asked: Vec<_> = (0..5000)
         .map(|n| {
             let (log, append) = (opened.log.clone(), append_of(n));
-            tokio::spawn(async move { log.append(append).await })
+            tokio::spawn(async move { genie_log::testing::append(&log, append).await })
         })
         .collect();
     while !asked.iter().any(|one| one.is_finished()) {
@@ -1007,11 +1018,12 @@ both_stores!(
             (u64::MAX, fact("a", 1), "event 1 of job/a"),
             (i64::MAX as u64, fact("a", 1), "event 1 of job/a"),
         ] {
-            let refused = opened
-                .log
-                .append(append(vec![Group::of_user(ada, after, vec![fact])], vec![]))
-                .await
-                .unwrap_err();
+            let refused = genie_log::testing::append(
+                &opened.log,
+                append(vec![Group::of_user(ada, after, vec![fact])], vec![]),
+            )
+            .await
+            .unwrap_err();
             assert!(
                 matches!(refused, AppendError::Unstorable { .. }),
                 "{refused}"
@@ -1021,9 +1033,7 @@ both_stores!(
         // NULs inside an event are its own affair: it is sealed.
         let job = new_job(&opened.log);
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
-        opened
-            .log
-            .append(append(vec![group], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
         let (back, _) = opened

@@ -9,7 +9,7 @@ use genie_events::{
     Event, Metadata, StreamId, StreamKind, UserId, email::EmailEvent, ids::EmailId,
 };
 use genie_log::{
-    Append, Group, Log, StoredRow,
+    AppendRequest, Group, Log, StoredRow,
     head_signer::{self, Sealing, State},
     merkle_proof::CantProve,
     merkle_tree,
@@ -109,12 +109,15 @@ async fn facts(log: &Log, count: usize) {
             })],
         )
     });
-    log.append(Append {
-        groups: groups.collect(),
-        work: vec![],
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    genie_log::testing::append(
+        &log,
+        AppendRequest {
+            groups: groups.collect(),
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }

@@ -13,11 +13,13 @@ use super::{
     CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader,
     TransferError,
     folder::{Listing, segment_name, tables_name},
-    in_time,
     read::SegmentRows,
     sealed::{ExportKey, SealedWriter},
 };
-use crate::{Log, LogError, import, store::Writing};
+use crate::{
+    Log, LogError, import,
+    store::{Writing, in_time},
+};
 
 /// How many rows are read at once.
 const PAGE: usize = 200;
