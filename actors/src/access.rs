@@ -3,7 +3,7 @@
 
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
-    access::{Access as Looked, AccessCommand, Wrong},
+    access::{Access as Looked, AccessCommand, RefusedCounts},
     ids::NetworkId,
 };
 use genie_log::{Append, AppendRequest, Group};
@@ -54,7 +54,7 @@ impl Access {
     /// What was refused to nobody in particular, by where it came from: at most as many as one append may hold, and at least one.
     pub async fn refused(
         &self,
-        refused: Vec<(Option<NetworkId>, Wrong)>,
+        refused: Vec<(Option<NetworkId>, RefusedCounts)>,
     ) -> Result<(), WriteError> {
         let commands = refused
             .into_iter()

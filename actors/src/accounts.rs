@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{
     Event, Now, Refusal, Timestamp, User, UserCommand, UserId,
-    account::{AccountCommand, AccountEvent, Code, ResetLink, TwoFactor, Wanted},
+    account::{
+        AccountCommand, AccountEvent, AccountSync, LifecycleCommand, OneTimeCode, ProfileCommand,
+        ResetLink, TwoFactor,
+    },
 };
 use genie_log::forgetting::ForgettingRow;
 use genie_log::secrets::SecretRow;
@@ -56,7 +59,7 @@ pub struct Proof {
     /// The version of the hash that the password was right for.
     pub password: u32,
     /// The one-time code that was right.
-    pub code: Option<Code>,
+    pub code: Option<OneTimeCode>,
 }
 
 /// The family of tokens that a login opens.
@@ -98,13 +101,13 @@ impl Accounts {
     pub async fn sync(
         &self,
         user: UserId,
-        wanted: Wanted,
+        wanted: AccountSync,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(
                 now,
-                UserCommand::Account(AccountCommand::Sync(wanted.clone())),
+                UserCommand::account(LifecycleCommand::Sync(wanted.clone())),
             )?;
             let suspends = changes
                 .iter()
@@ -152,7 +155,7 @@ impl Accounts {
         }));
         self.plan(user, asking, move |state, now| {
             let Proof { password, code } = proof;
-            let command = UserCommand::Account(AccountCommand::SignInByPassword { password, code });
+            let command = UserCommand::account(ProfileCommand::SignInByPassword { password, code });
             Ok(Plan {
                 changes: state.decide(now, command)?,
                 work: vec![session.clone()],
@@ -173,7 +176,7 @@ impl Accounts {
             Work::Forgetting(ForgettingRow::Await { user, due }),
             Work::Session(SessionRow::EndAll { user, but: None }),
         ];
-        self.account(user, AccountCommand::RequestForget { due }, work, asking)
+        self.account(user, LifecycleCommand::RequestForget { due }, work, asking)
             .await
     }
 
@@ -185,7 +188,7 @@ impl Accounts {
     ) -> Result<Done, WriteError> {
         self.account(
             user,
-            AccountCommand::WithdrawForget,
+            LifecycleCommand::WithdrawForget,
             vec![Work::Forgetting(ForgettingRow::Stay { user })],
             asking,
         )
@@ -199,7 +202,7 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let work = vec![Work::Session(SessionRow::EndAll { user, but: None })];
-        self.account(user, AccountCommand::EndSessions, work, asking)
+        self.account(user, ProfileCommand::EndSessions, work, asking)
             .await
     }
 
@@ -217,10 +220,10 @@ impl Accounts {
             if !is_theirs {
                 return Err(Refusal::not_found("session"));
             }
-            let end = AccountCommand::EndSession {
+            let end = ProfileCommand::EndSession {
                 family: family.clone(),
             };
-            let changes = state.decide(now, UserCommand::Account(end))?;
+            let changes = state.decide(now, UserCommand::account(end))?;
             Ok(Plan {
                 changes,
                 work: vec![Work::Session(SessionRow::End {
@@ -243,7 +246,7 @@ impl Accounts {
             family: family.clone(),
         })];
         match self
-            .account(user, AccountCommand::NoteReuse { family }, work, asking)
+            .account(user, ProfileCommand::NoteReuse { family }, work, asking)
             .await
         {
             // Who may not act has no logins any more.
@@ -268,7 +271,7 @@ impl Accounts {
         let done = self
             .account(
                 user,
-                AccountCommand::OfferPasswordReset(link.clone()),
+                ProfileCommand::OfferPasswordReset(link.clone()),
                 vec![],
                 asking,
             )
@@ -289,12 +292,12 @@ impl Accounts {
         let (user, token_hash) = read_reset_token(token)?;
         self.keys(user).await.map_err(no_such_link)?; // of nobody's token no actor is made
         let planner = move |state: &User, now: Now| {
-            let command = AccountCommand::ResetPassword {
+            let command = ProfileCommand::ResetPassword {
                 token_hash: token_hash.clone(),
                 now: now.moment,
             };
             state
-                .decide(now, UserCommand::Account(command))
+                .decide(now, UserCommand::account(command))
                 .map(|_| Plan::default()) // only asked
         };
         self.plan(user, asking, planner)
@@ -313,11 +316,11 @@ impl Accounts {
         let (user, token_hash) = read_reset_token(token)?;
         let key = self.vault_key(user).await.map_err(no_such_link)?;
         let planner = move |state: &User, now: Now| {
-            let command = AccountCommand::ResetPassword {
+            let command = ProfileCommand::ResetPassword {
                 token_hash: token_hash.clone(),
                 now: now.moment,
             };
-            let changes = state.decide(now, UserCommand::Account(command))?;
+            let changes = state.decide(now, UserCommand::account(command))?;
             let version = state
                 .account()
                 .profile()
@@ -348,7 +351,7 @@ impl Accounts {
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(
                 now,
-                UserCommand::Account(AccountCommand::EnableTwoFactor { step }),
+                UserCommand::account(ProfileCommand::EnableTwoFactor { step }),
             )?;
             let TwoFactor { version, .. } = state.account().active()?.two_factor;
             let work = vec![seal_two_factor(&key, user, version + 1, &secret)];
@@ -365,13 +368,13 @@ impl Accounts {
     pub async fn disable_two_factor(
         &self,
         user: UserId,
-        code: Code,
+        code: OneTimeCode,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
         })];
-        self.account(user, AccountCommand::DisableTwoFactor(code), work, asking)
+        self.account(user, ProfileCommand::DisableTwoFactor(code), work, asking)
             .await
     }
 
@@ -384,7 +387,7 @@ impl Accounts {
         let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
         })];
-        self.account(user, AccountCommand::RemoveTwoFactor, work, asking)
+        self.account(user, ProfileCommand::RemoveTwoFactor, work, asking)
             .await
     }
 
@@ -403,10 +406,11 @@ impl Accounts {
     async fn account(
         &self,
         user: UserId,
-        command: AccountCommand,
+        command: impl Into<AccountCommand>,
         work: Vec<Work>,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
+        let command = command.into();
         self.plan(user, asking, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(command.clone()))?;
             Ok(Plan {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use genie_events::{
     CaptionId, Metadata, User, UserCommand, UserId,
-    caption::{Brief, Written},
+    caption::{Brief, WrittenCaption},
     chat::Failure,
 };
 use genie_log::leases::LeaseRow;
@@ -41,7 +41,7 @@ pub(crate) async fn write_caption(
     supervisor: Supervisor,
     task: CaptionTask,
     brief: Brief,
-) -> Result<Written, Failure> {
+) -> Result<WrittenCaption, Failure> {
     let mut place = supervisor.line_up(&task.caption.to_string(), Class::Caption, task.user);
     let _pass = tokio::select! {
         () = task.run.over() => return Err(interrupted()),
@@ -54,7 +54,10 @@ pub(crate) async fn write_caption(
     }
 }
 
-async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Written, Failure> {
+async fn ask_for_caption(
+    supervisor: &Supervisor,
+    brief: &Brief,
+) -> Result<WrittenCaption, Failure> {
     let model = &supervisor.0.settings.caption_model;
     let conversation = prompt(brief);
     let mut text = clean(&whole_answer(supervisor, model, &conversation).await?);
@@ -72,7 +75,7 @@ async fn ask_for_caption(supervisor: &Supervisor, brief: &Brief) -> Result<Writt
             code: "ollama_failed".into(),
             sentence: "The model wrote nothing; try again".into(),
         }),
-        false => Ok(Written {
+        false => Ok(WrittenCaption {
             truncated: cut != text,
             text: cut,
             model: model.clone(),
@@ -108,7 +111,7 @@ async fn whole_answer(
 pub(crate) async fn end_caption(
     supervisor: &Supervisor,
     task: &CaptionTask,
-    written: Result<Written, Failure>,
+    written: Result<WrittenCaption, Failure>,
 ) {
     let (caption, id, office) = (task.caption, task.caption.to_string(), task.office);
     if task.run.lost.is_cancelled() {

@@ -239,10 +239,10 @@ impl Vault {
                 matches!(before, Credential::Held { .. }),
             );
             let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
-            let hash = match &work {
-                Work::Secret(SecretRow::Put { sealed, .. }) => sha256_hex(sealed),
-                _ => String::new(),
+            let Work::Secret(SecretRow::Put { sealed, .. }) = &work else {
+                unreachable!("sealing a secret makes the work that puts it");
             };
+            let hash = sha256_hex(sealed);
             let sealed = SealedSecret { version, hash };
             let command = match target {
                 Target::Imported { over, .. } => UserCommand::ImportCredential {

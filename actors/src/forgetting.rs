@@ -4,7 +4,7 @@
 
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
-    account::{AccountCommand, AccountEvent, AtTheWishOf},
+    account::{AccountEvent, ForgottenBy, LifecycleCommand},
     email::{Email, EmailCommand},
 };
 use genie_log::forgetting::ForgettingRow;
@@ -58,10 +58,10 @@ impl Forget {
     pub async fn now(
         &self,
         user: UserId,
-        by: AtTheWishOf,
+        by: ForgottenBy,
         metadata: Metadata,
     ) -> Result<(), WriteError> {
-        self.to_the_end(user, AccountCommand::Forget(by), metadata)
+        self.to_the_end(user, LifecycleCommand::Forget(by), metadata)
             .await
             .map(drop)
     }
@@ -73,7 +73,7 @@ impl Forget {
         metadata: Metadata,
     ) -> Result<Forgotten, WriteError> {
         let now = self.log.clock().now();
-        self.to_the_end(user, AccountCommand::ForgetWhenDue { now }, metadata)
+        self.to_the_end(user, LifecycleCommand::ForgetWhenDue { now }, metadata)
             .await
     }
 
@@ -81,7 +81,7 @@ impl Forget {
     async fn to_the_end(
         &self,
         user: UserId,
-        command: AccountCommand,
+        command: LifecycleCommand,
         metadata: Metadata,
     ) -> Result<Forgotten, WriteError> {
         let this = self.clone();
@@ -97,7 +97,7 @@ impl Forget {
     async fn ask(
         &self,
         user: UserId,
-        command: AccountCommand,
+        command: LifecycleCommand,
         metadata: Metadata,
     ) -> Result<Forgotten, WriteError> {
         for _ in 0..TRIES {
@@ -141,7 +141,7 @@ impl Forget {
     async fn plan(
         &self,
         awake: &Awake,
-        command: AccountCommand,
+        command: LifecycleCommand,
         metadata: Metadata,
     ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
@@ -190,11 +190,11 @@ impl Forget {
     async fn plan_unread(
         &self,
         user: UserId,
-        command: &AccountCommand,
+        command: &LifecycleCommand,
         metadata: Metadata,
         error: &LogError,
     ) -> Result<AppendRequest, WriteError> {
-        let (AccountCommand::Forget(by), (after, of_account @ 1..)) =
+        let (LifecycleCommand::Forget(by), (after, of_account @ 1..)) =
             (command, self.log.counts_of(user).await?)
         else {
             return Err(error.clone().into());

@@ -10,7 +10,7 @@ use genie_events::{
 use genie_log::leases::LeaseRow;
 use genie_log::{
     Log, LogError, StoredRow, Work, clock,
-    keys::{hex, sha256_hex},
+    keys::sha256_hex,
     leases::{Lease, LeaseKind},
     read::JobStep,
 };
@@ -31,8 +31,6 @@ mod lapse;
 mod waiting;
 use waiting::{Candidate, Waiting};
 
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -133,17 +131,8 @@ impl JobBoard {
                 }
             }
         };
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => self.see(&rows),
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the job board stopped");
-                }
-                Err(error) => {
-                    error!(%error, position = follower.position(), "the job board can't read on; trying on");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
+        while let Some(rows) = follower.next_or_end("job board").await {
+            self.see(&rows);
         }
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use genie_events::{
     Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, AccountCommand, AccountEvent, Acquaintance, FIRST_PASSWORD, Registration},
+    account::{
+        Account, AccountEvent, ExternalAccount, FIRST_PASSWORD, LifecycleCommand, Registration,
+    },
     email::{self, Email, EmailCommand},
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
@@ -133,7 +135,7 @@ impl Register {
         let grant = invite.grant(now)?.clone();
         let claimed = email.decide(EmailCommand::Claim(user))?;
         let spent = invite.decide(InviteCommand::Spend { user, now })?;
-        let registered = Account::Absent.decide(AccountCommand::Register(Registration {
+        let registered = Account::Absent.decide(LifecycleCommand::Register(Registration {
             email: applicant.email.trim().to_owned(),
             email_id: self.log.hashes().email(normal),
             first_name: applicant.first_name.clone(),
@@ -176,7 +178,7 @@ impl Register {
     pub async fn meet(
         &self,
         user: UserId,
-        who: Acquaintance,
+        who: ExternalAccount,
         metadata: Metadata,
     ) -> Result<Registered, WriteError> {
         for _ in 0..TRIES {
@@ -207,7 +209,7 @@ impl Register {
     async fn meeting(
         &self,
         user: UserId,
-        mut who: Acquaintance,
+        mut who: ExternalAccount,
         metadata: Metadata,
     ) -> Result<AppendRequest, WriteError> {
         let mut groups = Vec::with_capacity(2);
@@ -223,7 +225,7 @@ impl Register {
                 );
             }
         }
-        let met = Account::Absent.decide(AccountCommand::Meet(who))?;
+        let met = Account::Absent.decide(LifecycleCommand::Meet(who))?;
         let (keys, new_key) = self.log.new_keys(user);
         groups.insert(0, first_facts(user, keys, met));
         Ok(AppendRequest {

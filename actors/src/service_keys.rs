@@ -3,7 +3,7 @@
 
 use genie_events::{
     Metadata, ServiceKeyId, StreamKind,
-    service_key::{Key, ServiceKey, ServiceKeyCommand},
+    service_key::{ServiceKey, ServiceKeyCommand, ServiceKeyGrant},
 };
 use genie_log::{Append, Log, clock};
 use secrecy::{ExposeSecret, SecretString};
@@ -43,7 +43,11 @@ impl ServiceKeys {
     }
 
     /// Makes one.
-    pub async fn make(&self, wanted: Key, metadata: Metadata) -> Result<NewKey, WriteError> {
+    pub async fn make(
+        &self,
+        wanted: ServiceKeyGrant,
+        metadata: Metadata,
+    ) -> Result<NewKey, WriteError> {
         let key = SecretString::from(format!(
             "{PREFIX}{}",
             hex::encode(clock::random_bytes::<KEY_BYTES>())

@@ -15,7 +15,7 @@ use actix::{
 use genie_events::{
     Change, JobId, Limits, Now, Refusal, User, UserId,
     job::Job,
-    user::reveal::{MayBeShown, NotShown},
+    user::reveal::{RevealDenial, RevealableCredential},
 };
 use genie_log::{
     Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, Remember, UserKeys, Work,
@@ -61,7 +61,7 @@ pub enum Note {
     #[default]
     Nothing,
     /// What may be shown of a credential, or why not.
-    Reveal(Result<MayBeShown, NotShown>),
+    Reveal(Result<RevealableCredential, RevealDenial>),
     /// The job as it was.
     Job(Box<Job>),
 }

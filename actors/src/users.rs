@@ -12,10 +12,9 @@ use std::{
 
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
-use genie_log::{Append, Log, LogError};
-use parking_lot::Mutex;
+use genie_log::{Append, Log};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
-use tracing::{error, warn};
 
 use crate::{
     WriteError,
@@ -40,11 +39,6 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_LIVE: usize = 50_000;
 /// How often the idle are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
-/// Pause after the log could not be read.
-const AWAY: Duration = Duration::from_millis(500);
-
 /// All users' actors of this node.
 #[derive(Clone)]
 pub struct Users(Arc<Inner>);
@@ -205,20 +199,10 @@ impl Users {
     /// that owns the store's connections.
     pub async fn let_go_of_the_forgotten(self) {
         let mut follower = self.0.log.follow(self.0.log.head());
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => rows
-                    .iter()
-                    .filter(|row| row.is_forgotten())
-                    .for_each(|row| self.let_go(UserId(row.owner))),
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "who was forgotten is not followed any more");
-                }
-                Err(error) => {
-                    warn!(%error, "who was forgotten can't be followed; trying on");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
+        while let Some(rows) = follower.next_or_end("users' actors").await {
+            rows.iter()
+                .filter(|row| row.is_forgotten())
+                .for_each(|row| self.let_go(UserId(row.owner)));
         }
     }
 
@@ -245,7 +229,7 @@ impl Users {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, Live>> {
         self.0.live.lock()
     }
 }

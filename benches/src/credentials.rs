@@ -11,7 +11,7 @@ use genie_actors::{
     credentials::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
 };
 use genie_events::{
-    CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::Right,
+    CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::RevealRight,
 };
 use genie_log::{
     MasterKeys,
@@ -209,7 +209,7 @@ async fn reveals(node: Node, vault: Vault, credential: CredentialId) -> Measured
         let ask = Ask {
             named,
             kinds: &[CredentialKind::Profile],
-            right: Right::Every,
+            right: RevealRight::Every,
             purpose,
         };
         let began = Instant::now();

@@ -1,7 +1,7 @@
 //! How long it takes to forget a user with a very long past: the append of the fact must not depend on it.
 
 use genie_actors::forgetting::Forget;
-use genie_events::{Metadata, account::AtTheWishOf};
+use genie_events::{Metadata, account::ForgottenBy};
 use genie_log::load_users::Waking;
 use genie_log::testing::appender;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
     Forget::new(appender(&node.log), Some(node.users.clone()))
-        .now(creator.id, AtTheWishOf::Operator, Metadata::system())
+        .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();
     let name = name_on("credentials", ground.store.kind, "forget_1m_events_ms");

@@ -2,6 +2,7 @@
 //! Each is a stream of its own, so that those who look never wait for each other. Who looked is in the metadata.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     aggregate, domain_event,
@@ -12,7 +13,7 @@ use crate::{
 /// Why a credential was not shown that is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Nobodys {
+pub enum MissingOwner {
     /// There never was one, or no such user.
     Unknown,
     /// Its owner was forgotten.
@@ -32,7 +33,7 @@ pub enum Access {
 
 /// What was shown by those who are nobody, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wrong {
+pub struct RefusedCounts {
     /// Wrong shared secrets.
     pub secrets: u32,
     /// Service keys that never were one.
@@ -43,7 +44,7 @@ pub struct Wrong {
     pub stopped: u32,
 }
 
-impl Wrong {
+impl RefusedCounts {
     /// How many in all.
     pub fn total(&self) -> u32 {
         [self.service_keys, self.tokens, self.stopped]
@@ -77,12 +78,12 @@ pub enum AccessCommand {
         /// From where; from networks beyond those that are told one by one without it.
         network: Option<NetworkId>,
         /// How many.
-        wrong: Wrong,
+        wrong: RefusedCounts,
     },
     /// A credential was asked for that is nobody's.
     RefuseCredential {
         /// Why it is nobody's.
-        reason: Nobodys,
+        reason: MissingOwner,
         /// Which, when it was named.
         credential: Option<CredentialId>,
         /// Whose, when they were named.
@@ -107,12 +108,12 @@ pub enum AccessEvent {
         network: Option<NetworkId>,
         /// How many.
         #[serde(flatten)]
-        wrong: Wrong,
+        wrong: RefusedCounts,
     },
     /// A credential was asked for that is nobody's.
     CredentialRefused {
         /// Why it is nobody's.
-        reason: Nobodys,
+        reason: MissingOwner,
         /// Which, when it was named.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential: Option<CredentialId>,
@@ -129,6 +130,24 @@ domain_event!(
     Self::CredentialRefused { .. } => "access.credential_refused",
 );
 aggregate!(Access, "access", AccessCommand, AccessEvent);
+
+impl AccessEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::PersonalRead { user } => json!({"user": user}),
+            // Not where it came from, whose hash anybody who has the key can look for.
+            Self::Refused { wrong, .. } => json!(wrong),
+            Self::CredentialRefused {
+                reason,
+                credential,
+                user,
+            } => {
+                json!({"reason": reason, "credential": credential, "user": user})
+            }
+        }
+    }
+}
 
 impl Access {
     /// What happens when this is asked.
@@ -173,12 +192,12 @@ mod tests {
 
     #[test]
     fn an_access_is_noted_once() {
-        let wrong = Wrong {
+        let wrong = RefusedCounts {
             secrets: 2,
             stopped: 1,
-            ..Wrong::default()
+            ..RefusedCounts::default()
         };
-        let (reason, credential, user) = (Nobodys::Unknown, None, None);
+        let (reason, credential, user) = (MissingOwner::Unknown, None, None);
         for (ask, noted) in [
             (
                 AccessCommand::ReadPersonal { user: None },
@@ -219,7 +238,7 @@ mod tests {
         }
         let nothing = AccessCommand::NoteRefused {
             network: None,
-            wrong: Wrong::default(),
+            wrong: RefusedCounts::default(),
         };
         TestFramework::<Access>::with(())
             .given_no_previous_events()

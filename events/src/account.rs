@@ -2,6 +2,7 @@
 //! the log; the account only says which version of them counts.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -18,11 +19,11 @@ mod onboarding;
 mod profile;
 mod registration;
 
-pub use command::{AccountCommand, Wanted};
-pub use forgetting::{AtTheWishOf, FORGOTTEN};
+pub use command::{AccountCommand, AccountSync, LifecycleCommand, ProfileCommand};
+pub use forgetting::{FORGOTTEN, ForgottenBy};
 pub use onboarding::Onboarding;
-pub use profile::{Code, FIRST_PASSWORD, Profile, ResetLink, TwoFactor};
-pub use registration::{Acquaintance, Registration};
+pub use profile::{FIRST_PASSWORD, OneTimeCode, Profile, ResetLink, TwoFactor};
+pub use registration::{ExternalAccount, Registration};
 
 /// What an account is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ pub enum AccountEvent {
     /// Somebody registered.
     Registered(Registration),
     /// Somebody whom another identity provider knows came by for the first time.
-    Met(Acquaintance),
+    Met(ExternalAccount),
     /// They signed in.
     SignedIn,
     /// Onboarding went on.
@@ -159,7 +160,7 @@ pub enum AccountEvent {
     /// They were forgotten: the last event of every user who was. Nothing personal may stand in it.
     Forgotten {
         /// At whose wish.
-        by: AtTheWishOf,
+        by: ForgottenBy,
     },
 }
 
@@ -190,6 +191,46 @@ domain_event!(AccountEvent,
     Self::Forgotten { .. } => "account.forgotten",
 );
 aggregate!(Account, "account", AccountCommand, AccountEvent);
+
+impl AccountEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Registered(r) => {
+                json!({"tier": r.tier, "role": r.role, "admin": r.admin})
+            }
+            Self::OnboardingAdvanced { to } => json!({"to": to}),
+            Self::Met(m) => json!({
+                "tier": m.tier, "role": m.role, "admin": m.admin, "onboarding": m.onboarding, "active": m.active,
+            }),
+            Self::RoleChanged { role, admin } => json!({"role": role, "admin": admin}),
+            Self::TierChanged { tier } => json!({"tier": tier}),
+            Self::PasswordChanged { version } | Self::PasswordReset { version } => {
+                json!({"version": version})
+            }
+            Self::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
+            Self::Exported { secrets } => json!({"secrets": secrets}),
+            Self::SessionReuseDetected { family } | Self::SessionEnded { family } => {
+                json!({"family": family})
+            }
+            Self::ImpersonationStarted { by, impersonation }
+            | Self::ImpersonationEnded { by, impersonation } => {
+                json!({"by": by, "impersonation": impersonation})
+            }
+            Self::ForgetRequested { due } => json!({"due_at": due}),
+            Self::ForgetWithdrawn { active } => json!({"active": active}),
+            Self::Forgotten { by } => json!({"by": by}),
+            Self::SignedIn
+            | Self::Suspended
+            | Self::Reactivated
+            | Self::EmailChanged { .. }
+            | Self::TwoFactorEnabled { .. }
+            | Self::TwoFactorUsed { .. }
+            | Self::TwoFactorDisabled { .. }
+            | Self::SessionsEnded => json!({}),
+        }
+    }
+}
 
 impl Account {
     /// The profile of somebody who may act.
@@ -235,40 +276,45 @@ impl Account {
         }
     }
 
-    /// What happens when this is asked.
-    pub fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
+    /// Decides a command.
+    pub fn decide(&self, command: impl Into<AccountCommand>) -> Result<Vec<AccountEvent>, Refusal> {
+        match command.into() {
+            AccountCommand::Lifecycle(command) => self.decide_lifecycle(command),
+            AccountCommand::Profile(command) => self.active()?.decide(command),
+        }
+    }
+
+    fn decide_lifecycle(&self, command: LifecycleCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {
-            AccountCommand::Register(registration) => {
+            LifecycleCommand::Register(registration) => {
                 self.begin(AccountEvent::Registered(registration))
             }
-            AccountCommand::Meet(acquaintance) => self.begin(AccountEvent::Met(acquaintance)),
-            AccountCommand::Sync(wanted) => self.sync(wanted),
-            // Also of somebody who was suspended meanwhile.
-            AccountCommand::EndImpersonation { by, impersonation } => self
-                .known()
+            LifecycleCommand::Meet(external) => self.begin(AccountEvent::Met(external)),
+            LifecycleCommand::Sync(sync) => self.sync(sync),
+            LifecycleCommand::EndImpersonation { by, impersonation } => self
+                .existing()
                 .map(|_| vec![AccountEvent::ImpersonationEnded { by, impersonation }]),
-            AccountCommand::RequestForget { due } => match self {
-                Self::Leaving { .. } => Ok(vec![]), // the first time stands
+            LifecycleCommand::RequestForget { due } => match self {
+                Self::Leaving { .. } => Ok(vec![]), // the first request stands
                 _ => self
                     .active()
                     .map(|_| vec![AccountEvent::ForgetRequested { due }]),
             },
-            AccountCommand::WithdrawForget => match self {
+            LifecycleCommand::WithdrawForget => match self {
                 Self::Leaving { suspended, .. } => {
                     Ok(vec![AccountEvent::ForgetWithdrawn { active: !suspended }])
                 }
-                _ => self.known().map(|_| vec![]),
+                _ => self.existing().map(|_| vec![]),
             },
-            AccountCommand::ForgetWhenDue { now } => match self.leaves_at() {
+            LifecycleCommand::ForgetWhenDue { now } => match self.leaves_at() {
                 Some(due) if due <= now => Ok(vec![AccountEvent::Forgotten {
-                    by: AtTheWishOf::User,
+                    by: ForgottenBy::User,
                 }]),
-                _ => self.known().map(|_| vec![]),
+                _ => self.existing().map(|_| vec![]),
             },
-            AccountCommand::Forget(by) => {
-                self.known().map(|_| vec![AccountEvent::Forgotten { by }])
-            }
-            command => self.active()?.decide(command),
+            LifecycleCommand::Forget(by) => self
+                .existing()
+                .map(|_| vec![AccountEvent::Forgotten { by }]),
         }
     }
 
@@ -282,22 +328,22 @@ impl Account {
         }
     }
 
-    fn known(&self) -> Result<&Profile, Refusal> {
+    fn existing(&self) -> Result<&Profile, Refusal> {
         self.profile().ok_or_else(|| Refusal::not_found("user"))
     }
 
-    fn sync(&self, wanted: Wanted) -> Result<Vec<AccountEvent>, Refusal> {
-        let profile = self.known()?;
-        let role = wanted.role.unwrap_or_else(|| profile.role.clone());
-        let admin = wanted.admin.unwrap_or(profile.admin);
+    fn sync(&self, sync: AccountSync) -> Result<Vec<AccountEvent>, Refusal> {
+        let profile = self.existing()?;
+        let role = sync.role.unwrap_or_else(|| profile.role.clone());
+        let admin = sync.admin.unwrap_or(profile.admin);
         let mut events = Vec::new();
         if (&role, admin) != (&profile.role, profile.admin) {
             events.push(AccountEvent::RoleChanged { role, admin });
         }
-        if let Some(tier) = wanted.tier.filter(|tier| *tier != profile.tier) {
+        if let Some(tier) = sync.tier.filter(|tier| *tier != profile.tier) {
             events.push(AccountEvent::TierChanged { tier });
         }
-        match (self, wanted.active) {
+        match (self, sync.active) {
             (
                 Self::Active(_)
                 | Self::Leaving {

@@ -1,6 +1,7 @@
 //! `caption`: one caption asked of the model, and what became of it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month};
 
@@ -162,12 +163,12 @@ pub enum CaptionCommand {
         month: Month,
     },
     /// It is written, or failed.
-    Finish(Result<Written, Failure>),
+    Finish(Result<WrittenCaption, Failure>),
 }
 
 /// A written caption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
+pub struct WrittenCaption {
     /// The caption; personal.
     pub text: String,
     /// Who wrote it.
@@ -189,7 +190,7 @@ pub enum CaptionEvent {
         month: Month,
     },
     /// Written.
-    Completed(Written),
+    Completed(WrittenCaption),
     /// Not written; the quota unit went back with this fact.
     Failed(Failure),
 }
@@ -200,6 +201,21 @@ domain_event!(CaptionEvent,
     Self::Failed(_) => "caption.failed",
 );
 aggregate!(Caption, "caption", CaptionCommand, CaptionEvent);
+
+impl CaptionEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Requested { brief, .. } => {
+                json!({"platform": brief.platform, "length": brief.length})
+            }
+            Self::Completed(written) => {
+                json!({"model": written.model, "truncated": written.truncated})
+            }
+            Self::Failed(failure) => json!({"failure": failure.code}),
+        }
+    }
+}
 
 impl Caption {
     /// What happens when this is asked.
@@ -246,7 +262,7 @@ mod tests {
             brief,
             month: Month(202_611),
         };
-        let written = Written {
+        let written = WrittenCaption {
             text: "hey".into(),
             model: "m".into(),
             truncated: false,

@@ -1,6 +1,7 @@
 //! `chat`: a session's turns. Each turn is a question and, once, its answer, whatever became of it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal};
 
@@ -129,6 +130,21 @@ domain_event!(ChatEvent,
     Self::Answered { .. } => "chat.answered",
 );
 aggregate!(Chat, "chat", ChatCommand, ChatEvent);
+
+impl ChatEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Asked { turn, message, .. } => {
+                json!({"turn": turn, "bytes": message.len()})
+            }
+            Self::Answered { turn, answer } => json!({
+                "turn": turn, "outcome": answer.outcome, "model": answer.model, "bytes": answer.content.len(),
+                "failure": answer.failure.as_ref().map(|failure| &failure.code),
+            }),
+        }
+    }
+}
 
 impl Chat {
     /// The turn under way.

@@ -2,6 +2,7 @@
 //! facts carry its version and the hash of its ciphertext, which lies beside the log.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
 
@@ -240,6 +241,31 @@ domain_event!(CredentialEvent,
     Self::Removed => "credential.removed",
 );
 aggregate!(Credential, "credential", CredentialCommand, CredentialEvent);
+
+impl CredentialEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Stored {
+                kind,
+                platform,
+                expires_at,
+                sealed,
+                ..
+            } => {
+                json!({"kind": kind, "platform": platform, "version": sealed.version, "expires_at": expires_at})
+            }
+            Self::Changed {
+                expires_at, sealed, ..
+            } => {
+                json!({"version": sealed.version, "expires_at": expires_at})
+            }
+            Self::Revealed { version, .. } => json!({"version": version}),
+            Self::Refused { reason, .. } => json!({"reason": reason}),
+            Self::Removed => json!({}),
+        }
+    }
+}
 
 impl Credential {
     /// The version that the next secret is to be sealed for.

@@ -1,6 +1,7 @@
 //! `email`: the fence that makes an address unique. Its stream's id is a keyed hash of the address in its normal form.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     aggregate, domain_event,
@@ -68,6 +69,18 @@ domain_event!(EmailEvent,
     Self::Released { .. } => "email.released",
 );
 aggregate!(Email, "email", EmailCommand, EmailEvent);
+
+impl EmailEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Claimed { user } | Self::Released { user } => json!({"user": user}),
+            Self::Reserved(reservation) => {
+                json!({"user": reservation.user, "until": reservation.until})
+            }
+        }
+    }
+}
 
 impl Email {
     /// Who has it.

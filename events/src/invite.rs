@@ -1,6 +1,7 @@
 //! `invite`: a code that opens the door once. Its stream's id is a keyed hash of the code.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     aggregate, domain_event, email::under_way, ids::UserId, refusal::Refusal, tier::Tier,
@@ -117,6 +118,21 @@ domain_event!(InviteEvent,
     Self::Revoked => "invite.revoked",
 );
 aggregate!(Invite, "invite", InviteCommand, InviteEvent);
+
+impl InviteEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Created { grant, .. } => {
+                json!({"tier": grant.tier, "role": grant.role, "admin": grant.admin})
+            }
+            Self::Reserved { user } | Self::Released { user } | Self::Spent { user } => {
+                json!({"user": user})
+            }
+            Self::Revoked => json!({}),
+        }
+    }
+}
 
 impl Invite {
     /// What its user becomes, if it may be used.

@@ -1,7 +1,7 @@
 //! `job`: a piece of work, from its submission to its end. A worker holds it by a lease; only the present lease may end it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp, usage::Unit};
 
@@ -217,6 +217,35 @@ domain_event!(JobEvent,
     Self::Cancelled => "job.cancelled",
 );
 aggregate!(Job, "job", JobCommand, JobEvent);
+
+impl JobEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Submitted { spec, counted } => json!({
+                "operation": spec.operation, "queue": spec.queue, "priority": spec.priority,
+                "run_at": spec.run_at, "max_attempts": spec.max_attempts, "counted": counted,
+            }),
+            Self::Claimed { attempt, .. } | Self::Completed { attempt, .. } => {
+                json!({"attempt": attempt})
+            }
+            Self::Lapsed { attempt, retry_at }
+            | Self::Failed {
+                attempt, retry_at, ..
+            } => {
+                json!({"attempt": attempt, "retry_at": retry_at})
+            }
+            Self::Retried {
+                queue,
+                priority,
+                counted,
+            } => {
+                json!({"queue": queue, "priority": priority, "counted": counted})
+            }
+            Self::Cancelled => json!({}),
+        }
+    }
+}
 
 /// The priority of a job that its owner queued again (contract, section 5).
 const RETRY_PRIORITY: i64 = 5;

@@ -2,6 +2,7 @@
 //! stream's id is a keyed hash of the key, so that whoever shows a key is found without a table, and no key is stored.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
 
@@ -16,14 +17,14 @@ pub enum ServiceKey {
     #[default]
     Absent,
     /// Opens what its scopes say, until it expires.
-    Live(Key),
+    Live(ServiceKeyGrant),
     /// Opens nothing any more.
     Revoked,
 }
 
 /// What a key is for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Key {
+pub struct ServiceKeyGrant {
     /// What an administrator calls it.
     pub name: String,
     /// What it opens.
@@ -33,7 +34,7 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
 }
 
-impl Key {
+impl ServiceKeyGrant {
     /// A key with each scope once, in order.
     pub fn new(
         name: String,
@@ -123,7 +124,7 @@ impl std::fmt::Display for Scope {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServiceKeyCommand {
     /// Make it.
-    Create(Key),
+    Create(ServiceKeyGrant),
     /// Let it open nothing any more.
     Revoke,
 }
@@ -133,7 +134,7 @@ pub enum ServiceKeyCommand {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ServiceKeyEvent {
     /// Made.
-    Created(Key),
+    Created(ServiceKeyGrant),
     /// It opens nothing any more.
     Revoked,
 }
@@ -149,9 +150,21 @@ aggregate!(
     ServiceKeyEvent
 );
 
+impl ServiceKeyEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Created(key) => {
+                json!({"scopes": key.scopes, "expires_at": key.expires_at})
+            }
+            Self::Revoked => json!({}),
+        }
+    }
+}
+
 impl ServiceKey {
     /// What it opens now; `None` when nothing.
-    pub fn opens(&self, now: Timestamp) -> Option<&Key> {
+    pub fn opens(&self, now: Timestamp) -> Option<&ServiceKeyGrant> {
         match self {
             Self::Live(key) if key.expires_at.is_none_or(|at| now < at) => Some(key),
             _ => None,
@@ -189,8 +202,8 @@ mod tests {
 
     use super::*;
 
-    fn key(scopes: &[Scope], expires_at: Option<Timestamp>) -> Key {
-        Key {
+    fn key(scopes: &[Scope], expires_at: Option<Timestamp>) -> ServiceKeyGrant {
+        ServiceKeyGrant {
             name: "dashboard".into(),
             scopes: scopes.to_vec(),
             expires_at,
@@ -203,7 +216,7 @@ mod tests {
     #[test]
     fn a_key_is_made_with_each_scope_once() {
         let twice = vec![Scope::JobsWork, Scope::EventsRead, Scope::JobsWork];
-        let made = Key::new(
+        let made = ServiceKeyGrant::new(
             "dashboard".into(),
             twice,
             Some(Timestamp(11)),
@@ -233,7 +246,8 @@ mod tests {
                 "expires_at",
             ),
         ] {
-            let refused = Key::new(name.into(), scopes, expires_at, Timestamp(10)).unwrap_err();
+            let refused =
+                ServiceKeyGrant::new(name.into(), scopes, expires_at, Timestamp(10)).unwrap_err();
             assert!(
                 refused.sentence.contains(&format!("`{field}`")),
                 "{refused}"

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     aggregate, domain_event, refusal::Refusal, tier::Counter, tier_limits::Allowance,
@@ -77,6 +78,26 @@ domain_event!(UsageEvent,
     Self::GivenBack { .. } => "usage.given_back",
 );
 aggregate!(Usage, "usage", UsageCommand, UsageEvent);
+
+impl UsageEvent {
+    /// The fields that are not personal and are stored readable.
+    pub(crate) fn clear(&self) -> Value {
+        match self {
+            Self::Counted {
+                counter,
+                amount,
+                month,
+            }
+            | Self::GivenBack {
+                counter,
+                amount,
+                month,
+            } => {
+                json!({"counter": counter, "amount": amount, "month": month})
+            }
+        }
+    }
+}
 
 impl Usage {
     /// The count of a month.

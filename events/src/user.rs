@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Now,
-    account::{Account, AccountCommand, AccountEvent},
+    account::{Account, AccountCommand, AccountEvent, ProfileCommand},
     caption::Caption,
     chat::Chat,
     credential::{Credential, CredentialCommand, CredentialKind},
@@ -152,10 +152,10 @@ impl User {
             self.account.active()?;
         }
         match command {
-            UserCommand::SignIn => self.account_changes(AccountCommand::SignIn),
+            UserCommand::SignIn => self.account_changes(ProfileCommand::SignIn),
             UserCommand::Account(command) => self.account_changes(command),
             UserCommand::AdvanceOnboarding { to, privileged } => {
-                self.account_changes(AccountCommand::AdvanceOnboarding { to, privileged })
+                self.account_changes(ProfileCommand::AdvanceOnboarding { to, privileged })
             }
             UserCommand::BeginOnboarding(job, file) => self.begin_onboarding(&job, file),
             UserCommand::StoreCredential {
@@ -241,7 +241,7 @@ impl User {
         }
     }
 
-    fn account_changes(&self, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
+    fn account_changes(&self, command: impl Into<AccountCommand>) -> Result<Vec<Change>, Refusal> {
         self.account
             .decide(command)
             .map(|events| changes(&self.id, events))

@@ -1,15 +1,17 @@
 -- The log, and the working tables beside it.
--- Times are integer microseconds since 1970 UTC, ids are text in the "C" collation, so that both stores hold the same.
+-- Times are integer microseconds since 1970 UTC and ids are text in the "C" collation, so that both
+-- stores hold the same values.
 
 CREATE TABLE events (
-    -- Dense and in commit order: given by append() under its lock, never by a sequence.
+    -- Dense and in commit order. append() gives it under a lock: a sequence leaves holes and does
+    -- not follow the commits.
     position       bigint PRIMARY KEY,
     aggregate_type text   COLLATE "C" NOT NULL,
     aggregate_id   text   COLLATE "C" NOT NULL,
     sequence       bigint NOT NULL,
     event_type     text   COLLATE "C" NOT NULL,
     event_version  text   COLLATE "C" NOT NULL,
-    -- `json`, not `jsonb`: the digest is over the bytes as written.
+    -- `json`, not `jsonb`: the digest covers the bytes as written.
     payload        json   NOT NULL,
     metadata       json   NOT NULL,
     event_id       text   COLLATE "C" NOT NULL UNIQUE,
@@ -29,7 +31,7 @@ END $$;
 CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- One row per user, and one for the system (the nil UUID): its data key, wrapped by a master key.
+-- A data key for each user, and one for the system (the nil UUID), wrapped by a master key.
 CREATE TABLE user_keys (
     user_id      text   COLLATE "C" PRIMARY KEY,
     key_id       text   COLLATE "C" NOT NULL,
@@ -39,7 +41,7 @@ CREATE TABLE user_keys (
     destroyed_at bigint
 );
 
--- Secrets lie outside the log so that they can be deleted; facts carry their version and hash.
+-- Secrets lie outside the log so that they can be deleted. Facts carry their version and hash.
 CREATE TABLE secrets (
     secret_id text   COLLATE "C" NOT NULL,
     version   bigint NOT NULL,
@@ -49,13 +51,13 @@ CREATE TABLE secrets (
 );
 CREATE INDEX secrets_of_user ON secrets (user_id);
 
--- Running jobs, turns and captions: who holds them, until when.
+-- The running jobs, turns and captions, with their holder and the end of the lease.
 CREATE TABLE leases (
     kind       text   COLLATE "C" NOT NULL CHECK (kind IN ('job', 'turn', 'caption')),
     id         text   COLLATE "C" NOT NULL,
     user_id    text   COLLATE "C" NOT NULL,
     stream_id  text   COLLATE "C" NOT NULL,
-    -- Hash of a worker's lease, or the node that runs it; empty when nobody holds it yet.
+    -- The hash of a worker's lease, or the node that runs it; empty while nobody holds it.
     holder     text   COLLATE "C" NOT NULL,
     epoch      bigint NOT NULL,
     expires_at bigint NOT NULL,
@@ -65,7 +67,7 @@ CREATE TABLE leases (
 );
 CREATE INDEX leases_by_expiry ON leases (kind, expires_at);
 
--- Tokens of running turns. A reader is only shown what is committed here.
+-- The text of running turns. A reader is shown only what is committed here.
 CREATE TABLE journal (
     turn_id text   COLLATE "C" NOT NULL,
     upto    bigint NOT NULL,
@@ -74,7 +76,7 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 );
 
--- What came of requests that carried an Idempotency-Key, written with their facts.
+-- The outcome of each request that carried an Idempotency-Key, written with its facts.
 CREATE TABLE idempotency (
     key_hash     text  COLLATE "C" PRIMARY KEY,
     user_id      text  COLLATE "C" NOT NULL,
@@ -84,7 +86,8 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_of_user ON idempotency (user_id);
 
--- One snapshot of each user's state, so that waking a user reads a short tail. Never the truth: it may be deleted at any time.
+-- A snapshot of each user's state, so that loading a user reads few facts. Never the truth: a row
+-- may be deleted at any time.
 CREATE TABLE snapshots (
     user_id  text   COLLATE "C" PRIMARY KEY,
     version  bigint NOT NULL,
@@ -93,19 +96,27 @@ CREATE TABLE snapshots (
     sealed   bytea  NOT NULL
 );
 
--- How far each follower came.
+-- The position of each follower.
 CREATE TABLE checkpoints (
     name     text   COLLATE "C" PRIMARY KEY,
     position bigint NOT NULL
 );
 
--- Appends a batch of requests, each whole or not at all. Answers a row `head` with the last position before the batch, and a row
--- for each request that was not appended: `already` (its own events are there, at these positions), `key_not_live`, `stale` (an
--- owner has other events than the writer thought), `taken` (a stream belongs to somebody else), `key_used` (another request had
--- this idempotency key), `lease_held` (the lease that had to have lapsed has not), `deposed` (the epoch in which
--- alone it was to be written is over). All others were appended, one after the other in their order after the head.
--- No two requests of a batch may share an owner: the writer sees to that. p_work is NULL when there are no working rows.
--- The session has enable_seqscan, enable_hashjoin and enable_mergejoin off: a plan made while the tables were small is kept.
+-- Appends a batch of requests, each whole or not at all. Answers a row `head` with the last
+-- position before the batch, and one row for each request that was not appended, with its outcome:
+-- - `already`: its own events are in the log, at these positions;
+-- - `deposed`: it was to be written in one epoch only, and that epoch is over;
+-- - `key_not_live`: an owner has no live data key;
+-- - `stale`: an owner has other events than the writer thought;
+-- - `taken`: a stream belongs to another owner;
+-- - `key_used`: another request had this idempotency key;
+-- - `lease_held`: the request needs a lapsed lease, and the lease has not lapsed.
+-- All other requests were appended after the head, in their order.
+--
+-- Invariant: no two requests of a batch share an owner; the writer ensures it. p_work is NULL when
+-- there are no working rows.
+-- The session has enable_seqscan, enable_hashjoin and enable_mergejoin off: a plan made while the
+-- tables were small is kept.
 CREATE FUNCTION append(
     p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
     p_event_type text[], p_event_version text[], p_payload text[], p_metadata text[],
@@ -121,18 +132,19 @@ DECLARE
     outcomes text[] := '{}';
     refused  int[] := '{}';
 BEGIN
-    -- No epoch is raised while a request of the elected node is written. Before the appenders' lock, so that who waits here
-    -- holds up nobody else.
+    -- No epoch is raised while a request of the leader is written. This lock comes before the
+    -- appenders' lock, so that whoever waits here holds up nobody else.
     IF p_work @> '[{"t": "only_in_epoch"}]' THEN
         PERFORM pg_advisory_xact_lock_shared(7340993);
     END IF;
-    -- One appender at a time. Statements of a volatile function each see a fresh snapshot, so what follows sees
-    -- everything that earlier holders of the lock committed.
+    -- One appender at a time. Each statement of a volatile function sees a fresh snapshot, so the
+    -- rest sees everything that earlier holders of the lock committed.
     PERFORM pg_advisory_xact_lock(7340991);
     SELECT coalesce(max(position), 0) INTO head FROM events;
 
-    -- Requests that are not plainly good. An owner whose last event is the one before cannot have these rows yet, nor this
-    -- stream another one of the owner's: only a first event can meet a stream of somebody else.
+    -- The doubtful requests. When an owner's last event is the one before the request, the log
+    -- cannot hold its owner numbers yet, or its sequences in the owner's streams. Only a first
+    -- event can meet another owner's stream.
     WITH new_keys AS MATERIALIZED (
         SELECT w.r, w.user_id FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text) WHERE w.t = 'new_key'
     )
@@ -145,7 +157,8 @@ BEGIN
         ) o
         LEFT JOIN user_keys k ON k.user_id = o.user_id AND k.state = 'live'
         LEFT JOIN new_keys n ON n.r = o.request AND n.user_id = o.user_id
-        LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1 -- one row, the one before, when all is good
+        -- Reads one row, the one before the request, when all is good.
+        LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1
         WHERE NOT (o.system OR k.user_id IS NOT NULL OR n.r IS NOT NULL)
            OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
         UNION ALL
@@ -197,7 +210,7 @@ BEGIN
     GROUP BY j.request, j.outcome;
 END $$;
 
--- What is to become of the requests that are not plainly good: `good` after all, or one of append()'s outcomes.
+-- Judges the doubtful requests: `good` after all, or one of append()'s outcomes.
 CREATE FUNCTION judge(
     doubtful int[], p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[], p_event_id text[],
     p_user_id text[], p_user_seq bigint[], p_system boolean[], p_work jsonb
@@ -205,7 +218,7 @@ CREATE FUNCTION judge(
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    -- A lease that has to have lapsed must not be renewed between the check and the commit.
+    -- The lease that must have lapsed must not be renewed between the check and the commit.
     PERFORM FROM jsonb_to_recordset(p_work) AS w (t text, kind text, id text)
         JOIN leases l ON l.kind = w.kind AND l.id = w.id
         WHERE w.t = 'only_if_lapsed' FOR UPDATE OF l;
@@ -263,8 +276,9 @@ BEGIN
     FROM (SELECT DISTINCT request FROM rows) q;
 END $$;
 
--- The working rows that go with the accepted requests, in the same transaction as their facts. A kind that is not named here is
--- written by a function of its own, work_<kind>(w): later migrations add such functions.
+-- Writes the working rows of the accepted requests, in the same transaction as their facts. A kind
+-- that is not named here has a function of its own, work_<kind>(w): later migrations add such
+-- functions.
 CREATE FUNCTION work_of_append(p_work jsonb, refused int[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -300,7 +314,8 @@ BEGIN
             WHEN 'only_in_epoch' THEN
                 NULL;
             ELSE
-                EXECUTE format('SELECT %I($1)', 'work_' || (w ->> 't')) USING w; -- the kinds are the writer's own words
+                -- The writer chooses the kind, never a client.
+                EXECUTE format('SELECT %I($1)', 'work_' || (w ->> 't')) USING w;
         END CASE;
     END LOOP;
 END $$;

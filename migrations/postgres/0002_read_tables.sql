@@ -1,5 +1,5 @@
--- What reads are answered from: derived from the log, can be thrown away and filled again.
--- Columns named *_sealed hold personal text under its user's payload key.
+-- The read tables. They are derived from the log, and can be thrown away and filled again.
+-- Columns named *_sealed hold personal text under the user's payload key.
 
 CREATE TABLE accounts (
     user_id           text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -40,7 +40,8 @@ CREATE TABLE jobs (
     user_id        text COLLATE "C" NOT NULL,
     queue          text COLLATE "C" NOT NULL,
     operation      text COLLATE "C" NOT NULL,
-    -- queued, processing, completed, failed, cancelled; a queued job with run_at ahead is shown as delayed.
+    -- queued, processing, completed, failed or cancelled. A queued job whose run_at has not come is
+    -- shown as delayed.
     status         text COLLATE "C" NOT NULL,
     priority       bigint NOT NULL,
     attempt        bigint NOT NULL,
@@ -109,7 +110,8 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_of_user ON audit (user_id, position);
 
--- Streams with a row that can't be read: the projection left them behind at that position and went on with the others.
+-- Streams with a row that cannot be read. The projection left the stream at that position and went
+-- on with the others.
 CREATE TABLE damaged (
     projection  text COLLATE "C" NOT NULL,
     stream_kind text COLLATE "C" NOT NULL,

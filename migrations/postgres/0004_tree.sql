@@ -1,5 +1,6 @@
--- The Merkle tree over the digests (RFC 6962): each hash by its stored-hash index, and the signed heads (C2SP signed notes) by
--- how many facts they cover. How far the tree has come stands in `checkpoints` under `tree.v1`.
+-- The Merkle tree over the digests (RFC 6962). Each hash has its stored-hash index, each signed
+-- head (a C2SP signed note) the number of facts that it covers. The tree's position stands in
+-- `checkpoints` under `tree.v1`.
 CREATE TABLE tree_hashes (
     hash_index bigint PRIMARY KEY,
     hash       bytea  NOT NULL CHECK (length(hash) = 32)

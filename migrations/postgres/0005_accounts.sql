@@ -5,11 +5,11 @@ ALTER TABLE accounts ADD COLUMN two_factor bigint NOT NULL DEFAULT 0;
 CREATE TABLE sessions (
     family       text  COLLATE "C" NOT NULL PRIMARY KEY,
     user_id      text  COLLATE "C" NOT NULL,
-    -- SHA-256 of the token that is good now.
+    -- SHA-256 of the refresh token that is good now.
     token_hash   text  COLLATE "C" NOT NULL,
-    -- Those that it followed within the grace: JSON, [[hash, when], ...].
+    -- The tokens that it replaced within the grace, as JSON: [[hash, when], ...].
     rotated      text  COLLATE "C" NOT NULL DEFAULT '[]',
-    -- What the client calls itself.
+    -- The client's User-Agent.
     agent_sealed bytea,
     created_at   bigint NOT NULL,
     used_at      bigint NOT NULL,

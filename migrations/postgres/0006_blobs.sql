@@ -1,4 +1,5 @@
--- Uploaded files. Their bytes lie in the blob store, sealed; a row is written with the fact that refers to the file.
+-- Uploaded files. The blob store holds their bytes, sealed. A row is written with the fact that
+-- refers to the file.
 
 CREATE TABLE blobs (
     id         text   COLLATE "C" PRIMARY KEY,
@@ -6,14 +7,14 @@ CREATE TABLE blobs (
     name       bytea  NOT NULL, -- sealed
     size       bigint NOT NULL,
     media_type text   COLLATE "C" NOT NULL,
-    -- `doomed`: nobody reads it any more, and its bytes are being deleted.
+    -- `doomed`: nobody may read the file any more, and its bytes are being deleted.
     state      text   COLLATE "C" NOT NULL CHECK (state IN ('kept', 'doomed')),
     created_at bigint NOT NULL
 );
 CREATE INDEX blobs_of_user ON blobs (user_id);
 CREATE INDEX blobs_doomed ON blobs (user_id) WHERE state = 'doomed';
 
--- Its row, written in the append of the fact that refers to it.
+-- Writes the row in the append of the fact that refers to the file.
 CREATE FUNCTION work_put_blob(w jsonb) RETURNS void LANGUAGE sql AS $$
     INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at)
     VALUES (w ->> 'id', w ->> 'user_id', decode(w ->> 'name', 'base64'), (w ->> 'size')::bigint, w ->> 'media_type',

@@ -1,10 +1,10 @@
--- Service keys, invites and impersonations: the first two are derived from the log, as all read tables.
+-- Service keys and invites, which are read tables derived from the log, and impersonations.
 
 CREATE TABLE service_keys (
-    -- Keyed hash of the key.
+    -- The keyed hash of the key.
     key_id      text COLLATE "C" NOT NULL PRIMARY KEY,
     name_sealed bytea NOT NULL,
-    -- Words separated by spaces.
+    -- The scopes, separated by spaces.
     scopes      text COLLATE "C" NOT NULL,
     expires_at  bigint,
     created_at  bigint NOT NULL,
@@ -14,9 +14,9 @@ CREATE TABLE service_keys (
 CREATE INDEX service_keys_by_time ON service_keys (created_at, key_id);
 
 CREATE TABLE invites (
-    -- Keyed hash of the code.
+    -- The keyed hash of the code.
     invite_id   text COLLATE "C" NOT NULL PRIMARY KEY,
-    -- The code as its fact holds it, sealed under the system's key; absent when the fact has none.
+    -- The code as its fact holds it, sealed under the system's key; NULL when the fact has no code.
     code_sealed text COLLATE "C",
     tier        text COLLATE "C" NOT NULL,
     role        text COLLATE "C" NOT NULL,
@@ -27,7 +27,8 @@ CREATE TABLE invites (
 );
 CREATE INDEX invites_by_time ON invites (created_at, invite_id);
 
--- Who acts for whom now: a working table. That each began is a fact of the user, written before its row.
+-- A working table: the administrators who act for a user now. The fact of each impersonation is
+-- written before its row.
 CREATE TABLE impersonations (
     session    text COLLATE "C" NOT NULL PRIMARY KEY,
     user_id    text COLLATE "C" NOT NULL,

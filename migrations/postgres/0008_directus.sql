@@ -1,10 +1,12 @@
--- What Directus answered to a refresh token, for the seconds in which other tabs may come with the same one: `sealed` under a key
--- that only a holder of the token can make, NULL while a node is asking.
+-- Directus' answer to a refresh token, kept for the seconds in which other browser tabs may send
+-- the same token. `sealed` needs a key that only a holder of the token can derive; it is NULL while
+-- a node asks Directus.
 CREATE TABLE refresh_grace (
     token_hash text   COLLATE "C" PRIMARY KEY,
     sealed     bytea,
     expires_at bigint NOT NULL
 );
 
--- Registrations with Directus begin by reserving an address: those that broke off are found by this.
+-- A registration with Directus begins with a reserved address. This index finds the registrations
+-- that broke off.
 CREATE INDEX events_email_reserved ON events (position) WHERE event_type = 'email.reserved';

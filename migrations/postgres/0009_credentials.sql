@@ -1,6 +1,6 @@
--- When a session is over.
+-- When a browser's session ends.
 ALTER TABLE credentials ADD COLUMN expires_at bigint;
 
--- To whom an owner's credentials were shown or refused, for the owner's page of it.
+-- The owner's list of the callers that a credential was shown to or refused to.
 CREATE INDEX events_credential_shown ON events (user_id, user_seq)
     WHERE event_type IN ('credential.revealed', 'credential.refused');

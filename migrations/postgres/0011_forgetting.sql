@@ -1,12 +1,14 @@
--- Who is to be forgotten, and who was. That it happened is a fact in the log; here stands what is still to be done about it.
+-- The users to be forgotten, and those who were. The log has the fact; this table says what is left
+-- to do.
 CREATE TABLE forgettings (
     user_id      text   COLLATE "C" PRIMARY KEY,
-    -- `requested`: to be forgotten when `due` has come. `forgotten`: the fact is in the log and the key is gone; what is left is
-    -- being erased. `erased`: nothing is left; looked at once more when `due` has come. `closed`: it was.
+    -- `requested`: the user is forgotten at `due`. `forgotten`: the fact is in the log and the key
+    -- is gone; the rest is being erased. `erased`: nothing is left; checked once more at `due`.
+    -- `closed`: that check is done.
     state        text   COLLATE "C" NOT NULL CHECK (state IN ('requested', 'forgotten', 'erased', 'closed')),
-    -- When there is something to be done next.
+    -- When the next step is due.
     due          bigint NOT NULL,
-    -- Of the fact.
+    -- The position of the fact.
     position     bigint,
     forgotten_at bigint,
     erased_at    bigint,
@@ -15,12 +17,12 @@ CREATE TABLE forgettings (
 );
 CREATE INDEX forgettings_by_due ON forgettings (due) WHERE state <> 'closed';
 
--- What is erased is looked for by its user.
+-- Erasing finds the rows by their user.
 CREATE INDEX leases_of_user ON leases (user_id);
 CREATE INDEX journal_of_user ON journal (user_id);
 CREATE INDEX messages_of_user ON messages (user_id);
 
--- The fact is the user's last event, inserted by this very append.
+-- The fact is the user's last event: this very append has just inserted it.
 CREATE FUNCTION work_forget(w jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     at_position bigint;

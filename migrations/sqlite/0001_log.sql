@@ -1,5 +1,5 @@
--- The log, and the working tables beside it: the same as on Postgres. What append() does there, the writer does here
--- in one immediate transaction.
+-- The log, and the working tables beside it: the same as on Postgres. The writer does in one
+-- immediate transaction what append() does there.
 
 CREATE TABLE events (
     position       INTEGER PRIMARY KEY,

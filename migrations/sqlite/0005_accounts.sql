@@ -5,11 +5,11 @@ ALTER TABLE accounts ADD COLUMN two_factor INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE sessions (
     family       TEXT    NOT NULL PRIMARY KEY,
     user_id      TEXT    NOT NULL,
-    -- SHA-256 of the token that is good now.
+    -- SHA-256 of the refresh token that is good now.
     token_hash   TEXT    NOT NULL,
-    -- Those that it followed within the grace: JSON, [[hash, when], ...].
+    -- The tokens that it replaced within the grace, as JSON: [[hash, when], ...].
     rotated      TEXT    NOT NULL DEFAULT '[]',
-    -- What the client calls itself.
+    -- The client's User-Agent.
     agent_sealed BLOB,
     created_at   INTEGER NOT NULL,
     used_at      INTEGER NOT NULL,

@@ -1,4 +1,5 @@
--- Uploaded files. Their bytes lie in the blob store, sealed; a row is written with the fact that refers to the file.
+-- Uploaded files. The blob store holds their bytes, sealed. A row is written with the fact that
+-- refers to the file.
 
 CREATE TABLE blobs (
     id         TEXT    NOT NULL PRIMARY KEY,
@@ -6,7 +7,7 @@ CREATE TABLE blobs (
     name       BLOB    NOT NULL, -- sealed
     size       INTEGER NOT NULL,
     media_type TEXT    NOT NULL,
-    -- `doomed`: nobody reads it any more, and its bytes are being deleted.
+    -- `doomed`: nobody may read the file any more, and its bytes are being deleted.
     state      TEXT    NOT NULL CHECK (state IN ('kept', 'doomed')),
     created_at INTEGER NOT NULL
 ) STRICT;

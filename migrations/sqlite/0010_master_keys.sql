@@ -1,13 +1,15 @@
--- Who needs which master key: asked at each start, by rotation, and when one is to be retired.
+-- Finds the users whose data key a master key wraps: at each start, in a rotation, and before a key
+-- is retired.
 CREATE INDEX user_keys_by_master ON user_keys (master_id, user_id) WHERE state = 'live';
 
--- Master keys that wrap nothing any more, kept for ever: no other key may take such an id, for backups may still need the old one.
+-- Master keys that wrap nothing any more, kept for ever. No other key may take such an id, because
+-- backups may still need the old one.
 CREATE TABLE retired_masters (
     id         text   PRIMARY KEY,
     retired_at bigint NOT NULL
 );
 
--- Whoever missed that a key was retired must not wrap by it.
+-- A process that missed the retirement of a key must not wrap by it.
 CREATE TRIGGER user_keys_not_under_retired_insert BEFORE INSERT ON user_keys
 WHEN NEW.state = 'live' AND EXISTS (SELECT 1 FROM retired_masters WHERE id = NEW.master_id)
 BEGIN
@@ -19,7 +21,7 @@ BEGIN
     SELECT RAISE(ABORT, 'this master key was retired');
 END;
 
--- As on Postgres; an embedded store has one server, which needs no word of the others.
+-- The same table as on Postgres. An embedded store has one server, so nobody reads another's row.
 CREATE TABLE rings (
     node       text   PRIMARY KEY,
     master_ids text   NOT NULL,

@@ -1,9 +1,9 @@
-//! `accounts`: who is registered, with which role, tier and onboarding.
+//! `accounts`: each registered user with role, tier and onboarding state.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId,
-    account::{AccountEvent, Acquaintance},
+    account::{AccountEvent, ExternalAccount},
 };
 use genie_log::{Log, LogError, forgetting::Rows, keys::KeyState, store::Store};
 use sqlx::{Any, Row, any::AnyArguments, query::Query};
@@ -86,19 +86,20 @@ impl Projection for Projector {
     }
 }
 
-fn insert<'q>(seen: &Seen<'_>, who: Acquaintance) -> Asked<'q> {
+fn insert<'q>(seen: &Seen<'_>, account: ExternalAccount) -> Asked<'q> {
     sqlx::query(
         "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(seen.user())
-    .bind(if who.active { "active" } else { "suspended" })
-    .bind(who.role)
-    .bind(i64::from(who.admin))
-    .bind(who.tier.as_str())
-    .bind(who.onboarding.as_str())
-    .bind(seen.seal("accounts.email", who.email.as_deref().unwrap_or_default())) // sealed, none looks like any other
-    .bind(seen.seal_option("accounts.first_name", who.first_name.as_deref()))
+    .bind(if account.active { "active" } else { "suspended" })
+    .bind(account.role)
+    .bind(i64::from(account.admin))
+    .bind(account.tier.as_str())
+    .bind(account.onboarding.as_str())
+    // An account without an e-mail holds a sealed empty text, which looks like any other.
+    .bind(seen.seal("accounts.email", account.email.as_deref().unwrap_or_default()))
+    .bind(seen.seal_option("accounts.first_name", account.first_name.as_deref()))
     .bind(seen.at().0)
 }
 
@@ -114,32 +115,23 @@ fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> Asked<'q> {
         .bind(i64::from(on))
 }
 
-/// One account.
 #[derive(Debug, Clone)]
 pub struct AccountRow {
-    /// Who.
     pub user: UserId,
-    /// `active`, `suspended`, or `leaving`: they asked to be forgotten.
+    /// `active`, `suspended`, or `leaving` (the user asked to be forgotten).
     pub status: String,
-    /// The role's name.
     pub role: String,
-    /// Whether an administrator.
     pub admin: bool,
-    /// The tier.
     pub tier: String,
-    /// How far onboarding is.
     pub onboarding: String,
-    /// The address, when they have one.
     pub email: Option<String>,
-    /// As given.
     pub first_name: Option<String>,
     /// Whether a login asks for a one-time code.
     pub two_factor: bool,
-    /// When they registered, or were met.
+    /// When the user registered, or first signed in through Directus.
     pub created_at: Timestamp,
 }
 
-/// Reads of `accounts`.
 #[derive(Debug, Clone)]
 pub struct Accounts {
     log: Log,
@@ -150,7 +142,7 @@ impl Accounts {
         Self { log }
     }
 
-    /// An account; `None` when nobody (any more) has that id.
+    /// `None` for an id that is unknown or forgotten.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
         let row = read(&self.log, async move |store: Store| {
             let sql = "SELECT status, role, admin, tier, onboarding, email_sealed, first_name_sealed, two_factor, \
@@ -165,7 +157,7 @@ impl Accounts {
         };
         let KeyState::Live(keys) = self.log.keys(user.0).await? else {
             return Ok(None);
-        }; // forgotten, and about to be erased
+        }; // The user is forgotten; a projection erases the row soon.
         let email: Vec<u8> = row.try_get("email_sealed")?;
         Ok(Some(AccountRow {
             user,
@@ -185,7 +177,7 @@ impl Accounts {
         }))
     }
 
-    /// Whether anybody but this user administers and may act.
+    /// Whether another active user is an administrator.
     pub async fn has_other_administrator(&self, user: UserId) -> Result<bool, LogError> {
         read(&self.log, async move |store: Store| {
             let sql = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";

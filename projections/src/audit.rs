@@ -1,4 +1,5 @@
-//! `audit`: who did what when, of users and of the system, by the log's readable part alone.
+//! `audit`: each fact of users and of the system, by its metadata alone, which needs no key to
+//! read.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::StreamKind;

@@ -1,4 +1,4 @@
-//! `captions`: what was asked of the model, and what it wrote.
+//! `captions`: each request for a caption, and the text that the model wrote.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
@@ -58,28 +58,22 @@ impl Projection for Projector {
     }
 }
 
-/// One caption.
 #[derive(Debug, Clone)]
 pub struct CaptionRow {
-    /// Which.
     pub id: String,
     /// `writing`, `completed` or `failed`.
     pub status: String,
-    /// For which platform.
     pub platform: String,
-    /// The words, once there are some.
+    /// The text, once it is written.
     pub caption: Option<String>,
-    /// Who wrote them.
     pub model: Option<String>,
-    /// Whether they were cut at the platform's cap.
+    /// Whether the text was cut at the platform's limit.
     pub truncated: bool,
-    /// When it was asked for.
     pub created_at: Timestamp,
     /// The position of the request.
     pub position: u64,
 }
 
-/// Reads of `captions`.
 #[derive(Debug, Clone)]
 pub struct Captions {
     log: Log,

@@ -1,4 +1,4 @@
-//! `chats` and `messages`: sessions, and both sides of what was said in them.
+//! `chats` and `messages`: the chat sessions, with the user's and the model's messages.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
@@ -13,15 +13,13 @@ use crate::projection::{Projection, Seen, Tx, open, read};
 
 pub(crate) struct Projector;
 
-/// What an answer's row holds beside its text.
+/// The part of an answer's row beside its text.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct AnswerDetail {
-    /// Who answered.
     pub model: String,
     /// Tokens and durations.
     #[serde(default)]
     pub metrics: TurnMetrics,
-    /// Why it failed, when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -126,45 +124,35 @@ async fn message_row(
     .map(drop)
 }
 
-/// One session.
 #[derive(Debug, Clone)]
 pub struct ChatRow {
-    /// Its stream.
+    /// The id of the chat session's stream.
     pub id: String,
-    /// Its name, which is how clients call it.
+    /// Clients name a chat session by this.
     pub name: String,
-    /// How many messages.
     pub message_count: i64,
-    /// The turn under way.
+    /// The turn that is running now.
     pub running_turn: Option<String>,
-    /// When it began.
     pub created_at: Timestamp,
-    /// When something was last said.
+    /// When the latest message was written.
     pub updated_at: Timestamp,
 }
 
-/// One message.
 #[derive(Debug, Clone)]
 pub struct MessageRow {
-    /// Which.
     pub id: String,
-    /// Of which turn.
     pub turn: String,
     /// `user` or `assistant`.
     pub role: String,
-    /// The words.
     pub content: String,
-    /// How the turn ended; of answers only.
+    /// How the turn ended; only answers have one.
     pub outcome: Option<String>,
-    /// Model, metrics and failure; of answers only.
+    /// Model, metrics and failure; only answers have them.
     pub detail: Option<AnswerDetail>,
-    /// When.
     pub created_at: Timestamp,
-    /// The position of its fact.
     pub position: u64,
 }
 
-/// Reads of `chats` and `messages`.
 #[derive(Debug, Clone)]
 pub struct Chats {
     log: Log,
@@ -175,7 +163,8 @@ impl Chats {
         Self { log }
     }
 
-    /// A user's sessions, the latest spoken in first, at most `limit`, before the one named by `before` (updated_at, id).
+    /// A user's chat sessions, latest message first, at most `limit`, after the one named by
+    /// `before` (updated_at, id) in this order.
     pub async fn sessions(
         &self,
         user: UserId,
@@ -210,7 +199,8 @@ impl Chats {
         rows.iter().map(chat).collect()
     }
 
-    /// Messages of a user's session, oldest first, at most `limit`, after a position. `None` when there is no such session.
+    /// The messages of a chat session, oldest first, at most `limit`, after a position. `None` when
+    /// the user has no such chat session.
     pub async fn messages(
         &self,
         user: UserId,
@@ -245,7 +235,8 @@ impl Chats {
         self.open_messages(user, &rows).await.map(Some)
     }
 
-    /// Both sides of a turn, as far as they are there, if it is this user's.
+    /// The question and the answer of a turn, as far as they are written. Empty for another user's
+    /// turn.
     pub async fn turn(&self, user: UserId, turn: TurnId) -> Result<Vec<MessageRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position FROM messages \

@@ -1,4 +1,4 @@
-//! `credentials`: which are held, for whom and where; never what they are.
+//! `credentials`: kind, platform and times of each credential; never its secret.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
@@ -73,30 +73,24 @@ impl Projection for Projector {
     }
 }
 
-/// One credential, without its secret.
+/// A credential without its secret.
 #[derive(Debug, Clone)]
 pub struct CredentialRow {
-    /// Which.
     pub id: String,
-    /// What kind: `profile`, `password`, `cookies` or `session`.
+    /// `profile`, `password`, `cookies` or `session`.
     pub kind: String,
-    /// For which platform.
     pub platform: String,
-    /// The name there.
     pub platform_username: Option<String>,
-    /// When it was first stored.
     pub created_at: Timestamp,
-    /// When it was last stored.
+    /// When the secret was last stored or replaced.
     pub updated_at: Timestamp,
-    /// When a session is over.
+    /// When a browser's session ends.
     pub expires_at: Option<Timestamp>,
-    /// When it was last shown.
     pub last_revealed_at: Option<Timestamp>,
-    /// To what kind of caller.
+    /// The kind of caller that the secret was last shown to.
     pub last_revealed_by: Option<String>,
 }
 
-/// Reads of `credentials`.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     log: Log,
@@ -109,7 +103,8 @@ impl Credentials {
         Self { log }
     }
 
-    /// A user's credentials, oldest first, at most `limit`, after the one named by `after` (created_at, id).
+    /// A user's credentials, oldest first, at most `limit`, after the one named by `after`
+    /// (created_at, id).
     pub async fn list(
         &self,
         user: UserId,
@@ -134,7 +129,6 @@ impl Credentials {
         self.open_all(user, rows).await
     }
 
-    /// One of a user's credentials.
     pub async fn get(
         &self,
         user: UserId,

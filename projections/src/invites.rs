@@ -1,4 +1,5 @@
-//! `invites`: which were made, and who used them. One that was taken back is gone from here; its facts stay.
+//! `invites`: the invites and the users who spent them. A revoked invite leaves this table; its
+//! facts stay in the log.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
@@ -62,28 +63,22 @@ impl Projection for Projector {
     }
 }
 
-/// One invite.
 #[derive(Debug, Clone, Default)]
 pub struct InviteRow {
-    /// What it is known by.
+    /// The keyed hash of the code.
     pub id: String,
-    /// Its code, if it was kept.
+    /// The code, if its fact holds one.
     pub code: Option<String>,
-    /// The tier of who uses it.
+    /// The tier that the invite grants.
     pub tier: String,
-    /// The role of who uses it.
+    /// The role that the invite grants.
     pub role: String,
-    /// Not usable from then on.
     pub expires_at: Option<Timestamp>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// Who used it.
     pub used_by: Option<String>,
-    /// When they did.
     pub used_at: Option<Timestamp>,
 }
 
-/// Reads of `invites`.
 #[derive(Debug, Clone)]
 pub struct Invites {
     log: Log,

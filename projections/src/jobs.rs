@@ -1,4 +1,4 @@
-//! `jobs`: every job, its state, and how many of each state a queue has.
+//! `jobs`: every job, its state, and each queue's count of jobs by state.
 
 use std::collections::BTreeMap;
 
@@ -104,70 +104,57 @@ impl Projection for Projector {
     }
 }
 
-/// One job.
 #[derive(Debug, Clone)]
 pub struct JobRow {
-    /// Which.
     pub id: String,
-    /// Whose.
     pub user: UserId,
-    /// Its queue.
     pub queue: String,
-    /// What is to be done.
     pub operation: String,
-    /// `queued`, `delayed`, `processing`, `completed`, `failed`, `cancelled`.
+    /// `queued`, `delayed`, `processing`, `completed`, `failed` or `cancelled`.
     pub status: String,
-    /// Lower runs sooner.
+    /// A lower number runs sooner.
     pub priority: i64,
-    /// Which attempt is running or was the last.
+    /// The number of the running attempt, or of the last one.
     pub attempt: i64,
-    /// After this many it has failed.
     pub max_attempts: i64,
-    /// What went wrong last.
+    /// The message of the last failure.
     pub error: Option<String>,
-    /// What came of it.
+    /// The worker's result; null until the job is completed.
     pub result: Value,
-    /// Files that came of it.
+    /// The worker's list of files; null until the job is completed.
     pub outputs: Value,
-    /// When it was submitted.
     pub created_at: Timestamp,
-    /// Not before.
+    /// The job waits until then.
     pub run_at: Option<Timestamp>,
-    /// When it was first claimed.
+    /// When the job was first claimed.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
     pub finished_at: Option<Timestamp>,
-    /// The position of its submission.
+    /// The position of the submission.
     pub position: u64,
 }
 
-/// How many jobs of each state.
+/// The number of jobs in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// May go now.
+    /// Queued, and a worker may claim them now.
     pub waiting: u64,
-    /// A worker has them.
+    /// Claimed by a worker.
     pub active: u64,
-    /// Done.
     pub completed: u64,
-    /// Failed for good.
+    /// Failed with no attempt left.
     pub failed: u64,
-    /// Their time has not come.
+    /// Queued, and their time has not come.
     pub delayed: u64,
 }
 
-/// Which jobs to list.
+/// An absent field matches every job.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
-    /// Of this state.
     pub status: Option<String>,
-    /// Of this queue.
     pub queue: Option<String>,
-    /// With this operation.
     pub operation: Option<String>,
 }
 
-/// Reads of `jobs`.
 #[derive(Debug, Clone)]
 pub struct Jobs {
     log: Log,
@@ -181,7 +168,6 @@ impl Jobs {
         Self { log }
     }
 
-    /// Whose a job is.
     pub async fn owner(&self, job: &JobId) -> Result<Option<UserId>, LogError> {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
@@ -195,7 +181,7 @@ impl Jobs {
             .transpose()
     }
 
-    /// A job, as it is at `now`.
+    /// A job as it stands at `now`.
     pub async fn get(&self, job: &JobId, now: Timestamp) -> Result<Option<JobRow>, LogError> {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
@@ -245,7 +231,7 @@ impl Jobs {
         rows.iter().map(|row| read_row(row, &keys, now)).collect()
     }
 
-    /// How many jobs of each state each queue has at `now`.
+    /// Each queue's count of jobs by state at `now`.
     pub async fn stats(
         &self,
         now: Timestamp,

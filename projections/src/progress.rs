@@ -1,5 +1,6 @@
-//! How far the projections are. Of several nodes one moves them, so what counts is the checkpoint in the store; on the elected
-//! node the projections tell of it at once, elsewhere it is looked at while somebody waits.
+//! How far the projections have come. The leader alone moves them, so the checkpoint in the store
+//! counts. The leader's projections announce each step at once; another node polls the store while
+//! somebody waits.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,21 +13,22 @@ use tokio::{
 
 use crate::{ReadError, projection::read};
 
-/// How often the checkpoints that another node moves are looked at while anybody waits: once for all who wait.
+/// How often a node that does not lead reads the checkpoints while anybody waits: one poll serves
+/// all who wait.
 const LOOK: Duration = Duration::from_millis(15);
-/// The most damaged events that a status names.
+/// A status names at most this many damaged events.
 const NAMED_DAMAGE: i64 = 20;
 
-/// How a projection is doing, whichever node moves it.
+/// The state of a projection, whichever node moves it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// How far its stored checkpoint is.
+    /// The stored checkpoint.
     pub position: u64,
-    /// Why it stopped, when it did.
+    /// The error that stopped the projection.
     pub stopped: Option<String>,
-    /// How many streams it left behind.
+    /// The number of streams that stopped at a damaged event.
     pub damaged_streams: u64,
-    /// The positions of the damaged events that it left them at, the first ones.
+    /// The positions of those damaged events, lowest first, at most [`NAMED_DAMAGE`].
     pub damaged_at: Vec<u64>,
 }
 
@@ -37,11 +39,11 @@ pub(crate) struct Progress(Arc<Inner>);
 struct Inner {
     log: Log,
     election: Election,
-    /// The projections' names, by their checkpoints'.
+    /// Checkpoint names to projection names.
     names: BTreeMap<String, &'static str>,
-    /// The positions, as last told or looked at. Who waits is subscribed.
+    /// The positions, as last announced or polled. Everybody who waits is subscribed.
     told: watch::Sender<BTreeMap<&'static str, u64>>,
-    /// Somebody waits now.
+    /// Wakes the poll when somebody begins to wait.
     waiting: Notify,
 }
 
@@ -58,7 +60,8 @@ impl Progress {
         }))
     }
 
-    /// A projection that runs on this node is there: also when that is behind what was told, as after a crash of the database.
+    /// Announces the position of a projection that runs on this node. It may be lower than the last
+    /// one, as after a crash of the database.
     pub fn tell(&self, name: &str, position: u64) {
         self.change(name, |at| *at != position, position);
     }
@@ -75,7 +78,6 @@ impl Progress {
             });
     }
 
-    /// All projections.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.names.values().copied()
     }
@@ -91,7 +93,8 @@ impl Progress {
             |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);
         let is_told = is_reached(&self.0.told.borrow());
         if is_told {
-            // Read tables are not flushed as they are written: a database that crashed may be behind what was told.
+            // Read tables are not flushed on commit: after a crash the database may be behind the
+            // announced position.
             match self.stored(name).await? {
                 at if at >= position => return Ok(()),
                 at => self.change(name, |told| *told > at, at),
@@ -116,15 +119,18 @@ impl Progress {
         }
     }
 
-    /// Looks at the checkpoints while somebody waits for what another node does, for ever; to be spawned.
+    /// Polls the checkpoints while somebody waits for what another node does. Runs for ever; spawn
+    /// it.
     pub async fn look(self) {
         loop {
             self.0.waiting.notified().await;
             while self.0.told.receiver_count() > 0 {
                 if self.0.election.now().is_none() {
-                    // When the store is away nobody is told anything, and who waits finds out in the end.
+                    // When the store is away nobody is told anything, and the waits run into their
+                    // limit.
                     for (name, position) in self.positions().await.unwrap_or_default() {
-                        // Only forward: this node may have been elected meanwhile, and know better.
+                        // Only forward: this node may have become the leader meanwhile, and know
+                        // better.
                         self.change(name, |at| *at < position, position);
                     }
                 }
@@ -133,7 +139,7 @@ impl Progress {
         }
     }
 
-    /// How far a projection's checkpoint is in the store.
+    /// The position of a projection's checkpoint in the store.
     async fn stored(&self, name: &str) -> Result<u64, LogError> {
         let checkpoint = self
             .0
@@ -143,7 +149,7 @@ impl Progress {
             .map(|(checkpoint, _)| checkpoint.clone());
         let Some(checkpoint) = checkpoint else {
             return Ok(u64::MAX);
-        }; // nobody moves it, so nobody waits for it
+        }; // No projection has this name, so nobody needs to wait for it.
         let position: Option<i64> = read(&self.0.log, async move |store: Store| {
             let sql = "SELECT position FROM checkpoints WHERE name = $1";
             Ok(sqlx::query_scalar(sql)
@@ -168,7 +174,7 @@ impl Progress {
             .collect())
     }
 
-    /// How each projection is doing, as the store has it.
+    /// The state of each projection, as stored.
     pub async fn statuses(&self) -> Result<BTreeMap<&'static str, Status>, LogError> {
         let (checkpoints, damage) = read(&self.0.log, async |store: Store| {
             let sql = "SELECT name, position, stopped FROM checkpoints";
@@ -204,7 +210,7 @@ impl Progress {
         Ok(statuses)
     }
 
-    /// The status of a checkpoint's projection; `None` for one of another release.
+    /// The status of a checkpoint's projection; `None` for a projection of another release.
     fn status_of<'a>(
         &self,
         checkpoint: &str,

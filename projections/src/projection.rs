@@ -1,8 +1,10 @@
-//! What every projection is, and the task that drives one, on the elected node only. Rows and checkpoint go in one transaction,
-//! which checks the epoch and moves the checkpoint by compare-and-set, so that no fact is applied twice.
+//! The trait of every projection, and the task that drives one, on the leader only.
 //!
-//! A damaged row stops its own stream in this projection, recorded with its position; the others go on. Any other error stops
-//! the projection, loudly, until the next election.
+//! Invariant: rows and checkpoint go in one transaction, which checks the term and moves the
+//! checkpoint by compare-and-set. So no fact is applied twice.
+//!
+//! A damaged row stops its own stream in this projection and is recorded with its position; the
+//! other streams go on. Any other error stops the projection until this node is elected again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,7 +13,7 @@ use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORG
 use genie_log::{
     Body, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
     forgetting::Rows,
-    store::{LONGEST, Store},
+    store::{Store, in_time},
 };
 use sqlx::{Any, Row, Transaction};
 use tracing::{error, info, warn};
@@ -21,37 +23,33 @@ use crate::progress::Progress;
 /// A transaction on either store.
 pub type Tx = Transaction<'static, Any>;
 
-/// Facts of one transaction.
+/// At most this many facts go in one transaction.
 const BATCH: usize = 500;
-/// Rows of a forgotten user that are deleted in one transaction.
+/// At most this many rows of a forgotten user are deleted in one transaction.
 const ERASED_AT_ONCE: i64 = 1000;
-/// While nothing happens, a projection makes sure this often that its rows are still there.
+/// How often an idle projection makes sure that its rows are still there.
 const RECHECK: Duration = Duration::from_secs(2);
-/// Pause after the store was away.
+/// The pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
-/// A read model. Its checkpoint's name carries its version: a new version fills from the beginning.
+/// A read model.
 pub trait Projection: Send + Sync + 'static {
-    /// Its word, such as `jobs`.
+    /// The table's word, such as `jobs`.
     fn name(&self) -> &'static str;
 
-    /// Raised when what it writes changes.
-    fn version(&self) -> u32 {
-        1
-    }
-
-    /// Whether facts of such streams concern it.
+    /// Whether the projection needs the facts of such streams.
     fn wants(&self, kind: StreamKind) -> bool;
 
-    /// Where a user's rows are in its tables: they go when the user was forgotten.
+    /// Where a user's rows stand. They are deleted when the user is forgotten.
     fn rows(&self) -> &'static [Rows];
 
-    /// Columns of rows that are not a user's and name one, as table and column: they are emptied then.
+    /// Columns, as table and column, that name a user in rows that are not the user's. They are
+    /// emptied when that user is forgotten.
     fn mentions(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// Writes what a fact changes.
+    /// Writes the changes of one fact.
     fn apply<'a>(
         &'a self,
         seen: Seen<'a>,
@@ -59,18 +57,16 @@ pub trait Projection: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
 }
 
-/// An opened fact, as projections see it.
+/// An opened fact, as handed to a projection.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// The fact.
     pub fact: &'a Fact,
-    /// What happened.
     pub event: &'a Event,
     keys: &'a UserKeys,
 }
 
 impl Seen<'_> {
-    /// The user whose fact it is, as stored; the system's have none.
+    /// The owner, as stored in the read tables. The system's facts have an empty one.
     pub fn user(&self) -> String {
         self.fact
             .user
@@ -78,7 +74,6 @@ impl Seen<'_> {
             .unwrap_or_default()
     }
 
-    /// When.
     pub fn at(&self) -> Timestamp {
         self.fact.recorded_at
     }
@@ -88,7 +83,6 @@ impl Seen<'_> {
         self.keys.seal_text(column, text)
     }
 
-    /// The same for text that may be absent.
     pub fn seal_option(&self, column: &str, text: Option<&str>) -> Option<Vec<u8>> {
         text.map(|text| self.seal(column, text))
     }
@@ -102,16 +96,15 @@ pub(crate) struct Runner {
     damaged: HashMap<StreamId, u64>,
 }
 
-/// What a batch came to.
 enum Batch {
     Applied,
-    /// Somebody else moved the checkpoint.
+    /// Another node moved the checkpoint.
     Overtaken,
 }
 
-/// The name under which a projection's checkpoint is stored.
+/// The name that a projection's checkpoint is stored under.
 pub(crate) fn checkpoint_name(projection: &dyn Projection) -> String {
-    format!("{}.v{}", projection.name(), projection.version())
+    format!("{}.v1", projection.name()) // as stores have it
 }
 
 impl Runner {
@@ -134,7 +127,8 @@ impl Runner {
         checkpoint_name(self.projection.as_ref())
     }
 
-    /// Follows for ever, whenever this node is elected. An error that no other try would mend stops it until the next election.
+    /// Runs for ever, and follows the log whenever this node leads. An error that a retry cannot
+    /// mend stops it until this node is elected again.
     pub async fn run(mut self) {
         let name = self.projection.name();
         let mut epoch = self.election.elected().await;
@@ -165,20 +159,23 @@ impl Runner {
         }
     }
 
-    /// Follows from the stored checkpoint until somebody else moves it.
+    /// Follows from the stored checkpoint until another node moves it.
     async fn follow(&mut self, epoch: Epoch) -> Result<(), LogError> {
         let mut checkpoint = in_time(self.read_checkpoint(epoch)).await?;
-        in_time(self.read_damaged()).await?; // after it: from now on no other node adds to it in an earlier epoch
+        // After the checkpoint: no node of an earlier term adds to the damaged streams from here
+        // on.
+        in_time(self.read_damaged()).await?;
         self.progress.tell(self.projection.name(), checkpoint);
         let mut follower = self.log.follow(checkpoint);
         loop {
-            // Read tables are not flushed as they are written: a database that crashed may have forgotten the last batches, and
-            // nothing may happen for long that would show it.
+            // Read tables are not flushed on commit. After a crash the database may have lost the
+            // last batches, and without new facts nothing else would show it.
             let Ok(rows) = tokio::time::timeout(RECHECK, follower.next(BATCH)).await else {
                 if in_time(self.read_checkpoint(epoch)).await? != checkpoint {
                     return Ok(());
                 }
-                self.progress.tell(self.projection.name(), checkpoint); // a reader may have told that it was behind
+                // A reader may have found it behind and lowered the announced position.
+                self.progress.tell(self.projection.name(), checkpoint);
                 continue;
             };
             let rows = rows?;
@@ -212,7 +209,7 @@ impl Runner {
                 Err(error) => return Err(error),
             }
         }
-        // What stood before the damage is applied, wherever a batch begins and ends.
+        // The facts before the damage are applied, wherever a batch begins and ends.
         let left_behind: HashMap<(&str, &str), u64> = newly_damaged
             .iter()
             .rev()
@@ -227,7 +224,7 @@ impl Runner {
         }
         for fact in &facts {
             let stream = &fact.stream;
-            // Whatever became of the stream: what is left of them goes.
+            // The rows of a forgotten user go, even when this stream is damaged.
             if let Some(user) = forgotten(std::slice::from_ref(fact)).next() {
                 self.erase(&mut tx, user).await?;
             }
@@ -265,7 +262,8 @@ impl Runner {
         Ok(Batch::Applied)
     }
 
-    /// Deletes what there is of a forgotten user, some rows at a time: there may be more than one transaction should hold.
+    /// Deletes a forgotten user's rows, some at a time: there may be more than one transaction
+    /// should hold.
     async fn erase_most(&self, epoch: Epoch, user: UserId) -> Result<(), LogError> {
         for rows in self.projection.rows() {
             loop {
@@ -280,7 +278,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Deletes the rest: what the facts of this very batch wrote.
+    /// Deletes the rest, which the facts of this very batch wrote.
     async fn erase(&self, tx: &mut Tx, user: UserId) -> Result<(), LogError> {
         for rows in self.projection.rows() {
             rows.erase(tx, user, i64::MAX).await?;
@@ -295,7 +293,8 @@ impl Runner {
         Ok(())
     }
 
-    /// The fact in a row; `None` when it is of no concern here. A row of a kind that this release does not know counts as damaged.
+    /// The fact in a row; `None` when it is of no concern here. A row of an unknown kind counts as
+    /// damaged.
     async fn open(&self, row: &StoredRow) -> Result<Option<Fact>, LogError> {
         match StreamKind::parse(&row.kind) {
             Some(kind) if !self.projection.wants(kind) && !row.is_forgotten() => Ok(None),
@@ -360,7 +359,7 @@ impl Runner {
         }
     }
 
-    /// For every node to show why, however long the store is away.
+    /// Stores the reason, so that every node can show it. Tries until the store answers.
     async fn record_stop(&self, epoch: Epoch, reason: &str) {
         let record = async || -> Result<(), LogError> {
             let mut tx = self.log.store().relaxed_in(epoch).await?;
@@ -381,7 +380,7 @@ impl Runner {
     }
 }
 
-/// Who of these facts' users was forgotten.
+/// The forgotten users among the owners of these facts.
 fn forgotten(facts: &[Fact]) -> impl Iterator<Item = UserId> {
     facts
         .iter()
@@ -389,20 +388,12 @@ fn forgotten(facts: &[Fact]) -> impl Iterator<Item = UserId> {
         .filter_map(|fact| fact.user)
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-    match tokio::time::timeout(LONGEST, work).await {
-        Ok(done) => done,
-        Err(_) => Err(LogError::Away("it did not answer in time".into())),
-    }
-}
-
-/// Opens a sealed column for a reader. Text that can't be opened is ours to mend, never the caller's.
+/// Opens a sealed column for a reader. A failure is the server's fault, never the caller's.
 pub(crate) fn open(keys: &UserKeys, column: &str, sealed: &[u8]) -> Result<String, LogError> {
     keys.open_text(column, sealed)
-        .map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
+        .map_err(|reason| LogError::Statement(format!("{column} cannot be opened: {reason}")))
 }
 
-/// The same for a column that may be empty.
 pub(crate) fn open_option(
     keys: &UserKeys,
     column: &str,
@@ -411,13 +402,12 @@ pub(crate) fn open_option(
     sealed.map(|sealed| open(keys, column, &sealed)).transpose()
 }
 
-/// Reads a user id that a projection wrote.
 pub(crate) fn user_id(text: &str) -> Result<UserId, LogError> {
     text.parse()
-        .map_err(|_| LogError::Statement("a read table holds a user id that is none".into()))
+        .map_err(|_| LogError::Statement("a read table holds an invalid user id".into()))
 }
 
-/// A read on the runtime that owns the store's connections.
+/// Runs a read on the runtime that owns the store's connections.
 pub(crate) async fn read<T, W>(
     log: &Log,
     work: impl FnOnce(Store) -> W + Send + 'static,

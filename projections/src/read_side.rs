@@ -1,4 +1,4 @@
-//! All projections, started, and the reads that wait for them.
+//! Starts all projections, and serves the reads that wait for them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,45 +18,30 @@ use crate::{
     usage::UsageCounts,
 };
 
-/// A read failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// The asked position was not reached in time.
-    #[error("the read side is at position {at} and was asked to be at {wanted}; try again")]
-    Behind {
-        /// How far it is.
-        at: u64,
-        /// How far it was asked to be.
-        wanted: u64,
-    },
-    /// The store is away, or a row can't be read.
+    /// The projections did not reach the requested position within the limit.
+    #[error("the read side is at position {at}, not yet at {wanted}; try again")]
+    Behind { at: u64, wanted: u64 },
+    /// The store is away, or a row cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
 }
 
-/// The read side.
+/// The reads of all projections.
 #[derive(Debug, Clone)]
 pub struct ReadSide {
     progress: Progress,
-    /// Who is registered.
     pub accounts: Accounts,
-    /// What was counted.
     pub usage: UsageCounts,
-    /// Which credentials are held.
     pub credentials: Credentials,
-    /// Jobs.
     pub jobs: Jobs,
-    /// Chats.
     pub chats: Chats,
-    /// Captions.
     pub captions: Captions,
-    /// Invites.
     pub invites: Invites,
-    /// Service keys.
     pub service_keys: ServiceKeys,
 }
 
-/// All projections.
 fn all() -> [Box<dyn Projection>; 9] {
     [
         Box::new(crate::accounts::Projector),
@@ -72,8 +57,8 @@ fn all() -> [Box<dyn Projection>; 9] {
 }
 
 impl ReadSide {
-    /// Starts all projections, which run while this node is elected. To be called on the runtime that owns the store's
-    /// connections.
+    /// Starts all projections, which run while this node leads. Call it on the runtime that owns
+    /// the store's connections.
     pub fn start(log: Log, election: Election) -> Self {
         let projections = all();
         let names = projections
@@ -100,7 +85,7 @@ impl ReadSide {
         }
     }
 
-    /// How each projection is doing, as the store has it: the same on every node.
+    /// The state of each projection, as stored: the same on every node.
     pub async fn statuses(&self) -> Result<BTreeMap<&'static str, Status>, LogError> {
         self.progress.statuses().await
     }
@@ -113,7 +98,7 @@ impl ReadSide {
         Ok(())
     }
 
-    /// Waits until a projection's stored checkpoint has reached a position.
+    /// Waits until one projection's stored checkpoint has reached a position.
     pub async fn wait_for(
         &self,
         name: &str,
@@ -136,7 +121,8 @@ mod tests {
 
     use super::*;
 
-    /// They say that somebody was forgotten, or nobody can read them any more; and the rows of files go when their bytes have.
+    /// Columns that no projection empties. `events`, `user_keys` and `forgettings` keep the id of a
+    /// forgotten user; the row of a file goes after its bytes.
     const OTHERWISE: [&str; 4] = [
         "events.user_id",
         "user_keys.user_id",
@@ -161,7 +147,8 @@ mod tests {
                 .fetch_all(log.store().reads())
                 .await
                 .unwrap();
-            // `last_revealed_by` is a kind of caller, and `by_...` is how a working table names another user.
+            // `last_revealed_by` holds a kind of caller, not a user. A column `by_...` of a working
+            // table names another user.
             let names_a_user = |column: &str| match column {
                 "last_revealed_by" => false,
                 column => {
@@ -191,7 +178,7 @@ mod tests {
                 .collect();
             assert_eq!(
                 there, known,
-                "left: what names a user; right: what forgetting knows of"
+                "left: the columns that name a user; right: the columns that forgetting empties"
             );
         }
     );

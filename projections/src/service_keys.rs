@@ -1,4 +1,5 @@
-//! `service_keys`: which there are, for administrators' lists. Whether one opens anything is asked of the log itself.
+//! `service_keys`: the list of service keys for administrators. Authentication asks the log itself,
+//! not this table.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, service_key::ServiceKeyEvent};
@@ -57,26 +58,20 @@ impl Projection for Projector {
     }
 }
 
-/// One service key; never the key.
+/// A service key's record; never the key.
 #[derive(Debug, Clone)]
 pub struct ServiceKeyRow {
-    /// What it is known by.
+    /// The keyed hash of the key.
     pub id: String,
-    /// What an administrator calls it.
+    /// The name that an administrator gave it.
     pub name: String,
-    /// What it opens, in words.
     pub scopes: Vec<String>,
-    /// Opens nothing from then on.
     pub expires_at: Option<Timestamp>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// The administrator who made it.
     pub created_by: Option<String>,
-    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// Reads of `service_keys`.
 #[derive(Debug, Clone)]
 pub struct ServiceKeys {
     log: Log,
@@ -87,7 +82,8 @@ impl ServiceKeys {
         Self { log }
     }
 
-    /// Service keys, oldest first, at most `limit`, after the one named by `after` (created_at, id).
+    /// Service keys, oldest first, at most `limit`, after the one named by `after` (created_at,
+    /// id).
     pub async fn list(
         &self,
         after: Option<(i64, String)>,

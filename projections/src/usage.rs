@@ -1,4 +1,4 @@
-//! `usage`: what was counted, by counter and month. Present counts come from the other tables.
+//! `usage`: counts by counter and month. Counts of what exists now come from the other tables.
 
 use std::collections::HashMap;
 
@@ -57,7 +57,6 @@ impl Projection for Projector {
     }
 }
 
-/// Reads of `usage`.
 #[derive(Debug, Clone)]
 pub struct UsageCounts {
     log: Log,
@@ -68,7 +67,7 @@ impl UsageCounts {
         Self { log }
     }
 
-    /// A user's counts in a month, and the present counts at `now`.
+    /// A user's counts in a month, and the counts of what exists at `now`.
     pub async fn of(
         &self,
         user: UserId,
@@ -87,7 +86,7 @@ impl UsageCounts {
             let sql = "SELECT count(*) AS n FROM credentials WHERE user_id = $1 AND kind = 'profile'";
             let connected = sqlx::query(sql).bind(&user).fetch_one(store.reads()).await?;
             counts.insert(Counter::PlatformsConnected, connected.try_get::<i64, _>("n")? as u64);
-            // One that waits to be tried again has a time, too, and was attempted.
+            // A job that waits for its next attempt has a `run_at`, too; its attempt is not 0.
             let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND status = 'queued' AND attempt = 0 AND run_at > $2";
             let scheduled = sqlx::query(sql).bind(&user).bind(now.0).fetch_one(store.reads()).await?;
             counts.insert(Counter::ScheduledQueueSize, scheduled.try_get::<i64, _>("n")? as u64);

@@ -102,7 +102,7 @@ impl Ledger {
         written.map_err(|error: std::io::Error| format!("{}: {error}", self.path.display()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashSet<UserId>> {
         self.known.lock()
     }
 }

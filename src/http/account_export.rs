@@ -3,7 +3,7 @@
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
 
-use std::{collections::HashSet, pin::Pin, sync::Arc};
+use std::pin::Pin;
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -18,10 +18,10 @@ use genie_actors::{
 };
 use genie_events::{
     JobId, RefusalKind, SessionId, UserCommand, UserId,
-    account::AccountCommand,
+    account::ProfileCommand,
     credential::CredentialKind,
     job::{Job, JobEvent},
-    user::reveal::Right,
+    user::reveal::RevealRight,
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
@@ -31,6 +31,7 @@ use tracing::{error, info};
 
 use crate::{
     app::App,
+    exports::RunningExport,
     http::{
         accounts, body::Body, caller::UserCaller, captions, chats, credentials, error::ApiError,
         events, jobs, password_check::Password, request, response, usage,
@@ -53,34 +54,6 @@ const READ_FROM: [&str; 6] = [
     "captions",
 ];
 
-/// Whose exports are under way on this node: one for each user.
-#[derive(Debug, Clone, Default)]
-pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
-
-impl Exports {
-    fn begin(&self, user: UserId) -> Result<Running, ApiError> {
-        match self.0.lock().insert(user) {
-            true => Ok(Running {
-                user,
-                all: self.clone(),
-            }),
-            false => Err(ApiError::ExportRunning),
-        }
-    }
-}
-
-/// One that is under way, until it goes: at its end, or when its reader went away.
-struct Running {
-    user: UserId,
-    all: Exports,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.all.0.lock().remove(&self.user);
-    }
-}
-
 /// `GET /api/me/export`: without secrets.
 pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
     export(app, user, false).await
@@ -100,7 +73,7 @@ pub async fn with_secrets(
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
-    let exported = UserCommand::Account(AccountCommand::Export { secrets });
+    let exported = UserCommand::account(ProfileCommand::Export { secrets });
     let position = app
         .write
         .users
@@ -159,7 +132,7 @@ type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
 impl Export {
     /// The whole object. Nothing of it is read before its reader takes what came before.
-    fn document(self, running: Running) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
             let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);
@@ -251,7 +224,7 @@ impl Export {
         let ask = Ask {
             named,
             kinds: &CredentialKind::ALL,
-            right: Right::Own,
+            right: RevealRight::Own,
             purpose,
         };
         match self

@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
 };
-use genie_events::{UserId, account::Wanted, tier::Tier};
+use genie_events::{UserId, account::AccountSync, tier::Tier};
 use genie_log::sessions::Session;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -36,7 +36,7 @@ pub struct RbacSync {
 }
 
 impl RbacSync {
-    fn wanted(self) -> Result<Wanted, ApiError> {
+    fn wanted(self) -> Result<AccountSync, ApiError> {
         let tier = match self.tier.as_deref() {
             None => None,
             Some(word) => Some(Tier::parse(word).ok_or_else(|| {
@@ -58,7 +58,7 @@ impl RbacSync {
         let admin = self
             .admin_access
             .or_else(|| self.role.as_deref().map(administers));
-        Ok(Wanted {
+        Ok(AccountSync {
             role: self.role,
             admin,
             tier,

@@ -7,10 +7,10 @@ use actix_web::{
     http::header::CONTENT_TYPE,
     web::{Data, Path},
 };
-use genie_events::{Metadata, Refusal, UserId, account::AtTheWishOf};
+use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
 use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         password_check::Password,
         request, response,
     },
+    socket::requests::ForgetRequest,
 };
 
 /// How old a login may be that needs no password (contract, section 2).
@@ -149,13 +150,13 @@ pub async fn forget_user(
         .await?
         .is_some_and(|account| account.admin);
     expect_other_administrator(&app, user, is_admin).await?;
-    forget(&app, user, AtTheWishOf::Administrator, caller.metadata()).await
+    forget(&app, user, ForgottenBy::Administrator, caller.metadata()).await
 }
 
 async fn forget(
     app: &App,
     user: UserId,
-    by: AtTheWishOf,
+    by: ForgottenBy,
     metadata: Metadata,
 ) -> Result<HttpResponse, ApiError> {
     app.write.forget.now(user, by, metadata).await?;
@@ -224,22 +225,16 @@ pub async fn show(
     Ok(response::ok(shown(&forgetting)))
 }
 
-/// What an operator asks by the socket.
-#[derive(Serialize, Deserialize)]
-pub struct Whom {
-    pub user: UserId,
-}
-
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
-    Body(Whom { user }): Body<Whom>,
+    Body(ForgetRequest { user }): Body<ForgetRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let metadata = Metadata {
         request_id: Some(request::current_id()),
         ..Metadata::system()
     };
-    forget(&app, user, AtTheWishOf::Operator, metadata).await
+    forget(&app, user, ForgottenBy::Operator, metadata).await
 }
 
 /// `POST /restore-check` on the socket

@@ -10,7 +10,7 @@ use genie_actors::{
     accounts::{NewFamily, Proof, change_login::Revision},
     registration::Applicant,
 };
-use genie_events::{Metadata, UserId, account::Code, email};
+use genie_events::{Metadata, UserId, account::OneTimeCode, email};
 use genie_log::sessions::{Refresh as Rotation, Refreshed};
 use genie_projections::accounts::AccountRow;
 use secrecy::{ExposeSecret, SecretString};
@@ -211,13 +211,13 @@ async fn right_code(
     app: &App,
     user: UserId,
     otp: &SecretString,
-) -> Result<Option<Code>, DirectusError> {
+) -> Result<Option<OneTimeCode>, DirectusError> {
     let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else {
         return Ok(None);
     };
     let step = TwoFactor::from_bytes(secret.to_vec())
         .and_then(|held| held.step_of(otp, app.log.clock().now()));
-    Ok(step.map(|step| Code { version, step }))
+    Ok(step.map(|step| OneTimeCode { version, step }))
 }
 
 async fn open_session(

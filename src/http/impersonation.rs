@@ -8,7 +8,10 @@ use actix_web::{
     web::{Data, Path},
 };
 use genie_actors::users::Plan;
-use genie_events::{Now, Refusal, User, UserCommand, UserId, account::AccountCommand};
+use genie_events::{
+    Now, Refusal, User, UserCommand, UserId,
+    account::{LifecycleCommand, ProfileCommand},
+};
 use genie_log::impersonations::Impersonation;
 use serde_json::json;
 use uuid::Uuid;
@@ -28,7 +31,7 @@ pub async fn begin(
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let by = caller.user_id().ok_or(ApiError::NoCaller)?;
     let (session, now) = (app.log.clock().new_uuid(), app.log.clock().now());
-    let start = UserCommand::Account(AccountCommand::StartImpersonation {
+    let start = UserCommand::account(ProfileCommand::StartImpersonation {
         by,
         impersonation: session,
     });
@@ -74,11 +77,11 @@ pub async fn end(
     };
     let end = move |state: &User, now: Now| {
         let lasting = lasting.ok_or_else(|| Refusal::not_found("impersonation"))?;
-        let end = AccountCommand::EndImpersonation {
+        let end = LifecycleCommand::EndImpersonation {
             by: lasting.by,
             impersonation: session,
         };
-        state.decide(now, UserCommand::Account(end)).map(Plan::from)
+        state.decide(now, UserCommand::account(end)).map(Plan::from)
     };
     let done = app
         .write

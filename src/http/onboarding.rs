@@ -118,7 +118,7 @@ async fn take_in(
     if !idempotency::has_key(request) {
         onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
     }
-    let place = app.uploading.enter(id)?;
+    let slot = app.uploads.begin(id)?;
     onboarding::check_room(app, id, most).await?;
     let keys = app.log.live_keys(id).await.map_err(|error| match error {
         LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound("user"),
@@ -135,7 +135,7 @@ async fn take_in(
     request.extensions_mut().insert(received.hash);
     let asking = idempotency::asking(app, request, &user.caller)?;
     let (queued, position) =
-        onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
+        onboarding::take_in(app.clone(), slot, upload, received.name, asking).await?;
     let path = format!("/api/files/{}", queued.file);
     Ok(response::written(
         json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}),

@@ -6,7 +6,7 @@ use actix_web::{
 };
 use genie_events::{
     ServiceKeyId, Timestamp,
-    service_key::{Key, Scope},
+    service_key::{Scope, ServiceKeyGrant},
 };
 use genie_projections::service_keys::ServiceKeyRow;
 use secrecy::ExposeSecret;
@@ -32,7 +32,7 @@ pub struct NewServiceKey {
 }
 
 impl NewServiceKey {
-    fn read(self, now: Timestamp) -> Result<Key, ApiError> {
+    fn read(self, now: Timestamp) -> Result<ServiceKeyGrant, ApiError> {
         let scopes: Option<Vec<Scope>> =
             self.scopes.iter().map(|word| Scope::parse(word)).collect();
         let Some(scopes) = scopes else {
@@ -44,7 +44,7 @@ impl NewServiceKey {
                 .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))
         };
         let expires_at = self.expires_at.map(moment).transpose()?;
-        Ok(Key::new(self.name, scopes, expires_at, now)?)
+        Ok(ServiceKeyGrant::new(self.name, scopes, expires_at, now)?)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use genie_events::{
     Change, Metadata, Refusal, StreamId, StreamKind, User, UserId,
-    account::AccountCommand,
+    account::{AccountCommand, ProfileCommand},
     email::{self, Email, EmailCommand},
     ids::EmailId,
 };
@@ -82,7 +82,7 @@ impl Accounts {
         let (mut changes, mut groups, mut work) = (vec![], vec![], vec![]);
         if let Some(hash) = &revision.password_hash {
             let key = self.vault_key(user).await?;
-            let command = AccountCommand::ChangePassword {
+            let command = ProfileCommand::ChangePassword {
                 from: revision.from,
             };
             changes.extend(decided(state, command)?);
@@ -106,7 +106,7 @@ impl Accounts {
                     groups.extend(self.at_address(old, EmailCommand::Release(user)).await?);
                 }
             }
-            let command = AccountCommand::ChangeEmail {
+            let command = ProfileCommand::ChangeEmail {
                 email: address.trim().to_owned(),
                 email_id,
             };
@@ -147,7 +147,10 @@ impl Accounts {
 }
 
 /// What a command does to the account.
-pub(crate) fn decided(state: &User, command: AccountCommand) -> Result<Vec<Change>, Refusal> {
+pub(crate) fn decided(
+    state: &User,
+    command: impl Into<AccountCommand>,
+) -> Result<Vec<Change>, Refusal> {
     Ok(state
         .account()
         .decide(command)?

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use genie_events::{
     CredentialId, Now, Refusal, Timestamp, User, UserCommand, UserId,
-    access::{AccessCommand, Nobodys},
+    access::{AccessCommand, MissingOwner},
     credential::{Credential, CredentialKind, RefusedFor},
-    user::reveal::{MayBeShown, NotShown, Right, Wanted, Which},
+    user::reveal::{
+        CredentialSelector, RevealCriteria, RevealDenial, RevealRight, RevealableCredential,
+    },
 };
 use genie_log::{
     LogError,
@@ -46,7 +48,7 @@ pub struct Ask {
     /// Of which kinds it may be; of those held for a platform, the first is shown.
     pub kinds: &'static [CredentialKind],
     /// By what right.
-    pub right: Right,
+    pub right: RevealRight,
     /// What for, in the caller's words.
     pub purpose: Option<String>,
 }
@@ -79,8 +81,8 @@ pub(super) struct Refused {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum What {
-    Of(UserId, NotShown, Option<String>),
-    Nobodys(Option<CredentialId>, Option<UserId>),
+    Of(UserId, RevealDenial, Option<String>),
+    MissingOwner(Option<CredentialId>, Option<UserId>),
 }
 
 /// Who asks what of whom.
@@ -115,7 +117,7 @@ impl Vault {
         {
             // Since the owner was looked up.
             Err(WriteError::Forgotten) => Err(self
-                .refuse_nobodys(caller, &ask, Nobodys::Forgotten)
+                .refuse_nobodys(caller, &ask, MissingOwner::Forgotten)
                 .await?
                 .into()),
             answer => answer,
@@ -135,7 +137,7 @@ impl Vault {
             (Ok(shown), position) => (shown, position),
             (Err(refused), _) => return Err(refused.reason.refusal().into()),
         };
-        let MayBeShown {
+        let RevealableCredential {
             id,
             kind,
             platform,
@@ -194,7 +196,7 @@ impl Vault {
         &self,
         asked: Asked<'_>,
         is_to_be_shown: bool,
-    ) -> Result<(Result<MayBeShown, NotShown>, u64), WriteError> {
+    ) -> Result<(Result<RevealableCredential, RevealDenial>, u64), WriteError> {
         let Asked {
             users,
             caller,
@@ -202,10 +204,13 @@ impl Vault {
             ask,
         } = asked;
         let (which, platform) = match &ask.named {
-            Named::Id(id) => (Which::Id(*id), None),
-            Named::For { platform, .. } => (Which::For(platform.clone()), Some(platform.clone())),
+            Named::Id(id) => (CredentialSelector::Id(*id), None),
+            Named::For { platform, .. } => (
+                CredentialSelector::For(platform.clone()),
+                Some(platform.clone()),
+            ),
         };
-        let wanted = Wanted {
+        let wanted = RevealCriteria {
             which,
             kinds: ask.kinds.to_vec(),
             right: ask.right.clone(),
@@ -217,7 +222,7 @@ impl Vault {
         };
         let remembered = key.clone();
         let planner = move |state: &User, now: Now| {
-            let answer = state.may_be_shown(now.moment, &wanted);
+            let answer = state.check_reveal(now.moment, &wanted);
             let command = match &answer {
                 Ok(shown) if is_to_be_shown => Some(UserCommand::RevealCredential {
                     credential: shown.id,
@@ -260,7 +265,7 @@ impl Vault {
             owner,
             ask,
         } = asked;
-        let refused = NotShown {
+        let refused = RevealDenial {
             id,
             reason: RefusedFor::Damaged,
         };
@@ -275,7 +280,9 @@ impl Vault {
         let planner = move |state: &User, now| {
             let is_held = matches!(state.credential(id), Some(Credential::Held { version: held, .. }) if *held == version);
             let changes = match is_held && !stands {
-                true => state.decide(now, refuse(refused, &Which::Id(id), &purpose))?,
+                true => {
+                    state.decide(now, refuse(refused, &CredentialSelector::Id(id), &purpose))?
+                }
                 false => vec![],
             };
             Ok(Plan {
@@ -308,7 +315,7 @@ impl Vault {
         let ask = Ask {
             named,
             kinds: &[CredentialKind::Profile],
-            right: Right::Every,
+            right: RevealRight::Every,
             purpose: None,
         };
         let owner = match self.owner(&ask.named).await? {
@@ -329,7 +336,7 @@ impl Vault {
             .await;
         match stored {
             Err(WriteError::Forgotten) => Err(self
-                .refuse_nobodys(caller, &ask, Nobodys::Forgotten)
+                .refuse_nobodys(caller, &ask, MissingOwner::Forgotten)
                 .await?
                 .into()),
             Err(WriteError::Refused(refusal)) => {
@@ -352,18 +359,18 @@ impl Vault {
     }
 
     /// Whose credential is named; or why it is nobody's.
-    async fn owner(&self, named: &Named) -> Result<Result<UserId, Nobodys>, WriteError> {
+    async fn owner(&self, named: &Named) -> Result<Result<UserId, MissingOwner>, WriteError> {
         let user = match named {
             Named::Id(id) => self.owner_of(*id).await?,
             Named::For { user, .. } => Some(*user),
         };
         let Some(user) = user.filter(|user| !user.0.is_nil()) else {
-            return Ok(Err(Nobodys::Unknown));
+            return Ok(Err(MissingOwner::Unknown));
         };
         match self.log.keys(user.0).await {
             Ok(KeyState::Live(_)) => Ok(Ok(user)),
-            Ok(KeyState::Destroyed) => Ok(Err(Nobodys::Forgotten)),
-            Err(LogError::KeyAbsent { .. }) => Ok(Err(Nobodys::Unknown)),
+            Ok(KeyState::Destroyed) => Ok(Err(MissingOwner::Forgotten)),
+            Err(LogError::KeyAbsent { .. }) => Ok(Err(MissingOwner::Unknown)),
             Err(error) => Err(error.into()),
         }
     }
@@ -384,7 +391,7 @@ impl Vault {
         &self,
         caller: &Caller,
         ask: &Ask,
-        reason: Nobodys,
+        reason: MissingOwner,
     ) -> Result<Refusal, WriteError> {
         let (credential, user) = match &ask.named {
             Named::Id(id) => (Some(*id), None),
@@ -392,7 +399,7 @@ impl Vault {
         };
         let key = Refused {
             caller: caller.scope(),
-            what: What::Nobodys(credential, user),
+            what: What::MissingOwner(credential, user),
         };
         if !self.refused.stands(&key, Instant::now()) {
             let refused = AccessCommand::RefuseCredential {
@@ -405,16 +412,20 @@ impl Vault {
         }
         // Who has no right is not told what there is.
         Ok(match ask.right {
-            Right::None => RefusedFor::ScopeNeeded.refusal(),
+            RevealRight::None => RefusedFor::ScopeNeeded.refusal(),
             _ => RefusedFor::NotHeld.refusal(),
         })
     }
 }
 
-fn refuse(refused: NotShown, which: &Which, purpose: &Option<String>) -> UserCommand {
+fn refuse(
+    refused: RevealDenial,
+    which: &CredentialSelector,
+    purpose: &Option<String>,
+) -> UserCommand {
     let platform = match which {
-        Which::Id(_) => None,
-        Which::For(platform) => Some(platform.clone()),
+        CredentialSelector::Id(_) => None,
+        CredentialSelector::For(platform) => Some(platform.clone()),
     };
     UserCommand::RefuseCredential {
         credential: refused.id,

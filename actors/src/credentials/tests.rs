@@ -1,4 +1,4 @@
-use genie_events::{Metadata, user::reveal::Right};
+use genie_events::{Metadata, user::reveal::RevealRight};
 use genie_log::{
     Opened,
     testing::{TestStore, both_stores},
@@ -49,12 +49,12 @@ both_stores!(
             vault.reveal(&users, &Caller::shared_secret("r"), ask).await
         };
         assert_eq!(
-            ask(Right::Own).await.unwrap().plaintext.expose(),
+            ask(RevealRight::Own).await.unwrap().plaintext.expose(),
             br#"{"cookies":"two"}"#
         );
         for (right, code) in [
-            (Right::Every, "session_expired"),
-            (Right::None, "scope_needed"),
+            (RevealRight::Every, "session_expired"),
+            (RevealRight::None, "scope_needed"),
         ] {
             let Err(WriteError::Refused(refused)) = ask(right).await else {
                 panic!("{code}")

@@ -4,7 +4,7 @@
 
 use genie_events::{
     Event, Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, AccountCommand, Registration},
+    account::{Account, LifecycleCommand, Registration},
     email::{self, Email, EmailCommand, Reservation},
     ids::EmailId,
     invite::{Grant, Invite, InviteCommand},
@@ -142,7 +142,7 @@ impl Register {
             // Somebody whom genie has met already keeps the account that they have.
             if self.log.user_seq(user).await? == 0 {
                 let registered =
-                    Account::Absent.decide(AccountCommand::Register(Registration {
+                    Account::Absent.decide(LifecycleCommand::Register(Registration {
                         email: made.email.clone(),
                         email_id: reserved.email.clone(),
                         first_name: made.first_name.clone(),

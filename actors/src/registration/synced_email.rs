@@ -2,7 +2,7 @@
 
 use genie_events::{
     Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, AccountCommand},
+    account::{Account, ProfileCommand},
     email::{self, Email, EmailCommand},
 };
 use genie_log::{Group, NewFact, Owner};
@@ -37,7 +37,7 @@ impl Register {
             if former.as_ref() == Some(&email_id) {
                 return Ok(());
             }
-            let change = AccountCommand::ChangeEmail {
+            let change = ProfileCommand::ChangeEmail {
                 email: address.trim().to_owned(),
                 email_id: email_id.clone(),
             };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use genie_events::{
     CaptionId, Metadata, Refusal, User, UserCommand, UserId,
-    caption::{Brief, Caption, CaptionEvent, Written},
+    caption::{Brief, Caption, CaptionEvent, WrittenCaption},
     chat::Failure,
 };
 use genie_log::{Epoch, Owner, leases::LeaseKind};
@@ -25,7 +25,7 @@ use crate::{
 const CAPTION_LOOK: Duration = Duration::from_secs(5);
 
 /// What came of a caption.
-pub type CaptionEnd = Result<(Written, u64), (Failure, u64)>;
+pub type CaptionEnd = Result<(WrittenCaption, u64), (Failure, u64)>;
 
 impl Supervisor {
     /// Writes a caption and waits for it. It is written, or its quota unit given back, whatever happens to the asker.

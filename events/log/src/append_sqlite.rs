@@ -1,4 +1,5 @@
-//! Appending on SQLite: the same steps as the Postgres function, in one immediate transaction and a few statements.
+//! Appends on SQLite: the same steps as the Postgres function, in one immediate transaction and a
+//! few statements.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,14 +18,14 @@ use crate::{
 /// The transaction of an append.
 pub(crate) type SqliteTx<'a> = Transaction<'a, Sqlite>;
 
-/// Rows of one statement: a batch is cut into these sizes, so that there are few different statements. Each statement is a way to
-/// SQLite's thread and back, which costs more than the row.
+/// The rows of one statement. A batch is cut into these sizes, so that there are few different
+/// statements. Each statement makes a trip to SQLite's thread and back, which costs more than the
+/// row.
 const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 
 /// The writer's connection, kept from batch to batch.
 pub(crate) type Held = Option<PoolConnection<Sqlite>>;
 
-/// Appends a batch.
 pub(crate) async fn append(
     pool: &SqlitePool,
     held: &mut Held,
@@ -35,7 +36,8 @@ pub(crate) async fn append(
         None => pool.acquire().await?,
     };
     let outcomes = append_on(&mut connection, batch).await;
-    *held = outcomes.is_ok().then_some(connection); // one that met an error is looked at by the pool
+    // After an error the pool checks the connection.
+    *held = outcomes.is_ok().then_some(connection);
     outcomes
 }
 
@@ -134,7 +136,7 @@ async fn judge(tx: &mut SqliteTx<'_>, request: &Request) -> Result<Option<Verdic
     let mut owners: Vec<Uuid> = request.owners().collect();
     owners.dedup();
     let is_stale = is_stale(tx, request, &owners).await?;
-    // An owner whose last event is the one before cannot have these rows yet.
+    // An owner whose last event is the one before the request cannot have these rows yet.
     if is_stale && let Some(at) = already(tx, request).await? {
         return Ok(Some(Verdict::Written(at)));
     }
@@ -149,7 +151,7 @@ async fn judge(tx: &mut SqliteTx<'_>, request: &Request) -> Result<Option<Verdic
     if is_stale {
         return Ok(Some(Verdict::Stale));
     }
-    // Nor can this stream have another one of the owner's: only a first event can meet a stream of somebody else.
+    // Only a first event can meet another owner's stream.
     for row in request.rows.iter().filter(|row| row.sequence == 1) {
         let taken = sqlx::query("SELECT 1 FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence = $3")
             .bind(&row.kind)

@@ -1,8 +1,10 @@
-//! Uploaded files: their rows, and how their bytes are sealed. The bytes themselves lie in a blob store, cut into parts of
-//! `PART` bytes; each part is sealed by itself under its user's key, so that any of them can be read alone.
+//! Uploaded files: their rows, and the sealing of their bytes. A blob store holds the bytes, cut
+//! into parts of `PART` bytes. Each part is sealed separately under the user's key, so that any
+//! part can be read alone.
 //!
-//! Invariant: a file is there when its row is, and its row is written in the append of the fact that refers to it. Bytes without
-//! a row are nobody's. Forgetting goes the other way: the row is doomed first, and goes when the bytes have gone.
+//! Invariant: a file exists when its row does, and the row is written in the append of the fact
+//! that refers to the file. Bytes without a row belong to nobody. Forgetting goes the other way:
+//! the row is doomed first, and deleted after the bytes.
 
 use std::collections::HashSet;
 
@@ -19,26 +21,21 @@ use crate::{
     store::Store,
 };
 
-/// How many bytes are sealed at once; all parts but the last have as many.
+/// The bytes that are sealed at once; every part but the last has this size.
 pub const PART: usize = 1 << 20;
-/// The most rows that are looked up or ended at once.
+/// The most rows that one call looks up or ends.
 pub const ROWS_AT_ONCE: usize = 500;
 const COLUMN: &str = "blobs.name";
 
-/// A file that is about to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBlob {
-    /// Which.
     pub id: BlobId,
-    /// Whose.
     pub user: UserId,
-    /// Its name, as its user calls it; personal.
+    /// The name that the user gave the file; personal.
     pub name: String,
-    /// How many bytes.
     pub size: u64,
-    /// What it is, as HTTP says it.
+    /// As in HTTP's `Content-Type`.
     pub media_type: String,
-    /// When it was uploaded.
     pub created_at: Timestamp,
 }
 
@@ -56,24 +53,19 @@ impl NewBlob {
     }
 }
 
-/// A kept file, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// Which.
     pub id: BlobId,
-    /// Whose.
     pub user: UserId,
     name: Vec<u8>,
-    /// How many bytes.
     pub size: u64,
-    /// What it is, as HTTP says it.
+    /// As in HTTP's `Content-Type`.
     pub media_type: String,
-    /// When it was uploaded.
     pub created_at: Timestamp,
 }
 
 impl Blob {
-    /// Its name, as its user calls it.
+    /// The name that the user gave the file.
     pub fn name(&self, keys: &UserKeys) -> Result<String, LogError> {
         let damaged = |reason| {
             LogError::Statement(format!("the name of file {} is damaged: {reason}", self.id))
@@ -82,12 +74,13 @@ impl Blob {
     }
 }
 
-/// Of how many parts a file of that size is made. An empty one has a part, too: the one that says that nothing follows.
+/// The number of parts of a file. An empty file has one part, too: it says that nothing follows.
 pub fn parts_of(size: u64) -> u64 {
     size.div_ceil(PART as u64).max(1)
 }
 
-/// Seals a part of a file. Its file, its number and whether it is the last are bound to it: no part can be moved, left out or cut off.
+/// Seals a part of a file. It is bound to the file, its number, and whether it is the last, so no
+/// part can be moved, left out or cut off.
 pub fn seal_part(
     keys: &UserKeys,
     file: BlobId,
@@ -99,7 +92,7 @@ pub fn seal_part(
         .seal(bytes, &part_place(file, number, is_last))
 }
 
-/// Opens a part that was sealed as that one of that file.
+/// Opens a part that was sealed for this place in this file.
 pub fn open_part(
     keys: &UserKeys,
     file: BlobId,
@@ -137,7 +130,7 @@ fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
 }
 
 impl Log {
-    /// A kept file; `None` when there is none, or none any more.
+    /// A kept file; `None` when it never existed or is doomed.
     pub async fn blob(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -171,7 +164,7 @@ impl Log {
             .await
     }
 
-    /// How many bytes of a user's files are kept.
+    /// The size of all kept files of a user.
     pub async fn kept_bytes(&self, user: UserId) -> Result<u64, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -182,7 +175,8 @@ impl Log {
             .await
     }
 
-    /// Which of these files have a row, doomed ones included; at most [`ROWS_AT_ONCE`] may be asked for.
+    /// The files among these that have a row, doomed ones included. At most [`ROWS_AT_ONCE`] may be
+    /// asked for.
     pub async fn known_blobs(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -197,14 +191,15 @@ impl Log {
             .await
     }
 
-    /// From now on nobody reads this user's files. Their rows stay until [`Log::drop_doomed_blobs`], so that a crash in between
-    /// leaves a note of what is still to be deleted.
+    /// From now on nobody can read this user's files. The rows stay until
+    /// [`Log::drop_doomed_blobs`], so that a crash in between leaves a note of the bytes to be
+    /// deleted.
     pub async fn doom_blobs_of(&self, user: UserId) -> Result<(), LogError> {
         self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user)
             .await
     }
 
-    /// Whose files are doomed and may still have bytes; some of them, when they are many.
+    /// Owners of doomed files, whose bytes may still exist; at most [`ROWS_AT_ONCE`] of them.
     pub async fn doomed_blob_owners(&self) -> Result<Vec<UserId>, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -217,7 +212,7 @@ impl Log {
             .await
     }
 
-    /// The bytes of this user's doomed files have gone: the rows go, too.
+    /// Deletes the rows of this user's doomed files. Call it after their bytes are deleted.
     pub async fn drop_doomed_blobs(&self, user: UserId) -> Result<(), LogError> {
         self.change(
             "DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'",
@@ -338,7 +333,7 @@ mod tests {
     }
 
     both_stores!(
-        a_row_comes_with_its_fact_and_goes_when_its_bytes_have,
+        a_row_comes_with_its_fact_and_goes_after_its_bytes,
         async |store: TestStore| {
             let log = store.open().await.log;
             let (ada, bob) = (
@@ -374,7 +369,7 @@ mod tests {
             assert_eq!(
                 known,
                 HashSet::from([hers.id, his.id]),
-                "the doomed are still to be deleted by whoever doomed them"
+                "a doomed file stays known until its bytes are deleted"
             );
             for user in [ada, bob] {
                 log.drop_doomed_blobs(user).await.unwrap();
@@ -388,7 +383,7 @@ mod tests {
     );
 
     #[test]
-    fn a_part_opens_as_itself_only() {
+    fn a_part_opens_in_its_own_place_only() {
         let ring = crate::MasterKeys::parse(&crate::MasterKeys::generate()).unwrap();
         let of = |n| {
             ring.new_data_key(uuid::Uuid::from_u128(n), uuid::Uuid::from_u128(n))
@@ -409,7 +404,7 @@ mod tests {
         );
         assert!(
             open_part(&keys, file, 3, true, &sealed).is_err(),
-            "what followed it was cut off"
+            "the parts after it were cut off"
         );
         assert!(open_part(&keys, file, 2, false, &sealed).is_err(), "moved");
         assert!(

@@ -1,8 +1,9 @@
-//! Refreshes of Directus' tokens: Directus takes a refresh token once, and several tabs come with it at the same time, perhaps to
-//! several nodes. Whoever is first asks Directus, and what it answered serves the others for a few seconds.
+//! Refreshes of Directus' tokens. Directus takes a refresh token once, but several browser tabs
+//! send the same token at the same time, perhaps to several nodes. The first request asks Directus,
+//! and its answer serves the others for a few seconds.
 //!
-//! The row is named by a hash of the token, and what it holds is sealed under a key derived from the token: whoever has the
-//! store alone, even with its master keys, can open neither.
+//! Invariant: a hash of the token names the row, and the content is sealed under a key derived from
+//! the token. So the store alone, even with its master keys, opens nothing.
 
 use genie_events::Timestamp;
 use sha2::{Digest, Sha256};
@@ -16,7 +17,7 @@ use crate::{
     store::Store,
 };
 
-/// A refresh token, as the store knows it.
+/// A refresh token in the form that the store knows.
 pub struct Refreshing {
     name: String,
     key: SealingKey,
@@ -28,19 +29,16 @@ impl std::fmt::Debug for Refreshing {
     }
 }
 
-/// Whose turn it is to ask Directus.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// The caller's; the others wait for it.
+    /// The caller asks Directus; the others wait.
     Yours,
-    /// Somebody else's, who is still asking.
+    /// Another request is still asking.
     Theirs,
-    /// Directus has answered.
     Answered(Zeroizing<Vec<u8>>),
 }
 
 impl Refreshing {
-    /// Of this token.
     pub fn new(token: &str) -> Self {
         let part = |part: &str| -> [u8; 32] {
             Sha256::digest(format!("genie refresh {part}/{token}")).into()
@@ -52,7 +50,7 @@ impl Refreshing {
         }
     }
 
-    /// The name of its row.
+    /// The name of the row.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -91,13 +89,13 @@ impl Log {
             (false, Some(sealed)) => {
                 let opened = refreshing.key.open(&sealed, &refreshing.place());
                 opened.map(Turn::Answered).map_err(|reason| {
-                    LogError::Statement(format!("a kept refresh can't be opened: {reason}"))
+                    LogError::Statement(format!("a kept refresh cannot be opened: {reason}"))
                 })
             }
         }
     }
 
-    /// Keeps what Directus answered, until `until`.
+    /// Keeps Directus' answer until `until`.
     pub async fn keep_refresh(
         &self,
         refreshing: &Refreshing,
@@ -122,7 +120,7 @@ impl Log {
         self.store().run(work).await
     }
 
-    /// Gives the turn back: Directus gave no new tokens.
+    /// Gives the turn back after Directus refused new tokens.
     pub async fn give_up_refresh(&self, refreshing: &Refreshing) -> Result<(), LogError> {
         let name = refreshing.name.clone();
         let work = async move |store: Store| {
@@ -136,7 +134,7 @@ impl Log {
         self.store().run(work).await
     }
 
-    /// Forgets all whose time is over.
+    /// Deletes the answers and turns that have expired.
     pub async fn prune_refreshes(&self, now: Timestamp) -> Result<(), LogError> {
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
@@ -155,52 +153,55 @@ mod tests {
     use super::*;
     use crate::testing::{TestStore, both_stores};
 
-    both_stores!(one_asks_and_all_get_the_same, async |store: TestStore| {
-        let (one, two) = (store.open().await.log, store.open().await.log);
-        let (refreshing, now) = (Refreshing::new("canary-token"), store.clock.now());
-        let (asking, grace) = (now.plus_seconds(15), now.plus_seconds(10));
-        assert_eq!(
-            one.take_refresh(&refreshing, now, asking).await.unwrap(),
-            Turn::Yours
-        );
-        assert_eq!(
-            two.take_refresh(&refreshing, now, asking).await.unwrap(),
-            Turn::Theirs
-        );
-        assert_eq!(
-            two.take_refresh(&Refreshing::new("another"), now, asking)
+    both_stores!(
+        one_request_asks_and_all_get_the_same_answer,
+        async |store: TestStore| {
+            let (one, two) = (store.open().await.log, store.open().await.log);
+            let (refreshing, now) = (Refreshing::new("canary-token"), store.clock.now());
+            let (asking, grace) = (now.plus_seconds(15), now.plus_seconds(10));
+            assert_eq!(
+                one.take_refresh(&refreshing, now, asking).await.unwrap(),
+                Turn::Yours
+            );
+            assert_eq!(
+                two.take_refresh(&refreshing, now, asking).await.unwrap(),
+                Turn::Theirs
+            );
+            assert_eq!(
+                two.take_refresh(&Refreshing::new("another"), now, asking)
+                    .await
+                    .unwrap(),
+                Turn::Yours
+            );
+            one.keep_refresh(&refreshing, b"canary-pair", grace)
                 .await
-                .unwrap(),
-            Turn::Yours
-        );
-        one.keep_refresh(&refreshing, b"canary-pair", grace)
-            .await
-            .unwrap();
-        let answered = Turn::Answered(Zeroizing::new(b"canary-pair".to_vec()));
-        assert_eq!(
-            two.take_refresh(&refreshing, now, asking).await.unwrap(),
-            answered
-        );
-        one.give_up_refresh(&refreshing).await.unwrap();
-        assert_eq!(
-            two.take_refresh(&refreshing, now, asking).await.unwrap(),
-            answered,
-            "an answer is not given up"
-        );
-        for word in ["canary-token", "canary-pair"] {
-            assert!(!store.holds(word).await, "{word}");
+                .unwrap();
+            let answered = Turn::Answered(Zeroizing::new(b"canary-pair".to_vec()));
+            assert_eq!(
+                two.take_refresh(&refreshing, now, asking).await.unwrap(),
+                answered
+            );
+            one.give_up_refresh(&refreshing).await.unwrap();
+            assert_eq!(
+                two.take_refresh(&refreshing, now, asking).await.unwrap(),
+                answered,
+                "an answer stays when the turn is given back"
+            );
+            for word in ["canary-token", "canary-pair"] {
+                assert!(!store.holds(word).await, "{word}");
+            }
+            one.prune_refreshes(grace).await.unwrap();
+            assert_eq!(
+                two.take_refresh(&refreshing, grace, grace.plus_seconds(5))
+                    .await
+                    .unwrap(),
+                Turn::Yours
+            );
         }
-        one.prune_refreshes(grace).await.unwrap();
-        assert_eq!(
-            two.take_refresh(&refreshing, grace, grace.plus_seconds(5))
-                .await
-                .unwrap(),
-            Turn::Yours
-        );
-    });
+    );
 
     both_stores!(
-        a_turn_that_was_given_up_or_died_is_free_again,
+        a_turn_that_was_given_back_or_expired_is_free_again,
         async |store: TestStore| {
             let log = store.open().await.log;
             let (refreshing, now) = (Refreshing::new("token"), store.clock.now());

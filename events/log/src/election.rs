@@ -1,8 +1,10 @@
-//! Election of the one node that runs timers, projections and the sealer. Who is elected holds an epoch.
+//! Elects the leader: the one node that runs timers, projections and the head signer. The leader
+//! holds an epoch, the number of its term.
 //!
-//! Invariant: every transaction that the elected node writes in office checks the epoch in the store and keeps it from being
-//! raised until it ends. So a node that was stopped, cut off or slow writes nothing once another was elected, whatever it
-//! believes. The epoch alone gives this safety; locks, heartbeats and clocks only decide how soon another node is elected.
+//! Invariant: every transaction of the leader checks the epoch in the store, and keeps it from
+//! being raised until the transaction ends. So a node that was stopped, cut off or slow writes
+//! nothing once another is elected, whatever it believes. The epoch alone gives this safety; locks,
+//! heartbeats and clocks only decide how soon another node is elected.
 
 use std::sync::Arc;
 
@@ -17,22 +19,22 @@ use crate::{
 mod candidate;
 use candidate::{Candidate, SILENT};
 
-/// A term of office. Each election raises it; what is written in an earlier one is refused.
+/// The number of a term. Each election raises it; a write of an earlier term is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(i64);
 
 impl Epoch {
-    /// As stored.
     pub fn number(self) -> i64 {
         self.0
     }
 }
 
-/// What a node holds while it is elected.
+/// The time in which a node may believe that it leads.
 #[derive(Debug, Clone, Copy)]
 struct Term {
     epoch: Epoch,
-    /// When it is over unless a heartbeat comes before; never on an embedded store, where nobody else can stand.
+    /// The end of the term, unless a heartbeat comes before. `None` on an embedded store, where no
+    /// other node can be elected.
     until: Option<Instant>,
 }
 
@@ -44,29 +46,30 @@ impl Term {
     }
 }
 
-/// One node's part in the election. It stands for as long as any clone of this is there.
+/// One node's part in the election. The node stands while any clone of this exists.
 #[derive(Debug, Clone)]
 pub struct Election {
     office: watch::Receiver<Option<Term>>,
-    /// On an embedded store there is no candidate's task that would keep it.
+    /// Keeps the channel open on an embedded store, which has no candidate's task.
     _embedded: Option<Arc<watch::Sender<Option<Term>>>>,
 }
 
 impl Election {
-    /// The epoch in which this node is elected now; `None` while it is not. A process that was stopped and goes on knows by its
-    /// own clock, before it heard anything of the store, that its term may be over.
+    /// The epoch in which this node leads now; `None` while it does not. A process that was stopped
+    /// and continues learns from its own clock, before the store answers, that its term may be over.
     pub fn now(&self) -> Option<Epoch> {
         self.office
             .borrow()
             .and_then(|term| term.at(Instant::now()))
     }
 
-    /// Waits until this node is elected.
+    /// Waits until this node leads.
     pub async fn elected(&mut self) -> Epoch {
         self.elected_past(None).await
     }
 
-    /// Waits until this node is elected again: for who was told [`LogError::Deposed`], perhaps before the node knew.
+    /// Waits until this node is elected again. For a caller that got [`LogError::Deposed`], perhaps
+    /// before the node knew.
     pub async fn elected_again(&mut self, deposed: Epoch) -> Epoch {
         self.elected_past(Some(deposed)).await
     }
@@ -78,26 +81,27 @@ impl Election {
             match epoch.filter(|epoch| Some(*epoch) > past) {
                 Some(epoch) => return epoch,
                 None if self.office.changed().await.is_ok() => {}
-                None => std::future::pending().await, // nobody holds elections any more: this node shuts down
+                // Nobody holds elections any more: this node shuts down.
+                None => std::future::pending().await,
             }
         }
     }
 }
 
-/// How often a start tries to write to an embedded store, each time for some seconds.
+/// The attempts to write to an embedded store at a start; each takes some seconds.
 const TRIES_TO_START: u32 = 10;
 
-/// Who is elected, as the store has it.
+/// The leader, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elected {
-    /// In which epoch.
     pub epoch: Epoch,
-    /// Its name.
+    /// The node's name.
     pub node: String,
 }
 
 impl Log {
-    /// Stands for election from now on. `node` names this process. An embedded store has one process, which is elected at once.
+    /// Stands for election from now on. `node` names this process. The one process of an embedded
+    /// store is elected at once.
     pub async fn stand_for_election(&self, node: &str) -> Result<Election, LogError> {
         let Some(options) = self.store().postgres() else {
             return self.elect_the_only_one(node).await;
@@ -128,7 +132,8 @@ impl Log {
         let mut tries = 1..=TRIES_TO_START;
         let epoch = loop {
             match self.store().run(raise.clone()).await {
-                Err(LogError::Away(_)) if tries.next().is_some() => {} // its WAL is being emptied: each try waits for seconds
+                // The WAL is being emptied, and each attempt waits for seconds.
+                Err(LogError::Away(_)) if tries.next().is_some() => {}
                 raised => break raised?,
             }
         };
@@ -139,7 +144,7 @@ impl Log {
         })
     }
 
-    /// Who is elected; `None` when nobody is, or who was elected last has not been heard of for too long.
+    /// The leader. `None` when there is none, or when it has not renewed for too long.
     pub async fn elected(&self) -> Result<Option<Elected>, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -157,8 +162,9 @@ impl Log {
 }
 
 impl Store {
-    /// A transaction like [`Store::relaxed`] of the elected node: [`LogError::Deposed`] when another was elected since. Until it
-    /// ends no other node is elected, unless that has waited so long that the transaction is broken off.
+    /// A transaction like [`Store::relaxed`], for the leader: [`LogError::Deposed`] when another
+    /// node was elected since. No other node is elected until it ends, unless it takes so long that
+    /// it is ended.
     pub async fn relaxed_in(&self, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
         self.check(self.relaxed().await?, epoch).await
     }
@@ -180,7 +186,7 @@ impl Store {
                     .fetch_one(&mut *tx)
                     .await?
             }
-            // Every writing transaction excludes the others here, elections too.
+            // On SQLite a writing transaction excludes all others, elections too.
             Writing::Sqlite(_) => {
                 let sql = "SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1";
                 sqlx::query(sql)

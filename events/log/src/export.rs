@@ -1,22 +1,28 @@
-//! An export: the log by position and the working tables that it needs to be readable, in a folder of sealed files.
+//! An export: a folder of sealed files with the log by position, and the working tables that are
+//! needed to read it.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `key.json` | the export's random key, sealed under the passphrase (Argon2id; its parameters and salt stand beside) |
+//! | `key.json` | the export's random key, sealed under the passphrase by Argon2id, with its parameters and salt |
 //! | `log-FIRST-LAST.sealed` | the rows of `events` from position FIRST to LAST, 20 digits each |
-//! | `tables-HEAD.sealed` | the working tables as they were when the log's head was HEAD |
-//! | `*.part`, `export.lock` | being written; means nothing |
+//! | `tables-HEAD.sealed` | the working tables at the moment when the log's head was HEAD |
+//! | `*.part`, `export.lock` | work in progress; to be ignored |
 //!
-//! A sealed file is a row of frames: one byte (1 for the last, else 0), the length as 32-bit big-endian, and that many bytes as
-//! [`SealingKey::seal`](crate::encryption::SealingKey::seal) makes them, bound to the file's first position, the frame's number and
-//! whether it is the last. So no frame can be cut off, swapped or brought from another file or export. Inside are lines of JSON.
-//! The first line of a `log-` file is `{"format":"genie log v1","after":N,"digest_before":HEX}`, with the digest of the row
-//! before it: files of two logs can't be mixed. Each further line is a row, columns by their names in the table, `digest` in
-//! hexadecimal. The lines of a `tables-` file are `{"table":NAME,"row":{..}}`, bytes in base64, after a first
-//! `{"format":"genie tables v1","head":N}`.
+//! A sealed file is a row of frames: one byte (1 for the last frame, else 0), the length as 32-bit
+//! big-endian, and that many bytes made by
+//! [`SealingKey::seal`](crate::encryption::SealingKey::seal). Each frame is bound to the file's
+//! first position, its own number, and whether it is the last. So no frame can be cut off, swapped,
+//! or brought from another file or export.
 //!
-//! A file is written beside, flushed and renamed, and `tables-HEAD` comes last: an export is what its newest `tables-` file says,
-//! and what stands beyond it belongs to a run that did not finish. Master keys are not in it: it can be read as far as they allow.
+//! Inside are lines of JSON. The first line of a `log-` file is `{"format":"genie log
+//! v1","after":N,"digest_before":HEX}`, with the digest of the row before it, so that files of two
+//! logs cannot be mixed. Each further line is a row of `events`: columns by their names in the
+//! table, `digest` in hexadecimal. A `tables-` file begins with `{"format":"genie tables
+//! v1","head":N}`, then has lines `{"table":NAME,"row":{..}}`, bytes in base64.
+//!
+//! Each file is written under a temporary name, flushed and renamed, and `tables-HEAD` comes last.
+//! So an export is what its newest `tables-` file says; anything beyond it belongs to a run that
+//! did not finish. The export holds no master keys: it can be read as long as they are kept.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +35,6 @@ use crate::{LogError, StoredRow};
 mod folder;
 mod read;
 mod sealed;
-/// The working tables that an export carries.
 mod tables;
 mod write;
 
@@ -37,31 +42,22 @@ pub use read::{Export, Rows};
 pub(crate) use tables::{CARRIED, Row, Table};
 pub use write::{Exported, export};
 
-/// Why an export can't be written, read or taken in. Each says what is wrong where.
+/// Why an export cannot be written, read or imported. Each variant says what is wrong, and where.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// A file can't be read or written, or is not what it should be.
+    /// A file cannot be read or written, or does not hold what it should.
     #[error("{}: {reason}", file.display())]
-    File {
-        /// Which.
-        file: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A row of the log in a file is not what it should be.
+    File { file: PathBuf, reason: String },
+    /// A row of the log in a file does not hold what it should.
     #[error("{}: position {position}: {reason}", file.display())]
     Row {
-        /// In which file.
         file: PathBuf,
-        /// Where in the log.
         position: u64,
-        /// What is wrong.
         reason: String,
     },
-    /// It does not fit what is there already.
+    /// The export does not fit the store or the folder.
     #[error("{0}")]
     Refused(String),
-    /// The store.
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -88,7 +84,7 @@ const TABLES_FORMAT: &str = "genie tables v1";
 struct LogHeader {
     format: String,
     after: u64,
-    /// Of the row before, in hexadecimal; empty before the first.
+    /// The digest of the row before, in hexadecimal; empty before the first row.
     digest_before: String,
 }
 
@@ -143,7 +139,7 @@ impl LogLine {
         }
     }
 
-    /// The row, if it is what its digest was made over.
+    /// The row, if the digest on its line matches.
     fn into_row(self) -> Option<StoredRow> {
         let mut row = StoredRow {
             position: self.position,

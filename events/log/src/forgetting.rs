@@ -1,6 +1,7 @@
-//! Working table: who is to be forgotten, and who was. The fact and the wiping of the key are one append; what is left after that
-//! (working rows, files, read rows, users elsewhere) is erased by steps that may be repeated, and this table says for whom they
-//! are still to be done. So a crash at any point leaves a row here, and whoever is elected goes on with it.
+//! A working table: the users to be forgotten, and those who were. One append writes the fact and
+//! wipes the key. Steps that can be repeated erase the rest (working rows, files, read rows, the
+//! user in Directus), and this table lists the users whose rest is not erased yet. So a crash at
+//! any point leaves a row here, and the next leader continues.
 
 use std::collections::BTreeMap;
 
@@ -14,24 +15,23 @@ mod fingerprints;
 
 pub use fingerprints::Fingerprint;
 
-/// Rows that are deleted in one transaction: few enough for a moment, so that nobody waits for long.
+/// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
-/// The most users whose keys are asked for at once.
+/// The most users that one call may ask for.
 pub const ASKED_AT_ONCE: usize = 500;
 
-/// Where the rows of a user are in a table.
+/// The place of a user's rows in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
-    /// The table.
     pub table: &'static str,
-    /// The column that names the user.
     pub user: &'static str,
     /// The primary key's columns, separated by commas.
     pub key: &'static str,
 }
 
-/// The working tables whose rows go with their user. What else knows of a user: `blobs`, which go when their bytes have; `user_keys`
-/// and `forgettings`, which say that the user was forgotten; `events`, which nobody can read any more.
+/// The working tables whose rows are deleted with their user. Other tables name the user, too:
+/// `blobs`, whose rows go after the bytes; `user_keys` and `forgettings`, which say that the user
+/// was forgotten; and `events`, which nobody can read any more.
 pub const WORKING_ROWS: [Rows; 8] = [
     Rows {
         table: "secrets",
@@ -76,7 +76,7 @@ pub const WORKING_ROWS: [Rows; 8] = [
 ];
 
 impl Rows {
-    /// Deletes a user's rows, at most `most` of them; says how many.
+    /// Deletes at most `most` of a user's rows; answers how many were deleted.
     pub async fn erase(
         &self,
         tx: &mut Transaction<'_, Any>,
@@ -99,7 +99,7 @@ impl Rows {
             .rows_affected())
     }
 
-    /// How many rows a user has.
+    /// The number of a user's rows.
     pub async fn count(&self, store: &Store, user: UserId) -> Result<u64, LogError> {
         let sql = format!(
             "SELECT count(*) FROM {} WHERE {} = $1",
@@ -113,16 +113,16 @@ impl Rows {
     }
 }
 
-/// How far somebody's forgetting is.
+/// The stage of a forgetting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// They asked for it, and its time has not come.
+    /// The user asked for it, and the time has not come.
     Requested,
-    /// The fact is in the log and the key is gone; what is left is being erased.
+    /// The fact is in the log and the key is gone. The rest is being erased.
     Forgotten,
-    /// Nothing is left; it is looked at once more, for what was under way just then.
+    /// Nothing is left. It is checked once more, for writes that were under way.
     Erased,
-    /// Nothing is left to be done.
+    /// Nothing is left to do.
     Closed,
 }
 
@@ -138,31 +138,26 @@ impl Stage {
     }
 }
 
-/// Somebody who is to be forgotten, or was.
+/// A user who is to be forgotten, or was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forgetting {
-    /// Who.
     pub user: UserId,
-    /// How far it is.
     pub stage: Stage,
-    /// When there is something to be done next.
+    /// When the next step is due.
     pub due: Timestamp,
-    /// The position of the fact; 0 before there is one.
+    /// The position of the fact; 0 while there is none.
     pub position: u64,
-    /// When it happened.
     pub forgotten_at: Option<Timestamp>,
-    /// Since when nothing is left.
     pub erased_at: Option<Timestamp>,
     /// A signed note that says all this.
     pub certificate: Option<String>,
 }
 
-/// What `user_keys` says of a forgotten user's key.
+/// The row of a forgotten user's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DestroyedKey {
-    /// Which key it was.
     pub key_id: String,
-    /// The master key that it was wrapped by in the end.
+    /// The master key that wrapped it last.
     pub master_id: String,
 }
 
@@ -170,7 +165,7 @@ const COLUMNS: &str = "user_id, state, due, position, forgotten_at, erased_at, c
 
 fn read(row: &AnyRow) -> Result<Forgetting, LogError> {
     let (user, stage): (String, String) = (row.try_get("user_id")?, row.try_get("state")?);
-    let damaged = || LogError::Statement("a row of `forgettings` can't be read".into());
+    let damaged = || LogError::Statement("a row of `forgettings` cannot be read".into());
     Ok(Forgetting {
         user: user.parse().map_err(|_| damaged())?,
         stage: Stage::parse(&stage).ok_or_else(damaged)?,
@@ -185,7 +180,7 @@ fn read(row: &AnyRow) -> Result<Forgetting, LogError> {
 }
 
 impl Log {
-    /// How far somebody's forgetting is; `None` when nobody asked for it.
+    /// `None` when nobody asked to forget the user.
     pub async fn forgetting(&self, user: UserId) -> Result<Option<Forgetting>, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -199,7 +194,7 @@ impl Log {
             .await
     }
 
-    /// For whom there is something to be done at `now`, the longest due first, at most `limit`.
+    /// The forgettings that are due at `now`, the longest due first, at most `limit`.
     pub async fn due_forgettings(
         &self,
         now: Timestamp,
@@ -215,7 +210,7 @@ impl Log {
             .await
     }
 
-    /// Who was forgotten, in order of their ids, at most [`ASKED_AT_ONCE`], after one.
+    /// The forgotten users in order of their ids, at most [`ASKED_AT_ONCE`], after one of them.
     pub async fn forgotten_after(
         &self,
         after: Option<UserId>,
@@ -236,7 +231,7 @@ impl Log {
             .await
     }
 
-    /// Something could not be done now: it is tried again at that time.
+    /// Sets the next attempt of a step that failed.
     pub async fn put_off_forgetting(&self, user: UserId, until: Timestamp) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -249,7 +244,7 @@ impl Log {
             .await
     }
 
-    /// Nothing of them is left. The first certificate stands, whoever else was at it.
+    /// Records that nothing is left. Only the first certificate is kept.
     pub async fn note_erased(
         &self,
         user: UserId,
@@ -269,7 +264,7 @@ impl Log {
             .await
     }
 
-    /// There is nothing to be done any more.
+    /// Ends a forgetting: nothing is left to do.
     pub async fn close_forgetting(&self, user: UserId) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -281,8 +276,8 @@ impl Log {
             .await
     }
 
-    /// Deletes a forgotten user's working rows, some at a time; the same again deletes what came since. Of a user who was not
-    /// forgotten nothing is deleted.
+    /// Deletes a forgotten user's working rows, some at a time. Repeating it deletes rows that came
+    /// since. It deletes nothing of a user who was not forgotten.
     pub async fn erase_working_rows(&self, user: UserId) -> Result<(), LogError> {
         if self.destroyed_key(user).await?.is_none() {
             return Ok(());
@@ -299,7 +294,8 @@ impl Log {
         Ok(())
     }
 
-    /// How many rows a user has left in the working tables, by table; those without any are left out.
+    /// The number of rows that a user has left in the working tables, by table. Tables without such
+    /// rows are left out.
     pub async fn working_rows_left(
         &self,
         user: UserId,
@@ -320,7 +316,8 @@ impl Log {
         self.store().run(count).await
     }
 
-    /// What is kept of a forgotten user's key; `None` while it is live, or was never there.
+    /// The row of a forgotten user's key; `None` while the key is live, or when there never was
+    /// one.
     pub async fn destroyed_key(&self, user: UserId) -> Result<Option<DestroyedKey>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT key_id, master_id FROM user_keys WHERE user_id = $1 AND state = 'destroyed' AND wrapped IS NULL";
@@ -337,8 +334,8 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// The key of somebody who was forgotten came back, with a part of a backup: it is wiped again, and what came with it is to be
-    /// erased again. Nothing happens to anybody else.
+    /// For a forgotten user whose key came back with a part of a backup: wipes the key again, and
+    /// demands that the rest be erased again. It changes nothing for a user without the fact.
     pub async fn forget_restored_key(&self, user: UserId, at: Timestamp) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -362,8 +359,8 @@ impl Log {
             .await
     }
 
-    /// How many events a user has, and how many of them are of the account: where the last one goes, of whom the others can't be
-    /// read.
+    /// The number of a user's events, and the number among them that belong to the account. The
+    /// forgetting of a user whose events cannot be read needs both to append the last event.
     pub async fn counts_of(&self, user: UserId) -> Result<(u64, u64), LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -375,7 +372,7 @@ impl Log {
             .await
     }
 
-    /// Which of these users have a live key; at most [`ASKED_AT_ONCE`] may be asked for.
+    /// The users among these who have a live key. At most [`ASKED_AT_ONCE`] may be asked for.
     pub async fn with_live_keys(&self, users: Vec<UserId>) -> Result<Vec<UserId>, LogError> {
         if users.is_empty() {
             return Ok(vec![]);
@@ -393,8 +390,8 @@ impl Log {
             .await
     }
 
-    /// On an embedded store: brings all that was written into its file and empties the log beside it, in which what was deleted
-    /// stands until then. [`LogError::Away`] while somebody reads what was before.
+    /// On an embedded store: writes the WAL into the database's file and empties the WAL, which
+    /// holds deleted rows until then. [`LogError::Away`] while a reader still needs it.
     pub async fn empty_wal(&self) -> Result<(), LogError> {
         match self
             .store()
@@ -403,7 +400,7 @@ impl Log {
         {
             true => Ok(()),
             false => Err(LogError::Away(
-                "somebody reads what was before; its log can't be emptied yet".into(),
+                "a reader still needs the write-ahead log, so it cannot be emptied yet".into(),
             )),
         }
     }

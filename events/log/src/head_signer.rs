@@ -1,8 +1,10 @@
-//! The sealer: the elected node's task that follows the log, checks each row's digest, keeps the tree and signs its heads.
+//! The head signer: the leader's task that follows the log, checks each row's digest, keeps the
+//! tree and signs its heads.
 //!
-//! Invariant: the hashes of a batch and the checkpoint go in one transaction, which also checks the office. A head is signed
-//! only when the tree as stored has that root and grew out of the last head. So a crash at any point, or the same twice, leaves
-//! nothing to mend; and whatever does not fit stops the sealer for good, loudly, with the heads signed before as evidence.
+//! Invariant: the hashes of a batch and the checkpoint go in one transaction, which checks the
+//! term. A head is signed only when the stored tree has that root and grew out of the last head. So
+//! a crash or a repeated step leaves nothing to repair. Anything that does not fit stops the head
+//! signer until the server restarts, and the earlier heads remain as evidence.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -21,44 +23,42 @@ use crate::{
     store::in_time,
 };
 
-/// Rows of one transaction.
+/// The rows of one transaction.
 const BATCH: usize = 500;
-/// Pause after the store was away or another node was elected.
+/// The pause after the store was away or another node became the leader.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the sealer is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Another node is elected.
+    /// Another node leads.
     Waiting,
-    /// It follows the log.
+    /// The head signer follows the log.
     Sealing,
-    /// Something does not fit, and nothing is sealed any more; the sentence names the position and the stream where it can.
+    /// A fault stopped the head signer. The sentence names the position and the stream where it
+    /// can.
     Stopped(String),
 }
 
-/// How the sealer is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// What it does.
     pub state: State,
-    /// How many rows are in the tree; 0 where it never was elected.
+    /// The number of rows in the tree; 0 on a node that never led.
     pub sealed: u64,
-    /// How many rows the newest signed head covers.
+    /// The number of rows that the newest signed head covers.
     pub signed: u64,
 }
 
-/// A running sealer, as others see it.
+/// A running head signer, as others see it.
 #[derive(Debug, Clone)]
 pub struct Sealing {
-    /// How it is doing.
     pub status: watch::Receiver<Status>,
-    /// The newest head that this node found or signed in office. Each covers those before it, so who is slow misses nothing.
+    /// The newest head that this node found or signed while it led. Each head covers those before
+    /// it, so a slow reader misses nothing.
     pub heads: watch::Receiver<Option<SignedHead>>,
 }
 
-/// Starts it, on the runtime that owns the store's connections. A head is signed whenever there are new rows, at most each
-/// `every`, and when a long catching up is done.
+/// Starts the head signer on the runtime that owns the store's connections. It signs a head
+/// whenever there are new rows, at most once in `every`, and when a long catching up is done.
 pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sealing, LogError> {
     let key = log.head_key().await?;
     let (status, told_status) = watch::channel(Status {
@@ -80,7 +80,7 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
         if let Err(stopped) = running.await {
             error!(%stopped, "the sealer stopped in a panic");
             status.send_modify(|status| {
-                status.state = State::Stopped("a panic, which the server's own log tells of".into())
+                status.state = State::Stopped("a panic; see the server's log".into())
             });
         }
     });
@@ -100,7 +100,7 @@ struct Sealer {
 }
 
 impl Sealer {
-    /// In office as often as this node is elected, until something does not fit.
+    /// Serves whenever this node leads, until something does not fit.
     async fn run(self, mut election: Election) {
         loop {
             let epoch = election.elected().await;
@@ -123,7 +123,7 @@ impl Sealer {
         }
     }
 
-    /// Seals until it may not or can't.
+    /// Seals until another node leads or an error occurs.
     async fn serve(&self, epoch: Epoch) -> Result<Infallible, LogError> {
         let mut frontier = in_time(self.resume(epoch)).await?;
         let mut follower = self.log.follow(frontier.size());
@@ -140,7 +140,9 @@ impl Sealer {
                 self.tell(head);
                 signed_at = Instant::now();
                 if is_at_head {
-                    sleep(self.every).await; // what happens meanwhile goes into the next head, a few transactions for all of it
+                    // The next head covers what happens meanwhile, with few transactions for all of
+                    // it.
+                    sleep(self.every).await;
                 }
             }
             let rows = follower.next(BATCH).await?;
@@ -158,7 +160,7 @@ impl Sealer {
         self.heads.send_replace(Some(head));
     }
 
-    /// Where the tree stands, checked against the log and the last head.
+    /// The tree's frontier, checked against the log and the last head.
     async fn resume(&self, epoch: Epoch) -> Result<Frontier, LogError> {
         let mut tx = self.log.store().relaxed_in(epoch).await?;
         sqlx::query(
@@ -181,7 +183,8 @@ impl Sealer {
         };
         let head = self.newest_head(&mut tx).await?;
         tx.commit().await?;
-        // A log that was cut off or set back would otherwise grow again over what was sealed, unnoticed.
+        // Without this check, a log that was cut off or set back would grow again over sealed
+        // positions, unnoticed.
         if let Some(leaf) = leaf {
             match self.log.rows(size - 1, 1).await?.first() {
                 Some(row) if checked_leaf(row, size)? == leaf => {}
@@ -196,7 +199,7 @@ impl Sealer {
         if let Some(head) = head {
             if head.size > size {
                 let reason = format!(
-                    "a head over {} facts was signed, of which only {size} are in the tree",
+                    "a head over {} facts was signed, but only {size} are in the tree",
                     head.size
                 );
                 return Err(LogError::Tree(reason));
@@ -204,7 +207,7 @@ impl Sealer {
             self.tell(head);
         }
         Frontier::new(size, peaks)
-            .ok_or_else(|| LogError::Tree("it has another size than its checkpoint".into()))
+            .ok_or_else(|| LogError::Tree("the tree has another size than its checkpoint".into()))
     }
 
     async fn store(
@@ -225,7 +228,7 @@ impl Sealer {
         .execute(&mut *tx)
         .await?;
         if moved.rows_affected() != 1 {
-            // An earlier try of this node, given up as unanswered, was carried out after all.
+            // An earlier attempt of this node timed out and was carried out after all.
             return Err(LogError::Away(
                 "the tree's checkpoint moved meanwhile".into(),
             ));
@@ -234,18 +237,18 @@ impl Sealer {
         Ok(tx.commit().await?)
     }
 
-    /// Signs the head of the whole tree, once it is known to have grown out of the last one.
+    /// Signs the head of the whole tree, once the tree is known to have grown out of the last head.
     async fn sign(&self, epoch: Epoch, frontier: &Frontier) -> Result<SignedHead, LogError> {
         let (size, root) = (frontier.size(), frontier.root());
         let mut tx = self.log.store().durable_in(epoch).await?;
         if merkle_tree::root(&mut tx, size).await? != root {
             return Err(LogError::Tree(format!(
-                "its stored hashes have another root over {size} facts than the facts"
+                "the stored hashes over {size} facts have another root than the facts"
             )));
         }
         if let Some(last) = self.newest_head(&mut tx).await? {
             if last.size == size && last.root == root {
-                return Ok(last); // an earlier try, given up as unanswered, was carried out after all
+                return Ok(last); // An earlier attempt timed out and was carried out after all.
             }
             let grew = last.size < size && {
                 let proof = merkle_tree::prove_consistency(&mut tx, size, last.size).await?;
@@ -261,7 +264,7 @@ impl Sealer {
         }
         let unsigned = |error| {
             LogError::Tree(format!(
-                "the head over {size} facts can't be signed: {error}"
+                "the head over {size} facts cannot be signed: {error}"
             ))
         };
         let head = self.key.sign(size, root).map_err(unsigned)?;
@@ -274,7 +277,7 @@ impl Sealer {
                 .await?;
         if signed.rows_affected() != 1 {
             return Err(LogError::Away(
-                "an earlier try to sign, given up as unanswered, ended only now".into(),
+                "an earlier attempt to sign timed out and ended only now".into(),
             ));
         }
         tx.commit().await?;
@@ -292,12 +295,12 @@ impl Sealer {
             return Ok(None);
         };
         let note: String = row.try_get("note")?;
-        let bad = |reason| LogError::Tree(format!("the newest signed head is none: {reason}"));
+        let bad = |reason| LogError::Tree(format!("the newest signed head is invalid: {reason}"));
         self.public.open(&note).map(Some).map_err(bad)
     }
 }
 
-/// The leaf of a row that is as it was written, at its place.
+/// The leaf of a row, after a check of its position and digest.
 fn checked_leaf(row: &StoredRow, expected: u64) -> Result<merkle_tree::Hash, LogError> {
     if row.position != expected {
         return Err(LogError::Hole { missing: expected });

@@ -1,5 +1,6 @@
-//! Working table: outcomes of requests that carried an `Idempotency-Key`, written in the append of their facts (contract,
-//! section 1). The same request again is answered from it; it is kept for as long as its user lives.
+//! A working table: the outcomes of requests with an `Idempotency-Key`, written in the append of
+//! their facts (docs/api.md, Everywhere). A repeated request is answered from it. An outcome is
+//! kept for as long as its user.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{EventId, UserId};
@@ -10,23 +11,23 @@ use crate::{
     Log, LogError, append_sqlite::SqliteTx, encryption::Place, keys::KeyState, store::Store,
 };
 
-/// A request that may be sent again. Both are keyed hashes: what clients choose as keys, and what they ask, may be personal.
+/// A request that may be sent again. Both fields are keyed hashes, because a client's key and
+/// request may be personal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestKey {
-    /// Of the caller, the route and the key.
+    /// The hash of the caller, the route and the key.
     pub key: String,
-    /// Of all that was asked.
+    /// The hash of the whole request.
     pub request: String,
 }
 
 /// A request's outcome, to be kept with its facts.
 #[derive(Debug, Clone)]
 pub struct Remember {
-    /// Of which request.
     pub request: RequestKey,
-    /// With whose facts.
+    /// The user whose facts the outcome is kept with.
     pub user: UserId,
-    /// What the answer is made from; never a secret.
+    /// The data of the answer; never a secret.
     pub outcome: Value,
 }
 
@@ -36,7 +37,7 @@ pub struct OutcomeRow {
     pub(crate) key: String,
     pub(crate) request: String,
     pub(crate) user: UserId,
-    /// The last of its facts.
+    /// The id of the request's last fact.
     pub(crate) event_id: EventId,
     pub(crate) sealed: Vec<u8>,
 }
@@ -67,11 +68,11 @@ impl OutcomeRow {
 /// What was kept under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered {
-    /// The same request: what came of it, and the position of the last of its facts.
+    /// The same request.
     Same {
-        /// What the answer is made from.
+        /// The data of the answer.
         outcome: Value,
-        /// Where it is in the log.
+        /// The position of the request's last fact.
         position: u64,
     },
     /// Another request used this key.
@@ -79,8 +80,9 @@ pub enum Remembered {
 }
 
 impl Log {
-    /// Keeps the outcome of a request that changed nothing, because all was as it asked when its user had `seq` events. `false` when
-    /// they have more by now, or the key was used meanwhile: then it is to be decided again.
+    /// Keeps the outcome of a request that changed nothing, because its wish was fulfilled when its
+    /// user had `seq` events. `false` when the user has more events by now, or the key was used
+    /// meanwhile; the request is then decided again.
     pub async fn keep_outcome(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
         let Remember {
             request,
@@ -92,7 +94,8 @@ impl Log {
             .payload()
             .seal(outcome.to_string().as_bytes(), &place(user, &request.key));
         let write = async move |store: Store| {
-            // It stands with the user's latest event, as that of a request which changed something stands with its last.
+            // The row refers to the user's latest event, as the row of a request with facts refers
+            // to its last fact.
             let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
                  SELECT $1, $2, $3, event_id, $4 FROM events WHERE user_id = $2 AND user_seq = $5 \
                  AND NOT EXISTS (SELECT 1 FROM events WHERE user_id = $2 AND user_seq > $5) ON CONFLICT DO NOTHING";
@@ -114,7 +117,7 @@ impl Log {
         self.store().run(write).await
     }
 
-    /// With whose facts the outcome of an earlier request with this key was kept, if there was one.
+    /// The user whose facts the outcome of an earlier request with this key was kept with.
     pub async fn remembered_with(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
         let key = request.key.clone();
         let read = async move |store: Store| {
@@ -131,7 +134,7 @@ impl Log {
             .and_then(|user| user.parse().ok()))
     }
 
-    /// What came of an earlier request with this key, if there was one whose facts are in the log.
+    /// The outcome of an earlier request with this key, if its facts are in the log.
     pub async fn remembered(
         &self,
         user: UserId,
@@ -171,12 +174,12 @@ impl Log {
             .open(&sealed, &place(user, &key))
             .map_err(|reason| {
                 LogError::Statement(format!(
-                    "the kept outcome of a request of user {user} can't be opened: {reason}"
+                    "the kept outcome of a request of user {user} cannot be opened: {reason}"
                 ))
             })?;
         let outcome = serde_json::from_slice(&opened).map_err(|_| {
             LogError::Statement(format!(
-                "the kept outcome of a request of user {user} is no JSON"
+                "the kept outcome of a request of user {user} is not JSON"
             ))
         })?;
         Ok(Some(Remembered::Same { outcome, position }))

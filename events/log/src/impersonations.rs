@@ -1,5 +1,6 @@
-//! Impersonations: who acts for whom now. A token of one is good only while its row is here, so that ending it is effective on
-//! every node at once. Never the only proof that one began: that is a fact of the user, written before the row.
+//! A working table: the impersonations that run now. Their tokens are good only while the row
+//! exists, so that ending one takes effect on every node at once. The proof that an impersonation
+//! began is a fact of the user, written before the row.
 
 use genie_events::{Timestamp, UserId};
 use sqlx::Row;
@@ -7,21 +8,18 @@ use uuid::Uuid;
 
 use crate::{Log, LogError, store::Store};
 
-/// One impersonation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Impersonation {
-    /// Which.
     pub session: Uuid,
-    /// Whom somebody acts for.
+    /// The user whom the administrator acts for.
     pub user: UserId,
-    /// The administrator who does.
+    /// The administrator.
     pub by: UserId,
-    /// Until when.
     pub expires_at: Timestamp,
 }
 
 impl Log {
-    /// Begins one. Those that have expired at `now` are dropped.
+    /// Begins an impersonation, and deletes those that have expired at `now`.
     pub async fn open_impersonation(
         &self,
         opened: Impersonation,
@@ -43,7 +41,7 @@ impl Log {
             .await
     }
 
-    /// One that has neither ended nor expired.
+    /// An impersonation that has neither ended nor expired.
     pub async fn impersonation(
         &self,
         session: Uuid,
@@ -61,7 +59,7 @@ impl Log {
             let expires_at = Timestamp(row.try_get("expires_at")?);
             let (Ok(user), Ok(by)) = (user.parse(), by.parse()) else {
                 return Err(LogError::Statement(
-                    "an impersonation has a user id that is none".into(),
+                    "an impersonation has an invalid user id".into(),
                 ));
             };
             Ok(Some(Impersonation {
@@ -74,7 +72,7 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// Ends one; whether there was one to end.
+    /// Ends an impersonation; answers whether there was one.
     pub async fn end_impersonation(&self, session: Uuid) -> Result<bool, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -138,7 +136,10 @@ mod tests {
                 None,
                 "ended"
             );
-            assert!(!log.end_impersonation(long.session).await.unwrap(), "once");
+            assert!(
+                !log.end_impersonation(long.session).await.unwrap(),
+                "it ends only once"
+            );
         }
     );
 }

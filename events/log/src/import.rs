@@ -1,9 +1,10 @@
-//! Taking an export into a store that is empty, or that has the beginning of that export already.
+//! Imports an export into a store that is empty, or that holds the beginning of that export.
 //!
-//! Rows keep their positions, ids and digests, and go in by batches, each in one transaction that finds the head where the last
-//! one left it; the working tables and the end of the import are one transaction. So a crash leaves whole batches, and the
-//! next run goes on after them. From the first batch to the last transaction a mark stands in the store, and no server starts
-//! on it ([`LogError::ImportUnfinished`]).
+//! Rows keep their positions, ids and digests. They go in by batches; each batch is one
+//! transaction, which finds the head where the last batch left it. The working tables and the end
+//! of the import are one transaction. So a crash leaves whole batches, and the next run continues
+//! after them. From the first batch to the last transaction a mark stands in the store, and no
+//! server starts on a store with the mark ([`LogError::ImportUnfinished`]).
 
 use std::time::Duration;
 
@@ -19,31 +20,33 @@ use crate::{
     store::{Store, Target, Writing, in_time},
 };
 
-/// A batch has so many rows, or so many bytes, at most (and one row at least).
+/// The limits of a batch, which holds at least one row.
 const BATCH_ROWS: usize = 1000;
 const BATCH_BYTES: usize = 4 << 20;
-/// The lock that `append()` holds to its commit (`0001_log.sql`).
+/// The lock that `append()` holds until its commit (`0001_log.sql`).
 const APPEND_LOCK: i64 = 7_340_991;
-/// How long another genie on the same Postgres may take to go: the connection of one that was killed is there a moment longer.
+/// How long to wait for another genie on the same Postgres: the connection of a killed one lingers
+/// a moment.
 const OTHERS_GO: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const SYSTEM_KEY: &str = "SELECT key_id FROM user_keys WHERE user_id = $1";
 const IN_USE: &str = "the store is in use by another genie's log; an import needs an empty store, or one that an earlier import \
      of the same log filled";
-/// The mark, in `checkpoints`: the head of the export that is being taken in.
+/// The mark, a row of `checkpoints`: the head of the export that is being imported.
 const MARK: &str = "import";
 
-/// What an import came to.
+/// The outcome of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Imported {
-    /// The last position of the store now.
+    /// The store's last position.
     pub head: u64,
-    /// How many rows were in the store already.
+    /// The number of rows that the store held before.
     pub had: u64,
 }
 
-/// Takes an export in. No server may run on the store: on Postgres that is checked here, the embedded store is locked by the
-/// caller. To be called on a runtime where nobody waits for the thread: it reads files as it goes.
+/// Imports an export. No server may run on the store: on Postgres this function checks it, the
+/// embedded store is locked by the caller. It reads files as it goes, so call it on a runtime where
+/// nobody waits for the thread.
 pub async fn import(
     target: &Target,
     masters: &MasterKeys,
@@ -72,7 +75,8 @@ async fn into_store(
     }
     in_time(begin(store, had, export.head(), system, system_row)).await?;
     if let Writing::Postgres(pool) = &store.writing {
-        nobody_else(pool).await?; // a server that looked for the mark before it stood there has connected by now
+        // Catches a server that looked for the mark before it was written: it has connected by now.
+        nobody_else(pool).await?;
     }
     let (mut head, mut batch, mut bytes) = (had, Vec::with_capacity(BATCH_ROWS), 0);
     for row in export.rows(had) {
@@ -92,7 +96,8 @@ async fn into_store(
     Ok(Imported { head, had })
 }
 
-/// A server keeps connections to tell and to be elected for as long as it runs. Those of the import itself are its pool's.
+/// A running server holds connections for notifications and the election all the time. The import's
+/// own connections are its pool's.
 async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
     let mut waited = Duration::ZERO;
     loop {
@@ -105,7 +110,7 @@ async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
         }
         if waited >= OTHERS_GO {
             return Err(TransferError::Refused(
-                "another genie is connected to this store; stop it first".into(),
+                "another genie is connected to this store; stop that genie first".into(),
             ));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -113,7 +118,7 @@ async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
     }
 }
 
-/// How many rows of the export the store has, which must have nothing else.
+/// The number of the export's rows that the store holds. The store must hold no other row.
 async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, TransferError> {
     let head = stored_head(store).await?;
     let stored: Option<String> = sqlx::query_scalar(SYSTEM_KEY)
@@ -130,7 +135,7 @@ async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, Trans
     }
     if head > export.head() {
         return Err(TransferError::Refused(format!(
-            "the store goes to position {head} and the export to {}: it was used since; nothing was changed",
+            "the store ends at position {head} and the export at {}: the store was used since; nothing was changed",
             export.head()
         )));
     }
@@ -138,13 +143,13 @@ async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, Trans
     match export.rows(head - 1).next().transpose()? == stored {
         true => Ok(head),
         false => Err(TransferError::Refused(format!(
-            "the store and the export differ at position {head}: the store was used since the export, or is of another log; \
+            "the store and the export differ at position {head}: the store was used since the export, or belongs to another log; \
              nothing was changed"
         ))),
     }
 }
 
-/// The mark and the system's key, before the first row.
+/// Writes the mark and the system's key, before the first row.
 async fn begin(
     store: &Store,
     had: u64,
@@ -177,14 +182,14 @@ async fn begin(
     Ok(tx.commit().await?)
 }
 
-/// Keeps appends out of this transaction, and finds the head where it was left.
+/// Keeps appends out of this transaction, and checks that the head has not moved.
 async fn lock_at(
     store: &Store,
     tx: &mut Transaction<'static, Any>,
     head: u64,
 ) -> Result<(), TransferError> {
     if let Writing::Postgres(_) = store.writing {
-        // The lock answers `void`, which not every driver reads.
+        // `pg_advisory_xact_lock` answers `void`, which not every driver can read.
         let sql = "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) SELECT count(*) AS n FROM locked";
         sqlx::query(sql)
             .bind(APPEND_LOCK)
@@ -203,7 +208,7 @@ fn is_where_it_was(found: u64, head: u64) -> Result<(), TransferError> {
     match found == head {
         true => Ok(()),
         false => Err(TransferError::Refused(format!(
-            "somebody else wrote into the store: it goes to position {found} and the import was at {head}"
+            "somebody else wrote to the store: it ends at position {found}, and the import was at {head}"
         ))),
     }
 }
@@ -275,11 +280,11 @@ async fn insert_postgres(
     .map(drop)
 }
 
-/// The working tables as the export has them, and the end of the mark.
+/// Replaces the working tables by the export's, and removes the mark.
 async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), TransferError> {
     let mut tx = store.durable().await?;
     if let Writing::Postgres(_) = store.writing {
-        // Emptying a large table and reading the export take the time that they take.
+        // Emptying a large table and reading the export may take long.
         for limit in ["statement_timeout", "idle_in_transaction_session_timeout"] {
             sqlx::query(&format!("SET LOCAL {limit} = 0"))
                 .execute(&mut *tx)
@@ -290,17 +295,18 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
     for table in CARRIED {
         table.empty(&mut tx).await?;
     }
-    let (mut of, mut chunk): (&Table, Vec<Row>) = (&CARRIED[0], Vec::new());
+    let mut current: &Table = &CARRIED[0];
+    let mut chunk: Vec<Row> = Vec::new();
     for row in export.tables()? {
         let (table, row) = row?;
-        if table.name != of.name || Table::is_full(&chunk) {
-            in_time(of.write(&mut tx, &chunk)).await?;
+        if table.name != current.name || Table::is_full(&chunk) {
+            in_time(current.write(&mut tx, &chunk)).await?;
             chunk.clear();
-            of = table;
+            current = table;
         }
         chunk.push(row);
     }
-    in_time(of.write(&mut tx, &chunk)).await?;
+    in_time(current.write(&mut tx, &chunk)).await?;
     sqlx::query("DELETE FROM checkpoints WHERE name = $1")
         .bind(MARK)
         .execute(&mut *tx)

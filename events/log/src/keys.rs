@@ -1,8 +1,10 @@
-//! Keys. A ring of master keys wraps one random data key per user; from a data key HKDF gives a payload key (log, read tables)
-//! and a vault key (secrets). The system has a data key of its own, from which the keyed hashes and the token key are derived.
+//! Keys. A ring of master keys wraps one random data key for each user. HKDF derives from a data
+//! key a payload key (log, read tables) and a vault key (secrets). The system has a data key of its
+//! own; the keyed hashes and the token key are derived from it.
 //!
-//! Invariant: what readers hold (`UserKeys`) is the payload key and nothing else. The vault key is derived anew whenever a secret
-//! is sealed or opened, and only in exchange for the `VaultDoor`; nobody keeps what it is derived from.
+//! Invariant: readers hold the payload key and nothing else (`UserKeys`). The vault key is derived
+//! anew whenever a secret is sealed or opened, and only in exchange for the `VaultDoor`. Nobody
+//! keeps the data key that it is derived from.
 
 use std::sync::Arc;
 
@@ -21,16 +23,16 @@ use crate::{
     encryption::{CantOpen, Place, SealingKey, derive},
 };
 
-/// The ring of master keys, and data keys as they are stored.
+/// The ring of master keys, and the stored form of data keys.
 pub mod masters;
-/// Which keys the running servers have.
+/// The master keys of each running server.
 pub mod rings;
-/// Who needs which master key; wrapping all by another; retiring one.
+/// The use of master keys: wrapping all data keys by another, and retiring one.
 pub mod rotation;
 
 pub use masters::{BadRing, MasterKeys, WrappedKey};
 
-/// An opened data key, from which an owner's keys are derived. It lives for as long as that takes.
+/// An opened data key, from which an owner's keys are derived. It lives only for that moment.
 pub(crate) struct DataKey {
     id: Uuid,
     root: Zeroizing<[u8; 32]>,
@@ -44,24 +46,25 @@ impl DataKey {
         }
     }
 
-    /// The key that secrets' own keys are wrapped by: only for whoever holds the door.
+    /// The key that wraps the keys of secrets: only for a caller with the door.
     pub(crate) fn vault(&self, _: &VaultDoor) -> SealingKey {
         SealingKey::derive(self.id, &self.root, "vault")
     }
 
-    /// A key for a part of the system, when this is the system's.
+    /// A key for one part of the system, when this is the system's data key.
     pub(crate) fn part(&self, name: &str) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(derive(&self.root, "system", name))
     }
 }
 
-/// A user's keys, or the system's, as whoever reads the log and the read tables holds them. They open no secret.
+/// The keys of a user or of the system, in the hands of readers of the log and the read tables.
+/// They open no secret.
 #[derive(Debug)]
 pub struct UserKeys {
     payload: SealingKey,
 }
 
-// Neither a vault key nor what one could be derived from has room in it.
+// Proves that no vault key, or anything it could be derived from, fits into `UserKeys`.
 const _: () = assert!(size_of::<UserKeys>() == size_of::<SealingKey>());
 
 impl UserKeys {
@@ -85,16 +88,15 @@ impl UserKeys {
     }
 }
 
-/// Whether an owner's key is there.
 #[derive(Debug, Clone)]
 pub enum KeyState {
-    /// It is.
     Live(Arc<UserKeys>),
-    /// Its owner was forgotten.
+    /// The owner was forgotten.
     Destroyed,
 }
 
-/// Keyed hashes and the token key, derived from the system's data key. They do not change when master keys rotate.
+/// Keyed hashes and the token key, derived from the system's data key. They stay the same when
+/// master keys rotate.
 pub struct SystemHashes {
     email: Zeroizing<[u8; 32]>,
     invite: Zeroizing<[u8; 32]>,
@@ -125,22 +127,23 @@ impl SystemHashes {
         }
     }
 
-    /// The stream of a normalised address.
+    /// The stream of a normalised e-mail address.
     pub fn email(&self, normalised: &str) -> EmailId {
         EmailId(keyed_hash(&self.email, &[normalised]))
     }
 
-    /// The stream of an invite's code.
+    /// The stream of an invite, from its code.
     pub fn invite(&self, code: &str) -> InviteId {
         InviteId(keyed_hash(&self.invite, &[code]))
     }
 
-    /// The stream of a user's session of that name.
+    /// The stream of the user's chat session with that name.
     pub fn session(&self, user: UserId, name: &str) -> SessionId {
         SessionId(keyed_hash(&self.session, &[&user.to_string(), name])[..32].to_owned())
     }
 
-    /// What a request that may be sent again is known by. `asked` is all that it asks: where, and with which body.
+    /// The identity of a request that may be sent again. `asked` is the whole request: its target
+    /// and its body.
     pub fn request(&self, caller: &str, route: &str, key: &str, asked: &[&str]) -> RequestKey {
         let key = keyed_hash(&self.request, &["key", caller, route, key]);
         RequestKey {
@@ -149,17 +152,17 @@ impl SystemHashes {
         }
     }
 
-    /// The code of the first invite: the same at each start, so that a crash before it was shown loses nothing.
+    /// The code of the first invite. It is the same at each start, so that a crash before it was
+    /// printed loses nothing.
     pub fn first_invite_code(&self) -> String {
         keyed_hash(&self.invite, &["the first invite"])[..20].to_owned()
     }
 
-    /// The stream of a service key.
     pub fn service_key(&self, key: &str) -> ServiceKeyId {
         ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
     }
 
-    /// What a network is known by.
+    /// The id of a network.
     pub fn network(&self, network: &str) -> NetworkId {
         NetworkId(keyed_hash(&self.network, &[network])[..32].to_owned())
     }
@@ -174,12 +177,12 @@ impl SystemHashes {
         self.token.as_slice()
     }
 
-    /// The key that refresh tokens are made and known by (HMAC-SHA-256).
+    /// The key that makes and recognises refresh tokens (HMAC-SHA-256).
     pub fn refresh_key(&self) -> &[u8; 32] {
         &self.refresh
     }
 
-    /// The key that secrets of second factors are known by as drawn here (HMAC-SHA-256).
+    /// The key that recognises a second factor's secret as made here (HMAC-SHA-256).
     pub fn two_factor_key(&self) -> &[u8; 32] {
         &self.two_factor
     }
@@ -194,7 +197,7 @@ fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// SHA-256 in hexadecimal: how tokens, leases and ciphertexts are named in facts.
+/// SHA-256 in hexadecimal: facts name tokens, leases and ciphertexts by it.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(Sha256::digest(bytes))

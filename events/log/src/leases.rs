@@ -1,4 +1,5 @@
-//! Leases of running jobs, turns and captions: who runs it, until when. Never the only proof that something happened.
+//! A working table: the leases of running jobs, turns and captions, with their holder and end.
+//! Never the only proof that something happened.
 
 use std::collections::HashMap;
 
@@ -8,19 +9,17 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{Epoch, Log, LogError, append_sqlite::SqliteTx, store::Store};
 
-/// What is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseKind {
-    /// A job, held by a worker.
+    /// Held by a worker.
     Job,
-    /// A turn, run by a node.
+    /// Held by a node.
     Turn,
-    /// A caption, run by a node.
+    /// Held by a node.
     Caption,
 }
 
 impl LeaseKind {
-    /// As stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Job => "job",
@@ -30,26 +29,21 @@ impl LeaseKind {
     }
 }
 
-/// A lease, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Which job, turn or caption.
+    /// The id of the job, turn or caption.
     pub id: String,
-    /// Whose.
     pub user: UserId,
-    /// Its stream.
     pub stream_id: String,
-    /// Hash of a worker's lease, or a node; empty when nobody runs it yet.
+    /// The hash of a worker's lease, or a node; empty while nobody holds it.
     pub holder: String,
-    /// Until when.
     pub expires_at: Timestamp,
-    /// Whether it was called off.
     pub cancelled: bool,
-    /// How far, in percent.
+    /// In percent.
     pub progress: Option<i64>,
 }
 
-/// Leases renewed by one statement.
+/// The leases that one statement renews.
 const RENEWED_AT_ONCE: usize = 100;
 const COLUMNS: &str = "id, user_id, stream_id, holder, expires_at, cancelled, progress";
 
@@ -69,7 +63,6 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
 }
 
 impl Log {
-    /// A lease.
     pub async fn lease(&self, kind: LeaseKind, id: &str) -> Result<Option<Lease>, LogError> {
         let id = id.to_owned();
         self.store()
@@ -102,8 +95,9 @@ impl Log {
             .await
     }
 
-    /// A heartbeat: the holder keeps the lease until `until`, and may say how far it is. `None` when the lease is not the
-    /// holder's, and then nothing changed. A lease that was called off is answered and not renewed.
+    /// A heartbeat: the holder keeps the lease until `until`, and may report its progress. `None`,
+    /// without a change, when the holder does not have the lease. A cancelled lease is answered but
+    /// not renewed.
     pub async fn renew_lease(
         &self,
         kind: LeaseKind,
@@ -129,7 +123,8 @@ impl Log {
             .await
     }
 
-    /// Takes a lease that nobody holds at `now`, by compare-and-set and in office: [`LogError::Deposed`] when the epoch is over.
+    /// Takes a lease that nobody holds at `now`, by compare-and-set. Only the leader may:
+    /// [`LogError::Deposed`] when its term is over.
     pub async fn take_lease(
         &self,
         epoch: Epoch,
@@ -160,7 +155,8 @@ impl Log {
             .await
     }
 
-    /// Drops a lease whose work has ended already, as the log says; somebody else's lease of the same work stays.
+    /// Drops a lease after the log says that its work has ended. Another holder's lease of the same
+    /// work stays.
     pub async fn drop_lease(
         &self,
         kind: LeaseKind,
@@ -183,8 +179,9 @@ impl Log {
             .await
     }
 
-    /// A node's heartbeat: of these runs, those that it still holds are its own until `until`. Answers them, and for each whether
-    /// it was called off. One that is missing in the answer was taken by another node.
+    /// A node's heartbeat: renews the leases that the node still holds among these until `until`.
+    /// Answers for each whether it was cancelled. A lease that is missing in the answer was taken
+    /// by another node.
     pub async fn renew_runs(
         &self,
         node: &str,
@@ -216,7 +213,7 @@ impl Log {
             .await
     }
 
-    /// Calls off what a node runs: it notices at its next heartbeat.
+    /// Cancels a run; its node notices at the next heartbeat.
     pub async fn call_off(&self, kind: LeaseKind, id: &str) -> Result<(), LogError> {
         let id = id.to_owned();
         self.store()
@@ -232,7 +229,8 @@ impl Log {
             .await
     }
 
-    /// On an embedded store, where one process runs at a time: whatever an earlier process ran is free at once.
+    /// For an embedded store, where one process runs at a time: frees all runs of an earlier
+    /// process at once.
     pub async fn release_runs(&self) -> Result<(), LogError> {
         self.store()
             .run(async move |store: Store| {

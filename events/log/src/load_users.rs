@@ -1,5 +1,5 @@
-//! Waking users: a snapshot and the tail of the log after it, folded. Whoever wakes at once is read at once: one task takes
-//! whatever waits, without a timer, and reads keys, snapshots and tails of all of them together.
+//! Loads users: a snapshot, and the facts after it folded into it. One task takes all users that
+//! wait, without a timer, and reads the keys, snapshots and tails of all of them together.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,30 +17,31 @@ use crate::{
     stored_row::COLUMNS,
 };
 
-/// Users that may wait to be read; one more is told that the store is busy.
+/// The users that may wait to be read. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 65_536;
 /// Batches read at the same time; while they are, the next gathers.
 const AT_ONCE: usize = 3;
-/// The most events of each user that are read with the others; who has more is read on alone.
+/// The most events of each user that are read together. The rest of a longer tail is read
+/// separately.
 const TAIL: u64 = 256;
-/// After so many events without one, a snapshot is kept.
+/// A snapshot is kept after this many events without one.
 pub const SNAPSHOT_EVERY: u64 = 200;
 
-/// A user, awake.
+/// A loaded user.
 #[derive(Debug)]
 pub struct Awake {
-    /// The state.
     pub user: User,
     /// The position of the user's latest event.
     pub position: u64,
-    /// How many events the kept snapshot covers.
+    /// The number of events that the kept snapshot covers.
     pub snapshot_seq: u64,
-    /// The user's keys; none for somebody of whom nothing is known.
+    /// The user's keys; `None` for an unknown user.
     pub keys: Option<Arc<UserKeys>>,
 }
 
 impl Awake {
-    /// Folds the user's next events: each is checked against its digest, opened and lifted to its present shape.
+    /// Folds the user's next events. Each is checked against its digest, opened and lifted to the
+    /// present version.
     pub fn replay(&mut self, rows: &[StoredRow], keys: &UserKeys) -> Result<(), LogError> {
         for row in rows {
             if row.owner_seq != self.user.seq() + 1 {
@@ -57,12 +58,11 @@ impl Awake {
     }
 }
 
-/// What came of waking somebody.
+/// The outcome of loading a user.
 #[derive(Debug)]
 pub enum Waking {
-    /// The state is folded.
     Awake(Box<Awake>),
-    /// Nobody can read them any more.
+    /// The user was forgotten: nobody can read the facts any more.
     Forgotten,
 }
 
@@ -89,7 +89,8 @@ pub(crate) fn start(store: Store) -> UserLoader {
 }
 
 impl Log {
-    /// The present state of a user, from the snapshot and what came after it. A user of whom nothing is known is empty.
+    /// The present state of a user, from the snapshot and the facts after it. An unknown user has
+    /// an empty state.
     pub async fn wake(&self, user: UserId) -> Result<Waking, LogError> {
         let Some(kept) = self.user_loader().read(user).await? else {
             return Ok(Waking::Awake(Box::new(asleep(user))));
@@ -98,10 +99,11 @@ impl Log {
             return Ok(Waking::Forgotten);
         };
         if self.ends_in_forgetting(&kept.tail).await? {
-            return Ok(Waking::Forgotten); // whatever became of the key: it may have come back with a backup
+            // The key does not matter here: it may have come back with a backup.
+            return Ok(Waking::Forgotten);
         }
         let mut awake = begin(user, &keys, kept.snapshot.as_ref(), kept.seq);
-        // Read for a snapshot that turned out unreadable, the tail is of no use.
+        // The tail is of no use when it was read for a snapshot that turned out unreadable.
         if kept
             .tail
             .first()
@@ -125,7 +127,8 @@ impl Log {
         Ok(Waking::Awake(Box::new(awake)))
     }
 
-    /// Whether the last of a user's rows says that they were forgotten, which is sealed under the system's key.
+    /// Whether the last of a user's rows is the fact of the forgetting, which is sealed under the
+    /// system's key.
     async fn ends_in_forgetting(&self, rows: &[StoredRow]) -> Result<bool, LogError> {
         match rows.last() {
             Some(row) if row.is_forgotten() => self.open_row(row).await.map(|_| true),
@@ -134,7 +137,7 @@ impl Log {
     }
 }
 
-/// Somebody of whom nothing is read yet.
+/// A user before any fact is read.
 pub fn asleep(user: UserId) -> Awake {
     Awake {
         user: User::new(user),
@@ -334,7 +337,7 @@ mod tests {
     }
 
     both_stores!(
-        a_snapshot_and_the_tail_are_what_the_whole_log_is,
+        a_snapshot_with_its_tail_equals_the_whole_log,
         async |store: TestStore| {
             let log = store.open().await.log;
             let ada = store.register(&log, "ada").await;
@@ -356,7 +359,8 @@ mod tests {
                 (704, 704, 701)
             );
 
-            // One that was changed, and one that is ahead of a log restored without it: the log is read.
+            // A snapshot that was changed, one ahead of a log restored without it, and one of
+            // another version: the log is read.
             for damage in [
                 "UPDATE snapshots SET position = 700",
                 "UPDATE snapshots SET user_seq = 9000",
@@ -371,12 +375,12 @@ mod tests {
                 );
                 assert_eq!(read.position, 704);
             }
-            keep_snapshot(&log, &from_snapshot).await; // of this version again
+            keep_snapshot(&log, &from_snapshot).await; // A snapshot of this version again.
         }
     );
 
     both_stores!(
-        many_wake_together_and_each_as_themselves,
+        many_users_load_together_and_each_gets_their_own_state,
         async |store: TestStore| {
             let log = store.open().await.log;
             let mut users = Vec::new();
@@ -385,7 +389,7 @@ mod tests {
                 sign_in(&log, user, 1, n % 7 + 1).await;
                 users.push((user, n % 7 + 2));
             }
-            sign_in(&log, users[3].0, users[3].1, 400).await; // more than is read with the others
+            sign_in(&log, users[3].0, users[3].1, 400).await; // More events than are read together.
             users[3].1 += 400;
             let fresh = store.open().await.log;
             let nobody = UserId(store.clock.new_uuid());
@@ -403,7 +407,7 @@ mod tests {
     );
 
     both_stores!(
-        a_missing_event_is_an_alarm_and_not_a_shorter_life,
+        a_missing_event_is_an_alarm_and_not_a_shorter_history,
         async |store: TestStore| {
             let log = store.open().await.log;
             let ada = store.register(&log, "ada").await;

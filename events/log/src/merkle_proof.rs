@@ -1,5 +1,5 @@
-//! Proofs for others: that a fact stands in the log under a signed head, and that the log only grew since an earlier head.
-//! Each is checked here before it is handed out.
+//! Proofs for others: that a fact stands in the log under a signed head, and that the log only grew
+//! since an earlier head. Each proof is checked before it is handed out.
 
 use sqlx::AnyConnection;
 use uuid::Uuid;
@@ -11,70 +11,62 @@ use crate::{
     store::Store,
 };
 
-/// That a fact is in the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proof {
-    /// Where it stands.
     pub position: u64,
-    /// Which fact.
     pub event_id: Uuid,
-    /// SHA-256 of its row.
+    /// The SHA-256 of the fact's row.
     pub digest: Vec<u8>,
-    /// The tree's leaf over the digest.
     pub leaf: Hash,
     /// The audit path from the leaf to the head's root (RFC 6962, 2.1.1).
     pub path: Vec<Hash>,
-    /// The newest signed head.
     pub head: SignedHead,
-    /// Asked for: that this head's tree begins with a smaller one (RFC 6962, 2.1.2).
+    /// When asked for: the proof that this head's tree begins with a smaller one (RFC 6962, 2.1.2).
     pub growth: Option<Growth>,
 }
 
-/// That the log only grew.
+/// The proof that the log only grew.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Growth {
-    /// The size of the smaller tree.
     pub from: u64,
-    /// Its root now: whoever kept a head of that size compares it.
+    /// The root of the smaller tree, computed now. Somebody who kept a head of that size compares
+    /// the two.
     pub root: Hash,
-    /// The consistency proof.
     pub proof: Vec<Hash>,
 }
 
-/// Why there is no proof.
 #[derive(Debug, thiserror::Error)]
 pub enum CantProve {
-    /// Nothing stands there.
+    /// The log has no such position.
     #[error("There is no fact at position {position}; the log has {facts}")]
     NotThere {
-        /// What was asked for.
         position: u64,
-        /// How many facts there are.
+        /// The number of facts in the log.
         facts: u64,
     },
-    /// No head covers it yet.
+    /// No signed head covers the position yet.
     #[error(
         "Position {position} is not sealed yet: the newest signed head covers {signed} facts; ask again in a few seconds"
     )]
     NotSealed {
-        /// What was asked for.
         position: u64,
-        /// How many facts the newest head covers.
+        /// The number of facts that the newest head covers.
         signed: u64,
     },
-    /// No such smaller tree.
+    /// There was no tree of that size.
     #[error("`from` must be the size of an earlier tree, from 1 to {signed}")]
     NoSuchSize {
-        /// How many facts the newest head covers.
+        /// The number of facts that the newest head covers.
         signed: u64,
     },
-    /// The store is away, or does not prove what it should.
+    /// The store is away, or the stored tree does not prove the fact.
     #[error(transparent)]
     Log(#[from] LogError),
 }
 
 impl Log {
-    /// Proves that the fact at a position is in the log, and on demand that the log only grew since it had `from` facts.
+    /// Proves that the fact at a position is in the log, and on demand that the log only grew since
+    /// it had `from` facts.
     pub async fn prove(&self, position: u64, from: Option<u64>) -> Result<Proof, CantProve> {
         let row = match position {
             0 => None,
@@ -131,7 +123,7 @@ impl Log {
 
 fn open(key: &PublicHeadKey, note: &str) -> Result<SignedHead, LogError> {
     key.open(note).map_err(|reason: BadHead| {
-        LogError::Tree(format!("the newest signed head is none: {reason}"))
+        LogError::Tree(format!("the newest signed head is invalid: {reason}"))
     })
 }
 
@@ -143,7 +135,7 @@ async fn grown(db: &mut AnyConnection, from: u64, size: u64) -> Result<Growth, L
     })
 }
 
-/// What does not hold is never handed out.
+/// A proof that does not hold is never handed out.
 fn check(proof: Proof, row: &StoredRow) -> Result<Proof, LogError> {
     let Proof {
         position,
@@ -157,7 +149,7 @@ fn check(proof: Proof, row: &StoredRow) -> Result<Proof, LogError> {
         return Err(row.damaged("its digest does not match"));
     }
     if !merkle_tree::is_included(path, head.size, head.root, *position, digest) {
-        return Err(row.damaged("it is not what was sealed at its position"));
+        return Err(row.damaged("it is not the fact that was sealed at this position"));
     }
     let holds = |growth: &Growth| {
         merkle_tree::is_consistent(
@@ -169,7 +161,7 @@ fn check(proof: Proof, row: &StoredRow) -> Result<Proof, LogError> {
     match growth.as_ref().is_none_or(holds) {
         true => Ok(proof),
         false => Err(LogError::Tree(
-            "the newest head did not grow out of the tree as stored".into(),
+            "the newest head did not grow out of the stored tree".into(),
         )),
     }
 }

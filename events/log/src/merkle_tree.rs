@@ -1,6 +1,7 @@
-//! The Merkle tree over the digests of all rows: leaf number = position - 1, leaf data = the digest, hashed as RFC 6962 says by
-//! the crate `tlog_tiles`. What is here is where its hashes lie: by index in the table `tree_hashes`, of which a root or a proof
-//! reads one for each level, and in a `Frontier`, which is all that whoever goes through the log in order has to remember.
+//! The Merkle tree over the digests of all rows. A leaf's number is position - 1 and its data is
+//! the digest; the crate `tlog_tiles` hashes as RFC 6962 says. This file keeps the hashes: the
+//! table `tree_hashes` has them by index, and a root or a proof reads one for each level. A reader
+//! that goes through the log in order needs to remember only a `Frontier`.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -13,27 +14,28 @@ pub use tlog_tiles::Hash;
 
 use crate::LogError;
 
-/// The name under which `checkpoints` holds how many rows are in the tree.
+/// The name under which `checkpoints` holds the number of rows in the tree.
 pub const CHECKPOINT: &str = "tree.v1";
 
-/// The hash of a leaf.
 pub fn leaf_hash(digest: &[u8]) -> Hash {
     tlog_tiles::record_hash(digest)
 }
 
-/// The index of the first hash that is stored with a position; those of the next position begin where these end.
+/// The index of the first hash that is stored with a position. The hashes of the next position
+/// follow.
 pub fn first_index(position: u64) -> u64 {
     stored_hash_index(0, position.saturating_sub(1))
 }
 
-/// Whether a proof shows that the fact with this digest stands at this position in the tree of that size and root.
+/// Whether the proof shows that the fact with this digest stands at this position, in the tree of
+/// that size and root.
 pub fn is_included(proof: &[Hash], size: u64, root: Hash, position: u64, digest: &[u8]) -> bool {
     position > 0
         && tlog_tiles::check_record(&proof.to_vec(), size, root, position - 1, leaf_hash(digest))
             .is_ok()
 }
 
-/// Whether a proof shows that the tree of the first size and root only grew into the second.
+/// Whether the proof shows that the tree of the first size and root only grew into the second.
 pub fn is_consistent(
     proof: &[Hash],
     (old_size, old_root): (u64, Hash),
@@ -42,8 +44,9 @@ pub fn is_consistent(
     tlog_tiles::check_tree(&proof.to_vec(), size, root, old_size, old_root).is_ok()
 }
 
-/// The roots of the full subtrees that a tree of this size consists of, from the left: at most 64 hashes, from which the tree's
-/// root follows, and those of all larger trees when the leaves to come are known.
+/// The roots of the full subtrees that make up a tree of this size, from the left: at most 64
+/// hashes. The tree's root follows from them. With the leaves to come, so do the roots of all
+/// larger trees.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Frontier {
     size: u64,
@@ -51,32 +54,33 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// That of a tree of this size, whose peaks are at [`Frontier::indexes`]; `None` when they are not as many.
+    /// The frontier of a tree of this size, with the peaks stored at [`Frontier::indexes`]. `None`
+    /// when their number is wrong.
     pub fn new(size: u64, peaks: Vec<Hash>) -> Option<Self> {
         (Self::indexes(size).len() == peaks.len()).then_some(Self { size, peaks })
     }
 
-    /// Where the peaks of a tree of this size are stored.
+    /// The indexes at which the peaks of a tree of this size are stored.
     pub fn indexes(size: u64) -> Vec<u64> {
         sub_tree_index(0, size, vec![])
     }
 
-    /// How many leaves the tree has.
+    /// The number of leaves.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The tree's root.
     pub fn root(&self) -> Hash {
-        tree_hash(self.size, self).expect("a root is made of the peaks, which are here")
+        tree_hash(self.size, self).expect("a root is made of the peaks, which the frontier holds")
     }
 
-    /// Adds a leaf. Answers the hashes to be stored with it, from [`first_index`] of its position: its own and those of the
-    /// subtrees that it fills.
+    /// Adds a leaf. Answers the hashes to be stored with it, from [`first_index`] of its position:
+    /// the leaf's own and those of the subtrees that it fills.
     pub fn push(&mut self, leaf: Hash) -> Vec<Hash> {
         let hashes = stored_hashes_for_record_hash(self.size, leaf, self)
-            .expect("what a leaf fills is made of peaks, which are here");
-        self.peaks.truncate(self.peaks.len() + 1 - hashes.len()); // each subtree that is filled takes up a peak
+            .expect("a filled subtree is made of peaks, which the frontier holds");
+        // Each filled subtree takes up a peak.
+        self.peaks.truncate(self.peaks.len() + 1 - hashes.len());
         self.peaks.extend(hashes.last());
         self.size += 1;
         hashes
@@ -96,7 +100,8 @@ impl HashReader for Frontier {
     }
 }
 
-/// The crate's reader can't wait for a store: what is asked for is noted, read, and there at the second asking.
+/// The crate's reader cannot wait for a store. So a first computation notes the hashes that it asks
+/// for, they are read, and a second computation finds them.
 #[derive(Default)]
 struct Noting {
     known: BTreeMap<u64, Hash>,
@@ -122,7 +127,7 @@ async fn compute<T>(
 ) -> Result<T, LogError> {
     let mut reader = Noting::default();
     if let Ok(done) = computation(&reader) {
-        return Ok(done); // of no hash at all
+        return Ok(done); // The computation needs no hash.
     }
     let asked = reader.asked.take();
     let hashes = read(db, &asked).await?;
@@ -130,12 +135,12 @@ async fn compute<T>(
     computation(&reader).map_err(|error| LogError::Tree(error.to_string()))
 }
 
-/// The root of the tree of the first `size` rows.
+/// The root of the tree over the first `size` rows.
 pub(crate) async fn root(db: &mut AnyConnection, size: u64) -> Result<Hash, LogError> {
     compute(db, |reader| tree_hash(size, reader)).await
 }
 
-/// The proof that a position is in the tree of the first `size` rows.
+/// The proof that a position is in the tree over the first `size` rows.
 pub(crate) async fn prove_inclusion(
     db: &mut AnyConnection,
     size: u64,
@@ -147,7 +152,7 @@ pub(crate) async fn prove_inclusion(
     .await
 }
 
-/// The proof that the tree of the first `size` rows begins with the smaller one of `old_size`.
+/// The proof that the tree over the first `size` rows begins with the smaller tree of `old_size`.
 pub(crate) async fn prove_consistency(
     db: &mut AnyConnection,
     size: u64,
@@ -156,7 +161,7 @@ pub(crate) async fn prove_consistency(
     compute(db, |reader| tlog_tiles::prove_tree(size, old_size, reader)).await
 }
 
-/// The hashes at these indexes, in their order; none may be missing.
+/// The hashes at these indexes, in this order. A missing hash is an error.
 pub(crate) async fn read(db: &mut AnyConnection, indexes: &[u64]) -> Result<Vec<Hash>, LogError> {
     if indexes.is_empty() {
         return Ok(vec![]);
@@ -174,14 +179,15 @@ pub(crate) async fn read(db: &mut AnyConnection, indexes: &[u64]) -> Result<Vec<
     for row in query.fetch_all(db).await? {
         found.insert(row.try_get::<i64, _>("hash_index")? as u64, hash(&row)?);
     }
-    let missing = |index: &u64| LogError::Tree(format!("hash {index} is missing from it"));
+    let missing = |index: &u64| LogError::Tree(format!("hash {index} is missing"));
     indexes
         .iter()
         .map(|index| found.get(index).copied().ok_or_else(|| missing(index)))
         .collect()
 }
 
-/// All hashes stored with the positions of a range, by index. Some or all may be missing: they are not sealed yet, or removed.
+/// All hashes stored with the positions of a range, by index. Hashes are missing where positions
+/// are not sealed yet, or where somebody removed them.
 pub(crate) async fn read_range(
     db: &mut AnyConnection,
     positions: std::ops::RangeInclusive<u64>,
@@ -206,10 +212,10 @@ fn hash(row: &sqlx::any::AnyRow) -> Result<Hash, LogError> {
     bytes
         .try_into()
         .map(Hash)
-        .map_err(|_| LogError::Tree("one of its hashes has not 32 bytes".into()))
+        .map_err(|_| LogError::Tree("a hash does not have 32 bytes".into()))
 }
 
-/// Rows of one INSERT: two values each, far below what either store lets through.
+/// The rows of one INSERT: two values each, far below the limit of either store.
 const INSERTED: usize = 500;
 
 /// Stores hashes from an index on.
@@ -227,7 +233,8 @@ pub(crate) async fn insert(
             "INSERT INTO tree_hashes (hash_index, hash) VALUES {}",
             values.join(", ")
         );
-        let mut query = sqlx::query(&sql).persistent(false); // there are as many such statements as sizes of batches
+        // Not cached: each size of a batch makes another statement.
+        let mut query = sqlx::query(&sql).persistent(false);
         for hash in some {
             query = query.bind(index).bind(hash.0.to_vec());
             index += 1;
@@ -241,7 +248,8 @@ pub(crate) async fn insert(
 mod tests {
     use super::*;
 
-    /// Certificate Transparency's own test leaves, and the roots of the trees of the first 0 to 8 of them.
+    /// Certificate Transparency's own test leaves, and the roots of the trees over the first 0 to 8
+    /// of them.
     const LEAVES: [&[u8]; 8] = [
         b"",
         b"\x00",
@@ -286,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_and_paths_are_those_of_certificate_transparency() {
+    fn roots_and_paths_equal_those_of_certificate_transparency() {
         let (reader, frontiers) = stored(LEAVES.iter().map(|data| leaf_hash(data)));
         for (size, root) in ROOTS.iter().enumerate() {
             assert_eq!(hex::encode(&frontiers[size].root().0), *root);
@@ -306,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontier_is_found_again_from_what_is_stored() {
+    fn a_frontier_is_restored_from_the_stored_hashes() {
         let (reader, frontiers) = stored((0..100u8).map(|n| leaf_hash(&[n])));
         for (size, frontier) in (0..).zip(&frontiers) {
             let peaks = reader.read_hashes(&Frontier::indexes(size)).unwrap();
@@ -319,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn every_proof_holds_and_with_any_flipped_bit_it_does_not() {
+    fn every_proof_holds_and_fails_with_any_flipped_bit() {
         let digests: Vec<[u8; 32]> = (0..21u8).map(|n| leaf_hash(&[n]).0).collect();
         let (reader, frontiers) = stored(digests.iter().map(|digest| leaf_hash(digest)));
         let flipped = |proof: &[Hash]| {

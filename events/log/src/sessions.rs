@@ -1,6 +1,7 @@
-//! Working table: logins. Each is a family of refresh tokens, kept as hashes, of which one is good at a time. It is replaced by
-//! its successor whenever it is used; those that were replaced a moment ago still lead to the same successor, so that several
-//! tabs may refresh at once, on any node. Any older one is a token that was used twice.
+//! A working table: sessions, which are logins. Each is a family of refresh tokens, stored as
+//! hashes, and one of them is good at a time. A token is replaced by its successor whenever it is
+//! used. A token that was replaced a moment ago still leads to the same successor, so that several
+//! tabs may refresh at once, on any node. An older token was used twice.
 
 use std::time::Duration;
 
@@ -11,76 +12,71 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{Log, LogError, append_sqlite::SqliteTx, keys::KeyState, store::Store};
 
-/// The most logins of one user; past it the longest unused ends.
+/// The most sessions of one user. The next login ends the longest unused one.
 pub const MAX_SESSIONS: i64 = 50;
-/// How long a replaced token still leads to its successor (contract, section 2).
+/// A replaced token still leads to its successor for this long (docs/api.md, Identity).
 pub const GRACE: Duration = Duration::from_secs(10);
-/// The most replaced tokens that are remembered within the grace. A client that refreshes more often is broken.
+/// The most replaced tokens that are remembered within the grace. A client that refreshes more
+/// often is broken.
 const MOST_ROTATED: usize = 32;
-/// How often a race for one token is looked at again; the winner's successor is there by then.
+/// How often a race for one token is retried; the winner's successor is stored by then.
 const TRIES: u32 = 4;
-/// Logins that are swept in one transaction.
+/// At most this many sessions are deleted in one transaction.
 const SWEPT_AT_ONCE: i64 = 1000;
 
-/// A login to be opened in the append of its fact.
+/// A session to be opened in the append of its fact.
 #[derive(Debug, Clone)]
 pub struct NewSession {
-    /// Whose.
     pub user: UserId,
-    /// All tokens that follow from this login.
+    /// Names all tokens that follow from this login.
     pub family: String,
     /// SHA-256 of the first token.
     pub token_hash: String,
-    /// What the client calls itself, sealed for `sessions.agent`.
+    /// The client's User-Agent, sealed for `sessions.agent`.
     pub agent_sealed: Option<Vec<u8>>,
-    /// Now.
     pub now: Timestamp,
-    /// Until when, unless it is used before.
+    /// The end of the session, unless it is used before.
     pub expires_at: Timestamp,
 }
 
 /// A token that is to be replaced by its successor.
 #[derive(Debug, Clone)]
 pub struct Refresh {
-    /// Its family.
     pub family: String,
     /// SHA-256 of the token.
     pub old_hash: String,
     /// SHA-256 of its successor.
     pub new_hash: String,
-    /// Now.
     pub now: Timestamp,
-    /// Until when the login goes on.
+    /// The new end of the session.
     pub expires_at: Timestamp,
 }
 
-/// What came of it.
+/// The outcome of a refresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refreshed {
-    /// The successor is good, and this user's.
+    /// The successor is good, and belongs to this user.
     Good(UserId),
-    /// It was replaced long ago: a thief or a broken client has it. Nothing was changed.
+    /// The token was replaced long ago: a thief or a broken client has it. Nothing was changed.
     Reused(UserId),
-    /// The login is over.
+    /// The session is over.
     Over,
 }
 
-/// A login as its user is shown it.
+/// A session as its user sees it.
 #[derive(Debug, Clone)]
 pub struct Session {
-    /// Which.
     pub family: String,
-    /// What the client called itself.
+    /// The client's User-Agent.
     pub agent: Option<String>,
-    /// When it began.
     pub created_at: Timestamp,
     /// When it was last refreshed.
     pub used_at: Timestamp,
-    /// When it ends, unless it is used before.
+    /// The end of the session, unless it is used before.
     pub expires_at: Timestamp,
 }
 
-/// What the store holds of a family.
+/// The row of a family.
 #[derive(Debug)]
 struct Family {
     user: UserId,
@@ -89,7 +85,7 @@ struct Family {
     expires_at: Timestamp,
 }
 
-/// What a token of a family is.
+/// The state of a token within its family.
 #[derive(Debug, PartialEq, Eq)]
 enum Presented {
     Good,
@@ -102,7 +98,7 @@ impl Family {
     fn of(row: &AnyRow) -> Result<Self, LogError> {
         let rotated: String = row.try_get("rotated")?;
         let user: String = row.try_get("user_id")?;
-        let damaged = || LogError::Statement("a row of `sessions` can't be read".into());
+        let damaged = || LogError::Statement("a row of `sessions` cannot be read".into());
         Ok(Self {
             user: user.parse().map_err(|_| damaged())?,
             token_hash: row.try_get("token_hash")?,
@@ -125,7 +121,7 @@ impl Family {
         }
     }
 
-    /// The replaced tokens to remember once this one is replaced, too.
+    /// The replaced tokens to remember once the present one is replaced, too.
     fn rotated_after(&self, now: Timestamp) -> Vec<(&str, Timestamp)> {
         let recent = self
             .rotated
@@ -143,7 +139,8 @@ fn grace_end(rotated_at: Timestamp) -> Timestamp {
 }
 
 impl Log {
-    /// Replaces a refresh token by its successor. Whoever comes with the same one within the grace gets the same answer.
+    /// Replaces a refresh token by its successor. Requests with the same token within the grace get
+    /// the same answer.
     pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -158,19 +155,19 @@ impl Log {
                         Presented::Expired => return Ok(Refreshed::Over),
                         Presented::Good => match rotate(&store, &family, &refresh).await {
                             Ok(true) => return Ok(Refreshed::Good(family.user)),
-                            Ok(false) => {} // somebody was quicker, or ended it
-                            // Perhaps behind somebody who was quicker: the next look tells.
+                            Ok(false) => {} // Another request was quicker, or ended the session.
+                            // Perhaps another request holds the row: the next attempt shows.
                             Err(LogError::Away(_)) if !waited_in_vain => waited_in_vain = true,
                             Err(error) => return Err(error),
                         },
                     }
                 }
-                Err(LogError::Away("a login is refreshed by too many at once".into()))
+                Err(LogError::Away("too many requests refresh one session at once".into()))
             })
             .await
     }
 
-    /// Ends a login, of this user if one is named; whether it was there.
+    /// Ends a session, of this user if one is named. Answers whether it existed.
     pub async fn end_session(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
         let (family, of) = (
             family.to_owned(),
@@ -192,7 +189,7 @@ impl Log {
             .await
     }
 
-    /// A user's logins, the last used first.
+    /// A user's sessions, last used first.
     pub async fn sessions_of(
         &self,
         user: UserId,
@@ -215,7 +212,7 @@ impl Log {
             let sealed: Option<Vec<u8>> = row.try_get("agent_sealed")?;
             Ok(Session {
                 family: row.try_get("family")?,
-                // One that can't be opened is no reason to hide the login.
+                // A name that cannot be opened is no reason to hide the session.
                 agent: sealed.and_then(|sealed| keys.open_text("sessions.agent", &sealed).ok()),
                 created_at: Timestamp(row.try_get("created_at")?),
                 used_at: Timestamp(row.try_get("used_at")?),
@@ -225,7 +222,7 @@ impl Log {
         rows.iter().map(session).collect()
     }
 
-    /// Deletes logins that ran out.
+    /// Deletes the sessions that have expired.
     pub async fn sweep_sessions(&self, now: Timestamp) -> Result<(), LogError> {
         loop {
             let sweep = async move |store: Store| {
@@ -247,8 +244,8 @@ impl Log {
     }
 }
 
-/// Puts the successor in the token's place, if that is still the good one. Flushed: a successor that was given out and then lost
-/// would look like a token that was used twice.
+/// Replaces the token by its successor, if the token is still the good one. The write is flushed: a
+/// successor that was handed out and then lost would look like a token that was used twice.
 async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<bool, LogError> {
     let rotated = serde_json::to_string(&family.rotated_after(refresh.now))
         .expect("text and numbers serialize");

@@ -1,5 +1,6 @@
-//! Signed heads: how many facts the log has and the root of the tree over them, as a C2SP checkpoint (tlog-checkpoint) in a C2SP
-//! signed note, by an Ed25519 key that is derived from the system's data key.
+//! Signed heads: the number of facts in the log and the root of the tree over them, as a C2SP
+//! checkpoint (tlog-checkpoint) in a C2SP signed note. The Ed25519 key is derived from the system's
+//! data key.
 
 use std::{
     fmt,
@@ -14,35 +15,34 @@ use uuid::Uuid;
 
 use crate::{Log, LogError, keys::DataKey, merkle_tree::Hash, store::Store};
 
-/// A signed note is a few hundred bytes; what is longer is none of ours.
+/// A signed note has a few hundred bytes; a longer text is not a note of this log.
 pub const MAX_NOTE_BYTES: usize = 4096;
 
-/// What was signed of the log at one time.
+/// The log as it was when it was signed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SignedHead {
-    /// How many facts.
+    /// The number of facts.
     pub size: u64,
-    /// The root of the tree over them.
+    /// The root of the tree over these facts.
     pub root: Hash,
     /// The signed note, as it is published.
     pub note: String,
 }
 
-/// Why a note is no head of this log.
+/// Why a note is not a head of this log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadHead {
-    /// It can't be read.
     #[error("it is not a signed checkpoint")]
     Form,
-    /// Another log's, or another key signed.
+    /// The note belongs to another log, or another key signed it.
     #[error("it is of another log, or signed with another key")]
     OtherKey,
-    /// What is signed is not what stands there.
+    /// The text of the note is not the text that was signed.
     #[error("its signature does not match: it was forged or changed")]
     Forged,
 }
 
-/// The key that signs heads. It never shows itself.
+/// The key that signs heads. It never prints itself.
 pub struct HeadKey {
     origin: String,
     id: u32,
@@ -56,7 +56,7 @@ impl fmt::Debug for HeadKey {
 }
 
 impl HeadKey {
-    /// The system's: the log's name (`genie/` and its id) and the key follow from its data key.
+    /// The log's name (`genie/` and its id) and the key are derived from the system's data key.
     pub(crate) fn of(system: &DataKey) -> Self {
         let origin = format!("genie/{}", hex::encode(&system.part("log id")[..16]));
         let key = SigningKey::from_bytes(&system.part("heads"));
@@ -67,7 +67,6 @@ impl HeadKey {
         }
     }
 
-    /// Signs a head.
     pub fn sign(&self, size: u64, root: Hash) -> Result<SignedHead, BadHead> {
         let text = Checkpoint::new(&self.origin, size, root, "").map_err(|_| BadHead::Form)?;
         let mut note = Note::new(&text.to_bytes(), &[]).map_err(|_| BadHead::Form)?;
@@ -76,26 +75,26 @@ impl HeadKey {
         Ok(SignedHead { size, root, note })
     }
 
-    /// Signs any other text, as a signed note. No text of ours can be taken for a head: its second line is no number.
+    /// Signs any other text, as a signed note. Invariant: no such text can be taken for a head,
+    /// because its second line is not a number.
     pub fn sign_text(&self, text: &str) -> Result<String, BadHead> {
         let mut note = Note::new(text.as_bytes(), &[]).map_err(|_| BadHead::Form)?;
         note.add_sigs(&[self]).map_err(|_| BadHead::Form)?;
         String::from_utf8(note.to_bytes()).map_err(|_| BadHead::Form)
     }
 
-    /// The log's name.
     pub fn name(&self) -> &str {
         &self.origin
     }
 
-    /// What others verify heads with.
+    /// The key that others verify heads with.
     pub fn public(&self) -> PublicHeadKey {
         let vkey = signed_note::new_ed25519_verifier_key(&self.origin, &self.key.verifying_key());
         PublicHeadKey::parse(&vkey).expect("a key that was just written can be read")
     }
 }
 
-/// The public key with the byte that names its algorithm: Ed25519.
+/// The public key after the byte that names its algorithm, Ed25519.
 fn encoded(key: &SigningKey) -> Vec<u8> {
     [&[1], key.verifying_key().as_bytes().as_slice()].concat()
 }
@@ -114,7 +113,6 @@ impl Signer for HeadKey {
     }
 }
 
-/// The public key of a log's heads.
 #[derive(Clone)]
 pub struct PublicHeadKey {
     text: String,
@@ -127,7 +125,7 @@ impl fmt::Debug for PublicHeadKey {
     }
 }
 
-/// As a C2SP verifier key: `<origin>+<id>+<base64>`.
+/// A C2SP verifier key: `<origin>+<id>+<base64>`.
 impl fmt::Display for PublicHeadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -135,7 +133,7 @@ impl fmt::Display for PublicHeadKey {
 }
 
 impl PublicHeadKey {
-    /// Reads what [`PublicHeadKey`] displays.
+    /// Reads the form that [`PublicHeadKey`] displays.
     pub fn parse(text: &str) -> Result<Self, BadHead> {
         let key = StandardVerifier::new(text).map_err(|_| BadHead::Form)?;
         Ok(Self {
@@ -173,11 +171,10 @@ impl PublicHeadKey {
     }
 }
 
-/// The notes of a file, each followed by an empty line, one after the other.
+/// The notes of a file, each followed by an empty line.
 pub struct Notes<R>(R);
 
 impl<R: BufRead> Notes<R> {
-    /// Reads them from here.
     pub fn new(reader: R) -> Self {
         Self(reader)
     }
@@ -186,21 +183,25 @@ impl<R: BufRead> Notes<R> {
 impl<R: BufRead> Iterator for Notes<R> {
     type Item = std::io::Result<String>;
 
-    /// The next note, from its first line to the line break of its last signature. What breaks off in the middle is an error of
-    /// kind `UnexpectedEof`, what is too long for a note of kind `InvalidData`.
+    /// The next note, from its first line to the line break of its last signature. A note that
+    /// breaks off is an error of kind `UnexpectedEof`, a note that is too long one of kind
+    /// `InvalidData`.
     fn next(&mut self) -> Option<Self::Item> {
         let broken = |kind, reason: &str| Some(Err(std::io::Error::new(kind, reason)));
         let (mut note, mut empty_lines) = (Vec::new(), 0);
         while empty_lines < 2 {
             let begin = note.len();
-            let left = (MAX_NOTE_BYTES + 1 - begin) as u64; // one more than a note: the line that ends it
+            // One byte more than a note: the line that ends it.
+            let left = (MAX_NOTE_BYTES + 1 - begin) as u64;
             if let Err(error) = std::io::Read::take(&mut self.0, left).read_until(b'\n', &mut note)
             {
                 return Some(Err(error));
             }
             match &note[begin..] {
                 [] if begin == 0 => return None,
-                b"\n" => empty_lines += 1, // the first stands between text and signatures, the second ends the note
+                // The first empty line stands between text and signatures, the second ends the
+                // note.
+                b"\n" => empty_lines += 1,
                 [.., b'\n'] => {}
                 _ if note.len() > MAX_NOTE_BYTES => {
                     return broken(ErrorKind::InvalidData, "it is too long for a signed head");
@@ -213,10 +214,10 @@ impl<R: BufRead> Iterator for Notes<R> {
                 }
             }
         }
-        note.pop(); // the empty line that ends it
+        note.pop(); // Drops the empty line that ends the note.
         match String::from_utf8(note) {
             Ok(note) => Some(Ok(note)),
-            Err(_) => broken(ErrorKind::InvalidData, "it is no text"),
+            Err(_) => broken(ErrorKind::InvalidData, "it is not UTF-8 text"),
         }
     }
 }
@@ -237,10 +238,8 @@ impl Log {
     }
 }
 
-/// The newest head, as stored.
 pub(crate) const NEWEST: &str = "SELECT note FROM tree_heads ORDER BY size DESC LIMIT 1";
 
-/// The note in a row of `tree_heads`.
 pub(crate) fn stored_note(row: &AnyRow) -> Result<String, sqlx::Error> {
     row.try_get("note")
 }
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_opened_with_its_own_public_key_only_and_any_flipped_bit_is_seen() {
+    fn a_head_opens_with_its_own_public_key_only_and_any_flipped_bit_is_noticed() {
         let mine = key();
         let head = mine
             .sign(7, crate::merkle_tree::leaf_hash(b"root"))
@@ -277,13 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn the_key_shows_nothing_of_itself() {
+    fn the_key_does_not_print_itself() {
         let key = key();
         assert_eq!(format!("{key:?}"), format!("HeadKey({})", key.origin));
     }
 
     #[test]
-    fn a_file_of_notes_is_read_one_by_one_and_a_broken_end_is_told() {
+    fn a_file_of_notes_is_read_one_by_one_and_a_broken_end_is_reported() {
         let key = key();
         let notes: Vec<String> = (1..4)
             .map(|n| {

@@ -1,5 +1,6 @@
-//! Working table: one snapshot of each user's state, sealed, so that waking a user reads a short tail of the log. Written off the
-//! command path and never the truth: one that is missing, of another version or unreadable means that the log is read instead.
+//! A working table: one sealed snapshot of each user's state, so that loading a user reads few
+//! facts. Snapshots are written off the command path and are never the truth: when one is missing,
+//! of another version or unreadable, the log is read instead.
 
 use genie_events::{User, UserId, user::snapshot::VERSION};
 use tokio::sync::mpsc;
@@ -13,14 +14,14 @@ use crate::{
     store::{Store, in_time},
 };
 
-/// Snapshots that may wait to be written; one more is left out, the next one comes.
+/// The snapshots that may wait to be written. Beyond that a snapshot is dropped; the next one
+/// comes.
 const QUEUE: usize = 256;
 /// The most snapshots of one transaction.
 const BATCH: usize = 64;
-/// A larger state is not kept: what it holds is mostly what has not ended, and it is read from the log.
+/// A larger state is not kept and is read from the log: it holds mostly work that has not ended.
 const MAX_BYTES: usize = 1 << 20;
 
-/// A snapshot, as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredSnapshot {
     pub version: i64,
@@ -36,12 +37,13 @@ struct NewSnapshot {
     sealed: Vec<u8>,
 }
 
-/// The way to the task that writes snapshots.
+/// The queue of the task that writes snapshots.
 #[derive(Clone)]
 pub(crate) struct Snapshots(mpsc::Sender<NewSnapshot>);
 
 impl Snapshots {
-    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    /// Starts the task on the current runtime, which must be the one that owns the store's
+    /// connections.
     pub fn start(store: Store) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(write(store, waiting));
@@ -50,7 +52,8 @@ impl Snapshots {
 }
 
 impl Log {
-    /// Keeps a snapshot of a user's state, whose last event has this position. Best effort: nothing depends on it.
+    /// Keeps a snapshot of a user's state after the event at `position`. Best effort: nothing
+    /// depends on it.
     pub async fn keep_snapshot(&self, user: &User, position: u64) {
         let Ok(place_in_line) = self.snapshots().0.try_reserve() else {
             return;

@@ -1,5 +1,6 @@
-//! The newest rows of the log, in memory and read once for all followers: those that this process appends are handed in as they
-//! are committed, those of other nodes are read from the table. Followers that are further behind read the table themselves.
+//! The newest rows of the log, in memory and read once for all followers. Rows that this process
+//! appends are handed in after their commit; rows of other nodes are read from the table. Followers
+//! that are further behind read the table themselves.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -13,11 +14,10 @@ use crate::{
     store::{Store, in_time},
 };
 
-/// The most rows kept.
 const ROWS: usize = 16_384;
-/// The most bytes kept of their payloads and metadata.
+/// The most bytes kept of payloads and metadata.
 const BYTES: usize = 32 << 20;
-/// Pause after the store was away.
+/// The pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
 /// How far rows were read.
@@ -25,24 +25,20 @@ const AWAY: Duration = Duration::from_millis(250);
 pub(crate) enum ReadTo {
     /// Up to this position.
     UpTo(u64),
-    /// No further: this position is missing.
-    Hole {
-        /// The first that is missing.
-        missing: u64,
-    },
+    /// No further: a position is missing.
+    Hole { missing: u64 },
 }
 
 /// What is here for somebody who has seen everything up to a position.
 pub(crate) enum NextRows {
     /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
-    /// The next rows are older than what is kept: they are in the table.
+    /// The next rows are older than the cache; the table has them.
     Older,
-    /// Nothing yet.
+    /// There is no further row yet.
     Nothing,
 }
 
-/// The tail of the log.
 pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,
@@ -82,7 +78,7 @@ impl Tail {
         self.reading.subscribe()
     }
 
-    /// Something was committed up to this position.
+    /// Notes that everything up to this position is committed.
     pub fn raise_head(&self, to: u64) {
         self.head.send_if_modified(|head| {
             let is_higher = to > *head;
@@ -91,7 +87,8 @@ impl Tail {
         });
     }
 
-    /// Rows that this process has just committed, in order. When others' rows come before them, all are read from the table.
+    /// Takes rows that this process has just committed, in order. When rows of others come before
+    /// them, the table is read instead.
     pub fn hand_in(&self, rows: Vec<StoredRow>) {
         let Some(last) = rows.last().map(|row| row.position) else {
             return;
@@ -127,18 +124,19 @@ impl Tail {
         }
     }
 
-    /// Reads what other nodes appended, for ever; to be spawned on the runtime that owns the store's connections. A hole ends it.
+    /// Reads the rows that other nodes append, until a hole or the end of the log. Spawn it on the
+    /// runtime that owns the store's connections.
     pub async fn read_on(self: Arc<Self>, store: Store) {
         let mut head = self.head.subscribe();
         loop {
             let end = self.lock().end;
             if head.wait_for(|head| *head > end).await.is_err() {
-                return; // the log was closed
+                return; // The log was closed.
             }
             let known = *head.borrow_and_update();
             let end = self.skip_to(known);
             if end >= known {
-                continue; // handed in meanwhile
+                continue; // The rows were handed in meanwhile.
             }
             let read = match in_time(read_rows(&store, end, PAGE as i64)).await {
                 Ok(rows) if rows.is_empty() && self.lock().end == end => {
@@ -164,8 +162,9 @@ impl Tail {
         }
     }
 
-    /// The store knows less than it did: it was set back, to a backup or a standby that had not heard of everything. What is kept
-    /// of the lost rows goes, and whoever has seen one of them is stopped.
+    /// Called when the store has a lower head than before: it was set back, to a backup or a
+    /// standby that lagged. The lost rows leave the cache, and followers that have seen one of them
+    /// stop.
     pub fn set_back(&self, head: u64) {
         error!(
             head,
@@ -186,7 +185,8 @@ impl Tail {
             .send_replace(ReadTo::Hole { missing: head + 1 });
     }
 
-    /// When more came at once than is kept, its beginning is left to those who need it.
+    /// When more rows came at once than the cache keeps, the first of them are left to followers
+    /// that need them.
     fn skip_to(&self, head: u64) -> u64 {
         let mut kept = self.lock();
         if head - kept.end.min(head) > ROWS as u64 {

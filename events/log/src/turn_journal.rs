@@ -1,5 +1,6 @@
-//! The journal: tokens of running turns. A reader is only shown what is committed here. One task writes for all streams, with
-//! natural batching, and without an fsync of its own: what is shown survives kill -9, though not the loss of power.
+//! The journal: the text of running turns. A reader is shown only what is committed here. One task
+//! writes for all streams, in batches of whatever waits, and without an fsync of its own: shown
+//! text survives kill -9, but not a power cut.
 
 use std::sync::Arc;
 
@@ -14,13 +15,12 @@ use crate::{
     store::{Store, in_time},
 };
 
-/// Pieces that may wait for the journal's task; then the writers wait.
+/// The pieces that may wait for the journal's task; beyond that the writers wait.
 const QUEUE: usize = 1024;
 /// The most pieces of one transaction.
 const BATCH: usize = 256;
 const COLUMN: &str = "journal.sealed";
 
-/// A piece of an answer.
 struct Piece {
     turn: TurnId,
     user: UserId,
@@ -29,7 +29,7 @@ struct Piece {
     committed: oneshot::Sender<Result<(), LogError>>,
 }
 
-/// The way to the journal's task.
+/// The queue of the journal's task.
 #[derive(Debug, Clone)]
 pub struct Journal {
     queue: mpsc::Sender<Piece>,
@@ -42,14 +42,15 @@ impl std::fmt::Debug for Piece {
 }
 
 impl Log {
-    /// Starts the journal's task on the current runtime, which must be the one that owns the store's connections.
+    /// Starts the journal's task on the current runtime, which must be the one that owns the
+    /// store's connections.
     pub fn start_journal(&self) -> Journal {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(write(self.store().clone(), waiting));
         Journal { queue }
     }
 
-    /// What a turn has said so far, as committed.
+    /// The committed text of a turn so far.
     pub async fn journalled(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
         let keys = self.live_keys(user).await?;
         let read = async move |store: Store| {
@@ -75,7 +76,7 @@ impl Log {
 }
 
 impl Journal {
-    /// Writes a piece that brings the answer up to `upto` bytes, and waits until it is committed.
+    /// Writes a piece that brings the answer to `upto` bytes, and waits until it is committed.
     /// Writing the same piece again is no error.
     pub async fn write(
         &self,
@@ -104,7 +105,8 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         let written = in_time(commit(&store, &batch)).await;
         for piece in batch.drain(..) {
-            let _ = piece.committed.send(written.clone()); // the turn may have been stopped meanwhile
+            // The turn may have been stopped meanwhile.
+            let _ = piece.committed.send(written.clone());
         }
     }
 }
@@ -112,7 +114,7 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
 async fn commit(store: &Store, batch: &[Piece]) -> Result<(), LogError> {
     let mut tx = store.relaxed().await?;
     for piece in batch {
-        // The same piece again, after an answer that got lost, changes nothing; nor does one of somebody who was forgotten.
+        // A repeated piece, after a lost answer, changes nothing, and a forgotten user gets no row.
         let sql = "INSERT INTO journal (turn_id, upto, user_id, sealed) \
                    SELECT $1, $2, user_id, $4 FROM user_keys WHERE user_id = $3 AND state = 'live' ON CONFLICT (turn_id, upto) DO NOTHING";
         sqlx::query(sql)

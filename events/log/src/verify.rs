@@ -1,8 +1,9 @@
-//! Checking the whole log: positions, digests, owners' counters, the tree and its signed heads. A `Verifier` is fed with rows
-//! in their order, wherever they come from; it needs no key of any user, so it works on what was forgotten as well.
+//! Checks the whole log: positions, digests, owners' counters, the tree and its signed heads. A
+//! `Verifier` takes rows in their order, wherever they come from. It needs no user's key, so it
+//! also works on the facts of forgotten users.
 //!
-//! It remembers the tree's frontier and the last event of each owner, of up to a million owners; what it could not check beyond
-//! these it counts.
+//! It remembers the tree's frontier and the last event of each owner, for up to a million owners.
+//! It counts the rows whose owner it could not follow beyond these.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,14 +21,14 @@ pub use stored::CantVerify;
 /// The most owners whose counters are followed: some 50 MB.
 const OWNERS: usize = 1 << 20;
 
-/// The first thing that is wrong: at a position, or somewhere from one to another where nothing narrows it down further.
+/// The first fault: at one position, or somewhere in a range where nothing narrows it down further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Finding {
     /// The first position that may be bad.
     pub first: u64,
     /// The last position that may be the first bad one.
     pub last: u64,
-    /// What is wrong, as a sentence.
+    /// A sentence about the fault.
     pub wrong: String,
 }
 
@@ -58,27 +59,26 @@ impl Finding {
     }
 }
 
-/// Where a head was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// In the store, beside the tree.
     InStore,
-    /// Outside, where whoever holds the store can't change it.
+    /// Outside, out of reach of whoever holds the store.
     Outside,
 }
 
-/// What was checked and found good.
+/// The counts of a check that found everything good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// Rows, from position 1 on.
+    /// The rows, from position 1 on.
     pub facts: u64,
-    /// Signed heads of the store.
+    /// The store's signed heads.
     pub heads: u64,
-    /// Signed heads that were kept outside.
+    /// The signed heads that were kept outside.
     pub pinned: u64,
-    /// How many of the rows a signed head covers.
+    /// The number of rows that a signed head covers.
     pub covered: u64,
-    /// Rows whose owner's counter was not followed, for want of memory.
+    /// The rows whose owner's counter was not followed, for lack of memory.
     pub uncounted: u64,
 }
 
@@ -93,27 +93,30 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// One that has seen nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The last position that was good.
+    /// The last good position.
     pub fn position(&self) -> u64 {
         self.frontier.size()
     }
 
-    /// The next row, and what the tree as stored has for it: the hashes from [`merkle_tree::first_index`] of its position on; none where
-    /// it is not sealed, or where only rows and heads are at hand.
+    /// Checks the next row. `stored` has the tree's stored hashes from [`merkle_tree::first_index`]
+    /// of the row's position on; none where the row is not sealed, or where only rows and heads are
+    /// at hand.
     pub fn row(&mut self, row: &StoredRow, stored: &[Option<Hash>]) -> Result<(), Finding> {
         let position = self.position() + 1;
         if row.position > position {
-            return Err(Finding::at(position, "it is missing; rows were removed"));
+            return Err(Finding::at(
+                position,
+                "the row is missing; rows were removed",
+            ));
         }
         if row.position < position {
             return Err(Finding::at(
                 row.position,
-                "a second row stands here, or one before the first",
+                "a second row stands here, or a row before the first position",
             ));
         }
         let stream = format!("the fact {} of {}/{}", row.sequence, row.kind, row.id);
@@ -128,7 +131,7 @@ impl Verifier {
             && *leaf != hashes[0]
         {
             let wrong = format!(
-                "{stream} is not what was sealed here: it was moved, or changed with its digest, or the stored leaf was"
+                "{stream} is not the fact that was sealed here: the fact was moved, or changed with its digest, or the stored leaf was changed"
             );
             return Err(Finding::at(position, wrong));
         }
@@ -136,7 +139,7 @@ impl Verifier {
         for (level, (hash, stored)) in hashes.iter().zip(stored).enumerate().skip(1) {
             if stored.is_some_and(|stored| stored != *hash) {
                 let first = position + 1 - (1 << level);
-                let wrong = "the tree's stored hash over them is another: it was changed, or they and their leaves were";
+                let wrong = "the tree's stored hash over these rows is another: the hash was changed, or the rows and their leaves were";
                 return Err(Finding::between(first, position, wrong));
             }
         }
@@ -148,12 +151,12 @@ impl Verifier {
             .try_for_each(|(head, kept)| self.meet(head, *kept))
     }
 
-    /// A head whose signature is good; it is compared when the rows have come as far as it. Heads come in the order of their
-    /// sizes, none for less than the rows so far.
+    /// Takes a head with a good signature, and compares it when the rows have come that far. Heads
+    /// come in the order of their sizes, and never for fewer rows than were checked so far.
     pub fn head(&mut self, head: SignedHead, kept: Kept) -> Result<(), Finding> {
         if head.size < self.position() || head.size == 0 {
             let wrong = format!(
-                "a head over {} facts comes too late: heads are kept in their order",
+                "a head over {} facts comes too late: heads must be in their order",
                 head.size
             );
             return Err(Finding::at(self.position(), wrong));
@@ -170,33 +173,33 @@ impl Verifier {
         }
     }
 
-    /// Whether there was a head for more rows than there were so far.
+    /// Whether a head covers more rows than there were so far.
     pub fn awaits_rows(&self) -> bool {
         !self.expected.is_empty()
     }
 
-    /// That the rows are at their end.
+    /// Ends the check: there are no further rows.
     pub fn finish(self) -> Result<Verified, Finding> {
         match self.expected.first_key_value() {
             None => Ok(self.verified),
             Some((size, _)) => {
                 let wrong = format!(
-                    "it is missing: a head over {size} facts was signed, and the log ends before"
+                    "the row is missing: a head over {size} facts was signed, and the log ends before"
                 );
                 Err(Finding::at(self.position() + 1, wrong))
             }
         }
     }
 
-    /// A head over all rows so far.
+    /// Compares a head over all rows so far.
     fn meet(&mut self, head: &SignedHead, kept: Kept) -> Result<(), Finding> {
         if head.root != self.frontier.root() {
-            let whose = match kept {
+            let head_name = match kept {
                 Kept::InStore => "the signed head",
                 Kept::Outside => "the signed head kept outside",
             };
             let wrong = format!(
-                "{whose} over {} facts has another root: facts were changed after it was signed",
+                "{head_name} over {} facts has another root: facts were changed after it was signed",
                 head.size
             );
             return Err(Finding::between(
@@ -213,7 +216,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Each owner's events are numbered from 1 without a gap.
+    /// Invariant: each owner's events are numbered from 1 without a gap.
     fn count(&mut self, row: &StoredRow) -> Result<(), Finding> {
         let known = self.owners.get(&row.owner).copied();
         if known.is_none() && self.owners.len() >= OWNERS {
@@ -223,7 +226,7 @@ impl Verifier {
         let expected = known.unwrap_or(0) + 1;
         if row.owner_seq != expected {
             let wrong = format!(
-                "it is event {} of its owner, where {expected} is the next",
+                "the row is event {} of its owner, where {expected} is the next",
                 row.owner_seq
             );
             return Err(Finding::at(row.position, wrong));

@@ -2,124 +2,132 @@
 
 use uuid::Uuid;
 
-use super::{Acquaintance, AtTheWishOf, Code, Onboarding, Registration, ResetLink};
+use super::{ExternalAccount, ForgottenBy, Onboarding, OneTimeCode, Registration, ResetLink};
 use crate::{
     ids::{EmailId, UserId},
     tier::Tier,
     timestamp::Timestamp,
 };
 
-/// What may be asked of an account.
+/// What may be asked of an account. Two enums, so that a command which an account takes only while it is active cannot be
+/// mistaken for one that it takes in any status.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AccountCommand {
-    /// Come into being.
+    Lifecycle(LifecycleCommand),
+    Profile(ProfileCommand),
+}
+
+impl From<LifecycleCommand> for AccountCommand {
+    fn from(command: LifecycleCommand) -> Self {
+        Self::Lifecycle(command)
+    }
+}
+
+impl From<ProfileCommand> for AccountCommand {
+    fn from(command: ProfileCommand) -> Self {
+        Self::Profile(command)
+    }
+}
+
+/// Commands that create, change or end an account. The status decides what each of them does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LifecycleCommand {
+    /// Creates the account of a new user.
     Register(Registration),
-    /// Come into being as somebody whom another identity provider knows already.
-    Meet(Acquaintance),
-    /// Note that the user signed in, by whatever proof the asker had.
-    SignIn,
-    /// Sign in by a password, and by a code when the second factor is on.
-    SignInByPassword {
-        /// The version of the hash that the password was right for.
-        password: u32,
-        /// The code that was right, if one was given.
-        code: Option<Code>,
+    /// Creates the account of a user whom another identity provider already knows.
+    Meet(ExternalAccount),
+    /// Makes the account what another system says it is. Allowed in any status.
+    Sync(AccountSync),
+    /// Records that an impersonation ended before its time. Allowed in any status.
+    EndImpersonation {
+        /// The administrator who began it.
+        by: UserId,
+        impersonation: Uuid,
     },
-    /// Go to another step of onboarding.
+    /// Asks for the account to be forgotten at `due`. Until then the account may not act.
+    RequestForget { due: Timestamp },
+    /// Cancels a pending deletion. Allowed in any status.
+    WithdrawForget,
+    /// Forgets the account if its requested time has come. Allowed in any status; too early, nothing happens.
+    ForgetWhenDue { now: Timestamp },
+    /// Forgets the account now. Allowed in any status.
+    Forget(ForgottenBy),
+}
+
+/// Commands that only an active account takes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProfileCommand {
+    /// Records a login, whatever it was proved by.
+    SignIn,
+    /// Signs in by a password, and by a one-time code when the second factor is on.
+    SignInByPassword {
+        /// The version of the hash that the password matched.
+        password: u32,
+        /// The code that matched, if one was given.
+        code: Option<OneTimeCode>,
+    },
+    /// Moves onboarding to another step.
     AdvanceOnboarding {
-        /// Where to.
         to: Onboarding,
-        /// Whether genie or an administrator asks, who may also complete it.
+        /// Whether genie or an administrator asks; only they may complete onboarding.
         privileged: bool,
     },
-    /// Become what another system says that this account is. Taken in any status.
-    Sync(Wanted),
-    /// Have another address.
     ChangeEmail {
         /// The address as given; personal.
         email: String,
-        /// Its stream.
+        /// The stream of the address.
         email_id: EmailId,
     },
-    /// Have another password.
     ChangePassword {
-        /// The version of the hash that the old password was right for.
+        /// The version of the hash that the old password matched.
         from: u32,
     },
-    /// Give out a one-time link to set a new password; one given out before is void.
+    /// Issues a one-time link to set a new password. An earlier link becomes void.
     OfferPasswordReset(ResetLink),
-    /// Set a new password by that link.
+    /// Sets a new password by that link.
     ResetPassword {
         /// SHA-256 of the link's token.
         token_hash: String,
-        /// Now.
         now: Timestamp,
     },
-    /// Ask for a code at each login from now on.
+    /// Requires a one-time code at each login from now on.
     EnableTwoFactor {
-        /// The time step of the code that proved the secret to be in the user's hands.
+        /// The time step of the code that proved the user holds the secret.
         step: u64,
     },
-    /// Ask for a code no longer.
-    DisableTwoFactor(Code),
-    /// Ask for a code no longer, by an administrator's word: the authenticator is lost.
+    /// Stops requiring a one-time code.
+    DisableTwoFactor(OneTimeCode),
+    /// Stops requiring a one-time code because an administrator says the authenticator is lost.
     RemoveTwoFactor,
-    /// Note that all logins were ended.
+    /// Records that all logins ended.
     EndSessions,
-    /// Note that one login was ended.
+    /// Records that one login ended.
     EndSession {
-        /// Which family.
+        /// The family of refresh tokens that the login opened.
         family: String,
     },
-    /// Note that an old refresh token came back, and its family was ended.
-    NoteReuse {
-        /// Which family.
-        family: String,
-    },
-    /// Note that everything held about the user is about to be handed to them.
+    /// Records that an old refresh token came back and that its family was ended.
+    NoteReuse { family: String },
+    /// Records that everything held about the user is about to be handed out.
     Export {
-        /// With the secrets that they keep here.
+        /// Whether the export holds the user's secrets.
         secrets: bool,
     },
-    /// Note that an administrator begins to act for the user.
+    /// Records that an administrator begins to act for the user.
     StartImpersonation {
         /// The administrator.
         by: UserId,
-        /// Which impersonation.
         impersonation: Uuid,
     },
-    /// Note that an impersonation was ended before its time.
-    EndImpersonation {
-        /// The administrator who had begun it.
-        by: UserId,
-        /// Which impersonation.
-        impersonation: Uuid,
-    },
-    /// Be forgotten when that time has come, and not act any more from now on.
-    RequestForget {
-        /// When.
-        due: Timestamp,
-    },
-    /// Be forgotten after all not. Taken in any status.
-    WithdrawForget,
-    /// Be forgotten, because the time that the user asked for has come; before that, nothing happens. Taken in any status.
-    ForgetWhenDue {
-        /// Now.
-        now: Timestamp,
-    },
-    /// Be forgotten now. Taken in any status.
-    Forget(AtTheWishOf),
 }
 
-/// What another system says that an account is; what it leaves out stays.
+/// What another system says an account is. A missing field stays as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wanted {
+pub struct AccountSync {
     /// The role's name.
     pub role: Option<String>,
-    /// Whether they administer.
     pub admin: Option<bool>,
-    /// The tier.
     pub tier: Option<Tier>,
-    /// Whether they may act.
+    /// Whether the account may act.
     pub active: Option<bool>,
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// At whose wish somebody was forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum AtTheWishOf {
+pub enum ForgottenBy {
     /// Their own.
     User,
     /// An administrator's.
@@ -16,7 +16,7 @@ pub enum AtTheWishOf {
     Ledger,
 }
 
-impl AtTheWishOf {
+impl ForgottenBy {
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {

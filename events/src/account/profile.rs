@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccountCommand, AccountEvent, Acquaintance, Onboarding};
+use super::{AccountEvent, ExternalAccount, Onboarding, ProfileCommand};
 use crate::{ids::EmailId, refusal::Refusal, tier::Tier, timestamp::Timestamp};
 
 /// The version of the hash of the password that somebody registers with.
@@ -44,7 +44,7 @@ pub struct TwoFactor {
 
 /// A one-time code that was found right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
+pub struct OneTimeCode {
     /// The version of the secret that it was right for.
     pub version: u32,
     /// Its time step.
@@ -61,7 +61,7 @@ pub struct ResetLink {
 }
 
 impl Profile {
-    pub(super) fn new(who: Acquaintance) -> Self {
+    pub(super) fn new(who: ExternalAccount) -> Self {
         Self {
             tier: who.tier,
             role: who.role,
@@ -75,28 +75,28 @@ impl Profile {
         }
     }
 
-    /// What happens when this is asked of somebody who may act.
-    pub(super) fn decide(&self, command: AccountCommand) -> Result<Vec<AccountEvent>, Refusal> {
+    /// Decides a command of an active account.
+    pub(super) fn decide(&self, command: ProfileCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {
-            AccountCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
-            AccountCommand::SignInByPassword { password, code } => self.sign_in(password, code),
-            AccountCommand::AdvanceOnboarding { to, privileged } => self.advance(to, privileged),
-            AccountCommand::ChangeEmail { email, email_id } => {
+            ProfileCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
+            ProfileCommand::SignInByPassword { password, code } => self.sign_in(password, code),
+            ProfileCommand::AdvanceOnboarding { to, privileged } => self.advance(to, privileged),
+            ProfileCommand::ChangeEmail { email, email_id } => {
                 Ok(vec![AccountEvent::EmailChanged { email, email_id }])
             }
-            AccountCommand::ChangePassword { from } => {
+            ProfileCommand::ChangePassword { from } => {
                 self.check_password(from)?;
                 Ok(vec![AccountEvent::PasswordChanged {
                     version: self.password + 1,
                 }])
             }
-            AccountCommand::OfferPasswordReset(link) => {
+            ProfileCommand::OfferPasswordReset(link) => {
                 Ok(vec![AccountEvent::PasswordResetOffered(link)])
             }
-            AccountCommand::ResetPassword { token_hash, now } => {
+            ProfileCommand::ResetPassword { token_hash, now } => {
                 self.reset_password(&token_hash, now)
             }
-            AccountCommand::EnableTwoFactor { step } => match self.two_factor {
+            ProfileCommand::EnableTwoFactor { step } => match self.two_factor {
                 TwoFactor { on: true, .. } => Err(Refusal::conflict(
                     "two_factor_on",
                     "Two-factor login is on already; disable it first",
@@ -106,48 +106,43 @@ impl Profile {
                     step,
                 }]),
             },
-            AccountCommand::DisableTwoFactor(code) => {
+            ProfileCommand::DisableTwoFactor(code) => {
                 let step = self.check_code(Some(code))?;
                 Ok(vec![AccountEvent::TwoFactorDisabled { step }])
             }
-            AccountCommand::RemoveTwoFactor => match self.two_factor {
+            ProfileCommand::RemoveTwoFactor => match self.two_factor {
                 TwoFactor { on: false, .. } => Ok(vec![]),
                 TwoFactor {
                     last_step: step, ..
                 } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
             },
-            AccountCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
-            AccountCommand::EndSession { family } => {
+            ProfileCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
+            ProfileCommand::EndSession { family } => {
                 Ok(vec![AccountEvent::SessionEnded { family }])
             }
-            AccountCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
+            ProfileCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
                 true => Ok(vec![]),
                 false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
             },
-            AccountCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
-            AccountCommand::StartImpersonation { .. } if self.admin => Err(Refusal::forbidden(
+            ProfileCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
+            ProfileCommand::StartImpersonation { .. } if self.admin => Err(Refusal::forbidden(
                 "forbidden",
                 "Nobody may act in an administrator's name",
             )),
-            AccountCommand::StartImpersonation { by, impersonation } => {
+            ProfileCommand::StartImpersonation { by, impersonation } => {
                 Ok(vec![AccountEvent::ImpersonationStarted {
                     by,
                     impersonation,
                 }])
             }
-            // Taken before.
-            AccountCommand::Register(_)
-            | AccountCommand::Meet(_)
-            | AccountCommand::Sync(_)
-            | AccountCommand::EndImpersonation { .. }
-            | AccountCommand::RequestForget { .. }
-            | AccountCommand::WithdrawForget
-            | AccountCommand::ForgetWhenDue { .. }
-            | AccountCommand::Forget(_) => Ok(vec![]),
         }
     }
 
-    fn sign_in(&self, password: u32, code: Option<Code>) -> Result<Vec<AccountEvent>, Refusal> {
+    fn sign_in(
+        &self,
+        password: u32,
+        code: Option<OneTimeCode>,
+    ) -> Result<Vec<AccountEvent>, Refusal> {
         self.check_password(password)?;
         if !self.two_factor.on {
             return Ok(vec![AccountEvent::SignedIn]);
@@ -171,7 +166,7 @@ impl Profile {
     }
 
     /// A code counts once, and for the secret that is enabled now.
-    fn check_code(&self, code: Option<Code>) -> Result<u64, Refusal> {
+    fn check_code(&self, code: Option<OneTimeCode>) -> Result<u64, Refusal> {
         let TwoFactor {
             version,
             on,

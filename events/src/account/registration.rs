@@ -30,7 +30,7 @@ pub struct Registration {
 
 /// Somebody whom another identity provider knows, as it says they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Acquaintance {
+pub struct ExternalAccount {
     /// The address; personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
@@ -52,7 +52,7 @@ pub struct Acquaintance {
     pub active: bool,
 }
 
-impl From<Registration> for Acquaintance {
+impl From<Registration> for ExternalAccount {
     fn from(r: Registration) -> Self {
         let (email, email_id, onboarding) =
             (Some(r.email), Some(r.email_id), Onboarding::default());

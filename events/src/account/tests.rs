@@ -17,7 +17,7 @@ fn ada() -> Registration {
     }
 }
 fn advance(to: Onboarding, privileged: bool) -> AccountCommand {
-    AccountCommand::AdvanceOnboarding { to, privileged }
+    ProfileCommand::AdvanceOnboarding { to, privileged }.into()
 }
 
 #[test]
@@ -25,11 +25,11 @@ fn somebody_registers_once() {
     let registered = AccountEvent::Registered(ada());
     Given::with(())
         .given_no_previous_events()
-        .when(AccountCommand::Register(ada()))
+        .when(LifecycleCommand::Register(ada()).into())
         .then_expect_events(vec![registered.clone()]);
     let again = Given::with(())
         .given(vec![registered])
-        .when(AccountCommand::Register(ada()))
+        .when(LifecycleCommand::Register(ada()).into())
         .inspect_result();
     assert_eq!(again.unwrap_err().code, "already_registered");
 }
@@ -72,7 +72,7 @@ fn the_suspended_may_not_act() {
     let given = vec![AccountEvent::Registered(ada()), AccountEvent::Suspended];
     let refused = Given::with(())
         .given(given)
-        .when(AccountCommand::SignIn)
+        .when(ProfileCommand::SignIn.into())
         .inspect_result();
     assert_eq!(refused.unwrap_err().code, "suspended");
 }
@@ -89,15 +89,15 @@ fn registered(later: Vec<AccountEvent>) -> Account {
 
 #[test]
 fn what_another_system_says_is_taken_in_any_status_and_once() {
-    let wanted = Wanted {
+    let wanted = AccountSync {
         role: Some("editor".into()),
         tier: Some(Tier::Pro),
         active: Some(false),
-        ..Wanted::default()
+        ..AccountSync::default()
     };
     let mut account = registered(vec![]);
     let events = account
-        .decide(AccountCommand::Sync(wanted.clone()))
+        .decide(LifecycleCommand::Sync(wanted.clone()))
         .unwrap();
     let expected = vec![
         AccountEvent::RoleChanged {
@@ -110,14 +110,14 @@ fn what_another_system_says_is_taken_in_any_status_and_once() {
     assert_eq!(events, expected);
     events.into_iter().for_each(|event| account.evolve(event));
     assert_eq!(
-        account.decide(AccountCommand::Sync(wanted)),
+        account.decide(LifecycleCommand::Sync(wanted)),
         Ok(vec![]),
         "the same again"
     );
-    let back = Wanted {
+    let back = AccountSync {
         admin: Some(true),
         active: Some(true),
-        ..Wanted::default()
+        ..AccountSync::default()
     };
     let expected = vec![
         AccountEvent::RoleChanged {
@@ -127,12 +127,12 @@ fn what_another_system_says_is_taken_in_any_status_and_once() {
         AccountEvent::Reactivated,
     ];
     assert_eq!(
-        account.decide(AccountCommand::Sync(back.clone())),
+        account.decide(LifecycleCommand::Sync(back.clone())),
         Ok(expected)
     );
     assert_eq!(
         Account::Absent
-            .decide(AccountCommand::Sync(back))
+            .decide(LifecycleCommand::Sync(back))
             .unwrap_err()
             .code,
         "not_found"
@@ -141,7 +141,7 @@ fn what_another_system_says_is_taken_in_any_status_and_once() {
 
 #[test]
 fn who_is_met_is_what_the_other_system_says() {
-    let acquaintance = Acquaintance {
+    let acquaintance = ExternalAccount {
         email: Some("ada@example.com".into()),
         email_id: None,
         first_name: None,
@@ -153,7 +153,7 @@ fn who_is_met_is_what_the_other_system_says() {
     };
     let met = given(
         Account::Absent
-            .decide(AccountCommand::Meet(acquaintance.clone()))
+            .decide(LifecycleCommand::Meet(acquaintance.clone()))
             .unwrap(),
     );
     let Account::Suspended(profile) = &met else {
@@ -164,7 +164,7 @@ fn who_is_met_is_what_the_other_system_says() {
         (Tier::Creator, true, Onboarding::Complete)
     );
     assert_eq!(
-        met.decide(AccountCommand::Meet(acquaintance))
+        met.decide(LifecycleCommand::Meet(acquaintance))
             .unwrap_err()
             .code,
         "already_registered"
@@ -174,13 +174,13 @@ fn who_is_met_is_what_the_other_system_says() {
 #[test]
 fn a_password_that_was_changed_after_it_was_checked_opens_nothing() {
     let mut account = registered(vec![]);
-    let sign_in = |password| AccountCommand::SignInByPassword {
+    let sign_in = |password| ProfileCommand::SignInByPassword {
         password,
         code: None,
     };
     assert_eq!(account.decide(sign_in(1)), Ok(vec![AccountEvent::SignedIn]));
     let changed = account
-        .decide(AccountCommand::ChangePassword { from: 1 })
+        .decide(ProfileCommand::ChangePassword { from: 1 })
         .unwrap();
     assert_eq!(changed, vec![AccountEvent::PasswordChanged { version: 2 }]);
     changed.into_iter().for_each(|event| account.evolve(event));
@@ -190,7 +190,7 @@ fn a_password_that_was_changed_after_it_was_checked_opens_nothing() {
     );
     assert_eq!(
         account
-            .decide(AccountCommand::ChangePassword { from: 1 })
+            .decide(ProfileCommand::ChangePassword { from: 1 })
             .unwrap_err()
             .code,
         "wrong_password"
@@ -204,7 +204,7 @@ fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
         token_hash: hash.into(),
         expires_at: Timestamp(10),
     };
-    let reset = |hash: &str, now| AccountCommand::ResetPassword {
+    let reset = |hash: &str, now| ProfileCommand::ResetPassword {
         token_hash: hash.into(),
         now: Timestamp(now),
     };
@@ -227,16 +227,16 @@ fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
 
 #[test]
 fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
-    let code = |version, step| Code { version, step };
-    let sign_in = |code| AccountCommand::SignInByPassword { password: 1, code };
+    let code = |version, step| OneTimeCode { version, step };
+    let sign_in = |code| ProfileCommand::SignInByPassword { password: 1, code };
     let mut account = registered(vec![]);
     assert!(
         account
-            .decide(AccountCommand::DisableTwoFactor(code(0, 5)))
+            .decide(ProfileCommand::DisableTwoFactor(code(0, 5)))
             .is_err()
     );
     let enabled = account
-        .decide(AccountCommand::EnableTwoFactor { step: 5 })
+        .decide(ProfileCommand::EnableTwoFactor { step: 5 })
         .unwrap();
     assert_eq!(
         enabled,
@@ -248,7 +248,7 @@ fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
     enabled.into_iter().for_each(|event| account.evolve(event));
     assert_eq!(
         account
-            .decide(AccountCommand::EnableTwoFactor { step: 6 })
+            .decide(ProfileCommand::EnableTwoFactor { step: 6 })
             .unwrap_err()
             .code,
         "two_factor_on"
@@ -277,23 +277,23 @@ fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
     );
     assert!(
         account
-            .decide(AccountCommand::DisableTwoFactor(code(1, 6)))
+            .decide(ProfileCommand::DisableTwoFactor(code(1, 6)))
             .is_err(),
         "replayed"
     );
     let removed = vec![AccountEvent::TwoFactorDisabled { step: 6 }];
     assert_eq!(
-        account.decide(AccountCommand::RemoveTwoFactor),
+        account.decide(ProfileCommand::RemoveTwoFactor),
         Ok(removed.clone())
     );
     removed.into_iter().for_each(|event| account.evolve(event));
-    assert_eq!(account.decide(AccountCommand::RemoveTwoFactor), Ok(vec![]));
+    assert_eq!(account.decide(ProfileCommand::RemoveTwoFactor), Ok(vec![]));
     assert!(account.decide(sign_in(None)).is_ok());
 }
 
 #[test]
 fn a_family_whose_old_token_came_back_is_noted_once() {
-    let note = |family: &str| AccountCommand::NoteReuse {
+    let note = |family: &str| ProfileCommand::NoteReuse {
         family: family.into(),
     };
     let detected = AccountEvent::SessionReuseDetected { family: "f".into() };
@@ -314,7 +314,7 @@ fn a_family_whose_old_token_came_back_is_noted_once() {
 #[test]
 fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
     let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
-    let start = AccountCommand::StartImpersonation { by, impersonation };
+    let start = ProfileCommand::StartImpersonation { by, impersonation };
     let started = AccountEvent::ImpersonationStarted { by, impersonation };
     assert_eq!(registered(vec![]).decide(start.clone()), Ok(vec![started]));
     let promoted = AccountEvent::RoleChanged {
@@ -341,7 +341,7 @@ fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
 #[test]
 fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
     let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
-    let end = AccountCommand::EndImpersonation { by, impersonation };
+    let end = LifecycleCommand::EndImpersonation { by, impersonation };
     let ended = AccountEvent::ImpersonationEnded { by, impersonation };
     assert_eq!(
         registered(vec![AccountEvent::Suspended]).decide(end.clone()),
@@ -355,19 +355,19 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
     let asked = AccountEvent::ForgetRequested { due: Timestamp(7) };
     let active = given(vec![AccountEvent::Registered(ada())]);
     assert_eq!(
-        active.decide(AccountCommand::RequestForget { due: Timestamp(7) }),
+        active.decide(LifecycleCommand::RequestForget { due: Timestamp(7) }),
         Ok(vec![asked.clone()])
     );
     let leaving = given(vec![AccountEvent::Registered(ada()), asked]);
     assert_eq!(leaving.active().unwrap_err().code, "leaving");
     assert_eq!(
-        leaving.decide(AccountCommand::RequestForget { due: Timestamp(9) }),
+        leaving.decide(LifecycleCommand::RequestForget { due: Timestamp(9) }),
         Ok(vec![]),
         "the first time stands"
     );
-    let active_again = AccountCommand::Sync(Wanted {
+    let active_again = LifecycleCommand::Sync(AccountSync {
         active: Some(true),
-        ..Wanted::default()
+        ..AccountSync::default()
     });
     assert_eq!(
         leaving.decide(active_again),
@@ -376,29 +376,29 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
     );
 
     assert_eq!(
-        leaving.decide(AccountCommand::ForgetWhenDue { now: Timestamp(6) }),
+        leaving.decide(LifecycleCommand::ForgetWhenDue { now: Timestamp(6) }),
         Ok(vec![])
     );
     let forgotten = AccountEvent::Forgotten {
-        by: AtTheWishOf::User,
+        by: ForgottenBy::User,
     };
     assert_eq!(
-        leaving.decide(AccountCommand::ForgetWhenDue { now: Timestamp(7) }),
+        leaving.decide(LifecycleCommand::ForgetWhenDue { now: Timestamp(7) }),
         Ok(vec![forgotten])
     );
 
-    let withdrawn = leaving.decide(AccountCommand::WithdrawForget).unwrap();
+    let withdrawn = leaving.decide(LifecycleCommand::WithdrawForget).unwrap();
     assert_eq!(withdrawn, [AccountEvent::ForgetWithdrawn { active: true }]);
     let mut back = leaving.clone();
     withdrawn.into_iter().for_each(|event| back.evolve(event));
     assert_eq!(back, active);
     assert_eq!(
-        back.decide(AccountCommand::WithdrawForget),
+        back.decide(LifecycleCommand::WithdrawForget),
         Ok(vec![]),
         "it is so already"
     );
     assert_eq!(
-        back.decide(AccountCommand::ForgetWhenDue { now: Timestamp(7) }),
+        back.decide(LifecycleCommand::ForgetWhenDue { now: Timestamp(7) }),
         Ok(vec![]),
         "a timer that comes late"
     );
@@ -410,9 +410,9 @@ fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
         AccountEvent::Registered(ada()),
         AccountEvent::ForgetRequested { due: Timestamp(7) },
     ]);
-    let suspend = AccountCommand::Sync(Wanted {
+    let suspend = LifecycleCommand::Sync(AccountSync {
         active: Some(false),
-        ..Wanted::default()
+        ..AccountSync::default()
     });
     let suspended = account.decide(suspend.clone()).unwrap();
     assert_eq!(suspended, [AccountEvent::Suspended]);
@@ -421,16 +421,16 @@ fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
         .for_each(|event| account.evolve(event));
     assert_eq!(account.decide(suspend), Ok(vec![]));
     assert_eq!(
-        account.decide(AccountCommand::WithdrawForget),
+        account.decide(LifecycleCommand::WithdrawForget),
         Ok(vec![AccountEvent::ForgetWithdrawn { active: false }])
     );
 }
 
 #[test]
 fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
-    let forget = AccountCommand::Forget(AtTheWishOf::Administrator);
+    let forget = LifecycleCommand::Forget(ForgottenBy::Administrator);
     let forgotten = AccountEvent::Forgotten {
-        by: AtTheWishOf::Administrator,
+        by: ForgottenBy::Administrator,
     };
     assert_eq!(forgotten.type_name(), FORGOTTEN);
     for before in [
@@ -447,8 +447,8 @@ fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
     ] {
         for asked in [
             forget.clone(),
-            AccountCommand::WithdrawForget,
-            AccountCommand::ForgetWhenDue { now: Timestamp(7) },
+            LifecycleCommand::WithdrawForget,
+            LifecycleCommand::ForgetWhenDue { now: Timestamp(7) },
         ] {
             assert_eq!(nobody.decide(asked).unwrap_err().code, "not_found");
         }

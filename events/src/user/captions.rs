@@ -3,7 +3,7 @@
 use super::{User, changes, quota::counted_unit};
 use crate::{
     Now,
-    caption::{Brief, Caption, CaptionCommand, Written},
+    caption::{Brief, Caption, CaptionCommand, WrittenCaption},
     chat::Failure,
     event::Change,
     ids::CaptionId,
@@ -33,7 +33,7 @@ impl User {
     pub(super) fn finish_caption(
         &self,
         id: CaptionId,
-        result: Result<Written, Failure>,
+        result: Result<WrittenCaption, Failure>,
     ) -> Result<Vec<Change>, Refusal> {
         let Some(Caption::Requested { month }) = self.captions.get(&id) else {
             return Ok(vec![]); // it ended before, and ended captions are left out of the state

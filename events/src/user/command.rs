@@ -2,7 +2,7 @@
 
 use crate::{
     account::{AccountCommand, Onboarding},
-    caption::{Brief, Written},
+    caption::{Brief, WrittenCaption},
     chat::{ChatCommand, Failure},
     credential::{CredentialKind, RefusedFor, SealedSecret},
     ids::{BlobId, CaptionId, CredentialId, JobId, SessionId},
@@ -63,7 +63,7 @@ pub enum UserCommand {
         /// Why.
         purpose: Option<String>,
     },
-    /// Note that a credential was asked for and not shown: see [`super::User::may_be_shown`].
+    /// Note that a credential was asked for and not shown: see [`super::User::check_reveal`].
     RefuseCredential {
         /// Which.
         credential: CredentialId,
@@ -87,7 +87,7 @@ pub enum UserCommand {
     /// Write a caption.
     RequestCaption(CaptionId, Brief),
     /// A caption is written, or failed.
-    FinishCaption(CaptionId, Result<Written, Failure>),
+    FinishCaption(CaptionId, Result<WrittenCaption, Failure>),
     /// Count what was done elsewhere; what genie counts itself is left as it is.
     CountUsage {
         /// What.
@@ -98,6 +98,10 @@ pub enum UserCommand {
 }
 
 impl UserCommand {
+    pub fn account(command: impl Into<AccountCommand>) -> Self {
+        Self::Account(command.into())
+    }
+
     /// The job that must be known to decide this: when it is not in the state, it has to be recalled first.
     pub fn job(&self) -> Option<&JobId> {
         match self {

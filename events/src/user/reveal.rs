@@ -10,7 +10,7 @@ use crate::{
 
 /// Which credential somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Which {
+pub enum CredentialSelector {
     /// This one.
     Id(CredentialId),
     /// The one for a platform: of the first kind of those asked for that is held.
@@ -19,7 +19,7 @@ pub enum Which {
 
 /// By what right somebody asks.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Right {
+pub enum RevealRight {
     /// They are the owner, who is shown also what is of no more use.
     Own,
     /// They may see every credential.
@@ -37,18 +37,18 @@ pub enum Right {
 
 /// What somebody asks to be shown.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct RevealCriteria {
     /// Which.
-    pub which: Which,
+    pub which: CredentialSelector,
     /// Of which kinds it may be.
     pub kinds: Vec<CredentialKind>,
     /// By what right.
-    pub right: Right,
+    pub right: RevealRight,
 }
 
 /// What they may be shown.
 #[derive(Debug, Clone, PartialEq)]
-pub struct MayBeShown {
+pub struct RevealableCredential {
     /// Which.
     pub id: CredentialId,
     /// What kind.
@@ -66,7 +66,7 @@ pub struct MayBeShown {
 /// Why they are not shown it, and in the stream of which credential that is a fact. What a user never held has no stream; there
 /// is one for all of it, named by the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct NotShown {
+pub struct RevealDenial {
     /// In the stream of which credential.
     pub id: CredentialId,
     /// Why.
@@ -75,18 +75,22 @@ pub struct NotShown {
 
 impl User {
     /// Whether somebody may be shown one of this user's credentials now.
-    pub fn may_be_shown(&self, now: Timestamp, wanted: &Wanted) -> Result<MayBeShown, NotShown> {
+    pub fn check_reveal(
+        &self,
+        now: Timestamp,
+        wanted: &RevealCriteria,
+    ) -> Result<RevealableCredential, RevealDenial> {
         let id = match &wanted.which {
-            Which::Id(id) => Some(*id),
-            Which::For(platform) => wanted
+            CredentialSelector::Id(id) => Some(*id),
+            CredentialSelector::For(platform) => wanted
                 .kinds
                 .iter()
                 .find_map(|kind| self.credential_for(*kind, platform, None)),
         };
         let id = id.unwrap_or(CredentialId(self.id.0));
-        let refused = |reason| Err(NotShown { id, reason });
+        let refused = |reason| Err(RevealDenial { id, reason });
         if !self.has_right(&wanted.right) {
-            return refused(if wanted.right == Right::None {
+            return refused(if wanted.right == RevealRight::None {
                 RefusedFor::ScopeNeeded
             } else {
                 RefusedFor::StaleLease
@@ -102,14 +106,16 @@ impl User {
             Some(Credential::Held {
                 expires_at: Some(end),
                 ..
-            }) if *end <= now && wanted.right != Right::Own => refused(RefusedFor::SessionExpired),
+            }) if *end <= now && wanted.right != RevealRight::Own => {
+                refused(RefusedFor::SessionExpired)
+            }
             Some(Credential::Held {
                 kind,
                 platform,
                 platform_username,
                 version,
                 expires_at,
-            }) => Ok(MayBeShown {
+            }) => Ok(RevealableCredential {
                 id,
                 kind: *kind,
                 platform: platform.clone(),
@@ -122,13 +128,13 @@ impl User {
         }
     }
 
-    fn has_right(&self, right: &Right) -> bool {
+    fn has_right(&self, right: &RevealRight) -> bool {
         match right {
-            Right::Own | Right::Every => true,
-            Right::WorksOn { job, lease } => {
+            RevealRight::Own | RevealRight::Every => true,
+            RevealRight::WorksOn { job, lease } => {
                 matches!(self.job(job), Some(Job::Running { lease: held, .. }) if held == lease)
             }
-            Right::None => false,
+            RevealRight::None => false,
         }
     }
 }
@@ -196,25 +202,28 @@ mod tests {
         user.evolve(&change.stream, sequence, change.event);
     }
 
-    fn wanted(which: Which, kinds: &[CredentialKind]) -> Wanted {
-        Wanted {
+    fn wanted(which: CredentialSelector, kinds: &[CredentialKind]) -> RevealCriteria {
+        RevealCriteria {
             which,
             kinds: kinds.to_vec(),
-            right: Right::Every,
+            right: RevealRight::Every,
         }
     }
 
     #[test]
     fn of_several_kinds_the_first_that_is_held_is_shown() {
         let (mut ada, both) = (ada(), [CredentialKind::Cookies, CredentialKind::Password]);
-        let download = wanted(Which::For("x".into()), &both);
-        assert_eq!(ada.may_be_shown(NOW, &download).unwrap().id, credential(4));
+        let download = wanted(CredentialSelector::For("x".into()), &both);
+        assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(4));
         happen(&mut ada, credential(4), CredentialEvent::Removed);
-        assert_eq!(ada.may_be_shown(NOW, &download).unwrap().id, credential(3));
-        let elsewhere = ada.may_be_shown(NOW, &wanted(Which::For("reddit".into()), &both));
+        assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(3));
+        let elsewhere = ada.check_reveal(
+            NOW,
+            &wanted(CredentialSelector::For("reddit".into()), &both),
+        );
         assert_eq!(
             elsewhere,
-            Err(NotShown {
+            Err(RevealDenial {
                 id: CredentialId(ada.id().0),
                 reason: RefusedFor::NotHeld
             })
@@ -227,39 +236,45 @@ mod tests {
         happen(&mut ada, credential(3), CredentialEvent::Removed);
         let later = Timestamp(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
-            let wanted = Wanted {
+            let wanted = RevealCriteria {
                 right,
-                ..wanted(Which::Id(credential(n)), &[kind])
+                ..wanted(CredentialSelector::Id(credential(n)), &[kind])
             };
-            user.may_be_shown(now, &wanted)
+            user.check_reveal(now, &wanted)
                 .map(|shown| shown.id)
                 .map_err(|refused| (refused.id, refused.reason))
         };
-        let worker = || Right::WorksOn {
+        let worker = || RevealRight::WorksOn {
             job: JobId::new(Uuid::from_u128(9)),
             lease: "l".into(),
         };
         let (session, profile) = (CredentialKind::Session, CredentialKind::Profile);
-        assert_eq!(ask(&ada, NOW, 5, session, Right::Every), Ok(credential(5)));
         assert_eq!(
-            ask(&ada, later, 5, session, Right::Every),
+            ask(&ada, NOW, 5, session, RevealRight::Every),
+            Ok(credential(5))
+        );
+        assert_eq!(
+            ask(&ada, later, 5, session, RevealRight::Every),
             Err((credential(5), RefusedFor::SessionExpired))
         );
-        assert_eq!(ask(&ada, later, 5, session, Right::Own), Ok(credential(5)));
         assert_eq!(
-            ask(&ada, NOW, 5, profile, Right::Every),
+            ask(&ada, later, 5, session, RevealRight::Own),
+            Ok(credential(5))
+        );
+        assert_eq!(
+            ask(&ada, NOW, 5, profile, RevealRight::Every),
             Err((credential(5), RefusedFor::OtherKind))
         );
         assert_eq!(
-            ask(&ada, NOW, 3, profile, Right::Every),
+            ask(&ada, NOW, 3, profile, RevealRight::Every),
             Err((credential(3), RefusedFor::Removed))
         );
         assert_eq!(
-            ask(&ada, NOW, 7, profile, Right::Every),
+            ask(&ada, NOW, 7, profile, RevealRight::Every),
             Err((credential(7), RefusedFor::NotHeld))
         );
         assert_eq!(
-            ask(&ada, NOW, 2, profile, Right::None),
+            ask(&ada, NOW, 2, profile, RevealRight::None),
             Err((credential(2), RefusedFor::ScopeNeeded))
         );
         assert_eq!(
@@ -269,7 +284,7 @@ mod tests {
         let id = ada.id();
         happen(&mut ada, id, AccountEvent::Suspended);
         assert_eq!(
-            ask(&ada, NOW, 2, profile, Right::Every),
+            ask(&ada, NOW, 2, profile, RevealRight::Every),
             Err((credential(2), RefusedFor::Suspended))
         );
     }

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     Limits, RefusalKind,
     account::{Onboarding, Registration},
-    caption::{Brief, Length, Platform, Written},
+    caption::{Brief, Length, Platform, WrittenCaption},
     chat::{ChatCommand, Failure},
     credential::{RefusedFor, SealedSecret},
     ids::{BlobId, EmailId, InviteId},
@@ -401,7 +401,7 @@ fn the_suspended_ask_nothing_but_what_runs_may_end() {
         ),
         Ok(1)
     );
-    let written = Written {
+    let written = WrittenCaption {
         text: "t".into(),
         model: "m".into(),
         truncated: false,

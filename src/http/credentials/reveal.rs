@@ -6,7 +6,7 @@ use genie_actors::{
     credentials::{Ask, Named, Revealed},
 };
 use genie_events::{
-    Timestamp, credential::CredentialKind, service_key::Scope, user::reveal::Right,
+    Timestamp, credential::CredentialKind, service_key::Scope, user::reveal::RevealRight,
 };
 use genie_log::keys::sha256_hex;
 use serde::Deserialize;
@@ -45,16 +45,16 @@ pub struct Wanted {
 
 impl Wanted {
     /// A key that only works on jobs is shown the credentials of those it works for, while it does.
-    fn right(&self, caller: &Caller) -> Result<Right, ApiError> {
+    fn right(&self, caller: &Caller) -> Result<RevealRight, ApiError> {
         if caller.has_scope(Scope::CredentialsReveal) {
-            return Ok(Right::Every);
+            return Ok(RevealRight::Every);
         }
         match (&self.job, &self.lease) {
-            (Some(job), Some(lease)) => Ok(Right::WorksOn {
+            (Some(job), Some(lease)) => Ok(RevealRight::WorksOn {
                 job: job_id(job)?,
                 lease: sha256_hex(lease.as_bytes()),
             }),
-            _ => Ok(Right::None),
+            _ => Ok(RevealRight::None),
         }
     }
 

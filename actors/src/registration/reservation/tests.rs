@@ -132,7 +132,7 @@ both_stores!(
             .await
             .unwrap();
         let user = reserved.reservation.user;
-        let who = genie_events::account::Acquaintance {
+        let who = genie_events::account::ExternalAccount {
             email: None,
             email_id: None,
             first_name: None,

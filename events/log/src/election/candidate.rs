@@ -1,14 +1,15 @@
-//! A node that stands for election on Postgres, on a connection of its own: the lock lives and dies with it, and no pool may
-//! close, share or reset it.
+//! A node that stands for election on Postgres. It has a connection of its own: the lock lives and
+//! dies with the connection, and no pool may close, share or reset it.
 //!
-//! How soon another node is elected, when the elected one
+//! The time until another node is elected, when the leader
 //! - dies: its connection ends, the lock falls free, and the next [`LOOK`] of a candidate finds it;
-//! - is stopped, hangs or is cut off, so that the database still holds its connection: a candidate finds it silent for longer
-//!   than [`SILENT`] and has that connection ended;
-//! - was stopped in the middle of a transaction in office: the candidate waits for it for [`PATIENCE`], then has it ended too.
+//! - is stopped, hangs or is cut off, while the database still holds its connection: a candidate
+//!   finds it silent for longer than [`SILENT`] and ends the connection;
+//! - was stopped in the middle of a transaction of its term: the candidate waits [`PATIENCE`] for
+//!   the transaction, then ends it, too.
 //!
-//! Invariant: [`TERM`] is shorter than [`SILENT`] and counted from before a heartbeat was sent, so a node knows that its term is
-//! over before anybody may take it for silent.
+//! Invariant: [`TERM`] is shorter than [`SILENT`] and counted from before a heartbeat was sent. So
+//! a node knows that its term is over before anybody may take it for silent.
 
 use std::time::Duration;
 
@@ -21,49 +22,49 @@ use tracing::{error, info, warn};
 
 use super::{Epoch, Term};
 
-/// How often the elected node says that it is there.
+/// How often the leader renews.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// For how long a node is elected after a heartbeat.
+/// A node leads for this long after a heartbeat.
 const TERM: Duration = Duration::from_secs(2);
-/// How long the elected node may be unheard of before another is elected; by the database's clock.
+/// A leader that has not renewed for this long, by the database's clock, is replaced.
 pub(super) const SILENT: Duration = Duration::from_millis(2_500);
-/// How often a candidate looks whether the lock is free.
+/// How often a candidate tries the lock.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a candidate that holds the lock waits for the transactions of who held it before.
+/// A candidate that holds the lock waits this long for the open transactions of the last leader.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// How long the database may take for one step of a candidate, which waits for nothing longer than [`PATIENCE`].
+/// The database may take this long for one step of a candidate, which itself waits at most
+/// [`PATIENCE`].
 const STEP: Duration = Duration::from_secs(2);
-/// How long after a process of the database was told to end its locks are free, as a rule.
+/// A database process that was told to end has usually released its locks after this time.
 const ENDING: Duration = Duration::from_millis(50);
 
-/// Postgres' code for a lock that was not given in time.
+/// Postgres' code for a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// Postgres' code for what the role may not do.
+/// Postgres' code for an operation that the role may not do.
 const NOT_PERMITTED: &str = "42501";
 
 pub(super) struct Candidate {
     options: PgConnectOptions,
     node: String,
     tell: watch::Sender<Option<Term>>,
-    /// Whether the last try to stand failed: said once, not at each try.
+    /// Whether the last attempt to stand failed: the failure is logged once, not at each attempt.
     is_failing: bool,
-    /// Whether it was said that the role may not end other nodes' connections.
+    /// Whether it was logged that the role may not end other nodes' connections.
     has_asked_for_rights: bool,
 }
 
-/// What a candidate's try came to.
 enum Try {
     Elected {
         epoch: Epoch,
         until: Instant,
     },
-    /// Worth another after a pause.
+    /// To be repeated after a pause.
     Again(Duration),
 }
 
 impl Candidate {
     pub fn new(options: &PgConnectOptions, node: &str, tell: watch::Sender<Option<Term>>) -> Self {
-        // Heartbeats need no fsync; raising the epoch asks for one itself.
+        // A heartbeat needs no fsync. Raising the epoch asks for one itself.
         let options = options
             .clone()
             .application_name("genie election")
@@ -77,7 +78,7 @@ impl Candidate {
         }
     }
 
-    /// Stands, serves and stands again, until nobody asks any more who is elected.
+    /// Stands, leads and stands again, until nobody asks for the leader any more.
     pub async fn stand(mut self) {
         let unasked = self.tell.clone();
         tokio::select! {
@@ -88,7 +89,7 @@ impl Candidate {
 
     async fn stand_for_ever(&mut self) {
         loop {
-            // The connection is closed, and with it the lock free, when this returns.
+            // Returning closes the connection, which frees the lock.
             if let Err(error) = self.stand_once().await
                 && !self.is_failing
             {
@@ -114,7 +115,8 @@ impl Candidate {
         }
     }
 
-    /// Tries to get the lock, and with it the epoch raised; ends what stands in the way and does not run.
+    /// Tries to get the lock and to raise the epoch. Ends the connections of a node that is in the
+    /// way and does not run.
     async fn try_once(&mut self, connection: &mut PgConnection) -> Result<Try, sqlx::Error> {
         let query = sqlx::query_as("SELECT won, silent FROM try_election($1)")
             .bind(SILENT.as_micros() as i64);
@@ -150,7 +152,7 @@ impl Candidate {
         }
     }
 
-    /// What comes after other nodes' connections were told to end.
+    /// The next step after other nodes' connections were told to end.
     fn ended<T>(&mut self, ended: Result<T, sqlx::Error>, why: &str) -> Result<Try, sqlx::Error> {
         match ended {
             Ok(_) => {
@@ -172,7 +174,7 @@ impl Candidate {
         }
     }
 
-    /// Is elected, until a heartbeat fails or comes too late.
+    /// Leads until a heartbeat fails or comes too late.
     async fn serve(&self, connection: &mut PgConnection, epoch: Epoch, until: Instant) {
         self.tell.send_replace(Some(Term {
             epoch,
@@ -189,7 +191,7 @@ impl Candidate {
         );
     }
 
-    /// Renews the term for as long as it can; answers why it can't.
+    /// Renews the term for as long as possible; answers why it ended.
     async fn renew(
         &self,
         connection: &mut PgConnection,
@@ -206,7 +208,8 @@ impl Candidate {
             )
             .await;
             match renewed {
-                // A process that was stopped finds an answer and its term over: who asked meanwhile was told so, and that stands.
+                // A stopped process that continues finds both an answer and the end of its term.
+                // Whoever asked meanwhile was told that the term is over, and that stands.
                 Err(_) => return "the store did not answer in time".into(),
                 Ok(_) if Instant::now() >= until => {
                     return "the store did not answer in time".into();
@@ -222,7 +225,7 @@ impl Candidate {
                     epoch,
                     until: Some(until),
                 });
-                false // a longer term is no news
+                false // Nobody needs to wake for a longer term.
             });
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     testing::{Kind, TestStore, both_stores},
 };
 
-/// How long the world may be without an elected node.
+/// The longest time without a leader.
 const IN_TIME: Duration = Duration::from_secs(5);
 
 async fn in_time<T>(wait: impl Future<Output = T>) -> T {
@@ -43,62 +43,59 @@ async fn append(
     .await
 }
 
-both_stores!(
-    who_was_deposed_writes_nothing_in_office,
-    async |store: TestStore| {
-        let (one, other) = (store.open().await.log, store.open().await.log);
-        assert_eq!(one.elected().await.unwrap(), None);
-        let ada = store.register(&one, "ada").await;
-        let mut election = one.stand_for_election("one").await.unwrap();
-        let first = in_time(election.elected()).await;
-        assert_eq!(election.now(), Some(first));
-        append(&one, ada, 1, first).await.unwrap();
-        one.store()
-            .relaxed_in(first)
-            .await
-            .unwrap()
-            .commit()
-            .await
-            .unwrap();
-        one.store()
-            .durable_in(first)
-            .await
-            .unwrap()
-            .commit()
-            .await
-            .unwrap();
+both_stores!(a_deposed_leader_writes_nothing, async |store: TestStore| {
+    let (one, other) = (store.open().await.log, store.open().await.log);
+    assert_eq!(one.elected().await.unwrap(), None);
+    let ada = store.register(&one, "ada").await;
+    let mut election = one.stand_for_election("one").await.unwrap();
+    let first = in_time(election.elected()).await;
+    assert_eq!(election.now(), Some(first));
+    append(&one, ada, 1, first).await.unwrap();
+    one.store()
+        .relaxed_in(first)
+        .await
+        .unwrap()
+        .commit()
+        .await
+        .unwrap();
+    one.store()
+        .durable_in(first)
+        .await
+        .unwrap()
+        .commit()
+        .await
+        .unwrap();
 
-        drop(election);
-        let mut election = other.stand_for_election("other").await.unwrap();
-        let second = in_time(election.elected()).await;
-        assert!(second > first);
-        assert_eq!(
-            one.elected().await.unwrap(),
-            Some(Elected {
-                epoch: second,
-                node: "other".into()
-            })
-        );
-        assert!(matches!(
-            one.store().relaxed_in(first).await,
-            Err(LogError::Deposed)
-        ));
-        assert!(matches!(
-            one.store().durable_in(first).await,
-            Err(LogError::Deposed)
-        ));
-        assert!(matches!(
-            append(&one, ada, 2, first).await,
-            Err(AppendError::Deposed)
-        ));
-        assert_eq!(
-            other.rows(0, 10).await.unwrap().len(),
-            2,
-            "nothing was written"
-        );
-        append(&other, ada, 2, second).await.unwrap();
-    }
-);
+    drop(election);
+    let mut election = other.stand_for_election("other").await.unwrap();
+    let second = in_time(election.elected()).await;
+    assert!(second > first);
+    assert_eq!(
+        one.elected().await.unwrap(),
+        Some(Elected {
+            epoch: second,
+            node: "other".into()
+        })
+    );
+    assert!(matches!(
+        one.store().relaxed_in(first).await,
+        Err(LogError::Deposed)
+    ));
+    assert!(matches!(
+        one.store().durable_in(first).await,
+        Err(LogError::Deposed)
+    ));
+    assert!(matches!(
+        append(&one, ada, 2, first).await,
+        Err(AppendError::Deposed)
+    ));
+    assert_eq!(
+        other.rows(0, 10).await.unwrap().len(),
+        2,
+        "nothing was written"
+    );
+    append(&other, ada, 2, second).await.unwrap();
+});
 
 #[test]
 fn a_term_is_over_when_no_heartbeat_came_in_time() {
@@ -116,7 +113,7 @@ fn a_term_is_over_when_no_heartbeat_came_in_time() {
     assert_eq!(for_ever.at(until), Some(Epoch(7)));
 }
 
-/// Two nodes on one Postgres, and somebody who looks into it.
+/// Two nodes on one Postgres, and a connection to look into it.
 struct Two {
     store: TestStore,
     one: Log,
@@ -154,7 +151,7 @@ impl Two {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_nodes_one_is_elected_and_the_other_when_that_goes() {
+async fn one_of_two_nodes_is_elected_and_the_other_when_that_one_goes() {
     let two = Two::new().await;
     let mut one = two.one.stand_for_election("one").await.unwrap();
     let mut other = two.other.stand_for_election("other").await.unwrap();
@@ -167,14 +164,15 @@ async fn of_two_nodes_one_is_elected_and_the_other_when_that_goes() {
     } else {
         (other, one)
     };
-    two.until("renewed_at > elected_at FROM elections").await; // a heartbeat, and so time for a second look
+    // A heartbeat was sent, so the other node had time to try the lock again.
+    two.until("renewed_at > elected_at FROM elections").await;
     assert_eq!((goes.now(), stays.now()), (Some(first), None));
     drop(goes);
     assert!(in_time(stays.elected()).await > first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_loses_its_connection_is_not_elected_until_it_is_elected_again() {
+async fn a_node_that_loses_its_connection_leads_again_only_after_an_election() {
     let two = Two::new().await;
     let mut election = two.one.stand_for_election("one").await.unwrap();
     let first = in_time(election.elected()).await;
@@ -184,7 +182,8 @@ async fn who_loses_its_connection_is_not_elected_until_it_is_elected_again() {
     assert_eq!(second.number(), first.number() + 1);
 }
 
-/// A process that was stopped holds its connections and says nothing: here, connections that nobody uses.
+/// A stopped process holds its connections and sends nothing. Here they are connections that nobody
+/// uses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_stopped_in_the_middle_of_a_transaction_is_deposed_in_time() {
     let two = Two::new().await;
@@ -223,7 +222,7 @@ async fn a_node_that_was_stopped_in_the_middle_of_a_transaction_is_deposed_in_ti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_transactions_in_office_hold_an_election_up_and_heartbeats_not_at_all() {
+async fn open_transactions_of_the_leader_delay_an_election_but_no_heartbeat() {
     let two = Two::new().await;
     let mut election = two.one.stand_for_election("one").await.unwrap();
     let epoch = in_time(election.elected()).await;
@@ -250,6 +249,6 @@ async fn open_transactions_in_office_hold_an_election_up_and_heartbeats_not_at_a
     ));
     assert!(
         in_time(election.elected_again(epoch)).await.number() > epoch.number() + 1,
-        "it noticed, and stood again"
+        "the node noticed, and stood again"
     );
 }

@@ -7,7 +7,6 @@ use std::{
 
 use super::{TransferError, sealed};
 
-/// A `log-` file.
 #[derive(Debug, Clone)]
 pub(super) struct Segment {
     pub(super) path: PathBuf,
@@ -15,14 +14,14 @@ pub(super) struct Segment {
     pub(super) last: u64,
 }
 
-/// What a folder holds, by the names of its files.
+/// The files of a folder.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// In order and without a hole.
     pub(super) segments: Vec<Segment>,
     /// The newest `tables-` file, and its head.
     pub(super) tables: Option<(PathBuf, u64)>,
-    /// Older ones, and what a run that broke off left.
+    /// Older `tables-` files, and the files of a run that broke off.
     pub(super) leftovers: Vec<PathBuf>,
 }
 
@@ -43,7 +42,7 @@ impl Listing {
             .iter()
             .map(fs::DirEntry::path)
             .collect();
-        paths.sort(); // numbers have all their digits
+        paths.sort(); // By position and head: the numbers are padded to 20 digits.
         for path in paths {
             let name = path
                 .file_name()
@@ -69,7 +68,7 @@ impl Listing {
         for Segment { path, first, last } in &listing.segments {
             if *first != expected || last < first {
                 let reason =
-                    format!("the file with position {expected} is missing before this one");
+                    format!("the file with position {expected} is missing before this file");
                 return Err(TransferError::file(path, reason));
             }
             expected = last + 1;

@@ -1,4 +1,4 @@
-//! Reading an export.
+//! Reads an export.
 
 use std::path::{Path, PathBuf};
 
@@ -24,12 +24,13 @@ pub struct Export {
 }
 
 impl Export {
-    /// Opens the export in a folder. Argon2id takes about a second: not for a thread that has others waiting.
+    /// Opens the export in a folder. Argon2id takes about a second, so do not call it on a thread
+    /// that others wait for.
     pub fn open(dir: &Path, passphrase: &SecretString) -> Result<Self, TransferError> {
         let Some(key) = ExportKey::read(dir, passphrase)? else {
             return Err(TransferError::file(
                 &dir.join(sealed::KEY_FILE),
-                "is not there, so this folder holds no export",
+                "does not exist, so this folder holds no export",
             ));
         };
         let listing = Listing::of(dir)?;
@@ -37,7 +38,7 @@ impl Export {
         let Some((tables, head)) = listing.tables else {
             return Err(TransferError::file(
                 dir,
-                "the export did not finish; run `genie log export` again, it goes on",
+                "the export did not finish; run `genie log export` again to continue it",
             ));
         };
         if end < head {
@@ -54,7 +55,8 @@ impl Export {
         })
     }
 
-    /// Whether an export was begun in a folder, so that its passphrase is wanted and not a new one.
+    /// Whether the folder holds the beginning of an export: then its passphrase is needed, not a
+    /// new one.
     pub fn is_begun(dir: &Path) -> bool {
         dir.join(sealed::KEY_FILE).exists()
     }
@@ -64,10 +66,11 @@ impl Export {
         self.head
     }
 
-    /// The rows after a position, in order and up to the head, each as its digest says. The first that is not ends it with an
-    /// error. Reads files as it goes, so not for a thread that has others waiting.
+    /// The rows after a position, in order and up to the head, each with a matching digest. The
+    /// first bad row ends the iteration with an error. It reads files as it goes, so do not use it
+    /// on a thread that others wait for.
     pub fn rows(&self, after: u64) -> Rows<'_> {
-        // The file with the row before too: the next file must follow that very row.
+        // Begins with the file that holds the row before: the next file must follow that very row.
         let begun = self
             .segments
             .partition_point(|segment| segment.last < after);
@@ -94,7 +97,7 @@ impl Export {
         if header.is_none_or(|header| header.format != TABLES_FORMAT || header.head != self.head) {
             return Err(TransferError::file(
                 &self.tables,
-                "this release does not know its format",
+                "this release does not know the file's format",
             ));
         }
         Ok(std::iter::from_fn(move || {
@@ -102,14 +105,14 @@ impl Export {
             Some(line.and_then(|line| match CARRIED.iter().find(|table| table.name == line.table) {
                 Some(table) => Ok((table, line.row)),
                 None => {
-                    let reason = format!("this release does not know the table `{}`; use the one that exported it", line.table);
+                    let reason = format!("this release does not know the table `{}`; import with the release that exported it", line.table);
                     Err(TransferError::file(&self.tables, reason))
                 }
             }))
         }))
     }
 
-    /// The system's wrapped key.
+    /// The system's wrapped key, and its row.
     pub(crate) fn system_key(&self) -> Result<(WrappedKey, Row), TransferError> {
         for row in self.tables()? {
             let (table, row) = row?;
@@ -121,7 +124,8 @@ impl Export {
             if table.name == "user_keys" && text("user_id") == Uuid::nil().to_string() {
                 let key = WrappedKey {
                     owner: Uuid::nil(),
-                    key_id: Uuid::try_parse(text("key_id")).unwrap_or_default(), // one that is no UUID fails to unwrap
+                    // An invalid UUID fails to unwrap.
+                    key_id: Uuid::try_parse(text("key_id")).unwrap_or_default(),
                     master_id: text("master_id").to_owned(),
                     sealed: tables::bytes(&row, "wrapped").unwrap_or_default(),
                 };
@@ -130,7 +134,7 @@ impl Export {
         }
         Err(TransferError::file(
             &self.tables,
-            "the system's key is not in it",
+            "the system's key is missing",
         ))
     }
 }
@@ -141,9 +145,9 @@ pub struct Rows<'a> {
     export: &'a Export,
     files: std::slice::Iter<'a, Segment>,
     file: Option<SegmentRows<'a>>,
-    /// Rows up to this one are read and not given.
+    /// Rows up to this position are read and skipped.
     after: u64,
-    /// Of the row before, in hexadecimal.
+    /// The digest of the row before, in hexadecimal.
     digest: Option<String>,
     ended: bool,
 }
@@ -157,7 +161,7 @@ impl Iterator for Rows<'_> {
                 return None;
             }
             let row = self.step().transpose();
-            // After an error, and past the head, nothing is to be trusted.
+            // After an error, and past the head, no row can be trusted.
             self.ended = !matches!(&row, Some(Ok(row)) if row.position < self.export.head);
             match row {
                 Some(Ok(row)) if row.position <= self.after => {}
@@ -191,7 +195,7 @@ impl Rows<'_> {
                 .is_some_and(|digest| *digest != file.digest_before)
             {
                 let reason =
-                    "it follows another row than the one before it: this file is of another log"
+                    "the row before it is another than the file says: the file belongs to another log"
                         .into();
                 return Err(TransferError::Row {
                     file: segment.path.clone(),
@@ -231,7 +235,7 @@ impl<'a> SegmentRows<'a> {
             }),
             _ => Err(TransferError::file(
                 &segment.path,
-                "this release does not know its format",
+                "this release does not know the file's format",
             )),
         }
     }
@@ -246,7 +250,7 @@ impl<'a> SegmentRows<'a> {
         match self.lines.json::<LogLine>()? {
             None if position == self.last + 1 => Ok(None),
             None => Err(wrong(
-                "it is missing: the file holds less than its name says",
+                "the row is missing: the file holds fewer rows than its name says",
             )),
             Some(line) if line.position != position || position > self.last => {
                 Err(wrong("another row stands in its place"))
@@ -254,7 +258,7 @@ impl<'a> SegmentRows<'a> {
             Some(line) => {
                 let row = line
                     .into_row()
-                    .ok_or_else(|| wrong("its digest does not match"))?;
+                    .ok_or_else(|| wrong("the row's digest does not match"))?;
                 self.next += 1;
                 Ok(Some(row))
             }

@@ -1,4 +1,4 @@
-//! The export's key, and sealed files: lines go in, frames come out, and the other way round.
+//! The export's key, and the sealed files that hold lines in frames.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,16 +24,18 @@ pub(super) const KEY_FILE: &str = "key.json";
 pub(super) const PART: &str = ".part";
 const KEY_FORMAT: &str = "genie export key v1";
 
-/// Argon2id's cost: 64 MiB, three passes (RFC 9106, section 4, the second choice), one lane.
+/// Argon2id's cost: the second recommended choice of RFC 9106, section 4 (64 MiB, three passes),
+/// with one lane.
 const MEMORY_KIB: u32 = 64 << 10;
 const PASSES: u32 = 3;
-/// The most memory that a key file may ask for: one from elsewhere must not take the machine down.
+/// The most memory that a key file may ask for: a file from elsewhere must not take the machine
+/// down.
 const MOST_MEMORY_KIB: u32 = 1 << 20;
 const MOST_PASSES: u32 = 20;
 
-/// How much is sealed at once.
+/// The bytes of one frame before sealing.
 const FRAME: usize = 256 << 10;
-/// What sealing adds at most.
+/// The most bytes that sealing adds.
 const OVERHEAD: usize = 128;
 /// The longest line: an event has up to 1 MiB before it is sealed and written as text.
 const LONGEST_LINE: usize = 16 << 20;
@@ -47,7 +49,6 @@ struct KeyFile {
     sealed: String,
 }
 
-/// The key of one export.
 #[derive(Debug)]
 pub(super) struct ExportKey(SealingKey);
 
@@ -55,7 +56,7 @@ fn key_place() -> Place {
     Place::new(&[KEY_FORMAT])
 }
 
-/// The key that the passphrase gives.
+/// Derives a key from the passphrase.
 fn stretched(
     passphrase: &SecretString,
     salt: &[u8],
@@ -81,7 +82,7 @@ impl ExportKey {
         Self(SealingKey::derive(Uuid::nil(), root, "export"))
     }
 
-    /// Makes the key of a new export and keeps it in the folder, sealed under the passphrase.
+    /// Makes the key of a new export and writes it to the folder, sealed under the passphrase.
     pub(super) fn make(dir: &Path, passphrase: &SecretString) -> Result<Self, TransferError> {
         let path = dir.join(KEY_FILE);
         let (root, salt) = (Zeroizing::new(random_bytes::<32>()), random_bytes::<16>());
@@ -104,7 +105,7 @@ impl ExportKey {
         Ok(Self::from_root(&root))
     }
 
-    /// The key in the folder; `None` when there is none.
+    /// The key in the folder; `None` when the folder has none.
     pub(super) fn read(
         dir: &Path,
         passphrase: &SecretString,
@@ -116,13 +117,13 @@ impl ExportKey {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(wrong(&error)),
         };
-        let form = "is not the key of an export, or was damaged";
+        let form = "is not the key of an export, or is damaged";
         let file: KeyFile = serde_json::from_slice(&text).map_err(|_| wrong(&form))?;
         if file.format != KEY_FORMAT
             || file.memory_kib > MOST_MEMORY_KIB
             || file.passes > MOST_PASSES
         {
-            return Err(wrong(&"this release does not know its format"));
+            return Err(wrong(&"this release does not know the file's format"));
         }
         let decode = |text: &str| BASE64.decode(text).map_err(|_| wrong(&form));
         let outer = stretched(
@@ -155,7 +156,8 @@ fn create(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Flushes what was written beside and gives it its name: after a crash the name means a whole file.
+/// Flushes the temporary file and gives it its name: even after a crash the name means a whole
+/// file.
 fn settle(file: &File, part: &Path, path: &Path) -> std::io::Result<()> {
     file.sync_all()?;
     fs::rename(part, path)?;
@@ -171,7 +173,7 @@ fn frame_place(begins: &str, number: u64, last: bool) -> Place {
     ])
 }
 
-/// A sealed file that is being written. It has no name before it is finished.
+/// A sealed file that is being written. It gets its name when it is finished.
 pub(super) struct SealedWriter<'a> {
     key: &'a ExportKey,
     out: BufWriter<File>,
@@ -183,7 +185,7 @@ pub(super) struct SealedWriter<'a> {
 }
 
 impl<'a> SealedWriter<'a> {
-    /// `begins` says which part of the export it is: frames are bound to it.
+    /// `begins` names the part of the export that the file holds: its frames are bound to it.
     pub(super) fn create(
         dir: &Path,
         key: &'a ExportKey,
@@ -216,7 +218,7 @@ impl<'a> SealedWriter<'a> {
         Ok(())
     }
 
-    /// How many bytes of lines it holds.
+    /// The bytes of all lines so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -246,7 +248,6 @@ impl<'a> SealedWriter<'a> {
     }
 }
 
-/// The lines of a sealed file.
 #[derive(Debug)]
 pub(super) struct SealedReader<'a> {
     key: &'a SealingKey,
@@ -303,23 +304,23 @@ impl<'a> SealedReader<'a> {
         let line = serde_json::from_slice(&self.buffer[self.at..end]);
         self.at = end + 1;
         line.map(Some)
-            .map_err(|error| self.wrong(&format!("a line can't be read: {error}")))
+            .map_err(|error| self.wrong(&format!("a line cannot be read: {error}")))
     }
 
     fn read_frame(&mut self) -> Result<(), TransferError> {
         let number = self.frame;
         let mut head = [0; 5];
         let read = self.input.read_exact(&mut head);
-        read.map_err(|_| self.wrong(&format!("it is cut short at frame {number}")))?;
+        read.map_err(|_| self.wrong(&format!("the file is cut short at frame {number}")))?;
         let [last, length @ ..] = head;
         let (last, length) = (last == 1, u32::from_be_bytes(length) as usize);
-        let damaged = format!("it was damaged, or is of another export, at frame {number}");
+        let damaged = format!("frame {number} is damaged, or belongs to another export");
         if length > FRAME + OVERHEAD {
             return Err(self.wrong(&damaged));
         }
         let mut sealed = vec![0; length];
         let read = self.input.read_exact(&mut sealed);
-        read.map_err(|_| self.wrong(&format!("it is cut short at frame {number}")))?;
+        read.map_err(|_| self.wrong(&format!("the file is cut short at frame {number}")))?;
         let opened = self
             .key
             .open(&sealed, &frame_place(&self.begins, number, last))
@@ -331,7 +332,7 @@ impl<'a> SealedReader<'a> {
             .fill_buf()
             .map_err(|error| TransferError::file(&self.path, error))?;
         match last && !more.is_empty() {
-            true => Err(self.wrong("something was added to its end")),
+            true => Err(self.wrong("something follows the last frame")),
             false => Ok(()),
         }
     }

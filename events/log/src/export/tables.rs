@@ -1,4 +1,5 @@
-//! The working tables that an export carries: what is not in the log and can't be made from it again.
+//! The working tables that an export carries: data that the log does not hold and cannot make
+//! again.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value};
@@ -6,15 +7,15 @@ use sqlx::{Any, Row as _, Transaction, any::AnyArguments, any::AnyRow, query::Qu
 
 use super::TransferError;
 
-/// How many rows are read at once.
+/// The number of rows that one statement reads.
 const PAGE: usize = 500;
-/// How many rows are written by one statement: all stores take 32,766 values.
+/// The number of rows that one statement writes: every store takes 32,766 values.
 const CHUNK: usize = 200;
 
-/// A row, by its columns; bytes in base64.
+/// A row by its columns; bytes in base64.
 pub(crate) type Row = Map<String, Value>;
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Debug, Clone, Copy)]
 enum Holds {
     Text,
@@ -23,20 +24,20 @@ enum Holds {
 }
 use Holds::{Bytes, Number, Text};
 
-/// A working table.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub name: &'static str,
-    /// The primary key's columns come first.
+    /// The columns of the primary key come first.
     columns: &'static [(&'static str, Holds)],
-    /// How many those are.
+    /// The number of the primary key's columns.
     key: usize,
-    /// Which rows; empty for all.
+    /// A condition on the rows; empty for all.
     only: &'static str,
 }
 
-/// All that an export carries, in the order that it does, users' keys first. The others are filled from the log again, or belong to the place
-/// where the store runs; a test asks of every table of the schema which of the two it is.
+/// The tables that an export carries, in this order; users' keys come first. All other tables are
+/// filled from the log again, or belong to the machines on which the store runs. A test demands the
+/// decision for each table of the schema.
 pub(crate) const CARRIED: &[Table] = &[
     Table {
         name: "user_keys",
@@ -123,7 +124,7 @@ pub(crate) const CARRIED: &[Table] = &[
         key: 1,
         only: "",
     },
-    // The rows alone: the bytes are sealed, and can be copied as they are.
+    // Only the rows. The files' bytes are sealed, and can be copied as they are.
     Table {
         name: "blobs",
         columns: &[
@@ -156,7 +157,7 @@ pub(crate) const CARRIED: &[Table] = &[
 
 type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;
 
-/// The bytes of a column; `None` for anything else.
+/// The bytes of a column; `None` for any other content.
 pub(super) fn bytes(row: &Row, column: &str) -> Option<Vec<u8>> {
     row.get(column)
         .and_then(Value::as_str)
@@ -172,7 +173,7 @@ impl Table {
             .join(", ")
     }
 
-    /// The rows after one, in the order of the key; fewer than a page at the end.
+    /// The rows after one, in the order of the key. The last page has fewer than [`PAGE`] rows.
     pub(super) async fn page(
         &self,
         tx: &mut Transaction<'_, Any>,
@@ -210,7 +211,6 @@ impl Table {
             .collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Whether a page was the last.
     pub(super) fn is_last(page: &[Row]) -> bool {
         page.len() < PAGE
     }
@@ -230,7 +230,7 @@ impl Table {
         Ok(read)
     }
 
-    /// Whether so many rows are to be written at once.
+    /// Whether these rows should be written now.
     pub(crate) fn is_full(rows: &[Row]) -> bool {
         rows.len() >= CHUNK
     }
@@ -279,7 +279,8 @@ impl Table {
     }
 }
 
-/// A column that an older export does not have is bound as NULL, which the store refuses where it may not be.
+/// A column that an older export lacks is bound as NULL. The store refuses it where NULL is not
+/// allowed.
 fn bind<'q>(query: Asked<'q>, row: &Row, column: &str, holds: Holds) -> Asked<'q> {
     match holds {
         Text => query.bind(row.get(column).and_then(Value::as_str).map(str::to_owned)),
@@ -293,17 +294,17 @@ mod tests {
     use super::*;
     use crate::testing::{TestStore, both_stores};
 
-    /// Filled from the log again, or of the place where the store runs.
+    /// Filled from the log again, or bound to the machines on which the store runs.
     const LEFT_OUT: &[&str] = &[
-        "events", // carried on its own
+        "events", // An export carries these rows in `log-` files.
         "_sqlx_migrations",
         "snapshots",
         "checkpoints",
         "elections",
-        "rings",         // of servers that run
-        "refresh_grace", // good for seconds
+        "rings",         // The running servers.
+        "refresh_grace", // Good for seconds only.
         "tree_hashes",
-        "tree_heads", // signed anew over the same facts; those to trust were kept outside
+        "tree_heads", // Signed anew over the same facts. A head to be trusted was kept outside.
         "accounts",
         "usage",
         "credentials",
@@ -314,7 +315,7 @@ mod tests {
         "audit",
         "service_keys",
         "invites",
-        "impersonations", // they end with a move
+        "impersonations", // A move to another store ends them.
         "damaged",
     ];
 
@@ -346,7 +347,7 @@ mod tests {
                 let Some(table) = CARRIED.iter().find(|table| table.name == name) else {
                     assert!(
                         LEFT_OUT.contains(&name.as_str()),
-                        "say of `{name}` whether an export carries it"
+                        "decide whether an export carries `{name}`"
                     );
                     continue;
                 };

@@ -1,4 +1,4 @@
-//! Writing an export from a log that may be in use.
+//! Writes an export of a log, which may be in use.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,26 +21,26 @@ use crate::{
     store::{Writing, in_time},
 };
 
-/// How many rows are read at once.
+/// The number of rows that one statement reads.
 const PAGE: usize = 200;
 /// A segment is closed after so many rows, or so many bytes of lines.
 const SEGMENT_ROWS: u64 = 10_000;
 const SEGMENT_BYTES: u64 = 32 << 20;
 
-/// What an export came to.
+/// The outcome of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
-    /// The last position of it.
     pub head: u64,
-    /// How many rows were in the folder already.
+    /// The number of rows that the folder held before.
     pub had: u64,
 }
 
-/// Exports a log into a folder, which is made when absent; goes on after what an earlier run left there. To be called on the
-/// runtime that owns the log's connections; it writes files as it goes, so not where others wait for the thread.
+/// Exports a log into a folder, which is made when absent, and continues after the rows of an
+/// earlier run. Call it on the runtime that owns the log's connections. It writes files as it goes,
+/// so not on a thread that others wait for.
 ///
-/// The working tables and the head are read in one snapshot, and the log up to that head, so that what the tables say and what
-/// the log says is of one moment, whatever is written meanwhile.
+/// One snapshot holds the working tables and the head, and the log is written up to that head. So
+/// tables and log are of one moment, whatever is written meanwhile.
 pub async fn export(
     log: &Log,
     dir: &Path,
@@ -52,7 +52,7 @@ pub async fn export(
         .create(dir)
         .map_err(|error| TransferError::file(dir, error))?;
     if import::is_unfinished(log.store()).await? {
-        return Err(LogError::ImportUnfinished.into()); // what it holds so far can't be read
+        return Err(LogError::ImportUnfinished.into()); // An unfinished import cannot be read.
     }
     let _alone = lock(dir)?;
     let listing = Listing::of(dir)?;
@@ -62,7 +62,7 @@ pub async fn export(
         None => {
             return Err(TransferError::file(
                 dir,
-                "has files of an export but not its key.json; take an empty folder",
+                "has files of an export, but not its key.json; use an empty folder",
             ));
         }
     };
@@ -71,7 +71,7 @@ pub async fn export(
     let (tables, head) = write_tables(log, dir, &key).await?;
     if head < had {
         return Err(TransferError::Refused(format!(
-            "the export in {} goes to position {had} and the log to {head}: it is of another log, or the store was set back",
+            "the export in {} ends at position {had} and the log at {head}: the export belongs to another log, or the store was set back",
             dir.display()
         )));
     }
@@ -86,7 +86,7 @@ pub async fn export(
     Ok(Exported { head, had })
 }
 
-/// Of two exports into one folder the second is refused.
+/// A second export into the same folder is refused.
 fn lock(dir: &Path) -> Result<File, TransferError> {
     let path = dir.join("export.lock");
     let file = OpenOptions::new()
@@ -100,12 +100,13 @@ fn lock(dir: &Path) -> Result<File, TransferError> {
         Ok(()) => Ok(file),
         Err(_) => Err(TransferError::file(
             &path,
-            "another export into this folder is under way",
+            "another export into this folder is running",
         )),
     }
 }
 
-/// The digest of the last row that the folder has, once the log has the same row; empty for a new export.
+/// The digest of the last row in the folder, after a check that the log has the same row; empty for
+/// a new export.
 async fn last_digest(
     log: &Log,
     key: &ExportKey,
@@ -129,12 +130,13 @@ async fn last_digest(
         _ => Err(TransferError::Row {
             file: segment.path.clone(),
             position: segment.last,
-            reason: "the log has another row or none there: the export is of another log, or the store was set back".into(),
+            reason: "the log has another row or none there: the export belongs to another log, or the store was set back".into(),
         }),
     }
 }
 
-/// The tables as they are now, still without a name, and the log's head at that moment.
+/// Writes the tables as they are now, without their final name, and answers the log's head at that
+/// moment.
 async fn write_tables<'a>(
     log: &Log,
     dir: &Path,
@@ -142,7 +144,7 @@ async fn write_tables<'a>(
 ) -> Result<(SealedWriter<'a>, u64), TransferError> {
     let begin = match log.store().writing {
         Writing::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        Writing::Sqlite(_) => "BEGIN", // its snapshot is that of the first read
+        Writing::Sqlite(_) => "BEGIN", // Its snapshot begins with the first read.
     };
     let mut snapshot = log.store().reads().begin_with(begin).await?;
     let sql = "SELECT coalesce(max(position), 0) AS head FROM events";
@@ -172,11 +174,11 @@ async fn write_tables<'a>(
             }
         }
     }
-    snapshot.rollback().await?; // nothing was written
+    snapshot.rollback().await?; // The transaction wrote nothing.
     Ok((out, head))
 }
 
-/// One file of rows; where it ends, and the digest of its last row.
+/// Writes one file of rows. Answers the last position in it, and the digest of that row.
 async fn write_segment(
     log: &Log,
     dir: &Path,
@@ -203,7 +205,7 @@ async fn write_segment(
         for row in &rows {
             if row.computed_digest()[..] != row.digest[..] {
                 return Err(row
-                    .damaged("its digest does not match; nothing from here on was exported")
+                    .damaged("its digest does not match; the export ends before it")
                     .into());
             }
             out.line(&LogLine::of(row))?;

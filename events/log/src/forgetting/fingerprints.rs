@@ -1,5 +1,6 @@
-//! Fingerprints of what must be gone once a user was forgotten, and a look for them in all that a dump of the store would hold.
-//! Which tables there are is asked of the store itself, so that a table of a later release is not left out.
+//! Fingerprints of data that must be gone once a user is forgotten, and a search for them in
+//! everything that a dump of the store would hold. The store itself is asked for its tables, so
+//! that a table of a later release is not left out.
 
 use std::collections::BTreeSet;
 
@@ -14,24 +15,25 @@ use crate::{
     store::{Store, Writing},
 };
 
-/// Values of one column that are taken.
+/// At most this many values of a column are taken.
 const MOST: i64 = 200;
-/// Where the nonce lies in sealed bytes (see [`crate::encryption`]): no two values have the same.
+/// The nonce's place in sealed bytes (see [`crate::encryption`]): no two values share a nonce.
 const NONCE: std::ops::Range<usize> = 33..57;
-/// Fewer bytes than that could be anything.
+/// Fewer bytes could occur by chance.
 const LEAST: usize = 16;
 
-/// Some bytes of a sealed value that are found nowhere else.
+/// Some bytes of a sealed value that occur nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// Of which column, as `table.column`.
+    /// The column, as `table.column`.
     pub of: String,
     /// At most 24 bytes.
     pub bytes: Vec<u8>,
 }
 
 impl Log {
-    /// Of all sealed columns of all rows of a user: the wrapped key, working rows, read rows. Not of their events, which stay.
+    /// Fingerprints of a user's sealed columns: the wrapped key, working rows, read rows. The
+    /// user's events are left out: they stay.
     pub async fn fingerprints(&self, user: UserId) -> Result<Vec<Fingerprint>, LogError> {
         self.store()
             .run(async move |store: Store| {
@@ -53,9 +55,9 @@ impl Log {
             .await
     }
 
-    /// On Postgres: gives back the room of dead rows in these tables and writes what changed to their files, as far as the role
-    /// may. The room itself is only overwritten when it is used again, so the tables are rewritten when `full`: nobody can use them
-    /// meanwhile.
+    /// On Postgres: frees the space of dead rows in these tables and writes changes to their files,
+    /// as far as the role may. Freed space is overwritten only when it is used again. So with
+    /// `full` the tables are rewritten, and nobody can use them meanwhile.
     pub async fn vacuum(&self, tables: BTreeSet<String>, full: bool) -> Result<(), LogError> {
         let Some(options) = self.store().postgres() else {
             return Ok(());
@@ -77,8 +79,8 @@ impl Log {
         Ok(vacuumed.map_err(|stopped| LogError::Statement(stopped.to_string()))??)
     }
 
-    /// On Postgres: which of these bytes, by number, stand in a copy of all tables, which is what a dump holds. Nothing on an
-    /// embedded store, whose file is the dump.
+    /// On Postgres: the numbers of the byte strings that stand in a copy of all tables, which is
+    /// what a dump holds. Empty on an embedded store, whose file is the dump.
     pub async fn find_in_tables(&self, wanted: Vec<Vec<u8>>) -> Result<BTreeSet<usize>, LogError> {
         let Some(options) = self.store().postgres() else {
             return Ok(BTreeSet::new());
@@ -104,13 +106,14 @@ impl Log {
             }
             Ok::<_, sqlx::Error>(found)
         };
-        // On the runtime that owns the connections, as all I/O, and without the limit on the time of other work.
+        // On the runtime that owns the connections, as all I/O, but without the time limit of other
+        // work.
         let looked = self.store().io().spawn(look).await;
         Ok(looked.map_err(|stopped| LogError::Statement(stopped.to_string()))??)
     }
 }
 
-/// A connection whose statements may take however long they take.
+/// A connection without a limit on the time of a statement.
 async fn patient(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let mut connection = options.connect().await?;
     sqlx::query("SET statement_timeout = 0")
@@ -119,7 +122,7 @@ async fn patient(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
     Ok(connection)
 }
 
-/// The columns of bytes of all tables with users, but the log.
+/// The columns of bytes in all tables that name a user, except the log.
 async fn sealed_columns(store: &Store) -> Result<Vec<(String, String)>, LogError> {
     let sql = match store.writing {
         Writing::Sqlite(_) => {

@@ -1,6 +1,6 @@
 use genie_events::{
     Event, Metadata, StreamId, StreamKind,
-    account::{AccountEvent, AtTheWishOf},
+    account::{AccountEvent, ForgottenBy},
 };
 
 use super::*;
@@ -20,7 +20,7 @@ async fn forget(
     after: u64,
 ) -> Result<Appended, AppendError> {
     let event = Event::Account(AccountEvent::Forgotten {
-        by: AtTheWishOf::User,
+        by: ForgottenBy::User,
     });
     let fact = NewFact {
         stream: StreamId::new(StreamKind::Account, user),
@@ -45,7 +45,7 @@ async fn forget(
 }
 
 both_stores!(
-    the_fact_that_somebody_was_forgotten_is_all_that_can_be_read_of_them,
+    only_the_fact_of_the_forgetting_can_be_read_of_a_forgotten_user,
     async |store: TestStore| {
         let (log, warm) = (store.open().await.log, store.open().await.log);
         let (ada, bob) = (
@@ -86,7 +86,7 @@ both_stores!(
         for log in [&log, &warm] {
             assert!(
                 matches!(forget(&store, log, ada, 2).await, Err(KeyNotLive)),
-                "nothing follows it, from no node"
+                "no node can append after it"
             );
         }
         assert_eq!(
@@ -101,7 +101,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_key_that_came_back_without_its_log_opens_nothing,
+    a_key_that_was_restored_without_its_log_opens_nothing,
     async |store: TestStore| {
         let log = store.open().await.log;
         let (ada, bob) = (
@@ -123,7 +123,7 @@ both_stores!(
         assert!(matches!(fresh.wake(ada).await.unwrap(), Waking::Forgotten));
         assert!(
             matches!(fresh.keys(ada.0).await.unwrap(), KeyState::Live(_)),
-            "the ledger is what is for this"
+            "only the ledger of the forgotten finds such a key"
         );
         let live = fresh.with_live_keys(vec![ada, bob]).await.unwrap();
         assert!(
@@ -146,7 +146,7 @@ both_stores!(
 );
 
 both_stores!(
-    all_working_rows_of_a_forgotten_user_are_erased_and_of_nobody_else,
+    all_working_rows_of_a_forgotten_user_are_erased_and_no_others,
     async |store: TestStore| {
         let log = store.open().await.log;
         let (ada, bob) = (
@@ -192,7 +192,7 @@ both_stores!(
         assert_eq!(
             log.working_rows_left(ada).await.unwrap().len(),
             7,
-            "not while they are there"
+            "the rows of a user who was not forgotten stay"
         );
         forget(&store, &log, ada, 1).await.unwrap();
         log.erase_working_rows(ada).await.unwrap();
@@ -231,7 +231,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_wish_to_be_forgotten_waits_and_can_be_taken_back,
+    a_request_to_be_forgotten_waits_and_can_be_withdrawn,
     async |store: TestStore| {
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
@@ -295,7 +295,7 @@ both_stores!(
         assert_eq!(
             log.forgetting(ada).await.unwrap().unwrap().stage,
             Stage::Forgotten,
-            "who was forgotten can't stay"
+            "a forgotten user cannot withdraw"
         );
     }
 );

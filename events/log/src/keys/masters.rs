@@ -1,8 +1,10 @@
-//! The ring of master keys, known by their ids, and what they wrap: one data key for each user, and the system's.
+//! The ring of master keys, known by their ids. They wrap one data key for each user, and the
+//! system's.
 //!
-//! The first key of a ring is the one to wrap by. It becomes *current* when rotation has wrapped the system's key by it, which all
-//! servers on a store see; until then new data keys are wrapped by the one that was current before. So a ring may grow on
-//! one server after the other, in any order, and nobody meets a key that they do not have yet.
+//! The first key of a ring is the one that should wrap. It becomes *current* when a rotation has
+//! wrapped the system's key by it, which every server on the store sees. Until then new data keys
+//! are wrapped by the key that was current before. So the rings of several servers can grow one
+//! after the other, in any order, and no server meets a key that it does not have yet.
 
 use std::{fmt, sync::Arc};
 
@@ -19,13 +21,12 @@ use crate::{
     encryption::{CantOpen, Place, SealingKey},
 };
 
-/// The most keys of a ring: each is to be retired some day.
+/// The most keys of a ring: old keys must be retired some day.
 pub const MOST: usize = 64;
 
-/// Why a ring of master keys can't be read. Says nothing of the keys.
+/// A ring of master keys that cannot be read. The error shows no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRing {
-    /// Nothing in it.
     #[error("the ring of master keys is empty; it is a list of `id:base64`, separated by commas")]
     Empty,
     /// An entry is not `id:base64` of 32 bytes.
@@ -33,12 +34,12 @@ pub enum BadRing {
         "master key number {0} is not `id:base64` of 32 bytes, with an id of 1 to 32 letters, digits, `-` or `_`"
     )]
     Entry(usize),
-    /// An id stands twice.
+    /// An id stands twice in the ring.
     #[error("master key id `{0}` stands twice in the ring")]
     Twice(String),
-    /// More than [`MOST`].
+    /// The ring has more than [`MOST`] keys.
     #[error(
-        "the ring has more than {MOST} master keys; retire those that nothing needs: `genie keys list` tells which"
+        "the ring has more than {MOST} master keys; retire those that wrap nothing; `genie keys list` shows them"
     )]
     TooMany,
 }
@@ -48,10 +49,10 @@ struct MasterKey {
     key: SealingKey,
 }
 
-/// The ring of master keys. One is current, the others still open what they wrapped.
+/// The ring of master keys. One is current; the others still open what they wrapped.
 #[derive(Clone)]
 pub struct MasterKeys {
-    /// Never empty: `parse` sees to it.
+    /// Invariant: never empty. `parse` refuses an empty ring.
     ring: Arc<[MasterKey]>,
     current: usize,
 }
@@ -65,7 +66,7 @@ impl fmt::Debug for MasterKeys {
 }
 
 impl MasterKeys {
-    /// Reads `id:base64,id:base64`; in a file they may stand on lines of their own.
+    /// Reads `id:base64,id:base64`; line breaks may stand in place of the commas.
     pub fn parse(text: &str) -> Result<Self, BadRing> {
         let mut ring: Vec<MasterKey> = Vec::new();
         let entries = text
@@ -113,27 +114,26 @@ impl MasterKeys {
         Zeroizing::new(format!("{id}:{}", encoded.as_str()))
     }
 
-    /// Their ids, in the order of the ring.
+    /// The ids, in the order of the ring.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.ring.iter().map(|master| master.id.as_str())
     }
 
-    /// The id of the key that new data keys are wrapped by.
+    /// The id of the key that wraps new data keys.
     pub fn current(&self) -> &str {
         &self.ring[self.current].id
     }
 
-    /// The id of the key that is to be current once all is rotated.
+    /// The id of the key that becomes current by a rotation.
     pub fn first(&self) -> &str {
         &self.ring[0].id
     }
 
-    /// Whether a key is in the ring.
     pub fn has(&self, id: &str) -> bool {
         self.ids().any(|own| own == id)
     }
 
-    /// The same ring with another current key; `None` when that is not in it.
+    /// The same ring with another current key; `None` when the ring lacks that key.
     pub(crate) fn with_current(&self, id: &str) -> Option<Self> {
         let current = self.ids().position(|own| own == id)?;
         Some(Self {
@@ -181,7 +181,7 @@ impl MasterKeys {
         })
     }
 
-    /// The same data key, wrapped by the key of that id.
+    /// The same data key, wrapped by the key with the id `by`.
     pub(crate) fn rewrap(&self, wrapped: &WrappedKey, by: &str) -> Result<WrappedKey, LogError> {
         let (root, by) = (self.unwrap(wrapped)?.root, self.master(by)?);
         let sealed = by.key.seal(
@@ -195,7 +195,8 @@ impl MasterKeys {
         })
     }
 
-    /// Whether a data key was wrapped by another key than the one of that id in the ring: damage looks different.
+    /// Whether another key than the ring's key of that id wrapped this data key. Damage looks
+    /// different.
     pub(crate) fn is_of_another(&self, wrapped: &WrappedKey) -> Result<bool, LogError> {
         let place = wrapping_place(wrapped.owner, wrapped.key_id);
         Ok(matches!(
@@ -229,13 +230,11 @@ fn wrapping_place(owner: Uuid, key_id: Uuid) -> Place {
 /// A data key as `user_keys` holds it.
 #[derive(Debug, Clone)]
 pub struct WrappedKey {
-    /// Whose: a user, or the nil UUID for the system.
+    /// A user, or the nil UUID for the system.
     pub owner: Uuid,
-    /// Which key.
     pub key_id: Uuid,
-    /// Under which master key.
+    /// The id of the master key that wrapped it.
     pub master_id: String,
-    /// The wrapped bytes.
     pub sealed: Vec<u8>,
 }
 
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_wrapped_anew_opens_the_same() {
+    fn a_rewrapped_key_opens_the_same() {
         let (old, new) = (MasterKeys::generate(), MasterKeys::new_entry("m2"));
         let both = MasterKeys::parse(&format!("{},{}", *new, *old)).unwrap();
         let (keys, wrapped) = both

@@ -1,4 +1,5 @@
-//! The ring of a running server: it may be exchanged, and the servers on one Postgres tell each other which keys they have.
+//! The ring of a running server. It can be replaced, and the servers on one Postgres announce the
+//! keys that they have.
 
 use std::time::Duration;
 
@@ -11,15 +12,17 @@ use crate::{
     store::{Store, Writing},
 };
 
-/// How often a server says which keys it has, and looks which one is current.
+/// How often a server announces its keys and looks up the current one.
 pub const ANNOUNCE: Duration = Duration::from_secs(5);
-/// A server that was not heard of for so long is gone. If it was only stopped, it finds out what changed when it goes on.
+/// A server without an announcement for this long counts as gone. If it was only stopped, it learns
+/// what changed when it continues.
 const SILENT: Duration = Duration::from_secs(30);
-/// After so long nothing is left of it.
+/// The row of a silent server is deleted after this time.
 const SWEPT: Duration = Duration::from_secs(3600);
 
 impl Log {
-    /// Takes another ring, which must have all keys that are needed. What it has more is at hand from now on.
+    /// Replaces the ring. The new one must have all keys that are in use; its further keys are at
+    /// hand from now on.
     pub async fn take_ring(&self, ring: MasterKeys) -> Result<(), LogError> {
         let wanted = ring.clone();
         self.store()
@@ -33,7 +36,8 @@ impl Log {
         self.follow_current().await.map(drop)
     }
 
-    /// Which master key is current, by the system's data key, which any server may have wrapped anew. From now on this one follows it.
+    /// The id of the current master key, which is the one that wraps the system's data key; any
+    /// server may have rewrapped it. From now on this server wraps by it.
     pub async fn follow_current(&self) -> Result<String, LogError> {
         let read = async |store: Store| {
             let sql = "SELECT master_id FROM user_keys WHERE user_id = $1";
@@ -49,7 +53,7 @@ impl Log {
         Ok(current)
     }
 
-    /// Tells the other servers which keys this one has. An embedded store has no others.
+    /// Announces this server's keys to the others. An embedded store has no other server.
     pub async fn announce_ring(&self, node: &str) -> Result<(), LogError> {
         let ids = self.masters().ids().collect::<Vec<_>>().join(",");
         let node = node.to_owned();
@@ -72,13 +76,14 @@ impl Log {
                 .await?;
             Ok(tx.commit().await?)
         };
-        // First told, then looked at: of a server that starts and one that rotates, at least one sees the other.
+        // Announced first, then looked up: of a server that starts and one that rotates, at least
+        // one sees the other.
         let told = self.store().run(tell).await;
         self.follow_current().await?;
         told
     }
 
-    /// Tells them that this server goes.
+    /// Tells the other servers that this one stops.
     pub async fn withdraw_ring(&self, node: &str) -> Result<(), LogError> {
         let node = node.to_owned();
         let withdraw = async move |store: Store| {
@@ -92,7 +97,7 @@ impl Log {
         self.store().run(withdraw).await
     }
 
-    /// The servers that run now, and the ids of the master keys that they have.
+    /// The running servers, and the ids of their master keys.
     pub async fn rings(&self) -> Result<Vec<(String, Vec<String>)>, LogError> {
         let read = async |store: Store| {
             if let Writing::Sqlite(_) = store.writing {
@@ -116,7 +121,7 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// Refuses when a server runs that lacks that key: it could not read what is wrapped by it.
+    /// Refuses when a running server lacks the key: that server could not read what the key wraps.
     pub(super) async fn none_lacks(&self, id: &str) -> Result<(), RotationError> {
         let rings = self.rings().await?;
         let lacking: Vec<&str> = rings

@@ -1,8 +1,10 @@
-//! Which master keys are needed, wrapping all data keys by another one, and retiring a master key that nothing needs any more.
+//! The use of master keys: which are needed, wrapping all data keys by another one, and retiring
+//! one that nothing needs any more.
 //!
-//! Rotation goes through the data keys in small steps beside everything else. A step writes over exactly the rows that it read:
-//! a key that was destroyed or wrapped anew meanwhile stays as it is. So it may be killed, and run twice or on several servers at
-//! once, and whatever it did not reach is found by the next run.
+//! A rotation goes through the data keys in small steps, while the servers run. A step replaces
+//! exactly the rows that it read: a key that was destroyed or rewrapped meanwhile stays as it is.
+//! So a rotation may be killed, and run twice or on several servers at once. The next run finds the
+//! keys that it did not reach.
 
 use std::time::Duration;
 
@@ -19,20 +21,18 @@ use crate::{
     store::{Store, Writing},
 };
 
-/// Data keys of one transaction: few enough that nobody waits for it.
+/// The data keys of one transaction: few enough that nobody waits for it.
 const BATCH: usize = 500;
-/// How long a step goes on taking batches, so that whoever asked hears of it.
+/// A step takes batches for this long, so that the caller hears of its progress.
 const STEP: Duration = Duration::from_secs(1);
-/// How many data keys of each master key are tried at the start.
+/// At a start this many data keys of each master key are tried.
 const SAMPLES: i64 = 8;
 
-/// What was asked of master keys can't be done.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
-    /// As things are; the sentence says what is in the way.
+    /// The present state does not allow it; the sentence names the obstacle.
     #[error("{0}")]
     Refused(String),
-    /// The store failed.
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -43,35 +43,34 @@ impl From<sqlx::Error> for RotationError {
     }
 }
 
-/// How many data keys a master key wraps.
+/// The number of data keys that a master key wraps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wraps {
-    /// The master key.
     pub master: String,
-    /// How many, the system's among them.
+    /// The number of data keys, with the system's.
     pub keys: u64,
 }
 
-/// How far a rotation is: all before this place was looked at.
+/// The progress of a rotation: all keys before this place were looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     master: String,
     owner: String,
 }
 
-/// What a step of a rotation did.
+/// The outcome of one step of a rotation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Step {
-    /// So many data keys were wrapped anew.
+    /// The number of data keys that were rewrapped.
     pub wrapped: u64,
-    /// The owners of those that can't be opened, and stay as they are.
+    /// The owners of data keys that cannot be opened; those keys stay as they are.
     pub unreadable: Vec<String>,
-    /// Where the next step begins; `None` when there was nothing more.
+    /// The begin of the next step; `None` at the end.
     pub next: Option<Place>,
 }
 
 impl Log {
-    /// How many data keys each master key wraps.
+    /// The number of data keys that each master key wraps.
     pub async fn wraps(&self) -> Result<Vec<Wraps>, LogError> {
         let read = async |store: Store| {
             let sql = "SELECT master_id, count(*) AS n FROM user_keys WHERE state = 'live' GROUP BY master_id ORDER BY master_id";
@@ -87,7 +86,7 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// The master keys that were retired, and when.
+    /// The retired master keys, with the time of their retirement.
     pub async fn retired_masters(&self) -> Result<Vec<(String, Timestamp)>, LogError> {
         let read = async |store: Store| {
             let sql = "SELECT id, retired_at FROM retired_masters ORDER BY retired_at, id";
@@ -99,7 +98,7 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// Makes the first key of the ring the one that all new data keys are wrapped by, on every server. Answers its id.
+    /// Makes the first key of the ring wrap all new data keys, on every server. Answers its id.
     pub async fn begin_rotation(&self) -> Result<String, RotationError> {
         let masters = self.masters();
         let to = masters.first().to_owned();
@@ -125,7 +124,7 @@ impl Log {
         Ok(to)
     }
 
-    /// Goes on with a rotation to that key for about a second.
+    /// Continues a rotation to that key for about a second.
     pub async fn rotate(&self, to: &str, from: Place) -> Result<Step, RotationError> {
         let current = self.follow_current().await?;
         if current != to {
@@ -154,14 +153,15 @@ impl Log {
         }
     }
 
-    /// Never wraps by that key again, if nothing is wrapped by it. Answers since when; asking twice is no error.
+    /// Retires a key that wraps nothing: it never wraps again. Answers the time of the retirement;
+    /// asking twice is no error.
     pub async fn retire_master(&self, id: &str) -> Result<Timestamp, RotationError> {
         if self.follow_current().await? == id {
             return Err(RotationError::Refused(format!(
                 "master key `{id}` is current; add another and rotate first: genie keys add, genie keys rotate"
             )));
         }
-        // Counted before the table is locked: they may be many.
+        // Counted before the table is locked: the keys may be many.
         if let Some(Wraps { keys, .. }) =
             self.wraps().await?.iter().find(|wraps| wraps.master == id)
         {
@@ -173,7 +173,8 @@ impl Log {
         let retire = async move |store: Store| {
             let mut tx = store.durable().await?;
             if let Writing::Postgres(_) = store.writing {
-                // Waits for whoever is about to store a data key; whoever comes later finds the master key retired.
+                // Waits for transactions that are about to store a data key. Later ones find the
+                // master key retired.
                 sqlx::query("LOCK TABLE user_keys IN SHARE MODE")
                     .execute(&mut *tx)
                     .await?;
@@ -203,13 +204,14 @@ impl Log {
         };
         let meanwhile = || {
             RotationError::Refused(
-                "a server wrapped by that key meanwhile; run: genie keys rotate".into(),
+                "a server wrapped a data key by that key meanwhile; run: genie keys rotate".into(),
             )
         };
         self.store().run(retire).await?.ok_or_else(meanwhile)
     }
 
-    /// Wraps the system's data key by that master key, if it is not so already: new data keys follow it.
+    /// Wraps the system's data key by that master key, unless it is so already. New data keys
+    /// follow it.
     async fn wrap_system_by(&self, to: &str) -> Result<(), RotationError> {
         let masters = self.masters();
         let (nil, by) = (Uuid::nil(), to.to_owned());
@@ -238,7 +240,7 @@ impl Log {
         }
     }
 
-    /// The next data keys that are wrapped by any other master key.
+    /// The next data keys that another master key wraps.
     async fn wrapped_by_others(&self, to: &str, from: Place) -> Result<Vec<WrappedKey>, LogError> {
         let to = to.to_owned();
         let read = async move |store: Store| {
@@ -288,7 +290,8 @@ impl Log {
             }
         }
         let write = async move |store: Store| {
-            // No flush of its own: what a power cut takes back is wrapped as before, and the old key is there until it is retired.
+            // No flush: keys that a power cut takes back are wrapped as before, and the old master
+            // key stays until it is retired.
             let mut tx = store.relaxed().await?;
             let wrapped = replace(&store, &mut tx, &anew).await?;
             tx.commit().await?;
@@ -299,7 +302,7 @@ impl Log {
     }
 }
 
-/// Writes data keys over the rows that they were made from, where those still stand. Answers how many did.
+/// Replaces each old row that still stands by its new form. Answers how many were replaced.
 async fn replace(
     store: &Store,
     tx: &mut sqlx::Transaction<'static, sqlx::Any>,
@@ -314,12 +317,14 @@ async fn replace(
     }
 }
 
-/// On SQLite a statement costs little, and one for many rows would look through all users for each batch.
+/// On SQLite a statement costs little, and one statement for many rows would scan all users in each
+/// batch.
 async fn replace_each(
     tx: &mut sqlx::Transaction<'static, sqlx::Any>,
     pairs: &[(WrappedKey, WrappedKey)],
 ) -> Result<u64, LogError> {
-    // The bytes of the old form do not stay in the file: a key that is destroyed later is to be gone in each of its forms.
+    // Overwrites the old form in the file: when a key is destroyed later, every form of it must be
+    // gone.
     sqlx::query("PRAGMA secure_delete = ON")
         .execute(&mut **tx)
         .await?;
@@ -341,12 +346,12 @@ async fn replace_each(
     Ok(replaced)
 }
 
-/// On Postgres a statement costs a round trip.
+/// On Postgres each statement costs a round trip, so one statement replaces all.
 async fn replace_together(
     tx: &mut sqlx::Transaction<'static, sqlx::Any>,
     pairs: &[(WrappedKey, WrappedKey)],
 ) -> Result<u64, LogError> {
-    // Each row by its key, however small the table is now.
+    // Finds each row by its key, however small the table is now.
     let settings = "SELECT set_config(name, 'off', true) \
          FROM (VALUES ('enable_seqscan'), ('enable_hashjoin'), ('enable_mergejoin')) AS s (name)";
     sqlx::query(settings).execute(&mut **tx).await?;
@@ -385,11 +390,12 @@ async fn replace_together(
 fn read_wrapped(row: &AnyRow) -> Result<Option<WrappedKey>, LogError> {
     let owner: String = row.try_get("user_id")?;
     let owner = Uuid::try_parse(&owner)
-        .map_err(|_| LogError::Statement("`user_keys` holds a user id that is none".into()))?;
+        .map_err(|_| LogError::Statement("`user_keys` holds an invalid user id".into()))?;
     Ok(wrapped_key(owner, row)?)
 }
 
-/// The master keys that wrap something. Looked up one after the other in the index, however many users there are.
+/// The master keys that wrap something. The index is searched for one after the other, so the
+/// number of users does not matter.
 pub(crate) async fn in_use(store: &Store) -> Result<Vec<String>, LogError> {
     let sql = "WITH RECURSIVE used (id) AS ( \
              SELECT min(master_id) FROM user_keys WHERE state = 'live' \
@@ -404,7 +410,7 @@ pub(crate) async fn in_use(store: &Store) -> Result<Vec<String>, LogError> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Whether a ring has every key that something was wrapped by, and has them rightly.
+/// Whether a ring has every key that wraps something, and the right bytes of it.
 pub(crate) async fn check(store: &Store, masters: &MasterKeys) -> Result<(), LogError> {
     let mut missing = Vec::new();
     for master in in_use(store).await? {
@@ -435,7 +441,7 @@ pub(crate) async fn check(store: &Store, masters: &MasterKeys) -> Result<(), Log
         for sample in &samples {
             others += usize::from(masters.is_of_another(sample)?);
         }
-        // One of many is damage, which is its owner's trouble alone.
+        // One bad sample among several is damage, which concerns its owner only.
         if let Some(sample) = samples.first().filter(|_| others == samples.len()) {
             return Err(LogError::MasterKeyWrong {
                 owner: sample.owner.to_string(),
@@ -455,7 +461,7 @@ mod tests {
     use crate::testing::{TestStore, both_stores};
 
     both_stores!(
-        who_is_forgotten_between_the_reading_and_the_writing_stays_forgotten,
+        a_user_who_is_forgotten_between_reading_and_writing_stays_forgotten,
         async |store: TestStore| {
             let log = store.open().await.log;
             let (ada, bob) = (
@@ -481,11 +487,11 @@ mod tests {
                 Ok(crate::keys::KeyState::Destroyed)
             ));
             assert!(log.live_keys(bob).await.is_ok());
-            log.retire_master("m1").await.unwrap(); // the destroyed need no key
+            log.retire_master("m1").await.unwrap(); // A destroyed key needs no master key.
         }
     );
 
-    /// What is wiped when a key is destroyed later must be all that there is of it.
+    /// When a key is destroyed later, no other form of it may be left.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn on_sqlite_the_old_form_of_a_key_does_not_stay_in_the_file() {
         let store = TestStore::new(crate::testing::Kind::Sqlite).await;

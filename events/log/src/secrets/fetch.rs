@@ -1,4 +1,5 @@
-//! Reads sealed secrets, many at once: one task takes whatever waits, without a timer, and reads all of it with one statement.
+//! Reads sealed secrets: one task takes all reads that wait, without a timer, and answers them with
+//! one statement.
 
 use std::collections::HashMap;
 
@@ -13,12 +14,12 @@ use crate::{
     store::Store,
 };
 
-/// Reads that may wait; one more is told that the store is busy.
+/// The reads that may wait. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 4096;
 /// Batches read at the same time; while they are, the next gathers.
 const AT_ONCE: usize = 2;
 
-/// A secret as stored, and its owner's key unless that was destroyed.
+/// A secret as stored, with its owner's key unless that was destroyed.
 #[derive(Debug, Clone)]
 pub(super) struct StoredSecret {
     pub version: u32,
@@ -79,7 +80,7 @@ fn read(row: &AnyRow) -> Result<(SecretOwner, StoredSecret), LogError> {
     let user: String = row.try_get("user_id")?;
     let user = user
         .parse::<UserId>()
-        .map_err(|_| LogError::Statement("`secrets` holds a user id that is none".into()))?;
+        .map_err(|_| LogError::Statement("`secrets` holds an invalid user id".into()))?;
     let version = row.try_get::<i64, _>("version")?;
     let version = u32::try_from(version)
         .map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;

@@ -77,33 +77,33 @@ both_stores!(
         assert_eq!(
             present(&log, from, 0, 10).await,
             Refreshed::Good(ada),
-            "the same once more"
+            "the same token again"
         );
         assert_eq!(
             present(&log, from, 1, 10).await,
             Refreshed::Good(ada),
-            "its successor counts"
+            "its successor is good"
         );
         assert_eq!(
             present(&log, from, 0, 10).await,
             Refreshed::Good(ada),
-            "a slow tab is not a thief"
+            "a slow tab still gets the successor"
         );
         assert_eq!(present(&log, from, 0, 11).await, Refreshed::Reused(ada));
         assert_eq!(
             present(&log, from, 7, 11).await,
             Refreshed::Reused(ada),
-            "not one of the last ones"
+            "a token that is not among the last ones"
         );
         assert_eq!(
             present(&log, from, 2, 11).await,
             Refreshed::Good(ada),
-            "nothing was changed by that"
+            "reuse changes nothing"
         );
         assert_eq!(
             present(&log, from, 3, 12 + 3600).await,
             Refreshed::Over,
-            "it ran out"
+            "the session has expired"
         );
         log.sweep_sessions(from.plus_seconds(11 + 3600))
             .await
@@ -111,13 +111,13 @@ both_stores!(
         assert_eq!(
             present(&log, from, 3, 12).await,
             Refreshed::Over,
-            "and was swept"
+            "the session was swept"
         );
     }
 );
 
 both_stores!(
-    of_many_at_once_one_rotates_and_all_get_its_successor,
+    one_of_many_requests_rotates_and_all_get_its_successor,
     async |store: TestStore| {
         let (one, two) = (store.open().await.log, store.open().await.log);
         let ada = store.register(&one, "ada").await;
@@ -139,7 +139,7 @@ both_stores!(
 );
 
 both_stores!(
-    logins_are_bounded_listed_and_ended,
+    sessions_are_bounded_listed_and_ended,
     async |store: TestStore| {
         let log = store.open().await.log;
         let (ada, bob) = (
@@ -161,12 +161,12 @@ both_stores!(
         assert_eq!(left.len() as i64, MAX_SESSIONS);
         assert!(
             !left.contains(&"000".into()) && !left.contains(&"001".into()),
-            "the longest unused ended: {left:?}"
+            "the longest unused sessions ended: {left:?}"
         );
 
         assert!(
             !log.end_session("002", Some(bob)).await.unwrap(),
-            "not theirs"
+            "another user's session stays"
         );
         assert!(log.end_session("002", Some(ada)).await.unwrap());
         append(
@@ -205,7 +205,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_client_is_remembered_by_what_it_calls_itself_sealed,
+    the_clients_user_agent_is_kept_sealed,
     async |store: TestStore| {
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;

@@ -1,4 +1,5 @@
-//! The store as it is, fed to a verifier: rows, the tree's hashes and heads in pages, beside whoever writes.
+//! Feeds a verifier from the store: rows, the tree's hashes and heads in pages, while others may
+//! write.
 
 use std::collections::BTreeMap;
 
@@ -14,32 +15,26 @@ use crate::{
     verify::{Finding, Kept, Verified, Verifier},
 };
 
-/// Rows of one page; each may have some megabytes.
+/// The rows of one page; each may have some megabytes.
 const PAGE: i64 = 200;
 
-/// Why a verification did not end well.
+/// Why a verification failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CantVerify {
-    /// Something is wrong with the log.
     #[error("{0}")]
     Found(#[from] Finding),
-    /// A head is none, wherever it was kept.
+    /// A head is invalid, wherever it was kept.
     #[error("{place}: {reason}")]
-    Head {
-        /// Where it stands.
-        place: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The store can't be read.
+    Head { place: String, reason: String },
+    /// The store cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A file of an export can't be read, or is not what was written.
+    /// A file of an export cannot be read, or was changed.
     #[error(transparent)]
     Export(#[from] TransferError),
 }
 
-/// Heads that were kept outside, one look ahead.
+/// Heads that were kept outside, with one read ahead.
 struct Pinned<I> {
     notes: I,
     read: u64,
@@ -48,7 +43,7 @@ struct Pinned<I> {
 }
 
 impl<I: Iterator<Item = std::io::Result<String>>> Pinned<I> {
-    /// The next one that is for no more than so many facts.
+    /// The next head, if it covers at most this many facts.
     fn upto(&mut self, size: u64, key: &PublicHeadKey) -> Result<Option<SignedHead>, CantVerify> {
         if self.next.is_none()
             && let Some(note) = self.notes.next()
@@ -62,7 +57,7 @@ impl<I: Iterator<Item = std::io::Result<String>>> Pinned<I> {
             let head = key.open(&note).map_err(|error| bad(error.to_string()))?;
             if head.size < self.largest {
                 return Err(bad(
-                    "it is for fewer facts than one before it; heads are kept in their order"
+                    "it covers fewer facts than an earlier head; heads must be in their order"
                         .into(),
                 ));
             }
@@ -73,7 +68,8 @@ impl<I: Iterator<Item = std::io::Result<String>>> Pinned<I> {
     }
 }
 
-/// One page: rows, the tree's hashes for their positions, and the notes of heads by the last position that they cover.
+/// One page: rows, the tree's hashes for their positions, and the notes of heads by the last
+/// position that they cover.
 struct Page {
     rows: Vec<StoredRow>,
     hashes: BTreeMap<u64, Hash>,
@@ -81,8 +77,9 @@ struct Page {
 }
 
 impl Export {
-    /// Checks the rows of an export, and heads of the log that were kept outside, as far as the export goes; `key` is the log's.
-    /// Reads files as it goes, so not for a thread that has others waiting.
+    /// Checks the rows of an export, and heads that were kept outside, as far as the export goes.
+    /// `key` is the log's. It reads files as it goes, so do not call it on a thread that others
+    /// wait for.
     pub fn verify(
         &self,
         pinned: impl Iterator<Item = std::io::Result<String>>,
@@ -109,8 +106,8 @@ impl Export {
 }
 
 impl Log {
-    /// Checks everything that is stored, and that the heads kept outside are of this log. Rows that are written meanwhile may be
-    /// checked or not.
+    /// Checks everything that is stored, and that the heads kept outside belong to this log. Rows
+    /// that are written meanwhile may be checked or not.
     pub async fn verify(
         &self,
         pinned: impl Iterator<Item = std::io::Result<String>>,
@@ -123,9 +120,10 @@ impl Log {
             next: None,
         };
         let mut verifier = Verifier::new();
-        // Read before the rows: what is sealed or signed by now must be there when they end.
+        // Read before the rows: whatever is sealed or signed by now must be there when the rows
+        // end.
         let (sealed, signed) = self.store().run(ends).await?;
-        let mut after = i64::MIN; // also a row before the first is one too many
+        let mut after = i64::MIN; // A row before the first position is a fault, too.
         loop {
             let page = self
                 .store()
@@ -135,9 +133,9 @@ impl Log {
                 after = last.position as i64;
                 check(&mut verifier, &page, sealed, &key, &mut pinned)?;
             } else if verifier.awaits_rows() {
-                break; // they were looked for once more
+                break; // The rows were looked for once more.
             } else {
-                // A head kept since the rows were read is for rows that are there by now.
+                // A head kept since the rows were read covers rows that are in the store by now.
                 match pinned.upto(u64::MAX, &key)? {
                     Some(head) => verifier.head(head, Kept::Outside)?,
                     None => break,
@@ -147,7 +145,7 @@ impl Log {
         let facts = verifier.position();
         if sealed.max(signed) > facts {
             let wrong = format!(
-                "it is missing: {} facts were sealed, and the log ends before",
+                "the row is missing: {} facts were sealed, and the log ends before",
                 sealed.max(signed)
             );
             return Err(Finding {
@@ -179,7 +177,7 @@ fn check<I: Iterator<Item = std::io::Result<String>>>(
         }
         verifier.row(row, &stored)?;
         if row.position <= sealed && stored.contains(&None) {
-            let wrong = "it was sealed, and hashes of the tree are missing for it".to_owned();
+            let wrong = "the row was sealed, and hashes of the tree are missing for it".to_owned();
             return Err(Finding {
                 first: row.position,
                 last: row.position,
@@ -200,7 +198,7 @@ fn check<I: Iterator<Item = std::io::Result<String>>>(
     Ok(())
 }
 
-/// How many rows are in the tree, and how many a head was signed over.
+/// The number of rows in the tree, and the number that the newest head covers.
 async fn ends(store: Store) -> Result<(u64, u64), LogError> {
     let sql = "SELECT coalesce((SELECT position FROM checkpoints WHERE name = $1), 0) AS sealed, \
          coalesce((SELECT max(size) FROM tree_heads), 0) AS signed";
@@ -214,7 +212,7 @@ async fn ends(store: Store) -> Result<(u64, u64), LogError> {
     ))
 }
 
-/// The rows after a position, holes and all.
+/// The rows after a position; holes are no error here.
 async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
     let sql =
         format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
