@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::{
     app::App,
@@ -86,14 +87,15 @@ pub async fn take_in(
 ) -> Result<(Queued, u64), UploadError> {
     let io = app.log.store().io().clone();
     // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
-    let task = io.spawn(async move {
+    let work = async move {
         let _slot = slot;
         if let Err(refused) = look_through(&app.uploads, &upload).await {
             upload.discard().await;
             return Err(refused);
         }
         queue(&app, upload, name, asking).await
-    });
+    };
+    let task = io.spawn(work.in_current_span());
     task.await.unwrap_or_else(|stopped| {
         Err(WriteError::Internal(format!("an upload stopped: {stopped}")).into())
     })
