@@ -174,12 +174,12 @@ async fn with_servers(
     }
     let run = async {
         unless_told(early, all_up(site, &nodes)).await?;
-        let log = site.open_log().await?;
-        let report = match TortureRun::prepare(site, options, &log, nodes, id, early).await {
+        let append = site.open_log().await?;
+        let report = match TortureRun::prepare(site, options, &append, nodes, id, early).await {
             Ok(run) => run.torment().await,
             Err(sentence) => Err(sentence),
         };
-        log.store().close().await;
+        append.log().store().close().await;
         report
     };
     let report = run.await;

@@ -220,8 +220,8 @@ mod tests {
             metadata: Metadata::system(),
             remember: None,
         };
-        let log = opened.log.clone();
-        let appended = tokio::spawn(async move { log.append(append).await });
+        let door = opened.append.clone();
+        let appended = tokio::spawn(async move { door.append(append).await });
         while database
             .waiting_for_the_append_lock()
             .await
