@@ -6,7 +6,6 @@ use std::{sync::Arc, time::Duration};
 use actix_web::web::Data;
 use genie_actors::{Asking, WriteError, users::Plan};
 use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;

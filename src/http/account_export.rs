@@ -25,7 +25,6 @@ use genie_events::{
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::{error, info};
 

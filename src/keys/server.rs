@@ -15,6 +15,7 @@ use genie_log::{
         rotation::{RotationError, Step},
     },
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tracing::{info, warn};
 
