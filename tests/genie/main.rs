@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test program
 
+mod disk_search;
 mod fake_ollama;
 mod identity;
 mod imports;
@@ -17,6 +18,7 @@ mod callers;
 mod chats;
 mod credential_import;
 mod credentials;
+mod documents;
 mod events;
 mod forgetting;
 mod idempotency;

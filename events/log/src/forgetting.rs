@@ -11,10 +11,6 @@ use sqlx::{Any, Row, Transaction, any::AnyRow};
 
 use crate::{Log, LogError, append_sqlite::SqliteTx, store::Store};
 
-mod fingerprints;
-
-pub use fingerprints::Fingerprint;
-
 /// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
 /// The most users that one call may ask for.
