@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
     use genie_log::{
-        Append, Group, NewFact,
+        AppendRequest, Group, NewFact,
         store::Target,
         testing::{Kind, TestStore},
     };
