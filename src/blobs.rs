@@ -275,7 +275,7 @@ impl Blobs {
                     warn!(%error, "the blob store can't be swept now; trying again later")
                 }
             }
-            tokio::time::sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 

@@ -132,7 +132,7 @@ impl Eraser {
                 }
                 Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
             }
-            tokio::time::sleep(TICK).await;
+            self.0.log.clock().pause(TICK).await;
         }
     }
 
