@@ -288,12 +288,14 @@ async fn say_first_invite(config: &Config, write: &WriteSide, say: &Say) -> Resu
 
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
-        warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
+        warn!(
+            "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
+        );
     }
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(
             reason = failure.sentence,
-            "chat and captions answer 502 until the model server does"
+            "model server: no answer; chat and captions answer 502 until it does"
         );
     }
 }
@@ -327,7 +329,7 @@ async fn listen(app: Arc<App>, owner: Owner) -> Result<(), String> {
     let addresses = server.addrs();
     for address in &addresses {
         (owner.say)(&format!("genie listens on http://{address}"));
-        info!(%address, store = ?app.config.target(), "genie listens");
+        info!(%address, store = ?app.config.target(), "genie: listening");
     }
     if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
         let _ = listening.send(*address);
@@ -361,7 +363,7 @@ async fn close(app: &App) {
         log.store().close().await;
     };
     let _ = app.log.store().io().spawn(end).await;
-    info!("genie stopped");
+    info!("genie: stopped");
 }
 
 /// For ever; to be spawned.

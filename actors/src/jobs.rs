@@ -129,7 +129,7 @@ impl JobBoard {
             match self.start().await {
                 Ok(follower) => break follower,
                 Err(error) => {
-                    warn!(%error, "the job board can't start yet; trying on");
+                    warn!(%error, "job board: start failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -138,10 +138,10 @@ impl JobBoard {
             match follower.next(PAGE).await {
                 Ok(rows) => self.see(&rows),
                 Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the job board stopped");
+                    return error!(%error, "job board: stopped by a hole in the log; no job is handed out until a restart");
                 }
                 Err(error) => {
-                    error!(%error, position = follower.position(), "the job board can't read on; trying on");
+                    warn!(%error, position = follower.position(), "job board: reading the log failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -163,7 +163,7 @@ impl JobBoard {
         {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
-                Err(error) => error!(%error, "the job board passes a damaged row by"),
+                Err(error) => error!(%error, "job board: skipped a damaged row"),
             }
         }
         self.take_note(&steps);
@@ -250,7 +250,7 @@ impl JobBoard {
                 // again, it comes back.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
                 Err(WriteError::Internal(reason)) => {
-                    error!(reason, job.id = %candidate.job, "a job can't be handed out")
+                    error!(reason, job.id = %candidate.job, "job board: a job can't be handed out; others are")
                 }
                 Err(error) => {
                     self.lock().put_back(&candidate);

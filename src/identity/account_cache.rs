@@ -119,10 +119,10 @@ impl KnownAccounts {
                     self.forget(&users);
                 }
                 Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "news of accounts are not followed any more");
+                    return error!(%error, "account cache: follower stopped by a hole in the log; accounts may be a few seconds old until a restart");
                 }
                 Err(error) => {
-                    warn!(%error, "news of accounts can't be followed; trying on");
+                    warn!(%error, "account cache: following the log failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }

@@ -106,11 +106,11 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<New>) {
         match tokio::time::timeout(crate::store::LONGEST, commit(&store, &batch)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!(%error, snapshots = batch.len(), "snapshots were not written; waking reads the log instead")
+                warn!(%error, snapshots = batch.len(), "snapshots: writing failed; loading a user reads more of the log")
             }
             Err(_) => warn!(
                 snapshots = batch.len(),
-                "snapshots were not written in time; waking reads the log instead"
+                "snapshots: writing took too long; loading a user reads more of the log"
             ),
         }
         batch.clear();

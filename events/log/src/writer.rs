@@ -8,7 +8,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     StoredRow,
@@ -96,7 +96,9 @@ impl LogWriter {
             }
         })?;
         match tokio::time::timeout(DEADLINE, answer).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => {
+                outcome.inspect(|at| debug!(position = at.last, "writer: facts appended"))
+            }
             Ok(Err(_)) => Err(AppendError::Unknown("the writer has stopped".into())),
             Err(_) => Err(AppendError::Unknown("no answer in time".into())),
         }
@@ -193,14 +195,14 @@ impl Task {
             if let Some(trouble) = Trouble::of(&error) {
                 let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
                 if tries == 0 {
-                    warn!(%error, requests = part.len(), "the store takes no writes; the same rows are appended again until it does");
+                    warn!(%error, requests = part.len(), "writer: the store takes no writes; appending the same rows until it does");
                 }
                 self.health.tell(Some(trouble));
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 parts.push(part);
             } else if part.len() == 1 {
-                error!(%error, "the store refuses the rows of one append");
+                error!(%error, "writer: the store refuses the rows of an append; its command fails");
                 for pending in part {
                     let _ = pending
                         .reply

@@ -72,7 +72,7 @@ impl Log {
                     .await?;
             }
             if let Err(error) = sqlx::query("CHECKPOINT").execute(&mut connection).await {
-                info!(%error, "no checkpoint could be asked for; Postgres makes one by itself");
+                info!(%error, "verification: asking for a checkpoint failed; Postgres makes one by itself");
             }
             Ok::<_, sqlx::Error>(())
         };
