@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    blobs::Place, credential_import::original::OriginalKey, identity::directus, rate_limiter::Rate,
+    blobs::BlobLocation, credential_import::original::OriginalKey, identity::directus,
+    rate_limiter::Rate,
 };
 
 /// Reads one setting of each form.
@@ -37,7 +38,7 @@ pub struct Config {
     pub shared_secret: Option<SecretString>,
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
-    pub directus: Option<directus::Settings>,
+    pub directus: Option<directus::DirectusSettings>,
     /// Roles beside those that genie itself gives.
     pub roles: Vec<String>,
     /// How long a user who asked to be forgotten may still be kept.
@@ -200,9 +201,9 @@ impl Config {
     }
 
     /// Where the bytes of uploaded files are kept.
-    pub fn blobs(&self) -> Place {
+    pub fn blobs(&self) -> BlobLocation {
         if self.blobs_url.is_empty() {
-            return Place::Folder(self.data_dir.join("blobs"));
+            return BlobLocation::Folder(self.data_dir.join("blobs"));
         }
         let aws = self
             .given
@@ -211,7 +212,7 @@ impl Config {
         let aws = aws
             .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
             .collect();
-        Place::Bucket {
+        BlobLocation::Bucket {
             url: self.blobs_url.clone(),
             aws,
         }

@@ -127,8 +127,8 @@ impl Reader<'_> {
     }
 
     /// All about Directus, which is there when it has an address.
-    pub(super) fn directus(&mut self) -> Option<directus::Settings> {
-        let settings = directus::Settings {
+    pub(super) fn directus(&mut self) -> Option<directus::DirectusSettings> {
+        let settings = directus::DirectusSettings {
             url: self.text("DIRECTUS_URL"),
             admin_token: self.secret(
                 "DIRECTUS_ADMIN_TOKEN",

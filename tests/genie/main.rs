@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test program
 
+mod disk_search;
 mod fake_ollama;
 mod identity;
 mod imports;
