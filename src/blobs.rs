@@ -272,7 +272,7 @@ impl Blobs {
                     warn!(%error, "uploads: sweeping the blob store failed; trying again later")
                 }
             }
-            tokio::time::sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 

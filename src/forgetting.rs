@@ -136,7 +136,7 @@ impl Eraser {
                     warn!(%error, "forgetting: reading the users to erase failed; trying again")
                 }
             }
-            tokio::time::sleep(TICK).await;
+            self.0.log.clock().pause(TICK).await;
         }
     }
 
