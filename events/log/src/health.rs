@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, AppendError, Group, NewFact,
+        AppendError, AppendRequest, Group, NewFact,
         testing::{Kind, TestStore},
     };
 
@@ -209,12 +209,15 @@ mod tests {
                 event,
             };
             let groups = vec![Group::of_user(ada, after, vec![fact])];
-            log.append(Append {
-                groups,
-                work: vec![],
-                metadata: Metadata::system(),
-                remember: None,
-            })
+            crate::testing::append(
+                &log,
+                AppendRequest {
+                    groups,
+                    work: vec![],
+                    metadata: Metadata::system(),
+                    remember: None,
+                },
+            )
         };
         let name: String = store
             .database_url()
