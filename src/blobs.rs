@@ -267,12 +267,9 @@ impl Blobs {
                 .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
             match self.sweep_older(before).await {
                 Ok(0) => {}
-                Ok(count) => info!(
-                    count,
-                    "{count} parts of uploads that broke off were deleted"
-                ),
+                Ok(count) => info!(count, "{count} parts of broken uploads were deleted"),
                 Err(error) => {
-                    warn!(%error, "the blob store can't be swept now; trying again later")
+                    warn!(%error, "the blob store cannot be swept now; retrying later")
                 }
             }
             tokio::time::sleep(SWEEP).await;

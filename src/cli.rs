@@ -30,7 +30,7 @@ struct Cli {
 enum Command {
     /// Start the server (the default)
     Serve,
-    /// Print what configuration is in force, secrets masked
+    /// Print the configuration in force, secrets masked
     Config,
     /// Print a user's facts in order, or check the log; may run beside the server
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -46,15 +46,15 @@ enum Command {
     },
     /// Make invites and print their codes; may run beside the server
     Invite(InviteRequest),
-    /// Bring in what another system held
+    /// Import data of another system
     #[command(subcommand)]
     Import(credential_import::ImportCommand),
-    /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
+    /// List, add, rotate and retire master keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Forget a user and print the certificate; may run beside the server
     Forget(forgetting::command::ForgetArguments),
-    /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
+    /// Forget users again who came back with a backup, as every start of the server does; may run beside it
     RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]
@@ -70,7 +70,7 @@ enum AuditCommand {
         /// The fact's position
         #[arg(long)]
         position: u64,
-        /// Prove as well that the log only grew since it had so many facts
+        /// Prove too that the log only grew since it had this many facts
         #[arg(long)]
         from: Option<u64>,
     },

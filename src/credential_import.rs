@@ -39,7 +39,7 @@ const BATCH_BYTES: usize = 512 * 1024;
 /// Where the server takes them, on its socket.
 const ROUTE: &str = "/credentials/import";
 /// What to do when it was stopped.
-const AGAIN: &str = "call this again: what was taken in is not taken in again";
+const AGAIN: &str = "run this again: imported lines are not imported twice";
 
 /// What is missing on the side that takes lines in.
 pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the original's key";
@@ -233,7 +233,7 @@ impl Import {
             log, users, vault, ..
         } = &self.way
         else {
-            return Err("nobody takes lines in".to_owned());
+            return Err("no server and no store takes the lines".to_owned());
         };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
         let log = log.clone();

@@ -132,7 +132,7 @@ impl Eraser {
                         self.see_to(&one).await;
                     }
                 }
-                Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
+                Err(error) => warn!(%error, "forgetting cannot read its list; retrying"),
             }
             tokio::time::sleep(TICK).await;
         }
@@ -153,16 +153,16 @@ impl Eraser {
                 log.clock().now().plus_millis(SOON.as_millis() as i64)
             }
             Err(Unfinished::NotYet(reason)) => {
-                warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgotten user has no certificate yet; retrying in {LATER_SECONDS} s");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
             Err(Unfinished::Failed(reason)) => {
-                warn!(user.id = %user, reason, "what is left of a forgotten user can't be erased yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgotten user cannot be erased yet; retrying in {LATER_SECONDS} s");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
         };
         if let Err(error) = log.put_off_forgetting(user, put_off).await {
-            warn!(user.id = %user, %error, "that it is to be tried again later can't be written; it is tried again now");
+            warn!(user.id = %user, %error, "the delay of a forgetting cannot be stored; retrying now");
         }
     }
 
@@ -232,7 +232,7 @@ impl Eraser {
         let now = log.clock().now();
         log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
             .await?;
-        info!(user.id = %user, "nothing is left of user `{user}`");
+        info!(user.id = %user, "user `{user}` is erased; nothing is left");
         Ok(())
     }
 
@@ -248,9 +248,9 @@ impl Eraser {
                 .map_err(|error| error.to_string())?;
             for user in live {
                 self.forget_again(user).await.map_err(|error| {
-                    format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
+                    format!("user {user} was forgotten, came back with a backup, and cannot be forgotten again: {error}")
                 })?;
-                warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
+                warn!(user.id = %user, "user `{user}` was forgotten and came back with a backup; forgotten again");
                 back.push(user);
             }
         }
@@ -283,7 +283,7 @@ impl Eraser {
         while let Err(reason) = self.catch_up().await {
             warn!(
                 reason,
-                "the ledger of the forgotten can't be brought up to date; trying on"
+                "the ledger of forgotten users cannot be brought up to date; retrying"
             );
             tokio::time::sleep(AWAY).await;
         }
@@ -291,10 +291,10 @@ impl Eraser {
             let rows = match follower.next(PAGE).await {
                 Ok(rows) => rows,
                 Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the ledger of the forgotten is not kept any more");
+                    return error!(%error, "the ledger of forgotten users stopped: a position is missing from the log");
                 }
                 Err(error) => {
-                    warn!(%error, "who was forgotten can't be followed; trying on");
+                    warn!(%error, "the ledger of forgotten users cannot read the log; retrying");
                     tokio::time::sleep(AWAY).await;
                     continue;
                 }
@@ -306,7 +306,7 @@ impl Eraser {
                 {
                     warn!(
                         reason,
-                        "the ledger of the forgotten can't be written; trying on"
+                        "the ledger of forgotten users cannot be written; retrying"
                     );
                     tokio::time::sleep(AWAY).await;
                 }

@@ -150,7 +150,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
         }
         Some(id) if known.contains(id.as_str()) => {
             return Err(format!(
-                "master key `{id}` is there, or was: backups may need it; take another id"
+                "master key `{id}` exists or existed; backups may need it, so take another id"
             ));
         }
         Some(id) => id,
@@ -160,7 +160,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
     let Some(path) = file::path(keeper.config) else {
         say(&entry);
         eprintln!(
-            "This is master key `{id}`, kept nowhere yet. Put it first in GENIE_MASTER_KEYS of every server, with a comma after it,\n\
+            "This is master key `{id}`; no server has it yet. Put it first in GENIE_MASTER_KEYS of every server, with a comma after it,\n\
              and restart them one after the other; then run: genie keys rotate"
         );
         return Ok(());
@@ -174,7 +174,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
         "master key `{id}` is first in {} and wraps nothing yet; keep a copy of the file in a safe place",
         path.display()
     ));
-    say("Servers with files of their own need the new key, too. Then run: genie keys rotate");
+    say("Servers with other key files need the new key too. Then run: genie keys rotate");
     Ok(())
 }
 
@@ -228,14 +228,14 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     if !unreadable.is_empty() {
         let named: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
         return Err(format!(
-            "{} data keys can't be opened with the master keys that they name, and stay as they are: of {}",
+            "{} data keys cannot be opened with the master keys that they name, and stay as they are. They belong to {}",
             unreadable.len(),
             named.join(", ")
         ));
     }
     if remain > 0 {
         return Err(format!(
-            "{remain} data keys were wrapped by other master keys meanwhile; run this again"
+            "other servers wrapped {remain} data keys by other master keys meanwhile; run this again"
         ));
     }
     say(&format!(
@@ -245,7 +245,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     let old: Vec<&String> = listed.ring.iter().filter(|id| **id != to).collect();
     old.iter().for_each(|id| {
         say(&format!(
-            "nothing needs master key `{id}` any more: genie keys retire {id}"
+            "no data key needs master key `{id}` now; to retire it, run: genie keys retire {id}"
         ))
     });
     Ok(())
@@ -267,7 +267,11 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
             ));
             return Ok(());
         }
-        None if !is_known => return Err(format!("there is no master key `{id}`; genie keys list")),
+        None if !is_known => {
+            return Err(format!(
+                "there is no master key `{id}`; run: genie keys list"
+            ));
+        }
         _ => {}
     }
     let at: String = keeper.ask(KeyRequest::Retire { id: id.to_owned() }).await?;
@@ -282,14 +286,14 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
                 "master key `{id}` is retired and was taken out of {}",
                 path.display()
             ));
-            say("Take it out of the files of other servers, too.");
+            say("Take it out of the key files of other servers too.");
         }
         None => say(&format!(
             "master key `{id}` is retired; take it out of GENIE_MASTER_KEYS of every server"
         )),
     }
     say(&format!(
-        "Backups and exports made before {at} still need it: keep a copy, apart from them, for as long as you keep any."
+        "Backups and exports made before {at} still need it: keep a copy of it, apart from them, as long as you keep any of them."
     ));
     Ok(())
 }

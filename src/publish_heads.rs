@@ -150,7 +150,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
                 path,
                 kept,
                 signed,
-                "the kept heads cover more facts than the log has: the store was set back, or it is another"
+                "the heads in the file cover more facts than the log has: the store was set back, or it is another store"
             );
         }
         if head.size <= file.size {
@@ -162,7 +162,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
         match written {
             Ok(()) => pause = FIRST_PAUSE,
             Err(error) => {
-                warn!(path, %error, "a signed head can't be kept; trying again");
+                warn!(path, %error, "signed head cannot be written to the file; retrying");
                 again(&mut heads, &mut pause).await;
             }
         }
@@ -184,7 +184,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
         {
             Ok(answer) if answer.status().is_success() => {
                 if pause > FIRST_PAUSE {
-                    info!("the webhook takes signed heads again");
+                    info!("the webhook accepts signed heads again");
                 }
                 pause = FIRST_PAUSE;
             }
@@ -193,10 +193,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
                     Ok(answer) => format!("it answered {}", answer.status()),
                     Err(error) => error.without_url().to_string(),
                 };
-                warn!(
-                    reason,
-                    "the webhook did not take a signed head; trying again"
-                );
+                warn!(reason, "the webhook did not accept a signed head; retrying");
                 again(&mut heads, &mut pause).await;
             }
         }

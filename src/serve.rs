@@ -297,7 +297,7 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(
             reason = failure.sentence,
-            "chat and captions answer 502 until the model server does"
+            "the model server does not answer; chat and captions answer 502 until it does"
         );
     }
 }
@@ -305,7 +305,7 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
 async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Result<(), String> {
     for user in eraser.apply_ledger().await? {
         say(&format!(
-            "User {user} had been forgotten and came back with a backup: forgotten again"
+            "User {user} was forgotten and came back with a backup; forgotten again"
         ));
     }
     tokio::spawn(eraser.clone().keep_ledger());

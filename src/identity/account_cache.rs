@@ -119,10 +119,10 @@ impl AccountCache {
                     self.forget(&users);
                 }
                 Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "news of accounts are not followed any more");
+                    return error!(%error, "account cache stopped: a position is missing from the log");
                 }
                 Err(error) => {
-                    warn!(%error, "news of accounts can't be followed; trying on");
+                    warn!(%error, "account cache cannot read the log; retrying");
                     tokio::time::sleep(AWAY).await;
                 }
             }

@@ -65,7 +65,7 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
             {
                 write(&path, &MasterKeys::generate())?;
                 warn!(
-                    "a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place"
+                    "a master key was made in {shown}. Nothing can be read without it: keep a copy in a safe place"
                 );
                 parsed(&path, &read(&path)?)
             } else {

@@ -91,7 +91,7 @@ impl Ring {
             Err(LogError::Away(reason)) => {
                 warn!(
                     reason,
-                    "the other servers can't be told which master keys this one has; trying on"
+                    "the list of this server's master keys cannot be stored; retrying"
                 )
             }
             Err(error) => return Err(error.to_string()),
@@ -121,12 +121,12 @@ impl Ring {
             if let Some(reason) = reason.as_ref().filter(|_| reason != told) {
                 warn!(
                     reason,
-                    "the ring of master keys was changed and is not taken; the one before stays"
+                    "the changed ring of master keys is refused; the former ring stays in use"
                 );
             }
             told = reason;
             if let Err(error) = self.log.announce_ring(&self.node).await {
-                warn!(%error, "the other servers can't be told which master keys this one has; trying on");
+                warn!(%error, "the list of this server's master keys cannot be stored; retrying");
             }
         }
     }
@@ -157,7 +157,7 @@ impl Ring {
     /// Tells the others that this server goes.
     pub async fn withdraw(&self) {
         if let Err(error) = self.log.withdraw_ring(&self.node).await {
-            warn!(%error, "the other servers take this one for running for a while");
+            warn!(%error, "the list of this server's master keys cannot be deleted; other servers wait for it until it expires");
         }
     }
 }

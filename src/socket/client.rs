@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// What a command says when a server answers in another way than it expects.
 pub const NOT_UNDERSTOOD: &str =
-    "the server's answer is not understood; are the two of one release?";
+    "the server's answer is not understood; are the command and the server of one release?";
 /// How long a command waits for the server's answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 

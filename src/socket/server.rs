@@ -58,13 +58,13 @@ pub fn serve(app: &Arc<App>) -> Option<Served> {
             };
             actix_web::rt::spawn(async move {
                 if let Err(error) = server.await {
-                    error!(%error, "{} is served no longer", path.display());
+                    error!(%error, "the command socket {} stopped", path.display());
                 }
             });
             Some(served)
         }
         Err(error) => {
-            warn!(%error, "{} can't be served: commands such as `genie invite` do not reach this server", path.display());
+            warn!(%error, "the command socket {} cannot be opened; commands such as `genie invite` do not reach this server", path.display());
             None
         }
     }
