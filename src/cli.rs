@@ -10,7 +10,7 @@ use crate::{
     serve, socket::requests::InviteRequest,
 };
 
-/// What commands print.
+/// The output of commands.
 pub mod output;
 /// The runtime of a command.
 pub mod runtime;

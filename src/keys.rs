@@ -25,7 +25,7 @@ use crate::{
 
 /// Where the ring is: the environment, or a file that changes as a whole.
 pub mod file;
-/// What a server does when it is asked, and its ring while it runs.
+/// The ring of a running server, and what it does on request.
 pub mod server;
 
 use server::perform;
@@ -35,7 +35,6 @@ const PASSES: u32 = 5;
 /// The most owners that are named.
 const NAMED: usize = 10;
 
-/// What may be done with master keys.
 #[derive(Subcommand)]
 pub enum KeysCommand {
     /// Print the keys, which one is current, and how many data keys each wraps
@@ -54,7 +53,6 @@ pub enum KeysCommand {
     },
 }
 
-/// Does it.
 pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
     runtime::run(async {
         let mut keeper = Keeper { config, here: None };
@@ -67,7 +65,7 @@ pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
     })
 }
 
-/// Whoever is asked: the running server, else the store, which is opened once.
+/// The keeper of the keys: the running server, else the store, which is opened once.
 struct Keeper<'a> {
     config: &'a Config,
     here: Option<Here>,

@@ -24,7 +24,6 @@ const SHORTEST: usize = 8;
 /// The longest passphrase file, in bytes.
 const LONGEST_FILE: u64 = 4096;
 
-/// What may be done with the whole log.
 #[derive(Subcommand)]
 pub enum LogCommand {
     /// Write the log and what it needs into a folder, encrypted; goes on after an earlier export; may run beside the server

@@ -16,7 +16,6 @@ use genie_log::{
 
 use crate::{audit, cli::output::say, config::Config, log_transfer};
 
-/// What is to be checked, and against what.
 #[derive(Args)]
 pub struct VerifyArguments {
     /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it

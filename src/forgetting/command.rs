@@ -30,7 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// `genie forget USER`
 #[derive(Args)]
 pub struct ForgetArguments {
     /// The user's id
