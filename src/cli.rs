@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
 use crate::{
-    audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, logging,
-    serve, socket::requests::InviteRequest,
+    audit,
+    config::{self, Config},
+    credential_import, forgetting, invite, keys, log_transfer, logging, serve,
+    socket::requests::InviteRequest,
 };
 
 /// The output of commands.
@@ -31,7 +33,11 @@ enum Command {
     /// Start the server (the default)
     Serve,
     /// Print the configuration in force, secrets masked
-    Config,
+    Config {
+        /// Print the page of all settings instead: docs/operating/configuration.md
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Print a user's facts in order, or check the log; may run beside the server
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Audit {
@@ -85,10 +91,21 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(wrong) => return fail(wrong),
     };
-    let done = match cli.command.unwrap_or(Command::Serve) {
+    let command = cli.command.unwrap_or(Command::Serve);
+    // The server says it in its log, in the form of that.
+    if !matches!(command, Command::Serve) {
+        for warning in &config.unknown {
+            eprintln!("genie: warning: {warning}");
+        }
+    }
+    let done = match command {
         Command::Serve => serve::run(config),
-        Command::Config => {
-            output::say(&config.in_force());
+        Command::Config { markdown } => {
+            if markdown {
+                output::say(config::markdown::page().trim_end());
+            } else {
+                output::say(&config.in_force());
+            }
             Ok(())
         }
         Command::Audit {

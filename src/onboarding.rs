@@ -1,4 +1,4 @@
-//! Checks an upload and queues its job (docs/api.md). Its bytes are in the blob store by then, but no user's file yet. One append
+//! Checks an upload and queues its job (docs/api.md, Onboarding). Its bytes are in the blob store by then, but no user's file yet. One append
 //! makes them a file, queues the job that imports it, and moves the account on.
 
 use std::{sync::Arc, time::Duration};

@@ -59,6 +59,9 @@ const LAST_FACTS: Duration = Duration::from_secs(2);
 /// Runs the server of this process until a signal stops it.
 pub fn run(config: Config) -> Result<(), String> {
     logging::start(&config)?;
+    for warning in &config.unknown {
+        warn!("{warning}");
+    }
     let owner = ServerOwner {
         say: Arc::new(output::say),
         listening: None,

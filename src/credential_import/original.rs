@@ -1,4 +1,4 @@
-//! Credentials as the original sealed them (docs/api.md): `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, AES-256-GCM
+//! Credentials as the original sealed them: `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, AES-256-GCM
 //! (NIST SP 800-38D) without associated data. They are only ever opened here; genie seals in another way.
 
 use aes_gcm::{

@@ -1,5 +1,5 @@
 //! Counts wrong secrets, service keys and tokens by address, refuses more past a bound, and puts the refusals on record once a
-//! minute (docs/api.md).
+//! minute (docs/api.md, Who is calling).
 //!
 //! Secrets that an address showed lately are remembered as hashes. A wrong one is refused without another check and counts once, so
 //! that a server with last month's secret is no guesser. A right one is checked again however many guesses come from the same

@@ -18,6 +18,7 @@ mod callers;
 mod chats;
 mod credential_import;
 mod credentials;
+mod documents;
 mod events;
 mod forgetting;
 mod idempotency;
