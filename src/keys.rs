@@ -204,19 +204,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         "master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"
     ));
     for _ in 0..PASSES {
-        let mut from = Some(Place::default());
-        while let Some(place) = from {
-            let step: Step = keeper
-                .ask(KeyRequest::Step {
-                    to: to.clone(),
-                    from: place,
-                })
-                .await?;
-            remain = remain.saturating_sub(step.wrapped);
-            say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
-            unreadable.extend(step.unreadable);
-            from = step.next;
-        }
+        unreadable.extend(wrap_all(keeper, &to, remain).await?);
         listed = keeper.ask(KeyRequest::List).await?;
         remain = listed.wrapped_by_others(&to);
         if remain <= unreadable.len() as u64 {
@@ -247,6 +235,28 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         ))
     });
     Ok(())
+}
+
+/// Goes through all data keys once. Answers those that can't be opened.
+async fn wrap_all(
+    keeper: &mut Keeper<'_>,
+    to: &str,
+    mut remain: u64,
+) -> Result<BTreeSet<String>, String> {
+    let mut unreadable = BTreeSet::new();
+    let mut from = Some(Place::default());
+    while let Some(place) = from {
+        let request = KeyRequest::Step {
+            to: to.to_owned(),
+            from: place,
+        };
+        let step: Step = keeper.ask(request).await?;
+        remain = remain.saturating_sub(step.wrapped);
+        say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
+        unreadable.extend(step.unreadable);
+        from = step.next;
+    }
+    Ok(unreadable)
 }
 
 async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {

@@ -203,31 +203,21 @@ async fn build(
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
-    // Where Directus names the administrators, no invite can make one.
-    let first_invite = match directus {
-        Some(_) => None,
-        None => {
-            let fixed = config.first_invite.as_ref();
-            write.register.first_invite(fixed).await.map_err(sentence)?
-        }
-    };
+    let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
-    let blobs = Blobs::open(log.clone(), config.blobs())?;
-    tokio::spawn(blobs.clone().sweep(election.clone()));
-    let ledger = ForgottenLedger::open(&config.forgotten_file)?;
+    let blobs = start_blobs(&config, &log, &election)?;
     let eraser = Eraser::new(
         log.clone(),
         write.forget.clone(),
         reads.clone(),
         blobs.clone(),
         directus.clone(),
-        ledger,
+        ForgottenLedger::open(&config.forgotten_file)?,
     );
     start_erasing(&eraser, &election, &say).await?;
     let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
     tokio::spawn(account_cache.clone().follow());
-    let request_limits = RequestLimits::new(&config);
-    tokio::spawn(request_limits.clone().forget_idle());
+    let request_limits = start_request_limits(&config);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
@@ -293,6 +283,15 @@ fn open_directus(
     Ok(directus)
 }
 
+/// Where Directus names the administrators, no invite can make one.
+async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<String>, String> {
+    if config.directus.is_some() {
+        return Ok(None);
+    }
+    let fixed = config.first_invite.as_ref();
+    write.register.first_invite(fixed).await.map_err(sentence)
+}
+
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
         warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
@@ -303,6 +302,18 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
             "the model server does not answer; chat and captions answer 502 until it does"
         );
     }
+}
+
+fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs, String> {
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
+    Ok(blobs)
+}
+
+fn start_request_limits(config: &Config) -> RequestLimits {
+    let limits = RequestLimits::new(config);
+    tokio::spawn(limits.clone().forget_idle());
+    limits
 }
 
 async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Result<(), String> {
