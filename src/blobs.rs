@@ -272,7 +272,7 @@ impl Blobs {
                     warn!(%error, "the blob store cannot be swept now; retrying later")
                 }
             }
-            tokio::time::sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 

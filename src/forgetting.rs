@@ -133,7 +133,7 @@ impl Eraser {
                 }
                 Err(error) => warn!(%error, "forgetting cannot read its list; retrying"),
             }
-            tokio::time::sleep(TICK).await;
+            self.0.log.clock().pause(TICK).await;
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use actix::{Arbiter, ArbiterHandle};
-use actix_web::{HttpServer, web};
+use actix_web::{HttpServer, dev::ServerHandle, web};
 use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
 use genie_events::Limits;
 use genie_log::{Clock, Election, Log, Opened};
@@ -75,8 +75,17 @@ pub fn run(config: Config) -> Result<(), String> {
 pub struct Server {
     address: SocketAddr,
     said: mpsc::UnboundedReceiver<String>,
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Stop>,
     ended: oneshot::Receiver<Result<(), String>>,
+}
+
+/// How a server in the caller's process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Requests under way finish, and everything is put in order.
+    Gracefully,
+    /// As if the process was killed.
+    AtOnce,
 }
 
 impl Server {
@@ -126,8 +135,14 @@ impl Server {
 
     /// Lets requests under way finish, and stops.
     pub async fn stop(mut self) -> Result<(), String> {
-        let _ = self.stop.send(()); // a server that ended by itself hears nothing
+        let _ = self.stop.send(Stop::Gracefully); // a server that ended by itself hears nothing
         end_of(&mut self.ended).await
+    }
+
+    /// Ends as if the process was killed: connections break, and nothing is put in order.
+    pub async fn kill(mut self) {
+        let _ = self.stop.send(Stop::AtOnce);
+        let _ = end_of(&mut self.ended).await; // it was to break off
     }
 }
 
@@ -144,7 +159,7 @@ struct ServerOwner {
     say: Say,
     listening: Option<oneshot::Sender<SocketAddr>>,
     /// Without it, signals stop the server.
-    stop: Option<oneshot::Receiver<()>>,
+    stop: Option<oneshot::Receiver<Stop>>,
 }
 
 fn serve(config: Config, clock: Clock, owner: ServerOwner) -> Result<(), String> {
@@ -355,21 +370,28 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
         let _ = listening.send(*address);
     }
     let server = server.run();
-    if let Some(stop) = owner.stop {
-        let handle = server.handle();
-        actix_web::rt::spawn(async move {
-            let _ = stop.await; // or the owner is gone
-            handle.stop(true).await;
-        });
-    }
+    let told = owner
+        .stop
+        .map(|stop| actix_web::rt::spawn(stop_when_told(stop, server.handle())));
     let stopped = server
         .await
         .map_err(|error| format!("the server stopped: {error}"));
+    if let Some(told) = told
+        && matches!(told.await, Ok(Stop::AtOnce))
+    {
+        return stopped;
+    }
     if let Some(commands) = commands {
         commands.stop().await;
     }
     close(&app).await;
     stopped
+}
+
+async fn stop_when_told(stop: oneshot::Receiver<Stop>, server: ServerHandle) -> Stop {
+    let stop = stop.await.unwrap_or(Stop::AtOnce); // the owner is gone
+    server.stop(stop == Stop::Gracefully).await;
+    stop
 }
 
 async fn close(app: &App) {

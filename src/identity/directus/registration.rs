@@ -27,7 +27,7 @@ use parking_lot::{Mutex, MutexGuard};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{Instrument, error, info, warn};
 use zeroize::Zeroizing;
 
@@ -427,7 +427,7 @@ impl Registrations {
             {
                 warn!(%error, "old refreshes could not be removed; trying again");
             }
-            sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 
