@@ -259,12 +259,12 @@ impl Import {
         let opened = self
             .io
             .spawn(async move { open_log(&config, Clock::system(), false).await });
-        let Opened { log, vault } = opened
+        let Opened { log, append, vault } = opened
             .await
             .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
-        let users = Users::new(log.clone(), limits, vec![actix::Arbiter::new().handle()]);
+        let users = Users::new(append.clone(), limits, vec![actix::Arbiter::new().handle()]);
         Ok(Way::Here {
-            vault: Vault::new(log.clone(), vault),
+            vault: Vault::new(append, vault),
             users,
             log,
             _only_process: only_process,

@@ -11,7 +11,7 @@ use genie_log::{
     forgetting::{ASKED_AT_ONCE, Forgetting, Stage},
 };
 use genie_projections::{ReadError, ReadSide};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     blobs::{BlobError, Blobs},
@@ -41,8 +41,6 @@ const LEDGER_TRIES: usize = 20;
 const LAST_LOOK_SECONDS: i64 = 60;
 /// How long the projections are waited for in one try.
 const PROJECTIONS: Duration = Duration::from_secs(2);
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
 /// Pause after the log could not be read, or the ledger not written.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -131,7 +129,9 @@ impl Eraser {
                         self.see_to(&one).await;
                     }
                 }
-                Err(error) => warn!(%error, "forgetting cannot read its list; retrying"),
+                Err(error) => {
+                    warn!(%error, "forgetting: reading the users to erase failed; trying again")
+                }
             }
             self.0.log.clock().pause(TICK).await;
         }
@@ -152,16 +152,16 @@ impl Eraser {
                 log.clock().now().plus_millis(SOON.as_millis() as i64)
             }
             Err(Unfinished::NotYet(reason)) => {
-                warn!(user.id = %user, reason, "forgotten user has no certificate yet; retrying in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: making the certificate failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
             Err(Unfinished::Failed(reason)) => {
-                warn!(user.id = %user, reason, "forgotten user cannot be erased yet; retrying in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: erasing the remains of a user failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
         };
         if let Err(error) = log.put_off_forgetting(user, put_off).await {
-            warn!(user.id = %user, %error, "the delay of a forgetting cannot be stored; retrying now");
+            warn!(user.id = %user, %error, "forgetting: postponing a failed step was not written; trying it again now");
         }
     }
 
@@ -231,7 +231,7 @@ impl Eraser {
         let now = log.clock().now();
         log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
             .await?;
-        info!(user.id = %user, "user `{user}` is erased; nothing is left");
+        info!(user.id = %user, "forgetting: nothing is left of the user");
         Ok(())
     }
 
@@ -249,7 +249,7 @@ impl Eraser {
                 self.forget_again(user).await.map_err(|error| {
                     format!("user {user} was forgotten, came back with a backup, and cannot be forgotten again: {error}")
                 })?;
-                warn!(user.id = %user, "user `{user}` was forgotten and came back with a backup; forgotten again");
+                warn!(user.id = %user, "forgetting: a user came back with a backup and is forgotten again");
                 back.push(user);
             }
         }
@@ -282,22 +282,11 @@ impl Eraser {
         while let Err(reason) = self.catch_up().await {
             warn!(
                 reason,
-                "the ledger of forgotten users cannot be brought up to date; retrying"
+                "forgetting: bringing the ledger up to date failed; trying again"
             );
             tokio::time::sleep(AWAY).await;
         }
-        loop {
-            let rows = match follower.next(PAGE).await {
-                Ok(rows) => rows,
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the ledger of forgotten users stopped: a position is missing from the log");
-                }
-                Err(error) => {
-                    warn!(%error, "the ledger of forgotten users cannot read the log; retrying");
-                    tokio::time::sleep(AWAY).await;
-                    continue;
-                }
-            };
+        while let Some(rows) = follower.next_or_end("ledger of the forgotten").await {
             for row in rows.iter().filter(|row| row.is_forgotten()) {
                 while let Err(reason) = ledger
                     .write(UserId(row.owner), row.recorded_at, row.position)
@@ -305,7 +294,7 @@ impl Eraser {
                 {
                     warn!(
                         reason,
-                        "the ledger of forgotten users cannot be written; retrying"
+                        "forgetting: writing the ledger failed; trying again"
                     );
                     tokio::time::sleep(AWAY).await;
                 }

@@ -150,7 +150,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
                 path,
                 kept,
                 signed,
-                "the heads in the file cover more facts than the log has: the store was set back, or it is another store"
+                "signed heads: the file covers more facts than the log; the store was set back or is another one"
             );
         }
         if head.size <= file.size {
@@ -162,7 +162,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
         match written {
             Ok(()) => pause = FIRST_PAUSE,
             Err(error) => {
-                warn!(path, %error, "signed head cannot be written to the file; retrying");
+                warn!(path, %error, "signed heads: writing the file failed; trying again");
                 again(&mut heads, &mut pause).await;
             }
         }
@@ -184,7 +184,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
         {
             Ok(answer) if answer.status().is_success() => {
                 if pause > FIRST_PAUSE {
-                    info!("the webhook accepts signed heads again");
+                    info!("signed heads: the webhook accepts them again");
                 }
                 pause = FIRST_PAUSE;
             }
@@ -193,7 +193,10 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
                     Ok(answer) => format!("it answered {}", answer.status()),
                     Err(error) => error.without_url().to_string(),
                 };
-                warn!(reason, "the webhook did not accept a signed head; retrying");
+                warn!(
+                    reason,
+                    "signed heads: the webhook did not accept one; trying again"
+                );
                 again(&mut heads, &mut pause).await;
             }
         }

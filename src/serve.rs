@@ -206,15 +206,15 @@ async fn build(
     say: Say,
 ) -> Result<Built, String> {
     let limits = tier_limits::read(&config)?;
-    let Opened { log, vault } = open_log(&config, clock, false).await?;
+    let Opened { log, append, vault } = open_log(&config, clock, false).await?;
     let head_at_start = log.head();
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
     let election = log.stand_for_election(&node).await.map_err(sentence)?;
     let settings = write_settings(&config, node, limits.clone());
-    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings)
-        .map_err(sentence)?;
+    let write =
+        WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
@@ -309,12 +309,14 @@ async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<
 
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
-        warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
+        warn!(
+            "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
+        );
     }
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(
             reason = failure.sentence,
-            "the model server does not answer; chat and captions answer 502 until it does"
+            "model server: no answer; chat and captions answer 502 until it does"
         );
     }
 }
@@ -364,7 +366,7 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     }
     for address in &addresses {
         (owner.say)(&format!("genie listens on http://{address}"));
-        info!(%address, store = ?app.config.target(), "genie listens");
+        info!(%address, store = ?app.config.target(), "genie: listening");
     }
     if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
         let _ = listening.send(*address);
@@ -407,7 +409,7 @@ async fn close(app: &App) {
         log.store().close().await;
     };
     let _ = app.log.store().io().spawn(end).await;
-    info!("genie stopped");
+    info!("genie: stopped");
 }
 
 /// The first invite, with a command that uses it.

@@ -7,6 +7,8 @@ use genie_events::{
     Metadata, SessionId, TurnId, User, UserCommand, UserId,
     chat::{Answer, Chat, ChatCommand, Failure, TurnMetrics, TurnOutcome},
 };
+use genie_log::leases::LeaseRow;
+use genie_log::turn_journal::JournalRow;
 use genie_log::{Epoch, LogError, Owner, UserKeys, Work, leases::LeaseKind, turn_journal::Journal};
 use tracing::{error, info, warn};
 
@@ -346,13 +348,13 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
         };
         let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
         let mut work = vec![
-            Work::DropLease {
+            Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Turn,
                 id: id.clone(),
-            },
-            Work::PruneJournal {
+            }),
+            Work::Journal(JournalRow::Prune {
                 turn_id: id.clone(),
-            },
+            }),
         ];
         work.extend(office.map(Work::OnlyInEpoch));
         Ok(Plan {

@@ -1,17 +1,15 @@
 //! The supervisor of model streams. It owns every running answer as a task with its own deadline and cancel token, renews their
 //! leases, and ends what a dead node left behind. A panic in a task is a value.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use genie_events::{
     CaptionId, Metadata, Refusal, SessionId, Timestamp, TurnId, User, UserCommand, UserId,
     chat::ChatCommand,
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Log, LogError, Work, leases::LeaseKind, turn_journal::Journal};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -255,14 +253,14 @@ impl Supervisor {
     }
 
     fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
-        Work::PutLease {
+        Work::Lease(LeaseRow::Put {
             kind,
             id,
             user,
             stream_id,
             holder: self.0.node.clone(),
             expires_at: self.lease_end(),
-        }
+        })
     }
 
     fn lease_end(&self) -> Timestamp {
@@ -345,5 +343,5 @@ impl Supervisor {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -160,7 +160,7 @@ impl Upload {
                 .map(|number| Ok(blobs.path(user, id, number)))
                 .collect();
             if let Err(error) = delete(&*blobs.0.objects, stream::iter(paths).boxed()).await {
-                warn!(%error, file.id = %id, "a broken upload cannot be deleted now; the sweep deletes it later");
+                warn!(%error, file.id = %id, "uploads: deleting an unfinished upload failed; the sweep deletes it");
             }
         })
     }

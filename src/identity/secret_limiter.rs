@@ -177,7 +177,7 @@ impl SecretLimiter {
                 tokens,
                 stopped,
             } = *wrong;
-            warn!(%network, secrets, service_keys, tokens, stopped, "refused wrong secrets, service keys or tokens from {network}");
+            warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets: a network sent wrong secrets, keys or tokens");
         }
         let known_by = |address: &Network| log.hashes().network(&address.to_string());
         let facts = due
@@ -186,7 +186,7 @@ impl SecretLimiter {
             .collect();
         let noted = access.refused(facts).await;
         if let Err(error) = noted {
-            warn!(%error, "refused secrets, keys and tokens cannot be recorded; retrying in a minute");
+            warn!(%error, "wrong secrets: recording them failed; trying again in a minute");
             due.into_iter()
                 .for_each(|(address, wrong)| self.tally().put_back(address, wrong));
         }

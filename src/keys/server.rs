@@ -91,7 +91,7 @@ impl Ring {
             Err(LogError::Away(reason)) => {
                 warn!(
                     reason,
-                    "the list of this server's master keys cannot be stored; retrying"
+                    "master keys: telling the other servers about this ring failed; trying again"
                 )
             }
             Err(error) => return Err(error.to_string()),
@@ -121,12 +121,12 @@ impl Ring {
             if let Some(reason) = reason.as_ref().filter(|_| reason != told) {
                 warn!(
                     reason,
-                    "the changed ring of master keys is refused; the former ring stays in use"
+                    "master keys: the changed ring is not usable; the previous one stays in use"
                 );
             }
             told = reason;
             if let Err(error) = self.log.announce_ring(&self.node).await {
-                warn!(%error, "the list of this server's master keys cannot be stored; retrying");
+                warn!(%error, "master keys: telling the other servers about this ring failed; trying again");
             }
         }
     }
@@ -143,7 +143,7 @@ impl Ring {
             .await
             .map_err(|error| format!("{}: {error}", path.display()))?;
         *self.taken() = seen;
-        info!(ids, "the ring of master keys was read again");
+        info!(ids, "master keys: took over the changed ring");
         self.log
             .announce_ring(&self.node)
             .await
@@ -157,7 +157,7 @@ impl Ring {
     /// Tells the others that this server goes.
     pub async fn withdraw(&self) {
         if let Err(error) = self.log.withdraw_ring(&self.node).await {
-            warn!(%error, "the list of this server's master keys cannot be deleted; other servers wait for it until it expires");
+            warn!(%error, "master keys: signing off failed; other servers count this one as running for a while");
         }
     }
 }
