@@ -205,7 +205,7 @@ impl BlobTable {
     }
 
     /// From now on nobody can read this user's files. The rows stay until
-    /// [`Log::drop_doomed_blobs`], so that a crash in between leaves a note of the bytes to be
+    /// [`BlobTable::drop_doomed`], so that a crash in between leaves a note of the bytes to be
     /// deleted.
     pub async fn doom_of_user(&self, user: UserId) -> Result<(), LogError> {
         self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user)
