@@ -267,12 +267,9 @@ impl Blobs {
                 .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
             match self.sweep_older(before).await {
                 Ok(0) => {}
-                Ok(count) => info!(
-                    count,
-                    "{count} parts of uploads that broke off were deleted"
-                ),
+                Ok(count) => info!(count, "uploads: deleted the parts of unfinished uploads"),
                 Err(error) => {
-                    warn!(%error, "the blob store can't be swept now; trying again later")
+                    warn!(%error, "uploads: sweeping the blob store failed; trying again later")
                 }
             }
             self.0.log.clock().pause(SWEEP).await;

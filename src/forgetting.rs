@@ -130,7 +130,9 @@ impl Eraser {
                         self.see_to(&one).await;
                     }
                 }
-                Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
+                Err(error) => {
+                    warn!(%error, "forgetting: reading the users to erase failed; trying again")
+                }
             }
             self.0.log.clock().pause(TICK).await;
         }
@@ -151,16 +153,16 @@ impl Eraser {
                 log.clock().now().plus_millis(SOON.as_millis() as i64)
             }
             Err(Unfinished::NotYet(reason)) => {
-                warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: making the certificate failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
             Err(Unfinished::Failed(reason)) => {
-                warn!(user.id = %user, reason, "what is left of a forgotten user can't be erased yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: erasing the remains of a user failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
         };
         if let Err(error) = log.forgettings().put_off(user, put_off).await {
-            warn!(user.id = %user, %error, "that it is to be tried again later can't be written; it is tried again now");
+            warn!(user.id = %user, %error, "forgetting: postponing a failed step was not written; trying it again now");
         }
     }
 
@@ -232,7 +234,7 @@ impl Eraser {
         log.forgettings()
             .note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
             .await?;
-        info!(user.id = %user, "nothing is left of user `{user}`");
+        info!(user.id = %user, "forgetting: nothing is left of the user");
         Ok(())
     }
 
@@ -251,7 +253,7 @@ impl Eraser {
                 self.forget_again(user).await.map_err(|error| {
                     format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
                 })?;
-                warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
+                warn!(user.id = %user, "forgetting: a user came back with a backup and is forgotten again");
                 back.push(user);
             }
         }
@@ -284,7 +286,7 @@ impl Eraser {
         while let Err(reason) = self.catch_up().await {
             warn!(
                 reason,
-                "the ledger of the forgotten can't be brought up to date; trying on"
+                "forgetting: bringing the ledger up to date failed; trying again"
             );
             tokio::time::sleep(AWAY).await;
         }
@@ -296,7 +298,7 @@ impl Eraser {
                 {
                     warn!(
                         reason,
-                        "the ledger of the forgotten can't be written; trying on"
+                        "forgetting: writing the ledger failed; trying again"
                     );
                     tokio::time::sleep(AWAY).await;
                 }

@@ -97,7 +97,7 @@ impl Ring {
             Err(LogError::Away(reason)) => {
                 warn!(
                     reason,
-                    "the other servers can't be told which master keys this one has; trying on"
+                    "master keys: telling the other servers about this ring failed; trying again"
                 )
             }
             Err(error) => return Err(error.to_string()),
@@ -127,12 +127,12 @@ impl Ring {
             if let Some(reason) = reason.as_ref().filter(|_| reason != told) {
                 warn!(
                     reason,
-                    "the ring of master keys was changed and is not taken; the one before stays"
+                    "master keys: the changed ring is not usable; the previous one stays in use"
                 );
             }
             told = reason;
             if let Err(error) = self.log.master_rings().announce(&self.node).await {
-                warn!(%error, "the other servers can't be told which master keys this one has; trying on");
+                warn!(%error, "master keys: telling the other servers about this ring failed; trying again");
             }
         }
     }
@@ -150,7 +150,7 @@ impl Ring {
             .await
             .map_err(|error| format!("{}: {error}", path.display()))?;
         *self.taken() = seen;
-        info!(ids, "the ring of master keys was read again");
+        info!(ids, "master keys: took over the changed ring");
         self.log
             .master_rings()
             .announce(&self.node)
@@ -165,7 +165,7 @@ impl Ring {
     /// Tells the others that this server goes.
     pub async fn withdraw(&self) {
         if let Err(error) = self.log.master_rings().withdraw(&self.node).await {
-            warn!(%error, "the other servers take this one for running for a while");
+            warn!(%error, "master keys: signing off failed; other servers count this one as running for a while");
         }
     }
 }

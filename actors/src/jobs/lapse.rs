@@ -50,7 +50,9 @@ impl JobBoard {
                     self.lapse(epoch, lease, now).await;
                 }
             }
-            Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+            Err(error) => {
+                warn!(%error, "job leases: looking for lapsed leases failed; trying again")
+            }
         }
     }
 
@@ -95,11 +97,11 @@ impl JobBoard {
                     .remove(LeaseKind::Job, job.as_str(), &holder)
                     .await
                 {
-                    warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
+                    warn!(%error, job.id = %job, "job leases: dropping a used lease failed; trying again");
                 }
             }
             Err(error) => {
-                warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet")
+                warn!(%error, job.id = %job, "job leases: ending a lapsed lease failed; trying again")
             }
         }
     }

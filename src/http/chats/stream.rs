@@ -104,7 +104,7 @@ impl TurnStream {
                     Ok(view) => view,
                     Err(error) => {
                         // The reader comes back with its place; nothing is lost.
-                        warn!(%error, turn.id = %self.turn, "a reader's stream broke off");
+                        warn!(%error, turn.id = %self.turn, "chat stream: broke off; the client resumes it");
                         return;
                     }
                 };

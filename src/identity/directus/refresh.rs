@@ -118,7 +118,7 @@ impl Refreshes {
             Err(_) => self.log.directus_refreshes().give_up(refreshing).await,
         };
         if let Err(error) = kept {
-            warn!(%error, "what Directus said to a refresh could not be told to the other nodes");
+            warn!(%error, "Directus: sharing a refreshed token with other servers failed; a retry there may be refused");
         }
         asked
     }
