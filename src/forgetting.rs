@@ -123,7 +123,7 @@ impl Eraser {
         loop {
             election.elected().await;
             let now = self.0.log.clock().now();
-            match self.0.log.due_forgettings(now, AT_ONCE).await {
+            match self.0.log.forgettings().due(now, AT_ONCE).await {
                 Ok(due) => {
                     for one in due {
                         self.see_to(&one).await;
@@ -160,7 +160,7 @@ impl Eraser {
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
         };
-        if let Err(error) = log.put_off_forgetting(user, put_off).await {
+        if let Err(error) = log.forgettings().put_off(user, put_off).await {
             warn!(user.id = %user, %error, "forgetting: postponing a failed step was not written; trying it again now");
         }
     }
@@ -181,10 +181,10 @@ impl Eraser {
 
     /// Erases what was still being written when the user was forgotten, and the bytes of uploads.
     async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
-        self.0.log.erase_working_rows(user).await?;
-        self.0.log.empty_wal().await?;
+        self.0.log.forgettings().erase_working_rows(user).await?;
+        self.0.log.forgettings().empty_wal().await?;
         self.0.blobs.delete_of(user).await?;
-        Ok(self.0.log.close_forgetting(user).await?)
+        Ok(self.0.log.forgettings().close(user).await?)
     }
 
     /// Erases what can be within that time. The elected node goes on with the rest.
@@ -208,28 +208,30 @@ impl Eraser {
             ..
         } = &*self.0;
         let Some(forgetting) = log
-            .forgetting(user)
+            .forgettings()
+            .get(user)
             .await?
             .filter(|one| one.stage == Stage::Forgotten)
         else {
             return Ok(());
         };
         ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
-        log.erase_working_rows(user).await?;
-        let _ = log.empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
+        log.forgettings().erase_working_rows(user).await?;
+        let _ = log.forgettings().empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
         blobs.delete_of(user).await?;
         if let Some(directus) = directus {
             directus.delete(user).await?;
         }
         reads.wait_for_all(forgetting.position, PROJECTIONS).await?;
-        log.empty_wal().await?;
-        let left = log.working_rows_left(user).await?;
+        log.forgettings().empty_wal().await?;
+        let left = log.forgettings().working_rows_left(user).await?;
         if !left.is_empty() {
             return Err(Unfinished::NotYet(format!("rows are left: {left:?}")));
         }
         let certificate = certificate::sign(log, &forgetting, directus.is_some()).await?;
         let now = log.clock().now();
-        log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
+        log.forgettings()
+            .note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
             .await?;
         info!(user.id = %user, "forgetting: nothing is left of the user");
         Ok(())
@@ -242,6 +244,7 @@ impl Eraser {
         let mut back = Vec::new();
         for ids in ledger.read()?.chunks(ASKED_AT_ONCE) {
             let live = log
+                .forgettings()
                 .with_live_keys(ids.to_vec())
                 .await
                 .map_err(|error| error.to_string())?;
@@ -308,6 +311,7 @@ impl Eraser {
         let mut after = None;
         loop {
             let page = log
+                .forgettings()
                 .forgotten_after(after)
                 .await
                 .map_err(|error| error.to_string())?;

@@ -211,7 +211,7 @@ async fn build(
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
-    let election = log.stand_for_election(&node).await.map_err(sentence)?;
+    let election = log.elections().stand(&node).await.map_err(sentence)?;
     let settings = write_settings(&config, node, limits.clone());
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
