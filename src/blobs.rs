@@ -244,7 +244,7 @@ impl Blobs {
     /// Deletes all files of a user, bytes and rows, those included that are being uploaded. For forgetting; what a crash leaves is
     /// finished by the sweep, and calling it again is no error.
     pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
-        self.0.log.doom_blobs_of(user).await?;
+        self.0.log.blobs().doom_of_user(user).await?;
         let objects = Arc::clone(&self.0.objects);
         let prefix = self.0.root.clone().join(user.to_string());
         self.run(async move {
@@ -252,7 +252,7 @@ impl Blobs {
             delete(&*objects, paths.boxed()).await
         })
         .await?;
-        Ok(self.0.log.drop_doomed_blobs(user).await?)
+        Ok(self.0.log.blobs().drop_doomed(user).await?)
     }
 
     /// Deletes for ever what belongs to no file, while this node is elected; to be spawned.
@@ -267,12 +267,9 @@ impl Blobs {
                 .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
             match self.sweep_older(before).await {
                 Ok(0) => {}
-                Ok(count) => info!(
-                    count,
-                    "{count} parts of uploads that broke off were deleted"
-                ),
+                Ok(count) => info!(count, "uploads: deleted the parts of unfinished uploads"),
                 Err(error) => {
-                    warn!(%error, "the blob store can't be swept now; trying again later")
+                    warn!(%error, "uploads: sweeping the blob store failed; trying again later")
                 }
             }
             self.0.log.clock().pause(SWEEP).await;
@@ -281,7 +278,7 @@ impl Blobs {
 
     /// Answers how many parts were deleted.
     async fn sweep_older(&self, before: Timestamp) -> Result<usize, BlobError> {
-        for user in self.0.log.doomed_blob_owners().await? {
+        for user in self.0.log.blobs().doomed_owners().await? {
             self.delete_of(user).await?;
         }
         if let Some(folder) = self.0.folder.clone() {
@@ -311,7 +308,7 @@ impl Blobs {
             let mut files: Vec<BlobId> = batch.iter().map(|(file, _)| *file).collect();
             files.sort_unstable();
             files.dedup();
-            let known = self.0.log.known_blobs(files).await?;
+            let known = self.0.log.blobs().known(files).await?;
             let orphans: Vec<Path> = batch
                 .into_iter()
                 .filter(|(file, _)| !known.contains(file))

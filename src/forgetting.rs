@@ -124,13 +124,15 @@ impl Eraser {
         loop {
             election.elected().await;
             let now = self.0.log.clock().now();
-            match self.0.log.due_forgettings(now, AT_ONCE).await {
+            match self.0.log.forgettings().due(now, AT_ONCE).await {
                 Ok(due) => {
                     for one in due {
                         self.see_to(&one).await;
                     }
                 }
-                Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
+                Err(error) => {
+                    warn!(%error, "forgetting: reading the users to erase failed; trying again")
+                }
             }
             self.0.log.clock().pause(TICK).await;
         }
@@ -151,16 +153,16 @@ impl Eraser {
                 log.clock().now().plus_millis(SOON.as_millis() as i64)
             }
             Err(Unfinished::NotYet(reason)) => {
-                warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: making the certificate failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
             Err(Unfinished::Failed(reason)) => {
-                warn!(user.id = %user, reason, "what is left of a forgotten user can't be erased yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: erasing the remains of a user failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
         };
-        if let Err(error) = log.put_off_forgetting(user, put_off).await {
-            warn!(user.id = %user, %error, "that it is to be tried again later can't be written; it is tried again now");
+        if let Err(error) = log.forgettings().put_off(user, put_off).await {
+            warn!(user.id = %user, %error, "forgetting: postponing a failed step was not written; trying it again now");
         }
     }
 
@@ -180,10 +182,10 @@ impl Eraser {
 
     /// What was written by whoever was in the middle of something when the user was forgotten, and the bytes of uploads.
     async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
-        self.0.log.erase_working_rows(user).await?;
-        self.0.log.empty_wal().await?;
+        self.0.log.forgettings().erase_working_rows(user).await?;
+        self.0.log.forgettings().empty_wal().await?;
         self.0.blobs.delete_of(user).await?;
-        Ok(self.0.log.close_forgetting(user).await?)
+        Ok(self.0.log.forgettings().close(user).await?)
     }
 
     /// Erases what can be within that time. The elected node goes on with the rest.
@@ -207,30 +209,32 @@ impl Eraser {
             ..
         } = &*self.0;
         let Some(forgetting) = log
-            .forgetting(user)
+            .forgettings()
+            .get(user)
             .await?
             .filter(|one| one.stage == Stage::Forgotten)
         else {
             return Ok(());
         };
         ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
-        log.erase_working_rows(user).await?;
-        let _ = log.empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
+        log.forgettings().erase_working_rows(user).await?;
+        let _ = log.forgettings().empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
         blobs.delete_of(user).await?;
         if let Some(directus) = directus {
             directus.delete(user).await?;
         }
         reads.wait_for_all(forgetting.position, PROJECTIONS).await?;
-        log.empty_wal().await?;
-        let left = log.working_rows_left(user).await?;
+        log.forgettings().empty_wal().await?;
+        let left = log.forgettings().working_rows_left(user).await?;
         if !left.is_empty() {
             return Err(Unfinished::NotYet(format!("rows are left: {left:?}")));
         }
         let certificate = certificate::sign(log, &forgetting, directus.is_some()).await?;
         let now = log.clock().now();
-        log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
+        log.forgettings()
+            .note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
             .await?;
-        info!(user.id = %user, "nothing is left of user `{user}`");
+        info!(user.id = %user, "forgetting: nothing is left of the user");
         Ok(())
     }
 
@@ -241,6 +245,7 @@ impl Eraser {
         let mut back = Vec::new();
         for ids in ledger.read()?.chunks(ASKED_AT_ONCE) {
             let live = log
+                .forgettings()
                 .with_live_keys(ids.to_vec())
                 .await
                 .map_err(|error| error.to_string())?;
@@ -248,7 +253,7 @@ impl Eraser {
                 self.forget_again(user).await.map_err(|error| {
                     format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
                 })?;
-                warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
+                warn!(user.id = %user, "forgetting: a user came back with a backup and is forgotten again");
                 back.push(user);
             }
         }
@@ -281,7 +286,7 @@ impl Eraser {
         while let Err(reason) = self.catch_up().await {
             warn!(
                 reason,
-                "the ledger of the forgotten can't be brought up to date; trying on"
+                "forgetting: bringing the ledger up to date failed; trying again"
             );
             tokio::time::sleep(AWAY).await;
         }
@@ -293,7 +298,7 @@ impl Eraser {
                 {
                     warn!(
                         reason,
-                        "the ledger of the forgotten can't be written; trying on"
+                        "forgetting: writing the ledger failed; trying again"
                     );
                     tokio::time::sleep(AWAY).await;
                 }
@@ -307,6 +312,7 @@ impl Eraser {
         let mut after = None;
         loop {
             let page = log
+                .forgettings()
                 .forgotten_after(after)
                 .await
                 .map_err(|error| error.to_string())?;

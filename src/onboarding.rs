@@ -64,7 +64,7 @@ pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), W
 /// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
 /// each upload whose job is cancelled or fails is followed by another.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
-    let kept = app.log.kept_bytes(user).await?;
+    let kept = app.log.blobs().kept_bytes(user).await?;
     let room = most.saturating_mul(KEPT);
     if kept.saturating_add(most) <= room {
         Ok(())

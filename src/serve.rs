@@ -211,7 +211,7 @@ async fn build(
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
-    let election = log.stand_for_election(&node).await.map_err(sentence)?;
+    let election = log.elections().stand(&node).await.map_err(sentence)?;
     let settings = write_settings(&config, node, limits.clone());
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
@@ -310,12 +310,14 @@ fn open_directus(
 
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
-        warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
+        warn!(
+            "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
+        );
     }
     if let Err(failure) = write.supervisor.ollama().ping().await {
         warn!(
             reason = failure.sentence,
-            "chat and captions answer 502 until the model server does"
+            "model server: no answer; chat and captions answer 502 until it does"
         );
     }
 }
@@ -353,7 +355,7 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     }
     for address in &addresses {
         (owner.say)(&format!("genie listens on http://{address}"));
-        info!(%address, store = ?app.config.target(), "genie listens");
+        info!(%address, store = ?app.config.target(), "genie: listening");
     }
     if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
         let _ = listening.send(*address);
@@ -396,7 +398,7 @@ async fn close(app: &App) {
         log.store().close().await;
     };
     let _ = app.log.store().io().spawn(end).await;
-    info!("genie stopped");
+    info!("genie: stopped");
 }
 
 /// The first invite, with a command that uses it.

@@ -126,7 +126,7 @@ impl JobBoard {
             match self.start().await {
                 Ok(follower) => break follower,
                 Err(error) => {
-                    warn!(%error, "the job board can't start yet; trying on");
+                    warn!(%error, "job board: start failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -151,7 +151,7 @@ impl JobBoard {
         {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
-                Err(error) => error!(%error, "the job board passes a damaged row by"),
+                Err(error) => error!(%error, "job board: skipped a damaged row"),
             }
         }
         self.take_note(&steps);
@@ -238,7 +238,7 @@ impl JobBoard {
                 // again, it comes back.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
                 Err(WriteError::Internal(reason)) => {
-                    error!(reason, job.id = %candidate.job, "a job can't be handed out")
+                    error!(reason, job.id = %candidate.job, "job board: a job can't be handed out; others are")
                 }
                 Err(error) => {
                     self.lock().put_back(&candidate);
@@ -366,7 +366,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress)
+            .leases()
+            .renew(LeaseKind::Job, job.as_str(), &hash, until, progress)
             .await?)
     }
 
@@ -375,7 +376,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .lease(LeaseKind::Job, job.as_str())
+            .leases()
+            .get(LeaseKind::Job, job.as_str())
             .await?
             .map(|lease| lease.user))
     }

@@ -162,7 +162,7 @@ impl Upload {
                 .map(|number| Ok(blobs.path(user, id, number)))
                 .collect();
             if let Err(error) = delete(&*blobs.0.objects, stream::iter(paths).boxed()).await {
-                warn!(%error, file.id = %id, "an upload that broke off is left to the sweep");
+                warn!(%error, file.id = %id, "uploads: deleting an unfinished upload failed; the sweep deletes it");
             }
         })
     }

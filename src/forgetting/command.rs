@@ -67,7 +67,8 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
     let started = Instant::now();
     loop {
         let forgetting = log
-            .forgetting(user)
+            .forgettings()
+            .get(user)
             .await
             .map_err(|error| error.to_string())?;
         match forgetting {
@@ -136,7 +137,8 @@ impl ForgettingNode {
         let Opened { log, append, vault } = open_log(config, Clock::system(), false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
         let election = log
-            .stand_for_election(&name)
+            .elections()
+            .stand(&name)
             .await
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());

@@ -178,7 +178,7 @@ impl SecretLimiter {
                 tokens,
                 stopped,
             } = *wrong;
-            warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets, service keys or tokens came from {network}");
+            warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets: a network sent wrong secrets, keys or tokens");
         }
         let known_by = |address: &Network| log.hashes().network(&address.to_string());
         let facts = due
@@ -187,7 +187,7 @@ impl SecretLimiter {
             .collect();
         let noted = access.refused(facts).await;
         if let Err(error) = noted {
-            warn!(%error, "that secrets, keys or tokens were refused could not be put on record; trying again in a minute");
+            warn!(%error, "wrong secrets: recording them failed; trying again in a minute");
             due.into_iter()
                 .for_each(|(address, wrong)| self.tally().put_back(address, wrong));
         }

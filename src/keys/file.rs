@@ -65,7 +65,8 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
             {
                 write(&path, &MasterKeys::generate())?;
                 warn!(
-                    "a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place"
+                    path = %shown,
+                    "master keys: made a first key; without it nothing can be read, so keep a copy in a safe place"
                 );
                 parsed(&path, &read(&path)?)
             } else {

@@ -268,10 +268,11 @@ both_stores!(
         store.register(&log, "ada").await;
         store.register(&log, "bob").await;
         let new = MasterKeys::new_entry("m2");
-        log.take_ring(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
+        log.master_rings()
+            .take(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
             .await
             .unwrap();
-        log.begin_rotation().await.unwrap(); // now the new key wraps the system's data key, but no user's
+        log.key_rotation().begin().await.unwrap(); // now the new key wraps the system's data key, but no user's
         log.store().close().await;
         drop(log);
         let genie = TestGenie::not_started(store, &[]).await;

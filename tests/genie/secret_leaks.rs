@@ -68,7 +68,7 @@ fn output_file(logs: &std::path::Path, name: &str) -> File {
 }
 
 /// Starts the server and writes its log to a file in this format.
-async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> Child {
+pub async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> Child {
     let said = logs.join("stdout");
     let before = fs::read_to_string(&said).unwrap_or_default().len();
     let mut serve = genie.command(&["serve"]);

@@ -171,7 +171,7 @@ impl<'a> TortureRun<'a> {
     async fn break_things(&mut self) -> (Faults, bool) {
         let siege = self.site.ground.as_ref().map(|ground| Siege {
             database: ground.database.clone(),
-            proxies: Arc::clone(&ground.proxies),
+            relays: Arc::clone(&ground.relays),
             append: self.append.clone(),
         });
         let started = self.started;

@@ -78,7 +78,7 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
     let running = log.store().io().spawn(sealer.run(election));
     log.store().io().spawn(async move {
         if let Err(stopped) = running.await {
-            error!(%stopped, "the sealer stopped in a panic");
+            error!(%stopped, "sealing: panicked; no head is signed until a restart");
             status.send_modify(|status| {
                 status.state = State::Stopped("a panic; see the server's log".into())
             });
@@ -107,13 +107,15 @@ impl Sealer {
             let Err(ended) = self.serve(epoch).await;
             match ended {
                 LogError::Deposed => {
-                    info!("another node was elected and seals the log from here on");
+                    info!("sealing: another server leads and goes on from here");
                     self.status
                         .send_modify(|status| status.state = State::Waiting);
                 }
-                LogError::Away(reason) => warn!(reason, "the store is away; the sealer tries on"),
+                LogError::Away(reason) => {
+                    warn!(reason, "sealing: the store does not answer; trying again")
+                }
                 error => {
-                    error!(%error, "the sealer stopped");
+                    error!(%error, "sealing: the log does not fit its tree; no head is signed until a restart");
                     self.status
                         .send_modify(|status| status.state = State::Stopped(error.to_string()));
                     return;
