@@ -214,7 +214,11 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let family = login.to_string();
-        let sessions = self.log.sessions_of(user, self.log.clock().now()).await?;
+        let sessions = self
+            .log
+            .sessions()
+            .of_user(user, self.log.clock().now())
+            .await?;
         let is_theirs = sessions.iter().any(|session| session.family == family);
         self.plan(user, asking, move |state, now| {
             if !is_theirs {
@@ -396,7 +400,7 @@ impl Accounts {
         loop {
             self.log.clock().pause(SWEEP).await;
             if election.now().is_some()
-                && let Err(error) = self.log.sweep_sessions(self.log.clock().now()).await
+                && let Err(error) = self.log.sessions().sweep(self.log.clock().now()).await
             {
                 warn!(%error, "logins that ran out can't be deleted; trying on");
             }

@@ -303,7 +303,7 @@ fn pauses() -> impl Iterator<Item = Duration> {
 pub(crate) async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failure) {
     let mut content = String::new();
     for pause in pauses() {
-        match supervisor.0.log.journalled(task.turn, task.user).await {
+        match supervisor.0.log.journals().text(task.turn, task.user).await {
             Ok(shown) => content = shown,
             Err(LogError::Away(_)) => {
                 tokio::time::sleep(pause).await;
@@ -389,7 +389,8 @@ pub(crate) async fn drop_own_lease(supervisor: &Supervisor, kind: LeaseKind, id:
     if let Err(error) = supervisor
         .0
         .log
-        .drop_lease(kind, id, &supervisor.0.node)
+        .leases()
+        .remove(kind, id, &supervisor.0.node)
         .await
     {
         warn!(%error, "a lease that says nothing any more can't be dropped");

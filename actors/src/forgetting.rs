@@ -107,6 +107,7 @@ impl Forget {
                 }
                 Ok(Waking::Forgotten) => {
                     self.log
+                        .forgettings()
                         .forget_restored_key(user, self.log.clock().now())
                         .await?;
                     return Ok(Forgotten::Yes);
@@ -195,7 +196,7 @@ impl Forget {
         error: &LogError,
     ) -> Result<AppendRequest, WriteError> {
         let (LifecycleCommand::Forget(by), (after, of_account @ 1..)) =
-            (command, self.log.counts_of(user).await?)
+            (command, self.log.forgettings().counts_of(user).await?)
         else {
             return Err(error.clone().into());
         };

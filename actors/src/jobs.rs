@@ -366,7 +366,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress)
+            .leases()
+            .renew(LeaseKind::Job, job.as_str(), &hash, until, progress)
             .await?)
     }
 
@@ -375,7 +376,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .lease(LeaseKind::Job, job.as_str())
+            .leases()
+            .get(LeaseKind::Job, job.as_str())
             .await?
             .map(|lease| lease.user))
     }

@@ -212,7 +212,7 @@ impl Supervisor {
     /// Stops a turn, at the model server too. One that runs on another node is called off at its next heartbeat.
     pub async fn stop(&self, turn: TurnId) -> Result<(), WriteError> {
         let id = turn.to_string();
-        self.0.log.call_off(LeaseKind::Turn, &id).await?;
+        self.0.log.leases().call_off(LeaseKind::Turn, &id).await?;
         self.cancel(&id);
         Ok(())
     }
@@ -271,7 +271,8 @@ impl Supervisor {
         Ok(self
             .0
             .log
-            .lease(kind, id)
+            .leases()
+            .get(kind, id)
             .await?
             .is_some_and(|lease| lease.holder == self.0.node))
     }

@@ -49,7 +49,7 @@ where
         let (state, stream, count) = load::<A>(log, kind, id).await?;
         // Asked for after the state was read, as a user's actor does.
         if let Some((user, key)) = &again
-            && let Some(remembered) = log.remembered(*user, key).await?
+            && let Some(remembered) = log.outcomes().get(*user, key).await?
         {
             return answer_again(remembered).map(|done| done.position);
         }

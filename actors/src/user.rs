@@ -216,7 +216,7 @@ impl Turn {
             }
             // Asked for after the state was read: what this request did before is in the state only if it is found here.
             if let Some(key) = &ask.asking.key
-                && let Some(remembered) = self.log.remembered(self.id, key).await?
+                && let Some(remembered) = self.log.outcomes().get(self.id, key).await?
             {
                 if let Some(job) = &ask.job {
                     state.user.drop_recalled(job);
@@ -242,7 +242,7 @@ impl Turn {
                             user: self.id,
                             outcome: plan.outcome.clone(),
                         };
-                        if !self.log.keep_outcome(remember, state.user.seq()).await? {
+                        if !self.log.outcomes().keep(remember, state.user.seq()).await? {
                             continue;
                         }
                     }

@@ -75,7 +75,7 @@ impl WriteSide {
         let supervisor = Supervisor::new(
             log.clone(),
             users.clone(),
-            log.start_journal(),
+            log.journals().start(),
             settings.model,
             settings.node,
         )?;

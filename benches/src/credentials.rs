@@ -235,12 +235,12 @@ async fn rotate(ground: &Ground) -> Measured<Row> {
     let mut rates = Vec::new();
     for n in 0..ROTATIONS {
         ring = format!("{},{ring}", *MasterKeys::new_entry(&format!("r{n}")));
-        log.take_ring(MasterKeys::parse(&ring)?).await?;
+        log.master_rings().take(MasterKeys::parse(&ring)?).await?;
         let began = Instant::now();
-        let to = log.begin_rotation().await?;
+        let to = log.key_rotation().begin().await?;
         let (mut wrapped, mut from) = (0, Some(Place::default()));
         while let Some(place) = from {
-            let step = log.rotate(&to, place).await?;
+            let step = log.key_rotation().rotate(&to, place).await?;
             wrapped += step.wrapped;
             from = step.next;
         }

@@ -209,7 +209,7 @@ impl Export {
 
     fn sessions(&self) -> Items<'_> {
         Box::pin(try_stream! {
-            for session in self.app.log.sessions_of(self.user, self.app.log.clock().now()).await? {
+            for session in self.app.log.sessions().of_user(self.user, self.app.log.clock().now()).await? {
                 yield accounts::shown(&session, self.login);
             }
         })
@@ -346,7 +346,7 @@ impl Export {
         let rows = pages(
             move |after| async move {
                 let keys = self.app.log.live_keys(self.user).await?;
-                let rows = self.app.log.blobs_of(self.user, after, PAGE).await?;
+                let rows = self.app.log.blobs().of_user(self.user, after, PAGE).await?;
                 let named = |row: Blob| Ok((row.name(&keys)?, row));
                 rows.into_iter()
                     .map(named)

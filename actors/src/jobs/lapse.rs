@@ -38,7 +38,13 @@ impl JobBoard {
     }
 
     async fn lapse_all(&self, epoch: Epoch, now: Timestamp) {
-        match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
+        match self
+            .0
+            .log
+            .leases()
+            .lapsed(LeaseKind::Job, now, LAPSES)
+            .await
+        {
             Ok(lapsed) => {
                 for lease in lapsed {
                     self.lapse(epoch, lease, now).await;
@@ -87,7 +93,8 @@ impl JobBoard {
                 if let Err(error) = self
                     .0
                     .log
-                    .drop_lease(LeaseKind::Job, job.as_str(), &holder)
+                    .leases()
+                    .remove(LeaseKind::Job, job.as_str(), &holder)
                     .await
                 {
                     warn!(%error, job.id = %job, "job leases: dropping a used lease failed; trying again");

@@ -354,7 +354,14 @@ mod tests {
                 );
             }
             assert_eq!(
-                opened.log.forgetting(ada).await.unwrap().unwrap().position,
+                opened
+                    .log
+                    .forgettings()
+                    .get(ada)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .position,
                 2
             );
         }

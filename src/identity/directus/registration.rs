@@ -423,7 +423,12 @@ impl Registrations {
                 }
             }
             if election.now().is_some()
-                && let Err(error) = self.0.log.prune_refreshes(self.0.log.clock().now()).await
+                && let Err(error) = self
+                    .0
+                    .log
+                    .directus_refreshes()
+                    .prune(self.0.log.clock().now())
+                    .await
             {
                 warn!(%error, "Directus: removing old refreshes failed; trying again");
             }
