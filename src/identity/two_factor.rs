@@ -2,7 +2,8 @@
 //! authenticator apps expect (RFC 6238). A code is accepted one step early or late. The account's rules
 //! accept each code once.
 //!
-//! A secret has 160 bits (RFC 4226, section 4): 96 random ones, and an HMAC over them and their user.
+//! A secret has 160 bits (RFC 4226, section 4): 96 random ones, and an HMAC over them and their user,
+//! under a key derived from the system's data key.
 //! So only a secret that genie issued to that user, against the password, can be enabled. A stolen
 //! access token alone cannot lock the owner out with a secret of the thief's.
 
