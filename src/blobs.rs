@@ -1,11 +1,11 @@
 //! The blob store: uploaded files in a local folder or a bucket. Each part of a file is an object
 //! `<user>/<file>/<part>`, encrypted under the user's key before it is sent.
 //!
-//! A file is not one multipart upload. Stores hide unfinished multipart uploads, while the parts that
-//! a crash leaves can be listed and swept.
+//! A file is not one multipart upload. Stores hide unfinished multipart uploads, while the parts
+//! that a crash leaves can be listed and swept.
 //!
-//! Invariant: all work on the store runs on the runtime that owns all I/O, and finishes even when the
-//! caller goes away.
+//! Invariant: all work on the store runs on the runtime that owns all I/O, and finishes even when
+//! the caller goes away.
 
 use std::{
     collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
@@ -79,7 +79,6 @@ pub enum BlobError {
         number: u64,
         reason: String,
     },
-    /// The log's tables.
     #[error(transparent)]
     Log(#[from] LogError),
 }

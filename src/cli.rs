@@ -58,7 +58,8 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Forget a user and print the certificate; may run beside the server
     Forget(forgetting::command::ForgetArguments),
-    /// Forget users again who came back with a backup; every start of the server does the same; may run beside it
+    /// Forget users again who came back with a backup; every start of the server does the same; may
+    /// run beside it
     RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]

@@ -1,6 +1,6 @@
-//! `genie import credentials FILE`: imports credentials from the original, through the running server
-//! when there is one. It reads the file line by line and reports each line by its number, never by
-//! its content. Rejected lines go to a separate file, unchanged.
+//! `genie import credentials FILE`: imports credentials from the original, through the running
+//! server when there is one. It reads the file line by line and reports each line by its number,
+//! never by its content. Rejected lines go to a separate file, unchanged.
 
 use std::{
     fs::{File, OpenOptions},
@@ -44,13 +44,15 @@ pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the
 
 #[derive(Subcommand)]
 pub enum ImportCommand {
-    /// Import credentials that the original encrypted with CREDENTIALS_ENC_KEY_B64; may run beside the server, and again
+    /// Import credentials that the original encrypted with CREDENTIALS_ENC_KEY_B64; may run beside
+    /// the server, and be repeated
     Credentials(CredentialImportArguments),
 }
 
 #[derive(Args)]
 pub struct CredentialImportArguments {
-    /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"}; `-` is standard input
+    /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"};
+    /// `-` is standard input
     file: PathBuf,
     /// A new file for the rejected lines, unchanged
     #[arg(long)]

@@ -1,5 +1,5 @@
-//! Erases the remains of a forgotten user in every place. Before the first step the log records that
-//! the user is forgotten, and which steps remain ([`genie_log::forgetting`]). Each step may be
+//! Erases the remains of a forgotten user in every place. Before the first step the log records
+//! that the user is forgotten, and which steps remain ([`genie_log::forgetting`]). Each step may be
 //! repeated. So when a server dies in the middle, the leader continues until nothing is left.
 
 use std::{sync::Arc, time::Duration};
@@ -35,7 +35,8 @@ const AT_ONCE: i64 = 20;
 const SOON: Duration = Duration::from_millis(500);
 /// Pause after a failed step.
 const LATER_SECONDS: i64 = 30;
-/// Tries to forget a user again who came back with a backup. Other servers may be writing meanwhile.
+/// Tries to forget a user again who came back with a backup. Other servers may be writing
+/// meanwhile.
 const LEDGER_TRIES: usize = 20;
 /// Time until the last look. No work that was running when the user was forgotten lasts longer.
 const LAST_LOOK_SECONDS: i64 = 60;
@@ -69,7 +70,8 @@ pub enum Unfinished {
 impl From<LogError> for Unfinished {
     fn from(error: LogError) -> Self {
         match error {
-            // SQLite answers this too when another connection writes while the WAL is being emptied.
+            // SQLite answers this too when another connection writes while the WAL is being
+            // emptied.
             away @ LogError::Away(_) => Self::NotYet(away.to_string()),
             error => Self::Failed(error.to_string()),
         }
@@ -196,8 +198,8 @@ impl Eraser {
         let _ = tokio::time::timeout(limit, finishing).await;
     }
 
-    /// Erases all remains, then signs the certificate. May be called again, and by several servers at
-    /// once.
+    /// Erases all remains, then signs the certificate. May be called again, and by several servers
+    /// at once.
     pub async fn finish(&self, user: UserId) -> Result<(), Unfinished> {
         let Inner {
             log,

@@ -1,6 +1,6 @@
-//! `genie keys`: lists, adds, rotates and retires master keys. The server that runs on the data folder
-//! does the work. Without one, this process does it in the store. A command that broke off continues
-//! when it is run again.
+//! `genie keys`: lists, adds, rotates and retires master keys. The server that runs on the data
+//! folder does the work. Without one, this process does it in the store. A command that broke off
+//! continues when it is run again.
 
 use std::{collections::BTreeSet, fs::File, path::Path};
 
@@ -45,7 +45,8 @@ pub enum KeysCommand {
         /// Its id: 1 to 32 letters, digits, `-` or `_`; without it, `m` and the next number
         id: Option<String>,
     },
-    /// Make the first key of the ring current and wrap all data keys by it; may run beside the servers, and again
+    /// Make the first key of the ring current and wrap all data keys by it; may run beside the
+    /// servers, and be repeated
     Rotate,
     /// Retire a key that no data key needs, and remove it from the ring's file
     Retire {
@@ -66,8 +67,8 @@ pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
     })
 }
 
-/// Does the requests about master keys: the running server, or else this process in the store, which
-/// it opens once.
+/// Does the requests about master keys: the running server, or else this process in the store,
+/// which it opens once.
 struct Keeper<'a> {
     config: &'a Config,
     here: Option<Here>,

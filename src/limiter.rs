@@ -1,12 +1,13 @@
-//! Limits tries by key: a burst in a row, then one per interval. The caller chooses what counts: only
-//! failures ([`Limiter::wait`] before, [`Limiter::count`] after), or every try ([`Limiter::take`]).
+//! Limits tries by key: a burst in a row, then one per interval. The caller chooses what counts:
+//! only failures ([`Limiter::wait`] before, [`Limiter::count`] after), or every try
+//! ([`Limiter::take`]).
 //!
-//! A count is stored as the moment at which it will be empty again. Each try moves that moment later.
-//! There is room while it lies less than a burst ahead. Each server counts for itself, and its counts
-//! are lost when it stops.
+//! A count is stored as the moment at which it will be empty again. Each try moves that moment
+//! later. There is room while it lies less than a burst ahead. Each server counts for itself, and
+//! its counts are lost when it stops.
 //!
-//! `rate_limiter.rs` counts requests instead: their answers report what is left, and a flood of keys
-//! must not push counts out.
+//! `rate_limiter.rs` counts requests instead: their answers report what is left, and a flood of
+//! keys must not push counts out.
 
 use std::{hash::Hash, time::Duration};
 

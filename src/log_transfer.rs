@@ -26,7 +26,8 @@ const LONGEST_FILE: u64 = 4096;
 
 #[derive(Subcommand)]
 pub enum LogCommand {
-    /// Write the log and the tables that it needs into a folder, encrypted; continues an earlier export; may run beside the server
+    /// Write the log and the tables that it needs into a folder, encrypted; continues an earlier
+    /// export; may run beside the server
     Export(Folder),
     /// Import an export into an empty store, or continue an import; the server must be stopped
     Import(Folder),
@@ -82,7 +83,8 @@ async fn take_in(
 ) -> Result<String, String> {
     let passphrase = passphrase(config, passphrase_file.as_deref(), false)?;
     let _only_process = lock_store(config)?;
-    // Read-only: an import needs the keys that the log was written with, so it must not make new ones.
+    // Read-only: an import needs the keys that the log was written with, so it must not make new
+    // ones.
     let masters = file::ring(config, true).await?;
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
     let Imported { head, had } = import(&config.target(), &masters, &export)

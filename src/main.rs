@@ -1,6 +1,7 @@
 //! The program `genie`. Its code is in the library of the same name.
 
-/// Commands are allocated on one thread and freed on another, which the system's allocator does slowly.
+/// Commands are allocated on one thread and freed on another, which the system's allocator does
+/// slowly.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -8,7 +9,8 @@ fn main() -> std::process::ExitCode {
     if let Err(sentence) = genie::core_dumps::forbid() {
         return genie::cli::fail(sentence); // before any key is read
     }
-    // reqwest needs a chosen provider. An error would mean that one is chosen already, which is as good.
+    // reqwest needs a chosen provider. An error would mean that one is chosen already, which is as
+    // good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     genie::cli::run()
 }

@@ -1,6 +1,6 @@
-//! Checks an upload and queues its job (docs/api.md, Onboarding). The bytes are already in the blob
-//! store, but belong to no file. One append makes them a file of the user, queues the job that imports
-//! it, and moves the account on.
+//! Checks an upload and queues its job (docs/api.md, Onboarding). The bytes are in the blob store
+//! by then, but belong to no file. One append makes them a file of the user, queues the job that
+//! imports it, and moves the account on.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Logs answers with status 503: the first of each code at once, later ones once a minute with their
-//! number.
+//! Logs answers with status 503: the first of each code at once, later ones once a minute with
+//! their number.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +14,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Outages(Arc<Mutex<HashMap<String, u64>>>);
 
 impl Outages {
-    /// Counts an answer, and logs it when it is the first within a minute. Call it inside a runtime.
+    /// Counts an answer, and logs it when it is the first within a minute. Call it inside a
+    /// runtime.
     pub fn count(&self, code: &str, reason: Option<&str>) {
         if let Some(unlogged) = self.0.lock().get_mut(code) {
             *unlogged += 1;

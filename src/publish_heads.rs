@@ -1,6 +1,6 @@
-//! Copies signed heads to a file and to a webhook, where somebody who controls the store cannot change
-//! them. Each head covers the earlier ones. So a slow receiver gets only the newest, and the head signer
-//! never waits.
+//! Copies signed heads to a file and to a webhook, where somebody who controls the store cannot
+//! change them. Each head covers the earlier ones. So a slow receiver gets only the newest, and the
+//! head signer never waits.
 
 use std::{
     fs::{File, OpenOptions},

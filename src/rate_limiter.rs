@@ -1,4 +1,5 @@
-//! Limits the requests of a key by a rate, counted by governor's GCRA. Each server counts for itself.
+//! Limits the requests of a key by a rate, counted by governor's GCRA. Each server counts for
+//! itself.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -13,8 +14,8 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 
-/// The most keys with their own count. Further ones share as many counts, by their hash, so that a flood
-/// of addresses costs some tens of megabytes at most.
+/// The most keys with their own count. Further ones share as many counts, by their hash, so that a
+/// flood of addresses costs some tens of megabytes at most.
 const MAX_KEYS: usize = 200_000;
 /// The largest number in a rate. Instead of a larger one, a setting can be `off`.
 const MAX_REQUESTS: u32 = 1_000_000;
@@ -119,8 +120,8 @@ impl RateStanding {
         )
     }
 
-    /// The value of `RateLimit` (the same draft): the remaining requests, and the seconds until the whole
-    /// rate is available again.
+    /// The value of `RateLimit` (the same draft): the remaining requests, and the seconds until the
+    /// whole rate is available again.
     pub fn limit(&self) -> String {
         let used = self.rate.requests.get().saturating_sub(self.remaining);
         let whole_again = (self.rate.interval() * used).as_secs_f64().ceil();

@@ -1,5 +1,5 @@
-//! The known roles: the configured ones, or those of the Directus that keeps the users. Any other name
-//! is a typing error or belongs to another system, and must not become a fact.
+//! The known roles: the configured ones, or those of the Directus that keeps the users. Any other
+//! name is a typing error or belongs to another system, and must not become a fact.
 
 use crate::config::Config;
 
@@ -20,8 +20,8 @@ pub fn has_the_form_of_one(role: &str) -> bool {
     (1..=MAX_NAME).contains(&role.len()) && !role.chars().any(char::is_control)
 }
 
-/// Refuses a role that is not in the settings. With a Directus the settings name no roles, so only the
-/// form is checked.
+/// Refuses a role that is not in the settings. With a Directus the settings name no roles, so only
+/// the form is checked.
 pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
     match config.directus {
         None => expect_one_of(

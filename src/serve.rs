@@ -70,8 +70,8 @@ pub fn run(config: Config) -> Result<(), String> {
     serve(config, Clock::system(), owner)
 }
 
-/// A server inside another process. Several may run at once. It leaves the process' own things alone:
-/// logging, signals, core dumps.
+/// A server inside another process. Several may run at once. It leaves the process' own things
+/// alone: logging, signals, core dumps.
 pub struct Server {
     address: SocketAddr,
     said: mpsc::UnboundedReceiver<String>,

@@ -1,5 +1,5 @@
-//! `GENIE_DATA_DIR/genie.sock`: commands reach the server that runs on that data folder through it. Only
-//! the operator may connect (mode 0600).
+//! `GENIE_DATA_DIR/genie.sock`: commands reach the server that runs on that data folder through it.
+//! Only the operator may connect (mode 0600).
 
 use std::path::PathBuf;
 

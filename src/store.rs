@@ -6,8 +6,8 @@ use genie_log::{Clock, Log, LogError, Opened, store::Target};
 
 use crate::{config::Config, keys::file};
 
-/// Opens the log with the configured master keys, or with those in the data folder. An empty store gets
-/// new ones there, unless `read_only`.
+/// Opens the log with the configured master keys, or with those in the data folder. An empty store
+/// gets new ones there, unless `read_only`.
 pub async fn open_log(config: &Config, clock: Clock, read_only: bool) -> Result<Opened, String> {
     let masters = file::ring(config, read_only).await?;
     let settings = genie_log::Settings {

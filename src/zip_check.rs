@@ -3,14 +3,15 @@
 //!
 //! The checks:
 //! - The file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3).
-//! - The number of entries and the sum of their stated sizes are within bounds. The sum is also within a
-//!   bound that depends on the file's size.
+//! - The number of entries and the sum of their stated sizes are within bounds. The sum is also
+//!   within a bound that depends on the file's size.
 //! - Names are harmless, and no two are equal.
-//! - Entries are plain files or folders, stored or deflated, not encrypted, and not archives themselves.
+//! - Entries are plain files or folders, stored or deflated, not encrypted, and not archives
+//!   themselves.
 //! - Entries do not overlap: many entries could point at one compressed heap.
 //! - Each entry's own header agrees with the directory.
-//! - Each entry is unpacked, to nowhere, and must have the stated length and checksum. So none can unpack
-//!   to more than it states.
+//! - Each entry is unpacked, to nowhere, and must have the stated length and checksum. So none can
+//!   unpack to more than it states.
 
 use flate2::read::DeflateDecoder;
 use rawzip::{
@@ -25,13 +26,13 @@ const MAX_ENTRIES: usize = 20_000;
 const MAX_NAME: usize = 1024;
 /// The most bytes that all entries together may unpack to.
 const MAX_UNPACKED: u64 = 4 << 30;
-/// The most unpacked bytes for each byte of the file. Text rarely packs better than 20 to 1. Deflate's
-/// best is 1,032 to 1.
+/// The most unpacked bytes for each byte of the file. Text rarely packs better than 20 to 1.
+/// Deflate's best is 1,032 to 1.
 const MAX_RATIO: u64 = 100;
 /// So many unpacked bytes are allowed whatever the file's size.
 const ALWAYS_ALLOWED: u64 = 16 << 20;
-/// How far from the end of the file the directory's end record is looked for: the record's length, and
-/// that of the longest comment.
+/// How far from the end of the file the directory's end record is looked for: the record's length,
+/// and that of the longest comment.
 const LONGEST_END: u64 = 22 + 65_535;
 
 /// Why an upload is refused.
@@ -83,8 +84,8 @@ struct Entry {
     method: CompressionMethod,
 }
 
-/// Checks a file of `size` bytes. When `reader` fails, the result is some refusal, so the caller asks the
-/// reader for its failure first.
+/// Checks a file of `size` bytes. When `reader` fails, the result is some refusal, so the caller
+/// asks the reader for its failure first.
 pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     let mut magic = [0; MAGIC.len()];
     reader

@@ -1,5 +1,5 @@
-//! `genie audit proof` and `GET /api/admin/audit/proof`: the proof that the log contains a fact under
-//! a signed head.
+//! `genie audit proof` and `GET /api/admin/audit/proof`: the proof that the log contains a fact
+//! under a signed head.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{Log, merkle_proof::Proof, merkle_tree::Hash};

@@ -24,7 +24,8 @@ pub struct VerifyArguments {
     /// Check the export in this folder instead of the store
     #[arg(long)]
     export: Option<PathBuf>,
-    /// The public key of the heads, as `genie audit key` prints it; only with --export, which holds no key
+    /// The public key of the heads, as `genie audit key` prints it; only with --export, which holds
+    /// no key
     #[arg(long, requires = "export")]
     key: Option<String>,
     /// A file that holds the export's passphrase and that only its owner may read

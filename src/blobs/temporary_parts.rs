@@ -1,5 +1,5 @@
-//! In a local folder a part is written as `<part>#<number>` and then renamed. A crash may leave such
-//! a file. The store does not list it, so the sweep looks into the folder itself.
+//! In a local folder a part is written as `<part>#<number>` and then renamed. A crash may leave
+//! such a file. The store does not list it, so the sweep looks into the folder itself.
 
 use std::{
     fs::{self, DirEntry},

@@ -32,7 +32,6 @@ pub struct Upload {
 }
 
 impl Blobs {
-    /// Begins an upload.
     pub fn upload(&self, user: UserId, keys: Arc<UserKeys>) -> Upload {
         let blobs = self.clone();
         let id = BlobId(self.0.log.clock().new_uuid());
@@ -103,7 +102,8 @@ impl Upload {
         let Some(writing) = &mut self.writing else {
             return Ok(());
         };
-        // By reference: if the caller goes away meanwhile, the part is still known to be on its way.
+        // By reference: if the caller goes away meanwhile, the part is still known to be on its
+        // way.
         let written = writing.await;
         self.writing = None;
         written.unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
@@ -136,7 +136,8 @@ impl Upload {
         .row(&self.keys)
     }
 
-    /// Keeps the parts, because the row is in the log or may be. If it is not, the sweep deletes them.
+    /// Keeps the parts, because the row is in the log or may be. If it is not, the sweep deletes
+    /// them.
     pub fn keep(mut self) {
         self.is_kept = true;
     }

@@ -45,8 +45,8 @@ pub struct Importer<'a> {
 }
 
 impl Importer<'_> {
-    /// Returns one outcome per line, in order, up to the first unknown one. It imports one line after
-    /// the other, so that the first of two conflicting lines counts.
+    /// Returns one outcome per line, in order, up to the first unknown one. It imports one line
+    /// after the other, so that the first of two conflicting lines counts.
     pub async fn take(&self, lines: Vec<CredentialLine>) -> Vec<LineOutcome> {
         let mut outcomes = Vec::with_capacity(lines.len());
         for line in lines {
@@ -64,8 +64,8 @@ impl Importer<'_> {
             Err(WriteError::Refused(refusal)) if refusal.code == "not_imported" => refusal,
             stored => return outcome(stored, id),
         };
-        // A later copy of the original may replace a credential that an earlier copy brought, as long
-        // as nobody else has changed it.
+        // A later copy of the original may replace a credential that an earlier copy brought, as
+        // long as nobody else has changed it.
         match self.brought_in(id).await {
             Ok(None) => LineOutcome::Rejected {
                 reason: refused.to_string(),
@@ -124,8 +124,8 @@ impl Importer<'_> {
             .and_then(|(version, _)| u32::try_from(version).ok()))
     }
 
-    /// Old clients reveal credentials by the original's ids, so an id that is a UUID stays. Any other
-    /// id is replaced by a hash of user and id, the same each time.
+    /// Old clients reveal credentials by the original's ids, so an id that is a UUID stays. Any
+    /// other id is replaced by a hash of user and id, the same each time.
     fn id_of(&self, line: &CredentialLine) -> CredentialId {
         let derived = || {
             let hash = self

@@ -5,7 +5,8 @@ use genie_events::UserId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The longest line, in bytes: the largest credential in hexadecimal, and room for the other fields.
+/// The longest line, in bytes: the largest credential in hexadecimal, and room for the other
+/// fields.
 pub const MAX_LINE: usize = 2 * genie_actors::credentials::MAX_SECRET_BYTES + 16 * 1024;
 /// The most characters of a credential's id, and of a name on a platform.
 const MAX_NAME: usize = 200;

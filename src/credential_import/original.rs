@@ -1,6 +1,6 @@
 //! Credentials as the original encrypted them: `v1:<iv>:<tag>:<ciphertext>` in hexadecimal,
-//! AES-256-GCM (NIST SP 800-38D) without associated data. genie only opens them; it encrypts in another
-//! way.
+//! AES-256-GCM (NIST SP 800-38D) without associated data. genie only opens them; it encrypts in
+//! another way.
 
 use aes_gcm::{
     AeadInOut, AesGcm, KeyInit, Nonce,
@@ -104,7 +104,8 @@ mod tests {
         }
     }
 
-    /// Test cases 13 to 15 of "The Galois/Counter Mode of Operation (GCM)", McGrew and Viega, appendix B.
+    /// Test cases 13 to 15 of "The Galois/Counter Mode of Operation (GCM)", McGrew and Viega,
+    /// appendix B.
     #[test]
     fn the_published_vectors_open() {
         let zero = key(&BASE64.encode([0; 32]));

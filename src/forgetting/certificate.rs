@@ -1,6 +1,6 @@
 //! The certificate: a C2SP signed note (signed-note) about what forgetting did and did not reach,
-//! signed by the key of the log's heads. It also says what remains: the events stay, unreadable, and
-//! an older backup is readable for as long as its master key is kept.
+//! signed by the key of the log's heads. It also says what remains: the events stay, unreadable,
+//! and an older backup is readable for as long as its master key is kept.
 
 use genie_log::{
     Log, LogError,

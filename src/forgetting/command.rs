@@ -1,5 +1,5 @@
-//! `genie forget` and `genie restore-check`. They ask the server that runs on the data folder. Without
-//! one, this process does the work, as a server that listens nowhere.
+//! `genie forget` and `genie restore-check`. They ask the server that runs on the data folder.
+//! Without one, this process does the work, as a server that listens nowhere.
 
 use std::{fs::File, time::Duration};
 
@@ -25,7 +25,8 @@ use crate::{
     store::{lock_store, open_log, read_log},
 };
 
-/// How long a command waits until nothing is left. Afterwards a server or the next command continues.
+/// How long a command waits until nothing is left. Afterwards a server or the next command
+/// continues.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the command looks.
 const LOOK: Duration = Duration::from_millis(250);

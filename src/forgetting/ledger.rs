@@ -24,8 +24,8 @@ pub struct ForgottenLedger {
 }
 
 impl ForgottenLedger {
-    /// Opens the ledger, and creates it when it is absent. An unreadable ledger is an error, because
-    /// a user in it might come back.
+    /// Opens the ledger, and creates it when it is absent. An unreadable ledger is an error,
+    /// because a user in it might come back.
     pub fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| {
             format!(
@@ -50,8 +50,8 @@ impl ForgottenLedger {
         Ok(ledger)
     }
 
-    /// Reads the users in the ledger. Another server may have written to it, or an operator may have
-    /// restored an older file.
+    /// Reads the users in the ledger. Another server may have written to it, or an operator may
+    /// have restored an older file.
     pub fn read(&self) -> Result<Vec<UserId>, String> {
         let shown = self.path.display();
         let text = open_to_append(&self.path).and_then(|mut file| {
@@ -81,8 +81,8 @@ impl ForgottenLedger {
             .await
     }
 
-    /// Writes a forgotten user as the fact names them, unless the ledger has them. After `Ok` the line
-    /// is flushed.
+    /// Writes a forgotten user as the fact names them, unless the ledger has them. After `Ok` the
+    /// line is flushed.
     pub async fn write(&self, user: UserId, at: Timestamp, position: u64) -> Result<(), String> {
         if self.lock().contains(&user) {
             return Ok(());

@@ -1,9 +1,10 @@
 //! Caches accounts, so that not every request looks its caller up in the store.
 //!
-//! Invariant: a cached account lags behind the log no longer than the read side does, and is dropped
-//! after `FRESH`. A new fact of an account drops it from the cache, once when the fact is seen and again
-//! when the read side has it. A write by the user's actor on this server makes the cached account
-//! unusable too. Commands do not depend on the cache: the user's actor decides on the present state.
+//! Invariant: a cached account lags behind the log no longer than the read side does, and is
+//! dropped after `FRESH`. A new fact of an account drops it from the cache, once when the fact is
+//! seen and again when the read side has it. A write by the user's actor on this server makes the
+//! cached account unusable too. Commands do not depend on the cache: the user's actor decides on
+//! the present state.
 
 use std::{
     collections::HashSet,
@@ -93,8 +94,8 @@ impl AccountCache {
         Ok(Some(account))
     }
 
-    /// Follows the log and drops accounts that have new facts. Runs for ever; spawn it on the runtime
-    /// that owns the store's connections.
+    /// Follows the log and drops accounts that have new facts. Runs for ever; spawn it on the
+    /// runtime that owns the store's connections.
     pub async fn follow(self) {
         let Inner { log, reads, .. } = &*self.0;
         let mut follower = log.follow(log.head());
@@ -107,7 +108,8 @@ impl AccountCache {
                 continue;
             }
             self.forget(&users);
-            // If the read side is late, cached accounts are as old as the read side, and drop after `FRESH`.
+            // If the read side is late, cached accounts are as old as the read side, and drop after
+            // `FRESH`.
             let _ = reads.wait_for("accounts", follower.position(), FRESH).await;
             self.forget(&users);
         }

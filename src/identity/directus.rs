@@ -167,7 +167,7 @@ impl Directus {
         self.0.standings.forget(user, token).await;
     }
 
-    /// Deletes a user in Directus; one who is deleted already is no error.
+    /// Deletes a user in Directus. A user who is already gone is no error.
     pub async fn delete(&self, user: UserId) -> Result<(), Trouble> {
         let Some(admin) = self.0.upstream.admin() else {
             return Err(Trouble::Failed(

@@ -19,7 +19,7 @@ pub struct ImpersonationClaims {
     pub session: Uuid,
     /// The user for whom the administrator acts.
     pub user: UserId,
-    /// The administrator.
+    /// The administrator who acts.
     pub by: UserId,
     exp: i64,
     iss: String,

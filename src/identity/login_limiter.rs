@@ -1,12 +1,12 @@
 //! Counts wrong passwords and one-time codes, and makes a guesser wait after too many.
 //!
-//! Passwords are counted by address and account together, so that a stranger cannot lock an owner out:
-//! the owner's address has its own count. Each address also has a count over all accounts, against one
-//! password tried on many accounts. One-time codes are counted by account alone (RFC 4226, section
-//! 7.3): a stranger reaches them only with the password, and addresses are cheap.
+//! Passwords are counted by address and account together, so that a stranger cannot lock an owner
+//! out: the owner's address has its own count. Each address also has a count over all accounts,
+//! against one password tried on many accounts. One-time codes are counted by account alone (RFC
+//! 4226, section 7.3): a stranger reaches them only with the password, and addresses are cheap.
 //!
-//! Each server counts for itself. With n servers a guesser has n times as many tries, which is still
-//! few.
+//! Each server counts for itself. With n servers a guesser has n times as many tries, which is
+//! still few.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::{limiter::Limiter, network::Network};
 /// The wrong tries in a row of one address on one account; then one per [`ONE_ACCOUNT_EVERY`].
 const ONE_ACCOUNT: u32 = 10;
 const ONE_ACCOUNT_EVERY: Duration = Duration::from_secs(30);
-/// The wrong tries in a row of one address on all accounts; then one per [`ALL_ACCOUNTS_EVERY`]. Many
-/// people may share an address.
+/// The wrong tries in a row of one address on all accounts; then one per [`ALL_ACCOUNTS_EVERY`].
+/// Many people may share an address.
 pub const ALL_ACCOUNTS: u32 = 100;
 pub const ALL_ACCOUNTS_EVERY: Duration = Duration::from_secs(3);
 

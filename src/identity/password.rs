@@ -1,4 +1,5 @@
-//! Argon2id, off the actor and I/O threads. Few run at once, otherwise logins could starve the machine.
+//! Argon2id, off the actor and I/O threads. Few run at once, otherwise logins could starve the
+//! machine.
 
 use std::sync::Arc;
 
@@ -19,8 +20,8 @@ const WAITING: usize = 64;
 pub struct Passwords {
     working: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// The hash of a random password. It is checked for unknown users, so that the time of a login does
-    /// not reveal who is registered.
+    /// The hash of a random password. It is checked for unknown users, so that the time of a login
+    /// does not reveal who is registered.
     nobodys: Arc<String>,
 }
 

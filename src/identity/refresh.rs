@@ -1,8 +1,8 @@
-//! Refresh tokens: 48 bytes in 64 characters, the length of Directus' own. The first 16 bytes name the
-//! family. The next 16 are random, or follow from the previous token. The last 16 are an HMAC over
-//! both, under a key derived from the system's data key. So genie recognizes every token that it
-//! issued, however long ago, without storing it. And every server makes the same successor of the same
-//! token.
+//! Refresh tokens: 48 bytes in 64 characters, the length of Directus' own. The first 16 bytes name
+//! the family. The next 16 are random, or follow from the previous token. The last 16 are an HMAC
+//! over both, under a key derived from the system's data key. So genie recognizes every token that
+//! it issued, however long ago, without storing it. And every server makes the same successor of
+//! the same token.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_log::{clock::random_bytes, keys::sha256_hex};

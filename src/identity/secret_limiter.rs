@@ -2,14 +2,14 @@
 //! records the refusals in the log once a minute (docs/api.md, Who is calling).
 //!
 //! Secrets that an address sent recently are remembered as hashes. A wrong one is refused without
-//! another check and counts once, so that a server with an outdated secret is no guesser. A right one
-//! is checked again however many guesses come from its address, so that a stranger behind the same
-//! address cannot lock out a good caller. Such a stranger can therefore guess the shared secret without
-//! this bound, so it has to be long and random, as service keys are.
+//! another check and counts once, so that a server with an outdated secret is no guesser. A right
+//! one is checked again however many guesses come from its address, so that a stranger behind the
+//! same address cannot lock out a good caller. Such a stranger can therefore guess the shared
+//! secret without this bound, so it has to be long and random, as service keys are.
 //!
-//! Tokens are signed. Checking one costs less than looking up whether it may be checked, and no number
-//! of tries makes a signature. So only a sender of forged tokens must wait, never the holder of a good
-//! one. An expired token was good, and does not count.
+//! Tokens are signed. Checking one costs less than looking up whether it may be checked, and no
+//! number of tries makes a signature. So only a sender of forged tokens must wait, never the holder
+//! of a good one. An expired token was good, and does not count.
 //!
 //! Each server counts for itself. Its counts are lost when it stops, except those in the log.
 
@@ -137,8 +137,8 @@ impl SecretLimiter {
         Ok(())
     }
 
-    /// Counts no further than the bound, even when many were checked at once. Otherwise later callers
-    /// would wait long.
+    /// Counts no further than the bound, even when many were checked at once. Otherwise later
+    /// callers would wait long.
     fn count(&self, address: Network, kind: SecretKind, now: Instant) {
         let _ = self.wrong.take((address, kind), now);
         self.tally().add(address, one(kind));
@@ -163,8 +163,8 @@ impl SecretLimiter {
         Err(StoppedSecret::TooMany { retry_after })
     }
 
-    /// Records the due refusals, or all of them. Refusals that the store does not take are recorded a
-    /// minute later.
+    /// Records the due refusals, or all of them. Refusals that the store does not take are recorded
+    /// a minute later.
     pub async fn put_on_record(&self, log: &Log, access: &Access, all: bool) {
         let due = self.tally().take(Instant::now(), all);
         if due.is_empty() {
@@ -254,8 +254,8 @@ impl Tally {
         waiting.wrong.add(wrong);
     }
 
-    /// Adds refusals that the store did not take. The time of the last record stays, so that the next
-    /// try comes a minute later.
+    /// Adds refusals that the store did not take. The time of the last record stays, so that the
+    /// next try comes a minute later.
     fn put_back(&mut self, address: Option<Network>, wrong: RefusedCounts) {
         match address {
             Some(address) => self.add(address, wrong),

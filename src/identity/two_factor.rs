@@ -1,11 +1,11 @@
 //! The second factor: time-based one-time codes, six digits every 30 seconds over SHA-1, as
-//! authenticator apps expect (RFC 6238). A code is accepted one step early or late. The account's rules
-//! accept each code once.
+//! authenticator apps expect (RFC 6238). A code is accepted one step early or late. The account's
+//! rules accept each code once.
 //!
-//! A secret has 160 bits (RFC 4226, section 4): 96 random ones, and an HMAC over them and their user,
-//! under a key derived from the system's data key.
-//! So only a secret that genie issued to that user, against the password, can be enabled. A stolen
-//! access token alone cannot lock the owner out with a secret of the thief's.
+//! A secret has 160 bits (RFC 4226, section 4): 96 random ones, and an HMAC over them and their
+//! user, under a key derived from the system's data key. So only a secret that genie issued to that
+//! user, against the password, can be enabled. A stolen access token alone cannot lock the owner
+//! out with a secret of the thief's.
 
 use genie_events::{Timestamp, UserId};
 use genie_log::clock::random_bytes;
@@ -30,7 +30,8 @@ impl OtpSecret {
         Self::from_bytes([drawn.as_slice(), &tag(key, user, &drawn)].concat())
     }
 
-    /// Reads the Base32 text of [`OtpSecret::text`]; `None` when genie did not issue it to this user.
+    /// Reads the Base32 text of [`OtpSecret::text`]; `None` when genie did not issue it to this
+    /// user.
     pub fn from_text(text: &SecretString, key: &[u8; 32], user: UserId) -> Option<Self> {
         let text = Some(text.expose_secret()).filter(|text| text.len() == TEXT_LENGTH)?;
         let read = Self::from_bytes(Secret::try_from_base32(text).ok()?.as_bytes().to_vec())?;

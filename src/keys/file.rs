@@ -1,5 +1,6 @@
-//! The ring of master keys: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, with one
-//! entry per line. The file is replaced as a whole, so that a crash leaves the old one or the new one.
+//! The ring of master keys: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, with
+//! one entry per line. The file is replaced as a whole, so that a crash leaves the old one or the
+//! new one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,7 +32,8 @@ pub fn path(config: &Config) -> Option<PathBuf> {
     }
 }
 
-/// Reads the configured ring. For an empty store it makes one in the data folder, unless `read_only`.
+/// Reads the configured ring. For an empty store it makes one in the data folder, unless
+/// `read_only`.
 pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
     if let Some(ring) = &config.master_keys {
         return MasterKeys::parse(ring.expose_secret())

@@ -1,5 +1,5 @@
-//! Requests about master keys, which a server answers, or the command itself without a server; and the
-//! ring of a running server, which follows its file.
+//! Requests about master keys, which a server answers, or the command itself without a server; and
+//! the ring of a running server, which follows its file.
 
 use std::{
     fs,
@@ -68,8 +68,8 @@ async fn list(log: &Log) -> Result<KeyList, RotationError> {
     })
 }
 
-/// The ring of a running server. It tells the other servers which keys it has, and reads its file again
-/// when the file changes.
+/// The ring of a running server. It tells the other servers which keys it has, and reads its file
+/// again when the file changes.
 pub struct Ring {
     log: Log,
     node: String,
@@ -94,7 +94,8 @@ impl Ring {
         });
         match log.master_rings().announce(node).await {
             Ok(()) => {}
-            // Nobody can rotate then either. `follow` tells the other servers once the store is back.
+            // Nobody can rotate then either. `follow` tells the other servers once the store is
+            // back.
             Err(LogError::Away(reason)) => {
                 warn!(
                     reason,

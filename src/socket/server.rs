@@ -1,5 +1,6 @@
-//! The server's end of the socket. The holder of the lock file beside it owns the socket. It replaces a
-//! socket that a dead server left. A second server in the same folder runs without a socket.
+//! The server's end of the socket. The holder of the lock file beside it owns the socket. It
+//! replaces a socket that a dead server left. A second server in the same folder runs without a
+//! socket.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -88,8 +89,8 @@ fn listen(path: &Path) -> io::Result<(UnixListener, File)> {
     owner
         .try_lock()
         .map_err(|_| io::Error::other("another server owns it"))?;
-    // The socket is made in a folder that others cannot enter, and moved once its mode is set. So there
-    // is no moment at which others could connect.
+    // The socket is made in a folder that others cannot enter, and moved once its mode is set. So
+    // there is no moment at which others could connect.
     let hidden = folder.join(".sock");
     if hidden.exists() {
         fs::remove_dir_all(&hidden)?;

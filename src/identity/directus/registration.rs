@@ -92,8 +92,8 @@ struct Inner {
     log: Log,
     creator_role: String,
     reservation_seconds: i64,
-    /// Reserved users whose registration in this process ended without an outcome: nobody works on
-    /// them any more.
+    /// Reserved users whose registration in this process ended without an outcome. No task works on
+    /// them.
     left: Mutex<HashSet<UserId>>,
 }
 
@@ -321,8 +321,7 @@ impl Registrations {
             "id": user, "email": who.email.trim(), "password": who.password.expose_secret(),
             "first_name": who.first_name, "role": role, "status": "active",
         });
-        // JSON always serializes.
-        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
+        let body = Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value serializes"));
         let asking = UpstreamRequest::new(Method::POST, "/users")
             .authorized(self.0.upstream.admin())
             .of(address)
