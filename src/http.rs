@@ -80,6 +80,8 @@ mod password_check;
 mod service_keys;
 /// `/api/usage`, `/api/usage/increment`.
 mod usage;
+/// Lists of words, for the published document.
+mod words;
 /// `/api/worker/*`.
 mod workers;
 

@@ -1,4 +1,4 @@
-//! One's own data, all of it (contract, section 2): one JSON object, streamed, so that a large account takes no more memory than a
+//! One's own data, all of it (docs/api.md, Export): one JSON object, streamed, so that a large account takes no more memory than a
 //! small one. Its last members are `"complete":true` and the two flags; what breaks off before has no end and is no JSON.
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
@@ -29,14 +29,23 @@ use genie_events::{
 };
 use genie_log::Owner;
 use genie_projections::{ReadError, accounts::AccountRow};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
 use crate::{
     app::App,
     http::{
-        accounts, body::Body, caller::UserCaller, captions, chats, credentials, error::ApiError,
-        events, jobs, password_check::Password, request, response, usage,
+        accounts::LoginSession,
+        body::Body,
+        caller::UserCaller,
+        captions::Caption,
+        chats::{ChatSession, Message},
+        credentials::Credential,
+        error::ApiError,
+        events, jobs,
+        password_check::Password,
+        request, response, usage,
     },
 };
 
@@ -156,6 +165,10 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         })))
 }
 
+fn value(item: impl Serialize) -> Value {
+    serde_json::to_value(item).expect("a struct with names for fields is JSON")
+}
+
 /// All that is needed to write one.
 struct Export {
     app: Data<App>,
@@ -228,7 +241,7 @@ impl Export {
     fn sessions(&self) -> Items<'_> {
         Box::pin(try_stream! {
             for session in self.app.log.sessions_of(self.user, self.app.log.clock().now()).await? {
-                yield accounts::shown(&session, self.login);
+                yield value(LoginSession::new(&session, self.login));
             }
         })
     }
@@ -239,7 +252,7 @@ impl Export {
             loop {
                 let rows = self.app.reads.credentials.list(self.user, after, ROWS as i64).await?;
                 for row in &rows {
-                    let mut shown = credentials::shown(row);
+                    let mut shown = value(Credential::from(row));
                     if self.secrets {
                         self.add_the_secret(&row.id, &mut shown).await?;
                     }
@@ -296,7 +309,7 @@ impl Export {
                 let now = self.app.log.clock().now();
                 let rows = self.app.reads.jobs.list(self.user, Default::default(), before, ROWS as i64, now).await?;
                 for row in &rows {
-                    let mut shown = jobs::shown(row, None);
+                    let mut shown = value(jobs::Job::new(row, None));
                     self.add_what_was_asked(&row.id, &mut shown).await?;
                     yield shown;
                 }
@@ -331,7 +344,7 @@ impl Export {
             loop {
                 let rows = self.app.reads.chats.sessions(self.user, before, ROWS as i64).await?;
                 for row in &rows {
-                    yield chats::shown(row);
+                    yield value(ChatSession::from(row));
                 }
                 match rows.last().filter(|_| rows.len() == ROWS) {
                     Some(last) => before = Some((last.updated_at.0, last.id.clone())),
@@ -353,7 +366,7 @@ impl Export {
                         let session = SessionId(chat.id.clone());
                         let rows = self.app.reads.chats.messages(self.user, session, after, ROWS as i64).await?.unwrap_or_default();
                         for row in &rows {
-                            let mut shown = chats::shown_message(row);
+                            let mut shown = value(Message::from(row));
                             shown["session"] = chat.name.clone().into();
                             yield shown;
                         }
@@ -377,7 +390,7 @@ impl Export {
             loop {
                 let rows = self.app.reads.captions.list(self.user, before, ROWS as i64).await?;
                 for row in &rows {
-                    yield captions::shown(row);
+                    yield value(Caption::from(row));
                 }
                 match rows.last().filter(|_| rows.len() == ROWS) {
                     Some(last) => before = Some(last.position),

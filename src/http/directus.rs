@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, Responder,
     http::StatusCode,
     web::{self, Data},
 };
@@ -25,8 +25,10 @@ use crate::{
         body::{Body, JsonObject},
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
         error::{ApiError, DirectusError},
-        identity::{self, Registration, check_guesser, check_registration},
-        request, response,
+        identity::{self, RegisteredUser, Registration, check_guesser, check_registration},
+        read_your_writes::MinPosition,
+        request,
+        response::Written,
     },
     identity::{
         directus::{Applicant, Asking, Directus, NoPair, NotRegistered, Reply, Trouble, bearer},
@@ -217,10 +219,14 @@ pub async fn pass_password_on(
 pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
+    min_position: MinPosition,
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     if user.caller.is_impersonator() {
-        return identity::show_me(app, request, DirectusActingUser(user)).await; // Directus knows nothing of such tokens
+        // Directus does not know such tokens.
+        let user = DirectusActingUser(user);
+        let shown = identity::show_me(app, request.clone(), min_position, user).await?;
+        return Ok(shown.respond_to(&request));
     }
     let asking = Asking::new(Method::GET, "/users/me")
         .authorized(bearer(own_token(&request)?))
@@ -334,7 +340,7 @@ pub async fn register(
     app: Data<App>,
     request: HttpRequest,
     Body(body): Body<Registration>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<RegisteredUser>, ApiError> {
     check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
@@ -364,8 +370,8 @@ pub async fn register(
         },
         NotRegistered::Unknown => ApiError::RegistrationUnknown(not.to_string()),
     })?;
-    Ok(response::written(
-        json!({"userId": registered.user}),
-        registered.position,
-    ))
+    let user = RegisteredUser {
+        user: registered.user,
+    };
+    Ok(Written(user, registered.position))
 }

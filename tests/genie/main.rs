@@ -28,6 +28,7 @@ mod limits;
 mod log_transfer;
 mod onboarding;
 mod registration;
+mod routes;
 mod s3_uploads;
 mod secret_leaks;
 mod service_keys;
