@@ -85,9 +85,6 @@ mod words;
 /// `/api/worker/*`.
 mod workers;
 
-/// The largest JSON body, in bytes.
-pub const MAX_BODY: usize = 1 << 20;
-
 /// The whole service.
 pub fn service(
     app: web::Data<App>,

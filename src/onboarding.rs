@@ -1,22 +1,19 @@
 //! An upload is looked through and queued (contract, section 3). Its bytes are in the blob store by then, and nobody's; one append
 //! makes them a file, queues the job that reads it in, and moves the account on.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Data;
 use genie_actors::{Asking, WriteError, users::Plan};
 use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     app::App,
     blobs::{BlobError, Upload},
+    uploads::{UploadSlot, Uploads},
     zip_check::{self, BadZip},
 };
 
@@ -24,22 +21,8 @@ use crate::{
 const MEDIA_TYPE: &str = "application/zip";
 /// How many of the largest uploads a user's kept files may amount to.
 const KEPT: u64 = 4;
-/// Uploads that are received at once; one more is told to come again.
-const AT_ONCE: usize = 32;
-/// Uploads that are looked through at once: unpacking one takes a core, for seconds when it is large.
-static LOOKING: Semaphore = Semaphore::const_new(2);
 /// How long an upload may wait for others to be looked through, and how long that may take itself.
 const LONGEST_LOOK: Duration = Duration::from_secs(300);
-
-/// Who is uploading to this node now.
-#[derive(Clone, Default)]
-pub struct Uploading(Arc<Mutex<HashSet<UserId>>>);
-
-/// A user's place among them; given back when it goes.
-pub struct Place {
-    uploading: Uploading,
-    user: UserId,
-}
 
 /// An upload did not become a file.
 #[derive(Debug, thiserror::Error)]
@@ -57,38 +40,6 @@ pub enum UploadError {
 pub struct Queued {
     pub job: JobId,
     pub file: BlobId,
-}
-
-impl Uploading {
-    /// Takes a place for a user, of which each has one.
-    pub fn enter(&self, user: UserId) -> Result<Place, WriteError> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.contains(&user) {
-            return Err(Refusal::conflict(
-                "upload_running",
-                "Another upload of yours is under way; wait for it to end",
-            )
-            .into());
-        }
-        if all.len() >= AT_ONCE {
-            return Err(WriteError::Busy);
-        }
-        all.insert(user);
-        Ok(Place {
-            uploading: self.clone(),
-            user,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.uploading
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
-    }
 }
 
 /// Whether an upload of this user would be taken, so that nobody sends one for nothing. It is asked again when the upload is there.
@@ -127,7 +78,7 @@ pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteE
 /// Looks a whole upload through and queues it. Answers the position of the facts, too. What is refused leaves nothing behind.
 pub async fn take_in(
     app: Data<App>,
-    place: Place,
+    slot: UploadSlot,
     upload: Upload,
     name: String,
     asking: Asking,
@@ -135,8 +86,8 @@ pub async fn take_in(
     let io = app.log.store().io().clone();
     // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
     let task = io.spawn(async move {
-        let _place = place;
-        if let Err(refused) = look_through(&upload).await {
+        let _slot = slot;
+        if let Err(refused) = look_through(&app.uploads, &upload).await {
             upload.discard().await;
             return Err(refused);
         }
@@ -147,8 +98,8 @@ pub async fn take_in(
     })
 }
 
-async fn look_through(upload: &Upload) -> Result<(), UploadError> {
-    let Ok(permit) = timeout(LONGEST_LOOK, LOOKING.acquire()).await else {
+async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadError> {
+    let Ok(permit) = timeout(LONGEST_LOOK, uploads.may_check()).await else {
         return Err(WriteError::Busy.into());
     };
     let reader = Arc::new(upload.reader());

@@ -3,11 +3,7 @@
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
 
-use std::{
-    collections::HashSet,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::pin::Pin;
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -35,6 +31,7 @@ use tracing::{error, info};
 
 use crate::{
     app::App,
+    exports::RunningExport,
     http::{
         accounts::LoginSession,
         body::Body,
@@ -64,43 +61,6 @@ const READ_FROM: [&str; 6] = [
     "chats",
     "captions",
 ];
-
-/// Whose exports are under way on this node: one for each user.
-#[derive(Debug, Clone, Default)]
-pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
-
-impl Exports {
-    fn begin(&self, user: UserId) -> Result<Running, ApiError> {
-        match self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(user)
-        {
-            true => Ok(Running {
-                user,
-                all: self.clone(),
-            }),
-            false => Err(ApiError::ExportRunning),
-        }
-    }
-}
-
-/// One that is under way, until it goes: at its end, or when its reader went away.
-struct Running {
-    user: UserId,
-    all: Exports,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.all
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
-    }
-}
 
 /// `GET /api/me/export`: without secrets.
 pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
@@ -184,7 +144,7 @@ type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
 impl Export {
     /// The whole object. Nothing of it is read before its reader takes what came before.
-    fn document(self, running: Running) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
             let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);

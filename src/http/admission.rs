@@ -4,8 +4,6 @@
 //! shows no credentials, what goes to a route that asks for none, and what shows credentials that are refused. So an office
 //! behind one address is not held up by one of its own, and servers with the right secret are not counted at all.
 
-use std::{net::IpAddr, time::Duration};
-
 use actix_web::{
     Error, HttpMessage, HttpRequest, HttpResponse, ResponseError,
     body::{EitherBody, MessageBody},
@@ -21,67 +19,32 @@ use genie_events::UserId;
 
 use crate::{
     app::App,
-    config::Config,
     http::{
         caller::SECRET_HEADER,
         error::{ApiError, DirectusError},
         request, routes,
     },
-    rate_limiter::{Limiter, Standing},
+    rate_limiter::Standing,
 };
 
 /// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.
 const MAX_HEADERS: usize = 32 * 1024;
-/// How often idle counts are forgotten.
-const SWEEP: Duration = Duration::from_secs(30);
-/// The rates of users and addresses; `None` where a rate is off.
-pub struct Admission {
-    users: Option<Limiter>,
-    addresses: Option<Limiter>,
-}
-
-impl Admission {
-    pub fn new(config: &Config) -> Self {
-        Self {
-            users: config
-                .rate_limit_user
-                .map(|rate| Limiter::new("user", rate)),
-            addresses: config
-                .rate_limit_address
-                .map(|rate| Limiter::new("address", rate)),
-        }
-    }
-
-    /// Forgets idle counts for ever; to be spawned.
-    pub async fn sweep(app: Data<App>) {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            let Admission { users, addresses } = &app.admission;
-            users
-                .iter()
-                .chain(addresses)
-                .for_each(Limiter::forget_the_idle);
-        }
-    }
-}
 
 /// To be called for a user who was proven, once in a request.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
-    let Some(users) = &app.admission.users else {
-        return Ok(());
-    };
     if request.extensions().contains::<Standing>() {
         return Ok(()); // a handler may ask for its caller in two ways
     }
-    note(request, users.count(user))
+    match app.request_limits.count_user(user) {
+        Some(standing) => note(request, standing),
+        None => Ok(()),
+    }
 }
 
 fn count_address(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
-    match &app.admission.addresses {
-        Some(addresses) => note(
-            request,
-            addresses.count(network(request::client_address(request))),
-        ),
+    let address = request::client_address(request);
+    match app.request_limits.count_address(address) {
+        Some(standing) => note(request, standing),
         None => Ok(()),
     }
 }
@@ -92,14 +55,6 @@ fn note(request: &HttpRequest, standing: Standing) -> Result<(), ApiError> {
     standing
         .retry_after
         .map_or(Ok(()), |retry_after| Err(ApiError::TooFast { retry_after }))
-}
-
-/// Whoever has an IPv6 address has the 64 bits behind its network, too.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-    }
 }
 
 /// The middleware.
@@ -179,16 +134,4 @@ fn bytes(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ipv6_network_is_one_address() {
-        let network = |text: &str| network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(network("192.0.2.7"), "192.0.2.7");
-    }
 }

@@ -25,6 +25,7 @@ use crate::{
         response::{self, Answer, Written},
         words::Time,
     },
+    socket::requests::ForgetRequest,
 };
 
 /// How old a login may be that needs no password.
@@ -279,16 +280,10 @@ pub async fn show(
     Ok(Answer(forgetting.into()))
 }
 
-/// What an operator asks by the socket.
-#[derive(Serialize, Deserialize)]
-pub struct Whom {
-    pub user: UserId,
-}
-
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
-    Body(Whom { user }): Body<Whom>,
+    Body(ForgetRequest { user }): Body<ForgetRequest>,
 ) -> Result<Written<ForgettingState>, ApiError> {
     let metadata = Metadata {
         request_id: Some(request::current_id()),

@@ -1,10 +1,9 @@
 //! Invites (docs/api.md, Identity): made by administrators, each opens the door once.
 
 use actix_web::web::{Data, Path, Query};
-use clap::Args;
-use genie_events::{Metadata, Timestamp, invite::Grant, tier::Tier};
+use genie_events::{Metadata, Timestamp};
 use genie_projections::invites::InviteRow;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
@@ -20,31 +19,8 @@ use crate::{
         roles,
         words::{self, Time},
     },
-    roles::administers,
+    socket::requests::NewInvites,
 };
-
-/// The most invites of one request.
-const MAX_COUNT: usize = 100;
-
-/// Invites as they are asked for: in a body, or on the command line.
-#[derive(Default, Serialize, Deserialize, Args, ToSchema)]
-pub struct NewInvites {
-    /// How many; 1 by default
-    #[arg(long)]
-    #[schema(minimum = 1, maximum = 100)]
-    count: Option<usize>,
-    /// Until when they may be used, as an RFC 3339 time; for ever without it
-    #[arg(long)]
-    #[schema(format = DateTime)]
-    expires_at: Option<String>,
-    /// The tier of who uses one: starter, creator, pro or studio
-    #[arg(long)]
-    tier: Option<String>,
-    /// The role of who uses one; `administrator` makes an administrator
-    #[arg(long)]
-    #[schema(min_length = 1, max_length = 64)]
-    role: Option<String>,
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct MadeInvites {
@@ -97,39 +73,6 @@ pub struct RevokedInvite {
     revoked: bool,
 }
 
-impl NewInvites {
-    /// How many, and what their users become.
-    pub fn read(self) -> Result<(usize, Grant), ApiError> {
-        let count = self.count.unwrap_or(1);
-        if !(1..=MAX_COUNT).contains(&count) {
-            return Err(ApiError::field(format!("`count` must be 1 to {MAX_COUNT}")));
-        }
-        let tier = match &self.tier {
-            None => Tier::default(),
-            Some(word) => Tier::parse(word).ok_or_else(|| {
-                ApiError::field("`tier` must be one of: starter, creator, pro, studio")
-            })?,
-        };
-        let expires_at = match &self.expires_at {
-            None => None,
-            Some(text) => Some(
-                Timestamp::parse_rfc3339(text)
-                    .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))?,
-            ),
-        };
-        let role = self.role.unwrap_or_else(|| "creator".to_owned());
-        Ok((
-            count,
-            Grant {
-                tier,
-                admin: administers(&role),
-                role,
-                expires_at,
-            },
-        ))
-    }
-}
-
 /// `POST /api/admin/invites`
 pub async fn create(
     app: Data<App>,
@@ -160,7 +103,7 @@ async fn make(
     body: NewInvites,
     metadata: Metadata,
 ) -> Result<Written<MadeInvites>, ApiError> {
-    let (count, grant) = body.read()?;
+    let (count, grant) = body.read().map_err(ApiError::field)?;
     roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();
     let made = app

@@ -153,7 +153,7 @@ async fn take_in(
     if !idempotency_key.is_given() {
         onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
     }
-    let place = app.uploading.enter(id)?;
+    let slot = app.uploads.begin(id)?;
     onboarding::check_room(app, id, most).await?;
     let keys = app.log.live_keys(id).await.map_err(|error| match error {
         LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound("user"),
@@ -170,7 +170,7 @@ async fn take_in(
     request.extensions_mut().insert(received.hash);
     let asking = idempotency_key.asking(app, &user.caller)?;
     let (queued, position) =
-        onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
+        onboarding::take_in(app.clone(), slot, upload, received.name, asking).await?;
     let upload = QueuedUpload {
         job_id: queued.job.to_string(),
         file_id: queued.file,

@@ -1,7 +1,7 @@
 //! Words that answers and bodies are made of, as the published document lists them. Each list is the one that the rules use.
 
 use genie_events::{
-    Event, Timestamp,
+    Timestamp,
     account::Onboarding,
     caption::Platform,
     credential::CredentialKind,
@@ -90,7 +90,6 @@ words! {
     /// `jobs:work`: the workers' routes, and the credentials of those they work for while they do; `audit:read`: audit and proofs;
     /// `credentials:reveal`: anybody's credentials.
     Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
-    EventType = Event::all_types();
     /// How a turn ended.
     Outcome = ["completed", "stopped", "failed", "interrupted"];
 }

@@ -78,7 +78,6 @@ pub struct NewFact {
 /// A working row that is written, changed or deleted in the transaction of the facts.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// A new user's wrapped data key.
     NewKey(WrappedKey),
     /// Stores a sealed secret and deletes its older versions.
     PutSecret {
@@ -164,7 +163,6 @@ pub enum Work {
 }
 
 impl Work {
-    /// Whether it is a condition of the append.
     pub(crate) fn is_condition(&self) -> bool {
         matches!(
             self,
@@ -226,7 +224,7 @@ pub enum AppendError {
     #[error("the append is too large: {0}")]
     TooLarge(String),
     /// A stream's name or number that a store cannot hold. A fault of genie.
-    #[error("event {sequence} of {stream} can't be stored: {reason}")]
+    #[error("event {sequence} of {stream} cannot be stored: {reason}")]
     Unstorable {
         stream: String,
         /// The event's number in the stream.
@@ -236,7 +234,6 @@ pub enum AppendError {
     /// The store refuses these rows. A fault of genie.
     #[error("the store refuses the rows: {0}")]
     Broken(String),
-    /// A key could not be read.
     #[error(transparent)]
     Keys(LogError),
 }

@@ -16,7 +16,6 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The machine's clock.
     pub fn system() -> Self {
         Self::default()
     }

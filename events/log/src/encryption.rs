@@ -131,7 +131,6 @@ impl SealingKey {
         serde_json::to_string(&envelope).unwrap_or_default() // Text and numbers always serialize.
     }
 
-    /// Opens an event's envelope.
     pub fn open_event(&self, envelope: &Envelope, place: &Place) -> Result<Vec<u8>, CantOpen> {
         if envelope.v != FORMAT {
             return Err(CantOpen::Form);
@@ -192,7 +191,6 @@ impl Place {
         Self(bytes)
     }
 
-    /// The place of an event in the log.
     pub fn event(
         event_id: EventId,
         stream: &StreamId,

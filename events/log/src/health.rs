@@ -15,7 +15,6 @@ use crate::store::{LONGEST, Writing};
 /// How often a store in trouble is probed.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Why the store takes no writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     Away,

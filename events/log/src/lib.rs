@@ -75,9 +75,6 @@ mod snapshots;
 /// A working table: the text of running turns.
 pub mod turn_journal;
 
-/// What `genie torture` does to a Postgres behind the servers' backs.
-pub mod torture;
-
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]
 pub mod testing;

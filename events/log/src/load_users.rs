@@ -152,7 +152,7 @@ impl Log {
     }
 }
 
-/// A user of whom nothing is read yet.
+/// A user before any fact is read.
 pub fn asleep(user: UserId) -> Awake {
     Awake {
         user: User::new(user),

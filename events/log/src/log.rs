@@ -186,7 +186,6 @@ impl Log {
         &self.0.snapshots
     }
 
-    /// Keyed hashes and the token key.
     pub fn hashes(&self) -> &SystemHashes {
         &self.0.hashes
     }

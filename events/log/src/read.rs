@@ -19,7 +19,6 @@ use crate::{
     stored_row::COLUMNS,
 };
 
-/// The most rows of one page.
 pub const PAGE: usize = 1000;
 
 /// The part of a job's event that needs no key.

@@ -58,7 +58,6 @@ const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
-/// The pool of the one writer.
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     Postgres(PgPool),
@@ -353,7 +352,7 @@ fn percent_encoded(path: &std::path::Path) -> String {
                     text.push(char::from(*byte))
                 }
                 _ => {
-                    let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+                    let _ = write!(text, "%{byte:02X}"); // Writing to a String cannot fail.
                 }
             }
             text

@@ -19,7 +19,6 @@ pub struct StoredRow {
     pub position: u64,
     /// The stream's kind, as stored.
     pub kind: String,
-    /// The stream's id.
     pub id: String,
     /// The number in the stream, from 1.
     pub sequence: u64,
@@ -194,7 +193,7 @@ pub struct Fact {
     /// The number among the owner's events, from 1.
     pub owner_seq: u64,
     pub recorded_at: Timestamp,
-    /// Who asked, and the non-personal fields.
+    /// The caller, and the non-personal fields.
     pub metadata: Metadata,
     pub body: Body,
 }

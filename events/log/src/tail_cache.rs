@@ -35,7 +35,6 @@ pub(crate) enum Reading {
 
 /// The answer to a follower that has seen everything up to a position.
 pub(crate) enum Found {
-    /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
     /// The next rows are older than the cache; the table has them.
     Older,
@@ -43,7 +42,6 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// The tail of the log.
 pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,

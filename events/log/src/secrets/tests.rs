@@ -126,7 +126,7 @@ both_stores!(
             "longer than it was"
         );
         let mut unknown = sealed.clone();
-        unknown[2] = 9; // the form's version, behind the length of the wrapped key
+        unknown[2] = 9; // The form's version stands after the length of the wrapped key.
         assert_eq!(key.open(&name, &unknown).unwrap_err(), CantOpen::Form);
     }
 );
