@@ -11,6 +11,8 @@ use actix_web::{
 
 use crate::app::App;
 
+/// Who may call a route.
+pub mod access;
 /// Who is let in: rates and the size of headers.
 pub mod admission;
 /// Bodies: JSON, within a limit, with sentences that name the field.
@@ -101,6 +103,7 @@ pub fn service(
     let has_directus = app.directus.is_some();
     ActixApp::new()
         .app_data(app)
+        .app_data(web::Data::new(routes::rules()))
         .app_data(web::QueryConfig::default().error_handler(error::bad_query))
         .configure(|config| routes::register(config, has_directus))
         .default_service(web::to(error::no_such_route))

@@ -112,10 +112,8 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         caller: user.caller,
         secrets,
     };
-    let (name, request_id) = (
-        DispositionParam::Filename("genie-export.json".to_owned()),
-        request::current_id(),
-    );
+    let name = DispositionParam::Filename("genie-export.json".to_owned());
+    let request_id = request::current_id();
     Ok(HttpResponse::Ok()
         .content_type("application/json")
         .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
@@ -147,7 +145,8 @@ impl Export {
     fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
-            let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);
+            let now = self.app.log.clock().now();
+            let usage = usage::of(&self.app, &self.account).await?;
             let begin = json!({
                 "format": 1, "exported_at": now.rfc3339(), "secrets": self.secrets, "account": self.account_shown(),
                 "usage": usage,
@@ -232,12 +231,11 @@ impl Export {
         let id = credential
             .parse()
             .map_err(|_| ApiError::NotFound("credential"))?;
-        let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
         let ask = Ask {
-            named,
+            named: Named::Id(id),
             kinds: &CredentialKind::ALL,
             right: RevealRight::Own,
-            purpose,
+            purpose: Some(PURPOSE.to_owned()),
         };
         match self
             .app
@@ -385,7 +383,8 @@ impl Export {
     /// All facts up to now, those of this export among them; what is written meanwhile would never end.
     fn events(&self) -> Items<'_> {
         Box::pin(try_stream! {
-            let (mut after, last) = (0, self.app.log.user_seq(self.user).await?);
+            let mut after = 0;
+            let last = self.app.log.user_seq(self.user).await?;
             while after < last {
                 let rows = self.app.log.user_page(self.user, after, ROWS).await?;
                 if rows.is_empty() {

@@ -20,9 +20,10 @@ use genie_events::UserId;
 use crate::{
     app::App,
     http::{
+        access::RouteRules,
         caller::SECRET_HEADER,
         error::{ApiError, DirectusError},
-        request, routes,
+        request,
     },
     rate_limiter::Standing,
 };
@@ -68,11 +69,9 @@ pub async fn admit<B: MessageBody + 'static>(
             .await
             .map(ServiceResponse::map_into_left_body);
     };
-    let route = request.match_pattern();
-    let is_uncounted = route.as_deref().is_some_and(routes::is_uncounted);
-    let asks_for_a_caller = route
-        .as_deref()
-        .is_some_and(|route| !routes::is_public(route));
+    let rules = RouteRules::of(request.request());
+    let is_uncounted = rules.is_some_and(|rules| rules.is_uncounted);
+    let asks_for_a_caller = rules.is_some_and(|rules| !rules.is_public);
     let has_credentials = asks_for_a_caller && shows_credentials(request.headers());
     let is_by_address = !(is_uncounted || has_credentials);
     let admitted = match bytes(request.headers()) {

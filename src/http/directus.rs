@@ -15,7 +15,6 @@ use actix_web::{
 use genie_events::{Metadata, email::normalise};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
@@ -27,7 +26,10 @@ use crate::{
         body::{Body, JsonObject},
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
         error::{ApiError, DirectusError},
-        identity::{self, RegisteredUser, Registration, check_guesser, check_registration},
+        identity::{
+            self, Login, Refresh, RegisteredUser, Registration, check_guesser, check_mode,
+            check_registration,
+        },
         read_your_writes::MinPosition,
         request,
         response::Written,
@@ -109,21 +111,6 @@ fn refused(status: u16, code: &str) -> DirectusError {
     })
 }
 
-#[derive(Deserialize)]
-pub struct Login {
-    email: String,
-    password: SecretString,
-    otp: Option<String>,
-    mode: Option<String>,
-}
-
-fn check_mode(mode: Option<&str>) -> Result<(), ApiError> {
-    match mode {
-        None | Some("json") => Ok(()),
-        Some(_) => Err(ApiError::field("`mode` must be `json`")),
-    }
-}
-
 fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes.
 }
@@ -146,8 +133,8 @@ pub async fn log_in(
     check_guesser(&app, &guesser)?;
     let mut body =
         json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
-    if let Some(otp) = login.otp {
-        body["otp"] = otp.into();
+    if let Some(otp) = &login.otp {
+        body["otp"] = otp.expose_secret().into();
     }
     let asking = Asking::new(Method::POST, "/auth/login")
         .of(address(&request))
@@ -160,12 +147,6 @@ pub async fn log_in(
         app.throttle.count(&guesser, Instant::now());
     }
     passed_on(reply)
-}
-
-#[derive(Deserialize)]
-pub struct Refresh {
-    refresh_token: SecretString,
-    mode: Option<String>,
 }
 
 /// `POST /auth/refresh`: one request to Directus for all who send the same token.

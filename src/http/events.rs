@@ -201,8 +201,8 @@ async fn answer<C: FromRequest + 'static>(
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or("");
     if accept.contains("text/event-stream") {
-        let (log, request) = (app.log.clone(), request.clone());
-        return Ok(live::<C>(log, request, after, filter, shows));
+        let log = app.log.clone();
+        return Ok(live::<C>(log, request.clone(), after, filter, shows));
     }
     let limit = response::limit(query.limit)? as usize;
     page(&app.log, after, limit, &filter, shows).await
@@ -215,7 +215,8 @@ async fn page(
     filter: &Filter,
     shows: Shows,
 ) -> Result<HttpResponse, ApiError> {
-    let (mut data, mut scanned) = (Vec::with_capacity(limit), 0);
+    let mut data = Vec::with_capacity(limit);
+    let mut scanned = 0;
     'reading: while scanned < SCANNED {
         let rows = log.rows(after, 500).await?;
         if rows.is_empty() {
@@ -246,7 +247,8 @@ fn live<C: FromRequest + 'static>(
 ) -> HttpResponse {
     let mut follower = log.follow(after);
     let opened = Instant::now();
-    let (mut sent, mut checked) = (opened, opened);
+    let mut sent = opened;
+    let mut checked = opened;
     let stream = async_stream::stream! {
         yield Ok::<_, actix_web::Error>(sse::retry());
         while opened.elapsed() < LONGEST {

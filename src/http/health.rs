@@ -47,8 +47,10 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
             None if status.damaged_streams == 0 => "following",
             None => "left damaged streams behind",
         };
-        let (damaged_streams, damaged_at) = (status.damaged_streams, status.damaged_at);
-        let fields = json!({"state": state, "lag": lag, "damaged_streams": damaged_streams, "damaged_at": damaged_at});
+        let fields = json!({
+            "state": state, "lag": lag,
+            "damaged_streams": status.damaged_streams, "damaged_at": status.damaged_at,
+        });
         projections.insert(name.into(), fields);
     }
     let elected = elected.ok().flatten().map(|elected| {

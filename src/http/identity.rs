@@ -1,5 +1,7 @@
 //! Registration, login and one's own account, on Directus' own wire (docs/api.md, Identity).
 
+use std::borrow::Cow;
+
 use actix_web::{
     HttpRequest,
     http::header::USER_AGENT,
@@ -17,7 +19,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use crate::{
     app::App,
@@ -114,14 +119,14 @@ pub fn check_password(password: &SecretString) -> Result<(), ApiError> {
 
 #[derive(Deserialize, ToSchema)]
 pub struct Login {
-    email: String,
+    pub email: String,
     #[schema(value_type = String, format = Password)]
-    password: SecretString,
+    pub password: SecretString,
     /// The one-time code, for an account that asks for it.
     #[schema(value_type = Option<String>)]
-    otp: Option<SecretString>,
+    pub otp: Option<SecretString>,
     /// Only `json`: both tokens in the body.
-    mode: Option<String>,
+    pub mode: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -321,9 +326,9 @@ async fn tokens(
 #[schema(as = RefreshToken)]
 pub struct Refresh {
     #[schema(value_type = String)]
-    refresh_token: SecretString,
+    pub refresh_token: SecretString,
     /// Only `json`.
-    mode: Option<String>,
+    pub mode: Option<String>,
 }
 
 /// `POST /auth/refresh`. Tabs that come with one token at once all get the same successor. A token that was replaced long ago
@@ -379,7 +384,8 @@ pub async fn log_out(
     Ok(NoContent { position: None })
 }
 
-fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
+/// Cookies are not offered: both tokens are in the body.
+pub fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
     match mode {
         None | Some("json") => Ok(()),
         Some(_) => Err(DirectusError(ApiError::field("`mode` must be `json`"))),
@@ -582,6 +588,27 @@ pub async fn show_me(
         data: AccountFields::asked_for(&account, &request)?,
         position: None,
     })
+}
+
+/// As an account, in which any field may be missing.
+impl PartialSchema for AccountFields {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = Account::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.required.clear();
+        }
+        schema
+    }
+}
+
+impl ToSchema for AccountFields {
+    fn name() -> Cow<'static, str> {
+        Account::name()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Account::schemas(schemas);
+    }
 }
 
 impl AccountFields {

@@ -24,7 +24,7 @@ use crate::{
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
         response::{self, Answer, Page, PageQuery, Written},
-        words::{self, Time},
+        words::{self, JOB_STATUSES, Time},
     },
 };
 
@@ -403,16 +403,6 @@ impl QueueCounts {
     }
 }
 
-/// The words of a job's state.
-pub const STATUSES: [&str; 6] = [
-    "queued",
-    "delayed",
-    "processing",
-    "completed",
-    "failed",
-    "cancelled",
-];
-
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobQuery {
@@ -434,9 +424,9 @@ impl JobQuery {
             queue,
             operation,
         } = self;
-        let is_status = |status: &String| STATUSES.contains(&status.as_str());
+        let is_status = |status: &String| JOB_STATUSES.contains(&status.as_str());
         if !status.as_ref().is_none_or(is_status) {
-            let known = STATUSES.join(", ");
+            let known = JOB_STATUSES.join(", ");
             return Err(ApiError::field(format!("`status` must be one of: {known}")));
         }
         let is_queue = |queue: &String| job_operation::queue(queue).is_some();

@@ -8,7 +8,7 @@ use actix_web::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use serde::Serialize;
 use serde_json::{Value, json};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::http::error::ApiError;
 
@@ -32,7 +32,7 @@ pub struct Page<T> {
 }
 
 /// An answer without fields of its own.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct NoFields {}
 
 /// A success on a route of Directus' own contract. A write has a position.

@@ -8,11 +8,15 @@
 //! - `.not_with_directus()`: there is no such route where a Directus says who is who.
 //! - `.only_with_directus()`: there is such a route nowhere else.
 
+use std::collections::HashMap;
+
 use actix_web::{Handler, Route, http::Method, web};
-use genie_events::service_key::Scope;
 use tracing::{Instrument, Span, info_span, instrument::Instrumented};
 
+#[cfg(test)]
+use crate::http::openapi::describe::{self, Operation};
 use crate::http::{
+    access::{Access, PathRules, RouteRules},
     account_export, accounts, audit,
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
@@ -20,28 +24,6 @@ use crate::http::{
     events, files, forgetting, health, identity, impersonation, invites, jobs, onboarding, openapi,
     pages, service_keys, usage, workers,
 };
-
-/// Who may call a route. The handler's parameter decides it; this says the same where no handler is at hand, and a test
-/// compares both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Public,
-    /// Public unless the server is set to ask for a caller.
-    PublicByDefault,
-    /// A user in person.
-    User,
-    /// A user, or an administrator who acts for them.
-    ActingUser,
-    /// An administrator in person.
-    Admin,
-    SharedSecret,
-    /// A holder of the shared secret, or of a service key with one of these scopes.
-    Server(&'static [Scope]),
-    /// As `ActingUser` or as `Server`.
-    UserOrServer(&'static [Scope]),
-    /// As `Admin` or as `Server`.
-    Operator(&'static [Scope]),
-}
 
 /// A route.
 pub struct Endpoint {
@@ -65,6 +47,8 @@ enum WithDirectus {
 /// A handler as the router takes it.
 struct Registration {
     register: fn(Route) -> Route,
+    #[cfg(test)]
+    describe: fn(&mut Operation),
 }
 
 /// A handler that runs in a span of its own.
@@ -90,6 +74,8 @@ macro_rules! handler {
                 handler: $($part)::+,
                 span: || info_span!(concat!("http" $(, ".", stringify!($part))+)),
             }),
+            #[cfg(test)]
+            describe: |operation| describe::handler(&$($part)::+, operation),
         }
     };
 }
@@ -158,11 +144,23 @@ impl Endpoint {
         !matches!(self.with_directus, WithDirectus::Only)
     }
 
+    /// Whether a rate applies.
+    #[cfg(test)]
+    pub fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
+    /// What the types of its handler say.
+    #[cfg(test)]
+    pub fn told_by_types(&self) -> Operation {
+        let mut operation = Operation::default();
+        (self.handler.describe)(&mut operation);
+        operation
+    }
+
     fn route(&self, has_directus: bool) -> Route {
         let route = web::method(self.method.clone());
-        let absent = Registration {
-            register: |route| route.to(no_such_route),
-        };
+        let absent = handler!(no_such_route);
         let registration = match &self.with_directus {
             WithDirectus::Another(handler) if has_directus => handler,
             WithDirectus::Absent if has_directus => &absent,
@@ -278,22 +276,15 @@ fn all() -> impl Iterator<Item = &'static Endpoint> {
     API.iter().chain(PAGES)
 }
 
-/// The rules of all methods of a path, by the pattern that a request matched.
-fn at(pattern: &str) -> impl Iterator<Item = &'static Endpoint> {
-    all().filter(move |endpoint| endpoint.path == pattern)
-}
-
-/// Whether no caller is asked for. There the address is counted, whatever credentials are shown.
-pub fn is_public(pattern: &str) -> bool {
-    at(pattern).any(|endpoint| matches!(endpoint.access, Access::Public | Access::PublicByDefault))
-}
-
-/// Whether no rate applies: probes must always be answered.
-pub fn is_uncounted(pattern: &str) -> bool {
-    at(pattern).any(|endpoint| !endpoint.is_counted)
-}
-
-/// Whether a narrowed shared secret opens a route.
-pub fn is_original(pattern: &str) -> bool {
-    at(pattern).any(|endpoint| endpoint.is_original)
+/// What middleware and extractors must know of the routes.
+pub fn rules() -> RouteRules {
+    let mut rules: HashMap<&str, PathRules> = HashMap::new();
+    for route in all() {
+        let is_public = matches!(route.access, Access::Public | Access::PublicByDefault);
+        let path = rules.entry(route.path).or_default();
+        path.is_public |= is_public;
+        path.is_uncounted |= !route.is_counted;
+        path.is_original |= route.is_original;
+    }
+    RouteRules(rules)
 }

@@ -18,7 +18,15 @@ use utoipa::{
     },
 };
 
-use crate::http::jobs;
+/// The states of a job.
+pub const JOB_STATUSES: [&str; 6] = [
+    "queued",
+    "delayed",
+    "processing",
+    "completed",
+    "failed",
+    "cancelled",
+];
 
 /// A time as answers show it: RFC 3339 UTC with milliseconds.
 #[derive(Clone, Copy)]
@@ -75,7 +83,7 @@ words! {
     Operation = job_operation::operations();
     /// What a job does: `onboarding_import` is queued by the upload alone.
     JobOperation = job_operation::operations().chain([onboarding::OPERATION]);
-    JobStatus = jobs::STATUSES;
+    JobStatus = JOB_STATUSES;
     Tier = tier::Tier::ALL.map(tier::Tier::as_str);
     /// Only `taxonomy_ai_calls` is counted by clients.
     CounterName = Counter::ALL.map(Counter::as_str);

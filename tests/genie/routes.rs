@@ -1,6 +1,9 @@
 //! The table of routes says who may call each; the running server agrees.
 
-use genie::http::routes::{API, Access, PAGES};
+use genie::http::{
+    access::Access,
+    routes::{API, PAGES},
+};
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::json;

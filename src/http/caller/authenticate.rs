@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
-    http::{admission, directus, error::ApiError, request, routes},
+    http::{access::RouteRules, admission, directus, error::ApiError, request},
     identity::{
         impersonation,
         secret_limiter::{Kind, Shown, Stop},
@@ -146,13 +146,13 @@ async fn impersonator(
     for one in [&by, &account] {
         directus::expect_unchanged(app, request, one).await?;
     }
-    match administers(app, by.user).await? && !account.admin {
-        true => Ok(ActingUser {
-            caller: Caller::impersonator(by.user, account.user, request::current_id()),
-            account,
-        }),
-        false => Err(ApiError::NoCaller),
+    if account.admin || !administers(app, by.user).await? {
+        return Err(ApiError::NoCaller);
     }
+    Ok(ActingUser {
+        caller: Caller::impersonator(by.user, account.user, request::current_id()),
+        account,
+    })
 }
 
 /// Whether somebody administers now. What an administrator does is fenced by others' streams, not by their own: so the log is
@@ -170,10 +170,10 @@ async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
 
 /// Refuses who administers no more, whatever the account's row said.
 pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> {
-    match administers(app, user).await? {
-        true => Ok(()),
-        false => Err(NOT_FOR_USERS),
+    if administers(app, user).await? {
+        return Ok(());
     }
+    Err(NOT_FOR_USERS)
 }
 
 /// The holder of a service key.
@@ -275,9 +275,7 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
         return Err(ApiError::NoCaller);
     }
     app.refused.was_right(shown);
-    let is_original = request
-        .match_pattern()
-        .is_some_and(|route| routes::is_original(&route));
+    let is_original = RouteRules::of(request).is_some_and(|rules| rules.is_original);
     if app.config.secret_is_narrow && !is_original {
         return Err(ApiError::Forbidden(
             "The shared secret does not open this route here; use a service key",
