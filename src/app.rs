@@ -13,11 +13,12 @@ use crate::{
     exports::Exports,
     forgetting::Eraser,
     identity::{
-        account_cache::KnownAccounts, directus::Directus, impersonation::ImpersonationTokens,
-        login_limiter::Throttle, password::Passwords, refresh::RefreshTokens,
-        secret_limiter::Refused, token::Tokens,
+        account_cache::AccountCache, directus::Directus, impersonation::ImpersonationTokens,
+        login_limiter::LoginLimiter, password::Passwords, refresh::RefreshTokens,
+        secret_limiter::SecretLimiter, token::Tokens,
     },
     keys::server::Ring,
+    outages::Outages,
     request_limits::RequestLimits,
     uploads::Uploads,
 };
@@ -37,16 +38,17 @@ pub struct App {
     pub impersonations: ImpersonationTokens,
     pub refresh_tokens: RefreshTokens,
     pub passwords: Passwords,
-    pub throttle: Throttle,
-    pub refused: Refused,
+    pub login_limiter: LoginLimiter,
+    pub secret_limiter: SecretLimiter,
     /// The Directus that knows the users, when it is not genie itself.
     pub directus: Option<Directus>,
     pub blobs: Blobs,
     pub uploads: Uploads,
     pub eraser: Eraser,
-    pub known_accounts: KnownAccounts,
+    pub account_cache: AccountCache,
     pub request_limits: RequestLimits,
     pub exports: Exports,
+    pub outages: Outages,
     /// The limits of each tier.
     pub limits: Limits,
 }

@@ -31,6 +31,8 @@ mod request;
 pub mod response;
 /// Roles that somebody asks for.
 mod roles;
+/// What applies to a route beside its handler.
+mod route_rules;
 /// Every route, one a row.
 pub mod routes;
 /// Server-sent events.

@@ -26,6 +26,8 @@ mod identity;
 mod invite;
 /// `genie keys`, and where the ring of master keys is.
 mod keys;
+/// Limits how often something may be wrong, by key.
+mod limiter;
 /// `genie log export`, `genie log import`.
 mod log_transfer;
 /// The log lines of this process.
@@ -34,6 +36,8 @@ mod logging;
 mod network;
 /// An upload is looked through and queued.
 mod onboarding;
+/// Answers with status 503, counted for the log.
+mod outages;
 /// Keeps signed heads outside the store.
 mod publish_heads;
 /// How often something may happen for one key.

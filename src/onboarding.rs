@@ -9,6 +9,7 @@ use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::{
     app::App,
@@ -37,7 +38,7 @@ pub enum UploadError {
 
 /// What the answer is made from.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Queued {
+pub struct QueuedUpload {
     pub job: JobId,
     pub file: BlobId,
 }
@@ -63,15 +64,15 @@ pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), W
 /// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
 /// each upload whose job is cancelled or fails is followed by another.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
-    let (kept, room) = (app.log.kept_bytes(user).await?, most.saturating_mul(KEPT));
-    match kept.saturating_add(most) <= room {
-        true => Ok(()),
-        false => {
-            let sentence = format!(
-                "Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator"
-            );
-            Err(Refusal::conflict("no_room", sentence).into())
-        }
+    let kept = app.log.kept_bytes(user).await?;
+    let room = most.saturating_mul(KEPT);
+    if kept.saturating_add(most) <= room {
+        Ok(())
+    } else {
+        let sentence = format!(
+            "Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator"
+        );
+        Err(Refusal::conflict("no_room", sentence).into())
     }
 }
 
@@ -82,17 +83,18 @@ pub async fn take_in(
     upload: Upload,
     name: String,
     asking: Asking,
-) -> Result<(Queued, u64), UploadError> {
+) -> Result<(QueuedUpload, u64), UploadError> {
     let io = app.log.store().io().clone();
     // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
-    let task = io.spawn(async move {
+    let work = async move {
         let _slot = slot;
         if let Err(refused) = look_through(&app.uploads, &upload).await {
             upload.discard().await;
             return Err(refused);
         }
         queue(&app, upload, name, asking).await
-    });
+    };
+    let task = io.spawn(work.in_current_span());
     task.await.unwrap_or_else(|stopped| {
         Err(WriteError::Internal(format!("an upload stopped: {stopped}")).into())
     })
@@ -103,7 +105,8 @@ async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadEr
         return Err(WriteError::Busy.into());
     };
     let reader = Arc::new(upload.reader());
-    let (read, size) = (Arc::clone(&reader), upload.size());
+    let read = Arc::clone(&reader);
+    let size = upload.size();
     let looking = tokio::task::spawn_blocking(move || {
         let _permit = permit; // for as long as the thread runs, even when nobody waits for it any more
         zip_check::check(read, size)
@@ -127,19 +130,17 @@ async fn queue(
     upload: Upload,
     name: String,
     asking: Asking,
-) -> Result<(Queued, u64), UploadError> {
-    let (user, file, job) = (
-        upload.user(),
-        upload.id(),
-        JobId::new(app.log.clock().new_uuid()),
-    );
+) -> Result<(QueuedUpload, u64), UploadError> {
+    let user = upload.user();
+    let file = upload.id();
+    let job = JobId::new(app.log.clock().new_uuid());
     let row = upload.row(name, MEDIA_TYPE, app.log.clock().now());
     let planner = move |state: &User, now| {
         let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
         Ok(Plan {
             changes,
             work: vec![row.clone()],
-            outcome: json!(Queued {
+            outcome: json!(QueuedUpload {
                 job: job.clone(),
                 file
             }),
@@ -161,7 +162,7 @@ async fn queue(
             return Err(error.into());
         }
     };
-    let queued: Queued = match serde_json::from_value(done.outcome) {
+    let queued: QueuedUpload = match serde_json::from_value(done.outcome) {
         Ok(queued) => queued,
         Err(error) => {
             upload.keep();
@@ -170,9 +171,11 @@ async fn queue(
             );
         }
     };
-    match queued.file == file {
-        true => upload.keep(),
-        false => upload.discard().await, // the same request came before
+    if queued.file == file {
+        upload.keep()
+    } else {
+        // the same request came before
+        upload.discard().await
     }
     Ok((queued, done.position))
 }

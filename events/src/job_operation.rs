@@ -26,8 +26,8 @@ const MEDIA: [&str; 17] = [
 ];
 const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
 
-/// The operations that clients may queue.
-pub fn operations() -> impl Iterator<Item = &'static str> {
+/// All that clients may queue.
+pub fn all() -> impl Iterator<Item = &'static str> {
     MEDIA.into_iter().chain(SCRAPE)
 }
 

@@ -19,7 +19,7 @@ use crate::{
         roles,
         words::{self, Time},
     },
-    socket::requests::NewInvites,
+    socket::requests::InviteRequest,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -77,7 +77,7 @@ pub struct RevokedInvite {
 pub async fn create(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
-    Body(body): Body<NewInvites>,
+    Body(body): Body<InviteRequest>,
 ) -> Result<Written<MadeInvites>, ApiError> {
     make(&app, body, caller.metadata()).await
 }
@@ -85,7 +85,7 @@ pub async fn create(
 /// `POST /invites` on the socket: who reaches it is the operator at the machine.
 pub async fn create_as_operator(
     app: Data<App>,
-    Body(body): Body<NewInvites>,
+    Body(body): Body<InviteRequest>,
 ) -> Result<Written<MadeInvites>, ApiError> {
     make(
         &app,
@@ -100,7 +100,7 @@ pub async fn create_as_operator(
 
 async fn make(
     app: &App,
-    body: NewInvites,
+    body: InviteRequest,
     metadata: Metadata,
 ) -> Result<Written<MadeInvites>, ApiError> {
     let (count, grant) = body.read().map_err(ApiError::field)?;

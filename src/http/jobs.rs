@@ -33,8 +33,6 @@ const DEFAULT_PRIORITY: i64 = 10;
 const DEFAULT_ATTEMPTS: u32 = 3;
 /// The largest `params`, as JSON.
 const MAX_PARAMS: usize = 64 * 1024;
-const UNKNOWN_OPERATION: &str =
-    "`operation` must be one that a queue knows; GET /api/openapi.json lists them";
 /// The longest address to fetch from.
 const MAX_URL: usize = 2048;
 
@@ -236,7 +234,7 @@ impl NewJob {
 
     fn spec(self) -> Result<JobSpec, ApiError> {
         let Some(queue) = job_operation::queue_of(&self.operation) else {
-            return Err(ApiError::field(UNKNOWN_OPERATION));
+            return Err(unknown_operation());
         };
         let run_at = match &self.run_at {
             None => None,
@@ -293,6 +291,11 @@ impl NewJob {
             max_attempts,
         })
     }
+}
+
+fn unknown_operation() -> ApiError {
+    let all: Vec<&str> = job_operation::all().collect();
+    ApiError::field(format!("`operation` must be one of: {}", all.join(", ")))
 }
 
 /// `POST /api/queue/media`
@@ -438,7 +441,7 @@ impl JobQuery {
             job_operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
         };
         if !operation.as_ref().is_none_or(is_operation) {
-            return Err(ApiError::field(UNKNOWN_OPERATION));
+            return Err(unknown_operation());
         }
         Ok(JobFilter {
             status,

@@ -8,21 +8,21 @@
 //! - `.not_with_directus()`: there is no such route where a Directus says who is who.
 //! - `.only_with_directus()`: there is such a route nowhere else.
 
-use std::collections::HashMap;
-
 use actix_web::{Handler, Route, http::Method, web};
 use tracing::{Instrument, Span, info_span, instrument::Instrumented};
 
 #[cfg(test)]
 use crate::http::openapi::describe::{self, Operation};
 use crate::http::{
-    access::{Access, PathRules, RouteRules},
+    access::Access,
     account_export, accounts, audit,
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
     error::no_such_route,
     events, files, forgetting, health, identity, impersonation, invites, jobs, onboarding, openapi,
-    pages, service_keys, usage, workers,
+    pages,
+    route_rules::{RouteRule, RouteRules},
+    service_keys, usage, workers,
 };
 
 /// A route.
@@ -276,15 +276,14 @@ fn all() -> impl Iterator<Item = &'static Endpoint> {
     API.iter().chain(PAGES)
 }
 
-/// What middleware and extractors must know of the routes.
+/// What applies to the routes beside their handlers.
 pub fn rules() -> RouteRules {
-    let mut rules: HashMap<&str, PathRules> = HashMap::new();
-    for route in all() {
-        let is_public = matches!(route.access, Access::Public | Access::PublicByDefault);
-        let path = rules.entry(route.path).or_default();
-        path.is_public |= is_public;
-        path.is_uncounted |= !route.is_counted;
-        path.is_original |= route.is_original;
-    }
-    RouteRules(rules)
+    let rule = |endpoint: &Endpoint| RouteRule {
+        is_public: matches!(endpoint.access, Access::Public | Access::PublicByDefault),
+        is_uncounted: !endpoint.is_counted,
+        is_original: endpoint.is_original,
+    };
+    all()
+        .map(|endpoint| (endpoint.path, rule(endpoint)))
+        .collect()
 }

@@ -80,9 +80,9 @@ macro_rules! words {
 words! {
     Queue = QUEUES;
     /// What clients may queue.
-    Operation = job_operation::operations();
+    Operation = job_operation::all();
     /// What a job does: `onboarding_import` is queued by the upload alone.
-    JobOperation = job_operation::operations().chain([onboarding::OPERATION]);
+    JobOperation = job_operation::all().chain([onboarding::OPERATION]);
     JobStatus = JOB_STATUSES;
     Tier = tier::Tier::ALL.map(tier::Tier::as_str);
     /// Only `taxonomy_ai_calls` is counted by clients.

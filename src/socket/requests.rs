@@ -6,14 +6,14 @@ use genie_log::keys::rotation::{Place, Wraps};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{credential_import::line::Line, roles::administers};
+use crate::{credential_import::line::CredentialLine, roles::administers};
 
 /// The most invites of one request.
 const MAX_COUNT: usize = 100;
 
 /// Invites as they are asked for: in a body, or on the command line.
 #[derive(Default, Serialize, Deserialize, Args, ToSchema)]
-pub struct NewInvites {
+pub struct InviteRequest {
     /// How many; 1 by default
     #[arg(long)]
     #[schema(minimum = 1, maximum = 100)]
@@ -31,7 +31,7 @@ pub struct NewInvites {
     role: Option<String>,
 }
 
-impl NewInvites {
+impl InviteRequest {
     /// How many, and what their users become.
     pub fn read(self) -> Result<(usize, Grant), String> {
         let count = self.count.unwrap_or(1);
@@ -67,7 +67,7 @@ impl NewInvites {
 #[derive(Serialize, Deserialize)]
 pub struct CredentialBatch {
     /// In order.
-    pub lines: Vec<Line>,
+    pub lines: Vec<CredentialLine>,
 }
 
 /// What may be asked of master keys.

@@ -25,7 +25,7 @@ impl JobBoard {
     /// Turns time into commands for ever: a lease that ran out ends its attempt, by the elected node; to be spawned.
     pub async fn tick(self, election: Election) {
         loop {
-            tokio::time::sleep(TICK).await;
+            self.0.log.clock().pause(TICK).await;
             let now = self.0.log.clock().now();
             if let Some(epoch) = election.now() {
                 self.lapse_all(epoch, now).await;

@@ -118,7 +118,7 @@ impl Supervisor {
                     return self.0.log.drop_lease(kind, &lease.id, &self.0.node).await;
                 }
                 let shown = self.0.log.journalled(turn, lease.user).await?;
-                info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was left behind by a node that died");
+                info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was not finished by the server that began it; this one goes on");
                 if shown.is_empty() {
                     self.start_turn(turn, lease.user, session, Metadata::system());
                 } else {

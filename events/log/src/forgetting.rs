@@ -10,10 +10,6 @@ use sqlx::{Any, Row, Transaction, any::AnyRow};
 
 use crate::{Log, LogError, store::Store};
 
-mod fingerprints;
-
-pub use fingerprints::Fingerprint;
-
 /// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
 /// The most users that one call may ask for.
@@ -119,7 +115,7 @@ pub enum Stage {
     Requested,
     /// The fact is in the log and the key is gone. The rest is being erased.
     Forgotten,
-    /// Nothing is left. It is checked once more, for writes that were under way.
+    /// Nothing is left. Erasing is repeated once, for writes that were under way.
     Erased,
     /// Nothing is left to do.
     Closed,
