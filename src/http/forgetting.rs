@@ -136,7 +136,8 @@ pub async fn forget_me(
     }
     let forgetting = app
         .log
-        .forgetting(id)
+        .forgettings()
+        .get(id)
         .await?
         .ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
     let position = forgetting.position.max(done.position);
@@ -167,7 +168,7 @@ async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
         return Ok(false);
     };
     let now = app.log.clock().now();
-    let logins = app.log.sessions_of(user.account.user, now).await?;
+    let logins = app.log.sessions().of_user(user.account.user, now).await?;
     Ok(logins
         .iter()
         .any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
@@ -217,7 +218,8 @@ async fn forget(
     erase(app, user).await;
     let forgetting = app
         .log
-        .forgetting(user)
+        .forgettings()
+        .get(user)
         .await?
         .ok_or_else(|| ApiError::Internal("a forgotten user was not noted".into()))?;
     let position = forgetting.position;
@@ -244,7 +246,8 @@ pub async fn keep_user(
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     if app
         .log
-        .forgetting(user)
+        .forgettings()
+        .get(user)
         .await?
         .is_some_and(|one| one.stage != Stage::Requested)
     {
@@ -275,7 +278,8 @@ pub async fn show(
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let forgetting = app
         .log
-        .forgetting(user)
+        .forgettings()
+        .get(user)
         .await?
         .ok_or(ApiError::NotFound("user who was forgotten"))?;
     Ok(Answer(forgetting.into()))
