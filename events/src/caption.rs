@@ -61,7 +61,8 @@ pub enum Platform {
 }
 
 impl Platform {
-    const ALL: [Self; 8] = [
+    /// All of them.
+    pub const ALL: [Self; 8] = [
         Self::Onlyfans,
         Self::Fansly,
         Self::X,

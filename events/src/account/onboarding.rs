@@ -18,6 +18,14 @@ pub enum Onboarding {
 }
 
 impl Onboarding {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [
+        Self::ExtensionInstall,
+        Self::DataCollection,
+        Self::Processing,
+        Self::Complete,
+    ];
+
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -30,13 +38,6 @@ impl Onboarding {
 
     /// The stored word back.
     pub fn parse(word: &str) -> Option<Self> {
-        [
-            Self::ExtensionInstall,
-            Self::DataCollection,
-            Self::Processing,
-            Self::Complete,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == word)
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }
