@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_a_fact_whatever_the_credential_is() {
+    fn a_refusal_is_a_fact_for_every_credential() {
         let refused = CredentialEvent::Refused {
             reason: RefusedFor::Removed,
             platform: None,
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_not_revealed_and_removing_twice_is_no_error() {
+    fn a_removed_credential_is_not_revealed_and_removing_twice_is_no_error() {
         let gone = vec![stored(), CredentialEvent::Removed];
         Given::with(())
             .given(gone.clone())

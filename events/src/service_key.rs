@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_what_it_says_until_it_expires_or_is_revoked() {
+    fn a_key_opens_its_scopes_until_it_expires_or_is_revoked() {
         let mut state = ServiceKey::default();
         assert_eq!(state.opens(Timestamp(0)), None);
         state.evolve(ServiceKeyEvent::Created(key(
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_revoked_stays_so_and_what_is_not_there_can_t_be() {
+    fn a_revoked_key_stays_revoked_and_an_absent_one_cant_be_revoked() {
         let made = ServiceKeyEvent::Created(key(&[Scope::JobsWork], None));
         given(vec![made.clone()])
             .when(ServiceKeyCommand::Revoke)

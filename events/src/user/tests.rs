@@ -208,7 +208,7 @@ fn a_finished_job_leaves_the_state_and_can_be_recalled() {
 }
 
 #[test]
-fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
+fn one_credential_for_a_platform_and_name_and_the_tier_limits_their_number() {
     let mut ada = ada();
     let store = |n: u128, platform: &str, version| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
@@ -243,7 +243,7 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
 }
 
 #[test]
-fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
+fn other_kinds_than_profiles_are_one_per_platform_and_count_as_no_connection() {
     let mut ada = ada();
     let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
@@ -281,7 +281,7 @@ fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
 }
 
 #[test]
-fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
+fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     let mut ada = ada();
     let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
@@ -371,7 +371,7 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
 }
 
 #[test]
-fn the_suspended_ask_nothing_but_what_runs_may_end() {
+fn a_suspended_user_may_ask_nothing_but_running_work_may_end() {
     let mut ada = ada();
     ask(
         &mut ada,
@@ -485,7 +485,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
 }
 
 #[test]
-fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
+fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
     let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);
     let claimed = JobEvent::Claimed {
         attempt: 1,
@@ -702,7 +702,7 @@ fn is_quota(refusal: &Refusal) -> bool {
 }
 
 #[test]
-fn every_operation_of_the_contract_counts_what_it_says() {
+fn every_operation_counts_against_its_documented_counter() {
     let mut ada = on_tier(Tier::Pro);
     for (n, (operation, counter)) in [
         ("caption_generation", Counter::PostsAiAssisted),
@@ -745,7 +745,7 @@ fn every_operation_of_the_contract_counts_what_it_says() {
 }
 
 #[test]
-fn a_job_that_comes_to_nothing_goes_back_to_its_month_and_counts_again_when_it_is_queued_again() {
+fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_queued_again() {
     let (mut ada, job) = (on_tier(Tier::Creator), JobId::new(id(1)));
     ask(
         &mut ada,
@@ -846,7 +846,7 @@ fn a_job_is_queued_again_only_within_the_limit() {
 }
 
 #[test]
-fn a_job_for_later_needs_room_among_those_that_wait_for_their_time() {
+fn a_delayed_job_needs_room_among_the_delayed_jobs() {
     let mut ada = ada();
     let later = JobSpec {
         run_at: Some(NOW.plus_seconds(60)),
