@@ -100,7 +100,7 @@ impl RefusedFor {
             ),
             Self::Damaged => Refusal::conflict(
                 "damaged",
-                "What is stored can't be opened; its owner has to store it again",
+                "The stored secret can't be opened; its owner has to store it again",
             ),
         }
     }

@@ -128,7 +128,7 @@ impl Invite {
             )),
             Self::Revoked => Err(Refusal::invalid(
                 "inviteCode",
-                "This invite was taken back; ask for another",
+                "This invite was revoked; ask for another",
             )),
             Self::Absent => Err(Refusal::invalid(
                 "inviteCode",

@@ -48,11 +48,14 @@ impl ServiceKeyGrant {
         if scopes.is_empty() {
             return Err(Refusal::invalid(
                 "scopes",
-                "`scopes` must name what the key is to open",
+                "`scopes` must have at least one scope",
             ));
         }
         if expires_at.is_some_and(|at| at <= now) {
-            return Err(Refusal::invalid("expires_at", "`expires_at` must be ahead"));
+            return Err(Refusal::invalid(
+                "expires_at",
+                "`expires_at` must lie in the future",
+            ));
         }
         scopes.sort_unstable();
         scopes.dedup();
