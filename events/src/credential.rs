@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(
             removed,
             Credential::Removed { version: 1 },
-            "it changes nothing"
+            "a refusal changes nothing"
         );
     }
 

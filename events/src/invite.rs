@@ -280,7 +280,7 @@ mod tests {
                 .when(reserve(5))
                 .inspect_result()
                 .is_err(),
-            "it has expired"
+            "the invite has expired"
         );
         let spent = InviteEvent::Spent { user: ada };
         given(kept.clone())

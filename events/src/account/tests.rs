@@ -112,7 +112,7 @@ fn another_systems_account_data_is_accepted_in_any_status_and_once() {
     assert_eq!(
         account.decide(LifecycleCommand::Sync(wanted)),
         Ok(vec![]),
-        "the same again"
+        "a repeat changes nothing"
     );
     let back = AccountSync {
         admin: Some(true),
@@ -363,7 +363,7 @@ fn a_user_who_asks_to_be_forgotten_may_not_act_and_can_cancel_until_it_is_done()
     assert_eq!(
         leaving.decide(LifecycleCommand::RequestForget { due: Timestamp(9) }),
         Ok(vec![]),
-        "the first time stands"
+        "the first request stands"
     );
     let active_again = LifecycleCommand::Sync(AccountSync {
         active: Some(true),
@@ -372,7 +372,7 @@ fn a_user_who_asks_to_be_forgotten_may_not_act_and_can_cancel_until_it_is_done()
     assert_eq!(
         leaving.decide(active_again),
         Ok(vec![]),
-        "by undoing it alone"
+        "only a cancellation brings the user back"
     );
 
     assert_eq!(
@@ -395,12 +395,12 @@ fn a_user_who_asks_to_be_forgotten_may_not_act_and_can_cancel_until_it_is_done()
     assert_eq!(
         back.decide(LifecycleCommand::WithdrawForget),
         Ok(vec![]),
-        "it is so already"
+        "nothing is left to cancel"
     );
     assert_eq!(
         back.decide(LifecycleCommand::ForgetWhenDue { now: Timestamp(7) }),
         Ok(vec![]),
-        "a timer that comes late"
+        "a late timer does nothing"
     );
 }
 

@@ -318,7 +318,7 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
             ask(&mut ada, store).unwrap_err().kind,
             RefusalKind::Quota { .. }
         ),
-        "it is full for everything else"
+        "the tier has no room for other credentials"
     );
     ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
     for (again, why) in [
@@ -335,21 +335,21 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     assert_eq!(
         ask(&mut ada, import_over(1, "p1", Some(1))),
         Ok(1),
-        "in the place of what was brought in"
+        "an import replaces an earlier import"
     );
     assert_eq!(
         ask(&mut ada, import_over(1, "p1", Some(1)))
             .unwrap_err()
             .code,
         "not_imported",
-        "it has changed since"
+        "the credential has changed since"
     );
     assert_eq!(
         ask(&mut ada, import_over(3, "p3", Some(1)))
             .unwrap_err()
             .code,
         "not_imported",
-        "it was removed"
+        "the credential was removed"
     );
     apply(
         &mut ada,
@@ -358,7 +358,7 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     assert_eq!(
         ask(&mut ada, import(5, "p5")),
         Ok(1),
-        "nothing of the suspended is lost"
+        "an import works for a suspended user"
     );
     let nobody = User::new(UserId(id(2))).decide(
         Now {
@@ -509,7 +509,7 @@ fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
         stream.evolve(event.clone());
         apply(&mut user, vec![Change::new(&job, event)]);
     }
-    assert_eq!(user.job(&job), None, "so that it is recalled");
+    assert_eq!(user.job(&job), None, "the job has to be recalled");
     user.recall_job(job.clone(), stream, 4);
     let complete = JobCommand::Complete {
         lease: "l".into(),
@@ -592,7 +592,7 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     assert_eq!(
         ask(&mut ada, begin(2)).unwrap_err().code,
         "onboarding_order",
-        "one at a time"
+        "one import at a time"
     );
 
     assert_eq!(
@@ -648,7 +648,7 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     assert_eq!(
         ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)),
         Ok(2),
-        "of the suspended, too"
+        "work of a suspended user may end"
     );
     assert_eq!(onboarding(&ada), Onboarding::Complete);
 }
@@ -692,7 +692,7 @@ fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
     assert_eq!(
         ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)),
         Ok(1),
-        "what was completed stays so"
+        "completed onboarding stays completed"
     );
     assert_eq!(onboarding(&ada), Onboarding::Complete);
 }
@@ -739,7 +739,7 @@ fn every_operation_counts_against_its_documented_counter() {
             UserCommand::SubmitJob(JobId::new(id(99)), spec("resize_image"))
         ),
         Ok(1),
-        "not counted"
+        "this operation is not counted"
     );
     assert_eq!(ada.used(Counter::AiClipOps, NOW), 3);
 }
@@ -787,7 +787,7 @@ fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_que
             ada.used(Counter::AiClipOps, NEXT_MONTH)
         ),
         (1, 1),
-        "no fresh month by a clock"
+        "a clock that jumps back opens no fresh month"
     );
     let claim = JobCommand::Claim {
         worker: "w".into(),
@@ -841,7 +841,7 @@ fn a_job_is_queued_again_only_within_the_limit() {
             .unwrap_err()
             .code,
         "not_failed",
-        "before any limit"
+        "the status is checked before any limit"
     );
 }
 
