@@ -44,7 +44,6 @@ both_stores!(
         );
 
         let path = format!("/api/admin/users/{}/forgotten", ada.id);
-        let began = std::time::Instant::now();
         let shown = until("nothing is left of the user", async || {
             let shown = site
                 .genie
