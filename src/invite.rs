@@ -37,8 +37,8 @@ async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>
     let (count, grant) = wanted.read()?;
     roles::expect_set(config, &grant.role)?;
     let _only_process = lock_store(config)?;
-    let Opened { log, vault } = open_log(config, Clock::system(), false).await?;
-    let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
+    let Opened { log, append, vault } = open_log(config, Clock::system(), false).await?;
+    let register = Register::new(append.clone(), Vault::new(append, vault));
     // As at a server's start: on a store that had no fact yet it must come first.
     register
         .first_invite(config.first_invite.as_ref())

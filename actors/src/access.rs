@@ -6,7 +6,7 @@ use genie_events::{
     access::{Access as Looked, AccessCommand, RefusedCounts},
     ids::NetworkId,
 };
-use genie_log::{Append, Group, Log};
+use genie_log::{Append, AppendRequest, Group};
 use tokio::time::Instant;
 
 use crate::{Caller, WriteError, dedupe::Lately};
@@ -14,7 +14,7 @@ use crate::{Caller, WriteError, dedupe::Lately};
 /// Puts looks on record.
 #[derive(Debug, Clone)]
 pub struct Access {
-    log: Log,
+    append: Append,
     noted: Lately<Reading>,
 }
 
@@ -23,9 +23,9 @@ type Reading = (String, Option<UserId>);
 
 impl Access {
     /// On this log.
-    pub fn new(log: Log) -> Self {
+    pub fn new(append: Append) -> Self {
         Self {
-            log,
+            append,
             noted: Lately::new(),
         }
     }
@@ -42,7 +42,7 @@ impl Access {
             return Ok(());
         }
         note(
-            &self.log,
+            &self.append,
             vec![AccessCommand::ReadPersonal { user }],
             caller.metadata(),
         )
@@ -59,19 +59,19 @@ impl Access {
         let commands = refused
             .into_iter()
             .map(|(network, wrong)| AccessCommand::NoteRefused { network, wrong });
-        note(&self.log, commands.collect(), Metadata::system()).await
+        note(&self.append, commands.collect(), Metadata::system()).await
     }
 }
 
 /// Puts all of it on record, or nothing.
 pub(crate) async fn note(
-    log: &Log,
+    append: &Append,
     commands: Vec<AccessCommand>,
     metadata: Metadata,
 ) -> Result<(), WriteError> {
     let mut groups = Vec::new();
     for command in commands {
-        let stream = StreamId::new(StreamKind::Access, log.clock().new_uuid());
+        let stream = StreamId::new(StreamKind::Access, append.log().clock().new_uuid());
         let noted = Looked::Absent.decide(command)?;
         groups.push(Group::of_system(
             &stream,
@@ -79,12 +79,13 @@ pub(crate) async fn note(
             noted.into_iter().map(Into::into).collect(),
         ));
     }
-    log.append(Append {
-        groups,
-        work: vec![],
-        metadata,
-        remember: None,
-    })
-    .await?;
+    append
+        .append(AppendRequest {
+            groups,
+            work: vec![],
+            metadata,
+            remember: None,
+        })
+        .await?;
     Ok(())
 }

@@ -11,8 +11,11 @@ use genie_events::{
         ResetLink, TwoFactor,
     },
 };
+use genie_log::forgetting::ForgettingRow;
+use genie_log::secrets::SecretRow;
+use genie_log::sessions::SessionRow;
 use genie_log::{
-    Election, Log, LogError, UserKeys, Work,
+    Append, Election, Log, LogError, UserKeys, Work,
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
     secrets::VaultKey,
@@ -45,6 +48,7 @@ const MAX_AGENT: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Accounts {
     log: Log,
+    append: Append,
     users: Users,
     vault: Vault,
 }
@@ -83,8 +87,13 @@ pub struct NewResetLink {
 
 impl Accounts {
     /// On this log, through these actors.
-    pub fn new(log: Log, users: Users, vault: Vault) -> Self {
-        Self { log, users, vault }
+    pub fn new(append: Append, users: Users, vault: Vault) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+            users,
+            vault,
+        }
     }
 
     /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
@@ -104,7 +113,7 @@ impl Accounts {
                 .iter()
                 .any(|change| change.event == Event::Account(AccountEvent::Suspended));
             let work = if suspends {
-                vec![Work::EndSessions { user, but: None }]
+                vec![Work::Session(SessionRow::EndAll { user, but: None })]
             } else {
                 vec![]
             };
@@ -136,14 +145,14 @@ impl Accounts {
                 .take(MAX_AGENT)
                 .collect::<String>()
         });
-        let session = Work::OpenSession(NewSession {
+        let session = Work::Session(SessionRow::Open(NewSession {
             user,
             family: family.family.to_string(),
             token_hash: family.token_hash,
             agent_sealed: agent.map(|agent| keys.seal_text("sessions.agent", &agent)),
             now,
             expires_at: now.plus_seconds(family.seconds),
-        });
+        }));
         self.plan(user, asking, move |state, now| {
             let Proof { password, code } = proof;
             let command = UserCommand::account(ProfileCommand::SignInByPassword { password, code });
@@ -164,8 +173,8 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let work = vec![
-            Work::AwaitForget { user, due },
-            Work::EndSessions { user, but: None },
+            Work::Forgetting(ForgettingRow::Await { user, due }),
+            Work::Session(SessionRow::EndAll { user, but: None }),
         ];
         self.account(user, LifecycleCommand::RequestForget { due }, work, asking)
             .await
@@ -180,7 +189,7 @@ impl Accounts {
         self.account(
             user,
             LifecycleCommand::WithdrawForget,
-            vec![Work::Stay { user }],
+            vec![Work::Forgetting(ForgettingRow::Stay { user })],
             asking,
         )
         .await
@@ -192,7 +201,7 @@ impl Accounts {
         user: UserId,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let work = vec![Work::EndSessions { user, but: None }];
+        let work = vec![Work::Session(SessionRow::EndAll { user, but: None })];
         self.account(user, ProfileCommand::EndSessions, work, asking)
             .await
     }
@@ -205,7 +214,11 @@ impl Accounts {
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
         let family = login.to_string();
-        let sessions = self.log.sessions_of(user, self.log.clock().now()).await?;
+        let sessions = self
+            .log
+            .sessions()
+            .of_user(user, self.log.clock().now())
+            .await?;
         let is_theirs = sessions.iter().any(|session| session.family == family);
         self.plan(user, asking, move |state, now| {
             if !is_theirs {
@@ -217,9 +230,9 @@ impl Accounts {
             let changes = state.decide(now, UserCommand::account(end))?;
             Ok(Plan {
                 changes,
-                work: vec![Work::EndSession {
+                work: vec![Work::Session(SessionRow::End {
                     family: family.clone(),
-                }],
+                })],
                 ..Plan::default()
             })
         })
@@ -233,9 +246,9 @@ impl Accounts {
         family: String,
         asking: impl Into<Asking>,
     ) -> Result<(), WriteError> {
-        let work = vec![Work::EndSession {
+        let work = vec![Work::Session(SessionRow::End {
             family: family.clone(),
-        }];
+        })];
         match self
             .account(user, ProfileCommand::NoteReuse { family }, work, asking)
             .await
@@ -320,7 +333,10 @@ impl Accounts {
             let password = seal_password(&key, user, version, hash.expose_secret());
             Ok(Plan {
                 changes,
-                work: vec![password, Work::EndSessions { user, but: None }],
+                work: vec![
+                    password,
+                    Work::Session(SessionRow::EndAll { user, but: None }),
+                ],
                 ..Plan::default()
             })
         };
@@ -359,9 +375,9 @@ impl Accounts {
         code: OneTimeCode,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let work = vec![Work::DeleteSecret {
+        let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
-        }];
+        })];
         self.account(user, ProfileCommand::DisableTwoFactor(code), work, asking)
             .await
     }
@@ -372,9 +388,9 @@ impl Accounts {
         user: UserId,
         asking: impl Into<Asking>,
     ) -> Result<Done, WriteError> {
-        let work = vec![Work::DeleteSecret {
+        let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
-        }];
+        })];
         self.account(user, ProfileCommand::RemoveTwoFactor, work, asking)
             .await
     }
@@ -384,7 +400,7 @@ impl Accounts {
         loop {
             self.log.clock().pause(SWEEP).await;
             if election.now().is_some()
-                && let Err(error) = self.log.sweep_sessions(self.log.clock().now()).await
+                && let Err(error) = self.log.sessions().sweep(self.log.clock().now()).await
             {
                 warn!(%error, "logins that ran out can't be deleted; trying on");
             }

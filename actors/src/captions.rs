@@ -7,6 +7,7 @@ use genie_events::{
     caption::{Brief, WrittenCaption},
     chat::Failure,
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Work, leases::LeaseKind};
 use tracing::error;
 
@@ -121,10 +122,10 @@ pub(crate) async fn end_caption(
         let id = id.clone();
         move |state: &User, now| {
             let changes = state.decide(now, command.clone())?;
-            let mut work = vec![Work::DropLease {
+            let mut work = vec![Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Caption,
                 id: id.clone(),
-            }];
+            })];
             work.extend(office.map(Work::OnlyInEpoch));
             Ok(Plan {
                 changes,

@@ -7,6 +7,8 @@ use genie_events::{
     Metadata, SessionId, TurnId, User, UserCommand, UserId,
     chat::{Answer, Chat, ChatCommand, Failure, TurnMetrics, TurnOutcome},
 };
+use genie_log::leases::LeaseRow;
+use genie_log::turn_journal::JournalRow;
 use genie_log::{Epoch, LogError, Owner, UserKeys, Work, leases::LeaseKind, turn_journal::Journal};
 use tracing::{error, info, warn};
 
@@ -301,7 +303,7 @@ fn pauses() -> impl Iterator<Item = Duration> {
 pub(crate) async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failure) {
     let mut content = String::new();
     for pause in pauses() {
-        match supervisor.0.log.journalled(task.turn, task.user).await {
+        match supervisor.0.log.journals().text(task.turn, task.user).await {
             Ok(shown) => content = shown,
             Err(LogError::Away(_)) => {
                 tokio::time::sleep(pause).await;
@@ -346,13 +348,13 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
         };
         let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
         let mut work = vec![
-            Work::DropLease {
+            Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Turn,
                 id: id.clone(),
-            },
-            Work::PruneJournal {
+            }),
+            Work::Journal(JournalRow::Prune {
                 turn_id: id.clone(),
-            },
+            }),
         ];
         work.extend(office.map(Work::OnlyInEpoch));
         Ok(Plan {
@@ -387,7 +389,8 @@ pub(crate) async fn drop_own_lease(supervisor: &Supervisor, kind: LeaseKind, id:
     if let Err(error) = supervisor
         .0
         .log
-        .drop_lease(kind, id, &supervisor.0.node)
+        .leases()
+        .remove(kind, id, &supervisor.0.node)
         .await
     {
         warn!(%error, "a lease that says nothing any more can't be dropped");

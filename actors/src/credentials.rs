@@ -6,8 +6,9 @@ use genie_events::{
     CredentialId, Refusal, Timestamp, User, UserCommand, UserId,
     credential::{Credential, CredentialKind, SealedSecret},
 };
+use genie_log::secrets::SecretRow;
 use genie_log::{
-    Log, LogError, UserKeys, VaultDoor, Work,
+    Append, Log, LogError, UserKeys, VaultDoor, Work,
     keys::sha256_hex,
     secrets::{SecretName, VaultKey},
 };
@@ -39,6 +40,7 @@ const MAX_OWNERS: u64 = 50_000;
 pub struct Vault {
     door: Arc<VaultDoor>,
     log: Log,
+    append: Append,
     refused: Lately<reveal::Refused>,
     /// Whose credentials that were asked for are: that never changes.
     owners: Cache<CredentialId, UserId>,
@@ -166,10 +168,11 @@ pub enum Target {
 
 impl Vault {
     /// Behind that door.
-    pub fn new(log: Log, door: VaultDoor) -> Self {
+    pub fn new(append: Append, door: VaultDoor) -> Self {
         Self {
             door: Arc::new(door),
-            log,
+            log: append.log().clone(),
+            append,
             refused: Lately::new(),
             owners: Cache::new(MAX_OWNERS),
         }
@@ -236,7 +239,7 @@ impl Vault {
                 matches!(before, Credential::Held { .. }),
             );
             let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
-            let Work::PutSecret { sealed, .. } = &work else {
+            let Work::Secret(SecretRow::Put { sealed, .. }) = &work else {
                 unreachable!("sealing a secret makes the work that puts it");
             };
             let hash = sha256_hex(sealed);
@@ -299,9 +302,9 @@ impl Vault {
             let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
             Ok(Plan {
                 changes,
-                work: vec![Work::DeleteSecret {
+                work: vec![Work::Secret(SecretRow::Delete {
                     secret_id: id.to_string(),
-                }],
+                })],
                 ..Plan::default()
             })
         };

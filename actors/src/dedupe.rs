@@ -1,13 +1,9 @@
 //! What was put on record a moment ago. The same thing asked for again and again, by the same caller, is one fact a minute: a log
 //! must not fill with what is refused, or with who reads it.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// How long what is on record stands for the same again, on this node.
@@ -47,7 +43,7 @@ impl<K: Hash + Eq> Lately<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -7,8 +7,9 @@ use genie_events::{
     account::{AccountEvent, ForgottenBy, LifecycleCommand},
     email::{Email, EmailCommand},
 };
+use genie_log::forgetting::ForgettingRow;
 use genie_log::{
-    Append, AppendError, Group, Log, LogError, NewFact, Work, clock,
+    Append, AppendError, AppendRequest, Group, Log, LogError, NewFact, Work, clock,
     load_users::{Awake, Waking},
 };
 use tracing::{info, warn};
@@ -29,6 +30,7 @@ const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 #[derive(Debug, Clone)]
 pub struct Forget {
     log: Log,
+    append: Append,
     /// The actors of this process, where it has some.
     users: Option<Users>,
 }
@@ -44,8 +46,12 @@ pub enum Forgotten {
 
 impl Forget {
     /// On this log, and of these actors.
-    pub fn new(log: Log, users: Option<Users>) -> Self {
-        Self { log, users }
+    pub fn new(append: Append, users: Option<Users>) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+            users,
+        }
     }
 
     /// Forgets somebody now. When this answers `Ok`, it is durable; once more is no error. Somebody who never was is not found.
@@ -101,6 +107,7 @@ impl Forget {
                 }
                 Ok(Waking::Forgotten) => {
                     self.log
+                        .forgettings()
                         .forget_restored_key(user, self.log.clock().now())
                         .await?;
                     return Ok(Forgotten::Yes);
@@ -114,7 +121,7 @@ impl Forget {
             let Some(append) = append else {
                 return Ok(Forgotten::NotYet);
             };
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(at) => {
                     self.let_go(user);
                     info!(user.id = %user, position = at.last, "user `{user}` was forgotten");
@@ -137,7 +144,7 @@ impl Forget {
         awake: &Awake,
         command: LifecycleCommand,
         metadata: Metadata,
-    ) -> Result<Option<Append>, WriteError> {
+    ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
         let changes = decided(state, command)?;
         if changes.is_empty() {
@@ -167,11 +174,11 @@ impl Forget {
                 }
             }
         }
-        let work = vec![Work::Forget {
+        let work = vec![Work::Forgetting(ForgettingRow::Forget {
             user: state.id(),
             at: self.log.clock().now(),
-        }];
-        Ok(Some(Append {
+        })];
+        Ok(Some(AppendRequest {
             groups,
             work,
             metadata,
@@ -187,9 +194,9 @@ impl Forget {
         command: &LifecycleCommand,
         metadata: Metadata,
         error: &LogError,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let (LifecycleCommand::Forget(by), (after, of_account @ 1..)) =
-            (command, self.log.counts_of(user).await?)
+            (command, self.log.forgettings().counts_of(user).await?)
         else {
             return Err(error.clone().into());
         };
@@ -200,11 +207,11 @@ impl Forget {
             sequence: of_account + 1,
             event,
         };
-        let work = vec![Work::Forget {
+        let work = vec![Work::Forgetting(ForgettingRow::Forget {
             user,
             at: self.log.clock().now(),
-        }];
-        Ok(Append {
+        })];
+        Ok(AppendRequest {
             groups: vec![Group::of_user(user, after, vec![fact])],
             work,
             metadata,

@@ -1,21 +1,20 @@
 //! The job board follows the log and knows which jobs wait; it hands them out fairly and turns time into commands.
 //! A claim is good only once the job's owner's append accepted it.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use genie_events::{
     JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{
     Log, LogError, StoredRow, Work, clock,
-    keys::{hex, sha256_hex},
+    keys::sha256_hex,
     leases::{Lease, LeaseKind},
     read::JobStep,
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
@@ -32,8 +31,6 @@ mod lapse;
 mod waiting;
 use waiting::{Candidate, Waiting};
 
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -129,22 +126,13 @@ impl JobBoard {
             match self.start().await {
                 Ok(follower) => break follower,
                 Err(error) => {
-                    warn!(%error, "the job board can't start yet; trying on");
+                    warn!(%error, "job board: start failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
         };
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => self.see(&rows),
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the job board stopped");
-                }
-                Err(error) => {
-                    error!(%error, position = follower.position(), "the job board can't read on; trying on");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
+        while let Some(rows) = follower.next_or_end("job board").await {
+            self.see(&rows);
         }
     }
 
@@ -163,7 +151,7 @@ impl JobBoard {
         {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
-                Err(error) => error!(%error, "the job board passes a damaged row by"),
+                Err(error) => error!(%error, "job board: skipped a damaged row"),
             }
         }
         self.take_note(&steps);
@@ -250,7 +238,7 @@ impl JobBoard {
                 // again, it comes back.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
                 Err(WriteError::Internal(reason)) => {
-                    error!(reason, job.id = %candidate.job, "a job can't be handed out")
+                    error!(reason, job.id = %candidate.job, "job board: a job can't be handed out; others are")
                 }
                 Err(error) => {
                     self.lock().put_back(&candidate);
@@ -272,7 +260,7 @@ impl JobBoard {
         metadata: Metadata,
     ) -> Result<Claimed, WriteError> {
         let (user, job) = (candidate.user, candidate.job.clone());
-        let lease = hex(&clock::random_bytes::<32>());
+        let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
         let planner = {
@@ -284,14 +272,14 @@ impl JobBoard {
                     now: now.moment,
                 };
                 let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
-                let work = Work::PutLease {
+                let work = Work::Lease(LeaseRow::Put {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
                     user,
                     stream_id: job.to_string(),
                     holder: hash.clone(),
                     expires_at,
-                };
+                });
                 let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
                 Ok(Plan {
                     changes,
@@ -378,7 +366,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress)
+            .leases()
+            .renew(LeaseKind::Job, job.as_str(), &hash, until, progress)
             .await?)
     }
 
@@ -387,7 +376,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .lease(LeaseKind::Job, job.as_str())
+            .leases()
+            .get(LeaseKind::Job, job.as_str())
             .await?
             .map(|lease| lease.user))
     }
@@ -442,10 +432,10 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes =
                     state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
-                let work = vec![Work::CancelLease {
+                let work = vec![Work::Lease(LeaseRow::Cancel {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
-                }];
+                })];
                 Ok(Plan {
                     changes,
                     work,
@@ -472,10 +462,10 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
                 let mut work = conditions.clone();
-                work.push(Work::DropLease {
+                work.push(Work::Lease(LeaseRow::Drop {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
-                });
+                }));
                 Ok(Plan {
                     changes,
                     work,
@@ -498,9 +488,6 @@ impl JobBoard {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 }

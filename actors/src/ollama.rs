@@ -141,7 +141,7 @@ impl Ollama {
             Err(_) => return Err(too_slow()),
             Ok(Err(error)) if error.is_connect() || error.is_timeout() => return Err(unreachable()),
             Ok(Err(error)) => {
-                warn!(error = %error.without_url(), "the model server broke off before it answered");
+                warn!(error = %error.without_url(), "model server: connection ended before the answer");
                 return Err(broke_off());
             }
             Ok(Ok(answer)) => answer,
@@ -183,7 +183,7 @@ impl Stream {
             if self.buffer.len() > MAX_LINE {
                 warn!(
                     model = self.model,
-                    "a line of the model server's stream has no end"
+                    "model server: a line of the stream is too long; the answer ends"
                 );
                 return Err(broke_off());
             }
@@ -191,7 +191,7 @@ impl Stream {
                 Err(_) => return Err(too_slow()),
                 Ok(Some(Ok(bytes))) => self.buffer.extend_from_slice(&bytes),
                 Ok(Some(Err(error))) => {
-                    warn!(model = self.model, error = %error.without_url(), "the model server broke off in the middle");
+                    warn!(model = self.model, error = %error.without_url(), "model server: connection ended in the middle of the answer");
                     return Err(broke_off());
                 }
                 // The last line may come without its line feed.
@@ -209,7 +209,7 @@ impl Stream {
             warn!(
                 model = self.model,
                 bytes = line.len(),
-                "a line of the model server's stream is no JSON"
+                "model server: a line of the stream is not JSON; the answer ends"
             );
             return Err(broke_off());
         };
@@ -283,7 +283,7 @@ fn refused(status: u16, text: &str, model: &str) -> Failure {
         http.status = status,
         error = text,
         model,
-        "the model server refused"
+        "model server: request refused"
     );
     if status == 404 {
         return failure(

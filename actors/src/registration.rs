@@ -13,7 +13,7 @@ use genie_events::{
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, NewFact, Owner, UserKeys, clock, keys::hex};
+use genie_log::{Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, UserKeys, clock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -68,13 +68,18 @@ pub struct NewInvites {
 #[derive(Debug, Clone)]
 pub struct Register {
     log: Log,
+    append: Append,
     vault: Vault,
 }
 
 impl Register {
     /// On this log.
-    pub fn new(log: Log, vault: Vault) -> Self {
-        Self { log, vault }
+    pub fn new(append: Append, vault: Vault) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+            vault,
+        }
     }
 
     /// Who has an address; `None` when nobody.
@@ -100,7 +105,7 @@ impl Register {
             let append = self
                 .decide(user, &normal, &applicant, metadata.clone())
                 .await?;
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(at) => {
                     return Ok(Registered {
                         user,
@@ -123,7 +128,7 @@ impl Register {
         normal: &str,
         applicant: &Applicant,
         metadata: Metadata,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let (email, email_stream, emails) = self.load_email(normal).await?;
         let (invite, invite_stream, invites) = self.load_invite(&applicant.invite_code).await?;
         let now = self.log.clock().now();
@@ -160,7 +165,7 @@ impl Register {
                 spent.into_iter().map(Into::into).collect(),
             ),
         ];
-        Ok(Append {
+        Ok(AppendRequest {
             groups,
             work: vec![new_key, password],
             metadata,
@@ -184,7 +189,7 @@ impl Register {
                 });
             }
             let append = self.meeting(user, who.clone(), metadata.clone()).await?;
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(at) => {
                     return Ok(Registered {
                         user,
@@ -206,7 +211,7 @@ impl Register {
         user: UserId,
         mut who: ExternalAccount,
         metadata: Metadata,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let mut groups = Vec::with_capacity(2);
         who.email_id = None;
         if let Some(normal) = who.email.as_deref().and_then(email::normalise) {
@@ -223,7 +228,7 @@ impl Register {
         let met = Account::Absent.decide(LifecycleCommand::Meet(who))?;
         let (keys, new_key) = self.log.new_keys(user);
         groups.insert(0, first_facts(user, keys, met));
-        Ok(Append {
+        Ok(AppendRequest {
             groups,
             work: vec![new_key],
             metadata,
@@ -239,7 +244,7 @@ impl Register {
         metadata: Metadata,
     ) -> Result<NewInvites, WriteError> {
         let codes: Vec<String> = (0..count)
-            .map(|_| hex(&clock::random_bytes::<10>()))
+            .map(|_| hex::encode(clock::random_bytes::<10>()))
             .collect();
         let mut groups = Vec::with_capacity(count);
         for code in &codes {
@@ -252,8 +257,8 @@ impl Register {
             ));
         }
         let at = self
-            .log
-            .append(Append {
+            .append
+            .append(AppendRequest {
                 groups,
                 work: vec![],
                 metadata,
@@ -281,7 +286,14 @@ impl Register {
     ) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
         let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::Invite, &id.0, asking.into(), revoke).await
+        system_stream::ask(
+            &self.append,
+            StreamKind::Invite,
+            &id.0,
+            asking.into(),
+            revoke,
+        )
+        .await
     }
 
     /// Makes the first invite, whose user becomes administrator, unless it was made before. Answers its code while it is unspent.
@@ -307,13 +319,13 @@ impl Register {
                 .map(Into::into)
                 .collect();
             let group = Group::of_system(&stream, 0, created);
-            let append = Append {
+            let append = AppendRequest {
                 groups: vec![group],
                 work: vec![],
                 metadata: Metadata::system(),
                 remember: None,
             };
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(_) | Err(AppendError::Stale) => {} // stale: another node made it meanwhile
                 Err(error) => return Err(error.into()),
             }

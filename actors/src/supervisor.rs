@@ -1,17 +1,15 @@
 //! The supervisor of model streams. It owns every running answer as a task with its own deadline and cancel token, renews their
 //! leases, and ends what a dead node left behind. A panic in a task is a value.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use genie_events::{
     CaptionId, Metadata, Refusal, SessionId, Timestamp, TurnId, User, UserCommand, UserId,
     chat::ChatCommand,
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Log, LogError, Work, leases::LeaseKind, turn_journal::Journal};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -214,7 +212,7 @@ impl Supervisor {
     /// Stops a turn, at the model server too. One that runs on another node is called off at its next heartbeat.
     pub async fn stop(&self, turn: TurnId) -> Result<(), WriteError> {
         let id = turn.to_string();
-        self.0.log.call_off(LeaseKind::Turn, &id).await?;
+        self.0.log.leases().call_off(LeaseKind::Turn, &id).await?;
         self.cancel(&id);
         Ok(())
     }
@@ -255,14 +253,14 @@ impl Supervisor {
     }
 
     fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
-        Work::PutLease {
+        Work::Lease(LeaseRow::Put {
             kind,
             id,
             user,
             stream_id,
             holder: self.0.node.clone(),
             expires_at: self.lease_end(),
-        }
+        })
     }
 
     fn lease_end(&self) -> Timestamp {
@@ -273,7 +271,8 @@ impl Supervisor {
         Ok(self
             .0
             .log
-            .lease(kind, id)
+            .leases()
+            .get(kind, id)
             .await?
             .is_some_and(|lease| lease.holder == self.0.node))
     }
@@ -345,5 +344,5 @@ impl Supervisor {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

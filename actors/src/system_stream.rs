@@ -2,7 +2,7 @@
 
 use cqrs_es::Aggregate;
 use genie_events::{Event, Refusal, StreamId, StreamKind};
-use genie_log::{Append, AppendError, Group, Log, Owner, Remember, clock};
+use genie_log::{Append, AppendError, AppendRequest, Group, Log, Owner, Remember, clock};
 use serde_json::Value;
 
 use crate::{WriteError, caller::Asking, user::answer_again};
@@ -32,7 +32,7 @@ where
 /// Asks a stream of the system something, again on what another left behind when there was a race. Answers the position that
 /// reads must have reached to see it. What came of a request that may be sent again is kept with the user who asked.
 pub(crate) async fn ask<A>(
-    log: &Log,
+    append: &Append,
     kind: StreamKind,
     id: &str,
     asking: Asking,
@@ -42,13 +42,14 @@ where
     A: Aggregate + 'static,
     A::Event: Into<Event>,
 {
+    let log = append.log();
     let Asking { metadata, key } = asking;
     let again = metadata.by.zip(key);
     for _ in 0..TRIES {
         let (state, stream, count) = load::<A>(log, kind, id).await?;
         // Asked for after the state was read, as a user's actor does.
         if let Some((user, key)) = &again
-            && let Some(remembered) = log.remembered(*user, key).await?
+            && let Some(remembered) = log.outcomes().get(*user, key).await?
         {
             return answer_again(remembered).map(|done| done.position);
         }
@@ -62,8 +63,8 @@ where
             user,
             outcome: Value::Null,
         });
-        match log
-            .append(Append {
+        match append
+            .append(AppendRequest {
                 groups: vec![group],
                 work: vec![],
                 metadata: metadata.clone(),

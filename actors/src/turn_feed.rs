@@ -1,12 +1,10 @@
 //! What readers of a running turn are shown: a growing text of which every byte is committed to the journal, and how it ends.
 //! A reader keeps its own place, so a slow one holds nobody up.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use genie_events::{TurnId, UserId, chat::Answer};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 /// Where a turn is.
@@ -108,6 +106,6 @@ impl Feeds {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TurnId, Feed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -18,7 +18,8 @@ use genie_events::{
     user::reveal::{RevealDenial, RevealableCredential},
 };
 use genie_log::{
-    Append, AppendError, Group, Log, NewFact, Owner, Remember, UserKeys, Work, clock,
+    Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, Remember, UserKeys, Work,
+    clock,
     idempotency::Remembered,
     load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
@@ -125,6 +126,7 @@ pub struct Passivate;
 pub struct UserActor {
     id: UserId,
     log: Log,
+    append: Append,
     limits: Limits,
     /// `None` until it is needed, and after anything that makes it doubtful.
     state: Option<State>,
@@ -140,10 +142,11 @@ struct State {
 }
 
 impl UserActor {
-    pub fn new(id: UserId, log: Log, limits: Limits) -> Self {
+    pub fn new(id: UserId, append: Append, limits: Limits) -> Self {
         Self {
             id,
-            log,
+            log: append.log().clone(),
+            append,
             limits,
             state: None,
         }
@@ -167,19 +170,14 @@ impl Handler<Ask> for UserActor {
 
     fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
         ask.begun.store(true, Ordering::SeqCst);
-        let (log, limits, id, state) = (
-            self.log.clone(),
-            self.limits.clone(),
-            self.id,
-            self.state.take(),
-        );
+        let mut turn = Turn {
+            log: self.log.clone(),
+            append: self.append.clone(),
+            limits: self.limits.clone(),
+            id: self.id,
+            state: self.state.take(),
+        };
         let answered = async move {
-            let mut turn = Turn {
-                log,
-                limits,
-                id,
-                state,
-            };
             let answer = turn.take(&ask).await;
             drop(ask.place);
             let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
@@ -197,6 +195,7 @@ impl Handler<Ask> for UserActor {
 /// One command's turn with the state.
 struct Turn {
     log: Log,
+    append: Append,
     limits: Limits,
     id: UserId,
     state: Option<State>,
@@ -217,7 +216,7 @@ impl Turn {
             }
             // Asked for after the state was read: what this request did before is in the state only if it is found here.
             if let Some(key) = &ask.asking.key
-                && let Some(remembered) = self.log.remembered(self.id, key).await?
+                && let Some(remembered) = self.log.outcomes().get(self.id, key).await?
             {
                 if let Some(job) = &ask.job {
                     state.user.drop_recalled(job);
@@ -243,7 +242,7 @@ impl Turn {
                             user: self.id,
                             outcome: plan.outcome.clone(),
                         };
-                        if !self.log.keep_outcome(remember, state.user.seq()).await? {
+                        if !self.log.outcomes().keep(remember, state.user.seq()).await? {
                             continue;
                         }
                     }
@@ -272,13 +271,13 @@ impl Turn {
                 user: self.id,
                 outcome: plan.outcome.clone(),
             });
-            let append = Append {
+            let request = AppendRequest {
                 groups: vec![group],
                 work: plan.work,
                 metadata: ask.asking.metadata.clone(),
                 remember,
             };
-            match self.log.append(append).await {
+            match self.append.append(request).await {
                 Ok(at) => {
                     for (change, sequence) in plan.changes.iter().zip(numbered) {
                         state

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,9 +12,9 @@ use std::{
 
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
-use genie_log::{Log, LogError};
+use genie_log::{Append, Log};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
-use tracing::{error, warn};
 
 use crate::{
     WriteError,
@@ -39,17 +39,13 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_LIVE: usize = 50_000;
 /// How often the idle are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
-/// Pause after the log could not be read.
-const AWAY: Duration = Duration::from_millis(500);
-
 /// All users' actors of this node.
 #[derive(Clone)]
 pub struct Users(Arc<Inner>);
 
 struct Inner {
     log: Log,
+    append: Append,
     limits: Limits,
     live: Mutex<HashMap<UserId, Live>>,
     /// The threads that actors live on.
@@ -73,9 +69,10 @@ impl std::fmt::Debug for Users {
 
 impl Users {
     /// `arbiters` must not be empty.
-    pub fn new(log: Log, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
+    pub fn new(append: Append, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
         Self(Arc::new(Inner {
-            log,
+            log: append.log().clone(),
+            append,
             limits,
             live: Mutex::default(),
             arbiters,
@@ -202,20 +199,10 @@ impl Users {
     /// that owns the store's connections.
     pub async fn let_go_of_the_forgotten(self) {
         let mut follower = self.0.log.follow(self.0.log.head());
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => rows
-                    .iter()
-                    .filter(|row| row.is_forgotten())
-                    .for_each(|row| self.let_go(UserId(row.owner))),
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "who was forgotten is not followed any more");
-                }
-                Err(error) => {
-                    warn!(%error, "who was forgotten can't be followed; trying on");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
+        while let Some(rows) = follower.next_or_end("users' actors").await {
+            rows.iter()
+                .filter(|row| row.is_forgotten())
+                .for_each(|row| self.let_go(UserId(row.owner)));
         }
     }
 
@@ -228,10 +215,11 @@ impl Users {
     }
 
     fn start(&self, user: UserId) -> Live {
-        let (log, limits) = (self.0.log.clone(), self.0.limits.clone());
+        let append = self.0.append.clone();
+        let limits = self.0.limits.clone();
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
         let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| {
-            UserActor::new(user, log, limits)
+            UserActor::new(user, append, limits)
         });
         Live {
             actor,
@@ -241,8 +229,8 @@ impl Users {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {
-        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, Live>> {
+        self.0.live.lock()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix::ArbiterHandle;
 use genie_events::Limits;
-use genie_log::{Election, Log, VaultDoor};
+use genie_log::{Append, Election, VaultDoor};
 
 use crate::{
     WriteError,
@@ -61,20 +61,21 @@ impl WriteSide {
     /// Starts it. To be called on the runtime that owns the store's connections; actors live on `arbiters`, of which there must
     /// be at least one. Timers run while this node is elected.
     pub fn start(
-        log: Log,
+        append: Append,
         door: VaultDoor,
         arbiters: Vec<ArbiterHandle>,
         election: Election,
         settings: Settings,
     ) -> Result<Self, WriteError> {
-        let users = Users::new(log.clone(), settings.limits, arbiters);
-        let vault = Vault::new(log.clone(), door);
+        let log = append.log().clone();
+        let users = Users::new(append.clone(), settings.limits, arbiters);
+        let vault = Vault::new(append.clone(), door);
         let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
         let head = log.head();
         let supervisor = Supervisor::new(
             log.clone(),
             users.clone(),
-            log.start_journal(),
+            log.journals().start(),
             settings.model,
             settings.node,
         )?;
@@ -89,11 +90,12 @@ impl WriteSide {
                 .clone()
                 .take_over_the_lapsed(settings.embedded, election.clone()),
         );
-        let (service_keys, access) = (ServiceKeys::new(log.clone()), Access::new(log.clone()));
-        let accounts = Accounts::new(log.clone(), users.clone(), vault.clone());
+        let service_keys = ServiceKeys::new(append.clone());
+        let access = Access::new(append.clone());
+        let accounts = Accounts::new(append.clone(), users.clone(), vault.clone());
         tokio::spawn(accounts.clone().sweep(election));
-        let forget = Forget::new(log.clone(), Some(users.clone()));
-        let register = Register::new(log, vault.clone());
+        let forget = Forget::new(append.clone(), Some(users.clone()));
+        let register = Register::new(append, vault.clone());
         Ok(Self {
             register,
             accounts,

@@ -1,8 +1,9 @@
-//! How long it takes to forget a user with a very long past: the append of the fact must not depend on it.
+//! Measures forgetting a user with a very long past. The append of the fact must not depend on its length.
 
 use genie_actors::forgetting::Forget;
 use genie_events::{Metadata, account::ForgottenBy};
 use genie_log::load_users::Waking;
+use genie_log::testing::appender;
 use tokio::time::Instant;
 
 use crate::{
@@ -15,14 +16,14 @@ use crate::{
 /// Events of the user.
 const EVENTS: u64 = 1_000_000;
 
-/// From the call to the durable fact: the user is forgotten then. What is left is erased later, and not measured.
+/// The time from the call to the durable fact, at which the user is forgotten. Erasing the rest happens later and is not measured.
 pub async fn measure(ground: &Ground) -> Measured<Row> {
     let node = ground.node().await?;
     let creator = ground.creators(&node, 1).await?[0];
     give_a_past(&node, creator, EVENTS).await?;
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
-    Forget::new(node.log.clone(), Some(node.users.clone()))
+    Forget::new(appender(&node.log), Some(node.users.clone()))
         .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();
@@ -30,7 +31,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     Ok(Row::new(name, millis(took), "ms", Bound::AtMost(50.0)))
 }
 
-/// As every user has one who was active lately.
+/// Every user who was active lately has one.
 async fn keep_snapshot(node: &Node, creator: Creator) -> Measured<()> {
     loop {
         let Waking::Awake(awake) = node.log.wake(creator.id).await? else {

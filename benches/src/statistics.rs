@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// The middle one; of an even number the higher of the two. 0 of none.
+/// The middle value; of an even number the higher of the two; 0 of none.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// The shortest time within which `percent` of them ended (nearest rank). Zero of none.
+/// The shortest time within which `percent` of them ended (nearest rank); zero of none.
 pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
@@ -20,7 +20,7 @@ pub fn percentile(times: &[Duration], percent: usize) -> Duration {
         .unwrap_or_default()
 }
 
-/// Milliseconds, with what is below them.
+/// Milliseconds with fractions.
 pub fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }

@@ -1,4 +1,4 @@
-//! What genie is compared with: cqrs-es and postgres-es as they come, with the table of their documentation.
+//! The stock stack that genie is compared with: cqrs-es and postgres-es as they come, with the table of their documentation.
 
 use std::{convert::Infallible, str::FromStr, sync::Arc};
 
@@ -27,7 +27,7 @@ const TABLE: &str = "CREATE TABLE stock.events (
     PRIMARY KEY (aggregate_type, aggregate_id, sequence)
 )";
 
-/// The same as a held credential: a version, and facts that it was revealed.
+/// The same state as a stored credential: a version, and facts that it was revealed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Held {
     version: u32,
@@ -91,7 +91,6 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Makes its table.
     pub async fn prepare(url: &str) -> Measured<()> {
         let mut connection = PgConnection::connect(url).await?;
         sqlx::query("CREATE SCHEMA stock")
@@ -101,7 +100,7 @@ impl Stock {
         Ok(())
     }
 
-    /// With a pool of that size, all connections open.
+    /// Opens a pool of that size with all its connections.
     pub async fn open(url: &str, connections: u32) -> Measured<Self> {
         let options = PgConnectOptions::from_str(url)?.options([("search_path", "stock")]);
         let pool = PgPoolOptions::new()
@@ -126,7 +125,8 @@ impl Stock {
 
     async fn all_ask(&self, ids: &[String], each: usize) -> Measured<()> {
         let clients = ids.iter().map(|id| {
-            let (cqrs, id) = (Arc::clone(&self.cqrs), id.clone());
+            let cqrs = Arc::clone(&self.cqrs);
+            let id = id.clone();
             tokio::spawn(async move {
                 for _ in 0..each {
                     cqrs.execute(&id, Reveal { purpose: purpose() }).await?;

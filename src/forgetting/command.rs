@@ -30,7 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// `genie forget USER`
 #[derive(Args)]
 pub struct ForgetArguments {
     /// The user's id
@@ -67,14 +66,15 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
     let started = Instant::now();
     loop {
         let forgetting = log
-            .forgetting(user)
+            .forgettings()
+            .get(user)
             .await
             .map_err(|error| error.to_string())?;
         match forgetting {
             Some(one) if matches!(one.stage, Stage::Erased | Stage::Closed) => return Ok(one),
             _ if started.elapsed() > PATIENCE => {
                 return Err(format!(
-                    "user {user} is forgotten, and something is left to be erased; a server goes on with it, and logs why it can't"
+                    "user {user} is forgotten, but not everything is erased yet; a server goes on, and logs what stands in the way"
                 ));
             }
             _ => sleep(LOOK).await,
@@ -109,12 +109,12 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
     })?;
     for user in &back {
         say(&format!(
-            "user {user} had been forgotten and was back: forgotten again"
+            "user {user} was forgotten and had come back; forgotten again"
         ));
     }
     if back.is_empty() {
         say(&format!(
-            "nobody who stands in {} is back",
+            "no user of {} is back",
             config.forgotten_file.display()
         ));
     }
@@ -133,18 +133,19 @@ struct ForgettingNode {
 impl ForgettingNode {
     async fn start(config: &Config) -> Result<Self, String> {
         let _only_process = lock_store(config)?;
-        let Opened { log, vault } = open_log(config, Clock::system(), false).await?;
+        let Opened { log, append, vault } = open_log(config, Clock::system(), false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
         let election = log
-            .stand_for_election(&name)
+            .elections()
+            .stand(&name)
             .await
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
         let _ = publish_heads::start_sealing(config, &log, election.clone()).await?;
-        let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
+        let register = Register::new(append.clone(), Vault::new(append.clone(), vault));
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
-        let forget = Forget::new(log.clone(), None);
+        let forget = Forget::new(append, None);
         let ledger = ForgottenLedger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));

@@ -26,7 +26,7 @@ use genie_events::{
 use genie_log::{LogError, Owner, blobs::Blob};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde_json::{Value, json};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     app::App,
@@ -113,7 +113,7 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
         .insert_header((response::POSITION, response::opaque(position)))
         .streaming(whole.document(running).map(move |part| {
-            part.inspect_err(|error| error!(user.id = %id, request.id = request_id, %error, "an export broke off"))
+            part.inspect_err(|error| warn!(user.id = %id, request.id = request_id, %error, "export: broke off; the user has to ask again"))
         })))
 }
 
@@ -179,7 +179,7 @@ impl Export {
             }
             out.extend_from_slice(b",\"complete\":true,\"ok\":true,\"success\":true}\n");
             yield Bytes::from(out);
-            info!(user.id = %self.user, "an export is complete");
+            info!(user.id = %self.user, "export: complete");
             drop(running);
         }
     }
@@ -209,7 +209,7 @@ impl Export {
 
     fn sessions(&self) -> Items<'_> {
         Box::pin(try_stream! {
-            for session in self.app.log.sessions_of(self.user, self.app.log.clock().now()).await? {
+            for session in self.app.log.sessions().of_user(self.user, self.app.log.clock().now()).await? {
                 yield accounts::shown(&session, self.login);
             }
         })
@@ -257,7 +257,7 @@ impl Export {
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
             }
             Err(WriteError::Damaged(reason)) => {
-                error!(user.id = %self.user, reason, "a credential can't be exported");
+                error!(user.id = %self.user, reason, "export: a credential can't be opened; it stands there as damaged");
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
             }
             Err(error) => return Err(error.into()),
@@ -346,7 +346,7 @@ impl Export {
         let rows = pages(
             move |after| async move {
                 let keys = self.app.log.live_keys(self.user).await?;
-                let rows = self.app.log.blobs_of(self.user, after, PAGE).await?;
+                let rows = self.app.log.blobs().of_user(self.user, after, PAGE).await?;
                 let named = |row: Blob| Ok((row.name(&keys)?, row));
                 rows.into_iter()
                     .map(named)

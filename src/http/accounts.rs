@@ -109,7 +109,8 @@ pub async fn offer_reset(
 pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
     let sessions = app
         .log
-        .sessions_of(user.account.user, app.log.clock().now())
+        .sessions()
+        .of_user(user.account.user, app.log.clock().now())
         .await?;
     Ok(response::list(
         sessions

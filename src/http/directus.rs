@@ -322,7 +322,7 @@ pub async fn prove_again(
         .of(address(request))
         .body(serialized(body));
     if directus.ask(ending).await.is_err() {
-        warn!(user.id = %user.account.user, "a login that proved a password stays in Directus until it runs out");
+        warn!(user.id = %user.account.user, "Directus: ending a login that only proved a password failed; it expires by itself");
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant, timeout_at};
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{
     app::App,
@@ -259,7 +259,7 @@ fn live<C: FromRequest + 'static>(
                 Ok(Ok(rows)) => rows,
                 // The subscriber comes back with its cursor; nothing is skipped.
                 Ok(Err(error)) => {
-                    error!(%error, "a live feed ended");
+                    warn!(%error, "feed: ended; the subscriber resumes at its cursor");
                     return;
                 }
             };
@@ -270,7 +270,7 @@ fn live<C: FromRequest + 'static>(
                         yield Ok(sse::event(&response::opaque(row.position), &event));
                     }
                     Err(error) => {
-                        error!(%error, "a live feed ended");
+                        warn!(%error, "feed: ended; the subscriber resumes at its cursor");
                         return;
                     }
                 }
@@ -339,7 +339,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
                 .into();
         }
         Err(LogError::Damaged(damaged)) => {
-            error!(%damaged, "the feed shows a damaged event without its data");
+            error!(%damaged, "feed: a damaged event is shown without its data");
             event["damaged"] = true.into();
         }
         Err(error) => return Err(error),

@@ -81,7 +81,8 @@ pub async fn forget_me(
     }
     let forgetting = app
         .log
-        .forgetting(id)
+        .forgettings()
+        .get(id)
         .await?
         .ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
     Ok(response::written(
@@ -114,7 +115,7 @@ async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
         return Ok(false);
     };
     let now = app.log.clock().now();
-    let logins = app.log.sessions_of(user.account.user, now).await?;
+    let logins = app.log.sessions().of_user(user.account.user, now).await?;
     Ok(logins
         .iter()
         .any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
@@ -164,7 +165,8 @@ async fn forget(
     erase(app, user).await;
     let forgetting = app
         .log
-        .forgetting(user)
+        .forgettings()
+        .get(user)
         .await?
         .ok_or_else(|| ApiError::Internal("a forgotten user was not noted".into()))?;
     Ok(response::written(shown(&forgetting), forgetting.position))
@@ -190,7 +192,8 @@ pub async fn keep_user(
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     if app
         .log
-        .forgetting(user)
+        .forgettings()
+        .get(user)
         .await?
         .is_some_and(|one| one.stage != Stage::Requested)
     {
@@ -220,7 +223,8 @@ pub async fn show(
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let forgetting = app
         .log
-        .forgetting(user)
+        .forgettings()
+        .get(user)
         .await?
         .ok_or(ApiError::NotFound("user who was forgotten"))?;
     Ok(response::ok(shown(&forgetting)))

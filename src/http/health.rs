@@ -18,12 +18,13 @@ pub async fn alive() -> HttpResponse {
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is missing. Without a model server genie is ready all the same.
 pub async fn ready(app: Data<App>) -> HttpResponse {
+    let elections = app.log.elections();
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
         app.write.supervisor.ollama().ping(),
         directus(&app),
         app.reads.statuses(),
-        app.log.elected()
+        elections.elected()
     );
     let head = app.log.head();
     let mut projections = Map::new();

@@ -322,7 +322,7 @@ pub async fn refresh(
         now,
         expires_at: now.plus_seconds(REFRESH_SECONDS),
     };
-    match app.log.refresh_session(rotation).await? {
+    match app.log.sessions().refresh(rotation).await? {
         Refreshed::Good(user) => tokens(&app, user, &successor).await,
         Refreshed::Over => Err(DirectusError(ApiError::NoCaller)),
         Refreshed::Reused(user) => {
@@ -347,7 +347,10 @@ pub async fn log_out(
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     if let Some(token) = app.refresh_tokens.read(&body.refresh_token) {
-        app.log.end_session(&token.family.to_string(), None).await?;
+        app.log
+            .sessions()
+            .end(&token.family.to_string(), None)
+            .await?;
     }
     Ok(HttpResponse::NoContent().finish())
 }

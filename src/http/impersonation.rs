@@ -42,7 +42,7 @@ pub async fn begin(
         by,
         expires_at: now.plus_seconds(SECONDS),
     };
-    app.log.open_impersonation(begun, now).await?;
+    app.log.impersonations().open(begun, now).await?;
     let token = app
         .impersonations
         .sign(&begun)
@@ -67,12 +67,13 @@ pub async fn end(
     let session: Uuid = session.parse().map_err(|_| NOT_THERE)?;
     let lasting = app
         .log
-        .impersonation(session, app.log.clock().now())
+        .impersonations()
+        .get(session, app.log.clock().now())
         .await?;
     let user = match (lasting, &asking.key) {
         (Some(lasting), _) => lasting.user,
         // It is over: only the same request once more is answered again.
-        (None, Some(key)) => app.log.remembered_with(key).await?.ok_or(NOT_THERE)?,
+        (None, Some(key)) => app.log.outcomes().owner_of(key).await?.ok_or(NOT_THERE)?,
         (None, None) => return Err(NOT_THERE),
     };
     let end = move |state: &User, now: Now| {
@@ -88,7 +89,7 @@ pub async fn end(
         .users
         .plan(user, None, asking, Arc::new(end))
         .await?;
-    app.log.end_impersonation(session).await?;
+    app.log.impersonations().end(session).await?;
     Ok(response::written(
         json!({"session": session, "ended": true}),
         done.position,

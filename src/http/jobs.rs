@@ -326,7 +326,7 @@ pub async fn show(
         .filter(|row| may_see(&user, row.user))
         .ok_or(ApiError::NotFound("job"))?;
     let lease = match row.status.as_str() {
-        "processing" => app.log.lease(LeaseKind::Job, job.as_str()).await?,
+        "processing" => app.log.leases().get(LeaseKind::Job, job.as_str()).await?,
         _ => None,
     };
     Ok(response::ok(shown(

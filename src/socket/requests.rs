@@ -1,4 +1,4 @@
-//! What commands ask of a running server. Its answers are the answers of HTTP.
+//! The requests that commands send to a running server. Its answers are those of HTTP.
 
 use clap::Args;
 use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
@@ -66,7 +66,7 @@ pub struct CredentialBatch {
     pub lines: Vec<CredentialLine>,
 }
 
-/// What may be asked of master keys.
+/// Requests about master keys.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum KeyRequest {
@@ -89,7 +89,7 @@ pub struct KeyList {
     pub ring: Vec<String>,
     /// The one that new data keys are wrapped by.
     pub current: String,
-    /// What wraps what.
+    /// How many data keys each master key wraps.
     pub wraps: Vec<Wraps>,
     /// Those that were retired, and when.
     pub retired: Vec<(String, String)>,

@@ -265,10 +265,11 @@ both_stores!(
         store.register(&log, "ada").await;
         store.register(&log, "bob").await;
         let new = MasterKeys::new_entry("m2");
-        log.take_ring(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
+        log.master_rings()
+            .take(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
             .await
             .unwrap();
-        log.begin_rotation().await.unwrap(); // the system's key is wrapped by the new one, the users' are not
+        log.key_rotation().begin().await.unwrap(); // the system's key is wrapped by the new one, the users' are not
         log.store().close().await;
         drop(log);
         let genie = TestGenie::not_started(store, &[]).await;

@@ -35,6 +35,7 @@ mod jobs;
 mod keys;
 mod limits;
 mod log_transfer;
+mod logs;
 mod onboarding;
 mod registration;
 mod s3_uploads;

@@ -66,7 +66,7 @@ fn output_file(logs: &std::path::Path, name: &str) -> File {
 }
 
 /// Starts the server; its log goes to a file, in that format.
-async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> Child {
+pub async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> Child {
     let said = logs.join("stdout");
     let before = fs::read_to_string(&said).unwrap_or_default().len();
     let mut serve = genie.command(&["serve"]);

@@ -10,8 +10,9 @@ use genie_events::{
     email::{self, Email, EmailCommand},
     ids::EmailId,
 };
+use genie_log::sessions::SessionRow;
 use genie_log::{
-    Append, AppendError, Group, NewFact, Owner, Work, clock,
+    AppendError, AppendRequest, Group, NewFact, Owner, Work, clock,
     load_users::{Awake, Waking},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -53,7 +54,7 @@ impl Accounts {
             let Some(append) = self.revision(&awake, revision, metadata.clone()).await? else {
                 return Ok(awake.position);
             };
-            match self.log.append(append).await {
+            match self.append.append(append).await {
                 Ok(at) => return Ok(at.last),
                 // The user did something else, or somebody was at one of the addresses: decide on what they left.
                 Err(AppendError::Stale) => {
@@ -71,7 +72,7 @@ impl Accounts {
         awake: &Awake,
         revision: &Revision,
         metadata: Metadata,
-    ) -> Result<Option<Append>, WriteError> {
+    ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
         let user = state.id();
         let profile = state.account().active()?;
@@ -114,12 +115,12 @@ impl Accounts {
         if changes.is_empty() {
             return Ok(None);
         }
-        work.push(Work::EndSessions {
+        work.push(Work::Session(SessionRow::EndAll {
             user,
             but: revision.keep.clone(),
-        });
+        }));
         groups.insert(0, group(state, changes));
-        Ok(Some(Append {
+        Ok(Some(AppendRequest {
             groups,
             work,
             metadata,

@@ -407,7 +407,7 @@ impl Vault {
                 credential,
                 user,
             };
-            access::note(&self.log, vec![refused], caller.metadata()).await?;
+            access::note(&self.append, vec![refused], caller.metadata()).await?;
             self.refused.remember(key, Instant::now());
         }
         // Who has no right is not told what there is.

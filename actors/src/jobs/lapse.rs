@@ -6,6 +6,7 @@ use genie_events::{
     JobId, Metadata, Timestamp, User,
     job::{Job, JobCommand, backoff_millis},
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{
     Election, Epoch, Work, clock,
     leases::{Lease, LeaseKind},
@@ -37,13 +38,21 @@ impl JobBoard {
     }
 
     async fn lapse_all(&self, epoch: Epoch, now: Timestamp) {
-        match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
+        match self
+            .0
+            .log
+            .leases()
+            .lapsed(LeaseKind::Job, now, LAPSES)
+            .await
+        {
             Ok(lapsed) => {
                 for lease in lapsed {
                     self.lapse(epoch, lease, now).await;
                 }
             }
-            Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+            Err(error) => {
+                warn!(%error, "job leases: looking for lapsed leases failed; trying again")
+            }
         }
     }
 
@@ -52,12 +61,12 @@ impl JobBoard {
             return;
         };
         let holder = lease.holder.clone();
-        let has_lapsed = Work::OnlyIfLapsed {
+        let has_lapsed = Work::Lease(LeaseRow::OnlyIfLapsed {
             kind: LeaseKind::Job,
             id: lease.id.clone(),
             holder: lease.holder.clone(),
             now,
-        };
+        });
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
         let (id, spread) = (job.clone(), clock::chance());
         let command = move |state: &User| {
@@ -84,14 +93,15 @@ impl JobBoard {
                 if let Err(error) = self
                     .0
                     .log
-                    .drop_lease(LeaseKind::Job, job.as_str(), &holder)
+                    .leases()
+                    .remove(LeaseKind::Job, job.as_str(), &holder)
                     .await
                 {
-                    warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
+                    warn!(%error, job.id = %job, "job leases: dropping a used lease failed; trying again");
                 }
             }
             Err(error) => {
-                warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet")
+                warn!(%error, job.id = %job, "job leases: ending a lapsed lease failed; trying again")
             }
         }
     }

@@ -9,7 +9,7 @@ use genie_events::{
     ids::EmailId,
     invite::{Grant, Invite, InviteCommand},
 };
-use genie_log::{Append, AppendError, Appended, Group, Owner, clock};
+use genie_log::{AppendError, AppendRequest, Appended, Group, Owner, clock};
 
 use super::{RACE_PAUSE, Register, Registered, TRIES, first_facts};
 use crate::WriteError;
@@ -249,13 +249,13 @@ impl Register {
         work: Vec<genie_log::Work>,
         metadata: &Metadata,
     ) -> Result<Option<Appended>, WriteError> {
-        let append = Append {
+        let append = AppendRequest {
             groups,
             work,
             metadata: metadata.clone(),
             remember: None,
         };
-        match self.log.append(append).await {
+        match self.append.append(append).await {
             Ok(at) => Ok(Some(at)),
             Err(AppendError::Stale) if tries.next().is_some() => {
                 tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await;

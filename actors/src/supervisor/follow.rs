@@ -11,9 +11,6 @@ use tracing::{error, warn};
 
 use super::{Supervisor, lock};
 
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
-
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -22,23 +19,12 @@ impl Supervisor {
     /// store's connections.
     pub async fn follow(self, after: u64) {
         let mut follower = self.0.log.follow(after);
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => {
-                    for row in &rows {
-                        match row.event_type.as_str() {
-                            "chat.asked" | "caption.requested" => self.see_surely(row).await,
-                            FORGOTTEN => self.let_go(UserId(row.owner)),
-                            _ => {}
-                        }
-                    }
-                }
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the supervisor stopped");
-                }
-                Err(error) => {
-                    error!(%error, position = follower.position(), "the supervisor can't read on; trying on");
-                    tokio::time::sleep(AWAY).await;
+        while let Some(rows) = follower.next_or_end("model supervisor").await {
+            for row in &rows {
+                match row.event_type.as_str() {
+                    "chat.asked" | "caption.requested" => self.see_surely(row).await,
+                    FORGOTTEN => self.let_go(UserId(row.owner)),
+                    _ => {}
                 }
             }
         }

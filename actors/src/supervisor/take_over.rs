@@ -43,6 +43,7 @@ impl Supervisor {
         let held = self
             .0
             .log
+            .leases()
             .renew_runs(&self.0.node, ids.clone(), self.lease_end())
             .await?;
         ids.iter()
@@ -69,7 +70,7 @@ impl Supervisor {
 
     /// Takes over what dead nodes left behind, for ever, whenever this node is elected; to be spawned.
     pub async fn take_over_the_lapsed(self, embedded: bool, election: Election) {
-        if embedded && let Err(error) = self.0.log.release_runs().await {
+        if embedded && let Err(error) = self.0.log.leases().release_runs().await {
             warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
         }
         loop {
@@ -86,14 +87,15 @@ impl Supervisor {
     async fn look_for_the_lapsed(&self, epoch: Epoch) -> Result<(), LogError> {
         let now = self.0.log.clock().now();
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
-            for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
+            for lease in self.0.log.leases().lapsed(kind, now, TAKEN_OVER).await? {
                 if lock(&self.0.running).contains_key(&lease.id) {
                     continue; // ours, and about to be renewed
                 }
                 let taken = self
                     .0
                     .log
-                    .take_lease(epoch, kind, &lease.id, &self.0.node, now, self.lease_end())
+                    .leases()
+                    .take(epoch, kind, &lease.id, &self.0.node, now, self.lease_end())
                     .await?;
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(epoch, kind, lease).await
@@ -115,9 +117,14 @@ impl Supervisor {
                 };
                 let session = SessionId(lease.stream_id);
                 if !self.is_unanswered(turn, lease.user, &session).await? {
-                    return self.0.log.drop_lease(kind, &lease.id, &self.0.node).await;
+                    return self
+                        .0
+                        .log
+                        .leases()
+                        .remove(kind, &lease.id, &self.0.node)
+                        .await;
                 }
-                let shown = self.0.log.journalled(turn, lease.user).await?;
+                let shown = self.0.log.journals().text(turn, lease.user).await?;
                 info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was not finished by the server that began it; this one goes on");
                 if shown.is_empty() {
                     self.start_turn(turn, lease.user, session, Metadata::system());

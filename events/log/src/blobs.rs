@@ -8,12 +8,15 @@
 
 use std::collections::HashSet;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{BlobId, Timestamp, UserId};
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
+    append_sqlite::SqliteTx,
     encryption::{CantOpen, Place},
     store::Store,
 };
@@ -39,14 +42,14 @@ pub struct NewBlob {
 impl NewBlob {
     /// The row to append with the fact that refers to the file.
     pub fn row(&self, keys: &UserKeys) -> Work {
-        Work::PutBlob {
+        Work::Blob(BlobRow::Put {
             id: self.id,
             user: self.user,
             name: keys.seal_text(COLUMN, &self.name),
             size: self.size,
             media_type: self.media_type.clone(),
             created_at: self.created_at,
-        }
+        })
     }
 }
 
@@ -126,10 +129,21 @@ fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
     })
 }
 
+/// The rows of uploaded files; their bytes are in the blob store. See [`Log::blobs`].
+#[derive(Debug, Clone)]
+pub struct BlobTable(Log);
+
 impl Log {
+    /// The rows of uploaded files; their bytes are in the blob store.
+    pub fn blobs(&self) -> BlobTable {
+        BlobTable(self.clone())
+    }
+}
+
+impl BlobTable {
     /// A kept file; `None` when it never existed or is doomed.
-    pub async fn blob(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
-        self.store()
+    pub async fn get(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs WHERE id = $1 AND state = 'kept'";
                 let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(store.reads()).await?;
@@ -139,13 +153,14 @@ impl Log {
     }
 
     /// A user's kept files in order of their ids, at most `limit`, after one of them.
-    pub async fn blobs_of(
+    pub async fn of_user(
         &self,
         user: UserId,
         after: Option<BlobId>,
         limit: i64,
     ) -> Result<Vec<Blob>, LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs \
                            WHERE user_id = $1 AND state = 'kept' AND id > $2 ORDER BY id LIMIT $3";
@@ -163,7 +178,7 @@ impl Log {
 
     /// The size of all kept files of a user.
     pub async fn kept_bytes(&self, user: UserId) -> Result<u64, LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = "SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE user_id = $1 AND state = 'kept'";
                 let bytes: i64 = sqlx::query_scalar(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
@@ -174,8 +189,9 @@ impl Log {
 
     /// The files among these that have a row, doomed ones included. At most [`ROWS_AT_ONCE`] may be
     /// asked for.
-    pub async fn known_blobs(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
-        self.store()
+    pub async fn known(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let places: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
                 let sql = format!("SELECT id FROM blobs WHERE id IN ({})", places.join(", "));
@@ -189,16 +205,17 @@ impl Log {
     }
 
     /// From now on nobody can read this user's files. The rows stay until
-    /// [`Log::drop_doomed_blobs`], so that a crash in between leaves a note of the bytes to be
+    /// [`BlobTable::drop_doomed`], so that a crash in between leaves a note of the bytes to be
     /// deleted.
-    pub async fn doom_blobs_of(&self, user: UserId) -> Result<(), LogError> {
+    pub async fn doom_of_user(&self, user: UserId) -> Result<(), LogError> {
         self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user)
             .await
     }
 
     /// Owners of doomed files, whose bytes may still exist; at most [`ROWS_AT_ONCE`] of them.
-    pub async fn doomed_blob_owners(&self) -> Result<Vec<UserId>, LogError> {
-        self.store()
+    pub async fn doomed_owners(&self) -> Result<Vec<UserId>, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "SELECT DISTINCT user_id FROM blobs WHERE state = 'doomed' LIMIT {ROWS_AT_ONCE}"
@@ -210,7 +227,7 @@ impl Log {
     }
 
     /// Deletes the rows of this user's doomed files. Call it after their bytes are deleted.
-    pub async fn drop_doomed_blobs(&self, user: UserId) -> Result<(), LogError> {
+    pub async fn drop_doomed(&self, user: UserId) -> Result<(), LogError> {
         self.change(
             "DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'",
             user,
@@ -219,7 +236,8 @@ impl Log {
     }
 
     async fn change(&self, sql: &'static str, user: UserId) -> Result<(), LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 sqlx::query(sql)
@@ -232,13 +250,68 @@ impl Log {
     }
 }
 
+/// A file's row, in the transaction of the fact that refers to it.
+#[derive(Debug, Clone)]
+pub enum BlobRow {
+    /// An uploaded file, whose bytes are in the blob store by now; see [`NewBlob`].
+    Put {
+        id: BlobId,
+        user: UserId,
+        /// Its sealed name.
+        name: Vec<u8>,
+        size: u64,
+        media_type: String,
+        created_at: Timestamp,
+    },
+}
+
+impl BlobRow {
+    pub(crate) fn json(&self) -> Value {
+        let Self::Put {
+            id,
+            user,
+            name,
+            size,
+            media_type,
+            created_at,
+        } = self;
+        json!({
+            "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
+            "media_type": media_type, "created_at": created_at,
+        })
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let Self::Put {
+            id,
+            user,
+            name,
+            size,
+            media_type,
+            created_at,
+        } = self;
+        let sql = "INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, 'kept', $6)";
+        sqlx::query(sql)
+            .bind(id.to_string())
+            .bind(user.to_string())
+            .bind(name)
+            .bind(*size as i64)
+            .bind(media_type)
+            .bind(created_at.0)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
 
     use super::*;
     use crate::{
-        Append, Group, NewFact,
+        AppendRequest, Group, NewFact,
         testing::{TestStore, both_stores},
     };
 
@@ -260,12 +333,15 @@ mod tests {
         };
         let work = vec![blob.row(&log.live_keys(user).await.unwrap())];
         let groups = vec![Group::of_user(user, after, vec![fact])];
-        log.append(Append {
-            groups,
-            work,
-            metadata: Metadata::system(),
-            remember: None,
-        })
+        crate::testing::append(
+            &log,
+            AppendRequest {
+                groups,
+                work,
+                metadata: Metadata::system(),
+                remember: None,
+            },
+        )
         .await
         .unwrap();
         blob
@@ -283,7 +359,7 @@ mod tests {
                 keep(&store, &log, ada, 1).await,
                 keep(&store, &log, bob, 1).await,
             );
-            let found = log.blob(hers.id).await.unwrap().unwrap();
+            let found = log.blobs().get(hers.id).await.unwrap().unwrap();
             let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
             assert_eq!(
                 (found.user, name.as_str(), found.size, found.created_at),
@@ -291,18 +367,22 @@ mod tests {
             );
             assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
             assert_eq!(
-                log.blobs_of(ada, None, 10).await.unwrap(),
+                log.blobs().of_user(ada, None, 10).await.unwrap(),
                 std::slice::from_ref(&found)
             );
-            assert_eq!(log.blobs_of(ada, Some(hers.id), 10).await.unwrap(), []);
+            assert_eq!(
+                log.blobs().of_user(ada, Some(hers.id), 10).await.unwrap(),
+                []
+            );
             assert!(!store.holds("diary").await);
 
-            log.doom_blobs_of(ada).await.unwrap();
-            assert_eq!(log.blob(hers.id).await.unwrap(), None);
-            assert_eq!(log.doomed_blob_owners().await.unwrap(), [ada]);
+            log.blobs().doom_of_user(ada).await.unwrap();
+            assert_eq!(log.blobs().get(hers.id).await.unwrap(), None);
+            assert_eq!(log.blobs().doomed_owners().await.unwrap(), [ada]);
             let nobodys = BlobId(store.clock.new_uuid());
             let known = log
-                .known_blobs(vec![hers.id, his.id, nobodys])
+                .blobs()
+                .known(vec![hers.id, his.id, nobodys])
                 .await
                 .unwrap();
             assert_eq!(
@@ -311,13 +391,13 @@ mod tests {
                 "a doomed file stays known until its bytes are deleted"
             );
             for user in [ada, bob] {
-                log.drop_doomed_blobs(user).await.unwrap();
+                log.blobs().drop_doomed(user).await.unwrap();
             }
             assert_eq!(
-                log.known_blobs(vec![hers.id, his.id]).await.unwrap(),
+                log.blobs().known(vec![hers.id, his.id]).await.unwrap(),
                 HashSet::from([his.id])
             );
-            assert!(log.blob(his.id).await.unwrap().is_some());
+            assert!(log.blobs().get(his.id).await.unwrap().is_some());
         }
     );
 

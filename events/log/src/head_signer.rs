@@ -11,7 +11,7 @@ use std::{convert::Infallible, time::Duration};
 use sqlx::{Any, Row, Transaction};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tracing::{error, info, warn};
 
@@ -20,7 +20,7 @@ use crate::{
     election::{Election, Epoch},
     merkle_tree::{self, Frontier},
     signed_heads::{self, HeadKey, PublicHeadKey, SignedHead},
-    store::LONGEST,
+    store::in_time,
 };
 
 /// The rows of one transaction.
@@ -78,7 +78,7 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
     let running = log.store().io().spawn(sealer.run(election));
     log.store().io().spawn(async move {
         if let Err(stopped) = running.await {
-            error!(%stopped, "the sealer stopped in a panic");
+            error!(%stopped, "sealing: panicked; no head is signed until a restart");
             status.send_modify(|status| {
                 status.state = State::Stopped("a panic; see the server's log".into())
             });
@@ -107,13 +107,15 @@ impl Sealer {
             let Err(ended) = self.serve(epoch).await;
             match ended {
                 LogError::Deposed => {
-                    info!("another node was elected and seals the log from here on");
+                    info!("sealing: another server leads and goes on from here");
                     self.status
                         .send_modify(|status| status.state = State::Waiting);
                 }
-                LogError::Away(reason) => warn!(reason, "the store is away; the sealer tries on"),
+                LogError::Away(reason) => {
+                    warn!(reason, "sealing: the store does not answer; trying again")
+                }
                 error => {
-                    error!(%error, "the sealer stopped");
+                    error!(%error, "sealing: the log does not fit its tree; no head is signed until a restart");
                     self.status
                         .send_modify(|status| status.state = State::Stopped(error.to_string()));
                     return;
@@ -309,10 +311,4 @@ fn checked_leaf(row: &StoredRow, expected: u64) -> Result<merkle_tree::Hash, Log
         true => Ok(merkle_tree::leaf_hash(&row.digest)),
         false => Err(row.damaged("its digest does not match")),
     }
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-    timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(|_| Err(LogError::Away("no answer in time".into())))
 }

@@ -102,10 +102,9 @@ fn tell(health: &watch::Sender<Option<Trouble>>, trouble: Option<Trouble>) {
         match trouble {
             Some(trouble) if is_news => warn!(
                 state = trouble.as_str(),
-                "the store takes no writes: it is {}",
-                trouble.as_str()
+                "store: takes no writes; looking again each second"
             ),
-            None if is_news => info!("the store takes writes again"),
+            None if is_news => info!("store: takes writes again"),
             _ => {}
         }
         *known = trouble;
@@ -157,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, AppendError, Group, NewFact,
+        AppendError, AppendRequest, Group, NewFact,
         testing::{Kind, TestStore},
     };
 
@@ -210,12 +209,15 @@ mod tests {
                 event,
             };
             let groups = vec![Group::of_user(ada, after, vec![fact])];
-            log.append(Append {
-                groups,
-                work: vec![],
-                metadata: Metadata::system(),
-                remember: None,
-            })
+            crate::testing::append(
+                &log,
+                AppendRequest {
+                    groups,
+                    work: vec![],
+                    metadata: Metadata::system(),
+                    remember: None,
+                },
+            )
         };
         let name: String = store
             .database_url()

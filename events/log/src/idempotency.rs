@@ -2,11 +2,14 @@
 //! their facts (docs/api.md, Everywhere). A repeated request is answered from it. An outcome is
 //! kept for as long as its user.
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{EventId, UserId};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::Row;
 
-use crate::{Log, LogError, encryption::Place, keys::KeyState, store::Store};
+use crate::{
+    Log, LogError, append_sqlite::SqliteTx, encryption::Place, keys::KeyState, store::Store,
+};
 
 /// A request that may be sent again. Both fields are keyed hashes, because a client's key and
 /// request may be personal.
@@ -30,7 +33,7 @@ pub struct Remember {
 
 /// An outcome on its way into the store.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct OutcomeRow {
     pub(crate) key: String,
     pub(crate) request: String,
     pub(crate) user: UserId,
@@ -39,7 +42,30 @@ pub struct Outcome {
     pub(crate) sealed: Vec<u8>,
 }
 
-/// The outcome kept under a key.
+impl OutcomeRow {
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "t": "remember", "user_id": self.user, "key_hash": self.key, "request_hash": self.request,
+            "event_id": self.event_id, "sealed": BASE64.encode(&self.sealed),
+        })
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
+                   VALUES ($1, $2, $3, $4, $5)";
+        sqlx::query(sql)
+            .bind(&self.key)
+            .bind(self.user.to_string())
+            .bind(&self.request)
+            .bind(self.event_id.to_string())
+            .bind(&self.sealed)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
+}
+
+/// What was kept under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered {
     /// The same request.
@@ -53,17 +79,28 @@ pub enum Remembered {
     Other,
 }
 
+/// The outcomes of requests that may be sent again. See [`Log::outcomes`].
+#[derive(Debug, Clone)]
+pub struct RequestOutcomes(Log);
+
 impl Log {
+    /// The outcomes of requests that may be sent again.
+    pub fn outcomes(&self) -> RequestOutcomes {
+        RequestOutcomes(self.clone())
+    }
+}
+
+impl RequestOutcomes {
     /// Keeps the outcome of a request that changed nothing, because its wish was fulfilled when its
     /// user had `seq` events. `false` when the user has more events by now, or the key was used
     /// meanwhile; the request is then decided again.
-    pub async fn keep_outcome(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
+    pub async fn keep(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
         let Remember {
             request,
             user,
             outcome,
         } = remember;
-        let keys = self.live_keys(user).await?;
+        let keys = self.0.live_keys(user).await?;
         let sealed = keys
             .payload()
             .seal(outcome.to_string().as_bytes(), &place(user, &request.key));
@@ -88,11 +125,11 @@ impl Log {
             tx.commit().await?;
             Ok(kept)
         };
-        self.store().run(write).await
+        self.0.store().run(write).await
     }
 
     /// The user whose facts the outcome of an earlier request with this key was kept with.
-    pub async fn remembered_with(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
+    pub async fn owner_of(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
         let key = request.key.clone();
         let read = async move |store: Store| {
             let sql = "SELECT user_id FROM idempotency WHERE key_hash = $1";
@@ -102,6 +139,7 @@ impl Log {
                 .await?)
         };
         Ok(self
+            .0
             .store()
             .run(read)
             .await?
@@ -109,7 +147,7 @@ impl Log {
     }
 
     /// The outcome of an earlier request with this key, if its facts are in the log.
-    pub async fn remembered(
+    pub async fn get(
         &self,
         user: UserId,
         request: &RequestKey,
@@ -134,13 +172,13 @@ impl Log {
                 position as u64,
             )))
         };
-        let Some((owner, stored, sealed, position)) = self.store().run(read).await? else {
+        let Some((owner, stored, sealed, position)) = self.0.store().run(read).await? else {
             return Ok(None);
         };
         if owner != user.to_string() || stored != request {
             return Ok(Some(Remembered::Other));
         }
-        let KeyState::Live(keys) = self.keys(user.0).await? else {
+        let KeyState::Live(keys) = self.0.keys(user.0).await? else {
             return Ok(None);
         };
         let opened = keys

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use genie_events::{Timestamp, UserId};
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
-use crate::{Epoch, Log, LogError, store::Store};
+use crate::{Epoch, Log, LogError, append_sqlite::SqliteTx, store::Store};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseKind {
@@ -61,10 +62,22 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
     })
 }
 
+/// The leases of running jobs, turns and captions. See [`Log::leases`].
+#[derive(Debug, Clone)]
+pub struct Leases(Log);
+
 impl Log {
-    pub async fn lease(&self, kind: LeaseKind, id: &str) -> Result<Option<Lease>, LogError> {
+    /// The leases of running jobs, turns and captions.
+    pub fn leases(&self) -> Leases {
+        Leases(self.clone())
+    }
+}
+
+impl Leases {
+    pub async fn get(&self, kind: LeaseKind, id: &str) -> Result<Option<Lease>, LogError> {
         let id = id.to_owned();
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND id = $2");
                 let row = sqlx::query(&sql)
@@ -78,13 +91,13 @@ impl Log {
     }
 
     /// Leases of a kind that ran out before `now`, oldest first, at most `limit`.
-    pub async fn lapsed_leases(
+    pub async fn lapsed(
         &self,
         kind: LeaseKind,
         now: Timestamp,
         limit: i64,
     ) -> Result<Vec<Lease>, LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql =
                     format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND expires_at <= $2 ORDER BY expires_at LIMIT $3");
@@ -97,7 +110,7 @@ impl Log {
     /// A heartbeat: the holder keeps the lease until `until`, and may report its progress. `None`,
     /// without a change, when the holder does not have the lease. A cancelled lease is answered but
     /// not renewed.
-    pub async fn renew_lease(
+    pub async fn renew(
         &self,
         kind: LeaseKind,
         id: &str,
@@ -106,7 +119,7 @@ impl Log {
         progress: Option<i64>,
     ) -> Result<Option<Lease>, LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "UPDATE leases SET expires_at = CASE WHEN cancelled = 0 THEN $4 ELSE expires_at END, \
@@ -124,7 +137,7 @@ impl Log {
 
     /// Takes a lease that nobody holds at `now`, by compare-and-set. Only the leader may:
     /// [`LogError::Deposed`] when its term is over.
-    pub async fn take_lease(
+    pub async fn take(
         &self,
         epoch: Epoch,
         kind: LeaseKind,
@@ -134,7 +147,8 @@ impl Log {
         until: Timestamp,
     ) -> Result<Option<Lease>, LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "UPDATE leases SET holder = $3, epoch = epoch + 1, expires_at = $5 \
@@ -156,14 +170,10 @@ impl Log {
 
     /// Drops a lease after the log says that its work has ended. Another holder's lease of the same
     /// work stays.
-    pub async fn drop_lease(
-        &self,
-        kind: LeaseKind,
-        id: &str,
-        holder: &str,
-    ) -> Result<(), LogError> {
+    pub async fn remove(&self, kind: LeaseKind, id: &str, holder: &str) -> Result<(), LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let sql = "DELETE FROM leases WHERE kind = $1 AND id = $2 AND holder = $3";
@@ -188,7 +198,7 @@ impl Log {
         until: Timestamp,
     ) -> Result<HashMap<String, bool>, LogError> {
         let node = node.to_owned();
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let mut held = HashMap::with_capacity(ids.len());
                 for ids in ids.chunks(RENEWED_AT_ONCE) {
@@ -215,7 +225,8 @@ impl Log {
     /// Cancels a run; its node notices at the next heartbeat.
     pub async fn call_off(&self, kind: LeaseKind, id: &str) -> Result<(), LogError> {
         let id = id.to_owned();
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let call =
@@ -231,7 +242,8 @@ impl Log {
     /// For an embedded store, where one process runs at a time: frees all runs of an earlier
     /// process at once.
     pub async fn release_runs(&self) -> Result<(), LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 sqlx::query("UPDATE leases SET expires_at = 0 WHERE kind IN ('turn', 'caption')")
@@ -240,5 +252,95 @@ impl Log {
                 Ok(tx.commit().await?)
             })
             .await
+    }
+}
+
+/// A lease's row, in the transaction of a fact.
+#[derive(Debug, Clone)]
+pub enum LeaseRow {
+    /// A running job, turn or caption; the holder is empty when nobody runs it yet.
+    Put {
+        kind: LeaseKind,
+        id: String,
+        user: UserId,
+        stream_id: String,
+        holder: String,
+        expires_at: Timestamp,
+    },
+    /// It runs no longer.
+    Drop { kind: LeaseKind, id: String },
+    /// Its holder is to be told at the next heartbeat that it was called off.
+    Cancel { kind: LeaseKind, id: String },
+    /// A condition: the append happens only if this holder's lease has lapsed in that very transaction.
+    OnlyIfLapsed {
+        kind: LeaseKind,
+        id: String,
+        holder: String,
+        now: Timestamp,
+    },
+}
+
+impl LeaseRow {
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Put {
+                kind,
+                id,
+                user,
+                stream_id,
+                holder,
+                expires_at,
+            } => json!({
+                "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user,
+                "stream_id": stream_id, "holder": holder, "expires_at": expires_at,
+            }),
+            Self::Drop { kind, id } => json!({"t": "drop_lease", "kind": kind.as_str(), "id": id}),
+            Self::Cancel { kind, id } => {
+                json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id})
+            }
+            Self::OnlyIfLapsed {
+                kind,
+                id,
+                holder,
+                now,
+            } => json!({
+                "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
+            }),
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Put {
+                kind,
+                id,
+                user,
+                stream_id,
+                holder,
+                expires_at,
+            } => sqlx::query(
+                "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ($1, $2, $3, $4, $5, 1, $6) \
+                 ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, epoch = epoch + 1, \
+                     expires_at = excluded.expires_at, cancelled = 0, progress = NULL",
+            )
+            .bind(kind.as_str())
+            .bind(id)
+            .bind(user.to_string())
+            .bind(stream_id)
+            .bind(holder)
+            .bind(expires_at.0),
+            Self::Drop { kind, id } => {
+                sqlx::query("DELETE FROM leases WHERE kind = $1 AND id = $2")
+                    .bind(kind.as_str())
+                    .bind(id)
+            }
+            Self::Cancel { kind, id } => {
+                sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2")
+                    .bind(kind.as_str())
+                    .bind(id)
+            }
+            Self::OnlyIfLapsed { .. } => return Ok(()),
+        };
+        query.execute(&mut **tx).await.map(drop)
     }
 }

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{Timestamp, UserId};
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, keys::KeyState, store::Store};
+use crate::{Log, LogError, append_sqlite::SqliteTx, keys::KeyState, store::Store};
 
 /// The most sessions of one user. The next login ends the longest unused one.
 pub const MAX_SESSIONS: i64 = 50;
@@ -136,11 +138,22 @@ fn grace_end(rotated_at: Timestamp) -> Timestamp {
     rotated_at.plus_millis(GRACE.as_millis() as i64)
 }
 
+/// The logins of users. See [`Log::sessions`].
+#[derive(Debug, Clone)]
+pub struct Sessions(Log);
+
 impl Log {
+    /// The logins of users.
+    pub fn sessions(&self) -> Sessions {
+        Sessions(self.clone())
+    }
+}
+
+impl Sessions {
     /// Replaces a refresh token by its successor. Requests with the same token within the grace get
     /// the same answer.
-    pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
-        self.store()
+    pub async fn refresh(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let mut waited_in_vain = false;
                 for _ in 0..TRIES {
@@ -166,12 +179,13 @@ impl Log {
     }
 
     /// Ends a session, of this user if one is named. Answers whether it existed.
-    pub async fn end_session(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
+    pub async fn end(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
         let (family, of) = (
             family.to_owned(),
             of.map(|user| user.to_string()).unwrap_or_default(),
         );
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 let sql = "DELETE FROM sessions WHERE family = $1 AND ($2 = '' OR user_id = $2)";
@@ -188,12 +202,8 @@ impl Log {
     }
 
     /// A user's sessions, last used first.
-    pub async fn sessions_of(
-        &self,
-        user: UserId,
-        now: Timestamp,
-    ) -> Result<Vec<Session>, LogError> {
-        let KeyState::Live(keys) = self.keys(user.0).await? else {
+    pub async fn of_user(&self, user: UserId, now: Timestamp) -> Result<Vec<Session>, LogError> {
+        let KeyState::Live(keys) = self.0.keys(user.0).await? else {
             return Ok(vec![]);
         };
         let read = async move |store: Store| {
@@ -205,7 +215,7 @@ impl Log {
                 .bind(MAX_SESSIONS);
             Ok(query.fetch_all(store.reads()).await?)
         };
-        let rows = self.store().run(read).await?;
+        let rows = self.0.store().run(read).await?;
         let session = |row: &AnyRow| {
             let sealed: Option<Vec<u8>> = row.try_get("agent_sealed")?;
             Ok(Session {
@@ -221,7 +231,7 @@ impl Log {
     }
 
     /// Deletes the sessions that have expired.
-    pub async fn sweep_sessions(&self, now: Timestamp) -> Result<(), LogError> {
+    pub async fn sweep(&self, now: Timestamp) -> Result<(), LogError> {
         loop {
             let sweep = async move |store: Store| {
                 let mut tx = store.relaxed().await?;
@@ -235,7 +245,7 @@ impl Log {
                 tx.commit().await?;
                 Ok(swept)
             };
-            if self.store().run(sweep).await? < SWEPT_AT_ONCE as u64 {
+            if self.0.store().run(sweep).await? < SWEPT_AT_ONCE as u64 {
                 return Ok(());
             }
         }
@@ -245,7 +255,8 @@ impl Log {
 /// Replaces the token by its successor, if the token is still the good one. The write is flushed: a
 /// successor that was handed out and then lost would look like a token that was used twice.
 async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<bool, LogError> {
-    let rotated = serde_json::to_string(&family.rotated_after(refresh.now)).unwrap_or_default(); // Text and numbers always serialize.
+    let rotated = serde_json::to_string(&family.rotated_after(refresh.now))
+        .expect("text and numbers serialize");
     let mut tx = store.durable().await?;
     let sql = "UPDATE sessions SET token_hash = $3, rotated = $4, used_at = $5, expires_at = $6 \
                WHERE family = $1 AND token_hash = $2";
@@ -262,6 +273,74 @@ async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<boo
         .rows_affected();
     tx.commit().await?;
     Ok(written == 1)
+}
+
+/// A login's row, in the transaction of its fact.
+#[derive(Debug, Clone)]
+pub enum SessionRow {
+    /// A login. Past the most that a user may have, the longest unused ends.
+    Open(NewSession),
+    /// A login is over.
+    End { family: String },
+    /// All logins of a user are over, but for one if one is named.
+    EndAll { user: UserId, but: Option<String> },
+}
+
+impl SessionRow {
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Open(session) => json!({
+                "t": "open_session", "user_id": session.user, "family": session.family,
+                "token_hash": session.token_hash,
+                "agent": session.agent_sealed.as_ref().map(|sealed| BASE64.encode(sealed)),
+                "now": session.now, "expires_at": session.expires_at, "most": MAX_SESSIONS,
+            }),
+            Self::End { family } => json!({"t": "end_session", "family": family}),
+            Self::EndAll { user, but } => json!({"t": "end_sessions", "user_id": user, "but": but}),
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Open(session) => return session.write(tx).await,
+            Self::End { family } => {
+                sqlx::query("DELETE FROM sessions WHERE family = $1").bind(family)
+            }
+            Self::EndAll { user, but } => {
+                sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND family <> $2")
+                    .bind(user.to_string())
+                    .bind(but.as_deref().unwrap_or("")) // no family is called so
+            }
+        };
+        query.execute(&mut **tx).await.map(drop)
+    }
+}
+
+impl NewSession {
+    async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "DELETE FROM sessions WHERE user_id = $1 AND (expires_at <= $2 OR family NOT IN \
+             (SELECT family FROM sessions WHERE user_id = $1 ORDER BY used_at DESC, family DESC LIMIT $3))",
+        )
+        .bind(self.user.to_string())
+        .bind(self.now.0)
+        .bind(MAX_SESSIONS - 1)
+        .execute(&mut **tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO sessions (family, user_id, token_hash, agent_sealed, created_at, used_at, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $5, $6)",
+        )
+        .bind(&self.family)
+        .bind(self.user.to_string())
+        .bind(&self.token_hash)
+        .bind(&self.agent_sealed)
+        .bind(self.now.0)
+        .bind(self.expires_at.0)
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+    }
 }
 
 #[cfg(test)]

@@ -127,7 +127,8 @@ async fn impersonator(
 ) -> Result<ActingUser, ApiError> {
     let lasting = app
         .log
-        .impersonation(claims.session, app.log.clock().now())
+        .impersonations()
+        .get(claims.session, app.log.clock().now())
         .await?;
     let lasting = lasting
         .filter(|one| (one.user, one.by) == (claims.user, claims.by))

@@ -1,7 +1,7 @@
 //! The program itself, for a while, on both stores, with a model server.
 //!
 //! `GENIE_TORTURE_SECONDS` makes it longer, `GENIE_TORTURE_RESTART` is a command that restarts the Postgres of the tests, and
-//! `GENIE_TORTURE_BIN` names another `genie` than the one that cargo built beside `genie-torture`. `scripts/test` sets them.
+//! `GENIE_TORTURE_BIN` names another `genie` than the one that cargo built beside `genie-torture`. `scripts/test` sets the first two.
 
 use std::{process::Stdio, time::Duration};
 

@@ -12,8 +12,8 @@ const ADDRESS: &str = "Ada@Example.com";
 async fn register(store: &TestStore) -> (Log, Register, String) {
     let opened = store.open().await;
     let register = Register::new(
-        opened.log.clone(),
-        Vault::new(opened.log.clone(), opened.vault),
+        opened.append.clone(),
+        Vault::new(opened.append, opened.vault),
     );
     let grant = Grant {
         tier: Tier::Pro,

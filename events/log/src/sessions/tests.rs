@@ -1,8 +1,9 @@
 use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
 
 use super::*;
+use crate::sessions::SessionRow;
 use crate::{
-    Append, Group, NewFact, Work,
+    AppendRequest, Group, NewFact, Work,
     testing::{TestStore, both_stores},
 };
 
@@ -16,12 +17,15 @@ async fn append(log: &Log, user: UserId, work: Vec<Work>) {
         event,
     };
     let groups = vec![Group::of_user(user, seq, vec![fact])];
-    log.append(Append {
-        groups,
-        work,
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    crate::testing::append(
+        &log,
+        AppendRequest {
+            groups,
+            work,
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }
@@ -43,7 +47,7 @@ async fn open(log: &Log, user: UserId, family: &str) {
     append(
         log,
         user,
-        vec![Work::OpenSession(session(log, user, family))],
+        vec![Work::Session(SessionRow::Open(session(log, user, family)))],
     )
     .await;
 }
@@ -59,7 +63,7 @@ async fn present(log: &Log, from: Timestamp, n: u32, at: i64) -> Refreshed {
         now,
         expires_at: now.plus_seconds(3600),
     };
-    log.refresh_session(refresh).await.unwrap()
+    log.sessions().refresh(refresh).await.unwrap()
 }
 
 both_stores!(
@@ -101,7 +105,8 @@ both_stores!(
             Refreshed::Over,
             "the session has expired"
         );
-        log.sweep_sessions(from.plus_seconds(11 + 3600))
+        log.sessions()
+            .sweep(from.plus_seconds(11 + 3600))
             .await
             .unwrap();
         assert_eq!(
@@ -144,7 +149,11 @@ both_stores!(
         );
         open(&log, bob, "of bob").await;
         let families = async |user| {
-            let listed = log.sessions_of(user, log.clock().now()).await.unwrap();
+            let listed = log
+                .sessions()
+                .of_user(user, log.clock().now())
+                .await
+                .unwrap();
             listed
                 .into_iter()
                 .map(|session| session.family)
@@ -161,36 +170,36 @@ both_stores!(
         );
 
         assert!(
-            !log.end_session("002", Some(bob)).await.unwrap(),
+            !log.sessions().end("002", Some(bob)).await.unwrap(),
             "another user's session stays"
         );
-        assert!(log.end_session("002", Some(ada)).await.unwrap());
+        assert!(log.sessions().end("002", Some(ada)).await.unwrap());
         append(
             &log,
             ada,
-            vec![Work::EndSession {
+            vec![Work::Session(SessionRow::End {
                 family: "003".into(),
-            }],
+            })],
         )
         .await;
         assert_eq!(families(ada).await.len() as i64, MAX_SESSIONS - 2);
         append(
             &log,
             ada,
-            vec![Work::EndSessions {
+            vec![Work::Session(SessionRow::EndAll {
                 user: ada,
                 but: Some("010".into()),
-            }],
+            })],
         )
         .await;
         assert_eq!(families(ada).await, ["010"]);
         append(
             &log,
             ada,
-            vec![Work::EndSessions {
+            vec![Work::Session(SessionRow::EndAll {
                 user: ada,
                 but: None,
-            }],
+            })],
         )
         .await;
         assert_eq!(
@@ -214,13 +223,17 @@ both_stores!(
         append(
             &log,
             ada,
-            vec![Work::OpenSession(NewSession {
+            vec![Work::Session(SessionRow::Open(NewSession {
                 agent_sealed,
                 ..session(&log, ada, "f")
-            })],
+            }))],
         )
         .await;
-        let listed = log.sessions_of(ada, log.clock().now()).await.unwrap();
+        let listed = log
+            .sessions()
+            .of_user(ada, log.clock().now())
+            .await
+            .unwrap();
         assert_eq!(listed[0].agent.as_deref(), Some("canary/1.0"));
         assert!(!store.holds("canary/1.0").await);
     }

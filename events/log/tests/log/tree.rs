@@ -7,7 +7,7 @@ use genie_events::{
     Event, Metadata, StreamId, StreamKind, UserId, email::EmailEvent, ids::EmailId,
 };
 use genie_log::{
-    Append, Group, Log, StoredRow,
+    AppendRequest, Group, Log, StoredRow,
     head_signer::{self, Sealing, State},
     merkle_proof::CantProve,
     merkle_tree,
@@ -45,7 +45,7 @@ impl Node {
         let settings = store.settings();
         let start = async move {
             let log = Log::open(settings).await.unwrap().log;
-            let election = log.stand_for_election("this node").await.unwrap();
+            let election = log.elections().stand("this node").await.unwrap();
             let sealing = head_signer::start(&log, election, SOON).await.unwrap();
             (log, sealing)
         };
@@ -107,12 +107,15 @@ async fn facts(log: &Log, count: usize) {
             })],
         )
     });
-    log.append(Append {
-        groups: groups.collect(),
-        work: vec![],
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    genie_log::testing::append(
+        &log,
+        AppendRequest {
+            groups: groups.collect(),
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }
@@ -140,7 +143,7 @@ fn is_at(position: u64, (first, last, sentence): (u64, u64, String)) {
 }
 
 fn bytes(kind: Kind, bytes: &[u8]) -> String {
-    let hex = genie_log::keys::hex(bytes);
+    let hex = hex::encode(bytes);
     match kind {
         Kind::Sqlite => format!("X'{hex}'"),
         Kind::Postgres => format!("'\\x{hex}'::bytea"),
@@ -297,7 +300,7 @@ both_stores!(
     async |store: TestStore| {
         let log = store.open().await.log;
         facts(&log, 3).await;
-        let mut election = log.stand_for_election("slow").await.unwrap();
+        let mut election = log.elections().stand("slow").await.unwrap();
         election.elected().await;
         // On Postgres the next candidate gets the lock as soon as the deposed node notices, and keeps
         // it.
