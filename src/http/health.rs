@@ -92,7 +92,7 @@ async fn directus(app: &App) -> Value {
     })
 }
 
-/// The tree over the log. A sealer that stopped is an alarm for whoever runs genie; facts are kept and served all the same.
+/// The state of the head signer. A stopped head signer is an alarm for the operator, but genie still keeps and serves facts.
 fn sealing(app: &App) -> Value {
     let status = app.sealing.status.borrow().clone();
     let lag = app.log.head().saturating_sub(status.signed);
