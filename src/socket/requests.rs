@@ -4,6 +4,7 @@ use clap::Args;
 use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
 use genie_log::keys::rotation::{Place, Wraps};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{credential_import::line::CredentialLine, roles::administers};
 
@@ -11,19 +12,22 @@ use crate::{credential_import::line::CredentialLine, roles::administers};
 const MAX_COUNT: usize = 100;
 
 /// Invites as they are asked for: in a body, or on the command line.
-#[derive(Default, Serialize, Deserialize, Args)]
+#[derive(Default, Serialize, Deserialize, Args, ToSchema)]
 pub struct InviteRequest {
-    /// How many
+    /// How many; 1 by default
     #[arg(long)]
+    #[schema(minimum = 1, maximum = 100)]
     count: Option<usize>,
     /// Until when they may be used, as an RFC 3339 time; for ever without it
     #[arg(long)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
-    /// The tier of who uses one: starter, creator, pro or studio
+    /// The tier of the new user: starter (the default), creator, pro or studio
     #[arg(long)]
     tier: Option<String>,
-    /// The role of who uses one; `administrator` makes an administrator
+    /// The role of the new user, `creator` by default; `administrator` makes an administrator
     #[arg(long)]
+    #[schema(min_length = 1, max_length = 64)]
     role: Option<String>,
 }
 

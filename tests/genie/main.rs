@@ -39,6 +39,7 @@ mod log_transfer;
 mod logs;
 mod onboarding;
 mod registration;
+mod routes;
 mod s3_uploads;
 mod secret_leaks;
 mod serve;
