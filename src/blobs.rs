@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 /// A file read at any place.
 mod reader;
-/// What a crash left in the local folder.
+/// Parts that a crash left in the local folder.
 mod temporary_parts;
 /// A file that is being uploaded.
 mod upload;
@@ -62,7 +62,7 @@ pub struct Blobs(Arc<Inner>);
 struct Inner {
     log: Log,
     objects: Arc<dyn ObjectStore>,
-    /// What comes before each path.
+    /// The beginning of each path.
     root: Path,
     /// The folder, when it is one.
     folder: Option<PathBuf>,
@@ -86,7 +86,7 @@ pub enum BlobError {
     Log(#[from] LogError),
 }
 
-/// What has to be known of a file to read its bytes.
+/// The facts that are needed to read a file's bytes.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     user: UserId,
@@ -297,7 +297,7 @@ impl Blobs {
         let found = found
             .try_filter(|object| std::future::ready(old(object)))
             .map_ok(|object| object.location);
-        // What is not named as parts are is not ours to delete.
+        // An object with another name than a part's is not ours to delete.
         let parts = found.try_filter_map(|path| {
             std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path))))
         });
@@ -337,7 +337,7 @@ fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
 
 type Paths = stream::BoxStream<'static, Result<Path, object_store::Error>>;
 
-/// What is not there is deleted already.
+/// An object that is not there is deleted already.
 async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError> {
     let mut deleted = objects.delete_stream(paths);
     while let Some(one) = deleted.next().await {

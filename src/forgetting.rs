@@ -1,6 +1,6 @@
-//! What is left of a forgotten user is erased, wherever it is: step by step, each of which may be repeated. That they were forgotten
-//! is durable before the first of them, and so is that they are still to be done ([`genie_log::forgetting`]); so whoever dies in the
-//! middle is followed by the elected node, at its start and for as long as something is left.
+//! Erases what is left of a forgotten user, wherever it is. Each step may be repeated. The log keeps that the user was forgotten,
+//! and which steps are left, before the first step ([`genie_log::forgetting`]). So when a server dies in the middle, the leader goes
+//! on, for as long as something is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,17 +27,17 @@ mod ledger;
 
 pub use ledger::ForgottenLedger;
 
-/// How often the elected node looks for what is to be done.
+/// How often the leader looks for forgettings that are due.
 const TICK: Duration = Duration::from_secs(1);
-/// Users that are seen to in one look.
+/// Users of one look.
 const AT_ONCE: i64 = 20;
-/// When it is tried again for whom something is not there yet: a projection, a signed head.
+/// Pause while something is not there yet: a projection, a signed head.
 const SOON: Duration = Duration::from_millis(500);
-/// When it is tried again after a step failed.
+/// Pause after a step failed.
 const LATER_SECONDS: i64 = 30;
-/// How often it is tried to forget somebody again who came back, while other servers write for them.
+/// Tries to forget a user again who came back, while other servers write for the user.
 const LEDGER_TRIES: usize = 20;
-/// Nothing that was under way when somebody was forgotten lasts longer, so then it is looked at once more.
+/// Nothing that was under way when a user was forgotten lasts longer, so that is the time of the last look.
 const LAST_LOOK_SECONDS: i64 = 60;
 /// How long the projections are waited for in one try.
 const PROJECTIONS: Duration = Duration::from_secs(2);
@@ -63,7 +63,6 @@ pub enum Unfinished {
     /// Something else has to get there first.
     #[error("{0}")]
     NotYet(String),
-    /// It failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -166,7 +165,7 @@ impl Eraser {
         }
     }
 
-    /// Whether what it waits for can be expected at any moment.
+    /// Whether the next step can be expected at any moment.
     fn is_new(&self, one: &Forgetting) -> bool {
         let since = one.forgotten_at.unwrap_or(one.due);
         self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)
@@ -180,7 +179,7 @@ impl Eraser {
         }
     }
 
-    /// What was written by whoever was in the middle of something when the user was forgotten, and the bytes of uploads.
+    /// Erases what was still being written when the user was forgotten, and the bytes of uploads.
     async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
         self.0.log.forgettings().erase_working_rows(user).await?;
         self.0.log.forgettings().empty_wal().await?;
@@ -251,7 +250,7 @@ impl Eraser {
                 .map_err(|error| error.to_string())?;
             for user in live {
                 self.forget_again(user).await.map_err(|error| {
-                    format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
+                    format!("user {user} was forgotten, came back with a backup, and cannot be forgotten again: {error}")
                 })?;
                 warn!(user.id = %user, "forgetting: a user came back with a backup and is forgotten again");
                 back.push(user);
@@ -306,7 +305,7 @@ impl Eraser {
         }
     }
 
-    /// Who was forgotten while this server was away.
+    /// Notes the users who were forgotten while this server was away.
     async fn catch_up(&self) -> Result<(), String> {
         let Inner { log, ledger, .. } = &*self.0;
         let mut after = None;

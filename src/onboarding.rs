@@ -1,5 +1,5 @@
-//! An upload is looked through and queued (contract, section 3). Its bytes are in the blob store by then, and nobody's; one append
-//! makes them a file, queues the job that reads it in, and moves the account on.
+//! Checks an upload and queues its job (docs/api.md, Onboarding). Its bytes are in the blob store by then, but no user's file yet. One append
+//! makes them a file, queues the job that imports it, and moves the account on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,6 @@ use crate::{
     zip_check::{self, BadZip},
 };
 
-/// What it was found to be.
 const MEDIA_TYPE: &str = "application/zip";
 /// How many of the largest uploads a user's kept files may amount to.
 const KEPT: u64 = 4;
@@ -36,14 +35,14 @@ pub enum UploadError {
     Write(#[from] WriteError),
 }
 
-/// What the answer is made from.
+/// The outcome that the answer is made from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct QueuedUpload {
     pub job: JobId,
     pub file: BlobId,
 }
 
-/// Whether an upload of this user would be taken, so that nobody sends one for nothing. It is asked again when the upload is there.
+/// Checks whether an upload of this user would be taken, so that nobody sends one for nothing. It is checked again when the upload is there.
 pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), WriteError> {
     let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
     app.write

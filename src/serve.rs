@@ -218,31 +218,21 @@ async fn build(
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
-    // Where Directus names the administrators, no invite can make one.
-    let first_invite = match directus {
-        Some(_) => None,
-        None => {
-            let fixed = config.first_invite.as_ref();
-            write.register.first_invite(fixed).await.map_err(sentence)?
-        }
-    };
+    let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
-    let blobs = Blobs::open(log.clone(), config.blobs())?;
-    tokio::spawn(blobs.clone().sweep(election.clone()));
-    let ledger = ForgottenLedger::open(&config.forgotten_file)?;
+    let blobs = start_blobs(&config, &log, &election)?;
     let eraser = Eraser::new(
         log.clone(),
         write.forget.clone(),
         reads.clone(),
         blobs.clone(),
         directus.clone(),
-        ledger,
+        ForgottenLedger::open(&config.forgotten_file)?,
     );
     start_erasing(&eraser, &election, &say).await?;
     let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
     tokio::spawn(account_cache.clone().follow());
-    let request_limits = RequestLimits::new(&config);
-    tokio::spawn(request_limits.clone().forget_idle());
+    let request_limits = start_request_limits(&config);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
@@ -308,6 +298,15 @@ fn open_directus(
     Ok(directus)
 }
 
+/// Where Directus names the administrators, no invite can make one.
+async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<String>, String> {
+    if config.directus.is_some() {
+        return Ok(None);
+    }
+    let fixed = config.first_invite.as_ref();
+    write.register.first_invite(fixed).await.map_err(sentence)
+}
+
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
         warn!(
@@ -322,10 +321,22 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
     }
 }
 
+fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs, String> {
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
+    Ok(blobs)
+}
+
+fn start_request_limits(config: &Config) -> RequestLimits {
+    let limits = RequestLimits::new(config);
+    tokio::spawn(limits.clone().forget_idle());
+    limits
+}
+
 async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Result<(), String> {
     for user in eraser.apply_ledger().await? {
         say(&format!(
-            "User {user} had been forgotten and came back with a backup: forgotten again"
+            "User {user} was forgotten and came back with a backup; forgotten again"
         ));
     }
     tokio::spawn(eraser.clone().keep_ledger());

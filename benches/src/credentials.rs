@@ -1,5 +1,5 @@
-//! Secrets and their keys. Measures a reveal while many ask at once, sealing and opening on one core, and wrapping all data keys
-//! by another master key.
+//! Secrets and their keys: reveals while many callers ask at once, sealing and opening on one core,
+//! and wrapping all data keys by another master key.
 
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305,
@@ -40,7 +40,7 @@ const COMMITS: usize = 100;
 const TURNS: usize = 9;
 /// Pairs of sealing and opening in one turn.
 const SEALS: usize = 50_000;
-/// Users whose keys are wrapped again.
+/// Users whose keys are wrapped by another master key.
 const USERS: usize = 50_000;
 /// Rounds, each with another master key.
 const ROTATIONS: usize = 3;
@@ -110,12 +110,12 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     Ok(vec![reveal(ground).await?, rotate(ground).await?])
 }
 
-/// The 99th percentile of a reveal (the fact durable, then the secret read and opened) through the vault and the users' actors,
-/// compared with the median of one bare row that is made durable alone.
+/// The 99th percentile of a reveal through the vault and the users' actors: the fact durable, then
+/// the secret read and opened. Compared with the median of one bare row that is made durable alone.
 async fn reveal(ground: &Ground) -> Measured<Row> {
     let (node, vault) = ground.node_with_vault().await?;
     let creators = ground.creators(&node, CALLERS).await?;
-    commands::rate(&node, &creators).await?; // rows to copy, and everything warm
+    commands::rate(&node, &creators).await?; // makes rows to copy and warms everything up
     let bare = Bare::beside(ground, &node.log).await?;
     let mut credentials = Vec::with_capacity(CALLERS);
     for user in ground.register(&node.log, CALLERS).await {

@@ -34,7 +34,8 @@ pub struct Ground {
 impl Ground {
     pub async fn new(kind: Kind, arbiters: &[ArbiterHandle]) -> Self {
         let mut store = TestStore::new(kind).await;
-        // The machine's: under a clock that stands, ids would not ascend, and the indexes would be another case.
+        // The machine's clock. With a stopped clock ids would not ascend, and the indexes would
+        // behave differently.
         store.clock = Clock::system();
         Self {
             store,
@@ -55,7 +56,7 @@ impl Ground {
                 .await?;
             if value != "on" {
                 return Err(format!(
-                    "this Postgres has {setting} = {value}, where stock durability is compared"
+                    "this Postgres has {setting} = {value}; the comparison needs stock durability"
                 )
                 .into());
             }
@@ -162,7 +163,7 @@ impl Creator {
         let done = node.users.ask(self.id, self.metadata(), command).await?;
         match done.changes.len() {
             1 => Ok(done.position),
-            n => Err(format!("a command appended {n} facts, where 1 is compared").into()),
+            n => Err(format!("a command appended {n} facts; the comparison needs 1").into()),
         }
     }
 
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_measured_event_has_the_said_size() {
+    fn the_measured_event_has_the_stated_size() {
         let event = Event::Credential(CredentialEvent::Revealed {
             version: 1,
             purpose: Some(purpose()),

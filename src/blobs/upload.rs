@@ -21,7 +21,7 @@ pub struct Upload {
     user: UserId,
     id: BlobId,
     keys: Arc<UserKeys>,
-    /// What is not sealed yet; a full part stays until more comes, since the last one is sealed as the last.
+    /// Bytes that are not sealed yet. A full part stays until more comes, since the last part is sealed as the last.
     buffer: Vec<u8>,
     size: u64,
     /// Parts sealed so far.
@@ -52,12 +52,10 @@ impl Blobs {
 }
 
 impl Upload {
-    /// Which file it will be.
     pub fn id(&self) -> BlobId {
         self.id
     }
 
-    /// Whose.
     pub fn user(&self) -> UserId {
         self.user
     }

@@ -30,7 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// `genie forget USER`
 #[derive(Args)]
 pub struct ForgetArguments {
     /// The user's id
@@ -75,7 +74,7 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
             Some(one) if matches!(one.stage, Stage::Erased | Stage::Closed) => return Ok(one),
             _ if started.elapsed() > PATIENCE => {
                 return Err(format!(
-                    "user {user} is forgotten, and something is left to be erased; a server goes on with it, and logs why it can't"
+                    "user {user} is forgotten, but not everything is erased yet; a server goes on, and logs what stands in the way"
                 ));
             }
             _ => sleep(LOOK).await,
@@ -110,12 +109,12 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
     })?;
     for user in &back {
         say(&format!(
-            "user {user} had been forgotten and was back: forgotten again"
+            "user {user} was forgotten and had come back; forgotten again"
         ));
     }
     if back.is_empty() {
         say(&format!(
-            "nobody who stands in {} is back",
+            "no user of {} is back",
             config.forgotten_file.display()
         ));
     }

@@ -1,4 +1,4 @@
-//! Where the ring of master keys is: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, an entry a line. The file is
+//! The ring of master keys: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, an entry a line. The file is
 //! exchanged as a whole, so that a crash leaves the old one or the new one.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What is asked of master keys, as a server does it, or the command line where none runs; and the ring of a running server, which
+//! Does what is asked of master keys, in a server, or in the command where none runs; and the ring of a running server, which
 //! follows its file.
 
 use std::{
@@ -77,7 +77,7 @@ pub struct Ring {
     taken: Mutex<Option<FileStamp>>,
 }
 
-/// What is seen of a file from outside.
+/// The time and length by which a changed file is noticed.
 type FileStamp = (SystemTime, u64);
 
 impl Ring {

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_folded_to_what_is_shown() {
+    fn a_job_is_folded_to_the_line_that_clients_see() {
         let claimed = || JobEvent::Claimed {
             attempt: 1,
             worker: "w".into(),
