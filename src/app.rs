@@ -8,7 +8,7 @@ use std::{
 };
 
 use actix_web::{HttpServer, web};
-use genie_actors::{Settings, WriteSide, registration::Register, supervisor::ModelSettings};
+use genie_actors::{WriteSettings, WriteSide, registration::Registrar, supervisor::ModelSettings};
 use genie_events::Limits;
 use genie_log::{
     Clock, Election, Log, LogError, Opened,
@@ -118,7 +118,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
         .stand_for_election(&node)
         .await
         .map_err(|error| error.to_string())?;
-    let settings = Settings {
+    let settings = WriteSettings {
         node,
         model,
         limits: limits.clone(),
@@ -217,7 +217,7 @@ async fn start(config: Config, arbiters: Vec<actix::ArbiterHandle>) -> Result<Ap
 pub fn directus(
     config: &Config,
     log: &Log,
-    register: Register,
+    register: Registrar,
 ) -> Result<Option<Directus>, String> {
     let Some(settings) = &config.directus else {
         return Ok(None);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use genie_actors::{credentials::Vault, users::Users};
+use genie_actors::{credentials::Credentials, users::Users};
 use genie_log::{Log, Opened};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -127,7 +127,7 @@ enum Way {
     Here {
         log: Log,
         users: Users,
-        vault: Vault,
+        vault: Credentials,
         _only_process: Option<File>,
     },
 }
@@ -268,7 +268,7 @@ impl Import {
             .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
         let users = Users::new(log.clone(), limits, vec![actix::Arbiter::new().handle()]);
         Ok(Way::Here {
-            vault: Vault::new(log.clone(), vault),
+            vault: Credentials::new(log.clone(), vault),
             users,
             log,
             _only_process: only_process,

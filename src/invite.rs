@@ -1,6 +1,6 @@
 //! `genie invite`: invites from the command line, made by the running server when there is one.
 
-use genie_actors::{credentials::Vault, registration::Register};
+use genie_actors::{credentials::Credentials, registration::Registrar};
 use genie_events::Metadata;
 use genie_log::Opened;
 use serde_json::Value;
@@ -38,7 +38,7 @@ async fn make_here(config: &Config, wanted: NewInvites) -> Result<Vec<String>, S
     roles::expect_set(config, &grant.role)?;
     let _only_process = app::lock_store(config)?;
     let Opened { log, vault } = app::open_log(config, false).await?;
-    let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
+    let register = Registrar::new(log.clone(), Credentials::new(log.clone(), vault));
     // As at a server's start: on a store that had no fact yet it must come first.
     register
         .first_invite(config.first_invite.as_ref())

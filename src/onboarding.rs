@@ -8,7 +8,7 @@ use std::{
 };
 
 use actix_web::web::Data;
-use genie_actors::{Asking, WriteError, users::Plan};
+use genie_actors::{CommandContext, WriteError, users::Plan};
 use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -92,14 +92,14 @@ impl Drop for Place {
 }
 
 /// Whether an upload of this user would be taken, so that nobody sends one for nothing. It is asked again when the upload is there.
-pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), WriteError> {
+pub async fn may_upload(app: &App, user: UserId, asking: CommandContext) -> Result<(), WriteError> {
     let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
     app.write
         .users
         .plan(
             user,
             None,
-            Asking {
+            CommandContext {
                 key: None,
                 ..asking
             },
@@ -130,7 +130,7 @@ pub async fn take_in(
     place: Place,
     upload: Upload,
     name: String,
-    asking: Asking,
+    asking: CommandContext,
 ) -> Result<(Queued, u64), UploadError> {
     let io = app.log.store().io().clone();
     // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
@@ -175,7 +175,7 @@ async fn queue(
     app: &App,
     upload: Upload,
     name: String,
-    asking: Asking,
+    asking: CommandContext,
 ) -> Result<(Queued, u64), UploadError> {
     let (user, file, job) = (
         upload.user(),

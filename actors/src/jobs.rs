@@ -1,10 +1,7 @@
 //! The job board follows the log and knows which jobs wait; it hands them out fairly and turns time into commands.
 //! A claim is good only once the job's owner's append accepted it.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use genie_events::{
     JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
@@ -16,6 +13,7 @@ use genie_log::{
     leases::{Lease, LeaseKind},
     read::JobStep,
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
@@ -23,14 +21,14 @@ use tracing::{error, warn};
 
 use crate::{
     WriteError,
-    caller::Asking,
-    users::{Done, Note, Plan, Users},
+    caller::CommandContext,
+    users::{Plan, PlanNote, Receipt, Users},
 };
 
 /// Ends of attempts whose worker is gone.
-mod lapse;
-mod waiting;
-use waiting::{Candidate, Waiting};
+mod expired_leases;
+mod queues;
+use queues::{JobOffer, JobQueues};
 
 /// Rows of one reading of the log.
 const PAGE: usize = 500;
@@ -44,7 +42,7 @@ pub struct JobBoard(Arc<Inner>);
 struct Inner {
     log: Log,
     users: Users,
-    waiting: Mutex<Waiting>,
+    queues: Mutex<JobQueues>,
     changed: Notify,
     lease: Duration,
 }
@@ -57,7 +55,7 @@ impl std::fmt::Debug for JobBoard {
 
 /// A job handed to a worker.
 #[derive(Debug)]
-pub struct Claimed {
+pub struct ClaimedJob {
     /// Which.
     pub job: JobId,
     /// Whose.
@@ -76,7 +74,7 @@ pub struct Claimed {
 
 /// A job that is queued, now or by an earlier request for the same.
 #[derive(Debug)]
-pub struct Submitted {
+pub struct SubmittedJob {
     /// Which.
     pub job: JobId,
     /// Its status, in the contract's words.
@@ -87,7 +85,7 @@ pub struct Submitted {
 
 /// What the answer to a submission is made from.
 #[derive(Serialize, Deserialize)]
-struct Queued {
+struct SubmitOutcome {
     job: JobId,
     status: String,
 }
@@ -117,7 +115,7 @@ impl JobBoard {
         Self(Arc::new(Inner {
             log,
             users,
-            waiting: Mutex::default(),
+            queues: Mutex::default(),
             changed: Notify::new(),
             lease,
         }))
@@ -169,7 +167,7 @@ impl JobBoard {
         self.take_note(&steps);
         // After what they did: it is the last that is heard of them.
         for row in rows.iter().filter(|row| row.is_forgotten()) {
-            self.lock().let_go(UserId(row.owner));
+            self.lock().drop_user(UserId(row.owner));
         }
     }
 
@@ -195,7 +193,7 @@ impl JobBoard {
         max: usize,
         wait: Duration,
         metadata: Metadata,
-    ) -> Result<Vec<Claimed>, WriteError> {
+    ) -> Result<Vec<ClaimedJob>, WriteError> {
         let deadline = Instant::now() + wait;
         loop {
             let changed = self.0.changed.notified();
@@ -206,14 +204,12 @@ impl JobBoard {
                 metadata.clone(),
             );
             // On a task of its own: a candidate taken off the board must end up somewhere even when the worker goes away.
-            let handing = self.0.log.store().io().spawn(async move {
+            let handing = async move {
                 board
                     .hand_out(&queues_now, &worker_now, max, metadata_now)
                     .await
-            });
-            let claimed = handing
-                .await
-                .map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+            };
+            let claimed = self.0.users.run_to_end(handing).await?;
             if !claimed.is_empty() {
                 return Ok(claimed);
             }
@@ -237,7 +233,7 @@ impl JobBoard {
         worker: &str,
         max: usize,
         metadata: Metadata,
-    ) -> Result<Vec<Claimed>, WriteError> {
+    ) -> Result<Vec<ClaimedJob>, WriteError> {
         let mut claimed = Vec::new();
         while claimed.len() < max {
             let now = self.0.log.clock().now();
@@ -267,10 +263,10 @@ impl JobBoard {
 
     async fn claim_one(
         &self,
-        candidate: &Candidate,
+        candidate: &JobOffer,
         worker: &str,
         metadata: Metadata,
-    ) -> Result<Claimed, WriteError> {
+    ) -> Result<ClaimedJob, WriteError> {
         let (user, job) = (candidate.user, candidate.job.clone());
         let lease = hex(&clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
@@ -292,7 +288,7 @@ impl JobBoard {
                     holder: hash.clone(),
                     expires_at,
                 };
-                let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
+                let note = PlanNote::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
                 Ok(Plan {
                     changes,
                     work: vec![work],
@@ -306,7 +302,7 @@ impl JobBoard {
             .users
             .plan(user, Some(job.clone()), metadata, Arc::new(planner))
             .await?;
-        let Note::Job(before) = &done.note else {
+        let PlanNote::Job(before) = &done.note else {
             return Err(WriteError::Internal("a claimed job left no note".into()));
         };
         let attempt = before.attempts() + 1;
@@ -314,7 +310,7 @@ impl JobBoard {
             .spec()
             .cloned()
             .ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
-        Ok(Claimed {
+        Ok(ClaimedJob {
             job,
             user,
             spec,
@@ -331,8 +327,8 @@ impl JobBoard {
         user: UserId,
         job: JobId,
         spec: JobSpec,
-        asking: impl Into<Asking>,
-    ) -> Result<Submitted, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<SubmittedJob, WriteError> {
         let id = job.clone();
         let planner = move |state: &User, now: Now| {
             let moment = now.moment;
@@ -342,7 +338,7 @@ impl JobBoard {
                 None => Job::Absent.status(moment),
                 Some(before) => before.status(moment),
             };
-            let outcome = json!(Queued {
+            let outcome = json!(SubmitOutcome {
                 job: id.clone(),
                 status: status.to_owned()
             });
@@ -355,16 +351,25 @@ impl JobBoard {
         let done = self
             .0
             .users
-            .plan(user, Some(job), asking, Arc::new(planner))
+            .plan(user, Some(job), context, Arc::new(planner))
             .await?;
-        let Queued { job, status } = serde_json::from_value(done.outcome).map_err(|error| {
-            WriteError::Internal(format!("a queued job has no outcome: {error}"))
-        })?;
-        Ok(Submitted {
+        let SubmitOutcome { job, status } = done.outcome("a queued job")?;
+        Ok(SubmittedJob {
             job,
             status,
             position: done.position,
         })
+    }
+
+    /// Queues a job again that has ended.
+    pub async fn retry(
+        &self,
+        owner: UserId,
+        job: JobId,
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        let retry = UserCommand::RetryJob(job);
+        self.0.users.ask(owner, context, retry).await
     }
 
     /// A worker's heartbeat: `None` when its lease is not the present one.
@@ -399,8 +404,8 @@ impl JobBoard {
         job: JobId,
         lease: &str,
         end: AttemptEnd,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let (hash, log, id) = (
             sha256_hex(lease.as_bytes()),
             self.0.log.clone(),
@@ -427,7 +432,7 @@ impl JobBoard {
                 }
             }
         };
-        self.end(owner, job, asking, vec![], command).await
+        self.end(owner, job, context, vec![], command).await
     }
 
     /// Calls a job off. A worker that runs it is told at its next heartbeat, and its lease is void at once.
@@ -435,8 +440,8 @@ impl JobBoard {
         &self,
         owner: UserId,
         job: JobId,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let planner = {
             let job = job.clone();
             move |state: &User, now| {
@@ -455,7 +460,7 @@ impl JobBoard {
         };
         self.0
             .users
-            .plan(owner, Some(job), asking, Arc::new(planner))
+            .plan(owner, Some(job), context, Arc::new(planner))
             .await
     }
 
@@ -463,10 +468,10 @@ impl JobBoard {
         &self,
         owner: UserId,
         job: JobId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         conditions: Vec<Work>,
         command: impl Fn(&User) -> JobCommand + Send + Sync + 'static,
-    ) -> Result<Done, WriteError> {
+    ) -> Result<Receipt, WriteError> {
         let planner = {
             let job = job.clone();
             move |state: &User, now| {
@@ -485,7 +490,7 @@ impl JobBoard {
         };
         self.0
             .users
-            .plan(owner, Some(job), asking, Arc::new(planner))
+            .plan(owner, Some(job), context, Arc::new(planner))
             .await
     }
 
@@ -497,10 +502,7 @@ impl JobBoard {
             .plus_millis(i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, JobQueues> {
+        self.0.queues.lock()
     }
 }

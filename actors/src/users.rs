@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,16 +13,18 @@ use std::{
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
 use genie_log::{Log, LogError};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
-use tracing::{error, warn};
+use tracing::{Instrument, Span, error, warn};
 
 use crate::{
     WriteError,
-    caller::Asking,
-    user::{Ask, Passivate, UserActor, WaitingPlace},
+    caller::CommandContext,
+    user::{CommandMessage, Passivate, UserActor, WaitingPlace},
 };
 
-pub use crate::user::{Done, Note, Plan, Planner};
+pub use crate::user::Receipt;
+pub(crate) use crate::user::{Plan, PlanNote, Planner};
 
 /// Commands that may wait for one user; one more is refused as busy. Enough for two hundred of a user's own clients at once, and
 /// what waits is small: 1 MiB of body each at the very most, a kilobyte as a rule.
@@ -127,31 +129,32 @@ impl Users {
     pub async fn ask(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         command: UserCommand,
-    ) -> Result<Done, WriteError> {
+    ) -> Result<Receipt, WriteError> {
         let job = command.job().cloned();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
-        self.plan(user, job, asking, Arc::new(planner)).await
+        self.plan(user, job, context, Arc::new(planner)).await
     }
 
     /// The same with a planner of one's own. `job` names a job that it must see even when it has finished.
-    pub async fn plan(
+    pub(crate) async fn plan(
         &self,
         user: UserId,
         job: Option<JobId>,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         planner: Planner,
-    ) -> Result<Done, WriteError> {
-        let asking = asking.into();
+    ) -> Result<Receipt, WriteError> {
+        let context = context.into();
         let deadline = Instant::now() + DEADLINE;
         for _ in 0..SENDS {
             let (reply, answer) = oneshot::channel();
             let begun = Arc::new(AtomicBool::new(false));
-            let written = self.send(user, |place| Ask {
+            let written = self.send(user, |place| CommandMessage {
+                span: Span::current(),
                 planner: Arc::clone(&planner),
                 job: job.clone(),
-                asking: asking.clone(),
+                context: context.clone(),
                 deadline,
                 reply,
                 begun: Arc::clone(&begun),
@@ -175,12 +178,22 @@ impl Users {
         Err(WriteError::Away("the user's actor died".into()))
     }
 
+    /// Runs work that a request began to its end, even when the request goes away meanwhile. It keeps the request's span.
+    pub(crate) async fn run_to_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let task = self.0.log.store().io().spawn(work.in_current_span());
+        task.await
+            .map_err(|stopped| WriteError::Internal(stopped.to_string()))?
+    }
+
     /// Into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
     /// Answers where to note what was written.
     fn send(
         &self,
         user: UserId,
-        ask: impl FnOnce(WaitingPlace) -> Ask,
+        ask: impl FnOnce(WaitingPlace) -> CommandMessage,
     ) -> Result<Arc<AtomicU64>, WriteError> {
         let mut live = self.lock();
         let entry = live.entry(user).or_insert_with(|| self.start(user));
@@ -200,19 +213,19 @@ impl Users {
 
     /// For ever lets go of users who were forgotten, on whichever node: their keys and their actors; to be spawned on the runtime
     /// that owns the store's connections.
-    pub async fn let_go_of_the_forgotten(self) {
+    pub async fn follow_forgotten(self) {
         let mut follower = self.0.log.follow(self.0.log.head());
         loop {
             match follower.next(PAGE).await {
                 Ok(rows) => rows
                     .iter()
                     .filter(|row| row.is_forgotten())
-                    .for_each(|row| self.let_go(UserId(row.owner))),
+                    .for_each(|row| self.drop_user(UserId(row.owner))),
                 Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "who was forgotten is not followed any more");
+                    return error!(%error, "user actors stopped following forgotten users: hole in the log");
                 }
                 Err(error) => {
-                    warn!(%error, "who was forgotten can't be followed; trying on");
+                    warn!(%error, "forgotten users cannot be followed; retrying in 0.5 s");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -220,7 +233,7 @@ impl Users {
     }
 
     /// What this node holds of a user who was forgotten goes at once. Whatever is asked of them is refused by the store.
-    pub(crate) fn let_go(&self, user: UserId) {
+    pub(crate) fn drop_user(&self, user: UserId) {
         self.0.log.drop_keys(user);
         if let Some(entry) = self.lock().remove(&user) {
             entry.actor.do_send(Passivate);
@@ -241,8 +254,8 @@ impl Users {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Live>> {
-        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, Live>> {
+        self.0.live.lock()
     }
 }
 

@@ -8,7 +8,10 @@ use chacha20poly1305::{
 use futures_util::future::try_join_all;
 use genie_actors::{
     Caller,
-    credentials::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
+    credentials::{
+        CredentialDetails, CredentialRef, Credentials, MAX_SECRET_BYTES, Plaintext, RevealRequest,
+        StoreTarget,
+    },
 };
 use genie_events::{
     CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::RevealRight,
@@ -181,12 +184,12 @@ async fn asks(node: Node, creator: Creator) -> Measured<Vec<Duration>> {
     Ok(times)
 }
 
-async fn store(node: &Node, vault: &Vault, user: UserId) -> Measured<CredentialId> {
+async fn store(node: &Node, vault: &Credentials, user: UserId) -> Measured<CredentialId> {
     let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
     let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES)
         .map_err(|refusal| format!("{refusal:?}"))?;
     let (kind, platform) = (CredentialKind::Profile, "onlyfans".to_owned());
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,
         platform_username: None,
@@ -199,14 +202,18 @@ async fn store(node: &Node, vault: &Vault, user: UserId) -> Measured<CredentialI
 }
 
 /// How long each reveal of one caller took.
-async fn reveals(node: Node, vault: Vault, credential: CredentialId) -> Measured<Vec<Duration>> {
+async fn reveals(
+    node: Node,
+    vault: Credentials,
+    credential: CredentialId,
+) -> Measured<Vec<Duration>> {
     let (caller, mut times) = (Caller::shared_secret("bench"), Vec::with_capacity(REVEALS));
     for _ in 0..REVEALS {
         let (named, purpose) = (
-            Named::Id(credential),
+            CredentialRef::Id(credential),
             Some("publishing the planned post".to_owned()),
         );
-        let ask = Ask {
+        let ask = RevealRequest {
             named,
             kinds: &[CredentialKind::Profile],
             right: RevealRight::Every,

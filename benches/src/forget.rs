@@ -1,6 +1,6 @@
 //! How long it takes to forget a user with a very long past: the append of the fact must not depend on it.
 
-use genie_actors::forgetting::Forget;
+use genie_actors::forgetting::Forgetter;
 use genie_events::{Metadata, account::ForgottenBy};
 use genie_log::load_users::Waking;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     give_a_past(&node, creator, EVENTS).await?;
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
-    Forget::new(node.log.clone(), Some(node.users.clone()))
+    Forgetter::new(node.log.clone(), Some(node.users.clone()))
         .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();

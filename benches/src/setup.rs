@@ -2,7 +2,7 @@
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
-use genie_actors::{credentials::Vault, users::Users};
+use genie_actors::{credentials::Credentials, users::Users};
 use genie_events::{
     CredentialId, Limits, Metadata, UserCommand, UserId,
     credential::{CredentialKind, SealedSecret},
@@ -83,13 +83,13 @@ impl Ground {
     }
 
     /// The same with the vault, as the write side has it.
-    pub async fn node_with_vault(&self) -> Measured<(Node, Vault)> {
+    pub async fn node_with_vault(&self) -> Measured<(Node, Credentials)> {
         let Opened { log, vault } = self.store.open_with(&self.masters).await?;
         let node = Node {
             users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()),
             log: log.clone(),
         };
-        Ok((node, Vault::new(log, vault)))
+        Ok((node, Credentials::new(log, vault)))
     }
 
     /// Registers users.

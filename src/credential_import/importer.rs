@@ -2,8 +2,8 @@
 //! found by its key and changes nothing, however often it is sent and whoever was killed meanwhile.
 
 use genie_actors::{
-    Asking, WriteError,
-    credentials::{Plaintext, Stored, Target, Vault},
+    CommandContext, WriteError,
+    credentials::{Credentials, Plaintext, StoreTarget, StoredCredential},
     users::Users,
 };
 use genie_events::{
@@ -49,7 +49,7 @@ pub struct Importer<'a> {
     /// Users' actors.
     pub users: &'a Users,
     /// Secrets.
-    pub vault: &'a Vault,
+    pub vault: &'a Credentials,
     /// The original's key.
     pub key: &'a OriginalKey,
 }
@@ -91,18 +91,18 @@ impl Importer<'_> {
         line: &Line,
         id: CredentialId,
         over: Option<u32>,
-    ) -> Result<Stored, WriteError> {
+    ) -> Result<StoredCredential, WriteError> {
         let opened = self
             .key
             .open(&line.sealed)
             .map_err(|reason| Refusal::invalid("credentials", reason.to_string()))?;
         let secret = Plaintext::of_object(opened)?;
-        let asking = Asking {
+        let asking = CommandContext {
             metadata: Metadata::system(),
             key: Some(self.known_by(line)),
         };
         let (platform, platform_username) = (line.platform.clone(), line.platform_username.clone());
-        let target = Target::Imported {
+        let target = StoreTarget::Imported {
             id,
             platform,
             platform_username,
@@ -163,7 +163,7 @@ impl Importer<'_> {
     }
 }
 
-fn outcome(stored: Result<Stored, WriteError>, id: CredentialId) -> Outcome {
+fn outcome(stored: Result<StoredCredential, WriteError>, id: CredentialId) -> Outcome {
     match stored {
         Ok(stored) if stored.again => Outcome::Before { id },
         Ok(_) => Outcome::Imported { id },

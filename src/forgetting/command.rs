@@ -4,7 +4,7 @@
 use std::{fs::File, path::PathBuf, time::Duration};
 
 use clap::Args;
-use genie_actors::{credentials::Vault, forgetting::Forget, registration::Register};
+use genie_actors::{credentials::Credentials, forgetting::Forgetter, registration::Registrar};
 use genie_events::{Metadata, UserId, account::ForgottenBy};
 use genie_log::{
     Election, Log, Opened,
@@ -163,7 +163,7 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
 /// As much of a server as forgetting needs: who follows the log, and who erases.
 struct Node {
     log: Log,
-    forget: Forget,
+    forget: Forgetter,
     eraser: Eraser,
     _election: Election,
     _only_process: Option<File>,
@@ -180,10 +180,10 @@ impl Node {
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
         let _ = app::start_sealing(config, &log, election.clone()).await?;
-        let register = Register::new(log.clone(), Vault::new(log.clone(), vault));
+        let register = Registrar::new(log.clone(), Credentials::new(log.clone(), vault));
         let directus = app::directus(config, &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
-        let forget = Forget::new(log.clone(), None);
+        let forget = Forgetter::new(log.clone(), None);
         let ledger = Ledger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));

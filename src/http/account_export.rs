@@ -18,7 +18,7 @@ use async_stream::try_stream;
 use futures_util::{Stream, StreamExt};
 use genie_actors::{
     Caller, WriteError,
-    credentials::{Ask, Named},
+    credentials::{CredentialRef, RevealRequest},
 };
 use genie_events::{
     JobId, RefusalKind, SessionId, UserCommand, UserId,
@@ -259,8 +259,8 @@ impl Export {
         let id = credential
             .parse()
             .map_err(|_| ApiError::NotFound("credential"))?;
-        let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
-        let ask = Ask {
+        let (named, purpose) = (CredentialRef::Id(id), Some(PURPOSE.to_owned()));
+        let ask = RevealRequest {
             named,
             kinds: &CredentialKind::ALL,
             right: RevealRight::Own,

@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::turn_feed::{Progress, Stage};
+use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
 use genie_log::load_users::Waking;
 use genie_projections::{
@@ -91,11 +91,11 @@ pub async fn ask(
 }
 
 /// Waits for the first sign of a turn: its failure when that is the first, `None` when the stream is to open.
-async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Failure, u64)> {
-    let is_sign = |progress: &Progress| {
+async fn early_failure(progress: &mut watch::Receiver<TurnProgress>) -> Option<(Failure, u64)> {
+    let is_sign = |progress: &TurnProgress| {
         !progress.text.is_empty()
             || progress.ended.is_some()
-            || matches!(progress.stage, Stage::Queued { .. })
+            || matches!(progress.stage, TurnStage::Queued { .. })
     };
     let progress = progress.wait_for(is_sign).await.ok()?;
     let ended = progress
@@ -236,7 +236,7 @@ pub async fn stop(
     Ok(response::ok(json!({"turnId": turn, "stopped": true})))
 }
 
-async fn ended(mut progress: watch::Receiver<Progress>) {
+async fn ended(mut progress: watch::Receiver<TurnProgress>) {
     let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended too
 }
 

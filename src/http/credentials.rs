@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::credentials::{Holding, Target};
+use genie_actors::credentials::{CredentialDetails, StoreTarget};
 use genie_events::{CredentialId, Timestamp, credential::CredentialKind};
 use genie_projections::credentials::CredentialRow;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ pub async fn create_profile(
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let platform_username = checked_username("platform_username", body.platform_username)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Profile,
         platform,
         platform_username,
@@ -106,7 +106,7 @@ pub async fn update_profile(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let id = credential_id(&body.id)?;
-    let target = Target::Existing {
+    let target = StoreTarget::Existing {
         id,
         platform_username: checked_username("platform_username", body.platform_username)?,
     };

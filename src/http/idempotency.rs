@@ -1,7 +1,7 @@
 //! `Idempotency-Key` (contract, section 1): a command with a key may be sent again, and has one outcome.
 
 use actix_web::{HttpMessage, HttpRequest, http::header::HeaderValue};
-use genie_actors::{Asking, Caller};
+use genie_actors::{Caller, CommandContext};
 use genie_log::keys::sha256_hex;
 
 use crate::{app::App, http::error::ApiError};
@@ -32,7 +32,11 @@ pub fn has_key(request: &HttpRequest) -> bool {
 
 /// How this command is asked: by whom, and under which key, if the request carries one. The key is the caller's own, for this
 /// route; the same key with another path or body is another request.
-pub fn asking(app: &App, request: &HttpRequest, caller: &Caller) -> Result<Asking, ApiError> {
+pub fn asking(
+    app: &App,
+    request: &HttpRequest,
+    caller: &Caller,
+) -> Result<CommandContext, ApiError> {
     let metadata = caller.metadata();
     let Some(header) = request.headers().get(HEADER) else {
         return Ok(metadata.into());
@@ -54,7 +58,7 @@ pub fn asking(app: &App, request: &HttpRequest, caller: &Caller) -> Result<Askin
         request.query_string(),
         &body,
     ];
-    Ok(Asking {
+    Ok(CommandContext {
         key: Some(
             app.log
                 .hashes()

@@ -7,7 +7,7 @@ use actix_web::{
 };
 use genie_actors::{
     WriteError,
-    accounts::{NewFamily, Proof, change_login::Revision},
+    accounts::{LoginProof, NewFamily, change_login::LoginChange},
     registration::Applicant,
 };
 use genie_events::{Metadata, UserId, account::OneTimeCode, email};
@@ -154,7 +154,7 @@ async fn prove_and_open(
         return open_session(
             app,
             user,
-            Proof {
+            LoginProof {
                 password,
                 code: None,
             },
@@ -164,7 +164,7 @@ async fn prove_and_open(
     };
     trying_a_code(app, user, async {
         let code = right_code(app, user, otp).await?;
-        open_session(app, user, Proof { password, code }, agent).await
+        open_session(app, user, LoginProof { password, code }, agent).await
     })
     .await
 }
@@ -223,7 +223,7 @@ async fn right_code(
 async fn open_session(
     app: &App,
     user: UserId,
-    proof: Proof,
+    proof: LoginProof,
     agent: Option<String>,
 ) -> Result<HttpResponse, DirectusError> {
     let token = app.refresh_tokens.first(app.log.clock().new_uuid());
@@ -432,7 +432,7 @@ pub async fn change_me(
         Some(password) => Some(app.passwords.hash(password).await?),
         None => None,
     };
-    let revision = Revision {
+    let revision = LoginChange {
         from,
         password_hash,
         email,
@@ -442,7 +442,7 @@ pub async fn change_me(
     let position = app
         .write
         .accounts
-        .revise(id, &revision, caller.caller.metadata())
+        .change_login(id, &revision, caller.caller.metadata())
         .await
         .map_err(|error| match error {
             WriteError::Refused(refusal) if refusal.code == "wrong_password" => {

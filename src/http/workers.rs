@@ -6,7 +6,7 @@ use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
     web::{Data, Path},
 };
-use genie_actors::jobs::{AttemptEnd, Claimed};
+use genie_actors::jobs::{AttemptEnd, ClaimedJob};
 use genie_events::{JobId, Refusal, UserId, job_operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ pub async fn claim(
     })
 }
 
-fn shown(claimed: &Claimed) -> Value {
+fn shown(claimed: &ClaimedJob) -> Value {
     json!({
         "jobId": claimed.job, "userId": claimed.user, "operation": claimed.spec.operation, "params": claimed.spec.params,
         "input_file_id": claimed.spec.input_file_id, "input_url": claimed.spec.input_url,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use genie_actors::registration::Register;
+use genie_actors::registration::Registrar;
 use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -112,7 +112,7 @@ impl From<BadToken> for NotAuthenticated {
 
 impl Directus {
     /// To be called on the runtime that owns all I/O.
-    pub fn new(settings: &Settings, log: Log, register: Register) -> Result<Self, String> {
+    pub fn new(settings: &Settings, log: Log, register: Registrar) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,

@@ -1,7 +1,9 @@
 //! What a user's downloads log in with: a name and a password, or a cookie file.
 
 use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, Target};
+use genie_actors::credentials::{
+    CredentialDetails, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, StoreTarget,
+};
 use genie_events::{SecretText, cookies, credential::CredentialKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -85,7 +87,7 @@ pub async fn store(
         .clone()
         .filter(|_| kind == CredentialKind::Password);
     let platform_username = checked_username("username", name)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,
         platform_username,

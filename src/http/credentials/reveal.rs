@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web::Data};
 use genie_actors::{
     Caller,
-    credentials::{Ask, Named, Revealed},
+    credentials::{CredentialRef, RevealRequest, Revealed},
 };
 use genie_events::{
     Timestamp, credential::CredentialKind, service_key::Scope, user::reveal::RevealRight,
@@ -58,11 +58,11 @@ impl Wanted {
         }
     }
 
-    fn for_platform(&self) -> Result<Named, ApiError> {
+    fn for_platform(&self) -> Result<CredentialRef, ApiError> {
         let missing = |field| ApiError::field(format!("`{field}` is missing"));
         let user = self.user.as_ref().ok_or_else(|| missing("userId"))?;
         let user = user.parse().map_err(|_| ApiError::NotFound("credential"))?;
-        Ok(Named::For {
+        Ok(CredentialRef::For {
             user,
             platform: checked_platform(self.platform.as_ref().ok_or_else(|| missing("platform"))?)?,
         })
@@ -74,7 +74,7 @@ async fn shown(
     request: &HttpRequest,
     caller: &Caller,
     wanted: Wanted,
-    named: Named,
+    named: CredentialRef,
     kinds: &'static [CredentialKind],
 ) -> Result<(Revealed, Opened), ApiError> {
     if wanted
@@ -88,7 +88,7 @@ async fn shown(
     }
     let right = wanted.right(caller)?;
     read_your_writes::wait_for_log(app, request).await?;
-    let ask = Ask {
+    let ask = RevealRequest {
         named,
         kinds,
         right,
@@ -114,7 +114,7 @@ pub async fn profile(
         .profile
         .as_ref()
         .ok_or_else(|| ApiError::field("`creatorProfileId` is missing"))?;
-    let named = Named::Id(credential_id(id)?);
+    let named = CredentialRef::Id(credential_id(id)?);
     let (revealed, opened) = shown(
         &app,
         &request,
@@ -145,7 +145,7 @@ pub async fn download(
         Some(_) => return Err(ApiError::field("`kind` must be `password` or `cookies`")),
     };
     let named = match &wanted.id {
-        Some(id) => Named::Id(credential_id(id)?),
+        Some(id) => CredentialRef::Id(credential_id(id)?),
         None => wanted.for_platform()?,
     };
     let (revealed, opened) = shown(&app, &request, &server.caller, wanted, named, kinds).await?;

@@ -1,7 +1,7 @@
 //! What a user's browser is logged in with, as its extension captures it.
 
 use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, Plaintext, Target};
+use genie_actors::credentials::{CredentialDetails, MAX_COOKIE_BYTES, Plaintext, StoreTarget};
 use genie_events::{
     Timestamp,
     cookies::{SessionCookie, checked_session},
@@ -60,7 +60,7 @@ pub async fn store(
         captured_at: now.rfc3339(),
     };
     let secret = Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Session,
         platform,
         platform_username: None,

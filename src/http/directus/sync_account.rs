@@ -1,7 +1,7 @@
 //! Whoever comes with Directus' token has an account here: they are met at first sight, and it follows what Directus says of them.
 
 use actix_web::HttpRequest;
-use genie_actors::{WriteError, registration::reservation::Made};
+use genie_actors::{WriteError, registration::reservation::ProvidedUser};
 use genie_events::{
     CallerKind, Metadata, StreamId, StreamKind, UserId,
     account::{AccountSync, ExternalAccount},
@@ -117,7 +117,7 @@ async fn meet(
         return Ok(()); // by another request, meanwhile
     }
     if let Some(email) = &person.email {
-        let made = Made {
+        let made = ProvidedUser {
             email: email.clone(),
             first_name: person.first_name.clone(),
             role: person.role_word(),

@@ -15,8 +15,8 @@ use std::{
 use genie_actors::{
     WriteError,
     registration::{
-        Register, Registered,
-        reservation::{Made, Reserved},
+        RegisteredUser, Registrar,
+        reservation::{ProvidedUser, ReservedRegistration},
     },
 };
 use genie_events::{Metadata, Refusal, UserId};
@@ -91,7 +91,7 @@ pub struct Registrations(Arc<Inner>);
 struct Inner {
     upstream: Arc<Upstream>,
     standings: Standings,
-    register: Register,
+    register: Registrar,
     log: Log,
     creator_role: String,
     reservation_seconds: i64,
@@ -104,7 +104,7 @@ impl Registrations {
         settings: &Settings,
         upstream: Arc<Upstream>,
         standings: Standings,
-        register: Register,
+        register: Registrar,
         log: Log,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -128,7 +128,7 @@ impl Registrations {
         applicant: Applicant,
         metadata: Metadata,
         address: Option<IpAddr>,
-    ) -> Result<Registered, NotRegistered> {
+    ) -> Result<RegisteredUser, NotRegistered> {
         let this = self.clone();
         let work = self
             .0
@@ -144,7 +144,7 @@ impl Registrations {
         applicant: Applicant,
         metadata: Metadata,
         address: Option<IpAddr>,
-    ) -> Result<Registered, NotRegistered> {
+    ) -> Result<RegisteredUser, NotRegistered> {
         let inner = &self.0;
         if inner.upstream.admin().is_none() {
             return Err(NotRegistered::NoAdminToken);
@@ -185,7 +185,7 @@ impl Registrations {
         }
         let reserved = reserved?;
         let user = reserved.reservation.user;
-        let made = Made {
+        let made = ProvidedUser {
             email: applicant.email.trim().to_owned(),
             first_name: applicant.first_name.clone(),
             role,
@@ -359,10 +359,10 @@ impl Registrations {
 
     async fn spend(
         &self,
-        reserved: &Reserved,
-        made: &Made,
+        reserved: &ReservedRegistration,
+        made: &ProvidedUser,
         metadata: Metadata,
-    ) -> Result<Registered, NotRegistered> {
+    ) -> Result<RegisteredUser, NotRegistered> {
         match self.0.register.spend(reserved, made, metadata).await {
             // Given back by somebody who could not know that this process was only slow: so Directus must not keep the user.
             Err(WriteError::Refused(refusal)) if refusal.code == "reservation_gone" => {
@@ -392,7 +392,7 @@ impl Registrations {
         &self,
         user: UserId,
         address: &str,
-        made: &Made,
+        made: &ProvidedUser,
     ) -> Result<(), WriteError> {
         match self.0.register.reserved_for(user, address).await? {
             Some(reserved) => self
@@ -458,14 +458,14 @@ impl Registrations {
 
     async fn settle_one(
         &self,
-        one: &Reserved,
+        one: &ReservedRegistration,
         absent: &mut HashMap<UserId, Instant>,
     ) -> Result<(), WriteError> {
         let user = one.reservation.user;
         match self.0.standings.look_up(user, None).await {
             Ok(Standing::Known(person)) => {
                 let email = person.email.clone().unwrap_or_default();
-                let made = Made {
+                let made = ProvidedUser {
                     email,
                     first_name: person.first_name.clone(),
                     role: person.role_word(),
