@@ -3,8 +3,9 @@
 use genie_log::Log;
 
 use crate::{
-    app::{open_log, say},
+    cli::{output::say, runtime},
     config::Config,
+    store::read_log,
 };
 
 /// Proofs, as the command line and HTTP show them.
@@ -19,12 +20,7 @@ pub fn with_log(
     config: &Config,
     work: impl AsyncFnOnce(Log) -> Result<(), String>,
 ) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
-    runtime.block_on(async { work(open_log(config, true).await?.log).await })
+    runtime::run(async { work(read_log(config).await?).await })
 }
 
 /// Prints the key that this log's signed heads are verified with.

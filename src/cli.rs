@@ -6,8 +6,14 @@ use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
 use crate::{
-    app, audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, torture,
+    audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, serve,
+    socket::requests::NewInvites,
 };
+
+/// What commands print.
+pub mod output;
+/// The runtime of a command.
+pub mod runtime;
 
 #[derive(Parser)]
 #[command(
@@ -39,7 +45,7 @@ enum Command {
         json: bool,
     },
     /// Make invites and print their codes; may run beside the server
-    Invite(invite::NewInvites),
+    Invite(NewInvites),
     /// Bring in what another system held
     #[command(subcommand)]
     Import(credential_import::ImportCommand),
@@ -53,8 +59,6 @@ enum Command {
     /// Export or import the log
     #[command(subcommand)]
     Log(log_transfer::LogCommand),
-    /// Prove on this machine, with this Postgres and this model server, that nothing is lost when things break
-    Torture(torture::Options),
 }
 
 #[derive(Subcommand)]
@@ -82,10 +86,9 @@ pub fn run() -> ExitCode {
         Err(wrong) => return fail(wrong),
     };
     let done = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => app::serve(config),
+        Command::Serve => serve::run(config),
         Command::Config => {
-            use std::io::Write;
-            let _ = writeln!(std::io::stdout(), "{}", config.in_force()); // whoever reads may stop in the middle
+            output::say(&config.in_force());
             Ok(())
         }
         Command::Audit {
@@ -104,7 +107,6 @@ pub fn run() -> ExitCode {
         Command::Forget(options) => forgetting::command::forget(&config, options),
         Command::RestoreCheck => forgetting::command::check_restored(&config),
         Command::Log(command) => log_transfer::run(&config, command),
-        Command::Torture(options) => torture::run(&config, options),
         Command::Audit {
             what: Some(what), ..
         } => match what {

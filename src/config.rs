@@ -102,7 +102,8 @@ impl Config {
         Self::read(given)
     }
 
-    fn read(given: BTreeMap<String, String>) -> Result<Self, BadConfig> {
+    /// Reads settings that are given by name.
+    pub fn read(given: BTreeMap<String, String>) -> Result<Self, BadConfig> {
         let mut read = Reader {
             given: &given,
             wrong: unknown_names(&given),

@@ -10,12 +10,17 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use genie_actors::{credentials::Credentials, users::Users};
-use genie_log::{Log, Opened};
-use serde::{Deserialize, Serialize};
+use genie_actors::{credentials::Credentials, users::Users, vault::Vault};
+use genie_log::{Clock, Log, Opened};
 use serde_json::Value;
 
-use crate::{app, config::Config, socket};
+use crate::{
+    cli::{output::say, runtime},
+    config::Config,
+    socket::{client, requests::CredentialBatch},
+    store::{lock_store, open_log},
+    tier_limits,
+};
 
 /// Takes lines in.
 pub mod importer;
@@ -56,13 +61,6 @@ pub struct Options {
     rejected: Option<PathBuf>,
 }
 
-/// Lines as they are sent to a server.
-#[derive(Serialize, Deserialize)]
-pub struct Batch {
-    /// In order.
-    pub lines: Vec<Line>,
-}
-
 /// Takes them in, and says of each what became of it.
 pub fn run(
     config: Config,
@@ -74,11 +72,7 @@ pub fn run(
         .as_deref()
         .map(Rejected::create)
         .transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
+    let runtime = runtime::start()?;
     let io = runtime.handle().clone();
     // Without a server, users' actors run here.
     let system = actix::System::with_tokio_rt(move || runtime);
@@ -126,8 +120,7 @@ enum Way {
     /// This process, which has the store's lock.
     Here {
         log: Log,
-        users: Users,
-        vault: Credentials,
+        credentials: Credentials,
         _only_process: Option<File>,
     },
 }
@@ -163,7 +156,7 @@ impl Import {
         }
         let mut outcomes = match lines.is_empty() {
             true => vec![].into_iter(),
-            false => self.send(Batch { lines }).await?.into_iter(),
+            false => self.send(CredentialBatch { lines }).await?.into_iter(),
         };
         for (number, bytes, name) in numbered {
             let outcome = match &name {
@@ -211,13 +204,13 @@ impl Import {
                 return Err(format!("stopped at line {number}: {reason}; {AGAIN}"));
             }
         };
-        app::say(&format!("line {number}: {said}"));
+        say(&format!("line {number}: {said}"));
         Ok(())
     }
 
-    async fn send(&mut self, batch: Batch) -> Result<Vec<Outcome>, String> {
+    async fn send(&mut self, batch: CredentialBatch) -> Result<Vec<Outcome>, String> {
         if !matches!(self.way, Way::Here { .. }) {
-            match socket::ask(&self.config, ROUTE, &batch)
+            match client::ask(&self.config, ROUTE, &batch)
                 .await
                 .map_err(|reason| format!("{reason}; {AGAIN}"))?
             {
@@ -232,18 +225,17 @@ impl Import {
             }
         }
         let Way::Here {
-            log, users, vault, ..
+            log, credentials, ..
         } = &self.way
         else {
             return Err("nobody takes lines in".to_owned());
         };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
-        let (log, users, vault) = (log.clone(), users.clone(), vault.clone());
+        let (log, credentials) = (log.clone(), credentials.clone());
         let taken = self.io.spawn(async move {
             Importer {
                 log: &log,
-                users: &users,
-                vault: &vault,
+                credentials: &credentials,
                 key: &key,
             }
             .take(batch.lines)
@@ -257,19 +249,18 @@ impl Import {
     /// As at a server's start.
     async fn open_here(&self) -> Result<Way, String> {
         self.config.original_key().ok_or(KEY_MISSING)?;
-        let only_process = app::lock_store(&self.config)?;
-        let limits = app::read_limits(&self.config)?;
+        let only_process = lock_store(&self.config)?;
+        let limits = tier_limits::read(&self.config)?;
         let config = self.config.clone();
         let opened = self
             .io
-            .spawn(async move { app::open_log(&config, false).await });
+            .spawn(async move { open_log(&config, Clock::system(), false).await });
         let Opened { log, vault } = opened
             .await
             .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
         let users = Users::new(log.clone(), limits, vec![actix::Arbiter::new().handle()]);
         Ok(Way::Here {
-            vault: Credentials::new(log.clone(), vault),
-            users,
+            credentials: Credentials::new(log.clone(), users, Vault::new(vault)),
             log,
             _only_process: only_process,
         })
@@ -295,7 +286,7 @@ impl Import {
         match (done, rejected) {
             (Err(reason), _) => Err(format!("{counted}; {reason}")),
             (Ok(()), 0) => {
-                app::say(&counted);
+                say(&counted);
                 Ok(())
             }
             (Ok(()), _) => Err(counted),
@@ -304,7 +295,7 @@ impl Import {
 }
 
 fn outcomes_of(mut answer: Value) -> Result<Vec<Outcome>, String> {
-    serde_json::from_value(answer["data"].take()).map_err(|_| socket::NOT_UNDERSTOOD.to_owned())
+    serde_json::from_value(answer["data"].take()).map_err(|_| client::NOT_UNDERSTOOD.to_owned())
 }
 
 /// The lines of a file, one at a time.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs::File, path::Path};
 
 use clap::Subcommand;
 use genie_log::{
-    Log, MasterKeys, Opened,
+    Clock, Log, MasterKeys, Opened,
     keys::{
         masters::is_id,
         rotation::{Place, Step},
@@ -14,9 +14,13 @@ use genie_log::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    app::{lock_store, open_log, say},
+    cli::{output::say, runtime},
     config::Config,
-    socket,
+    socket::{
+        client,
+        requests::{KeyList, KeyRequest},
+    },
+    store::{lock_store, open_log},
 };
 
 /// Where the ring is: the environment, or a file that changes as a whole.
@@ -24,7 +28,7 @@ pub mod file;
 /// What a server does when it is asked, and its ring while it runs.
 pub mod server;
 
-use server::{Asked, Listed, perform};
+use server::perform;
 
 /// How often a rotation goes through all data keys before it says that more keep coming.
 const PASSES: u32 = 5;
@@ -52,12 +56,7 @@ pub enum KeysCommand {
 
 /// Does it.
 pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
-    runtime.block_on(async {
+    runtime::run(async {
         let mut keeper = Keeper { config, here: None };
         match command {
             KeysCommand::List => list(&mut keeper).await,
@@ -80,9 +79,9 @@ struct Here {
 }
 
 impl Keeper<'_> {
-    async fn ask<T: DeserializeOwned>(&mut self, asked: Asked) -> Result<T, String> {
+    async fn ask<T: DeserializeOwned>(&mut self, asked: KeyRequest) -> Result<T, String> {
         let answer = match self.here.is_none() {
-            true => socket::ask(self.config, "/keys", &asked)
+            true => client::ask(self.config, "/keys", &asked)
                 .await?
                 .map(|mut answer| answer["data"].take()),
             false => None,
@@ -91,7 +90,7 @@ impl Keeper<'_> {
             Some(answer) => answer,
             None => perform(&self.here().await?.log, None, asked).await?,
         };
-        serde_json::from_value(answer).map_err(|_| socket::NOT_UNDERSTOOD.to_owned())
+        serde_json::from_value(answer).map_err(|_| client::NOT_UNDERSTOOD.to_owned())
     }
 
     async fn here(&mut self) -> Result<&Here, String> {
@@ -99,7 +98,7 @@ impl Keeper<'_> {
             Some(here) => here,
             None => {
                 let only_process = lock_store(self.config)?;
-                let Opened { log, .. } = open_log(self.config, false).await?;
+                let Opened { log, .. } = open_log(self.config, Clock::system(), false).await?;
                 Here {
                     log,
                     _only_process: only_process,
@@ -111,7 +110,7 @@ impl Keeper<'_> {
 }
 
 async fn list(keeper: &mut Keeper<'_>) -> Result<(), String> {
-    let listed: Listed = keeper.ask(Asked::List).await?;
+    let listed: KeyList = keeper.ask(KeyRequest::List).await?;
     match file::path(keeper.config) {
         Some(path) => say(&format!("The ring is in {}", path.display())),
         None => say("The ring is in GENIE_MASTER_KEYS"),
@@ -137,7 +136,7 @@ async fn list(keeper: &mut Keeper<'_>) -> Result<(), String> {
 }
 
 async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> {
-    let listed: Listed = keeper.ask(Asked::List).await?;
+    let listed: KeyList = keeper.ask(KeyRequest::List).await?;
     let known: BTreeSet<&str> = listed
         .ring
         .iter()
@@ -167,7 +166,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
     };
     file::add(&path, &id, &entry)?;
     keeper
-        .ask::<Listed>(Asked::Reload)
+        .ask::<KeyList>(KeyRequest::Reload)
         .await
         .map_err(|reason| not_taken(&path, &reason))?;
     say(&format!(
@@ -188,7 +187,7 @@ fn next_id(known: &BTreeSet<&str>) -> String {
 }
 
 async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
-    let before: Listed = keeper.ask(Asked::List).await?;
+    let before: KeyList = keeper.ask(KeyRequest::List).await?;
     if before.ring.first() == Some(&before.current)
         && before.wrapped_by_others(&before.current) == 0
     {
@@ -198,8 +197,8 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         ));
         return Ok(());
     }
-    let to: String = keeper.ask(Asked::Begin).await?;
-    let mut listed: Listed = keeper.ask(Asked::List).await?;
+    let to: String = keeper.ask(KeyRequest::Begin).await?;
+    let mut listed: KeyList = keeper.ask(KeyRequest::List).await?;
     let (mut remain, mut unreadable) = (listed.wrapped_by_others(&to), BTreeSet::new());
     say(&format!(
         "master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"
@@ -208,7 +207,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         let mut from = Some(Place::default());
         while let Some(place) = from {
             let step: Step = keeper
-                .ask(Asked::Step {
+                .ask(KeyRequest::Step {
                     to: to.clone(),
                     from: place,
                 })
@@ -218,7 +217,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
             unreadable.extend(step.unreadable);
             from = step.next;
         }
-        listed = keeper.ask(Asked::List).await?;
+        listed = keeper.ask(KeyRequest::List).await?;
         remain = listed.wrapped_by_others(&to);
         if remain <= unreadable.len() as u64 {
             break; // else a server that had not heard of it went on wrapping by the old one
@@ -251,7 +250,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
 }
 
 async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
-    let listed: Listed = keeper.ask(Asked::List).await?;
+    let listed: KeyList = keeper.ask(KeyRequest::List).await?;
     let file = file::path(keeper.config);
     let in_file = match &file {
         Some(path) => file::in_file(path)?.has(id),
@@ -269,12 +268,12 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
         None if !is_known => return Err(format!("there is no master key `{id}`; genie keys list")),
         _ => {}
     }
-    let at: String = keeper.ask(Asked::Retire { id: id.to_owned() }).await?;
+    let at: String = keeper.ask(KeyRequest::Retire { id: id.to_owned() }).await?;
     match &file {
         Some(path) => {
             file::remove(path, id)?;
             keeper
-                .ask::<Listed>(Asked::Reload)
+                .ask::<KeyList>(KeyRequest::Reload)
                 .await
                 .map_err(|reason| not_taken(path, &reason))?;
             say(&format!(

@@ -12,7 +12,12 @@ use genie_log::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use crate::{app, config::Config, keys::file};
+use crate::{
+    cli::{output::say, runtime},
+    config::Config,
+    keys::file,
+    store::{lock_store, read_log},
+};
 
 /// The shortest passphrase of a new export.
 const SHORTEST: usize = 8;
@@ -40,16 +45,11 @@ pub struct Folder {
 
 /// Does it, and says what came of it.
 pub fn run(config: &Config, command: LogCommand) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| format!("the runtime can't be started: {error}"))?;
     let said = match command {
-        LogCommand::Export(folder) => runtime.block_on(write(config, &folder))?,
-        LogCommand::Import(folder) => runtime.block_on(take_in(config, &folder))?,
+        LogCommand::Export(folder) => runtime::run(write(config, &folder))?,
+        LogCommand::Import(folder) => runtime::run(take_in(config, &folder))?,
     };
-    app::say(&said);
+    say(&said);
     Ok(())
 }
 
@@ -62,7 +62,7 @@ async fn write(
 ) -> Result<String, String> {
     let is_new = !Export::is_begun(dir);
     let passphrase = passphrase(config, passphrase_file.as_deref(), is_new)?;
-    let log = app::open_log(config, true).await?.log;
+    let log = read_log(config).await?;
     let Exported { head, had } = export(&log, dir, &passphrase)
         .await
         .map_err(|error| error.to_string())?;
@@ -81,7 +81,7 @@ async fn take_in(
     }: &Folder,
 ) -> Result<String, String> {
     let passphrase = passphrase(config, passphrase_file.as_deref(), false)?;
-    let _only_process = app::lock_store(config)?;
+    let _only_process = lock_store(config)?;
     let masters = file::ring(config, true).await?; // an export is read with the keys it was written with: none are made
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
     let Imported { head, had } = import(&config.target(), &masters, &export)

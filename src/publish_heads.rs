@@ -8,11 +8,17 @@ use std::{
     time::Duration,
 };
 
-use genie_log::signed_heads::{Notes, PublicHeadKey, SignedHead};
+use genie_log::{
+    Election, Log,
+    head_signer::{self, Sealing},
+    signed_heads::{Notes, PublicHeadKey, SignedHead},
+};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
+
+use crate::config::Config;
 
 /// How long a webhook may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -21,10 +27,29 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Starts the signing of heads over the log, and keeps them outside the store where that is configured.
+pub async fn start_sealing(
+    config: &Config,
+    log: &Log,
+    election: Election,
+) -> Result<Sealing, String> {
+    let sealing = head_signer::start(log, election, config.seal_every)
+        .await
+        .map_err(|error| error.to_string())?;
+    let key = log.head_key().await.map_err(|error| error.to_string())?;
+    start(
+        &sealing.heads,
+        &key.public(),
+        config.heads_file.as_deref(),
+        config.heads_webhook.as_ref(),
+    )?;
+    Ok(sealing)
+}
+
 type Heads = watch::Receiver<Option<SignedHead>>;
 
 /// Starts what is configured. A file that can't be written, or that holds another log's heads, is an error.
-pub fn start(
+fn start(
     heads: &Heads,
     key: &PublicHeadKey,
     file: Option<&Path>,

@@ -106,7 +106,7 @@ impl Limiter {
     }
 
     /// Forgets keys that have all of their rate again; to be called now and then.
-    pub fn forget_the_idle(&self) {
+    pub fn forget_idle(&self) {
         self.counts.retain_recent();
         self.counts.shrink_to_fit();
     }
@@ -200,7 +200,7 @@ mod tests {
         let quick = Limiter::new("address", Rate::read("1000000/1s").unwrap());
         assert!((0..1000).all(|n| quick.count(n).retry_after.is_none()));
         while !quick.counts.is_empty() {
-            quick.forget_the_idle(); // each has its rate again within a microsecond or so
+            quick.forget_idle(); // each has its rate again within a microsecond or so
         }
     }
 }

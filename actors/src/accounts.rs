@@ -19,6 +19,7 @@ use genie_log::{
     sessions::{NewSession, Refresh, Refreshed},
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
@@ -73,6 +74,12 @@ pub struct NewFamily {
     pub seconds: i64,
 }
 
+/// The outcome of a sync, as it is kept with its request.
+#[derive(Serialize, Deserialize)]
+struct SyncOutcome {
+    changed: bool,
+}
+
 /// A link to set a new password, as it is shown once.
 pub struct NewResetLink {
     /// The token.
@@ -94,36 +101,37 @@ impl Accounts {
         }
     }
 
-    /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
-    /// logged out in the same append. The outcome's `changed` says whether it was not so before.
+    /// Makes an account what another system says it is. A user who is suspended by it is logged out in the same append. Answers
+    /// whether anything changed, and the position that reads must reach to see it.
     pub async fn sync(
         &self,
         user: UserId,
-        wanted: AccountSync,
+        sync: AccountSync,
         context: impl Into<CommandContext>,
-    ) -> Result<Receipt, WriteError> {
-        self.plan(user, context, move |state, now| {
-            let changes = state.decide(
-                now,
-                UserCommand::account(LifecycleCommand::Sync(wanted.clone())),
-            )?;
-            let suspends = changes
-                .iter()
-                .any(|change| change.event == Event::Account(AccountEvent::Suspended));
-            let work = if suspends {
-                vec![Work::EndSessions { user, but: None }]
-            } else {
-                vec![]
-            };
-            let outcome = json!({"changed": !changes.is_empty()});
-            Ok(Plan {
-                changes,
-                work,
-                outcome,
-                ..Plan::default()
+    ) -> Result<(bool, u64), WriteError> {
+        let receipt = self
+            .plan(user, context, move |state, now| {
+                let sync = UserCommand::account(LifecycleCommand::Sync(sync.clone()));
+                let changes = state.decide(now, sync)?;
+                let suspended = Event::Account(AccountEvent::Suspended);
+                let work = if changes.iter().any(|change| change.event == suspended) {
+                    vec![Work::EndSessions { user, but: None }]
+                } else {
+                    vec![]
+                };
+                let synced = SyncOutcome {
+                    changed: !changes.is_empty(),
+                };
+                Ok(Plan {
+                    changes,
+                    work,
+                    outcome: json!(synced),
+                    ..Plan::default()
+                })
             })
-        })
-        .await
+            .await?;
+        let synced: SyncOutcome = receipt.outcome("a synced account")?;
+        Ok((synced.changed, receipt.position))
     }
 
     /// The hash of a user's password and its version.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use genie_events::{BlobId, JobId, User, UserCommand, UserId, account::Onboarding};
+use genie_events::{BlobId, JobId, Metadata, User, UserCommand, UserId, account::Onboarding};
 use genie_log::{Log, Work};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -45,18 +45,10 @@ impl OnboardingSteps {
     }
 
     /// Refuses an upload that would not be taken, so that nobody sends one for nothing. [`Self::queue`] decides again.
-    pub async fn check_upload(
-        &self,
-        user: UserId,
-        context: CommandContext,
-    ) -> Result<(), WriteError> {
-        let context = CommandContext {
-            key: None,
-            ..context
-        };
+    pub async fn check_upload(&self, user: UserId, metadata: Metadata) -> Result<(), WriteError> {
         let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
         self.users
-            .plan(user, None, context, Arc::new(planner))
+            .plan(user, None, metadata, Arc::new(planner))
             .await
             .map(drop)
     }

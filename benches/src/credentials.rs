@@ -119,7 +119,7 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
     let bare = Bare::beside(ground, &node.log).await?;
     let mut credentials = Vec::with_capacity(CALLERS);
     for user in ground.register(&node.log, CALLERS).await {
-        credentials.push(store(&node, &vault, user).await?);
+        credentials.push(store(&vault, user).await?);
     }
     let (mut ratios, mut all_ours, mut all_bare, mut all_commands) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -131,7 +131,7 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
         let ours = times(
             credentials
                 .iter()
-                .map(|credential| reveals(node.clone(), vault.clone(), *credential)),
+                .map(|credential| reveals(vault.clone(), *credential)),
         )
         .await?;
         let commands = times(creators.iter().map(|creator| asks(node.clone(), *creator))).await?;
@@ -184,7 +184,7 @@ async fn asks(node: Node, creator: Creator) -> Measured<Vec<Duration>> {
     Ok(times)
 }
 
-async fn store(node: &Node, vault: &Credentials, user: UserId) -> Measured<CredentialId> {
+async fn store(vault: &Credentials, user: UserId) -> Measured<CredentialId> {
     let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
     let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES)
         .map_err(|refusal| format!("{refusal:?}"))?;
@@ -196,17 +196,13 @@ async fn store(node: &Node, vault: &Credentials, user: UserId) -> Measured<Crede
         expires_at: None,
     });
     Ok(vault
-        .store(&node.users, user, Metadata::system(), target, secret)
+        .store(user, Metadata::system(), target, secret)
         .await?
         .id)
 }
 
 /// How long each reveal of one caller took.
-async fn reveals(
-    node: Node,
-    vault: Credentials,
-    credential: CredentialId,
-) -> Measured<Vec<Duration>> {
+async fn reveals(vault: Credentials, credential: CredentialId) -> Measured<Vec<Duration>> {
     let (caller, mut times) = (Caller::shared_secret("bench"), Vec::with_capacity(REVEALS));
     for _ in 0..REVEALS {
         let (named, purpose) = (
@@ -220,7 +216,7 @@ async fn reveals(
             purpose,
         };
         let began = Instant::now();
-        let revealed = vault.reveal(&node.users, &caller, ask).await?;
+        let revealed = vault.reveal(&caller, ask).await?;
         times.push(began.elapsed());
         if revealed.plaintext.expose().len() < EVENT_BYTES {
             return Err("a reveal did not give the secret".into());

@@ -2,7 +2,7 @@
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
-use genie_actors::{credentials::Credentials, users::Users};
+use genie_actors::{credentials::Credentials, users::Users, vault::Vault};
 use genie_events::{
     CredentialId, Limits, Metadata, UserCommand, UserId,
     credential::{CredentialKind, SealedSecret},
@@ -89,7 +89,8 @@ impl Ground {
             users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()),
             log: log.clone(),
         };
-        Ok((node, Credentials::new(log, vault)))
+        let users = node.users.clone();
+        Ok((node, Credentials::new(log, users, Vault::new(vault))))
     }
 
     /// Registers users.

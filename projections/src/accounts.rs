@@ -86,20 +86,20 @@ impl Projection for Projector {
     }
 }
 
-fn insert<'q>(seen: &Seen<'_>, who: ExternalAccount) -> Asked<'q> {
+fn insert<'q>(seen: &Seen<'_>, account: ExternalAccount) -> Asked<'q> {
     sqlx::query(
         "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(seen.user())
-    .bind(if who.active { "active" } else { "suspended" })
-    .bind(who.role)
-    .bind(i64::from(who.admin))
-    .bind(who.tier.as_str())
-    .bind(who.onboarding.as_str())
+    .bind(if account.active { "active" } else { "suspended" })
+    .bind(account.role)
+    .bind(i64::from(account.admin))
+    .bind(account.tier.as_str())
+    .bind(account.onboarding.as_str())
     // An account without an e-mail holds a sealed empty text, which looks like any other.
-    .bind(seen.seal("accounts.email", who.email.as_deref().unwrap_or_default()))
-    .bind(seen.seal_option("accounts.first_name", who.first_name.as_deref()))
+    .bind(seen.seal("accounts.email", account.email.as_deref().unwrap_or_default()))
+    .bind(seen.seal_option("accounts.first_name", account.first_name.as_deref()))
     .bind(seen.at().0)
 }
 

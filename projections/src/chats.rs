@@ -13,7 +13,7 @@ use crate::projection::{Projection, Seen, Tx, open, read};
 
 pub(crate) struct Projector;
 
-/// What the row of an answer holds beside its text.
+/// The part of an answer's row beside its text.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct AnswerDetail {
     pub model: String,

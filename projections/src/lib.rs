@@ -4,7 +4,7 @@
 
 /// How far the projections have come, whichever node moves them.
 pub mod progress;
-/// What every projection is, and the task that drives one.
+/// The trait of every projection, and the task that drives one.
 pub mod projection;
 /// Starts all projections, and serves the reads that wait for them.
 pub mod read_side;
@@ -14,7 +14,6 @@ pub mod accounts;
 /// The metadata of every fact, readable without a key.
 pub mod audit;
 pub mod captions;
-/// Chat sessions and their messages.
 pub mod chats;
 /// The credentials, never their secrets.
 pub mod credentials;

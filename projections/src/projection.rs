@@ -1,4 +1,4 @@
-//! What every projection is, and the task that drives one, on the leader only.
+//! The trait of every projection, and the task that drives one, on the leader only.
 //!
 //! Invariant: rows and checkpoint go in one transaction, which checks the term and moves the
 //! checkpoint by compare-and-set. So no fact is applied twice.
@@ -403,7 +403,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T
 /// Opens a sealed column for a reader. A failure is the server's fault, never the caller's.
 pub(crate) fn open(keys: &UserKeys, column: &str, sealed: &[u8]) -> Result<String, LogError> {
     keys.open_text(column, sealed)
-        .map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
+        .map_err(|reason| LogError::Statement(format!("{column} cannot be opened: {reason}")))
 }
 
 pub(crate) fn open_option(

@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{Log, keys::hex, merkle_proof::Proof, merkle_tree::Hash};
 use serde_json::{Value, json};
 
-use crate::app::say;
+use crate::cli::output::say;
 
 /// Prints one, as JSON.
 pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), String> {

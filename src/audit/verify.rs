@@ -14,7 +14,7 @@ use genie_log::{
     verify::{CantVerify, Verified},
 };
 
-use crate::{app::say, audit, config::Config, log_transfer};
+use crate::{audit, cli::output::say, config::Config, log_transfer};
 
 /// What is to be checked, and against what.
 #[derive(Args)]

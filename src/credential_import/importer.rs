@@ -4,7 +4,6 @@
 use genie_actors::{
     CommandContext, WriteError,
     credentials::{Credentials, Plaintext, StoreTarget, StoredCredential},
-    users::Users,
 };
 use genie_events::{
     CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists,
@@ -46,10 +45,8 @@ pub enum Outcome {
 pub struct Importer<'a> {
     /// The log.
     pub log: &'a Log,
-    /// Users' actors.
-    pub users: &'a Users,
     /// Secrets.
-    pub vault: &'a Credentials,
+    pub credentials: &'a Credentials,
     /// The original's key.
     pub key: &'a OriginalKey,
 }
@@ -108,8 +105,8 @@ impl Importer<'_> {
             platform_username,
             over,
         };
-        self.vault
-            .store(self.users, line.user, asking, target, secret)
+        self.credentials
+            .store(line.user, asking, target, secret)
             .await
     }
 

@@ -4,10 +4,10 @@
 use std::{fs::File, path::PathBuf, time::Duration};
 
 use clap::Args;
-use genie_actors::{credentials::Credentials, forgetting::Forgetter, registration::Registrar};
+use genie_actors::{forgetting::Forgetter, registration::Registrar, vault::Vault};
 use genie_events::{Metadata, UserId, account::ForgottenBy};
 use genie_log::{
-    Election, Log, Opened,
+    Clock, Election, Log, Opened,
     forgetting::{Forgetting, Stage},
 };
 use genie_projections::ReadSide;
@@ -18,7 +18,15 @@ use super::{
     Eraser, Ledger,
     verify::{Fingerprints, Places},
 };
-use crate::{app, blobs::Blobs, config::Config, http::forgetting::Whom, socket};
+use crate::{
+    blobs::Blobs,
+    cli::{output::say, runtime},
+    config::Config,
+    identity::directus::Directus,
+    publish_heads,
+    socket::{client, requests::ForgetRequest},
+    store::{lock_store, open_log, read_log},
+};
 
 /// How long a command waits until nothing is left. It goes on afterwards, by the server or by the next command.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,28 +49,18 @@ pub struct Options {
     rewrite: bool,
 }
 
-fn with_runtime<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    runtime
-        .map_err(|error| format!("the runtime can't be started: {error}"))?
-        .block_on(work)
-}
-
 /// `genie forget`
 pub fn forget(config: &Config, options: Options) -> Result<(), String> {
-    with_runtime(async {
+    runtime::run(async {
         let user = options.user;
         let places = Places::of(config, options.postgres_data);
         let before = match options.verify {
             true => Some(look_before(config, &places, user).await?),
             false => None,
         };
-        match socket::ask(config, "/forget", &Whom { user }).await? {
+        match client::ask(config, "/forget", &ForgetRequest { user }).await? {
             Some(_) => {
-                let log = app::open_log(config, true).await?.log;
+                let log = read_log(config).await?;
                 tell(&wait(&log, user).await?);
                 log.store().close().await;
             }
@@ -79,10 +77,10 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
             }
         }
         let Some(before) = before else { return Ok(()) };
-        let log = app::open_log(config, true).await?.log;
+        let log = read_log(config).await?;
         let report = before.look_again(&log, &places, options.rewrite).await;
         log.store().close().await;
-        app::say(&report?);
+        say(&report?);
         Ok(())
     })
 }
@@ -93,11 +91,11 @@ async fn look_before(
     places: &Places,
     user: UserId,
 ) -> Result<Fingerprints, String> {
-    let log = app::open_log(config, true).await?.log;
+    let log = read_log(config).await?;
     let fingerprints = Fingerprints::take(&log, places, user).await;
     log.store().close().await;
     let fingerprints = fingerprints?;
-    app::say(&fingerprints.found_before());
+    say(&fingerprints.found_before());
     Ok(fingerprints)
 }
 
@@ -122,19 +120,19 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
 }
 
 fn tell(one: &Forgetting) {
-    app::say(&format!(
+    say(&format!(
         "user {} is forgotten, at position {}; nothing is left. The certificate:\n",
         one.user, one.position
     ));
-    app::say(one.certificate.as_deref().unwrap_or("none"));
+    say(one.certificate.as_deref().unwrap_or("none"));
 }
 
 /// `genie restore-check`
 pub fn check_restored(config: &Config) -> Result<(), String> {
-    let back: Vec<UserId> = with_runtime(async {
-        if let Some(mut answer) = socket::ask(config, "/restore-check", &json!({})).await? {
+    let back: Vec<UserId> = runtime::run(async {
+        if let Some(mut answer) = client::ask(config, "/restore-check", &json!({})).await? {
             return serde_json::from_value(answer["data"].take())
-                .map_err(|_| socket::NOT_UNDERSTOOD.to_owned());
+                .map_err(|_| client::NOT_UNDERSTOOD.to_owned());
         }
         let node = Node::start(config).await?;
         let back = node.eraser.apply_ledger().await;
@@ -147,12 +145,12 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
         back
     })?;
     for user in &back {
-        app::say(&format!(
+        say(&format!(
             "user {user} had been forgotten and was back: forgotten again"
         ));
     }
     if back.is_empty() {
-        app::say(&format!(
+        say(&format!(
             "nobody who stands in {} is back",
             config.forgotten_file.display()
         ));
@@ -171,17 +169,17 @@ struct Node {
 
 impl Node {
     async fn start(config: &Config) -> Result<Self, String> {
-        let _only_process = app::lock_store(config)?;
-        let Opened { log, vault } = app::open_log(config, false).await?;
+        let _only_process = lock_store(config)?;
+        let Opened { log, vault } = open_log(config, Clock::system(), false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
         let election = log
             .stand_for_election(&name)
             .await
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
-        let _ = app::start_sealing(config, &log, election.clone()).await?;
-        let register = Registrar::new(log.clone(), Credentials::new(log.clone(), vault));
-        let directus = app::directus(config, &log, register)?;
+        let _ = publish_heads::start_sealing(config, &log, election.clone()).await?;
+        let register = Registrar::new(log.clone(), Vault::new(vault));
+        let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
         let forget = Forgetter::new(log.clone(), None);
         let ledger = Ledger::open(&config.forgotten_file)?;

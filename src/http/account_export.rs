@@ -3,11 +3,7 @@
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
 
-use std::{
-    collections::HashSet,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::pin::Pin;
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -21,8 +17,7 @@ use genie_actors::{
     credentials::{CredentialRef, RevealRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, SessionId, UserCommand, UserId,
-    account::ProfileCommand,
+    JobId, RefusalKind, SessionId, UserId,
     credential::CredentialKind,
     job::{Job, JobEvent},
     user::reveal::RevealRight,
@@ -34,6 +29,7 @@ use tracing::{error, info};
 
 use crate::{
     app::App,
+    exports::RunningExport,
     http::{
         accounts, body::Body, caller::UserCaller, captions, chats, credentials, error::ApiError,
         events, jobs, password_check::Password, request, response, usage,
@@ -56,43 +52,6 @@ const READ_FROM: [&str; 6] = [
     "captions",
 ];
 
-/// Whose exports are under way on this node: one for each user.
-#[derive(Debug, Clone, Default)]
-pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
-
-impl Exports {
-    fn begin(&self, user: UserId) -> Result<Running, ApiError> {
-        match self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(user)
-        {
-            true => Ok(Running {
-                user,
-                all: self.clone(),
-            }),
-            false => Err(ApiError::ExportRunning),
-        }
-    }
-}
-
-/// One that is under way, until it goes: at its end, or when its reader went away.
-struct Running {
-    user: UserId,
-    all: Exports,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.all
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
-    }
-}
-
 /// `GET /api/me/export`: without secrets.
 pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
     export(app, user, false).await
@@ -112,11 +71,10 @@ pub async fn with_secrets(
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
-    let exported = UserCommand::account(ProfileCommand::Export { secrets });
     let position = app
         .write
-        .users
-        .ask(id, user.caller.metadata(), exported)
+        .accounts
+        .export(id, secrets, user.caller.metadata())
         .await?
         .position;
     for projection in READ_FROM {
@@ -171,7 +129,7 @@ type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
 impl Export {
     /// The whole object. Nothing of it is read before its reader takes what came before.
-    fn document(self, running: Running) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
             let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);
@@ -266,13 +224,7 @@ impl Export {
             right: RevealRight::Own,
             purpose,
         };
-        match self
-            .app
-            .write
-            .vault
-            .reveal(&self.app.write.users, &self.caller, ask)
-            .await
-        {
+        match self.app.write.credentials.reveal(&self.caller, ask).await {
             Ok(revealed) => {
                 shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
                     .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;

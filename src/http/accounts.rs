@@ -80,10 +80,10 @@ pub async fn sync(
     if let Some(role) = &wanted.role {
         roles::check(&app, role).await?;
     }
-    let done = app.write.accounts.sync(user, wanted, asking).await?;
+    let (changed, position) = app.write.accounts.sync(user, wanted, asking).await?;
     Ok(response::written(
-        json!({"userId": user, "changed": done.outcome["changed"]}),
-        done.position,
+        json!({"userId": user, "changed": changed}),
+        position,
     ))
 }
 

@@ -4,8 +4,6 @@
 //! shows no credentials, what goes to a route that asks for none, and what shows credentials that are refused. So an office
 //! behind one address is not held up by one of its own, and servers with the right secret are not counted at all.
 
-use std::{net::IpAddr, time::Duration};
-
 use actix_web::{
     Error, HttpMessage, HttpRequest, HttpResponse, ResponseError,
     body::{EitherBody, MessageBody},
@@ -21,81 +19,32 @@ use genie_events::UserId;
 
 use crate::{
     app::App,
-    config::Config,
     http::{
         caller::SECRET_HEADER,
         error::{ApiError, DirectusError},
-        request,
+        request, routes,
     },
-    rate_limiter::{Limiter, Standing},
+    rate_limiter::Standing,
 };
 
 /// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.
 const MAX_HEADERS: usize = 32 * 1024;
-/// How often idle counts are forgotten.
-const SWEEP: Duration = Duration::from_secs(30);
-/// Never counted: whoever watches a server must always be answered.
-const WATCHED: [&str; 2] = ["/healthz", "/readyz"];
-/// The routes that ask for no caller: there the address is counted whatever is shown.
-const OPEN: [&str; 8] = [
-    "/auth/login",
-    "/auth/refresh",
-    "/auth/logout",
-    "/auth/password/reset",
-    "/auth/password/request",
-    "/api/register",
-    "/api/queue/stats",
-    "/api/openapi.json",
-];
-
-/// The rates of users and addresses; `None` where a rate is off.
-pub struct Admission {
-    users: Option<Limiter>,
-    addresses: Option<Limiter>,
-}
-
-impl Admission {
-    pub fn new(config: &Config) -> Self {
-        Self {
-            users: config
-                .rate_limit_user
-                .map(|rate| Limiter::new("user", rate)),
-            addresses: config
-                .rate_limit_address
-                .map(|rate| Limiter::new("address", rate)),
-        }
-    }
-
-    /// Forgets idle counts for ever; to be spawned.
-    pub async fn sweep(app: Data<App>) {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            let Admission { users, addresses } = &app.admission;
-            users
-                .iter()
-                .chain(addresses)
-                .for_each(Limiter::forget_the_idle);
-        }
-    }
-}
 
 /// To be called for a user who was proven, once in a request.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
-    let Some(users) = &app.admission.users else {
-        return Ok(());
-    };
     if request.extensions().contains::<Standing>() {
         return Ok(()); // a handler may ask for its caller in two ways
     }
-    note(request, users.count(user))
+    match app.request_limits.count_user(user) {
+        Some(standing) => note(request, standing),
+        None => Ok(()),
+    }
 }
 
 fn count_address(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
-    match &app.admission.addresses {
-        Some(addresses) => note(
-            request,
-            addresses.count(network(request::client_address(request))),
-        ),
+    let address = request::client_address(request);
+    match app.request_limits.count_address(address) {
+        Some(standing) => note(request, standing),
         None => Ok(()),
     }
 }
@@ -106,14 +55,6 @@ fn note(request: &HttpRequest, standing: Standing) -> Result<(), ApiError> {
     standing
         .retry_after
         .map_or(Ok(()), |retry_after| Err(ApiError::TooFast { retry_after }))
-}
-
-/// Whoever has an IPv6 address has the 64 bits behind its network, too.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-    }
 }
 
 /// The middleware.
@@ -128,11 +69,12 @@ pub async fn admit<B: MessageBody + 'static>(
             .map(ServiceResponse::map_into_left_body);
     };
     let route = request.match_pattern();
-    let is_watched = route
+    let is_uncounted = route.as_deref().is_some_and(routes::is_uncounted);
+    let asks_for_a_caller = route
         .as_deref()
-        .is_some_and(|route| WATCHED.contains(&route));
-    let asks_for_a_caller = route.as_deref().is_some_and(|route| !OPEN.contains(&route));
-    let is_by_address = !(is_watched || asks_for_a_caller && shows_credentials(request.headers()));
+        .is_some_and(|route| !routes::is_public(route));
+    let has_credentials = asks_for_a_caller && shows_credentials(request.headers());
+    let is_by_address = !(is_uncounted || has_credentials);
     let admitted = match bytes(request.headers()) {
         ..=MAX_HEADERS if is_by_address => count_address(&app, request.request()),
         ..=MAX_HEADERS => Ok(()),
@@ -192,47 +134,4 @@ fn bytes(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use serde_json::Value;
-
-    use super::*;
-
-    #[test]
-    fn the_open_routes_are_those_that_the_document_says_anybody_may_call() {
-        let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
-        let is_open = |operation: &Value| {
-            let ways = operation["security"].as_array();
-            ways.is_some_and(|ways| {
-                ways.is_empty()
-                    || ways
-                        .iter()
-                        .any(|way| way.as_object().is_some_and(|way| way.is_empty()))
-            })
-        };
-        let mut told: BTreeSet<&str> = document["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(_, item)| item.as_object().unwrap().values().any(is_open))
-            .map(|(path, _)| path.as_str())
-            .collect();
-        told.insert("/auth/password/request"); // only there when Directus is the identity, and then passed on
-        assert_eq!(
-            told,
-            OPEN.into_iter().chain(WATCHED).collect(),
-            "left: by openapi.json; right: OPEN and WATCHED"
-        );
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_address() {
-        let network = |text: &str| network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(network("192.0.2.7"), "192.0.2.7");
-    }
 }

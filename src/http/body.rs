@@ -12,7 +12,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::http::{MAX_BODY, error::ApiError, idempotency::BodyHash};
+use crate::http::{error::ApiError, idempotency::BodyHash};
+
+/// The largest JSON body, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
 
 /// How long a body may take.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -1,5 +1,5 @@
 //! Who is calling (contract, section 1): a handler's parameter says who may. It is made here or the request is refused, so that a
-//! handler which forgets one has nobody to ask the write side for. What a request shows of its sender is read in `shown`.
+//! handler which forgets one has nobody to ask the write side for. `authenticate` reads what a request shows of its sender.
 
 use std::{future::Future, marker::PhantomData, pin::Pin};
 
@@ -44,13 +44,13 @@ pub enum AnyCaller<W = NoScope> {
 /// A server or worker: a holder of the shared secret, or of a service key with one of the wanted scopes.
 pub struct ServerCaller<W> {
     pub caller: Caller,
-    wanted: PhantomData<W>,
+    scopes: PhantomData<W>,
 }
 
 /// An administrator in person, a holder of the shared secret, or of a service key with one of the wanted scopes.
 pub struct Operator<W = NoScope> {
     pub caller: Caller,
-    wanted: PhantomData<W>,
+    scopes: PhantomData<W>,
 }
 
 /// Whoever is somebody.
@@ -59,26 +59,29 @@ pub struct Somebody;
 /// A user in person on a route of Directus' own contract: an expired token has a code of its own there.
 pub struct DirectusUser(pub UserCaller);
 
-/// The same, or an administrator who acts for them.
+/// An administrator in person on a route of Directus' own contract.
+pub struct DirectusAdmin(pub Caller);
+
+/// The same as `DirectusUser`, or an administrator who acts for the user.
 pub struct DirectusActingUser(pub ActingUser);
 
-/// Which scopes of service keys open a route; the first is named to whoever has none of them.
-pub trait Wanted: 'static {
+/// The scopes of service keys that open a route. A key without any of them is told the first.
+pub trait Opens: 'static {
     const SCOPES: &'static [Scope];
 }
 
-macro_rules! wanted {
+macro_rules! scopes {
     ($( $(#[$doc:meta])* $name:ident = [$($scope:ident),*]; )+) => {
         $(
             $(#[$doc])*
             pub struct $name;
-            impl Wanted for $name {
+            impl Opens for $name {
                 const SCOPES: &'static [Scope] = &[$(Scope::$scope),*];
             }
         )+
     };
 }
-wanted! {
+scopes! {
     /// No service key opens it.
     NoScope = [];
     ReadsEvents = [EventsRead, EventsReadPersonal];
@@ -89,13 +92,13 @@ wanted! {
 }
 
 /// Lets a service key pass that has one of the wanted scopes.
-fn with_scope<W: Wanted>(key: Caller) -> Result<Caller, ApiError> {
-    match W::SCOPES.iter().any(|scope| key.has_scope(*scope)) {
-        true => Ok(key),
-        false => Err(W::SCOPES
-            .first()
-            .map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(*scope))),
+fn with_scope<W: Opens>(key: Caller) -> Result<Caller, ApiError> {
+    if W::SCOPES.iter().any(|scope| key.has_scope(*scope)) {
+        return Ok(key);
     }
+    Err(W::SCOPES
+        .first()
+        .map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(*scope)))
 }
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
@@ -160,12 +163,12 @@ impl Admitted for SecretCaller {
     }
 }
 
-impl<W: Wanted> Admitted for AnyCaller<W> {
+impl<W: Opens> Admitted for AnyCaller<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         let server = |caller| {
             Self::Server(ServerCaller {
                 caller,
-                wanted: PhantomData,
+                scopes: PhantomData,
             })
         };
         if let Some(holder) = authenticate::secret_holder(request)? {
@@ -182,7 +185,7 @@ impl<W: Wanted> Admitted for AnyCaller<W> {
     }
 }
 
-impl<W: Wanted> Admitted for ServerCaller<W> {
+impl<W: Opens> Admitted for ServerCaller<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         let caller = match (
             authenticate::secret_holder(request)?,
@@ -197,12 +200,12 @@ impl<W: Wanted> Admitted for ServerCaller<W> {
         };
         Ok(Self {
             caller,
-            wanted: PhantomData,
+            scopes: PhantomData,
         })
     }
 }
 
-impl<W: Wanted> Admitted for Operator<W> {
+impl<W: Opens> Admitted for Operator<W> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         let caller = match authenticate::secret_holder(request)? {
             Some(holder) => holder,
@@ -215,7 +218,7 @@ impl<W: Wanted> Admitted for Operator<W> {
         };
         Ok(Self {
             caller,
-            wanted: PhantomData,
+            scopes: PhantomData,
         })
     }
 }
@@ -232,6 +235,13 @@ impl Admitted for Somebody {
 impl Admitted for DirectusUser {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         UserCaller::admit(request).await.map(Self)
+    }
+}
+
+impl Admitted for DirectusAdmin {
+    async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
+        let AdminCaller(caller) = AdminCaller::admit(request).await?;
+        Ok(Self(caller))
     }
 }
 
@@ -259,10 +269,11 @@ from_request! {
     [] ActingUser => ApiError;
     [] AdminCaller => ApiError;
     [] SecretCaller => ApiError;
-    [W: Wanted] AnyCaller<W> => ApiError;
-    [W: Wanted] ServerCaller<W> => ApiError;
-    [W: Wanted] Operator<W> => ApiError;
+    [W: Opens] AnyCaller<W> => ApiError;
+    [W: Opens] ServerCaller<W> => ApiError;
+    [W: Opens] Operator<W> => ApiError;
     [] Somebody => ApiError;
     [] DirectusUser => DirectusError;
+    [] DirectusAdmin => DirectusError;
     [] DirectusActingUser => DirectusError;
 }

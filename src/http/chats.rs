@@ -70,7 +70,7 @@ pub async fn ask(
     }
     let mut asked = app
         .write
-        .supervisor
+        .chats
         .ask(id, session, body.message, user.caller.metadata())
         .await?;
     if let Ok(Some((failure, position))) =
@@ -210,7 +210,7 @@ async fn find(
     user: UserId,
     turn: TurnId,
 ) -> Result<Source, ApiError> {
-    if let Some(progress) = app.write.supervisor.feeds().find(turn, user) {
+    if let Some(progress) = app.write.chats.progress(turn, user) {
         return Ok(Source::Live(progress));
     }
     read_your_writes::wait(app, request, "chats", Some(user)).await?;
@@ -229,7 +229,7 @@ pub async fn stop(
 ) -> Result<HttpResponse, ApiError> {
     let turn = turn_id(&turn)?;
     let source = find(&app, &request, user.account.user, turn).await?;
-    app.write.supervisor.stop(turn).await?;
+    app.write.chats.stop(turn).await?;
     if let Source::Live(progress) = source {
         let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // either way it was told
     }

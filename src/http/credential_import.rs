@@ -11,14 +11,15 @@ use tracing::warn;
 
 use crate::{
     app::App,
-    credential_import::{Batch, KEY_MISSING, importer::Importer},
+    credential_import::{KEY_MISSING, importer::Importer},
     http::{body::Body, directus, error::ApiError, response},
+    socket::requests::CredentialBatch,
 };
 
 /// Takes them in.
 pub async fn credentials(
     app: Data<App>,
-    Body(batch): Body<Batch>,
+    Body(batch): Body<CredentialBatch>,
 ) -> Result<HttpResponse, ApiError> {
     let key = app
         .config
@@ -39,8 +40,7 @@ pub async fn credentials(
     }
     let importer = Importer {
         log: &app.log,
-        users: &app.write.users,
-        vault: &app.write.vault,
+        credentials: &app.write.credentials,
         key: &key,
     };
     Ok(response::ok(

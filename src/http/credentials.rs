@@ -60,8 +60,8 @@ pub async fn create_profile(
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     Ok(response::written(
         json!({"id": stored.id, "updated": stored.updated}),
@@ -113,8 +113,8 @@ pub async fn update_profile(
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     Ok(response::written(
         json!({"id": stored.id, "updated": true}),
@@ -140,8 +140,8 @@ pub async fn store(
     let (id, secret) = (credential_id(&body.id)?, body.credentials.plaintext()?);
     let stored = app
         .write
-        .vault
-        .store_for_owner(&app.write.users, &caller, asking, id, secret)
+        .credentials
+        .store_for_owner(&caller, asking, id, secret)
         .await?;
     Ok(response::written(
         json!({"creatorProfileId": stored.id, "id": stored.id}),
@@ -199,8 +199,8 @@ pub async fn remove(
     let credential = credential_id(&id)?;
     let done = app
         .write
-        .vault
-        .remove(&app.write.users, user.account.user, credential, asking)
+        .credentials
+        .remove(user.account.user, credential, asking)
         .await?;
     Ok(response::written(
         json!({"id": credential, "removed": true}),

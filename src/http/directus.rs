@@ -1,14 +1,16 @@
-//! Identity where a Directus says who is who (contract, section 2): its own routes, passed on to it, and registration.
+//! Identity by a Directus (docs/api.md, Identity): Directus' own routes, which are forwarded, and
+//! registration.
 //!
-//! What is passed on is a JSON body within the limit and, on the routes of a user, the user's token: no cookie and no other header.
-//! What comes back is the body of a success. An error is made anew from its code: Directus' own sentences can repeat a password.
+//! A forwarded request has a JSON body within the limit and, on the routes of a user, the user's
+//! token: no cookie and no other header. A success is answered with Directus' body. An error is
+//! made anew from its code, because Directus' own sentences can repeat a password.
 
 use std::net::IpAddr;
 
 use actix_web::{
     HttpRequest, HttpResponse,
     http::StatusCode,
-    web::{self, Data, get, patch, post},
+    web::{self, Data},
 };
 use genie_events::{Metadata, email::normalise};
 use reqwest::Method;
@@ -24,7 +26,7 @@ use crate::{
     http::{
         body::{Body, JsonObject},
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
-        error::{ApiError, DirectusError, no_such_route},
+        error::{ApiError, DirectusError},
         identity::{self, Registration, check_guesser, check_registration},
         request, response,
     },
@@ -34,45 +36,22 @@ use crate::{
     },
 };
 
-/// Whoever comes with Directus' token has an account here, which follows what Directus says.
+/// Makes genie's account of a user follow Directus.
 mod sync_account;
 
 pub use sync_account::{authenticate, expect_unchanged, meet_unseen};
-
-/// The routes that Directus answers; they come before those of the built-in identity.
-pub fn routes(routes: &mut web::ServiceConfig) {
-    routes
-        .route("/auth/login", post().to(log_in))
-        .route("/auth/refresh", post().to(refresh))
-        .route("/auth/logout", post().to(log_out))
-        .route("/auth/password/request", post().to(pass_password_on))
-        .route("/auth/password/reset", post().to(pass_password_on))
-        .route("/users/me", get().to(show_me))
-        .route("/users/me", patch().to(change_me))
-        .route("/users/me/tfa/generate", post().to(change_me))
-        .route("/users/me/tfa/enable", post().to(change_me))
-        .route("/users/me/tfa/disable", post().to(change_me))
-        .route("/api/register", post().to(register))
-        // Sessions, lost passwords and lost authenticators are Directus' business, and not offered by way of genie.
-        .route("/api/me/sessions", web::to(no_such_route))
-        .route("/api/me/sessions/{id}", web::to(no_such_route))
-        .route("/users/{id}/tfa/disable", web::to(no_such_route))
-        .route(
-            "/api/admin/users/{id}/password-reset",
-            web::to(no_such_route),
-        );
-}
 
 fn directus(app: &App) -> Result<&Directus, ApiError> {
     app.directus.as_ref().ok_or(ApiError::NoRoute)
 }
 
-/// The client's address, as Directus is told it: as genie knows it, and not as the client says, who would choose its own limits.
+/// The client's address as genie knows it. The client's own word would let clients choose their
+/// limits in Directus.
 fn address(request: &HttpRequest) -> Option<IpAddr> {
     Some(request::client_address(request))
 }
 
-/// Directus' answer, as clients may see it.
+/// Directus' answer in the form that clients may see.
 fn passed_on(reply: Result<Reply, Trouble>) -> Result<HttpResponse, DirectusError> {
     let reply = reply.map_err(ApiError::Directus)?;
     if !reply.is_ok() {
@@ -85,14 +64,14 @@ fn passed_on(reply: Result<Reply, Trouble>) -> Result<HttpResponse, DirectusErro
 }
 
 fn json(body: &[u8]) -> HttpResponse {
-    // Tokens and people's data: not for any cache on the way.
+    // Tokens and personal data: no cache may keep them.
     HttpResponse::Ok()
         .content_type("application/json")
         .insert_header(("Cache-Control", "no-store"))
         .body(body.to_vec())
 }
 
-/// A refusal of Directus in words of our own.
+/// A refusal of Directus in genie's own words.
 fn refused(status: u16, code: &str) -> DirectusError {
     let (code, sentence) = match code {
         "INVALID_CREDENTIALS" | "USER_SUSPENDED" => {
@@ -115,7 +94,8 @@ fn refused(status: u16, code: &str) -> DirectusError {
         ),
         "INVALID_QUERY" => ("INVALID_QUERY", "Directus does not understand this query."),
         "FORBIDDEN" => ("FORBIDDEN", "You don't have permission to access this."),
-        // Codes of other releases: the code is told, what it may have repeated is not.
+        // Codes of other releases: the code is answered, but not the text, which may repeat a
+        // value.
         "" => ("FORBIDDEN", "Directus refuses this."),
         other => (other, "Directus refuses this."),
     };
@@ -128,7 +108,7 @@ fn refused(status: u16, code: &str) -> DirectusError {
 }
 
 #[derive(Deserialize)]
-struct Login {
+pub struct Login {
     email: String,
     password: SecretString,
     otp: Option<String>,
@@ -143,12 +123,13 @@ fn check_mode(mode: Option<&str>) -> Result<(), ApiError> {
 }
 
 fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes
+    Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes.
 }
 
-/// `POST /auth/login`. No `Authorization` goes with it: an expired one would make Directus refuse the right password. Who guesses is
-/// stopped here: Directus would suspend the user after 25 wrong passwords, whoever sent them.
-async fn log_in(
+/// `POST /auth/login`. It sends no `Authorization`: with an expired one Directus would refuse the
+/// right password. Guessing is stopped here: Directus would suspend the user after 25 wrong
+/// passwords, whoever sent them.
+pub async fn log_in(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Login>, ApiError>,
@@ -180,13 +161,13 @@ async fn log_in(
 }
 
 #[derive(Deserialize)]
-struct Refresh {
+pub struct Refresh {
     refresh_token: SecretString,
     mode: Option<String>,
 }
 
-/// `POST /auth/refresh`: one request to Directus for all who come with one token.
-async fn refresh(
+/// `POST /auth/refresh`: one request to Directus for all who send the same token.
+pub async fn refresh(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Refresh>, ApiError>,
@@ -205,7 +186,7 @@ async fn refresh(
 }
 
 /// `POST /auth/logout`
-async fn log_out(
+pub async fn log_out(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Refresh>, ApiError>,
@@ -220,7 +201,7 @@ async fn log_out(
 }
 
 /// `POST /auth/password/request`, `POST /auth/password/reset`
-async fn pass_password_on(
+pub async fn pass_password_on(
     app: Data<App>,
     request: HttpRequest,
     body: Result<JsonObject, ApiError>,
@@ -237,34 +218,35 @@ async fn pass_password_on(
     )
 }
 
-/// `GET /users/me`, with Directus' own query.
-async fn show_me(
+/// `GET /users/me`, with Directus' own query parameters.
+pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     if user.caller.is_impersonator() {
-        return identity::show_me(app, request, DirectusActingUser(user)).await; // Directus knows nothing of such tokens
+        // Directus does not know the tokens of impersonations.
+        return identity::show_me(app, request, DirectusActingUser(user)).await;
     }
     let asking = Asking::new(Method::GET, "/users/me")
         .authorized(bearer(own_token(&request)?))
         .of(address(&request));
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
-    let query = query.map_err(|_| ApiError::field("The query can't be read"))?;
+    let query = query.map_err(|_| ApiError::field("The query cannot be read"))?;
     let asking = query.0.into_iter().fold(asking, |asking, (name, value)| {
         asking.parameter(&name, value)
     });
     passed_on(directus(&app)?.ask(asking).await)
 }
 
-/// The token of a user whom the extractor let pass.
+/// The token of a caller whom the extractor let pass.
 fn own_token(request: &HttpRequest) -> Result<&str, ApiError> {
     token(request)?.ok_or(ApiError::NoCaller)
 }
 
-/// `PATCH /users/me`, `POST /users/me/tfa/*`: what the user changes about themselves. A token alone may have been stolen: wrong
-/// passwords and codes count as at a login.
-async fn change_me(
+/// `PATCH /users/me`, `POST /users/me/tfa/*`: changes by the user. The token may be stolen, so
+/// wrong passwords and codes count as at a login.
+pub async fn change_me(
     app: Data<App>,
     request: HttpRequest,
     DirectusUser(user): DirectusUser,
@@ -296,7 +278,8 @@ async fn change_me(
     passed_on(reply)
 }
 
-/// Checks the password of somebody who has a token already, by a login of theirs in Directus that is ended at once.
+/// Checks the password of a user who has a token already, by a login in Directus that is ended at
+/// once.
 pub async fn prove_again(
     app: &App,
     directus: &Directus,
@@ -310,11 +293,9 @@ pub async fn prove_again(
         user.account.user.to_string(),
     );
     check_guesser(app, &guesser)?;
-    let email = user
-        .account
-        .email
-        .as_deref()
-        .ok_or_else(|| ApiError::field("There is no address to log in with in Directus"))?;
+    let email = user.account.email.as_deref().ok_or_else(|| {
+        ApiError::field("This user has no e-mail address to log in to Directus with")
+    })?;
     let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
     if let Some(otp) = otp {
         body["otp"] = otp.expose_secret().into();
@@ -344,7 +325,8 @@ pub async fn prove_again(
     Ok(())
 }
 
-/// Directus says of a wrong code, when it is to be turned on, no more than that it does not understand it.
+/// For a wrong code, when a second factor is to be turned on, Directus says only that it does not
+/// understand the request.
 fn is_wrong_guess(path: &str, code: &str) -> bool {
     match code {
         "INVALID_CREDENTIALS" | "INVALID_OTP" => true,
@@ -354,7 +336,7 @@ fn is_wrong_guess(path: &str, code: &str) -> bool {
 }
 
 /// `POST /api/register`
-async fn register(
+pub async fn register(
     app: Data<App>,
     request: HttpRequest,
     Body(body): Body<Registration>,

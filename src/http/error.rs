@@ -16,9 +16,11 @@ use tracing::error;
 
 use crate::{
     blobs::BlobError,
+    exports::ExportRunning,
     http::{request, response},
     identity::{directus::Trouble, password::PasswordError},
     onboarding::UploadError,
+    uploads::NoUploadSlot,
     zip_check::BadZip,
 };
 
@@ -55,8 +57,8 @@ pub enum ApiError {
     #[error("The password is wrong")]
     WrongPassword,
     /// Another of the user's exports is under way.
-    #[error("Another export of yours is under way; let it end, or end it")]
-    ExportRunning,
+    #[error(transparent)]
+    ExportRunning(#[from] ExportRunning),
     /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -161,6 +163,15 @@ impl From<UploadError> for ApiError {
     }
 }
 
+impl From<NoUploadSlot> for ApiError {
+    fn from(none: NoUploadSlot) -> Self {
+        match none {
+            NoUploadSlot::SameUser => Refusal::conflict("upload_running", none.to_string()).into(),
+            NoUploadSlot::TooMany => WriteError::Busy.into(),
+        }
+    }
+}
+
 impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         Self::Read(ReadError::Log(error))
@@ -220,7 +231,7 @@ impl ApiError {
                 ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_wrong")
             },
             Self::WrongPassword => Wire::new(S::FORBIDDEN, "wrong_password"),
-            Self::ExportRunning => Wire::later(S::CONFLICT, "export_running"),
+            Self::ExportRunning(_) => Wire::later(S::CONFLICT, "export_running"),
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
             Self::ScopeNeeded(_) => Wire::new(S::FORBIDDEN, "scope_needed"),
             Self::TwoTokens => Wire::new(S::BAD_REQUEST, "two_tokens"),

@@ -10,7 +10,7 @@ use actix_web::{
 use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
 use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         password_check::Password,
         request, response,
     },
+    socket::requests::ForgetRequest,
 };
 
 /// How old a login may be that needs no password (contract, section 2).
@@ -72,7 +73,7 @@ pub async fn forget_me(
         .await;
     if app.config.forget_grace.is_zero() {
         app.write
-            .forget
+            .forgetting
             .when_due(id, user.caller.metadata())
             .await?;
         erase(&app, id).await;
@@ -158,7 +159,7 @@ async fn forget(
     by: ForgottenBy,
     metadata: Metadata,
 ) -> Result<HttpResponse, ApiError> {
-    app.write.forget.now(user, by, metadata).await?;
+    app.write.forgetting.now(user, by, metadata).await?;
     erase(app, user).await;
     let forgetting = app
         .log
@@ -224,16 +225,10 @@ pub async fn show(
     Ok(response::ok(shown(&forgetting)))
 }
 
-/// What an operator asks by the socket.
-#[derive(Serialize, Deserialize)]
-pub struct Whom {
-    pub user: UserId,
-}
-
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
-    Body(Whom { user }): Body<Whom>,
+    Body(ForgetRequest { user }): Body<ForgetRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let metadata = Metadata {
         request_id: Some(request::current_id()),

@@ -20,7 +20,7 @@ pub async fn alive() -> HttpResponse {
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
-        app.write.supervisor.ollama().ping(),
+        app.write.ping_model(),
         directus(&app),
         app.reads.statuses(),
         app.log.elected()

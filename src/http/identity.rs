@@ -68,7 +68,7 @@ pub async fn register(
         request_id: Some(request::current_id()),
         ..Metadata::system()
     };
-    let registered = app.write.register.register(applicant, metadata).await?;
+    let registered = app.write.registration.register(applicant, metadata).await?;
     Ok(response::written(
         json!({"userId": registered.user}),
         registered.position,
@@ -145,7 +145,7 @@ async fn prove_and_open(
     login: Login,
     agent: Option<String>,
 ) -> Result<HttpResponse, DirectusError> {
-    let user = app.write.register.holder(&login.email).await?;
+    let user = app.write.emails.holder(&login.email).await?;
     let password = right_password(app, user, login.password).await?;
     let (Some(user), Some(password)) = (user, password) else {
         return Err(DirectusError(ApiError::NoCaller));
@@ -197,7 +197,7 @@ async fn right_password(
     password: SecretString,
 ) -> Result<Option<u32>, DirectusError> {
     let held = match user {
-        Some(user) => app.write.vault.password_hash(user).await?,
+        Some(user) => app.write.accounts.password_hash(user).await?,
         None => None,
     };
     let (version, hash) = held.unzip();
@@ -212,7 +212,7 @@ async fn right_code(
     user: UserId,
     otp: &SecretString,
 ) -> Result<Option<OneTimeCode>, DirectusError> {
-    let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else {
+    let Some((version, secret)) = app.write.accounts.two_factor_secret(user).await? else {
         return Ok(None);
     };
     let step = TwoFactor::from_bytes(secret.to_vec())
@@ -322,7 +322,7 @@ pub async fn refresh(
         now,
         expires_at: now.plus_seconds(REFRESH_SECONDS),
     };
-    match app.log.refresh_session(rotation).await? {
+    match app.write.accounts.refresh_session(rotation).await? {
         Refreshed::Good(user) => tokens(&app, user, &successor).await,
         Refreshed::Over => Err(DirectusError(ApiError::NoCaller)),
         Refreshed::Reused(user) => {
@@ -347,7 +347,7 @@ pub async fn log_out(
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     if let Some(token) = app.refresh_tokens.read(&body.refresh_token) {
-        app.log.end_session(&token.family.to_string(), None).await?;
+        app.write.accounts.log_out(token.family).await?;
     }
     Ok(HttpResponse::NoContent().finish())
 }

@@ -4,10 +4,8 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use clap::Args;
-use genie_events::{Metadata, Timestamp, invite::Grant, tier::Tier};
+use genie_events::{Metadata, Timestamp};
 use genie_projections::invites::InviteRow;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -20,61 +18,8 @@ use crate::{
         response::{self, PageQuery},
         roles,
     },
-    roles::administers,
+    socket::requests::NewInvites,
 };
-
-/// The most invites of one request.
-const MAX_COUNT: usize = 100;
-
-/// Invites as they are asked for: in a body, or on the command line.
-#[derive(Default, Serialize, Deserialize, Args)]
-pub struct NewInvites {
-    /// How many
-    #[arg(long)]
-    count: Option<usize>,
-    /// Until when they may be used, as an RFC 3339 time; for ever without it
-    #[arg(long)]
-    expires_at: Option<String>,
-    /// The tier of who uses one: starter, creator, pro or studio
-    #[arg(long)]
-    tier: Option<String>,
-    /// The role of who uses one; `administrator` makes an administrator
-    #[arg(long)]
-    role: Option<String>,
-}
-
-impl NewInvites {
-    /// How many, and what their users become.
-    pub fn read(self) -> Result<(usize, Grant), ApiError> {
-        let count = self.count.unwrap_or(1);
-        if !(1..=MAX_COUNT).contains(&count) {
-            return Err(ApiError::field(format!("`count` must be 1 to {MAX_COUNT}")));
-        }
-        let tier = match &self.tier {
-            None => Tier::default(),
-            Some(word) => Tier::parse(word).ok_or_else(|| {
-                ApiError::field("`tier` must be one of: starter, creator, pro, studio")
-            })?,
-        };
-        let expires_at = match &self.expires_at {
-            None => None,
-            Some(text) => Some(
-                Timestamp::parse_rfc3339(text)
-                    .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))?,
-            ),
-        };
-        let role = self.role.unwrap_or_else(|| "creator".to_owned());
-        Ok((
-            count,
-            Grant {
-                tier,
-                admin: administers(&role),
-                role,
-                expires_at,
-            },
-        ))
-    }
-}
 
 /// `POST /api/admin/invites`
 pub async fn create(
@@ -102,13 +47,13 @@ pub async fn create_as_operator(
 }
 
 async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpResponse, ApiError> {
-    let (count, grant) = body.read()?;
+    let (count, grant) = body.read().map_err(ApiError::field)?;
     roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();
     let made = app
         .write
-        .register
-        .make_invites(count, grant.clone(), metadata)
+        .invites
+        .make(count, grant.clone(), metadata)
         .await?;
     let row = |code: &String| InviteRow {
         code: Some(code.clone()),
@@ -154,7 +99,7 @@ pub async fn revoke(
     code: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &caller)?;
-    let position = app.write.register.revoke_invite(&code, asking).await?;
+    let position = app.write.invites.revoke(&code, asking).await?;
     Ok(response::written(
         json!({"code": *code, "revoked": true}),
         position,

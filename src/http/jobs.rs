@@ -4,9 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_events::{
-    JobId, Timestamp, UserCommand, UserId, job::JobSpec, job_operation, user::onboarding,
-};
+use genie_events::{JobId, Timestamp, UserId, job::JobSpec, job_operation, user::onboarding};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::Deserialize;
@@ -164,11 +162,10 @@ pub async fn retry(
 ) -> Result<HttpResponse, ApiError> {
     let asking = idempotency::asking(&app, &request, &user.caller)?;
     let job = job_id(&id)?;
-    let command = UserCommand::RetryJob(job.clone());
     let done = app
         .write
-        .users
-        .ask(user.account.user, asking, command)
+        .jobs
+        .retry(user.account.user, job.clone(), asking)
         .await?;
     Ok(response::written(
         json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}),

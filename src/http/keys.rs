@@ -7,11 +7,12 @@ use serde_json::json;
 use crate::{
     app::App,
     http::{body::Body, error::ApiError, response},
-    keys::server::{Asked, perform},
+    keys::server::perform,
+    socket::requests::KeyRequest,
 };
 
 /// `POST /keys` on the socket. Whatever is in the way is said: the operator has to know.
-pub async fn ask(app: Data<App>, Body(asked): Body<Asked>) -> Result<HttpResponse, ApiError> {
+pub async fn ask(app: Data<App>, Body(asked): Body<KeyRequest>) -> Result<HttpResponse, ApiError> {
     match perform(&app.log, Some(&app.ring), asked).await {
         Ok(done) => Ok(response::ok(json!({"data": done}))),
         Err(reason) => Err(Refusal::conflict("keys_refused", reason).into()),

@@ -6,7 +6,7 @@ use actix_web::{
     http::header::CONTENT_LENGTH,
     web::{Data, Payload},
 };
-use genie_events::{UserCommand, UserId, account::Onboarding};
+use genie_events::{UserId, account::Onboarding};
 use genie_log::LogError;
 use serde::Deserialize;
 use serde_json::json;
@@ -74,11 +74,11 @@ pub async fn advance(
             "Only an administrator may move another user's onboarding on",
         ));
     }
-    let command = UserCommand::AdvanceOnboarding {
-        to,
-        privileged: is_admin,
-    };
-    let done = app.write.users.ask(whose, asking, command).await?;
+    let done = app
+        .write
+        .onboarding
+        .advance(whose, to, is_admin, asking)
+        .await?;
     Ok(response::written(
         json!({"state": to.as_str(), "userId": whose}),
         done.position,
@@ -116,9 +116,12 @@ async fn take_in(
     }
     // One that is sent again under its key is answered as the first, whatever the state is by now.
     if !idempotency::has_key(request) {
-        onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
+        app.write
+            .onboarding
+            .check_upload(id, user.caller.metadata())
+            .await?;
     }
-    let place = app.uploading.enter(id)?;
+    let slot = app.uploads.begin(id)?;
     onboarding::check_room(app, id, most).await?;
     let keys = app.log.live_keys(id).await.map_err(|error| match error {
         LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound("user"),
@@ -135,7 +138,7 @@ async fn take_in(
     request.extensions_mut().insert(received.hash);
     let asking = idempotency::asking(app, request, &user.caller)?;
     let (queued, position) =
-        onboarding::take_in(app.clone(), place, upload, received.name, asking).await?;
+        onboarding::take_in(app.clone(), slot, upload, received.name, asking).await?;
     let path = format!("/api/files/{}", queued.file);
     Ok(response::written(
         json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}),

@@ -1,11 +1,9 @@
 //! Usage (contract, section 8): what was counted, what is left, and what clients count themselves.
 
-use std::sync::Arc;
-
 use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::{Caller, users::Plan};
+use genie_actors::Caller;
 use genie_events::{
-    Now, User, UserCommand, UserId,
+    UserId,
     tier::{Counter, Tier},
 };
 use genie_projections::accounts::AccountRow;
@@ -100,30 +98,8 @@ pub async fn increment(
     };
     let (caller, user) = whose(who, body.user.as_deref())?;
     let asking = idempotency::asking(&app, &request, &caller)?;
-    let planner = move |state: &User, now: Now| {
-        let allowance = now.limits.allowance(state.tier()?, counter);
-        let before = state.used(counter, now.moment);
-        let changes = state.decide(now, UserCommand::CountUsage { counter, amount })?;
-        let value = if changes.is_empty() {
-            before
-        } else {
-            before.saturating_add(amount)
-        };
-        let outcome = json!({
-            "newValue": value, "limitReached": allowance.is_reached(value), "counted": !changes.is_empty(),
-        });
-        Ok(Plan {
-            changes,
-            outcome,
-            ..Plan::default()
-        })
-    };
-    let done = app
-        .write
-        .users
-        .plan(user, None, asking, Arc::new(planner))
-        .await?;
-    Ok(response::written(done.outcome, done.position))
+    let (count, position) = app.write.usage.count(user, counter, amount, asking).await?;
+    Ok(response::written(json!(count), position))
 }
 
 /// A user counts for themselves, a server for the user it names.

@@ -1,7 +1,8 @@
-//! Identity by a Directus server: who logs in, with which tokens, is its business; genie passes that on, checks its tokens, and keeps
-//! an account of its own for everybody whom it meets.
+//! Identity by a Directus server. Logins and tokens are Directus' business: genie forwards the
+//! requests, checks the tokens, and keeps an account of its own for each user whom it has seen.
 //!
-//! Who may act is said by Directus alone, and proven at each request by an answer at most some seconds old (`standing.rs`).
+//! Directus alone says who may act. Each request proves it by an answer that is at most some
+//! seconds old (`user_cache.rs`).
 
 use std::{
     net::IpAddr,
@@ -21,17 +22,17 @@ use tracing::{error, warn};
 
 use crate::identity::signature::{BadToken, Signature};
 
-/// A server that fails is left alone for a while.
+/// Leaves a failing server alone for a while.
 mod circuit;
-/// What a token says, and its signature.
+/// The content of a token, and the check of its signature.
 mod claims;
-/// One request to Directus for all who refresh with one token.
+/// One request to Directus for all who refresh with the same token.
 mod refresh;
-/// Registration: reserve, create, spend; and what broke off is completed or released.
+/// Registration: reserve, create, spend. A registration that broke off is completed or released.
 mod registration;
-/// The wire.
+/// Requests to Directus, and the ways in which they fail.
 mod upstream;
-/// Who somebody is and whether they may act.
+/// Directus' word on users: identity, role, and whether they may act.
 mod user_cache;
 
 pub use refresh::{NoPair, Pair};
@@ -42,18 +43,16 @@ pub use user_cache::{Person, Standing};
 use upstream::Upstream;
 use user_cache::{About, Standings};
 
-/// Tokens with a signature that is not by `DIRECTUS_SECRET`, of which Directus is asked each second all the same: it may have
-/// another secret now. The others are refused unasked, so that nobody makes genie ask without end.
+/// The tokens for each second that `DIRECTUS_SECRET` did not sign and that Directus is asked about
+/// all the same: Directus may have another secret now. Further ones are refused without asking, so
+/// that nobody makes genie ask without end.
 const DOUBTS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
-/// Which Directus, and how it is spoken to.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its address.
     pub url: String,
-    /// A token of an administrator.
     pub admin_token: Option<SecretString>,
-    /// Its `SECRET`.
+    /// Directus' `SECRET`, which signs its tokens.
     pub secret: Option<SecretString>,
     /// The name of the role that a registration gives.
     pub creator_role: String,
@@ -61,43 +60,38 @@ pub struct Settings {
     pub reservation: Duration,
 }
 
-/// The Directus that says who is who.
 #[derive(Clone)]
 pub struct Directus(Arc<Inner>);
 
 struct Inner {
     upstream: Arc<Upstream>,
-    /// Where requests are made: connections live on the runtime that opened them.
+    /// The runtime for requests: connections live on the runtime that opened them.
     io: Handle,
     clock: Clock,
     signature: Option<Signature>,
     doubts: DefaultDirectRateLimiter,
-    /// Since when Directus is known to sign with another secret than `DIRECTUS_SECRET`.
+    /// The time when Directus was first found to sign with another secret than `DIRECTUS_SECRET`.
     other_secret: Mutex<Option<Timestamp>>,
     standings: Standings,
     refreshes: refresh::Refreshes,
     registrations: Registrations,
 }
 
-/// Somebody with a good token.
+/// The holder of a good token.
 #[derive(Debug, Clone)]
 pub struct Authenticated {
-    /// Who.
     pub person: Arc<Person>,
-    /// Whether an administrator.
     pub admin: bool,
 }
 
-/// Nobody, as far as can be told.
+/// Why a token opens nothing.
 #[derive(Debug)]
 pub enum NotAuthenticated {
-    /// The token was good once.
     Expired,
-    /// The token is none.
     Invalid,
-    /// The token is this user's, who may not act or is gone.
+    /// The token's user is not active in Directus, or was deleted there.
     Inactive(UserId),
-    /// Directus did not say.
+    /// Directus did not answer the question.
     Trouble(Trouble),
 }
 
@@ -111,8 +105,24 @@ impl From<BadToken> for NotAuthenticated {
 }
 
 impl Directus {
-    /// To be called on the runtime that owns all I/O.
-    pub fn new(settings: &Settings, log: Log, register: Registrar) -> Result<Self, String> {
+    /// The configured Directus, if there is one. Call it on the runtime that owns all I/O.
+    pub fn open(
+        settings: Option<&Settings>,
+        log: &Log,
+        register: Registrar,
+    ) -> Result<Option<Self>, String> {
+        let Some(settings) = settings else {
+            return Ok(None);
+        };
+        if settings.admin_token.is_none() {
+            warn!(
+                "DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status"
+            );
+        }
+        Self::new(settings, log.clone(), register).map(Some)
+    }
+
+    fn new(settings: &Settings, log: Log, register: Registrar) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,
@@ -140,41 +150,41 @@ impl Directus {
         })))
     }
 
-    /// Passes something on, to its end even when the client goes away.
+    /// Forwards a request, to its end even when the client goes away.
     pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
         let upstream = Arc::clone(&self.0.upstream);
         let asked = self.0.io.spawn(async move { upstream.ask(asking).await });
         asked
             .await
-            .unwrap_or(Err(Trouble::Failed("asking it broke off")))
+            .unwrap_or(Err(Trouble::Failed("the request broke off")))
     }
 
-    /// Forgets what was said of somebody, who has just changed it.
+    /// Drops the cached answers about a user whose data has just changed.
     pub async fn forget(&self, user: UserId, token: &str) {
         self.0.standings.forget(user, token).await;
     }
 
-    /// Deletes a user, who may be gone already.
+    /// Deletes a user in Directus; one who is deleted already is no error.
     pub async fn delete(&self, user: UserId) -> Result<(), Trouble> {
         let Some(admin) = self.0.upstream.admin() else {
             return Err(Trouble::Failed(
-                "DIRECTUS_ADMIN_TOKEN is not set, so nobody can be deleted there",
+                "DIRECTUS_ADMIN_TOKEN is not set, so genie cannot delete the user there",
             ));
         };
         let asking = Asking::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
-        // Of the second time it says 204 as of the first.
+        // Directus answers a second deletion with 204, too.
         match self.ask(asking).await? {
             reply if reply.is_ok() || reply.status == 404 => Ok(()),
             reply => {
                 warn!(http.status = reply.status, code = reply.code(), user.id = %user, "Directus does not delete a user");
                 Err(Trouble::Failed(
-                    "it does not delete a user for the administrator's token",
+                    "it refuses to delete a user for the administrator's token",
                 ))
             }
         }
     }
 
-    /// Whether it answers, and whether it is asked at all and since when.
+    /// Whether Directus answers, then the circuit's state and since when.
     pub async fn state(&self) -> (bool, (&'static str, Timestamp)) {
         let upstream = Arc::clone(&self.0.upstream);
         let answers = self
@@ -187,7 +197,7 @@ impl Directus {
         )
     }
 
-    /// The names of all roles that it has; nothing without an administrator's token to ask with.
+    /// The names of all roles in Directus; `None` without an administrator's token to ask with.
     pub async fn roles(&self) -> Result<Option<Vec<String>>, Trouble> {
         if self.0.upstream.admin().is_none() {
             return Ok(None);
@@ -199,10 +209,9 @@ impl Directus {
             .spawn(async move { standings.roles().await.map(Some) });
         asked
             .await
-            .unwrap_or(Err(Trouble::Failed("asking it broke off")))
+            .unwrap_or(Err(Trouble::Failed("the request broke off")))
     }
 
-    /// Who wants to be somebody.
     pub fn registrations(&self) -> &Registrations {
         &self.0.registrations
     }
@@ -216,7 +225,7 @@ impl Directus {
         self.0.refreshes.refresh(token, address).await
     }
 
-    /// Who comes with this token.
+    /// The holder of an access token.
     pub async fn authenticate(
         &self,
         token: &str,
@@ -224,8 +233,9 @@ impl Directus {
     ) -> Result<Authenticated, NotAuthenticated> {
         let claims = claims::read(token, self.0.clock.now())?;
         let (about, is_doubted) = match &self.0.signature {
-            // A session may have ended before its token does; and once Directus is known to sign with another secret, this one
-            // proves nothing: it may have been changed because somebody got hold of it.
+            // A session may end before its token does. And once Directus is found to sign with
+            // another secret, a signature by this one proves nothing: the secret may have been
+            // changed because somebody got hold of it.
             Some(signature) if !claims.in_session && self.other_secret_since().is_none() => {
                 match signature.is_good(token) {
                     Ok(()) => (About::holder(claims.user, token, address), false),
@@ -254,7 +264,7 @@ impl Directus {
             }
             Standing::NotTaken => return Err(NotAuthenticated::Invalid),
         };
-        // Who has another role than when the token was made has none of its rights to administer.
+        // A role change since the token was issued removes its admin rights.
         let admin = claims.admin
             && claims.role == person.role
             && self
@@ -266,7 +276,8 @@ impl Directus {
         Ok(Authenticated { person, admin })
     }
 
-    /// How somebody stands whose token is not at hand. Without the administrator's nobody can ask.
+    /// The standing of a user whose token is not at hand; `None` without an administrator's token
+    /// to ask with.
     pub async fn standing(
         &self,
         user: UserId,
@@ -283,7 +294,8 @@ impl Directus {
         }
     }
 
-    /// Somebody active who has not come by: as the administrator's token sees them, if there is one.
+    /// An active user who has sent no token yet; `None` without an administrator's token to ask
+    /// with.
     pub async fn look_up(&self, user: UserId) -> Result<Option<Arc<Person>>, Trouble> {
         if self.0.upstream.admin().is_none() {
             return Ok(None);

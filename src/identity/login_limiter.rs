@@ -6,10 +6,12 @@
 //! Only wrong ones count, which is why this is not one of the limiters that count requests. It is each node's own: with n nodes a
 //! guesser has n times as many tries, which is still few.
 
-use std::{fmt, hash::Hash, net::IpAddr, time::Duration};
+use std::{hash::Hash, net::IpAddr, time::Duration};
 
 use moka::{Expiry, sync::Cache};
 use tokio::time::Instant;
+
+use crate::network::Network;
 
 /// Wrong ones in a row of one address on one account; then one in [`ONE_ACCOUNT_EVERY`].
 const ONE_ACCOUNT: u32 = 10;
@@ -23,8 +25,8 @@ const COUNTS: u64 = 100_000;
 /// Counts wrong passwords and codes.
 #[derive(Clone)]
 pub struct Throttle {
-    accounts: Counts<(Option<Address>, String)>,
-    addresses: Counts<Address>,
+    accounts: Counts<(Option<Network>, String)>,
+    addresses: Counts<Network>,
 }
 
 /// Counts of wrong ones by key: so many in a row, then one in a while. Each count is one moment: when it would be empty again. A
@@ -101,39 +103,15 @@ impl<K: Hash + Eq + Send + Sync + 'static> Counts<K> {
 #[derive(Debug, Clone)]
 pub struct Guesser {
     /// Wherever from, without it.
-    address: Option<Address>,
+    address: Option<Network>,
     account: String,
-}
-
-/// Where somebody is: an IPv4 address, or the 64 bits of an IPv6 one that are one network's (RFC 6177).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Address(IpAddr);
-
-impl Address {
-    /// Of a client.
-    pub fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
-            v4 => v4,
-        })
-    }
-}
-
-/// As operators write networks.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(v4) => write!(f, "{v4}"),
-            IpAddr::V6(v6) => write!(f, "{v6}/64"),
-        }
-    }
 }
 
 impl Guesser {
     /// `account` is the address or id that is tried, in its normal form.
     pub fn new(address: IpAddr, account: impl Into<String>) -> Self {
         Self {
-            address: Some(Address::of(address)),
+            address: Some(Network::of(address)),
             account: account.into(),
         }
     }
@@ -146,7 +124,7 @@ impl Guesser {
         }
     }
 
-    fn key(&self) -> (Option<Address>, String) {
+    fn key(&self) -> (Option<Network>, String) {
         (self.address, self.account.clone())
     }
 }

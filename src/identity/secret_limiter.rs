@@ -28,7 +28,10 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::identity::login_limiter::{ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY, Address, Counts};
+use crate::{
+    identity::login_limiter::{ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY, Counts},
+    network::Network,
+};
 
 /// For how long what was shown is remembered, after it was shown last.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -54,7 +57,7 @@ pub enum Kind {
 /// Something that was shown from somewhere, known by a hash with this process' own key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shown {
-    address: Address,
+    address: Network,
     kind: Kind,
     hash: u64,
 }
@@ -71,7 +74,7 @@ pub enum Stop {
 /// Counts what is refused.
 pub struct Refused {
     /// Wrong ones that were looked at.
-    counts: Counts<(Address, Kind)>,
+    counts: Counts<(Network, Kind)>,
     /// Whether what was shown lately was right.
     lately: Cache<Shown, bool>,
     tally: Mutex<Tally>,
@@ -94,7 +97,7 @@ impl Refused {
     /// This, shown from there.
     pub fn shown(&self, kind: Kind, address: IpAddr, text: &[u8]) -> Shown {
         Shown {
-            address: Address::of(address),
+            address: Network::of(address),
             kind,
             hash: self.hasher.hash_one(text),
         }
@@ -127,21 +130,21 @@ impl Refused {
 
     /// A token was forged, or is one that nobody gave out: whether its sender has to wait.
     pub fn was_forged(&self, address: IpAddr, now: Instant) -> Result<(), Stop> {
-        let address = Address::of(address);
+        let address = Network::of(address);
         self.has_room(address, Kind::Token, now)?;
         self.count(address, Kind::Token, now);
         Ok(())
     }
 
     /// Of many that were looked at at once no more count than there is room for: else who comes after them would wait for long.
-    fn count(&self, address: Address, kind: Kind, now: Instant) {
+    fn count(&self, address: Network, kind: Kind, now: Instant) {
         if self.counts.wait(&(address, kind), now).is_none() {
             self.counts.count((address, kind), now);
         }
         self.tally().add(address, one(kind));
     }
 
-    fn has_room(&self, address: Address, kind: Kind, now: Instant) -> Result<(), Stop> {
+    fn has_room(&self, address: Network, kind: Kind, now: Instant) -> Result<(), Stop> {
         let Some(retry_after) = self.counts.wait(&(address, kind), now) else {
             return Ok(());
         };
@@ -173,7 +176,7 @@ impl Refused {
             } = *wrong;
             warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets, service keys or tokens came from {network}");
         }
-        let known_by = |address: &Address| log.hashes().network(&address.to_string());
+        let known_by = |address: &Network| log.hashes().network(&address.to_string());
         let facts = due
             .iter()
             .map(|(address, wrong)| (address.as_ref().map(known_by), *wrong))
@@ -206,7 +209,7 @@ fn one(kind: Kind) -> RefusedCounts {
 /// What was refused and is not on record yet.
 #[derive(Default)]
 struct Tally {
-    addresses: HashMap<Address, Waiting>,
+    addresses: HashMap<Network, Waiting>,
     /// Of addresses that are too many to be told one by one.
     others: Waiting,
     /// When this minute began, and how many facts of it named an address.
@@ -235,7 +238,7 @@ impl Waiting {
 }
 
 impl Tally {
-    fn add(&mut self, address: Address, wrong: RefusedCounts) {
+    fn add(&mut self, address: Network, wrong: RefusedCounts) {
         let is_known = self.addresses.contains_key(&address);
         let waiting = match is_known || self.addresses.len() < MOST_ADDRESSES {
             true => self.addresses.entry(address).or_default(),
@@ -245,7 +248,7 @@ impl Tally {
     }
 
     /// Without saying that it was told longer ago than it was.
-    fn put_back(&mut self, address: Option<Address>, wrong: RefusedCounts) {
+    fn put_back(&mut self, address: Option<Network>, wrong: RefusedCounts) {
         match address {
             Some(address) => self.add(address, wrong),
             None => self.others.wrong.add(wrong),
@@ -253,7 +256,7 @@ impl Tally {
     }
 
     /// What is due: of the addresses with the most, and of all others together.
-    fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Address>, RefusedCounts)> {
+    fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Network>, RefusedCounts)> {
         let (began, told) = self
             .minute
             .filter(|(began, _)| now.duration_since(*began) < MINUTE)
@@ -340,13 +343,13 @@ mod tests {
             stopped: 1,
             ..RefusedCounts::default()
         };
-        assert_eq!(told, [(Some(Address::of(at(1))), wrong)]);
+        assert_eq!(told, [(Some(Network::of(at(1))), wrong)]);
     }
 
     #[test]
     fn an_address_is_told_of_at_once_and_then_once_a_minute() {
         let (mut tally, now) = (Tally::default(), Instant::now());
-        let (address, one) = (Address::of(at(1)), one(Kind::Token));
+        let (address, one) = (Network::of(at(1)), one(Kind::Token));
         tally.add(address, one);
         assert_eq!(tally.take(now, false), [(Some(address), one)]);
         for seconds in 1..60 {
@@ -375,15 +378,15 @@ mod tests {
     fn a_flood_of_addresses_takes_a_bounded_place_here_and_in_the_log() {
         let (mut tally, now) = (Tally::default(), Instant::now());
         let sent = MOST_ADDRESSES as u32 * 3;
-        (0..sent).for_each(|n| tally.add(Address::of(at(n)), one(Kind::Secret)));
-        (0..9).for_each(|_| tally.add(Address::of(at(0)), one(Kind::Secret)));
+        (0..sent).for_each(|n| tally.add(Network::of(at(n)), one(Kind::Secret)));
+        (0..9).for_each(|_| tally.add(Network::of(at(0)), one(Kind::Secret)));
         assert_eq!(tally.addresses.len(), MOST_ADDRESSES);
         let told = tally.take(now, false);
         assert_eq!(told.len(), MOST_FACTS + 1);
         assert_eq!(
             told[0],
             (
-                Some(Address::of(at(0))),
+                Some(Network::of(at(0))),
                 RefusedCounts {
                     secrets: 10,
                     ..RefusedCounts::default()
@@ -396,7 +399,7 @@ mod tests {
             sent + 9,
             "all are counted"
         );
-        (0..sent).for_each(|n| tally.add(Address::of(at(n + sent)), one(Kind::Secret)));
+        (0..sent).for_each(|n| tally.add(Network::of(at(n + sent)), one(Kind::Secret)));
         assert_eq!(
             tally.take(now + TICK, false),
             [],

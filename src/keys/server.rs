@@ -12,92 +12,44 @@ use genie_log::{
     Log, LogError,
     keys::{
         rings::ANNOUNCE,
-        rotation::{Place, RotationError, Step, Wraps},
+        rotation::{RotationError, Step},
     },
 };
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::{config::Config, keys::file};
-
-/// What may be asked.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Asked {
-    /// How things are: a [`Listed`].
-    List,
-    /// Read the file again: a [`Listed`].
-    Reload,
-    /// Make the first key current: its id.
-    Begin,
-    /// Go on with a rotation: a [`Step`].
-    Step { to: String, from: Place },
-    /// Never use a key again that nothing needs: since when.
-    Retire { id: String },
-}
-
-/// How things are.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Listed {
-    /// The ids of the ring, in order.
-    pub ring: Vec<String>,
-    /// The one that new data keys are wrapped by.
-    pub current: String,
-    /// What wraps what.
-    pub wraps: Vec<Wraps>,
-    /// Those that were retired, and when.
-    pub retired: Vec<(String, String)>,
-    /// The servers that run, and what they have in their rings; none on an embedded store.
-    pub servers: Vec<(String, Vec<String>)>,
-}
-
-impl Listed {
-    /// How many data keys a master key wraps.
-    pub fn wrapped_by(&self, id: &str) -> u64 {
-        self.wraps
-            .iter()
-            .filter(|wraps| wraps.master == id)
-            .map(|wraps| wraps.keys)
-            .sum()
-    }
-
-    /// How many any other wraps.
-    pub fn wrapped_by_others(&self, id: &str) -> u64 {
-        self.wraps
-            .iter()
-            .filter(|wraps| wraps.master != id)
-            .map(|wraps| wraps.keys)
-            .sum()
-    }
-}
+use crate::{
+    config::Config,
+    keys::file,
+    socket::requests::{KeyList, KeyRequest},
+};
 
 /// Does it. The ring that is read again is the server's; elsewhere there is none to be.
-pub async fn perform(log: &Log, ring: Option<&Ring>, asked: Asked) -> Result<Value, String> {
+pub async fn perform(log: &Log, ring: Option<&Ring>, asked: KeyRequest) -> Result<Value, String> {
     let told = |error: RotationError| error.to_string();
     let done = match asked {
-        Asked::List => serde_json::to_value(list(log).await.map_err(told)?),
-        Asked::Reload => {
+        KeyRequest::List => serde_json::to_value(list(log).await.map_err(told)?),
+        KeyRequest::Reload => {
             if let Some(ring) = ring {
                 ring.read_again().await?;
             }
             serde_json::to_value(list(log).await.map_err(told)?)
         }
-        Asked::Begin => Ok(Value::String(log.begin_rotation().await.map_err(told)?)),
-        Asked::Step { to, from } => {
+        KeyRequest::Begin => Ok(Value::String(log.begin_rotation().await.map_err(told)?)),
+        KeyRequest::Step { to, from } => {
             serde_json::to_value::<Step>(log.rotate(&to, from).await.map_err(told)?)
         }
-        Asked::Retire { id } => Ok(Value::String(
+        KeyRequest::Retire { id } => Ok(Value::String(
             log.retire_master(&id).await.map_err(told)?.rfc3339(),
         )),
     };
     done.map_err(|error| error.to_string())
 }
 
-async fn list(log: &Log) -> Result<Listed, RotationError> {
+async fn list(log: &Log) -> Result<KeyList, RotationError> {
     let current = log.follow_current().await?;
     let retired = log.retired_masters().await?;
-    Ok(Listed {
+    Ok(KeyList {
         ring: log.masters().ids().map(str::to_owned).collect(),
         current,
         wraps: log.wraps().await?,

@@ -1,4 +1,4 @@
-//! One's own data with the secrets: it is Directus that knows the password.
+//! The export of one's own data with secrets: Directus checks the password.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
@@ -43,12 +43,12 @@ both_stores!(
         assert_eq!(
             site.proxy.count("POST /auth/logout"),
             ended + 1,
-            "the login that proved it is ended"
+            "the login that checked the password is ended"
         );
         assert_eq!(
             site.opens(&pair.access).await,
             200,
-            "and the user's own is not"
+            "the user's own login is not ended"
         );
     }
 );

@@ -1,4 +1,4 @@
-//! Credentials that the original sealed, of users who have not come by yet: Directus knows them.
+//! The import of credentials that the original sealed, for users whom only Directus knows so far.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -10,7 +10,7 @@ use crate::test_directus::{Directus, Site};
 const KEY: [u8; 32] = [42; 32];
 
 both_stores!(
-    whom_only_directus_knows_is_met_by_an_import,
+    an_import_begins_the_account_of_a_user_whom_only_directus_knows,
     async |store: TestStore| {
         let setting = BASE64.encode(KEY);
         let site = Site::with(
@@ -69,7 +69,7 @@ both_stores!(
             .await
             .ok();
         assert_eq!(revealed["credentials"], json!({"password": "canary"}));
-        // She comes by, and is who she is.
+        // Ada logs in later and finds the credential.
         let pair = site.pair(&ada).await;
         let held = site.get(&pair.access, "/api/credentials").await.ok();
         assert_eq!(held["data"][0]["id"], ids[0]);

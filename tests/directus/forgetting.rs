@@ -1,4 +1,4 @@
-//! Whom genie forgets is deleted in Directus, too.
+//! A user whom genie forgets is deleted in Directus, too.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::test_directus::{Directus, PASSWORD, Site};
 
 both_stores!(
-    who_is_forgotten_is_deleted_in_directus_and_not_met_again,
+    a_forgotten_user_is_deleted_in_directus_and_gets_no_new_account,
     async |store: TestStore| {
         let others = [("FORGET_GRACE", "1s"), ("GENIE_SEAL_SECONDS", "1")];
         let site = Site::with(store, Directus::shared().await, &others).await;
@@ -37,7 +37,7 @@ both_stores!(
         assert_eq!(
             site.opens(&pair.access).await,
             401,
-            "not active here, whatever Directus says"
+            "the account here is not active, whatever Directus says"
         );
 
         let path = format!("/api/admin/users/{}/forgotten", ada.id);
@@ -65,7 +65,7 @@ both_stores!(
         assert_eq!(
             site.opens(&pair.access).await,
             401,
-            "its token is good for some minutes yet, and nobody is met by it"
+            "the token is good for some minutes more, and begins no new account"
         );
         assert_eq!(site.log_in(&ada.email, PASSWORD).await.status, 401);
     }

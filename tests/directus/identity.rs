@@ -1,5 +1,5 @@
-//! Who says who is who: a Directus that all tests share. In the place of the file of this name of the other test program, so that
-//! the same stories run with either.
+//! Identity by a Directus that all tests share. It stands in place of the other test program's file
+//! of this name, so that the same stories run with either.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ async fn directus() -> &'static Directus {
     SHARED.get_or_init(Directus::shared).await
 }
 
-/// What the server has to be told.
+/// The settings of the server.
 pub async fn settings() -> Vec<(&'static str, String)> {
     let directus = directus().await;
     directus.settings(&directus.url)
 }
 
-/// The address of somebody of that name: in this test only, by the name of its folder.
+/// The e-mail address of a user of that name; the folder's name makes it unique to the test.
 pub fn email(genie: &TestGenie, name: &str) -> String {
     let folder = genie
         .store
@@ -35,7 +35,7 @@ pub fn email(genie: &TestGenie, name: &str) -> String {
     format!("{name}.{folder}@example.com")
 }
 
-/// An administrator whom Directus has, and genie does not know yet.
+/// An administrator whom Directus has and genie does not know yet.
 pub async fn administrator(genie: &TestGenie, name: &str) -> TestUser {
     let directus = directus().await;
     let role = directus.role("Administrator").await;
@@ -44,7 +44,7 @@ pub async fn administrator(genie: &TestGenie, name: &str) -> TestUser {
     genie.user_again(name, made["id"].as_str().unwrap()).await
 }
 
-/// Takes somebody the right to act, or gives it back.
+/// Suspends a user, or makes the user active again.
 pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
     let (status, code) = if active {
         ("active", 200)
@@ -55,7 +55,7 @@ pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
     until(genie, user, "/api/usage", code).await;
 }
 
-/// Makes somebody an administrator, or a creator again; they have to log in anew to know of it.
+/// Makes a user an administrator, or a creator again. A new login is needed to use the role.
 pub async fn set_administrator(
     genie: &TestGenie,
     name: &str,
@@ -73,7 +73,7 @@ pub async fn set_administrator(
     user
 }
 
-/// Gives somebody another password than their first.
+/// Replaces a user's first password.
 pub async fn set_password(_: &TestGenie, _: &str, user: &TestUser, new: &str) {
     change(user, json!({"password": new})).await;
 }
@@ -85,7 +85,7 @@ async fn change(user: &TestUser, what: Value) {
         .await;
 }
 
-/// genie asks Directus only every few seconds.
+/// Waits for an answer, because genie asks Directus only every few seconds.
 async fn until(genie: &TestGenie, user: &TestUser, path: &str, status: u16) {
     let began = Instant::now();
     while user.get(genie, path).await.status != status {

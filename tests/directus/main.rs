@@ -1,18 +1,19 @@
-//! Identity by a real Directus: the real binary in front of it, with a proxy between them that counts, holds and breaks off requests.
-//! `scripts/test directus` runs it, and so does `scripts/test`: it needs a Directus installed, so `cargo test` alone leaves it out.
+//! Identity by a real Directus. The real binary stands in front of it, with a proxy between them
+//! that counts, holds and breaks off requests. `scripts/test directus` and `scripts/test` run it.
+//! It needs an installed Directus, so `cargo test` alone leaves it out.
 
-#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // This is a test program.
 
 #[allow(dead_code)]
 #[path = "../genie/fake_ollama.rs"]
 mod fake_ollama;
-/// Users by this Directus, for the stories that run with either identity.
+/// Users of this Directus, for the stories that run with either identity.
 mod identity;
-#[allow(dead_code)] // what the other test program uses
+#[allow(dead_code)] // The other test program uses the rest.
 #[path = "../genie/test_genie.rs"]
 mod test_genie;
 
-/// Between genie and Directus.
+/// Stands between genie and Directus.
 mod proxy;
 /// A real Directus, and what a test does there as its administrator.
 mod test_directus;
@@ -25,7 +26,7 @@ mod refresh;
 mod registration;
 mod token;
 
-// The same stories as with the built-in identity, where it could matter who says who is who.
+// The stories of the built-in identity that might depend on the kind of identity.
 #[path = "../genie/impersonation.rs"]
 mod impersonation;
 #[path = "../genie/invite_to_answer.rs"]

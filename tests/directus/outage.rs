@@ -1,4 +1,5 @@
-//! Directus gone, slow, overloaded, restarted with another secret; and its own clock on tokens. Each test has a Directus of its own.
+//! A Directus that is gone, slow, overloaded, or restarted with another secret, and tokens that end
+//! by its clock. Each test that stops or changes Directus has its own.
 
 use std::time::{Duration, Instant};
 
@@ -28,13 +29,13 @@ both_stores!(tokens_end_when_directus_says, async |store: TestStore| {
             .send(Method::POST, "/auth/refresh", &[], Some(refresh))
             .await,
     );
-    // Whoever is slow here gets another.
+    // A slow test may have missed the token's life and gets another.
     let (began, mut access) = (Instant::now(), second.access);
     while site.opens(&access).await != 200 {
         assert!(began.elapsed() < Duration::from_secs(30));
         access = site.pair(&ada).await.access;
     }
-    // When Directus is gone its last answer serves, but not past the token's end.
+    // While Directus is gone its last answer serves, but not past the token's end.
     let third = site.pair(&ada).await;
     site.directus.signal("STOP").await;
     site.until(&third.access, 401).await;
@@ -42,7 +43,7 @@ both_stores!(tokens_end_when_directus_says, async |store: TestStore| {
 });
 
 both_stores!(
-    what_was_known_serves_while_directus_hangs,
+    cached_answers_serve_while_directus_hangs,
     async |store: TestStore| {
         let directus = Directus::own(&[]).await;
         let (ada, bob) = (
@@ -66,7 +67,7 @@ both_stores!(
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        // Of whom nothing is known nothing can be said; and the circuit opens, so that it is said at once.
+        // Users without a cached answer get 502. The circuit opens, so that they get it at once.
         let refused =
             futures_util::future::join_all((0..8).map(|_| site.get(&bob.access, "/api/usage")))
                 .await;
@@ -105,7 +106,7 @@ both_stores!(
 );
 
 both_stores!(
-    another_secret_is_noticed_and_lived_with,
+    another_secret_is_noticed_and_new_tokens_still_work,
     async |store: TestStore| {
         let directus =
             Directus::own(&[("SECRET", "the first secret of this Directus 0123456789")]).await;
@@ -133,7 +134,7 @@ both_stores!(
             ("RATE_LIMITER_DURATION", "3"),
         ];
         let directus = Directus::own(&limits).await;
-        tokio::time::sleep(Duration::from_secs(4)).await; // what starting it took counts, too
+        tokio::time::sleep(Duration::from_secs(4)).await; // The requests of the start count, too.
         let ada = directus.person("ada", "creator").await;
         let mut site = Site::with(store, directus, &[]).await;
         let pair = site.pair(&ada).await;
@@ -192,7 +193,11 @@ both_stores!(
             "{:?}",
             answer.headers
         );
-        assert_eq!(site.opens(&pair.access).await, 200, "what was known serves");
+        assert_eq!(
+            site.opens(&pair.access).await,
+            200,
+            "the cached answer serves"
+        );
     }
 );
 
@@ -201,7 +206,7 @@ fn refusal(code: &str) -> String {
 }
 
 both_stores!(
-    who_has_reached_the_limit_is_not_taken_for_what_they_were,
+    reaching_directus_rate_limit_keeps_no_old_rights,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -223,7 +228,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_administers_no_more_stays_so_while_directus_fails,
+    a_removed_administrator_stays_removed_while_directus_fails,
     async |store: TestStore| {
         const GLOBALS: &str = "/policies/me/globals";
         let site = Site::shared(store).await;
@@ -242,7 +247,7 @@ both_stores!(
                 .status
                 .as_u16()
         };
-        // Of whom nothing is known nothing can be said.
+        // Users without a cached answer get 502.
         site.proxy
             .on("GET", GLOBALS, Does::Answer(500, String::new()));
         assert_eq!(invite().await, 502);
@@ -275,7 +280,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_answer_that_is_none_is_trouble_and_no_proof,
+    an_unusable_answer_is_an_error_and_no_proof,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -299,7 +304,7 @@ both_stores!(
                 .await
                 .refused(502, "directus_away");
             assert!(!told.to_string().contains("html"), "{told}");
-            // The next is not left to the circuit.
+            // The next answer must not come from the open circuit.
             site.proxy.pass_all();
             let none = json!({"refresh_token": format!("none {status} {body}")});
             assert_eq!(

@@ -1,4 +1,5 @@
-//! Between genie and Directus: passes requests on, counts them, and does with the next one of a kind what a test asks for.
+//! Stands between genie and Directus. It forwards and counts requests, and treats requests of one
+//! kind as a test asks.
 
 use std::{
     sync::{Arc, Mutex},
@@ -8,12 +9,12 @@ use std::{
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, http::StatusCode, web};
 use tokio::sync::watch;
 
-/// What is done with a request.
+/// The treatment of a request.
 #[derive(Debug, Clone)]
 pub enum Does {
     /// Kept back from Directus; nobody ever answers.
     HoldRequest,
-    /// Passed on; the answer is kept back.
+    /// Forwarded; the answer is kept back.
     HoldAnswer,
     /// Answered without asking Directus.
     Answer(u16, String),
@@ -23,13 +24,12 @@ pub enum Does {
 struct Inner {
     url: String,
     seen: Mutex<Vec<Seen>>,
-    /// For requests of this method and path.
+    /// Applies to requests of this method and path.
     rule: Mutex<Option<(String, String, Does)>>,
-    /// How many were done something with.
+    /// The number of requests that the rule was applied to.
     held: watch::Sender<usize>,
 }
 
-/// A request that came by.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub line: String,
@@ -78,7 +78,7 @@ impl Proxy {
         }
     }
 
-    /// How many requests of this method and path came by.
+    /// The number of requests with this method and path.
     pub fn count(&self, line: &str) -> usize {
         self.inner
             .seen
@@ -89,7 +89,7 @@ impl Proxy {
             .count()
     }
 
-    /// The last of them.
+    /// The last request with this method and path.
     pub fn last(&self, line: &str) -> Seen {
         let seen = self.inner.seen.lock().unwrap();
         seen.iter()
@@ -98,7 +98,7 @@ impl Proxy {
             .clone()
     }
 
-    /// From now on does this with requests of that kind.
+    /// From now on treats requests of that kind so.
     pub fn on(&self, method: &str, path: &str, does: Does) {
         *self.inner.rule.lock().unwrap() = Some((method.to_owned(), path.to_owned(), does));
     }
@@ -107,14 +107,14 @@ impl Proxy {
         *self.inner.rule.lock().unwrap() = None;
     }
 
-    /// Waits until something was done with so many.
+    /// Waits until the rule was applied to this many requests.
     pub async fn until_held(&self, count: usize) {
         let mut held = self.inner.held.subscribe();
         let wait = tokio::time::timeout(
             Duration::from_secs(30),
             held.wait_for(|held| *held >= count),
         );
-        wait.await.expect("the request comes by").unwrap();
+        wait.await.expect("the request arrives").unwrap();
     }
 }
 

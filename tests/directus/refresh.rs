@@ -1,4 +1,4 @@
-//! Directus takes a refresh token once; a thousand tabs come with it.
+//! Directus takes a refresh token once, but a thousand tabs send it.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ both_stores!(
                 && !site.genie.store.holds(&second.refresh).await
         );
 
-        // Once the grace is over, a used token is none.
+        // Once the grace is over, a used token is refused.
         let began = Instant::now();
         while site.refresh(&first.refresh).await.status == 200 {
             assert!(began.elapsed() < Duration::from_secs(30));
@@ -73,7 +73,7 @@ both_stores!(
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_ask_directus_once_and_so_does_one_that_started_again() {
+async fn two_nodes_ask_directus_once_and_so_does_a_restarted_one() {
     let mut site = Site::shared(TestStore::new(Kind::Postgres).await).await;
     let ada = site.directus.person("ada", "creator").await;
     let first = site.pair(&ada).await;
@@ -101,7 +101,7 @@ both_stores!(
         Pair::of(&site.refresh(&first.refresh).await);
         assert!(
             site.proxy.count("POST /auth/refresh") <= 1,
-            "whoever came first asked for both"
+            "one request to Directus serves both"
         );
     }
 );

@@ -1,5 +1,5 @@
-//! Registration has three places that must agree: the invite, the address, and Directus. Wherever genie dies, either all of it
-//! happened in the end or none.
+//! A registration has three places that must agree: the invite, the address, and Directus. Wherever
+//! genie dies, in the end all of it happened or nothing.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
@@ -23,7 +23,7 @@ impl Site {
             .await
     }
 
-    /// A registration that the server does not live to answer.
+    /// A registration whose server is killed before it answers.
     async fn register_and_die(
         &mut self,
         email: &str,
@@ -42,12 +42,12 @@ impl Site {
         let sent = tokio::spawn(request.send());
         self.proxy.until_held(1).await;
         self.genie.kill().await;
-        assert!(sent.await.unwrap().is_err(), "nobody was answered");
+        assert!(sent.await.unwrap().is_err(), "the client got no answer");
         self.proxy.pass_all();
         self.genie.launch_again().await;
     }
 
-    /// Waits until registering is answered with something else than that it is under way.
+    /// Waits until the answer to a registration is no longer that one is under way.
     async fn until_settled(&self, email: &str, invite: &str) -> Answer {
         let wait = tokio::time::timeout(std::time::Duration::from_secs(120), async {
             loop {
@@ -58,10 +58,10 @@ impl Site {
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;
             }
         });
-        wait.await.expect("it is settled")
+        wait.await.expect("the registration is settled")
     }
 
-    /// That somebody is registered in full: there, here, with what the invite gives.
+    /// Asserts that a user is registered in full: in Directus, here, and with the invite's grant.
     async fn is_registered(&self, email: &str) {
         let found = self.directus.found(email).await;
         assert_eq!(found.len(), 1);
@@ -80,7 +80,7 @@ fn address(name: &str) -> String {
     )
 }
 
-/// So short that a test can wait for it, on a store where other processes may be alive.
+/// Short enough that a test can wait for it, on a store where other processes may be alive.
 const SOON: [(&str, &str); 1] = [("GENIE_RESERVATION_SECONDS", "30")];
 
 async fn start(store: TestStore) -> Site {
@@ -88,7 +88,7 @@ async fn start(store: TestStore) -> Site {
 }
 
 both_stores!(
-    whoever_registers_is_known_in_both_places,
+    a_registered_user_is_known_in_both_places,
     async |store: TestStore| {
         let site = start(store).await;
         let (email, invite) = (address("Ada"), site.invite().await);
@@ -105,7 +105,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_was_deleted_in_directus_leaves_the_address,
+    a_user_who_was_deleted_in_directus_frees_the_address,
     async |store: TestStore| {
         let site = start(store).await;
         let email = address("ada");
@@ -125,7 +125,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_directus_refuses_is_given_back_at_once,
+    a_registration_that_directus_refuses_is_released_at_once,
     async |store: TestStore| {
         let site = start(store).await;
         let (there, invite) = (
@@ -171,7 +171,7 @@ fn refusal(code: &str) -> String {
 }
 
 both_stores!(
-    killed_before_directus_was_asked_all_is_given_back,
+    a_kill_before_directus_was_asked_releases_everything,
     async |store: TestStore| {
         let mut site = start(store).await;
         let (email, invite) = (address("ada"), site.invite().await);
@@ -184,7 +184,7 @@ both_stores!(
 );
 
 both_stores!(
-    killed_after_directus_made_the_user_all_is_completed,
+    a_kill_after_directus_created_the_user_completes_everything,
     async |store: TestStore| {
         let mut site = start(store).await;
         let (email, invite) = (address("ada"), site.invite().await);
@@ -205,7 +205,7 @@ both_stores!(
 );
 
 both_stores!(
-    killed_after_all_was_spent_and_before_anybody_was_told_it_is_done,
+    a_kill_after_everything_was_spent_leaves_a_complete_registration,
     async |store: TestStore| {
         let mut site = start(store).await;
         let (email, invite) = (address("ada"), site.invite().await);
@@ -217,7 +217,7 @@ both_stores!(
             "POST /api/register HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let mut unheard = TcpStream::connect(host).await.unwrap(); // whatever it is told, nobody reads it
+        let mut unheard = TcpStream::connect(host).await.unwrap(); // Nobody reads the answer.
         unheard.write_all(request.as_bytes()).await.unwrap();
         let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
         let spent = async || {
@@ -245,18 +245,18 @@ both_stores!(
 );
 
 both_stores!(
-    killed_after_directus_made_the_user_their_login_completes_it,
+    a_login_completes_a_registration_that_was_killed_after_directus_created_the_user,
     async |store: TestStore| {
         let mut site = start(store).await;
         let (email, invite) = (address("ada"), site.invite().await);
         site.register_and_die(&email, &invite, CREATE, Does::HoldAnswer)
             .await;
-        site.is_registered(&email).await; // at once, before anybody sweeps
+        site.is_registered(&email).await; // At once, before anybody sweeps.
     }
 );
 
 both_stores!(
-    killed_before_anything_was_reserved_nothing_is,
+    a_kill_before_the_reservation_leaves_nothing_reserved,
     async |store: TestStore| {
         let mut site = start(store).await;
         let (email, invite) = (address("ada"), site.invite().await);
@@ -268,15 +268,15 @@ both_stores!(
 );
 
 both_stores!(
-    an_answer_that_is_lost_is_asked_for,
+    a_lost_answer_is_asked_for_again,
     async |store: TestStore| {
         let site = start(store).await;
         let (email, invite) = (address("ada"), site.invite().await);
         site.proxy.on(CREATE.0, CREATE.1, Does::HoldAnswer);
-        site.register(&email, &invite).await.ok(); // after the time-out
+        site.register(&email, &invite).await.ok(); // It succeeds after the time-out.
         site.is_registered(&email).await;
 
-        // And where nobody can say: first unknown, then given back.
+        // When nobody can say whether the user was created: first unknown, then released.
         let (email, invite) = (address("bob"), site.invite().await);
         site.proxy.on(CREATE.0, CREATE.1, Does::HoldRequest);
         site.register(&email, &invite)
@@ -292,7 +292,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_missing_on_the_server_is_named,
+    a_missing_role_or_token_on_the_server_is_named,
     async |store: TestStore| {
         let directus = Directus::shared().await;
         let site = Site::with(

@@ -1,5 +1,5 @@
-//! A real Directus, by `scripts/directus`. Most tests share one that `scripts/test` has started; those that stop or change theirs
-//! have their own.
+//! A real Directus, by `scripts/directus`. Most tests share one that `scripts/test` has started.
+//! Tests that stop or change a Directus have their own.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,6 @@ const ADMIN_EMAIL: &str = "admin@example.com";
 const ADMIN_PASSWORD: &str = "admin-password-1";
 pub const PASSWORD: &str = "correct horse battery";
 
-/// A running Directus.
 pub struct Directus {
     pub url: String,
     pub admin_token: String,
@@ -28,7 +27,7 @@ pub struct Directus {
     is_own: bool,
 }
 
-/// Somebody who has an account there.
+/// A user in Directus.
 #[derive(Debug, Clone)]
 pub struct Person {
     pub id: String,
@@ -68,12 +67,12 @@ async fn script(command: &str, folder: &std::path::Path, settings: &[(&str, &str
 }
 
 impl Directus {
-    /// The one that all share.
+    /// The Directus that all tests share.
     pub async fn shared() -> Self {
         Self::start(folder().join("shared"), &[], false).await
     }
 
-    /// One of a test's own, with these settings of Directus.
+    /// A test's own Directus, with these settings.
     pub async fn own(settings: &[(&str, &str)]) -> Self {
         Self::start(folder().join(unique()), settings, true).await
     }
@@ -102,7 +101,8 @@ impl Directus {
             secret: value("DIRECTUS_SECRET="),
             process: value("DIRECTUS_PID="),
             folder,
-            // Tests have runtimes of their own, and a connection does not outlive the one it was opened on.
+            // Each test has its own runtime, and a connection does not outlive the runtime that
+            // opened it.
             http: reqwest::Client::builder()
                 .pool_max_idle_per_host(0)
                 .build()
@@ -111,7 +111,8 @@ impl Directus {
         }
     }
 
-    /// Stopped, and started again on the same data with other settings; nothing is asked of it.
+    /// Stops Directus and starts it again on the same data with other settings. It sends no
+    /// request.
     pub async fn restart(&mut self, settings: &[(&str, &str)]) {
         assert!(self.is_own);
         script("stop", &self.folder, &[]).await;
@@ -120,7 +121,7 @@ impl Directus {
         self.secret.clone_from(&again.secret);
     }
 
-    /// Sends its process a signal, such as `STOP`.
+    /// Sends a signal, such as `STOP`, to the process.
     pub async fn signal(&self, name: &str) {
         assert!(self.is_own);
         assert!(
@@ -133,7 +134,7 @@ impl Directus {
         );
     }
 
-    /// What its administrator asks of it.
+    /// Sends a request as the administrator; answers `data`.
     pub async fn admin(&self, method: Method, path: &str, body: Value) -> Value {
         let request = self
             .http
@@ -154,7 +155,6 @@ impl Directus {
             .unwrap_or_default()
     }
 
-    /// The id of a role.
     pub async fn role(&self, name: &str) -> String {
         let found = self
             .admin(
@@ -169,7 +169,7 @@ impl Directus {
             .to_owned()
     }
 
-    /// Somebody new, who has a role.
+    /// A new user with this role.
     pub async fn person(&self, name: &str, role: &str) -> Person {
         let email = format!("{name}-{}@example.com", unique());
         let body = json!({"email": email, "password": PASSWORD, "role": self.role(role).await, "status": "active"});
@@ -185,7 +185,7 @@ impl Directus {
             .await;
     }
 
-    /// Who has this address.
+    /// The ids of the users with this address.
     pub async fn found(&self, email: &str) -> Vec<String> {
         let email = email.replace('+', "%2B");
         let found = self
@@ -203,7 +203,7 @@ impl Directus {
             .collect()
     }
 
-    /// genie's settings for this Directus, which it reaches at that address.
+    /// genie's settings for this Directus, reached at that address.
     pub fn settings(&self, url: &str) -> Vec<(&'static str, String)> {
         vec![
             ("DIRECTUS_URL", url.to_owned()),
@@ -233,7 +233,6 @@ pub struct Site {
     pub directus: Directus,
 }
 
-/// A pair of tokens.
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub access: String,
@@ -256,7 +255,8 @@ impl Site {
         Self::with(store, Directus::shared().await, &[]).await
     }
 
-    /// `others`: settings of genie beside those for this Directus; an empty one takes one of those away.
+    /// `others` are settings of genie beside those for this Directus; an empty value removes one of
+    /// those.
     pub async fn with(
         store: TestStore,
         directus: Directus,
@@ -283,12 +283,12 @@ impl Site {
             .await
     }
 
-    /// A pair of tokens of somebody.
+    /// Logs a user in.
     pub async fn pair(&self, person: &Person) -> Pair {
         Pair::of(&self.log_in(&person.email, PASSWORD).await)
     }
 
-    /// A read as the holder of a token.
+    /// Sends a GET with a token.
     pub async fn get(&self, token: &str, path: &str) -> Answer {
         self.genie
             .send(
@@ -300,12 +300,12 @@ impl Site {
             .await
     }
 
-    /// Whether a token opens genie's own routes.
+    /// The status of one of genie's own routes with this token.
     pub async fn opens(&self, token: &str) -> u16 {
         self.get(token, "/api/usage").await.status.as_u16()
     }
 
-    /// Waits until a token is answered with that status.
+    /// Waits until that status is answered.
     pub async fn until(&self, token: &str, status: u16) {
         let wait = tokio::time::timeout(std::time::Duration::from_secs(30), async {
             while self.opens(token).await != status {
@@ -313,7 +313,7 @@ impl Site {
             }
         });
         wait.await
-            .unwrap_or_else(|_| panic!("it was never answered with {status}"));
+            .unwrap_or_else(|_| panic!("the token was never answered with {status}"));
     }
 
     pub async fn ready(&self) -> Value {

@@ -16,7 +16,7 @@ fn authorization(token: &str) -> [(&'static str, String); 1] {
 }
 
 both_stores!(
-    whom_directus_knows_is_met_at_first_sight_and_followed,
+    an_account_begins_with_the_first_token_and_follows_directus,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -69,7 +69,7 @@ both_stores!(
             .change(&ada, json!({"status": "active"}))
             .await;
         site.until(&pair.access, 200).await;
-        // Whom somebody suspends here stays so, whatever Directus says.
+        // A suspension made here stays, whatever Directus says.
         site.genie
             .server(
                 "/api/rbac-sync",
@@ -96,7 +96,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_changed_role_is_followed_and_administers_no_more,
+    a_changed_role_is_followed_and_removes_admin_rights,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "Administrator").await;
@@ -138,7 +138,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_role_that_directus_has_not_is_refused,
+    a_role_that_directus_does_not_have_is_refused,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -180,7 +180,7 @@ both_stores!(
 );
 
 both_stores!(
-    many_requests_ask_once_with_the_secret_and_without,
+    many_requests_ask_directus_once_with_the_secret_and_without,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -228,7 +228,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_may_not_read_their_own_status_is_looked_up,
+    a_user_who_may_not_read_their_own_status_is_looked_up,
     async |store: TestStore| {
         let directus = Directus::shared().await;
         // A role without any policy: its users may read nothing but their id.
@@ -241,7 +241,7 @@ both_stores!(
         assert_eq!(site.opens(&pair.access).await, 200);
         assert!(site.proxy.count("GET /users") > 0);
 
-        // Without an administrator's token there is no proof that they are active.
+        // Without an administrator's token nothing proves that they are active.
         let Site {
             mut genie,
             directus,
@@ -270,14 +270,14 @@ both_stores!(
 );
 
 both_stores!(
-    who_guesses_is_stopped_before_directus_suspends_the_user,
+    guessing_is_stopped_before_directus_suspends_the_user,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
         let mut guesses = 0;
         while site.log_in(&ada.email, "a guess").await.status == 401 {
             guesses += 1;
-            assert!(guesses < 20, "25 would suspend them");
+            assert!(guesses < 20, "25 wrong passwords would suspend the user");
         }
         let told = site.log_in(&ada.email, PASSWORD).await;
         assert_eq!(told.status, 429, "{:?}", told.json);
@@ -286,105 +286,103 @@ both_stores!(
     }
 );
 
-both_stores!(
-    what_is_no_good_token_is_refused,
-    async |store: TestStore| {
-        let site = Site::shared(store).await;
-        let ada = site.directus.person("ada", "creator").await;
-        let good = site.pair(&ada).await.access;
-        let (head, rest) = good.split_once('.').unwrap();
-        let claims = json!({"id": ada.id, "role": null, "app_access": true, "admin_access": true, "exp": 99_999_999_999_i64, "iss": "directus"});
-        let with = |name: &str, value: Value| {
-            let mut claims = claims.clone();
-            claims[name] = value;
-            claims
-        };
-        let signed = |claims: &Value, secret: &str| {
-            encode(
-                &Header::new(Algorithm::HS256),
-                claims,
-                &EncodingKey::from_secret(secret.as_bytes()),
-            )
-            .unwrap()
-        };
-        let secret = site.directus.secret.as_str();
-        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-        let none = format!(
-            "{}.{}.",
-            BASE64.encode(r#"{"alg":"none"}"#),
-            BASE64.encode(claims.to_string())
-        );
-        let mut endless = claims.clone();
-        endless.as_object_mut().unwrap().remove("exp");
-        let bad = [
-            signed(&endless, secret),
-            signed(&claims, "another secret"),
-            signed(&with("exp", json!(1)), secret),
-            signed(&with("exp", Value::Null), secret),
-            signed(&with("iss", json!("genie")), secret),
-            signed(&with("nbf", json!(99_999_999_998_i64)), secret),
-            signed(
-                &with("id", json!("0192d4e0-7f3a-7c3b-8f4e-0123456789ab")),
-                secret,
-            ), // good, of somebody who never was
-            none.clone(),
-            format!("{none}x"),
-            format!("{head}.{}", rest.chars().rev().collect::<String>()),
-            site.directus.admin_token.clone(),
-            "a".repeat(6000),
-            String::new(),
-        ];
-        for token in &bad {
-            assert_eq!(site.opens(token).await, 401, "{token:.80}");
-            assert_eq!(
-                site.get(token, "/users/me").await.status,
-                401,
-                "{token:.80}"
-            );
-        }
-        assert_eq!(site.opens(&good).await, 200);
-        // A token by our own hand with Directus' secret is as good as one of Directus', but makes nobody an administrator.
-        let forged = signed(&claims, secret);
-        let invite = site
-            .genie
-            .send(
-                Method::POST,
-                "/api/admin/invites",
-                &authorization(&forged),
-                Some(json!({})),
-            )
-            .await;
-        assert_eq!(invite.status, 403, "{:?}", invite.json);
-        let two = site
-            .get(&good, &format!("/users/me?access_token={good}"))
-            .await;
-        assert_eq!(two.status, 400, "{:?}", two.json);
-        // Forged tokens without end make Directus be asked for some of them only.
-        for n in 0..200 {
-            assert!(
-                [401, 429].contains(
-                    &site
-                        .opens(&signed(&with("n", json!(n)), "another secret"))
-                        .await
-                )
-            );
-        }
+both_stores!(bad_tokens_are_refused, async |store: TestStore| {
+    let site = Site::shared(store).await;
+    let ada = site.directus.person("ada", "creator").await;
+    let good = site.pair(&ada).await.access;
+    let (head, rest) = good.split_once('.').unwrap();
+    let claims = json!({"id": ada.id, "role": null, "app_access": true, "admin_access": true, "exp": 99_999_999_999_i64, "iss": "directus"});
+    let with = |name: &str, value: Value| {
+        let mut claims = claims.clone();
+        claims[name] = value;
+        claims
+    };
+    let signed = |claims: &Value, secret: &str| {
+        encode(
+            &Header::new(Algorithm::HS256),
+            claims,
+            &EncodingKey::from_secret(secret.as_bytes()),
+        )
+        .unwrap()
+    };
+    let secret = site.directus.secret.as_str();
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+    let none = format!(
+        "{}.{}.",
+        BASE64.encode(r#"{"alg":"none"}"#),
+        BASE64.encode(claims.to_string())
+    );
+    let mut endless = claims.clone();
+    endless.as_object_mut().unwrap().remove("exp");
+    let bad = [
+        signed(&endless, secret),
+        signed(&claims, "another secret"),
+        signed(&with("exp", json!(1)), secret),
+        signed(&with("exp", Value::Null), secret),
+        signed(&with("iss", json!("genie")), secret),
+        signed(&with("nbf", json!(99_999_999_998_i64)), secret),
+        signed(
+            &with("id", json!("0192d4e0-7f3a-7c3b-8f4e-0123456789ab")),
+            secret,
+        ), // A good signature, but the user never existed.
+        none.clone(),
+        format!("{none}x"),
+        format!("{head}.{}", rest.chars().rev().collect::<String>()),
+        site.directus.admin_token.clone(),
+        "a".repeat(6000),
+        String::new(),
+    ];
+    for token in &bad {
+        assert_eq!(site.opens(token).await, 401, "{token:.80}");
         assert_eq!(
-            site.opens(&good).await,
-            200,
-            "who has a good one is not told to wait"
+            site.get(token, "/users/me").await.status,
+            401,
+            "{token:.80}"
         );
-        assert!(
-            site.proxy.count("GET /users/me") < 150,
-            "{}",
-            site.proxy.count("GET /users/me")
-        );
-        assert_eq!(site.ready().await["secret"]["state"], "in use");
     }
-);
+    assert_eq!(site.opens(&good).await, 200);
+    // A token signed by the test with Directus' secret is as good as Directus' own, but makes
+    // nobody an administrator.
+    let forged = signed(&claims, secret);
+    let invite = site
+        .genie
+        .send(
+            Method::POST,
+            "/api/admin/invites",
+            &authorization(&forged),
+            Some(json!({})),
+        )
+        .await;
+    assert_eq!(invite.status, 403, "{:?}", invite.json);
+    let two = site
+        .get(&good, &format!("/users/me?access_token={good}"))
+        .await;
+    assert_eq!(two.status, 400, "{:?}", two.json);
+    // Directus is asked about only some of endless forged tokens.
+    for n in 0..200 {
+        assert!(
+            [401, 429].contains(
+                &site
+                    .opens(&signed(&with("n", json!(n)), "another secret"))
+                    .await
+            )
+        );
+    }
+    assert_eq!(
+        site.opens(&good).await,
+        200,
+        "the holder of a good token is not told to wait"
+    );
+    assert!(
+        site.proxy.count("GET /users/me") < 150,
+        "{}",
+        site.proxy.count("GET /users/me")
+    );
+    assert_eq!(site.ready().await["secret"]["state"], "in use");
+});
 
 both_stores!(
-    the_address_of_who_was_deleted_in_directus_is_the_next_ones,
+    the_address_of_a_user_who_was_deleted_in_directus_is_free,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let (ada, bob) = (
@@ -415,7 +413,7 @@ both_stores!(
             assert!(began.elapsed().as_secs() < 30);
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
-        // Somebody new under the address that was left is met with it.
+        // A new user under the freed address gets an account with it.
         site.directus
             .admin(Method::DELETE, &format!("/users/{}", bob.id), Value::Null)
             .await;
@@ -442,7 +440,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_impersonation_ends_when_a_role_in_directus_does,
+    an_impersonation_ends_when_a_role_in_directus_changes,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let (ada, bob) = (
@@ -466,7 +464,7 @@ both_stores!(
             site.directus
                 .change(person, json!({"role": site.directus.role(role).await}))
                 .await;
-            site.until(acting, 401).await; // although they did not come by themselves
+            site.until(acting, 401).await; // The two users sent no token of their own meanwhile.
             site.directus
                 .change(person, json!({"role": site.directus.role(former).await}))
                 .await;
@@ -476,7 +474,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_too_large_never_reaches_directus,
+    too_large_requests_never_reach_directus,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let long = |length: usize| "x".repeat(length);
@@ -509,11 +507,12 @@ both_stores!(
 );
 
 both_stores!(
-    a_static_token_that_says_it_is_another_users_is_nobodys,
+    a_static_token_that_claims_another_user_is_refused,
     async |store: TestStore| {
         use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
         let site = Site::with(store, Directus::shared().await, &[("DIRECTUS_SECRET", "")]).await;
-        // Directus shows nothing but the id to who has no rights: so genie would go on to ask who the other one is.
+        // Directus shows nothing but the id to a user without rights, so genie would go on to look
+        // up the claimed user.
         site.directus
             .admin(Method::POST, "/roles", json!({"name": "bare"}))
             .await;
@@ -539,20 +538,20 @@ both_stores!(
             let taken: Value = serde_json::from_str(&taken.text().await.unwrap()).unwrap();
             assert_eq!(
                 taken["data"]["id"], mallory.id,
-                "Directus takes it: {taken}"
+                "Directus accepts the token: {taken}"
             );
             assert_eq!(site.opens(&token).await, 401, "{token}");
         }
         assert_eq!(
             site.proxy.count("GET /users/me"),
             1,
-            "only the second has a token's head"
+            "only the second token has a valid header"
         );
     }
 );
 
 both_stores!(
-    who_guesses_with_a_stolen_token_is_stopped,
+    guessing_with_a_stolen_token_is_stopped,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -582,7 +581,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_is_suspended_in_directus_acts_for_nobody_and_nobody_for_them,
+    a_suspended_administrator_and_a_deleted_user_end_their_impersonations,
     async |store: TestStore| {
         let site = Site::shared(store).await;
         let bob = site.directus.person("bob", "creator").await;
@@ -620,7 +619,7 @@ both_stores!(
 );
 
 both_stores!(
-    made_up_tokens_are_asked_about_within_a_rate,
+    invented_tokens_are_asked_about_at_a_limited_rate,
     async |store: TestStore| {
         let site = Site::with(store, Directus::shared().await, &[("DIRECTUS_SECRET", "")]).await;
         let ada = site.directus.person("ada", "creator").await;
@@ -660,16 +659,17 @@ both_stores!(
         assert_eq!(
             site.opens(&pair.access).await,
             200,
-            "whose token was taken before is no stranger"
+            "a token that was accepted before is not limited"
         );
     }
 );
 
 both_stores!(
-    what_is_passed_on_changes_and_never_repeats_a_password,
+    forwarded_changes_work_and_never_repeat_a_password,
     async |store: TestStore| {
         let site = Site::shared(store).await;
-        // The built-in rights let users read themselves; to change themselves they need to be administrators here.
+        // The built-in rights let users read themselves; only an administrator may change
+        // themselves here.
         let ada = site.directus.person("ada", "Administrator").await;
         let pair = site.pair(&ada).await;
         let change = async |body: Value| {
@@ -697,7 +697,7 @@ both_stores!(
                 .await
                 .status,
             401,
-            "ended with the password"
+            "the change of the password ended the session"
         );
 
         let canary = json!({"errors": [{"message": "canary", "extensions": {"code": "FAILED_VALIDATION", "invalid": "canary"}}]});

@@ -4,6 +4,7 @@
 
 mod fake_ollama;
 mod identity;
+mod imports;
 mod secret_search;
 mod test_genie;
 
@@ -30,9 +31,9 @@ mod onboarding;
 mod registration;
 mod s3_uploads;
 mod secret_leaks;
+mod serve;
 mod service_keys;
 mod several_servers;
 mod store_away;
 mod story;
-mod torture;
 mod usage;

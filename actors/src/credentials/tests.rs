@@ -24,12 +24,7 @@ both_stores!(
             let secret =
                 Plaintext::of("cookies", &json!({"cookies": text}), MAX_COOKIE_BYTES).unwrap();
             credentials
-                .store(
-                    ada,
-                    Metadata::system(),
-                    StoreTarget::For(holding),
-                    secret,
-                )
+                .store(ada, Metadata::system(), StoreTarget::For(holding), secret)
                 .await
                 .unwrap()
         };

@@ -1,4 +1,4 @@
-//! What is to be appended, and what became of it. Conflict is data, not an exception.
+//! Appends and their outcomes. A conflict is a value, not an exception.
 
 use genie_events::{BlobId, Event, Metadata, StreamId, Timestamp, UserId};
 use serde::Serialize;
@@ -15,22 +15,20 @@ use crate::{
     stored_row::StoredRow,
 };
 
-/// The most bytes of one event's JSON; past it the append is refused.
+/// The most bytes of one event's JSON; a larger one is refused.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
-/// The most events of one append.
 pub const MAX_EVENTS: usize = 1000;
 
-/// Whose events they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// A user's.
     User(UserId),
-    /// The system's. Each of its streams is an owner of its own, so that two registrations never get in each other's way.
+    /// A stream of the system. Each is an owner of its own, so that two registrations never get in
+    /// each other's way.
     System(StreamId),
 }
 
 impl Owner {
-    /// As stored in `user_id`.
+    /// The id as stored in `user_id`.
     pub fn id(&self) -> Uuid {
         match self {
             Self::User(user) => user.0,
@@ -47,162 +45,124 @@ impl Owner {
 /// One append: everything in it is written together or not at all.
 #[derive(Debug)]
 pub struct Append {
-    /// The facts, by owner.
     pub groups: Vec<Group>,
     /// Working rows that are written in the same transaction.
     pub work: Vec<Work>,
-    /// Who asked.
     pub metadata: Metadata,
-    /// What is kept of the request, when it may be sent again.
+    /// The outcome to keep, when the request may be sent again.
     pub remember: Option<Remember>,
 }
 
-/// Facts of one owner, and the fence: how many events the owner had when they were decided.
+/// Facts of one owner, with the fence: the number of events that the owner had when the facts were
+/// decided.
 #[derive(Debug)]
 pub struct Group {
-    /// Whose.
     pub owner: Owner,
-    /// The owner's count of events before these.
+    /// The owner's number of events before these facts.
     pub after: u64,
-    /// What happened, in order.
+    /// In the order in which they happened.
     pub facts: Vec<NewFact>,
-    /// The owner's keys, when they are at hand or made in this very append; else they are looked up.
+    /// The owner's keys, when they are at hand or made in this very append; otherwise they are
+    /// looked up.
     pub keys: Option<std::sync::Arc<UserKeys>>,
 }
 
-/// One fact to be appended.
 #[derive(Debug)]
 pub struct NewFact {
-    /// To which stream.
     pub stream: StreamId,
-    /// As which of its events, from 1.
+    /// The event's number in its stream, from 1.
     pub sequence: u64,
-    /// What.
     pub event: Event,
 }
 
-/// A working row written, changed or deleted in the transaction of the facts.
+/// A working row that is written, changed or deleted in the transaction of the facts.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// A new user's wrapped data key.
     NewKey(WrappedKey),
-    /// A sealed secret; older versions of it are deleted.
+    /// Stores a sealed secret and deletes its older versions.
     PutSecret {
-        /// Whose.
         user: UserId,
-        /// Which secret.
         secret_id: String,
-        /// Its version.
         version: u32,
-        /// The ciphertext.
         sealed: Vec<u8>,
     },
-    /// All versions of a secret are deleted.
+    /// Deletes all versions of a secret.
     DeleteSecret {
-        /// Which secret.
         secret_id: String,
     },
-    /// A login. Past the most that a user may have, the longest unused ends.
+    /// Opens a session. When the user has too many, the longest unused one ends.
     OpenSession(NewSession),
-    /// A login is over.
     EndSession {
-        /// Which.
         family: String,
     },
-    /// All logins of a user are over, but for one.
+    /// Ends all sessions of a user, except one.
     EndSessions {
-        /// Whose.
         user: UserId,
-        /// That one, if there is one.
+        /// The session that stays, if any.
         but: Option<String>,
     },
-    /// An uploaded file, whose bytes are in the blob store by now; see [`crate::blobs::NewBlob`].
+    /// An uploaded file, whose bytes the blob store already has; see [`crate::blobs::NewBlob`].
     PutBlob {
-        /// Which.
         id: BlobId,
-        /// Whose.
         user: UserId,
-        /// Its sealed name.
         name: Vec<u8>,
-        /// How many bytes.
         size: u64,
-        /// What it is.
         media_type: String,
-        /// When it was uploaded.
         created_at: Timestamp,
     },
-    /// A running job, turn or caption; the holder is empty when nobody runs it yet.
+    /// A running job, turn or caption. The holder is empty while nobody runs it.
     PutLease {
-        /// Of what.
         kind: LeaseKind,
-        /// Which one.
         id: String,
-        /// Whose.
         user: UserId,
-        /// Its stream.
         stream_id: String,
-        /// Who runs it.
         holder: String,
-        /// Until when.
         expires_at: Timestamp,
     },
-    /// It runs no longer.
     DropLease {
-        /// Of what.
         kind: LeaseKind,
-        /// Which one.
         id: String,
     },
-    /// Its holder is to be told at the next heartbeat that it was called off.
+    /// Cancels a lease; its holder learns it at the next heartbeat.
     CancelLease {
-        /// Of what.
         kind: LeaseKind,
-        /// Which one.
         id: String,
     },
     /// A condition: the append happens only if this lease has lapsed in that very transaction.
     OnlyIfLapsed {
-        /// Of what.
         kind: LeaseKind,
-        /// Which one.
         id: String,
-        /// Whose lease it must be.
+        /// The holder that the lease must have.
         holder: String,
-        /// Now.
         now: Timestamp,
     },
-    /// What came of a request that may be sent again. A condition too: no other request may have used its key.
+    /// Keeps the outcome of a request that may be sent again. A condition, too: no other request
+    /// may have used its key.
     Remember(idempotency::Outcome),
-    /// A condition: the append happens only in this epoch, as what the elected node writes in office.
+    /// A condition: the append happens only in this epoch. For writes of the leader.
     OnlyInEpoch(Epoch),
-    /// A turn's tokens; the answer is in the log now.
+    /// Deletes a turn's journal; the log has the answer now.
     PruneJournal {
-        /// Which turn.
         turn_id: String,
     },
-    /// With the fact that a user was forgotten: their wrapped key is wiped, and what is left of them is to be erased.
+    /// Wipes a user's wrapped key and demands that the rest be erased. Goes with the fact that the
+    /// user was forgotten.
     Forget {
-        /// Who.
         user: UserId,
-        /// Now.
         at: Timestamp,
     },
-    /// With the fact that a user asked to be forgotten: it is to be done.
+    /// Notes when a user is to be forgotten. Goes with the fact that the user asked for it.
     AwaitForget {
-        /// Who.
         user: UserId,
-        /// When.
         due: Timestamp,
     },
-    /// With the fact that they are not to be forgotten after all.
+    /// Withdraws [`Work::AwaitForget`]. Goes with the fact that the user stays.
     Stay {
-        /// Who.
         user: UserId,
     },
 }
 
 impl Work {
-    /// Whether it is a condition of the append.
     pub(crate) fn is_condition(&self) -> bool {
         matches!(
             self,
@@ -210,7 +170,7 @@ impl Work {
         )
     }
 
-    /// Whether a sealed secret goes that was there before.
+    /// Whether it deletes a sealed secret that was stored before.
     pub(crate) fn deletes_a_secret(&self) -> bool {
         matches!(
             self,
@@ -218,7 +178,7 @@ impl Work {
         )
     }
 
-    /// How many bytes it brings, where they are many.
+    /// The bytes that it adds to the batch, counted only where they may be many.
     fn bytes(&self) -> usize {
         match self {
             Self::PutSecret { sealed, .. } => sealed.len(),
@@ -227,64 +187,58 @@ impl Work {
     }
 }
 
-/// Where an append ended up.
+/// The positions of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
-    /// The position of its first event.
     pub first: u64,
-    /// The position of its last event.
     pub last: u64,
 }
 
-/// Why nothing was appended (or, for `Unknown`, why that can't be said).
+/// Why nothing was appended (or, for `Unknown`, why the outcome is not known).
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// Somebody wrote for this owner meanwhile: reload and decide again.
     #[error("the state is stale")]
     Stale,
-    /// A stream of that id belongs to somebody else.
+    /// A stream of that id belongs to another owner.
     #[error("a stream of this id belongs to somebody else")]
     StreamTaken,
-    /// The user was forgotten or never was.
+    /// The user was forgotten or never existed.
     #[error("the user's key is not live")]
     KeyNotLive,
-    /// The request's key was used before: look up what came of it.
+    /// The request's key was used before: look up its outcome.
     #[error("the idempotency key was used before")]
     KeyUsed,
-    /// The lease that had to have lapsed is held.
+    /// The append needs a lapsed lease, and the lease is held.
     #[error("the lease is held")]
     LeaseHeld,
-    /// Another node was elected; this one wrote nothing.
+    /// Another node was elected; this node wrote nothing.
     #[error("another node was elected")]
     Deposed,
-    /// The writer's queue is full.
     #[error("too many appends are waiting")]
     Overloaded,
-    /// The store is away. Whether the facts were written can't be said: reload before deciding again.
+    /// The store is away. The facts may or may not be written: reload before deciding again.
     #[error("the store is away: {0}")]
     Unknown(String),
     /// An event is larger than [`MAX_EVENT_BYTES`], or there are more than [`MAX_EVENTS`].
     #[error("the append is too large: {0}")]
     TooLarge(String),
-    /// A stream's name or number that no store can hold. Ours.
-    #[error("event {sequence} of {stream} can't be stored: {reason}")]
+    /// A stream's name or number that a store cannot hold. A fault of genie.
+    #[error("event {sequence} of {stream} cannot be stored: {reason}")]
     Unstorable {
-        /// Which stream.
         stream: String,
-        /// Which of its events.
+        /// The event's number in the stream.
         sequence: u64,
-        /// Why not.
         reason: &'static str,
     },
-    /// The store refuses these rows. Ours.
+    /// The store refuses these rows. A fault of genie.
     #[error("the store refuses the rows: {0}")]
     Broken(String),
-    /// A key could not be read.
     #[error(transparent)]
     Keys(LogError),
 }
 
-/// While sealing, before anything is sent.
+/// An error while sealing, before anything is sent.
 impl From<LogError> for AppendError {
     fn from(error: LogError) -> Self {
         match error {
@@ -300,7 +254,7 @@ impl From<LogError> for AppendError {
 pub(crate) struct Request {
     pub rows: Vec<StoredRow>,
     pub work: Vec<Work>,
-    /// The rows' owners that are the system's: no key of theirs has to be live.
+    /// The owners that are streams of the system: they need no live key.
     pub system_owners: Vec<Uuid>,
 }
 
@@ -314,7 +268,7 @@ impl Request {
         rows + self.work.iter().map(Work::bytes).sum::<usize>()
     }
 
-    /// Whether the owner's key is made in this very append.
+    /// Whether this append makes the owner's key.
     pub fn makes_key_of(&self, owner: Uuid) -> bool {
         self.work
             .iter()
@@ -326,10 +280,10 @@ impl Request {
     }
 }
 
-/// What the store said of one request.
+/// The store's answer to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Written, now or by an earlier try of the same rows.
+    /// Written, now or by an earlier attempt with the same rows.
     Written(Appended),
     KeyNotLive,
     Stale,
@@ -353,7 +307,8 @@ impl From<Outcome> for Result<Appended, AppendError> {
     }
 }
 
-/// Working rows as the Postgres function takes them: flat JSON with the request's number `r` and the kind `t`.
+/// A working row in the form that the Postgres function takes: flat JSON with the request's number
+/// `r` and the kind `t`.
 #[derive(Serialize)]
 pub(crate) struct WorkJson {
     r: i32,

@@ -1,4 +1,4 @@
-//! Appending on Postgres: one call of the function `append` for a whole batch, in one round trip.
+//! Appends on Postgres: one call of the function `append` for a whole batch, in one round trip.
 
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use crate::{
     health::Trouble,
 };
 
-/// The writer's connection. Kept from batch to batch: a pool would ask it whether it still lives each time it is given out and
-/// taken back, and an append finds that out by itself.
+/// The writer's connection, kept from batch to batch. A pool would ping it whenever it is lent and
+/// returned; an append finds a dead connection by itself.
 pub(crate) type Held = Option<PoolConnection<Postgres>>;
 
-/// Appends a batch. A statement that takes longer than `limit` is given up together with its connection: a server that is gone
-/// without a word would otherwise hold the writer for as long as the network likes.
+/// Appends a batch. A statement that takes longer than `limit` is given up together with its
+/// connection: a server that vanished silently would otherwise hold the writer for as long as TCP
+/// tries.
 pub(crate) async fn append(
     pool: &PgPool,
     held: &mut Held,
@@ -29,7 +30,8 @@ pub(crate) async fn append(
     let appended = appended.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     match appended.as_ref().err().and_then(Trouble::of) {
         None => *held = Some(connection),
-        // Broken, with an answer on its way, or of a server that takes no writes: the next one is another.
+        // The connection is broken, still waits for an answer, or belongs to a server that takes no
+        // writes. The next append opens another.
         Some(_) => drop(connection.detach()),
     }
     appended
@@ -133,7 +135,8 @@ async fn append_on(
     outcomes(batch, &answers)
 }
 
-/// The function tells the head before the batch, and what was not appended; everything else follows the head in order.
+/// The function answers the head before the batch, and each request that was not appended. All
+/// others follow the head in order.
 fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx::Error> {
     let (mut head, mut told) = (None, vec![None; batch.len()]);
     for answer in answers {

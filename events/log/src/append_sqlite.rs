@@ -1,4 +1,5 @@
-//! Appending on SQLite: the same steps as the Postgres function, in one immediate transaction and a few statements.
+//! Appends on SQLite: the same steps as the Postgres function, in one immediate transaction and a
+//! few statements.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,14 +17,14 @@ use crate::{
 
 type Tx<'a> = Transaction<'a, Sqlite>;
 
-/// Rows of one statement: a batch is cut into these sizes, so that there are few different statements. Each statement is a way to
-/// SQLite's thread and back, which costs more than the row.
+/// The rows of one statement. A batch is cut into these sizes, so that there are few different
+/// statements. Each statement makes a trip to SQLite's thread and back, which costs more than the
+/// row.
 const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 
 /// The writer's connection, kept from batch to batch.
 pub(crate) type Held = Option<PoolConnection<Sqlite>>;
 
-/// Appends a batch.
 pub(crate) async fn append(
     pool: &SqlitePool,
     held: &mut Held,
@@ -34,7 +35,8 @@ pub(crate) async fn append(
         None => pool.acquire().await?,
     };
     let outcomes = append_on(&mut connection, batch).await;
-    *held = outcomes.is_ok().then_some(connection); // one that met an error is looked at by the pool
+    // After an error the pool checks the connection.
+    *held = outcomes.is_ok().then_some(connection);
     outcomes
 }
 
@@ -74,8 +76,9 @@ async fn append_on(
     Ok(outcomes)
 }
 
-/// The requests that are not plainly good. An owner whose last event is the one before cannot have these rows yet, nor this
-/// stream another one of the owner's: only a first event can meet a stream of somebody else.
+/// The doubtful requests. When an owner's last event is the one before the request, the log cannot
+/// hold its owner numbers yet, or its sequences in the owner's streams. Only a first event can meet
+/// another owner's stream.
 async fn doubtful(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<HashSet<usize>, sqlx::Error> {
     let (mut fences, mut firsts, mut doubtful) = (Vec::new(), Vec::new(), HashSet::new());
     for (n, request) in batch.iter().enumerate() {
@@ -125,12 +128,12 @@ async fn doubtful(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<HashSet<usize>,
     Ok(doubtful)
 }
 
-/// Why the request is not to be inserted; `None` when it is.
+/// Why the request is refused; `None` when it is to be inserted.
 async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sqlx::Error> {
     let mut owners: Vec<Uuid> = request.owners().collect();
     owners.dedup();
     let is_stale = is_stale(tx, request, &owners).await?;
-    // An owner whose last event is the one before cannot have these rows yet.
+    // An owner whose last event is the one before the request cannot have these rows yet.
     if is_stale && let Some(at) = already(tx, request).await? {
         return Ok(Some(Outcome::Written(at)));
     }
@@ -145,7 +148,7 @@ async fn judge(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, sq
     if is_stale {
         return Ok(Some(Outcome::Stale));
     }
-    // Nor can this stream have another one of the owner's: only a first event can meet a stream of somebody else.
+    // Only a first event can meet another owner's stream.
     for row in request.rows.iter().filter(|row| row.sequence == 1) {
         let taken = sqlx::query("SELECT 1 FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence = $3")
             .bind(&row.kind)
@@ -233,7 +236,7 @@ async fn already(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Appended>,
     }))
 }
 
-/// Whether the epoch in which alone it was to be written is over.
+/// Whether the one epoch in which the request may be written is over.
 async fn is_deposed(tx: &mut Tx<'_>, request: &Request) -> Result<bool, sqlx::Error> {
     for work in &request.work {
         if let Work::OnlyInEpoch(epoch) = work {
@@ -387,7 +390,7 @@ async fn write_work(tx: &mut Tx<'_>, work: &Work) -> Result<(), sqlx::Error> {
     query.execute(&mut **tx).await.map(drop)
 }
 
-/// The fact is the user's last event, inserted by this very append.
+/// The fact is the user's last event: this very append has just inserted it.
 async fn forget(tx: &mut Tx<'_>, user: &str, at: i64) -> Result<(), sqlx::Error> {
     let sql = "SELECT position FROM events WHERE user_id = $1 ORDER BY user_seq DESC LIMIT 1";
     let position: i64 = sqlx::query_scalar(sql)

@@ -24,7 +24,6 @@ pub const PART: usize = 1 << 20;
 pub const ROWS_AT_ONCE: usize = 500;
 const COLUMN: &str = "blobs.name";
 
-/// A file that is about to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBlob {
     pub id: BlobId,
@@ -51,7 +50,6 @@ impl NewBlob {
     }
 }
 
-/// A kept file, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     pub id: BlobId,

@@ -1,4 +1,4 @@
-//! Time, ids and chance. The only place that asks the machine for them; tests move the manual clock.
+//! Time, ids and chance. Only this file asks the machine for them; tests move the manual clock.
 
 use std::sync::{
     Arc,
@@ -9,33 +9,31 @@ use genie_events::{EventId, Timestamp};
 use rand::{Rng, RngExt};
 use uuid::Uuid;
 
-/// A source of time and chance. Clones share the same time.
+/// A source of time and ids. Clones share the same time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     manual: Option<Arc<AtomicI64>>,
 }
 
 impl Clock {
-    /// The machine's clock.
     pub fn system() -> Self {
         Self::default()
     }
 
-    /// A clock that stands until it is moved.
+    /// A clock that stands still until it is moved.
     pub fn manual(at: Timestamp) -> Self {
         Self {
             manual: Some(Arc::new(AtomicI64::new(at.0))),
         }
     }
 
-    /// Moves a manual clock; does nothing to the machine's.
+    /// Moves a manual clock; has no effect on the machine's.
     pub fn advance_millis(&self, millis: i64) {
         if let Some(manual) = &self.manual {
             manual.fetch_add(millis * 1000, Ordering::SeqCst);
         }
     }
 
-    /// Now.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the place that the rule points to"
@@ -52,7 +50,7 @@ impl Clock {
         }
     }
 
-    /// A new UUIDv7 (RFC 9562, section 5.7) of now.
+    /// A new UUIDv7 (RFC 9562, section 5.7) with the present time.
     pub fn new_uuid(&self) -> Uuid {
         let mut chance = [0; 10];
         rand::rng().fill_bytes(&mut chance);
@@ -60,13 +58,12 @@ impl Clock {
         uuid::Builder::from_unix_timestamp_millis(millis, &chance).into_uuid()
     }
 
-    /// A new id for an event.
     pub fn new_event_id(&self) -> EventId {
         EventId(self.new_uuid())
     }
 }
 
-/// Bytes that nobody can guess, from the operating system by way of a cryptographic generator.
+/// Bytes that nobody can guess, from a cryptographic generator seeded by the operating system.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::rng().fill_bytes(&mut bytes);

@@ -36,7 +36,6 @@ pub enum Turn {
     Yours,
     /// Another request is still asking.
     Theirs,
-    /// Directus has answered.
     Answered(Zeroizing<Vec<u8>>),
 }
 

@@ -1,5 +1,6 @@
-//! Sealed bytes: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) under a fresh random 192-bit nonce, with associated data
-//! that binds a ciphertext to its place, and a commitment to the key, which Poly1305 alone does not give.
+//! Sealed bytes: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) under a fresh random 192-bit
+//! nonce. Associated data binds a ciphertext to its place. A commitment binds it to its key, which
+//! Poly1305 alone does not do.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use chacha20poly1305::{
@@ -18,24 +19,22 @@ use crate::clock::random_bytes;
 
 const NONCE: usize = 24;
 const COMMITMENT: usize = 32;
-/// Version of both sealed forms, first in each.
+/// The version of both sealed forms, the first value in each.
 const FORMAT: u8 = 1;
 
-/// The bytes can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CantOpen {
-    /// Not in a form that this release knows.
+    /// This release does not know the form.
     #[error("the sealed form is unknown or cut short")]
     Form,
-    /// Sealed under another key.
     #[error("it was sealed under another key")]
     OtherKey,
-    /// Changed since, or moved from another place.
+    /// The bytes were changed, or moved from another place.
     #[error("it was changed or moved since it was sealed")]
     Changed,
 }
 
-/// A key that seals and opens. It never shows itself.
+/// A key that seals and opens. It never prints itself.
 pub struct SealingKey {
     id: Uuid,
     cipher: XChaCha20Poly1305,
@@ -49,8 +48,8 @@ impl std::fmt::Debug for SealingKey {
 }
 
 impl SealingKey {
-    /// Derives the key for `purpose` from a root key by HKDF-SHA-256 (RFC 5869). The commitment is derived beside it:
-    /// finding two roots with one commitment means a collision of SHA-256.
+    /// Derives the key for `purpose` from a root key by HKDF-SHA-256 (RFC 5869). The commitment is
+    /// derived beside it: two roots with one commitment would be a collision of SHA-256.
     pub fn derive(id: Uuid, root: &[u8; 32], purpose: &str) -> Self {
         let key = Zeroizing::new(derive(root, purpose, "key"));
         let commitment = derive(root, purpose, "commitment");
@@ -61,7 +60,6 @@ impl SealingKey {
         }
     }
 
-    /// Which key it is.
     pub fn id(&self) -> Uuid {
         self.id
     }
@@ -72,7 +70,7 @@ impl SealingKey {
             msg: plaintext,
             aad: place,
         };
-        // Fails only when the plaintext is longer than 256 GiB, which no limit of ours lets through.
+        // Fails only when the plaintext is longer than 256 GiB, which every limit here rules out.
         let ciphertext = self
             .cipher
             .encrypt(&XNonce::from(nonce), payload)
@@ -102,7 +100,7 @@ impl SealingKey {
         [&[FORMAT][..], &self.commitment, &nonce, &ciphertext].concat()
     }
 
-    /// Opens bytes sealed for that place.
+    /// Opens bytes that were sealed for that place.
     pub fn open(&self, sealed: &[u8], place: &Place) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
         let (&format, rest) = sealed.split_first().ok_or(CantOpen::Form)?;
         let (commitment, rest) = rest.split_at_checked(COMMITMENT).ok_or(CantOpen::Form)?;
@@ -130,10 +128,9 @@ impl SealingKey {
             c: &c,
             m: &m,
         };
-        serde_json::to_string(&envelope).unwrap_or_default() // text and numbers always serialize
+        serde_json::to_string(&envelope).unwrap_or_default() // Text and numbers always serialize.
     }
 
-    /// Opens an event's envelope.
     pub fn open_event(&self, envelope: &Envelope, place: &Place) -> Result<Vec<u8>, CantOpen> {
         if envelope.v != FORMAT {
             return Err(CantOpen::Form);
@@ -147,7 +144,7 @@ impl SealingKey {
     }
 }
 
-/// HKDF-SHA-256 of a root key for a purpose and a part of it.
+/// HKDF-SHA-256 of a root key, for a purpose and a part of it.
 pub fn derive(root: &[u8; 32], purpose: &str, part: &str) -> [u8; 32] {
     let mut out = [0; 32];
     let info = ["genie v1", purpose, part].join("/");
@@ -156,13 +153,13 @@ pub fn derive(root: &[u8; 32], purpose: &str, part: &str) -> [u8; 32] {
     out
 }
 
-/// What `payload` holds: version, key id, event id, nonce, ciphertext, commitment.
+/// The content of `payload`: version, key id, event id, nonce, ciphertext, commitment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope<'a> {
     v: u8,
-    /// Which key sealed it.
+    /// The id of the key that sealed it.
     pub k: Uuid,
-    /// The event's id, so that readers of single streams know it too.
+    /// The event's id, for readers of single streams, who do not read the row's column.
     pub e: EventId,
     n: &'a str,
     c: &'a str,
@@ -170,14 +167,16 @@ pub struct Envelope<'a> {
 }
 
 fn decode<const N: usize>(text: &str) -> Result<[u8; N], CantOpen> {
-    let mut bytes = [0; 48]; // a nonce or a commitment, and the room that the decoder asks for
+    // A nonce or a commitment, with the spare room that the decoder asks for.
+    let mut bytes = [0; 48];
     let length = BASE64
         .decode_slice(text, &mut bytes)
         .map_err(|_| CantOpen::Form)?;
     bytes[..length].try_into().map_err(|_| CantOpen::Form)
 }
 
-/// Where sealed bytes belong; associated data, length-prefixed so that no two places look alike.
+/// The place that sealed bytes belong to. It is the associated data, length-prefixed so that no two
+/// places look alike.
 #[derive(Debug, Clone)]
 pub struct Place(Vec<u8>);
 
@@ -192,7 +191,6 @@ impl Place {
         Self(bytes)
     }
 
-    /// The place of an event in the log.
     pub fn event(
         event_id: EventId,
         stream: &StreamId,
@@ -312,9 +310,10 @@ mod tests {
         }
     }
 
-    /// What is sealed is opened by later releases: how keys are derived, and what seals what, never changes.
+    /// Invariant: later releases open everything that was sealed. The derivation of keys and the
+    /// sealed forms never change.
     #[test]
-    fn what_an_earlier_release_sealed_opens() {
+    fn bytes_that_an_earlier_release_sealed_open() {
         let (key, place) = (key(1), Place::new(&["secret", "a"]));
         let sealed = bytes(SEALED_BEFORE);
         assert_eq!(
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_shows_nothing_of_itself() {
+    fn the_key_does_not_print_itself() {
         assert_eq!(
             format!("{:?}", key(1)),
             "SealingKey(00000000-0000-0000-0000-000000000001)"

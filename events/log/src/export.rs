@@ -35,7 +35,6 @@ use crate::{LogError, StoredRow, keys::hex, store::LONGEST};
 mod folder;
 mod read;
 mod sealed;
-/// The working tables that an export carries.
 mod tables;
 mod write;
 

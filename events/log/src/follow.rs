@@ -1,5 +1,5 @@
-//! Following the log in order. Positions are given in commit order by the append, so nothing arrives behind the reader's back,
-//! and a hole is an alarm: it stops the follower for good.
+//! Follows the log in order. The append gives positions in commit order, so nothing arrives behind
+//! the reader. A hole is an alarm: it stops the follower for good.
 
 use std::sync::Arc;
 
@@ -10,21 +10,17 @@ use crate::{
     tail_cache::{Found, Reading},
 };
 
-/// Where a follower is.
+/// The state of a follower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Following {
-    /// Reading what is in the table.
+    /// Reads rows that are in the table already.
     CatchingUp,
-    /// At the head, woken by what is appended.
+    /// At the head, woken by new rows.
     Live,
-    /// A position is missing; there is no reading past it.
-    Stopped {
-        /// The first that is missing.
-        missing: u64,
-    },
+    /// A position is missing; the follower does not read past it.
+    Stopped { missing: u64 },
 }
 
-/// One reader of the log.
 #[derive(Debug)]
 pub struct Follower {
     log: Log,
@@ -34,7 +30,7 @@ pub struct Follower {
 }
 
 impl Log {
-    /// Follows from after a position.
+    /// A follower that begins after a position.
     pub fn follow(&self, after: u64) -> Follower {
         Follower {
             log: self.clone(),
@@ -51,13 +47,12 @@ impl Follower {
         self.after
     }
 
-    /// Where it is.
     pub fn state(&self) -> Following {
         self.state
     }
 
-    /// The next rows, at least one and at most `limit`; waits while there are none. Dropping the wait loses nothing.
-    /// [`LogError::Hole`] comes again each time it is asked.
+    /// The next rows, at least one and at most `limit`; waits while there are none. Dropping the
+    /// wait loses nothing. After a hole each call answers [`LogError::Hole`].
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         loop {
             if let Following::Stopped { missing } = self.state {
@@ -83,7 +78,7 @@ impl Follower {
         }
     }
 
-    /// From the table, in which there are more rows.
+    /// Reads from the table, which has more rows.
     async fn catch_up(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         self.state = Following::CatchingUp;
         let missing = match self.log.rows(self.after, limit).await {

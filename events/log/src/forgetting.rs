@@ -23,7 +23,6 @@ pub const ASKED_AT_ONCE: usize = 500;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
     pub table: &'static str,
-    /// The column that names the user.
     pub user: &'static str,
     /// The primary key's columns, separated by commas.
     pub key: &'static str,

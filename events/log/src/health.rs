@@ -1,5 +1,6 @@
-//! Whether the store takes writes. The writer says what it met; while it is anything but well, a probe finds out when it is over,
-//! so that nobody has to send a command, or restart, to learn it.
+//! The state of the store: whether it takes writes. The writer reports what it meets. While the
+//! store is in trouble, a probe finds out when it is over, so that nobody has to send a command or
+//! restart.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,22 +12,19 @@ use tracing::{info, warn};
 
 use crate::store::{LONGEST, Writing};
 
-/// How often a store in trouble is tried.
+/// How often a store in trouble is probed.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Why the store takes no writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// It does not answer.
     Away,
-    /// It answers and takes no writes: a standby, or set so by its operator.
+    /// The store answers but takes no writes: it is a standby, or its operator made it read-only.
     ReadOnly,
-    /// Its disk is full.
     Full,
 }
 
 impl Trouble {
-    /// As shown to operators.
+    /// The word that operators see.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Away => "away",
@@ -35,7 +33,7 @@ impl Trouble {
         }
     }
 
-    /// What an error says of the store; `None` when the same would fail for good.
+    /// The trouble behind an error; `None` when the same statement would fail again.
     ///
     /// Postgres: SQLSTATE 25006 (read-only), 53100 (disk full), classes 08 (connection), 53 (resources), 57P0x (shutdown),
     /// 40 (rolled back), and 25P03 (a transaction left open), 55P03 (lock), 57014 (time-out). SQLite: READONLY, FULL, BUSY, LOCKED, IOERR, CANTOPEN.
@@ -54,7 +52,8 @@ impl Trouble {
 }
 
 fn of_code(code: &str) -> Option<Trouble> {
-    // SQLite's codes are short numbers with the primary code in the lowest byte; SQLSTATEs have five places.
+    // SQLite's codes are short numbers with the primary code in the lowest byte; an SQLSTATE has
+    // five characters.
     if let (Ok(number), 1..=4) = (code.parse::<u32>(), code.len()) {
         return match number & 0xff {
             8 => Some(Trouble::ReadOnly),
@@ -74,19 +73,19 @@ fn of_code(code: &str) -> Option<Trouble> {
     }
 }
 
-/// What is known of the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Health(Arc<watch::Sender<Option<Trouble>>>);
 
 impl Health {
-    /// A store that is well, and a probe for when it is not, on the current runtime for as long as the log is open.
+    /// A healthy store, and a probe for when it is not. The probe runs on the current runtime for
+    /// as long as the log is open.
     pub fn start(writing: Writing) -> Self {
         let known = Arc::new(watch::Sender::new(None));
         tokio::spawn(probe(Arc::downgrade(&known), known.subscribe(), writing));
         Self(known)
     }
 
-    /// What the writer met.
+    /// Takes the writer's report.
     pub fn tell(&self, trouble: Option<Trouble>) {
         tell(&self.0, trouble);
     }
@@ -114,7 +113,7 @@ fn tell(health: &watch::Sender<Option<Trouble>>, trouble: Option<Trouble>) {
     });
 }
 
-/// While the store is in trouble, tries to write until it can.
+/// While the store is in trouble, tries to write until it succeeds.
 async fn probe(
     health: Weak<watch::Sender<Option<Trouble>>>,
     mut known: watch::Receiver<Option<Trouble>>,
@@ -143,7 +142,8 @@ async fn write(writing: &Writing) -> Result<(), sqlx::Error> {
             let mut connection = pool.acquire().await?;
             let wrote = sqlx::query(sql).execute(&mut *connection).await.map(drop);
             if wrote.is_err() {
-                connection.close_on_drop(); // a session may be read-only although its server no longer is
+                // A session may be read-only although its server no longer is.
+                connection.close_on_drop();
             }
             wrote
         }
@@ -162,7 +162,7 @@ mod tests {
     };
 
     #[test]
-    fn codes_tell_what_is_wrong() {
+    fn codes_name_the_trouble() {
         for (code, trouble) in [
             ("25006", Some(Trouble::ReadOnly)),
             ("53100", Some(Trouble::Full)),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_sqlite_is_told_from_one_that_is_away() {
+    async fn a_full_sqlite_differs_from_one_that_is_away() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         for sql in ["CREATE TABLE t (x)", "PRAGMA max_page_count = 3"] {
             sqlx::query(sql).execute(&mut connection).await.unwrap();
@@ -195,7 +195,8 @@ mod tests {
         assert_eq!(Trouble::of(&full), Some(Trouble::Full));
     }
 
-    /// On Postgres, where a standby or an operator can make it so; SQLite's file can't be made read-only under an open writer.
+    /// Only Postgres: a standby or an operator can make it read-only. SQLite's file cannot be made
+    /// read-only under an open writer.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_read_only_store_is_recognised_and_recovered_from_without_a_command() {
         let store = TestStore::new(Kind::Postgres).await;

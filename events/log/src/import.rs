@@ -295,17 +295,18 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
     for table in CARRIED {
         table.empty(&mut tx).await?;
     }
-    let (mut of, mut chunk): (&Table, Vec<Row>) = (&CARRIED[0], Vec::new());
+    let mut current: &Table = &CARRIED[0];
+    let mut chunk: Vec<Row> = Vec::new();
     for row in export.tables()? {
         let (table, row) = row?;
-        if table.name != of.name || Table::is_full(&chunk) {
-            in_time(of.write(&mut tx, &chunk)).await?;
+        if table.name != current.name || Table::is_full(&chunk) {
+            in_time(current.write(&mut tx, &chunk)).await?;
             chunk.clear();
-            of = table;
+            current = table;
         }
         chunk.push(row);
     }
-    in_time(of.write(&mut tx, &chunk)).await?;
+    in_time(current.write(&mut tx, &chunk)).await?;
     sqlx::query("DELETE FROM checkpoints WHERE name = $1")
         .bind(MARK)
         .execute(&mut *tx)

@@ -158,7 +158,6 @@ impl SystemHashes {
         keyed_hash(&self.invite, &["the first invite"])[..20].to_owned()
     }
 
-    /// The stream of a service key.
     pub fn service_key(&self, key: &str) -> ServiceKeyId {
         ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
     }
@@ -201,13 +200,12 @@ fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
     hex(&mac.finalize().into_bytes())
 }
 
-/// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes
         .iter()
         .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
+            let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
             text
         })
 }

@@ -1,82 +1,79 @@
-//! genie-log: how facts are kept, on Postgres and on SQLite, and the working tables beside them.
+//! genie-log: stores facts on Postgres and on SQLite, with the working tables beside them.
 //!
-//! It appends in groups, pages and follows in commit order, and seals everything of a user under that user's key.
-//! It never decides anything: what may happen is said in `genie-events`.
+//! It appends in groups, pages and follows in commit order, and seals everything of a user under
+//! that user's key. It never decides anything: `genie-events` holds the rules.
 
-/// What is to be appended, and what became of it.
+/// Appends and their outcomes.
 pub mod append;
 mod append_postgres;
 mod append_sqlite;
-/// Time, ids and chance, which come in as arguments everywhere else.
+/// Time, ids and chance, which are arguments everywhere else.
 pub mod clock;
-/// Which one node runs timers, projections and the sealer.
+/// Elects the node that runs timers, projections and the head signer.
 pub mod election;
-/// Sealed text: XChaCha20-Poly1305 with commitment.
+/// Sealed bytes: XChaCha20-Poly1305 with a commitment to the key.
 pub mod encryption;
-/// What can go wrong, and which of it means that the store is away.
+/// Errors of the store, and the distinction between a store that is away and a fault of genie.
 pub mod error;
-/// An export: the log and its working tables in a folder of sealed files.
+/// Exports the log and its working tables into a folder of sealed files.
 pub mod export;
-/// Following the log in order, live.
+/// Follows the log in order, live.
 pub mod follow;
 /// Whether the store takes writes.
 pub mod health;
-/// Taking an export into a store.
+/// Imports an export into a store.
 pub mod import;
-/// Master keys, user keys and what is derived from them.
+/// Master keys, data keys, and the keys derived from them.
 pub mod keys;
-/// Waking users: snapshot and tail, many at once.
+/// Loads users: snapshot and tail, many at once.
 pub mod load_users;
-/// Everything above, as one handle.
+/// All of the above as one handle.
 pub mod log;
 mod migrations;
 mod notify;
-/// Pages of the log, a user's events, single streams.
+/// Reads pages of the log, a user's events, and single streams.
 pub mod read;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
 /// A row of the log as stored, its digest, and the fact inside.
 pub mod stored_row;
 mod tail_cache;
-/// What was deleted goes from SQLite's files too.
+/// Removes deleted bytes from SQLite's files, too.
 mod wal_scrub;
 /// The one task that writes: group commit.
 pub mod writer;
 
-/// The elected node's task that keeps the tree and signs heads.
+/// The leader's task that keeps the tree and signs heads.
 pub mod head_signer;
 /// Proofs for others: a fact is in the log, and the log only grew.
 pub mod merkle_proof;
 /// The Merkle tree over all digests.
 pub mod merkle_tree;
-/// Its signed heads, and the key that signs them.
+/// The tree's signed heads, and the key that signs them.
 pub mod signed_heads;
-/// Checking the whole log against its digests, its tree and its heads.
+/// Checks the whole log against its digests, its tree and its heads.
 pub mod verify;
 
-/// Working table: uploaded files; and how their bytes are sealed.
+/// A working table: uploaded files. Also seals their bytes.
 pub mod blobs;
-/// Working table: what Directus answered to a refresh token, for the tabs that come with the same one.
+/// A working table: Directus' answers to refresh tokens, for browser tabs that send the same token.
 pub mod directus_refresh;
-/// Working table: who is to be forgotten and who was; and what is erased of them.
+/// A working table: the users to be forgotten and those who were. Also erases their rows.
 pub mod forgetting;
-/// Working table: outcomes of requests that may be sent again.
+/// A working table: the outcomes of requests that may be sent again.
 pub mod idempotency;
-/// Working table: who acts for whom now.
+/// A working table: the impersonations that run now.
 pub mod impersonations;
-/// Working table: leases of running jobs, turns and captions.
+/// A working table: the leases of running jobs, turns and captions.
 pub mod leases;
-/// Working table: sealed secrets, behind a door that only the write side's vault is handed.
+/// A working table: sealed secrets, behind a door that only the write side's vault gets.
 pub mod secrets;
-/// Working table: refresh tokens.
+/// A working table: sessions and their refresh tokens.
 pub mod sessions;
-/// Working table: one snapshot of each user's state.
+/// A working table: a snapshot of each user's state.
 mod snapshots;
-/// Working table: tokens of running turns.
+/// A working table: the text of running turns.
 pub mod turn_journal;
-
-/// What `genie torture` does to a Postgres behind the servers' backs.
-pub mod torture;
 
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]

@@ -1,5 +1,5 @@
-//! Waking users: a snapshot and the tail of the log after it, folded. Whoever wakes at once is read at once: one task takes
-//! whatever waits, without a timer, and reads keys, snapshots and tails of all of them together.
+//! Loads users: a snapshot, and the facts after it folded into it. One task takes all users that
+//! wait, without a timer, and reads the keys, snapshots and tails of all of them together.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,32 +17,33 @@ use crate::{
     stored_row::COLUMNS,
 };
 
-/// Users that may wait to be read; one more is told that the store is busy.
+/// The users that may wait to be read. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 65_536;
-/// The most users read together.
+/// The most users that are read together.
 const BATCH: usize = 128;
-/// Batches read at the same time; while they are, the next gathers.
+/// The batches that are read at the same time; the next one gathers meanwhile.
 const AT_ONCE: usize = 3;
-/// The most events of each user that are read with the others; who has more is read on alone.
+/// The most events of each user that are read together. The rest of a longer tail is read
+/// separately.
 const TAIL: u64 = 256;
-/// After so many events without one, a snapshot is kept.
+/// A snapshot is kept after this many events without one.
 pub const SNAPSHOT_EVERY: u64 = 200;
 
-/// A user, awake.
+/// A loaded user.
 #[derive(Debug)]
 pub struct Awake {
-    /// The state.
     pub user: User,
     /// The position of the user's latest event.
     pub position: u64,
-    /// How many events the kept snapshot covers.
+    /// The number of events that the kept snapshot covers.
     pub snapshot_seq: u64,
-    /// The user's keys; none for somebody of whom nothing is known.
+    /// The user's keys; `None` for an unknown user.
     pub keys: Option<Arc<UserKeys>>,
 }
 
 impl Awake {
-    /// Folds the user's next events: each is checked against its digest, opened and lifted to its present shape.
+    /// Folds the user's next events. Each is checked against its digest, opened and lifted to the
+    /// present version.
     pub fn replay(&mut self, rows: &[StoredRow], keys: &UserKeys) -> Result<(), LogError> {
         for row in rows {
             if row.owner_seq != self.user.seq() + 1 {
@@ -59,32 +60,32 @@ impl Awake {
     }
 }
 
-/// What came of waking somebody.
+/// The outcome of loading a user.
 #[derive(Debug)]
 pub enum Waking {
-    /// The state is folded.
     Awake(Box<Awake>),
-    /// Nobody can read them any more.
+    /// The user was forgotten: nobody can read the facts any more.
     Forgotten,
 }
 
-/// What the store holds of one user.
+/// The stored data of one user.
 struct Kept {
     key: Option<WrappedKey>,
     snapshot: Option<Stored>,
-    /// How many events the user has.
+    /// The number of the user's events.
     seq: u64,
     tail: Vec<StoredRow>,
 }
 
 type Answer = Result<Option<Arc<Kept>>, LogError>;
 
-/// The way to the task that reads whoever wakes.
+/// The queue of the task that loads users.
 #[derive(Clone)]
 pub(crate) struct Wakes(mpsc::Sender<(UserId, oneshot::Sender<Answer>)>);
 
 impl Wakes {
-    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    /// Starts the task on the current runtime, which must be the one that owns the store's
+    /// connections.
     pub fn start(store: Store) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(read_all(store, waiting));
@@ -95,7 +96,7 @@ impl Wakes {
         let (reply, answer) = oneshot::channel();
         self.0
             .try_send((user, reply))
-            .map_err(|_| LogError::Away("too many users wake at once".into()))?;
+            .map_err(|_| LogError::Away("too many users are being loaded at once".into()))?;
         answer
             .await
             .unwrap_or_else(|_| Err(LogError::Away("the store was closed".into())))
@@ -103,7 +104,8 @@ impl Wakes {
 }
 
 impl Log {
-    /// The present state of a user, from the snapshot and what came after it. A user of whom nothing is known is empty.
+    /// The present state of a user, from the snapshot and the facts after it. An unknown user has
+    /// an empty state.
     pub async fn wake(&self, user: UserId) -> Result<Waking, LogError> {
         let Some(kept) = self.wakes().read(user).await? else {
             return Ok(Waking::Awake(Box::new(asleep(user))));
@@ -112,10 +114,11 @@ impl Log {
             return Ok(Waking::Forgotten);
         };
         if self.ends_in_forgetting(&kept.tail).await? {
-            return Ok(Waking::Forgotten); // whatever became of the key: it may have come back with a backup
+            // The key does not matter here: it may have come back with a backup.
+            return Ok(Waking::Forgotten);
         }
         let mut awake = begin(user, &keys, kept.snapshot.as_ref(), kept.seq);
-        // Read for a snapshot that turned out unreadable, the tail is of no use.
+        // The tail is of no use when it was read for a snapshot that turned out unreadable.
         if kept
             .tail
             .first()
@@ -139,7 +142,8 @@ impl Log {
         Ok(Waking::Awake(Box::new(awake)))
     }
 
-    /// Whether the last of a user's rows says that they were forgotten, which is sealed under the system's key.
+    /// Whether the last of a user's rows is the fact of the forgetting, which is sealed under the
+    /// system's key.
     async fn ends_in_forgetting(&self, rows: &[StoredRow]) -> Result<bool, LogError> {
         match rows.last() {
             Some(row) if row.is_forgotten() => self.open_row(row).await.map(|_| true),
@@ -148,7 +152,7 @@ impl Log {
     }
 }
 
-/// Somebody of whom nothing is read yet.
+/// A user before any fact is read.
 pub fn asleep(user: UserId) -> Awake {
     Awake {
         user: User::new(user),
@@ -158,8 +162,8 @@ pub fn asleep(user: UserId) -> Awake {
     }
 }
 
-/// The state that a snapshot holds, or an empty one. A snapshot of more events than there are is none: the store was restored to
-/// an earlier time without it.
+/// The state in a snapshot, or an empty one. A snapshot that covers more events than the log has is
+/// ignored: the store was restored to an earlier time without it.
 fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&Stored>, seq: u64) -> Awake {
     let empty = || Awake {
         keys: Some(Arc::clone(keys)),
@@ -194,16 +198,16 @@ async fn read_all(store: Store, mut waiting: mpsc::Receiver<(UserId, oneshot::Se
         };
         let mut batch = Vec::with_capacity(BATCH);
         if waiting.recv_many(&mut batch, BATCH).await == 0 {
-            return; // the log was closed
+            return; // The log was closed.
         }
         let store = store.clone();
         tokio::spawn(async move {
             let mut users: Vec<UserId> = batch.iter().map(|(user, _)| *user).collect();
             users.sort_unstable();
-            users.dedup(); // somebody may be woken twice, and is read once
+            users.dedup(); // A user who is asked for twice is read once.
             let read = match tokio::time::timeout(LONGEST, read_batch(&store, &users)).await {
                 Ok(read) => read,
-                Err(_) => Err(LogError::Away("it did not answer in time".into())),
+                Err(_) => Err(LogError::Away("no answer in time".into())),
             };
             let read = read.map(|kept| {
                 kept.into_iter()
@@ -215,16 +219,16 @@ async fn read_all(store: Store, mut waiting: mpsc::Receiver<(UserId, oneshot::Se
                     .as_ref()
                     .map(|kept| kept.get(&user).cloned())
                     .map_err(LogError::clone);
-                let _ = reply.send(answer); // whoever woke the user may have gone
+                let _ = reply.send(answer); // The caller may have gone.
             }
             drop(permit);
         });
     }
 }
 
-/// Two statements for all of them: keys and snapshots, then the tails after these snapshots.
+/// Two statements for all users: keys and snapshots, then the tails after these snapshots.
 async fn read_batch(store: &Store, users: &[UserId]) -> Result<HashMap<UserId, Kept>, LogError> {
-    // Padded with nobody, so that there are few different statements.
+    // Padded with empty ids, so that there are few different statements.
     let size = [1, 8, 32, BATCH]
         .into_iter()
         .find(|size| *size >= users.len())
@@ -356,7 +360,7 @@ mod tests {
     }
 
     both_stores!(
-        a_snapshot_and_the_tail_are_what_the_whole_log_is,
+        a_snapshot_with_its_tail_equals_the_whole_log,
         async |store: TestStore| {
             let log = store.open().await.log;
             let ada = store.register(&log, "ada").await;
@@ -378,7 +382,8 @@ mod tests {
                 (704, 704, 701)
             );
 
-            // One that was changed, and one that is ahead of a log restored without it: the log is read.
+            // A snapshot that was changed, one ahead of a log restored without it, and one of
+            // another version: the log is read.
             for damage in [
                 "UPDATE snapshots SET position = 700",
                 "UPDATE snapshots SET user_seq = 9000",
@@ -393,12 +398,12 @@ mod tests {
                 );
                 assert_eq!(read.position, 704);
             }
-            keep_snapshot(&log, &from_snapshot).await; // of this version again
+            keep_snapshot(&log, &from_snapshot).await; // A snapshot of this version again.
         }
     );
 
     both_stores!(
-        many_wake_together_and_each_as_themselves,
+        many_users_load_together_and_each_gets_their_own_state,
         async |store: TestStore| {
             let log = store.open().await.log;
             let mut users = Vec::new();
@@ -407,7 +412,7 @@ mod tests {
                 sign_in(&log, user, 1, n % 7 + 1).await;
                 users.push((user, n % 7 + 2));
             }
-            sign_in(&log, users[3].0, users[3].1, 400).await; // more than is read with the others
+            sign_in(&log, users[3].0, users[3].1, 400).await; // More events than are read together.
             users[3].1 += 400;
             let fresh = store.open().await.log;
             let nobody = UserId(store.clock.new_uuid());
@@ -425,7 +430,7 @@ mod tests {
     );
 
     both_stores!(
-        a_missing_event_is_an_alarm_and_not_a_shorter_life,
+        a_missing_event_is_an_alarm_and_not_a_shorter_history,
         async |store: TestStore| {
             let log = store.open().await.log;
             let ada = store.register(&log, "ada").await;

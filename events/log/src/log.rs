@@ -1,4 +1,4 @@
-//! Everything above, as one handle that is cheap to clone.
+//! The log as one handle that is cheap to clone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,40 +23,33 @@ use crate::{
 
 /// Seals facts for the store, and opens them again.
 mod encrypt;
-/// Keys of users, opened and kept for a while, and the ring that opens them.
+/// Opens users' keys and keeps them for a while; holds the ring that unwraps them.
 mod keys;
 
 pub(crate) use keys::wrapped_key;
 use keys::{stored_key, system_key};
 
-/// How many users' keys are kept opened.
 const CACHED_KEYS: u64 = 100_000;
-/// How long a key is kept opened. One that was destroyed on another node is noticed by the append at once, and by reads as soon
-/// as this node has seen the fact (see [`Log::drop_keys`]), at the latest within this.
+/// How long an opened key is kept. When another node destroys a key, an append notices at once, and
+/// a read when this node has seen the fact (see [`Log::drop_keys`]), at the latest after this time.
 const KEY_LIFE: Duration = Duration::from_secs(60);
 
-/// What a log is opened with.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where.
     pub target: Target,
-    /// The ring of master keys.
     pub masters: MasterKeys,
-    /// The source of time.
     pub clock: Clock,
     /// Only reads: nothing is made or migrated, and appends fail.
     pub read_only: bool,
 }
 
-/// What opening gives: the log for everybody, and the door to secrets for the vault alone.
+/// An opened log, and the door to secrets, which only the vault gets.
 pub struct Opened {
-    /// The log.
     pub log: Log,
     /// The only way to secrets.
     pub vault: VaultDoor,
 }
 
-/// The log.
 #[derive(Clone)]
 pub struct Log(Arc<Inner>);
 
@@ -66,7 +59,7 @@ struct Inner {
     health: Health,
     tail: Arc<Tail>,
     masters: watch::Sender<MasterKeys>,
-    /// The current master key, when this process does not have it.
+    /// The id of the current master key, when this process does not have that key.
     lacking: watch::Sender<Option<String>>,
     system: Arc<UserKeys>,
     hashes: SystemHashes,
@@ -83,8 +76,9 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
-    /// Opens the store, brings its schema up to date and reads the system's key, which is made on an empty store. A master key
-    /// that is missing or wrong is found here. To be called on the runtime that is to own the connections.
+    /// Opens the store, brings its schema up to date and reads the system's key, which is made on
+    /// an empty store. Fails when a master key is missing or wrong. Call it on the runtime that is
+    /// to own the connections.
     pub async fn open(settings: Settings) -> Result<Opened, LogError> {
         let store = Store::open(&settings.target, settings.read_only).await?;
         if !settings.read_only && import::is_unfinished(&store).await? {
@@ -139,7 +133,8 @@ impl Log {
         })
     }
 
-    /// Whether nothing was ever sealed in a store, so that any master key will do. Brings its schema up to date.
+    /// Whether the store is empty of keys, so that any master key will do. Brings the schema up to
+    /// date.
     pub async fn is_new(target: &Target) -> Result<bool, LogError> {
         let store = Store::open(target, false).await?;
         let is_new = stored_key(&store, Uuid::nil()).await?.is_none();
@@ -152,7 +147,6 @@ impl Log {
         &self.0.store
     }
 
-    /// The source of time.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
     }
@@ -167,7 +161,7 @@ impl Log {
         self.0.health.trouble()
     }
 
-    /// The first position that is missing from the log, once somebody came upon it.
+    /// The first position that is missing from the log, once a reader has found a hole.
     pub fn hole(&self) -> Option<u64> {
         match *self.0.tail.watch_reading().borrow() {
             Reading::Hole { missing } => Some(missing),
@@ -192,12 +186,12 @@ impl Log {
         &self.0.snapshots
     }
 
-    /// Keyed hashes and the token key.
     pub fn hashes(&self) -> &SystemHashes {
         &self.0.hashes
     }
 
-    /// Seals and appends. When this answers `Ok`, everything in it is durable. May be called from any runtime.
+    /// Seals and appends. After `Ok` everything in the append is durable. May be called from any
+    /// runtime.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let request = self.seal(append).await?;
         self.0.writer.append(request).await
@@ -212,7 +206,7 @@ pub(crate) async fn stored_head(store: &Store) -> Result<u64, LogError> {
 }
 
 impl Group {
-    /// Facts of a user, who had `after` events before.
+    /// Facts of a user who had `after` events before.
     pub fn of_user(user: UserId, after: u64, facts: Vec<crate::NewFact>) -> Self {
         Self {
             owner: Owner::User(user),
@@ -222,7 +216,7 @@ impl Group {
         }
     }
 
-    /// Facts of one of the system's streams, which had `after` events before.
+    /// Facts of a stream of the system, which had `after` events before.
     pub fn of_system(stream: &StreamId, after: u64, events: Vec<genie_events::Event>) -> Self {
         let facts = (after + 1..)
             .zip(events)

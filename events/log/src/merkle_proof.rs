@@ -20,7 +20,6 @@ pub struct Proof {
     pub leaf: Hash,
     /// The audit path from the leaf to the head's root (RFC 6962, 2.1.1).
     pub path: Vec<Hash>,
-    /// The newest signed head.
     pub head: SignedHead,
     /// When asked for: the proof that this head's tree begins with a smaller one (RFC 6962, 2.1.2).
     pub growth: Option<Growth>,

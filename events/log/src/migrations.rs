@@ -1,5 +1,5 @@
-//! The migrations, compiled in. They are listed by hand, because the macro `sqlx::migrate!` builds sqlx, rustls and tokio a
-//! second time, for the machine that compiles.
+//! The migrations, compiled in. They are listed by hand, because the macro `sqlx::migrate!`
+//! compiles sqlx, rustls and tokio a second time, for the machine that builds.
 
 use std::{borrow::Cow, future::Future, pin::Pin};
 
@@ -48,7 +48,8 @@ impl MigrationSource<'static> for Migrations {
     }
 }
 
-/// Number and description are read from the name, as sqlx reads them: `0002_read_tables.sql` is 2, "read tables".
+/// Reads number and description from the name, as sqlx does: `0002_read_tables.sql` is 2, "read
+/// tables".
 fn migration(file: &'static str, sql: &'static str) -> Result<Migration, BoxDynError> {
     let name = file.trim_end_matches(".sql");
     let (number, description) = name.split_once('_').ok_or("no number before `_`")?;
@@ -69,7 +70,8 @@ mod tests {
 
     use super::*;
 
-    /// What sqlx itself makes of the folder: every file in it, with number, description and checksum.
+    /// Compares with sqlx's own reading of the folder: every file, with number, description and
+    /// checksum.
     async fn assert_is_folder(listed: Migrations, store: &str) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../migrations")

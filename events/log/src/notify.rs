@@ -1,5 +1,6 @@
-//! Hints between the nodes of one Postgres: after each batch, one NOTIFY with the head, on a connection of its own and never in
-//! the append (at commit it takes a lock of the whole server). A hint only wakes; a slow poll is the net under it.
+//! Hints between the nodes of one Postgres: after each batch, one NOTIFY with the head. It has a
+//! connection of its own and is never part of the append, because at commit it takes a lock of the
+//! whole server. A hint only wakes; a slow poll makes up for lost hints.
 
 use std::{
     sync::{
@@ -19,25 +20,25 @@ use uuid::Uuid;
 
 use crate::{log::stored_head, store::Store, tail_cache::Tail};
 
-/// As Postgres knows it.
+/// The channel's name in Postgres.
 const CHANNEL: &str = "genie_head";
-/// The net: how often the table is looked at when no hint comes.
+/// How often the table is polled when no hint comes.
 const POLL: Duration = Duration::from_secs(1);
-/// The shortest time between two hints; what is appended meanwhile goes with the next.
+/// The shortest time between two hints; the next hint covers everything appended meanwhile.
 const SPACING: Duration = Duration::from_millis(1);
-/// How often a process that sends hints looks whether anybody is left to be told.
+/// How often a process that sends hints checks whether another process listens.
 const COMPANY: Duration = Duration::from_secs(5);
-/// What a process says when it begins to listen.
+/// The message of a process that begins to listen.
 const HELLO: &str = "hello ";
-/// What the connections are called, before the name of their process: at most 63 bytes with it.
+/// The connections' name, before the name of their process: at most 63 bytes with it.
 const NAME: &str = "genie hints ";
-/// Pause after a connection was lost.
+/// The pause after a connection was lost.
 const AWAY: Duration = Duration::from_millis(500);
-/// How long a hint may take.
+/// The longest time for a hint.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log is open.
-/// `written` is the last position that this process appended.
+/// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log
+/// is open. `written` is the last position that this process appended.
 pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
     let me = format!("{NAME}{}", node.simple());
     let options = pool
@@ -45,9 +46,9 @@ pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch:
         .as_ref()
         .clone()
         .application_name(&me);
-    // A hint has a transaction of its own, which must not make the appends' flushes wait for its own.
+    // Each hint is a transaction of its own. Its flush must not delay the appends' flushes.
     let options = options.options([("synchronous_commit", "off")]);
-    // One that sends and one that listens.
+    // One connection sends and one listens.
     let pool = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(PATIENCE)
@@ -64,9 +65,10 @@ pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch:
 
 struct Hints {
     pool: PgPool,
-    /// What this process' connections are called.
+    /// The name of this process' connections.
     me: String,
-    /// 0 when no other process listens: then nobody needs a hint. Whoever begins to listen says so, which raises it.
+    /// 0 when no other process listens: then nobody needs a hint. A process that begins to listen
+    /// says so, which raises it.
     company: AtomicU64,
 }
 
@@ -96,7 +98,8 @@ impl Hints {
         if others == 0 {
             let _ = self
                 .company
-                .compare_exchange(before, 0, Ordering::SeqCst, Ordering::SeqCst); // else somebody came meanwhile
+                // Unchanged when another process came meanwhile.
+                .compare_exchange(before, 0, Ordering::SeqCst, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -109,13 +112,14 @@ async fn send(hints: Arc<Hints>, mut written: watch::Receiver<u64>) {
         if hints.company.load(Ordering::SeqCst) == 0 {
             continue;
         }
-        // One that is lost is made up for by the next, or by the net.
+        // The next hint, or the poll, makes up for a lost one.
         match hints.notify(&head).await {
             Ok(()) => tokio::time::sleep(SPACING).await,
             Err(_) => tokio::time::sleep(AWAY).await,
         }
         if looked.is_none_or(|at| at.elapsed() > COMPANY) {
-            let _ = hints.look_for_company().await; // else it is supposed to be there
+            // On an error another process is assumed to listen.
+            let _ = hints.look_for_company().await;
             looked = Some(Instant::now());
         }
     }
@@ -132,11 +136,12 @@ async fn listen(hints: Arc<Hints>, tail: Arc<Tail>, mut written: watch::Receiver
     }
 }
 
-/// Until the connection is lost.
+/// Runs until the connection is lost.
 async fn listen_once(hints: &Hints, tail: &Tail) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(&hints.pool).await?;
     listener.listen(CHANNEL).await?;
-    hints.company.fetch_add(1, Ordering::SeqCst); // whoever came while nothing was heard
+    // Another process may have come while this one did not listen.
+    hints.company.fetch_add(1, Ordering::SeqCst);
     let hello = format!("{HELLO}{}", hints.me);
     hints.notify(&hello).await?;
     while let Some(hint) = listener.try_recv().await? {
@@ -149,7 +154,7 @@ async fn listen_once(hints: &Hints, tail: &Tail) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The net: looks for what no hint told, for as long as the log is open.
+/// Polls the head for as long as the log is open, to make up for lost hints.
 pub(crate) async fn poll(store: Store, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
     let mut was_away = false;
     loop {
@@ -188,7 +193,8 @@ mod tests {
 
     use crate::testing::{Kind, TestStore};
 
-    /// Each append begins right after a look at the head, so that ten polls would take ten times as long as one.
+    /// Each append begins right after a new head was seen, so waiting for ten polls would take ten
+    /// times as long as for one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn another_process_sees_appends_sooner_than_its_poll_would() {
         let store = TestStore::new(Kind::Postgres).await;

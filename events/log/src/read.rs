@@ -1,4 +1,4 @@
-//! Pages of the log, a user's events, single streams.
+//! Reads pages of the log, a user's events, and single streams.
 
 use std::collections::BTreeMap;
 
@@ -19,28 +19,24 @@ use crate::{
     stored_row::COLUMNS,
 };
 
-/// The most rows of one page.
 pub const PAGE: usize = 1000;
 
-/// A job's event, as far as it can be read without a key.
+/// The part of a job's event that needs no key.
 #[derive(Debug, Clone)]
 pub struct JobStep {
-    /// Where it stands in the log.
     pub position: u64,
-    /// Which job.
     pub job: JobId,
-    /// Whose.
     pub user: UserId,
-    /// Which of the job's events.
+    /// The event's number in the job's stream.
     pub sequence: u64,
     /// Such as `job.submitted`.
     pub event_type: String,
-    /// Its non-personal fields.
+    /// The event's non-personal fields.
     pub clear: BTreeMap<String, Value>,
 }
 
 impl JobStep {
-    /// What a row says of a job; `None` when it is of something else.
+    /// The job's event in a row; `None` for a row of another kind.
     pub fn of(row: &StoredRow) -> Result<Option<Self>, LogError> {
         let (
             StreamId {
@@ -64,7 +60,7 @@ impl JobStep {
         }))
     }
 
-    /// `None` for a row that makes no sense: whoever claims the job is told by its owner's state.
+    /// `None` for a row that makes no sense: a claim of that job meets its owner's state.
     fn read(row: &AnyRow) -> Result<Option<Self>, sqlx::Error> {
         let (job, user): (String, String) = (row.try_get("aggregate_id")?, row.try_get("user_id")?);
         let metadata = serde_json::from_str::<Metadata>(&row.try_get::<String, _>("metadata")?);
@@ -82,7 +78,7 @@ impl JobStep {
     }
 }
 
-/// An event of a single stream, as far as postgres-es reads it.
+/// An event of a single stream, with the fields that postgres-es reads.
 struct StoredEvent {
     sequence: u64,
     event_type: String,
@@ -90,7 +86,7 @@ struct StoredEvent {
     payload: String,
 }
 
-/// A number to be below, as both stores hold it.
+/// An upper bound, as both stores hold it.
 fn below(before: Option<u64>) -> i64 {
     before
         .and_then(|before| i64::try_from(before).ok())
@@ -124,7 +120,8 @@ pub(crate) async fn read_rows(
 }
 
 impl Log {
-    /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an alarm, not a wait.
+    /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an
+    /// error, not a wait.
     pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
         let limit = limit.min(PAGE) as i64;
         self.store()
@@ -154,7 +151,7 @@ impl Log {
             .await
     }
 
-    /// How many events a user has now.
+    /// The number of a user's events.
     pub async fn user_seq(&self, user: UserId) -> Result<u64, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT coalesce(max(user_seq), 0) AS seq FROM events WHERE user_id = $1";
@@ -167,7 +164,7 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// Whose a credential is, or was; `None` of one that nobody ever stored.
+    /// The owner of a credential, even of a removed one; `None` when there never was one.
     pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT user_id FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND sequence = 1";
@@ -178,8 +175,9 @@ impl Log {
             let owner = row
                 .map(|row| row.try_get::<String, _>("user_id"))
                 .transpose()?;
-            let damaged =
-                |_| LogError::Statement(format!("the owner of credential {credential} is no id"));
+            let damaged = |_| {
+                LogError::Statement(format!("the owner of credential {credential} is not an id"))
+            };
             owner
                 .map(|owner| owner.parse().map_err(damaged))
                 .transpose()
@@ -187,7 +185,8 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// The rows of one of a user's credentials before a sequence, newest first, at most `limit` and [`PAGE`].
+    /// The rows of one of a user's credentials before a sequence, newest first, at most `limit` and
+    /// [`PAGE`].
     pub async fn credential_rows(
         &self,
         user: UserId,
@@ -216,8 +215,8 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// The rows that tell to whom a user's credentials were shown or refused, before a `user_seq`, newest first, at most `limit`
-    /// and [`PAGE`].
+    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first,
+    /// at most `limit` and [`PAGE`].
     pub async fn revealed_rows(
         &self,
         user: UserId,
@@ -225,7 +224,7 @@ impl Log {
         limit: usize,
     ) -> Result<Vec<StoredRow>, LogError> {
         let read = async move |store: Store| {
-            // By an index over just these.
+            // An index has just these rows.
             let sql = format!(
                 "SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq < $2 \
                  AND event_type IN ('credential.revealed', 'credential.refused') ORDER BY user_seq DESC LIMIT $3"
@@ -243,7 +242,8 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// Who asked for the last event of this type in a stream, as far as it can be read without a key; `None` without any.
+    /// The metadata of the last event of this type in a stream; needs no key. `None` without such
+    /// an event.
     pub async fn last_asked(
         &self,
         stream: StreamId,
@@ -268,8 +268,8 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// All facts of a user in order, handed over one by one. The first damaged one ends it: what comes after could not be
-    /// trusted to follow from what was read.
+    /// Hands over all facts of a user in order. The first damaged one ends it: later facts could
+    /// not be trusted to follow from the earlier ones.
     pub async fn user_facts(
         &self,
         user: UserId,
@@ -294,8 +294,8 @@ impl Log {
         }
     }
 
-    /// What can be read without a key of all jobs that have neither been completed nor called off, nor are of somebody who was
-    /// forgotten, in order of position: what the job board starts from.
+    /// The start of the job board: all jobs that are neither completed nor cancelled, in order of
+    /// position, by the fields that need no key. Jobs of forgotten users are left out.
     pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
         let read = async move |store: Store| {
             let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
@@ -318,7 +318,8 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// The addresses that were reserved after a position and nothing happened to since, in order: position and stream.
+    /// The e-mail addresses that were reserved after a position and have no later event, in order:
+    /// position and stream.
     pub async fn reserved_emails(&self, after: u64) -> Result<Vec<(u64, String)>, LogError> {
         let read = async move |store: Store| {
             let sql = format!(
@@ -342,7 +343,7 @@ impl Log {
         self.store().run(read).await
     }
 
-    /// One stream folded, and how many events it has; `None` when it has none that belong to this owner.
+    /// One stream folded, with the number of its events; `None` when this owner has no such stream.
     /// On Postgres it is read through postgres-es.
     pub async fn stream<A>(&self, owner: &Owner, id: &str) -> Result<Option<(A, u64)>, LogError>
     where
@@ -355,7 +356,7 @@ impl Log {
         Ok((count > 0).then_some((state, count)))
     }
 
-    /// The events of one stream; none when it has none that belong to this owner.
+    /// The events of one stream; empty when this owner has no such stream.
     pub async fn stream_events<A>(&self, owner: &Owner, id: &str) -> Result<Vec<A::Event>, LogError>
     where
         A: Aggregate + 'static,
@@ -440,9 +441,9 @@ impl Log {
                 )
             };
             let envelope: Envelope = serde_json::from_str(&payload)
-                .map_err(|_| damaged(&"its envelope can't be read"))?;
+                .map_err(|_| damaged(&"its envelope cannot be read"))?;
             if envelope.k != keys.payload().id() {
-                return Ok(vec![]); // another owner's stream
+                return Ok(vec![]); // The stream belongs to another owner.
             }
             if sequence != events.len() as u64 + 1 {
                 return Err(damaged(&"the event before it is missing"));

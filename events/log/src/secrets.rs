@@ -1,5 +1,6 @@
-//! Secrets lie beside the log, each under a key of its own that is wrapped by its user's vault key. The only way in is the
-//! `VaultDoor`, which opening the log hands to the write side's vault and to nobody else. Vault keys are not kept in memory.
+//! Secrets lie beside the log, each under its own key, which the user's vault key wraps. The only
+//! way in is the `VaultDoor`, which opening the log hands to the write side's vault and to nobody
+//! else. Vault keys are not kept in memory.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::{
 mod fetch;
 use fetch::{Fetches, Stored};
 
-/// The way to secrets. Not `Clone`: there is one, and whoever reads the log has it not.
+/// The way to secrets. Not `Clone`: there is one, and a reader of the log does not have it.
 ///
 /// ```
 /// # use genie_log::{Log, LogError, VaultDoor, secrets::VaultKey};
@@ -38,21 +39,21 @@ pub struct VaultDoor {
     fetches: Fetches,
 }
 
-/// Which secret: of whom, which, what it is, and which version of it.
+/// The full name of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretName {
-    /// Whose.
     pub user: UserId,
-    /// Which: a credential's id, or `password/<user>`.
+    /// A credential's id, or `password/<user>`.
     pub secret_id: String,
-    /// What it is: a credential's kind, or such as `login password`.
+    /// A credential's kind, or a word such as `login password`.
     pub kind: &'static str,
-    /// Raised each time it is stored.
+    /// Raised each time the secret is stored.
     pub version: u32,
 }
 
 impl SecretName {
-    /// What a secret, and the key of its own, are bound to: opened for anything else, or under another key, they are refused.
+    /// The place that a secret and its own key are bound to. They do not open for anything else, or
+    /// under another key.
     fn place(&self, part: &str, vault: &SealingKey) -> Place {
         let (user, version, key_id) = (
             self.user.to_string(),
@@ -84,13 +85,14 @@ impl VaultDoor {
         Ok(VaultKey(self.log.data_key(user.0).await?.vault(self)))
     }
 
-    /// Makes a new user's keys, the one for secrets too, and the working row that stores them with the user's first facts.
+    /// Makes a new user's keys, the vault key among them, and the working row that stores them with
+    /// the user's first facts.
     pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
         let (key, row) = self.log.new_data_key(user);
         (Arc::new(key.payload()), VaultKey(key.vault(self)), row)
     }
 
-    /// Opens the version of a secret that is held, and says which that is; `None` when there is none.
+    /// Opens the stored version of a secret and answers its number; `None` when there is none.
     pub async fn open_held(
         &self,
         user: UserId,
@@ -112,19 +114,20 @@ impl VaultDoor {
             .map(|opened| (version, opened)))
     }
 
-    /// Opens a secret; `None` when there is no such version (any more).
+    /// Opens a secret; `None` when this version is not stored.
     pub async fn open(&self, name: &SecretName) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
         self.open_fetched(&self.fetch(name.user, &name.secret_id).await?, name)
     }
 
-    /// Reads a secret without opening it: for whoever may open it a moment later, when that is on record.
+    /// Reads a secret without opening it, for a caller that opens it a moment later, when the fact
+    /// is in the log.
     pub async fn fetch(&self, user: UserId, secret_id: &str) -> Result<Fetched, LogError> {
         Ok(Fetched {
             versions: self.fetches.read(user, secret_id).await?,
         })
     }
 
-    /// Opens what was fetched, if it is that version.
+    /// Opens a fetched secret, if this version is in it.
     pub fn open_fetched(
         &self,
         fetched: &Fetched,
@@ -152,18 +155,18 @@ impl VaultDoor {
     }
 }
 
-/// A secret as it is stored: nobody can read it.
+/// A secret as stored, still sealed.
 #[derive(Debug)]
 pub struct Fetched {
     versions: Vec<Stored>,
 }
 
-/// The key that a user's secrets' own keys are wrapped by. Only [`VaultDoor`] gives it out.
+/// The key that wraps the keys of a user's secrets. Only [`VaultDoor`] hands it out.
 #[derive(Debug)]
 pub struct VaultKey(SealingKey);
 
 impl VaultKey {
-    /// Seals a secret: the working row to append with its fact.
+    /// Seals a secret. Answers the working row to append with its fact.
     pub fn seal(&self, name: &SecretName, plaintext: &[u8]) -> Work {
         let own = Zeroizing::new(random_bytes::<32>());
         let wrapped = self.0.seal(own.as_slice(), &name.place("key", &self.0));

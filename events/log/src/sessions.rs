@@ -245,7 +245,7 @@ impl Log {
 /// Replaces the token by its successor, if the token is still the good one. The write is flushed: a
 /// successor that was handed out and then lost would look like a token that was used twice.
 async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<bool, LogError> {
-    let rotated = serde_json::to_string(&family.rotated_after(refresh.now)).unwrap_or_default(); // text and numbers
+    let rotated = serde_json::to_string(&family.rotated_after(refresh.now)).unwrap_or_default(); // Text and numbers always serialize.
     let mut tx = store.durable().await?;
     let sql = "UPDATE sessions SET token_hash = $3, rotated = $4, used_at = $5, expires_at = $6 \
                WHERE family = $1 AND token_hash = $2";

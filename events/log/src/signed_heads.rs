@@ -243,7 +243,6 @@ impl Log {
     }
 }
 
-/// The newest head, as stored.
 pub(crate) const NEWEST: &str = "SELECT note FROM tree_heads ORDER BY size DESC LIMIT 1";
 
 pub(crate) fn stored_note(row: &AnyRow) -> Result<String, sqlx::Error> {

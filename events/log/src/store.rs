@@ -1,7 +1,8 @@
 //! The opened store: pools, migrations, and the runtime that owns the connections.
 //!
-//! Invariant: a connection is only ever touched on the runtime that opened it. Callers on other runtimes (HTTP workers, actors)
-//! go through `Store::run`, which also lets a piece of work finish when its caller goes away.
+//! Invariant: a connection is only touched on the runtime that opened it. Callers on other runtimes
+//! (HTTP workers, actors) use `Store::run`, which also completes a piece of work when its caller
+//! goes away.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -16,12 +17,11 @@ use tokio::runtime::Handle;
 
 use crate::{LogError, migrations};
 
-/// Where facts are kept.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// An SQLite file; it and its folder are made when absent.
     Sqlite(PathBuf),
-    /// A Postgres database, by URL. The URL may hold a password and is never shown.
+    /// The URL of a Postgres database. It may hold a password and is never printed.
     Postgres(String),
 }
 
@@ -34,44 +34,45 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// Connections of the one writer, which keeps one, and of the probe that looks whether the store takes writes again.
+/// Connections of the one writer, which keeps one, and of the probe that checks whether the store
+/// takes writes again.
 const WRITER_CONNECTIONS: u32 = 2;
-/// Connections for reads.
 const READ_CONNECTIONS: u32 = 16;
 /// Connections for read tables, journal and leases, which need no fsync of their own.
 const RELAXED_CONNECTIONS: u32 = 8;
-/// Connections for working tables that must outlive a power cut.
+/// Connections for working tables that must survive a power cut.
 const DURABLE_CONNECTIONS: u32 = 4;
 /// Connections for single streams on Postgres.
 const STREAM_CONNECTIONS: u32 = 4;
-/// How long to wait for a connection before the store counts as away.
+/// When no connection is free for this long, the store counts as away.
 const ACQUIRE: Duration = Duration::from_secs(3);
-/// How long any piece of work with the store may take: one that is gone without a word must not hold its callers.
+/// The longest time for any piece of work with the store: a store that vanished silently must not
+/// hold its callers.
 pub const LONGEST: Duration = Duration::from_secs(20);
-/// How long a transaction on Postgres may stay open while its process asks for nothing: one that was stopped in the middle holds
-/// locks that others, an append even, may wait for.
+/// The longest time that a transaction on Postgres may stay open while its process sends nothing. A
+/// process that was stopped within a transaction holds locks that others, even an append, may wait
+/// for.
 const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '3s'";
-/// How long a connection that comes back may take to show that it is well.
+/// A returned connection must answer within this time.
 const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
-/// The pool of the one writer.
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     Postgres(PgPool),
     Sqlite(SqlitePool),
 }
 
-/// An opened store.
 #[derive(Debug, Clone)]
 pub struct Store {
     io: Handle,
     /// Reads, in SQL that both stores speak.
     pub(crate) reads: AnyPool,
-    /// Writes that may be lost to a power cut but not to a crash of the process: read tables, journal, leases' heartbeats.
+    /// Writes that a power cut may take back, but not a crash of the process: read tables, journal,
+    /// heartbeats of leases.
     relaxed: AnyPool,
-    /// Writes of working tables that must outlive a power cut.
+    /// Writes of working tables that must survive a power cut.
     durable: AnyPool,
     pub(crate) writing: Writing,
     /// For postgres-es, which takes a pool of its own kind.
@@ -79,8 +80,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects, and brings the schema up to date unless it is only to be read. To be called on the runtime that is to own
-    /// the connections.
+    /// Connects, and brings the schema up to date unless `read_only`. Call it on the runtime that
+    /// is to own the connections.
     pub async fn open(target: &Target, read_only: bool) -> Result<Self, LogError> {
         sqlx::any::install_default_drivers();
         match target {
@@ -96,7 +97,8 @@ impl Store {
             ("synchronous_commit", "on"),
             ("application_name", "genie"),
         ]);
-        // What `append` does is looked up by key, however small the tables were when a plan was made and kept.
+        // `append` must find its rows by key, however small the tables were when a plan was made
+        // and kept.
         let by_key = [
             "enable_seqscan",
             "enable_hashjoin",
@@ -193,7 +195,7 @@ impl Store {
                     sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis()))
                         .execute(&mut *connection)
                         .await?;
-                    // What is deleted is overwritten: that is each connection's own setting.
+                    // Deleted bytes are overwritten. Each connection has this setting for itself.
                     sqlx::query("PRAGMA secure_delete = ON")
                         .execute(&mut *connection)
                         .await?;
@@ -206,7 +208,8 @@ impl Store {
             reads: any(READ_CONNECTIONS, "PRAGMA query_only = ON")
                 .connect_lazy(&url)
                 .map_err(hide_url)?,
-            // One connection: SQLite has one writer at a time anyway, and waiting for a connection is fairer than for its lock.
+            // One connection: SQLite has one writer at a time anyway, and waiting for a connection
+            // is fairer than for its lock.
             relaxed: any(1, "PRAGMA synchronous = NORMAL")
                 .connect_lazy(&url)
                 .map_err(hide_url)?,
@@ -218,7 +221,8 @@ impl Store {
         })
     }
 
-    /// Runs a piece of work on the runtime that owns the connections, to its end even when the caller goes away.
+    /// Runs a piece of work on the runtime that owns the connections. It runs to its end even when
+    /// the caller goes away.
     pub async fn run<T, W>(
         &self,
         work: impl FnOnce(Self) -> W + Send + 'static,
@@ -231,7 +235,7 @@ impl Store {
         let task = self.io.spawn(async move {
             match tokio::time::timeout(LONGEST, work(store)).await {
                 Ok(done) => done,
-                Err(_) => Err(LogError::Away("it did not answer in time".into())),
+                Err(_) => Err(LogError::Away("no answer in time".into())),
             }
         });
         task.await.unwrap_or_else(|stopped| {
@@ -239,12 +243,10 @@ impl Store {
         })
     }
 
-    /// The runtime that owns the connections.
     pub fn io(&self) -> &Handle {
         &self.io
     }
 
-    /// For reads.
     pub fn reads(&self) -> &AnyPool {
         &self.reads
     }
@@ -254,20 +256,22 @@ impl Store {
         self.postgres_reads.as_ref()
     }
 
-    /// How to open a connection to Postgres that is in no pool; `None` on SQLite.
+    /// The options for a Postgres connection outside any pool; `None` on SQLite.
     pub(crate) fn postgres(&self) -> Option<Arc<PgConnectOptions>> {
         match &self.writing {
-            Writing::Postgres(pool) => Some(pool.connect_options()), // they hold a password, and so never lie in a `Debug` of ours
+            // They hold a password, so no `Debug` of this crate may print them.
+            Writing::Postgres(pool) => Some(pool.connect_options()),
             Writing::Sqlite(_) => None,
         }
     }
 
-    /// A transaction that writes, without an fsync of its own. On SQLite it holds the write lock from its beginning.
+    /// A writing transaction without an fsync of its own. On SQLite it holds the write lock from
+    /// its beginning.
     pub async fn relaxed(&self) -> Result<Transaction<'static, Any>, LogError> {
         Ok(self.relaxed.begin_with(self.begin()).await?)
     }
 
-    /// A transaction that writes, and is flushed when it commits.
+    /// A writing transaction that is flushed at its commit.
     pub async fn durable(&self) -> Result<Transaction<'static, Any>, LogError> {
         Ok(self.durable.begin_with(self.begin()).await?)
     }
@@ -279,7 +283,7 @@ impl Store {
         }
     }
 
-    /// Whether the store answers.
+    /// Answers `Ok` when the store answers a query.
     pub async fn ping(&self) -> Result<(), LogError> {
         self.run(async |store: Self| {
             Ok(sqlx::query("SELECT 1")
@@ -290,7 +294,7 @@ impl Store {
         .await
     }
 
-    /// Closes the connections, so that SQLite leaves no log of its own behind.
+    /// Closes the connections, so that SQLite leaves no write-ahead log behind.
     pub async fn close(&self) {
         self.reads.close().await;
         self.relaxed.close().await;
@@ -309,9 +313,9 @@ fn pool_of(connections: u32) -> AnyPoolOptions {
     pool.after_release(|connection, _| Box::pin(is_sound(connection)))
 }
 
-/// Whether a connection that comes back may be lent again: not when its server vanished without a word, which would keep its
-/// place for as long as TCP tries; nor when SQLite itself ended a transaction, its disk being full, which sqlx' count of open
-/// transactions never learns.
+/// Whether a returned connection may be lent again. Not when its server vanished silently, which
+/// would occupy its place for as long as TCP tries. And not when SQLite itself ended a transaction
+/// because its disk is full: sqlx' count of open transactions never learns of that.
 async fn is_sound<C: Connection>(connection: &mut C) -> Result<bool, sqlx::Error> {
     match tokio::time::timeout(COMING_BACK, connection.ping()).await {
         Ok(answered) => answered.map(|()| !connection.is_in_transaction()),
@@ -319,10 +323,10 @@ async fn is_sound<C: Connection>(connection: &mut C) -> Result<bool, sqlx::Error
     }
 }
 
-/// A URL that can't be read may hold a password: the error must not repeat it.
+/// An unreadable URL may hold a password: the error must not repeat it.
 fn hide_url(_: sqlx::Error) -> LogError {
     LogError::Statement(
-        "DATABASE_URL can't be read; it looks like postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+        "DATABASE_URL cannot be read; it must look like postgres://USER:PASSWORD@HOST:PORT/DATABASE"
             .into(),
     )
 }
@@ -333,7 +337,7 @@ fn migration(error: sqlx::migrate::MigrateError) -> LogError {
             "the store was written by a newer genie (its migration {version} is unknown here); start that release instead"
         )),
         sqlx::migrate::MigrateError::Execute(error) => error.into(),
-        other => LogError::Statement(format!("the schema can't be brought up to date: {other}")),
+        other => LogError::Statement(format!("the schema cannot be brought up to date: {other}")),
     }
 }
 
@@ -348,7 +352,7 @@ fn percent_encoded(path: &std::path::Path) -> String {
                     text.push(char::from(*byte))
                 }
                 _ => {
-                    let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+                    let _ = write!(text, "%{byte:02X}"); // Writing to a String cannot fail.
                 }
             }
             text
@@ -363,7 +367,7 @@ mod tests {
     use crate::testing::{Kind, TestStore};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_transaction_that_its_process_left_open_is_ended() {
+    async fn a_transaction_that_a_process_left_open_is_ended() {
         let store = TestStore::new(Kind::Postgres).await;
         let log = store.open().await.log;
         let mut left_open = log.store().relaxed().await.unwrap();
@@ -386,7 +390,8 @@ mod tests {
         assert!(matches!(ended, Err(LogError::Away(_))), "{ended:?}");
     }
 
-    /// As SQLite does by itself when the disk is full: rolling back what it has ended fails.
+    /// SQLite does this by itself when the disk is full: it ends the transaction, and rolling back
+    /// then fails.
     #[tokio::test]
     async fn a_connection_whose_transaction_was_ended_behind_its_back_is_not_lent_again() {
         let folder = tempfile::tempdir().unwrap();

@@ -13,44 +13,40 @@ use crate::{
     keys::UserKeys,
 };
 
-/// A row of `events`, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRow {
-    /// Dense, in commit order. 0 until it is appended.
+    /// Dense, in commit order; 0 before the append.
     pub position: u64,
     /// The stream's kind, as stored.
     pub kind: String,
-    /// The stream's id.
     pub id: String,
-    /// Its number in the stream, from 1.
+    /// The number in the stream, from 1.
     pub sequence: u64,
     /// Such as `job.submitted`.
     pub event_type: String,
-    /// The version of its shape.
     pub event_version: String,
     /// The envelope, as JSON text.
     pub payload: String,
     /// [`Metadata`], as JSON text.
     pub metadata: String,
-    /// Its own id.
     pub event_id: Uuid,
-    /// Whose it is: a user, or the owner made for a stream of the system.
+    /// A user, or the owner made for a stream of the system.
     pub owner: Uuid,
-    /// Its number among the owner's, from 1.
+    /// The number among the owner's events, from 1.
     pub owner_seq: u64,
     /// Stable hash of the owner, 0..1023.
     pub slice: u64,
     /// When it was written, by the writer's clock.
     pub recorded_at: Timestamp,
-    /// SHA-256 over all of the above but the position.
+    /// SHA-256 over all of the above except the position.
     pub digest: Vec<u8>,
 }
 
-/// The columns that [`StoredRow::read`] reads, in the words of both stores.
+/// The columns that [`StoredRow::read`] reads, in SQL that both stores understand.
 pub(crate) const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, \
      CAST(payload AS text) AS payload, CAST(metadata AS text) AS metadata, event_id, user_id, user_seq, slice, recorded_at, digest";
 
-/// Room for the lengths and all columns but the two long ones, for nearly every row.
+/// The room for the lengths and all columns except the two long ones, for nearly every row.
 const CANONICAL_REST: usize = 320;
 
 impl StoredRow {
@@ -60,7 +56,7 @@ impl StoredRow {
                 .map(|n| u64::try_from(n).unwrap_or(0))
         };
         let text = |column: &str| row.try_get::<String, _>(column);
-        // An id that is no UUID is not what the digest was made over, and is found there.
+        // An id that is not a UUID does not match the digest, which reports it.
         let id = |column: &str| text(column).map(|id| Uuid::try_parse(&id).unwrap_or_default());
         Ok(Self {
             position: number("position")?,
@@ -80,8 +76,9 @@ impl StoredRow {
         })
     }
 
-    /// SHA-256 over the canonical form of the row: every column but `position` and `digest`, in the table's order,
-    /// each as a 64-bit big-endian length and its bytes, numbers as 64-bit big-endian.
+    /// SHA-256 over the canonical form of the row: every column except `position` and `digest`, in
+    /// the table's order. Each has a 64-bit big-endian length before its bytes; numbers are 64-bit
+    /// big-endian.
     pub fn computed_digest(&self) -> [u8; 32] {
         let mut canonical =
             Vec::with_capacity(self.payload.len() + self.metadata.len() + CANONICAL_REST);
@@ -104,7 +101,7 @@ impl StoredRow {
         Sha256::digest(&canonical).into()
     }
 
-    /// The stream, if this release knows its kind and the row is as it was written.
+    /// The stream, if this release knows its kind and the row was not changed.
     pub fn verified_stream(&self) -> Result<StreamId, LogError> {
         let stream = self.stream()?;
         match self.computed_digest()[..] == self.digest[..] {
@@ -120,25 +117,27 @@ impl StoredRow {
         }
     }
 
-    /// What is written readable beside the event.
+    /// The metadata, which is stored unsealed beside the event.
     pub fn metadata(&self) -> Result<Metadata, LogError> {
-        serde_json::from_str(&self.metadata).map_err(|_| self.damaged("its metadata can't be read"))
+        serde_json::from_str(&self.metadata)
+            .map_err(|_| self.damaged("its metadata cannot be read"))
     }
 
-    /// The user whose it is; `None` for the system's.
+    /// The user who owns it; `None` for the system's.
     pub fn user(&self) -> Option<UserId> {
         let kind = StreamKind::parse(&self.kind)?;
         (!kind.is_system()).then_some(UserId(self.owner))
     }
 
-    /// Whose data key sealed it: the user's, or the system's (nil), which the fact that they were forgotten is sealed under, too.
+    /// The owner of the data key that sealed it: the user, or the system (nil). The fact that a
+    /// user was forgotten is sealed under the system's key, too.
     pub(crate) fn key_owner(&self) -> Uuid {
         self.user()
             .filter(|_| !self.is_forgotten())
             .map_or(Uuid::nil(), |user| user.0)
     }
 
-    /// Whether it says that its user was forgotten: the one event of theirs that can still be read then.
+    /// Whether it is the fact that its user was forgotten, which stays readable.
     pub fn is_forgotten(&self) -> bool {
         self.event_type == FORGOTTEN
     }
@@ -147,7 +146,7 @@ impl StoredRow {
     pub(crate) fn open(&self, keys: &UserKeys) -> Result<(StreamId, Event), LogError> {
         let stream = self.verified_stream()?;
         let envelope: Envelope = serde_json::from_str(&self.payload)
-            .map_err(|_| self.damaged("its envelope can't be read"))?;
+            .map_err(|_| self.damaged("its envelope cannot be read"))?;
         let place = Place::event(
             EventId(self.event_id),
             &stream,
@@ -172,7 +171,7 @@ impl StoredRow {
     }
 }
 
-/// The stable hash that shares owners out: the first ten bits of SHA-256 of the owner's id.
+/// The stable hash that distributes owners: the first ten bits of SHA-256 of the owner's id.
 pub(crate) fn slice_of(owner: Uuid) -> u64 {
     let hash = Sha256::digest(owner.as_bytes());
     u64::from(u16::from_be_bytes([hash[0], hash[1]]) >> 6)
@@ -183,32 +182,28 @@ pub(crate) fn slice_of(owner: Uuid) -> u64 {
 pub struct Fact {
     /// Dense, in commit order.
     pub position: u64,
-    /// Its own id.
     pub event_id: EventId,
-    /// To which stream it happened.
     pub stream: StreamId,
-    /// Its number in the stream.
+    /// The number in the stream, from 1.
     pub sequence: u64,
     /// Such as `job.submitted`.
     pub event_type: String,
-    /// The user whose it is; `None` for the system's.
+    /// The user who owns it; `None` for the system's.
     pub user: Option<UserId>,
-    /// Its number among the owner's.
+    /// The number among the owner's events, from 1.
     pub owner_seq: u64,
-    /// When it was written.
     pub recorded_at: Timestamp,
-    /// Who asked, and what may be read without a key.
+    /// The caller, and the non-personal fields.
     pub metadata: Metadata,
-    /// What happened.
     pub body: Body,
 }
 
-/// What is inside a fact.
+/// The content of a fact.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// The event, and the keys to seal parts of it for read tables.
+    /// The event, and the keys that seal parts of it for read tables.
     Open(Event, std::sync::Arc<UserKeys>),
-    /// Its user was forgotten; nobody can read it any more.
+    /// The user was forgotten; nobody can read the event any more.
     Forgotten,
 }
 

@@ -1,5 +1,6 @@
-//! The newest rows of the log, in memory and read once for all followers: those that this process appends are handed in as they
-//! are committed, those of other nodes are read from the table. Followers that are further behind read the table themselves.
+//! The newest rows of the log, in memory and read once for all followers. Rows that this process
+//! appends are handed in after their commit; rows of other nodes are read from the table. Followers
+//! that are further behind read the table themselves.
 
 use std::{
     collections::VecDeque,
@@ -16,36 +17,31 @@ use crate::{
     store::{LONGEST, Store},
 };
 
-/// The most rows kept.
 const ROWS: usize = 16_384;
-/// The most bytes kept of their payloads and metadata.
+/// The most bytes kept of payloads and metadata.
 const BYTES: usize = 32 << 20;
-/// Pause after the store was away.
+/// The pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
 /// How far rows were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Up to this position.
     UpTo(u64),
-    /// No further: this position is missing.
+    /// No further: a position is missing.
     Hole {
-        /// The first that is missing.
         missing: u64,
     },
 }
 
-/// What is here for somebody who has seen everything up to a position.
+/// The answer to a follower that has seen everything up to a position.
 pub(crate) enum Found {
-    /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
-    /// The next rows are older than what is kept: they are in the table.
+    /// The next rows are older than the cache; the table has them.
     Older,
-    /// Nothing yet.
+    /// There is no further row yet.
     Nothing,
 }
 
-/// The tail of the log.
 pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,
@@ -80,12 +76,12 @@ impl Tail {
         self.head.subscribe()
     }
 
-    /// Wakes whenever there are more rows to be found.
+    /// Wakes whenever there are more rows.
     pub fn watch_reading(&self) -> watch::Receiver<Reading> {
         self.reading.subscribe()
     }
 
-    /// Something was committed up to this position.
+    /// Notes that everything up to this position is committed.
     pub fn raise_head(&self, to: u64) {
         self.head.send_if_modified(|head| {
             let is_higher = to > *head;
@@ -94,7 +90,8 @@ impl Tail {
         });
     }
 
-    /// Rows that this process has just committed, in order. When others' rows come before them, all are read from the table.
+    /// Takes rows that this process has just committed, in order. When rows of others come before
+    /// them, the table is read instead.
     pub fn hand_in(&self, rows: Vec<StoredRow>) {
         let Some(last) = rows.last().map(|row| row.position) else {
             return;
@@ -110,7 +107,7 @@ impl Tail {
         self.tell(end);
     }
 
-    /// What comes after a position, at most `limit` rows.
+    /// The rows after a position, at most `limit`.
     pub fn find(&self, after: u64, limit: usize) -> Found {
         let kept = self.lock();
         if after >= kept.end {
@@ -130,18 +127,19 @@ impl Tail {
         }
     }
 
-    /// Reads what other nodes appended, for ever; to be spawned on the runtime that owns the store's connections. A hole ends it.
+    /// Reads the rows that other nodes append, until a hole or the end of the log. Spawn it on the
+    /// runtime that owns the store's connections.
     pub async fn read_on(self: Arc<Self>, store: Store) {
         let mut head = self.head.subscribe();
         loop {
             let end = self.lock().end;
             if head.wait_for(|head| *head > end).await.is_err() {
-                return; // the log was closed
+                return; // The log was closed.
             }
             let known = *head.borrow_and_update();
             let end = self.skip_to(known);
             if end >= known {
-                continue; // handed in meanwhile
+                continue; // The rows were handed in meanwhile.
             }
             let read =
                 match tokio::time::timeout(LONGEST, read_rows(&store, end, PAGE as i64)).await {
@@ -149,7 +147,7 @@ impl Tail {
                         Err(LogError::Hole { missing: end + 1 })
                     }
                     Ok(read) => read,
-                    Err(_) => Err(LogError::Away("it did not answer in time".into())),
+                    Err(_) => Err(LogError::Away("no answer in time".into())),
                 };
             match read {
                 Ok(rows) => self.hand_in(rows),
@@ -169,8 +167,9 @@ impl Tail {
         }
     }
 
-    /// The store knows less than it did: it was set back, to a backup or a standby that had not heard of everything. What is kept
-    /// of the lost rows goes, and whoever has seen one of them is stopped.
+    /// Called when the store has a lower head than before: it was set back, to a backup or a
+    /// standby that lagged. The lost rows leave the cache, and followers that have seen one of them
+    /// stop.
     pub fn set_back(&self, head: u64) {
         error!(
             head,
@@ -191,7 +190,8 @@ impl Tail {
             .send_replace(Reading::Hole { missing: head + 1 });
     }
 
-    /// When more came at once than is kept, its beginning is left to those who need it.
+    /// When more rows came at once than the cache keeps, the first of them are left to followers
+    /// that need them.
     fn skip_to(&self, head: u64) -> u64 {
         let mut kept = self.lock();
         if head - kept.end.min(head) > ROWS as u64 {
@@ -220,7 +220,8 @@ impl Tail {
 }
 
 impl Kept {
-    /// Keeps the next row; any other is known already, or comes again when those before it were read.
+    /// Keeps the next row. Any other row is known already, or comes again after the rows before it
+    /// are read.
     fn push(&mut self, row: StoredRow) {
         if row.position != self.end + 1 {
             return;

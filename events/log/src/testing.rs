@@ -1,7 +1,7 @@
-//! A fresh real store for each test: an SQLite file in a folder of its own, or a database on the Postgres that
-//! `GENIE_TEST_POSTGRES` names (`scripts/test` starts one).
+//! A fresh real store for each test: an SQLite file in its own folder, or a database on the
+//! Postgres that `GENIE_TEST_POSTGRES` names (`scripts/test` starts one).
 
-#![allow(clippy::unwrap_used)] // only tests link it, and a test that can't have its store must stop
+#![allow(clippy::unwrap_used)] // Only tests link it, and a test without its store must stop.
 
 use std::path::PathBuf;
 
@@ -19,20 +19,16 @@ use crate::{
     store::{Store, Target},
 };
 
-/// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Embedded.
     Sqlite,
     /// A database on a real Postgres.
     Postgres,
 }
 
-/// A store of a test's own; gone with it.
+/// A store for one test, deleted with it.
 pub struct TestStore {
-    /// Which.
     pub kind: Kind,
-    /// Where.
     pub target: Target,
     /// Stands at 2026-11-01T00:00:00Z until it is moved.
     pub clock: Clock,
@@ -41,7 +37,6 @@ pub struct TestStore {
 }
 
 impl TestStore {
-    /// Makes one.
     pub async fn new(kind: Kind) -> Self {
         let folder = TempDir::with_prefix("genie-test").unwrap();
         let target = match kind {
@@ -58,7 +53,7 @@ impl TestStore {
         }
     }
 
-    /// A folder that goes with the store.
+    /// A folder that is deleted with the store.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
     }
@@ -71,17 +66,17 @@ impl TestStore {
         }
     }
 
-    /// Its own ring of master keys.
+    /// The store's ring of master keys.
     pub fn masters(&self) -> &str {
         &self.masters
     }
 
-    /// Opens it with its own master key; may be called again, as another process would.
+    /// Opens the store with its own master key. A second call stands for another process.
     pub async fn open(&self) -> Opened {
         self.open_with(&self.masters).await.unwrap()
     }
 
-    /// Opens it with other master keys.
+    /// Opens the store with other master keys.
     pub async fn open_with(&self, masters: &str) -> Result<Opened, crate::LogError> {
         Log::open(Settings {
             masters: MasterKeys::parse(masters).unwrap(),
@@ -90,7 +85,7 @@ impl TestStore {
         .await
     }
 
-    /// Opens it only to read, as the command line does beside a server.
+    /// Opens the store read-only, as the command line does beside a server.
     pub async fn open_to_read(&self) -> Log {
         Log::open(Settings {
             read_only: true,
@@ -101,7 +96,7 @@ impl TestStore {
         .log
     }
 
-    /// What it is opened with, for a test that opens it on a runtime of its own.
+    /// The settings, for a test that opens the store on its own runtime.
     pub fn settings(&self) -> Settings {
         let masters = MasterKeys::parse(&self.masters).unwrap();
         Settings {
@@ -152,7 +147,7 @@ impl TestStore {
         user
     }
 
-    /// Runs SQL as somebody with full rights would, triggers off: how tests damage a store.
+    /// Runs SQL as somebody with full rights would, with triggers off: tests damage a store by it.
     pub async fn tamper(&self, sql: &str) {
         match &self.target {
             Target::Sqlite(path) => {
@@ -180,7 +175,7 @@ impl TestStore {
         }
     }
 
-    /// Whether a word stands anywhere in the store in the clear.
+    /// Whether a word stands anywhere in the store unsealed.
     pub async fn holds(&self, word: &str) -> bool {
         let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
         let bytes = self.bytes().await;
@@ -192,8 +187,8 @@ impl TestStore {
         has(word) || (self.kind == Kind::Postgres && has(&hex))
     }
 
-    /// All that is in the store: the bytes of SQLite's files, or every column of every row on Postgres as text, bytes in
-    /// hexadecimal.
+    /// The whole content of the store: the bytes of SQLite's files, or every column of every row on
+    /// Postgres as text, bytes in hexadecimal.
     pub async fn bytes(&self) -> Vec<u8> {
         match &self.target {
             Target::Sqlite(path) => {

@@ -19,7 +19,6 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 256;
 const COLUMN: &str = "journal.sealed";
 
-/// A piece of an answer.
 struct Piece {
     turn: TurnId,
     user: UserId,

@@ -67,7 +67,7 @@ pub enum Kept {
     Outside,
 }
 
-/// What was checked and found good.
+/// The counts of a check that found everything good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
     /// The rows, from position 1 on.

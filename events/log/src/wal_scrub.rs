@@ -1,10 +1,11 @@
-//! What was deleted is to be gone from SQLite's files too. Its bytes are overwritten in their page when they are deleted
-//! (`secure_delete`), but the page as it was stays in the write-ahead log until that is moved into the file and emptied.
-//! So whenever a secret was deleted, and at each start for what a killed process left, that is done: within a second or two, or
-//! once the readers are gone that still look at the page as it was.
+//! Removes deleted bytes from SQLite's files, too. SQLite overwrites them in their page when they
+//! are deleted (`secure_delete`), but the write-ahead log keeps the page as it was until the log is
+//! moved into the file and emptied. So this task empties the log whenever a secret was deleted, and
+//! at each start for the bytes that a killed process left. It takes a second or two, or until
+//! readers of the old page are gone.
 //!
-//! On Postgres there is nothing that a server could do: a deleted row stays in the table's file until VACUUM, and in the
-//! database's own log and its archives for as long as these are kept.
+//! On Postgres a server can do nothing: a deleted row stays in the table's file until VACUUM, and
+//! in the database's own log and its archives for as long as they are kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,19 +18,20 @@ use crate::{
     store::{Store, Writing},
 };
 
-/// How long readers and the writer are waited for; the writer of the log waits meanwhile.
+/// The longest wait for readers and the writer; the log's writer waits meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Pause after each time: many deletions are one emptying.
+/// The pause after each time, so that many deletions need one emptying.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause while readers are in the way, such as an export: it doubles each time.
+/// The longest pause while readers, such as an export, are in the way: the pause doubles each time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Tells the task that something was deleted.
+/// Wakes the task after a deletion.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scrub(Arc<Notify>);
 
 impl Scrub {
-    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    /// Starts the task on the current runtime, which must be the one that owns the store's
+    /// connections.
     pub fn start(store: &Store) -> Self {
         let scrub = Self::default();
         if let Writing::Sqlite(pool) = &store.writing {
@@ -37,14 +39,15 @@ impl Scrub {
             tokio::spawn(async move {
                 tokio::select! {
                     () = wanted.run(store) => {}
-                    () = pool.close_event() => {} // whoever closes SQLite last empties it
+                    // The last connection to close SQLite empties the log.
+                    () = pool.close_event() => {}
                 }
             });
         }
         scrub
     }
 
-    /// Something was deleted that is to be gone.
+    /// Notes that bytes were deleted and must leave the files.
     pub fn deleted(&self) {
         self.0.notify_one();
     }
@@ -69,8 +72,8 @@ impl Scrub {
 }
 
 impl Store {
-    /// Empties SQLite's write-ahead log, so that what was deleted is in no file of it; `false` when readers or the writer were in
-    /// the way. On Postgres it does nothing.
+    /// Empties SQLite's write-ahead log, so that no file holds deleted bytes; `false` when readers
+    /// or the writer were in the way. On Postgres it does nothing.
     pub async fn scrub(&self) -> Result<bool, LogError> {
         let Writing::Sqlite(pool) = &self.writing else {
             return Ok(true);

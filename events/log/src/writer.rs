@@ -1,5 +1,6 @@
-//! The one task that writes: group commit. It takes whatever waits, without a timer, and commits it in one round trip and one
-//! fsync for many users; while it does, the next batch gathers by itself.
+//! The one task that writes: group commit. It takes all appends that wait, without a timer, and
+//! commits those of many users in one round trip and one fsync. Meanwhile the next batch gathers by
+//! itself.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -19,18 +20,19 @@ use crate::{
     wal_scrub::Scrub,
 };
 
-/// Appends that may wait; one more is refused as overload.
+/// The appends that may wait; one more is refused as overload.
 const QUEUE: usize = 4096;
 /// The most requests of a batch.
 const BATCH_REQUESTS: usize = 256;
-/// The most bytes of a batch (one request may pass it alone).
+/// The most bytes of a batch; a single larger request goes alone.
 const BATCH_BYTES: usize = 4 << 20;
-/// How long an append is tried while the store is away, before its caller is told.
+/// How long an append is tried while the store is away, before the caller is told.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// How long one statement may take; then its connection is given up and the same rows are appended on another. Longer than the
-/// server's own limit, which ends a statement that merely waits.
+/// The longest time for one statement; then its connection is given up, and the same rows are
+/// appended on another. Longer than the server's own limit, which ends a statement that merely
+/// waits.
 const STATEMENT: Duration = Duration::from_secs(12);
-/// Pauses between tries while the store is away; the last one repeats.
+/// The pauses between attempts while the store is away; the last one repeats.
 const PAUSES_MS: [u64; 5] = [20, 50, 100, 250, 500];
 
 struct Pending {
@@ -39,7 +41,7 @@ struct Pending {
     reply: oneshot::Sender<Result<Appended, AppendError>>,
 }
 
-/// The way to the writer's task.
+/// The queue of the writer's task.
 #[derive(Debug, Clone)]
 pub(crate) struct LogWriter {
     queue: mpsc::Sender<Pending>,
@@ -52,7 +54,8 @@ impl std::fmt::Debug for Pending {
 }
 
 impl LogWriter {
-    /// Starts the task on the current runtime. The tail is handed what was committed; the watch tells the last position.
+    /// Starts the task on the current runtime. The tail gets the committed rows; the watch has the
+    /// last position.
     pub fn start(
         store: Writing,
         tail: Arc<Tail>,
@@ -95,7 +98,7 @@ impl LogWriter {
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(AppendError::Unknown("the writer has stopped".into())),
-            Err(_) => Err(AppendError::Unknown("it did not answer in time".into())),
+            Err(_) => Err(AppendError::Unknown("no answer in time".into())),
         }
     }
 }
@@ -109,7 +112,8 @@ struct Task {
     scrub: Scrub,
     written: watch::Sender<u64>,
     waiting: mpsc::Receiver<Pending>,
-    /// Requests that share an owner with one already in the batch wait for the next.
+    /// Requests that wait for the next batch, because they share an owner with a request of this
+    /// one.
     carried: Vec<Pending>,
 }
 
@@ -123,9 +127,10 @@ impl Task {
             if nothing_yet {
                 tokio::select! {
                     count = self.waiting.recv_many(&mut received, room) => if count == 0 {
-                        return; // every handle is gone
+                        return; // Every handle is gone.
                     },
-                    () = closed(&self.store) => return, // and the connection that was kept goes back
+                    // The kept connection goes back to its pool.
+                    () = closed(&self.store) => return,
                 }
             } else {
                 while received.len() < BATCH_REQUESTS
@@ -139,7 +144,7 @@ impl Task {
         }
     }
 
-    /// Takes requests in order, none of which shares an owner with another, within the bounds of a batch.
+    /// Takes requests in order, within the limits of a batch. No two of them share an owner.
     fn choose(&mut self, received: &mut Vec<Pending>) -> Vec<Pending> {
         let (mut owners, mut bytes, mut batch) =
             (HashSet::new(), 0, Vec::with_capacity(received.len()));
@@ -156,16 +161,18 @@ impl Task {
                 bytes += size;
                 batch.push(pending);
             } else {
-                owners.extend(pending.request.owners()); // what comes after it must not pass it
+                // Later requests of these owners must not overtake it.
+                owners.extend(pending.request.owners());
                 self.carried.push(pending);
             }
         }
         batch
     }
 
-    /// Commits a batch. While the store is away the same rows are appended again: "already there" then means written, and a
-    /// statement that was cut off while it waited for the lock can't double anything.
-    /// A row that breaks the statement is found by bisection, and only its request fails.
+    /// Commits a batch. While the store is away, the same rows are appended again: "already" then
+    /// means written, so a statement that was cut off while it waited for the lock cannot write
+    /// anything twice. A row that breaks the statement is found by bisection, and only its request
+    /// fails.
     async fn commit(&mut self, batch: Vec<Pending>) {
         let mut parts = vec![batch];
         let mut tries = 0;
@@ -197,7 +204,8 @@ impl Task {
                 for pending in part {
                     let _ = pending
                         .reply
-                        .send(Err(AppendError::Broken(error.to_string()))); // its caller may have gone
+                        // The caller may have gone.
+                        .send(Err(AppendError::Broken(error.to_string())));
                 }
             } else {
                 let second = part.split_off(part.len() / 2);
@@ -233,7 +241,8 @@ impl Task {
                 );
                 self.tail.raise_head(at.last);
             }
-            let _ = pending.reply.send(outcome.into()); // its caller may have gone; the facts are written all the same
+            // The caller may have gone; the facts are written all the same.
+            let _ = pending.reply.send(outcome.into());
         }
         written.sort_unstable_by_key(|row| row.position);
         if let Some(last) = written.last() {
@@ -243,7 +252,7 @@ impl Task {
     }
 }
 
-/// Until the store is closed.
+/// Waits until the store is closed.
 async fn closed(store: &Writing) {
     match store {
         Writing::Postgres(pool) => pool.close_event().await,
@@ -256,9 +265,9 @@ fn give_up_the_overdue(part: Vec<Pending>) -> Vec<Pending> {
     let (live, overdue): (Vec<_>, Vec<_>) =
         part.into_iter().partition(|pending| pending.deadline > now);
     for pending in overdue {
-        let _ = pending.reply.send(Err(AppendError::Unknown(
-            "it did not answer in time".into(),
-        ))); // its caller may have gone
+        let _ = pending
+            .reply
+            .send(Err(AppendError::Unknown("no answer in time".into()))); // its caller may have gone
     }
     live
 }
@@ -277,7 +286,7 @@ mod tests {
     };
 
     both_stores!(
-        the_same_rows_again_are_there_already,
+        the_same_rows_appended_again_are_already_written,
         async |store: TestStore| {
             let opened = store.open().await;
             let ada = store.register(&opened.log, "ada").await;
@@ -307,7 +316,7 @@ mod tests {
     );
 
     both_stores!(
-        that_somebody_was_forgotten_is_there_already_although_their_key_is_gone,
+        the_fact_of_a_forgetting_is_already_written_although_the_key_is_gone,
         async |store: TestStore| {
             let opened = store.open().await;
             let ada = store.register(&opened.log, "ada").await;

@@ -1,6 +1,6 @@
-//! The log's contract, on both stores: each invariant with a test that tries to break it.
+//! The log's invariants, on both stores: each has a test that tries to break it.
 
-#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // This is a test program.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -68,10 +68,10 @@ async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError>
 }
 
 both_stores!(
-    positions_are_dense_and_in_commit_order_whoever_writes,
+    positions_are_dense_and_in_commit_order_for_all_writers,
     async |store: TestStore| {
         let opened = store.open().await;
-        let second = store.open().await; // another node on the same store
+        let second = store.open().await; // A second node on the same store.
         let mut follower = opened.log.follow(0);
         let mut users = Vec::new();
         for n in 0..20 {
@@ -115,7 +115,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_stale_writer_is_told_so_and_nothing_is_written,
+    a_stale_append_is_refused_and_writes_nothing,
     async |store: TestStore| {
         let opened = store.open().await;
         let (ada, bob) = (
@@ -125,11 +125,11 @@ both_stores!(
         submit(&opened.log, ada, 1).await.unwrap();
         assert!(
             matches!(submit(&opened.log, ada, 1).await, Err(AppendError::Stale)),
-            "ada has two events by now"
+            "Ada has two events by now"
         );
         assert!(
             matches!(submit(&opened.log, ada, 5).await, Err(AppendError::Stale)),
-            "no gap in ada's counter"
+            "Ada's counter may have no gap"
         );
 
         // Bob's part is good, Ada's is stale: neither is written.
@@ -158,7 +158,7 @@ both_stores!(
 );
 
 both_stores!(
-    several_streams_of_a_user_go_in_one_append,
+    one_append_writes_several_streams_of_a_user,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
@@ -196,7 +196,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_asked_last_is_told_without_a_key,
+    the_last_caller_can_be_read_without_a_key,
     async |store: TestStore| {
         let opened = store.open().await;
         let (ada, bob) = (
@@ -241,7 +241,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_stream_of_somebody_else_is_taken,
+    a_stream_of_another_owner_is_taken,
     async |store: TestStore| {
         let opened = store.open().await;
         let (ada, bob) = (
@@ -266,13 +266,13 @@ both_stores!(
                 .await
                 .unwrap()
                 .is_none(),
-            "and can't be read by bob"
+            "Bob cannot read it"
         );
     }
 );
 
 both_stores!(
-    both_of_two_who_announce_one_stream_at_once_get_an_answer,
+    all_who_begin_one_stream_at_once_get_an_answer,
     async |store: TestStore| {
         let opened = store.open().await;
         let mut asked = Vec::new();
@@ -288,7 +288,7 @@ both_stores!(
         for answer in asked {
             match answer.await.unwrap() {
                 Ok(_) => good += 1,
-                // Two in one batch break the statement; bisection then finds who was second.
+                // Two in one batch break the statement; bisection then finds the second.
                 Err(AppendError::StreamTaken) => {}
                 Err(other) => panic!("{other}"),
             }
@@ -305,7 +305,7 @@ both_stores!(
         for n in 0..10 {
             let user = store.register(&opened.log, &format!("user{n}")).await;
             let job = new_job(&opened.log);
-            // Two facts with one number of one stream: a unique index refuses the statement.
+            // Two facts have one number of one stream: a unique index refuses the statement.
             let facts = match n {
                 3 => vec![
                     job_fact(&job, 1, submitted("x")),
@@ -331,38 +331,41 @@ both_stores!(
     }
 );
 
-both_stores!(no_key_no_append, async |store: TestStore| {
-    let opened = store.open().await;
-    let nobody = UserId(store.clock.new_uuid());
-    assert!(matches!(
-        submit(&opened.log, nobody, 0).await,
-        Err(AppendError::KeyNotLive)
-    ));
-    let ada = store.register(&opened.log, "ada").await;
-    opened.log.live_keys(ada).await.unwrap(); // warm on this node
-    store
-        .tamper(&format!(
-            "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
-        ))
-        .await;
-    assert!(
-        matches!(
-            submit(&opened.log, ada, 1).await,
+both_stores!(
+    without_a_live_key_nothing_is_appended,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let nobody = UserId(store.clock.new_uuid());
+        assert!(matches!(
+            submit(&opened.log, nobody, 0).await,
             Err(AppendError::KeyNotLive)
-        ),
-        "the store refuses, not the cache"
-    );
-    let other_node = store.open().await;
-    let fact = other_node
-        .log
-        .open_row(&other_node.log.rows(0, 10).await.unwrap()[0])
-        .await
-        .unwrap();
-    assert!(matches!(fact.body, Body::Forgotten));
-});
+        ));
+        let ada = store.register(&opened.log, "ada").await;
+        opened.log.live_keys(ada).await.unwrap(); // This node has the key in its cache.
+        store
+            .tamper(&format!(
+                "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
+            ))
+            .await;
+        assert!(
+            matches!(
+                submit(&opened.log, ada, 1).await,
+                Err(AppendError::KeyNotLive)
+            ),
+            "the store refuses, although the cache has the key"
+        );
+        let other_node = store.open().await;
+        let fact = other_node
+            .log
+            .open_row(&other_node.log.rows(0, 10).await.unwrap()[0])
+            .await
+            .unwrap();
+        assert!(matches!(fact.body, Body::Forgotten));
+    }
+);
 
 both_stores!(
-    events_can_be_neither_changed_nor_removed,
+    events_cannot_be_changed_or_removed,
     async |store: TestStore| {
         let opened = store.open().await;
         store.register(&opened.log, "ada").await;
@@ -384,7 +387,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_personal_is_not_in_the_store,
+    personal_data_is_not_readable_in_the_store,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada-canary").await;
@@ -412,7 +415,7 @@ both_stores!(
             })
             .await
             .unwrap();
-        assert_eq!(found, 2, "and its owner's key opens it");
+        assert_eq!(found, 2, "the owner's key opens both");
     }
 );
 
@@ -472,7 +475,7 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
     for n in 0..3 {
         store.register(&opened.log, &format!("user{n}")).await;
     }
-    // Somebody writes past the next position: whoever is live comes upon it.
+    // A row skips positions: a live follower finds the hole.
     let mut live = opened.log.follow(3);
     store
         .tamper(
@@ -485,7 +488,7 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
     for _ in 0..2 {
         assert!(
             matches!(live.next(10).await, Err(LogError::Hole { missing: 4 })),
-            "it stops for good"
+            "the follower stops for good"
         );
     }
     assert_eq!(
@@ -517,7 +520,7 @@ both_stores!(
         for after in 1..=50 {
             submit(&first, ada, after).await.unwrap();
         }
-        let second = store.open().await.log; // another node
+        let second = store.open().await.log; // A second node.
         let (mut one, mut other) = (second.follow(0), second.follow(20));
         let mut caught_up = Vec::new();
         while one.position() < 51 {
@@ -531,7 +534,7 @@ both_stores!(
         while other.position() < 51 {
             other.next(1000).await.unwrap();
         }
-        // What another node appends is read once for both.
+        // Rows of another node are read once for both followers.
         let waiting = tokio::spawn(async move { (one.next(10).await.unwrap(), one) });
         submit(&first, ada, 51).await.unwrap();
         let ((ones, one), others) = (waiting.await.unwrap(), other.next(10).await.unwrap());
@@ -541,7 +544,7 @@ both_stores!(
 );
 
 both_stores!(
-    another_master_key_is_refused_at_the_door,
+    another_master_key_is_refused_at_opening,
     async |store: TestStore| {
         drop(store.open().await);
         let other = MasterKeys::generate();
@@ -557,7 +560,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_stream_reads_back_for_its_owner,
+    a_stream_can_be_read_by_its_owner,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
@@ -598,7 +601,7 @@ both_stores!(
 );
 
 both_stores!(
-    working_rows_go_with_their_facts_and_conditions_hold_in_that_very_transaction,
+    working_rows_and_conditions_belong_to_the_transaction_of_the_facts,
     async |store: TestStore| {
         let opened = store.open().await;
         let log = &opened.log;
@@ -656,7 +659,7 @@ both_stores!(
                 .await
                 .unwrap()
                 .is_none(),
-            "not the holder's"
+            "another holder cannot renew"
         );
         let renewed = log
             .renew_lease(
@@ -675,7 +678,7 @@ both_stores!(
         );
         assert!(
             matches!(log.append(lapse(soon)).await, Err(AppendError::LeaseHeld)),
-            "it was renewed meanwhile"
+            "the lease was renewed meanwhile"
         );
         log.append(lapse(soon.plus_seconds(9))).await.unwrap();
         assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
@@ -691,7 +694,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_outcome_of_a_request_is_kept_with_its_facts_and_only_once,
+    a_requests_outcome_is_kept_with_its_facts_and_only_once,
     async |store: TestStore| {
         let opened = store.open().await;
         let (ada, bob) = (
@@ -727,7 +730,7 @@ both_stores!(
         );
         assert!(!store.holds("secret words").await);
 
-        // The key is used: no facts of another append with it, whosever they are.
+        // The key is used: no other append may use it, for any user.
         for (user, after) in [(ada, 2), (bob, 1)] {
             assert!(matches!(
                 opened.log.append(asked(user, after)).await,
@@ -753,7 +756,7 @@ both_stores!(
 );
 
 both_stores!(
-    one_of_two_takes_a_free_lease_and_nobody_out_of_office,
+    one_of_two_takes_a_free_lease_and_a_deposed_leader_takes_none,
     async |store: TestStore| {
         let opened = store.open().await;
         let log = &opened.log;
@@ -824,7 +827,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_journal_gives_back_what_was_committed,
+    the_journal_answers_the_committed_text,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
@@ -862,7 +865,7 @@ both_stores!(
 );
 
 both_stores!(
-    too_large_is_refused_before_it_is_sent,
+    a_too_large_append_is_refused_before_it_is_sent,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
@@ -894,9 +897,9 @@ both_stores!(
 /// The lock of the function `append`.
 const APPEND_LOCK: i64 = 7_340_991;
 
-/// Whatever waits goes in few commits, and a queue that is full says so instead of growing.
+/// Waiting appends go in few commits, and a full queue refuses instead of growing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
+async fn many_appends_go_in_few_commits_and_a_full_queue_refuses() {
     use sqlx::{Connection, Executor, PgConnection};
     let store = TestStore::new(Kind::Postgres).await;
     let opened = store.open().await;
@@ -921,7 +924,8 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
         })
         .collect();
     while !asked.iter().any(|one| one.is_finished()) {
-        tokio::time::sleep(Duration::from_millis(10)).await; // while nothing can be written, only a refusal ends one
+        // Nothing can be written, so only a refusal ends a task.
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     other
         .execute(format!("SELECT pg_advisory_unlock({APPEND_LOCK})").as_str())
@@ -948,9 +952,10 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_says_so() {
     );
 }
 
-/// A statement that waits for the lock when its connection dies has an unknown outcome: the same rows again settle it.
+/// A statement whose connection dies while it waits for the lock has an unknown outcome. Appending
+/// the same rows again settles it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_dies_while_it_waits_for_the_lock_doubles_nothing() {
+async fn a_connection_that_dies_while_it_waits_for_the_lock_writes_nothing_twice() {
     use sqlx::{Connection, Executor, PgConnection};
     let store = TestStore::new(Kind::Postgres).await;
     let opened = store.open().await;
@@ -987,7 +992,7 @@ async fn a_connection_that_dies_while_it_waits_for_the_lock_doubles_nothing() {
 }
 
 both_stores!(
-    what_no_store_can_hold_is_refused_by_name_and_nothing_is_written,
+    names_and_numbers_that_no_store_can_hold_are_refused_and_nothing_is_written,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
@@ -1018,7 +1023,7 @@ both_stores!(
             );
             assert!(refused.to_string().contains(named), "{refused}");
         }
-        // NULs inside an event are its own affair: it is sealed.
+        // An event may hold NULs: it is sealed.
         let job = new_job(&opened.log);
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
         opened
@@ -1059,7 +1064,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_key_that_is_missing_or_not_the_masters_is_named_with_the_position,
+    a_missing_or_wrong_key_is_reported_with_the_position,
     async |store: TestStore| {
         let opened = store.open().await;
         let (ada, bob) = (

@@ -1,36 +1,36 @@
-//! The protocol that gives positions, checked exhaustively for three requests that race: an advisory lock, a head that is read
-//! under it, and the same rows sent again when an answer is lost although the first statement may still be waiting or commit.
-//! The checks must find what is wrong with two protocols that look as good.
+//! Checks exhaustively the protocol that gives positions, for three racing requests. The protocol
+//! has an advisory lock and a head that is read under it. A client sends the same rows again when
+//! an answer is lost, while the first statement may still wait or commit. The checks must also find
+//! the fault in two protocols that look as good.
 
-#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // This is a test program.
 
 use stateright::{Checker, Model, Property};
 
-/// Requests that race; each has one row.
+/// The number of racing requests; each has one row.
 const REQUESTS: usize = 3;
 /// How often a client sends its rows: once, and once more when the answer is lost.
 const SENDS: usize = 2;
 
-/// Which protocol is checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Protocol {
-    /// As `append` does it.
+    /// The protocol of `append`.
     Real,
-    /// The head is read before the lock is taken, as one plain statement would.
+    /// The head is read before the lock is taken, as one plain statement would do.
     HeadBeforeLock,
-    /// What is there already is looked up by the client before it sends again, instead of by the server under the lock.
+    /// The client looks for its rows before it sends again, instead of the server under the lock.
     LookedUpByTheClient,
 }
 
-/// A statement on the server. It goes on when its client is gone.
+/// A statement on the server. It continues when its client is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Statement {
     Unsent,
-    /// Waits for the lock; the head that it saw when it began.
+    /// Waits for the lock. It saw this head when it began.
     Waiting {
         saw: u8,
     },
-    /// Holds the lock, its row inserted at this position or found to be there.
+    /// Holds the lock. It inserted its row at this position, or found the row in the table.
     Inserted {
         at: Option<u8>,
     },
@@ -42,11 +42,11 @@ struct State {
     statements: [[Statement; SENDS]; REQUESTS],
     /// Whether the client was told that its row is written.
     acknowledged: [bool; REQUESTS],
-    /// Whether the client has lost the answer to its first statement, and so does not hear it.
+    /// Whether the client lost the answer to its first statement, and so does not hear it.
     lost: [bool; REQUESTS],
     /// Committed rows: position and request.
     table: Vec<(u8, u8)>,
-    /// What a follower was given.
+    /// The rows that a follower got.
     followed: Vec<(u8, u8)>,
 }
 
@@ -57,7 +57,7 @@ enum Action {
     SendAgain(usize),
     Lock(usize, usize),
     Commit(usize, usize),
-    /// The server process dies or the statement times out before its commit.
+    /// The server process dies, or the statement times out before its commit.
     Abort(usize, usize),
     Follow,
 }
@@ -206,11 +206,11 @@ impl Model for Positions {
                         <= 1
                 })
             }),
-            Property::always("what was acknowledged is written", |_, state: &State| {
+            Property::always("acknowledged rows are written", |_, state: &State| {
                 (0..REQUESTS).all(|request| !state.acknowledged[request] || state.holds(request))
             }),
             Property::always(
-                "a follower is given everything, in order",
+                "a follower gets everything, in order",
                 |_, state: &State| state.table.starts_with(&state.followed),
             ),
             Property::sometimes("all are acknowledged", |_, state: &State| {
@@ -260,7 +260,7 @@ fn the_protocol_keeps_every_promise_in_every_order_of_events() {
 }
 
 #[test]
-fn a_head_that_is_read_before_the_lock_gives_a_position_twice() {
+fn a_head_read_before_the_lock_gives_a_position_twice() {
     assert!(broken(Protocol::HeadBeforeLock).contains(&"positions are dense and in commit order"));
 }
 

@@ -1,7 +1,8 @@
-//! Appending and reading against a model, on both stores: whatever two nodes append for a few users, with good and stale
-//! fences, the same rows again, nodes that are opened anew and keys that are used twice, the log is what the model says.
+//! Compares appending and reading with a model, on both stores. Two nodes append for a few users,
+//! with good and stale fences, at the same time, with keys used twice, and after being reopened.
+//! The log must equal the model.
 
-#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // This is a test program.
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
@@ -25,13 +26,13 @@ enum Step {
         facts: usize,
         behind: u64,
     },
-    /// The same for a request with a key.
+    /// A node appends one fact for a request with a key.
     AppendOnce { node: usize, user: usize, key: u8 },
     /// Both nodes append for the same user at the same time.
     Race { user: usize },
     /// A node is opened anew.
     Reopen { node: usize },
-    /// A node keeps a snapshot of a user, and wakes them.
+    /// A node loads a user and keeps a snapshot.
     Wake { node: usize, user: usize },
 }
 
@@ -47,7 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the log must hold: whose each position is, and the keys that were used, with the position of their outcome.
+/// The expected log: the owner at each position, and the used keys with the position of their
+/// outcome.
 #[derive(Default)]
 struct Model {
     owners: Vec<usize>,
@@ -201,7 +203,7 @@ impl Nodes {
         }
     }
 
-    /// The table, each user's own order, and what followers on both nodes are given.
+    /// Checks the table, each user's own order, and the rows that followers get on both nodes.
     async fn check(&self) {
         let id = |owner: &usize| self.users[*owner].0;
         let expected: Vec<_> = (1_u64..).zip(self.model.owners.iter().map(id)).collect();
@@ -267,7 +269,7 @@ fn run(kind: Kind) {
         .unwrap();
 }
 
-mod the_log_is_what_was_appended_whatever_nodes_do {
+mod the_log_equals_the_appends_whatever_nodes_do {
     use super::*;
 
     #[test]

@@ -1,5 +1,5 @@
-//! Master keys: what is needed is asked for at the door, all data keys are wrapped by another one beside everything else, and a
-//! master key goes when nothing needs it.
+//! Master keys: opening the store demands the needed ones, a rotation wraps all data keys by
+//! another while the servers run, and a key that wraps nothing can be retired.
 
 #![allow(clippy::unwrap_used)]
 
@@ -29,7 +29,7 @@ async fn wraps(log: &Log) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// To the end.
+/// Rotates to the end.
 async fn rotate(log: &Log) -> Step {
     let to = log.begin_rotation().await.unwrap();
     let (mut all, mut place) = (Step::default(), Place::default());
@@ -62,7 +62,7 @@ async fn sign_in(log: &Log, user: UserId, after: u64) {
     .unwrap();
 }
 
-/// That all of a user's events can be read.
+/// Asserts that all of a user's events can be read.
 async fn reads(log: &Log, user: UserId, events: u64) {
     let Waking::Awake(awake) = log.wake(user).await.unwrap() else {
         panic!("forgotten")
@@ -79,7 +79,7 @@ fn refused<T: std::fmt::Debug>(asked: Result<T, RotationError>, words: &str) {
 }
 
 both_stores!(
-    a_new_key_wraps_nothing_before_the_rotation_and_all_after_it,
+    a_new_key_wraps_nothing_before_the_rotation_and_everything_after_it,
     async |store: TestStore| {
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
@@ -89,7 +89,11 @@ both_stores!(
         assert_eq!(wraps(&log).await, [("m1".to_owned(), 3)]);
         refused(log.retire_master("m1").await, "is current");
 
-        assert_eq!(rotate(&log).await.wrapped, 2, "the system's was first");
+        assert_eq!(
+            rotate(&log).await.wrapped,
+            2,
+            "the system's key was rewrapped before"
+        );
         assert_eq!(rotate(&log).await.wrapped, 0);
         let cyd = store.register(&log, "cyd").await;
         assert_eq!(wraps(&log).await, [("m2".to_owned(), 4)]);
@@ -110,7 +114,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_rotation_runs_beside_registrations_and_reads_and_misses_nobody,
+    a_rotation_misses_nobody_while_users_register_and_read,
     async |store: TestStore| {
         let Opened { log, vault } = store.open().await;
         let mut users = Vec::new();
@@ -132,7 +136,8 @@ both_stores!(
             }
         };
         let (rotated, new) = tokio::join!(rotate(&log), busy);
-        let late = rotate(&log).await.wrapped; // whoever was about to register when the key changed
+        // Keys of users who were registering when the current key changed.
+        let late = rotate(&log).await.wrapped;
         assert_eq!(
             wraps(&log).await,
             [("m2".to_owned(), 1261)],
@@ -147,7 +152,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_broke_off_goes_on_from_the_beginning,
+    a_rotation_that_broke_off_starts_again,
     async |store: TestStore| {
         let log = store.open().await.log;
         for n in 0..5 {
@@ -155,7 +160,8 @@ both_stores!(
         }
         let grown = grown(&store);
         log.take_ring(ring(&grown)).await.unwrap();
-        log.begin_rotation().await.unwrap(); // and no more: as a process that was killed
+        // The rotation goes no further, as when its process is killed.
+        log.begin_rotation().await.unwrap();
         drop(log);
         let without = store
             .open_with(store.masters())
@@ -187,7 +193,7 @@ both_stores!(
     async |store: TestStore| {
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
-        // Another server that does not hear of the rotation: stopped, say, while it lasted.
+        // Another server does not hear of the rotation, as if it were stopped meanwhile.
         let late = store.open().await.log;
         log.take_ring(ring(&grown(&store))).await.unwrap();
         rotate(&log).await;
@@ -220,7 +226,7 @@ both_stores!(
         assert_eq!(wraps(&log).await, [("m2".to_owned(), 2)]);
         sign_in(&log, ada, 1).await;
 
-        // Nor may the key come back as the first of a ring.
+        // The retired key cannot come back as the first of a ring, either.
         let back = format!("{},{}", store.masters(), *MasterKeys::new_entry("m3"));
         let late_ring = late.take_ring(ring(&back)).await;
         assert!(
@@ -232,7 +238,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_ring_that_lacks_a_key_or_has_another_is_refused_at_the_door,
+    a_ring_with_a_missing_or_wrong_key_is_refused_at_opening,
     async |store: TestStore| {
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
@@ -255,9 +261,12 @@ both_stores!(
             matches!(&wrong, LogError::MasterKeyWrong { master, .. } if master == "m1"),
             "{wrong}"
         );
-        assert!(log.take_ring(ring(new)).await.is_err(), "nor while it runs");
+        assert!(
+            log.take_ring(ring(new)).await.is_err(),
+            "a running server refuses it, too"
+        );
 
-        // One that is damaged is its owner's trouble alone, and told by the rotation.
+        // A damaged key concerns its owner only; the rotation reports it.
         store
             .tamper(&format!(
                 "UPDATE user_keys SET key_id = '{bob}' WHERE user_id = '{ada}'"
@@ -271,9 +280,9 @@ both_stores!(
     }
 );
 
-/// On Postgres, where there are several.
+/// Only Postgres can have several servers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_server_is_left_without_the_key_that_is_rotated_to() {
+async fn a_rotation_waits_until_every_server_has_the_new_key() {
     let store = TestStore::new(Kind::Postgres).await;
     let (one, other) = (store.open().await.log, store.open().await.log);
     let ada = store.register(&one, "ada").await;
@@ -288,19 +297,20 @@ async fn no_server_is_left_without_the_key_that_is_rotated_to() {
     assert_eq!(
         wraps(&one).await,
         [("m1".to_owned(), 2)],
-        "nothing was changed"
+        "the refused rotation changed nothing"
     );
 
     other.take_ring(ring(&grown)).await.unwrap();
     other.announce_ring("other").await.unwrap();
     assert_eq!(rotate(&one).await.wrapped, 1);
-    other.announce_ring("other").await.unwrap(); // by which it hears what is current
+    other.announce_ring("other").await.unwrap(); // The announcement also looks up the current key.
     let bob = store.register(&other, "bob").await;
     assert_eq!(wraps(&one).await, [("m2".to_owned(), 3)]);
     for user in [ada, bob] {
         reads(&store.open_with(&grown).await.unwrap().log, user, 1).await;
     }
-    // Gone, it holds nobody up; and of two who rotate to different keys, the later says so to the earlier.
+    // A server that is gone blocks nothing. When two servers rotate to different keys, the later
+    // one stops the earlier.
     other.withdraw_ring("other").await.unwrap();
     let (next, also) = (MasterKeys::new_entry("m3"), MasterKeys::new_entry("m4"));
     one.take_ring(ring(&format!("{},{},{grown}", *next, *also)))

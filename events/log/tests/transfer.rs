@@ -1,6 +1,6 @@
 //! Exports and imports, on both stores and in both directions.
 
-#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // This is a test program.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ async fn imported(store: &TestStore, masters: &str, dir: &Path) -> Result<Import
     import(&store.target, &MasterKeys::parse(masters).unwrap(), &export).await
 }
 
-/// Facts of a user, as many as asked.
+/// Appends `count` facts of a user.
 async fn sign_in(log: &Log, user: UserId, after: u64, count: u64, work: Vec<Work>) {
     let facts = (after + 1..=after + count)
         .map(|sequence| {
@@ -67,7 +67,7 @@ async fn sign_in(log: &Log, user: UserId, after: u64, count: u64, work: Vec<Work
     .unwrap();
 }
 
-/// A log with something in every table that is carried.
+/// A log with rows in every table that an export carries.
 async fn filled(store: &TestStore) -> Log {
     let log = store.open().await.log;
     let ada = store.register(&log, "ada").await;
@@ -129,23 +129,23 @@ fn blob(store: &TestStore) -> &'static str {
     }
 }
 
-/// That both hold the same, without printing all of it.
+/// Asserts that both logs hold the same, without printing all of it.
 async fn assert_same(one: &Log, other: &Log) {
     let (one, other) = (contents(one).await, contents(other).await);
     for (table, rows) in &one {
-        assert!(!rows.is_empty(), "{table} has rows");
+        assert!(!rows.is_empty(), "{table} has no rows");
         assert_eq!(rows.len(), other[table].len(), "{table}");
         if let Some((one, other)) = rows
             .iter()
             .zip(&other[table])
             .find(|(one, other)| one != other)
         {
-            panic!("{table}: {one}, and there {other}");
+            panic!("{table}: {one}, but the other has {other}");
         }
     }
 }
 
-/// Everything that is carried, as text.
+/// Everything that an export carries, as text.
 async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
     let mut contents = BTreeMap::new();
     let mut rows = Vec::new();
@@ -203,13 +203,14 @@ async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
                 .join(" ")
         };
         let mut lines: Vec<String> = rows.iter().map(line).collect();
-        lines.sort_unstable(); // the stores do not agree where NULL stands
+        lines.sort_unstable(); // The stores sort NULL differently.
         contents.insert(format!("{table} {columns}"), lines);
     }
     contents
 }
 
-/// As when a process ends: its connections are gone, also those that a pool which is being closed still has.
+/// Closes a store as the end of a process does: all connections are gone, even those of a pool that
+/// is still closing.
 async fn ended(store: &TestStore, opened: Opened) {
     opened.log.store().close().await;
     drop(opened);
@@ -229,7 +230,7 @@ async fn other(store: &TestStore) -> TestStore {
 }
 
 both_stores!(
-    every_row_and_table_arrives_in_the_other_store_and_comes_back,
+    every_row_and_table_arrives_in_the_other_store_and_returns,
     async |store: TestStore| {
         let log = filled(&store).await;
         let dir = folder(&store);
@@ -244,7 +245,7 @@ both_stores!(
                 .try_sql("UPDATE events SET sequence = 9")
                 .await
                 .is_err(),
-            "the log is still append-only"
+            "the imported log is append-only"
         );
 
         let back_dir = folder(&there);
@@ -253,21 +254,21 @@ both_stores!(
         imported(&back, store.masters(), &back_dir).await.unwrap();
         let back = back.open_with(store.masters()).await.unwrap().log;
         assert_same(&back, &log).await;
-        // What is appended next stands at the next position.
+        // The next append gets the next position.
         let user = store.register(&back, "eve").await;
         assert_eq!(back.user_rows(user, 0).await.unwrap()[0].position, 1303);
     }
 );
 
 both_stores!(
-    an_export_goes_on_where_the_last_one_ended_and_so_does_an_import,
+    exports_and_imports_continue_where_the_last_one_ended,
     async |store: TestStore| {
         let log = filled(&store).await;
         let dir = folder(&store);
         exported(&log, &dir).await;
         let there = other(&store).await;
         imported(&there, store.masters(), &dir).await.unwrap();
-        // A run that broke off: a file without a name, and segments beyond the newest tables.
+        // A run broke off: it left a file without its name, and segments beyond the newest tables.
         fs::write(dir.join("log-1303.part"), "half").unwrap();
         store.register(&log, "cyd").await;
         let older = dir.join(format!("tables-{:020}.sealed", 1302));
@@ -281,7 +282,7 @@ both_stores!(
                 Export::open(&dir, &passphrase()),
                 Err(TransferError::File { .. })
             ),
-            "no tables, no export"
+            "a folder without tables is not an export"
         );
         // Rows beyond the newest tables are not part of the export yet.
         fs::write(&older, older_bytes).unwrap();
@@ -330,12 +331,12 @@ both_stores!(
 );
 
 both_stores!(
-    an_import_that_broke_off_goes_on_and_no_server_starts_before,
+    an_import_that_broke_off_continues_and_no_server_starts_before_its_end,
     async |store: TestStore| {
         let log = filled(&store).await;
         let dir = folder(&store);
         exported(&log, &dir).await;
-        // The last file is damaged: the batches before are in, and nothing of it.
+        // The last file is damaged: the batches before it are imported, and nothing of it.
         store.register(&log, "cyd").await;
         exported(&log, &dir).await;
         let last = dir.join(format!("log-{0:020}-{0:020}.sealed", 1303));
@@ -369,7 +370,7 @@ both_stores!(
 );
 
 both_stores!(
-    bad_input_is_refused_with_the_file_and_changes_nothing,
+    bad_input_is_refused_with_the_files_name_and_changes_nothing,
     async |store: TestStore| {
         let log = filled(&store).await;
         let dir = folder(&store);
@@ -426,7 +427,7 @@ both_stores!(
             fs::rename(&elsewhere, path).unwrap();
         }
 
-        // A store that is in use by itself, and one that went on.
+        // A store with a log of its own is refused.
         let used = TestStore::new(store.kind).await;
         ended(&used, used.open().await).await;
         let error = imported(&used, store.masters(), &dir).await.unwrap_err();
@@ -446,7 +447,7 @@ fn cut_last_frame(file: &[u8]) -> Vec<u8> {
 }
 
 both_stores!(
-    a_store_that_was_used_since_is_not_touched,
+    a_store_that_was_used_since_stays_unchanged,
     async |store: TestStore| {
         let opened = store.open().await;
         store.register(&opened.log, "ada").await;
@@ -459,7 +460,7 @@ both_stores!(
         ended(&there, copy).await;
         let error = imported(&there, store.masters(), &dir).await.unwrap_err();
         assert!(error.to_string().contains("used since"), "{error}");
-        // Both went on, each its own way.
+        // Both logs continue separately.
         store.register(&opened.log, "bob").await;
         exported(&opened.log, &dir).await;
         let error = imported(&there, store.masters(), &dir).await.unwrap_err();
@@ -467,7 +468,7 @@ both_stores!(
             error.to_string().contains("differ at position 2"),
             "{error}"
         );
-        // And such a store can't be exported into that folder.
+        // Such a store cannot be exported into that folder, either.
         let copy = there.open_with(store.masters()).await.unwrap();
         let error = export(&copy.log, &dir, &passphrase()).await.unwrap_err();
         assert!(
@@ -478,7 +479,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_damaged_row_stops_the_export_and_is_named,
+    a_damaged_row_stops_the_export_and_is_reported,
     async |store: TestStore| {
         let log = filled(&store).await;
         store
@@ -489,7 +490,7 @@ both_stores!(
         assert!(error.to_string().contains("position 700"), "{error}");
         assert!(
             Export::open(&dir, &passphrase()).is_err(),
-            "nothing half-written passes for an export"
+            "a half-written folder is not an export"
         );
         let log_files = fs::read_dir(&dir)
             .unwrap()
@@ -499,7 +500,7 @@ both_stores!(
 );
 
 both_stores!(
-    nothing_of_it_stands_in_the_clear_and_others_cannot_read_it,
+    the_files_are_sealed_and_only_their_owner_may_read_them,
     async |store: TestStore| {
         use std::os::unix::fs::PermissionsExt;
         let log = filled(&store).await;
@@ -532,7 +533,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_export_of_a_log_in_use_is_of_one_moment,
+    an_export_of_a_busy_log_shows_one_moment,
     async |store: TestStore| {
         use std::sync::{
             Arc,
@@ -544,7 +545,8 @@ both_stores!(
             let (log, store, done) = (log.clone(), Arc::clone(&store), Arc::clone(&done));
             async move {
                 while !done.load(Ordering::SeqCst) {
-                    store.register(&log, "somebody").await; // a fact and its key in one append
+                    // One append writes the fact and the key.
+                    store.register(&log, "somebody").await;
                 }
             }
         });
@@ -563,7 +565,7 @@ both_stores!(
         let rows = copy.rows(0, 1000).await.unwrap();
         assert_eq!(rows.len() as u64, head.min(1000));
         for row in &rows {
-            copy.open_row(row).await.unwrap(); // an absent key would be an error
+            copy.open_row(row).await.unwrap(); // A missing key would be an error.
         }
         let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM user_keys")
             .fetch_one(copy.store().reads())
@@ -572,19 +574,19 @@ both_stores!(
         assert_eq!(
             keys as u64,
             head + 1,
-            "a key for each user of the log and the system's, and none that is newer"
+            "a key for each user of the log and one for the system, and no newer key"
         );
     }
 );
 
 both_stores!(
-    files_of_two_logs_that_parted_are_not_mixed,
+    files_of_two_logs_that_diverged_are_not_mixed,
     async |store: TestStore| {
         let log = store.open().await.log;
         store.register(&log, "ada").await;
         let dir = folder(&store);
         exported(&log, &dir).await;
-        // The same log in another house, which goes on its own way, exported under the same key.
+        // A copy of the log continues separately and is exported under the same key.
         let there = TestStore::new(store.kind).await;
         imported(&there, store.masters(), &dir).await.unwrap();
         let elsewhere = folder(&there);

@@ -1,7 +1,7 @@
-//! The tree over the log, its signed heads, proofs and the verification, on both stores: what was tampered with is found, at its
-//! position.
+//! The tree over the log, its signed heads, proofs and verification, on both stores: tampering is
+//! found at its position.
 
-#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // This is a test program.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ use tokio::runtime::{self, Runtime};
 const SOON: Duration = Duration::from_millis(5);
 const LONG: Duration = Duration::from_secs(30);
 
-/// A node that seals, on a runtime of its own as another process would be. Dropped, it stops at no particular moment, in the
-/// middle of whatever it does.
+/// A node that seals, on its own runtime as another process would be. When dropped it stops at no
+/// particular moment, in the middle of its work.
 struct Node {
     log: Log,
     sealing: Sealing,
@@ -75,7 +75,7 @@ impl Node {
         head
     }
 
-    /// Waits until its sealer stopped, and says why.
+    /// Waits until the head signer stopped, and answers the reason.
     async fn stopped(&mut self) -> String {
         let status = self
             .sealing
@@ -83,7 +83,7 @@ impl Node {
             .wait_for(|status| matches!(status.state, State::Stopped(_)));
         match tokio::time::timeout(LONG, status)
             .await
-            .expect("the sealer stops")
+            .expect("the head signer stops")
             .unwrap()
             .state
             .clone()
@@ -94,7 +94,7 @@ impl Node {
     }
 }
 
-/// Facts of the system's streams, `count` of them in one append.
+/// Appends `count` facts of the system's streams at once.
 async fn facts(log: &Log, count: usize) {
     let groups = (0..count).map(|_| {
         let stream = StreamId::new(
@@ -124,7 +124,7 @@ async fn verify(log: &Log, pinned: &[&SignedHead]) -> Result<Verified, CantVerif
         .await
 }
 
-/// The positions between which the first bad one is, and the sentence.
+/// The range of the first bad position, and the sentence.
 async fn found(log: &Log, pinned: &[&SignedHead]) -> (u64, u64, String) {
     match verify(log, pinned).await {
         Err(CantVerify::Found(finding)) => (finding.first, finding.last, finding.to_string()),
@@ -162,7 +162,7 @@ async fn set_leaf(store: &TestStore, position: u64, leaf: &[u8]) {
         .await;
 }
 
-/// Changes a row and its digest so that they fit each other.
+/// Changes a row and its digest so that they match.
 async fn change_with_digest(store: &TestStore, log: &Log, position: u64) -> StoredRow {
     let mut row = row_at(log, position).await;
     row.recorded_at.0 += 1;
@@ -181,7 +181,7 @@ both_stores!(
     async |store: TestStore| {
         let mut node = Node::start(&store).await;
         let log = node.log.clone();
-        facts(&log, 700).await; // more than one batch
+        facts(&log, 700).await; // More than one batch.
         facts(&log, 600).await;
         let first = node.signed(1300).await;
         facts(&log, 3).await;
@@ -241,13 +241,13 @@ both_stores!(
 );
 
 both_stores!(
-    a_fact_that_no_head_covers_yet_is_told_as_such,
+    a_fact_that_no_head_covers_yet_cannot_be_proved,
     async |store: TestStore| {
         let log = store.open().await.log;
         assert_eq!(
             verify(&log, &[]).await.unwrap(),
             Verified::default(),
-            "an empty log is in order"
+            "an empty log verifies"
         );
         facts(&log, 3).await;
         assert!(matches!(
@@ -266,21 +266,21 @@ both_stores!(
 );
 
 both_stores!(
-    a_sealer_that_is_dropped_anywhere_goes_on_where_it_was,
+    a_head_signer_that_is_dropped_anywhere_continues,
     async |store: TestStore| {
         let (mut size, mut heads) = (0, Vec::new());
         for _ in 0..5 {
             let mut node = Node::start(&store).await;
             facts(&node.log, 900).await;
             size += 900;
-            let at_least = size - 500; // in the middle of this round's facts
+            let at_least = size - 500; // This falls in the middle of this round's facts.
             let reached = node
                 .sealing
                 .status
                 .wait_for(|status| status.sealed >= at_least);
             tokio::time::timeout(LONG, reached)
                 .await
-                .expect("it seals")
+                .expect("the head signer seals")
                 .unwrap();
             heads.extend(node.sealing.heads.borrow().clone());
             drop(node);
@@ -294,42 +294,46 @@ both_stores!(
     }
 );
 
-both_stores!(a_deposed_sealer_writes_nothing, async |store: TestStore| {
-    let log = store.open().await.log;
-    facts(&log, 3).await;
-    let mut election = log.stand_for_election("slow").await.unwrap();
-    election.elected().await;
-    // Whoever is in line for the office on Postgres gets it as soon as the deposed node notices, and keeps it.
-    let next = store.database_url().map(|url| {
-        tokio::spawn(async move {
-            let mut connection = PgConnection::connect(&url).await.unwrap();
-            sqlx::query("SELECT pg_advisory_lock(7340992)")
-                .execute(&mut connection)
-                .await
-                .unwrap();
-            std::future::pending::<()>().await
-        })
-    });
-    store
-        .try_sql("UPDATE elections SET epoch = epoch + 1")
-        .await
-        .unwrap(); // as when another was elected meanwhile
-    let mut slow = head_signer::start(&log, election, SOON).await.unwrap();
-    tokio::time::timeout(LONG, slow.status.changed())
-        .await
-        .expect("it is told that it was deposed")
-        .unwrap();
-    assert_eq!(slow.status.borrow_and_update().state, State::Waiting);
-    let verified = verify(&log, &[]).await.unwrap();
-    assert_eq!((verified.facts, verified.heads), (3, 0));
-    let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap()
-        + store.try_sql("DELETE FROM tree_heads").await.unwrap();
-    assert_eq!(stored, 0, "it wrote nothing");
-    drop(next);
-});
+both_stores!(
+    a_deposed_head_signer_writes_nothing,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        facts(&log, 3).await;
+        let mut election = log.stand_for_election("slow").await.unwrap();
+        election.elected().await;
+        // On Postgres the next candidate gets the lock as soon as the deposed node notices, and keeps
+        // it.
+        let next = store.database_url().map(|url| {
+            tokio::spawn(async move {
+                let mut connection = PgConnection::connect(&url).await.unwrap();
+                sqlx::query("SELECT pg_advisory_lock(7340992)")
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
+                std::future::pending::<()>().await
+            })
+        });
+        store
+            .try_sql("UPDATE elections SET epoch = epoch + 1")
+            .await
+            .unwrap(); // Stands for the election of another node.
+        let mut slow = head_signer::start(&log, election, SOON).await.unwrap();
+        tokio::time::timeout(LONG, slow.status.changed())
+            .await
+            .expect("the head signer learns that it was deposed")
+            .unwrap();
+        assert_eq!(slow.status.borrow_and_update().state, State::Waiting);
+        let verified = verify(&log, &[]).await.unwrap();
+        assert_eq!((verified.facts, verified.heads), (3, 0));
+        let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap()
+            + store.try_sql("DELETE FROM tree_heads").await.unwrap();
+        assert_eq!(stored, 0, "the head signer wrote nothing");
+        drop(next);
+    }
+);
 
 both_stores!(
-    two_sealers_one_after_the_other_make_one_tree,
+    two_head_signers_in_turn_make_one_tree,
     async |store: TestStore| {
         let mut first = Node::start(&store).await;
         facts(&first.log, 5).await;
@@ -347,7 +351,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_changed_fact_stops_the_sealer_with_its_position,
+    a_changed_fact_stops_the_head_signer_with_its_position,
     async |store: TestStore| {
         facts(&store.open().await.log, 5).await;
         store
@@ -383,7 +387,7 @@ both_stores!(
                 .contains("position 5 was sealed and is gone")
         );
         is_at(5, found(&node.log, &[]).await);
-        facts(&node.log, 2).await; // which takes position 5 again
+        facts(&node.log, 2).await; // One of them takes position 5 again.
         drop(node);
         let mut node = Node::start(&store).await;
         let reason = node.stopped().await;
@@ -396,14 +400,15 @@ both_stores!(
 );
 
 both_stores!(
-    no_head_is_signed_that_does_not_grow_out_of_the_last,
+    a_head_that_does_not_grow_out_of_the_last_is_not_signed,
     async |store: TestStore| {
         let mut node = Node::start(&store).await;
         let log = node.log.clone();
         facts(&log, 6).await;
         let head = node.signed(6).await;
 
-        // The whole tree made anew over changed facts, by somebody who knows how; but the old head is kept.
+        // Somebody who knows how makes the whole tree anew over changed facts, but the old head
+        // stays.
         change_with_digest(&store, &log, 2).await;
         let mut frontier = merkle_tree::Frontier::default();
         for position in 1..=6 {
@@ -433,7 +438,8 @@ both_stores!(
             "{sentence}"
         );
 
-        // And with a head signed anew, by somebody who has the master key as well: the one kept outside tells.
+        // Somebody with the master key also signs the head anew: only the head kept outside shows
+        // it.
         let forged = log
             .head_key()
             .await
@@ -449,7 +455,7 @@ both_stores!(
         assert_eq!(
             verify(&log, &[]).await.unwrap().heads,
             1,
-            "nothing in the store tells"
+            "nothing in the store shows it"
         );
         let (first, last, sentence) = found(&log, &[&head]).await;
         assert!(
@@ -460,7 +466,7 @@ both_stores!(
 );
 
 both_stores!(
-    whatever_is_tampered_with_is_found_at_its_position,
+    tampering_is_found_at_its_position,
     async |store: TestStore| {
         let mut node = Node::start(&store).await;
         let log = node.log.clone();
@@ -472,13 +478,13 @@ both_stores!(
         let untouched = verify(&log, &pinned).await.unwrap();
         assert_eq!((untouched.facts, untouched.pinned), (500, 2));
 
-        // Rewritten hashes of the tree: a leaf, then one above; and one that is gone.
+        // Rewritten hashes of the tree: a leaf, then one above; then a missing one.
         let leaf = merkle_tree::leaf_hash(&row_at(&log, 490).await.digest);
         set_leaf(&store, 490, &[7; 32]).await;
         is_at(490, found(&log, &pinned).await);
         set_leaf(&store, 490, &leaf.0).await;
         assert!(verify(&log, &pinned).await.is_ok());
-        let above = merkle_tree::first_index(480) + 2; // of 477 to 480
+        let above = merkle_tree::first_index(480) + 2; // The hash over 477 to 480.
         store
             .tamper(&format!(
                 "UPDATE tree_hashes SET hash = {} WHERE hash_index = {above}",
@@ -495,7 +501,8 @@ both_stores!(
             .await;
         is_at(470, found(&log, &pinned).await);
 
-        // Heads: over other facts than it says, forged, replaced by an older one, signed by another log.
+        // Heads: one over other facts than it says, a forged one, an older one, and one signed by
+        // another log.
         let place_of = async |note: &str| {
             store
                 .tamper(&format!(
@@ -539,7 +546,7 @@ both_stores!(
         let ahead = log.head_key().await.unwrap().sign(501, head.root).unwrap();
         is_at(470, found(&log, &[&early, &head, &ahead]).await);
 
-        // Facts, from the last to the first, so that each is the first bad one when it is looked for.
+        // Facts, from the last to the first, so that each tampered fact is the first bad one.
         change_with_digest(&store, &log, 460).await;
         is_at(460, found(&log, &pinned).await);
         for (from, to) in [(450, 9000), (455, 450), (9000, 455)] {
@@ -564,7 +571,7 @@ both_stores!(
         assert_eq!(
             (first, last),
             (409, 410),
-            "only the hash above the leaf tells: {sentence}"
+            "only the hash above the leaf shows it: {sentence}"
         );
         store
             .tamper("UPDATE events SET position = 0 WHERE position = 500")
@@ -574,7 +581,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_end_of_the_log_can_not_be_cut_off,
+    a_log_that_was_cut_off_does_not_verify,
     async |store: TestStore| {
         let mut node = Node::start(&store).await;
         let log = node.log.clone();
@@ -587,20 +594,21 @@ both_stores!(
         store.tamper("DELETE FROM checkpoints").await;
         assert!(
             verify(&log, &[]).await.is_ok(),
-            "nothing in the store tells"
+            "nothing in the store shows it"
         );
         is_at(4, found(&log, &[&head]).await);
     }
 );
 
 both_stores!(
-    what_is_written_and_kept_outside_meanwhile_is_no_finding,
+    facts_and_heads_that_appear_meanwhile_are_no_finding,
     async |store: TestStore| {
         let mut node = Node::start(&store).await;
         let log = node.log.clone();
         facts(&log, 3).await;
         let first = node.signed(3).await;
-        // A file that was at its end, and has another head when it is looked at after the last row.
+        // The file of heads seems at its end, but has another head when it is read again after the
+        // last row.
         let mut asked = 0;
         let growing = std::iter::from_fn(|| {
             asked += 1;
@@ -663,7 +671,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_head_key_belongs_to_its_log_and_outlives_it,
+    a_head_key_belongs_to_its_log_and_survives_reopening,
     async |store: TestStore| {
         let (first, again) = (store.open().await.log, store.open().await.log);
         let key = first.head_key().await.unwrap().public().to_string();

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
-    http::{admission, directus, error::ApiError, request},
+    http::{admission, directus, error::ApiError, request, routes},
     identity::{
         impersonation,
         secret_limiter::{Kind, Shown, Stop},
@@ -24,16 +24,6 @@ use crate::{
 };
 
 pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
-/// The routes that the original opened to the shared secret (contract, marked `O`): all that it opens when it is narrowed.
-const ORIGINAL_SECRET_ROUTES: [&str; 7] = [
-    "/api/rbac-sync",
-    "/api/credentials/store",
-    "/api/credentials/reveal",
-    "/api/credentials/reveal-download-cred",
-    "/api/credentials/get-platform-session",
-    "/api/usage/increment",
-    "/api/queue/taxonomy/invalidate",
-];
 /// How long a token's account may take to show up in the read side, after a registration or a start.
 pub const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 
@@ -287,13 +277,13 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
     app.refused.was_right(shown);
     let is_original = request
         .match_pattern()
-        .is_some_and(|route| ORIGINAL_SECRET_ROUTES.contains(&route.as_str()));
-    match app.config.secret_is_narrow && !is_original {
-        true => Err(ApiError::Forbidden(
+        .is_some_and(|route| routes::is_original(&route));
+    if app.config.secret_is_narrow && !is_original {
+        return Err(ApiError::Forbidden(
             "The shared secret does not open this route here; use a service key",
-        )),
-        false => Ok(Some(Caller::shared_secret(request::current_id()))),
+        ));
     }
+    Ok(Some(Caller::shared_secret(request::current_id())))
 }
 
 /// What a request without the secret is told on a route that wants it: `not_enough` if its token is good all the same.

@@ -95,8 +95,8 @@ pub async fn store(
     });
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     Ok(response::written(
         json!({"id": stored.id, "updated": stored.updated}),

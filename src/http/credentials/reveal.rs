@@ -94,11 +94,7 @@ async fn shown(
         right,
         purpose: wanted.purpose,
     };
-    let revealed = app
-        .write
-        .vault
-        .reveal(&app.write.users, caller, ask)
-        .await?;
+    let revealed = app.write.credentials.reveal(caller, ask).await?;
     let opened = Opened::of(&revealed.plaintext)?;
     Ok((revealed, opened))
 }

@@ -68,8 +68,8 @@ pub async fn store(
     });
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     let expires_at = stored.expires_at.map(Timestamp::rfc3339);
     Ok(response::written(

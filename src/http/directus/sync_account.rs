@@ -1,4 +1,5 @@
-//! Whoever comes with Directus' token has an account here: they are met at first sight, and it follows what Directus says of them.
+//! Makes genie's account of a user follow Directus. The account begins when the user is first seen
+//! (`account.met`).
 
 use actix_web::HttpRequest;
 use genie_actors::{WriteError, registration::reservation::ProvidedUser};
@@ -34,7 +35,8 @@ impl From<NotAuthenticated> for ApiError {
     }
 }
 
-/// The account of a token's holder, who is met if this is the first time, and made what Directus says that they are.
+/// The account of a token's holder. It begins now if this is the first time, and takes over what
+/// Directus says of the user.
 pub async fn authenticate(
     app: &App,
     directus: &Directus,
@@ -51,7 +53,8 @@ pub async fn authenticate(
         Err(NotAuthenticated::Invalid) => return Err(forged(app, request)),
         Err(not) => return Err(not.into()),
     };
-    // Before anything is read or written for them: also who is suspended here holds a good token.
+    // Before anything is read or written for the user: a user who is suspended here holds a good
+    // token, too.
     admission::count_user(app, request, person.user)?;
     let account = match app.reads.accounts.get(person.user).await? {
         Some(account) => account,
@@ -65,8 +68,9 @@ pub async fn authenticate(
     sync(app, account, &person, admin).await
 }
 
-/// That somebody whose token is not shown is what their account says, in Directus, too: of those who act for another, and for whom
-/// they act. Whether a role that they got meanwhile administers shows when they come by themselves; until then nobody acts.
+/// Checks by Directus that a user whose token is not at hand is still as the account says: an
+/// administrator who acts for another user, and that user. Whether a new role may administer shows
+/// only when the user sends a token; until then the impersonation is refused.
 pub async fn expect_unchanged(
     app: &App,
     request: &HttpRequest,
@@ -80,7 +84,7 @@ pub async fn expect_unchanged(
         .await
         .map_err(ApiError::Directus)?
     {
-        None => Ok(()), // nothing says otherwise
+        None => Ok(()), // Without an administrator's token nobody can ask.
         Some(Standing::Known(person)) if person.active => match &person.role_name {
             Some(role) if *role != account.role => Err(ApiError::NoCaller),
             _ => Ok(()),
@@ -92,7 +96,8 @@ pub async fn expect_unchanged(
     }
 }
 
-/// Somebody who has not come by is met, so that something can be kept for them. Whether they administer, their token will say.
+/// Begins the account of a user who has sent no token yet, so that something can be kept for the
+/// user. The user's own token says later whether the role administers.
 pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
     let Some(directus) = &app.directus else {
         return Ok(());
@@ -106,7 +111,8 @@ pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
     }
 }
 
-/// A registration of theirs that broke off is completed; else they are met as Directus describes them.
+/// Completes a registration of the user that broke off; otherwise begins an account as Directus
+/// describes the user.
 async fn meet(
     app: &App,
     directus: &Directus,
@@ -114,7 +120,7 @@ async fn meet(
     admin: bool,
 ) -> Result<(), WriteError> {
     if app.log.user_seq(person.user).await? > 0 {
-        return Ok(()); // by another request, meanwhile
+        return Ok(()); // Another request began the account meanwhile.
     }
     if let Some(email) = &person.email {
         let made = ProvidedUser {
@@ -139,20 +145,21 @@ async fn meet(
         active: true,
     };
     app.write
-        .register
-        .meet(person.user, who, Metadata::system())
+        .registration
+        .register_external(person.user, who, Metadata::system())
         .await
         .map(drop)
 }
 
-/// Facts of what is otherwise in Directus now. Its answer counts at once, whether or not the read side has got there.
+/// Appends facts of the changes in Directus. The answer counts at once, even when the read side is
+/// behind.
 async fn sync(
     app: &App,
     mut account: AccountRow,
     person: &Person,
     admin: bool,
 ) -> Result<AccountRow, ApiError> {
-    // A name that may not be read says nothing of whether the role changed.
+    // A role whose name may not be read does not show whether the role changed.
     let role = person
         .role_name
         .clone()
@@ -164,14 +171,14 @@ async fn sync(
     if (&account.role, account.admin, is_active) == (&role, admin, true) {
         return Ok(account);
     }
-    // Who asked to be forgotten is brought back by an administrator here, or not at all.
+    // A user who asked to be forgotten can only be brought back by an administrator here.
     if account.status == "leaving" {
         return Err(ApiError::NoCaller);
     }
     if !is_active && !was_suspended_for_directus(app, person.user).await? {
         return Err(ApiError::NoCaller);
     }
-    // Only from what was seen to be suspended: somebody may be suspended just now.
+    // Reactivates only an account that was seen suspended: another one may be suspended just now.
     let active = (!is_active).then_some(true);
     let wanted = AccountSync {
         role: Some(role.clone()),
@@ -187,8 +194,8 @@ async fn sync(
     Ok(account)
 }
 
-/// Another address in Directus is another here. While somebody else is known under it, who will be followed when they come by, all
-/// stays as it is.
+/// Takes over a changed e-mail address. While another user has the address here, nothing changes:
+/// that user's own change is taken over at the user's next request.
 async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     let Some(email) = &person.email else { return };
     if normalise(email) == account.email.as_deref().and_then(normalise) {
@@ -199,8 +206,8 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     }
     match app
         .write
-        .register
-        .follow_address(person.user, email, Metadata::system())
+        .emails
+        .change(person.user, email, Metadata::system())
         .await
     {
         Ok(()) => account.email = Some(email.clone()),
@@ -210,14 +217,15 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     }
 }
 
-/// An address is free again when who had it here was deleted in Directus.
+/// The address of a user who was deleted in Directus is free again.
 fn or_stays(freed: Result<(), NotRegistered>) {
     if let Err(error) = freed {
         warn!(%error, "whether an address is free again could not be asked; until then it is as it was");
     }
 }
 
-/// Whether genie suspended somebody because Directus had: then Directus may take it back. Whom somebody suspended here stays so.
+/// Whether genie suspended the user because Directus had. Then Directus may undo it; a suspension
+/// made here stays.
 async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, ApiError> {
     let asked = app
         .log
@@ -229,8 +237,8 @@ async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, Api
     Ok(asked.is_some_and(|asked| asked.caller == CallerKind::System))
 }
 
-/// Somebody whom Directus suspended or deleted is suspended here, too: their work ends, and other nodes' actors refuse them. They
-/// are refused either way.
+/// Suspends a user here, too, whom Directus suspended or deleted: the user's work ends, and actors
+/// on other nodes refuse commands. The present request is refused either way.
 async fn suspend(app: &App, user: UserId) {
     let suspended = async {
         match app.reads.accounts.get(user).await? {

@@ -15,7 +15,7 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{DirectusUser, still_administers},
+        caller::{DirectusAdmin, DirectusUser},
         error::{ApiError, DirectusError},
     },
     identity::two_factor::TwoFactor,
@@ -124,22 +124,16 @@ pub async fn disable(
 /// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
 pub async fn remove(
     app: Data<App>,
-    DirectusUser(caller): DirectusUser,
+    DirectusAdmin(caller): DirectusAdmin,
     path: Path<String>,
 ) -> Result<HttpResponse, DirectusError> {
-    if !caller.caller.is_admin() {
-        return Err(DirectusError(ApiError::Forbidden(
-            "Only an administrator may do this",
-        )));
-    }
-    still_administers(&app, caller.account.user).await?;
     // Directus never says 404 for a user.
     let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
     let user: UserId = path.parse().map_err(|_| nobody())?;
     let removed = app
         .write
         .accounts
-        .remove_two_factor(user, caller.caller.metadata())
+        .remove_two_factor(user, caller.metadata())
         .await;
     let done = removed.map_err(|error| match error {
         WriteError::Refused(refusal) if refusal.code == "not_found" => nobody(),

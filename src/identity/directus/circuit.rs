@@ -1,5 +1,5 @@
-//! A circuit breaker: a server that has failed several times running is left alone for a while, so that requests fail at once
-//! instead of queueing up before it, and is then tried by one request.
+//! A circuit breaker. After several failures in a row the server is left alone for a while, so that
+//! requests fail at once instead of queueing. Then one request tries the server.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,28 +9,27 @@ use std::{
 use genie_events::Timestamp;
 use tokio::time::Instant;
 
-/// Failures running that open it.
+/// The failures in a row that open the circuit.
 const FAILURES: u32 = 5;
-/// How long it stays open before one request may try.
+/// How long the circuit stays open before one request may try.
 const OPEN: Duration = Duration::from_secs(3);
 
-/// Whether requests are let through.
 #[derive(Debug, Clone)]
 pub struct Circuit(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    /// How long it stays open.
+    /// How long the circuit stays open.
     open: Duration,
     state: State,
-    /// Since when.
+    /// When the state began.
     since: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
     Closed {
-        /// Failures running.
+        /// In a row.
         failures: u32,
     },
     Open {
@@ -40,7 +39,7 @@ enum State {
     HalfOpen,
 }
 
-/// Leave for one request; what became of it must be told, else it counts as not made.
+/// Permission for one request. Report its outcome, otherwise the request counts as not made.
 #[must_use]
 pub struct Leave {
     circuit: Circuit,
@@ -48,7 +47,7 @@ pub struct Leave {
 }
 
 impl Circuit {
-    /// A closed one.
+    /// A closed circuit.
     pub fn new(now: Timestamp) -> Self {
         Self::open_for(OPEN, now)
     }
@@ -65,7 +64,7 @@ impl Circuit {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leave to send a request, or how long to stay away.
+    /// Permission to send a request, or the time to wait.
     pub fn enter(&self, now: Timestamp) -> Result<Leave, Duration> {
         let mut inner = self.lock();
         match inner.state {
@@ -101,7 +100,7 @@ impl Inner {
 }
 
 impl Leave {
-    /// The server answered.
+    /// Reports that the server answered.
     pub fn answered(mut self, now: Timestamp) {
         self.is_told = true;
         let mut inner = self.circuit.lock();
@@ -111,7 +110,7 @@ impl Leave {
         }
     }
 
-    /// It did not, or could not.
+    /// Reports that the server did not answer, or failed.
     pub fn failed(mut self, now: Timestamp) {
         self.is_told = true;
         let mut inner = self.circuit.lock();
@@ -125,7 +124,7 @@ impl Leave {
                 }
             }
             State::Closed { .. } | State::HalfOpen => inner.turn(open, now),
-            State::Open { .. } => {} // one that was under way when it opened
+            State::Open { .. } => {} // This request was under way when the circuit opened.
         }
     }
 }
@@ -137,7 +136,7 @@ impl Drop for Leave {
             if matches!(inner.state, State::HalfOpen) {
                 inner.state = State::Open {
                     until: Instant::now(),
-                }; // the next may try
+                }; // The next request may try.
             }
         }
     }
@@ -151,13 +150,13 @@ mod tests {
         for _ in 0..times {
             circuit
                 .enter(Timestamp(0))
-                .unwrap_or_else(|_| panic!("it is not closed"))
+                .unwrap_or_else(|_| panic!("the circuit is not closed"))
                 .failed(Timestamp(1));
         }
     }
 
     #[test]
-    fn failures_running_open_it() {
+    fn failures_in_a_row_open_the_circuit() {
         let circuit = Circuit::new(Timestamp(0));
         fail(&circuit, FAILURES - 1);
         circuit
@@ -173,15 +172,19 @@ mod tests {
     }
 
     #[test]
-    fn one_request_tries_it_when_its_time_is_over() {
+    fn one_request_tries_the_server_when_the_open_time_is_over() {
         let circuit = Circuit::open_for(Duration::ZERO, Timestamp(0));
         fail(&circuit, FAILURES);
         let probe = circuit.enter(Timestamp(4)).ok().unwrap();
         assert_eq!(circuit.state(), ("half_open", Timestamp(4)));
-        assert!(circuit.enter(Timestamp(4)).is_err(), "one tries");
+        assert!(
+            circuit.enter(Timestamp(4)).is_err(),
+            "only one request tries"
+        );
         probe.failed(Timestamp(5));
         assert_eq!(circuit.state(), ("open", Timestamp(5)));
-        drop(circuit.enter(Timestamp(6)).ok().unwrap()); // it never came to it: the next may try
+        // The request was never made: the next one may try.
+        drop(circuit.enter(Timestamp(6)).ok().unwrap());
         circuit
             .enter(Timestamp(7))
             .ok()

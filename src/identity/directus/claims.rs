@@ -1,4 +1,5 @@
-//! What an access token of Directus says, and the check of its signature where Directus' `SECRET` is known.
+//! The content of Directus' access tokens, and the check of their signature when Directus' `SECRET`
+//! is known.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{Timestamp, UserId};
@@ -10,26 +11,25 @@ use uuid::Uuid;
 use crate::identity::signature::{BadToken, Signature};
 
 const ISSUER: &str = "directus";
-/// The longest token that is looked at; Directus' own have about 300 bytes.
+/// The longest token that is read; Directus' own have about 300 bytes.
 const MAX_TOKEN: usize = 4096;
 
-/// What a token says of its holder.
+/// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// Who.
     pub user: UserId,
     /// The role at issue time.
     pub role: Option<Uuid>,
-    /// Whether an administrator, at issue time.
+    /// Whether the holder was an administrator at issue time.
     pub admin: bool,
-    /// Whether it stands for a session, which may have ended before the token does: only Directus can tell.
+    /// Whether the token belongs to a session, which may end before the token does: only Directus
+    /// knows.
     pub in_session: bool,
-    /// Until when, in seconds since 1970.
+    /// In seconds since 1970.
     expires: i64,
 }
 
 impl Claims {
-    /// Whether its time is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires <= now.unix_seconds()
     }
@@ -45,12 +45,12 @@ struct Wire {
     iss: String,
     #[serde(default)]
     session: Option<String>,
-    /// A link to one shared item: not somebody.
+    /// Set in a link to one shared item, which stands for no user.
     #[serde(default)]
     share: Option<String>,
 }
 
-/// Directus 10 on some databases writes 0 and 1 for its flags.
+/// On some databases Directus 10 writes 0 and 1 for its flags.
 fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -87,8 +87,9 @@ impl Wire {
     }
 }
 
-/// Reads a token without looking at its signature: good for nothing but to know whom to ask Directus about, and until when. Its
-/// head is looked at: a static token is any text that somebody chose, and may have the claims of another user in its middle.
+/// Reads a token without checking its signature. The result only says whom to ask Directus about,
+/// and until when. The header is checked, because a static token is any text that somebody chose
+/// and may have another user's claims in its middle.
 pub fn read(token: &str, now: Timestamp) -> Result<Claims, BadToken> {
     let mut parts = token.split('.');
     let (Some(_), Some(payload), Some(signature), None) =
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_000_000_000_000_000);
-    /// The check of the signature goes by the real clock.
+    /// The check of the signature uses the real clock.
     const FAR: i64 = 99_999_999_999;
 
     fn claims() -> Value {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_words_or_numbers_and_a_role_may_be_absent() {
+    fn flags_are_words_or_numbers_and_a_role_may_be_missing() {
         for (flag, is_admin) in [
             (json!(0), false),
             (json!(1), true),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_access_token_of_somebody_is_refused() {
+    fn a_text_that_is_not_a_users_access_token_is_refused() {
         for (name, value) in [
             ("iss", json!("genie")),
             ("iss", json!(null)),

@@ -1,8 +1,9 @@
-//! `POST /auth/refresh`: Directus takes a refresh token once, and tabs come with it together. So one request is made for each
-//! token, on whichever node, and for `GRACE` all who come with it are given the same new pair.
+//! `POST /auth/refresh`. Directus takes a refresh token once, but several browser tabs send it
+//! together. So one request is made for each token, on whichever node, and for `GRACE` all who send
+//! the token get the same new pair.
 //!
-//! What is lost when the process dies between Directus' answer and the store: that pair, so the user logs in again. Directus
-//! offers no way to ask for it a second time.
+//! When the process dies between Directus' answer and the store, the new pair is lost and the user
+//! logs in again: Directus offers no way to ask for it a second time.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,30 +20,30 @@ use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Trouble, Upstream, WHOLE};
 
-/// For how long a used token still gets its successor (contract, section 2).
+/// How long a used token still gets its successor (docs/api.md, Identity).
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a node may hold the turn: longer than a request to Directus takes.
 const TURN: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
-/// How often somebody looks whether another node has its answer.
+/// How often a node checks whether another node has its answer.
 const LOOK: Duration = Duration::from_millis(50);
-/// Pairs kept in memory.
+/// The pairs that are kept in memory.
 const MOST: u64 = 10_000;
 
 /// Directus' answer, wiped from memory when it is dropped.
 pub type Pair = Arc<Zeroizing<Vec<u8>>>;
 
-/// No new tokens.
 #[derive(Debug, Clone)]
 pub enum NoPair {
-    /// Directus refused.
-    Refused { status: u16, code: String },
-    /// Directus did not say.
+    Refused {
+        status: u16,
+        code: String,
+    },
+    /// Directus did not answer the question.
     Trouble(Trouble),
-    /// The store did not say.
+    /// The store is away.
     Store(LogError),
 }
 
-/// Refreshes tokens.
 #[derive(Clone)]
 pub struct Refreshes {
     upstream: Arc<Upstream>,
@@ -62,7 +63,7 @@ impl Refreshes {
         }
     }
 
-    /// A new pair for this token: Directus' answer as it is.
+    /// A new pair for this token: Directus' answer, unchanged.
     pub async fn refresh(
         &self,
         token: SecretString,
@@ -70,16 +71,17 @@ impl Refreshes {
     ) -> Result<Pair, NoPair> {
         let refreshing = Refreshing::new(token.expose_secret());
         let (this, name) = (self.clone(), refreshing.name().to_owned());
-        // To its end even when this client goes away: Directus may have taken the token by then, and others wait.
+        // It runs to its end even when this client goes away: Directus may have taken the token by
+        // then, and others wait.
         let asking = self.log.store().io().spawn(async move {
             let pair = this
                 .pairs
                 .try_get_with(name, this.in_turn(&refreshing, &token, address));
             pair.await.map_err(|no| (*no).clone())
         });
-        asking
-            .await
-            .unwrap_or(Err(NoPair::Trouble(Trouble::Failed("asking it broke off"))))
+        asking.await.unwrap_or(Err(NoPair::Trouble(Trouble::Failed(
+            "the request broke off",
+        ))))
     }
 
     async fn in_turn(
@@ -96,7 +98,7 @@ impl Refreshes {
                 .await;
             match turn.map_err(NoPair::Store)? {
                 Turn::Answered(pair) => return Ok(Arc::new(pair)),
-                // Ends: a turn that is not given back lapses.
+                // The loop ends: a turn that is not given back lapses.
                 Turn::Theirs => tokio::time::sleep(LOOK).await,
                 Turn::Yours => break,
             }
@@ -117,7 +119,8 @@ impl Refreshes {
 
     async fn ask(&self, token: &SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
         let body = json!({"refresh_token": token.expose_secret(), "mode": "json"});
-        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()); // JSON always serializes
+        // JSON always serializes.
+        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
         let asking = Asking::new(Method::POST, "/auth/refresh")
             .of(address)
             .body(body);

@@ -1,9 +1,11 @@
-//! Registration (contract, section 2): reserve the invite and the address, have Directus make the user under the id reserved for
-//! them, spend both. The process may die at any point: what it leaves is a reservation, and whoever finds that asks Directus
-//! whether the user is there. If so the registration is completed, else given back; the password is never kept.
+//! Registration (docs/api.md, Identity). It reserves the invite and the address, has Directus
+//! create the user under the reserved id, and spends both. The process may die at any point and
+//! then leaves a reservation. Whoever finds it asks Directus whether the user exists: if so the
+//! registration is completed, otherwise the reservation is released. The password is never kept.
 //!
-//! Invariant: nothing is given back unless Directus said twice, `QUIET` apart, that there is no such user, and nobody can be about
-//! to ask it to make them: so no user is ever left in Directus whom genie does not know.
+//! Invariant: a reservation is released only when Directus said twice, `QUIET` apart, that there is
+//! no such user, and nobody can be about to ask Directus to create the user. So Directus never has
+//! a user whom genie does not know.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,46 +36,40 @@ use super::{
     user_cache::{About, Standing, Standings},
 };
 
-/// How long Directus may work on a request after its client is gone, generously: it hashes a password and writes one row.
+/// How long Directus may still work on a request after its client is gone. A generous bound: it
+/// hashes a password and writes one row.
 const QUIET: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
-/// How often reservations that broke off are looked for.
+/// How often reservations of broken-off registrations are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// Somebody who wants to register.
 pub struct Applicant {
-    /// The address as given.
     pub email: String,
     /// Directus keeps it, genie does not.
     pub password: SecretString,
-    /// As given.
     pub first_name: Option<String>,
-    /// As given.
     pub invite_code: String,
 }
 
-/// Nobody was registered, or it can't be said.
+/// Why nobody was registered, or why that is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRegistered {
-    /// `DIRECTUS_ADMIN_TOKEN` is not set.
     #[error("DIRECTUS_ADMIN_TOKEN is not set on the server; without it nobody can register")]
     NoAdminToken,
-    /// Directus has no role of that name.
     #[error(
         "Directus has no role of the name that a registration gives; make it there, or set DIRECTUS_CREATOR_ROLE"
     )]
     NoRole,
-    /// Directus does not take what was sent.
-    #[error("Directus does not take this e-mail address or this password")]
+    #[error("Directus does not accept this e-mail address or this password")]
     NotTaken,
-    /// Directus did not say. Nothing was made, and what was reserved was given back.
+    /// Directus did not answer. Nothing was created, and the reservation was released.
     #[error(transparent)]
     Trouble(Trouble),
-    /// Directus did not say whether it made the user.
+    /// Directus did not say whether it created the user.
     #[error(
-        "Directus did not answer in time; whether you are registered shows within minutes: try to log in, then to register again"
+        "Directus did not answer in time, so it is not known yet whether you are registered; in a few minutes try to log in, then to register again"
     )]
     Unknown,
-    /// A rule said no, or the store is away.
+    /// A rule refused it, or the store is away.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -84,7 +80,7 @@ impl From<Refusal> for NotRegistered {
     }
 }
 
-/// Takes registrations, and settles those that broke off.
+/// Registers users, and settles registrations that broke off.
 #[derive(Clone)]
 pub struct Registrations(Arc<Inner>);
 
@@ -95,7 +91,8 @@ struct Inner {
     log: Log,
     creator_role: String,
     reservation_seconds: i64,
-    /// Reservations of this process whose registration has ended without an end: nobody acts for them any more.
+    /// Reserved users whose registration in this process ended without an outcome: nobody works on
+    /// them any more.
     left: Mutex<HashSet<UserId>>,
 }
 
@@ -122,7 +119,7 @@ impl Registrations {
         self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers somebody, to its end even when the client goes away.
+    /// Registers a user, to its end even when the client goes away.
     pub async fn register(
         &self,
         applicant: Applicant,
@@ -149,8 +146,12 @@ impl Registrations {
         if inner.upstream.admin().is_none() {
             return Err(NotRegistered::NoAdminToken);
         }
-        // All that can be refused is refused before anything is reserved.
-        let grant = inner.register.grant(&applicant.invite_code).await?;
+        // Everything that can be refused is refused before anything is reserved.
+        let grant = inner
+            .register
+            .invites()
+            .grant(&applicant.invite_code)
+            .await?;
         let role = if grant.role == "creator" {
             inner.creator_role.clone()
         } else {
@@ -171,7 +172,7 @@ impl Registrations {
         };
         let mut reserved = reserve().await;
         if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken") {
-            let holder = inner.register.holder(&applicant.email).await?;
+            let holder = inner.register.emails().holder(&applicant.email).await?;
             let is_free = match holder {
                 Some(holder) => {
                     self.free_if_gone_now(&applicant.email, holder, address)
@@ -199,14 +200,15 @@ impl Registrations {
             Err(Unmade::Perhaps) => Err(NotRegistered::Unknown),
         };
         if outcome.is_err() {
-            self.left().insert(user); // the sweep goes on with it
+            self.left().insert(user); // The sweep continues the registration.
         }
         outcome
     }
 
-    /// Frees an address of who was deleted in Directus, as far as is known of them lately: may be called at each request.
+    /// Frees an address of a user who was deleted in Directus, by an answer that may be some
+    /// seconds old. So it may be called at each request.
     pub async fn free_of_the_gone(&self, email: &str) -> Result<(), NotRegistered> {
-        let Some(holder) = self.0.register.holder(email).await? else {
+        let Some(holder) = self.0.register.emails().holder(email).await? else {
             return Ok(());
         };
         let standing = self
@@ -221,17 +223,19 @@ impl Registrations {
         Ok(())
     }
 
-    /// An address that is to be this user's is freed of who was deleted in Directus before them.
+    /// Frees an address for this user, if its holder was deleted in Directus.
     pub async fn free_for(&self, email: &str, user: UserId) -> Result<(), NotRegistered> {
-        match self.0.register.holder(email).await? {
+        match self.0.register.emails().holder(email).await? {
             Some(holder) if holder != user => {
                 self.free_if_gone_now(email, holder, None).await.map(drop)
             }
-            _ => Ok(()), // free, or theirs: many requests may meet somebody at once
+            // The address is free, or the user's own: several requests may see a new user at once.
+            _ => Ok(()),
         }
     }
 
-    /// Frees an address of its holder if Directus has them no more, by what it says now; whether the address is free.
+    /// Frees an address if Directus no longer has its holder, by a fresh answer. Answers whether
+    /// the address is free.
     async fn free_if_gone_now(
         &self,
         email: &str,
@@ -264,7 +268,8 @@ impl Registrations {
     ) -> Result<(), NotRegistered> {
         self.0
             .register
-            .free_address(email, holder, metadata)
+            .emails()
+            .release(email, holder, metadata)
             .await?;
         info!(user.id = %holder, "the address of a user who was deleted in Directus is free again");
         Ok(())
@@ -302,7 +307,7 @@ impl Registrations {
         }
     }
 
-    /// Has Directus make the user.
+    /// Has Directus create the user.
     async fn make(
         &self,
         user: UserId,
@@ -314,19 +319,21 @@ impl Registrations {
             "id": user, "email": who.email.trim(), "password": who.password.expose_secret(),
             "first_name": who.first_name, "role": role, "status": "active",
         });
-        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()); // JSON always serializes
+        // JSON always serializes.
+        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
         let asking = Asking::new(Method::POST, "/users")
             .authorized(self.0.upstream.admin())
             .of(address)
             .body(body);
-        // No more than is needed is asked back: what it would answer holds all that it knows of the user.
+        // Only the id is asked back: Directus would otherwise answer everything that it knows of
+        // the user.
         let reply = match self.0.upstream.ask(asking.parameter("fields", "id")).await {
             Ok(reply) => reply,
             Err(trouble) if trouble.is_unsent() => {
                 return Err(Unmade::Surely(NotRegistered::Trouble(trouble)));
             }
             Err(_) => {
-                // It may be at it still; if it is not there now it may be later.
+                // Directus may still work on it: a user who is missing now may exist later.
                 let found = self.0.standings.look_up(user, address).await;
                 return if matches!(found, Ok(Standing::Known(_))) {
                     Ok(())
@@ -351,7 +358,7 @@ impl Registrations {
                     code, "Directus makes no users for DIRECTUS_ADMIN_TOKEN; check it"
                 );
                 NotRegistered::Trouble(Trouble::Failed(
-                    "it makes no users for the administrator's token",
+                    "it refuses to create users for the administrator's token",
                 ))
             }
         }))
@@ -364,7 +371,8 @@ impl Registrations {
         metadata: Metadata,
     ) -> Result<RegisteredUser, NotRegistered> {
         match self.0.register.spend(reserved, made, metadata).await {
-            // Given back by somebody who could not know that this process was only slow: so Directus must not keep the user.
+            // Another process released the reservation, because it could not know that this process
+            // was only slow. So Directus must not keep the user.
             Err(WriteError::Refused(refusal)) if refusal.code == "reservation_gone" => {
                 self.unmake(reserved.reservation.user).await;
                 Err(refusal.into())
@@ -387,7 +395,7 @@ impl Registrations {
         }
     }
 
-    /// Completes the registration of somebody whom Directus knows, if they have one that is not completed.
+    /// Completes the unfinished registration of a user who exists in Directus, if there is one.
     pub async fn complete_for(
         &self,
         user: UserId,
@@ -405,8 +413,9 @@ impl Registrations {
         }
     }
 
-    /// Settles what broke off, for ever; to be spawned. `embedded`: no other process is on this store, so what was reserved before
-    /// this one began is nobody's. The elected node does it for all; each node for what it left itself.
+    /// Settles registrations that broke off. Runs for ever; spawn it. With `embedded` no other
+    /// process uses this store, so reservations from before this process belong to nobody. The
+    /// leader settles for all nodes; each node settles what it left itself.
     pub async fn settle(self, election: Election, embedded: bool) {
         let may_settle = self.0.upstream.admin().is_some();
         let began_at = self.0.log.head();
@@ -430,7 +439,8 @@ impl Registrations {
         }
     }
 
-    /// `settled`: up to where nothing is reserved. `absent`: since when Directus says that somebody is not there.
+    /// No reservation stands up to `settled`. `absent` has the time since when Directus says that a
+    /// user is missing.
     async fn settle_all(
         &self,
         settled: &mut u64,
@@ -448,7 +458,7 @@ impl Registrations {
             let is_nobodys = one.position <= dead_before
                 || self.left().contains(&user)
                 || one.reservation.until <= self.0.log.clock().now();
-            // One that can't be settled must not keep the others.
+            // A reservation that cannot be settled must not hold up the others.
             if is_nobodys && let Err(error) = self.settle_one(&one, absent).await {
                 warn!(user.id = %user, %error, "a registration that broke off could not be settled; trying again");
             }
@@ -483,17 +493,16 @@ impl Registrations {
                     info!(user.id = %user, "a registration that broke off was given back");
                 }
             }
-            // Nothing is known, so the time of quiet begins anew.
+            // Nothing is known, so the quiet time begins anew.
             Err(_) => drop(absent.remove(&user)),
         }
         Ok(())
     }
 }
 
-/// Directus made no user.
 enum Unmade {
-    /// And will not.
+    /// And Directus will not create the user later.
     Surely(NotRegistered),
-    /// As far as can be said.
+    /// The user may still be created.
     Perhaps,
 }

@@ -1,4 +1,5 @@
-//! Directus' wire: one request, its answer, and every way in which it can fail (observed on 10.13, 11.17 and 12.4).
+//! Requests to Directus, its answers, and every way in which they can fail (observed on 10.13,
+//! 11.17 and 12.4).
 
 use std::{net::IpAddr, time::Duration};
 
@@ -16,18 +17,18 @@ use zeroize::Zeroizing;
 
 use super::circuit::Circuit;
 
-/// How long to connect.
+/// The longest time to connect.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long a request may take as a whole.
+/// The longest time for a whole request.
 pub const WHOLE: Duration = Duration::from_secs(10);
-/// Idle connections are dropped after so long: Directus itself closes them after 5 s, perhaps just when one is used.
+/// Idle connections are dropped after this time. Directus itself closes them after 5 s, perhaps
+/// just when one is used.
 const IDLE: Duration = Duration::from_secs(4);
-/// The largest answer that is read; Directus takes bodies of 1 MB.
+/// The largest answer that is read; Directus accepts bodies of 1 MB.
 const MAX_ANSWER: usize = 2 << 20;
-/// The longest pause that Directus may ask for; more is not believed.
+/// The longest pause that Directus may ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
-/// A Directus server.
 pub struct Upstream {
     http: reqwest::Client,
     base: Url,
@@ -36,44 +37,42 @@ pub struct Upstream {
     clock: Clock,
 }
 
-/// A request to Directus.
 pub struct Asking {
     method: Method,
     path: String,
     query: Vec<(String, String)>,
     authorization: Option<HeaderValue>,
-    /// The client's address, so that Directus' own limit on requests sees it and not all of them as one.
+    /// The client's address, so that Directus' own rate limit does not see all clients as one.
     address: Option<IpAddr>,
     body: Option<Bytes>,
 }
 
-/// Directus' answer, good or bad.
+/// Directus' answer, a success or a refusal.
 pub struct Reply {
     /// 200 to 499.
     pub status: u16,
-    /// JSON, or nothing.
+    /// JSON, or empty.
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// Directus gave no answer that says anything of what was asked.
+/// Directus gave no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// It can't be reached.
-    #[error("Directus can't be reached; try again shortly")]
+    #[error("Directus cannot be reached; try again shortly")]
     Unreachable,
-    /// It did not answer in time, or broke off.
+    /// Directus did not answer in time, or its answer broke off.
     #[error("Directus does not answer; try again shortly")]
     Silent,
-    /// It failed several times running and is left alone for a while.
+    /// Directus failed several times in a row and is left alone for a while.
     #[error("Directus has not answered for a while; try again in {} s", .0.as_secs().max(1))]
     LeftAlone(Duration),
-    /// It says that it is overloaded.
+    /// Directus says that it is overloaded.
     #[error("Directus is overloaded; try again in {} s", .0.as_secs().max(1))]
     Overloaded(Duration),
-    /// It says that its limit of requests is reached.
+    /// Directus says that its rate limit is reached.
     #[error("Too many requests; try again in {} s", .0.as_secs().max(1))]
     TooMany(Duration),
-    /// It failed, or answered what it should not.
+    /// Directus failed, or answered something unexpected.
     #[error("Directus failed: {0}")]
     Failed(&'static str),
 }
@@ -94,7 +93,8 @@ struct Extensions {
 }
 
 impl Trouble {
-    /// Whether Directus did nothing of what was asked: it was not sent, or turned away at the door.
+    /// Whether Directus did not even begin the request: it was not sent, or was turned away at
+    /// once.
     pub fn is_unsent(&self) -> bool {
         match self {
             Self::Unreachable | Self::LeftAlone(_) | Self::Overloaded(_) | Self::TooMany(_) => true,
@@ -104,12 +104,11 @@ impl Trouble {
 }
 
 impl Reply {
-    /// Whether it is a success.
     pub fn is_ok(&self) -> bool {
         self.status < 300
     }
 
-    /// The code of its first error; empty when it has none that could be one.
+    /// The code of the first error; empty when there is none.
     pub fn code(&self) -> String {
         let errors = serde_json::from_slice::<Errors>(&self.body);
         let code = errors
@@ -125,7 +124,7 @@ impl Reply {
         code.filter(is_code).unwrap_or_default()
     }
 
-    /// What a success holds.
+    /// The data of a success.
     pub fn data(&self) -> Result<Value, Trouble> {
         let mut whole: Value = serde_json::from_slice(&self.body)
             .map_err(|_| Trouble::Failed("its answer is not JSON"))?;
@@ -137,7 +136,7 @@ impl Reply {
 }
 
 impl Asking {
-    /// Nobody's request.
+    /// A request without token and client.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         Self {
             method,
@@ -149,32 +148,31 @@ impl Asking {
         }
     }
 
-    /// With this `Authorization`.
     pub fn authorized(mut self, authorization: Option<HeaderValue>) -> Self {
         self.authorization = authorization;
         self
     }
 
-    /// For this client.
+    /// Sets the client's address.
     pub fn of(mut self, address: Option<IpAddr>) -> Self {
         self.address = address;
         self
     }
 
-    /// With this JSON, whose memory is wiped after it was sent.
+    /// Sets the JSON body, whose memory is wiped after it was sent.
     pub fn body(mut self, body: Zeroizing<Vec<u8>>) -> Self {
         self.body = Some(Bytes::from_owner(body));
         self
     }
 
-    /// With one more parameter.
+    /// Adds a query parameter.
     pub fn parameter(mut self, name: &str, value: impl Into<String>) -> Self {
         self.query.push((name.to_owned(), value.into()));
         self
     }
 }
 
-/// `Authorization: Bearer ...`, marked as not to be shown; `None` when it can't be a header.
+/// `Authorization: Bearer ...`, marked as secret; `None` when the token cannot be in a header.
 pub fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);
@@ -182,7 +180,7 @@ pub fn bearer(token: &str) -> Option<HeaderValue> {
 }
 
 impl Upstream {
-    /// The server at `base`, and the token of an administrator of it.
+    /// The server at `base`, and the token of one of its administrators.
     pub fn new(base: &str, admin: Option<&SecretString>, clock: Clock) -> Result<Self, String> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
@@ -194,10 +192,10 @@ impl Upstream {
             .map_err(|error| format!("DIRECTUS_URL: {}", error.without_url()))?;
         let mut base =
             Url::parse(base).map_err(|error| format!("DIRECTUS_URL is not a URL: {error}"))?;
-        // Directus may live below a path; what is asked for is put behind it.
+        // Directus may live below a path; the request's path is appended to it.
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(&path);
-        let not_a_header = "DIRECTUS_ADMIN_TOKEN holds characters that no header may";
+        let not_a_header = "DIRECTUS_ADMIN_TOKEN has characters that are not allowed in a header";
         let admin = admin
             .map(|token| bearer(token.expose_secret()).ok_or(not_a_header))
             .transpose()?;
@@ -216,12 +214,11 @@ impl Upstream {
         self.admin.clone()
     }
 
-    /// Whether it is asked at all.
     pub fn circuit(&self) -> &Circuit {
         &self.circuit
     }
 
-    /// Whether it answers at all, whatever the circuit says.
+    /// Checks that Directus answers at all, whatever the circuit says.
     pub async fn ping(&self) -> Result<(), Trouble> {
         let asking = Asking::new(Method::GET, "/server/ping");
         match tokio::time::timeout(CONNECT, self.send(&asking)).await {
@@ -230,7 +227,8 @@ impl Upstream {
         }
     }
 
-    /// Sends a request. What only reads is sent a second time when the connection broke: it may have been closed just then.
+    /// Sends a request. A GET is sent a second time when the connection broke: Directus may have
+    /// closed it just then.
     pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
         let leave = self
             .circuit
@@ -312,7 +310,7 @@ impl Upstream {
             503 => Err(Trouble::Overloaded(pause)),
             _ => {
                 warn!(http.status = status, code = reply.code(), "Directus failed");
-                Err(Trouble::Failed("it answered that it has an error"))
+                Err(Trouble::Failed("it answered an error"))
             }
         }
     }
@@ -326,10 +324,10 @@ fn pause(answer: &Response) -> Duration {
     Duration::from_secs(seconds.unwrap_or(1)).clamp(Duration::from_secs(1), MAX_PAUSE)
 }
 
-/// In words of ours: reqwest's own may hold a URL.
+/// The reason in genie's words: reqwest's own may hold a URL.
 fn reason(error: &reqwest::Error) -> &'static str {
     match () {
-        () if error.is_connect() => "it can't be reached",
+        () if error.is_connect() => "it cannot be reached",
         () if error.is_timeout() => "it did not answer in time",
         () => "the connection broke",
     }
@@ -362,7 +360,7 @@ mod tests {
         Ok(())
     }
 
-    /// A server that never closes a connection, and how many it has taken.
+    /// A server that never closes a connection, with the number of connections that it accepted.
     async fn patient() -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (url, taken) = (
@@ -380,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_used_again_and_not_after_it_was_idle_for_long() {
+    async fn a_connection_is_used_again_but_not_after_a_long_idle_time() {
         rustls::crypto::ring::default_provider()
             .install_default()
             .ok();
@@ -395,11 +393,13 @@ mod tests {
         };
         for _ in 0..10 {
             assert_eq!(ask().await, 200);
-            tokio::time::sleep(Duration::from_millis(20)).await; // it goes back into the pool
+            // The connection goes back into the pool.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let before = taken.load(Ordering::SeqCst);
-        assert!(before < 10, "each has had one of its own");
-        tokio::time::sleep(IDLE + Duration::from_millis(200)).await; // Directus would close it after 5 s
+        assert!(before < 10, "each request had a connection of its own");
+        // Directus would close it after 5 s.
+        tokio::time::sleep(IDLE + Duration::from_millis(200)).await;
         assert_eq!(ask().await, 200);
         assert_eq!(taken.load(Ordering::SeqCst), before + 1);
     }

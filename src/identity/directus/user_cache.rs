@@ -1,8 +1,8 @@
-//! Who somebody is and whether they may act, as Directus says it. A good token proves neither: Directus itself takes the tokens of
-//! suspended and of deleted users until they expire.
+//! Directus' word on users: identity, role, and whether they may act. A good token proves none of
+//! it: Directus itself accepts the tokens of suspended and of deleted users until they expire.
 //!
-//! What it said is good for `FRESH`; many requests at once ask once. When it is slow or away, its last good answer serves: the
-//! caller sees to it that the token has not expired.
+//! An answer is good for `FRESH`, and many requests at once ask once. When Directus is slow or
+//! away, its last good answer serves. Invariant: the caller checks that the token has not expired.
 
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -19,62 +19,61 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
-use crate::identity::login_limiter::Address;
+use crate::network::Network;
 
-/// For how long an answer is not asked for again (contract, section 2).
+/// How long an answer is not asked for again (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
-/// For how long an answer may serve when Directus is away; a token may live no longer than that then.
+/// How long an answer may serve while Directus is away; then a token may live no longer than that.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Answers kept; past it the least used are asked for again.
+/// The answers that are kept; beyond that the least used are asked for again.
 const MOST: u64 = 50_000;
 /// How long a slow answer is waited for when there is an older one.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Tokens that only Directus can check and that it has not taken yet, of which it is asked each second for one address: who makes
-/// them up must not make genie ask without end.
+/// The unknown tokens of one address that Directus is asked about each second: tokens that only
+/// Directus can check and that it has not accepted yet. Somebody who invents tokens must not make
+/// genie ask without end.
 const STRANGERS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
-/// Of those, how many may come at once: many people may share an address, and all are strangers after a start.
+/// The unknown tokens of one address that may come at once: many people may share an address, and
+/// after a start all tokens are unknown.
 const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
-/// Longer than it takes until all of them may come again; addresses that were quiet for so long are forgotten.
+/// Longer than an address needs to get its whole burst back. Addresses that were quiet for so long
+/// are dropped.
 const STRANGERS_KEPT: Duration = Duration::from_secs(60);
-/// The most roles that are asked for.
 const MOST_ROLES: &str = "1000";
-/// All that a user's reader may see, and the role with its name. Directus refuses a request for a field that is not there, so what
-/// may be there (`tier`, `onboarding_state`) is not asked for by name.
+/// Everything that a reader of the user may see, and the role with its name. Directus refuses a
+/// request that names a missing field, so optional fields (`tier`, `onboarding_state`) are not
+/// named.
 const FIELDS: &str = "*,role.id,role.name";
 
-/// Somebody, as Directus says they are.
+/// A user, as Directus describes them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Person {
-    /// Who.
     pub user: UserId,
-    /// Whether they may act.
+    /// Whether the user may act.
     pub active: bool,
-    /// The role, if they have one.
     pub role: Option<Uuid>,
-    /// Its name, where it may be read.
+    /// The role's name, where it may be read.
     pub role_name: Option<String>,
-    /// Personal.
     pub email: Option<String>,
-    /// Personal.
     pub first_name: Option<String>,
-    /// If Directus has a field for it.
+    /// Set when Directus has a field for it.
     pub tier: Option<Tier>,
-    /// If Directus has a field for it.
+    /// Set when Directus has a field for it.
     pub onboarding: Option<Onboarding>,
 }
 
-/// What Directus says of a user or of a token.
+/// Directus' word on a user or on a token.
 #[derive(Debug, Clone)]
 pub enum Standing {
-    /// It knows them.
+    /// Directus knows the user.
     Known(Arc<Person>),
-    /// It knows nobody of that id.
+    /// Directus has no user of that id.
     Gone,
-    /// It does not take this token, or does not say enough.
+    /// Directus does not accept this token, or does not say enough.
     NotTaken,
 }
 
-/// Whom to ask about.
+/// The subject of a question to Directus.
 #[derive(Clone)]
 pub struct About {
     key: Key,
@@ -85,19 +84,19 @@ pub struct About {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
-    /// Of a token whose signature was found good.
+    /// For a token with a good signature.
     User(UserId),
-    /// Of one that only Directus can check, by its hash.
+    /// For a token that only Directus can check: its hash.
     Token([u8; 32]),
 }
 
 impl About {
-    /// Somebody whose token is not at hand: only the administrator's can ask.
+    /// A user whose token is not at hand: only the administrator's token can ask.
     pub fn user(user: UserId, address: Option<IpAddr>) -> Self {
         Self::holder(user, "", address)
     }
 
-    /// The holder of a token whose signature is good.
+    /// The holder of a token with a good signature.
     pub fn holder(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
         Self {
             key: Key::User(user),
@@ -107,7 +106,7 @@ impl About {
         }
     }
 
-    /// A token that says it is this user's, which Directus has to confirm.
+    /// A token that claims to be this user's, which Directus has to confirm.
     pub fn token(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
         let key = Key::Token(Sha256::digest(token.as_bytes()).into());
         Self {
@@ -117,23 +116,24 @@ impl About {
     }
 }
 
-/// Asks Directus, and remembers what it said.
+/// Asks Directus, and keeps its answers.
 #[derive(Clone)]
 pub struct Standings {
     upstream: Arc<Upstream>,
     fresh: AskingCache<Key, Standing>,
     known: Cache<Key, Arc<Person>>,
-    /// Whether a token of an administrator still is one, by the token's hash.
+    /// By the hash of an administrator's token: whether the holder still administers.
     admins: AskingCache<[u8; 32], bool>,
-    /// What was said of that last.
+    /// The last answer of the same kind.
     known_admins: Cache<[u8; 32], bool>,
-    strangers: Cache<Address, Arc<DefaultDirectRateLimiter>>,
-    /// Requests are made here, and so end even when who asked goes away: others wait for them.
+    strangers: Cache<Network, Arc<DefaultDirectRateLimiter>>,
+    /// The runtime for requests. A request runs to its end even when the caller goes away, because
+    /// others wait for it.
     io: Handle,
 }
 
 impl Standings {
-    /// Of this Directus. To be called on the runtime that owns all I/O.
+    /// Call it on the runtime that owns all I/O.
     pub fn new(upstream: Arc<Upstream>) -> Self {
         Self {
             upstream,
@@ -161,12 +161,12 @@ impl Standings {
         }
     }
 
-    /// Whether an answer about this one is at hand, however old.
+    /// Whether an answer is at hand, however old.
     pub fn has_known(&self, about: &About) -> bool {
         self.known.contains_key(&about.key)
     }
 
-    /// What Directus says, or said last when it says nothing.
+    /// Directus' answer, or its last one when it gives none.
     pub async fn of(&self, about: About) -> Result<Standing, Trouble> {
         if let Some(standing) = self.fresh.get(&about.key).await {
             return Ok(standing);
@@ -191,7 +191,8 @@ impl Standings {
     }
 
     async fn ask(&self, about: &About) -> Result<Standing, Trouble> {
-        // Of a proven holder the administrator may always read all; the holder perhaps not even the status.
+        // For a proven holder the administrator may always read everything; the holder perhaps not
+        // even the status.
         if matches!(about.key, Key::User(_)) && self.upstream.admin().is_some() {
             return self.look_up(about.user, about.address).await;
         }
@@ -210,7 +211,8 @@ impl Standings {
             return Ok(Standing::NotTaken);
         }
         let data = reply.data()?;
-        // The id is told even to who may read nothing. With another it is somebody's static token, which says that it is this user's.
+        // Directus answers the id even to a user without rights. Another id means that the token is
+        // somebody's static token that claims to be this user's.
         if data["id"].as_str().and_then(|id| id.parse().ok()) != Some(about.user) {
             return Ok(Standing::NotTaken);
         }
@@ -219,7 +221,8 @@ impl Standings {
             None if self.upstream.admin().is_some() => {
                 self.look_up(about.user, about.address).await
             }
-            // Somebody who was deleted looks the same: Directus goes by the token alone and finds nothing to show.
+            // A deleted user looks the same: Directus goes by the token alone and finds nothing to
+            // show.
             None => {
                 warn!(
                     "Directus does not say whether a user is active: if it never does, set DIRECTUS_ADMIN_TOKEN"
@@ -229,7 +232,8 @@ impl Standings {
         }
     }
 
-    /// Counts a token that only Directus can check, for its address; one that it took before is not counted.
+    /// Counts a token that only Directus can check, for its address. A token that Directus accepted
+    /// before is not counted.
     fn count_stranger(&self, about: &About) -> Result<(), Trouble> {
         let (Some(address), Key::Token(_), false) =
             (about.address, about.key, self.has_known(about))
@@ -237,7 +241,7 @@ impl Standings {
             return Ok(());
         };
         let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
-        let limiter = self.strangers.get_with(Address::of(address), || {
+        let limiter = self.strangers.get_with(Network::of(address), || {
             Arc::new(RateLimiter::direct(quota))
         });
         limiter
@@ -245,14 +249,14 @@ impl Standings {
             .map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
     }
 
-    /// Somebody, by the administrator's token.
+    /// A user, by the administrator's token.
     pub async fn look_up(
         &self,
         user: UserId,
         address: Option<IpAddr>,
     ) -> Result<Standing, Trouble> {
-        // As a list: it is empty when nobody has that id, and refused when the token may not read users, which would be the same
-        // answer if one were asked for.
+        // As a list: it is empty when nobody has that id, and refused when the token may not read
+        // users. A request for the single user would answer both alike.
         let asking = Asking::new(Method::GET, "/users")
             .authorized(self.upstream.admin())
             .of(address);
@@ -264,14 +268,16 @@ impl Standings {
         self.expect_admin(&reply)?;
         let found = match reply.data()? {
             Value::Array(found) => found.into_iter().next(),
-            _ => return Err(Trouble::Failed("its answer is no list of users")),
+            _ => return Err(Trouble::Failed("its answer is not a list of users")),
         };
         let Some(found) = found else {
             return Ok(Standing::Gone);
         };
         match Person::read(found) {
             Some(person) if person.user == user => Ok(Standing::Known(Arc::new(person))),
-            _ => Err(Trouble::Failed("it does not tell who is active")),
+            _ => Err(Trouble::Failed(
+                "it does not say whether the user is active",
+            )),
         }
     }
 
@@ -288,7 +294,7 @@ impl Standings {
             .await?;
         self.expect_admin(&reply)?;
         let Value::Array(roles) = reply.data()? else {
-            return Err(Trouble::Failed("its answer is no list of roles"));
+            return Err(Trouble::Failed("its answer is not a list of roles"));
         };
         Ok(roles
             .iter()
@@ -297,7 +303,7 @@ impl Standings {
             .collect())
     }
 
-    /// That an answer to the administrator's token is no refusal.
+    /// Fails when an answer to the administrator's token is a refusal.
     pub fn expect_admin(&self, reply: &Reply) -> Result<(), Trouble> {
         match reply.is_ok() {
             true => Ok(()),
@@ -313,8 +319,8 @@ impl Standings {
         }
     }
 
-    /// Whether the holder of an administrator's token is one still, or was when Directus said so last: the token only says that
-    /// they were when they got it.
+    /// Whether the holder of an administrator's token still administers, or did when Directus last
+    /// said so. The token only says that the holder did at issue time.
     pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let (this, authorization) = (self.clone(), bearer(token));
@@ -325,7 +331,7 @@ impl Standings {
                     .of(address);
                 let reply = this.upstream.ask(asking).await?;
                 let is_admin = match reply.status {
-                    404 => true, // before Directus 11 the token alone tells
+                    404 => true, // Before Directus 11 only the token says it.
                     _ => reply.is_ok() && reply.data()?["admin_access"] == Value::Bool(true),
                 };
                 this.known_admins.insert(key, is_admin);
@@ -336,7 +342,7 @@ impl Standings {
         or_known(asking, self.known_admins.get(&key)).await
     }
 
-    /// Forgets what was said of somebody, who has just changed it.
+    /// Drops the cached answers about a user whose data has just changed.
     pub async fn forget(&self, user: UserId, token: &str) {
         for key in [Key::User(user), About::token(user, token, None).key] {
             self.fresh.invalidate(&key).await;
@@ -344,8 +350,8 @@ impl Standings {
     }
 }
 
-/// What Directus says, or said last when it is slow or away. Not when its limit of requests is reached: that is counted by address,
-/// so somebody could see to it themselves and stay what they were.
+/// Directus' answer, or its last one when it is slow or away. Not when its rate limit is reached:
+/// it counts by address, so a user could reach it on purpose to keep a right.
 async fn or_known<T>(
     asking: JoinHandle<Result<T, Trouble>>,
     known: Option<T>,
@@ -353,7 +359,7 @@ async fn or_known<T>(
     let Some(known) = known else {
         return asking
             .await
-            .unwrap_or(Err(Trouble::Failed("asking it broke off")));
+            .unwrap_or(Err(Trouble::Failed("the request broke off")));
     };
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(Ok(said))) => Ok(said),
@@ -384,7 +390,7 @@ enum WireRole {
 }
 
 impl Person {
-    /// The role as an account names it: its name, or its id where that may not be read.
+    /// The role as an account names it: its name, or its id where the name may not be read.
     pub fn role_word(&self) -> String {
         let id = || {
             self.role
@@ -393,7 +399,7 @@ impl Person {
         self.role_name.clone().unwrap_or_else(id)
     }
 
-    /// `None` when it does not say who is meant and whether they are active.
+    /// `None` when the answer does not say who the user is and whether they are active.
     fn read(data: Value) -> Option<Self> {
         let wire: Wire = serde_json::from_value(data).ok()?;
         let (role, role_name) = match wire.role {
@@ -408,7 +414,7 @@ impl Person {
             role_name,
             email: wire.email,
             first_name: wire.first_name,
-            // Words that genie does not know leave the default in force.
+            // A word that genie does not know leaves the default in force.
             tier: wire
                 .tier
                 .as_ref()
@@ -430,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_is_only_who_has_a_status() {
+    fn a_person_needs_an_id_and_a_status() {
         let id = Uuid::from_u128(7);
         assert_eq!(Person::read(json!({"id": id})), None);
         assert_eq!(Person::read(json!({"status": "active"})), None);
@@ -451,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_an_id_or_more_and_unknown_words_are_left_out() {
+    fn a_role_is_an_id_or_an_object_and_unknown_words_are_left_out() {
         let (id, role) = (Uuid::from_u128(7), Uuid::from_u128(9));
         let read = |role: Value| {
             let person = json!({"id": id, "status": "active", "role": role, "tier": "pro", "onboarding_state": 7});

@@ -248,7 +248,6 @@ impl<'a> SealedWriter<'a> {
     }
 }
 
-/// The lines of a sealed file.
 #[derive(Debug)]
 pub(super) struct SealedReader<'a> {
     key: &'a SealingKey,

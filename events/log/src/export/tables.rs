@@ -301,7 +301,7 @@ mod tests {
         "snapshots",
         "checkpoints",
         "elections",
-        "rings",         // Of the servers that run.
+        "rings",         // The running servers.
         "refresh_grace", // Good for seconds only.
         "tree_hashes",
         "tree_heads", // Signed anew over the same facts. A head to be trusted was kept outside.

@@ -1,4 +1,4 @@
-//! Facts, sealed for the store and opened again.
+//! Seals facts for the store, and opens them again.
 
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ impl Log {
                 .all(|fact| fact.event.type_name() == FORGOTTEN);
             let keys = match &group.keys {
                 Some(keys) => Arc::clone(keys),
-                // No key of theirs is needed, which perhaps nobody can open any more.
+                // The fact of the forgetting does not need the user's key, which perhaps nobody can
+                // open any more.
                 None if ends_a_user => Arc::clone(&self.0.system),
                 None => match self.keys(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
@@ -146,7 +147,7 @@ impl Log {
             .await
             .map_err(|error| match error {
                 LogError::KeyAbsent { .. } => {
-                    row.damaged("its owner's key is absent; the store is incomplete")
+                    row.damaged("its owner's key is missing; the store is incomplete")
                 }
                 LogError::MasterKeyWrong { .. } => row.damaged(error),
                 LogError::MasterKeyMissing { wanted } => LogError::Locked {
@@ -178,7 +179,7 @@ impl Log {
     }
 }
 
-/// The owner's number of a fact, if both stores can hold it, its stream's name and its sequence.
+/// The fact's owner number, if both stores can hold it, the stream's name and the sequence.
 fn storable(fact: &crate::NewFact, owner_seq: Option<u64>) -> Result<u64, AppendError> {
     let fits = |number: u64| i64::try_from(number).is_ok();
     let refused = |reason| {
@@ -192,6 +193,6 @@ fn storable(fact: &crate::NewFact, owner_seq: Option<u64>) -> Result<u64, Append
     match owner_seq {
         _ if fact.stream.id.contains('\0') => refused("a stream's name must not hold a NUL"),
         Some(seq) if fits(seq) && fits(fact.sequence) => Ok(seq),
-        _ => refused("its number is past what a store can count"),
+        _ => refused("its number is larger than a store can hold"),
     }
 }

@@ -1,4 +1,4 @@
-//! Keys of users, opened and kept for a while, and the ring of master keys that opens them.
+//! Opens users' keys and keeps them for a while; holds the ring of master keys that unwraps them.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Log {
         }
     }
 
-    /// The keys in what the store holds for an owner, which is nothing when they were destroyed.
+    /// Opens an owner's stored key. `None` is a destroyed key.
     pub(crate) fn opened_key(
         &self,
         owner: Uuid,
@@ -49,7 +49,8 @@ impl Log {
             }
             (Some(wrapped), _) => KeyState::Live(Arc::new(self.unwrap(wrapped)?.payload())),
         };
-        // A key that was read before it was destroyed, and arrives after that was noted, is not kept.
+        // A key that was read before it was destroyed, and arrives after that was noted, is not
+        // kept.
         self.0.keys.entry(owner).and_compute_with(|kept| {
             match kept.map(|kept| kept.into_value()) {
                 Some(KeyState::Destroyed) => Op::Nop,
@@ -59,12 +60,14 @@ impl Log {
         Ok(state)
     }
 
-    /// Nothing of a user is opened any more from here on: they were forgotten. Who does not hear of it notices within `KEY_LIFE`.
+    /// From now on nothing of a forgotten user can be opened on this node. Other nodes notice
+    /// within `KEY_LIFE`.
     pub fn drop_keys(&self, user: UserId) {
         self.0.keys.insert(user.0, KeyState::Destroyed);
     }
 
-    /// Whether this node knows that a user was forgotten; `false` may only mean that it was not asked lately.
+    /// Whether this node knows that a user was forgotten. `false` may also mean that it has not
+    /// looked lately.
     pub fn has_dropped_keys(&self, user: UserId) -> bool {
         matches!(self.0.keys.get(&user.0), Some(KeyState::Destroyed))
     }
@@ -79,19 +82,19 @@ impl Log {
         }
     }
 
-    /// Seals text of the system's for a column of a read table, so that an event may carry it and no reader of the event has it.
+    /// Seals a text under the system's key for a column of a read table. So an event may carry the
+    /// text, and readers of the event do not learn it.
     pub fn seal_system_text(&self, column: &str, text: &str) -> String {
         BASE64.encode(self.0.system.seal_text(column, text))
     }
 
-    /// Opens what [`Log::seal_system_text`] sealed for that column.
+    /// Opens a text that [`Log::seal_system_text`] sealed for that column.
     pub fn open_system_text(&self, column: &str, sealed: &str) -> Result<String, LogError> {
         let sealed = BASE64.decode(sealed).map_err(|_| CantOpen::Form);
         let opened = sealed.and_then(|sealed| self.0.system.open_text(column, &sealed));
-        opened.map_err(|reason| LogError::Statement(format!("{column} can't be opened: {reason}")))
+        opened.map_err(|reason| LogError::Statement(format!("{column} cannot be opened: {reason}")))
     }
 
-    /// The system's keys.
     pub fn system_keys(&self) -> &UserKeys {
         &self.0.system
     }
@@ -107,7 +110,8 @@ impl Log {
         (key, Work::NewKey(wrapped))
     }
 
-    /// The data key of an owner who is not forgotten, or of the system for the nil UUID, read and opened anew.
+    /// The data key of an owner who is not forgotten, or of the system for the nil UUID, read and
+    /// opened anew.
     pub(crate) async fn data_key(&self, owner: Uuid) -> Result<DataKey, LogError> {
         match stored_key(&self.0.store, owner).await? {
             Some(Some(wrapped)) => self.unwrap(&wrapped),
@@ -121,12 +125,12 @@ impl Log {
         self.0.masters.borrow().unwrap(wrapped)
     }
 
-    /// The ring of master keys, as it is now. It shows ids and no key.
+    /// The present ring of master keys. It shows ids and no key.
     pub fn masters(&self) -> MasterKeys {
         self.0.masters.borrow().clone()
     }
 
-    /// Exchanges the ring for what is made of it, if anything; says whether it did.
+    /// Replaces the ring, unless `change` answers `None`. Answers whether it did.
     pub(crate) fn change_masters(
         &self,
         change: impl FnOnce(&MasterKeys) -> Option<MasterKeys>,
@@ -140,7 +144,7 @@ impl Log {
         })
     }
 
-    /// The master key that new data keys are wrapped by on other servers, when this one does not have it.
+    /// The current master key, which other servers wrap by, when this server does not have it.
     pub fn lacking_master(&self) -> Option<String> {
         self.0.lacking.borrow().clone()
     }
@@ -175,12 +179,13 @@ pub(super) async fn stored_key(
         .await
 }
 
-/// A key as a row of `user_keys` holds it; `None` when it was destroyed.
+/// The key in a row of `user_keys`; `None` when it was destroyed.
 pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey>, sqlx::Error> {
     let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
     let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
     let master_id = row.try_get("master_id")?;
-    let key_id = Uuid::try_parse(&key_id).unwrap_or_default(); // one that is no UUID then fails to unwrap
+    // An invalid UUID fails to unwrap later.
+    let key_id = Uuid::try_parse(&key_id).unwrap_or_default();
     Ok(sealed.filter(|_| state == "live").map(|sealed| WrappedKey {
         owner,
         key_id,
@@ -189,7 +194,7 @@ pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey
     }))
 }
 
-/// The system's data key, and the ring with the master key as current that it is wrapped by.
+/// The system's data key, and the ring in which the key that wraps it is the current one.
 pub(super) async fn system_key(
     store: &Store,
     settings: &Settings,
@@ -199,7 +204,7 @@ pub(super) async fn system_key(
             .masters
             .new_data_key(Uuid::nil(), settings.clock.new_uuid());
         let mut tx = store.durable().await?;
-        // Another node may have made it meanwhile: the first one stands.
+        // Another node may have made the key meanwhile: the first one stands.
         sqlx::query(
             "INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state) VALUES ($1, $2, $3, $4, 'live') \
              ON CONFLICT (user_id) DO NOTHING",

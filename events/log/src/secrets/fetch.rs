@@ -1,4 +1,5 @@
-//! Reads sealed secrets, many at once: one task takes whatever waits, without a timer, and reads all of it with one statement.
+//! Reads sealed secrets: one task takes all reads that wait, without a timer, and answers them with
+//! one statement.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,14 +14,14 @@ use crate::{
     store::{LONGEST, Store},
 };
 
-/// Reads that may wait; one more is told that the store is busy.
+/// The reads that may wait. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 4096;
 /// The most secrets that are read together.
 const BATCH: usize = 128;
-/// Batches read at the same time; while they are, the next gathers.
+/// The batches that are read at the same time; the next one gathers meanwhile.
 const AT_ONCE: usize = 2;
 
-/// A secret as stored, and its owner's key unless that was destroyed.
+/// A secret as stored, with its owner's key unless that was destroyed.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub version: u32,
@@ -28,16 +29,17 @@ pub(super) struct Stored {
     pub key: Option<WrappedKey>,
 }
 
-/// Which secret, of whom: all versions that are held, which is one, or none.
+/// A secret's id and its owner. It stands for all stored versions: one, or none.
 type Wanted = (String, UserId);
 type Answer = Result<Vec<Stored>, LogError>;
 
-/// The way to the task that reads secrets.
+/// The queue of the task that reads secrets.
 #[derive(Debug)]
 pub(super) struct Fetches(mpsc::Sender<(Wanted, oneshot::Sender<Answer>)>);
 
 impl Fetches {
-    /// Starts the task on the current runtime, which must be the one that owns the store's connections.
+    /// Starts the task on the current runtime, which must be the one that owns the store's
+    /// connections.
     pub fn start(store: Store) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(read_all(store, waiting));
@@ -62,7 +64,7 @@ async fn read_all(store: Store, mut waiting: mpsc::Receiver<(Wanted, oneshot::Se
         };
         let mut batch = Vec::with_capacity(BATCH);
         if waiting.recv_many(&mut batch, BATCH).await == 0 {
-            return; // the log was closed
+            return; // The log was closed.
         }
         let store = store.clone();
         tokio::spawn(async move {
@@ -72,25 +74,25 @@ async fn read_all(store: Store, mut waiting: mpsc::Receiver<(Wanted, oneshot::Se
                 .collect();
             let read = match tokio::time::timeout(LONGEST, read_batch(&store, &wanted)).await {
                 Ok(read) => read,
-                Err(_) => Err(LogError::Away("it did not answer in time".into())),
+                Err(_) => Err(LogError::Away("no answer in time".into())),
             };
             for (wanted, reply) in batch {
                 let answer = read
                     .as_ref()
                     .map(|stored| stored.get(&wanted).cloned().unwrap_or_default());
-                let _ = reply.send(answer.map_err(LogError::clone)); // whoever asked may have gone
+                let _ = reply.send(answer.map_err(LogError::clone)); // The caller may have gone.
             }
             drop(permit);
         });
     }
 }
 
-/// Secrets with their owners' keys, read together, so that a key that was destroyed opens nothing.
+/// Reads secrets together with their owners' keys, so that a destroyed key opens nothing.
 async fn read_batch(
     store: &Store,
     wanted: &[&str],
 ) -> Result<HashMap<Wanted, Vec<Stored>>, LogError> {
-    // Padded with nothing, so that there are few different statements.
+    // Padded with empty ids, so that there are few different statements.
     let size = [1, 8, 32, BATCH]
         .into_iter()
         .find(|size| *size >= wanted.len())
@@ -119,7 +121,7 @@ fn read(row: &AnyRow) -> Result<(Wanted, Stored), LogError> {
     let user: String = row.try_get("user_id")?;
     let user = user
         .parse::<UserId>()
-        .map_err(|_| LogError::Statement("`secrets` holds a user id that is none".into()))?;
+        .map_err(|_| LogError::Statement("`secrets` holds an invalid user id".into()))?;
     let version = row.try_get::<i64, _>("version")?;
     let version = u32::try_from(version)
         .map_err(|_| LogError::Statement(format!("a secret has the version {version}")))?;

@@ -80,13 +80,13 @@ both_stores!(
         );
         assert!(
             opened.vault.open(&mine).await.unwrap().is_none(),
-            "it was sealed and not yet appended"
+            "sealed, but not yet appended"
         );
     }
 );
 
 #[test]
-fn a_key_s_id_is_part_of_what_it_sealed() {
+fn a_keys_id_is_part_of_the_sealed_bytes() {
     let (mine, keys) = (
         name(UserId(Uuid::from_u128(7)), 1, 1),
         [8, 9].map(|id| SealingKey::derive(Uuid::from_u128(id), &[1; 32], "vault")),
@@ -98,7 +98,7 @@ fn a_key_s_id_is_part_of_what_it_sealed() {
             .open(&own, &mine.place("key", &keys[1]))
             .unwrap_err(),
         CantOpen::Changed,
-        "the same bytes, another id"
+        "the same root key with another id"
     );
 }
 
@@ -126,12 +126,12 @@ both_stores!(
             "longer than it was"
         );
         let mut unknown = sealed.clone();
-        unknown[2] = 9; // the form's version, behind the length of the wrapped key
+        unknown[2] = 9; // The form's version stands after the length of the wrapped key.
         assert_eq!(key.open(&name, &unknown).unwrap_err(), CantOpen::Form);
     }
 );
 
-/// Appends what happened to a credential, with its working row.
+/// Appends an event of a credential, with its working row.
 async fn append(opened: &Opened, user: UserId, event: CredentialEvent, sequence: u64, work: Work) {
     let change = Change::new(CredentialId(Uuid::from_u128(1)), Event::from(event));
     let fact = NewFact {
@@ -182,8 +182,8 @@ async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
     bytes
 }
 
-/// Whether the bytes are in the table, or anywhere in the files of SQLite. A page may cut them: a piece from their middle is looked
-/// for, which alone would be enough to tell.
+/// Whether the bytes are in the table, or anywhere in SQLite's files. A page may cut them in two,
+/// so a piece from their middle is searched for; finding it alone is enough.
 async fn is_anywhere(store: &TestStore, opened: &Opened, sealed: &[u8]) -> bool {
     let rows = sqlx::query("SELECT sealed FROM secrets")
         .fetch_all(opened.log.store().reads())
@@ -209,24 +209,24 @@ async fn wait_until_gone(store: &TestStore, opened: &Opened, sealed: &[u8]) {
     };
     tokio::time::timeout(Duration::from_secs(30), gone)
         .await
-        .expect("the old bytes go");
+        .expect("the old bytes are gone within 30 s");
 }
 
 both_stores!(
-    what_was_changed_or_removed_is_gone_from_the_table_and_from_sqlite_s_files,
+    replaced_and_removed_secrets_are_gone_from_the_table_and_from_sqlites_files,
     async |store: TestStore| {
         let opened = store.open().await;
         let user = store.register(&opened.log, "ada").await;
         let first = store_version(&opened, user, 1).await;
         assert!(
             is_anywhere(&store, &opened, &first).await,
-            "what is there is found"
+            "a stored secret is found"
         );
         let second = store_version(&opened, user, 2).await;
         wait_until_gone(&store, &opened, &first).await;
         assert!(
             is_anywhere(&store, &opened, &second).await,
-            "what is there is found"
+            "a stored secret is found"
         );
         assert_eq!(
             opened
@@ -256,12 +256,12 @@ both_stores!(
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_starts() {
+async fn bytes_that_a_killed_process_left_in_sqlites_files_are_gone_after_the_next_start() {
     let store = TestStore::new(Kind::Sqlite).await;
     let opened = store.open().await;
     let user = store.register(&opened.log, "ada").await;
     let first = store_version(&opened, user, 1).await;
-    // A reader in the middle of a transaction keeps the write-ahead log, as a process does that is killed.
+    // A reader within a transaction keeps the write-ahead log, as a killed process does.
     let mut reader = opened.log.store().reads().begin().await.unwrap();
     sqlx::query("SELECT * FROM secrets")
         .fetch_all(&mut *reader)
@@ -270,7 +270,7 @@ async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_sta
     store_version(&opened, user, 2).await;
     assert!(
         !opened.log.store().scrub().await.unwrap(),
-        "the reader is in the way"
+        "the reader keeps the log"
     );
     assert!(is_anywhere(&store, &opened, &first).await);
     reader.rollback().await.unwrap();
@@ -279,7 +279,7 @@ async fn what_a_killed_process_left_in_sqlite_s_files_goes_when_the_next_one_sta
 }
 
 both_stores!(
-    many_are_read_together_and_each_opens_as_itself,
+    many_secrets_are_read_together_and_each_opens_as_itself,
     async |store: TestStore| {
         let Opened { log, vault } = store.open().await;
         let mut names = Vec::new();
@@ -324,7 +324,8 @@ both_stores!(
             });
         }
         let vault = Arc::new(vault);
-        // Each twice at once, and as many that are not there: of another user, of an old version.
+        // Each name twice at once, and as many names that are not stored: of another user, of an
+        // old version.
         let others = names
             .iter()
             .map(|name| SecretName {
@@ -363,7 +364,7 @@ both_stores!(
             Some(2)
         );
 
-        // What was fetched before its owner was forgotten is nothing to those who fetch it after.
+        // A secret that was fetched before its owner was forgotten does not answer a later fetch.
         store
             .try_sql(&format!(
                 "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{user}'"

@@ -1,0 +1,20 @@
+//! The runtime of a command.
+
+use tokio::runtime::{Builder, Runtime};
+
+/// Threads of a command's runtime.
+const THREADS: usize = 2;
+
+/// Starts a runtime.
+pub fn start() -> Result<Runtime, String> {
+    Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime can't be started: {error}"))
+}
+
+/// Does some work on a runtime of its own.
+pub fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    start()?.block_on(work)
+}

@@ -1,0 +1,299 @@
+//! Every route of the port, one a row: method, path, who may call it, and the handler. The router, the rates, the shared secret
+//! and the published document all read this table, so a route is added here and nowhere else.
+//!
+//! A row may end in notes:
+//! - `.original()`: the original opened it to the shared secret, so a narrowed secret opens it too.
+//! - `.uncounted()`: no rate applies.
+//! - `.with_directus(handler)`: another handler where a Directus says who is who.
+//! - `.not_with_directus()`: there is no such route where a Directus says who is who.
+//! - `.only_with_directus()`: there is such a route nowhere else.
+
+use actix_web::{Handler, Route, http::Method, web};
+use genie_events::service_key::Scope;
+use tracing::{Instrument, Span, info_span, instrument::Instrumented};
+
+use crate::http::{
+    account_export, accounts, audit,
+    caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
+    captions, chats, credentials, directus,
+    error::no_such_route,
+    events, files, forgetting, health, identity, impersonation, invites, jobs, onboarding, openapi,
+    pages, service_keys, usage, workers,
+};
+
+/// Who may call a route. The handler's parameter decides it; this says the same where no handler is at hand, and a test
+/// compares both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Public,
+    /// Public unless the server is set to ask for a caller.
+    PublicByDefault,
+    /// A user in person.
+    User,
+    /// A user, or an administrator who acts for them.
+    ActingUser,
+    /// An administrator in person.
+    Admin,
+    SharedSecret,
+    /// A holder of the shared secret, or of a service key with one of these scopes.
+    Server(&'static [Scope]),
+    /// As `ActingUser` or as `Server`.
+    UserOrServer(&'static [Scope]),
+    /// As `Admin` or as `Server`.
+    Operator(&'static [Scope]),
+}
+
+/// A route.
+pub struct Endpoint {
+    pub method: Method,
+    pub path: &'static str,
+    pub access: Access,
+    handler: Registration,
+    with_directus: WithDirectus,
+    is_original: bool,
+    is_counted: bool,
+}
+
+/// How a route differs where a Directus says who is who.
+enum WithDirectus {
+    Same,
+    Another(Registration),
+    Absent,
+    Only,
+}
+
+/// A handler as the router takes it.
+struct Registration {
+    register: fn(Route) -> Route,
+}
+
+/// A handler that runs in a span of its own.
+#[derive(Clone)]
+struct InSpan<F> {
+    handler: F,
+    span: fn() -> Span,
+}
+
+impl<F: Handler<Args>, Args> Handler<Args> for InSpan<F> {
+    type Output = F::Output;
+    type Future = Instrumented<F::Future>;
+
+    fn call(&self, args: Args) -> Self::Future {
+        self.handler.call(args).instrument((self.span)())
+    }
+}
+
+macro_rules! handler {
+    ($($part:ident)::+) => {
+        Registration {
+            register: |route| route.to(InSpan {
+                handler: $($part)::+,
+                span: || info_span!(concat!("http" $(, ".", stringify!($part))+)),
+            }),
+        }
+    };
+}
+
+macro_rules! routes {
+    ($(
+        $method:ident $path:literal $access:ident $(($opens:ident))?, $($handler:ident)::+
+        $( . $note:ident ( $($($other:ident)::+)? ) )*;
+    )+) => {
+        &[ $(
+            Endpoint::new(
+                Method::$method,
+                $path,
+                Access::$access $((<$opens as Opens>::SCOPES))?,
+                handler!($($handler)::+),
+            ) $( .$note($(handler!($($other)::+))?) )*
+        ),+ ]
+    };
+}
+
+impl Endpoint {
+    const fn new(
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: Registration,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            access,
+            handler,
+            with_directus: WithDirectus::Same,
+            is_original: false,
+            is_counted: true,
+        }
+    }
+
+    const fn original(mut self) -> Self {
+        self.is_original = true;
+        self
+    }
+
+    const fn uncounted(mut self) -> Self {
+        self.is_counted = false;
+        self
+    }
+
+    const fn with_directus(mut self, handler: Registration) -> Self {
+        self.with_directus = WithDirectus::Another(handler);
+        self
+    }
+
+    const fn not_with_directus(mut self) -> Self {
+        self.with_directus = WithDirectus::Absent;
+        self
+    }
+
+    const fn only_with_directus(mut self) -> Self {
+        self.with_directus = WithDirectus::Only;
+        self
+    }
+
+    /// Whether there is such a route without a Directus.
+    pub fn is_built_in(&self) -> bool {
+        !matches!(self.with_directus, WithDirectus::Only)
+    }
+
+    fn route(&self, has_directus: bool) -> Route {
+        let route = web::method(self.method.clone());
+        let absent = Registration {
+            register: |route| route.to(no_such_route),
+        };
+        let registration = match &self.with_directus {
+            WithDirectus::Another(handler) if has_directus => handler,
+            WithDirectus::Absent if has_directus => &absent,
+            WithDirectus::Only if !has_directus => &absent,
+            _ => &self.handler,
+        };
+        (registration.register)(route)
+    }
+}
+
+/// The routes for programs. Order matters where a pattern covers another path: the exact path comes first.
+pub static API: &[Endpoint] = routes! {
+    POST   "/auth/login"                           Public, identity::log_in                 .with_directus(directus::log_in);
+    POST   "/auth/refresh"                         Public, identity::refresh                .with_directus(directus::refresh);
+    POST   "/auth/logout"                          Public, identity::log_out                .with_directus(directus::log_out);
+    POST   "/auth/password/request"                Public, directus::pass_password_on       .only_with_directus();
+    POST   "/auth/password/reset"                  Public, identity::reset_password         .with_directus(directus::pass_password_on);
+    GET    "/users/me"                             ActingUser, identity::show_me            .with_directus(directus::show_me);
+    PATCH  "/users/me"                             User, identity::change_me                .with_directus(directus::change_me);
+    POST   "/users/me/tfa/generate"                User, identity::two_factor::generate     .with_directus(directus::change_me);
+    POST   "/users/me/tfa/enable"                  User, identity::two_factor::enable       .with_directus(directus::change_me);
+    POST   "/users/me/tfa/disable"                 User, identity::two_factor::disable      .with_directus(directus::change_me);
+    POST   "/users/{id}/tfa/disable"               Admin, identity::two_factor::remove      .not_with_directus();
+    POST   "/api/register"                         Public, identity::register               .with_directus(directus::register);
+
+    DELETE "/api/me"                               User, forgetting::forget_me;
+    GET    "/api/me/sessions"                      User, accounts::sessions                 .not_with_directus();
+    DELETE "/api/me/sessions"                      User, accounts::end_sessions             .not_with_directus();
+    DELETE "/api/me/sessions/{id}"                 User, accounts::end_session              .not_with_directus();
+    GET    "/api/me/export"                        User, account_export::without_secrets;
+    POST   "/api/me/export"                        User, account_export::with_secrets;
+    POST   "/api/rbac-sync"                        SharedSecret, accounts::sync             .original();
+
+    POST   "/api/admin/users/{id}/password-reset"  Admin, accounts::offer_reset             .not_with_directus();
+    POST   "/api/admin/users/{id}/forget"          Admin, forgetting::forget_user;
+    DELETE "/api/admin/users/{id}/forget"          Admin, forgetting::keep_user;
+    GET    "/api/admin/users/{id}/forgotten"       Admin, forgetting::show;
+    POST   "/api/admin/invites"                    Admin, invites::create;
+    GET    "/api/admin/invites"                    Admin, invites::list;
+    DELETE "/api/admin/invites/{code}"             Admin, invites::revoke;
+    POST   "/api/admin/service-keys"               Admin, service_keys::create;
+    GET    "/api/admin/service-keys"               Admin, service_keys::list;
+    DELETE "/api/admin/service-keys/{id}"          Admin, service_keys::revoke;
+    POST   "/api/admin/users/{id}/impersonate"     Admin, impersonation::begin;
+    DELETE "/api/admin/impersonations/{session}"   Admin, impersonation::end;
+    GET    "/api/admin/audit/proof"                Operator(ReadsAudit), audit::show_proof;
+
+    GET    "/api/onboarding/state"                 ActingUser, onboarding::show_state;
+    PATCH  "/api/onboarding/state"                 ActingUser, onboarding::advance;
+    POST   "/api/onboarding/zip-upload"            ActingUser, onboarding::upload;
+    GET    "/api/files/{id}"                       UserOrServer(WorksOnJobs), files::download;
+
+    POST   "/api/credentials/create-profile"       User, credentials::create_profile;
+    POST   "/api/credentials/update-profile-creds" User, credentials::update_profile;
+    POST   "/api/credentials/store"                SharedSecret, credentials::store         .original();
+    POST   "/api/credentials/reveal"               Server(RevealsCredentials), credentials::reveal::profile   .original();
+    POST   "/api/credentials/download-cred"        User, credentials::download::store;
+    POST   "/api/credentials/reveal-download-cred" Server(RevealsCredentials), credentials::reveal::download  .original();
+    POST   "/api/credentials/platform-session"     User, credentials::session::store;
+    POST   "/api/credentials/get-platform-session" Server(RevealsCredentials), credentials::reveal::session   .original();
+    GET    "/api/credentials"                      User, credentials::list;
+    GET    "/api/credentials/reveals"              User, credentials::history::reveals;
+    GET    "/api/credentials/{id}/history"         User, credentials::history::of_one;
+    GET    "/api/credentials/{id}"                 User, credentials::show;
+    DELETE "/api/credentials/{id}"                 User, credentials::remove;
+
+    GET    "/api/queue/stats"                      PublicByDefault, jobs::stats;
+    POST   "/api/queue/media"                      ActingUser, jobs::submit;
+    POST   "/api/queue/retry/{id}"                 ActingUser, jobs::retry;
+    POST   "/api/queue/cancel/{id}"                ActingUser, jobs::cancel;
+    GET    "/api/jobs"                             ActingUser, jobs::list;
+    GET    "/api/jobs/{id}"                        ActingUser, jobs::show;
+    POST   "/api/worker/claim"                     Server(WorksOnJobs), workers::claim;
+    POST   "/api/worker/jobs/{id}/heartbeat"       Server(WorksOnJobs), workers::heartbeat;
+    POST   "/api/worker/jobs/{id}/complete"        Server(WorksOnJobs), workers::complete;
+    POST   "/api/worker/jobs/{id}/fail"            Server(WorksOnJobs), workers::fail;
+
+    POST   "/api/captions/generate"                ActingUser, captions::generate;
+    GET    "/api/captions"                         ActingUser, captions::list;
+    POST   "/api/genie/stream-chat"                ActingUser, chats::ask;
+    GET    "/api/genie/turns/{turn}/stream"        ActingUser, chats::resume;
+    DELETE "/api/genie/turns/{turn}"               ActingUser, chats::stop;
+    GET    "/api/genie/sessions"                   ActingUser, chats::sessions;
+    GET    "/api/genie/sessions/{session}/messages" ActingUser, chats::messages;
+    GET    "/api/usage"                            ActingUser, usage::show;
+    POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original();
+
+    GET    "/api/events"                           Operator(ReadsEvents), events::all;
+    GET    "/api/me/events"                        ActingUser, events::mine;
+    GET    "/healthz"                              Public, health::alive                    .uncounted();
+    GET    "/readyz"                               Public, health::ready                    .uncounted();
+    GET    "/api/openapi.json"                     Public, openapi::document;
+};
+
+/// The routes for people. The published document does not list them.
+pub static PAGES: &[Endpoint] = routes! {
+    GET    "/"             Public, pages::home;
+    HEAD   "/"             Public, pages::home;
+    GET    "/docs"         Public, pages::docs;
+    HEAD   "/docs"         Public, pages::docs;
+    GET    "/docs/{file:.*}" Public, pages::docs_file;
+    HEAD   "/docs/{file:.*}" Public, pages::docs_file;
+};
+
+/// Registers all routes.
+pub fn register(routes: &mut web::ServiceConfig, has_directus: bool) {
+    for endpoint in all() {
+        routes.route(endpoint.path, endpoint.route(has_directus));
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Endpoint> {
+    API.iter().chain(PAGES)
+}
+
+/// The rules of all methods of a path, by the pattern that a request matched.
+fn at(pattern: &str) -> impl Iterator<Item = &'static Endpoint> {
+    all().filter(move |endpoint| endpoint.path == pattern)
+}
+
+/// Whether no caller is asked for. There the address is counted, whatever credentials are shown.
+pub fn is_public(pattern: &str) -> bool {
+    at(pattern).any(|endpoint| matches!(endpoint.access, Access::Public | Access::PublicByDefault))
+}
+
+/// Whether no rate applies: probes must always be answered.
+pub fn is_uncounted(pattern: &str) -> bool {
+    at(pattern).any(|endpoint| !endpoint.is_counted)
+}
+
+/// Whether a narrowed shared secret opens a route.
+pub fn is_original(pattern: &str) -> bool {
+    at(pattern).any(|endpoint| endpoint.is_original)
+}

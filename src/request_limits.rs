@@ -1,0 +1,55 @@
+//! The rates of requests: each user has a count, and each network.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use genie_events::UserId;
+
+use crate::{
+    config::Config,
+    network::Network,
+    rate_limiter::{Limiter, Standing},
+};
+
+/// How often idle counts are forgotten.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Counts requests; a rate that is off counts nothing.
+#[derive(Clone)]
+pub struct RequestLimits {
+    users: Option<Arc<Limiter>>,
+    addresses: Option<Arc<Limiter>>,
+}
+
+impl RequestLimits {
+    pub fn new(config: &Config) -> Self {
+        let limiter = |name, rate| Arc::new(Limiter::new(name, rate));
+        Self {
+            users: config.rate_limit_user.map(|rate| limiter("user", rate)),
+            addresses: config
+                .rate_limit_address
+                .map(|rate| limiter("address", rate)),
+        }
+    }
+
+    /// Counts one more request of a user.
+    pub fn count_user(&self, user: UserId) -> Option<Standing> {
+        self.users.as_ref().map(|users| users.count(user))
+    }
+
+    /// Counts one more request from an address.
+    pub fn count_address(&self, address: IpAddr) -> Option<Standing> {
+        self.addresses
+            .as_ref()
+            .map(|addresses| addresses.count(Network::of(address)))
+    }
+
+    /// Forgets idle counts for ever; to be spawned.
+    pub async fn forget_idle(self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            for limiter in self.users.iter().chain(&self.addresses) {
+                limiter.forget_idle();
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Builds a server and lets it listen: for the binary by [`run`], in a process of the caller's own by [`Server`].
+
+use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
+
+use actix::{Arbiter, ArbiterHandle};
+use actix_web::{HttpServer, web};
+use genie_actors::{ModelSettings, WriteSettings, WriteSide};
+use genie_events::Limits;
+use genie_log::{Clock, Election, Log, Opened};
+use genie_projections::ReadSide;
+use tokio::{
+    runtime::{self, Runtime},
+    sync::{mpsc, oneshot},
+};
+use tracing::{info, warn};
+
+use crate::{
+    app::App,
+    blobs::Blobs,
+    cli::output,
+    config::Config,
+    exports::Exports,
+    forgetting::{Eraser, Ledger},
+    http,
+    identity::{
+        account_cache::KnownAccounts,
+        directus::Directus,
+        impersonation::ImpersonationTokens,
+        login_limiter::Throttle,
+        password::Passwords,
+        refresh::RefreshTokens,
+        secret_limiter::{self, Refused},
+        token::Tokens,
+    },
+    keys::server::Ring,
+    logging, publish_heads,
+    request_limits::RequestLimits,
+    socket,
+    store::{lock_store, open_log},
+    tier_limits,
+    uploads::Uploads,
+};
+
+/// Threads that users' actors live on.
+const ACTOR_THREADS: usize = 2;
+/// HTTP requests under way are given so long at shutdown, in seconds.
+const SHUTDOWN_SECONDS: u64 = 3;
+/// Refusals that are not on record yet are put there within this time at shutdown, if the store takes them.
+const LAST_FACTS: Duration = Duration::from_secs(2);
+
+/// Runs the server of this process until a signal stops it.
+pub fn run(config: Config) -> Result<(), String> {
+    logging::start(&config)?;
+    let owner = Owner {
+        say: Arc::new(output::say),
+        listening: None,
+        stop: None,
+    };
+    serve(config, Clock::system(), owner)
+}
+
+/// A server in the caller's process. Several may run at once; what belongs to the process (logging, signals, core dumps) is left
+/// alone.
+pub struct Server {
+    address: SocketAddr,
+    said: mpsc::UnboundedReceiver<String>,
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<Result<(), String>>,
+}
+
+impl Server {
+    /// Starts a server and waits until it listens. Port 0 takes a free one.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, String> {
+        let (say, said) = mpsc::unbounded_channel();
+        let (listening, address) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let (end, mut ended) = oneshot::channel();
+        let owner = Owner {
+            say: Arc::new(move |line| {
+                let _ = say.send(line.to_owned());
+            }),
+            listening: Some(listening),
+            stop: Some(stopped),
+        };
+        // A thread of its own, since an actix system is of one thread.
+        thread::Builder::new()
+            .name("genie".into())
+            .spawn(move || {
+                let _ = end.send(serve(config, clock, owner));
+            })
+            .map_err(|error| format!("the server's thread can't be started: {error}"))?;
+        match address.await {
+            Ok(address) => Ok(Self {
+                address,
+                said,
+                stop,
+                ended,
+            }),
+            Err(_) => Err(end_of(&mut ended)
+                .await
+                .err()
+                .unwrap_or_else(|| "the server ended before it listened".into())),
+        }
+    }
+
+    /// The address that the server listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The lines that were printed since this was called last; the binary prints them to standard output.
+    pub fn lines(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.said.try_recv().ok()).collect()
+    }
+
+    /// Lets requests under way finish, and stops.
+    pub async fn stop(mut self) -> Result<(), String> {
+        let _ = self.stop.send(()); // a server that ended by itself hears nothing
+        end_of(&mut self.ended).await
+    }
+}
+
+async fn end_of(ended: &mut oneshot::Receiver<Result<(), String>>) -> Result<(), String> {
+    ended
+        .await
+        .unwrap_or_else(|_| Err("the server's thread panicked".into()))
+}
+
+type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The owner of a server: hears its lines, and stops it.
+struct Owner {
+    say: Say,
+    listening: Option<oneshot::Sender<SocketAddr>>,
+    /// Without it, signals stop the server.
+    stop: Option<oneshot::Receiver<()>>,
+}
+
+fn serve(config: Config, clock: Clock, owner: Owner) -> Result<(), String> {
+    let _only_process = lock_store(&config)?;
+    let runtime = io_runtime()?;
+    let io = runtime.handle().clone();
+    let system = actix::System::with_tokio_rt(move || runtime);
+    system.block_on(async move {
+        let arbiters: Vec<Arbiter> = (0..ACTOR_THREADS).map(|_| Arbiter::new()).collect();
+        let handles = arbiters.iter().map(Arbiter::handle).collect();
+        let app = io.spawn(build(config, clock, handles, Arc::clone(&owner.say)));
+        let app = app
+            .await
+            .map_err(|stopped| format!("the start broke off: {stopped}"))??;
+        let ended = listen(Arc::new(app), owner).await;
+        for arbiter in &arbiters {
+            arbiter.stop();
+        }
+        ended
+    })
+}
+
+/// The runtime that owns all I/O.
+fn io_runtime() -> Result<Runtime, String> {
+    runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("genie-io")
+        .build()
+        .map_err(|error| format!("the runtime can't be started: {error}"))
+}
+
+/// Builds the state and starts all that runs beside requests. To be called on the runtime that owns all I/O.
+async fn build(
+    config: Config,
+    clock: Clock,
+    arbiters: Vec<ArbiterHandle>,
+    say: Say,
+) -> Result<App, String> {
+    let limits = tier_limits::read(&config)?;
+    let Opened { log, vault } = open_log(&config, clock, false).await?;
+    let head_at_start = log.head();
+    let node = format!("node-{}", log.clock().new_uuid());
+    let ring = Ring::announce(&config, &log, &node).await?;
+    tokio::spawn(Arc::clone(&ring).follow());
+    let election = log.stand_for_election(&node).await.map_err(sentence)?;
+    let settings = write_settings(&config, node, limits.clone());
+    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings)
+        .map_err(sentence)?;
+    let reads = ReadSide::start(log.clone(), election.clone());
+    let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
+    let directus = open_directus(&config, &log, &write, &election)?;
+    if directus.is_none() {
+        say_first_invite(&config, &write, &say).await?;
+    }
+    warn_of_missing(&config, &write).await;
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
+    let ledger = Ledger::open(&config.forgotten_file)?;
+    let eraser = Eraser::new(
+        log.clone(),
+        write.forgetting.clone(),
+        reads.clone(),
+        blobs.clone(),
+        directus.clone(),
+        ledger,
+    );
+    start_erasing(&eraser, &election, &say).await?;
+    let known_accounts = KnownAccounts::new(log.clone(), reads.clone(), write.users.clone());
+    tokio::spawn(known_accounts.clone().follow());
+    let request_limits = RequestLimits::new(&config);
+    tokio::spawn(request_limits.clone().forget_idle());
+    Ok(App {
+        tokens: Tokens::new(log.hashes().token_key()),
+        impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
+        refresh_tokens: RefreshTokens::new(log.hashes().refresh_key()),
+        passwords: Passwords::new().map_err(sentence)?,
+        throttle: Throttle::new(),
+        refused: Refused::new(),
+        uploads: Uploads::default(),
+        exports: Exports::default(),
+        config,
+        log,
+        head_at_start,
+        election,
+        write,
+        reads,
+        sealing,
+        ring,
+        directus,
+        blobs,
+        eraser,
+        known_accounts,
+        request_limits,
+        limits,
+    })
+}
+
+fn sentence(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn write_settings(config: &Config, node: String, limits: Limits) -> WriteSettings {
+    let model = ModelSettings {
+        url: config.ollama_url.clone(),
+        chat_model: config.ollama_model.clone(),
+        caption_model: config.caption_model.clone(),
+        concurrency: config.ollama_concurrency,
+        queue: config.model_queue,
+        context_tokens: config.chat_context_tokens,
+    };
+    WriteSettings {
+        node,
+        model,
+        limits,
+        job_lease: config.job_lease,
+        embedded: config.is_embedded(),
+    }
+}
+
+fn open_directus(
+    config: &Config,
+    log: &Log,
+    write: &WriteSide,
+    election: &Election,
+) -> Result<Option<Directus>, String> {
+    let register = write.registration.clone();
+    let directus = Directus::open(config.directus.as_ref(), log, register)?;
+    if let Some(directus) = &directus {
+        let registrations = directus.registrations().clone();
+        tokio::spawn(registrations.settle(election.clone(), config.is_embedded()));
+    }
+    Ok(directus)
+}
+
+/// Where Directus names the administrators, no invite can make one; so this is not called there.
+async fn say_first_invite(config: &Config, write: &WriteSide, say: &Say) -> Result<(), String> {
+    let code = write
+        .invites
+        .first(config.first_invite.as_ref())
+        .await
+        .map_err(sentence)?;
+    if let Some(code) = code {
+        say(&format!(
+            "The first invite, whose user becomes administrator: {code}"
+        ));
+    }
+    Ok(())
+}
+
+async fn warn_of_missing(config: &Config, write: &WriteSide) {
+    if config.shared_secret.is_none() {
+        warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
+    }
+    if let Err(failure) = write.ping_model().await {
+        warn!(
+            reason = failure.sentence,
+            "chat and captions answer 502 until the model server does"
+        );
+    }
+}
+
+async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Result<(), String> {
+    for user in eraser.apply_ledger().await? {
+        say(&format!(
+            "User {user} had been forgotten and came back with a backup: forgotten again"
+        ));
+    }
+    tokio::spawn(eraser.clone().keep_ledger());
+    tokio::spawn(eraser.clone().run(election.clone()));
+    Ok(())
+}
+
+async fn listen(app: Arc<App>, owner: Owner) -> Result<(), String> {
+    let io = app.log.store().io().clone();
+    io.spawn(put_refused_on_record(Arc::clone(&app)));
+    let host = app.config.host.as_str();
+    let port = app.config.port;
+    let data = web::Data::from(Arc::clone(&app));
+    let mut server =
+        HttpServer::new(move || http::service(data.clone())).shutdown_timeout(SHUTDOWN_SECONDS);
+    if owner.stop.is_some() {
+        server = server.disable_signals();
+    }
+    let server = server
+        .bind((host, port))
+        .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
+    let commands = socket::server::serve(&app);
+    let addresses = server.addrs();
+    for address in &addresses {
+        (owner.say)(&format!("genie listens on http://{address}"));
+        info!(%address, store = ?app.config.target(), "genie listens");
+    }
+    if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
+        let _ = listening.send(*address);
+    }
+    let server = server.run();
+    if let Some(stop) = owner.stop {
+        let handle = server.handle();
+        actix_web::rt::spawn(async move {
+            let _ = stop.await; // or the owner is gone
+            handle.stop(true).await;
+        });
+    }
+    let stopped = server
+        .await
+        .map_err(|error| format!("the server stopped: {error}"));
+    if let Some(commands) = commands {
+        commands.stop().await;
+    }
+    close(&app).await;
+    stopped
+}
+
+async fn close(app: &App) {
+    let last_refused = app.refused.put_on_record(&app.log, &app.write.access, true);
+    let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
+    let log = app.log.clone();
+    let ring = Arc::clone(&app.ring);
+    // On the runtime that owns the connections, as all I/O.
+    let end = async move {
+        ring.withdraw().await;
+        log.store().close().await;
+    };
+    let _ = app.log.store().io().spawn(end).await;
+    info!("genie stopped");
+}
+
+/// For ever; to be spawned.
+async fn put_refused_on_record(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(secret_limiter::TICK).await;
+        app.refused
+            .put_on_record(&app.log, &app.write.access, false)
+            .await;
+    }
+}

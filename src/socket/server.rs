@@ -1,0 +1,104 @@
+//! Serves the socket of commands. The holder of the lock file beside it owns the socket: a socket that stands there was left by a
+//! server that is gone, and a second server in the same folder goes without.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use actix_web::{HttpServer, dev::ServerHandle, web};
+use tracing::{error, warn};
+
+use super::{LONGEST_PATH, path};
+use crate::{app::App, http};
+
+/// Commands under way are given so long at shutdown, in seconds.
+const SHUTDOWN_SECONDS: u64 = 3;
+
+/// A socket that is served.
+pub struct Served {
+    server: ServerHandle,
+    path: PathBuf,
+    _owner: File,
+}
+
+impl Served {
+    /// Lets commands under way finish and takes the socket away.
+    pub async fn stop(self) {
+        self.server.stop(true).await;
+        let _ = fs::remove_file(&self.path); // one that stays is taken over by the next server
+    }
+}
+
+/// Serves the socket from now on. A server can do without: why it does is logged.
+pub fn serve(app: &Arc<App>) -> Option<Served> {
+    let path = path(&app.config);
+    let listening = listen(&path).and_then(|(listener, owner)| {
+        let data = web::Data::from(Arc::clone(app));
+        let server = HttpServer::new(move || http::operator_service(data.clone()))
+            .workers(1)
+            .disable_signals()
+            .shutdown_timeout(SHUTDOWN_SECONDS)
+            .listen_uds(listener)?
+            .run();
+        Ok((server, owner))
+    });
+    match listening {
+        Ok((server, owner)) => {
+            let served = Served {
+                server: server.handle(),
+                path: path.clone(),
+                _owner: owner,
+            };
+            actix_web::rt::spawn(async move {
+                if let Err(error) = server.await {
+                    error!(%error, "{} is served no longer", path.display());
+                }
+            });
+            Some(served)
+        }
+        Err(error) => {
+            warn!(%error, "{} can't be served: commands such as `genie invite` do not reach this server", path.display());
+            None
+        }
+    }
+}
+
+fn listen(path: &Path) -> io::Result<(UnixListener, File)> {
+    if path.as_os_str().len() > LONGEST_PATH {
+        let reason = format!(
+            "its path is longer than {LONGEST_PATH} bytes; set GENIE_DATA_DIR to a shorter one"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let lock = path.with_extension("sock.lock");
+    let owner = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(lock)?;
+    owner
+        .try_lock()
+        .map_err(|_| io::Error::other("another server owns it"))?;
+    // Made where nobody else can go, and moved when its mode is set: there is no moment at which others might connect.
+    let hidden = folder.join(".sock");
+    if hidden.exists() {
+        fs::remove_dir_all(&hidden)?;
+    }
+    DirBuilder::new().mode(0o700).create(&hidden)?;
+    let made = hidden.join("s");
+    let listener = UnixListener::bind(&made)?;
+    fs::set_permissions(&made, Permissions::from_mode(0o600))?;
+    fs::rename(&made, path)?;
+    fs::remove_dir(&hidden)?;
+    Ok((listener, owner))
+}

@@ -1,0 +1,84 @@
+//! The uploads that this server receives and checks: one a user, and a limited number at once.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use genie_events::UserId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Uploads that are received at once; one more is told to come again.
+const RECEIVED_AT_ONCE: usize = 32;
+/// Uploads that are checked at once: unpacking one takes a core, for seconds when it is large.
+const CHECKED_AT_ONCE: usize = 2;
+
+/// The users who are uploading to this server.
+#[derive(Clone)]
+pub struct Uploads {
+    receiving: Arc<Mutex<HashSet<UserId>>>,
+    checks: Arc<Semaphore>,
+}
+
+/// A user's slot among the uploads; given back when it is dropped.
+pub struct UploadSlot {
+    uploads: Uploads,
+    user: UserId,
+}
+
+/// An upload may not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoUploadSlot {
+    #[error("Another upload of yours is under way; wait for it to end")]
+    SameUser,
+    #[error("too many uploads are under way")]
+    TooMany,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            receiving: Arc::default(),
+            checks: Arc::new(Semaphore::new(CHECKED_AT_ONCE)),
+        }
+    }
+}
+
+impl Uploads {
+    /// Takes a slot for a user, of which each has one.
+    pub fn begin(&self, user: UserId) -> Result<UploadSlot, NoUploadSlot> {
+        let mut receiving = self
+            .receiving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if receiving.contains(&user) {
+            return Err(NoUploadSlot::SameUser);
+        }
+        if receiving.len() >= RECEIVED_AT_ONCE {
+            return Err(NoUploadSlot::TooMany);
+        }
+        receiving.insert(user);
+        Ok(UploadSlot {
+            uploads: self.clone(),
+            user,
+        })
+    }
+
+    /// Waits for a turn to check an upload.
+    pub async fn may_check(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.checks)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed")
+    }
+}
+
+impl Drop for UploadSlot {
+    fn drop(&mut self) {
+        self.uploads
+            .receiving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.user);
+    }
+}

@@ -1,0 +1,222 @@
+//! One question in a chat: the answer is read as it comes, resumed on any server where it broke off, and at the end held against
+//! what is kept. Whatever was shown must be in it.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::StdRng};
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    client::{Arena, position_of},
+    ledger::{CommandKind, CommandMark, CommandOutcome},
+    simulated_users::SimulatedUser,
+    stream::EventStream,
+    verdict::Finding,
+};
+
+/// How long one question is followed to its end: a turn whose server died is taken over when its lease of 15 s has run out.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the first sign of an answer may take.
+const OPENS: Duration = Duration::from_secs(15);
+/// How long what is kept may take to show up.
+const KEPT: Duration = Duration::from_secs(15);
+/// The share of readers that go away in the middle and come back elsewhere.
+const LEAVES: f64 = 0.1;
+
+/// What a reader has seen of an answer.
+#[derive(Debug, Default)]
+pub struct ShownAnswer {
+    text: String,
+    last_id: String,
+    ended: bool,
+}
+
+impl ShownAnswer {
+    fn take(&mut self, id: Option<String>, data: &Value) {
+        if data["type"] == "textResponseChunk" {
+            self.text
+                .push_str(data["textResponse"].as_str().unwrap_or_default());
+        }
+        self.last_id = id.unwrap_or(std::mem::take(&mut self.last_id));
+        self.ended |= data["type"] == "finalizeResponseStream";
+    }
+
+    /// Whatever was shown must be how that begins which is kept, and all of it when its end was shown.
+    pub fn judge(&self, turn: &str, kept: &str) -> Option<(Finding, String)> {
+        let (length, kept_length) = (self.text.len(), kept.len());
+        if !kept.starts_with(&self.text) {
+            let sentence = format!(
+                "turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin"
+            );
+            Some((Finding::NeverSent, sentence))
+        } else if self.ended && kept_length != length {
+            Some((
+                Finding::Missing,
+                format!(
+                    "turn {turn}: its end was shown after {length} bytes; {kept_length} are kept"
+                ),
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+/// Asks, reads and compares. A question is sent once: twice would be two.
+pub async fn talk(arena: &Arena, chance: &mut StdRng, user: &SimulatedUser, session: &str) {
+    let mark = arena.ledger().begin(CommandKind::Ask, 0);
+    let Some((node, base)) = arena.any_node(chance) else {
+        return arena.ledger().settle(mark, CommandOutcome::Unknown);
+    };
+    let name = {
+        let mut ledger = arena.ledger();
+        ledger.sending(mark);
+        ledger.text(mark)
+    };
+    let body = json!({"message": format!("Question {name}"), "sessionId": session});
+    let request = arena
+        .request(Method::POST, &base, "/api/genie/stream-chat", user.by())
+        .header("X-Request-Id", &name)
+        .json(&body);
+    let sent = Instant::now();
+    let answered = tokio::time::timeout(OPENS, request.send()).await;
+    let Ok(Ok(response)) = answered else {
+        return arena.ledger().settle(mark, CommandOutcome::Unknown);
+    };
+    if response.status() == 500 {
+        arena.note_internal(|| format!("the question of command {name}"));
+    }
+    let Some(turn) = begun(arena, mark, &response) else {
+        return;
+    };
+    if response.status() != 200 {
+        return; // the model server failed, and the question is kept
+    }
+    arena.recovery().good_answer(node, sent, Instant::now());
+    let mut shown = ShownAnswer::default();
+    let deadline = Instant::now() + PATIENCE;
+    read(&mut shown, chance, response, deadline).await;
+    while !shown.ended && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if let Some(response) = resume(arena, chance, user, &turn, &shown).await {
+            read(&mut shown, chance, response, deadline).await;
+        }
+    }
+    compare(arena, chance, user, session, turn, shown).await;
+}
+
+/// FeedNotes what became of the question; gives the turn that it began.
+fn begun(arena: &Arena, mark: CommandMark, response: &Response) -> Option<String> {
+    let turn = response
+        .headers()
+        .get("Genie-Turn")
+        .and_then(|turn| turn.to_str().ok())
+        .map(str::to_owned);
+    let outcome = match (response.status().as_u16(), position_of(response.headers())) {
+        (200 | 502, Some(position)) => CommandOutcome::Acknowledged { position },
+        (400..=499, _) => CommandOutcome::Refused { clean: true },
+        _ => CommandOutcome::Unknown,
+    };
+    arena.ledger().settle(mark, outcome);
+    turn.filter(|_| matches!(outcome, CommandOutcome::Acknowledged { .. }))
+}
+
+async fn read(shown: &mut ShownAnswer, chance: &mut StdRng, response: Response, deadline: Instant) {
+    let mut stream = EventStream::of(response);
+    while let Ok(Some(event)) = timeout_at(deadline, stream.next()).await {
+        if let Some(data) = &event.data {
+            shown.take(event.id, data);
+        }
+        if shown.ended || chance.random_bool(LEAVES) {
+            return;
+        }
+    }
+}
+
+async fn resume(
+    arena: &Arena,
+    chance: &mut StdRng,
+    user: &SimulatedUser,
+    turn: &str,
+    shown: &ShownAnswer,
+) -> Option<Response> {
+    let (_, base) = arena.any_node(chance)?;
+    let mut request = arena.request(
+        Method::GET,
+        &base,
+        &format!("/api/genie/turns/{turn}/stream"),
+        user.by(),
+    );
+    if !shown.last_id.is_empty() {
+        request = request.header("Last-Event-ID", &shown.last_id);
+    }
+    let response = tokio::time::timeout(OPENS, request.send())
+        .await
+        .ok()?
+        .ok()?;
+    Some(response).filter(|response| response.status() == 200)
+}
+
+async fn compare(
+    arena: &Arena,
+    chance: &mut StdRng,
+    user: &SimulatedUser,
+    session: &str,
+    turn: String,
+    shown: ShownAnswer,
+) {
+    let deadline = Instant::now() + KEPT;
+    let path = format!("/api/genie/sessions/{session}/messages?limit=500");
+    while Instant::now() < deadline {
+        let read = arena.read(chance, &path, user.by(), None, KEPT).await;
+        let kept = read.as_ref().and_then(|(_, json)| {
+            let is_the_answer =
+                |message: &&Value| message["turnId"] == *turn && message["role"] == "assistant";
+            json["data"].as_array()?.iter().find(is_the_answer)?["content"].as_str()
+        });
+        if let Some(kept) = kept {
+            if let Some((count, sentence)) = shown.judge(&turn, kept) {
+                arena.accuse(count, sentence);
+            }
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    arena.compare_later(turn, shown);
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// What a reader has seen.
+    pub fn shown(text: &str, ended: bool) -> ShownAnswer {
+        ShownAnswer {
+            text: text.to_owned(),
+            last_id: String::new(),
+            ended,
+        }
+    }
+
+    #[test]
+    fn what_was_shown_begins_what_is_kept() {
+        for (text, ended, found) in [
+            ("", false, None),
+            ("Some", false, None),
+            ("Some words", true, None),
+            ("Some", true, Some(Finding::Missing)),
+            ("Other", false, Some(Finding::NeverSent)),
+            ("Some words more", false, Some(Finding::NeverSent)),
+        ] {
+            assert_eq!(
+                shown(text, ended)
+                    .judge("1", "Some words")
+                    .map(|(count, _)| count),
+                found,
+                "{text} {ended}"
+            );
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The log held against the ledger, fact by fact: what must be there is there, once, in order, and nobody ended a job that was
+//! no longer theirs. Pure: facts come in, a verdict comes out.
+
+use std::collections::{HashMap, HashSet};
+
+use genie_events::{
+    Event, UserId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent, job::JobEvent,
+    metadata::CallerKind,
+};
+use genie_log::{Body, Fact};
+use uuid::Uuid;
+
+use crate::{
+    chat::ShownAnswer,
+    client::Books,
+    feed_notes::{Expected, event_hash},
+    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger, stream_hash},
+    verdict::{Finding, Verdict},
+};
+
+/// A fact, as far as it is checked.
+#[derive(Debug, Clone)]
+pub struct SeenFact {
+    pub position: u64,
+    pub event_id: Uuid,
+    pub kind: &'static str,
+    pub stream: String,
+    pub sequence: u64,
+    pub user: Option<UserId>,
+    pub owner_seq: u64,
+    pub slice: u64,
+    pub caller: CallerKind,
+    pub request_id: Option<String>,
+    /// `None` for what nobody can read any more.
+    pub event: Option<Event>,
+    pub event_type: String,
+}
+
+impl SeenFact {
+    /// A fact of the log; `slice` is its row's.
+    pub fn of(fact: &Fact, slice: u64) -> Self {
+        Self {
+            position: fact.position,
+            event_id: fact.event_id.0,
+            kind: fact.stream.kind.as_str(),
+            stream: fact.stream.id.clone(),
+            sequence: fact.sequence,
+            user: fact.user,
+            owner_seq: fact.owner_seq,
+            slice,
+            caller: fact.metadata.caller,
+            request_id: fact.metadata.request_id.clone(),
+            event: match &fact.body {
+                Body::Open(event, _) => Some(event.clone()),
+                Body::Forgotten => None,
+            },
+            event_type: fact.event_type.clone(),
+        }
+    }
+
+    /// For an example.
+    fn place(&self) -> String {
+        format!(
+            "{} of {}/{} at position {}",
+            self.event_type, self.kind, self.stream, self.position
+        )
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum JobHolder {
+    Nobody,
+    /// By whoever was given it at this position, as this attempt.
+    Claim {
+        claimed_at: u64,
+        attempt: u32,
+    },
+}
+
+/// What one command left, by type of fact.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    times: u32,
+    first: u64,
+}
+
+/// Takes the facts of the whole log in order.
+pub struct Checker<'a> {
+    ledger: &'a Ledger,
+    held: &'a HashMap<CommandMark, u64>,
+    shown: &'a HashMap<String, ShownAnswer>,
+    verdict: Verdict,
+    expected: Vec<Expected>,
+    streams: HashMap<u64, u64>,
+    owners: HashMap<UserId, u64>,
+    suspended: HashSet<UserId>,
+    left: HashMap<(CommandMark, &'static str), Left>,
+    /// Where a stream was first so, for commands that are content with that.
+    was_so: HashMap<(u64, &'static str), u64>,
+    jobs: HashMap<u64, JobHolder>,
+    /// Of completed jobs: under which claim.
+    completed: HashMap<u64, u64>,
+    /// What was begun and has not ended: its place in words.
+    open: HashMap<u64, String>,
+    ended_turns: HashSet<u64>,
+}
+
+impl<'a> Checker<'a> {
+    pub fn new(
+        Books {
+            ledger,
+            held,
+            shown,
+        }: &'a Books,
+    ) -> Self {
+        Self {
+            ledger,
+            held,
+            shown,
+            verdict: Verdict::default(),
+            expected: Vec::new(),
+            streams: HashMap::new(),
+            owners: HashMap::new(),
+            suspended: HashSet::new(),
+            left: HashMap::new(),
+            was_so: HashMap::new(),
+            jobs: HashMap::new(),
+            completed: HashMap::new(),
+            open: HashMap::new(),
+            ended_turns: HashSet::new(),
+        }
+    }
+
+    /// The next fact of the log.
+    pub fn see(&mut self, fact: &SeenFact) {
+        self.check_order(fact);
+        self.check_sender(fact);
+        let stream = stream_hash(fact.kind, &fact.stream);
+        match &fact.event {
+            Some(Event::Account(event)) => self.account(fact, stream, event),
+            Some(Event::Job(event)) => self.job(fact, stream, event),
+            Some(Event::Chat(event)) => self.chat(fact, event),
+            Some(Event::Caption(event)) => match event {
+                CaptionEvent::Requested { .. } => drop(self.open.insert(stream, fact.place())),
+                CaptionEvent::Completed(_) | CaptionEvent::Failed(_) => {
+                    if self.open.remove(&stream).is_none() {
+                        self.verdict.add(
+                            Finding::Twice,
+                            format!(
+                                "{}: this caption had ended, or was never asked for",
+                                fact.place()
+                            ),
+                        );
+                    }
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn check_order(&mut self, fact: &SeenFact) {
+        let expected = self.expected.len() as u64 + 1;
+        if fact.position != expected {
+            self.verdict.add(
+                Finding::Order,
+                format!("{}: position {expected} was next", fact.place()),
+            );
+        }
+        let subject = format!("{}/{}", fact.kind, fact.stream);
+        let hash = event_hash(
+            fact.position,
+            &fact.event_id.to_string(),
+            &fact.event_type,
+            &subject,
+            fact.sequence,
+        );
+        self.expected.push(Expected {
+            hash,
+            is_job: fact.event_type.starts_with("job."),
+            slice: fact.slice as u16,
+        });
+
+        let last = self
+            .streams
+            .entry(stream_hash(fact.kind, &fact.stream))
+            .or_default();
+        if fact.sequence != *last + 1 {
+            let sentence = format!(
+                "{}: it is number {} of its stream, after number {last}",
+                fact.place(),
+                fact.sequence
+            );
+            self.verdict.add(Finding::Order, sentence);
+        }
+        *last = fact.sequence;
+        if let Some(user) = fact.user {
+            let last = self.owners.entry(user).or_default();
+            if fact.owner_seq != *last + 1 {
+                let sentence = format!(
+                    "{}: it is number {} of its user, after number {last}",
+                    fact.place(),
+                    fact.owner_seq
+                );
+                self.verdict.add(Finding::Order, sentence);
+            }
+            *last = fact.owner_seq;
+        }
+    }
+
+    fn check_sender(&mut self, fact: &SeenFact) {
+        let is_an_outcome = matches!(
+            fact.event_type.as_str(),
+            "chat.answered" | "caption.completed" | "caption.failed"
+        );
+        if fact.caller == CallerKind::User
+            && !is_an_outcome
+            && fact.user.is_some_and(|user| self.suspended.contains(&user))
+        {
+            self.verdict.add(
+                Finding::NeverSent,
+                format!(
+                    "{}: its user was suspended before, and was let act",
+                    fact.place()
+                ),
+            );
+        }
+        let mark = fact
+            .request_id
+            .as_deref()
+            .and_then(|id| self.ledger.find(id));
+        let Some(mark) = mark else {
+            // Without an id it is genie's own doing; with one, somebody's who is not in the ledger.
+            if fact.request_id.as_deref().is_some_and(|id| !id.is_empty())
+                && fact.caller != CallerKind::System
+            {
+                self.verdict.add(
+                    Finding::NeverSent,
+                    format!("{}: no client sent it", fact.place()),
+                );
+            }
+            return;
+        };
+        let Some(event_type) = fact.event.as_ref().map(Event::type_name) else {
+            return;
+        };
+        let Some(entry) = self.ledger.entry(mark) else {
+            return;
+        };
+        let left = self
+            .left
+            .entry((mark, entry.kind.counted_as(event_type)))
+            .or_insert(Left {
+                times: 0,
+                first: fact.position,
+            });
+        left.times += 1;
+        if left.times > entry.at_most() {
+            let sentence = format!(
+                "{}: command {} ({}) had left one at position {}",
+                fact.place(),
+                self.ledger.text(mark),
+                entry.kind.as_str(),
+                left.first
+            );
+            self.verdict.add(Finding::Twice, sentence);
+        }
+        if entry.outcome == (CommandOutcome::Refused { clean: true })
+            && !event_type.ends_with(".refused")
+        {
+            let sentence = format!(
+                "{}: command {} ({}) was refused",
+                fact.place(),
+                self.ledger.text(mark),
+                entry.kind.as_str()
+            );
+            self.verdict.add(Finding::NeverSent, sentence);
+        }
+    }
+
+    fn account(&mut self, fact: &SeenFact, stream: u64, event: &AccountEvent) {
+        match event {
+            AccountEvent::Suspended => self.suspended.extend(fact.user),
+            AccountEvent::OnboardingAdvanced { .. } => {
+                self.note_so(stream, "account.onboarding_advanced", fact)
+            }
+            _ => {}
+        }
+    }
+
+    fn note_so(&mut self, stream: u64, event_type: &'static str, fact: &SeenFact) {
+        self.was_so
+            .entry((stream, event_type))
+            .or_insert(fact.position);
+    }
+
+    fn job(&mut self, fact: &SeenFact, stream: u64, event: &JobEvent) {
+        let held = self.jobs.get(&stream).copied();
+        let now = match event {
+            JobEvent::Submitted { .. } => {
+                if held.is_some() {
+                    self.verdict.add(
+                        Finding::Twice,
+                        format!("{}: this job was submitted before", fact.place()),
+                    );
+                }
+                JobHolder::Nobody
+            }
+            JobEvent::Claimed { attempt, .. } => {
+                if let Some(JobHolder::Claim { claimed_at, .. }) = held {
+                    let sentence = format!(
+                        "{}: it was given away while held since position {claimed_at}",
+                        fact.place()
+                    );
+                    self.verdict.add(Finding::Lapsed, sentence);
+                }
+                JobHolder::Claim {
+                    claimed_at: fact.position,
+                    attempt: *attempt,
+                }
+            }
+            JobEvent::Completed { attempt, .. } | JobEvent::Failed { attempt, .. } => {
+                self.check_ending(fact, stream, held, *attempt);
+                JobHolder::Nobody
+            }
+            JobEvent::Lapsed { .. } | JobEvent::Retried { .. } => JobHolder::Nobody,
+            JobEvent::Cancelled => {
+                self.note_so(stream, "job.cancelled", fact);
+                JobHolder::Nobody
+            }
+        };
+        self.jobs.insert(stream, now);
+    }
+
+    fn check_ending(
+        &mut self,
+        fact: &SeenFact,
+        stream: u64,
+        held: Option<JobHolder>,
+        attempt: u32,
+    ) {
+        let mark = fact
+            .request_id
+            .as_deref()
+            .and_then(|id| self.ledger.find(id));
+        let asked_under = mark.and_then(|mark| self.held.get(&mark)).copied();
+        match held {
+            Some(JobHolder::Claim {
+                claimed_at,
+                attempt: running,
+            }) => {
+                let by_its_holder = asked_under.is_none_or(|asked_under| asked_under == claimed_at);
+                if running != attempt || !by_its_holder {
+                    let sentence = format!(
+                        "{}: it ends attempt {attempt}, asked under the claim at {asked_under:?}, while attempt {running} runs \
+                         under the claim at position {claimed_at}",
+                        fact.place()
+                    );
+                    self.verdict.add(Finding::Lapsed, sentence);
+                }
+                if fact.event_type == "job.completed" {
+                    self.completed.insert(stream, claimed_at);
+                    self.note_so(stream, "job.completed", fact);
+                }
+            }
+            _ => self.verdict.add(
+                Finding::Lapsed,
+                format!("{}: nobody held the job", fact.place()),
+            ),
+        }
+    }
+
+    fn chat(&mut self, fact: &SeenFact, event: &ChatEvent) {
+        match event {
+            ChatEvent::Asked { turn, .. } => {
+                self.open
+                    .insert(stream_hash("turn", &turn.to_string()), fact.place());
+            }
+            ChatEvent::Answered { turn, answer } => {
+                let (name, content) = (turn.to_string(), &answer.content);
+                if let Some((count, sentence)) = self
+                    .shown
+                    .get(&name)
+                    .and_then(|shown| shown.judge(&name, content))
+                {
+                    self.verdict.add(count, sentence);
+                }
+                let turn = stream_hash("turn", &turn.to_string());
+                if self.open.remove(&turn).is_none() || !self.ended_turns.insert(turn) {
+                    self.verdict.add(
+                        Finding::Twice,
+                        format!("{}: this turn had ended, or was never asked", fact.place()),
+                    );
+                }
+            }
+        }
+    }
+
+    /// After the last fact. Gives what was found, and what every feed must have shown.
+    pub fn finish(mut self) -> (Verdict, Vec<Expected>) {
+        for (mark, entry) in self.ledger.entries() {
+            let CommandOutcome::Acknowledged { position } = entry.outcome else {
+                continue;
+            };
+            let leaves = entry.kind.leaves();
+            let in_time = |at: &u64| *at <= position;
+            let own = leaves
+                .types
+                .first()
+                .and_then(|wanted| self.left.get(&(mark, *wanted)));
+            let own =
+                own.is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
+            let was_so = || {
+                leaves.types.iter().any(|wanted| {
+                    self.was_so
+                        .get(&(entry.stream, *wanted))
+                        .is_some_and(in_time)
+                })
+            };
+            let command = || {
+                format!(
+                    "command {} ({})",
+                    self.ledger.text(mark),
+                    entry.kind.as_str()
+                )
+            };
+            let is_there = own || (leaves.or_was_so && was_so());
+            if !is_there {
+                let wanted = leaves.types.join(" or ");
+                let sentence = format!(
+                    "{} was acknowledged at position {position}; not all its {wanted} are there by then",
+                    command()
+                );
+                self.verdict.add(Finding::Missing, sentence);
+            } else if !own
+                && entry.kind == CommandKind::CompleteJob
+                && self.completed.get(&entry.stream) != self.held.get(&mark)
+            {
+                let sentence = format!(
+                    "{} was acknowledged; another lease had completed the job",
+                    command()
+                );
+                self.verdict.add(Finding::Lapsed, sentence);
+            }
+        }
+        for place in self.open.values() {
+            self.verdict.add(
+                Finding::Missing,
+                format!("{place}: it never came to an end"),
+            );
+        }
+        for held in self.jobs.values() {
+            if let JobHolder::Claim {
+                claimed_at,
+                attempt,
+            } = held
+            {
+                let sentence = format!(
+                    "the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed"
+                );
+                self.verdict.add(Finding::Missing, sentence);
+            }
+        }
+        (self.verdict, self.expected)
+    }
+
+    /// What was begun and has not ended so far: turns, captions and held jobs.
+    pub fn unfinished(&self) -> usize {
+        self.open.len()
+            + self
+                .jobs
+                .values()
+                .filter(|held| matches!(held, JobHolder::Claim { .. }))
+                .count()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,528 @@
+//! A small run whose log is as it must be, and what is found when it is not: each counter can rise.
+
+use genie_events::{
+    JobId, TurnId,
+    chat::{Answer, TurnMetrics, TurnOutcome},
+    invite::{Grant, InviteEvent},
+    job::JobSpec,
+    tier::Tier,
+};
+use serde_json::Value;
+
+use super::*;
+use crate::{chat::tests::shown, ledger::INVITES};
+
+const ADA: u128 = 1;
+const JOB: &str = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab";
+
+/// A ledger and the log that goes with it.
+struct TortureRun {
+    books: Books,
+    log: Vec<SeenFact>,
+}
+
+fn spec() -> JobSpec {
+    JobSpec {
+        operation: "resize_image".into(),
+        queue: "media-jobs".into(),
+        params: Value::Null,
+        input_file_id: None,
+        input_url: None,
+        creator_profile_id: None,
+        priority: 10,
+        run_at: None,
+        max_attempts: 3,
+    }
+}
+
+fn claimed(attempt: u32) -> JobEvent {
+    JobEvent::Claimed {
+        attempt,
+        worker: "w".into(),
+        lease: "l".into(),
+    }
+}
+
+fn completed(attempt: u32) -> JobEvent {
+    JobEvent::Completed {
+        attempt,
+        result: Value::Null,
+        outputs: Value::Null,
+    }
+}
+
+fn turn(n: u128) -> TurnId {
+    TurnId(Uuid::from_u128(n))
+}
+
+fn asked(n: u128) -> ChatEvent {
+    ChatEvent::Asked {
+        turn: turn(n),
+        session: "s".into(),
+        message: "m".into(),
+    }
+}
+
+fn answered(n: u128) -> ChatEvent {
+    let (content, model, metrics) = ("a".into(), "m".into(), TurnMetrics::default());
+    ChatEvent::Answered {
+        turn: turn(n),
+        answer: Answer {
+            content,
+            outcome: TurnOutcome::Completed,
+            failure: None,
+            model,
+            metrics,
+        },
+    }
+}
+
+impl TortureRun {
+    fn new() -> Self {
+        let books = Books {
+            ledger: Ledger::new("t1"),
+            held: HashMap::new(),
+            shown: HashMap::new(),
+        };
+        Self {
+            books,
+            log: Vec::new(),
+        }
+    }
+
+    /// A command that is acknowledged with what it leaves next.
+    fn yes(&mut self, kind: CommandKind, stream: &str, event: impl Into<Event>) -> CommandMark {
+        let mark = self.begin(kind, stream);
+        self.fact(Some(mark), stream, event);
+        self.books.ledger.settle(
+            mark,
+            CommandOutcome::Acknowledged {
+                position: self.log.len() as u64,
+            },
+        );
+        mark
+    }
+
+    fn begin(&mut self, kind: CommandKind, stream: &str) -> CommandMark {
+        let mark = self.books.ledger.begin(kind, stream_hash("job", stream));
+        self.books.ledger.sending(mark);
+        mark
+    }
+
+    /// The log's next fact, of Ada.
+    fn fact(&mut self, mark: Option<CommandMark>, stream: &str, event: impl Into<Event>) {
+        let (event, position) = (event.into(), self.log.len() as u64 + 1);
+        let before = self
+            .log
+            .iter()
+            .filter(|seen| seen.kind == event.kind().as_str() && seen.stream == stream)
+            .count() as u64;
+        self.log.push(SeenFact {
+            position,
+            event_id: Uuid::from_u128(u128::from(position)),
+            kind: event.kind().as_str(),
+            stream: stream.to_owned(),
+            sequence: before + 1,
+            user: Some(UserId(Uuid::from_u128(ADA))),
+            owner_seq: position,
+            slice: 5,
+            caller: if mark.is_some() {
+                CallerKind::User
+            } else {
+                CallerKind::System
+            },
+            request_id: mark.map(|mark| self.books.ledger.text(mark)),
+            event_type: event.type_name().to_owned(),
+            event: Some(event),
+        });
+    }
+
+    fn verdict(&self) -> Verdict {
+        let mut checker = Checker::new(&self.books);
+        self.log.iter().for_each(|fact| checker.see(fact));
+        checker.finish().0
+    }
+
+    /// What is found once the log was doctored.
+    fn doctored(mut self, doctor: impl FnOnce(&mut Vec<SeenFact>)) -> Verdict {
+        doctor(&mut self.log);
+        self.verdict()
+    }
+
+    /// Everything after a place moves up, so that only the content is amiss.
+    fn closed_up(log: &mut [SeenFact]) {
+        for (n, fact) in log.iter_mut().enumerate() {
+            fact.position = n as u64 + 1;
+            fact.owner_seq = fact.position;
+        }
+    }
+}
+
+/// A job is submitted, worked on and completed; a question is asked and answered.
+fn a_good_run() -> TortureRun {
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    let end = run.yes(CommandKind::CompleteJob, JOB, completed(1));
+    run.books.held.insert(end, 2);
+    run.yes(CommandKind::Ask, "s", asked(7));
+    run.fact(None, "s", answered(7));
+    run
+}
+
+/// The whole verdict, so that one thing is not found as another.
+#[track_caller]
+fn only(verdict: &Verdict, count: Finding, n: u64) {
+    for each in Finding::ALL {
+        let expected = if each == count { n } else { 0 };
+        assert_eq!(
+            verdict.count(each),
+            expected,
+            "{}: {:?}",
+            each.as_str(),
+            verdict.examples(each)
+        );
+    }
+}
+
+#[test]
+fn a_good_run_is_clean() {
+    assert!(JOB.parse::<JobId>().is_ok());
+    let verdict = a_good_run().verdict();
+    assert!(verdict.is_clean(), "{verdict:?}");
+}
+
+#[test]
+fn an_acknowledged_fact_that_was_removed_is_missing() {
+    // The last of its stream and of the log: nothing else is amiss.
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(
+        CommandKind::StoreCredential,
+        "c",
+        genie_events::credential::CredentialEvent::Removed,
+    );
+    let wrong_type = run.verdict();
+    only(&wrong_type, Finding::Missing, 1);
+    only(&run.doctored(|log| log.truncate(0)), Finding::Missing, 2);
+}
+
+#[test]
+fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
+    let mut run = TortureRun::new();
+    let mark = run.yes(
+        CommandKind::SubmitJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.books
+        .ledger
+        .settle(mark, CommandOutcome::Acknowledged { position: 0 });
+    only(&run.verdict(), Finding::Missing, 1);
+}
+
+#[test]
+fn a_question_without_an_end_is_missing_one() {
+    only(
+        &a_good_run().doctored(|log| drop(log.pop())),
+        Finding::Missing,
+        1,
+    );
+}
+
+#[test]
+fn a_job_that_is_held_for_ever_is_missing_its_end() {
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    only(&run.verdict(), Finding::Missing, 1);
+}
+
+#[test]
+fn a_duplicate_is_found_where_once_was_promised() {
+    let twice = |kind, sent| {
+        let mut run = TortureRun::new();
+        let mark = run.yes(
+            kind,
+            JOB,
+            JobEvent::Submitted {
+                spec: spec(),
+                counted: None,
+            },
+        );
+        (1..sent).for_each(|_| run.books.ledger.sending(mark));
+        run.fact(
+            Some(mark),
+            "another",
+            JobEvent::Submitted {
+                spec: spec(),
+                counted: None,
+            },
+        );
+        run.verdict()
+    };
+    only(&twice(CommandKind::SubmitJob, 1), Finding::Twice, 1);
+    only(&twice(CommandKind::SubmitNamedJob, 2), Finding::Twice, 1);
+    only(&twice(CommandKind::SubmitJob, 2), Finding::Twice, 1);
+    let mut run = a_good_run();
+    run.fact(None, "s", answered(7));
+    only(&run.verdict(), Finding::Twice, 1);
+}
+
+#[test]
+fn invites_are_as_many_as_were_asked_for() {
+    let made = |sent, count| {
+        let mut run = TortureRun::new();
+        let mark = run.begin(CommandKind::MakeInvites, "");
+        (1..sent).for_each(|_| run.books.ledger.sending(mark));
+        let grant = Grant {
+            tier: Tier::Studio,
+            role: "user".into(),
+            admin: false,
+            expires_at: None,
+        };
+        let created = InviteEvent::Created {
+            grant,
+            sealed_code: None,
+        };
+        (0..count).for_each(|n| run.fact(Some(mark), &n.to_string(), created.clone()));
+        run.books.ledger.settle(
+            mark,
+            CommandOutcome::Acknowledged {
+                position: u64::from(count),
+            },
+        );
+        run.verdict()
+    };
+    only(&made(1, INVITES), Finding::Twice, 0);
+    only(&made(1, INVITES + 1), Finding::Twice, 1);
+    only(&made(1, INVITES - 1), Finding::Missing, 1);
+    only(&made(2, 2 * INVITES), Finding::Twice, 0);
+    only(&made(2, 2 * INVITES + 1), Finding::Twice, 1);
+}
+
+#[test]
+fn an_answer_shown_that_is_not_the_one_kept_is_found() {
+    for (text, ended, count, n) in [
+        ("a", true, Finding::Missing, 0),
+        ("", true, Finding::Missing, 1),
+        ("b", false, Finding::NeverSent, 1),
+    ] {
+        let mut run = a_good_run();
+        run.books
+            .shown
+            .insert(turn(7).to_string(), shown(text, ended));
+        only(&run.verdict(), count, n);
+    }
+}
+
+#[test]
+fn what_nobody_sent_or_was_refused_is_found() {
+    let mut run = a_good_run();
+    run.fact(
+        None,
+        "x",
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.log[5].caller = CallerKind::User;
+    run.log[5].request_id = Some("somebody-else".into());
+    only(&run.verdict(), Finding::NeverSent, 1);
+
+    let mut run = a_good_run();
+    let mark = run.begin(CommandKind::SubmitJob, "x");
+    run.fact(
+        Some(mark),
+        "x",
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.books
+        .ledger
+        .settle(mark, CommandOutcome::Refused { clean: true });
+    only(&run.verdict(), Finding::NeverSent, 1);
+    run.books
+        .ledger
+        .settle(mark, CommandOutcome::Refused { clean: false });
+    assert!(
+        run.verdict().is_clean(),
+        "an earlier try may have been heard"
+    );
+    run.books.ledger.settle(mark, CommandOutcome::Unknown);
+    assert!(run.verdict().is_clean(), "nobody knows");
+}
+
+#[test]
+fn whoever_was_suspended_must_not_act() {
+    let mut run = a_good_run();
+    run.fact(None, "ada", AccountEvent::Suspended);
+    run.yes(
+        CommandKind::SubmitJob,
+        "x",
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    only(&run.verdict(), Finding::NeverSent, 1);
+}
+
+#[test]
+fn two_facts_that_changed_places_are_out_of_order() {
+    let renumbered = a_good_run().doctored(|log| {
+        log.swap(0, 1);
+        TortureRun::closed_up(log);
+    });
+    assert!(
+        renumbered.count(Finding::Order) >= 2,
+        "within their stream, although positions are dense: {renumbered:?}"
+    );
+    let verdict = a_good_run().doctored(|log| log.swap(2, 3));
+    assert!(
+        verdict.count(Finding::Order) >= 2,
+        "within the log: {verdict:?}"
+    );
+    let verdict = a_good_run().doctored(|log| drop(log.remove(1)));
+    assert!(verdict.count(Finding::Order) > 0, "a hole: {verdict:?}");
+}
+
+#[test]
+fn a_job_ended_under_a_lapsed_lease_is_found() {
+    // The lease had lapsed, and nobody held the job.
+    let lapsed = || JobEvent::Lapsed {
+        attempt: 1,
+        retry_at: Some(genie_events::Timestamp(1)),
+    };
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    run.fact(None, JOB, lapsed());
+    let end = run.yes(CommandKind::CompleteJob, JOB, completed(1));
+    run.books.held.insert(end, 2);
+    only(&run.verdict(), Finding::Lapsed, 1);
+
+    // Somebody else held it meanwhile, in an attempt of the same number after a retry.
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    run.fact(None, JOB, JobEvent::Cancelled);
+    run.yes(
+        CommandKind::RetryJob,
+        JOB,
+        JobEvent::Retried {
+            queue: "q".into(),
+            priority: 5,
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    let end = run.yes(CommandKind::CompleteJob, JOB, completed(1));
+    run.books.held.insert(end, 5);
+    assert!(run.verdict().is_clean());
+    run.books.held.insert(end, 2);
+    only(&run.verdict(), Finding::Lapsed, 1);
+
+    // It was given away while somebody held it.
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    run.yes(CommandKind::ClaimJob, JOB, claimed(2));
+    run.fact(None, JOB, JobEvent::Cancelled);
+    only(&run.verdict(), Finding::Lapsed, 1);
+
+    // A completion was acknowledged that was somebody else's.
+    let mut run = a_good_run();
+    let other = run.begin(CommandKind::CompleteJob, JOB);
+    run.books.held.insert(other, 1);
+    run.books
+        .ledger
+        .settle(other, CommandOutcome::Acknowledged { position: 5 });
+    only(&run.verdict(), Finding::Lapsed, 1);
+}
+
+#[test]
+fn what_is_so_already_needs_no_fact_of_its_own() {
+    let mut run = TortureRun::new();
+    run.yes(
+        CommandKind::SubmitNamedJob,
+        JOB,
+        JobEvent::Submitted {
+            spec: spec(),
+            counted: None,
+        },
+    );
+    run.yes(CommandKind::CancelJob, JOB, JobEvent::Cancelled);
+    let again = run.begin(CommandKind::CancelJob, JOB);
+    run.books
+        .ledger
+        .settle(again, CommandOutcome::Acknowledged { position: 2 });
+    assert!(run.verdict().is_clean());
+    run.books
+        .ledger
+        .settle(again, CommandOutcome::Acknowledged { position: 1 });
+    only(&run.verdict(), Finding::Missing, 1);
+}
+
+#[test]
+fn what_is_held_or_running_is_unfinished() {
+    let run = a_good_run();
+    let mut checker = Checker::new(&run.books);
+    let open: Vec<usize> = run
+        .log
+        .iter()
+        .map(|fact| {
+            checker.see(fact);
+            checker.unfinished()
+        })
+        .collect();
+    assert_eq!(open, [0, 1, 0, 1, 0]);
+}

@@ -1,0 +1,412 @@
+//! How one command is told to the servers: to any of them, and again to any of them for as long as nobody can say what became of
+//! it, always the same request under the same mark.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chat::ShownAnswer,
+    clocks::Recovery,
+    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger},
+    position,
+    servers::ServerProcess,
+    verdict::{Finding, Verdict},
+};
+
+/// How long a command is sent again and again before it is given up as unknown.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+/// The share of requests whose client goes away after a moment, without waiting for the answer.
+const HASTY: f64 = 0.03;
+/// Answers that may wait for the end to be compared: some of their readers' memory, and no healthy run has many.
+const COMPARED_LATER: usize = 10_000;
+/// Answers with status 500 that are kept to be shown.
+const SHOWN: usize = 10;
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub enum By<'a> {
+    Token(&'a str),
+    Secret,
+    Anybody,
+}
+
+/// What is asked.
+pub struct ClientRequest<'a> {
+    pub kind: CommandKind,
+    pub method: Method,
+    pub path: String,
+    pub body: Value,
+    pub by: By<'a>,
+    /// The stream it is about, where that is known beforehand.
+    pub stream: u64,
+    /// Whether the same may be sent again; else a lost answer is left unknown.
+    pub again: bool,
+    /// The position of the claim under which a job is ended.
+    pub held: Option<u64>,
+}
+
+impl<'a> ClientRequest<'a> {
+    /// A POST that may be sent again.
+    pub fn post(kind: CommandKind, path: impl Into<String>, by: By<'a>, body: Value) -> Self {
+        Self {
+            kind,
+            method: Method::POST,
+            path: path.into(),
+            body,
+            by,
+            stream: 0,
+            again: true,
+            held: None,
+        }
+    }
+}
+
+/// What was answered in the end.
+#[derive(Debug)]
+pub enum ClientAnswer {
+    Yes { json: Value, position: u64 },
+    No { status: u16, json: Value },
+    Unknown,
+}
+
+/// What is held against the log in the end.
+pub struct Books {
+    /// What was asked.
+    pub ledger: Ledger,
+    /// Under which claim each ending of a job was asked for: the position of the claim's fact.
+    pub held: HashMap<CommandMark, u64>,
+    /// By turn: what was shown of its answer, where that is still to be compared.
+    pub shown: HashMap<String, ShownAnswer>,
+}
+
+/// What all clients share.
+pub struct Arena {
+    pub nodes: Vec<Arc<ServerProcess>>,
+    pub http: reqwest::Client,
+    pub secret: String,
+    ledger: Mutex<Ledger>,
+    held: Mutex<HashMap<CommandMark, u64>>,
+    /// By turn: what readers were shown of answers that could not be compared in time.
+    shown: Mutex<HashMap<String, ShownAnswer>>,
+    recovery: Mutex<Recovery>,
+    /// What clients themselves saw that must not be.
+    seen: Mutex<Verdict>,
+    pub requests: AtomicU64,
+    /// Requests whose outcome nobody could say at first.
+    pub lost: AtomicU64,
+    internal: Mutex<(u64, Vec<String>)>,
+    /// Clients stop when they have a definite answer to what they asked last.
+    pub stop: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one request came to.
+enum OneAnswer {
+    Yes { json: Value, position: u64 },
+    No { status: u16, json: Value },
+    Lost,
+}
+
+impl Arena {
+    pub fn new(
+        nodes: Vec<Arc<ServerProcess>>,
+        secret: String,
+        ledger: Ledger,
+    ) -> Result<Self, String> {
+        let http = reqwest::Client::builder().connect_timeout(REQUEST).build();
+        Ok(Self {
+            nodes,
+            http: http.map_err(|error| format!("the HTTP client can't be made: {error}"))?,
+            secret,
+            ledger: Mutex::new(ledger),
+            held: Mutex::default(),
+            shown: Mutex::default(),
+            recovery: Mutex::default(),
+            seen: Mutex::default(),
+            requests: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            internal: Mutex::default(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    pub fn recovery(&self) -> MutexGuard<'_, Recovery> {
+        lock(&self.recovery)
+    }
+
+    /// Keeps what was shown of an answer until it can be held against the log itself.
+    pub fn compare_later(&self, turn: String, answer: ShownAnswer) {
+        let mut shown = lock(&self.shown);
+        match shown.len() < COMPARED_LATER {
+            true => drop(shown.insert(turn, answer)),
+            false => self.accuse(
+                Finding::Missing,
+                format!("turn {turn}: too many answers before it are not kept yet"),
+            ),
+        }
+    }
+
+    /// Ends the books.
+    pub fn close_books(&self) -> Books {
+        Books {
+            ledger: std::mem::replace(&mut *self.ledger(), Ledger::new("over")),
+            held: std::mem::take(&mut *lock(&self.held)),
+            shown: std::mem::take(&mut *lock(&self.shown)),
+        }
+    }
+
+    pub fn take_seen(&self) -> Verdict {
+        std::mem::take(&mut lock(&self.seen))
+    }
+
+    /// How many answers had status 500, and some of them.
+    pub fn internal(&self) -> (u64, Vec<String>) {
+        lock(&self.internal).clone()
+    }
+
+    /// An answer with status 500: no fault explains one.
+    pub fn note_internal(&self, to_what: impl FnOnce() -> String) {
+        let mut internal = lock(&self.internal);
+        internal.0 += 1;
+        if internal.1.len() < SHOWN {
+            internal.1.push(to_what());
+        }
+    }
+
+    /// Something that must not be, seen by a client.
+    pub fn accuse(&self, count: Finding, sentence: impl Into<String>) {
+        lock(&self.seen).add(count, sentence);
+    }
+
+    /// A server that runs, by chance; `None` while all are down.
+    pub fn any_node(&self, chance: &mut StdRng) -> Option<(usize, String)> {
+        let up: Vec<(usize, String)> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(n, node)| Some((n, node.base()?)))
+            .collect();
+        up.choose(chance).cloned()
+    }
+
+    /// A request to a server, with whatever says who asks.
+    pub fn request(&self, method: Method, base: &str, path: &str, by: By<'_>) -> RequestBuilder {
+        let request = self.http.request(method, format!("{base}{path}"));
+        match by {
+            By::Token(token) => request.bearer_auth(token),
+            By::Secret => request.header("X-RBAC-SYNC-SECRET", &self.secret),
+            By::Anybody => request,
+        }
+    }
+
+    /// Tells a command to any server until there is a definite answer.
+    pub async fn tell(&self, chance: &mut StdRng, ask: ClientRequest<'_>) -> ClientAnswer {
+        self.tell_to(None, chance, ask).await
+    }
+
+    /// The same to one server, or to any.
+    pub async fn tell_to(
+        &self,
+        only: Option<usize>,
+        chance: &mut StdRng,
+        ask: ClientRequest<'_>,
+    ) -> ClientAnswer {
+        let mark = self.ledger().begin(ask.kind, ask.stream);
+        if let Some(claimed_at) = ask.held {
+            lock(&self.held).insert(mark, claimed_at);
+        }
+        let (text, deadline) = (self.ledger().text(mark), Instant::now() + PATIENCE);
+        let mut sent = 0_u32;
+        while Instant::now() < deadline {
+            let node = match only {
+                Some(n) => self.nodes[n].base().map(|base| (n, base)),
+                None => self.any_node(chance),
+            };
+            let Some((node, base)) = node else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            self.ledger().sending(mark);
+            sent += 1;
+            match self.send_once(node, &base, &ask, &text, chance).await {
+                OneAnswer::Yes { json, .. }
+                    if ask.kind == CommandKind::ClaimJob && json["jobs"][0].is_null() =>
+                {
+                    self.ledger()
+                        .settle(mark, CommandOutcome::Refused { clean: false });
+                    return ClientAnswer::No { status: 200, json }; // there was nothing to do
+                }
+                OneAnswer::Yes { json, position } => {
+                    self.ledger()
+                        .settle(mark, CommandOutcome::Acknowledged { position });
+                    return ClientAnswer::Yes { json, position };
+                }
+                OneAnswer::No { status, json } => {
+                    // A reveal that is refused because the credential changed meanwhile has left its fact already.
+                    let left_its_fact = ask.kind == CommandKind::RevealCredential && status == 409;
+                    self.ledger().settle(
+                        mark,
+                        CommandOutcome::Refused {
+                            clean: sent == 1 && !left_its_fact,
+                        },
+                    );
+                    return ClientAnswer::No { status, json };
+                }
+                OneAnswer::Lost if !ask.again => break,
+                OneAnswer::Lost => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(chance.random_range(10..400))).await;
+                }
+            }
+        }
+        self.ledger().settle(mark, CommandOutcome::Unknown);
+        ClientAnswer::Unknown
+    }
+
+    async fn send_once(
+        &self,
+        node: usize,
+        base: &str,
+        ask: &ClientRequest<'_>,
+        mark: &str,
+        chance: &mut StdRng,
+    ) -> OneAnswer {
+        let limit = match chance.random_bool(HASTY) {
+            true => Duration::from_millis(chance.random_range(1..40)),
+            false => REQUEST,
+        };
+        let mut request = self
+            .request(ask.method.clone(), base, &ask.path, ask.by)
+            .header("X-Request-Id", mark)
+            .timeout(limit);
+        if ask.again {
+            request = request.header("Idempotency-Key", mark);
+        }
+        if !ask.body.is_null() {
+            request = request.json(&ask.body);
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let sent = Instant::now();
+        let Ok(response) = request.send().await else {
+            return OneAnswer::Lost;
+        };
+        let (status, position) = (response.status(), position_of(response.headers()));
+        let Ok(body) = response.bytes().await else {
+            return OneAnswer::Lost;
+        };
+        let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let is_running = status == StatusCode::CONFLICT
+            && json["code"]
+                .as_str()
+                .is_some_and(|code| code.starts_with("idempotency"));
+        match status {
+            StatusCode::OK => {
+                self.recovery().good_answer(node, sent, Instant::now());
+                OneAnswer::Yes {
+                    json,
+                    position: position.unwrap_or(0),
+                }
+            }
+            // The model server failed, and that is a fact.
+            StatusCode::BAD_GATEWAY if position.is_some() => OneAnswer::Yes {
+                json,
+                position: position.unwrap_or(0),
+            },
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                self.note_internal(|| format!("{} of command {mark}", ask.kind.as_str()));
+                OneAnswer::Lost
+            }
+            StatusCode::REQUEST_TIMEOUT => OneAnswer::Lost,
+            _ if status.is_server_error() || is_running => OneAnswer::Lost,
+            _ => OneAnswer::No {
+                status: status.as_u16(),
+                json,
+            },
+        }
+    }
+
+    /// Waits for a good answer of each server, so that a fault without one means that a server never came back.
+    pub async fn call_the_roll(&self, by: By<'_>, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        for (number, node) in self.nodes.iter().enumerate() {
+            while Instant::now() < deadline {
+                if let Some(base) = node.base() {
+                    let sent = Instant::now();
+                    let asked = self
+                        .request(Method::GET, &base, "/users/me", by)
+                        .timeout(REQUEST)
+                        .send()
+                        .await;
+                    if asked.is_ok_and(|response| response.status() == StatusCode::OK) {
+                        self.recovery().good_answer(number, sent, Instant::now());
+                        break;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Reads from any server until one answers with success or a definite no, within a limit.
+    pub async fn read(
+        &self,
+        chance: &mut StdRng,
+        path: &str,
+        by: By<'_>,
+        at: Option<u64>,
+        limit: Duration,
+    ) -> Option<(u16, Value)> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some((node, base)) = self.any_node(chance) {
+                let mut request = self.request(Method::GET, &base, path, by).timeout(REQUEST);
+                if let Some(at) = at {
+                    request = request.header("Genie-Min-Position", position::opaque(at));
+                }
+                let sent = Instant::now();
+                if let Ok(response) = request.send().await {
+                    let status = response.status();
+                    if status == StatusCode::INTERNAL_SERVER_ERROR {
+                        self.note_internal(|| format!("a read of {path}"));
+                    }
+                    let is_definite =
+                        !status.is_server_error() && status != StatusCode::PRECONDITION_FAILED;
+                    if let (true, Ok(json)) = (is_definite, response.json::<Value>().await) {
+                        if status == StatusCode::OK {
+                            self.recovery().good_answer(node, sent, Instant::now());
+                        }
+                        return Some((status.as_u16(), json));
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
+    }
+}
+
+/// The position that a write answered with.
+pub fn position_of(headers: &reqwest::header::HeaderMap) -> Option<u64> {
+    position::parse(headers.get(position::HEADER)?.to_str().ok()?)
+}

@@ -1,0 +1,415 @@
+//! What is broken, by chance, one thing after another, each of them at least once in a deck before any comes again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use genie_events::{Event, Metadata, StreamId, StreamKind, User, account::AccountEvent};
+use genie_log::{Append, AppendError, Body, Group, Log, NewFact};
+use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
+use serde_json::json;
+use tokio::{process::Command, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{Arena, ClientAnswer, ClientRequest},
+    ledger::CommandKind,
+    postgres_wire::WireRequest,
+    relay::{CutAt, Relay},
+    scratch_database::ScratchDatabase,
+    simulated_users::{InviteDesk, SimulatedUser},
+    verdict::Finding,
+};
+
+/// Pause between two faults, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 150..1200;
+/// How long a server that is alone is waited for.
+const COMES_UP: Duration = Duration::from_secs(10);
+/// How long a server is frozen, or its way to Postgres stalled, in milliseconds.
+const HANGS_MS: std::ops::Range<u64> = 500..4000;
+/// How long somebody idles in a transaction, in milliseconds.
+const IDLES_MS: std::ops::Range<u64> = 1000..5000;
+/// How long a cut waits for its moment.
+const MOMENT: Duration = Duration::from_secs(4);
+/// How long `--restart-postgres` may take.
+const RESTART: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    KillServer,
+    FreezeServer,
+    RestartPostgres,
+    EndBackEnds,
+    CutAfterAppendSent,
+    CutAfterAppendDone,
+    CutAfterCommitDone,
+    CutWhileWaitingForTheLock,
+    CutEverything,
+    Stall,
+    IdleInTransaction,
+    SuspendOnAnotherNode,
+}
+
+impl Fault {
+    pub const ALL: [Self; 12] = [
+        Self::KillServer,
+        Self::FreezeServer,
+        Self::RestartPostgres,
+        Self::EndBackEnds,
+        Self::CutAfterAppendSent,
+        Self::CutAfterAppendDone,
+        Self::CutAfterCommitDone,
+        Self::CutWhileWaitingForTheLock,
+        Self::CutEverything,
+        Self::Stall,
+        Self::IdleInTransaction,
+        Self::SuspendOnAnotherNode,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KillServer => "kill -9 of a server",
+            Self::FreezeServer => "a server frozen for a while",
+            Self::RestartPostgres => "Postgres restarted",
+            Self::EndBackEnds => "back ends of Postgres ended",
+            Self::CutAfterAppendSent => "cut after an append was sent",
+            Self::CutAfterAppendDone => "cut after an append was committed",
+            Self::CutAfterCommitDone => "cut after COMMIT of a working table",
+            Self::CutWhileWaitingForTheLock => "cut while waiting for the append's lock",
+            Self::CutEverything => "all connections of a server cut",
+            Self::Stall => "the way to Postgres stalled",
+            Self::IdleInTransaction => "a session idle in a transaction",
+            Self::SuspendOnAnotherNode => "a user suspended on another node",
+        }
+    }
+
+    /// Whether one server alone feels it.
+    fn hits_one(self) -> bool {
+        matches!(
+            self,
+            Self::KillServer
+                | Self::FreezeServer
+                | Self::Stall
+                | Self::CutEverything
+                | Self::CutAfterAppendSent
+                | Self::CutAfterAppendDone
+                | Self::CutAfterCommitDone
+        )
+    }
+
+    fn needs_postgres(self) -> bool {
+        !matches!(self, Self::KillServer | Self::FreezeServer)
+    }
+}
+
+/// Postgres under torture, and the ways there.
+pub struct Siege {
+    pub database: ScratchDatabase,
+    /// One for each server.
+    pub proxies: Arc<Vec<Relay>>,
+    /// A log on the same database with the same keys, as another node's.
+    pub log: Log,
+}
+
+/// Breaks things.
+pub struct Faults {
+    pub arena: Arc<Arena>,
+    pub invites: Arc<InviteDesk>,
+    pub siege: Option<Siege>,
+    pub restart: Option<String>,
+    pub chance: StdRng,
+    /// Where each is told as it happens.
+    pub tell: Box<dyn Fn(&str) + Send>,
+    pub happened: BTreeMap<Fault, u64>,
+}
+
+impl Faults {
+    /// Which faults can't happen here, and why.
+    pub fn skipped(&self) -> Vec<(Fault, &'static str)> {
+        let why = |fault: Fault| match (&self.siege, fault) {
+            (None, fault) if fault.needs_postgres() => {
+                Some("the embedded store has no connections to break")
+            }
+            (Some(_), Fault::RestartPostgres) if self.restart.is_none() => {
+                Some("no --restart-postgres COMMAND was given")
+            }
+            _ => None,
+        };
+        Fault::ALL
+            .into_iter()
+            .filter_map(|fault| Some((fault, why(fault)?)))
+            .collect()
+    }
+
+    /// Breaks one thing after another until told to stop. The one under way is mended before this returns.
+    pub async fn run(&mut self, stop: CancellationToken) {
+        let skipped: Vec<Fault> = self.skipped().into_iter().map(|(fault, _)| fault).collect();
+        let mut deck = Vec::new();
+        while !stop.is_cancelled() {
+            if deck.is_empty() {
+                deck = Fault::ALL
+                    .into_iter()
+                    .filter(|fault| !skipped.contains(fault))
+                    .collect();
+                deck.shuffle(&mut self.chance);
+            }
+            self.recover().await;
+            let pause = Duration::from_millis(self.chance.random_range(PAUSE_MS));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            if let Some(fault) = deck.pop() {
+                self.inject(fault).await;
+            }
+        }
+    }
+
+    /// A server that is alone is given the time to come up: broken all the time, it would do nothing that could get lost. Of
+    /// several, one is broken while others are not back yet.
+    async fn recover(&self) {
+        let deadline = Instant::now() + COMES_UP;
+        while self.siege.is_none()
+            && self.arena.nodes.iter().any(|node| node.base().is_none())
+            && Instant::now() < deadline
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn inject(&mut self, fault: Fault) {
+        let node = self.chance.random_range(0..self.arena.nodes.len());
+        let happened = match fault {
+            Fault::KillServer => {
+                self.arena.nodes[node].kill() && takes_hold(&self.arena, Some(node))
+            }
+            Fault::FreezeServer => self.freeze(node).await,
+            Fault::RestartPostgres => self.restart().await,
+            _ => match &self.siege {
+                None => false,
+                Some(_) if fault == Fault::SuspendOnAnotherNode => self.suspend(node).await,
+                Some(siege) => besiege(&self.arena, siege, fault, node, &mut self.chance).await,
+            },
+        };
+        if !happened {
+            return (self.tell)(&format!("{} (its moment did not come)", fault.as_str()));
+        }
+        *self.happened.entry(fault).or_default() += 1;
+        let which = if fault.hits_one() {
+            format!(" (server {})", node + 1)
+        } else {
+            String::new()
+        };
+        (self.tell)(&format!("{}{which}", fault.as_str()));
+    }
+
+    async fn freeze(&mut self, node: usize) -> bool {
+        let frozen = self.arena.nodes[node].freeze(true) && takes_hold(&self.arena, Some(node));
+        tokio::time::sleep(Duration::from_millis(self.chance.random_range(HANGS_MS))).await;
+        self.arena.nodes[node].freeze(false);
+        frozen
+    }
+
+    async fn restart(&self) -> bool {
+        let (Some(command), Some(siege)) = (&self.restart, &self.siege) else {
+            return false;
+        };
+        let run = Command::new("sh")
+            .args(["-c", command])
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let mut run = std::pin::pin!(tokio::time::timeout(RESTART, run));
+        let goes_away = async {
+            while siege.database.ping().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut run => Some(ended),
+            () = goes_away => None,
+        };
+        let began = Instant::now();
+        self.arena.recovery().fault(began, None);
+        let ended = match ended {
+            Some(ended) => ended, // it was away for too short a time to be seen
+            None => run.await,
+        };
+        let done = matches!(ended, Ok(Ok(output)) if output.status.success());
+        if !done {
+            self.arena.recovery().withdraw(began);
+            (self.tell)("--restart-postgres failed");
+        }
+        let deadline = Instant::now() + RESTART;
+        while siege.database.ping().await.is_err() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        done
+    }
+
+    /// Somebody is warm on every server; a fact of another node suspends them; the very next command must be refused everywhere.
+    async fn suspend(&mut self, node: usize) -> bool {
+        let (arena, chance) = (Arc::clone(&self.arena), &mut self.chance);
+        let Some(invite) = self.invites.invite(&arena).await else {
+            return false;
+        };
+        let Some(victim) = SimulatedUser::register(&arena, chance, &invite).await else {
+            return false;
+        };
+        let submit = || {
+            ClientRequest::post(
+                CommandKind::SubmitJob,
+                "/api/queue/media",
+                victim.by(),
+                json!({"operation": "thumbnail"}),
+            )
+        };
+        for warmed in 0..arena.nodes.len() {
+            if !matches!(
+                arena.tell_to(Some(warmed), chance, submit()).await,
+                ClientAnswer::Yes { .. }
+            ) {
+                return false;
+            }
+        }
+        let Some(siege) = &self.siege else {
+            return false;
+        };
+        if append_suspension(&siege.log, &victim).await.is_err() {
+            return false;
+        }
+        takes_hold(&arena, None);
+        if let ClientAnswer::Yes { position, .. } =
+            arena.tell_to(Some(node), chance, submit()).await
+        {
+            let sentence = format!(
+                "user {} was suspended, and was let act at position {position}",
+                victim.id
+            );
+            arena.accuse(Finding::NeverSent, sentence);
+        }
+        true
+    }
+}
+
+/// What a node does that suspends a user: one fact, fenced by the user's count of facts.
+async fn append_suspension(log: &Log, victim: &SimulatedUser) -> Result<(), AppendError> {
+    loop {
+        let mut user = User::new(victim.id);
+        let read = log.user_facts(victim.id, |fact| {
+            if let Body::Open(event, _) = fact.body {
+                user.evolve(&fact.stream, fact.sequence, event);
+            }
+        });
+        read.await
+            .map_err(|error| AppendError::Unknown(error.to_string()))?;
+        let stream = StreamId::new(StreamKind::Account, victim.id);
+        let sequence = user.sequence(&stream) + 1;
+        let fact = NewFact {
+            stream,
+            sequence,
+            event: Event::Account(AccountEvent::Suspended),
+        };
+        let groups = vec![Group::of_user(victim.id, user.seq(), vec![fact])];
+        match log
+            .append(Append {
+                groups,
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            })
+            .await
+        {
+            Err(AppendError::Stale) => {} // a job of theirs went on meanwhile
+            done => return done.map(drop),
+        }
+    }
+}
+
+/// From now on a good answer is waited for, by one server or by any. Always true, to be told of what happened.
+fn takes_hold(arena: &Arena, node: Option<usize>) -> bool {
+    arena.recovery().fault(Instant::now(), node);
+    true
+}
+
+async fn besiege(
+    arena: &Arena,
+    siege: &Siege,
+    fault: Fault,
+    node: usize,
+    chance: &mut StdRng,
+) -> bool {
+    let proxy = &siege.proxies[node];
+    let happened = match fault {
+        Fault::EndBackEnds => siege
+            .database
+            .end_back_ends(chance.random_range(1..8))
+            .await
+            .is_ok_and(|ended| ended > 0),
+        Fault::CutAfterAppendSent => {
+            proxy
+                .cut_next(WireRequest::Append, CutAt::Sent, MOMENT)
+                .await
+        }
+        Fault::CutAfterAppendDone => {
+            proxy
+                .cut_next(WireRequest::Append, CutAt::Done, MOMENT)
+                .await
+        }
+        Fault::CutAfterCommitDone => {
+            proxy
+                .cut_next(WireRequest::Commit, CutAt::Done, MOMENT)
+                .await
+        }
+        Fault::CutEverything => proxy.cut_all() > 0,
+        // These last for a while.
+        Fault::Stall => {
+            proxy.stall(true);
+            takes_hold(arena, Some(node));
+            tokio::time::sleep(Duration::from_millis(chance.random_range(HANGS_MS))).await;
+            proxy.stall(false);
+            return true;
+        }
+        Fault::IdleInTransaction => {
+            let Ok(held) = siege.database.hold_snapshot().await else {
+                return false;
+            };
+            takes_hold(arena, None);
+            tokio::time::sleep(Duration::from_millis(chance.random_range(IDLES_MS))).await;
+            held.release().await;
+            return true;
+        }
+        Fault::CutWhileWaitingForTheLock => return cut_while_waiting(arena, siege, chance).await,
+        _ => false,
+    };
+    happened && takes_hold(arena, fault.hits_one().then_some(node))
+}
+
+/// Holds the append's lock until a back end waits for it, cuts that one's connection, and lets the lock go a while later: the
+/// statement may then still commit, long after its client was told nothing.
+async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) -> bool {
+    let Ok(held) = siege.database.hold_append_lock().await else {
+        return false;
+    };
+    let deadline = Instant::now() + MOMENT;
+    let mut cut = 0;
+    while cut == 0 && Instant::now() < deadline {
+        let waiting = siege
+            .database
+            .waiting_for_the_append_lock()
+            .await
+            .unwrap_or_default();
+        cut = waiting
+            .iter()
+            .filter(|port| siege.proxies.iter().any(|proxy| proxy.cut(**port)))
+            .count();
+        if cut == 0 && !waiting.is_empty() {
+            // Postgres sees other ports than the relays call from: something stands between. Then everything is cut.
+            cut = siege.proxies.iter().map(Relay::cut_all).sum();
+        }
+    }
+    if cut > 0 {
+        takes_hold(arena, None);
+        tokio::time::sleep(Duration::from_millis(chance.random_range(0..1500))).await;
+    }
+    held.release().await;
+    cut > 0
+}

@@ -1,0 +1,260 @@
+//! What a subscriber has seen, against what the log holds: everything it asked for, once, in order, unchanged. Eight bytes for
+//! each event, so that a run may last for hours.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::verdict::{Finding, Verdict};
+
+/// An event as the log has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    pub hash: u64,
+    pub is_job: bool,
+    pub slice: u16,
+}
+
+/// Everything of an event that a feed must show as it is in the log. Never 0.
+pub fn event_hash(
+    position: u64,
+    event_id: &str,
+    event_type: &str,
+    subject: &str,
+    sequence: u64,
+) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (position, event_id, event_type, subject, sequence).hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+/// What a subscriber asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedFilter {
+    Everything,
+    Jobs,
+    /// Slices 0 to 511.
+    HalfTheSlices,
+}
+
+impl FeedFilter {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Everything => "everything",
+            Self::Jobs => "jobs",
+            Self::HalfTheSlices => "half the slices",
+        }
+    }
+
+    /// As a query of `/api/events`.
+    pub fn query(self) -> &'static str {
+        match self {
+            Self::Everything => "",
+            Self::Jobs => "types=job.*",
+            Self::HalfTheSlices => "slices=0-511",
+        }
+    }
+
+    fn wants(self, event: &Expected) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Jobs => event.is_job,
+            Self::HalfTheSlices => event.slice < 512,
+        }
+    }
+}
+
+/// One subscriber's notes.
+#[derive(Debug)]
+pub struct FeedNotes {
+    pub name: String,
+    wanted: FeedFilter,
+    /// By position, from 1; 0 is not seen.
+    seen: Vec<u64>,
+    /// The cursor that it would resume from.
+    pub cursor: u64,
+    pub resumed: u64,
+    went_back: Verdict,
+}
+
+impl FeedNotes {
+    pub fn new(name: impl Into<String>, wanted: FeedFilter) -> Self {
+        Self {
+            name: name.into(),
+            wanted,
+            seen: Vec::new(),
+            cursor: 0,
+            resumed: 0,
+            went_back: Verdict::default(),
+        }
+    }
+
+    /// An event arrived.
+    pub fn saw(&mut self, position: u64, hash: u64) {
+        if position <= self.cursor {
+            let sentence = format!(
+                "{}: position {position} was shown after the cursor had reached {}",
+                self.name, self.cursor
+            );
+            self.went_back.add(Finding::Order, sentence);
+        }
+        let at = position as usize;
+        if self.seen.len() < at {
+            self.seen.resize(at, 0);
+        }
+        if at > 0 {
+            self.seen[at - 1] = hash;
+        }
+        self.cursor = self.cursor.max(position);
+    }
+
+    /// The cursor moved on without an event.
+    pub fn passed(&mut self, position: u64) {
+        self.cursor = self.cursor.max(position);
+    }
+
+    /// Against the whole log, of which this subscriber was given the time to read everything up to a position.
+    pub fn check(self, log: &[Expected], until: u64) -> Verdict {
+        let mut verdict = self.went_back;
+        // What came later it need not have seen, unless its cursor went past it.
+        let until = until.max(self.cursor) as usize;
+        for (n, event) in log.iter().enumerate() {
+            let (position, wanted) = (n + 1, self.wanted.wants(event));
+            match self.seen.get(n).copied().unwrap_or(0) {
+                0 if wanted && position <= until => verdict.add(
+                    Finding::Skipped,
+                    format!("{}: position {position} was never shown", self.name),
+                ),
+                0 => {}
+                _ if !wanted => {
+                    verdict.add(
+                        Finding::NeverSent,
+                        format!("{}: position {position} was shown unasked", self.name),
+                    );
+                }
+                hash if hash != event.hash => {
+                    verdict.add(
+                        Finding::Order,
+                        format!(
+                            "{}: position {position} was shown with another event",
+                            self.name
+                        ),
+                    );
+                }
+                _ => {}
+            }
+        }
+        for position in log.len() + 1..=self.seen.len() {
+            if self.seen[position - 1] != 0 {
+                verdict.add(
+                    Finding::NeverSent,
+                    format!(
+                        "{}: position {position} was shown and is not in the log",
+                        self.name
+                    ),
+                );
+            }
+        }
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> Vec<Expected> {
+        (1..=6)
+            .map(|n| Expected {
+                hash: n * 10,
+                is_job: n % 2 == 0,
+                slice: if n < 4 { 1 } else { 900 },
+            })
+            .collect()
+    }
+
+    fn notes(wanted: FeedFilter, seen: &[u64]) -> FeedNotes {
+        let mut notes = FeedNotes::new("a subscriber", wanted);
+        seen.iter()
+            .for_each(|position| notes.saw(*position, position * 10));
+        notes
+    }
+
+    #[test]
+    fn whoever_saw_what_they_asked_for_has_nothing_to_complain_about() {
+        for (wanted, seen) in [
+            (FeedFilter::Everything, &[1, 2, 3, 4, 5, 6][..]),
+            (FeedFilter::Jobs, &[2, 4, 6]),
+            (FeedFilter::HalfTheSlices, &[1, 2, 3]),
+        ] {
+            let mut notes = notes(wanted, seen);
+            notes.passed(6);
+            assert!(notes.check(&log(), 6).is_clean(), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_appended_after_the_last_position_need_not_be_seen() {
+        let seen = || notes(FeedFilter::Everything, &[1, 2, 3, 4]);
+        assert!(seen().check(&log(), 4).is_clean());
+        assert_eq!(seen().check(&log(), 5).count(Finding::Skipped), 1);
+        let mut passed = seen();
+        passed.passed(6);
+        assert_eq!(
+            passed.check(&log(), 4).count(Finding::Skipped),
+            2,
+            "its cursor went past them"
+        );
+    }
+
+    #[test]
+    fn each_counter_can_rise() {
+        assert_eq!(
+            notes(FeedFilter::Everything, &[1, 2, 4, 5, 6])
+                .check(&log(), 6)
+                .count(Finding::Skipped),
+            1,
+            "one was left out"
+        );
+        assert_eq!(
+            notes(FeedFilter::Everything, &[1, 2, 3, 4, 5])
+                .check(&log(), 6)
+                .count(Finding::Skipped),
+            1,
+            "the last is missing"
+        );
+        assert_eq!(
+            notes(FeedFilter::Everything, &[1, 2, 3, 3, 4, 5, 6])
+                .check(&log(), 6)
+                .count(Finding::Order),
+            1,
+            "one came twice"
+        );
+        assert_eq!(
+            notes(FeedFilter::Everything, &[1, 3, 2, 4, 5, 6])
+                .check(&log(), 6)
+                .count(Finding::Order),
+            1,
+            "two changed places"
+        );
+        assert_eq!(
+            notes(FeedFilter::Jobs, &[1, 2, 4, 6])
+                .check(&log(), 6)
+                .count(Finding::NeverSent),
+            1,
+            "one was not asked for"
+        );
+        assert_eq!(
+            notes(FeedFilter::Everything, &[1, 2, 3, 4, 5, 6, 7])
+                .check(&log(), 6)
+                .count(Finding::NeverSent),
+            1,
+            "beyond the log"
+        );
+        let mut other = notes(FeedFilter::Everything, &[1, 2, 3, 4, 5]);
+        other.saw(6, 61);
+        assert_eq!(
+            other.check(&log(), 6).count(Finding::Order),
+            1,
+            "another event in its place"
+        );
+    }
+}

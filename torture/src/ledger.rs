@@ -1,0 +1,278 @@
+//! What was asked of the servers and what they said, kept outside of them. Each command has a mark, which travels as the
+//! request's id and stands in the metadata of every fact that it leaves, so that the log can be held against the ledger.
+//!
+//! A command takes some thirty bytes, so that a run may last for hours.
+
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+};
+
+/// Invites made by one command.
+pub const INVITES: u32 = 20;
+
+/// One command, however often it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CommandMark(pub u32);
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CommandKind {
+    MakeInvites,
+    Register,
+    LogIn,
+    AdvanceOnboarding,
+    StoreCredential,
+    RevealCredential,
+    SubmitJob,
+    /// With a `jobId` of the client's own.
+    SubmitNamedJob,
+    CancelJob,
+    RetryJob,
+    ClaimJob,
+    CompleteJob,
+    FailJob,
+    Caption,
+    Ask,
+}
+
+/// What must be found in the log once a command was acknowledged.
+pub struct Leaves {
+    /// A fact of one of these types.
+    pub types: &'static [&'static str],
+    /// Whether one that was there already, by another command on the same stream, will do.
+    pub or_was_so: bool,
+}
+
+impl CommandKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MakeInvites => "make invites",
+            Self::Register => "register",
+            Self::LogIn => "log in",
+            Self::AdvanceOnboarding => "advance onboarding",
+            Self::StoreCredential => "store a credential",
+            Self::RevealCredential => "reveal a credential",
+            Self::SubmitJob => "submit a job",
+            Self::SubmitNamedJob => "submit a job with a jobId",
+            Self::CancelJob => "cancel a job",
+            Self::RetryJob => "retry a job",
+            Self::ClaimJob => "claim a job",
+            Self::CompleteJob => "complete a job",
+            Self::FailJob => "fail a job",
+            Self::Caption => "write a caption",
+            Self::Ask => "ask in a chat",
+        }
+    }
+
+    pub fn leaves(self) -> Leaves {
+        let (types, or_was_so): (&[&str], bool) = match self {
+            Self::MakeInvites => (&["invite.created"], false),
+            Self::Register => (&["account.registered"], false),
+            Self::LogIn => (&["account.signed_in"], false),
+            Self::AdvanceOnboarding => (&["account.onboarding_advanced"], true),
+            Self::StoreCredential => (&["credential.stored", "credential.changed"], false),
+            Self::RevealCredential => (&["credential.revealed"], false),
+            Self::SubmitJob | Self::SubmitNamedJob => (&["job.submitted"], false),
+            Self::CancelJob => (&["job.cancelled"], true),
+            Self::RetryJob => (&["job.retried"], false),
+            Self::ClaimJob => (&["job.claimed"], false),
+            Self::CompleteJob => (&["job.completed"], true),
+            Self::FailJob => (&["job.failed"], false),
+            Self::Caption => (&["caption.requested"], false),
+            Self::Ask => (&["chat.asked"], false),
+        };
+        Leaves { types, or_was_so }
+    }
+
+    /// A type of fact, or the first of those of which the command leaves one or another: they count as one.
+    pub fn counted_as(self, event_type: &'static str) -> &'static str {
+        let types = self.leaves().types;
+        if types.contains(&event_type) {
+            types[0]
+        } else {
+            event_type
+        }
+    }
+
+    /// How many of its facts must be there once it was acknowledged.
+    pub fn makes(self) -> u32 {
+        match self {
+            Self::MakeInvites => INVITES,
+            _ => 1,
+        }
+    }
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// It is under way.
+    Open,
+    /// A success, and the position that reads must have reached to see it.
+    Acknowledged { position: u64 },
+    /// A definite no. `clean`: to the first time that it was sent, so that nothing of it can be there.
+    Refused { clean: bool },
+    /// Given up without a definite answer: it may have happened or not.
+    Unknown,
+}
+
+/// A command's line.
+#[derive(Debug, Clone, Copy)]
+pub struct LedgerEntry {
+    pub kind: CommandKind,
+    pub outcome: CommandOutcome,
+    /// How often it was sent.
+    pub sent: u16,
+    /// The stream it is about, where that is known beforehand; see [`stream_hash`].
+    pub stream: u64,
+}
+
+impl LedgerEntry {
+    /// The most facts of one type that it may have left. Sent again it is the same command, by its `Idempotency-Key` or by what
+    /// it is about; only invites have no key (the answer holds secrets, and is never kept), so each sending may make its own.
+    pub fn at_most(&self) -> u32 {
+        match self.kind {
+            CommandKind::MakeInvites => INVITES * u32::from(self.sent.max(1)),
+            _ => 1,
+        }
+    }
+}
+
+/// A stream as a number; 0 is none.
+pub fn stream_hash(kind: &str, id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (kind, id).hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+/// All commands of a run.
+#[derive(Debug)]
+pub struct Ledger {
+    run: String,
+    entries: Vec<LedgerEntry>,
+}
+
+impl Ledger {
+    /// Of the run with this id, which must consist of letters and digits.
+    pub fn new(run: &str) -> Self {
+        Self {
+            run: run.to_owned(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// FeedNotes a command before it is first sent.
+    pub fn begin(&mut self, kind: CommandKind, stream: u64) -> CommandMark {
+        let mark = CommandMark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        self.entries.push(LedgerEntry {
+            kind,
+            outcome: CommandOutcome::Open,
+            sent: 0,
+            stream,
+        });
+        mark
+    }
+
+    /// It is sent now, for the first time or again.
+    pub fn sending(&mut self, mark: CommandMark) {
+        if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
+            entry.sent = entry.sent.saturating_add(1);
+        }
+    }
+
+    pub fn settle(&mut self, mark: CommandMark, outcome: CommandOutcome) {
+        if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
+            entry.outcome = outcome;
+        }
+    }
+
+    /// A mark as it travels: fit for `X-Request-Id` and `Idempotency-Key`.
+    pub fn text(&self, mark: CommandMark) -> String {
+        format!("{}-{}", self.run, mark.0)
+    }
+
+    /// The mark in a request's id; `None` when no client of this run sent it.
+    pub fn find(&self, request_id: &str) -> Option<CommandMark> {
+        let number = request_id
+            .strip_prefix(&self.run)?
+            .strip_prefix('-')?
+            .parse()
+            .ok()?;
+        self.entries
+            .get(number as usize)
+            .map(|_| CommandMark(number))
+    }
+
+    pub fn entry(&self, mark: CommandMark) -> Option<&LedgerEntry> {
+        self.entries.get(mark.0 as usize)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = (CommandMark, &LedgerEntry)> {
+        (0..).map(CommandMark).zip(&self.entries)
+    }
+
+    /// Of each kind: acknowledged, refused, unknown.
+    pub fn tally(&self) -> BTreeMap<CommandKind, [u64; 3]> {
+        let mut tally = BTreeMap::<CommandKind, [u64; 3]>::new();
+        for entry in &self.entries {
+            let column = match entry.outcome {
+                CommandOutcome::Acknowledged { .. } => 0,
+                CommandOutcome::Refused { .. } => 1,
+                CommandOutcome::Open | CommandOutcome::Unknown => 2,
+            };
+            tally.entry(entry.kind).or_default()[column] += 1;
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_read_back_and_those_of_others_do_not() {
+        let mut ledger = Ledger::new("t1");
+        let mark = ledger.begin(CommandKind::CancelJob, 0);
+        assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
+        for other in ["t1-1", "t2-0", "t1", "t1-", "t10", ""] {
+            assert_eq!(ledger.find(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn all_but_invites_happen_once_however_often_they_are_sent() {
+        let mut ledger = Ledger::new("t1");
+        for (kind, sent, at_most) in [
+            (CommandKind::SubmitJob, 1, 1),
+            (CommandKind::SubmitJob, 3, 1),
+            (CommandKind::SubmitNamedJob, 2, 1),
+            (CommandKind::MakeInvites, 1, INVITES),
+            (CommandKind::MakeInvites, 2, 2 * INVITES),
+        ] {
+            let mark = ledger.begin(kind, 0);
+            (0..sent).for_each(|_| ledger.sending(mark));
+            assert_eq!(
+                ledger.entry(mark).unwrap().at_most(),
+                at_most,
+                "{kind:?} {sent}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_tally_counts_what_is_open_as_unknown() {
+        let mut ledger = Ledger::new("t1");
+        for outcome in [
+            CommandOutcome::Open,
+            CommandOutcome::Unknown,
+            CommandOutcome::Acknowledged { position: 1 },
+            CommandOutcome::Refused { clean: true },
+        ] {
+            let mark = ledger.begin(CommandKind::Ask, 0);
+            ledger.settle(mark, outcome);
+        }
+        assert_eq!(ledger.tally()[&CommandKind::Ask], [1, 1, 2]);
+    }
+}

@@ -1,0 +1,472 @@
+//! Simulated users. Each does one thing after another, by chance, on whichever server, and remembers what was acknowledged.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use genie_events::{JobId, UserId};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{sync::Mutex, task::JoinSet, time::Instant};
+
+use crate::{
+    chat,
+    client::{Arena, By, ClientAnswer, ClientRequest},
+    ledger::{CommandKind, INVITES, stream_hash},
+    read_side::id,
+    verdict::Finding,
+};
+
+/// Jobs of one's own that a user remembers.
+const REMEMBERED: usize = 32;
+/// Secrets that a credential may hold, as far as its user knows.
+const SECRETS: usize = 64;
+/// Pause after the servers said that one has too many jobs.
+const TOO_MANY: Duration = Duration::from_secs(1);
+/// Users registered at once, before anything is broken: each costs a password hash or two.
+const AT_ONCE: usize = 4;
+/// How long a credential may take to be revealed after the last fault.
+const LAST_LOOK: Duration = Duration::from_secs(30);
+/// Sessions that a user talks in at once.
+const SESSIONS: u64 = 4;
+/// Talks in one session: two messages each, all on one page.
+const TALKS: u64 = 100;
+/// How long a read may take that has to show what was acknowledged.
+const READ: Duration = Duration::from_secs(20);
+
+/// Somebody with a password and, mostly, a token.
+#[derive(Debug, Clone)]
+pub struct SimulatedUser {
+    pub id: UserId,
+    pub email: String,
+    password: String,
+    pub token: String,
+}
+
+impl SimulatedUser {
+    /// Registers with an invite and logs in; `None` when no definite yes came.
+    pub async fn register(arena: &Arena, chance: &mut StdRng, invite: &str) -> Option<Self> {
+        let name = format!("{:016x}", chance.random::<u64>());
+        let (email, password) = (
+            format!("{name}@torture.example"),
+            format!("password of {name}"),
+        );
+        let body =
+            json!({"email": email, "password": password, "firstName": "T", "inviteCode": invite});
+        // A refusal may be to a registration whose first answer got lost: then the login works.
+        arena
+            .tell(
+                chance,
+                ClientRequest::post(CommandKind::Register, "/api/register", By::Anybody, body),
+            )
+            .await;
+        let mut user = Self {
+            id: UserId(uuid::Uuid::nil()),
+            email,
+            password,
+            token: String::new(),
+        };
+        if !user.log_in(arena, chance).await {
+            return None;
+        }
+        let (_, me) = arena
+            .read(chance, "/users/me", user.by(), None, READ)
+            .await?;
+        user.id = id(&me["data"]["id"])?;
+        Some(user)
+    }
+
+    /// Logs in anew, for a token that lasts. Each try is a command of its own.
+    pub async fn log_in(&mut self, arena: &Arena, chance: &mut StdRng) -> bool {
+        for _ in 0..20 {
+            let body = json!({"email": self.email, "password": self.password});
+            let ask = ClientRequest {
+                again: false,
+                ..ClientRequest::post(CommandKind::LogIn, "/auth/login", By::Anybody, body)
+            };
+            match arena.tell(chance, ask).await {
+                ClientAnswer::Yes { json, .. } => {
+                    self.token = json["data"]["access_token"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned();
+                    return true;
+                }
+                ClientAnswer::No { .. } => return false,
+                ClientAnswer::Unknown => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+        false
+    }
+
+    pub fn by(&self) -> By<'_> {
+        By::Token(&self.token)
+    }
+
+    /// Tells a command in one's own name, with a fresh token if the old one has run out.
+    pub async fn tell(
+        &mut self,
+        arena: &Arena,
+        chance: &mut StdRng,
+        ask: impl Fn(By<'_>) -> ClientRequest<'_>,
+    ) -> ClientAnswer {
+        let told = arena.tell(chance, ask(By::Token(&self.token))).await;
+        match told {
+            ClientAnswer::No { status: 401, .. } if self.log_in(arena, chance).await => {
+                arena.tell(chance, ask(By::Token(&self.token))).await
+            }
+            told => told,
+        }
+    }
+}
+
+/// The administrator, who makes invites.
+pub struct InviteDesk {
+    admin: Mutex<(SimulatedUser, Vec<String>, StdRng)>,
+}
+
+impl InviteDesk {
+    pub fn new(admin: SimulatedUser, seed: u64) -> Self {
+        Self {
+            admin: Mutex::new((admin, Vec::new(), StdRng::seed_from_u64(seed))),
+        }
+    }
+
+    /// A code that nobody has used.
+    pub async fn invite(&self, arena: &Arena) -> Option<String> {
+        let mut admin = self.admin.lock().await;
+        let (user, codes, chance) = &mut *admin;
+        if codes.is_empty() {
+            let told = user
+                .tell(arena, chance, |by| {
+                    ClientRequest::post(
+                        CommandKind::MakeInvites,
+                        "/api/admin/invites",
+                        by,
+                        json!({"count": INVITES, "tier": "studio"}),
+                    )
+                })
+                .await;
+            let ClientAnswer::Yes { json, .. } = told else {
+                return None;
+            };
+            codes.extend(
+                json["data"]
+                    .as_array()?
+                    .iter()
+                    .filter_map(|invite| invite["code"].as_str().map(str::to_owned)),
+            );
+        }
+        codes.pop()
+    }
+}
+
+/// Registers the users, a few at once.
+pub async fn gather(
+    arena: &Arc<Arena>,
+    invites: &Arc<InviteDesk>,
+    count: u16,
+    chance: &mut StdRng,
+) -> Result<Vec<SimulatedUser>, String> {
+    let (mut joining, mut users) = (JoinSet::new(), Vec::new());
+    for _ in 0..count {
+        if joining.len() == AT_ONCE {
+            users.extend(joining.join_next().await.and_then(Result::ok).flatten());
+        }
+        let (arena, invites, mut chance) = (
+            Arc::clone(arena),
+            Arc::clone(invites),
+            StdRng::seed_from_u64(chance.random()),
+        );
+        joining.spawn(async move {
+            let invite = invites.invite(&arena).await?;
+            SimulatedUser::register(&arena, &mut chance, &invite).await
+        });
+    }
+    users.extend(joining.join_all().await.into_iter().flatten());
+    match users.len() == usize::from(count) {
+        true => Ok(users),
+        false => Err(format!(
+            "only {} of {count} users could be registered",
+            users.len()
+        )),
+    }
+}
+
+/// A user at work.
+pub struct UserAtWork {
+    pub arena: Arc<Arena>,
+    pub invites: Arc<InviteDesk>,
+    pub user: SimulatedUser,
+    pub chance: StdRng,
+    pub has_model: bool,
+    jobs: VecDeque<JobId>,
+    credential: Option<String>,
+    /// What the credential may hold: what was acknowledged last, and whatever was unknown since.
+    secrets: Vec<String>,
+    onboarding: usize,
+    talks: u64,
+}
+
+impl UserAtWork {
+    pub fn new(
+        arena: Arc<Arena>,
+        invites: Arc<InviteDesk>,
+        user: SimulatedUser,
+        chance: StdRng,
+        has_model: bool,
+    ) -> Self {
+        let (jobs, secrets) = (VecDeque::new(), Vec::new());
+        Self {
+            arena,
+            invites,
+            user,
+            chance,
+            has_model,
+            jobs,
+            credential: None,
+            secrets,
+            onboarding: 0,
+            talks: 0,
+        }
+    }
+
+    /// Does one thing after another until it is told to stop. Comes back for a last look at what is shown of them.
+    pub async fn live(mut self) -> Self {
+        while !self.arena.stop.is_cancelled() {
+            match self.chance.random_range(0..100) {
+                0..=27 => self.submit(true).await,
+                28..=41 => self.submit(false).await,
+                42..=51 => self.about_a_job(CommandKind::CancelJob, "cancel").await,
+                52..=57 => self.about_a_job(CommandKind::RetryJob, "retry").await,
+                58..=69 => self.store_credential().await,
+                70..=77 => _ = self.reveal().await,
+                78..=79 => self.advance_onboarding().await,
+                80 => self.bring_a_newcomer().await,
+                81..=86 if self.has_model => self.caption().await,
+                87..=94 if self.has_model => self.talk().await,
+                _ => self.log_in_again().await,
+            }
+            tokio::time::sleep(Duration::from_millis(self.chance.random_range(0..40))).await;
+        }
+        self
+    }
+
+    /// After the last fault: what was acknowledged is asked for until there is an answer. Gives the user back.
+    pub async fn look_back(mut self) -> SimulatedUser {
+        let deadline = Instant::now() + LAST_LOOK;
+        while !self.reveal().await {
+            if Instant::now() >= deadline {
+                let sentence = format!(
+                    "credential {:?} was acknowledged, and is not revealed any more",
+                    self.credential
+                );
+                self.arena.accuse(Finding::Missing, sentence);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.user
+    }
+
+    async fn tell(&mut self, ask: impl Fn(By<'_>) -> ClientRequest<'_>) -> ClientAnswer {
+        self.user.tell(&self.arena, &mut self.chance, ask).await
+    }
+
+    async fn submit(&mut self, named: bool) {
+        let operation = ["thumbnail", "resize_image", "trim_videos", "scrape_profile"]
+            .choose(&mut self.chance)
+            .copied();
+        let mut body = json!({"operation": operation, "params": {"n": self.chance.random::<u32>()}, "max_attempts": 2});
+        let name =
+            named.then(|| uuid::Builder::from_random_bytes(self.chance.random()).into_uuid());
+        if let Some(name) = name {
+            body["jobId"] = name.to_string().into();
+        }
+        let kind = if named {
+            CommandKind::SubmitNamedJob
+        } else {
+            CommandKind::SubmitJob
+        };
+        match self
+            .tell(|by| ClientRequest::post(kind, "/api/queue/media", by, body.clone()))
+            .await
+        {
+            ClientAnswer::Yes { json, position } => {
+                let Some(job) = id::<JobId>(&json["jobId"]) else {
+                    return self.arena.accuse(
+                        Finding::Missing,
+                        format!("a submitted job was acknowledged without its id: {json}"),
+                    );
+                };
+                if self.jobs.len() == REMEMBERED {
+                    self.jobs.pop_front();
+                }
+                self.jobs.push_back(job.clone());
+                if self.chance.random_bool(0.3) {
+                    self.look_for(&job, position).await;
+                }
+            }
+            ClientAnswer::No { json, .. } if json["code"] == "too_many_jobs" => {
+                tokio::time::sleep(TOO_MANY).await
+            }
+            ClientAnswer::No { .. } | ClientAnswer::Unknown => {}
+        }
+    }
+
+    /// A read at the position of an acknowledged write shows it, on any server.
+    async fn look_for(&mut self, job: &JobId, position: u64) {
+        let path = format!("/api/jobs/{job}");
+        let read = self
+            .arena
+            .read(
+                &mut self.chance,
+                &path,
+                self.user.by(),
+                Some(position),
+                READ,
+            )
+            .await;
+        if let Some((404, _)) = read {
+            self.arena.accuse(
+                Finding::Missing,
+                format!(
+                    "job {job} was acknowledged at position {position}, and is not shown there"
+                ),
+            );
+        }
+    }
+
+    async fn about_a_job(&mut self, kind: CommandKind, verb: &str) {
+        let jobs = self.jobs.make_contiguous();
+        let Some(job) = jobs.choose(&mut self.chance).cloned() else {
+            return;
+        };
+        let stream = stream_hash("job", job.as_str());
+        let path = format!("/api/queue/{verb}/{job}");
+        self.tell(|by| ClientRequest {
+            stream,
+            ..ClientRequest::post(kind, path.clone(), by, Value::Null)
+        })
+        .await;
+    }
+
+    async fn store_credential(&mut self) {
+        let secret = format!("{:016x}", self.chance.random::<u64>());
+        let body = json!({"platform": "onlyfans", "platform_username": "t", "credentials": {"password": secret}});
+        let told = self
+            .tell(|by| {
+                ClientRequest::post(
+                    CommandKind::StoreCredential,
+                    "/api/credentials/create-profile",
+                    by,
+                    body.clone(),
+                )
+            })
+            .await;
+        match told {
+            ClientAnswer::Yes { json, .. } => {
+                self.credential = json["id"].as_str().map(str::to_owned);
+                self.secrets = vec![secret];
+            }
+            ClientAnswer::Unknown => self.secrets.push(secret),
+            ClientAnswer::No { .. } => {}
+        }
+        let too_many = self.secrets.len().saturating_sub(SECRETS);
+        self.secrets.drain(..too_many);
+    }
+
+    /// Compares what is revealed with what was stored. Answers whether it was compared.
+    async fn reveal(&mut self) -> bool {
+        let Some(credential) = self.credential.clone() else {
+            return true;
+        };
+        let body = json!({"creatorProfileId": credential, "purpose": "torture"});
+        // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
+        let ask = ClientRequest {
+            again: false,
+            ..ClientRequest::post(
+                CommandKind::RevealCredential,
+                "/api/credentials/reveal",
+                By::Secret,
+                body,
+            )
+        };
+        let sentence = match self.arena.tell(&mut self.chance, ask).await {
+            ClientAnswer::Yes { json, position } => {
+                match json["credentials"]["password"].as_str() {
+                    Some(shown) if self.secrets.iter().any(|secret| secret == shown) => {
+                        return true;
+                    }
+                    _ => format!(
+                        "credential {credential} revealed another secret than was stored last, at position {position}"
+                    ),
+                }
+            }
+            ClientAnswer::No { status: 404, .. } => {
+                format!("credential {credential} was acknowledged, and is not there")
+            }
+            ClientAnswer::No { .. } | ClientAnswer::Unknown => return false,
+        };
+        self.arena.accuse(Finding::Missing, sentence);
+        true
+    }
+
+    async fn advance_onboarding(&mut self) {
+        let Some(state) = ["DATA_COLLECTION", "PROCESSING"].get(self.onboarding) else {
+            return;
+        };
+        let stream = stream_hash("account", &self.user.id.to_string());
+        let told = self
+            .tell(|by| ClientRequest {
+                method: Method::PATCH,
+                stream,
+                ..ClientRequest::post(
+                    CommandKind::AdvanceOnboarding,
+                    "/api/onboarding/state",
+                    by,
+                    json!({"state": state}),
+                )
+            })
+            .await;
+        if matches!(told, ClientAnswer::Yes { .. }) {
+            self.onboarding += 1;
+        }
+    }
+
+    async fn bring_a_newcomer(&mut self) {
+        if let Some(invite) = self.invites.invite(&self.arena).await {
+            SimulatedUser::register(&self.arena, &mut self.chance, &invite).await;
+        }
+    }
+
+    async fn caption(&mut self) {
+        let topic = format!("topic {}", self.chance.random::<u32>());
+        self.tell(|by| {
+            ClientRequest::post(
+                CommandKind::Caption,
+                "/api/captions/generate",
+                by,
+                json!({"platform": "fansly", "topic": topic}),
+            )
+        })
+        .await;
+    }
+
+    async fn talk(&mut self) {
+        self.talks += 1;
+        // A session that gets too long would have its answers beyond the first page that is read.
+        let session = format!(
+            "talk-{}-{}",
+            self.talks / (SESSIONS * TALKS),
+            self.talks % SESSIONS
+        );
+        chat::talk(&self.arena, &mut self.chance, &self.user, &session).await;
+    }
+
+    /// Tokens run out; seldom enough not to spend the run on hashing passwords.
+    async fn log_in_again(&mut self) {
+        if self.chance.random_bool(0.1) {
+            self.user.log_in(&self.arena, &mut self.chance).await;
+        }
+    }
+}

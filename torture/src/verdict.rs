@@ -1,0 +1,108 @@
+//! The six counters that must be zero, each with examples for whoever has to find out why one is not.
+
+use serde_json::{Value, json};
+
+/// The most examples kept of each.
+const EXAMPLES: usize = 10;
+
+/// What must never happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    Missing,
+    Twice,
+    NeverSent,
+    Skipped,
+    Order,
+    Lapsed,
+}
+
+impl Finding {
+    pub const ALL: [Self; 6] = [
+        Self::Missing,
+        Self::Twice,
+        Self::NeverSent,
+        Self::Skipped,
+        Self::Order,
+        Self::Lapsed,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "acknowledged but missing",
+            Self::Twice => "applied twice",
+            Self::NeverSent => "visible but never sent",
+            Self::Skipped => "skipped by a subscriber's cursor",
+            Self::Order => "order differs between stream, feed and projection",
+            Self::Lapsed => "job finished under a lapsed lease",
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict {
+    counts: [u64; 6],
+    examples: [Vec<String>; 6],
+}
+
+impl Verdict {
+    /// Counts one, and keeps its sentence if there is room.
+    pub fn add(&mut self, count: Finding, sentence: impl Into<String>) {
+        self.counts[count as usize] += 1;
+        let examples = &mut self.examples[count as usize];
+        if examples.len() < EXAMPLES {
+            examples.push(sentence.into());
+        }
+    }
+
+    /// What another found beside this.
+    pub fn join(&mut self, other: Verdict) {
+        for (n, examples) in other.examples.into_iter().enumerate() {
+            self.counts[n] += other.counts[n];
+            let room = EXAMPLES.saturating_sub(self.examples[n].len());
+            self.examples[n].extend(examples.into_iter().take(room));
+        }
+    }
+
+    pub fn count(&self, count: Finding) -> u64 {
+        self.counts[count as usize]
+    }
+
+    pub fn examples(&self, count: Finding) -> &[String] {
+        &self.examples[count as usize]
+    }
+
+    #[cfg(test)]
+    pub fn is_clean(&self) -> bool {
+        self.counts.iter().all(|count| *count == 0)
+    }
+
+    pub fn json(&self) -> Value {
+        Finding::ALL
+            .map(|count| json!({"name": count.as_str(), "count": self.count(count), "examples": self.examples(count)}))
+            .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_counted_and_some_of_it_kept() {
+        let mut verdict = Verdict::default();
+        assert!(verdict.is_clean());
+        (0..8).for_each(|n| verdict.add(Finding::Twice, n.to_string()));
+        let mut other = Verdict::default();
+        (8..16).for_each(|n| other.add(Finding::Twice, n.to_string()));
+        verdict.join(other);
+        assert_eq!(
+            (
+                verdict.count(Finding::Twice),
+                verdict.examples(Finding::Twice).len()
+            ),
+            (16, EXAMPLES)
+        );
+        assert!(!verdict.is_clean() && verdict.count(Finding::Missing) == 0);
+    }
+}

@@ -1,0 +1,148 @@
+//! The program itself, for a while, on both stores, with a model server.
+//!
+//! `GENIE_TORTURE_SECONDS` makes it longer, `GENIE_TORTURE_RESTART` is a command that restarts the Postgres of the tests, and
+//! `GENIE_TORTURE_BIN` names another `genie` than the one that cargo built beside `genie-torture`. `scripts/test` sets them.
+
+use std::{process::Stdio, time::Duration};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::fake_ollama::{FakeOllama, Step};
+
+/// Longer than the beginning and the end of any run.
+const SLACK: Duration = Duration::from_secs(240);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long and on what to test is said by the environment"
+)]
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A run with a model server whose answers take a while.
+async fn torture(arguments: &[&str]) -> Value {
+    let ollama = FakeOllama::start().await;
+    let pieces = ["Some", " words,", " and", " some", " more", " \u{2764}."];
+    let steps: Vec<Step> = pieces
+        .into_iter()
+        .flat_map(|piece| [Step::Say(piece), Step::Pause(15)])
+        .collect();
+    ollama.script("Question", &[steps, vec![Step::Done]].concat());
+    let seconds = setting("GENIE_TORTURE_SECONDS").unwrap_or_else(|| "15".into());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genie-torture"));
+    command
+        .args(["--json", "--clients", "8", "--seconds", &seconds])
+        .args(["--ollama", &ollama.url])
+        .args(arguments);
+    if let Some(genie) = setting("GENIE_TORTURE_BIN") {
+        command.args(["--genie", &genie]);
+    }
+    // The way to programs and temporary files is the machine's; nothing else of its environment is wanted.
+    command.env_clear().envs(
+        ["PATH", "TMPDIR"]
+            .into_iter()
+            .filter_map(|name| Some((name, setting(name)?))),
+    );
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let running = command.spawn().unwrap().wait_with_output();
+    let limit = Duration::from_secs(seconds.parse().unwrap()) + SLACK;
+    let output = tokio::time::timeout(limit, running)
+        .await
+        .expect("it comes to an end")
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let report: Value =
+        serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    println!("{report:#}");
+    assert!(output.status.success(), "{report:#}");
+    for counter in report["counters"].as_array().unwrap() {
+        assert_eq!(counter["count"], 0, "{report:#}");
+    }
+    assert_eq!(report["counters"].as_array().unwrap().len(), 6);
+    assert_eq!(report["internal_errors"]["count"], 0, "{report:#}");
+    assert!(report["read_side_settled_ms"].is_u64(), "{report:#}");
+    assert_eq!(
+        (
+            report["passed"].as_bool(),
+            report["failures"].as_array().map(Vec::len)
+        ),
+        (Some(true), Some(0)),
+        "{report:#}"
+    );
+    report
+}
+
+/// A run that did nothing must not pass.
+#[track_caller]
+fn happened(report: &Value, faults: &[&str]) {
+    for fault in faults {
+        assert!(
+            report["faults"][fault].as_u64().is_some_and(|n| n > 0),
+            "{fault}: {report:#}"
+        );
+    }
+    for command in [
+        "submit a job with a jobId",
+        "complete a job",
+        "store a credential",
+    ] {
+        assert!(
+            report["commands"][command]["acknowledged"]
+                .as_u64()
+                .is_some_and(|n| n > 0),
+            "{command}: {report:#}"
+        );
+    }
+    // What was sent again under its key had the chance to be applied twice.
+    assert!(
+        report["lost_answers"].as_u64().is_some_and(|n| n > 0),
+        "{report:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite() {
+    let report = torture(&[]).await;
+    assert_eq!(
+        (
+            report["servers"].as_u64(),
+            report["skipped"].as_object().unwrap().len()
+        ),
+        (Some(1), 10)
+    );
+    happened(
+        &report,
+        &["kill -9 of a server", "a server frozen for a while"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres() {
+    let postgres =
+        setting("GENIE_TEST_POSTGRES").expect("GENIE_TEST_POSTGRES names the Postgres to test on");
+    let url = format!("{postgres}/postgres");
+    let restart = setting("GENIE_TORTURE_RESTART");
+    let arguments = match &restart {
+        Some(command) => vec!["--postgres", &url, "--restart-postgres", command],
+        None => vec!["--postgres", &url],
+    };
+    let report = torture(&arguments).await;
+    assert_eq!(report["servers"], 2);
+    // Which of them come first is up to chance; in a minute it is all of them.
+    let faults = report["faults"]
+        .as_object()
+        .unwrap()
+        .values()
+        .filter_map(Value::as_u64)
+        .sum::<u64>();
+    assert!(faults > 3, "{report:#}");
+    happened(&report, &[]);
+    if restart.is_some() {
+        happened(&report, &["Postgres restarted"]);
+    }
+}
