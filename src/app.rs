@@ -18,6 +18,7 @@ use crate::{
         secret_limiter::Refused, token::Tokens,
     },
     keys::server::Ring,
+    outages::Outages,
     request_limits::RequestLimits,
     uploads::Uploads,
 };
@@ -47,6 +48,7 @@ pub struct App {
     pub known_accounts: KnownAccounts,
     pub request_limits: RequestLimits,
     pub exports: Exports,
+    pub outages: Outages,
     /// The limits of each tier.
     pub limits: Limits,
 }

@@ -25,7 +25,7 @@ use object_store::{
     path::Path,
 };
 use secrecy::{ExposeSecret, SecretString};
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 use zeroize::Zeroizing;
 
 /// A file read at any place.
@@ -157,7 +157,7 @@ impl Blobs {
         &self,
         work: impl Future<Output = Result<T, BlobError>> + Send + 'static,
     ) -> Result<T, BlobError> {
-        let task = self.0.log.store().io().spawn(work);
+        let task = self.0.log.store().io().spawn(work.in_current_span());
         task.await
             .unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
     }

@@ -34,6 +34,8 @@ mod logging;
 mod network;
 /// An upload is looked through and queued.
 mod onboarding;
+/// Answers with status 503, counted for the log.
+mod outages;
 /// Keeps signed heads outside the store.
 mod publish_heads;
 /// How often something may happen for one key.

@@ -7,6 +7,7 @@ use actix_web::web::Data;
 use genie_actors::{CommandContext, WriteError, onboarding::QueuedUpload};
 use genie_events::{Refusal, UserId};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::{
     app::App,
@@ -58,14 +59,15 @@ pub async fn take_in(
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let io = app.log.store().io().clone();
     // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
-    let task = io.spawn(async move {
+    let work = async move {
         let _slot = slot;
         if let Err(refused) = look_through(&app.uploads, &upload).await {
             upload.discard().await;
             return Err(refused);
         }
         queue(&app, upload, name, context).await
-    });
+    };
+    let task = io.spawn(work.in_current_span());
     task.await.unwrap_or_else(|stopped| {
         Err(WriteError::Internal(format!("an upload stopped: {stopped}")).into())
     })

@@ -3,8 +3,8 @@
 CREATE TABLE forgettings (
     user_id      text   COLLATE "C" PRIMARY KEY,
     -- `requested`: the user is forgotten at `due`. `forgotten`: the fact is in the log and the key
-    -- is gone; the rest is being erased. `erased`: nothing is left; checked once more at `due`.
-    -- `closed`: that check is done.
+    -- is gone; the rest is being erased. `erased`: nothing is left; erasing is repeated at `due`, for
+    -- writes that were under way. `closed`: that is done.
     state        text   COLLATE "C" NOT NULL CHECK (state IN ('requested', 'forgotten', 'erased', 'closed')),
     -- When the next step is due.
     due          bigint NOT NULL,

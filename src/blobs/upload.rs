@@ -11,7 +11,7 @@ use genie_log::{
 };
 use object_store::ObjectStoreExt;
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 use super::{BlobError, BlobReader, Blobs, Bounds, delete, in_time};
 
@@ -101,7 +101,7 @@ impl Upload {
         let write = async move {
             in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await
         };
-        self.writing = Some(self.blobs.0.log.store().io().spawn(write));
+        self.writing = Some(self.blobs.0.log.store().io().spawn(write.in_current_span()));
         Ok(())
     }
 

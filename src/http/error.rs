@@ -1,5 +1,5 @@
 //! All status codes, and the one form of failure (contract, section 1): flags, a sentence, a stable code, the request's id.
-//! What is internal is logged here, once, and answered with the request's id alone.
+//! An internal failure is answered with the request's id alone. Its reason stays with the response, for the request's log line.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Sco
 use genie_log::{LogError, merkle_proof::CantProve};
 use genie_projections::ReadError;
 use serde_json::json;
-use tracing::error;
 
 use crate::{
     blobs::BlobError,
@@ -193,6 +192,13 @@ impl From<Refusal> for ApiError {
     }
 }
 
+/// Left in a response's extensions for the log. The reason is kept of failures of the server only.
+#[derive(Debug)]
+pub struct LoggedFailure {
+    pub code: String,
+    pub reason: Option<String>,
+}
+
 /// What a failure is on the wire.
 struct Wire {
     status: StatusCode,
@@ -292,6 +298,13 @@ impl ApiError {
         }
     }
 
+    fn logged_failure(&self, status: StatusCode, code: String) -> LoggedFailure {
+        LoggedFailure {
+            code,
+            reason: status.is_server_error().then(|| self.to_string()),
+        }
+    }
+
     /// The sentence for people; what is internal says nothing.
     fn sentence(&self, status: StatusCode, code: &str) -> String {
         match (status, code) {
@@ -375,9 +388,6 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let wire = self.wire();
         let request_id = request::current_id();
-        if wire.status.is_server_error() && wire.status != StatusCode::BAD_GATEWAY {
-            error!(request.id = request_id, http.status = wire.status.as_u16(), reason = %self, "a request failed");
-        }
         let sentence = self.sentence(wire.status, &wire.code);
         let mut body = json!({
             "ok": false, "success": false, "error": sentence, "code": wire.code, "request_id": request_id,
@@ -408,7 +418,11 @@ impl ResponseError for ApiError {
             response.insert_header(("Genie-Turn", turn.to_string()));
             body["turnId"] = turn.to_string().into();
         }
-        response.json(body)
+        let mut response = response.json(body);
+        response
+            .extensions_mut()
+            .insert(self.logged_failure(wire.status, wire.code));
+        response
     }
 }
 

@@ -12,6 +12,7 @@ use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use crate::{
     app::App,
@@ -176,7 +177,7 @@ async fn erase(app: &App, user: UserId) {
         .log
         .store()
         .io()
-        .spawn(async move { eraser.finish_within(user, PATIENCE).await });
+        .spawn(async move { eraser.finish_within(user, PATIENCE).await }.in_current_span());
     let _ = erasing.await; // a panic is logged, and the elected node tries again
 }
 

@@ -1,29 +1,70 @@
-//! What every request passes through: an id, a log line, security headers; and where it came from.
+//! Every request passes through here. It gets an id, a span, a log line and security headers; and its address is determined.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use actix_web::{
     Error, HttpRequest,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue},
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue},
+    },
     middleware::Next,
     web::Data,
 };
+use genie_events::UserId;
 use ipnet::IpNet;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, Span, debug, error, error_span, field, info};
+use uuid::Uuid;
 
-use crate::{app::App, http::response};
+use crate::{
+    app::App,
+    http::{error::LoggedFailure, response},
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Longer paths are cut off in the log.
+const LONGEST_PATH: usize = 200;
+/// Load balancers ask these every few seconds, so they are logged at a level of their own.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// The request that a task answers.
+struct Current {
+    id: String,
+    span: Span,
+}
+
 tokio::task_local! {
-    static CURRENT: String;
+    static CURRENT: Current;
 }
 
 /// The id of the request that this task answers; empty outside of one.
 pub fn current_id() -> String {
-    CURRENT.try_with(Clone::clone).unwrap_or_default()
+    CURRENT
+        .try_with(|current| current.id.clone())
+        .unwrap_or_default()
+}
+
+/// Names the user in this and all later log lines of the request.
+pub fn log_user(user: UserId) {
+    record("user.id", &field::display(user));
+}
+
+/// Names the key, or the shared secret, that opened the request.
+pub fn log_key(key: &str) {
+    record("key.id", &key);
+}
+
+fn record(name: &str, value: &dyn field::Value) {
+    // Outside of a request there is no line to name them in.
+    let _ = CURRENT.try_with(|current| {
+        current.span.record(name, value);
+    });
 }
 
 /// Takes the caller's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.
@@ -89,19 +130,32 @@ pub async fn pass(
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = id_of(&request);
-    // The route's pattern, not the path: paths can hold names that people chose.
-    let route = request
-        .match_pattern()
-        .unwrap_or_else(|| "(no route)".into());
-    let method = request.method().clone();
-    let span = info_span!("http", request.id = id, http.method = %method, http.route = route);
+    let route = request.match_pattern();
+    // At the highest level, so that no setting of `GENIE_LOG` takes the request's id from a warning.
+    let span = error_span!(
+        "request",
+        request.id = id,
+        http.method = %request.method(),
+        http.route = route,
+        user.id = field::Empty,
+        key.id = field::Empty,
+    );
+    let current = Current {
+        id: id.clone(),
+        span: span.clone(),
+    };
     let started = tokio::time::Instant::now();
     let mut response = CURRENT
-        .scope(id.clone(), next.call(request))
+        .scope(current, next.call(request))
         .instrument(span.clone())
         .await?;
-    let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    add_headers(response.headers_mut(), &id);
+    span.in_scope(|| log_answer(&response, route.as_deref(), started.elapsed()));
+    Ok(response)
+}
+
+fn add_headers(headers: &mut HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, value);
     }
     for (name, value) in [
@@ -114,28 +168,94 @@ pub async fn pass(
             HeaderValue::from_static(value),
         );
     }
-    // What is answered is somebody's own, and tokens among it; streams say more themselves.
+    // Answers are personal, and some hold tokens; streams set a longer value themselves.
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    let position = response
-        .response()
-        .extensions()
+}
+
+fn log_answer<B>(response: &ServiceResponse<B>, route: Option<&str>, took: Duration) {
+    let request = response.request();
+    let status = response.status();
+    let extensions = response.response().extensions();
+    let failure = extensions.get::<LoggedFailure>();
+    let code = failure.map(|failure| failure.code.as_str());
+    let position = extensions
         .get::<response::Position>()
         .map(|position| position.0);
-    let (status, took) = (
-        response.status().as_u16(),
-        started.elapsed().as_millis() as u64,
-    );
-    span.in_scope(|| info!(http.status = status, took_ms = took, position, "answered"));
-    Ok(response)
+    let path = logged_path(request, route);
+    let address = client_address(request);
+    macro_rules! answered {
+        ($level:ident) => {
+            $level!(
+                http.path = path,
+                http.status = status.as_u16(),
+                code,
+                client.address = %address,
+                took_ms = took.as_millis() as u64,
+                position,
+                "request answered"
+            )
+        };
+    }
+    if PROBES.contains(&path.as_str()) {
+        answered!(debug);
+    } else {
+        answered!(info);
+    }
+    let Some(failure) = failure else { return };
+    match (status, request.app_data::<Data<App>>()) {
+        (StatusCode::INTERNAL_SERVER_ERROR, _) => {
+            error!(
+                code,
+                reason = failure.reason,
+                "request failed; answered with status 500"
+            );
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, Some(app)) => {
+            app.outages.count(&failure.code, failure.reason.as_deref());
+        }
+        _ => {}
+    }
+}
+
+/// The path as it is logged. In a known route only ids are shown: other values may be an invite's code, or a name that somebody
+/// chose.
+fn logged_path(request: &HttpRequest, route: Option<&str>) -> String {
+    let Some(route) = route else {
+        return request.path().chars().take(LONGEST_PATH).collect();
+    };
+    let is_id = |value: &str| Uuid::try_parse(value).is_ok();
+    request
+        .match_info()
+        .iter()
+        .filter(|(_, value)| is_id(value))
+        .fold(route.to_owned(), |path, (name, id)| {
+            path.replace(&format!("{{{name}}}"), id)
+        })
 }
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderMap;
+    use actix_web::{http::header::HeaderMap, test::TestRequest};
 
     use super::*;
+
+    #[test]
+    fn a_logged_path_shows_ids_and_no_codes() {
+        let id = "019a5b2e-0000-7000-8000-000000000001";
+        let path = |route, name, value| {
+            let request = TestRequest::with_uri("/x").param(name, value);
+            logged_path(&request.to_http_request(), Some(route))
+        };
+        assert_eq!(path("/api/jobs/{id}", "id", id), format!("/api/jobs/{id}"));
+        assert_eq!(
+            path("/api/admin/invites/{code}", "code", "K7Q2-3M9X"),
+            "/api/admin/invites/{code}"
+        );
+        let unknown = TestRequest::with_uri(&format!("/{}", "a".repeat(300))).to_http_request();
+        assert_eq!(logged_path(&unknown, None).len(), LONGEST_PATH);
+    }
 
     fn seen(peer: &str, forwarded: &[&str]) -> String {
         let mut headers = HeaderMap::new();

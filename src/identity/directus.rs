@@ -18,7 +18,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::Method;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
-use tracing::{error, warn};
+use tracing::{Instrument, error, warn};
 
 use crate::identity::signature::{BadToken, Signature};
 
@@ -153,7 +153,10 @@ impl Directus {
     /// Forwards a request, to its end even when the client goes away.
     pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
         let upstream = Arc::clone(&self.0.upstream);
-        let asked = self.0.io.spawn(async move { upstream.ask(asking).await });
+        let asked = self
+            .0
+            .io
+            .spawn(async move { upstream.ask(asking).await }.in_current_span());
         asked
             .await
             .unwrap_or(Err(Trouble::Failed("the request broke off")))
@@ -190,7 +193,7 @@ impl Directus {
         let answers = self
             .0
             .io
-            .spawn(async move { upstream.ping().await.is_ok() });
+            .spawn(async move { upstream.ping().await.is_ok() }.in_current_span());
         (
             answers.await.unwrap_or(false),
             self.0.upstream.circuit().state(),
@@ -206,7 +209,7 @@ impl Directus {
         let asked = self
             .0
             .io
-            .spawn(async move { standings.roles().await.map(Some) });
+            .spawn(async move { standings.roles().await.map(Some) }.in_current_span());
         asked
             .await
             .unwrap_or(Err(Trouble::Failed("the request broke off")))

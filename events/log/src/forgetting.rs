@@ -119,7 +119,7 @@ pub enum Stage {
     Requested,
     /// The fact is in the log and the key is gone. The rest is being erased.
     Forgotten,
-    /// Nothing is left. It is checked once more, for writes that were under way.
+    /// Nothing is left. Erasing is repeated once, for writes that were under way.
     Erased,
     /// Nothing is left to do.
     Closed,

@@ -182,7 +182,7 @@ impl SystemHashes {
         &self.refresh
     }
 
-    /// The key that recognises a second factor's secret as made here (HMAC-SHA-256).
+    /// The key that proves that genie made a second factor's secret (HMAC-SHA-256).
     pub fn two_factor_key(&self) -> &[u8; 32] {
         &self.two_factor
     }

@@ -127,7 +127,7 @@ impl Tail {
         }
     }
 
-    /// Reads the rows that other nodes append, until a hole or the end of the log. Spawn it on the
+    /// Reads the rows that other nodes append, until a hole or the close of the log. Spawn it on the
     /// runtime that owns the store's connections.
     pub async fn read_on(self: Arc<Self>, store: Store) {
         let mut head = self.head.subscribe();

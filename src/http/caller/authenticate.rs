@@ -93,6 +93,7 @@ async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCalle
         ),
         None => holder(app, request, token).await?,
     };
+    request::log_user(account.user);
     admission::count_user(app, request, account.user)?;
     let account = active(account)?;
     Ok(UserCaller {
@@ -141,6 +142,7 @@ async fn impersonator(
             .await?
             .ok_or(ApiError::NoCaller)?,
     )?;
+    request::log_user(by.user);
     // Who acts is counted, not for whom.
     admission::count_user(app, request, by.user)?;
     for one in [&by, &account] {
@@ -192,6 +194,7 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
         }
     };
     app.refused.was_right(shown);
+    request::log_key(&id.to_string());
     let key = state
         .opens(app.log.clock().now())
         .ok_or(ApiError::NoCaller)?;
@@ -275,6 +278,7 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
         return Err(ApiError::NoCaller);
     }
     app.refused.was_right(shown);
+    request::log_key("shared secret");
     let is_original = request
         .match_pattern()
         .is_some_and(|route| routes::is_original(&route));

@@ -8,13 +8,9 @@ use genie_actors::WriteError;
 use genie_log::LogError;
 use genie_projections::ReadError;
 use serde_json::json;
-use tracing::error;
 
 use super::{ApiError, whole_seconds};
-use crate::{
-    http::request,
-    identity::{directus::Trouble, password::PasswordError},
-};
+use crate::identity::{directus::Trouble, password::PasswordError};
 
 /// A failure on a route of Directus' own contract keeps Directus' shape.
 #[derive(Debug, thiserror::Error)]
@@ -77,14 +73,16 @@ impl ResponseError for DirectusError {
             ApiError::Expired => "Token expired.".to_owned(),
             other => other.sentence(wire.status, &wire.code),
         };
-        if status.is_server_error() {
-            error!(request.id = request::current_id(), reason = %self.0, "a request failed");
-        }
         let mut answer = HttpResponse::build(status);
         if let Some(after) = wire.retry_after {
             answer.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
-        answer.json(json!({"errors": [{"message": sentence, "extensions": {"code": code}}]}))
+        let body = json!({"errors": [{"message": sentence, "extensions": {"code": code}}]});
+        let mut answer = answer.json(body);
+        answer
+            .extensions_mut()
+            .insert(self.0.logged_failure(status, wire.code));
+        answer
     }
 }
 

@@ -15,7 +15,7 @@ use moka::future::Cache;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tracing::warn;
+use tracing::{Instrument, warn};
 use zeroize::Zeroizing;
 
 use super::upstream::{Asking, Trouble, Upstream, WHOLE};
@@ -73,12 +73,13 @@ impl Refreshes {
         let (this, name) = (self.clone(), refreshing.name().to_owned());
         // It runs to its end even when this client goes away: Directus may have taken the token by
         // then, and others wait.
-        let asking = self.log.store().io().spawn(async move {
+        let asking = async move {
             let pair = this
                 .pairs
                 .try_get_with(name, this.in_turn(&refreshing, &token, address));
             pair.await.map_err(|no| (*no).clone())
-        });
+        };
+        let asking = self.log.store().io().spawn(asking.in_current_span());
         asking.await.unwrap_or(Err(NoPair::Trouble(Trouble::Failed(
             "the request broke off",
         ))))

@@ -27,7 +27,7 @@ use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 use zeroize::Zeroizing;
 
 use super::{
@@ -127,12 +127,10 @@ impl Registrations {
         address: Option<IpAddr>,
     ) -> Result<RegisteredUser, NotRegistered> {
         let this = self.clone();
-        let work = self
-            .0
-            .log
-            .store()
-            .io()
-            .spawn(async move { this.register_to_the_end(applicant, metadata, address).await });
+        let work = self.0.log.store().io().spawn(
+            async move { this.register_to_the_end(applicant, metadata, address).await }
+                .in_current_span(),
+        );
         work.await.unwrap_or(Err(NotRegistered::Unknown))
     }
 
@@ -248,7 +246,7 @@ impl Registrations {
             .log
             .store()
             .io()
-            .spawn(async move { standings.look_up(holder, address).await });
+            .spawn(async move { standings.look_up(holder, address).await }.in_current_span());
         let standing = asked
             .await
             .map_err(|_| NotRegistered::Unknown)?

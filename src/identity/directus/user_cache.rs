@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::{runtime::Handle, task::JoinHandle};
-use tracing::{error, warn};
+use tracing::{Instrument, error, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -173,7 +173,9 @@ impl Standings {
         }
         let known = self.known.get(&about.key).map(Standing::Known);
         let this = self.clone();
-        let asking = self.io.spawn(async move { this.ask_once(about).await });
+        let asking = self
+            .io
+            .spawn(async move { this.ask_once(about).await }.in_current_span());
         or_known(asking, known).await
     }
 
@@ -324,7 +326,7 @@ impl Standings {
     pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let (this, authorization) = (self.clone(), bearer(token));
-        let asking = self.io.spawn(async move {
+        let asking = async move {
             let asked = this.admins.try_get_with(key, async {
                 let asking = Asking::new(Method::GET, "/policies/me/globals")
                     .authorized(authorization)
@@ -338,7 +340,8 @@ impl Standings {
                 Ok::<_, Trouble>(is_admin)
             });
             asked.await.map_err(|trouble| (*trouble).clone())
-        });
+        };
+        let asking = self.io.spawn(asking.in_current_span());
         or_known(asking, self.known_admins.get(&key)).await
     }
 
