@@ -45,7 +45,7 @@ const SWEEP: Duration = Duration::from_secs(15 * 60);
 const ORPHANED_AFTER: Duration = Duration::from_secs(3600);
 
 /// Where bytes are kept.
-pub enum Place {
+pub enum BlobLocation {
     /// A folder, which is made when absent.
     Folder(PathBuf),
     /// A bucket and a prefix, as `s3://bucket/prefix`; and how it is reached, as the `AWS_*` variables of its own tools say it.
@@ -102,9 +102,9 @@ impl From<object_store::Error> for BlobError {
 
 impl Blobs {
     /// Opens it. A bucket is not asked for anything yet.
-    pub fn open(log: Log, place: Place) -> Result<Self, String> {
+    pub fn open(log: Log, place: BlobLocation) -> Result<Self, String> {
         let (objects, root, folder): (Arc<dyn ObjectStore>, _, _) = match place {
-            Place::Folder(folder) => {
+            BlobLocation::Folder(folder) => {
                 let wrong = |error: &dyn std::fmt::Display| {
                     format!("the blob store {}: {error}", folder.display())
                 };
@@ -121,7 +121,7 @@ impl Blobs {
                     Some(folder),
                 )
             }
-            Place::Bucket { url, aws } => {
+            BlobLocation::Bucket { url, aws } => {
                 let wrong = |error: &dyn std::fmt::Display| format!("GENIE_BLOBS_URL: {error}");
                 let parsed = reqwest::Url::parse(&url).map_err(|error| wrong(&error))?;
                 let root = Path::from_url_path(parsed.path()).map_err(|error| wrong(&error))?;
@@ -178,11 +178,9 @@ impl Blobs {
         keys: &UserKeys,
         number: u64,
     ) -> Result<Zeroizing<Vec<u8>>, BlobError> {
-        let (objects, path, file) = (
-            Arc::clone(&self.0.objects),
-            self.path(blob.user, blob.id, number),
-            blob.id,
-        );
+        let objects = Arc::clone(&self.0.objects);
+        let path = self.path(blob.user, blob.id, number);
+        let file = blob.id;
         let damaged = move |reason: &dyn ToString| BlobError::Damaged {
             file,
             number,
@@ -197,9 +195,10 @@ impl Blobs {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                match found.meta.size <= 2 * PART as u64 {
-                    true => Ok(found.bytes().await?),
-                    false => Err(damaged(&"is larger than any part")),
+                if found.meta.size <= 2 * PART as u64 {
+                    Ok(found.bytes().await?)
+                } else {
+                    Err(damaged(&"is larger than any part"))
                 }
             };
             in_time(read).await
@@ -212,9 +211,10 @@ impl Blobs {
         } else {
             PART as u64
         };
-        match opened.len() as u64 == wanted {
-            true => Ok(opened),
-            false => Err(damaged(&"has another length than it was kept with")),
+        if opened.len() as u64 == wanted {
+            Ok(opened)
+        } else {
+            Err(damaged(&"has another length than it was kept with"))
         }
     }
 
@@ -224,16 +224,15 @@ impl Blobs {
         blob: &Blob,
         keys: Arc<UserKeys>,
     ) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
-        let (blobs, bounds) = (
-            self.clone(),
-            Bounds {
-                user: blob.user,
-                id: blob.id,
-                size: blob.size,
-            },
-        );
+        let blobs = self.clone();
+        let bounds = Bounds {
+            user: blob.user,
+            id: blob.id,
+            size: blob.size,
+        };
         stream::iter(0..parts_of(bounds.size)).then(move |number| {
-            let (blobs, keys) = (blobs.clone(), Arc::clone(&keys));
+            let blobs = blobs.clone();
+            let keys = Arc::clone(&keys);
             async move {
                 Ok(Bytes::from(std::mem::take(
                     &mut *blobs.part(bounds, &keys, number).await?,
@@ -246,10 +245,8 @@ impl Blobs {
     /// finished by the sweep, and calling it again is no error.
     pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
         self.0.log.doom_blobs_of(user).await?;
-        let (objects, prefix) = (
-            Arc::clone(&self.0.objects),
-            self.0.root.clone().join(user.to_string()),
-        );
+        let objects = Arc::clone(&self.0.objects);
+        let prefix = self.0.root.clone().join(user.to_string());
         self.run(async move {
             let paths = objects.list(Some(&prefix)).map_ok(|object| object.location);
             delete(&*objects, paths.boxed()).await
@@ -278,7 +275,7 @@ impl Blobs {
                     warn!(%error, "the blob store can't be swept now; trying again later")
                 }
             }
-            tokio::time::sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 

@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand};
 use genie_events::UserId;
 
 use crate::{
-    audit, config::Config, credential_import, forgetting, invite, keys, log_transfer, serve,
-    socket::requests::NewInvites,
+    audit,
+    config::{self, Config},
+    credential_import, forgetting, invite, keys, log_transfer, logging, serve,
+    socket::requests::InviteRequest,
 };
 
 /// What commands print.
@@ -31,12 +33,16 @@ enum Command {
     /// Start the server (the default)
     Serve,
     /// Print what configuration is in force, secrets masked
-    Config,
+    Config {
+        /// Print the page of all settings instead: docs/operating/configuration.md
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Print a user's facts in order, or check the log; may run beside the server
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Audit {
         #[command(subcommand)]
-        what: Option<Audit>,
+        what: Option<AuditCommand>,
         /// The user's id
         #[arg(long, required = true)]
         user: Option<String>,
@@ -45,15 +51,15 @@ enum Command {
         json: bool,
     },
     /// Make invites and print their codes; may run beside the server
-    Invite(NewInvites),
+    Invite(InviteRequest),
     /// Bring in what another system held
     #[command(subcommand)]
     Import(credential_import::ImportCommand),
     /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Forget a user, print the certificate, and prove that nothing is left; may run beside the server
-    Forget(forgetting::command::Options),
+    /// Forget a user and print the certificate; may run beside the server
+    Forget(forgetting::command::ForgetArguments),
     /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
     RestoreCheck,
     /// Export or import the log
@@ -62,9 +68,9 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum Audit {
+enum AuditCommand {
     /// Check the whole log against its digests, its tree and its signed heads
-    Verify(audit::verify::Wanted),
+    Verify(audit::verify::VerifyArguments),
     /// Print the proof that a fact stands in the log under the newest signed head
     Proof {
         /// The fact's position
@@ -85,10 +91,21 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(wrong) => return fail(wrong),
     };
-    let done = match cli.command.unwrap_or(Command::Serve) {
+    let command = cli.command.unwrap_or(Command::Serve);
+    // The server says it in its log, in the form of that.
+    if !matches!(command, Command::Serve) {
+        for warning in &config.unknown {
+            eprintln!("genie: warning: {warning}");
+        }
+    }
+    let done = match command {
         Command::Serve => serve::run(config),
-        Command::Config => {
-            output::say(&config.in_force());
+        Command::Config { markdown } => {
+            if markdown {
+                output::say(config::markdown::page().trim_end());
+            } else {
+                output::say(&config.in_force());
+            }
             Ok(())
         }
         Command::Audit {
@@ -110,11 +127,11 @@ pub fn run() -> ExitCode {
         Command::Audit {
             what: Some(what), ..
         } => match what {
-            Audit::Verify(wanted) => audit::verify::run(&config, &wanted),
-            Audit::Proof { position, from } => audit::with_log(&config, async |log| {
+            AuditCommand::Verify(wanted) => audit::verify::run(&config, &wanted),
+            AuditCommand::Proof { position, from } => audit::with_log(&config, async |log| {
                 audit::proof::print(log, position, from).await
             }),
-            Audit::Key => audit::with_log(&config, async |log| audit::print_key(log).await),
+            AuditCommand::Key => audit::with_log(&config, async |log| audit::print_key(log).await),
         },
     };
     match done {
@@ -125,6 +142,6 @@ pub fn run() -> ExitCode {
 
 /// Says why a command failed.
 pub fn fail(sentence: impl std::fmt::Display) -> ExitCode {
-    eprintln!("genie: {sentence}");
+    logging::say_why(&sentence.to_string());
     ExitCode::FAILURE
 }

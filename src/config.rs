@@ -8,17 +8,19 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    blobs::Place, credential_import::original::OriginalKey, identity::directus, rate_limiter::Rate,
+    blobs::BlobLocation, credential_import::original::OriginalKey, identity::directus,
+    rate_limiter::Rate,
 };
 
+/// The page of all settings.
+pub mod markdown;
 /// Reads one setting of each form.
 mod reader;
-/// Which settings there are.
+/// The settings there are.
 mod settings;
 
-use reader::{Reader, is_http, unknown_names};
-pub use settings::SETTINGS;
-use settings::Setting;
+use reader::{Reader, unknown_names};
+use settings::{SETTINGS, Setting};
 
 /// The checked configuration.
 #[derive(Clone)]
@@ -37,7 +39,7 @@ pub struct Config {
     pub shared_secret: Option<SecretString>,
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
-    pub directus: Option<directus::Settings>,
+    pub directus: Option<directus::DirectusSettings>,
     /// Roles beside those that genie itself gives.
     pub roles: Vec<String>,
     /// How long a user who asked to be forgotten may still be kept.
@@ -67,6 +69,8 @@ pub struct Config {
     pub heads_webhook: Option<SecretString>,
     pub log: String,
     pub log_json: bool,
+    /// A sentence for each `GENIE_*` that is no setting.
+    pub unknown: Vec<String>,
     given: BTreeMap<String, String>,
 }
 
@@ -106,88 +110,58 @@ impl Config {
     pub fn read(given: BTreeMap<String, String>) -> Result<Self, BadConfig> {
         let mut read = Reader {
             given: &given,
-            wrong: unknown_names(&given),
+            wrong: Vec::new(),
         };
         let config = Self {
-            host: read.text("HOST"),
-            port: read.number("SERVER_PORT", 0, 65535) as u16,
-            data_dir: PathBuf::from(read.text("GENIE_DATA_DIR")),
-            database_url: read.secret(
-                "DATABASE_URL",
-                |url| url.starts_with("postgres://") || url.starts_with("postgresql://"),
-                "must begin with postgres://",
-            ),
-            blobs_url: read.bucket("GENIE_BLOBS_URL"),
-            max_upload: read.number("MAX_UPLOAD_BYTES", 1, 1 << 40),
-            master_keys: read.secret("GENIE_MASTER_KEYS", |_| true, ""),
-            master_keys_file: Some(read.text("GENIE_MASTER_KEYS_FILE"))
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
-            first_invite: read.secret(
-                "GENIE_FIRST_INVITE",
-                |code| (4..=200).contains(&code.len()),
-                "must have 4 to 200 characters",
-            ),
-            export_passphrase: read.secret("GENIE_EXPORT_PASSPHRASE", |_| true, ""),
-            original_key: read.secret(
-                "CREDENTIALS_ENC_KEY_B64",
-                |key| OriginalKey::read(&SecretString::from(key)).is_some(),
-                "must be 32 bytes in base64",
-            ),
-            shared_secret: read.secret("RBAC_SYNC_WEBHOOK_SECRET", |_| true, ""),
-            secret_is_narrow: read.one_of("SHARED_SECRET_ROUTES", &["original", "all"])
-                == "original",
+            host: read.text(settings::HOST),
+            port: read.number(settings::SERVER_PORT) as u16,
+            data_dir: PathBuf::from(read.text(settings::GENIE_DATA_DIR)),
+            database_url: read.postgres(settings::DATABASE_URL),
+            blobs_url: read.bucket(settings::GENIE_BLOBS_URL),
+            max_upload: read.number(settings::MAX_UPLOAD_BYTES),
+            master_keys: read.secret(settings::GENIE_MASTER_KEYS, |_| true, ""),
+            master_keys_file: read.path(settings::GENIE_MASTER_KEYS_FILE),
+            first_invite: read.invite(settings::GENIE_FIRST_INVITE),
+            export_passphrase: read.secret(settings::GENIE_EXPORT_PASSPHRASE, |_| true, ""),
+            original_key: read.original_key(settings::CREDENTIALS_ENC_KEY_B64),
+            shared_secret: read.secret(settings::RBAC_SYNC_WEBHOOK_SECRET, |_| true, ""),
+            secret_is_narrow: read.is(settings::SHARED_SECRET_ROUTES, "original"),
             directus: read.directus(),
-            roles: read.roles("GENIE_ROLES"),
-            forget_grace: read.duration("FORGET_GRACE"),
-            forgotten_file: match read.text("GENIE_FORGOTTEN_FILE") {
-                none if none.is_empty() => {
-                    PathBuf::from(read.text("GENIE_DATA_DIR")).join("forgotten")
-                }
-                path => PathBuf::from(path),
-            },
-            ollama_url: read.url("OLLAMA_URL"),
-            ollama_model: read.text("OLLAMA_MODEL"),
-            caption_model: read.text("CAPTION_MODEL"),
-            ollama_concurrency: read.number("OLLAMA_CONCURRENCY", 1, 1024) as usize,
-            model_queue: read.number("GENIE_MODEL_QUEUE", 0, 100_000) as usize,
-            chat_context_tokens: read.number("CHAT_CONTEXT_TOKENS", 256, 10_000_000) as usize,
-            onboarding_gate: read.one_of("ONBOARDING_GATE", &["on", "off"]) == "on",
-            tiers_file: Some(read.text("GENIE_TIERS_FILE"))
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
-            queue_stats_public: read.one_of("QUEUE_STATS_PUBLIC", &["true", "false"]) == "true",
-            cors_origins: read.origins("CORS_ORIGINS"),
-            rate_limit_user: read.rate("RATE_LIMIT_USER"),
-            rate_limit_address: read.rate("RATE_LIMIT_ADDRESS"),
-            trusted_proxies: read.networks("TRUSTED_PROXIES"),
-            job_lease: Duration::from_millis(read.number("GENIE_JOB_LEASE_MS", 100, 3_600_000)),
-            read_wait: Duration::from_millis(read.number("GENIE_READ_WAIT_MS", 0, 60_000)),
-            own_writes_wait: Duration::from_millis(read.number(
-                "GENIE_OWN_WRITES_WAIT_MS",
-                0,
-                60_000,
-            )),
-            login_stall: Duration::from_millis(read.number("GENIE_LOGIN_STALL_MS", 0, 10_000)),
-            seal_every: Duration::from_secs(read.number("GENIE_SEAL_SECONDS", 1, 86_400)),
-            heads_file: Some(read.text("GENIE_HEADS_FILE"))
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
-            heads_webhook: read.secret(
-                "GENIE_HEADS_WEBHOOK",
-                is_http,
-                "must begin with http:// or https://",
-            ),
-            log: read.text("GENIE_LOG"),
-            log_json: read.one_of("GENIE_LOG_FORMAT", &["text", "json"]) == "json",
+            roles: read.roles(settings::GENIE_ROLES),
+            forget_grace: read.duration(settings::FORGET_GRACE),
+            forgotten_file: read.forgotten_file(),
+            ollama_url: read.url(settings::OLLAMA_URL),
+            ollama_model: read.text(settings::OLLAMA_MODEL),
+            caption_model: read.text(settings::CAPTION_MODEL),
+            ollama_concurrency: read.number(settings::OLLAMA_CONCURRENCY) as usize,
+            model_queue: read.number(settings::GENIE_MODEL_QUEUE) as usize,
+            chat_context_tokens: read.number(settings::CHAT_CONTEXT_TOKENS) as usize,
+            onboarding_gate: read.is(settings::ONBOARDING_GATE, "on"),
+            tiers_file: read.path(settings::GENIE_TIERS_FILE),
+            queue_stats_public: read.is(settings::QUEUE_STATS_PUBLIC, "true"),
+            cors_origins: read.origins(settings::CORS_ORIGINS),
+            rate_limit_user: read.rate(settings::RATE_LIMIT_USER),
+            rate_limit_address: read.rate(settings::RATE_LIMIT_ADDRESS),
+            trusted_proxies: read.networks(settings::TRUSTED_PROXIES),
+            job_lease: read.millis(settings::GENIE_JOB_LEASE_MS),
+            read_wait: read.millis(settings::GENIE_READ_WAIT_MS),
+            own_writes_wait: read.millis(settings::GENIE_OWN_WRITES_WAIT_MS),
+            login_stall: read.millis(settings::GENIE_LOGIN_STALL_MS),
+            seal_every: read.seconds(settings::GENIE_SEAL_SECONDS),
+            heads_file: read.path(settings::GENIE_HEADS_FILE),
+            heads_webhook: read.secret_url(settings::GENIE_HEADS_WEBHOOK),
+            log: read.text(settings::GENIE_LOG),
+            log_json: read.is(settings::GENIE_LOG_FORMAT, "json"),
+            unknown: unknown_names(&given),
             given: BTreeMap::new(),
         };
         if config.master_keys.is_some() && config.master_keys_file.is_some() {
             read.wrong.push("GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; the ring is in one of them".into());
         }
-        match read.wrong.is_empty() {
-            true => Ok(Self { given, ..config }),
-            false => Err(BadConfig(read.wrong)),
+        if read.wrong.is_empty() {
+            Ok(Self { given, ..config })
+        } else {
+            Err(BadConfig(read.wrong))
         }
     }
 
@@ -200,9 +174,9 @@ impl Config {
     }
 
     /// Where the bytes of uploaded files are kept.
-    pub fn blobs(&self) -> Place {
+    pub fn blobs(&self) -> BlobLocation {
         if self.blobs_url.is_empty() {
-            return Place::Folder(self.data_dir.join("blobs"));
+            return BlobLocation::Folder(self.data_dir.join("blobs"));
         }
         let aws = self
             .given
@@ -211,7 +185,7 @@ impl Config {
         let aws = aws
             .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
             .collect();
-        Place::Bucket {
+        BlobLocation::Bucket {
             url: self.blobs_url.clone(),
             aws,
         }
@@ -234,11 +208,11 @@ impl Config {
                 .given
                 .get(setting.name)
                 .filter(|value| !value.is_empty());
-            let (value, from) = match (given, setting.default) {
-                (Some(_), _) if setting.is_secret => ("********", "set"),
-                (Some(value), _) => (value.as_str(), "set"),
-                (None, Some(default)) => (default, "default"),
-                (None, None) => ("", "unset"),
+            let (value, from) = match given {
+                Some(_) if setting.is_secret() => ("********", "set"),
+                Some(value) => (value.as_str(), "set"),
+                None if setting.is_secret() => ("", "unset"),
+                None => (setting.default, "default"),
             };
             format!(
                 "{:<26} {:<28} {:<8} {}",
@@ -269,9 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_the_nearest() {
-        let wrong = read(&[("GENIE_DATADIR", "x")]).err().unwrap().to_string();
-        assert!(wrong.contains("did you mean GENIE_DATA_DIR?"), "{wrong}");
+    fn an_unknown_name_is_warned_of_with_the_nearest_and_stops_nothing() {
+        let config = read(&[("GENIE_DATADIR", "x"), ("GENIE_TEST_POSTGRES", "x")])
+            .ok()
+            .unwrap();
+        let [told] = &config.unknown[..] else {
+            panic!("one warning, not {:?}", config.unknown);
+        };
+        assert!(
+            told.contains("GENIE_DATADIR") && told.contains("did you mean GENIE_DATA_DIR?"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub mod line;
 /// What the original sealed.
 pub mod original;
 
-use importer::{Importer, Outcome};
-use line::{Line, MAX_LINE};
+use importer::{Importer, LineOutcome};
+use line::{CredentialLine, MAX_LINE};
 
 /// Lines that are sent to the server at once: few enough for its answer to come in time from a slow store, too.
 const BATCH_LINES: usize = 32;
@@ -48,12 +48,12 @@ pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the
 #[derive(Subcommand)]
 pub enum ImportCommand {
     /// Take in credentials that the original sealed with CREDENTIALS_ENC_KEY_B64; may run beside the server, and again
-    Credentials(Options),
+    Credentials(CredentialImportArguments),
 }
 
 /// From where.
 #[derive(Args)]
-pub struct Options {
+pub struct CredentialImportArguments {
     /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"}; `-` is standard input
     file: PathBuf,
     /// A new file for the lines that are not taken in, as they came
@@ -82,7 +82,7 @@ pub fn run(
             config,
             io,
             rejected,
-            counts: Counts::default(),
+            counts: ImportCounts::default(),
         };
         let done = import.all(lines).await;
         import.end(done).await
@@ -90,14 +90,14 @@ pub fn run(
 }
 
 /// A line on its way: what it says or what is wrong with it, and its bytes as they came unless they are with the rejected already.
-struct Pending {
+struct PendingLine {
     number: u64,
     bytes: Vec<u8>,
-    read: Result<Line, String>,
+    read: Result<CredentialLine, String>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct ImportCounts {
     imported: u64,
     before: u64,
     rejected: u64,
@@ -108,7 +108,7 @@ struct Import {
     config: Config,
     io: tokio::runtime::Handle,
     rejected: Option<Rejected>,
-    counts: Counts,
+    counts: ImportCounts,
 }
 
 /// Who takes lines in.
@@ -127,7 +127,8 @@ enum Way {
 
 impl Import {
     async fn all(&mut self, mut lines: Lines) -> Result<(), String> {
-        let (mut pending, mut bytes) = (Vec::new(), 0);
+        let mut pending = Vec::new();
+        let mut bytes = 0;
         while let Some(next) = lines.next(self.rejected.as_mut())? {
             bytes += next.bytes.len();
             pending.push(next);
@@ -139,9 +140,10 @@ impl Import {
         self.batch(pending).await
     }
 
-    async fn batch(&mut self, pending: Vec<Pending>) -> Result<(), String> {
-        let (mut lines, mut numbered) = (Vec::new(), Vec::with_capacity(pending.len()));
-        for Pending {
+    async fn batch(&mut self, pending: Vec<PendingLine>) -> Result<(), String> {
+        let mut lines = Vec::new();
+        let mut numbered = Vec::with_capacity(pending.len());
+        for PendingLine {
             number,
             bytes,
             read,
@@ -154,16 +156,17 @@ impl Import {
             });
             numbered.push((number, bytes, name));
         }
-        let mut outcomes = match lines.is_empty() {
-            true => vec![].into_iter(),
-            false => self.send(CredentialBatch { lines }).await?.into_iter(),
+        let mut outcomes = if lines.is_empty() {
+            vec![].into_iter()
+        } else {
+            self.send(CredentialBatch { lines }).await?.into_iter()
         };
         for (number, bytes, name) in numbered {
             let outcome = match &name {
-                Ok(_) => outcomes.next().unwrap_or(Outcome::Later {
+                Ok(_) => outcomes.next().unwrap_or(LineOutcome::Later {
                     reason: "the server said nothing of it".to_owned(),
                 }),
-                Err(reason) => Outcome::Rejected {
+                Err(reason) => LineOutcome::Rejected {
                     reason: reason.clone(),
                 },
             };
@@ -177,30 +180,31 @@ impl Import {
         number: u64,
         bytes: &[u8],
         name: &str,
-        outcome: Outcome,
+        outcome: LineOutcome,
     ) -> Result<(), String> {
         let said = match outcome {
-            Outcome::Imported { id } => {
+            LineOutcome::Imported { id } => {
                 self.counts.imported += 1;
-                match id.to_string().eq_ignore_ascii_case(name) {
-                    true => "imported".to_owned(),
-                    false => format!(
+                if id.to_string().eq_ignore_ascii_case(name) {
+                    "imported".to_owned()
+                } else {
+                    format!(
                         "imported as {id}, because `{name}` is no UUID; tell its clients the new id"
-                    ),
+                    )
                 }
             }
-            Outcome::Before { .. } => {
+            LineOutcome::Before { .. } => {
                 self.counts.before += 1;
                 "imported before".to_owned()
             }
-            Outcome::Rejected { reason } => {
+            LineOutcome::Rejected { reason } => {
                 self.counts.rejected += 1;
                 if let Some(rejected) = &mut self.rejected {
                     rejected.line(bytes)?;
                 }
                 format!("not imported: {reason}")
             }
-            Outcome::Later { reason } => {
+            LineOutcome::Later { reason } => {
                 return Err(format!("stopped at line {number}: {reason}; {AGAIN}"));
             }
         };
@@ -208,7 +212,7 @@ impl Import {
         Ok(())
     }
 
-    async fn send(&mut self, batch: CredentialBatch) -> Result<Vec<Outcome>, String> {
+    async fn send(&mut self, batch: CredentialBatch) -> Result<Vec<LineOutcome>, String> {
         if !matches!(self.way, Way::Here { .. }) {
             match client::ask(&self.config, ROUTE, &batch)
                 .await
@@ -231,7 +235,8 @@ impl Import {
             return Err("nobody takes lines in".to_owned());
         };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
-        let (log, credentials) = (log.clone(), credentials.clone());
+        let log = log.clone();
+        let credentials = credentials.clone();
         let taken = self.io.spawn(async move {
             Importer {
                 log: &log,
@@ -276,7 +281,7 @@ impl Import {
         if let Some(rejected) = self.rejected {
             rejected.close()?;
         }
-        let Counts {
+        let ImportCounts {
             imported,
             before,
             rejected,
@@ -294,7 +299,7 @@ impl Import {
     }
 }
 
-fn outcomes_of(mut answer: Value) -> Result<Vec<Outcome>, String> {
+fn outcomes_of(mut answer: Value) -> Result<Vec<LineOutcome>, String> {
     serde_json::from_value(answer["data"].take()).map_err(|_| client::NOT_UNDERSTOOD.to_owned())
 }
 
@@ -308,11 +313,12 @@ struct Lines {
 impl Lines {
     fn open(path: &Path) -> Result<Self, String> {
         let shown = path.display().to_string();
-        let reader: Box<dyn BufRead> = match path == Path::new("-") {
-            true => Box::new(io::stdin().lock()),
-            false => Box::new(BufReader::new(
+        let reader: Box<dyn BufRead> = if path == Path::new("-") {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(BufReader::new(
                 File::open(path).map_err(|error| format!("{shown}: {error}"))?,
-            )),
+            ))
         };
         Ok(Self {
             reader,
@@ -322,9 +328,10 @@ impl Lines {
     }
 
     /// The next that is not blank. One that is too long goes to the rejected as it is read, and is never held whole.
-    fn next(&mut self, rejected: Option<&mut Rejected>) -> Result<Option<Pending>, String> {
+    fn next(&mut self, rejected: Option<&mut Rejected>) -> Result<Option<PendingLine>, String> {
         loop {
-            let (mut bytes, most) = (Vec::new(), MAX_LINE as u64 + 1);
+            let mut bytes = Vec::new();
+            let most = MAX_LINE as u64 + 1;
             let read = self
                 .reader
                 .by_ref()
@@ -339,7 +346,7 @@ impl Lines {
             if read as u64 == most && !bytes.ends_with(b"\n") {
                 self.pass_over(&bytes, rejected)?;
                 let read = Err(format!("it is longer than {MAX_LINE} bytes"));
-                return Ok(Some(Pending {
+                return Ok(Some(PendingLine {
                     number,
                     bytes: Vec::new(),
                     read,
@@ -347,9 +354,9 @@ impl Lines {
             }
             let line = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
             if !line.trim_ascii().is_empty() {
-                return Ok(Some(Pending {
+                return Ok(Some(PendingLine {
                     number,
-                    read: Line::read(line),
+                    read: CredentialLine::read(line),
                     bytes: line.strip_suffix(b"\n").unwrap_or(line).to_vec(),
                 }));
             }

@@ -1,11 +1,9 @@
 //! The account exports that run on this server: one a user.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use genie_events::UserId;
+use parking_lot::Mutex;
 
 /// The users whose exports run.
 #[derive(Debug, Clone, Default)]
@@ -25,11 +23,7 @@ pub struct RunningExport {
 impl Exports {
     /// Begins an export, unless one of the same user runs.
     pub fn begin(&self, user: UserId) -> Result<RunningExport, ExportRunning> {
-        let is_new = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(user);
+        let is_new = self.0.lock().insert(user);
         if !is_new {
             return Err(ExportRunning);
         }
@@ -42,10 +36,6 @@ impl Exports {
 
 impl Drop for RunningExport {
     fn drop(&mut self) {
-        self.exports
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
+        self.exports.0.lock().remove(&self.user);
     }
 }

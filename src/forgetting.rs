@@ -25,10 +25,7 @@ pub mod command;
 /// Forgotten ids outside the store.
 mod ledger;
 
-/// Looks for what must be gone where it was before.
-mod verify;
-
-pub use ledger::Ledger;
+pub use ledger::ForgottenLedger;
 
 /// How often the elected node looks for what is to be done.
 const TICK: Duration = Duration::from_secs(1);
@@ -59,7 +56,7 @@ struct Inner {
     reads: ReadSide,
     blobs: Blobs,
     directus: Option<Directus>,
-    ledger: Ledger,
+    ledger: ForgottenLedger,
 }
 
 /// A step could not be done now.
@@ -112,7 +109,7 @@ impl Eraser {
         reads: ReadSide,
         blobs: Blobs,
         directus: Option<Directus>,
-        ledger: Ledger,
+        ledger: ForgottenLedger,
     ) -> Self {
         Self(Arc::new(Inner {
             log,
@@ -137,12 +134,13 @@ impl Eraser {
                 }
                 Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
             }
-            tokio::time::sleep(TICK).await;
+            self.0.log.clock().pause(TICK).await;
         }
     }
 
     async fn see_to(&self, one: &Forgetting) {
-        let (user, log) = (one.user, &self.0.log);
+        let user = one.user;
+        let log = &self.0.log;
         let done = match one.stage {
             Stage::Requested => self.forget_when_due(user).await,
             Stage::Forgotten => self.finish(user).await,

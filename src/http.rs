@@ -29,6 +29,8 @@ mod request;
 pub mod response;
 /// Roles that somebody asks for.
 mod roles;
+/// What applies to a route beside its handler.
+mod route_rules;
 /// Every route, one a row.
 pub mod routes;
 /// Server-sent events.
@@ -99,6 +101,7 @@ pub fn service(
     let has_directus = app.directus.is_some();
     ActixApp::new()
         .app_data(app)
+        .app_data(web::Data::new(routes::rules()))
         .app_data(web::QueryConfig::default().error_handler(error::bad_query))
         .configure(|config| routes::register(config, has_directus))
         .default_service(web::to(error::no_such_route))

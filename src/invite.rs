@@ -9,12 +9,12 @@ use crate::{
     cli::{output::say, runtime},
     config::Config,
     roles,
-    socket::{client, requests::NewInvites},
+    socket::{client, requests::InviteRequest},
     store::{lock_store, open_log},
 };
 
 /// Makes them and prints a code a line.
-pub fn make(config: Config, wanted: NewInvites) -> Result<(), String> {
+pub fn make(config: Config, wanted: InviteRequest) -> Result<(), String> {
     let codes = runtime::run(async {
         match client::ask(&config, "/invites", &wanted).await? {
             Some(answer) => codes_of(&answer),
@@ -33,7 +33,7 @@ fn codes_of(answer: &Value) -> Result<Vec<String>, String> {
     codes.ok_or_else(|| client::NOT_UNDERSTOOD.to_owned())
 }
 
-async fn make_here(config: &Config, wanted: NewInvites) -> Result<Vec<String>, String> {
+async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>, String> {
     let (count, grant) = wanted.read()?;
     roles::expect_set(config, &grant.role)?;
     let _only_process = lock_store(config)?;

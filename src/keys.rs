@@ -80,11 +80,12 @@ struct Here {
 
 impl Keeper<'_> {
     async fn ask<T: DeserializeOwned>(&mut self, asked: KeyRequest) -> Result<T, String> {
-        let answer = match self.here.is_none() {
-            true => client::ask(self.config, "/keys", &asked)
+        let answer = if self.here.is_none() {
+            client::ask(self.config, "/keys", &asked)
                 .await?
-                .map(|mut answer| answer["data"].take()),
-            false => None,
+                .map(|mut answer| answer["data"].take())
+        } else {
+            None
         };
         let answer = match answer {
             Some(answer) => answer,
@@ -199,7 +200,8 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     }
     let to: String = keeper.ask(KeyRequest::Begin).await?;
     let mut listed: KeyList = keeper.ask(KeyRequest::List).await?;
-    let (mut remain, mut unreadable) = (listed.wrapped_by_others(&to), BTreeSet::new());
+    let mut remain = listed.wrapped_by_others(&to);
+    let mut unreadable = BTreeSet::new();
     say(&format!(
         "master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"
     ));

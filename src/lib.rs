@@ -26,6 +26,8 @@ mod identity;
 mod invite;
 /// `genie keys`, and where the ring of master keys is.
 mod keys;
+/// Limits how often something may be wrong, by key.
+mod limiter;
 /// `genie log export`, `genie log import`.
 mod log_transfer;
 /// The log lines of this process.

@@ -104,11 +104,12 @@ pub fn passphrase(
         (None, Some(passphrase)) => passphrase.clone(),
         (None, None) => ask(is_new)?,
     };
-    match is_new && passphrase.expose_secret().len() < SHORTEST {
-        true => Err(format!(
+    if is_new && passphrase.expose_secret().len() < SHORTEST {
+        Err(format!(
             "the passphrase of an export must have {SHORTEST} characters or more; who has it can read the export"
-        )),
-        false => Ok(passphrase),
+        ))
+    } else {
+        Ok(passphrase)
     }
 }
 

@@ -37,15 +37,15 @@ pub enum UploadError {
 /// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
 /// each upload whose job is cancelled or fails is followed by another.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
-    let (kept, room) = (app.log.kept_bytes(user).await?, most.saturating_mul(KEPT));
-    match kept.saturating_add(most) <= room {
-        true => Ok(()),
-        false => {
-            let sentence = format!(
-                "Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator"
-            );
-            Err(Refusal::conflict("no_room", sentence).into())
-        }
+    let kept = app.log.kept_bytes(user).await?;
+    let room = most.saturating_mul(KEPT);
+    if kept.saturating_add(most) <= room {
+        Ok(())
+    } else {
+        let sentence = format!(
+            "Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator"
+        );
+        Err(Refusal::conflict("no_room", sentence).into())
     }
 }
 
@@ -78,7 +78,8 @@ async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadEr
         return Err(WriteError::Busy.into());
     };
     let reader = Arc::new(upload.reader());
-    let (read, size) = (Arc::clone(&reader), upload.size());
+    let read = Arc::clone(&reader);
+    let size = upload.size();
     let looking = tokio::task::spawn_blocking(move || {
         let _permit = permit; // for as long as the thread runs, even when nobody waits for it any more
         zip_check::check(read, size)

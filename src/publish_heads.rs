@@ -93,7 +93,8 @@ impl HeadsFile {
             .map_err(|error| error.to_string())?;
         file.try_lock()
             .map_err(|_| "another server writes it; each needs a file of its own")?;
-        let (mut length, mut last) = (0, None);
+        let mut length = 0;
+        let mut last = None;
         for note in Notes::new(BufReader::new(&file)) {
             match note {
                 Ok(note) => {
@@ -120,9 +121,10 @@ impl HeadsFile {
 
     /// Cuts off what a power cut or a full disk left of a head.
     fn cut_off_rest(&mut self) -> std::io::Result<()> {
-        match self.file.metadata()?.len() > self.length {
-            true => self.file.set_len(self.length),
-            false => Ok(()),
+        if self.file.metadata()?.len() > self.length {
+            self.file.set_len(self.length)
+        } else {
+            Ok(())
         }
     }
 
@@ -138,10 +140,12 @@ impl HeadsFile {
 }
 
 async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
-    let (mut pause, path) = (FIRST_PAUSE, file.path.display().to_string());
+    let mut pause = FIRST_PAUSE;
+    let path = file.path.display().to_string();
     while let Some(head) = next(&mut heads).await {
         if head.size < file.size {
-            let (kept, signed) = (file.size, head.size);
+            let kept = file.size;
+            let signed = head.size;
             error!(
                 path,
                 kept,

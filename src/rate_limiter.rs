@@ -53,7 +53,7 @@ impl Rate {
 }
 
 /// Counts by key.
-pub struct Limiter {
+pub struct RequestLimiter {
     /// What clients know it by.
     name: &'static str,
     rate: Rate,
@@ -63,7 +63,7 @@ pub struct Limiter {
 
 /// How a key stands after it was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateStanding {
     name: &'static str,
     rate: Rate,
     remaining: u32,
@@ -71,7 +71,7 @@ pub struct Standing {
     pub retry_after: Option<Duration>,
 }
 
-impl Limiter {
+impl RequestLimiter {
     /// A limiter that clients know by this name.
     pub fn new(name: &'static str, rate: Rate) -> Self {
         // At least a microsecond: a million in a second.
@@ -88,7 +88,7 @@ impl Limiter {
     }
 
     /// Counts one more for a key.
-    pub fn count(&self, key: impl Hash) -> Standing {
+    pub fn count(&self, key: impl Hash) -> RateStanding {
         let mut key = self.hasher.hash_one(key);
         if self.counts.len() >= MAX_KEYS {
             key %= MAX_KEYS as u64;
@@ -97,7 +97,7 @@ impl Limiter {
             Ok(state) => (state.remaining_burst_capacity(), None),
             Err(not_until) => (0, Some(not_until.wait_time_from(MonotonicClock.now()))),
         };
-        Standing {
+        RateStanding {
             name: self.name,
             rate: self.rate,
             remaining,
@@ -112,7 +112,7 @@ impl Limiter {
     }
 }
 
-impl Standing {
+impl RateStanding {
     /// The policy, for `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
     pub fn policy(&self) -> String {
         format!(
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(Rate::read(bad), None, "{bad}");
         }
         assert_eq!(
-            Limiter::new("user", Rate::read("1000000/1s").unwrap())
+            RequestLimiter::new("user", Rate::read("1000000/1s").unwrap())
                 .count("a key")
                 .retry_after,
             None
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn each_key_has_its_own_count_and_is_told_how_it_stands() {
-        let limiter = Limiter::new("user", Rate::read("3/1h").unwrap());
+        let limiter = RequestLimiter::new("user", Rate::read("3/1h").unwrap());
         let told: Vec<_> = (0..3).map(|_| limiter.count("ada")).collect();
         assert!(told.iter().all(|standing| standing.retry_after.is_none()));
         assert_eq!(
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_is_bounded() {
-        let limiter = Limiter::new("address", Rate::read("3/1h").unwrap());
+        let limiter = RequestLimiter::new("address", Rate::read("3/1h").unwrap());
         let refused = (0..MAX_KEYS * 3)
             .filter(|n| limiter.count(n).retry_after.is_some())
             .count();
@@ -197,7 +197,7 @@ mod tests {
             "{}",
             limiter.counts.len()
         );
-        let quick = Limiter::new("address", Rate::read("1000000/1s").unwrap());
+        let quick = RequestLimiter::new("address", Rate::read("1000000/1s").unwrap());
         assert!((0..1000).all(|n| quick.count(n).retry_after.is_none()));
         while !quick.counts.is_empty() {
             quick.forget_idle(); // each has its rate again within a microsecond or so

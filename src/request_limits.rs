@@ -7,7 +7,7 @@ use genie_events::UserId;
 use crate::{
     config::Config,
     network::Network,
-    rate_limiter::{Limiter, Standing},
+    rate_limiter::{RateStanding, RequestLimiter},
 };
 
 /// How often idle counts are forgotten.
@@ -16,13 +16,13 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// Counts requests; a rate that is off counts nothing.
 #[derive(Clone)]
 pub struct RequestLimits {
-    users: Option<Arc<Limiter>>,
-    addresses: Option<Arc<Limiter>>,
+    users: Option<Arc<RequestLimiter>>,
+    addresses: Option<Arc<RequestLimiter>>,
 }
 
 impl RequestLimits {
     pub fn new(config: &Config) -> Self {
-        let limiter = |name, rate| Arc::new(Limiter::new(name, rate));
+        let limiter = |name, rate| Arc::new(RequestLimiter::new(name, rate));
         Self {
             users: config.rate_limit_user.map(|rate| limiter("user", rate)),
             addresses: config
@@ -32,12 +32,12 @@ impl RequestLimits {
     }
 
     /// Counts one more request of a user.
-    pub fn count_user(&self, user: UserId) -> Option<Standing> {
+    pub fn count_user(&self, user: UserId) -> Option<RateStanding> {
         self.users.as_ref().map(|users| users.count(user))
     }
 
     /// Counts one more request from an address.
-    pub fn count_address(&self, address: IpAddr) -> Option<Standing> {
+    pub fn count_address(&self, address: IpAddr) -> Option<RateStanding> {
         self.addresses
             .as_ref()
             .map(|addresses| addresses.count(Network::of(address)))

@@ -41,11 +41,12 @@ pub fn expect_one_of<'a>(
     known: impl Iterator<Item = &'a str> + Clone,
     role: &str,
 ) -> Result<(), String> {
-    match known.clone().any(|known| known == role) {
-        true => Ok(()),
-        false => Err(format!(
+    if known.clone().any(|known| known == role) {
+        Ok(())
+    } else {
+        Err(format!(
             "`role` must be one of: {}",
             known.take(MAX_TOLD).collect::<Vec<_>>().join(", ")
-        )),
+        ))
     }
 }

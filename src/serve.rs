@@ -1,13 +1,19 @@
 //! Builds a server and lets it listen: for the binary by [`run`], in a process of the caller's own by [`Server`].
 
-use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use actix::{Arbiter, ArbiterHandle};
-use actix_web::{HttpServer, web};
+use actix_web::{HttpServer, dev::ServerHandle, web};
 use genie_actors::{ModelSettings, WriteSettings, WriteSide};
 use genie_events::Limits;
 use genie_log::{Clock, Election, Log, Opened};
 use genie_projections::ReadSide;
+use serde_json::json;
 use tokio::{
     runtime::{self, Runtime},
     sync::{mpsc, oneshot},
@@ -20,16 +26,16 @@ use crate::{
     cli::output,
     config::Config,
     exports::Exports,
-    forgetting::{Eraser, Ledger},
+    forgetting::{Eraser, ForgottenLedger},
     http,
     identity::{
-        account_cache::KnownAccounts,
+        account_cache::AccountCache,
         directus::Directus,
         impersonation::ImpersonationTokens,
-        login_limiter::Throttle,
+        login_limiter::LoginLimiter,
         password::Passwords,
         refresh::RefreshTokens,
-        secret_limiter::{self, Refused},
+        secret_limiter::{self, SecretLimiter},
         token::Tokens,
     },
     keys::server::Ring,
@@ -53,7 +59,10 @@ const LAST_FACTS: Duration = Duration::from_secs(2);
 /// Runs the server of this process until a signal stops it.
 pub fn run(config: Config) -> Result<(), String> {
     logging::start(&config)?;
-    let owner = Owner {
+    for warning in &config.unknown {
+        warn!("{warning}");
+    }
+    let owner = ServerOwner {
         say: Arc::new(output::say),
         listening: None,
         stop: None,
@@ -66,8 +75,17 @@ pub fn run(config: Config) -> Result<(), String> {
 pub struct Server {
     address: SocketAddr,
     said: mpsc::UnboundedReceiver<String>,
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Stop>,
     ended: oneshot::Receiver<Result<(), String>>,
+}
+
+/// How a server in the caller's process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Requests under way finish, and everything is put in order.
+    Gracefully,
+    /// As if the process was killed.
+    AtOnce,
 }
 
 impl Server {
@@ -77,7 +95,7 @@ impl Server {
         let (listening, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
-        let owner = Owner {
+        let owner = ServerOwner {
             say: Arc::new(move |line| {
                 let _ = say.send(line.to_owned());
             }),
@@ -117,8 +135,14 @@ impl Server {
 
     /// Lets requests under way finish, and stops.
     pub async fn stop(mut self) -> Result<(), String> {
-        let _ = self.stop.send(()); // a server that ended by itself hears nothing
+        let _ = self.stop.send(Stop::Gracefully); // a server that ended by itself hears nothing
         end_of(&mut self.ended).await
+    }
+
+    /// Ends as if the process was killed: connections break, and nothing is put in order.
+    pub async fn kill(mut self) {
+        let _ = self.stop.send(Stop::AtOnce);
+        let _ = end_of(&mut self.ended).await; // it was to break off
     }
 }
 
@@ -131,14 +155,14 @@ async fn end_of(ended: &mut oneshot::Receiver<Result<(), String>>) -> Result<(),
 type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The owner of a server: hears its lines, and stops it.
-struct Owner {
+struct ServerOwner {
     say: Say,
     listening: Option<oneshot::Sender<SocketAddr>>,
     /// Without it, signals stop the server.
-    stop: Option<oneshot::Receiver<()>>,
+    stop: Option<oneshot::Receiver<Stop>>,
 }
 
-fn serve(config: Config, clock: Clock, owner: Owner) -> Result<(), String> {
+fn serve(config: Config, clock: Clock, owner: ServerOwner) -> Result<(), String> {
     let _only_process = lock_store(&config)?;
     let runtime = io_runtime()?;
     let io = runtime.handle().clone();
@@ -146,11 +170,11 @@ fn serve(config: Config, clock: Clock, owner: Owner) -> Result<(), String> {
     system.block_on(async move {
         let arbiters: Vec<Arbiter> = (0..ACTOR_THREADS).map(|_| Arbiter::new()).collect();
         let handles = arbiters.iter().map(Arbiter::handle).collect();
-        let app = io.spawn(build(config, clock, handles, Arc::clone(&owner.say)));
-        let app = app
+        let built = io.spawn(build(config, clock, handles, Arc::clone(&owner.say)));
+        let built = built
             .await
             .map_err(|stopped| format!("the start broke off: {stopped}"))??;
-        let ended = listen(Arc::new(app), owner).await;
+        let ended = listen(built, owner).await;
         for arbiter in &arbiters {
             arbiter.stop();
         }
@@ -167,13 +191,20 @@ fn io_runtime() -> Result<Runtime, String> {
         .map_err(|error| format!("the runtime can't be started: {error}"))
 }
 
+/// A server that does not listen yet.
+struct Built {
+    app: App,
+    /// The code of the first invite, while it is unspent.
+    first_invite: Option<String>,
+}
+
 /// Builds the state and starts all that runs beside requests. To be called on the runtime that owns all I/O.
 async fn build(
     config: Config,
     clock: Clock,
     arbiters: Vec<ArbiterHandle>,
     say: Say,
-) -> Result<App, String> {
+) -> Result<Built, String> {
     let limits = tier_limits::read(&config)?;
     let Opened { log, vault } = open_log(&config, clock, false).await?;
     let head_at_start = log.head();
@@ -187,13 +218,18 @@ async fn build(
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
-    if directus.is_none() {
-        say_first_invite(&config, &write, &say).await?;
-    }
+    // Where Directus names the administrators, no invite can make one.
+    let first_invite = match directus {
+        Some(_) => None,
+        None => {
+            let fixed = config.first_invite.as_ref();
+            write.invites.first(fixed).await.map_err(sentence)?
+        }
+    };
     warn_of_missing(&config, &write).await;
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
-    let ledger = Ledger::open(&config.forgotten_file)?;
+    let ledger = ForgottenLedger::open(&config.forgotten_file)?;
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
@@ -203,17 +239,17 @@ async fn build(
         ledger,
     );
     start_erasing(&eraser, &election, &say).await?;
-    let known_accounts = KnownAccounts::new(log.clone(), reads.clone(), write.users.clone());
-    tokio::spawn(known_accounts.clone().follow());
+    let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
+    tokio::spawn(account_cache.clone().follow());
     let request_limits = RequestLimits::new(&config);
     tokio::spawn(request_limits.clone().forget_idle());
-    Ok(App {
+    let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
         refresh_tokens: RefreshTokens::new(log.hashes().refresh_key()),
         passwords: Passwords::new().map_err(sentence)?,
-        throttle: Throttle::new(),
-        refused: Refused::new(),
+        login_limiter: LoginLimiter::new(),
+        secret_limiter: SecretLimiter::new(),
         uploads: Uploads::default(),
         exports: Exports::default(),
         outages: Outages::default(),
@@ -228,10 +264,11 @@ async fn build(
         directus,
         blobs,
         eraser,
-        known_accounts,
+        account_cache,
         request_limits,
         limits,
-    })
+    };
+    Ok(Built { app, first_invite })
 }
 
 fn sentence(error: impl std::fmt::Display) -> String {
@@ -271,21 +308,6 @@ fn open_directus(
     Ok(directus)
 }
 
-/// Where Directus names the administrators, no invite can make one; so this is not called there.
-async fn say_first_invite(config: &Config, write: &WriteSide, say: &Say) -> Result<(), String> {
-    let code = write
-        .invites
-        .first(config.first_invite.as_ref())
-        .await
-        .map_err(sentence)?;
-    if let Some(code) = code {
-        say(&format!(
-            "The first invite, whose user becomes administrator: {code}"
-        ));
-    }
-    Ok(())
-}
-
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
         warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
@@ -309,7 +331,8 @@ async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Resul
     Ok(())
 }
 
-async fn listen(app: Arc<App>, owner: Owner) -> Result<(), String> {
+async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Result<(), String> {
+    let app = Arc::new(app);
     let io = app.log.store().io().clone();
     io.spawn(put_refused_on_record(Arc::clone(&app)));
     let host = app.config.host.as_str();
@@ -325,6 +348,9 @@ async fn listen(app: Arc<App>, owner: Owner) -> Result<(), String> {
         .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
     let commands = socket::server::serve(&app);
     let addresses = server.addrs();
+    if let (Some(code), Some(address)) = (first_invite, addresses.first()) {
+        (owner.say)(&first_invite_told(&code, *address));
+    }
     for address in &addresses {
         (owner.say)(&format!("genie listens on http://{address}"));
         info!(%address, store = ?app.config.target(), "genie listens");
@@ -333,16 +359,17 @@ async fn listen(app: Arc<App>, owner: Owner) -> Result<(), String> {
         let _ = listening.send(*address);
     }
     let server = server.run();
-    if let Some(stop) = owner.stop {
-        let handle = server.handle();
-        actix_web::rt::spawn(async move {
-            let _ = stop.await; // or the owner is gone
-            handle.stop(true).await;
-        });
-    }
+    let told = owner
+        .stop
+        .map(|stop| actix_web::rt::spawn(stop_when_told(stop, server.handle())));
     let stopped = server
         .await
         .map_err(|error| format!("the server stopped: {error}"));
+    if let Some(told) = told
+        && matches!(told.await, Ok(Stop::AtOnce))
+    {
+        return stopped;
+    }
     if let Some(commands) = commands {
         commands.stop().await;
     }
@@ -350,8 +377,16 @@ async fn listen(app: Arc<App>, owner: Owner) -> Result<(), String> {
     stopped
 }
 
+async fn stop_when_told(stop: oneshot::Receiver<Stop>, server: ServerHandle) -> Stop {
+    let stop = stop.await.unwrap_or(Stop::AtOnce); // the owner is gone
+    server.stop(stop == Stop::Gracefully).await;
+    stop
+}
+
 async fn close(app: &App) {
-    let last_refused = app.refused.put_on_record(&app.log, &app.write.access, true);
+    let last_refused = app
+        .secret_limiter
+        .put_on_record(&app.log, &app.write.access, true);
     let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
     let log = app.log.clone();
     let ring = Arc::clone(&app.ring);
@@ -364,12 +399,42 @@ async fn close(app: &App) {
     info!("genie stopped");
 }
 
+/// The first invite, with a command that uses it.
+fn first_invite_told(code: &str, address: SocketAddr) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let body = json!({"email": "you@example.com", "password": "CHANGE-ME", "inviteCode": code});
+    let body = body.to_string().replace('\'', r"'\''"); // as a shell reads it
+    format!(
+        "The first invite, whose user becomes administrator: {code}\n\
+         Use it with an address and a password of yours:\n  \
+         curl http://{address}/api/register -H 'Content-Type: application/json' -d '{body}'"
+    )
+}
+
 /// For ever; to be spawned.
 async fn put_refused_on_record(app: Arc<App>) {
     loop {
         tokio::time::sleep(secret_limiter::TICK).await;
-        app.refused
+        app.secret_limiter
             .put_on_record(&app.log, &app.write.access, false)
             .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_invite_comes_with_a_command_that_a_shell_can_run() {
+        let told = first_invite_told("it's", "0.0.0.0:3001".parse().unwrap());
+        assert!(told.contains("curl http://127.0.0.1:3001/api/register "));
+        assert!(told.contains(r#""inviteCode":"it'\''s""#), "{told}");
     }
 }

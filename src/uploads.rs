@@ -1,11 +1,9 @@
 //! The uploads that this server receives and checks: one a user, and a limited number at once.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use genie_events::UserId;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Uploads that are received at once; one more is told to come again.
@@ -47,10 +45,7 @@ impl Default for Uploads {
 impl Uploads {
     /// Takes a slot for a user, of which each has one.
     pub fn begin(&self, user: UserId) -> Result<UploadSlot, NoUploadSlot> {
-        let mut receiving = self
-            .receiving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut receiving = self.receiving.lock();
         if receiving.contains(&user) {
             return Err(NoUploadSlot::SameUser);
         }
@@ -75,10 +70,6 @@ impl Uploads {
 
 impl Drop for UploadSlot {
     fn drop(&mut self) {
-        self.uploads
-            .receiving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.user);
+        self.uploads.receiving.lock().remove(&self.user);
     }
 }

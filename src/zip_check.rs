@@ -116,7 +116,9 @@ fn entries(
     buffer: &mut [u8],
     size: u64,
 ) -> Result<Vec<Entry>, BadZip> {
-    let (mut entries, mut unpacked, mut has_files) = (Vec::new(), 0_u64, false);
+    let mut entries = Vec::new();
+    let mut unpacked = 0_u64;
+    let mut has_files = false;
     let mut listed = archive.entries(buffer);
     while let Some(record) = listed.next_entry()? {
         if entries.len() == MAX_ENTRIES {
@@ -136,9 +138,10 @@ fn entries(
             method: record.compression_method(),
         });
     }
-    match has_files {
-        true => Ok(entries),
-        false => Err(BadZip::Empty),
+    if has_files {
+        Ok(entries)
+    } else {
+        Err(BadZip::Empty)
     }
 }
 

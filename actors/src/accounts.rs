@@ -437,7 +437,7 @@ impl Accounts {
     /// Deletes logins that ran out, for ever; to be spawned. The elected node does it.
     pub async fn sweep(self, election: Election) {
         loop {
-            tokio::time::sleep(SWEEP).await;
+            self.log.clock().pause(SWEEP).await;
             if election.now().is_some()
                 && let Err(error) = self.log.sweep_sessions(self.log.clock().now()).await
             {

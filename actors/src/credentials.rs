@@ -194,10 +194,8 @@ impl Credentials {
                 },
             ) = place(state, &target, fresh)?;
             let before = state.credential(id).unwrap_or(&Credential::Absent);
-            let (version, updated) = (
-                before.next_version(),
-                matches!(before, Credential::Held { .. }),
-            );
+            let version = before.next_version();
+            let updated = matches!(before, Credential::Held { .. });
             let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
             let Work::PutSecret { sealed, .. } = &work else {
                 unreachable!("sealing a secret makes the work that puts it");
@@ -323,7 +321,8 @@ fn place(
 }
 
 fn profile(platform: &str, platform_username: Option<&String>) -> CredentialDetails {
-    let (kind, platform) = (CredentialKind::Profile, platform.to_owned());
+    let kind = CredentialKind::Profile;
+    let platform = platform.to_owned();
     CredentialDetails {
         kind,
         platform,

@@ -127,7 +127,7 @@ impl JobBoard {
             match self.start().await {
                 Ok(follower) => break follower,
                 Err(error) => {
-                    warn!(%error, "the job board can't start yet; trying on");
+                    warn!(%error, "job board cannot read the log; retrying in 0.5 s");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -136,10 +136,10 @@ impl JobBoard {
             match follower.next(PAGE).await {
                 Ok(rows) => self.see(&rows),
                 Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the job board stopped");
+                    return error!(%error, "job board stopped: hole in the log");
                 }
                 Err(error) => {
-                    error!(%error, position = follower.position(), "the job board can't read on; trying on");
+                    error!(%error, position = follower.position(), "job board cannot read the log; retrying in 0.5 s");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -161,7 +161,7 @@ impl JobBoard {
         {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
-                Err(error) => error!(%error, "the job board passes a damaged row by"),
+                Err(error) => error!(%error, "job board skipped a damaged row"),
             }
         }
         self.take_note(&steps);
@@ -197,12 +197,10 @@ impl JobBoard {
         let deadline = Instant::now() + wait;
         loop {
             let changed = self.0.changed.notified();
-            let (board, queues_now, worker_now, metadata_now) = (
-                self.clone(),
-                queues.clone(),
-                worker.clone(),
-                metadata.clone(),
-            );
+            let board = self.clone();
+            let queues_now = queues.clone();
+            let worker_now = worker.clone();
+            let metadata_now = metadata.clone();
             // On a task of its own: a candidate taken off the board must end up somewhere even when the worker goes away.
             let handing = async move {
                 board
@@ -246,7 +244,7 @@ impl JobBoard {
                 // again, it comes back.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
                 Err(WriteError::Internal(reason)) => {
-                    error!(reason, job.id = %candidate.job, "a job can't be handed out")
+                    error!(reason, job.id = %candidate.job, "job cannot be handed out; it is off the board")
                 }
                 Err(error) => {
                     self.lock().put_back(&candidate);
@@ -267,12 +265,14 @@ impl JobBoard {
         worker: &str,
         metadata: Metadata,
     ) -> Result<ClaimedJob, WriteError> {
-        let (user, job) = (candidate.user, candidate.job.clone());
+        let user = candidate.user;
+        let job = candidate.job.clone();
         let lease = hex(&clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
         let planner = {
-            let (job, worker) = (job.clone(), worker.to_owned());
+            let job = job.clone();
+            let worker = worker.to_owned();
             move |state: &User, now: Now| {
                 let claim = JobCommand::Claim {
                     worker: worker.clone(),
@@ -379,7 +379,8 @@ impl JobBoard {
         lease: &str,
         progress: Option<i64>,
     ) -> Result<Option<Lease>, WriteError> {
-        let (hash, until) = (sha256_hex(lease.as_bytes()), self.lease_end());
+        let hash = sha256_hex(lease.as_bytes());
+        let until = self.lease_end();
         Ok(self
             .0
             .log
@@ -406,11 +407,9 @@ impl JobBoard {
         end: AttemptEnd,
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
-        let (hash, log, id) = (
-            sha256_hex(lease.as_bytes()),
-            self.0.log.clone(),
-            job.clone(),
-        );
+        let hash = sha256_hex(lease.as_bytes());
+        let log = self.0.log.clone();
+        let id = job.clone();
         let spread = clock::chance();
         let command = move |state: &User| match end.clone() {
             AttemptEnd::Completed { result, outputs } => JobCommand::Complete {

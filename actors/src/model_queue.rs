@@ -219,11 +219,10 @@ impl ClassQueue {
         let user = self.turns.pop_front()?;
         let waiters = self.waiting.get_mut(&user)?;
         let first = waiters.pop_front();
-        match waiters.is_empty() {
-            true => {
-                self.waiting.remove(&user);
-            }
-            false => self.turns.push_back(user),
+        if waiters.is_empty() {
+            self.waiting.remove(&user);
+        } else {
+            self.turns.push_back(user);
         }
         first
     }

@@ -141,7 +141,7 @@ impl Ollama {
             Err(_) => return Err(too_slow()),
             Ok(Err(error)) if error.is_connect() || error.is_timeout() => return Err(unreachable()),
             Ok(Err(error)) => {
-                warn!(error = %error.without_url(), "the model server broke off before it answered");
+                warn!(error = %error.without_url(), "model server closed the connection before it answered");
                 return Err(broke_off());
             }
             Ok(Ok(answer)) => answer,
@@ -183,7 +183,7 @@ impl ModelStream {
             if self.buffer.len() > MAX_LINE {
                 warn!(
                     model = self.model,
-                    "a line of the model server's stream has no end"
+                    "model server sent a line without an end; the answer fails"
                 );
                 return Err(broke_off());
             }
@@ -191,7 +191,7 @@ impl ModelStream {
                 Err(_) => return Err(too_slow()),
                 Ok(Some(Ok(bytes))) => self.buffer.extend_from_slice(&bytes),
                 Ok(Some(Err(error))) => {
-                    warn!(model = self.model, error = %error.without_url(), "the model server broke off in the middle");
+                    warn!(model = self.model, error = %error.without_url(), "model server closed the connection in the middle of an answer");
                     return Err(broke_off());
                 }
                 // The last line may come without its line feed.
@@ -209,7 +209,7 @@ impl ModelStream {
             warn!(
                 model = self.model,
                 bytes = line.len(),
-                "a line of the model server's stream is no JSON"
+                "model server sent a line that is not JSON; the answer fails"
             );
             return Err(broke_off());
         };
@@ -222,16 +222,16 @@ impl ModelStream {
             .map(|message| message.content)
             .unwrap_or_default();
         let millis = |nanos: Option<u64>| nanos.map(|nanos| nanos / 1_000_000);
-        Ok(match frame.done {
-            false => ModelFrame::Text(text),
-            true => ModelFrame::Done {
-                text,
-                metrics: TurnMetrics {
-                    prompt_tokens: frame.prompt_eval_count,
-                    answer_tokens: frame.eval_count,
-                    total_ms: millis(frame.total_duration),
-                    load_ms: millis(frame.load_duration),
-                },
+        if !frame.done {
+            return Ok(ModelFrame::Text(text));
+        }
+        Ok(ModelFrame::Done {
+            text,
+            metrics: TurnMetrics {
+                prompt_tokens: frame.prompt_eval_count,
+                answer_tokens: frame.eval_count,
+                total_ms: millis(frame.total_duration),
+                load_ms: millis(frame.load_duration),
             },
         })
     }
@@ -283,7 +283,7 @@ fn refused(status: u16, text: &str, model: &str) -> Failure {
         http.status = status,
         error = text,
         model,
-        "the model server refused"
+        "model server refused a request"
     );
     if status == 404 {
         return failure(

@@ -241,7 +241,8 @@ impl Users {
     }
 
     fn start(&self, user: UserId) -> Live {
-        let (log, limits) = (self.0.log.clone(), self.0.limits.clone());
+        let log = self.0.log.clone();
+        let limits = self.0.limits.clone();
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
         let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| {
             UserActor::new(user, log, limits)

@@ -172,10 +172,11 @@ impl Chat {
                 }]),
             },
             // A turn that is not running has its answer already, or never was: nothing is left to be said.
-            ChatCommand::Answer { turn, answer } => match self.running == Some(turn) {
-                true => Ok(vec![ChatEvent::Answered { turn, answer }]),
-                false => Ok(vec![]),
-            },
+            ChatCommand::Answer { turn, answer } => {
+                let is_running = self.running == Some(turn);
+                let answered = is_running.then_some(ChatEvent::Answered { turn, answer });
+                Ok(answered.into_iter().collect())
+            }
         }
     }
 

@@ -26,6 +26,11 @@ const MEDIA: [&str; 17] = [
 ];
 const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
 
+/// All that clients may queue.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    MEDIA.into_iter().chain(SCRAPE)
+}
+
 /// The queue of an operation; `None` for an unknown one. `onboarding_import` is queued by the upload, not by clients.
 pub fn queue_of(operation: &str) -> Option<&'static str> {
     if MEDIA.contains(&operation) {

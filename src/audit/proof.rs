@@ -1,7 +1,7 @@
 //! `genie audit proof`, and what `GET /api/admin/audit/proof` answers: that a fact stands in the log under a signed head.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use genie_log::{Log, keys::hex, merkle_proof::Proof, merkle_tree::Hash};
+use genie_log::{Log, merkle_proof::Proof, merkle_tree::Hash};
 use serde_json::{Value, json};
 
 use crate::cli::output::say;
@@ -22,7 +22,7 @@ pub fn json(proof: &Proof) -> Value {
     let mut json = json!({
         "position": proof.position,
         "event_id": proof.event_id,
-        "digest": hex(&proof.digest),
+        "digest": hex::encode(&proof.digest),
         "leaf_hash": base64(&proof.leaf),
         "tree_size": proof.head.size,
         "root": base64(&proof.head.root),

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 /// Prints them to standard output.
 pub async fn print(log: Log, user: UserId, as_json: bool) -> Result<(), String> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let (mut count, mut written) = (0, Ok(()));
+    let mut count = 0;
+    let mut written = Ok(());
     let read = log
         .user_facts(user, |fact| {
             count += 1;

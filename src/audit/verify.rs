@@ -18,7 +18,7 @@ use crate::{audit, cli::output::say, config::Config, log_transfer};
 
 /// What is to be checked, and against what.
 #[derive(Args)]
-pub struct Wanted {
+pub struct VerifyArguments {
     /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it
     #[arg(long)]
     heads: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Wanted {
 }
 
 /// Checks, and prints what was checked; an error names the first position that is bad.
-pub fn run(config: &Config, wanted: &Wanted) -> Result<(), String> {
+pub fn run(config: &Config, wanted: &VerifyArguments) -> Result<(), String> {
     let verified = match &wanted.export {
         Some(dir) => of_export(config, dir, wanted)?,
         None => {
@@ -53,7 +53,7 @@ pub fn run(config: &Config, wanted: &Wanted) -> Result<(), String> {
     Ok(())
 }
 
-fn of_export(config: &Config, dir: &Path, wanted: &Wanted) -> Result<Verified, String> {
+fn of_export(config: &Config, dir: &Path, wanted: &VerifyArguments) -> Result<Verified, String> {
     let key = wanted
         .key
         .as_deref()
@@ -100,7 +100,8 @@ fn tell(verified: Verified, has_heads: bool) {
         ));
     }
     if verified.covered < verified.facts {
-        let (facts, from) = (verified.facts - verified.covered, verified.covered + 1);
+        let facts = verified.facts - verified.covered;
+        let from = verified.covered + 1;
         say(&format!(
             "no signed head covers the last {facts} facts yet, from position {from} on"
         ));

@@ -1,11 +1,9 @@
 //! A file read at any place, by a thread that may wait.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{io, sync::Arc};
 
 use genie_log::{UserKeys, blobs::PART};
+use parking_lot::{Mutex, MutexGuard};
 use rawzip::ReaderAt;
 use tokio::runtime::Handle;
 use zeroize::Zeroizing;
@@ -18,11 +16,11 @@ pub struct BlobReader {
     bounds: Bounds,
     keys: Arc<UserKeys>,
     io: Handle,
-    seen: Mutex<Seen>,
+    seen: Mutex<ReadState>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct ReadState {
     part: Option<(u64, Zeroizing<Vec<u8>>)>,
     failure: Option<BlobError>,
 }
@@ -44,8 +42,8 @@ impl BlobReader {
         self.lock().failure.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ReadState> {
+        self.seen.lock()
     }
 }
 
@@ -54,7 +52,8 @@ impl ReaderAt for BlobReader {
         if offset >= self.bounds.size {
             return Ok(0);
         }
-        let (number, begin) = (offset / PART as u64, (offset % PART as u64) as usize);
+        let number = offset / PART as u64;
+        let begin = (offset % PART as u64) as usize;
         let mut seen = self.lock();
         if seen.part.as_ref().is_none_or(|(held, _)| *held != number) {
             seen.part = None; // before the next: one part is held, not two

@@ -20,7 +20,11 @@ struct Site {
 impl Site {
     async fn new(store: TestStore) -> Self {
         let log = store.open().await.log;
-        let blobs = Blobs::open(log.clone(), Place::Folder(store.folder().join("blobs"))).unwrap();
+        let blobs = Blobs::open(
+            log.clone(),
+            BlobLocation::Folder(store.folder().join("blobs")),
+        )
+        .unwrap();
         let ada = store.register(&log, "ada").await;
         let keys = log.live_keys(ada).await.unwrap();
         Self {
@@ -43,10 +47,8 @@ impl Site {
 
     /// Ada's fact number `n`, and the row with it.
     async fn keep(&self, upload: Upload, n: u64) -> Blob {
-        let (id, work) = (
-            upload.id(),
-            upload.row("name".into(), "application/zip", self.store.clock.now()),
-        );
+        let id = upload.id();
+        let work = upload.row("name".into(), "application/zip", self.store.clock.now());
         let stream = StreamId::new(StreamKind::Account, self.ada);
         let fact = NewFact {
             stream,
@@ -228,10 +230,8 @@ both_stores!(
         let site = Site::new(store).await;
         let now = site.store.clock.now();
         let kept = site.keep(site.write(&bytes(PART + 5)).await, 2).await;
-        let (old, fresh) = (
-            site.write(&bytes(PART + 5)).await,
-            site.write(&bytes(5)).await,
-        );
+        let old = site.write(&bytes(PART + 5)).await;
+        let fresh = site.write(&bytes(5)).await;
         let staged = site
             .store
             .folder()

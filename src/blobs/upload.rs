@@ -34,11 +34,9 @@ pub struct Upload {
 impl Blobs {
     /// Begins a file of a user.
     pub fn upload(&self, user: UserId, keys: Arc<UserKeys>) -> Upload {
-        let (blobs, id, buffer) = (
-            self.clone(),
-            BlobId(self.0.log.clock().new_uuid()),
-            Vec::with_capacity(PART),
-        );
+        let blobs = self.clone();
+        let id = BlobId(self.0.log.clock().new_uuid());
+        let buffer = Vec::with_capacity(PART);
         Upload {
             blobs,
             user,
@@ -93,10 +91,8 @@ impl Upload {
         let sealed = seal_part(&self.keys, self.id, self.parts, is_last, &self.buffer);
         self.buffer.clear();
         self.written().await?;
-        let (objects, path) = (
-            Arc::clone(&self.blobs.0.objects),
-            self.blobs.path(self.user, self.id, self.parts),
-        );
+        let objects = Arc::clone(&self.blobs.0.objects);
+        let path = self.blobs.path(self.user, self.id, self.parts);
         self.parts += 1;
         let write = async move {
             in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await
@@ -126,7 +122,10 @@ impl Upload {
 
     /// The row that makes it a file.
     pub fn row(&self, name: String, media_type: &str, created_at: Timestamp) -> Work {
-        let (id, user, size, media_type) = (self.id, self.user, self.size, media_type.to_owned());
+        let id = self.id;
+        let user = self.user;
+        let size = self.size;
+        let media_type = media_type.to_owned();
         NewBlob {
             id,
             user,
@@ -150,13 +149,11 @@ impl Upload {
 
     fn delete(&mut self) -> JoinHandle<()> {
         self.is_kept = true;
-        let (blobs, user, id, parts, writing) = (
-            self.blobs.clone(),
-            self.user,
-            self.id,
-            self.parts,
-            self.writing.take(),
-        );
+        let blobs = self.blobs.clone();
+        let user = self.user;
+        let id = self.id;
+        let parts = self.parts;
+        let writing = self.writing.take();
         self.blobs.0.log.store().io().spawn(async move {
             if let Some(writing) = writing {
                 let _ = writing.await; // however it ends, afterwards it can be deleted

@@ -1,12 +1,14 @@
 //! Settings of each form, read and checked; what is wrong is gathered, so that all of it is told at once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::SETTINGS;
-use crate::{identity::directus, rate_limiter::Rate, roles};
+use super::settings::{self, Form, SETTINGS, Setting};
+use crate::{
+    credential_import::original::OriginalKey, identity::directus, rate_limiter::Rate, roles,
+};
 
 pub(super) struct Reader<'a> {
     pub given: &'a BTreeMap<String, String>,
@@ -15,47 +17,94 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// An empty value counts as absent, as in most `.env` files.
-    pub(super) fn text(&self, name: &'static str) -> String {
-        let default = SETTINGS
-            .iter()
-            .find(|setting| setting.name == name)
-            .and_then(|setting| setting.default)
-            .unwrap_or_default();
+    pub(super) fn text(&self, setting: Setting) -> String {
         self.given
-            .get(name)
+            .get(setting.name)
             .filter(|value| !value.is_empty())
             .cloned()
-            .unwrap_or_else(|| default.to_owned())
+            .unwrap_or_else(|| setting.default.to_owned())
+    }
+
+    /// A path, if there is one.
+    pub(super) fn path(&self, setting: Setting) -> Option<PathBuf> {
+        Some(self.text(setting))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    }
+
+    fn wrong(&mut self, setting: Setting, must: &str) {
+        self.wrong.push(format!("{} {must}", setting.name));
     }
 
     pub(super) fn secret(
         &mut self,
-        name: &'static str,
+        setting: Setting,
         is_good: impl Fn(&str) -> bool,
         must: &str,
     ) -> Option<SecretString> {
-        let value = self.given.get(name).filter(|value| !value.is_empty())?;
+        let value = self
+            .given
+            .get(setting.name)
+            .filter(|value| !value.is_empty())?;
         if !is_good(value) {
-            self.wrong.push(format!("{name} {must}"));
+            self.wrong(setting, must);
         }
         Some(SecretString::from(value.clone()))
     }
 
-    pub(super) fn number(&mut self, name: &'static str, least: u64, most: u64) -> u64 {
-        match self.text(name).parse::<u64>() {
+    pub(super) fn postgres(&mut self, setting: Setting) -> Option<SecretString> {
+        let is_postgres =
+            |url: &str| url.starts_with("postgres://") || url.starts_with("postgresql://");
+        self.secret(setting, is_postgres, "must begin with postgres://")
+    }
+
+    pub(super) fn invite(&mut self, setting: Setting) -> Option<SecretString> {
+        let is_long = |code: &str| (4..=200).contains(&code.len());
+        self.secret(setting, is_long, "must have 4 to 200 characters")
+    }
+
+    pub(super) fn original_key(&mut self, setting: Setting) -> Option<SecretString> {
+        let is_key = |key: &str| OriginalKey::read(&SecretString::from(key)).is_some();
+        self.secret(setting, is_key, "must be 32 bytes in base64")
+    }
+
+    pub(super) fn secret_url(&mut self, setting: Setting) -> Option<SecretString> {
+        self.secret(setting, is_http, "must begin with http:// or https://")
+    }
+
+    pub(super) fn forgotten_file(&self) -> PathBuf {
+        self.path(settings::GENIE_FORGOTTEN_FILE)
+            .unwrap_or_else(|| PathBuf::from(self.text(settings::GENIE_DATA_DIR)).join("forgotten"))
+    }
+
+    pub(super) fn number(&mut self, setting: Setting) -> u64 {
+        let (least, most) = match setting.form {
+            Form::Number { least, most, .. } => (least, most),
+            _ => (0, u64::MAX),
+        };
+        match self.text(setting).parse::<u64>() {
             Ok(number) if (least..=most).contains(&number) => number,
             _ => {
-                self.wrong.push(format!(
-                    "{name} must be a whole number from {least} to {most}"
-                ));
+                self.wrong(
+                    setting,
+                    &format!("must be a whole number from {least} to {most}"),
+                );
                 least
             }
         }
     }
 
+    pub(super) fn millis(&mut self, setting: Setting) -> Duration {
+        Duration::from_millis(self.number(setting))
+    }
+
+    pub(super) fn seconds(&mut self, setting: Setting) -> Duration {
+        Duration::from_secs(self.number(setting))
+    }
+
     /// `0`, or a whole number of seconds, minutes, hours or days, up to ten years.
-    pub(super) fn duration(&mut self, name: &'static str) -> Duration {
-        let text = self.text(name);
+    pub(super) fn duration(&mut self, setting: Setting) -> Duration {
+        let text = self.text(setting);
         let seconds = match text.char_indices().last() {
             _ if text == "0" => Some(0),
             Some((end, unit)) => [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)]
@@ -67,24 +116,29 @@ impl Reader<'_> {
         match seconds.filter(|seconds| *seconds <= 3650 * 86_400) {
             Some(seconds) => Duration::from_secs(seconds),
             None => {
-                self.wrong.push(format!("{name} must be 0, or a number and a unit such as 7d, with s, m, h or d, up to 3650d"));
+                self.wrong(
+                    setting,
+                    "must be 0, or a number and a unit such as 7d, with s, m, h or d, up to 3650d",
+                );
                 Duration::ZERO
             }
         }
     }
 
-    pub(super) fn one_of(&mut self, name: &'static str, words: &[&'static str]) -> String {
-        let value = self.text(name);
-        if !words.contains(&value.as_str()) {
-            self.wrong
-                .push(format!("{name} must be one of: {}", words.join(", ")));
+    /// Whether a setting of two words is this one.
+    pub(super) fn is(&mut self, setting: Setting, word: &str) -> bool {
+        let value = self.text(setting);
+        if let Form::Words(words) = setting.form
+            && !words.contains(&value.as_str())
+        {
+            self.wrong(setting, &format!("must be one of: {}", words.join(", ")));
         }
-        value
+        value == word
     }
 
     /// `*` alone, or origins as browsers send them: scheme and host, no path.
-    pub(super) fn origins(&mut self, name: &'static str) -> Vec<String> {
-        let text = self.text(name);
+    pub(super) fn origins(&mut self, setting: Setting) -> Vec<String> {
+        let text = self.text(setting);
         let origins: Vec<String> = text
             .split(',')
             .map(str::trim)
@@ -103,15 +157,16 @@ impl Reader<'_> {
             })
         };
         if origins.is_empty() || !(origins == ["*"] || origins.iter().all(is_origin)) {
-            self.wrong.push(format!(
-                "{name} must be * or a list of origins such as https://app.example.com"
-            ));
+            self.wrong(
+                setting,
+                "must be * or a list of origins such as https://app.example.com",
+            );
         }
         origins
     }
 
-    pub(super) fn roles(&mut self, name: &'static str) -> Vec<String> {
-        let text = self.text(name);
+    pub(super) fn roles(&mut self, setting: Setting) -> Vec<String> {
+        let text = self.text(setting);
         let roles: Vec<String> = text
             .split(',')
             .map(str::trim)
@@ -119,60 +174,65 @@ impl Reader<'_> {
             .map(str::to_owned)
             .collect();
         if !roles.iter().all(|role| roles::has_the_form_of_one(role)) {
-            self.wrong.push(format!(
-                "{name} must be a list of names of at most 64 bytes, separated by commas"
-            ));
+            self.wrong(
+                setting,
+                "must be a list of names of at most 64 bytes, separated by commas",
+            );
         }
         roles
     }
 
     /// All about Directus, which is there when it has an address.
-    pub(super) fn directus(&mut self) -> Option<directus::Settings> {
-        let settings = directus::Settings {
-            url: self.text("DIRECTUS_URL"),
+    pub(super) fn directus(&mut self) -> Option<directus::DirectusSettings> {
+        let settings = directus::DirectusSettings {
+            url: self.text(settings::DIRECTUS_URL),
             admin_token: self.secret(
-                "DIRECTUS_ADMIN_TOKEN",
+                settings::DIRECTUS_ADMIN_TOKEN,
                 |token| !token.chars().any(char::is_control),
                 "must be one line",
             ),
-            secret: self.secret("DIRECTUS_SECRET", |_| true, ""),
-            creator_role: self.text("DIRECTUS_CREATOR_ROLE"),
-            reservation: Duration::from_secs(self.number("GENIE_RESERVATION_SECONDS", 30, 86_400)),
+            secret: self.secret(settings::DIRECTUS_SECRET, |_| true, ""),
+            creator_role: self.text(settings::DIRECTUS_CREATOR_ROLE),
+            reservation: self.seconds(settings::GENIE_RESERVATION_SECONDS),
         };
         if settings.url.is_empty() {
             return None;
         }
         if !is_http(&settings.url) {
-            self.wrong
-                .push("DIRECTUS_URL must begin with http:// or https://".to_owned());
+            self.wrong(
+                settings::DIRECTUS_URL,
+                "must begin with http:// or https://",
+            );
         }
         Some(settings)
     }
 
-    pub(super) fn bucket(&mut self, name: &'static str) -> String {
-        let value = self.text(name);
+    pub(super) fn bucket(&mut self, setting: Setting) -> String {
+        let value = self.text(setting);
         let has_bucket = value
             .strip_prefix("s3://")
             .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
         if !(value.is_empty() || has_bucket) {
-            self.wrong
-                .push(format!("{name} must be s3://BUCKET or s3://BUCKET/PREFIX"));
+            self.wrong(setting, "must be s3://BUCKET or s3://BUCKET/PREFIX");
         }
         value
     }
 
     /// `off` is none.
-    pub(super) fn rate(&mut self, name: &'static str) -> Option<Rate> {
-        let text = self.text(name);
+    pub(super) fn rate(&mut self, setting: Setting) -> Option<Rate> {
+        let text = self.text(setting);
         let rate = Rate::read(&text);
         if rate.is_none() && text != "off" {
-            self.wrong.push(format!("{name} must be off, or a number and a time such as 300/1m, with s, m or h, up to 24h"));
+            self.wrong(
+                setting,
+                "must be off, or a number and a time such as 300/1m, with s, m or h, up to 24h",
+            );
         }
         rate
     }
 
-    pub(super) fn networks(&mut self, name: &'static str) -> Vec<IpNet> {
-        let text = self.text(name);
+    pub(super) fn networks(&mut self, setting: Setting) -> Vec<IpNet> {
+        let text = self.text(setting);
         let read = |one: &str| {
             one.parse::<IpNet>()
                 .ok()
@@ -185,24 +245,25 @@ impl Reader<'_> {
             .map(read)
             .collect();
         networks.unwrap_or_else(|| {
-            self.wrong.push(format!(
-                "{name} must be a list of addresses or networks such as 10.0.0.0/8"
-            ));
+            self.wrong(
+                setting,
+                "must be a list of addresses or networks such as 10.0.0.0/8",
+            );
             Vec::new()
         })
     }
 
-    pub(super) fn url(&mut self, name: &'static str) -> String {
-        let value = self.text(name);
+    pub(super) fn url(&mut self, setting: Setting) -> String {
+        let value = self.text(setting);
         if !is_http(&value) {
-            self.wrong
-                .push(format!("{name} must begin with http:// or https://"));
+            self.wrong(setting, "must begin with http:// or https://");
         }
         value
     }
 }
 
-/// Names that begin with `GENIE_` and are none of ours: a typing error must not go unnoticed.
+/// A sentence for each `GENIE_*` that is no setting: a misspelt name must not go unnoticed. It may also belong to somebody else,
+/// such as a script's `GENIE_BIN`, so it stops nothing.
 pub(super) fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
     let known = || SETTINGS.iter().map(|setting| setting.name);
     let ours = |name: &&String| name.starts_with("GENIE_") && !name.starts_with("GENIE_TEST_");
@@ -213,11 +274,13 @@ pub(super) fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
     let sentence = |name: &String| {
         let distance = |known: &&'static str| strsim::damerau_levenshtein(known, name);
         let nearest = known().min_by_key(distance).unwrap_or_default();
-        format!("{name} is not a setting; did you mean {nearest}? `genie config` lists them all")
+        format!(
+            "{name} is not a setting and is ignored; did you mean {nearest}? `genie config` lists them all"
+        )
     };
     unknown.map(sentence).collect()
 }
 
-pub(super) fn is_http(url: &str) -> bool {
+fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }

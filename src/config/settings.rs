@@ -1,207 +1,138 @@
-//! All settings: their names, their defaults, what they are for.
+//! All settings: names, defaults, the form of their values, and what they are for.
 
-/// One setting: its name, its default, what it is for.
+/// One setting.
+#[derive(Clone, Copy)]
 pub struct Setting {
     pub name: &'static str,
-    pub(super) default: Option<&'static str>,
-    pub(super) is_secret: bool,
+    /// Empty when there is none.
+    pub default: &'static str,
+    pub form: Form,
     pub about: &'static str,
 }
 
-const fn plain(name: &'static str, default: &'static str, about: &'static str) -> Setting {
+/// How a value is written, and what is checked of it.
+#[derive(Clone, Copy)]
+pub enum Form {
+    /// Text, described in words.
+    Text(&'static str),
+    /// A whole number within bounds, and its unit.
+    Number {
+        least: u64,
+        most: u64,
+        unit: &'static str,
+    },
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A secret, described in words. It has no default and is never printed.
+    Secret(&'static str),
+}
+
+impl Setting {
+    pub fn is_secret(&self) -> bool {
+        matches!(self.form, Form::Secret(_))
+    }
+
+    /// How a value is written, for people.
+    pub fn form_in_words(&self) -> String {
+        match self.form {
+            Form::Text(words) | Form::Secret(words) => words.to_owned(),
+            Form::Number { least, most, unit } => {
+                format!("{least} to {most} {unit}").trim_end().to_owned()
+            }
+            Form::Words(words) => {
+                let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+                quoted.join(" or ")
+            }
+        }
+    }
+}
+
+const fn text(default: &'static str, words: &'static str, about: &'static str) -> Setting {
+    new(default, Form::Text(words), about)
+}
+
+const fn number(
+    default: &'static str,
+    (least, most): (u64, u64),
+    unit: &'static str,
+    about: &'static str,
+) -> Setting {
+    new(default, Form::Number { least, most, unit }, about)
+}
+
+const fn words(
+    default: &'static str,
+    words: &'static [&'static str],
+    about: &'static str,
+) -> Setting {
+    new(default, Form::Words(words), about)
+}
+
+const fn secret(words: &'static str, about: &'static str) -> Setting {
+    new("", Form::Secret(words), about)
+}
+
+const fn new(default: &'static str, form: Form, about: &'static str) -> Setting {
     Setting {
-        name,
-        default: Some(default),
-        is_secret: false,
+        name: "",
+        default,
+        form,
         about,
     }
 }
 
-const fn secret(name: &'static str, about: &'static str) -> Setting {
-    Setting {
-        name,
-        default: None,
-        is_secret: true,
-        about,
-    }
+/// One constant for each setting, called as the setting is, and the list of them all.
+macro_rules! settings {
+    ($( $name:ident = $setting:expr; )+) => {
+        $( pub const $name: Setting = Setting { name: stringify!($name), ..$setting }; )+
+
+        /// All settings, in the order in which `genie config` prints them.
+        pub const SETTINGS: &[Setting] = &[$($name),+];
+    };
 }
 
-/// All settings, in the order that `genie config` prints them.
-pub const SETTINGS: &[Setting] = &[
-    plain("HOST", "127.0.0.1", "address to listen on"),
-    plain(
-        "SERVER_PORT",
-        "3001",
-        "port to listen on; 0 takes a free one",
-    ),
-    secret(
-        "DATABASE_URL",
-        "postgres://... ; without it an SQLite file in GENIE_DATA_DIR",
-    ),
-    plain(
-        "GENIE_DATA_DIR",
-        "data",
-        "folder of the embedded store and the master key",
-    ),
-    plain(
-        "GENIE_BLOBS_URL",
-        "",
-        "bucket for uploaded files, as s3://BUCKET/PREFIX, reached by AWS_*; without it a folder in GENIE_DATA_DIR",
-    ),
-    plain("MAX_UPLOAD_BYTES", "536870912", "the largest upload"),
-    secret(
-        "GENIE_MASTER_KEYS",
-        "ring of master keys, `id:base64` separated by commas; `genie keys rotate` makes the first current",
-    ),
-    plain(
-        "GENIE_MASTER_KEYS_FILE",
-        "",
-        "file of the ring, mode 0600; without either, GENIE_DATA_DIR/master.key",
-    ),
-    secret("GENIE_FIRST_INVITE", "fixes the code of the first invite"),
-    secret(
-        "GENIE_EXPORT_PASSPHRASE",
-        "the passphrase of `genie log export` and `genie log import`",
-    ),
-    secret(
-        "CREDENTIALS_ENC_KEY_B64",
-        "the key of the original's credentials, for `genie import credentials`",
-    ),
-    secret(
-        "RBAC_SYNC_WEBHOOK_SECRET",
-        "the shared secret of servers and workers; without it their routes answer 503",
-    ),
-    plain(
-        "SHARED_SECRET_ROUTES",
-        "all",
-        "`original` opens only the original's routes to the shared secret; workers then need keys",
-    ),
-    plain(
-        "DIRECTUS_URL",
-        "",
-        "the Directus that says who is who; without it genie keeps passwords itself",
-    ),
-    secret(
-        "DIRECTUS_ADMIN_TOKEN",
-        "static token of an administrator of that Directus; without it nobody can register, and no forgetting ends",
-    ),
-    secret(
-        "DIRECTUS_SECRET",
-        "that Directus' SECRET; with it tokens are checked without asking",
-    ),
-    plain(
-        "DIRECTUS_CREATOR_ROLE",
-        "creator",
-        "name of the role in Directus that a registration gives",
-    ),
-    plain(
-        "GENIE_RESERVATION_SECONDS",
-        "600",
-        "how long a registration that broke off keeps its invite and address (Directus)",
-    ),
-    plain(
-        "GENIE_ROLES",
-        "",
-        "roles beside `creator` and `administrator`, separated by commas; a Directus has its own",
-    ),
-    plain(
-        "FORGET_GRACE",
-        "7d",
-        "how long after `DELETE /api/me` a user is forgotten, such as 7d, 12h or 0; until then it can be undone",
-    ),
-    plain(
-        "GENIE_FORGOTTEN_FILE",
-        "",
-        "ledger of the forgotten, for restores from a backup; without it GENIE_DATA_DIR/forgotten",
-    ),
-    plain("OLLAMA_URL", "http://127.0.0.1:11434", "the model server"),
-    plain("OLLAMA_MODEL", "qwen2.5:latest", "the model that chats"),
-    plain(
-        "CAPTION_MODEL",
-        "dolphin-mistral:7b",
-        "the model that writes captions",
-    ),
-    plain("OLLAMA_CONCURRENCY", "1", "answers at once"),
-    plain(
-        "GENIE_MODEL_QUEUE",
-        "64",
-        "answers that may wait; one more is 429",
-    ),
-    plain(
-        "CHAT_CONTEXT_TOKENS",
-        "4096",
-        "how much of a conversation the model is given",
-    ),
-    plain(
-        "ONBOARDING_GATE",
-        "on",
-        "`off` lets users chat before they are onboarded",
-    ),
-    plain(
-        "GENIE_TIERS_FILE",
-        "",
-        "file with the limits of all tiers; without it those of the contract",
-    ),
-    plain(
-        "QUEUE_STATS_PUBLIC",
-        "true",
-        "`false` asks for a token on /api/queue/stats",
-    ),
-    plain(
-        "CORS_ORIGINS",
-        "*",
-        "origins that browsers may call from, separated by commas",
-    ),
-    plain(
-        "RATE_LIMIT_USER",
-        "3000/1m",
-        "requests of one user, such as 300/1m; `off` for any number",
-    ),
-    plain(
-        "RATE_LIMIT_ADDRESS",
-        "3000/1m",
-        "requests of one address without a proven caller; `off` for any number",
-    ),
-    plain(
-        "TRUSTED_PROXIES",
-        "",
-        "networks whose X-Forwarded-For is believed, such as 10.0.0.0/8, separated by commas",
-    ),
-    plain(
-        "GENIE_JOB_LEASE_MS",
-        "30000",
-        "how long a worker holds a job without a heartbeat",
-    ),
-    plain(
-        "GENIE_READ_WAIT_MS",
-        "5000",
-        "how long a read waits for the position it asks for",
-    ),
-    plain(
-        "GENIE_OWN_WRITES_WAIT_MS",
-        "1000",
-        "how long a read that asks for none waits for what its caller wrote last",
-    ),
-    plain(
-        "GENIE_LOGIN_STALL_MS",
-        "500",
-        "how long a login takes at least, so that its time tells nothing",
-    ),
-    plain(
-        "GENIE_SEAL_SECONDS",
-        "10",
-        "how often a head of the log is signed, at most, while there are new facts",
-    ),
-    plain(
-        "GENIE_HEADS_FILE",
-        "",
-        "file that signed heads are appended to; one for each server, best on another machine",
-    ),
-    secret("GENIE_HEADS_WEBHOOK", "URL that signed heads are sent to"),
-    plain(
-        "GENIE_LOG",
-        "info",
-        "what is logged, as tracing filters say it",
-    ),
-    plain("GENIE_LOG_FORMAT", "text", "`text` or `json`"),
-];
+settings! {
+    HOST = text("127.0.0.1", "address", "the address to listen on");
+    SERVER_PORT = number("3001", (0, 65_535), "", "the port to listen on; 0 takes a free one");
+    DATABASE_URL = secret("`postgres://USER:PASSWORD@HOST:PORT/DATABASE`", "the Postgres; without it, an SQLite file in GENIE_DATA_DIR");
+    GENIE_DATA_DIR = text("data", "folder", "the embedded store, the master key, uploads, and the ledger of the forgotten");
+    GENIE_BLOBS_URL = text("", "`s3://BUCKET/PREFIX`", "the bucket for uploaded files, reached by the AWS_* variables; without it, GENIE_DATA_DIR/blobs");
+    MAX_UPLOAD_BYTES = number("536870912", (1, 1 << 40), "bytes", "the largest upload");
+    GENIE_MASTER_KEYS = secret("`ID:BASE64`, separated by commas", "the ring of master keys; `genie keys rotate` makes the first one current");
+    GENIE_MASTER_KEYS_FILE = text("", "file of mode 0600", "the file of the ring; without either, GENIE_DATA_DIR/master.key");
+    GENIE_FIRST_INVITE = secret("4 to 200 characters", "the code of the first invite");
+    GENIE_EXPORT_PASSPHRASE = secret("at least 8 characters", "the passphrase of `genie log export` and `genie log import`");
+    CREDENTIALS_ENC_KEY_B64 = secret("32 bytes in base64", "the key of the original's credentials, for `genie import credentials`");
+    RBAC_SYNC_WEBHOOK_SECRET = secret("long random text", "the shared secret of servers and workers; without it, their routes answer 503");
+    SHARED_SECRET_ROUTES = words("all", &["original", "all"], "`original` opens only the original's routes to the shared secret; workers then need keys");
+    DIRECTUS_URL = text("", "URL", "the Directus that keeps users and passwords; without it, genie keeps them itself");
+    DIRECTUS_ADMIN_TOKEN = secret("one line", "a static token of an administrator of that Directus; without it, nobody can register and no forgetting ends");
+    DIRECTUS_SECRET = secret("text", "that Directus' `SECRET`; with it, tokens are checked without asking");
+    DIRECTUS_CREATOR_ROLE = text("creator", "name", "the role in Directus that a registration gives");
+    GENIE_RESERVATION_SECONDS = number("600", (30, 86_400), "seconds", "how long a registration that broke off keeps its invite and address (Directus)");
+    GENIE_ROLES = text("", "names, separated by commas", "roles beside `creator` and `administrator`; a Directus has its own");
+    FORGET_GRACE = text("7d", "duration: `0`, or a number with `s`, `m`, `h` or `d`", "how long after `DELETE /api/me` a user is forgotten; until then it can be undone");
+    GENIE_FORGOTTEN_FILE = text("", "file", "the ledger of the forgotten, read at each start; without it, GENIE_DATA_DIR/forgotten");
+    OLLAMA_URL = text("http://127.0.0.1:11434", "URL", "the model server");
+    OLLAMA_MODEL = text("qwen2.5:latest", "name", "the model that chats");
+    CAPTION_MODEL = text("dolphin-mistral:7b", "name", "the model that writes captions");
+    OLLAMA_CONCURRENCY = number("1", (1, 1024), "answers", "how many answers each server runs at once");
+    GENIE_MODEL_QUEUE = number("64", (0, 100_000), "answers", "how many answers may wait on each server; one more is 429");
+    CHAT_CONTEXT_TOKENS = number("4096", (256, 10_000_000), "tokens", "how much of a conversation the model is given");
+    ONBOARDING_GATE = words("on", &["on", "off"], "`off` lets users chat before they are onboarded");
+    GENIE_TIERS_FILE = text("", "file of the form of `events/tiers.toml`", "the limits of all tiers; without it, the built-in ones");
+    QUEUE_STATS_PUBLIC = words("true", &["true", "false"], "`false` asks for a token on /api/queue/stats");
+    CORS_ORIGINS = text("*", "`*`, or origins separated by commas", "the origins that browsers may call from");
+    RATE_LIMIT_USER = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one user");
+    RATE_LIMIT_ADDRESS = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one address without a proven caller");
+    TRUSTED_PROXIES = text("", "networks such as `10.0.0.0/8`, separated by commas", "the proxies whose X-Forwarded-For is believed");
+    GENIE_JOB_LEASE_MS = number("30000", (100, 3_600_000), "milliseconds", "how long a worker holds a job without a heartbeat");
+    GENIE_READ_WAIT_MS = number("5000", (0, 60_000), "milliseconds", "how long a read waits for the position in Genie-Min-Position");
+    GENIE_OWN_WRITES_WAIT_MS = number("1000", (0, 60_000), "milliseconds", "how long a read without Genie-Min-Position waits for its caller's last write");
+    GENIE_LOGIN_STALL_MS = number("500", (0, 10_000), "milliseconds", "how long a login takes at least, so that its time gives nothing away");
+    GENIE_SEAL_SECONDS = number("10", (1, 86_400), "seconds", "the time between two signed heads of the log while there are new facts");
+    GENIE_HEADS_FILE = text("", "file", "the file that signed heads are appended to; one for each server, best on another machine");
+    GENIE_HEADS_WEBHOOK = secret("URL", "the address that signed heads are sent to");
+    GENIE_LOG = text("info", "filter such as `info` or `genie=debug`", "what is logged");
+    GENIE_LOG_FORMAT = words("text", &["text", "json"], "the form of log lines");
+}

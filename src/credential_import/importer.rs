@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::credential_import::{line::Line, original::OriginalKey};
+use crate::credential_import::{line::CredentialLine, original::OriginalKey};
 
 /// What became of a line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum LineOutcome {
     /// It is held now, under this id.
     Imported {
         /// Which.
@@ -54,18 +54,18 @@ pub struct Importer<'a> {
 impl Importer<'_> {
     /// One outcome for each line, in order, up to the first of which nothing can be said. One line after the other: of two that
     /// are at odds, the first one counts.
-    pub async fn take(&self, lines: Vec<Line>) -> Vec<Outcome> {
+    pub async fn take(&self, lines: Vec<CredentialLine>) -> Vec<LineOutcome> {
         let mut outcomes = Vec::with_capacity(lines.len());
         for line in lines {
             outcomes.push(self.take_one(line).await);
-            if matches!(outcomes.last(), Some(Outcome::Later { .. })) {
+            if matches!(outcomes.last(), Some(LineOutcome::Later { .. })) {
                 break;
             }
         }
         outcomes
     }
 
-    async fn take_one(&self, line: Line) -> Outcome {
+    async fn take_one(&self, line: CredentialLine) -> LineOutcome {
         let id = self.id_of(&line);
         let refused = match self.store(&line, id, None).await {
             Err(WriteError::Refused(refusal)) if refusal.code == "not_imported" => refusal,
@@ -73,11 +73,11 @@ impl Importer<'_> {
         };
         // A later copy of the original may tell of what an earlier one brought, and nobody changed since.
         match self.brought_in(id).await {
-            Ok(None) => Outcome::Rejected {
+            Ok(None) => LineOutcome::Rejected {
                 reason: refused.to_string(),
             },
             Ok(over) => outcome(self.store(&line, id, over).await, id),
-            Err(error) => Outcome::Later {
+            Err(error) => LineOutcome::Later {
                 reason: error.to_string(),
             },
         }
@@ -85,7 +85,7 @@ impl Importer<'_> {
 
     async fn store(
         &self,
-        line: &Line,
+        line: &CredentialLine,
         id: CredentialId,
         over: Option<u32>,
     ) -> Result<StoredCredential, WriteError> {
@@ -98,7 +98,8 @@ impl Importer<'_> {
             metadata: Metadata::system(),
             key: Some(self.known_by(line)),
         };
-        let (platform, platform_username) = (line.platform.clone(), line.platform_username.clone());
+        let platform = line.platform.clone();
+        let platform_username = line.platform_username.clone();
         let target = StoreTarget::Imported {
             id,
             platform,
@@ -131,7 +132,7 @@ impl Importer<'_> {
 
     /// Old clients' reveals name the original's ids: one that is a UUID stays. Another follows from user and name, the same each
     /// time.
-    fn id_of(&self, line: &Line) -> CredentialId {
+    fn id_of(&self, line: &CredentialLine) -> CredentialId {
         let derived = || {
             let hash = self
                 .log
@@ -150,7 +151,7 @@ impl Importer<'_> {
     }
 
     /// What says the same of the same user's credential is the same line.
-    fn known_by(&self, line: &Line) -> RequestKey {
+    fn known_by(&self, line: &CredentialLine) -> RequestKey {
         let name = line.platform_username.as_deref().unwrap_or_default();
         let said =
             serde_json::json!([line.user, line.id, line.platform, name, line.sealed]).to_string();
@@ -160,26 +161,26 @@ impl Importer<'_> {
     }
 }
 
-fn outcome(stored: Result<StoredCredential, WriteError>, id: CredentialId) -> Outcome {
+fn outcome(stored: Result<StoredCredential, WriteError>, id: CredentialId) -> LineOutcome {
     match stored {
-        Ok(stored) if stored.again => Outcome::Before { id },
-        Ok(_) => Outcome::Imported { id },
+        Ok(stored) if stored.again => LineOutcome::Before { id },
+        Ok(_) => LineOutcome::Imported { id },
         Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
-            Outcome::Rejected {
+            LineOutcome::Rejected {
                 reason: "its `creatorProfileId` is that of another user's credential here"
                     .to_owned(),
             }
         }
-        Err(WriteError::Refused(refusal)) => Outcome::Rejected {
+        Err(WriteError::Refused(refusal)) => LineOutcome::Rejected {
             reason: refusal.to_string(),
         },
         Err(WriteError::Forgotten) => {
             let reason = "genie does not know this user, or forgot them; import the line again once they are known";
-            Outcome::Rejected {
+            LineOutcome::Rejected {
                 reason: reason.to_owned(),
             }
         }
-        Err(error) => Outcome::Later {
+        Err(error) => LineOutcome::Later {
             reason: error.to_string(),
         },
     }

@@ -14,7 +14,7 @@ const MAX_PLATFORM: usize = 64;
 
 /// A line that is of the form; whether it opens, and whether its user is known, is another matter.
 #[derive(Serialize, Deserialize)]
-pub struct Line {
+pub struct CredentialLine {
     /// Whose.
     pub user: UserId,
     /// What the original calls it (`creatorProfileId`).
@@ -27,7 +27,7 @@ pub struct Line {
     pub sealed: String,
 }
 
-impl Line {
+impl CredentialLine {
     /// Reads one; else says what is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let fields: Map<String, Value> =
@@ -77,11 +77,12 @@ fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, Stri
 }
 
 fn name(text: &str, field: &str, most: usize) -> Result<String, String> {
-    match text.is_empty() || text.chars().count() > most || text.chars().any(char::is_control) {
-        true => Err(format!(
+    if text.is_empty() || text.chars().count() > most || text.chars().any(char::is_control) {
+        Err(format!(
             "`{field}` must have 1 to {most} characters, none of them control characters"
-        )),
-        false => Ok(text.to_owned()),
+        ))
+    } else {
+        Ok(text.to_owned())
     }
 }
 
@@ -111,8 +112,8 @@ mod tests {
 
     const USER: &str = "0192f0c1-2345-7000-8000-000000000001";
 
-    fn read(line: &Value) -> Result<Line, String> {
-        Line::read(line.to_string().as_bytes())
+    fn read(line: &Value) -> Result<CredentialLine, String> {
+        CredentialLine::read(line.to_string().as_bytes())
     }
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
             (b"7", "it is no JSON object"),
             (b"{\"canary\": ", "it is not valid JSON, at column 11"),
         ] {
-            assert_eq!(Line::read(bytes).err().unwrap(), told);
+            assert_eq!(CredentialLine::read(bytes).err().unwrap(), told);
         }
     }
 }

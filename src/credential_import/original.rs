@@ -22,7 +22,7 @@ pub struct OriginalKey(Zeroizing<[u8; 32]>);
 
 /// Why a text can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CantOpen {
+pub enum BadOriginal {
     /// It is not of the form.
     #[error(
         "`credentials` is not `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, with an iv of 12 or 16 bytes and a tag of 16"
@@ -43,7 +43,7 @@ impl OriginalKey {
     }
 
     /// Opens a text of the original.
-    pub fn open(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
+    pub fn open(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, BadOriginal> {
         let mut parts = text.trim().split(':');
         let (Some(VERSION), Some(iv), Some(tag), Some(ciphertext), None) = (
             parts.next(),
@@ -52,12 +52,14 @@ impl OriginalKey {
             parts.next(),
             parts.next(),
         ) else {
-            return Err(CantOpen::Form);
+            return Err(BadOriginal::Form);
         };
-        let decode = |part: &str| hex::decode(part).map_err(|_| CantOpen::Form);
-        let (iv, tag, ciphertext) = (decode(iv)?, decode(tag)?, decode(ciphertext)?);
+        let decode = |part: &str| hex::decode(part).map_err(|_| BadOriginal::Form);
+        let iv = decode(iv)?;
+        let tag = decode(tag)?;
+        let ciphertext = decode(ciphertext)?;
         if tag.len() != TAG {
-            return Err(CantOpen::Form);
+            return Err(BadOriginal::Form);
         }
         let mut opened = Zeroizing::new([ciphertext, tag].concat());
         let key = (&*self.0).into();
@@ -65,14 +67,14 @@ impl OriginalKey {
             // The length that SP 800-38D recommends, and the one that much Node code takes instead.
             12 => AesGcm::<Aes256, U12>::new(key).decrypt_in_place(&nonce(&iv)?, &[], &mut *opened),
             16 => AesGcm::<Aes256, U16>::new(key).decrypt_in_place(&nonce(&iv)?, &[], &mut *opened),
-            _ => return Err(CantOpen::Form),
+            _ => return Err(BadOriginal::Form),
         };
-        opens.map(|()| opened).map_err(|_| CantOpen::Key)
+        opens.map(|()| opened).map_err(|_| BadOriginal::Key)
     }
 }
 
-fn nonce<N: aes_gcm::aead::array::ArraySize>(iv: &[u8]) -> Result<Nonce<N>, CantOpen> {
-    Nonce::<N>::try_from(iv).map_err(|_| CantOpen::Form)
+fn nonce<N: aes_gcm::aead::array::ArraySize>(iv: &[u8]) -> Result<Nonce<N>, BadOriginal> {
+    Nonce::<N>::try_from(iv).map_err(|_| BadOriginal::Form)
 }
 
 #[cfg(test)]
@@ -139,7 +141,7 @@ mod tests {
         }
         assert_eq!(
             key(&BASE64.encode([1; 32])).open(NODE_12),
-            Err(CantOpen::Key)
+            Err(BadOriginal::Key)
         );
         for text in [
             "",
@@ -151,7 +153,7 @@ mod tests {
             &format!("{NODE_12}:00"),
             "v1:ä:ä:ä",
         ] {
-            assert_eq!(key(KEY).open(text), Err(CantOpen::Form), "{text}");
+            assert_eq!(key(KEY).open(text), Err(BadOriginal::Form), "{text}");
         }
         for length in 0..NODE_12.len() {
             assert!(

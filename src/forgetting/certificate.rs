@@ -4,7 +4,6 @@
 use genie_log::{
     Log, LogError,
     forgetting::{Forgetting, WORKING_ROWS},
-    keys::hex,
     merkle_proof::CantProve,
     signed_heads::BadHead,
 };
@@ -63,9 +62,9 @@ pub async fn sign(
         by = by.as_deref().unwrap_or("unknown"),
         at = forgetting.forgotten_at.unwrap_or_default().rfc3339(),
         event = proof.event_id,
-        digest = hex(&proof.digest),
+        digest = hex::encode(&proof.digest),
         size = proof.head.size,
-        root = hex(&proof.head.root.0),
+        root = hex::encode(&proof.head.root.0),
         key_id = key.key_id,
         master = key.master_id,
         erased = erased.join(", "),

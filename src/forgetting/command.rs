@@ -1,7 +1,7 @@
 //! `genie forget` and `genie restore-check`: through the running server when there is one on the data folder, else here, as a server
 //! that nobody can reach.
 
-use std::{fs::File, path::PathBuf, time::Duration};
+use std::{fs::File, time::Duration};
 
 use clap::Args;
 use genie_actors::{forgetting::Forgetter, registration::Registrar, vault::Vault};
@@ -14,10 +14,7 @@ use genie_projections::ReadSide;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    Eraser, Ledger,
-    verify::{Fingerprints, Places},
-};
+use super::{Eraser, ForgottenLedger};
 use crate::{
     blobs::Blobs,
     cli::{output::say, runtime},
@@ -33,31 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Whom to forget.
+/// `genie forget USER`
 #[derive(Args)]
-pub struct Options {
+pub struct ForgetArguments {
     /// The user's id
     user: UserId,
-    /// Look for the user's key and sealed rows in the store's files (SQLite) or tables (Postgres) before and after
-    #[arg(long)]
-    verify: bool,
-    /// With --verify on Postgres: its data folder, whose files are searched as well
-    #[arg(long, requires = "verify", value_name = "DIR")]
-    postgres_data: Option<PathBuf>,
-    /// With --verify on Postgres: rewrite the tables (VACUUM FULL), which nobody can use meanwhile, so that no dead rows are left
-    #[arg(long, requires = "verify")]
-    rewrite: bool,
 }
 
-/// `genie forget`
-pub fn forget(config: &Config, options: Options) -> Result<(), String> {
+/// Forgets a user and prints the certificate.
+pub fn forget(config: &Config, ForgetArguments { user }: ForgetArguments) -> Result<(), String> {
     runtime::run(async {
-        let user = options.user;
-        let places = Places::of(config, options.postgres_data);
-        let before = match options.verify {
-            true => Some(look_before(config, &places, user).await?),
-            false => None,
-        };
         match client::ask(config, "/forget", &ForgetRequest { user }).await? {
             Some(_) => {
                 let log = read_log(config).await?;
@@ -65,7 +47,7 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
                 log.store().close().await;
             }
             None => {
-                let node = Node::start(config).await?;
+                let node = ForgettingNode::start(config).await?;
                 let metadata = Metadata::system();
                 node.forget
                     .now(user, ForgottenBy::Operator, metadata)
@@ -76,27 +58,8 @@ pub fn forget(config: &Config, options: Options) -> Result<(), String> {
                 tell(&done?);
             }
         }
-        let Some(before) = before else { return Ok(()) };
-        let log = read_log(config).await?;
-        let report = before.look_again(&log, &places, options.rewrite).await;
-        log.store().close().await;
-        say(&report?);
         Ok(())
     })
-}
-
-/// The fingerprints are taken, and found: a search that finds nothing afterwards then says something.
-async fn look_before(
-    config: &Config,
-    places: &Places,
-    user: UserId,
-) -> Result<Fingerprints, String> {
-    let log = read_log(config).await?;
-    let fingerprints = Fingerprints::take(&log, places, user).await;
-    log.store().close().await;
-    let fingerprints = fingerprints?;
-    say(&fingerprints.found_before());
-    Ok(fingerprints)
 }
 
 /// Until nothing is left.
@@ -134,7 +97,7 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
             return serde_json::from_value(answer["data"].take())
                 .map_err(|_| client::NOT_UNDERSTOOD.to_owned());
         }
-        let node = Node::start(config).await?;
+        let node = ForgettingNode::start(config).await?;
         let back = node.eraser.apply_ledger().await;
         if let Ok(back) = &back {
             for user in back {
@@ -159,7 +122,7 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
 }
 
 /// As much of a server as forgetting needs: who follows the log, and who erases.
-struct Node {
+struct ForgettingNode {
     log: Log,
     forget: Forgetter,
     eraser: Eraser,
@@ -167,7 +130,7 @@ struct Node {
     _only_process: Option<File>,
 }
 
-impl Node {
+impl ForgettingNode {
     async fn start(config: &Config) -> Result<Self, String> {
         let _only_process = lock_store(config)?;
         let Opened { log, vault } = open_log(config, Clock::system(), false).await?;
@@ -182,7 +145,7 @@ impl Node {
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
         let forget = Forgetter::new(log.clone(), None);
-        let ledger = Ledger::open(&config.forgotten_file)?;
+        let ledger = ForgottenLedger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));
         Ok(Self {

@@ -7,20 +7,21 @@ use std::{
     io::{Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use genie_events::{Timestamp, UserId};
 use genie_log::forgetting::Forgetting;
+use parking_lot::{Mutex, MutexGuard};
 
 /// A line for each: id, time, position, separated by spaces. Appended to and flushed; several servers may share one.
 #[derive(Clone)]
-pub struct Ledger {
+pub struct ForgottenLedger {
     path: PathBuf,
     known: Arc<Mutex<HashSet<UserId>>>,
 }
 
-impl Ledger {
+impl ForgottenLedger {
     /// Reads it, and makes it when it is not there. One that can't be read is an error: somebody in it might come back.
     pub fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| {
@@ -82,10 +83,8 @@ impl Ledger {
         if self.lock().contains(&user) {
             return Ok(());
         }
-        let (this, line) = (
-            self.clone(),
-            format!("{user} {} {position}\n", at.rfc3339()),
-        );
+        let this = self.clone();
+        let line = format!("{user} {} {position}\n", at.rfc3339());
         let written = tokio::task::spawn_blocking(move || {
             let mut file = open_to_append(&this.path)?;
             file.lock()?; // others may append to it
@@ -101,8 +100,8 @@ impl Ledger {
         written.map_err(|error: std::io::Error| format!("{}: {error}", self.path.display()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashSet<UserId>> {
+        self.known.lock()
     }
 }
 
@@ -137,15 +136,16 @@ mod tests {
     async fn who_stands_in_it_is_there_after_a_restart_and_a_broken_end_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/forgotten");
-        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
-        let ledger = Ledger::open(&path).unwrap();
+        let ada = UserId(Uuid::from_u128(1));
+        let bob = UserId(Uuid::from_u128(2));
+        let ledger = ForgottenLedger::open(&path).unwrap();
         for _ in 0..2 {
             ledger.write(ada, Timestamp(0), 7).await.unwrap();
         }
         let whole = fs::read_to_string(&path).unwrap();
         assert_eq!(whole, format!("{ada} 1970-01-01T00:00:00.000Z 7\n"));
         fs::write(&path, format!("{whole}{}", &bob.to_string()[..20])).unwrap();
-        let again = Ledger::open(&path).unwrap();
+        let again = ForgottenLedger::open(&path).unwrap();
         assert_eq!(again.read().unwrap(), [ada]);
         again.write(bob, Timestamp(0), 9).await.unwrap();
         assert_eq!(again.read().unwrap().len(), 2);
@@ -166,6 +166,11 @@ mod tests {
             "an older one was brought back"
         );
         fs::write(&path, format!("nonsense\n{whole}")).unwrap();
-        assert!(Ledger::open(&path).err().unwrap().contains("line 1"));
+        assert!(
+            ForgottenLedger::open(&path)
+                .err()
+                .unwrap()
+                .contains("line 1")
+        );
     }
 }

@@ -11,7 +11,7 @@ use actix_web::{
     web::{Bytes, Data},
 };
 use async_stream::try_stream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use genie_actors::{
     Caller, WriteError,
     credentials::{CredentialRef, RevealRequest},
@@ -22,8 +22,8 @@ use genie_events::{
     job::{Job, JobEvent},
     user::reveal::RevealRight,
 };
-use genie_log::Owner;
-use genie_projections::{ReadError, accounts::AccountRow};
+use genie_log::{LogError, Owner, blobs::Blob};
+use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde_json::{Value, json};
 use tracing::{error, info};
 
@@ -38,6 +38,7 @@ use crate::{
 
 /// Rows that are held at once. One may have a megabyte.
 const ROWS: usize = 16;
+const PAGE: i64 = ROWS as i64;
 /// What is sent is gathered until it has so many bytes.
 const CHUNK: usize = 32 * 1024;
 /// The purpose that the facts of revealed secrets tell.
@@ -124,6 +125,27 @@ struct Export {
     secrets: bool,
 }
 
+/// All rows of a list that is read page by page: `page` reads the rows after a place, `place` is where a row stands.
+fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
+    page: impl Fn(Option<Place>) -> Rows,
+    place: impl Fn(&Row) -> Place,
+) -> impl Stream<Item = Result<Row, ApiError>> {
+    try_stream! {
+        let mut after = None;
+        loop {
+            let rows = page(after).await?;
+            let is_last = rows.len() < ROWS;
+            after = rows.last().map(&place);
+            for row in rows {
+                yield row;
+            }
+            if is_last {
+                return;
+            }
+        }
+    }
+}
+
 /// The items of one member.
 type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
@@ -192,23 +214,17 @@ impl Export {
     }
 
     fn credentials(&self) -> Items<'_> {
-        Box::pin(try_stream! {
-            let mut after = None;
-            loop {
-                let rows = self.app.reads.credentials.list(self.user, after, ROWS as i64).await?;
-                for row in &rows {
-                    let mut shown = credentials::shown(row);
-                    if self.secrets {
-                        self.add_the_secret(&row.id, &mut shown).await?;
-                    }
-                    yield shown;
-                }
-                match rows.last().filter(|_| rows.len() == ROWS) {
-                    Some(last) => after = Some((last.created_at.0, last.id.clone())),
-                    None => return,
-                }
+        let rows = pages(
+            |after| self.app.reads.credentials.list(self.user, after, PAGE),
+            |row| (row.created_at.0, row.id.clone()),
+        );
+        Box::pin(rows.and_then(move |row| async move {
+            let mut shown = credentials::shown(&row);
+            if self.secrets {
+                self.add_the_secret(&row.id, &mut shown).await?;
             }
-        })
+            Ok(shown)
+        }))
     }
 
     /// One that can't be shown, such as one that is damaged, is told by the code of its refusal: it is no reason to
@@ -242,22 +258,19 @@ impl Export {
     }
 
     fn jobs(&self) -> Items<'_> {
-        Box::pin(try_stream! {
-            let mut before = None;
-            loop {
+        let rows = pages(
+            |before| {
                 let now = self.app.log.clock().now();
-                let rows = self.app.reads.jobs.list(self.user, Default::default(), before, ROWS as i64, now).await?;
-                for row in &rows {
-                    let mut shown = jobs::shown(row, None);
-                    self.add_what_was_asked(&row.id, &mut shown).await?;
-                    yield shown;
-                }
-                match rows.last().filter(|_| rows.len() == ROWS) {
-                    Some(last) => before = Some(last.position),
-                    None => return,
-                }
-            }
-        })
+                let any = Default::default();
+                self.app.reads.jobs.list(self.user, any, before, PAGE, now)
+            },
+            |row| row.position,
+        );
+        Box::pin(rows.and_then(move |row| async move {
+            let mut shown = jobs::shown(&row, None);
+            self.add_what_was_asked(&row.id, &mut shown).await?;
+            Ok(shown)
+        }))
     }
 
     /// What a job was submitted with is in its first fact only.
@@ -278,87 +291,67 @@ impl Export {
     }
 
     fn chats(&self) -> Items<'_> {
-        Box::pin(try_stream! {
-            let mut before = None;
-            loop {
-                let rows = self.app.reads.chats.sessions(self.user, before, ROWS as i64).await?;
-                for row in &rows {
-                    yield chats::shown(row);
-                }
-                match rows.last().filter(|_| rows.len() == ROWS) {
-                    Some(last) => before = Some((last.updated_at.0, last.id.clone())),
-                    None => return,
-                }
-            }
-        })
+        Box::pin(self.chat_rows().map_ok(|row| chats::shown(&row)))
+    }
+
+    fn chat_rows(&self) -> impl Stream<Item = Result<ChatRow, ApiError>> {
+        pages(
+            |before| self.app.reads.chats.sessions(self.user, before, PAGE),
+            |row| (row.updated_at.0, row.id.clone()),
+        )
     }
 
     /// Of all chats, one chat after the other, each with the chat's `id` as `session`.
     fn messages(&self) -> Items<'_> {
-        Box::pin(try_stream! {
-            let mut before = None;
-            loop {
-                let chats = self.app.reads.chats.sessions(self.user, before, ROWS as i64).await?;
-                for chat in &chats {
-                    let mut after = 0;
-                    loop {
-                        let session = SessionId(chat.id.clone());
-                        let rows = self.app.reads.chats.messages(self.user, session, after, ROWS as i64).await?.unwrap_or_default();
-                        for row in &rows {
-                            let mut shown = chats::shown_message(row);
-                            shown["session"] = chat.name.clone().into();
-                            yield shown;
-                        }
-                        match rows.last().filter(|_| rows.len() == ROWS) {
-                            Some(last) => after = last.position,
-                            None => break,
-                        }
-                    }
-                }
-                match chats.last().filter(|_| chats.len() == ROWS) {
-                    Some(last) => before = Some((last.updated_at.0, last.id.clone())),
-                    None => return,
-                }
-            }
+        let messages = self.chat_rows().map_ok(|chat| self.messages_of(chat));
+        Box::pin(messages.try_flatten())
+    }
+
+    fn messages_of(&self, chat: ChatRow) -> impl Stream<Item = Result<Value, ApiError>> {
+        let session = SessionId(chat.id);
+        let rows = pages(
+            move |after| {
+                let after = after.unwrap_or(0);
+                let chats = &self.app.reads.chats;
+                let page = chats.messages(self.user, session.clone(), after, PAGE);
+                page.map_ok(Option::unwrap_or_default)
+            },
+            |row| row.position,
+        );
+        rows.map_ok(move |row| {
+            let mut shown = chats::shown_message(&row);
+            shown["session"] = chat.name.clone().into();
+            shown
         })
     }
 
     fn captions(&self) -> Items<'_> {
-        Box::pin(try_stream! {
-            let mut before = None;
-            loop {
-                let rows = self.app.reads.captions.list(self.user, before, ROWS as i64).await?;
-                for row in &rows {
-                    yield captions::shown(row);
-                }
-                match rows.last().filter(|_| rows.len() == ROWS) {
-                    Some(last) => before = Some(last.position),
-                    None => return,
-                }
-            }
-        })
+        let rows = pages(
+            |before| self.app.reads.captions.list(self.user, before, PAGE),
+            |row| row.position,
+        );
+        Box::pin(rows.map_ok(|row| captions::shown(&row)))
     }
 
     /// What they are called; their bytes are at their `path`.
     fn uploads(&self) -> Items<'_> {
-        Box::pin(try_stream! {
-            let mut after = None;
-            loop {
+        let rows = pages(
+            move |after| async move {
                 let keys = self.app.log.live_keys(self.user).await?;
-                let rows = self.app.log.blobs_of(self.user, after, ROWS as i64).await?;
-                for row in &rows {
-                    let name = row.name(&keys)?;
-                    yield json!({
-                        "id": row.id, "name": name, "bytes": row.size, "mime": row.media_type,
-                        "path": format!("/api/files/{}", row.id), "created_at": row.created_at.rfc3339(),
-                    });
-                }
-                match rows.last().filter(|_| rows.len() == ROWS) {
-                    Some(last) => after = Some(last.id),
-                    None => return,
-                }
-            }
-        })
+                let rows = self.app.log.blobs_of(self.user, after, PAGE).await?;
+                let named = |row: Blob| Ok((row.name(&keys)?, row));
+                rows.into_iter()
+                    .map(named)
+                    .collect::<Result<Vec<_>, LogError>>()
+            },
+            |(_, row)| row.id,
+        );
+        Box::pin(rows.map_ok(|(name, row)| {
+            json!({
+                "id": row.id, "name": name, "bytes": row.size, "mime": row.media_type,
+                "path": format!("/api/files/{}", row.id), "created_at": row.created_at.rfc3339(),
+            })
+        }))
     }
 
     /// All facts up to now, those of this export among them; what is written meanwhile would never end.

@@ -22,9 +22,9 @@ use crate::{
     http::{
         caller::SECRET_HEADER,
         error::{ApiError, DirectusError},
-        request, routes,
+        request, route_rules,
     },
-    rate_limiter::Standing,
+    rate_limiter::RateStanding,
 };
 
 /// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.
@@ -32,7 +32,7 @@ const MAX_HEADERS: usize = 32 * 1024;
 
 /// To be called for a user who was proven, once in a request.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
-    if request.extensions().contains::<Standing>() {
+    if request.extensions().contains::<RateStanding>() {
         return Ok(()); // a handler may ask for its caller in two ways
     }
     match app.request_limits.count_user(user) {
@@ -50,7 +50,7 @@ fn count_address(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
 }
 
 /// Left in the request's extensions for the headers.
-fn note(request: &HttpRequest, standing: Standing) -> Result<(), ApiError> {
+fn note(request: &HttpRequest, standing: RateStanding) -> Result<(), ApiError> {
     request.extensions_mut().insert(standing);
     standing
         .retry_after
@@ -68,11 +68,9 @@ pub async fn admit<B: MessageBody + 'static>(
             .await
             .map(ServiceResponse::map_into_left_body);
     };
-    let route = request.match_pattern();
-    let is_uncounted = route.as_deref().is_some_and(routes::is_uncounted);
-    let asks_for_a_caller = route
-        .as_deref()
-        .is_some_and(|route| !routes::is_public(route));
+    let rule = route_rules::of(request.request());
+    let is_uncounted = rule.is_some_and(|rule| rule.is_uncounted);
+    let asks_for_a_caller = rule.is_some_and(|rule| !rule.is_public);
     let has_credentials = asks_for_a_caller && shows_credentials(request.headers());
     let is_by_address = !(is_uncounted || has_credentials);
     let admitted = match bytes(request.headers()) {
@@ -98,7 +96,11 @@ pub async fn admit<B: MessageBody + 'static>(
             }
         }
     };
-    let standing = response.request().extensions().get::<Standing>().copied();
+    let standing = response
+        .request()
+        .extensions()
+        .get::<RateStanding>()
+        .copied();
     if let Some(standing) = standing {
         for (name, value) in [
             ("ratelimit-policy", standing.policy()),

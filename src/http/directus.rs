@@ -31,7 +31,9 @@ use crate::{
         request, response,
     },
     identity::{
-        directus::{Applicant, Asking, Directus, NoPair, NotRegistered, Reply, Trouble, bearer},
+        directus::{
+            Applicant, Directus, NoPair, NotRegistered, Reply, Trouble, UpstreamRequest, bearer,
+        },
         login_limiter::Guesser,
     },
 };
@@ -147,7 +149,7 @@ pub async fn log_in(
     if let Some(otp) = login.otp {
         body["otp"] = otp.into();
     }
-    let asking = Asking::new(Method::POST, "/auth/login")
+    let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(&request))
         .body(serialized(body));
     let reply = directus(&app)?.ask(asking).await;
@@ -155,7 +157,7 @@ pub async fn log_in(
         .as_ref()
         .is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code()))
     {
-        app.throttle.count(&guesser, Instant::now());
+        app.login_limiter.count(&guesser, Instant::now());
     }
     passed_on(reply)
 }
@@ -194,7 +196,7 @@ pub async fn log_out(
     let Body(body) = body?;
     check_mode(body.mode.as_deref())?;
     let body = json!({"refresh_token": body.refresh_token.expose_secret(), "mode": "json"});
-    let asking = Asking::new(Method::POST, "/auth/logout")
+    let asking = UpstreamRequest::new(Method::POST, "/auth/logout")
         .of(address(&request))
         .body(serialized(body));
     passed_on(directus(&app)?.ask(asking).await)
@@ -210,7 +212,7 @@ pub async fn pass_password_on(
     passed_on(
         directus(&app)?
             .ask(
-                Asking::new(Method::POST, request.path())
+                UpstreamRequest::new(Method::POST, request.path())
                     .of(address(&request))
                     .body(body),
             )
@@ -228,7 +230,7 @@ pub async fn show_me(
         // Directus does not know the tokens of impersonations.
         return identity::show_me(app, request, DirectusActingUser(user)).await;
     }
-    let asking = Asking::new(Method::GET, "/users/me")
+    let asking = UpstreamRequest::new(Method::GET, "/users/me")
         .authorized(bearer(own_token(&request)?))
         .of(address(&request));
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
@@ -259,7 +261,7 @@ pub async fn change_me(
         user.account.user.to_string(),
     );
     check_guesser(&app, &guesser)?;
-    let asking = Asking::new(
+    let asking = UpstreamRequest::new(
         request.method().as_str().parse().unwrap_or(Method::POST),
         request.path(),
     );
@@ -272,7 +274,7 @@ pub async fn change_me(
         .as_ref()
         .is_ok_and(|reply| is_wrong_guess(request.path(), &reply.code()))
     {
-        app.throttle.count(&guesser, Instant::now());
+        app.login_limiter.count(&guesser, Instant::now());
     }
     directus(&app)?.forget(user.account.user, token).await;
     passed_on(reply)
@@ -300,14 +302,14 @@ pub async fn prove_again(
     if let Some(otp) = otp {
         body["otp"] = otp.expose_secret().into();
     }
-    let asking = Asking::new(Method::POST, "/auth/login")
+    let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(request))
         .body(serialized(body));
     let reply = directus.ask(asking).await.map_err(ApiError::Directus)?;
     if !reply.is_ok() {
         let code = reply.code();
         if is_wrong_guess("", &code) {
-            app.throttle.count(&guesser, Instant::now());
+            app.login_limiter.count(&guesser, Instant::now());
         }
         return Err(match code.as_str() {
             "INVALID_CREDENTIALS" => ApiError::NoCaller.into(),
@@ -316,7 +318,7 @@ pub async fn prove_again(
     }
     let opened = reply.data().map_err(ApiError::Directus)?;
     let body = json!({"refresh_token": opened["refresh_token"], "mode": "json"});
-    let ending = Asking::new(Method::POST, "/auth/logout")
+    let ending = UpstreamRequest::new(Method::POST, "/auth/logout")
         .of(address(request))
         .body(serialized(body));
     if directus.ask(ending).await.is_err() {

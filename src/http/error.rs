@@ -71,7 +71,7 @@ pub enum ApiError {
     #[error("There is no such {0}, or it is not yours")]
     NotFound(&'static str),
     /// No such route.
-    #[error("There is no such route; GET /api/openapi.json lists them, README.md tells the story")]
+    #[error("There is no such route; GET /api/openapi.json lists them all")]
     NoRoute,
     /// A body past the limit.
     #[error("The body is larger than {0} bytes")]

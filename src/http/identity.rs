@@ -30,7 +30,7 @@ use crate::{
         login_limiter::Guesser,
         refresh::{REFRESH_SECONDS, RefreshToken},
         token::ACCESS_SECONDS,
-        two_factor::TwoFactor,
+        two_factor::OtpSecret,
     },
 };
 
@@ -126,7 +126,7 @@ pub async fn log_in(
         .map(str::to_owned);
     let answered = prove_and_open(&app, body, agent).await;
     if matches!(answered, Err(DirectusError(ApiError::NoCaller))) {
-        app.throttle.count(&guesser, Instant::now());
+        app.login_limiter.count(&guesser, Instant::now());
     }
     tokio::time::sleep_until(began + app.config.login_stall).await;
     answered
@@ -134,7 +134,7 @@ pub async fn log_in(
 
 /// Whoever was wrong too often has to wait.
 pub fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> {
-    match app.throttle.wait(guesser, Instant::now()) {
+    match app.login_limiter.wait(guesser, Instant::now()) {
         Some(retry_after) => Err(DirectusError(ApiError::TooManyWrong { retry_after })),
         None => Ok(()),
     }
@@ -177,7 +177,7 @@ async fn trying_a_code<T>(
 ) -> Result<T, DirectusError> {
     let guesser = Guesser::of_codes(user.to_string());
     check_guesser(app, &guesser)?;
-    app.throttle.count(&guesser, Instant::now());
+    app.login_limiter.count(&guesser, Instant::now());
     let tried = trying.await;
     if !matches!(
         tried,
@@ -185,7 +185,7 @@ async fn trying_a_code<T>(
             ApiError::InvalidOtp | ApiError::Invalid { .. }
         ))
     ) {
-        app.throttle.give_back(&guesser);
+        app.login_limiter.give_back(&guesser);
     }
     tried
 }
@@ -215,7 +215,7 @@ async fn right_code(
     let Some((version, secret)) = app.write.accounts.two_factor_secret(user).await? else {
         return Ok(None);
     };
-    let step = TwoFactor::from_bytes(secret.to_vec())
+    let step = OtpSecret::from_bytes(secret.to_vec())
         .and_then(|held| held.step_of(otp, app.log.clock().now()));
     Ok(step.map(|step| OneTimeCode { version, step }))
 }
@@ -476,7 +476,7 @@ pub async fn prove_again(
     check_guesser(app, &guesser)?;
     let right = right_password(app, Some(user), password).await?;
     right.ok_or_else(|| {
-        app.throttle.count(&guesser, Instant::now());
+        app.login_limiter.count(&guesser, Instant::now());
         DirectusError(ApiError::NoCaller)
     })
 }

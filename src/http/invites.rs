@@ -18,14 +18,14 @@ use crate::{
         response::{self, PageQuery},
         roles,
     },
-    socket::requests::NewInvites,
+    socket::requests::InviteRequest,
 };
 
 /// `POST /api/admin/invites`
 pub async fn create(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
-    Body(body): Body<NewInvites>,
+    Body(body): Body<InviteRequest>,
 ) -> Result<HttpResponse, ApiError> {
     make(&app, body, caller.metadata()).await
 }
@@ -33,7 +33,7 @@ pub async fn create(
 /// `POST /invites` on the socket: who reaches it is the operator at the machine.
 pub async fn create_as_operator(
     app: Data<App>,
-    Body(body): Body<NewInvites>,
+    Body(body): Body<InviteRequest>,
 ) -> Result<HttpResponse, ApiError> {
     make(
         &app,
@@ -46,7 +46,11 @@ pub async fn create_as_operator(
     .await
 }
 
-async fn make(app: &App, body: NewInvites, metadata: Metadata) -> Result<HttpResponse, ApiError> {
+async fn make(
+    app: &App,
+    body: InviteRequest,
+    metadata: Metadata,
+) -> Result<HttpResponse, ApiError> {
     let (count, grant) = body.read().map_err(ApiError::field)?;
     roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();

@@ -66,9 +66,7 @@ impl NewJob {
 
     fn spec(self) -> Result<JobSpec, ApiError> {
         let Some(queue) = job_operation::queue_of(&self.operation) else {
-            return Err(ApiError::field(
-                "`operation` must be one that a queue knows; README.md lists them",
-            ));
+            return Err(unknown_operation());
         };
         let run_at = match &self.run_at {
             None => None,
@@ -125,6 +123,11 @@ impl NewJob {
             max_attempts,
         })
     }
+}
+
+fn unknown_operation() -> ApiError {
+    let all: Vec<&str> = job_operation::all().collect();
+    ApiError::field(format!("`operation` must be one of: {}", all.join(", ")))
 }
 
 /// `POST /api/queue/media`
@@ -280,9 +283,7 @@ pub async fn list(
         .as_ref()
         .is_some_and(|operation| !is_known(operation))
     {
-        return Err(ApiError::field(
-            "`operation` must be one that a queue knows; README.md lists them",
-        ));
+        return Err(unknown_operation());
     }
     read_your_writes::wait(&app, &request, "jobs", Some(id)).await?;
     let filter = JobFilter {

@@ -18,7 +18,9 @@ use crate::http::{
     captions, chats, credentials, directus,
     error::no_such_route,
     events, files, forgetting, health, identity, impersonation, invites, jobs, onboarding, openapi,
-    pages, service_keys, usage, workers,
+    pages,
+    route_rules::{RouteRule, RouteRules},
+    service_keys, usage, workers,
 };
 
 /// Who may call a route. The handler's parameter decides it; this says the same where no handler is at hand, and a test
@@ -278,22 +280,14 @@ fn all() -> impl Iterator<Item = &'static Endpoint> {
     API.iter().chain(PAGES)
 }
 
-/// The rules of all methods of a path, by the pattern that a request matched.
-fn at(pattern: &str) -> impl Iterator<Item = &'static Endpoint> {
-    all().filter(move |endpoint| endpoint.path == pattern)
-}
-
-/// Whether no caller is asked for. There the address is counted, whatever credentials are shown.
-pub fn is_public(pattern: &str) -> bool {
-    at(pattern).any(|endpoint| matches!(endpoint.access, Access::Public | Access::PublicByDefault))
-}
-
-/// Whether no rate applies: probes must always be answered.
-pub fn is_uncounted(pattern: &str) -> bool {
-    at(pattern).any(|endpoint| !endpoint.is_counted)
-}
-
-/// Whether a narrowed shared secret opens a route.
-pub fn is_original(pattern: &str) -> bool {
-    at(pattern).any(|endpoint| endpoint.is_original)
+/// What applies to the routes beside their handlers.
+pub fn rules() -> RouteRules {
+    let rule = |endpoint: &Endpoint| RouteRule {
+        is_public: matches!(endpoint.access, Access::Public | Access::PublicByDefault),
+        is_uncounted: !endpoint.is_counted,
+        is_original: endpoint.is_original,
+    };
+    all()
+        .map(|endpoint| (endpoint.path, rule(endpoint)))
+        .collect()
 }

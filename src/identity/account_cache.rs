@@ -31,25 +31,25 @@ const AWAY: Duration = Duration::from_millis(500);
 
 /// The accounts, known or looked up.
 #[derive(Clone)]
-pub struct KnownAccounts(Arc<Inner>);
+pub struct AccountCache(Arc<Inner>);
 
 struct Inner {
     log: Log,
     reads: ReadSide,
     users: Users,
-    known: Cache<UserId, Known>,
+    known: Cache<UserId, CachedAccount>,
     /// Raised before accounts are forgotten: what was read before that is not kept.
     forgotten: AtomicU64,
 }
 
 #[derive(Clone)]
-struct Known {
+struct CachedAccount {
     account: AccountRow,
     /// The latest position that was written for the user on this server when it was read.
     written: Option<u64>,
 }
 
-impl KnownAccounts {
+impl AccountCache {
     pub fn new(log: Log, reads: ReadSide, users: Users) -> Self {
         let known = Cache::builder()
             .max_capacity(MOST)
@@ -86,7 +86,7 @@ impl KnownAccounts {
         };
         known.insert(
             user,
-            Known {
+            CachedAccount {
                 account: account.clone(),
                 written,
             },

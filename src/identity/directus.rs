@@ -4,23 +4,21 @@
 //! Directus alone says who may act. Each request proves it by an answer that is at most some
 //! seconds old (`user_cache.rs`).
 
-use std::{
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use genie_actors::registration::Registrar;
 use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use parking_lot::Mutex;
 use reqwest::Method;
 use secrecy::SecretString;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 use tracing::{Instrument, error, warn};
 
-use crate::identity::signature::{BadToken, Signature};
+use crate::{
+    identity::signature::{BadToken, Signature},
+    limiter::Limiter,
+};
 
 /// Leaves a failing server alone for a while.
 mod circuit;
@@ -35,21 +33,23 @@ mod upstream;
 /// Directus' word on users: identity, role, and whether they may act.
 mod user_cache;
 
-pub use refresh::{NoPair, Pair};
+pub use refresh::{NoPair, TokenPair};
 pub use registration::{Applicant, NotRegistered, Registrations};
-pub use upstream::{Asking, Reply, Trouble, bearer};
+pub use upstream::{Reply, Trouble, UpstreamRequest, bearer};
 pub use user_cache::{Person, Standing};
 
 use upstream::Upstream;
 use user_cache::{About, Standings};
 
-/// The tokens for each second that `DIRECTUS_SECRET` did not sign and that Directus is asked about
+/// The tokens at once that `DIRECTUS_SECRET` did not sign and that Directus is asked about
 /// all the same: Directus may have another secret now. Further ones are refused without asking, so
 /// that nobody makes genie ask without end.
-const DOUBTS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
+const DOUBTS_AT_ONCE: u32 = 10;
+/// One more such token may come in this time.
+const DOUBTS_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct DirectusSettings {
     pub url: String,
     pub admin_token: Option<SecretString>,
     /// Directus' `SECRET`, which signs its tokens.
@@ -69,7 +69,7 @@ struct Inner {
     io: Handle,
     clock: Clock,
     signature: Option<Signature>,
-    doubts: DefaultDirectRateLimiter,
+    doubts: Limiter<()>,
     /// The time when Directus was first found to sign with another secret than `DIRECTUS_SECRET`.
     other_secret: Mutex<Option<Timestamp>>,
     standings: Standings,
@@ -107,7 +107,7 @@ impl From<BadToken> for NotAuthenticated {
 impl Directus {
     /// The configured Directus, if there is one. Call it on the runtime that owns all I/O.
     pub fn open(
-        settings: Option<&Settings>,
+        settings: Option<&DirectusSettings>,
         log: &Log,
         register: Registrar,
     ) -> Result<Option<Self>, String> {
@@ -122,7 +122,7 @@ impl Directus {
         Self::new(settings, log.clone(), register).map(Some)
     }
 
-    fn new(settings: &Settings, log: Log, register: Registrar) -> Result<Self, String> {
+    fn new(settings: &DirectusSettings, log: Log, register: Registrar) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,
@@ -141,7 +141,7 @@ impl Directus {
             io: Handle::current(),
             clock,
             signature: settings.secret.as_ref().map(claims::signature),
-            doubts: RateLimiter::direct(Quota::per_second(DOUBTS_A_SECOND)),
+            doubts: Limiter::new(DOUBTS_AT_ONCE, DOUBTS_EVERY),
             other_secret: Mutex::default(),
             standings,
             registrations,
@@ -151,7 +151,7 @@ impl Directus {
     }
 
     /// Forwards a request, to its end even when the client goes away.
-    pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
+    pub async fn ask(&self, asking: UpstreamRequest) -> Result<Reply, Trouble> {
         let upstream = Arc::clone(&self.0.upstream);
         let asked = self
             .0
@@ -174,7 +174,8 @@ impl Directus {
                 "DIRECTUS_ADMIN_TOKEN is not set, so genie cannot delete the user there",
             ));
         };
-        let asking = Asking::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
+        let asking =
+            UpstreamRequest::new(Method::DELETE, format!("/users/{user}")).authorized(Some(admin));
         // Directus answers a second deletion with 204, too.
         match self.ask(asking).await? {
             reply if reply.is_ok() || reply.status == 404 => Ok(()),
@@ -224,7 +225,7 @@ impl Directus {
         &self,
         token: SecretString,
         address: Option<IpAddr>,
-    ) -> Result<Pair, NoPair> {
+    ) -> Result<TokenPair, NoPair> {
         self.0.refreshes.refresh(token, address).await
     }
 
@@ -248,7 +249,8 @@ impl Directus {
             }
             _ => (About::token(claims.user, token, address), false),
         };
-        if is_doubted && !self.0.standings.has_known(&about) && self.0.doubts.check().is_err() {
+        let is_new_doubt = is_doubted && !self.0.standings.has_known(&about);
+        if is_new_doubt && self.0.doubts.take((), Instant::now()).is_err() {
             return Err(NotAuthenticated::Invalid);
         }
         let standing = self
@@ -310,11 +312,7 @@ impl Directus {
     }
 
     fn note_other_secret(&self) {
-        let mut since = self
-            .0
-            .other_secret
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.other_secret.lock();
         if since.is_none() {
             *since = Some(self.0.clock.now());
             error!(
@@ -324,11 +322,7 @@ impl Directus {
     }
 
     fn other_secret_since(&self) -> Option<Timestamp> {
-        *self
-            .0
-            .other_secret
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.0.other_secret.lock()
     }
 
     /// `unset`, `in use`, or `differs` and since when.

@@ -14,7 +14,7 @@ const ISSUER: &str = "genie";
 
 /// What a token of an impersonation says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Claims {
+pub struct ImpersonationClaims {
     /// Which impersonation.
     pub session: Uuid,
     /// Whom somebody acts for.
@@ -41,10 +41,13 @@ impl ImpersonationTokens {
 
     /// The token of an impersonation.
     pub fn sign(&self, of: &Impersonation) -> Option<String> {
-        let (session, user, by, exp) = (of.session, of.user, of.by, of.expires_at.unix_seconds());
+        let session = of.session;
+        let user = of.user;
+        let by = of.by;
+        let exp = of.expires_at.unix_seconds();
         encode(
             &Header::new(Algorithm::HS256),
-            &Claims {
+            &ImpersonationClaims {
                 session,
                 user,
                 by,
@@ -57,7 +60,7 @@ impl ImpersonationTokens {
     }
 
     /// Which impersonation a token is of. That it still lasts, its row has to say.
-    pub fn check(&self, token: &str) -> Result<Claims, BadToken> {
+    pub fn check(&self, token: &str) -> Result<ImpersonationClaims, BadToken> {
         self.signature.check(token)
     }
 }

@@ -97,13 +97,15 @@ mod tests {
 
     #[test]
     fn a_token_is_known_by_who_gave_it_out_and_has_one_successor() {
-        let (ours, theirs) = (RefreshTokens::new(&[1; 32]), RefreshTokens::new(&[2; 32]));
+        let ours = RefreshTokens::new(&[1; 32]);
+        let theirs = RefreshTokens::new(&[2; 32]);
         let first = ours.first(Uuid::from_u128(7));
         assert_eq!(first.text.expose_secret().len(), 64);
         let read = ours.read(&first.text).unwrap();
         assert_eq!((read.family, read.hash()), (first.family, first.hash()));
         assert!(theirs.read(&first.text).is_none());
-        let (one, two) = (ours.successor(&first), ours.successor(&read));
+        let one = ours.successor(&first);
+        let two = ours.successor(&read);
         assert_eq!(one.text.expose_secret(), two.text.expose_secret());
         assert_eq!(ours.read(&one.text).unwrap().family, first.family);
         assert_ne!(ours.successor(&one).hash(), one.hash());

@@ -17,7 +17,6 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,11 +24,13 @@ use genie_actors::access::AccessLog;
 use genie_events::access::RefusedCounts;
 use genie_log::Log;
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
-    identity::login_limiter::{ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY, Counts},
+    identity::login_limiter::{ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY},
+    limiter::Limiter,
     network::Network,
 };
 
@@ -48,7 +49,7 @@ pub const TICK: Duration = Duration::from_secs(1);
 
 /// What may be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum SecretKind {
     Secret,
     ServiceKey,
     Token,
@@ -56,15 +57,15 @@ pub enum Kind {
 
 /// Something that was shown from somewhere, known by a hash with this process' own key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shown {
+pub struct ShownSecret {
     address: Network,
-    kind: Kind,
+    kind: SecretKind,
     hash: u64,
 }
 
 /// Why something is refused before it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub enum StoppedSecret {
     /// It was looked at a moment ago, and wrong.
     WasWrong,
     /// There were too many wrong ones.
@@ -72,19 +73,19 @@ pub enum Stop {
 }
 
 /// Counts what is refused.
-pub struct Refused {
+pub struct SecretLimiter {
     /// Wrong ones that were looked at.
-    counts: Counts<(Network, Kind)>,
+    wrong: Limiter<(Network, SecretKind)>,
     /// Whether what was shown lately was right.
-    lately: Cache<Shown, bool>,
+    lately: Cache<ShownSecret, bool>,
     tally: Mutex<Tally>,
     hasher: RandomState,
 }
 
-impl Refused {
+impl SecretLimiter {
     pub fn new() -> Self {
         Self {
-            counts: Counts::new(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY),
+            wrong: Limiter::new(ALL_ACCOUNTS, ALL_ACCOUNTS_EVERY),
             lately: Cache::builder()
                 .max_capacity(MOST_REMEMBERED)
                 .time_to_idle(REMEMBERED)
@@ -95,8 +96,8 @@ impl Refused {
     }
 
     /// This, shown from there.
-    pub fn shown(&self, kind: Kind, address: IpAddr, text: &[u8]) -> Shown {
-        Shown {
+    pub fn shown(&self, kind: SecretKind, address: IpAddr, text: &[u8]) -> ShownSecret {
+        ShownSecret {
             address: Network::of(address),
             kind,
             hash: self.hasher.hash_one(text),
@@ -104,48 +105,51 @@ impl Refused {
     }
 
     /// To be asked before it is looked at whether a secret or key is right.
-    pub fn may_be_right(&self, shown: &Shown, now: Instant) -> Result<(), Stop> {
+    pub fn may_be_right(&self, shown: &ShownSecret, now: Instant) -> Result<(), StoppedSecret> {
         match self.lately.get(shown) {
             Some(true) => Ok(()),
             Some(false) => {
                 self.tally().add(shown.address, one(shown.kind));
-                Err(Stop::WasWrong)
+                Err(StoppedSecret::WasWrong)
             }
             None => self.has_room(shown.address, shown.kind, now),
         }
     }
 
     /// It was right.
-    pub fn was_right(&self, shown: Shown) {
+    pub fn was_right(&self, shown: ShownSecret) {
         if self.lately.get(&shown) != Some(true) {
             self.lately.insert(shown, true);
         }
     }
 
     /// It was wrong.
-    pub fn was_wrong(&self, shown: Shown, now: Instant) {
+    pub fn was_wrong(&self, shown: ShownSecret, now: Instant) {
         self.lately.insert(shown, false);
         self.count(shown.address, shown.kind, now);
     }
 
     /// A token was forged, or is one that nobody gave out: whether its sender has to wait.
-    pub fn was_forged(&self, address: IpAddr, now: Instant) -> Result<(), Stop> {
+    pub fn was_forged(&self, address: IpAddr, now: Instant) -> Result<(), StoppedSecret> {
         let address = Network::of(address);
-        self.has_room(address, Kind::Token, now)?;
-        self.count(address, Kind::Token, now);
+        self.has_room(address, SecretKind::Token, now)?;
+        self.count(address, SecretKind::Token, now);
         Ok(())
     }
 
     /// Of many that were looked at at once no more count than there is room for: else who comes after them would wait for long.
-    fn count(&self, address: Network, kind: Kind, now: Instant) {
-        if self.counts.wait(&(address, kind), now).is_none() {
-            self.counts.count((address, kind), now);
-        }
+    fn count(&self, address: Network, kind: SecretKind, now: Instant) {
+        let _ = self.wrong.take((address, kind), now);
         self.tally().add(address, one(kind));
     }
 
-    fn has_room(&self, address: Network, kind: Kind, now: Instant) -> Result<(), Stop> {
-        let Some(retry_after) = self.counts.wait(&(address, kind), now) else {
+    fn has_room(
+        &self,
+        address: Network,
+        kind: SecretKind,
+        now: Instant,
+    ) -> Result<(), StoppedSecret> {
+        let Some(retry_after) = self.wrong.wait(&(address, kind), now) else {
             return Ok(());
         };
         self.tally().add(
@@ -155,7 +159,7 @@ impl Refused {
                 ..RefusedCounts::default()
             },
         );
-        Err(Stop::TooMany { retry_after })
+        Err(StoppedSecret::TooMany { retry_after })
     }
 
     /// Puts on record what is due by now, or all there is. What the store does not take is told of a minute later.
@@ -190,40 +194,40 @@ impl Refused {
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock()
     }
 }
 
-fn one(kind: Kind) -> RefusedCounts {
+fn one(kind: SecretKind) -> RefusedCounts {
     let none = RefusedCounts::default();
     match kind {
-        Kind::Secret => RefusedCounts { secrets: 1, ..none },
-        Kind::ServiceKey => RefusedCounts {
+        SecretKind::Secret => RefusedCounts { secrets: 1, ..none },
+        SecretKind::ServiceKey => RefusedCounts {
             service_keys: 1,
             ..none
         },
-        Kind::Token => RefusedCounts { tokens: 1, ..none },
+        SecretKind::Token => RefusedCounts { tokens: 1, ..none },
     }
 }
 
 /// What was refused and is not on record yet.
 #[derive(Default)]
 struct Tally {
-    addresses: HashMap<Network, Waiting>,
+    addresses: HashMap<Network, Unrecorded>,
     /// Of addresses that are too many to be told one by one.
-    others: Waiting,
+    others: Unrecorded,
     /// When this minute began, and how many facts of it named an address.
     minute: Option<(Instant, usize)>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Unrecorded {
     wrong: RefusedCounts,
     /// When some of it was put on record last.
     told_at: Option<Instant>,
 }
 
-impl Waiting {
+impl Unrecorded {
     fn take(&mut self, now: Instant, all: bool) -> Option<RefusedCounts> {
         let is_due = all
             || self
@@ -240,9 +244,10 @@ impl Waiting {
 impl Tally {
     fn add(&mut self, address: Network, wrong: RefusedCounts) {
         let is_known = self.addresses.contains_key(&address);
-        let waiting = match is_known || self.addresses.len() < MOST_ADDRESSES {
-            true => self.addresses.entry(address).or_default(),
-            false => &mut self.others,
+        let waiting = if is_known || self.addresses.len() < MOST_ADDRESSES {
+            self.addresses.entry(address).or_default()
+        } else {
+            &mut self.others
         };
         waiting.wrong.add(wrong);
     }
@@ -292,15 +297,20 @@ mod tests {
 
     #[test]
     fn guesses_are_stopped_and_neither_stale_secrets_nor_right_ones_are() {
-        let (refused, now) = (Refused::new(), Instant::now());
-        let secret = |n: u32| refused.shown(Kind::Secret, at(1), &n.to_be_bytes());
-        let (right, next) = (secret(7_000_000), secret(1_000_000));
+        let refused = SecretLimiter::new();
+        let now = Instant::now();
+        let secret = |n: u32| refused.shown(SecretKind::Secret, at(1), &n.to_be_bytes());
+        let right = secret(7_000_000);
+        let next = secret(1_000_000);
         assert_eq!(refused.may_be_right(&right, now), Ok(()));
         refused.was_right(right);
         assert_eq!(refused.may_be_right(&secret(0), now), Ok(()));
         refused.was_wrong(secret(0), now);
         for _ in 1..1000 {
-            assert_eq!(refused.may_be_right(&secret(0), now), Err(Stop::WasWrong));
+            assert_eq!(
+                refused.may_be_right(&secret(0), now),
+                Err(StoppedSecret::WasWrong)
+            );
         }
         for n in 1..ALL_ACCOUNTS {
             assert_eq!(
@@ -313,7 +323,7 @@ mod tests {
         (0..1000).for_each(|n| refused.was_wrong(secret(2_000_000 + n), now)); // looked at when there still was room
         assert_eq!(
             refused.may_be_right(&next, now),
-            Err(Stop::TooMany {
+            Err(StoppedSecret::TooMany {
                 retry_after: ALL_ACCOUNTS_EVERY
             })
         );
@@ -323,12 +333,12 @@ mod tests {
             "who was right lately"
         );
         assert_eq!(
-            refused.may_be_right(&refused.shown(Kind::ServiceKey, at(1), b"gk_"), now),
+            refused.may_be_right(&refused.shown(SecretKind::ServiceKey, at(1), b"gk_"), now),
             Ok(()),
             "each kind by itself"
         );
         assert_eq!(
-            refused.may_be_right(&refused.shown(Kind::Secret, at(2), b"another"), now),
+            refused.may_be_right(&refused.shown(SecretKind::Secret, at(2), b"another"), now),
             Ok(()),
             "another address"
         );
@@ -348,8 +358,10 @@ mod tests {
 
     #[test]
     fn an_address_is_told_of_at_once_and_then_once_a_minute() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
-        let (address, one) = (Network::of(at(1)), one(Kind::Token));
+        let mut tally = Tally::default();
+        let now = Instant::now();
+        let address = Network::of(at(1));
+        let one = one(SecretKind::Token);
         tally.add(address, one);
         assert_eq!(tally.take(now, false), [(Some(address), one)]);
         for seconds in 1..60 {
@@ -376,10 +388,11 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_takes_a_bounded_place_here_and_in_the_log() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let now = Instant::now();
         let sent = MOST_ADDRESSES as u32 * 3;
-        (0..sent).for_each(|n| tally.add(Network::of(at(n)), one(Kind::Secret)));
-        (0..9).for_each(|_| tally.add(Network::of(at(0)), one(Kind::Secret)));
+        (0..sent).for_each(|n| tally.add(Network::of(at(n)), one(SecretKind::Secret)));
+        (0..9).for_each(|_| tally.add(Network::of(at(0)), one(SecretKind::Secret)));
         assert_eq!(tally.addresses.len(), MOST_ADDRESSES);
         let told = tally.take(now, false);
         assert_eq!(told.len(), MOST_FACTS + 1);
@@ -399,7 +412,7 @@ mod tests {
             sent + 9,
             "all are counted"
         );
-        (0..sent).for_each(|n| tally.add(Network::of(at(n + sent)), one(Kind::Secret)));
+        (0..sent).for_each(|n| tally.add(Network::of(at(n + sent)), one(SecretKind::Secret)));
         assert_eq!(
             tally.take(now + TICK, false),
             [],

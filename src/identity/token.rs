@@ -15,7 +15,7 @@ const KEY_ID: &str = "k1";
 
 /// What an access token says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Claims {
+pub struct AccessClaims {
     /// Who.
     pub id: UserId,
     /// The role at issue time.
@@ -54,7 +54,7 @@ impl Tokens {
         now: Timestamp,
     ) -> Option<String> {
         let iat = now.unix_seconds();
-        let claims = Claims {
+        let claims = AccessClaims {
             id: user,
             role: Some(role.to_owned()),
             app_access: true,
@@ -72,7 +72,7 @@ impl Tokens {
     }
 
     /// Who a token is for.
-    pub fn check(&self, token: &str) -> Result<Claims, BadToken> {
+    pub fn check(&self, token: &str) -> Result<AccessClaims, BadToken> {
         self.signature.check(token)
     }
 }

@@ -20,16 +20,16 @@ const ISSUER: &str = "genie";
 const TEXT_LENGTH: usize = 32;
 
 /// A secret that codes are made from.
-pub struct TwoFactor(Totp);
+pub struct OtpSecret(Totp);
 
-impl TwoFactor {
+impl OtpSecret {
     /// A new secret for a user.
     pub fn generate(key: &[u8; 32], user: UserId) -> Option<Self> {
         let drawn = random_bytes::<12>();
         Self::from_bytes([drawn.as_slice(), &tag(key, user, &drawn)].concat())
     }
 
-    /// The secret in the Base32 text that [`TwoFactor::text`] gave; `None` when it was not given out here for this user.
+    /// The secret in the Base32 text that [`OtpSecret::text`] gave; `None` when it was not given out here for this user.
     pub fn from_text(text: &SecretString, key: &[u8; 32], user: UserId) -> Option<Self> {
         let text = Some(text.expose_secret()).filter(|text| text.len() == TEXT_LENGTH)?;
         let read = Self::from_bytes(Secret::try_from_base32(text).ok()?.as_bytes().to_vec())?;
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn codes_are_those_of_the_standard() {
         // RFC 6238, appendix B, cut to six digits.
-        let two_factor = TwoFactor::from_bytes(b"12345678901234567890".to_vec()).unwrap();
+        let two_factor = OtpSecret::from_bytes(b"12345678901234567890".to_vec()).unwrap();
         for (seconds, code, step) in [
             (59, "287082", 1),
             (1_111_111_109, "081804", 37_037_036),
@@ -125,19 +125,17 @@ mod tests {
 
     #[test]
     fn a_secret_is_good_for_the_user_that_it_was_given_to() {
-        let (key, ada, bob) = (
-            [1; 32],
-            UserId(Uuid::from_u128(1)),
-            UserId(Uuid::from_u128(2)),
-        );
-        let two_factor = TwoFactor::generate(&key, ada).unwrap();
+        let key = [1; 32];
+        let ada = UserId(Uuid::from_u128(1));
+        let bob = UserId(Uuid::from_u128(2));
+        let two_factor = OtpSecret::generate(&key, ada).unwrap();
         let text = SecretString::from(two_factor.text());
         assert_eq!(
-            TwoFactor::from_text(&text, &key, ada).unwrap().bytes(),
+            OtpSecret::from_text(&text, &key, ada).unwrap().bytes(),
             two_factor.bytes()
         );
-        assert!(TwoFactor::from_text(&text, &key, bob).is_none());
-        assert!(TwoFactor::from_text(&text, &[2; 32], ada).is_none());
+        assert!(OtpSecret::from_text(&text, &key, bob).is_none());
+        assert!(OtpSecret::from_text(&text, &[2; 32], ada).is_none());
         let url = two_factor.url("ada+work@example.com").unwrap();
         assert!(
             url.starts_with("otpauth://totp/genie:") && url.contains(&two_factor.text()),
@@ -151,7 +149,7 @@ mod tests {
             &"A".repeat(129),
         ] {
             assert!(
-                TwoFactor::from_text(&bad.into(), &key, ada).is_none(),
+                OtpSecret::from_text(&bad.into(), &key, ada).is_none(),
                 "{bad}"
             );
         }

@@ -46,34 +46,34 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
     let path = config.data_dir.join("master.key");
     let shown = path.display();
     // Of two first starts in one folder, one makes the key and the other reads it.
-    let _alone = match read_only {
-        true => None,
-        false => {
-            fs::create_dir_all(&config.data_dir)
-                .map_err(|error| format!("{}: {error}", config.data_dir.display()))?;
-            Some(lock(&path)?)
-        }
+    let _alone = if read_only {
+        None
+    } else {
+        fs::create_dir_all(&config.data_dir)
+            .map_err(|error| format!("{}: {error}", config.data_dir.display()))?;
+        Some(lock(&path)?)
     };
     match path.try_exists() {
         Ok(true) => parsed(&path, &read(&path)?),
         Ok(false) if read_only => Err(format!(
             "{shown} is not there; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"
         )),
-        Ok(false) => match Log::is_new(&config.target())
-            .await
-            .map_err(|error| error.to_string())?
-        {
-            true => {
+        Ok(false) => {
+            if Log::is_new(&config.target())
+                .await
+                .map_err(|error| error.to_string())?
+            {
                 write(&path, &MasterKeys::generate())?;
                 warn!(
                     "a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place"
                 );
                 parsed(&path, &read(&path)?)
+            } else {
+                Err(format!(
+                    "{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS or GENIE_MASTER_KEYS_FILE"
+                ))
             }
-            false => Err(format!(
-                "{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS or GENIE_MASTER_KEYS_FILE"
-            )),
-        },
+        }
         Err(error) => Err(format!(
             "{shown}: {error}; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"
         )),

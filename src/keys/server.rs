@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -15,6 +15,7 @@ use genie_log::{
         rotation::{RotationError, Step},
     },
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tracing::{info, warn};
 
@@ -67,11 +68,11 @@ pub struct Ring {
     node: String,
     file: Option<PathBuf>,
     /// The file as it was when it was taken last.
-    taken: Mutex<Option<Seen>>,
+    taken: Mutex<Option<FileStamp>>,
 }
 
 /// What is seen of a file from outside.
-type Seen = (SystemTime, u64);
+type FileStamp = (SystemTime, u64);
 
 impl Ring {
     /// Tells the others; refused when this server lacks the key that they wrap by.
@@ -134,7 +135,8 @@ impl Ring {
         let Some(path) = &self.file else {
             return Ok(());
         };
-        let (seen, ring) = (seen(path), file::in_file(path)?); // a change in between is found the next time
+        let seen = seen(path);
+        let ring = file::in_file(path)?; // a change in between is found the next time
         let ids = format!("{ring:?}");
         self.log
             .take_ring(ring)
@@ -148,8 +150,8 @@ impl Ring {
             .map_err(|error| error.to_string())
     }
 
-    fn taken(&self) -> MutexGuard<'_, Option<Seen>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner) // what it holds is whole at any time
+    fn taken(&self) -> MutexGuard<'_, Option<FileStamp>> {
+        self.taken.lock() // what it holds is whole at any time
     }
 
     /// Tells the others that this server goes.
@@ -160,7 +162,7 @@ impl Ring {
     }
 }
 
-fn seen(path: &Path) -> Option<Seen> {
+fn seen(path: &Path) -> Option<FileStamp> {
     let file = fs::metadata(path).ok()?;
     Some((file.modified().ok()?, file.len()))
 }

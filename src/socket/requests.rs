@@ -5,14 +5,14 @@ use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
 use genie_log::keys::rotation::{Place, Wraps};
 use serde::{Deserialize, Serialize};
 
-use crate::{credential_import::line::Line, roles::administers};
+use crate::{credential_import::line::CredentialLine, roles::administers};
 
 /// The most invites of one request.
 const MAX_COUNT: usize = 100;
 
 /// Invites as they are asked for: in a body, or on the command line.
 #[derive(Default, Serialize, Deserialize, Args)]
-pub struct NewInvites {
+pub struct InviteRequest {
     /// How many
     #[arg(long)]
     count: Option<usize>,
@@ -27,7 +27,7 @@ pub struct NewInvites {
     role: Option<String>,
 }
 
-impl NewInvites {
+impl InviteRequest {
     /// How many, and what their users become.
     pub fn read(self) -> Result<(usize, Grant), String> {
         let count = self.count.unwrap_or(1);
@@ -63,7 +63,7 @@ impl NewInvites {
 #[derive(Serialize, Deserialize)]
 pub struct CredentialBatch {
     /// In order.
-    pub lines: Vec<Line>,
+    pub lines: Vec<CredentialLine>,
 }
 
 /// What may be asked of master keys.

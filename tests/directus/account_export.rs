@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::Answer,
     test_directus::{PASSWORD, Site},
+    test_genie::Answer,
 };
 
 both_stores!(

@@ -4,7 +4,10 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::test_directus::{Directus, PASSWORD, Site};
+use crate::{
+    test_directus::{Directus, PASSWORD, Site},
+    until::until,
+};
 
 both_stores!(
     a_forgotten_user_is_deleted_in_directus_and_gets_no_new_account,
@@ -42,25 +45,17 @@ both_stores!(
 
         let path = format!("/api/admin/users/{}/forgotten", ada.id);
         let began = std::time::Instant::now();
-        loop {
+        let shown = until("nothing is left of the user", async || {
             let shown = site
                 .genie
                 .send(Method::GET, &path, &authorization(&boss.access), None)
                 .await
                 .ok();
-            if shown["state"] == "erased" {
-                assert!(
-                    shown["certificate"]
-                        .as_str()
-                        .unwrap()
-                        .contains("the user in Directus"),
-                    "{shown}"
-                );
-                break;
-            }
-            assert!(began.elapsed().as_secs() < 60, "{shown}");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+            (shown["state"] == "erased").then_some(shown)
+        })
+        .await;
+        let certificate = shown["certificate"].as_str().unwrap();
+        assert!(certificate.contains("the user in Directus"), "{shown}");
         assert!(site.directus.found(&ada.email).await.is_empty());
         assert_eq!(
             site.opens(&pair.access).await,

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::{
-    genie::{TestGenie, TestUser, password},
     test_directus::Directus,
+    test_genie::{TestGenie, TestUser, password},
+    until::until,
 };
 
 async fn directus() -> &'static Directus {
@@ -52,7 +53,7 @@ pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
         ("suspended", 401)
     };
     change(user, json!({"status": status})).await;
-    until(genie, user, "/api/usage", code).await;
+    until_answered(genie, user, "/api/usage", code).await;
 }
 
 /// Makes a user an administrator, or a creator again. A new login is needed to use the role.
@@ -69,7 +70,7 @@ pub async fn set_administrator(
     };
     change(user, json!({"role": directus().await.role(role).await})).await;
     let user = genie.user_again(name, &user.id).await;
-    until(genie, &user, "/api/admin/invites", code).await;
+    until_answered(genie, &user, "/api/admin/invites", code).await;
     user
 }
 
@@ -86,14 +87,10 @@ async fn change(user: &TestUser, what: Value) {
 }
 
 /// Waits for an answer, because genie asks Directus only every few seconds.
-async fn until(genie: &TestGenie, user: &TestUser, path: &str, status: u16) {
-    let began = Instant::now();
-    while user.get(genie, path).await.status != status {
-        assert!(
-            began.elapsed() < Duration::from_secs(30),
-            "{path} was never answered with {status}"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until_answered(genie: &TestGenie, user: &TestUser, path: &str, status: u16) {
+    until(&format!("{path} is answered with {status}"), async || {
+        (user.get(genie, path).await.status == status).then_some(())
+    })
+    .await;
     genie.settle().await;
 }

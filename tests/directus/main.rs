@@ -2,7 +2,8 @@
 //! that counts, holds and breaks off requests. `scripts/test directus` and `scripts/test` run it.
 //! It needs an installed Directus, so `cargo test` alone leaves it out.
 
-#![allow(clippy::unwrap_used)] // This is a test program.
+#![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
 #[allow(dead_code)]
 #[path = "../genie/fake_ollama.rs"]
@@ -12,6 +13,9 @@ mod identity;
 #[allow(dead_code)] // The other test program uses the rest.
 #[path = "../genie/test_genie.rs"]
 mod test_genie;
+#[allow(dead_code)]
+#[path = "../genie/until.rs"]
+mod until;
 
 /// Stands between genie and Directus.
 mod proxy;

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    genie::{Answer, SECRET},
     proxy::Does,
     test_directus::{Directus, PASSWORD, Pair, Site},
+    test_genie::{Answer, SECRET},
+    until::until_within,
 };
 
 const CREATE: (&str, &str) = ("POST", "/users");
@@ -49,16 +50,11 @@ impl Site {
 
     /// Waits until the answer to a registration is no longer that one is under way.
     async fn until_settled(&self, email: &str, invite: &str) -> Answer {
-        let wait = tokio::time::timeout(std::time::Duration::from_secs(120), async {
-            loop {
-                let answer = self.register(email, invite).await;
-                if answer.json["code"] != "registration_under_way" {
-                    return answer;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
-        });
-        wait.await.expect("the registration is settled")
+        until_within(Duration::from_secs(120), "it is settled", async || {
+            let answer = self.register(email, invite).await;
+            (answer.json["code"] != "registration_under_way").then_some(answer)
+        })
+        .await
     }
 
     /// Asserts that a user is registered in full: in Directus, here, and with the invite's grant.
@@ -84,7 +80,7 @@ fn address(name: &str) -> String {
 const SOON: [(&str, &str); 1] = [("GENIE_RESERVATION_SECONDS", "30")];
 
 async fn start(store: TestStore) -> Site {
-    Site::with(store, Directus::shared().await, &SOON).await
+    Site::with_process(store, Directus::shared().await, &SOON).await
 }
 
 both_stores!(

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use genie_log::testing::TestStore;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    sync::{OnceCell, Semaphore, SemaphorePermit},
+};
 
 use crate::{
-    genie::{Answer, TestGenie},
     proxy::Proxy,
+    test_genie::{Answer, TestGenie},
+    until::until,
 };
 
 const ADMIN_EMAIL: &str = "admin@example.com";
@@ -24,8 +28,12 @@ pub struct Directus {
     folder: PathBuf,
     process: String,
     http: reqwest::Client,
-    is_own: bool,
+    /// Held by one of a test's own.
+    own: Option<SemaphorePermit<'static>>,
 }
+
+/// A Directus takes 300 MB, and a core while it starts: so many may be tests' own at once.
+static OWN: Semaphore = Semaphore::const_new(2);
 
 /// A user in Directus.
 #[derive(Debug, Clone)]
@@ -69,25 +77,28 @@ async fn script(command: &str, folder: &std::path::Path, settings: &[(&str, &str
 impl Directus {
     /// The Directus that all tests share.
     pub async fn shared() -> Self {
-        Self::start(folder().join("shared"), &[], false).await
+        static LINES: OnceCell<String> = OnceCell::const_new();
+        let folder = folder().join("shared");
+        let lines = LINES
+            .get_or_init(async || script("start", &folder, &[]).await)
+            .await;
+        Self::known_by(lines, folder, None)
     }
 
     /// A test's own Directus, with these settings.
     pub async fn own(settings: &[(&str, &str)]) -> Self {
-        Self::start(folder().join(unique()), settings, true).await
+        let own = OWN.acquire().await.unwrap();
+        let folder = folder().join(unique());
+        let lines = script("start", &folder, settings).await;
+        script("seed", &folder, settings).await;
+        Self::known_by(&lines, folder, Some(own))
     }
 
-    async fn start(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
+    /// `lines`: what the script says of a Directus that it started.
+    fn known_by(lines: &str, folder: PathBuf, own: Option<SemaphorePermit<'static>>) -> Self {
         rustls::crypto::ring::default_provider()
             .install_default()
             .ok();
-        let this = Self::start_unseeded(folder, settings, is_own).await;
-        script("seed", &this.folder, settings).await;
-        this
-    }
-
-    async fn start_unseeded(folder: PathBuf, settings: &[(&str, &str)], is_own: bool) -> Self {
-        let lines = script("start", &folder, settings).await;
         let value = |name: &str| {
             lines
                 .lines()
@@ -107,23 +118,24 @@ impl Directus {
                 .pool_max_idle_per_host(0)
                 .build()
                 .unwrap(),
-            is_own,
+            own,
         }
     }
 
     /// Stops Directus and starts it again on the same data with other settings. It sends no
     /// request.
     pub async fn restart(&mut self, settings: &[(&str, &str)]) {
-        assert!(self.is_own);
+        assert!(self.own.is_some());
         script("stop", &self.folder, &[]).await;
-        let again = Self::start_unseeded(self.folder.clone(), settings, false).await;
+        let lines = script("start", &self.folder, settings).await;
+        let again = Self::known_by(&lines, self.folder.clone(), None);
         self.process.clone_from(&again.process);
         self.secret.clone_from(&again.secret);
     }
 
     /// Sends a signal, such as `STOP`, to the process.
     pub async fn signal(&self, name: &str) {
-        assert!(self.is_own);
+        assert!(self.own.is_some());
         assert!(
             Command::new("kill")
                 .args([&format!("-{name}"), &self.process])
@@ -215,7 +227,7 @@ impl Directus {
 
 impl Drop for Directus {
     fn drop(&mut self) {
-        if self.is_own {
+        if self.own.is_some() {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/directus");
             std::process::Command::new(script)
                 .arg("stop")
@@ -262,6 +274,32 @@ impl Site {
         directus: Directus,
         others: &[(&'static str, &str)],
     ) -> Self {
+        let (proxy, settings) = Self::in_front_of(&directus, others).await;
+        Self {
+            genie: TestGenie::start_with(store, &settings).await,
+            proxy,
+            directus,
+        }
+    }
+
+    /// The same with genie as a process, which kill -9 can end.
+    pub async fn with_process(
+        store: TestStore,
+        directus: Directus,
+        others: &[(&'static str, &str)],
+    ) -> Self {
+        let (proxy, settings) = Self::in_front_of(&directus, others).await;
+        Self {
+            genie: TestGenie::start_process_with(store, &settings).await,
+            proxy,
+            directus,
+        }
+    }
+
+    async fn in_front_of(
+        directus: &Directus,
+        others: &[(&'static str, &str)],
+    ) -> (Proxy, Vec<(&'static str, String)>) {
         let proxy = Proxy::start(&directus.url).await;
         let mut settings = directus.settings(&proxy.url);
         settings.extend(
@@ -269,11 +307,7 @@ impl Site {
                 .iter()
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
-        Self {
-            genie: TestGenie::start_with(store, &settings).await,
-            proxy,
-            directus,
-        }
+        (proxy, settings)
     }
 
     pub async fn log_in(&self, email: &str, password: &str) -> Answer {
@@ -307,13 +341,11 @@ impl Site {
 
     /// Waits until that status is answered.
     pub async fn until(&self, token: &str, status: u16) {
-        let wait = tokio::time::timeout(std::time::Duration::from_secs(30), async {
-            while self.opens(token).await != status {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        });
-        wait.await
-            .unwrap_or_else(|_| panic!("the token was never answered with {status}"));
+        until(
+            &format!("the token is answered with {status}"),
+            async || (self.opens(token).await == status).then_some(()),
+        )
+        .await;
     }
 
     pub async fn ready(&self) -> Value {

@@ -6,9 +6,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    genie::SECRET,
     proxy::Does,
     test_directus::{Directus, PASSWORD, Pair, Site},
+    test_genie::SECRET,
+    until::until,
 };
 
 fn authorization(token: &str) -> [(&'static str, String); 1] {
@@ -41,20 +42,12 @@ both_stores!(
         site.directus
             .change(&ada, json!({"email": elsewhere}))
             .await;
-        let began = std::time::Instant::now();
-        loop {
+        until("the new address is known", async || {
             let facts = site.get(&pair.access, "/api/me/events").await.ok();
-            if facts["data"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|fact| fact["type"] == "account.email_changed")
-            {
-                break;
-            }
-            assert!(began.elapsed().as_secs() < 30, "{facts}");
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        }
+            let mut facts = facts["data"].as_array().unwrap().iter();
+            facts.find_map(|fact| (fact["type"] == "account.email_changed").then_some(()))
+        })
+        .await;
 
         site.directus
             .change(&ada, json!({"status": "suspended"}))
@@ -117,11 +110,10 @@ both_stores!(
         site.directus
             .change(&ada, json!({"role": site.directus.role("creator").await}))
             .await;
-        let began = std::time::Instant::now();
-        while invite().await == 200 {
-            assert!(began.elapsed().as_secs() < 30);
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        }
+        until("the invite is refused", async || {
+            (invite().await != 200).then_some(())
+        })
+        .await;
         assert_eq!(invite().await, 403);
         let facts = site.get(&pair.access, "/api/me/events").await.ok();
         let last = facts["data"].as_array().unwrap().last().unwrap().clone();
@@ -408,11 +400,10 @@ both_stores!(
         site.directus
             .change(&bob, json!({"email": ada.email}))
             .await;
-        let began = std::time::Instant::now();
-        while email_here(&bobs).await == 0 {
-            assert!(began.elapsed().as_secs() < 30);
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        }
+        until("the new address is known", async || {
+            (email_here(&bobs).await > 0).then_some(())
+        })
+        .await;
         // A new user under the freed address gets an account with it.
         site.directus
             .admin(Method::DELETE, &format!("/users/{}", bob.id), Value::Null)

@@ -10,7 +10,10 @@ use genie_log::{
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::test_genie::{SECRET, TestGenie, TestUser, outcome};
+use crate::{
+    test_genie::{SECRET, TestGenie, TestUser, outcome},
+    until::until,
+};
 
 const EXPORT: &str = "/api/me/export";
 
@@ -273,7 +276,7 @@ both_stores!(
     a_large_account_takes_no_more_memory_and_stops_with_its_reader,
     async |store: TestStore| {
         const MESSAGES: u64 = 5000;
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let ada = talkative(&mut genie, MESSAGES).await;
         let url = format!("{}{EXPORT}", genie.base);
         let begin = async || {
@@ -291,11 +294,11 @@ both_stores!(
         assert!(first.chunk().await.unwrap().is_some());
         ada.get(&genie, EXPORT).await.refused(409, "export_running");
         drop(first);
-        let mut second = begin().await;
-        while second.status() == StatusCode::CONFLICT {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            second = begin().await;
-        }
+        let second = until("the place is free", async || {
+            let second = begin().await;
+            (second.status() != StatusCode::CONFLICT).then_some(second)
+        })
+        .await;
         let most_kib = || {
             let status = fs::read_to_string(format!("/proc/{}/status", genie.pid())).unwrap();
             let line = status

@@ -7,7 +7,7 @@ use std::{
 };
 
 use genie_log::{
-    Log, MasterKeys, Settings,
+    Clock, Log, MasterKeys, Settings,
     testing::{Kind, TestStore, both_stores},
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     identity::email,
     test_genie::{Answer, SECRET, TestGenie, TestUser, password},
+    until::until,
 };
 
 /// A login: the answer, whatever it is.
@@ -575,12 +576,12 @@ both_stores!(
                 .starts_with("otpauth://totp/genie:"),
             "{made}"
         );
-        let codes = Codes::of(&secret).await;
+        let codes = Codes::of(&secret, &genie.clock);
         tfa("enable", json!({"secret": secret, "otp": "000000x"}))
             .await
             .refused_by_identity(400, "INVALID_PAYLOAD");
         let chosen = totp_rs::Secret::from([7; 20]).to_base32();
-        let chosen = json!({"secret": chosen, "otp": Codes::of(&chosen).await.at(0)});
+        let chosen = json!({"secret": chosen, "otp": Codes::of(&chosen, &genie.clock).at(0)});
         tfa("enable", chosen)
             .await
             .refused_by_identity(400, "INVALID_PAYLOAD"); // one that a thief of the token chose
@@ -647,7 +648,7 @@ both_stores!(
         assert_eq!(
             tfa(
                 "enable",
-                json!({"secret": secret, "otp": Codes::of(secret).await.at(0)})
+                json!({"secret": secret, "otp": Codes::of(secret, &genie.clock).at(0)})
             )
             .await
             .status,
@@ -689,22 +690,40 @@ async fn super_wrong(genie: &TestGenie, otp: &str) -> Answer {
     log_in(genie, &email(genie, "ada"), "wrong", Some(otp)).await
 }
 
+const STEP_MILLIS: i64 = 30_000;
+
 /// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late; so that the step is
-/// not another in the middle, a test begins early in one.
+/// not another in the middle, it is made early in one.
 pub struct Codes {
     totp: totp_rs::Totp,
     now: u64,
 }
 
 impl Codes {
-    pub async fn of(secret: &str) -> Self {
+    /// Moves the server's clock to where a step begins, unless one has just begun.
+    pub fn of(secret: &str, clock: &Clock) -> Self {
+        let into_step = clock.now().unix_millis() % STEP_MILLIS;
+        if into_step > STEP_MILLIS / 3 {
+            clock.advance_millis(STEP_MILLIS - into_step);
+        }
+        Self::at_time(secret, clock)
+    }
+
+    /// The same for a server whose clock can't be moved.
+    pub async fn of_the_next_step(secret: &str) -> Self {
+        let clock = Clock::system();
+        until("a step of the authenticator has begun", async || {
+            (clock.now().unix_millis() % STEP_MILLIS < STEP_MILLIS / 2).then_some(())
+        })
+        .await;
+        Self::at_time(secret, &clock)
+    }
+
+    fn at_time(secret: &str, clock: &Clock) -> Self {
         let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
         let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
-        let now = || genie_log::Clock::system().now().unix_seconds() as u64;
-        if now() % 30 > 10 {
-            tokio::time::sleep(Duration::from_secs(30 - now() % 30)).await;
-        }
-        Self { totp, now: now() }
+        let now = clock.now().unix_seconds() as u64;
+        Self { totp, now }
     }
 
     pub fn at(&self, steps: i64) -> String {

@@ -135,12 +135,11 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => found.push((
-                    path.display().to_string(),
-                    fs::read_to_string(&path).unwrap(),
-                )),
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.display().to_string(), text));
             }
         }
     }

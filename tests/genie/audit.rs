@@ -1,6 +1,6 @@
 //! Whether the log can be trusted: signed heads kept outside, proofs for others, and the check of the whole log beside the server.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{
@@ -16,22 +16,13 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::test_genie::{SECRET, TestGenie};
+use crate::{
+    test_genie::{SECRET, TestGenie},
+    until::until,
+};
 
 fn secret() -> [(&'static str, String); 1] {
     [("X-RBAC-SYNC-SECRET", SECRET.into())]
-}
-
-/// Looks again and again until there is something to see.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
-        }
-        assert!(started.elapsed() < Duration::from_secs(30), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// What `/readyz` says once a signed head covers everything.

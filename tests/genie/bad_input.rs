@@ -584,7 +584,7 @@ both_stores!(
             "{told}"
         );
 
-        // Another one, one that others can read, and a name that does not exist.
+        // Another one, and one that others can read.
         let write = |text: &str, mode: u32| {
             use std::os::unix::fs::PermissionsExt;
             std::fs::write(&key, text).unwrap();
@@ -602,20 +602,40 @@ both_stores!(
         write(&kept, 0o644);
         assert!(serve().await.contains("chmod 600"));
         write(&kept, 0o600);
-        let told = genie
-            .command(&["serve"])
-            .env("GENIE_JOB_LEASE", "5")
-            .output()
-            .await
-            .unwrap();
-        assert!(
-            String::from_utf8(told.stderr)
-                .unwrap()
-                .contains("did you mean GENIE_JOB_LEASE_MS?")
-        );
         genie.launch_again().await;
     }
 );
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_setting_is_a_warning_and_a_wrong_one_an_error() {
+    let genie = TestGenie::start(TestStore::new(Kind::Sqlite).await).await;
+    let run = async |arguments: &[&str], name: &str, value: &str| {
+        let mut command = genie.command(arguments);
+        let run = command.env(name, value).output().await.unwrap();
+        (run.status.success(), String::from_utf8(run.stderr).unwrap())
+    };
+    let (is_well, told) = run(&["config"], "GENIE_BIN", "/usr/bin/genie").await;
+    assert!(
+        is_well && told.contains("GENIE_BIN is not a setting"),
+        "{told}"
+    );
+    let (is_well, told) = run(&["config"], "GENIE_JOB_LEASE", "5").await;
+    assert!(
+        is_well && told.contains("did you mean GENIE_JOB_LEASE_MS?"),
+        "{told}"
+    );
+    // The server says so, too, and goes on to find that another one runs.
+    let (_, told) = run(&["serve"], "GENIE_BIN", "/usr/bin/genie").await;
+    assert!(
+        told.contains("GENIE_BIN is not a setting") && told.contains("another genie runs on"),
+        "{told}"
+    );
+    let (is_well, told) = run(&["config"], "GENIE_JOB_LEASE_MS", "soon").await;
+    assert!(
+        !is_well && told.contains("GENIE_JOB_LEASE_MS must be a whole number"),
+        "{told}"
+    );
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_embedded_store_has_one_server() {

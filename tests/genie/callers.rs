@@ -4,7 +4,10 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::test_genie::{Answer, SECRET, TestGenie};
+use crate::{
+    test_genie::{Answer, SECRET, TestGenie},
+    until::until,
+};
 
 both_stores!(
     a_token_that_is_none_is_401_and_two_are_400,
@@ -230,14 +233,10 @@ both_stores!(
                 .ok();
         }
 
-        let began = std::time::Instant::now();
-        while on_record(&genie).await.1.len() < 2 {
-            assert!(
-                began.elapsed().as_secs() < 30,
-                "each address is told of at once"
-            );
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        until("each address is on record at once", async || {
+            (on_record(&genie).await.1.len() >= 2).then_some(())
+        })
+        .await;
         assert!(genie.terminate().await);
         genie.launch_again().await;
         let (told, facts) = on_record(&genie).await;

@@ -8,10 +8,18 @@ use serde_json::json;
 use crate::{
     fake_ollama::Step,
     test_genie::{Events, TestGenie, TestUser, outcome, text_of},
+    until::until,
 };
 
 async fn start(store: TestStore) -> (TestGenie, TestUser) {
     let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    (genie, ada)
+}
+
+/// As a process, which kill -9 can end.
+async fn start_process(store: TestStore) -> (TestGenie, TestUser) {
+    let mut genie = TestGenie::start_process(store).await;
     let ada = genie.user("ada").await;
     (genie, ada)
 }
@@ -324,7 +332,7 @@ both_stores!(
 both_stores!(
     a_server_that_dies_in_an_answer_keeps_what_was_shown,
     async |store: TestStore| {
-        let (mut genie, ada) = start(store).await;
+        let (mut genie, ada) = start_process(store).await;
         genie.ollama.script(
             "long",
             &[Step::Say("one"), Step::Say(" two"), Step::Hold, Step::Done],
@@ -355,7 +363,7 @@ both_stores!(
 both_stores!(
     a_server_that_dies_before_the_first_token_answers_after_its_restart,
     async |store: TestStore| {
-        let (mut genie, ada) = start(store).await;
+        let (mut genie, ada) = start_process(store).await;
         genie
             .ollama
             .script("slow", &[Step::Hold, Step::Say("late"), Step::Done]);
@@ -394,18 +402,14 @@ both_stores!(
         genie.ollama.asked().await;
         genie.restart().await;
         assert!(asking.await.unwrap().is_err());
-        for _ in 0..200 {
+        until("the caption is ended", async || {
             genie.settle().await;
-            if ada.get(&genie, "/api/captions").await.ok()["data"][0]["status"] == "failed" {
-                assert_eq!(
-                    ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"],
-                    0
-                );
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(150)).await;
-        }
-        panic!("the caption was not ended");
+            let captions = ada.get(&genie, "/api/captions").await.ok();
+            (captions["data"][0]["status"] == "failed").then_some(())
+        })
+        .await;
+        let usage = ada.get(&genie, "/api/usage").await.ok();
+        assert_eq!(usage["usage"]["posts_ai_assisted"], 0);
     }
 );
 

@@ -10,7 +10,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::test_genie::{SECRET, TestGenie, TestUser};
+use crate::{
+    test_genie::{SECRET, TestGenie, TestUser},
+    until::moment_after,
+};
 
 const KEY: [u8; 32] = [42; 32];
 
@@ -346,7 +349,7 @@ both_stores!(
     an_import_killed_at_any_moment_goes_on,
     async |store: TestStore| {
         const LINES: u128 = 150;
-        let mut genie = TestGenie::start_with(store, &[setting()]).await;
+        let mut genie = TestGenie::start_process_with(store, &[setting()]).await;
         let (_, ada) = (genie.user("admin").await, genie.user("ada").await);
         let secret = |n: u128| json!({"password": format!("secret {n}")});
         let lines: Vec<_> = (0..LINES)
@@ -367,8 +370,7 @@ both_stores!(
                 .stdout(std::process::Stdio::null())
                 .spawn()
                 .unwrap();
-            // Not a wait for something to be done: the moment of the kill is the point.
-            tokio::time::sleep(Duration::from_millis(millis)).await;
+            moment_after(millis).await;
             if kills_the_server {
                 genie.kill().await; // the import ends with it, or takes the store itself
                 let status = tokio::time::timeout(Duration::from_secs(30), process.wait())

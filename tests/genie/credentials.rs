@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use genie_log::testing::{TestStore, both_stores};
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     service_keys::Key,
     test_genie::{Answer, SECRET, TestGenie, TestUser},
+    until::until,
 };
 
 const COOKIE_FILE: &str = "# Netscape HTTP Cookie File\r\n\
@@ -447,19 +447,12 @@ both_stores!(
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let ada = genie.user("ada").await;
-        let id = store(&genie, &ada, session("x", 8)).await;
-        let over = async {
-            loop {
-                match get_session(&genie, &ada.id, "x").await {
-                    over if over.status == 404 => return over,
-                    shown => assert_eq!(shown.ok()["id"], json!(id)),
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        let refused = tokio::time::timeout(Duration::from_secs(30), over)
+        let id = store(&genie, &ada, session("x", 60)).await;
+        let shown = get_session(&genie, &ada.id, "x").await.ok();
+        assert_eq!(shown["id"], json!(id));
+        genie.clock.advance_millis(60_000);
+        let refused = get_session(&genie, &ada.id, "x")
             .await
-            .expect("it ends")
             .refused(404, "session_expired");
         assert!(!refused.to_string().contains("canary"), "{refused}");
         assert_eq!(
@@ -878,7 +871,7 @@ both_stores!(
 both_stores!(
     no_plaintext_leaves_without_its_fact_however_the_server_dies,
     async |store_on: TestStore| {
-        let mut genie = TestGenie::start(store_on).await;
+        let mut genie = TestGenie::start_process(store_on).await;
         let ada = genie.user("ada").await;
         let id = profile(&genie, &ada, "x").await;
         let mut shown = HashSet::new();
@@ -913,14 +906,10 @@ both_stores!(
                     })
                 })
                 .collect();
-            let enough = async {
-                while answered.lock().unwrap().len() < 40 {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(60), enough)
-                .await
-                .expect("they are answered");
+            until("many reveals are answered", async || {
+                (answered.lock().unwrap().len() >= 40).then_some(())
+            })
+            .await;
             genie.kill().await;
             for caller in callers {
                 caller.await.unwrap();

@@ -15,6 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::until::until;
+
 /// What the model does with a question; the first script whose word stands in the last message is played.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -115,13 +117,10 @@ impl FakeOllama {
 
     /// Waits until an answer's connection was closed by the client.
     pub async fn cancelled(&self) {
-        for _ in 0..400 {
-            if *self.state.cancelled.lock().unwrap() > 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        panic!("the connection was not closed");
+        until("the connection is closed", async || {
+            (*self.state.cancelled.lock().unwrap() > 0).then_some(())
+        })
+        .await;
     }
 }
 

@@ -1,14 +1,16 @@
 //! Forgetting, as users, administrators and operators see it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::{BTreeMap, BTreeSet};
 
 use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    disk_search::Fingerprints,
     fake_ollama::Step,
     test_genie::{Answer, SECRET, TestGenie, TestUser, answer},
+    until::{moment_after, until},
 };
 
 /// Heads are signed as often as they can be, so that certificates come soon; everybody may chat; and the test can open the store.
@@ -33,16 +35,13 @@ async fn forget(genie: &TestGenie, admin: &TestUser, user: &TestUser) -> Answer 
 
 /// Waits until nothing is left of somebody.
 async fn erased(genie: &TestGenie, admin: &TestUser, user: &str) -> Value {
-    for _ in 0..600 {
-        let shown = admin
-            .get(genie, &format!("/api/admin/users/{user}/forgotten"))
-            .await;
-        if shown.status == 200 && shown.json["state"] == "erased" {
-            return shown.ok();
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("something is left of user {user}");
+    let path = format!("/api/admin/users/{user}/forgotten");
+    until("nothing is left of the user", async || {
+        let shown = admin.get(genie, &path).await;
+        let is_erased = shown.status == 200 && shown.json["state"] == "erased";
+        is_erased.then(|| shown.ok())
+    })
+    .await
 }
 
 /// The tables of which rows name this user, in whichever column.
@@ -540,32 +539,26 @@ async fn said_by(genie: &TestGenie, arguments: &[&str]) -> (bool, String) {
 }
 
 both_stores!(
-    the_verifier_finds_what_is_there_and_nothing_afterwards,
+    a_search_of_the_store_finds_what_is_there_and_nothing_afterwards,
     async |store: TestStore| {
         let settings = soon(&store);
         let mut genie = TestGenie::start_with(store, &settings).await;
         genie.user("admin").await;
-        let (ada, bob) = (
-            full_life(&mut genie, "ada").await,
-            full_life(&mut genie, "bob").await,
-        );
+        let ada = full_life(&mut genie, "ada").await;
+        let bob = full_life(&mut genie, "bob").await;
         let strays = "CREATE TABLE strays AS SELECT sealed FROM secrets WHERE user_id =";
 
         // Beside the server.
-        let (is_good, said) = said_by(&genie, &["forget", &ada.id, "--verify"]).await;
+        let fingerprints = Fingerprints::take(&genie.store, &ada.id).await;
+        assert!(!fingerprints.found(&genie.store).await.is_empty());
+        let (is_good, said) = said_by(&genie, &["forget", &ada.id]).await;
         assert!(
             is_good && said.contains("at the wish of: operator"),
             "{said}"
         );
-        assert!(
-            said.contains("before: ") && said.contains("after: none of the "),
-            "{said}"
-        );
-        let (is_good, said) = said_by(&genie, &["forget", &ada.id, "--verify"]).await;
-        assert!(
-            !is_good && said.contains("they were forgotten before"),
-            "{said}"
-        );
+        assert_eq!(fingerprints.found(&genie.store).await, BTreeMap::new());
+        let nothing = Fingerprints::take(&genie.store, &ada.id).await;
+        assert!(nothing.is_empty(), "ada was forgotten before");
 
         // Without one; and a copy that genie knows nothing of is found.
         assert!(genie.terminate().await);
@@ -574,16 +567,16 @@ both_stores!(
             .try_sql(&format!("{strays} '{}'", bob.id))
             .await
             .unwrap();
-        let (is_good, said) = said_by(&genie, &["forget", &bob.id, "--verify"]).await;
-        assert!(
-            !is_good && said.contains("something is left") && said.contains("of secrets.sealed"),
-            "{said}"
-        );
-        let (is_good, said) = said_by(&genie, &["forget", &bob.id]).await;
-        assert!(
-            is_good && said.contains(&format!("user: {}", bob.id)),
-            "once more is no error: {said}"
-        );
+        let fingerprints = Fingerprints::take(&genie.store, &bob.id).await;
+        for _ in 0..2 {
+            let (is_good, said) = said_by(&genie, &["forget", &bob.id]).await;
+            assert!(
+                is_good && said.contains(&format!("user: {}", bob.id)),
+                "once more is no error: {said}"
+            );
+        }
+        let left = fingerprints.found(&genie.store).await;
+        assert_eq!(left.keys().collect::<Vec<_>>(), [&"secrets.sealed"]);
         genie.launch_again().await;
         let login = json!({"email": "bob@example.com", "password": "bob's password"});
         assert_eq!(
@@ -665,7 +658,7 @@ both_stores!(
     kill_9_leaves_a_user_whole_or_forgotten,
     async |store: TestStore| {
         let settings = soon(&store);
-        let mut genie = TestGenie::start_with(store, &settings).await;
+        let mut genie = TestGenie::start_process_with(store, &settings).await;
         let admin = genie.user("admin").await;
         let mut forgotten = 0;
         for round in 0..8_u64 {
@@ -686,10 +679,7 @@ both_stores!(
                 })
             };
             // Each round dies at another moment: before the append, or at one of the steps after it.
-            tokio::time::sleep(Duration::from_millis(
-                [0, 4, 8, 12, 20, 40, 100, 400][round as usize],
-            ))
-            .await;
+            moment_after([0, 4, 8, 12, 20, 40, 100, 400][round as usize]).await;
             genie.restart().await;
             let is_acknowledged = matches!(asked.await.unwrap(), Ok(200));
             let shown = admin
@@ -765,19 +755,14 @@ both_stores!(
         forget(&genie, &admin, &ada).await.ok();
         assert_eq!(ada.get(&genie, "/users/me").await.status, 401);
         // What is sealed stops at the damage, as it should; all else goes on.
-        for _ in 0..400 {
+        let tables = [
+            "accounts", "chats", "jobs", "messages", "secrets", "sessions",
+        ];
+        until("the working tables hold nothing of the user", async || {
             let left = rows_of(&genie, &ada.id).await;
-            if [
-                "accounts", "chats", "jobs", "messages", "secrets", "sessions",
-            ]
-            .iter()
-            .all(|table| !left.contains(*table))
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{:?} are left", rows_of(&genie, &ada.id).await);
+            (!tables.iter().any(|table| left.contains(*table))).then_some(())
+        })
+        .await;
     }
 );
 

@@ -36,7 +36,7 @@ fn job() -> Value {
 both_stores!(
     the_same_key_and_request_have_one_outcome_also_after_a_kill,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
         let first = post(&genie, &ada, "key-1", "/api/queue/media", job()).await;
         let position = first.headers["genie-position"].clone();

@@ -1,11 +1,15 @@
 //! Jobs: leases that lapse, attempts that fail, ids that are announced, owners who call off and queue again.
 
-use std::time::Duration;
-
 use genie_log::testing::{TestStore, both_stores};
 use serde_json::{Value, json};
 
-use crate::test_genie::{TestGenie, TestUser};
+use crate::{
+    test_genie::{TestGenie, TestUser},
+    until::moment_after,
+};
+
+/// In seconds.
+const HOUR: i64 = 60 * 60;
 
 async fn start(store: TestStore, lease_ms: u64) -> (TestGenie, TestUser) {
     let mut genie =
@@ -28,6 +32,7 @@ both_stores!(
         let job = ada.submit_job(&genie).await;
         let first = genie.claim().await;
         genie.restart().await; // the worker's lease outlives the server
+        genie.clock.advance_millis(2000);
         let second = genie.claim().await; // once it has lapsed and its pause is over
         assert_eq!(
             (second["jobId"].as_str(), second["attempt"].as_u64()),
@@ -59,7 +64,7 @@ both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
     let job = ada.submit_job(&genie).await;
     let claimed = genie.claim().await;
     for progress in 1..=10 {
-        tokio::time::sleep(Duration::from_millis(500)).await; // beyond the lease in sum: time is what is tested
+        genie.clock.advance_millis(500); // beyond the lease in sum
         let beat = json!({"lease": claimed["lease"], "progress": progress * 10});
         genie
             .server(&format!("/api/worker/jobs/{job}/heartbeat"), beat)
@@ -90,6 +95,7 @@ both_stores!(
         genie.restart().await;
         assert_eq!(genie.claim().await["jobId"], job);
         genie.restart().await;
+        genie.clock.advance_millis(3000);
         let again = genie.claim().await; // once the first lease has lapsed and its pause is over
         assert_eq!(
             (again["jobId"].as_str(), again["attempt"].as_u64()),
@@ -241,7 +247,7 @@ both_stores!(
     a_delayed_job_waits_for_its_time,
     async |store: TestStore| {
         let (genie, ada) = start(store, 30_000).await;
-        let soon = genie_log::Clock::system().now().plus_millis(5000).rfc3339();
+        let soon = genie.clock.now().plus_seconds(HOUR).rfc3339();
         let queued = ada
             .post(
                 &genie,
@@ -261,9 +267,13 @@ both_stores!(
             .await
             .ok();
         assert_eq!(early["jobs"], json!([]));
+        let due = async {
+            moment_after(100).await;
+            genie.clock.advance_millis(HOUR * 1000);
+        };
+        let (claimed, ()) = tokio::join!(genie.claim(), due);
         assert_eq!(
-            genie.claim().await["jobId"].as_str(),
-            Some(job.as_str()),
+            claimed["jobId"], job,
             "a waiting claim gets it when it is due"
         );
     }

@@ -165,7 +165,7 @@ both_stores!(
         }
         log.store().close().await;
         drop(log);
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         said(keys(&genie, &["add"]).await);
         let mut rotation = genie
             .command(&["keys", "rotate"])

@@ -7,7 +7,10 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::test_genie::{TestGenie, outcome};
+use crate::{
+    test_genie::{TestGenie, outcome},
+    until::moment_after,
+};
 
 const PASSPHRASE: &str = "correct horse battery";
 
@@ -269,7 +272,6 @@ async fn killed(mut command: Command, millis: u64) {
         .env("GENIE_EXPORT_PASSPHRASE", PASSPHRASE)
         .spawn()
         .unwrap();
-    // Not a wait for something to be done: the moment of the kill is the point.
-    tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+    moment_after(millis).await;
     process.kill().await.unwrap();
 }

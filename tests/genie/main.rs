@@ -1,12 +1,15 @@
-//! One test program for the whole: the real binary on a real port, on both stores, with a scripted Ollama.
+//! One test program for the whole: the server on a real port, on both stores, with a scripted Ollama. Most stories run it inside the test.
 
 #![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
+mod disk_search;
 mod fake_ollama;
 mod identity;
 mod imports;
 mod secret_search;
 mod test_genie;
+mod until;
 
 mod account_export;
 mod accounts;
@@ -17,6 +20,7 @@ mod callers;
 mod chats;
 mod credential_import;
 mod credentials;
+mod documents;
 mod events;
 mod forgetting;
 mod idempotency;

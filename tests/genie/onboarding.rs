@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use flate2::{Compression, write::DeflateEncoder};
@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::test_genie::{Answer, SECRET, TestGenie, TestUser, outcome, text_of};
+use crate::{
+    test_genie::{Answer, SECRET, TestGenie, TestUser, outcome, text_of},
+    until::until,
+};
 
 pub const MIB: usize = 1 << 20;
 pub const BOUNDARY: &str = "----genie";
@@ -167,20 +170,12 @@ pub async fn rows(genie: &TestGenie) -> i64 {
         .unwrap()
 }
 
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(
-            started.elapsed() < Duration::from_secs(30),
-            "in vain: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// What a refused upload leaves: nothing.
 async fn nothing_left(genie: &TestGenie, user: &TestUser, facts: &Value) {
-    until("the blob store is empty", || objects(genie).is_empty()).await;
+    until("the blob store is empty", async || {
+        objects(genie).is_empty().then_some(())
+    })
+    .await;
     assert_eq!(
         (rows(genie).await, state(genie, user).await.as_str()),
         (0, "DATA_COLLECTION")
@@ -206,8 +201,8 @@ pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.write_all(head.as_bytes()).await.unwrap();
     connection.write_all(&body).await.unwrap();
-    until("some of it is in the blob store", || {
-        objects(genie).len() > before
+    until("some of it is in the blob store", async || {
+        (objects(genie).len() > before).then_some(())
     })
     .await;
     connection
@@ -440,7 +435,7 @@ both_stores!(
 both_stores!(
     what_a_killed_server_left_is_swept_and_nothing_else,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let (_, ada) = two(&mut genie).await;
         let bob = genie.user("bob").await;
         step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))
@@ -468,10 +463,10 @@ both_stores!(
         let fresh = orphan.with_file_name("00000009");
         fs::write(&fresh, b"perhaps of an upload that is under way elsewhere").unwrap();
         genie.launch_again().await;
-        until("only what is kept or fresh is there", || {
+        until("only what is kept or fresh is there", async || {
             let mut left = objects(&genie);
             left.retain(|path| !kept.contains(path));
-            left == [fresh.clone()]
+            (left == [fresh.clone()]).then_some(())
         })
         .await;
         let download = genie.http.get(format!(
@@ -491,7 +486,7 @@ both_stores!(
 both_stores!(
     a_large_upload_takes_little_memory,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let (_, ada) = two(&mut genie).await;
         let bob = genie.user("bob").await;
         step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))

@@ -4,7 +4,7 @@ use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::test_genie::TestGenie;
+use crate::{test_genie::TestGenie, until::moment_after};
 
 /// How often the server is killed while people register.
 const KILLS: usize = 6;
@@ -27,7 +27,7 @@ impl Form {
 both_stores!(
     a_registration_that_kill_9_met_is_whole_or_was_never_there,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         let ada = genie.user("ada").await;
         let (mut whole, mut absent) = (0, 0);
         for round in 0..KILLS {
@@ -53,7 +53,7 @@ both_stores!(
             });
             let asked: Vec<_> = asked.collect();
             // Each round dies at another moment: a password takes some 20 to 200 ms to hash, two at a time, and then comes the append.
-            tokio::time::sleep(std::time::Duration::from_millis(40 * round as u64 + 20)).await;
+            moment_after(40 * round as u64 + 20).await;
             genie.kill().await;
             let mut acknowledged = Vec::new();
             for answer in asked {

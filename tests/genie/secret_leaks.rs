@@ -7,7 +7,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use genie_log::testing::{TestStore, both_stores};
@@ -21,6 +21,7 @@ use crate::{
     onboarding::{BOUNDARY, form, zip},
     secret_search::{Hunt, Secrets, bytes_below},
     test_genie::TestGenie,
+    until::until,
 };
 
 /// A request's id is written into logs and facts, readable: so this word has to be found wherever secrets are looked for.
@@ -75,23 +76,15 @@ async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> C
         .stderr(output_file(logs, "stderr"))
         .spawn()
         .unwrap();
-    let started = Instant::now();
-    loop {
+    genie.base = until("the server starts", async || {
         let said = fs::read_to_string(&said).unwrap();
-        if let Some(base) = said[before..]
-            .lines()
+        let mut lines = said[before..].lines();
+        lines
             .find_map(|line| line.strip_prefix("genie listens on "))
-        {
-            genie.base = base.to_owned();
-            return process;
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "the server starts: {}",
-            &said[before..]
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+            .map(str::to_owned)
+    })
+    .await;
+    process
 }
 
 impl Story {
@@ -421,7 +414,7 @@ async fn logins(story: &mut Story, admin: &Person) -> Person {
         .await;
     let secret = made["data"]["secret"].as_str().unwrap().to_owned();
     story.secrets.know("two_factor", &secret);
-    let codes = Codes::of(&secret).await;
+    let codes = Codes::of_the_next_step(&secret).await;
     let body = json!({"secret": secret, "otp": codes.at(-1)});
     story
         .post("/users/me/tfa/enable", &ada.token, body, &[])
@@ -1025,7 +1018,7 @@ async fn search(story: &Story, exported: &std::path::Path) {
         "TRACE hyper_util::",
         "DEBUG sqlx::query",
         "\"level\":\"TRACE\"",
-        "WARN test_genie::heads",
+        "WARN genie::publish_heads",
     ] {
         assert!(log.contains(talkative), "the log has `{talkative}`");
     }

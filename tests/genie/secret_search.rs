@@ -122,9 +122,10 @@ pub fn bytes_below(folder: &Path) -> Vec<u8> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         all.extend(path.to_string_lossy().as_bytes());
-        match path.is_dir() {
-            true => all.extend(bytes_below(&path)),
-            false => all.extend(fs::read(&path).unwrap_or_default()), // sockets can't be read
+        if path.is_dir() {
+            all.extend(bytes_below(&path));
+        } else {
+            all.extend(fs::read(&path).unwrap_or_default()); // sockets can't be read
         }
     }
     all

@@ -15,7 +15,7 @@ fn config(folder: &Path) -> Config {
     Config::read(BTreeMap::from(settings)).ok().unwrap()
 }
 
-#[actix_web::test]
+#[tokio::test]
 async fn several_servers_run_in_one_process_and_each_stops() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

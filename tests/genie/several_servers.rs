@@ -11,6 +11,7 @@ use crate::{
     fake_ollama::Step,
     story,
     test_genie::{Answer, Events, Node, TestGenie, TestUser, outcome, text_of},
+    until::until,
 };
 
 /// How long nobody may be elected when the elected node is lost.
@@ -41,7 +42,7 @@ impl Two {
         let inside = PgConnection::connect(&store.database_url().unwrap())
             .await
             .unwrap();
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_process(store).await;
         until_elected(&genie).await;
         let second = genie.another_node().await;
         let ada = genie.user("ada").await;
@@ -99,23 +100,18 @@ async fn elected(genie: &TestGenie) -> Value {
 
 /// Waits until the server that is spoken to is elected, and gives its epoch.
 async fn until_elected(genie: &TestGenie) -> i64 {
-    let started = Instant::now();
-    loop {
+    until("the server is elected", async || {
         let elected = elected(genie).await;
-        if elected["here"] == true {
-            return elected["epoch"].as_i64().unwrap();
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "another is elected: {elected}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        elected["epoch"]
+            .as_i64()
+            .filter(|_| elected["here"] == true)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_story_on_two_nodes_that_answer_in_turn() {
-    let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
+    let mut genie = TestGenie::start_process(TestStore::new(Kind::Postgres).await).await;
     genie.launch_beside().await;
     story::tell(genie, false).await;
 }
@@ -157,18 +153,11 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
             .unwrap();
         two.ada.submit_job(&two.genie).await;
         let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted)";
-        let began = Instant::now();
-        while !sqlx::query_scalar::<_, bool>(waits)
-            .fetch_one(&mut two.inside)
-            .await
-            .unwrap()
-        {
-            assert!(
-                began.elapsed() < Duration::from_secs(20),
-                "no projection waits"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("a projection waits", async || {
+            let waits = sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut two.inside);
+            waits.await.unwrap().then_some(())
+        })
+        .await;
     }
     two.genie.signal("STOP").await;
     let stopped = Instant::now();
@@ -178,18 +167,11 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
             .await
             .unwrap();
         let open = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()";
-        while sqlx::query_scalar::<_, i64>(open)
-            .fetch_one(&mut two.inside)
-            .await
-            .unwrap()
-            == 0
-        {
-            assert!(
-                stopped.elapsed() < Duration::from_secs(20),
-                "it was in no transaction"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("the stopped server's transaction is idle", async || {
+            let open = sqlx::query_scalar::<_, i64>(open).fetch_one(&mut two.inside);
+            (open.await.unwrap() > 0).then_some(())
+        })
+        .await;
     }
     two.turn_to_the_second();
     let epoch = until_elected(&two.genie).await;
@@ -255,26 +237,13 @@ async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_th
     two.ada.submit_job(&two.genie).await;
     for base in [two.first.clone(), two.second.base.clone()] {
         two.genie.base = base;
-        let started = Instant::now();
-        loop {
+        let ready = until("the projection of jobs stops", async || {
             let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
-            if ready.json["projections"]["jobs"]["state"] == "stopped" {
-                assert_eq!(
-                    (
-                        ready.status.as_u16(),
-                        &ready.json["projections"]["usage"]["state"]
-                    ),
-                    (503, &json!("following"))
-                );
-                break;
-            }
-            assert!(
-                started.elapsed() < Duration::from_secs(20),
-                "{}",
-                ready.json
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            (ready.json["projections"]["jobs"]["state"] == "stopped").then_some(ready)
+        })
+        .await;
+        assert_eq!(ready.status, 503);
+        assert_eq!(ready.json["projections"]["usage"]["state"], "following");
     }
     sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN away TO priority")
         .execute(&mut two.inside)
@@ -320,9 +289,10 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     );
     let mut asked = two.ada.ask(&two.genie, "s", "a long one").await;
     asked.text().await;
-    match the_elected {
-        true => two.genie.kill().await,
-        false => two.second.kill().await,
+    if the_elected {
+        two.genie.kill().await;
+    } else {
+        two.second.kill().await;
     }
     two.genie.base = survivor;
 

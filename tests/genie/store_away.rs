@@ -1,12 +1,6 @@
 //! The store going away: 503, nothing half done, and it goes on by itself when the store is back.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use genie_log::{
     store::Target,
@@ -18,33 +12,59 @@ use sqlx::Connection;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use crate::test_genie::TestGenie;
 
-/// A way to Postgres that can be cut (connections break, and none are let through until it is mended) or hang (nothing is passed
-/// on, and nobody is told).
+/// How the way to Postgres is.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Open,
+    /// Nothing is passed on, and nobody is told.
+    Hangs,
+    /// Connections break, and none are let through.
+    Cut,
+}
+
+/// A way to Postgres that can be cut, or hang.
 struct Cuttable {
-    cut: Arc<AtomicBool>,
-    hang: Arc<AtomicBool>,
+    way: watch::Sender<Way>,
     address: String,
 }
 
-/// Passes bytes on, but not while it hangs, and none once it is cut.
+/// Passes bytes on, but not while the way hangs, and none once it is cut.
 async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    hang: &AtomicBool,
-    cut: &AtomicBool,
+    mut way: watch::Receiver<Way>,
 ) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        while hang.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        if cut.load(Ordering::SeqCst) || to.write_all(&buffer[..count]).await.is_err() {
+        let is_cut = match way.wait_for(|way| *way != Way::Hangs).await {
+            Ok(way) => *way == Way::Cut,
+            Err(_) => true, // the test is over
+        };
+        if is_cut || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
+    }
+}
+
+async fn relay(client: TcpStream, target: String, way: watch::Receiver<Way>) {
+    let relayed = async {
+        let server = TcpStream::connect(target).await.unwrap();
+        let (from_server, to_server) = server.into_split();
+        let (from_client, to_client) = client.into_split();
+        tokio::select! {
+            () = pass_on(from_client, to_server, way.clone()) => {}
+            () = pass_on(from_server, to_client, way.clone()) => {}
+        }
+    };
+    let mut cut = way.clone();
+    tokio::select! {
+        _ = cut.wait_for(|way| *way == Way::Cut) => {}
+        () = relayed => {}
     }
 }
 
@@ -52,47 +72,18 @@ impl Cuttable {
     async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (cut, hang) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (is_cut, hangs) = (Arc::clone(&cut), Arc::clone(&hang));
+        let (way, is) = watch::channel(Way::Open);
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let (is_cut, hangs, target) =
-                    (Arc::clone(&is_cut), Arc::clone(&hangs), target.clone());
-                tokio::spawn(async move {
-                    let broken = async {
-                        while !is_cut.load(Ordering::SeqCst) {
-                            tokio::time::sleep(Duration::from_millis(5)).await;
-                        }
-                    };
-                    let relay = async {
-                        let (from_server, to_server) =
-                            TcpStream::connect(target).await.unwrap().into_split();
-                        let (from_client, to_client) = client.into_split();
-                        tokio::select! {
-                            () = pass_on(from_client, to_server, &hangs, &is_cut) => {}
-                            () = pass_on(from_server, to_client, &hangs, &is_cut) => {}
-                        }
-                    };
-                    tokio::select! {
-                        () = broken => {}
-                        () = relay => {}
-                    }
-                });
+                tokio::spawn(relay(client, target.clone(), is.clone()));
             }
         });
-        Self { cut, hang, address }
+        Self { way, address }
     }
 
-    fn cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::SeqCst);
-    }
-
-    fn hang(&self, hang: bool) {
-        self.hang.store(hang, Ordering::SeqCst);
+    fn is(&self, way: Way) {
+        self.way.send_replace(way);
     }
 
     /// A server whose way to Postgres can be cut.
@@ -113,7 +104,10 @@ impl Cuttable {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_away_is_503_and_the_story_goes_on_when_it_is_back() {
     let (way, mut genie) = Cuttable::genie().await;
-    away(&mut genie, |is_away| way.cut(is_away)).await;
+    away(&mut genie, |is_away| {
+        way.is(if is_away { Way::Cut } else { Way::Open });
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,7 +116,7 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
     let ada = genie.user("ada").await;
     ada.submit_job(&genie).await;
     genie.settle().await;
-    way.hang(true);
+    way.is(Way::Hangs);
     let job = json!({"operation": "thumbnail", "jobId": 1});
     let headers = ada.headers();
     // The token's account is read first, so this is the read's or the append's limit, whichever hangs.
@@ -136,7 +130,7 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
         .await
         .expect("an answer in time");
     refused.refused(503, "store_away");
-    way.hang(false);
+    way.is(Way::Open);
     ada.post(&genie, "/api/queue/media", job).await.ok();
     genie.settle().await;
     assert_eq!(

@@ -13,7 +13,7 @@ both_stores!(the_whole_story, async |store: TestStore| {
 both_stores!(
     the_whole_story_with_kill_9_between_the_steps,
     async |store: TestStore| {
-        tell(TestGenie::start(store).await, true).await;
+        tell(TestGenie::start_process(store).await, true).await;
     }
 );
 

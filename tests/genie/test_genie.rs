@@ -1,15 +1,18 @@
-//! The server as its users see it: the real binary, started, killed and started again; users and workers who speak HTTP to it.
+//! The server as its users see it: started, killed and started again; users and workers who speak HTTP to it. It runs inside the
+//! test, with a clock that the test moves, or as a process of its own where that is what is tested.
 
 use std::{
+    collections::BTreeMap,
     process::Stdio,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use genie_log::testing::TestStore;
+use genie::{config::Config, serve::Server};
+use genie_log::{Clock, testing::TestStore};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -17,21 +20,33 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{fake_ollama::FakeOllama, identity};
+use crate::{fake_ollama::FakeOllama, identity, until::until_within};
 
 pub const SECRET: &str = "a shared secret";
 pub const FIRST_INVITE: &str = "the-first-invite";
 
+/// Where a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Inside the test.
+    Here,
+    /// As a process of the real binary.
+    Process,
+}
+
 /// A running genie and what belongs to it.
 pub struct TestGenie {
     pub store: TestStore,
+    /// The time of servers inside the test.
+    pub clock: Clock,
     pub ollama: FakeOllama,
     pub base: String,
     pub http: reqwest::Client,
     /// What the server said on standard output.
     pub said: Vec<String>,
     settings: Vec<(&'static str, String)>,
-    process: Option<Child>,
+    place: Place,
+    server: Option<Running>,
     admin: Option<TestUser>,
     /// A second server on the same store: then each request goes to the one that did not get the last.
     beside: Option<Node>,
@@ -40,17 +55,55 @@ pub struct TestGenie {
     written: Mutex<Option<String>>,
 }
 
-/// A process of the server; killed when it goes.
+/// A server that runs; ended when this is dropped.
+enum Running {
+    Here(Server),
+    Process(Child),
+}
+
+impl Running {
+    /// kill -9, or as much like it as can be inside the test.
+    async fn kill(self) {
+        match self {
+            Self::Here(server) => server.kill().await,
+            Self::Process(mut process) => process.kill().await.unwrap(), // SIGKILL, and waits
+        }
+    }
+
+    /// Asks it to stop; whether it went of its own will.
+    async fn terminate(self) -> bool {
+        let stopped = async {
+            match self {
+                Self::Here(server) => server.stop().await.is_ok(),
+                Self::Process(mut process) => {
+                    signal(process.id().expect("it runs"), "TERM").await;
+                    process.wait().await.unwrap().success()
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(15), stopped)
+            .await
+            .unwrap_or(false)
+    }
+}
+
+async fn signal(pid: u32, name: &str) {
+    let arguments = [format!("-{name}"), pid.to_string()];
+    let sent = Command::new("kill").args(arguments).status().await;
+    assert!(sent.unwrap().success());
+}
+
+/// One more server on the same store.
 pub struct Node {
     pub base: String,
     said: Vec<String>,
-    process: Child,
+    server: Option<Running>,
 }
 
 impl Node {
-    /// kill -9.
+    /// kill -9, and nothing else.
     pub async fn kill(&mut self) {
-        self.process.kill().await.unwrap();
+        self.server.take().expect("it runs").kill().await;
     }
 }
 
@@ -128,6 +181,18 @@ impl TestGenie {
         genie
     }
 
+    /// A process of the real binary, to be killed, or looked at from outside.
+    pub async fn start_process(store: TestStore) -> Self {
+        Self::start_process_with(store, &[]).await
+    }
+
+    pub async fn start_process_with(store: TestStore, settings: &[(&'static str, String)]) -> Self {
+        let mut genie = Self::not_started(store, settings).await;
+        genie.place = Place::Process;
+        genie.launch().await;
+        genie
+    }
+
     /// All but the server: for commands, and [`TestGenie::launch_again`].
     pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
         rustls::crypto::ring::default_provider()
@@ -140,12 +205,14 @@ impl TestGenie {
             .unwrap();
         Self {
             store,
+            clock: Clock::ahead(),
             ollama,
             base: String::new(),
             http,
             said: vec![],
             settings: [identity::settings().await.as_slice(), settings].concat(),
-            process: None,
+            place: Place::Here,
+            server: None,
             admin: None,
             beside: None,
             sent: AtomicUsize::new(0),
@@ -174,37 +241,65 @@ impl TestGenie {
             .args(arguments)
             .current_dir(self.store.folder())
             .env_clear()
+            .envs(self.all_settings())
             .kill_on_drop(true);
         command
-            .env("SERVER_PORT", "0")
-            .env("GENIE_DATA_DIR", self.store.folder())
-            .env("GENIE_FIRST_INVITE", FIRST_INVITE)
-            .env("GENIE_LOGIN_STALL_MS", "0")
-            .env("RBAC_SYNC_WEBHOOK_SECRET", SECRET)
-            // Tests are crowds on one address; those of the rates set them.
-            .env("RATE_LIMIT_USER", "off")
-            .env("RATE_LIMIT_ADDRESS", "off")
-            // What is tested is that reads wait, not that a busy machine is quick.
-            .env("GENIE_READ_WAIT_MS", "15000")
-            .env("GENIE_OWN_WRITES_WAIT_MS", "15000")
-            .env("OLLAMA_URL", &self.ollama.url)
-            .env("GENIE_LOG", "warn");
-        if let Some(url) = self.store.database_url() {
-            command.env("DATABASE_URL", url);
-        }
-        command.envs(self.settings.iter().cloned());
-        command
+    }
+
+    /// What the environment holds for the server and for commands.
+    fn all_settings(&self) -> BTreeMap<String, String> {
+        let folder = self.store.folder();
+        let mut settings = BTreeMap::from(
+            [
+                ("SERVER_PORT", "0"),
+                ("GENIE_DATA_DIR", folder.to_str().unwrap()),
+                ("GENIE_FIRST_INVITE", FIRST_INVITE),
+                ("GENIE_LOGIN_STALL_MS", "0"),
+                ("RBAC_SYNC_WEBHOOK_SECRET", SECRET),
+                // Tests are crowds on one address; those of the rates set them.
+                ("RATE_LIMIT_USER", "off"),
+                ("RATE_LIMIT_ADDRESS", "off"),
+                // What is tested is that reads wait, not that a busy machine is quick.
+                ("GENIE_READ_WAIT_MS", "15000"),
+                ("GENIE_OWN_WRITES_WAIT_MS", "15000"),
+                ("OLLAMA_URL", &self.ollama.url),
+                ("GENIE_LOG", "warn"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        let url = self.store.database_url();
+        settings.extend(url.map(|url| ("DATABASE_URL".to_owned(), url)));
+        let others = self.settings.iter().cloned();
+        settings.extend(others.map(|(name, value)| (name.to_owned(), value)));
+        settings
     }
 
     async fn launch(&mut self) {
         let node = self.another_node().await;
         self.base = node.base;
         self.said = node.said;
-        self.process = Some(node.process);
+        self.server = node.server;
     }
 
-    /// One more process on the same store.
+    /// One more server on the same store.
     pub async fn another_node(&self) -> Node {
+        match self.place {
+            Place::Here => self.start_here().await,
+            Place::Process => self.start_a_process().await,
+        }
+    }
+
+    async fn start_here(&self) -> Node {
+        let config = Config::read(self.all_settings()).unwrap();
+        let mut server = Server::start(config, self.clock.clone()).await.unwrap();
+        Node {
+            base: format!("http://{}", server.address()),
+            said: server.lines(),
+            server: Some(Running::Here(server)),
+        }
+    }
+
+    async fn start_a_process(&self) -> Node {
         let mut process = self
             .command(&["serve"])
             .stdout(Stdio::piped())
@@ -223,7 +318,7 @@ impl TestGenie {
                 return Node {
                     base: base.to_owned(),
                     said,
-                    process,
+                    server: Some(Running::Process(process)),
                 };
             }
         }
@@ -245,54 +340,31 @@ impl TestGenie {
 
     /// Sends the process a signal, such as `STOP`.
     pub async fn signal(&self, name: &str) {
-        let id = self
-            .process
-            .as_ref()
-            .and_then(Child::id)
-            .expect("it runs")
-            .to_string();
-        assert!(
-            Command::new("kill")
-                .args([&format!("-{name}"), &id])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+        signal(self.pid(), name).await;
     }
 
     /// The process.
     pub fn pid(&self) -> u32 {
-        self.process.as_ref().and_then(Child::id).expect("it runs")
+        match &self.server {
+            Some(Running::Process(process)) => process.id().expect("it runs"),
+            _ => panic!("no process runs: start it by `start_process`"),
+        }
     }
 
     /// kill -9, and nothing else.
     pub async fn kill(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.kill().await.unwrap(); // SIGKILL, and waits
+        self.server.take().expect("it runs").kill().await;
     }
 
-    /// kill -9, and a new process on the same store.
+    /// kill -9, and a new server on the same store.
     pub async fn restart(&mut self) {
         self.kill().await;
         self.launch().await;
     }
 
-    /// SIGTERM; whether it went of its own will.
+    /// Asks it to stop; whether it went of its own will.
     pub async fn terminate(&mut self) -> bool {
-        let mut process = self.process.take().expect("it runs");
-        let id = process.id().expect("it runs").to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
-        tokio::time::timeout(Duration::from_secs(15), process.wait())
-            .await
-            .is_ok_and(|status| status.unwrap().success())
+        self.server.take().expect("it runs").terminate().await
     }
 
     pub async fn launch_again(&mut self) {
@@ -398,23 +470,12 @@ impl TestGenie {
 
     /// The same after so much that it takes longer.
     pub async fn settle_within(&self, limit: Duration) {
-        let started = Instant::now();
-        loop {
+        until_within(limit, "all projections are at the head", async || {
             let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
-            let lags = ready["projections"].as_object().map(|all| {
-                all.values()
-                    .map(|one| one["lag"].as_u64())
-                    .collect::<Vec<_>>()
-            });
-            if lags.is_some_and(|lags| lags.iter().all(|lag| *lag == Some(0))) {
-                return;
-            }
-            assert!(
-                started.elapsed() < limit,
-                "the projections did not settle: {ready}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let mut projections = ready["projections"].as_object()?.values();
+            projections.all(|one| one["lag"] == 0).then_some(())
+        })
+        .await;
     }
 
     /// Claims one job of the media queue.

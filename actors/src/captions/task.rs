@@ -202,7 +202,8 @@ fn ending(
     task: &CaptionTask,
     written: Result<WrittenCaption, Failure>,
 ) -> impl Fn(&User, Now) -> Result<Plan, Refusal> + Clone + use<> {
-    let (caption, epoch) = (task.caption, task.epoch);
+    let caption = task.caption;
+    let epoch = task.epoch;
     let command = UserCommand::FinishCaption(caption, written);
     move |state, now| {
         let mut work = vec![Work::DropLease {

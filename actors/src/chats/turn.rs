@@ -182,7 +182,8 @@ async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt
 
 async fn read_keys(log: &Log, task: &TurnTask) -> Result<Arc<UserKeys>, LogError> {
     read_with_retry(task, || {
-        let (log, user) = (log.clone(), task.user);
+        let log = log.clone();
+        let user = task.user;
         async move { log.live_keys(user).await }
     })
     .await
@@ -190,7 +191,9 @@ async fn read_keys(log: &Log, task: &TurnTask) -> Result<Arc<UserKeys>, LogError
 
 async fn read_history(log: &Log, task: &TurnTask) -> Result<Vec<ChatEvent>, LogError> {
     read_with_retry(task, || {
-        let (log, owner, session) = (log.clone(), Owner::User(task.user), task.session.clone());
+        let log = log.clone();
+        let owner = Owner::User(task.user);
+        let session = task.session.clone();
         async move { log.stream_events::<Chat>(&owner, &session.0).await }
     })
     .await

@@ -167,15 +167,15 @@ impl Credentials {
             Err(LogError::KeyAbsent { .. }) => return Err(WriteError::Forgotten),
             Err(error) => return Err(error.into()),
         };
-        match self.put_damage_on_record(asked, id, version).await? {
-            true => Err(WriteError::Damaged(damage)),
-            // It was changed or removed after the fact and before it was read: the asker may ask again.
-            false => Err(Refusal::conflict(
-                "changed_meanwhile",
-                "The credential was changed meanwhile; ask again",
-            )
-            .into()),
+        if self.put_damage_on_record(asked, id, version).await? {
+            return Err(WriteError::Damaged(damage));
         }
+        // It was changed or removed after the fact and before it was read: the asker may ask again.
+        Err(Refusal::conflict(
+            "changed_meanwhile",
+            "The credential was changed meanwhile; ask again",
+        )
+        .into())
     }
 
     /// From what was read ahead, unless it was changed before the fact.
@@ -211,7 +211,9 @@ impl Credentials {
             kinds: ask.kinds.to_vec(),
             right: ask.right.clone(),
         };
-        let (lately, purpose, by) = (self.refused.clone(), ask.purpose.clone(), caller.scope());
+        let lately = self.refused.clone();
+        let purpose = ask.purpose.clone();
+        let by = caller.scope();
         let key = move |refused| DenialKey {
             caller: by.clone(),
             what: DenialSubject::Of(owner, refused, platform.clone()),
@@ -265,14 +267,14 @@ impl Credentials {
             caller: caller.scope(),
             what: DenialSubject::Of(owner, refused, None),
         };
-        let (stands, purpose) = (self.refused.stands(&key), ask.purpose.clone());
+        let stands = self.refused.stands(&key);
+        let purpose = ask.purpose.clone();
         let planner = move |state: &User, now| {
             let is_held = matches!(state.credential(id), Some(Credential::Held { version: held, .. }) if *held == version);
-            let changes = match is_held && !stands {
-                true => {
-                    state.decide(now, refuse(refused, &CredentialSelector::Id(id), &purpose))?
-                }
-                false => vec![],
+            let changes = if is_held && !stands {
+                state.decide(now, refuse(refused, &CredentialSelector::Id(id), &purpose))?
+            } else {
+                vec![]
             };
             Ok(Plan {
                 changes,

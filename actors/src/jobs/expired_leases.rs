@@ -1,4 +1,4 @@
-//! Attempts whose worker is gone end in office: by the elected node, in its epoch.
+//! Ends attempts whose worker is gone. The leader does it, in its epoch.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl JobBoard {
     /// Turns time into commands for ever: a lease that ran out ends its attempt, by the elected node; to be spawned.
     pub async fn tick(self, election: Election) {
         loop {
-            tokio::time::sleep(TICK).await;
+            self.0.log.clock().pause(TICK).await;
             let now = self.0.log.clock().now();
             if let Some(epoch) = election.now() {
                 self.lapse_all(epoch, now).await;
@@ -43,7 +43,7 @@ impl JobBoard {
                     self.lapse(epoch, lease, now).await;
                 }
             }
-            Err(error) => warn!(%error, "lapsed leases can't be looked for; trying on"),
+            Err(error) => warn!(%error, "expired leases of jobs cannot be read; retrying in 0.5 s"),
         }
     }
 
@@ -59,7 +59,8 @@ impl JobBoard {
             now,
         };
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
-        let (id, spread) = (job.clone(), clock::chance());
+        let id = job.clone();
+        let spread = clock::chance();
         let command = move |state: &User| {
             let attempts = state.job(&id).map_or(1, Job::attempts);
             JobCommand::Lapse {
@@ -87,11 +88,11 @@ impl JobBoard {
                     .drop_lease(LeaseKind::Job, job.as_str(), &holder)
                     .await
                 {
-                    warn!(%error, job.id = %job, "a lease that says nothing any more can't be dropped");
+                    warn!(%error, job.id = %job, "lease of an ended attempt not dropped");
                 }
             }
             Err(error) => {
-                warn!(%error, job.id = %job, "the lapsed lease of job `{job}` can't be ended yet")
+                warn!(%error, job.id = %job, "expired lease of a job not ended; retrying in 0.5 s")
             }
         }
     }

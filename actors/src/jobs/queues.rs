@@ -250,11 +250,10 @@ impl Queue {
                 continue;
             };
             let first = ready.pop_first();
-            match ready.is_empty() {
-                true => {
-                    self.ready.remove(&user);
-                }
-                false => self.turns.push_back(user),
+            if ready.is_empty() {
+                self.ready.remove(&user);
+            } else {
+                self.turns.push_back(user);
             }
             if let Some((_, _, job)) = first {
                 return Some((user, job));

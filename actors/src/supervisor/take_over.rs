@@ -139,7 +139,7 @@ impl Supervisor {
                 .await;
         }
         let shown = self.0.log.journalled(turn, lease.user).await?;
-        info!(turn.id = %turn, shown.bytes = shown.len(), "took over a turn of a dead node");
+        info!(turn.id = %turn, shown.bytes = shown.len(), "turn was not finished by the server that began it; this one goes on");
         if shown.is_empty() {
             chats::turn::start(self, turn, lease.user, session, Metadata::system());
         } else {

@@ -1,18 +1,33 @@
-//! Time, ids and chance. Only this file asks the machine for them; tests move the manual clock.
+//! Time, ids and chance. Only this file asks the machine for them; tests move their clock.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use genie_events::{EventId, Timestamp};
 use rand::{Rng, RngExt};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 /// A source of time and ids. Clones share the same time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
-    manual: Option<Arc<AtomicI64>>,
+    moved: Option<Arc<Moved>>,
+}
+
+/// What a test has done to a clock.
+#[derive(Debug)]
+struct Moved {
+    /// Where the clock stands; `None` when it goes with the machine's.
+    stands_at: Option<Timestamp>,
+    /// How far it was moved, in microseconds.
+    by: AtomicI64,
+    /// Wakes the tasks in `pause`.
+    again: Notify,
 }
 
 impl Clock {
@@ -22,31 +37,50 @@ impl Clock {
 
     /// A clock that stands still until it is moved.
     pub fn manual(at: Timestamp) -> Self {
+        Self::movable(Some(at))
+    }
+
+    /// A clock that runs as the machine's does, ahead of it by as much as it was moved.
+    pub fn ahead() -> Self {
+        Self::movable(None)
+    }
+
+    fn movable(stands_at: Option<Timestamp>) -> Self {
+        let moved = Moved {
+            stands_at,
+            by: AtomicI64::new(0),
+            again: Notify::new(),
+        };
         Self {
-            manual: Some(Arc::new(AtomicI64::new(at.0))),
+            moved: Some(Arc::new(moved)),
         }
     }
 
-    /// Moves a manual clock; has no effect on the machine's.
+    /// Moves a test's clock; has no effect on the machine's.
     pub fn advance_millis(&self, millis: i64) {
-        if let Some(manual) = &self.manual {
-            manual.fetch_add(millis * 1000, Ordering::SeqCst);
+        if let Some(moved) = &self.moved {
+            moved.by.fetch_add(millis * 1000, Ordering::SeqCst);
+            moved.again.notify_waiters();
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the place that the rule points to"
-    )]
     pub fn now(&self) -> Timestamp {
-        match &self.manual {
-            Some(manual) => Timestamp(manual.load(Ordering::SeqCst)),
-            None => {
-                let since_1970 = std::time::SystemTime::now()
-                    .duration_since(std::time::UNIX_EPOCH)
-                    .unwrap_or_default();
-                Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
-            }
+        let Some(moved) = &self.moved else {
+            return machine_time();
+        };
+        let from = moved.stands_at.unwrap_or_else(machine_time);
+        Timestamp(from.0 + moved.by.load(Ordering::SeqCst))
+    }
+
+    /// Waits between two looks at the time: so long, or until a test moves the clock.
+    pub async fn pause(&self, duration: Duration) {
+        let time = tokio::time::sleep(duration);
+        let Some(moved) = &self.moved else {
+            return time.await;
+        };
+        tokio::select! {
+            () = time => {}
+            () = moved.again.notified() => {}
         }
     }
 
@@ -61,6 +95,17 @@ impl Clock {
     pub fn new_event_id(&self) -> EventId {
         EventId(self.new_uuid())
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that the rule points to"
+)]
+fn machine_time() -> Timestamp {
+    let since_1970 = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// Bytes that nobody can guess, from a cryptographic generator seeded by the operating system.

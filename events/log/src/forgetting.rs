@@ -10,10 +10,6 @@ use sqlx::{Any, Row, Transaction, any::AnyRow};
 
 use crate::{Log, LogError, store::Store};
 
-mod fingerprints;
-
-pub use fingerprints::Fingerprint;
-
 /// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
 /// The most users that one call may ask for.

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::{ActingUser, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
-    http::{admission, directus, error::ApiError, request, routes},
+    http::{admission, directus, error::ApiError, request, route_rules},
     identity::{
         impersonation,
-        secret_limiter::{Kind, Shown, Stop},
+        secret_limiter::{SecretKind, ShownSecret, StoppedSecret},
         signature::BadToken,
     },
 };
@@ -123,7 +123,7 @@ async fn holder(
 async fn impersonator(
     app: &App,
     request: &HttpRequest,
-    claims: &impersonation::Claims,
+    claims: &impersonation::ImpersonationClaims,
 ) -> Result<ActingUser, ApiError> {
     let lasting = app
         .log
@@ -180,8 +180,8 @@ pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> 
 
 /// The holder of a service key.
 pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
-    let shown = app.refused.shown(
-        Kind::ServiceKey,
+    let shown = app.secret_limiter.shown(
+        SecretKind::ServiceKey,
         request::client_address(request),
         key.as_bytes(),
     );
@@ -189,11 +189,11 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
     let (id, state) = match app.write.service_keys.find(key).await? {
         Some(found) => found,
         None => {
-            app.refused.was_wrong(shown, Instant::now());
+            app.secret_limiter.was_wrong(shown, Instant::now());
             return Err(ApiError::NoCaller);
         }
     };
-    app.refused.was_right(shown);
+    app.secret_limiter.was_right(shown);
     request::log_key(&id.to_string());
     let key = state
         .opens(app.log.clock().now())
@@ -208,7 +208,7 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
 /// Counts a token that nobody gave out.
 pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
     match app
-        .refused
+        .secret_limiter
         .was_forged(request::client_address(request), Instant::now())
     {
         Ok(()) => ApiError::NoCaller,
@@ -216,15 +216,15 @@ pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
     }
 }
 
-fn may_be_right(app: &App, shown: &Shown) -> Result<(), ApiError> {
-    Ok(app.refused.may_be_right(shown, Instant::now())?)
+fn may_be_right(app: &App, shown: &ShownSecret) -> Result<(), ApiError> {
+    Ok(app.secret_limiter.may_be_right(shown, Instant::now())?)
 }
 
-impl From<Stop> for ApiError {
-    fn from(stop: Stop) -> Self {
+impl From<StoppedSecret> for ApiError {
+    fn from(stop: StoppedSecret) -> Self {
         match stop {
-            Stop::WasWrong => Self::NoCaller,
-            Stop::TooMany { retry_after } => Self::TooManyWrong { retry_after },
+            StoppedSecret::WasWrong => Self::NoCaller,
+            StoppedSecret::TooMany { retry_after } => Self::TooManyWrong { retry_after },
         }
     }
 }
@@ -242,7 +242,7 @@ pub async fn account_of(
     user: UserId,
     wait: Duration,
 ) -> Result<Option<AccountRow>, ApiError> {
-    if let Some(account) = app.known_accounts.get(user).await? {
+    if let Some(account) = app.account_cache.get(user).await? {
         return Ok(Some(account));
     }
     if app.log.has_dropped_keys(user) {
@@ -267,21 +267,19 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
         .shared_secret
         .as_ref()
         .ok_or(ApiError::SecretNotConfigured)?;
-    let shown = app.refused.shown(
-        Kind::Secret,
+    let shown = app.secret_limiter.shown(
+        SecretKind::Secret,
         request::client_address(request),
         given.as_bytes(),
     );
     may_be_right(&app, &shown)?;
     if !bool::from(given.as_bytes().ct_eq(wanted.expose_secret().as_bytes())) {
-        app.refused.was_wrong(shown, Instant::now());
+        app.secret_limiter.was_wrong(shown, Instant::now());
         return Err(ApiError::NoCaller);
     }
-    app.refused.was_right(shown);
+    app.secret_limiter.was_right(shown);
     request::log_key("shared secret");
-    let is_original = request
-        .match_pattern()
-        .is_some_and(|route| routes::is_original(&route));
+    let is_original = route_rules::of(request).is_some_and(|rule| rule.is_original);
     if app.config.secret_is_narrow && !is_original {
         return Err(ApiError::Forbidden(
             "The shared secret does not open this route here; use a service key",

@@ -18,7 +18,7 @@ use crate::{
         caller::{DirectusAdmin, DirectusUser},
         error::{ApiError, DirectusError},
     },
-    identity::two_factor::TwoFactor,
+    identity::two_factor::OtpSecret,
 };
 
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ pub async fn generate(
         .account
         .email
         .unwrap_or_else(|| caller.account.user.to_string());
-    let made = TwoFactor::generate(app.log.hashes().two_factor_key(), caller.account.user)
+    let made = OtpSecret::generate(app.log.hashes().two_factor_key(), caller.account.user)
         .and_then(|made| Some((made.text(), made.url(&account)?)));
     let (secret, url) =
         made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
@@ -63,7 +63,7 @@ pub async fn enable(
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     let user = caller.account.user;
-    let two_factor = TwoFactor::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
+    let two_factor = OtpSecret::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
         .ok_or_else(|| {
             DirectusError(ApiError::field(
                 "`secret` must be one that `/users/me/tfa/generate` gave this user",

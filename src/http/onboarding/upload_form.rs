@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use actix_multipart::{Field, Multipart, MultipartError};
 use futures_util::{Stream, StreamExt};
-use genie_log::keys::hex;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
@@ -84,7 +83,7 @@ async fn receive_file(
     }
     Ok(Received {
         name,
-        hash: BodyHash::known(hex(&hash.finalize())),
+        hash: BodyHash::known(hex::encode(&hash.finalize())),
     })
 }
 

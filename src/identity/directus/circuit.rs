@@ -1,12 +1,10 @@
 //! A circuit breaker. After several failures in a row the server is left alone for a while, so that
 //! requests fail at once instead of queueing. Then one request tries the server.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use genie_events::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// The failures in a row that open the circuit.
@@ -21,13 +19,13 @@ pub struct Circuit(Arc<Mutex<Inner>>);
 struct Inner {
     /// How long the circuit stays open.
     open: Duration,
-    state: State,
+    state: CircuitState,
     /// When the state began.
     since: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum CircuitState {
     Closed {
         /// In a row.
         failures: u32,
@@ -55,25 +53,25 @@ impl Circuit {
     fn open_for(open: Duration, now: Timestamp) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             open,
-            state: State::Closed { failures: 0 },
+            state: CircuitState::Closed { failures: 0 },
             since: now,
         })))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock()
     }
 
     /// Permission to send a request, or the time to wait.
     pub fn enter(&self, now: Timestamp) -> Result<Leave, Duration> {
         let mut inner = self.lock();
         match inner.state {
-            State::Closed { .. } => {}
-            State::Open { until } => match until.saturating_duration_since(Instant::now()) {
-                Duration::ZERO => inner.turn(State::HalfOpen, now),
+            CircuitState::Closed { .. } => {}
+            CircuitState::Open { until } => match until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => inner.turn(CircuitState::HalfOpen, now),
                 left => return Err(left),
             },
-            State::HalfOpen => return Err(inner.open),
+            CircuitState::HalfOpen => return Err(inner.open),
         }
         Ok(Leave {
             circuit: self.clone(),
@@ -85,16 +83,16 @@ impl Circuit {
     pub fn state(&self) -> (&'static str, Timestamp) {
         let inner = self.lock();
         let word = match inner.state {
-            State::Closed { .. } => "closed",
-            State::Open { .. } => "open",
-            State::HalfOpen => "half_open",
+            CircuitState::Closed { .. } => "closed",
+            CircuitState::Open { .. } => "open",
+            CircuitState::HalfOpen => "half_open",
         };
         (word, inner.since)
     }
 }
 
 impl Inner {
-    fn turn(&mut self, state: State, now: Timestamp) {
+    fn turn(&mut self, state: CircuitState, now: Timestamp) {
         (self.state, self.since) = (state, now);
     }
 }
@@ -105,8 +103,10 @@ impl Leave {
         self.is_told = true;
         let mut inner = self.circuit.lock();
         match &mut inner.state {
-            State::Closed { failures } => *failures = 0,
-            State::Open { .. } | State::HalfOpen => inner.turn(State::Closed { failures: 0 }, now),
+            CircuitState::Closed { failures } => *failures = 0,
+            CircuitState::Open { .. } | CircuitState::HalfOpen => {
+                inner.turn(CircuitState::Closed { failures: 0 }, now)
+            }
         }
     }
 
@@ -114,17 +114,17 @@ impl Leave {
     pub fn failed(mut self, now: Timestamp) {
         self.is_told = true;
         let mut inner = self.circuit.lock();
-        let open = State::Open {
+        let open = CircuitState::Open {
             until: Instant::now() + inner.open,
         };
         match inner.state {
-            State::Closed { failures } if failures + 1 < FAILURES => {
-                inner.state = State::Closed {
+            CircuitState::Closed { failures } if failures + 1 < FAILURES => {
+                inner.state = CircuitState::Closed {
                     failures: failures + 1,
                 }
             }
-            State::Closed { .. } | State::HalfOpen => inner.turn(open, now),
-            State::Open { .. } => {} // This request was under way when the circuit opened.
+            CircuitState::Closed { .. } | CircuitState::HalfOpen => inner.turn(open, now),
+            CircuitState::Open { .. } => {} // This request was under way when the circuit opened.
         }
     }
 }
@@ -133,8 +133,8 @@ impl Drop for Leave {
     fn drop(&mut self) {
         if !self.is_told {
             let mut inner = self.circuit.lock();
-            if matches!(inner.state, State::HalfOpen) {
-                inner.state = State::Open {
+            if matches!(inner.state, CircuitState::HalfOpen) {
+                inner.state = CircuitState::Open {
                     until: Instant::now(),
                 }; // The next request may try.
             }

@@ -16,7 +16,7 @@ const MAX_TOKEN: usize = 4096;
 
 /// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
+pub struct DirectusClaims {
     pub user: UserId,
     /// The role at issue time.
     pub role: Option<Uuid>,
@@ -29,14 +29,14 @@ pub struct Claims {
     expires: i64,
 }
 
-impl Claims {
+impl DirectusClaims {
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires <= now.unix_seconds()
     }
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct ClaimsJson {
     id: Uuid,
     role: Option<Uuid>,
     #[serde(deserialize_with = "flag")]
@@ -64,8 +64,8 @@ fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     })
 }
 
-impl Wire {
-    fn claims(self) -> Result<Claims, BadToken> {
+impl ClaimsJson {
+    fn claims(self) -> Result<DirectusClaims, BadToken> {
         if self.iss != ISSUER || self.share.is_some() {
             return Err(BadToken::Invalid);
         }
@@ -77,7 +77,7 @@ impl Wire {
             session,
             ..
         } = self;
-        Ok(Claims {
+        Ok(DirectusClaims {
             user: UserId(id),
             role,
             admin,
@@ -90,7 +90,7 @@ impl Wire {
 /// Reads a token without checking its signature. The result only says whom to ask Directus about,
 /// and until when. The header is checked, because a static token is any text that somebody chose
 /// and may have another user's claims in its middle.
-pub fn read(token: &str, now: Timestamp) -> Result<Claims, BadToken> {
+pub fn read(token: &str, now: Timestamp) -> Result<DirectusClaims, BadToken> {
     let mut parts = token.split('.');
     let (Some(_), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -105,12 +105,13 @@ pub fn read(token: &str, now: Timestamp) -> Result<Claims, BadToken> {
         return Err(BadToken::Invalid);
     }
     let payload = BASE64.decode(payload).map_err(|_| BadToken::Invalid)?;
-    let claims = serde_json::from_slice::<Wire>(&payload)
+    let claims = serde_json::from_slice::<ClaimsJson>(&payload)
         .map_err(|_| BadToken::Invalid)?
         .claims()?;
-    match claims.is_expired(now) {
-        true => Err(BadToken::Expired),
-        false => Ok(claims),
+    if claims.is_expired(now) {
+        Err(BadToken::Expired)
+    } else {
+        Ok(claims)
     }
 }
 
@@ -146,7 +147,7 @@ mod tests {
         )
         .unwrap()
     }
-    fn read_back(claims: &Value) -> Result<Claims, BadToken> {
+    fn read_back(claims: &Value) -> Result<DirectusClaims, BadToken> {
         read(&signed(claims, Algorithm::HS256), NOW)
     }
 
@@ -195,7 +196,8 @@ mod tests {
         let good = signed(&claims(), Algorithm::HS256);
         let unsigned = format!("{}.", good.rsplit_once('.').unwrap().0);
         let (_, rest) = good.split_once('.').unwrap();
-        let (headless, other) = (format!("a.{rest}"), signed(&claims(), Algorithm::HS512));
+        let headless = format!("a.{rest}");
+        let other = signed(&claims(), Algorithm::HS512);
         let untyped = format!("{}.{rest}", BASE64.encode(r#"{"alg":"HS256"}"#));
         for bad in [
             "",

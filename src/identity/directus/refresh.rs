@@ -18,7 +18,7 @@ use serde_json::json;
 use tracing::{Instrument, warn};
 use zeroize::Zeroizing;
 
-use super::upstream::{Asking, Trouble, Upstream, WHOLE};
+use super::upstream::{Trouble, Upstream, UpstreamRequest, WHOLE};
 
 /// How long a used token still gets its successor (docs/api.md, Identity).
 const GRACE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const MOST: u64 = 10_000;
 
 /// Directus' answer, wiped from memory when it is dropped.
-pub type Pair = Arc<Zeroizing<Vec<u8>>>;
+pub type TokenPair = Arc<Zeroizing<Vec<u8>>>;
 
 #[derive(Debug, Clone)]
 pub enum NoPair {
@@ -48,7 +48,7 @@ pub enum NoPair {
 pub struct Refreshes {
     upstream: Arc<Upstream>,
     log: Log,
-    pairs: Cache<String, Pair>,
+    pairs: Cache<String, TokenPair>,
 }
 
 impl Refreshes {
@@ -68,9 +68,10 @@ impl Refreshes {
         &self,
         token: SecretString,
         address: Option<IpAddr>,
-    ) -> Result<Pair, NoPair> {
+    ) -> Result<TokenPair, NoPair> {
         let refreshing = Refreshing::new(token.expose_secret());
-        let (this, name) = (self.clone(), refreshing.name().to_owned());
+        let this = self.clone();
+        let name = refreshing.name().to_owned();
         // It runs to its end even when this client goes away: Directus may have taken the token by
         // then, and others wait.
         let asking = async move {
@@ -90,7 +91,7 @@ impl Refreshes {
         refreshing: &Refreshing,
         token: &SecretString,
         address: Option<IpAddr>,
-    ) -> Result<Pair, NoPair> {
+    ) -> Result<TokenPair, NoPair> {
         loop {
             let now = self.log.clock().now();
             let turn = self
@@ -118,20 +119,25 @@ impl Refreshes {
         asked
     }
 
-    async fn ask(&self, token: &SecretString, address: Option<IpAddr>) -> Result<Pair, NoPair> {
+    async fn ask(
+        &self,
+        token: &SecretString,
+        address: Option<IpAddr>,
+    ) -> Result<TokenPair, NoPair> {
         let body = json!({"refresh_token": token.expose_secret(), "mode": "json"});
         // JSON always serializes.
         let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
-        let asking = Asking::new(Method::POST, "/auth/refresh")
+        let asking = UpstreamRequest::new(Method::POST, "/auth/refresh")
             .of(address)
             .body(body);
         let reply = self.upstream.ask(asking).await.map_err(NoPair::Trouble)?;
-        match reply.is_ok() {
-            true => Ok(Arc::new(reply.body)),
-            false => Err(NoPair::Refused {
+        if reply.is_ok() {
+            Ok(Arc::new(reply.body))
+        } else {
+            Err(NoPair::Refused {
                 status: reply.status,
                 code: reply.code(),
-            }),
+            })
         }
     }
 }

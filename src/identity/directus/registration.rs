@@ -10,7 +10,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,16 +23,17 @@ use genie_actors::{
 };
 use genie_events::{Metadata, Refusal, UserId};
 use genie_log::{Election, Log};
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{Instrument, error, info, warn};
 use zeroize::Zeroizing;
 
 use super::{
-    Settings,
-    upstream::{Asking, Trouble, Upstream, WHOLE},
+    DirectusSettings,
+    upstream::{Trouble, Upstream, UpstreamRequest, WHOLE},
     user_cache::{About, Standing, Standings},
 };
 
@@ -98,7 +99,7 @@ struct Inner {
 
 impl Registrations {
     pub fn new(
-        settings: &Settings,
+        settings: &DirectusSettings,
         upstream: Arc<Upstream>,
         standings: Standings,
         register: Registrar,
@@ -115,8 +116,8 @@ impl Registrations {
         }))
     }
 
-    fn left(&self) -> std::sync::MutexGuard<'_, HashSet<UserId>> {
-        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn left(&self) -> MutexGuard<'_, HashSet<UserId>> {
+        self.0.left.lock()
     }
 
     /// Registers a user, to its end even when the client goes away.
@@ -275,7 +276,7 @@ impl Registrations {
 
     /// The id of a role.
     async fn role(&self, name: &str, address: Option<IpAddr>) -> Result<String, NotRegistered> {
-        let asking = Asking::new(Method::GET, "/roles")
+        let asking = UpstreamRequest::new(Method::GET, "/roles")
             .authorized(self.0.upstream.admin())
             .of(address);
         let asking = asking
@@ -319,7 +320,7 @@ impl Registrations {
         });
         // JSON always serializes.
         let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
-        let asking = Asking::new(Method::POST, "/users")
+        let asking = UpstreamRequest::new(Method::POST, "/users")
             .authorized(self.0.upstream.admin())
             .of(address)
             .body(body);
@@ -380,16 +381,13 @@ impl Registrations {
     }
 
     async fn unmake(&self, user: UserId) {
-        let asking = Asking::new(Method::DELETE, format!("/users/{user}"))
+        let asking = UpstreamRequest::new(Method::DELETE, format!("/users/{user}"))
             .authorized(self.0.upstream.admin());
         let gone = matches!(self.0.upstream.ask(asking).await, Ok(reply) if reply.is_ok());
-        match gone {
-            true => {
-                warn!(user.id = %user, "a user whose registration had been given back was taken out of Directus again")
-            }
-            false => {
-                error!(user.id = %user, "a user whose registration was given back is left in Directus; delete it there")
-            }
+        if gone {
+            warn!(user.id = %user, "a user whose registration had been given back was taken out of Directus again")
+        } else {
+            error!(user.id = %user, "a user whose registration was given back is left in Directus; delete it there")
         }
     }
 
@@ -417,7 +415,8 @@ impl Registrations {
     pub async fn settle(self, election: Election, embedded: bool) {
         let may_settle = self.0.upstream.admin().is_some();
         let began_at = self.0.log.head();
-        let (mut settled, mut absent) = (0, HashMap::new());
+        let mut settled = 0;
+        let mut absent = HashMap::new();
         loop {
             if may_settle && (election.now().is_some() || !self.left().is_empty()) {
                 let dead_before = if embedded { began_at } else { 0 };
@@ -433,7 +432,7 @@ impl Registrations {
             {
                 warn!(%error, "old refreshes could not be removed; trying again");
             }
-            sleep(SWEEP).await;
+            self.0.log.clock().pause(SWEEP).await;
         }
     }
 

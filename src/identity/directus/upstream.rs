@@ -37,7 +37,7 @@ pub struct Upstream {
     clock: Clock,
 }
 
-pub struct Asking {
+pub struct UpstreamRequest {
     method: Method,
     path: String,
     query: Vec<(String, String)>,
@@ -135,7 +135,7 @@ impl Reply {
     }
 }
 
-impl Asking {
+impl UpstreamRequest {
     /// A request without token and client.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         Self {
@@ -220,7 +220,7 @@ impl Upstream {
 
     /// Checks that Directus answers at all, whatever the circuit says.
     pub async fn ping(&self) -> Result<(), Trouble> {
-        let asking = Asking::new(Method::GET, "/server/ping");
+        let asking = UpstreamRequest::new(Method::GET, "/server/ping");
         match tokio::time::timeout(CONNECT, self.send(&asking)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
@@ -229,7 +229,7 @@ impl Upstream {
 
     /// Sends a request. A GET is sent a second time when the connection broke: Directus may have
     /// closed it just then.
-    pub async fn ask(&self, asking: Asking) -> Result<Reply, Trouble> {
+    pub async fn ask(&self, asking: UpstreamRequest) -> Result<Reply, Trouble> {
         let leave = self
             .circuit
             .enter(self.clock.now())
@@ -261,7 +261,7 @@ impl Upstream {
         outcome
     }
 
-    async fn send(&self, asking: &Asking) -> reqwest::Result<Response> {
+    async fn send(&self, asking: &UpstreamRequest) -> reqwest::Result<Response> {
         let mut url = self.base.clone();
         url.set_path(&format!(
             "{}{}",
@@ -363,10 +363,8 @@ mod tests {
     /// A server that never closes a connection, with the number of connections that it accepted.
     async fn patient() -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (url, taken) = (
-            format!("http://{}", listener.local_addr().unwrap()),
-            Arc::new(AtomicUsize::new(0)),
-        );
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let taken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&taken);
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
@@ -386,7 +384,7 @@ mod tests {
         let upstream = Upstream::new(&url, None, Clock::system()).unwrap();
         let ask = async || {
             upstream
-                .ask(Asking::new(Method::GET, "/users/me"))
+                .ask(UpstreamRequest::new(Method::GET, "/users/me"))
                 .await
                 .unwrap()
                 .status

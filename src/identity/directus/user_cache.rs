@@ -4,22 +4,21 @@
 //! An answer is good for `FRESH`, and many requests at once ask once. When Directus is slow or
 //! away, its last good answer serves. Invariant: the caller checks that the token has not expired.
 
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use genie_events::{UserId, account::Onboarding, tier::Tier};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::{future::Cache as AskingCache, sync::Cache};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 use tracing::{Instrument, error, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::upstream::{Asking, Reply, Trouble, Upstream, bearer};
-use crate::network::Network;
+use super::upstream::{Reply, Trouble, Upstream, UpstreamRequest, bearer};
+use crate::{limiter::Limiter, network::Network};
 
 /// How long an answer is not asked for again (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
@@ -29,16 +28,13 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST: u64 = 50_000;
 /// How long a slow answer is waited for when there is an older one.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The unknown tokens of one address that Directus is asked about each second: tokens that only
+/// The unknown tokens of one address that Directus is asked about at once: tokens that only
 /// Directus can check and that it has not accepted yet. Somebody who invents tokens must not make
-/// genie ask without end.
-const STRANGERS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
-/// The unknown tokens of one address that may come at once: many people may share an address, and
-/// after a start all tokens are unknown.
-const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
-/// Longer than an address needs to get its whole burst back. Addresses that were quiet for so long
-/// are dropped.
-const STRANGERS_KEPT: Duration = Duration::from_secs(60);
+/// genie ask without end. Many people may share an address, and after a start all tokens are
+/// unknown.
+const STRANGERS_AT_ONCE: u32 = 100;
+/// One more unknown token of an address may come in this time.
+const STRANGERS_EVERY: Duration = Duration::from_millis(100);
 const MOST_ROLES: &str = "1000";
 /// Everything that a reader of the user may see, and the role with its name. Directus refuses a
 /// request that names a missing field, so optional fields (`tier`, `onboarding_state`) are not
@@ -76,14 +72,14 @@ pub enum Standing {
 /// The subject of a question to Directus.
 #[derive(Clone)]
 pub struct About {
-    key: Key,
+    key: StandingKey,
     user: UserId,
     token: Arc<Zeroizing<String>>,
     address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+enum StandingKey {
     /// For a token with a good signature.
     User(UserId),
     /// For a token that only Directus can check: its hash.
@@ -99,7 +95,7 @@ impl About {
     /// The holder of a token with a good signature.
     pub fn holder(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
         Self {
-            key: Key::User(user),
+            key: StandingKey::User(user),
             user,
             token: Arc::new(Zeroizing::new(token.to_owned())),
             address,
@@ -108,7 +104,7 @@ impl About {
 
     /// A token that claims to be this user's, which Directus has to confirm.
     pub fn token(user: UserId, token: &str, address: Option<IpAddr>) -> Self {
-        let key = Key::Token(Sha256::digest(token.as_bytes()).into());
+        let key = StandingKey::Token(Sha256::digest(token.as_bytes()).into());
         Self {
             key,
             ..Self::holder(user, token, address)
@@ -120,13 +116,13 @@ impl About {
 #[derive(Clone)]
 pub struct Standings {
     upstream: Arc<Upstream>,
-    fresh: AskingCache<Key, Standing>,
-    known: Cache<Key, Arc<Person>>,
+    fresh: AskingCache<StandingKey, Standing>,
+    known: Cache<StandingKey, Arc<Person>>,
     /// By the hash of an administrator's token: whether the holder still administers.
     admins: AskingCache<[u8; 32], bool>,
     /// The last answer of the same kind.
     known_admins: Cache<[u8; 32], bool>,
-    strangers: Cache<Network, Arc<DefaultDirectRateLimiter>>,
+    strangers: Limiter<Network>,
     /// The runtime for requests. A request runs to its end even when the caller goes away, because
     /// others wait for it.
     io: Handle,
@@ -153,10 +149,7 @@ impl Standings {
                 .max_capacity(MOST)
                 .time_to_live(KEPT)
                 .build(),
-            strangers: Cache::builder()
-                .max_capacity(MOST)
-                .time_to_idle(STRANGERS_KEPT)
-                .build(),
+            strangers: Limiter::new(STRANGERS_AT_ONCE, STRANGERS_EVERY),
             io: Handle::current(),
         }
     }
@@ -195,14 +188,14 @@ impl Standings {
     async fn ask(&self, about: &About) -> Result<Standing, Trouble> {
         // For a proven holder the administrator may always read everything; the holder perhaps not
         // even the status.
-        if matches!(about.key, Key::User(_)) && self.upstream.admin().is_some() {
+        if matches!(about.key, StandingKey::User(_)) && self.upstream.admin().is_some() {
             return self.look_up(about.user, about.address).await;
         }
         let Some(authorization) = bearer(&about.token) else {
             return Ok(Standing::NotTaken);
         };
         self.count_stranger(about)?;
-        let asking = Asking::new(Method::GET, "/users/me")
+        let asking = UpstreamRequest::new(Method::GET, "/users/me")
             .authorized(Some(authorization))
             .of(about.address);
         let reply = self
@@ -237,17 +230,13 @@ impl Standings {
     /// Counts a token that only Directus can check, for its address. A token that Directus accepted
     /// before is not counted.
     fn count_stranger(&self, about: &About) -> Result<(), Trouble> {
-        let (Some(address), Key::Token(_), false) =
+        let (Some(address), StandingKey::Token(_), false) =
             (about.address, about.key, self.has_known(about))
         else {
             return Ok(());
         };
-        let quota = Quota::per_second(STRANGERS_A_SECOND).allow_burst(STRANGERS_AT_ONCE);
-        let limiter = self.strangers.get_with(Network::of(address), || {
-            Arc::new(RateLimiter::direct(quota))
-        });
-        limiter
-            .check()
+        self.strangers
+            .take(Network::of(address), Instant::now())
             .map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
     }
 
@@ -259,7 +248,7 @@ impl Standings {
     ) -> Result<Standing, Trouble> {
         // As a list: it is empty when nobody has that id, and refused when the token may not read
         // users. A request for the single user would answer both alike.
-        let asking = Asking::new(Method::GET, "/users")
+        let asking = UpstreamRequest::new(Method::GET, "/users")
             .authorized(self.upstream.admin())
             .of(address);
         let asking = asking
@@ -285,7 +274,7 @@ impl Standings {
 
     /// The names of all roles, by the administrator's token.
     pub async fn roles(&self) -> Result<Vec<String>, Trouble> {
-        let asking = Asking::new(Method::GET, "/roles").authorized(self.upstream.admin());
+        let asking = UpstreamRequest::new(Method::GET, "/roles").authorized(self.upstream.admin());
         let reply = self
             .upstream
             .ask(
@@ -307,17 +296,17 @@ impl Standings {
 
     /// Fails when an answer to the administrator's token is a refusal.
     pub fn expect_admin(&self, reply: &Reply) -> Result<(), Trouble> {
-        match reply.is_ok() {
-            true => Ok(()),
-            false => {
-                let (status, code) = (reply.status, reply.code());
-                error!(
-                    http.status = status,
-                    code,
-                    "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
-                );
-                Err(Trouble::Failed("it refuses the administrator's token"))
-            }
+        if reply.is_ok() {
+            Ok(())
+        } else {
+            let status = reply.status;
+            let code = reply.code();
+            error!(
+                http.status = status,
+                code,
+                "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
+            );
+            Err(Trouble::Failed("it refuses the administrator's token"))
         }
     }
 
@@ -325,10 +314,11 @@ impl Standings {
     /// said so. The token only says that the holder did at issue time.
     pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let (this, authorization) = (self.clone(), bearer(token));
+        let this = self.clone();
+        let authorization = bearer(token);
         let asking = async move {
             let asked = this.admins.try_get_with(key, async {
-                let asking = Asking::new(Method::GET, "/policies/me/globals")
+                let asking = UpstreamRequest::new(Method::GET, "/policies/me/globals")
                     .authorized(authorization)
                     .of(address);
                 let reply = this.upstream.ask(asking).await?;
@@ -347,7 +337,7 @@ impl Standings {
 
     /// Drops the cached answers about a user whose data has just changed.
     pub async fn forget(&self, user: UserId, token: &str) {
-        for key in [Key::User(user), About::token(user, token, None).key] {
+        for key in [StandingKey::User(user), About::token(user, token, None).key] {
             self.fresh.invalidate(&key).await;
         }
     }
@@ -372,7 +362,7 @@ async fn or_known<T>(
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct PersonJson {
     id: Uuid,
     status: Option<String>,
     email: Option<String>,
@@ -404,7 +394,7 @@ impl Person {
 
     /// `None` when the answer does not say who the user is and whether they are active.
     fn read(data: Value) -> Option<Self> {
-        let wire: Wire = serde_json::from_value(data).ok()?;
+        let wire: PersonJson = serde_json::from_value(data).ok()?;
         let (role, role_name) = match wire.role {
             None => (None, None),
             Some(WireRole::Id(id)) => (Some(id), None),
@@ -461,7 +451,8 @@ mod tests {
 
     #[test]
     fn a_role_is_an_id_or_an_object_and_unknown_words_are_left_out() {
-        let (id, role) = (Uuid::from_u128(7), Uuid::from_u128(9));
+        let id = Uuid::from_u128(7);
+        let role = Uuid::from_u128(9);
         let read = |role: Value| {
             let person = json!({"id": id, "status": "active", "role": role, "tier": "pro", "onboarding_state": 7});
             let person = Person::read(person).unwrap();

@@ -2,9 +2,14 @@
 //! whole workspace, builds it.
 
 #![allow(clippy::unwrap_used)] // a test program
+#![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
 #[allow(dead_code)] // what the stories use
 #[path = "../../../tests/genie/fake_ollama.rs"]
 mod fake_ollama;
+
+#[allow(dead_code)]
+#[path = "../../../tests/genie/until.rs"]
+mod until;
 
 mod run;

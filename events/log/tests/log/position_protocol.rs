@@ -3,8 +3,6 @@
 //! an answer is lost, while the first statement may still wait or commit. The checks must also find
 //! the fault in two protocols that look as good.
 
-#![allow(clippy::unwrap_used)] // This is a test program.
-
 use stateright::{Checker, Model, Property};
 
 /// The number of racing requests; each has one row.

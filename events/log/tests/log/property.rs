@@ -2,8 +2,6 @@
 //! with good and stale fences, at the same time, with keys used twice, and after being reopened.
 //! The log must equal the model.
 
-#![allow(clippy::unwrap_used)] // This is a test program.
-
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
     Append, AppendError, Group, Log, NewFact, Remember,

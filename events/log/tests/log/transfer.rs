@@ -1,7 +1,5 @@
 //! Exports and imports, on both stores and in both directions.
 
-#![allow(clippy::unwrap_used)] // This is a test program.
-
 use std::{
     collections::BTreeMap,
     fs,

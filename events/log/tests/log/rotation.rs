@@ -1,8 +1,6 @@
 //! Master keys: opening the store demands the needed ones, a rotation wraps all data keys by
 //! another while the servers run, and a key that wraps nothing can be retired.
 
-#![allow(clippy::unwrap_used)]
-
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
     Append, Group, Log, LogError, MasterKeys, NewFact, Opened,

@@ -1,8 +1,6 @@
 //! The tree over the log, its signed heads, proofs and verification, on both stores: tampering is
 //! found at its position.
 
-#![allow(clippy::unwrap_used)] // This is a test program.
-
 use std::time::Duration;
 
 use genie_events::{

@@ -1,7 +1,5 @@
 //! The log's invariants, on both stores: each has a test that tries to break it.
 
-#![allow(clippy::unwrap_used)] // This is a test program.
-
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{
