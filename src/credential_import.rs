@@ -260,12 +260,12 @@ impl Import {
         let opened = self
             .io
             .spawn(async move { open_log(&config, Clock::system(), false).await });
-        let Opened { log, vault } = opened
+        let Opened { log, append, vault } = opened
             .await
             .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
-        let users = Users::new(log.clone(), limits, vec![actix::Arbiter::new().handle()]);
+        let users = Users::new(append.clone(), limits, vec![actix::Arbiter::new().handle()]);
         Ok(Way::Here {
-            credentials: Credentials::new(log.clone(), users, Vault::new(vault)),
+            credentials: Credentials::new(append, users, Vault::new(vault)),
             log,
             _only_process: only_process,
         })

@@ -11,7 +11,7 @@ use genie_log::{
     forgetting::{ASKED_AT_ONCE, Forgetting, Stage},
 };
 use genie_projections::{ReadError, ReadSide};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     blobs::{BlobError, Blobs},
@@ -41,8 +41,6 @@ const LEDGER_TRIES: usize = 20;
 const LAST_LOOK_SECONDS: i64 = 60;
 /// How long the projections are waited for in one try.
 const PROJECTIONS: Duration = Duration::from_secs(2);
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
 /// Pause after the log could not be read, or the ledger not written.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -287,18 +285,7 @@ impl Eraser {
             );
             tokio::time::sleep(AWAY).await;
         }
-        loop {
-            let rows = match follower.next(PAGE).await {
-                Ok(rows) => rows,
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "the ledger of the forgotten is not kept any more");
-                }
-                Err(error) => {
-                    warn!(%error, "who was forgotten can't be followed; trying on");
-                    tokio::time::sleep(AWAY).await;
-                    continue;
-                }
-            };
+        while let Some(rows) = follower.next_or_end("ledger of the forgotten").await {
             for row in rows.iter().filter(|row| row.is_forgotten()) {
                 while let Err(reason) = ledger
                     .write(UserId(row.owner), row.recorded_at, row.position)

@@ -37,8 +37,8 @@ async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>
     let (count, grant) = wanted.read()?;
     roles::expect_set(config, &grant.role)?;
     let _only_process = lock_store(config)?;
-    let Opened { log, .. } = open_log(config, Clock::system(), false).await?;
-    let invites = Invites::new(log.clone());
+    let Opened { log, append, .. } = open_log(config, Clock::system(), false).await?;
+    let invites = Invites::new(append);
     // As at a server's start: on a store that had no fact yet it must come first.
     invites
         .first(config.first_invite.as_ref())

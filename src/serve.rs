@@ -206,15 +206,15 @@ async fn build(
     say: Say,
 ) -> Result<Built, String> {
     let limits = tier_limits::read(&config)?;
-    let Opened { log, vault } = open_log(&config, clock, false).await?;
+    let Opened { log, append, vault } = open_log(&config, clock, false).await?;
     let head_at_start = log.head();
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
     let election = log.stand_for_election(&node).await.map_err(sentence)?;
     let settings = write_settings(&config, node, limits.clone());
-    let write = WriteSide::start(log.clone(), vault, arbiters, election.clone(), settings)
-        .map_err(sentence)?;
+    let write =
+        WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;

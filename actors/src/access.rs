@@ -6,14 +6,14 @@ use genie_events::{
     access::{Access, AccessCommand, RefusedCounts},
     ids::NetworkId,
 };
-use genie_log::{Append, Group, Log};
+use genie_log::{Append, AppendRequest, Group};
 
 use crate::{Caller, WriteError, dedupe::Dedupe};
 
 /// Puts looks on record.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    log: Log,
+    append: Append,
     noted: Dedupe<Reading>,
 }
 
@@ -21,10 +21,9 @@ pub struct AccessLog {
 type Reading = (String, Option<UserId>);
 
 impl AccessLog {
-    /// On this log.
-    pub fn new(log: Log) -> Self {
+    pub fn new(append: Append) -> Self {
         Self {
-            log,
+            append,
             noted: Dedupe::new(),
         }
     }
@@ -41,7 +40,7 @@ impl AccessLog {
             return Ok(());
         }
         note(
-            &self.log,
+            &self.append,
             vec![AccessCommand::ReadPersonal { user }],
             caller.metadata(),
         )
@@ -58,19 +57,19 @@ impl AccessLog {
         let commands = refused
             .into_iter()
             .map(|(network, wrong)| AccessCommand::NoteRefused { network, wrong });
-        note(&self.log, commands.collect(), Metadata::system()).await
+        note(&self.append, commands.collect(), Metadata::system()).await
     }
 }
 
 /// Puts all of it on record, or nothing.
 pub(crate) async fn note(
-    log: &Log,
+    append: &Append,
     commands: Vec<AccessCommand>,
     metadata: Metadata,
 ) -> Result<(), WriteError> {
     let mut groups = Vec::new();
     for command in commands {
-        let stream = StreamId::new(StreamKind::Access, log.clock().new_uuid());
+        let stream = StreamId::new(StreamKind::Access, append.log().clock().new_uuid());
         let noted = Access::Absent.decide(command)?;
         groups.push(Group::of_system(
             &stream,
@@ -78,12 +77,13 @@ pub(crate) async fn note(
             noted.into_iter().map(Into::into).collect(),
         ));
     }
-    log.append(Append {
-        groups,
-        work: vec![],
-        metadata,
-        remember: None,
-    })
-    .await?;
+    append
+        .append(AppendRequest {
+            groups,
+            work: vec![],
+            metadata,
+            remember: None,
+        })
+        .await?;
     Ok(())
 }

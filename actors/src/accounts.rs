@@ -11,8 +11,11 @@ use genie_events::{
         ResetLink, TwoFactor,
     },
 };
+use genie_log::forgetting::ForgettingRow;
+use genie_log::secrets::SecretRow;
+use genie_log::sessions::SessionRow;
 use genie_log::{
-    Election, Log, LogError, UserKeys, Work,
+    Append, Election, Log, LogError, UserKeys, Work,
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
     secrets::VaultKey,
@@ -47,6 +50,7 @@ const MAX_AGENT: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Accounts {
     log: Log,
+    append: Append,
     users: Users,
     vault: Vault,
     emails: Emails,
@@ -92,10 +96,11 @@ pub struct NewResetLink {
 
 impl Accounts {
     /// On this log, through these actors.
-    pub fn new(log: Log, users: Users, vault: Vault) -> Self {
+    pub fn new(append: Append, users: Users, vault: Vault) -> Self {
         Self {
-            emails: Emails::new(log.clone()),
-            log,
+            log: append.log().clone(),
+            emails: Emails::new(append.clone()),
+            append,
             users,
             vault,
         }
@@ -115,7 +120,7 @@ impl Accounts {
                 let changes = state.decide(now, sync)?;
                 let suspended = Event::Account(AccountEvent::Suspended);
                 let work = if changes.iter().any(|change| change.event == suspended) {
-                    vec![Work::EndSessions { user, but: None }]
+                    vec![Work::Session(SessionRow::EndAll { user, but: None })]
                 } else {
                     vec![]
                 };
@@ -189,14 +194,14 @@ impl Accounts {
                 .take(MAX_AGENT)
                 .collect::<String>()
         });
-        let session = Work::OpenSession(NewSession {
+        let session = Work::Session(SessionRow::Open(NewSession {
             user,
             family: family.family.to_string(),
             token_hash: family.token_hash,
             agent_sealed: agent.map(|agent| keys.seal_text("sessions.agent", &agent)),
             now,
             expires_at: now.plus_seconds(family.seconds),
-        });
+        }));
         self.plan(user, context, move |state, now| {
             let LoginProof { password, code } = proof;
             let command = UserCommand::account(ProfileCommand::SignInByPassword { password, code });
@@ -217,8 +222,8 @@ impl Accounts {
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
         let work = vec![
-            Work::AwaitForget { user, due },
-            Work::EndSessions { user, but: None },
+            Work::Forgetting(ForgettingRow::Await { user, due }),
+            Work::Session(SessionRow::EndAll { user, but: None }),
         ];
         self.account(user, LifecycleCommand::RequestForget { due }, work, context)
             .await
@@ -233,7 +238,7 @@ impl Accounts {
         self.account(
             user,
             LifecycleCommand::WithdrawForget,
-            vec![Work::Stay { user }],
+            vec![Work::Forgetting(ForgettingRow::Stay { user })],
             context,
         )
         .await
@@ -245,7 +250,7 @@ impl Accounts {
         user: UserId,
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
-        let work = vec![Work::EndSessions { user, but: None }];
+        let work = vec![Work::Session(SessionRow::EndAll { user, but: None })];
         self.account(user, ProfileCommand::EndSessions, work, context)
             .await
     }
@@ -270,9 +275,9 @@ impl Accounts {
             let changes = state.decide(now, UserCommand::account(end))?;
             Ok(Plan {
                 changes,
-                work: vec![Work::EndSession {
+                work: vec![Work::Session(SessionRow::End {
                     family: family.clone(),
-                }],
+                })],
                 ..Plan::default()
             })
         })
@@ -286,9 +291,9 @@ impl Accounts {
         family: String,
         context: impl Into<CommandContext>,
     ) -> Result<(), WriteError> {
-        let work = vec![Work::EndSession {
+        let work = vec![Work::Session(SessionRow::End {
             family: family.clone(),
-        }];
+        })];
         match self
             .account(user, ProfileCommand::NoteReuse { family }, work, context)
             .await
@@ -373,7 +378,10 @@ impl Accounts {
             let password = seal_password(&key, user, version, hash.expose_secret());
             Ok(Plan {
                 changes,
-                work: vec![password, Work::EndSessions { user, but: None }],
+                work: vec![
+                    password,
+                    Work::Session(SessionRow::EndAll { user, but: None }),
+                ],
                 ..Plan::default()
             })
         };
@@ -414,9 +422,9 @@ impl Accounts {
         code: OneTimeCode,
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
-        let work = vec![Work::DeleteSecret {
+        let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
-        }];
+        })];
         self.account(user, ProfileCommand::DisableTwoFactor(code), work, context)
             .await
     }
@@ -427,9 +435,9 @@ impl Accounts {
         user: UserId,
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
-        let work = vec![Work::DeleteSecret {
+        let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
-        }];
+        })];
         self.account(user, ProfileCommand::RemoveTwoFactor, work, context)
             .await
     }

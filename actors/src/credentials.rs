@@ -6,7 +6,8 @@ use genie_events::{
     CredentialId, Refusal, Timestamp, User, UserCommand, UserId,
     credential::{Credential, CredentialKind, SealedSecret},
 };
-use genie_log::{Log, Work, keys::sha256_hex, secrets::SecretName};
+use genie_log::secrets::SecretRow;
+use genie_log::{Append, Log, Work, keys::sha256_hex, secrets::SecretName};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::json;
@@ -36,6 +37,7 @@ const MAX_OWNERS: u64 = 50_000;
 pub struct Credentials {
     vault: Vault,
     log: Log,
+    append: Append,
     users: Users,
     refused: Dedupe<reveal::DenialKey>,
     /// Whose credentials that were asked for are: that never changes.
@@ -163,10 +165,11 @@ pub enum StoreTarget {
 }
 
 impl Credentials {
-    pub fn new(log: Log, users: Users, vault: Vault) -> Self {
+    pub fn new(append: Append, users: Users, vault: Vault) -> Self {
         Self {
             vault,
-            log,
+            log: append.log().clone(),
+            append,
             users,
             refused: Dedupe::new(),
             owners: Cache::new(MAX_OWNERS),
@@ -197,7 +200,7 @@ impl Credentials {
             let version = before.next_version();
             let updated = matches!(before, Credential::Held { .. });
             let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
-            let Work::PutSecret { sealed, .. } = &work else {
+            let Work::Secret(SecretRow::Put { sealed, .. }) = &work else {
                 unreachable!("sealing a secret makes the work that puts it");
             };
             let hash = sha256_hex(sealed);
@@ -260,9 +263,9 @@ impl Credentials {
             let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
             Ok(Plan {
                 changes,
-                work: vec![Work::DeleteSecret {
+                work: vec![Work::Secret(SecretRow::Delete {
                     secret_id: id.to_string(),
-                }],
+                })],
                 ..Plan::default()
             })
         };

@@ -6,7 +6,7 @@ use genie_events::{
     email::{self, Email, EmailCommand},
     ids::EmailId,
 };
-use genie_log::{Append, Group, Log, NewFact, Owner};
+use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner};
 
 use crate::{WriteError, race::Race, system_stream::SystemStream};
 
@@ -14,11 +14,15 @@ use crate::{WriteError, race::Race, system_stream::SystemStream};
 #[derive(Debug, Clone)]
 pub struct Emails {
     log: Log,
+    append: Append,
 }
 
 impl Emails {
-    pub fn new(log: Log) -> Self {
-        Self { log }
+    pub fn new(append: Append) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+        }
     }
 
     /// The user who holds an address.
@@ -41,7 +45,7 @@ impl Emails {
         let mut race = Race::new();
         loop {
             let groups = self.decide_change(user, address, &normal).await?;
-            if groups.is_empty() || self.append(&mut race, groups, &metadata).await? {
+            if groups.is_empty() || self.write(&mut race, groups, &metadata).await? {
                 return Ok(());
             }
         }
@@ -101,25 +105,25 @@ impl Emails {
             let Some(released) = self.ask(&email_id, EmailCommand::Release(holder)).await? else {
                 return Ok(());
             };
-            if self.append(&mut race, vec![released], &metadata).await? {
+            if self.write(&mut race, vec![released], &metadata).await? {
                 return Ok(());
             }
         }
     }
 
-    async fn append(
+    async fn write(
         &self,
         race: &mut Race,
         groups: Vec<Group>,
         metadata: &Metadata,
     ) -> Result<bool, WriteError> {
-        let append = Append {
+        let request = AppendRequest {
             groups,
             work: vec![],
             metadata: metadata.clone(),
             remember: None,
         };
-        Ok(race.append(&self.log, append).await?.is_some())
+        Ok(race.append(&self.append, request).await?.is_some())
     }
 
     /// The stream of a normalised address.

@@ -8,8 +8,9 @@ use genie_events::{
     email::EmailCommand,
     ids::EmailId,
 };
+use genie_log::forgetting::ForgettingRow;
 use genie_log::{
-    Append, Group, Log, LogError, NewFact, Work,
+    Append, AppendRequest, Group, Log, LogError, NewFact, Work,
     load_users::{Awake, Waking},
 };
 use tracing::{Instrument, info, warn};
@@ -26,6 +27,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Forgetter {
     log: Log,
+    append: Append,
     /// The actors of this process, where it has some.
     users: Option<Users>,
     emails: Emails,
@@ -42,10 +44,11 @@ pub enum ForgetOutcome {
 
 impl Forgetter {
     /// On this log, and of these actors.
-    pub fn new(log: Log, users: Option<Users>) -> Self {
+    pub fn new(append: Append, users: Option<Users>) -> Self {
         Self {
-            emails: Emails::new(log.clone()),
-            log,
+            log: append.log().clone(),
+            emails: Emails::new(append.clone()),
+            append,
             users,
         }
     }
@@ -114,7 +117,7 @@ impl Forgetter {
             let Some(append) = append else {
                 return Ok(ForgetOutcome::NotYet);
             };
-            match race.append(&self.log, append).await {
+            match race.append(&self.append, append).await {
                 Ok(Some(at)) => {
                     self.drop_user(user);
                     info!(user.id = %user, position = at.last, "user forgotten");
@@ -134,7 +137,7 @@ impl Forgetter {
         awake: &Awake,
         command: LifecycleCommand,
         metadata: Metadata,
-    ) -> Result<Option<Append>, WriteError> {
+    ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
         let changes = decided(state, command)?;
         if changes.is_empty() {
@@ -144,11 +147,11 @@ impl Forgetter {
         if let Some(address) = state.account().profile().and_then(|p| p.email.as_ref()) {
             groups.extend(self.release_address(state.id(), address).await?);
         }
-        let work = vec![Work::Forget {
+        let work = vec![Work::Forgetting(ForgettingRow::Forget {
             user: state.id(),
             at: self.log.clock().now(),
-        }];
-        Ok(Some(Append {
+        })];
+        Ok(Some(AppendRequest {
             groups,
             work,
             metadata,
@@ -179,7 +182,7 @@ impl Forgetter {
         command: &LifecycleCommand,
         metadata: Metadata,
         error: &LogError,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let (LifecycleCommand::Forget(by), (after, of_account @ 1..)) =
             (command, self.log.counts_of(user).await?)
         else {
@@ -192,11 +195,11 @@ impl Forgetter {
             sequence: of_account + 1,
             event,
         };
-        let work = vec![Work::Forget {
+        let work = vec![Work::Forgetting(ForgettingRow::Forget {
             user,
             at: self.log.clock().now(),
-        }];
-        Ok(Append {
+        })];
+        Ok(AppendRequest {
             groups: vec![Group::of_user(user, after, vec![fact])],
             work,
             metadata,

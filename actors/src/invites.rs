@@ -6,7 +6,7 @@ use genie_events::{
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
-use genie_log::{Append, AppendError, Group, Log, clock, keys::hex};
+use genie_log::{Append, AppendError, AppendRequest, Group, Log, clock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -30,11 +30,15 @@ pub struct NewInvites {
 #[derive(Debug, Clone)]
 pub struct Invites {
     log: Log,
+    append: Append,
 }
 
 impl Invites {
-    pub fn new(log: Log) -> Self {
-        Self { log }
+    pub fn new(append: Append) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+        }
     }
 
     /// What an invite would give, if it may be used.
@@ -51,19 +55,19 @@ impl Invites {
         metadata: Metadata,
     ) -> Result<NewInvites, WriteError> {
         let codes: Vec<String> = (0..count)
-            .map(|_| hex(&clock::random_bytes::<CODE_BYTES>()))
+            .map(|_| hex::encode(clock::random_bytes::<CODE_BYTES>()))
             .collect();
         let groups: Result<Vec<Group>, Refusal> = codes
             .iter()
             .map(|code| self.create(code, grant.clone()))
             .collect();
-        let append = Append {
+        let request = AppendRequest {
             groups: groups?,
             work: vec![],
             metadata,
             remember: None,
         };
-        let at = self.log.append(append).await?;
+        let at = self.append.append(request).await?;
         Ok(NewInvites {
             codes,
             position: at.last,
@@ -89,7 +93,14 @@ impl Invites {
     ) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
         let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
-        system_stream::ask(&self.log, StreamKind::Invite, &id.0, context.into(), revoke).await
+        system_stream::ask(
+            &self.append,
+            StreamKind::Invite,
+            &id.0,
+            context.into(),
+            revoke,
+        )
+        .await
     }
 
     /// Makes the first invite of an empty log; its user becomes administrator. Answers the code while it is unspent.
@@ -112,13 +123,13 @@ impl Invites {
             admin: true,
             expires_at: None,
         };
-        let append = Append {
+        let request = AppendRequest {
             groups: vec![self.create(code, grant)?],
             work: vec![],
             metadata: Metadata::system(),
             remember: None,
         };
-        match self.log.append(append).await {
+        match self.append.append(request).await {
             Ok(_) | Err(AppendError::Stale) => Ok(()), // stale: another node made it meanwhile
             Err(error) => Err(error.into()),
         }

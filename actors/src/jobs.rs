@@ -7,9 +7,10 @@ use genie_events::{
     JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{
     Log, LogError, StoredRow, Work, clock,
-    keys::{hex, sha256_hex},
+    keys::sha256_hex,
     leases::{Lease, LeaseKind},
     read::JobStep,
 };
@@ -30,8 +31,6 @@ mod expired_leases;
 mod queues;
 use queues::{JobOffer, JobQueues};
 
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -132,17 +131,8 @@ impl JobBoard {
                 }
             }
         };
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => self.see(&rows),
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "job board stopped: hole in the log");
-                }
-                Err(error) => {
-                    error!(%error, position = follower.position(), "job board cannot read the log; retrying in 0.5 s");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
+        while let Some(rows) = follower.next_or_end("job board").await {
+            self.see(&rows);
         }
     }
 
@@ -267,7 +257,7 @@ impl JobBoard {
     ) -> Result<ClaimedJob, WriteError> {
         let user = candidate.user;
         let job = candidate.job.clone();
-        let lease = hex(&clock::random_bytes::<32>());
+        let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
         let planner = {
@@ -280,14 +270,14 @@ impl JobBoard {
                     now: now.moment,
                 };
                 let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
-                let work = Work::PutLease {
+                let work = Work::Lease(LeaseRow::Put {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
                     user,
                     stream_id: job.to_string(),
                     holder: hash.clone(),
                     expires_at,
-                };
+                });
                 let note = PlanNote::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
                 Ok(Plan {
                     changes,
@@ -446,10 +436,10 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes =
                     state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
-                let work = vec![Work::CancelLease {
+                let work = vec![Work::Lease(LeaseRow::Cancel {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
-                }];
+                })];
                 Ok(Plan {
                     changes,
                     work,
@@ -476,10 +466,10 @@ impl JobBoard {
             move |state: &User, now| {
                 let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
                 let mut work = conditions.clone();
-                work.push(Work::DropLease {
+                work.push(Work::Lease(LeaseRow::Drop {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
-                });
+                }));
                 Ok(Plan {
                     changes,
                     work,

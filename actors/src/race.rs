@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use genie_log::{Append, AppendError, Appended, Log, clock};
+use genie_log::{Append, AppendError, AppendRequest, Appended, clock};
 
 use crate::WriteError;
 
@@ -30,11 +30,11 @@ impl Race {
     /// Appends. `None` means that another writer came first: decide again. After the last try that is an error.
     pub async fn append(
         &mut self,
-        log: &Log,
-        append: Append,
+        append: &Append,
+        request: AppendRequest,
     ) -> Result<Option<Appended>, WriteError> {
         self.left = self.left.saturating_sub(1);
-        match log.append(append).await {
+        match append.append(request).await {
             Ok(at) => Ok(Some(at)),
             Err(AppendError::Stale | AppendError::KeyUsed) if !self.is_over() => {
                 tokio::time::sleep(PAUSE.mul_f64(clock::chance())).await;

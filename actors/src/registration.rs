@@ -12,7 +12,7 @@ use genie_events::{
     email::{self, EmailCommand},
     invite::InviteCommand,
 };
-use genie_log::{Append, Group, Log, NewFact, Owner, UserKeys};
+use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner, UserKeys};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -49,17 +49,19 @@ pub struct RegisteredUser {
 #[derive(Debug, Clone)]
 pub struct Registrar {
     log: Log,
+    append: Append,
     vault: Vault,
     emails: Emails,
     invites: Invites,
 }
 
 impl Registrar {
-    pub fn new(log: Log, vault: Vault) -> Self {
+    pub fn new(append: Append, vault: Vault) -> Self {
         Self {
-            emails: Emails::new(log.clone()),
-            invites: Invites::new(log.clone()),
-            log,
+            emails: Emails::new(append.clone()),
+            invites: Invites::new(append.clone()),
+            log: append.log().clone(),
+            append,
             vault,
         }
     }
@@ -82,10 +84,10 @@ impl Registrar {
         let user = UserId(self.log.clock().new_uuid());
         let mut race = Race::new();
         loop {
-            let append = self
+            let request = self
                 .decide(user, &normal, &applicant, metadata.clone())
                 .await?;
-            if let Some(at) = race.append(&self.log, append).await? {
+            if let Some(at) = race.append(&self.append, request).await? {
                 return Ok(RegisteredUser {
                     user,
                     position: at.last,
@@ -100,7 +102,7 @@ impl Registrar {
         normal: &str,
         applicant: &Applicant,
         metadata: Metadata,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let email = self.emails.load(normal).await?;
         let invite = self.invites.load(&applicant.invite_code).await?;
         let now = self.log.clock().now();
@@ -124,7 +126,7 @@ impl Registrar {
             FIRST_PASSWORD,
             applicant.password_hash.expose_secret(),
         );
-        Ok(Append {
+        Ok(AppendRequest {
             groups: vec![
                 first_facts(user, keys, registered),
                 email.group(claimed),
@@ -152,10 +154,10 @@ impl Registrar {
                     position: self.log.head(),
                 });
             }
-            let append = self
+            let request = self
                 .decide_external(user, external.clone(), metadata.clone())
                 .await?;
-            if let Some(at) = race.append(&self.log, append).await? {
+            if let Some(at) = race.append(&self.append, request).await? {
                 return Ok(RegisteredUser {
                     user,
                     position: at.last,
@@ -169,7 +171,7 @@ impl Registrar {
         user: UserId,
         mut external: ExternalAccount,
         metadata: Metadata,
-    ) -> Result<Append, WriteError> {
+    ) -> Result<AppendRequest, WriteError> {
         let mut address = None;
         external.email_id = None;
         if let Some(normal) = external.email.as_deref().and_then(email::normalise) {
@@ -183,7 +185,7 @@ impl Registrar {
         let (keys, new_key) = self.log.new_keys(user);
         let mut groups = vec![first_facts(user, keys, met)];
         groups.extend(address);
-        Ok(Append {
+        Ok(AppendRequest {
             groups,
             work: vec![new_key],
             metadata,

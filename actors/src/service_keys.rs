@@ -5,7 +5,7 @@ use genie_events::{
     Metadata, ServiceKeyId, StreamKind,
     service_key::{ServiceKey, ServiceKeyCommand, ServiceKeyGrant},
 };
-use genie_log::{Log, clock, keys::hex};
+use genie_log::{Append, Log, clock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -23,6 +23,7 @@ const KEY_BYTES: usize = 32;
 #[derive(Debug, Clone)]
 pub struct ServiceKeys {
     log: Log,
+    append: Append,
 }
 
 /// A service key that was made. It is shown once: only its hash is kept.
@@ -38,8 +39,11 @@ pub struct NewServiceKey {
 
 impl ServiceKeys {
     /// On this log.
-    pub fn new(log: Log) -> Self {
-        Self { log }
+    pub fn new(append: Append) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+        }
     }
 
     /// Makes one.
@@ -50,12 +54,12 @@ impl ServiceKeys {
     ) -> Result<NewServiceKey, WriteError> {
         let key = SecretString::from(format!(
             "{PREFIX}{}",
-            hex(&clock::random_bytes::<KEY_BYTES>())
+            hex::encode(clock::random_bytes::<KEY_BYTES>())
         ));
         let id = self.log.hashes().service_key(key.expose_secret());
         let create = |state: &ServiceKey| state.decide(ServiceKeyCommand::Create(wanted.clone()));
         let position = system_stream::ask(
-            &self.log,
+            &self.append,
             StreamKind::ServiceKey,
             &id.0,
             metadata.into(),
@@ -84,7 +88,7 @@ impl ServiceKeys {
     ) -> Result<u64, WriteError> {
         let revoke = |state: &ServiceKey| state.decide(ServiceKeyCommand::Revoke);
         system_stream::ask(
-            &self.log,
+            &self.append,
             StreamKind::ServiceKey,
             &id.0,
             context.into(),

@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use genie_events::{CaptionId, Refusal, Timestamp, TurnId, UserId};
+use genie_log::leases::LeaseRow;
 use genie_log::{Log, LogError, Work, leases::LeaseKind, turn_journal::Journal};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -163,14 +164,14 @@ impl Supervisor {
     }
 
     pub fn lease(&self, kind: LeaseKind, id: String, user: UserId, stream_id: String) -> Work {
-        Work::PutLease {
+        Work::Lease(LeaseRow::Put {
             kind,
             id,
             user,
             stream_id,
             holder: self.0.node.clone(),
             expires_at: self.lease_end(),
-        }
+        })
     }
 
     fn lease_end(&self) -> Timestamp {

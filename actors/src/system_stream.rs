@@ -2,7 +2,7 @@
 
 use cqrs_es::Aggregate;
 use genie_events::{Event, Refusal, StreamId, StreamKind};
-use genie_log::{Append, Group, Log, Owner, Remember};
+use genie_log::{Append, AppendRequest, Group, Log, Owner, Remember};
 use serde_json::Value;
 
 use crate::{WriteError, caller::CommandContext, race::Race, user::answer_again};
@@ -44,7 +44,7 @@ where
 /// Asks a stream of the system for a change. Answers the position that reads must reach to see it. The outcome of a request that
 /// may be sent again is kept with the user who asked.
 pub(crate) async fn ask<A>(
-    log: &Log,
+    append: &Append,
     kind: StreamKind,
     id: &str,
     context: CommandContext,
@@ -56,6 +56,7 @@ where
 {
     let CommandContext { metadata, key } = context;
     let repeatable = metadata.by.zip(key);
+    let log = append.log();
     let mut race = Race::new();
     loop {
         let loaded = SystemStream::<A>::load(log, kind, id).await?;
@@ -74,13 +75,13 @@ where
             user,
             outcome: Value::Null,
         });
-        let append = Append {
+        let request = AppendRequest {
             groups: vec![loaded.group(events)],
             work: vec![],
             metadata: metadata.clone(),
             remember,
         };
-        if let Some(at) = race.append(log, append).await? {
+        if let Some(at) = race.append(append, request).await? {
             return Ok(at.last);
         }
     }

@@ -18,7 +18,8 @@ use genie_events::{
     user::reveal::{RevealDenial, RevealableCredential},
 };
 use genie_log::{
-    Append, AppendError, Group, Log, NewFact, Owner, Remember, UserKeys, Work, clock,
+    Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, Remember, UserKeys, Work,
+    clock,
     idempotency::Remembered,
     load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
@@ -136,6 +137,7 @@ pub struct Passivate;
 pub struct UserActor {
     id: UserId,
     log: Log,
+    append: Append,
     limits: Limits,
     /// `None` until it is needed, and after anything that makes it doubtful.
     state: Option<LoadedUser>,
@@ -151,10 +153,11 @@ struct LoadedUser {
 }
 
 impl UserActor {
-    pub fn new(id: UserId, log: Log, limits: Limits) -> Self {
+    pub fn new(id: UserId, append: Append, limits: Limits) -> Self {
         Self {
             id,
-            log,
+            log: append.log().clone(),
+            append,
             limits,
             state: None,
         }
@@ -180,6 +183,7 @@ impl Handler<CommandMessage> for UserActor {
         message.begun.store(true, Ordering::SeqCst);
         let mut run = CommandRun {
             log: self.log.clone(),
+            append: self.append.clone(),
             limits: self.limits.clone(),
             id: self.id,
             state: self.state.take(),
@@ -204,6 +208,7 @@ impl Handler<CommandMessage> for UserActor {
 /// One command at work on the state.
 struct CommandRun {
     log: Log,
+    append: Append,
     limits: Limits,
     id: UserId,
     state: Option<LoadedUser>,
@@ -239,7 +244,7 @@ impl CommandRun {
             limits: self.limits.clone(),
         };
         match (message.planner)(&state.user, now) {
-            Ok(plan) if !plan.changes.is_empty() => self.append(state, plan, message).await,
+            Ok(plan) if !plan.changes.is_empty() => self.write(state, plan, message).await,
             // A "no" is only as good as the state it was said on, and no append will fence it.
             _ if is_warm && self.is_stale(&state).await? => Ok(None),
             decided => self.change_nothing(state, decided, message).await,
@@ -281,7 +286,7 @@ impl CommandRun {
         }))
     }
 
-    async fn append(
+    async fn write(
         &mut self,
         mut state: LoadedUser,
         plan: Plan,
@@ -293,13 +298,13 @@ impl CommandRun {
             keys: state.keys.clone(),
             ..Group::of_user(self.id, state.user.seq(), facts)
         };
-        let append = Append {
+        let request = AppendRequest {
             groups: vec![group],
             work: plan.work,
             metadata: message.context.metadata.clone(),
             remember,
         };
-        let at = match self.log.append(append).await {
+        let at = match self.append.append(request).await {
             Ok(at) => at,
             Err(AppendError::Stale | AppendError::KeyUsed) => {
                 tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await;

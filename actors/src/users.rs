@@ -12,10 +12,10 @@ use std::{
 
 use actix::{Actor, Addr, ArbiterHandle};
 use genie_events::{JobId, Limits, User, UserCommand, UserId};
-use genie_log::{Log, LogError};
+use genie_log::{Append, Log};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
-use tracing::{Instrument, Span, error, warn};
+use tracing::{Instrument, Span};
 
 use crate::{
     WriteError,
@@ -41,10 +41,6 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_LIVE: usize = 50_000;
 /// How often the idle are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
-/// Pause after the log could not be read.
-const AWAY: Duration = Duration::from_millis(500);
 
 /// All users' actors of this node.
 #[derive(Clone)]
@@ -52,6 +48,7 @@ pub struct Users(Arc<Inner>);
 
 struct Inner {
     log: Log,
+    append: Append,
     limits: Limits,
     live: Mutex<HashMap<UserId, Live>>,
     /// The threads that actors live on.
@@ -75,9 +72,10 @@ impl std::fmt::Debug for Users {
 
 impl Users {
     /// `arbiters` must not be empty.
-    pub fn new(log: Log, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
+    pub fn new(append: Append, limits: Limits, arbiters: Vec<ArbiterHandle>) -> Self {
         Self(Arc::new(Inner {
-            log,
+            log: append.log().clone(),
+            append,
             limits,
             live: Mutex::default(),
             arbiters,
@@ -215,20 +213,10 @@ impl Users {
     /// that owns the store's connections.
     pub async fn follow_forgotten(self) {
         let mut follower = self.0.log.follow(self.0.log.head());
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => rows
-                    .iter()
-                    .filter(|row| row.is_forgotten())
-                    .for_each(|row| self.drop_user(UserId(row.owner))),
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "user actors stopped following forgotten users: hole in the log");
-                }
-                Err(error) => {
-                    warn!(%error, "forgotten users cannot be followed; retrying in 0.5 s");
-                    tokio::time::sleep(AWAY).await;
-                }
-            }
+        while let Some(rows) = follower.next_or_end("user actors").await {
+            rows.iter()
+                .filter(|row| row.is_forgotten())
+                .for_each(|row| self.drop_user(UserId(row.owner)));
         }
     }
 
@@ -241,11 +229,11 @@ impl Users {
     }
 
     fn start(&self, user: UserId) -> Live {
-        let log = self.0.log.clone();
+        let append = self.0.append.clone();
         let limits = self.0.limits.clone();
         let n = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.arbiters.len();
         let actor = UserActor::start_in_arbiter(&self.0.arbiters[n], move |_| {
-            UserActor::new(user, log, limits)
+            UserActor::new(user, append, limits)
         });
         Live {
             actor,

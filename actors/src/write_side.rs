@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix::ArbiterHandle;
 use genie_events::{Limits, chat::Failure};
-use genie_log::{Election, Log, VaultDoor};
+use genie_log::{Append, Election, VaultDoor};
 
 use crate::{
     WriteError,
@@ -66,31 +66,32 @@ impl WriteSide {
     /// Starts it. To be called on the runtime that owns the store's connections; actors live on `arbiters`, of which there must
     /// be at least one. Timers run while this node is elected.
     pub fn start(
-        log: Log,
+        append: Append,
         door: VaultDoor,
         arbiters: Vec<ArbiterHandle>,
         election: Election,
         settings: WriteSettings,
     ) -> Result<Self, WriteError> {
-        let users = Users::new(log.clone(), settings.limits, arbiters);
+        let log = append.log().clone();
+        let users = Users::new(append.clone(), settings.limits, arbiters);
         let vault = Vault::new(door);
         let supervisor =
             Supervisor::new(log.clone(), users.clone(), settings.model, settings.node)?;
         let this = Self {
-            registration: Registrar::new(log.clone(), vault.clone()),
-            accounts: Accounts::new(log.clone(), users.clone(), vault.clone()),
-            emails: Emails::new(log.clone()),
-            invites: Invites::new(log.clone()),
+            registration: Registrar::new(append.clone(), vault.clone()),
+            accounts: Accounts::new(append.clone(), users.clone(), vault.clone()),
+            emails: Emails::new(append.clone()),
+            invites: Invites::new(append.clone()),
             impersonations: Impersonations::new(log.clone(), users.clone()),
             onboarding: OnboardingSteps::new(log.clone(), users.clone()),
-            forgetting: Forgetter::new(log.clone(), Some(users.clone())),
-            credentials: Credentials::new(log.clone(), users.clone(), vault),
+            forgetting: Forgetter::new(append.clone(), Some(users.clone())),
+            credentials: Credentials::new(append.clone(), users.clone(), vault),
             jobs: JobBoard::new(log.clone(), users.clone(), settings.job_lease),
             chats: Chats::new(supervisor.clone()),
             captions: Captions::new(supervisor.clone()),
             usage: UsageCounter::new(users.clone()),
-            service_keys: ServiceKeys::new(log.clone()),
-            access: AccessLog::new(log.clone()),
+            service_keys: ServiceKeys::new(append.clone()),
+            access: AccessLog::new(append),
             supervisor,
             users,
         };

@@ -3,6 +3,7 @@
 use genie_actors::forgetting::Forgetter;
 use genie_events::{Metadata, account::ForgottenBy};
 use genie_log::load_users::Waking;
+use genie_log::testing::appender;
 use tokio::time::Instant;
 
 use crate::{
@@ -22,7 +23,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     give_a_past(&node, creator, EVENTS).await?;
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
-    Forgetter::new(node.log.clone(), Some(node.users.clone()))
+    Forgetter::new(appender(&node.log), Some(node.users.clone()))
         .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use genie_events::{Event, StreamId, StreamKind, credential::CredentialEvent};
-use genie_log::{Append, Group, NewFact};
+use genie_log::{AppendRequest, Group, NewFact, testing::appender};
 use tokio::time::Instant;
 
 use crate::{
@@ -80,8 +80,8 @@ pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured
             }
         });
         let group = Group::of_user(creator.id, count, facts.collect());
-        node.log
-            .append(Append {
+        appender(&node.log)
+            .append(AppendRequest {
                 groups: vec![group],
                 work: vec![],
                 metadata: genie_events::Metadata::system(),

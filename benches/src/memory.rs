@@ -86,14 +86,14 @@ pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
         (None, url) => Target::Postgres(url.ok_or("no store was named")?),
     };
     let masters = MasterKeys::parse(&place.masters)?;
-    let Opened { log, .. } = Log::open(Settings {
+    let Opened { log, append, .. } = Log::open(Settings {
         target,
         masters,
         clock: Clock::system(),
         read_only: false,
     })
     .await?;
-    let users = Users::new(log.clone(), Limits::built_in(), arbiters);
+    let users = Users::new(append, Limits::built_in(), arbiters);
     let ids = all_users(&log).await?;
     let (first, rest) = ids
         .split_at_checked(FIRST)

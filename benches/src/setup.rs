@@ -75,22 +75,22 @@ impl Ground {
 
     /// A node: a log, and the users' actors on it.
     pub async fn node(&self) -> Measured<Node> {
-        let log = self.log().await?;
+        let Opened { log, append, .. } = self.store.open_with(&self.masters).await?;
         Ok(Node {
-            users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()),
+            users: Users::new(append, Limits::built_in(), self.arbiters.clone()),
             log,
         })
     }
 
     /// The same with the vault, as the write side has it.
     pub async fn node_with_vault(&self) -> Measured<(Node, Credentials)> {
-        let Opened { log, vault } = self.store.open_with(&self.masters).await?;
+        let Opened { log, append, vault } = self.store.open_with(&self.masters).await?;
         let node = Node {
-            users: Users::new(log.clone(), Limits::built_in(), self.arbiters.clone()),
-            log: log.clone(),
+            users: Users::new(append.clone(), Limits::built_in(), self.arbiters.clone()),
+            log,
         };
         let users = node.users.clone();
-        Ok((node, Credentials::new(log, users, Vault::new(vault))))
+        Ok((node, Credentials::new(append, users, Vault::new(vault))))
     }
 
     /// Registers users.

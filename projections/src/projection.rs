@@ -13,7 +13,7 @@ use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORG
 use genie_log::{
     Body, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
     forgetting::Rows,
-    store::{LONGEST, Store},
+    store::{Store, in_time},
 };
 use sqlx::{Any, Row, Transaction};
 use tracing::{error, info, warn};
@@ -32,15 +32,10 @@ const RECHECK: Duration = Duration::from_secs(2);
 /// The pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
-/// A read model. Its checkpoint's name carries its version: a new version fills from the beginning.
+/// A read model.
 pub trait Projection: Send + Sync + 'static {
     /// The table's word, such as `jobs`.
     fn name(&self) -> &'static str;
-
-    /// Raised when the written rows change.
-    fn version(&self) -> u32 {
-        1
-    }
 
     /// Whether the projection needs the facts of such streams.
     fn wants(&self, kind: StreamKind) -> bool;
@@ -109,7 +104,7 @@ enum Batch {
 
 /// The name that a projection's checkpoint is stored under.
 pub(crate) fn checkpoint_name(projection: &dyn Projection) -> String {
-    format!("{}.v{}", projection.name(), projection.version())
+    format!("{}.v1", projection.name()) // as stores have it
 }
 
 impl Runner {
@@ -391,13 +386,6 @@ fn forgotten(facts: &[Fact]) -> impl Iterator<Item = UserId> {
         .iter()
         .filter(|fact| fact.event_type == FORGOTTEN)
         .filter_map(|fact| fact.user)
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-    match tokio::time::timeout(LONGEST, work).await {
-        Ok(done) => done,
-        Err(_) => Err(LogError::Away("no answer in time".into())),
-    }
 }
 
 /// Opens a sealed column for a reader. A failure is the server's fault, never the caller's.

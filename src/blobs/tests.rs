@@ -2,7 +2,7 @@ use std::{fs::File, time::SystemTime};
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
 use genie_log::{
-    Append, Group, NewFact,
+    AppendRequest, Group, NewFact,
     testing::{TestStore, both_stores},
 };
 use rawzip::ReaderAt;
@@ -56,15 +56,17 @@ impl Site {
             event: Event::Account(AccountEvent::SignedIn),
         };
         let groups = vec![Group::of_user(self.ada, n - 1, vec![fact])];
-        self.log
-            .append(Append {
+        genie_log::testing::append(
+            &self.log,
+            AppendRequest {
                 groups,
                 work: vec![work],
                 metadata: Metadata::system(),
                 remember: None,
-            })
-            .await
-            .unwrap();
+            },
+        )
+        .await
+        .unwrap();
         upload.keep();
         self.log.blob(id).await.unwrap().unwrap()
     }

@@ -133,7 +133,7 @@ struct ForgettingNode {
 impl ForgettingNode {
     async fn start(config: &Config) -> Result<Self, String> {
         let _only_process = lock_store(config)?;
-        let Opened { log, vault } = open_log(config, Clock::system(), false).await?;
+        let Opened { log, append, vault } = open_log(config, Clock::system(), false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
         let election = log
             .stand_for_election(&name)
@@ -141,10 +141,10 @@ impl ForgettingNode {
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
         let _ = publish_heads::start_sealing(config, &log, election.clone()).await?;
-        let register = Registrar::new(log.clone(), Vault::new(vault));
+        let register = Registrar::new(append.clone(), Vault::new(vault));
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
-        let forget = Forgetter::new(log.clone(), None);
+        let forget = Forgetter::new(append, None);
         let ledger = ForgottenLedger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));

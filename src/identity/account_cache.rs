@@ -18,17 +18,11 @@ use genie_events::{StreamKind, UserId};
 use genie_log::{Log, LogError};
 use genie_projections::{ReadSide, accounts::AccountRow};
 use moka::sync::Cache;
-use tracing::{error, warn};
 
 /// How long an account may be given out without another look (contract, section 2).
 const FRESH: Duration = Duration::from_secs(5);
 /// The most accounts kept: some tens of megabytes.
 const MOST: u64 = 50_000;
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
-/// Pause after the log could not be read.
-const AWAY: Duration = Duration::from_millis(500);
-
 /// The accounts, known or looked up.
 #[derive(Clone)]
 pub struct AccountCache(Arc<Inner>);
@@ -103,29 +97,18 @@ impl AccountCache {
     pub async fn follow(self) {
         let Inner { log, reads, .. } = &*self.0;
         let mut follower = log.follow(log.head());
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => {
-                    let news = rows
-                        .iter()
-                        .filter(|row| row.kind == StreamKind::Account.as_str());
-                    let users: HashSet<UserId> = news.map(|row| UserId(row.owner)).collect();
-                    if users.is_empty() {
-                        continue;
-                    }
-                    self.forget(&users);
-                    // Not in time: what is kept meanwhile is old for as long as the read side is, and for `FRESH` at most.
-                    let _ = reads.wait_for("accounts", follower.position(), FRESH).await;
-                    self.forget(&users);
-                }
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "news of accounts are not followed any more");
-                }
-                Err(error) => {
-                    warn!(%error, "news of accounts can't be followed; trying on");
-                    tokio::time::sleep(AWAY).await;
-                }
+        while let Some(rows) = follower.next_or_end("account cache").await {
+            let news = rows
+                .iter()
+                .filter(|row| row.kind == StreamKind::Account.as_str());
+            let users: HashSet<UserId> = news.map(|row| UserId(row.owner)).collect();
+            if users.is_empty() {
+                continue;
             }
+            self.forget(&users);
+            // Not in time: what is kept meanwhile is old for as long as the read side is, and for `FRESH` at most.
+            let _ = reads.wait_for("accounts", follower.position(), FRESH).await;
+            self.forget(&users);
         }
     }
 

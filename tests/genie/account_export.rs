@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, chat::ChatEvent};
 use genie_log::{
-    Append, Group, NewFact,
+    AppendRequest, Group, NewFact,
     testing::{TestStore, both_stores},
 };
 use reqwest::{Method, StatusCode};
@@ -236,12 +236,15 @@ async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
         };
         let facts = (1..=500).map(fact).collect();
         let groups = vec![Group::of_user(user, seq, facts)];
-        log.append(Append {
-            groups,
-            work: vec![],
-            metadata: Metadata::system(),
-            remember: None,
-        })
+        genie_log::testing::append(
+            &log,
+            AppendRequest {
+                groups,
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            },
+        )
         .await
         .unwrap();
         seq += 500;

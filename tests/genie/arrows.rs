@@ -147,6 +147,18 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found
 }
 
+/// A `Log` cannot append: the doc tests of `Append` say so. The door is passed on where the server starts, and kept by actors.
+#[test]
+fn only_actors_append() {
+    for folder in ["src/http", "src/identity", "projections/src"] {
+        for (path, text) in sources(folder) {
+            for word in ["AppendRequest", "genie_log::Append", "genie_log::{Append,"] {
+                assert!(!text.contains(word), "{path} knows {word}");
+            }
+        }
+    }
+}
+
 /// That they could do nothing with the log alone is the compiler's to say: the doc tests of `VaultDoor`.
 #[test]
 fn only_the_write_side_knows_the_way_to_secrets() {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, User, account::AccountEvent};
-use genie_log::{Append, AppendError, Body, Group, Log, NewFact};
+use genie_log::{Append, AppendError, AppendRequest, Body, Group, NewFact};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use serde_json::json;
 use tokio::{process::Command, time::Instant};
@@ -106,7 +106,7 @@ pub struct Siege {
     /// One for each server.
     pub proxies: Arc<Vec<Relay>>,
     /// A log on the same database with the same keys, as another node's.
-    pub log: Log,
+    pub append: Append,
 }
 
 /// Breaks things.
@@ -273,7 +273,7 @@ impl Faults {
         let Some(siege) = &self.siege else {
             return false;
         };
-        if append_suspension(&siege.log, &victim).await.is_err() {
+        if append_suspension(&siege.append, &victim).await.is_err() {
             return false;
         }
         takes_hold(&arena, None);
@@ -291,10 +291,10 @@ impl Faults {
 }
 
 /// What a node does that suspends a user: one fact, fenced by the user's count of facts.
-async fn append_suspension(log: &Log, victim: &SimulatedUser) -> Result<(), AppendError> {
+async fn append_suspension(append: &Append, victim: &SimulatedUser) -> Result<(), AppendError> {
     loop {
         let mut user = User::new(victim.id);
-        let read = log.user_facts(victim.id, |fact| {
+        let read = append.log().user_facts(victim.id, |fact| {
             if let Body::Open(event, _) = fact.body {
                 user.evolve(&fact.stream, fact.sequence, event);
             }
@@ -309,8 +309,8 @@ async fn append_suspension(log: &Log, victim: &SimulatedUser) -> Result<(), Appe
             event: Event::Account(AccountEvent::Suspended),
         };
         let groups = vec![Group::of_user(victim.id, user.seq(), vec![fact])];
-        match log
-            .append(Append {
+        match append
+            .append(AppendRequest {
                 groups,
                 work: vec![],
                 metadata: Metadata::system(),

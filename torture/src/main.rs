@@ -37,7 +37,7 @@ mod verdict;
 use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use genie_log::{clock::random_bytes, keys::hex};
+use genie_log::clock::random_bytes;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -152,7 +152,7 @@ fn run_and_print(options: &Options) -> Result<(), String> {
 }
 
 async fn torture(options: &Options) -> Result<Report, String> {
-    let id = hex(&random_bytes::<6>());
+    let id = hex::encode(random_bytes::<6>());
     let early = until_told_to_stop()?;
     let site = RunSite::make(options, &id).await?;
     let run = with_servers(&site, options, &id, &early).await;
@@ -174,12 +174,12 @@ async fn with_servers(
     }
     let run = async {
         unless_told(early, all_up(site, &nodes)).await?;
-        let log = site.open_log().await?;
-        let report = match TortureRun::prepare(site, options, &log, nodes, id, early).await {
+        let append = site.open_log().await?;
+        let report = match TortureRun::prepare(site, options, &append, nodes, id, early).await {
             Ok(run) => run.torment().await,
             Err(sentence) => Err(sentence),
         };
-        log.store().close().await;
+        append.log().store().close().await;
         report
     };
     let report = run.await;

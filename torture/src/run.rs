@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use genie_log::{Log, clock::random_bytes};
+use genie_log::{Append, clock::random_bytes};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     sync::watch,
@@ -40,7 +40,7 @@ const ROLL_CALL: Duration = Duration::from_secs(60);
 pub struct TortureRun<'a> {
     site: &'a RunSite,
     options: &'a Options,
-    log: &'a Log,
+    append: &'a Append,
     arena: Arc<Arena>,
     invites: Arc<InviteDesk>,
     early: &'a CancellationToken,
@@ -55,7 +55,7 @@ impl<'a> TortureRun<'a> {
     pub async fn prepare(
         site: &'a RunSite,
         options: &'a Options,
-        log: &'a Log,
+        append: &'a Append,
         nodes: Vec<Arc<ServerProcess>>,
         id: &str,
         early: &'a CancellationToken,
@@ -76,7 +76,7 @@ impl<'a> TortureRun<'a> {
         Ok(Self {
             site,
             options,
-            log,
+            append,
             arena,
             invites,
             early,
@@ -132,7 +132,7 @@ impl<'a> TortureRun<'a> {
         let books = self.arena.close_books();
         let rest = Rest {
             arena: Arc::clone(&self.arena),
-            log: self.log,
+            log: self.append.log(),
             users,
             subscribers,
             last,
@@ -172,7 +172,7 @@ impl<'a> TortureRun<'a> {
         let siege = self.site.ground.as_ref().map(|ground| Siege {
             database: ground.database.clone(),
             proxies: Arc::clone(&ground.proxies),
-            log: self.log.clone(),
+            append: self.append.clone(),
         });
         let started = self.started;
         let mut faults = Faults {

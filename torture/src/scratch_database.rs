@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
     use genie_log::{
-        Append, Group, NewFact,
+        AppendRequest, Group, NewFact,
         store::Target,
         testing::{Kind, TestStore},
     };
@@ -214,14 +214,14 @@ mod tests {
             sequence: 2,
             event,
         };
-        let append = Append {
+        let append = AppendRequest {
             groups: vec![Group::of_user(ada, 1, vec![fact])],
             work: vec![],
             metadata: Metadata::system(),
             remember: None,
         };
-        let log = opened.log.clone();
-        let appended = tokio::spawn(async move { log.append(append).await });
+        let door = opened.append.clone();
+        let appended = tokio::spawn(async move { door.append(append).await });
         while database
             .waiting_for_the_append_lock()
             .await

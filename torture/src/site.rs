@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use genie_log::{Clock, Log, MasterKeys, clock::random_bytes, keys::hex, store::Target};
+use genie_log::{Append, Clock, Log, MasterKeys, clock::random_bytes, store::Target};
 
 use crate::{
     Options, relay::Relay, report::Report, scratch_database::ScratchDatabase, servers::Launch,
@@ -60,8 +60,8 @@ impl RunSite {
             folder,
             ground,
             masters,
-            secret: hex(&random_bytes::<16>()),
-            invite: hex(&random_bytes::<16>()),
+            secret: hex::encode(random_bytes::<16>()),
+            invite: hex::encode(random_bytes::<16>()),
             has_model: answers(&options.ollama).await,
             genie,
             model: options.model_settings(),
@@ -110,7 +110,7 @@ impl RunSite {
     }
 
     /// A log on the same store with the same keys, as another node's; on the embedded store it only reads.
-    pub async fn open_log(&self) -> Result<Log, String> {
+    pub async fn open_log(&self) -> Result<Append, String> {
         let masters = MasterKeys::parse(&self.masters)
             .map_err(|error| format!("the run's own master key: {error}"))?;
         let (target, read_only) = match &self.ground {
@@ -125,7 +125,7 @@ impl RunSite {
         };
         Log::open(settings)
             .await
-            .map(|opened| opened.log)
+            .map(|opened| opened.append)
             .map_err(|error| error.to_string())
     }
 

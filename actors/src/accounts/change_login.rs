@@ -10,8 +10,9 @@ use genie_events::{
     email::EmailCommand,
     ids::EmailId,
 };
+use genie_log::sessions::SessionRow;
 use genie_log::{
-    Append, Group, NewFact, Work,
+    AppendRequest, Group, NewFact, Work,
     load_users::{Awake, Waking},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -49,7 +50,7 @@ impl Accounts {
             let Some(append) = self.decide_login(&awake, change, metadata.clone()).await? else {
                 return Ok(awake.position); // it is so already
             };
-            if let Some(at) = race.append(&self.log, append).await? {
+            if let Some(at) = race.append(&self.append, append).await? {
                 return Ok(at.last);
             }
         }
@@ -61,7 +62,7 @@ impl Accounts {
         awake: &Awake,
         change: &LoginChange,
         metadata: Metadata,
-    ) -> Result<Option<Append>, WriteError> {
+    ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
         let user = state.id();
         let profile = state.account().active()?;
@@ -92,12 +93,12 @@ impl Accounts {
         if changes.is_empty() {
             return Ok(None);
         }
-        work.push(Work::EndSessions {
+        work.push(Work::Session(SessionRow::EndAll {
             user,
             but: change.keep.clone(),
-        });
+        }));
         groups.insert(0, group(state, changes));
-        Ok(Some(Append {
+        Ok(Some(AppendRequest {
             groups,
             work,
             metadata,

@@ -7,6 +7,7 @@ use genie_events::{
     caption::{Brief, WrittenCaption},
     chat::Failure,
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Work, leases::LeaseKind};
 use tracing::{Instrument, Span, error};
 
@@ -206,10 +207,10 @@ fn ending(
     let epoch = task.epoch;
     let command = UserCommand::FinishCaption(caption, written);
     move |state, now| {
-        let mut work = vec![Work::DropLease {
+        let mut work = vec![Work::Lease(LeaseRow::Drop {
             kind: LeaseKind::Caption,
             id: caption.to_string(),
-        }];
+        })];
         work.extend(epoch.map(Work::OnlyInEpoch));
         Ok(Plan {
             changes: state.decide(now, command.clone())?,

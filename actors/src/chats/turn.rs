@@ -7,6 +7,8 @@ use genie_events::{
     Metadata, SessionId, TurnId, User, UserCommand, UserId,
     chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
 };
+use genie_log::leases::LeaseRow;
+use genie_log::turn_journal::JournalRow;
 use genie_log::{Epoch, Log, LogError, Owner, UserKeys, Work, leases::LeaseKind};
 use tracing::{Instrument, Span, error, info, warn};
 
@@ -317,13 +319,13 @@ fn ending(
         };
         let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
         let mut work = vec![
-            Work::DropLease {
+            Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Turn,
                 id: turn.to_string(),
-            },
-            Work::PruneJournal {
+            }),
+            Work::Journal(JournalRow::Prune {
                 turn_id: turn.to_string(),
-            },
+            }),
         ];
         work.extend(epoch.map(Work::OnlyInEpoch));
         Ok(Plan {

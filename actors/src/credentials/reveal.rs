@@ -399,7 +399,7 @@ impl Credentials {
                 credential,
                 user,
             };
-            access::note(&self.log, vec![refused], caller.metadata()).await?;
+            access::note(&self.append, vec![refused], caller.metadata()).await?;
             self.refused.remember(key);
         }
         // Who has no right is not told what there is.

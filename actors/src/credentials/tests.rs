@@ -10,9 +10,9 @@ use crate::{Caller, users::tests::node};
 both_stores!(
     what_is_stored_is_shown_to_its_owner_and_to_whoever_has_a_right,
     async |store: TestStore| {
-        let Opened { log, vault } = store.open().await;
+        let Opened { log, append, vault } = store.open().await;
         let ada = store.register(&log, "ada").await;
-        let credentials = Credentials::new(log.clone(), node(&log), Vault::new(vault));
+        let credentials = Credentials::new(append.clone(), node(&log), Vault::new(vault));
         let put = async |text: &str| {
             let (kind, expires_at) = (CredentialKind::Session, Some(Timestamp(1)));
             let holding = CredentialDetails {

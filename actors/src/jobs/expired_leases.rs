@@ -6,6 +6,7 @@ use genie_events::{
     JobId, Metadata, Timestamp, User,
     job::{Job, JobCommand, backoff_millis},
 };
+use genie_log::leases::LeaseRow;
 use genie_log::{
     Election, Epoch, Work, clock,
     leases::{Lease, LeaseKind},
@@ -52,12 +53,12 @@ impl JobBoard {
             return;
         };
         let holder = lease.holder.clone();
-        let has_lapsed = Work::OnlyIfLapsed {
+        let has_lapsed = Work::Lease(LeaseRow::OnlyIfLapsed {
             kind: LeaseKind::Job,
             id: lease.id.clone(),
             holder: lease.holder.clone(),
             now,
-        };
+        });
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
         let id = job.clone();
         let spread = clock::chance();

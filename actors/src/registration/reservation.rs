@@ -9,7 +9,7 @@ use genie_events::{
     ids::EmailId,
     invite::{Grant, Invite, InviteCommand},
 };
-use genie_log::{Append, Appended, Group, Work};
+use genie_log::{AppendRequest, Appended, Group, Work};
 
 use super::{RegisteredUser, Registrar, first_facts};
 use crate::{WriteError, emails::normalise, race::Race, system_stream::SystemStream};
@@ -60,7 +60,7 @@ impl Registrar {
                 email.group(email.state.decide(reserved)?),
                 invite.group(invite.state.decide(InviteCommand::Reserve { user, now })?),
             ];
-            let appended = self.append(&mut race, groups, vec![], &metadata).await?;
+            let appended = self.write(&mut race, groups, vec![], &metadata).await?;
             if let Some(at) = appended {
                 return Ok(ReservedRegistration {
                     reservation,
@@ -100,7 +100,7 @@ impl Registrar {
                 }
             }
             let (groups, work) = self.decide_spending(reserved, provided, &email).await?;
-            if let Some(at) = self.append(&mut race, groups, work, &metadata).await? {
+            if let Some(at) = self.write(&mut race, groups, work, &metadata).await? {
                 return Ok(RegisteredUser {
                     user,
                     position: at.last,
@@ -158,7 +158,7 @@ impl Registrar {
                 invite.group(invite.state.decide(InviteCommand::Release(user))?),
             ];
             groups.retain(|group| !group.facts.is_empty());
-            let appended = self.append(&mut race, groups, vec![], &metadata).await?;
+            let appended = self.write(&mut race, groups, vec![], &metadata).await?;
             if appended.is_some() {
                 return Ok(());
             }
@@ -203,20 +203,20 @@ impl Registrar {
         })
     }
 
-    async fn append(
+    async fn write(
         &self,
         race: &mut Race,
         groups: Vec<Group>,
         work: Vec<Work>,
         metadata: &Metadata,
     ) -> Result<Option<Appended>, WriteError> {
-        let append = Append {
+        let request = AppendRequest {
             groups,
             work,
             metadata: metadata.clone(),
             remember: None,
         };
-        race.append(&self.log, append).await
+        race.append(&self.append, request).await
     }
 }
 

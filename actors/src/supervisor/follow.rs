@@ -15,8 +15,6 @@ use tracing::{error, warn};
 use super::Supervisor;
 use crate::{captions, chats};
 
-/// Rows of one reading of the log.
-const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -25,20 +23,9 @@ impl Supervisor {
     /// store's connections.
     pub async fn follow(self, after: u64) {
         let mut follower = self.0.log.follow(after);
-        loop {
-            match follower.next(PAGE).await {
-                Ok(rows) => {
-                    for row in &rows {
-                        self.see(row).await;
-                    }
-                }
-                Err(error @ LogError::Hole { .. }) => {
-                    return error!(%error, "supervisor stopped: hole in the log");
-                }
-                Err(error) => {
-                    error!(%error, position = follower.position(), "supervisor cannot read the log; retrying in 0.5 s");
-                    tokio::time::sleep(AWAY).await;
-                }
+        while let Some(rows) = follower.next_or_end("model supervisor").await {
+            for row in &rows {
+                self.see(row).await;
             }
         }
     }

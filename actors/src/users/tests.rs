@@ -7,8 +7,8 @@ use genie_events::{
     tier::Counter,
 };
 use genie_log::{
-    Append, Group, NewFact,
-    testing::{TestStore, both_stores},
+    AppendRequest, Group, NewFact,
+    testing::{TestStore, appender, both_stores},
 };
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ fn arbiter() -> ArbiterHandle {
 }
 
 pub fn node(log: &Log) -> Users {
-    Users::new(log.clone(), Limits::built_in(), vec![arbiter()])
+    Users::new(appender(log), Limits::built_in(), vec![arbiter()])
 }
 
 fn caption(log: &Log) -> UserCommand {
@@ -68,8 +68,8 @@ both_stores!(
         };
         let group = Group::of_user(ada, 3, vec![fact]);
         opened
-            .log
-            .append(Append {
+            .append
+            .append(AppendRequest {
                 groups: vec![group],
                 work: vec![],
                 metadata: Metadata::system(),

@@ -1,18 +1,24 @@
 //! Appends and their outcomes. A conflict is a value, not an exception.
 
-use genie_events::{BlobId, Event, Metadata, StreamId, Timestamp, UserId};
+use genie_events::{Event, Metadata, StreamId, UserId};
 use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
     LogError, Remember,
+    append_sqlite::SqliteTx,
+    blobs::BlobRow,
     election::Epoch,
-    idempotency,
+    forgetting::ForgettingRow,
+    idempotency::OutcomeRow,
     keys::{UserKeys, WrappedKey},
-    leases::LeaseKind,
-    sessions::{MAX_SESSIONS, NewSession},
+    leases::LeaseRow,
+    secrets::SecretRow,
+    sessions::SessionRow,
     stored_row::StoredRow,
+    turn_journal::JournalRow,
 };
 
 /// The most bytes of one event's JSON; a larger one is refused.
@@ -44,7 +50,8 @@ impl Owner {
 
 /// One append: everything in it is written together or not at all.
 #[derive(Debug)]
-pub struct Append {
+pub struct AppendRequest {
+    /// The facts, by owner.
     pub groups: Vec<Group>,
     /// Working rows that are written in the same transaction.
     pub work: Vec<Work>,
@@ -75,98 +82,28 @@ pub struct NewFact {
     pub event: Event,
 }
 
-/// A working row that is written, changed or deleted in the transaction of the facts.
+/// A working row that is written, changed or deleted in the transaction of the facts. What each does, on either store, stands in
+/// the file of its table.
 #[derive(Debug, Clone)]
 pub enum Work {
     NewKey(WrappedKey),
-    /// Stores a sealed secret and deletes its older versions.
-    PutSecret {
-        user: UserId,
-        secret_id: String,
-        version: u32,
-        sealed: Vec<u8>,
-    },
-    /// Deletes all versions of a secret.
-    DeleteSecret {
-        secret_id: String,
-    },
-    /// Opens a session. When the user has too many, the longest unused one ends.
-    OpenSession(NewSession),
-    EndSession {
-        family: String,
-    },
-    /// Ends all sessions of a user, except one.
-    EndSessions {
-        user: UserId,
-        /// The session that stays, if any.
-        but: Option<String>,
-    },
-    /// An uploaded file, whose bytes the blob store already has; see [`crate::blobs::NewBlob`].
-    PutBlob {
-        id: BlobId,
-        user: UserId,
-        name: Vec<u8>,
-        size: u64,
-        media_type: String,
-        created_at: Timestamp,
-    },
-    /// A running job, turn or caption. The holder is empty while nobody runs it.
-    PutLease {
-        kind: LeaseKind,
-        id: String,
-        user: UserId,
-        stream_id: String,
-        holder: String,
-        expires_at: Timestamp,
-    },
-    DropLease {
-        kind: LeaseKind,
-        id: String,
-    },
-    /// Cancels a lease; its holder learns it at the next heartbeat.
-    CancelLease {
-        kind: LeaseKind,
-        id: String,
-    },
-    /// A condition: the append happens only if this lease has lapsed in that very transaction.
-    OnlyIfLapsed {
-        kind: LeaseKind,
-        id: String,
-        /// The holder that the lease must have.
-        holder: String,
-        now: Timestamp,
-    },
-    /// Keeps the outcome of a request that may be sent again. A condition, too: no other request
-    /// may have used its key.
-    Remember(idempotency::Outcome),
-    /// A condition: the append happens only in this epoch. For writes of the leader.
+    Secret(SecretRow),
+    Session(SessionRow),
+    Blob(BlobRow),
+    Lease(LeaseRow),
+    /// The outcome of a request that may be sent again. A condition too: no other request may have used its key.
+    Remember(OutcomeRow),
+    /// A condition: the append happens only in this epoch, as what the elected node writes.
     OnlyInEpoch(Epoch),
-    /// Deletes a turn's journal; the log has the answer now.
-    PruneJournal {
-        turn_id: String,
-    },
-    /// Wipes a user's wrapped key and demands that the rest be erased. Goes with the fact that the
-    /// user was forgotten.
-    Forget {
-        user: UserId,
-        at: Timestamp,
-    },
-    /// Notes when a user is to be forgotten. Goes with the fact that the user asked for it.
-    AwaitForget {
-        user: UserId,
-        due: Timestamp,
-    },
-    /// Withdraws [`Work::AwaitForget`]. Goes with the fact that the user stays.
-    Stay {
-        user: UserId,
-    },
+    Journal(JournalRow),
+    Forgetting(ForgettingRow),
 }
 
 impl Work {
     pub(crate) fn is_condition(&self) -> bool {
         matches!(
             self,
-            Self::Remember(_) | Self::OnlyIfLapsed { .. } | Self::OnlyInEpoch(_)
+            Self::Remember(_) | Self::Lease(LeaseRow::OnlyIfLapsed { .. }) | Self::OnlyInEpoch(_)
         )
     }
 
@@ -174,15 +111,45 @@ impl Work {
     pub(crate) fn deletes_a_secret(&self) -> bool {
         matches!(
             self,
-            Self::PutSecret { version: 2.., .. } | Self::DeleteSecret { .. }
+            Self::Secret(SecretRow::Put { version: 2.., .. } | SecretRow::Delete { .. })
         )
     }
 
     /// The bytes that it adds to the batch, counted only where they may be many.
     fn bytes(&self) -> usize {
         match self {
-            Self::PutSecret { sealed, .. } => sealed.len(),
+            Self::Secret(SecretRow::Put { sealed, .. }) => sealed.len(),
             _ => 0,
+        }
+    }
+
+    /// As the Postgres function takes it: flat JSON with the kind `t`.
+    fn json(&self) -> Value {
+        match self {
+            Self::NewKey(key) => key.json(),
+            Self::Secret(row) => row.json(),
+            Self::Session(row) => row.json(),
+            Self::Blob(row) => row.json(),
+            Self::Lease(row) => row.json(),
+            Self::Remember(outcome) => outcome.json(),
+            Self::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
+            Self::Journal(row) => row.json(),
+            Self::Forgetting(row) => row.json(),
+        }
+    }
+
+    /// Writes it on SQLite, where conditions were looked at before.
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        match self {
+            Self::NewKey(key) => key.write(tx).await,
+            Self::Secret(row) => row.write(tx).await,
+            Self::Session(row) => row.write(tx).await,
+            Self::Blob(row) => row.write(tx).await,
+            Self::Lease(row) => row.write(tx).await,
+            Self::Remember(outcome) => outcome.write(tx).await,
+            Self::OnlyInEpoch(_) => Ok(()),
+            Self::Journal(row) => row.write(tx).await,
+            Self::Forgetting(row) => row.write(tx).await,
         }
     }
 }
@@ -282,8 +249,8 @@ impl Request {
 
 /// The store's answer to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Written, now or by an earlier attempt with the same rows.
+pub(crate) enum Verdict {
+    /// Written, now or by an earlier try of the same rows.
     Written(Appended),
     KeyNotLive,
     Stale,
@@ -293,107 +260,33 @@ pub(crate) enum Outcome {
     Deposed,
 }
 
-impl From<Outcome> for Result<Appended, AppendError> {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Written(at) => Ok(at),
-            Outcome::KeyNotLive => Err(AppendError::KeyNotLive),
-            Outcome::Stale => Err(AppendError::Stale),
-            Outcome::Taken => Err(AppendError::StreamTaken),
-            Outcome::KeyUsed => Err(AppendError::KeyUsed),
-            Outcome::LeaseHeld => Err(AppendError::LeaseHeld),
-            Outcome::Deposed => Err(AppendError::Deposed),
+impl From<Verdict> for Result<Appended, AppendError> {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Written(at) => Ok(at),
+            Verdict::KeyNotLive => Err(AppendError::KeyNotLive),
+            Verdict::Stale => Err(AppendError::Stale),
+            Verdict::Taken => Err(AppendError::StreamTaken),
+            Verdict::KeyUsed => Err(AppendError::KeyUsed),
+            Verdict::LeaseHeld => Err(AppendError::LeaseHeld),
+            Verdict::Deposed => Err(AppendError::Deposed),
         }
     }
 }
 
-/// A working row in the form that the Postgres function takes: flat JSON with the request's number
-/// `r` and the kind `t`.
+/// Working rows as the Postgres function takes them: each with the number `r` of its request.
 #[derive(Serialize)]
 pub(crate) struct WorkJson {
     r: i32,
     #[serde(flatten)]
-    fields: serde_json::Value,
+    fields: Value,
 }
 
 impl WorkJson {
     pub fn new(request: i32, work: &Work) -> Self {
-        use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-        use serde_json::json;
-        let fields = match work {
-            Work::NewKey(key) => json!({
-                "t": "new_key", "user_id": key.owner, "key_id": key.key_id,
-                "master_id": key.master_id, "wrapped": BASE64.encode(&key.sealed),
-            }),
-            Work::PutSecret {
-                user,
-                secret_id,
-                version,
-                sealed,
-            } => json!({
-                "t": "put_secret", "user_id": user, "secret_id": secret_id,
-                "version": version, "sealed": BASE64.encode(sealed),
-            }),
-            Work::DeleteSecret { secret_id } => {
-                json!({"t": "delete_secret", "secret_id": secret_id})
-            }
-            Work::OpenSession(session) => json!({
-                "t": "open_session", "user_id": session.user, "family": session.family, "token_hash": session.token_hash,
-                "agent": session.agent_sealed.as_ref().map(|sealed| BASE64.encode(sealed)),
-                "now": session.now, "expires_at": session.expires_at, "most": MAX_SESSIONS,
-            }),
-            Work::EndSession { family } => json!({"t": "end_session", "family": family}),
-            Work::EndSessions { user, but } => {
-                json!({"t": "end_sessions", "user_id": user, "but": but})
-            }
-            Work::PutBlob {
-                id,
-                user,
-                name,
-                size,
-                media_type,
-                created_at,
-            } => json!({
-                "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
-                "media_type": media_type, "created_at": created_at,
-            }),
-            Work::PutLease {
-                kind,
-                id,
-                user,
-                stream_id,
-                holder,
-                expires_at,
-            } => json!({
-                "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user, "stream_id": stream_id,
-                "holder": holder, "expires_at": expires_at,
-            }),
-            Work::DropLease { kind, id } => {
-                json!({"t": "drop_lease", "kind": kind.as_str(), "id": id})
-            }
-            Work::CancelLease { kind, id } => {
-                json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id})
-            }
-            Work::OnlyIfLapsed {
-                kind,
-                id,
-                holder,
-                now,
-            } => json!({
-                "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
-            }),
-            Work::Remember(outcome) => json!({
-                "t": "remember", "user_id": outcome.user, "key_hash": outcome.key, "request_hash": outcome.request,
-                "event_id": outcome.event_id, "sealed": BASE64.encode(&outcome.sealed),
-            }),
-            Work::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
-            Work::PruneJournal { turn_id } => json!({"t": "prune_journal", "turn_id": turn_id}),
-            Work::Forget { user, at } => json!({"t": "forget", "user_id": user, "at": at}),
-            Work::AwaitForget { user, due } => {
-                json!({"t": "await_forget", "user_id": user, "due": due})
-            }
-            Work::Stay { user } => json!({"t": "stay", "user_id": user}),
-        };
-        Self { r: request, fields }
+        Self {
+            r: request,
+            fields: work.json(),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool, Postgres, Row, pool::PoolConnection, postgres::PgRow};
 
 use crate::{
-    append::{Appended, Outcome, Request, WorkJson},
+    append::{Appended, Request, Verdict, WorkJson},
     health::Trouble,
 };
 
@@ -21,7 +21,7 @@ pub(crate) async fn append(
     held: &mut Held,
     batch: &[&Request],
     limit: Duration,
-) -> Result<Vec<Outcome>, sqlx::Error> {
+) -> Result<Vec<Verdict>, sqlx::Error> {
     let mut connection = match held.take() {
         Some(connection) => connection,
         None => pool.acquire().await?,
@@ -40,7 +40,7 @@ pub(crate) async fn append(
 async fn append_on(
     connection: &mut PgConnection,
     batch: &[&Request],
-) -> Result<Vec<Outcome>, sqlx::Error> {
+) -> Result<Vec<Verdict>, sqlx::Error> {
     let rows = || {
         batch.iter().enumerate().flat_map(|(n, request)| {
             request
@@ -135,9 +135,8 @@ async fn append_on(
     outcomes(batch, &answers)
 }
 
-/// The function answers the head before the batch, and each request that was not appended. All
-/// others follow the head in order.
-fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx::Error> {
+/// The function tells the head before the batch, and what was not appended; everything else follows the head in order.
+fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Verdict>, sqlx::Error> {
     let (mut head, mut told) = (None, vec![None; batch.len()]);
     for answer in answers {
         let position = |column: &str| {
@@ -150,16 +149,16 @@ fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx:
                 head = Some(position("first_position")?);
                 continue;
             }
-            "already" => Outcome::Written(Appended {
+            "already" => Verdict::Written(Appended {
                 first: position("first_position")?,
                 last: position("last_position")?,
             }),
-            "key_not_live" => Outcome::KeyNotLive,
-            "taken" => Outcome::Taken,
-            "key_used" => Outcome::KeyUsed,
-            "deposed" => Outcome::Deposed,
-            "lease_held" => Outcome::LeaseHeld,
-            _ => Outcome::Stale,
+            "key_not_live" => Verdict::KeyNotLive,
+            "taken" => Verdict::Taken,
+            "key_used" => Verdict::KeyUsed,
+            "deposed" => Verdict::Deposed,
+            "lease_held" => Verdict::LeaseHeld,
+            _ => Verdict::Stale,
         };
         let request: i32 = answer.try_get("request")?;
         if let Some(slot) = usize::try_from(request).ok().and_then(|n| told.get_mut(n)) {
@@ -167,14 +166,14 @@ fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Outcome>, sqlx:
         }
     }
     let mut head = head.ok_or(sqlx::Error::RowNotFound)?;
-    let appended = |(request, told): (&&Request, Option<Outcome>)| {
+    let appended = |(request, told): (&&Request, Option<Verdict>)| {
         told.unwrap_or_else(|| {
             let at = Appended {
                 first: head + 1,
                 last: head + request.rows.len() as u64,
             };
             head = at.last;
-            Outcome::Written(at)
+            Verdict::Written(at)
         })
     };
     Ok(batch.iter().zip(told).map(appended).collect())

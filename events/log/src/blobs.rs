@@ -8,12 +8,15 @@
 
 use std::collections::HashSet;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{BlobId, Timestamp, UserId};
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
+    append_sqlite::SqliteTx,
     encryption::{CantOpen, Place},
     store::Store,
 };
@@ -39,14 +42,14 @@ pub struct NewBlob {
 impl NewBlob {
     /// The row to append with the fact that refers to the file.
     pub fn row(&self, keys: &UserKeys) -> Work {
-        Work::PutBlob {
+        Work::Blob(BlobRow::Put {
             id: self.id,
             user: self.user,
             name: keys.seal_text(COLUMN, &self.name),
             size: self.size,
             media_type: self.media_type.clone(),
             created_at: self.created_at,
-        }
+        })
     }
 }
 
@@ -232,13 +235,68 @@ impl Log {
     }
 }
 
+/// A file's row, in the transaction of the fact that refers to it.
+#[derive(Debug, Clone)]
+pub enum BlobRow {
+    /// An uploaded file, whose bytes are in the blob store by now; see [`NewBlob`].
+    Put {
+        id: BlobId,
+        user: UserId,
+        /// Its sealed name.
+        name: Vec<u8>,
+        size: u64,
+        media_type: String,
+        created_at: Timestamp,
+    },
+}
+
+impl BlobRow {
+    pub(crate) fn json(&self) -> Value {
+        let Self::Put {
+            id,
+            user,
+            name,
+            size,
+            media_type,
+            created_at,
+        } = self;
+        json!({
+            "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
+            "media_type": media_type, "created_at": created_at,
+        })
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let Self::Put {
+            id,
+            user,
+            name,
+            size,
+            media_type,
+            created_at,
+        } = self;
+        let sql = "INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, 'kept', $6)";
+        sqlx::query(sql)
+            .bind(id.to_string())
+            .bind(user.to_string())
+            .bind(name)
+            .bind(*size as i64)
+            .bind(media_type)
+            .bind(created_at.0)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
 
     use super::*;
     use crate::{
-        Append, Group, NewFact,
+        AppendRequest, Group, NewFact,
         testing::{TestStore, both_stores},
     };
 
@@ -260,12 +318,15 @@ mod tests {
         };
         let work = vec![blob.row(&log.live_keys(user).await.unwrap())];
         let groups = vec![Group::of_user(user, after, vec![fact])];
-        log.append(Append {
-            groups,
-            work,
-            metadata: Metadata::system(),
-            remember: None,
-        })
+        crate::testing::append(
+            &log,
+            AppendRequest {
+                groups,
+                work,
+                metadata: Metadata::system(),
+                remember: None,
+            },
+        )
         .await
         .unwrap();
         blob

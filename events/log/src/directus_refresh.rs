@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 use crate::{
     Log, LogError,
     encryption::{Place, SealingKey},
-    keys::hex,
     store::Store,
 };
 
@@ -46,7 +45,7 @@ impl Refreshing {
         };
         let root = Zeroizing::new(part("key"));
         Self {
-            name: hex(&part("name")),
+            name: hex::encode(part("name")),
             key: SealingKey::derive(Uuid::nil(), &root, "refresh"),
         }
     }

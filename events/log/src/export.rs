@@ -30,7 +30,7 @@ use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{LogError, StoredRow, keys::hex, store::LONGEST};
+use crate::{LogError, StoredRow};
 
 mod folder;
 mod read;
@@ -75,16 +75,6 @@ impl From<sqlx::Error> for TransferError {
     fn from(error: sqlx::Error) -> Self {
         Self::Log(error.into())
     }
-}
-
-/// Bounds a step with the store: a store that went away silently must not hold it for ever.
-pub(crate) async fn in_time<T>(
-    step: impl Future<Output = Result<T, TransferError>>,
-) -> Result<T, TransferError> {
-    let late = |_| Err(LogError::Away("no answer in time".into()).into());
-    tokio::time::timeout(LONGEST, step)
-        .await
-        .unwrap_or_else(late)
 }
 
 const LOG_FORMAT: &str = "genie log v1";
@@ -145,7 +135,7 @@ impl LogLine {
             user_seq: row.owner_seq,
             slice: row.slice,
             recorded_at: row.recorded_at.0,
-            digest: hex(&row.digest),
+            digest: hex::encode(&row.digest),
         }
     }
 
@@ -168,6 +158,6 @@ impl LogLine {
             digest: vec![],
         };
         row.digest = row.computed_digest().to_vec();
-        (hex(&row.digest) == self.digest).then_some(row)
+        (hex::encode(&row.digest) == self.digest).then_some(row)
     }
 }

@@ -1,19 +1,25 @@
 //! Follows the log in order. The append gives positions in commit order, so nothing arrives behind
 //! the reader. A hole is an alarm: it stops the follower for good.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tracing::{error, warn};
 
 use crate::{
     Log, LogError, StoredRow,
-    tail_cache::{Found, Reading},
+    tail_cache::{NextRows, ReadTo},
 };
 
-/// The state of a follower.
+/// Rows of one reading by a follower that never ends.
+const PAGE: usize = 500;
+/// Pause after the log could not be read.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// Where a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Following {
-    /// Reads rows that are in the table already.
+    /// ReadTo what is in the table.
     CatchingUp,
     /// At the head, woken by new rows.
     Live,
@@ -26,7 +32,7 @@ pub struct Follower {
     log: Log,
     after: u64,
     state: Following,
-    reading: watch::Receiver<Reading>,
+    reading: watch::Receiver<ReadTo>,
 }
 
 impl Log {
@@ -60,12 +66,12 @@ impl Follower {
             }
             let reading = *self.reading.borrow_and_update();
             let rows = match self.log.tail().find(self.after, limit) {
-                Found::Rows(rows) => rows,
-                Found::Older => self.catch_up(limit).await?,
-                Found::Nothing => {
+                NextRows::Rows(rows) => rows,
+                NextRows::Older => self.catch_up(limit).await?,
+                NextRows::Nothing => {
                     self.state = match reading {
-                        Reading::Hole { missing } => Following::Stopped { missing },
-                        Reading::UpTo(_) => Following::Live,
+                        ReadTo::Hole { missing } => Following::Stopped { missing },
+                        ReadTo::UpTo(_) => Following::Live,
                     };
                     if self.state == Following::Live && self.reading.changed().await.is_err() {
                         return Err(LogError::Away("the log was closed".into()));
@@ -78,7 +84,28 @@ impl Follower {
         }
     }
 
-    /// Reads from the table, which has more rows.
+    /// The next rows for the follower called `name`, which runs for ever: waits while the store is away. `None` ends it: there is a
+    /// hole in the log.
+    pub async fn next_or_end(&mut self, name: &'static str) -> Option<Vec<Arc<StoredRow>>> {
+        loop {
+            match self.next(PAGE).await {
+                Ok(rows) => return Some(rows),
+                Err(error @ LogError::Hole { .. }) => {
+                    error!(follower = name, %error, "follower stopped: hole in the log");
+                    return None;
+                }
+                Err(error) => {
+                    warn!(
+                        follower = name, position = self.after, %error,
+                        "follower cannot read the log; retrying in 500 ms"
+                    );
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        }
+    }
+
+    /// From the table, in which there are more rows.
     async fn catch_up(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         self.state = Following::CatchingUp;
         let missing = match self.log.rows(self.after, limit).await {

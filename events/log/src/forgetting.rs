@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use genie_events::{Timestamp, UserId, account::FORGOTTEN};
+use serde_json::{Value, json};
 use sqlx::{Any, Row, Transaction, any::AnyRow};
 
-use crate::{Log, LogError, store::Store};
+use crate::{Log, LogError, append_sqlite::SqliteTx, store::Store};
 
 /// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
@@ -399,6 +400,75 @@ impl Log {
             )),
         }
     }
+}
+
+/// What is to be done about somebody's forgetting, in the transaction of its fact.
+#[derive(Debug, Clone)]
+pub enum ForgettingRow {
+    /// With the fact that a user was forgotten, which is their last: their wrapped key is wiped, and what is left of them is to be
+    /// erased.
+    Forget { user: UserId, at: Timestamp },
+    /// With the fact that a user asked to be forgotten: it is to be done when it is due.
+    Await { user: UserId, due: Timestamp },
+    /// With the fact that they are not to be forgotten after all.
+    Stay { user: UserId },
+}
+
+impl ForgettingRow {
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Forget { user, at } => json!({"t": "forget", "user_id": user, "at": at}),
+            Self::Await { user, due } => json!({"t": "await_forget", "user_id": user, "due": due}),
+            Self::Stay { user } => json!({"t": "stay", "user_id": user}),
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Forget { user, at } => return write_forgotten(tx, *user, *at).await,
+            Self::Await { user, due } => {
+                let sql = "INSERT INTO forgettings (user_id, state, due) VALUES ($1, 'requested', $2) \
+                           ON CONFLICT (user_id) DO NOTHING";
+                sqlx::query(sql).bind(user.to_string()).bind(due.0)
+            }
+            Self::Stay { user } => {
+                sqlx::query("DELETE FROM forgettings WHERE user_id = $1 AND state = 'requested'")
+                    .bind(user.to_string())
+            }
+        };
+        query.execute(&mut **tx).await.map(drop)
+    }
+}
+
+/// The fact is the user's last event, inserted by this very append.
+async fn write_forgotten(
+    tx: &mut SqliteTx<'_>,
+    user: UserId,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let user = user.to_string();
+    let sql = "SELECT position FROM events WHERE user_id = $1 ORDER BY user_seq DESC LIMIT 1";
+    let position: i64 = sqlx::query_scalar(sql)
+        .bind(&user)
+        .fetch_one(&mut **tx)
+        .await?;
+    let wipe = "UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = $2 WHERE user_id = $1";
+    sqlx::query(wipe)
+        .bind(&user)
+        .bind(position)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "INSERT INTO forgettings (user_id, state, due, position, forgotten_at) VALUES ($1, 'forgotten', $2, $3, $2) \
+         ON CONFLICT (user_id) DO UPDATE SET state = excluded.state, due = excluded.due, position = excluded.position, \
+             forgotten_at = excluded.forgotten_at, erased_at = NULL, certificate = NULL",
+    )
+    .bind(&user)
+    .bind(at.0)
+    .bind(position)
+    .execute(&mut **tx)
+    .await
+    .map(drop)
 }
 
 #[cfg(test)]

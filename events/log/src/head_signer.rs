@@ -11,7 +11,7 @@ use std::{convert::Infallible, time::Duration};
 use sqlx::{Any, Row, Transaction};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tracing::{error, info, warn};
 
@@ -20,7 +20,7 @@ use crate::{
     election::{Election, Epoch},
     merkle_tree::{self, Frontier},
     signed_heads::{self, HeadKey, PublicHeadKey, SignedHead},
-    store::LONGEST,
+    store::in_time,
 };
 
 /// The rows of one transaction.
@@ -309,10 +309,4 @@ fn checked_leaf(row: &StoredRow, expected: u64) -> Result<merkle_tree::Hash, Log
         true => Ok(merkle_tree::leaf_hash(&row.digest)),
         false => Err(row.damaged("its digest does not match")),
     }
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-    timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(|_| Err(LogError::Away("no answer in time".into())))
 }

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, AppendError, Group, NewFact,
+        AppendError, AppendRequest, Group, NewFact,
         testing::{Kind, TestStore},
     };
 
@@ -210,12 +210,15 @@ mod tests {
                 event,
             };
             let groups = vec![Group::of_user(ada, after, vec![fact])];
-            log.append(Append {
-                groups,
-                work: vec![],
-                metadata: Metadata::system(),
-                remember: None,
-            })
+            crate::testing::append(
+                &log,
+                AppendRequest {
+                    groups,
+                    work: vec![],
+                    metadata: Metadata::system(),
+                    remember: None,
+                },
+            )
         };
         let name: String = store
             .database_url()

@@ -2,11 +2,14 @@
 //! their facts (docs/api.md, Everywhere). A repeated request is answered from it. An outcome is
 //! kept for as long as its user.
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{EventId, UserId};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::Row;
 
-use crate::{Log, LogError, encryption::Place, keys::KeyState, store::Store};
+use crate::{
+    Log, LogError, append_sqlite::SqliteTx, encryption::Place, keys::KeyState, store::Store,
+};
 
 /// A request that may be sent again. Both fields are keyed hashes, because a client's key and
 /// request may be personal.
@@ -30,7 +33,7 @@ pub struct Remember {
 
 /// An outcome on its way into the store.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct OutcomeRow {
     pub(crate) key: String,
     pub(crate) request: String,
     pub(crate) user: UserId,
@@ -39,7 +42,30 @@ pub struct Outcome {
     pub(crate) sealed: Vec<u8>,
 }
 
-/// The outcome kept under a key.
+impl OutcomeRow {
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "t": "remember", "user_id": self.user, "key_hash": self.key, "request_hash": self.request,
+            "event_id": self.event_id, "sealed": BASE64.encode(&self.sealed),
+        })
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
+                   VALUES ($1, $2, $3, $4, $5)";
+        sqlx::query(sql)
+            .bind(&self.key)
+            .bind(self.user.to_string())
+            .bind(&self.request)
+            .bind(self.event_id.to_string())
+            .bind(&self.sealed)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
+}
+
+/// What was kept under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered {
     /// The same request.

@@ -14,10 +14,10 @@ use uuid::Uuid;
 use crate::{
     LogError, MasterKeys, StoredRow,
     append_sqlite::insert,
-    export::{CARRIED, Export, Row, Table, TransferError, in_time},
+    export::{CARRIED, Export, Row, Table, TransferError},
     log::stored_head,
     read::read_rows,
-    store::{Store, Target, Writing},
+    store::{Store, Target, Writing, in_time},
 };
 
 /// The limits of a batch, which holds at least one row.

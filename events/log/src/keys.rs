@@ -6,7 +6,7 @@
 //! anew whenever a secret is sealed or opened, and only in exchange for the `VaultDoor`. Nobody
 //! keeps the data key that it is derived from.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use genie_events::{
     UserId,
@@ -189,31 +189,18 @@ impl SystemHashes {
 }
 
 fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
-    // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
-        return String::new();
-    };
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part.as_bytes());
     }
-    hex(&mac.finalize().into_bytes())
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
-            text
-        })
+    hex::encode(mac.finalize().into_bytes())
 }
 
 /// SHA-256 in hexadecimal: facts name tokens, leases and ciphertexts by it.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 impl Owner {

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use genie_events::{Timestamp, UserId};
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
-use crate::{Epoch, Log, LogError, store::Store};
+use crate::{Epoch, Log, LogError, append_sqlite::SqliteTx, store::Store};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseKind {
@@ -240,5 +241,95 @@ impl Log {
                 Ok(tx.commit().await?)
             })
             .await
+    }
+}
+
+/// A lease's row, in the transaction of a fact.
+#[derive(Debug, Clone)]
+pub enum LeaseRow {
+    /// A running job, turn or caption; the holder is empty when nobody runs it yet.
+    Put {
+        kind: LeaseKind,
+        id: String,
+        user: UserId,
+        stream_id: String,
+        holder: String,
+        expires_at: Timestamp,
+    },
+    /// It runs no longer.
+    Drop { kind: LeaseKind, id: String },
+    /// Its holder is to be told at the next heartbeat that it was called off.
+    Cancel { kind: LeaseKind, id: String },
+    /// A condition: the append happens only if this holder's lease has lapsed in that very transaction.
+    OnlyIfLapsed {
+        kind: LeaseKind,
+        id: String,
+        holder: String,
+        now: Timestamp,
+    },
+}
+
+impl LeaseRow {
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Put {
+                kind,
+                id,
+                user,
+                stream_id,
+                holder,
+                expires_at,
+            } => json!({
+                "t": "put_lease", "kind": kind.as_str(), "id": id, "user_id": user,
+                "stream_id": stream_id, "holder": holder, "expires_at": expires_at,
+            }),
+            Self::Drop { kind, id } => json!({"t": "drop_lease", "kind": kind.as_str(), "id": id}),
+            Self::Cancel { kind, id } => {
+                json!({"t": "cancel_lease", "kind": kind.as_str(), "id": id})
+            }
+            Self::OnlyIfLapsed {
+                kind,
+                id,
+                holder,
+                now,
+            } => json!({
+                "t": "only_if_lapsed", "kind": kind.as_str(), "id": id, "holder": holder, "now": now,
+            }),
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Put {
+                kind,
+                id,
+                user,
+                stream_id,
+                holder,
+                expires_at,
+            } => sqlx::query(
+                "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ($1, $2, $3, $4, $5, 1, $6) \
+                 ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, epoch = epoch + 1, \
+                     expires_at = excluded.expires_at, cancelled = 0, progress = NULL",
+            )
+            .bind(kind.as_str())
+            .bind(id)
+            .bind(user.to_string())
+            .bind(stream_id)
+            .bind(holder)
+            .bind(expires_at.0),
+            Self::Drop { kind, id } => {
+                sqlx::query("DELETE FROM leases WHERE kind = $1 AND id = $2")
+                    .bind(kind.as_str())
+                    .bind(id)
+            }
+            Self::Cancel { kind, id } => {
+                sqlx::query("UPDATE leases SET cancelled = 1 WHERE kind = $1 AND id = $2")
+                    .bind(kind.as_str())
+                    .bind(id)
+            }
+            Self::OnlyIfLapsed { .. } => return Ok(()),
+        };
+        query.execute(&mut **tx).await.map(drop)
     }
 }

@@ -7,7 +7,8 @@
 pub mod append;
 mod append_postgres;
 mod append_sqlite;
-/// Time, ids and chance, which are arguments everywhere else.
+mod batcher;
+/// Time, ids and chance, which come in as arguments everywhere else.
 pub mod clock;
 /// Elects the node that runs timers, projections and the head signer.
 pub mod election;
@@ -79,7 +80,7 @@ pub mod turn_journal;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use append::{Append, AppendError, Appended, Group, NewFact, Owner, Work};
+pub use append::{AppendError, AppendRequest, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
 pub use election::{Election, Epoch};
 pub use error::{Damaged, LogError};
@@ -87,6 +88,6 @@ pub use export::{Export, TransferError, export};
 pub use idempotency::{Remember, RequestKey};
 pub use import::import;
 pub use keys::{MasterKeys, UserKeys};
-pub use log::{Log, Opened, Settings};
+pub use log::{Append, Log, Opened, Settings};
 pub use secrets::VaultDoor;
 pub use stored_row::{Body, Fact, StoredRow};

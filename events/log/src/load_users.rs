@@ -5,23 +5,21 @@ use std::{collections::HashMap, sync::Arc};
 
 use genie_events::{User, UserId};
 use sqlx::{Row, any::AnyRow};
-use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::warn;
 
 use crate::{
     Log, LogError, StoredRow,
+    batcher::{Batcher, Bounds, padded_size},
     keys::{KeyState, UserKeys, WrappedKey},
     log::wrapped_key,
-    snapshots::Stored,
-    store::{LONGEST, Store},
+    snapshots::StoredSnapshot,
+    store::Store,
     stored_row::COLUMNS,
 };
 
 /// The users that may wait to be read. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 65_536;
-/// The most users that are read together.
-const BATCH: usize = 128;
-/// The batches that are read at the same time; the next one gathers meanwhile.
+/// Batches read at the same time; while they are, the next gathers.
 const AT_ONCE: usize = 3;
 /// The most events of each user that are read together. The rest of a longer tail is read
 /// separately.
@@ -68,46 +66,33 @@ pub enum Waking {
     Forgotten,
 }
 
-/// The stored data of one user.
-struct Kept {
+/// What the store holds of one user.
+pub(crate) struct StoredUser {
     key: Option<WrappedKey>,
-    snapshot: Option<Stored>,
-    /// The number of the user's events.
+    snapshot: Option<StoredSnapshot>,
+    /// How many events the user has.
     seq: u64,
     tail: Vec<StoredRow>,
 }
 
-type Answer = Result<Option<Arc<Kept>>, LogError>;
+/// The way to the task that reads users. A user of whom nothing is known has nothing stored.
+pub(crate) type UserLoader = Batcher<UserId, Option<Arc<StoredUser>>>;
 
-/// The queue of the task that loads users.
-#[derive(Clone)]
-pub(crate) struct Wakes(mpsc::Sender<(UserId, oneshot::Sender<Answer>)>);
-
-impl Wakes {
-    /// Starts the task on the current runtime, which must be the one that owns the store's
-    /// connections.
-    pub fn start(store: Store) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(read_all(store, waiting));
-        Self(queue)
-    }
-
-    async fn read(&self, user: UserId) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        self.0
-            .try_send((user, reply))
-            .map_err(|_| LogError::Away("too many users are being loaded at once".into()))?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(LogError::Away("the store was closed".into())))
-    }
+/// Starts the task on the current runtime, which must be the one that owns the store's connections.
+pub(crate) fn start(store: Store) -> UserLoader {
+    let bounds = Bounds {
+        waiting: QUEUE,
+        at_once: AT_ONCE,
+        overload: "too many users wake at once",
+    };
+    Batcher::start(store, bounds, read_users)
 }
 
 impl Log {
     /// The present state of a user, from the snapshot and the facts after it. An unknown user has
     /// an empty state.
     pub async fn wake(&self, user: UserId) -> Result<Waking, LogError> {
-        let Some(kept) = self.wakes().read(user).await? else {
+        let Some(kept) = self.user_loader().read(user).await? else {
             return Ok(Waking::Awake(Box::new(asleep(user))));
         };
         let KeyState::Live(keys) = self.opened_key(user.0, kept.key.as_ref())? else {
@@ -162,9 +147,9 @@ pub fn asleep(user: UserId) -> Awake {
     }
 }
 
-/// The state in a snapshot, or an empty one. A snapshot that covers more events than the log has is
-/// ignored: the store was restored to an earlier time without it.
-fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&Stored>, seq: u64) -> Awake {
+/// The state that a snapshot holds, or an empty one. A snapshot of more events than there are is none: the store was restored to
+/// an earlier time without it.
+fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&StoredSnapshot>, seq: u64) -> Awake {
     let empty = || Awake {
         keys: Some(Arc::clone(keys)),
         ..asleep(user)
@@ -190,74 +175,63 @@ fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&Stored>, seq: u64
     }
 }
 
-async fn read_all(store: Store, mut waiting: mpsc::Receiver<(UserId, oneshot::Sender<Answer>)>) {
-    let permits = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
-        let mut batch = Vec::with_capacity(BATCH);
-        if waiting.recv_many(&mut batch, BATCH).await == 0 {
-            return; // The log was closed.
-        }
-        let store = store.clone();
-        tokio::spawn(async move {
-            let mut users: Vec<UserId> = batch.iter().map(|(user, _)| *user).collect();
-            users.sort_unstable();
-            users.dedup(); // A user who is asked for twice is read once.
-            let read = match tokio::time::timeout(LONGEST, read_batch(&store, &users)).await {
-                Ok(read) => read,
-                Err(_) => Err(LogError::Away("no answer in time".into())),
-            };
-            let read = read.map(|kept| {
-                kept.into_iter()
-                    .map(|(user, kept)| (user, Arc::new(kept)))
-                    .collect::<HashMap<_, _>>()
-            });
-            for (user, reply) in batch {
-                let answer = read
-                    .as_ref()
-                    .map(|kept| kept.get(&user).cloned())
-                    .map_err(LogError::clone);
-                let _ = reply.send(answer); // The caller may have gone.
-            }
-            drop(permit);
-        });
-    }
+/// Two statements for all of them: keys and snapshots, then the tails after these snapshots.
+async fn read_users(
+    store: Store,
+    users: Vec<UserId>,
+) -> Result<HashMap<UserId, Option<Arc<StoredUser>>>, LogError> {
+    let mut stored = read_snapshots(&store, &users).await?;
+    read_tails(&store, &users, &mut stored).await?;
+    Ok(stored
+        .into_iter()
+        .map(|(user, stored)| (user, Some(Arc::new(stored))))
+        .collect())
 }
 
-/// Two statements for all users: keys and snapshots, then the tails after these snapshots.
-async fn read_batch(store: &Store, users: &[UserId]) -> Result<HashMap<UserId, Kept>, LogError> {
-    // Padded with empty ids, so that there are few different statements.
-    let size = [1, 8, 32, BATCH]
-        .into_iter()
-        .find(|size| *size >= users.len())
-        .unwrap_or(BATCH);
-    let padded = || {
-        users
-            .iter()
-            .map(Some)
-            .chain(std::iter::repeat(None))
-            .take(size)
-    };
-    let id = |user: Option<&UserId>| user.map(UserId::to_string).unwrap_or_default();
+/// The users' ids, padded with nobody to the statement's size.
+fn padded(users: &[UserId]) -> impl Iterator<Item = Option<&UserId>> {
+    users
+        .iter()
+        .map(Some)
+        .chain(std::iter::repeat(None))
+        .take(padded_size(users.len()))
+}
 
-    let places: Vec<String> = (1..=size).map(|n| format!("${n}")).collect();
+fn id_or_nobody(user: Option<&UserId>) -> String {
+    user.map_or_else(String::new, UserId::to_string)
+}
+
+async fn read_snapshots(
+    store: &Store,
+    users: &[UserId],
+) -> Result<HashMap<UserId, StoredUser>, LogError> {
+    let places: Vec<String> = (1..=padded_size(users.len()))
+        .map(|n| format!("${n}"))
+        .collect();
     let sql = format!(
         "SELECT k.user_id, k.key_id, k.master_id, k.wrapped, k.state, s.version, s.user_seq, s.position, s.sealed, \
              (SELECT coalesce(max(e.user_seq), 0) FROM events e WHERE e.user_id = k.user_id) AS seq \
          FROM user_keys k LEFT JOIN snapshots s ON s.user_id = k.user_id WHERE k.user_id IN ({})",
         places.join(", ")
     );
-    let query = padded().fold(sqlx::query(&sql), |query, user| query.bind(id(user)));
-    let mut kept = HashMap::with_capacity(users.len());
+    let query = padded(users).fold(sqlx::query(&sql), |query, user| {
+        query.bind(id_or_nobody(user))
+    });
+    let mut stored = HashMap::with_capacity(users.len());
     for row in query.fetch_all(store.reads()).await? {
-        if let Some((user, one)) = read_kept(&row)? {
-            kept.insert(user, one);
+        if let Some((user, one)) = stored_user(&row)? {
+            stored.insert(user, one);
         }
     }
+    Ok(stored)
+}
 
-    let places: Vec<String> = (0..size)
+async fn read_tails(
+    store: &Store,
+    users: &[UserId],
+    stored: &mut HashMap<UserId, StoredUser>,
+) -> Result<(), LogError> {
+    let places: Vec<String> = (0..padded_size(users.len()))
         .map(|n| {
             format!(
                 "(CAST(${} AS text), CAST(${} AS bigint))",
@@ -273,29 +247,29 @@ async fn read_batch(store: &Store, users: &[UserId]) -> Result<HashMap<UserId, K
     );
     let after = |user: Option<&UserId>| {
         let snapshot = user
-            .and_then(|user| kept.get(user))
-            .and_then(|one: &Kept| one.snapshot.as_ref());
-        snapshot.map_or(0, |stored| stored.user_seq) as i64
+            .and_then(|user| stored.get(user))
+            .and_then(|one| one.snapshot.as_ref());
+        snapshot.map_or(0, |snapshot| snapshot.user_seq) as i64
     };
-    let query = padded().fold(sqlx::query(&sql), |query, user| {
-        query.bind(id(user)).bind(after(user))
+    let query = padded(users).fold(sqlx::query(&sql), |query, user| {
+        query.bind(id_or_nobody(user)).bind(after(user))
     });
     for row in query.fetch_all(store.reads()).await? {
         let row = StoredRow::read(&row)?;
-        if let Some(one) = kept.get_mut(&UserId(row.owner)) {
+        if let Some(one) = stored.get_mut(&UserId(row.owner)) {
             one.tail.push(row);
         }
     }
-    Ok(kept)
+    Ok(())
 }
 
-fn read_kept(row: &AnyRow) -> Result<Option<(UserId, Kept)>, sqlx::Error> {
+fn stored_user(row: &AnyRow) -> Result<Option<(UserId, StoredUser)>, sqlx::Error> {
     let Ok(user) = row.try_get::<String, _>("user_id")?.parse::<UserId>() else {
         return Ok(None);
     };
     let snapshot = match row.try_get::<Option<i64>, _>("version")? {
         None => None,
-        Some(version) => Some(Stored {
+        Some(version) => Some(StoredSnapshot {
             version,
             user_seq: row.try_get::<i64, _>("user_seq")? as u64,
             position: row.try_get::<i64, _>("position")? as u64,
@@ -305,7 +279,7 @@ fn read_kept(row: &AnyRow) -> Result<Option<(UserId, Kept)>, sqlx::Error> {
     let seq = row.try_get::<i64, _>("seq")? as u64;
     Ok(Some((
         user,
-        Kept {
+        StoredUser {
             key: wrapped_key(user.0, row)?,
             snapshot,
             seq,
@@ -320,7 +294,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, Group, NewFact,
+        AppendRequest, Group, NewFact,
         testing::{TestStore, both_stores},
     };
 
@@ -335,12 +309,15 @@ mod tests {
             })
             .collect();
         let groups = vec![Group::of_user(user, after, facts)];
-        log.append(Append {
-            groups,
-            work: vec![],
-            metadata: Metadata::system(),
-            remember: None,
-        })
+        crate::testing::append(
+            &log,
+            AppendRequest {
+                groups,
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            },
+        )
         .await
         .unwrap();
     }

@@ -7,16 +7,16 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Append, AppendError, Appended, Clock, LogError, MasterKeys, Owner, UserKeys, VaultDoor,
+    AppendError, AppendRequest, Appended, Clock, LogError, MasterKeys, Owner, UserKeys, VaultDoor,
     append::Group,
     health::{Health, Trouble},
     import,
     keys::{KeyState, SystemHashes, rotation},
-    load_users::Wakes,
+    load_users::{self, UserLoader},
     notify,
     snapshots::Snapshots,
     store::{Store, Target, Writing},
-    tail_cache::{Reading, Tail},
+    tail_cache::{ReadTo, Tail},
     wal_scrub::Scrub,
     writer::LogWriter,
 };
@@ -43,9 +43,12 @@ pub struct Settings {
     pub read_only: bool,
 }
 
-/// An opened log, and the door to secrets, which only the vault gets.
+/// What opening gives: the log for everybody, and the doors that only the write side is handed.
 pub struct Opened {
+    /// The log, for everybody who reads.
     pub log: Log,
+    /// The only way to append.
+    pub append: Append,
     /// The only way to secrets.
     pub vault: VaultDoor,
 }
@@ -64,7 +67,7 @@ struct Inner {
     system: Arc<UserKeys>,
     hashes: SystemHashes,
     keys: moka::sync::Cache<Uuid, KeyState>,
-    wakes: Wakes,
+    users: UserLoader,
     snapshots: Snapshots,
     clock: Clock,
 }
@@ -122,13 +125,14 @@ impl Log {
                 .max_capacity(CACHED_KEYS)
                 .time_to_live(KEY_LIFE)
                 .build(),
-            wakes: Wakes::start(store.clone()),
+            users: load_users::start(store.clone()),
             snapshots: Snapshots::start(store.clone()),
             clock: settings.clock,
             store,
         }));
         Ok(Opened {
             vault: VaultDoor::new(log.clone()),
+            append: Append(log.clone()),
             log,
         })
     }
@@ -164,8 +168,8 @@ impl Log {
     /// The first position that is missing from the log, once a reader has found a hole.
     pub fn hole(&self) -> Option<u64> {
         match *self.0.tail.watch_reading().borrow() {
-            Reading::Hole { missing } => Some(missing),
-            Reading::UpTo(_) => None,
+            ReadTo::Hole { missing } => Some(missing),
+            ReadTo::UpTo(_) => None,
         }
     }
 
@@ -178,8 +182,8 @@ impl Log {
         self.0.tail.watch_head()
     }
 
-    pub(crate) fn wakes(&self) -> &Wakes {
-        &self.0.wakes
+    pub(crate) fn user_loader(&self) -> &UserLoader {
+        &self.0.users
     }
 
     pub(crate) fn snapshots(&self) -> &Snapshots {
@@ -189,12 +193,41 @@ impl Log {
     pub fn hashes(&self) -> &SystemHashes {
         &self.0.hashes
     }
+}
 
-    /// Seals and appends. After `Ok` everything in the append is durable. May be called from any
-    /// runtime.
-    pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        let request = self.seal(append).await?;
-        self.0.writer.append(request).await
+/// The way to append. Opening the log gives it out, for the actors alone: a [`Log`] cannot append.
+///
+/// ```
+/// # use genie_log::{Append, AppendError, AppendRequest, Appended};
+/// async fn append(append: &Append, request: AppendRequest) -> Result<Appended, AppendError> {
+///     append.append(request).await
+/// }
+/// ```
+/// ```compile_fail
+/// # use genie_log::{AppendError, AppendRequest, Appended, Log};
+/// async fn append(log: &Log, request: AppendRequest) -> Result<Appended, AppendError> {
+///     log.append(request).await
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Append(Log);
+
+impl Append {
+    /// For tests, which may append to any log.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn to(log: &Log) -> Self {
+        Self(log.clone())
+    }
+
+    /// The log that is appended to.
+    pub fn log(&self) -> &Log {
+        &self.0
+    }
+
+    /// Seals and appends. When this answers `Ok`, everything in it is durable. May be called from any runtime.
+    pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        let request = self.0.seal(request).await?;
+        self.0.0.writer.append(request).await
     }
 }
 

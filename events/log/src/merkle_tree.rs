@@ -247,7 +247,6 @@ pub(crate) async fn insert(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::hex;
 
     /// Certificate Transparency's own test leaves, and the roots of the trees over the first 0 to 8
     /// of them.
@@ -298,12 +297,17 @@ mod tests {
     fn roots_and_paths_equal_those_of_certificate_transparency() {
         let (reader, frontiers) = stored(LEAVES.iter().map(|data| leaf_hash(data)));
         for (size, root) in ROOTS.iter().enumerate() {
-            assert_eq!(hex(&frontiers[size].root().0), *root);
-            assert_eq!(hex(&tree_hash(size as u64, &reader).unwrap().0), *root);
+            assert_eq!(hex::encode(&frontiers[size].root().0), *root);
+            assert_eq!(
+                hex::encode(&tree_hash(size as u64, &reader).unwrap().0),
+                *root
+            );
         }
         let path = tlog_tiles::prove_record(8, 0, &reader).unwrap();
         assert_eq!(
-            path.iter().map(|hash| hex(&hash.0)).collect::<Vec<_>>(),
+            path.iter()
+                .map(|hash| hex::encode(&hash.0))
+                .collect::<Vec<_>>(),
             PATH
         );
         assert_eq!(tlog_tiles::prove_tree(8, 1, &reader).unwrap(), path);

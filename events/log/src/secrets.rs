@@ -4,18 +4,21 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::UserId;
+use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
     Log, LogError, UserKeys, Work,
+    append_sqlite::SqliteTx,
     clock::random_bytes,
     encryption::{CantOpen, Place, SealingKey},
 };
 
 mod fetch;
-use fetch::{Fetches, Stored};
+use fetch::{SecretReader, StoredSecret};
 
 /// The way to secrets. Not `Clone`: there is one, and a reader of the log does not have it.
 ///
@@ -36,7 +39,7 @@ use fetch::{Fetches, Stored};
 #[derive(Debug)]
 pub struct VaultDoor {
     log: Log,
-    fetches: Fetches,
+    secrets: SecretReader,
 }
 
 /// The full name of a secret.
@@ -75,7 +78,7 @@ impl SecretName {
 impl VaultDoor {
     pub(crate) fn new(log: Log) -> Self {
         Self {
-            fetches: Fetches::start(log.store().clone()),
+            secrets: SecretReader::start(log.store().clone()),
             log,
         }
     }
@@ -123,7 +126,7 @@ impl VaultDoor {
     /// is in the log.
     pub async fn fetch(&self, user: UserId, secret_id: &str) -> Result<Fetched, LogError> {
         Ok(Fetched {
-            versions: self.fetches.read(user, secret_id).await?,
+            versions: self.secrets.read(user, secret_id).await?,
         })
     }
 
@@ -158,7 +161,7 @@ impl VaultDoor {
 /// A secret as stored, still sealed.
 #[derive(Debug)]
 pub struct Fetched {
-    versions: Vec<Stored>,
+    versions: Vec<StoredSecret>,
 }
 
 /// The key that wraps the keys of a user's secrets. Only [`VaultDoor`] hands it out.
@@ -178,12 +181,12 @@ impl VaultKey {
             &ciphertext,
         ]
         .concat();
-        Work::PutSecret {
+        Work::Secret(SecretRow::Put {
             user: name.user,
             secret_id: name.secret_id.clone(),
             version: name.version,
             sealed,
-        }
+        })
     }
 
     fn open(&self, name: &SecretName, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CantOpen> {
@@ -195,6 +198,65 @@ impl VaultKey {
         let own: &[u8; 32] = own.as_slice().try_into().map_err(|_| CantOpen::Form)?;
         SealingKey::derive(Uuid::nil(), own, "secret")
             .open(ciphertext, &name.place("secret", &self.0))
+    }
+}
+
+/// A secret's row, in the transaction of its fact.
+#[derive(Debug, Clone)]
+pub enum SecretRow {
+    /// A sealed secret; its older versions are deleted.
+    Put {
+        user: UserId,
+        secret_id: String,
+        version: u32,
+        /// The ciphertext.
+        sealed: Vec<u8>,
+    },
+    /// All versions of a secret are deleted.
+    Delete { secret_id: String },
+}
+
+impl SecretRow {
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Put {
+                user,
+                secret_id,
+                version,
+                sealed,
+            } => json!({
+                "t": "put_secret", "user_id": user, "secret_id": secret_id,
+                "version": version, "sealed": BASE64.encode(sealed),
+            }),
+            Self::Delete { secret_id } => json!({"t": "delete_secret", "secret_id": secret_id}),
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Put {
+                user,
+                secret_id,
+                version,
+                sealed,
+            } => {
+                sqlx::query("DELETE FROM secrets WHERE secret_id = $1 AND version < $2")
+                    .bind(secret_id)
+                    .bind(i64::from(*version))
+                    .execute(&mut **tx)
+                    .await?;
+                let sql = "INSERT INTO secrets (secret_id, version, user_id, sealed) VALUES ($1, $2, $3, $4)";
+                sqlx::query(sql)
+                    .bind(secret_id)
+                    .bind(i64::from(*version))
+                    .bind(user.to_string())
+                    .bind(sealed)
+            }
+            Self::Delete { secret_id } => {
+                sqlx::query("DELETE FROM secrets WHERE secret_id = $1").bind(secret_id)
+            }
+        };
+        query.execute(&mut **tx).await.map(drop)
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{Timestamp, UserId};
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, keys::KeyState, store::Store};
+use crate::{Log, LogError, append_sqlite::SqliteTx, keys::KeyState, store::Store};
 
 /// The most sessions of one user. The next login ends the longest unused one.
 pub const MAX_SESSIONS: i64 = 50;
@@ -245,7 +247,8 @@ impl Log {
 /// Replaces the token by its successor, if the token is still the good one. The write is flushed: a
 /// successor that was handed out and then lost would look like a token that was used twice.
 async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<bool, LogError> {
-    let rotated = serde_json::to_string(&family.rotated_after(refresh.now)).unwrap_or_default(); // Text and numbers always serialize.
+    let rotated = serde_json::to_string(&family.rotated_after(refresh.now))
+        .expect("text and numbers serialize");
     let mut tx = store.durable().await?;
     let sql = "UPDATE sessions SET token_hash = $3, rotated = $4, used_at = $5, expires_at = $6 \
                WHERE family = $1 AND token_hash = $2";
@@ -262,6 +265,74 @@ async fn rotate(store: &Store, family: &Family, refresh: &Refresh) -> Result<boo
         .rows_affected();
     tx.commit().await?;
     Ok(written == 1)
+}
+
+/// A login's row, in the transaction of its fact.
+#[derive(Debug, Clone)]
+pub enum SessionRow {
+    /// A login. Past the most that a user may have, the longest unused ends.
+    Open(NewSession),
+    /// A login is over.
+    End { family: String },
+    /// All logins of a user are over, but for one if one is named.
+    EndAll { user: UserId, but: Option<String> },
+}
+
+impl SessionRow {
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Open(session) => json!({
+                "t": "open_session", "user_id": session.user, "family": session.family,
+                "token_hash": session.token_hash,
+                "agent": session.agent_sealed.as_ref().map(|sealed| BASE64.encode(sealed)),
+                "now": session.now, "expires_at": session.expires_at, "most": MAX_SESSIONS,
+            }),
+            Self::End { family } => json!({"t": "end_session", "family": family}),
+            Self::EndAll { user, but } => json!({"t": "end_sessions", "user_id": user, "but": but}),
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Open(session) => return session.write(tx).await,
+            Self::End { family } => {
+                sqlx::query("DELETE FROM sessions WHERE family = $1").bind(family)
+            }
+            Self::EndAll { user, but } => {
+                sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND family <> $2")
+                    .bind(user.to_string())
+                    .bind(but.as_deref().unwrap_or("")) // no family is called so
+            }
+        };
+        query.execute(&mut **tx).await.map(drop)
+    }
+}
+
+impl NewSession {
+    async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "DELETE FROM sessions WHERE user_id = $1 AND (expires_at <= $2 OR family NOT IN \
+             (SELECT family FROM sessions WHERE user_id = $1 ORDER BY used_at DESC, family DESC LIMIT $3))",
+        )
+        .bind(self.user.to_string())
+        .bind(self.now.0)
+        .bind(MAX_SESSIONS - 1)
+        .execute(&mut **tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO sessions (family, user_id, token_hash, agent_sealed, created_at, used_at, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $5, $6)",
+        )
+        .bind(&self.family)
+        .bind(self.user.to_string())
+        .bind(&self.token_hash)
+        .bind(&self.agent_sealed)
+        .bind(self.now.0)
+        .bind(self.expires_at.0)
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+    }
 }
 
 #[cfg(test)]

@@ -13,12 +13,7 @@ use sqlx::{Row, any::AnyRow};
 use tlog_tiles::Checkpoint;
 use uuid::Uuid;
 
-use crate::{
-    Log, LogError,
-    keys::{DataKey, hex},
-    merkle_tree::Hash,
-    store::Store,
-};
+use crate::{Log, LogError, keys::DataKey, merkle_tree::Hash, store::Store};
 
 /// A signed note has a few hundred bytes; a longer text is not a note of this log.
 pub const MAX_NOTE_BYTES: usize = 4096;
@@ -63,7 +58,7 @@ impl fmt::Debug for HeadKey {
 impl HeadKey {
     /// The log's name (`genie/` and its id) and the key are derived from the system's data key.
     pub(crate) fn of(system: &DataKey) -> Self {
-        let origin = format!("genie/{}", hex(&system.part("log id")[..16]));
+        let origin = format!("genie/{}", hex::encode(&system.part("log id")[..16]));
         let key = SigningKey::from_bytes(&system.part("heads"));
         Self {
             id: signed_note::key_id(&origin, &encoded(&key)),

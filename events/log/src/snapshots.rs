@@ -11,7 +11,7 @@ use crate::{
     Log, LogError,
     encryption::Place,
     keys::{KeyState, UserKeys},
-    store::Store,
+    store::{Store, in_time},
 };
 
 /// The snapshots that may wait to be written. Beyond that a snapshot is dropped; the next one
@@ -23,14 +23,14 @@ const BATCH: usize = 64;
 const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Stored {
+pub(crate) struct StoredSnapshot {
     pub version: i64,
     pub user_seq: u64,
     pub position: u64,
     pub sealed: Vec<u8>,
 }
 
-struct New {
+struct NewSnapshot {
     user: UserId,
     user_seq: u64,
     position: u64,
@@ -39,7 +39,7 @@ struct New {
 
 /// The queue of the task that writes snapshots.
 #[derive(Clone)]
-pub(crate) struct Snapshots(mpsc::Sender<New>);
+pub(crate) struct Snapshots(mpsc::Sender<NewSnapshot>);
 
 impl Snapshots {
     /// Starts the task on the current runtime, which must be the one that owns the store's
@@ -66,7 +66,7 @@ impl Log {
             let sealed = keys
                 .payload()
                 .seal(&json, &place(user.id(), user.seq(), position));
-            place_in_line.send(New {
+            place_in_line.send(NewSnapshot {
                 user: user.id(),
                 user_seq: user.seq(),
                 position,
@@ -76,8 +76,8 @@ impl Log {
     }
 }
 
-impl Stored {
-    /// The state inside, if this release wrote it and nobody changed it.
+impl StoredSnapshot {
+    /// The state inside, if it is one that this release wrote and nobody changed.
     pub fn open(&self, user: UserId, keys: &UserKeys) -> Option<User> {
         if self.version != i64::from(VERSION) {
             return None;
@@ -100,26 +100,18 @@ fn place(user: UserId, user_seq: u64, position: u64) -> Place {
     ])
 }
 
-async fn write(store: Store, mut waiting: mpsc::Receiver<New>) {
+async fn write(store: Store, mut waiting: mpsc::Receiver<NewSnapshot>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        match tokio::time::timeout(crate::store::LONGEST, commit(&store, &batch)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                warn!(%error, snapshots = batch.len(), "snapshots were not written; waking reads the log instead")
-            }
-            Err(_) => warn!(
-                snapshots = batch.len(),
-                "snapshots were not written in time; waking reads the log instead"
-            ),
+        if let Err(error) = in_time(commit(&store, &batch)).await {
+            warn!(%error, snapshots = batch.len(), "snapshots were not written; users are read from the log instead");
         }
         batch.clear();
     }
 }
 
-/// An older snapshot never replaces a newer one, and no snapshot is written for a user whose key is
-/// gone.
-async fn commit(store: &Store, batch: &[New]) -> Result<(), LogError> {
+/// An older snapshot never replaces a newer one, and none is written for a user whose key is gone.
+async fn commit(store: &Store, batch: &[NewSnapshot]) -> Result<(), LogError> {
     let sql = "INSERT INTO snapshots (user_id, version, user_seq, position, sealed) \
          SELECT $1, $2, $3, $4, $5 FROM user_keys WHERE user_id = $1 AND state = 'live' \
          ON CONFLICT (user_id) DO UPDATE SET version = excluded.version, user_seq = excluded.user_seq, \

@@ -4,8 +4,9 @@
 //! (HTTP workers, actors) use `Store::run`, which also completes a piece of work when its caller
 //! goes away.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use sqlx::{
     Any, AnyPool, Connection, PgPool, SqlitePool, Transaction,
     any::AnyPoolOptions,
@@ -14,6 +15,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
 use crate::{LogError, migrations};
 
@@ -186,7 +188,7 @@ impl Store {
         }
         let url = format!(
             "sqlite://{}?mode={}",
-            percent_encoded(path),
+            percent_encode(path.as_os_str().as_bytes(), IN_PATH),
             if read_only { "ro" } else { "rw" }
         );
         let any = |connections: u32, pragma: &'static str| {
@@ -231,13 +233,8 @@ impl Store {
         T: Send + 'static,
         W: Future<Output = Result<T, LogError>> + Send + 'static,
     {
-        let store = self.clone();
-        let task = self.io.spawn(async move {
-            match tokio::time::timeout(LONGEST, work(store)).await {
-                Ok(done) => done,
-                Err(_) => Err(LogError::Away("no answer in time".into())),
-            }
-        });
+        let work = in_time(work(self.clone()));
+        let task = self.io.spawn(work.in_current_span());
         task.await.unwrap_or_else(|stopped| {
             Err(LogError::Statement(format!("a read stopped: {stopped}")))
         })
@@ -306,6 +303,16 @@ impl Store {
     }
 }
 
+/// Ends work with the store that takes longer than [`LONGEST`].
+pub async fn in_time<T, E: From<LogError>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |_| Err(LogError::Away("no answer in time".into()).into());
+    tokio::time::timeout(LONGEST, work)
+        .await
+        .unwrap_or_else(late)
+}
+
 fn pool_of(connections: u32) -> AnyPoolOptions {
     let pool = AnyPoolOptions::new()
         .max_connections(connections)
@@ -341,23 +348,12 @@ fn migration(error: sqlx::migrate::MigrateError) -> LogError {
     }
 }
 
-fn percent_encoded(path: &std::path::Path) -> String {
-    use std::{fmt::Write, os::unix::ffi::OsStrExt};
-    path.as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                    text.push(char::from(*byte))
-                }
-                _ => {
-                    let _ = write!(text, "%{byte:02X}"); // Writing to a String cannot fail.
-                }
-            }
-            text
-        })
-}
+/// What stands for itself in the path of a URL.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_');
 
 #[cfg(test)]
 mod tests {

@@ -2,19 +2,16 @@
 //! appends are handed in after their commit; rows of other nodes are read from the table. Followers
 //! that are further behind read the table themselves.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::{
     LogError, StoredRow,
     read::{PAGE, read_rows},
-    store::{LONGEST, Store},
+    store::{Store, in_time},
 };
 
 const ROWS: usize = 16_384;
@@ -25,16 +22,16 @@ const AWAY: Duration = Duration::from_millis(250);
 
 /// How far rows were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reading {
+pub(crate) enum ReadTo {
+    /// Up to this position.
     UpTo(u64),
     /// No further: a position is missing.
-    Hole {
-        missing: u64,
-    },
+    Hole { missing: u64 },
 }
 
-/// The answer to a follower that has seen everything up to a position.
-pub(crate) enum Found {
+/// What is here for somebody who has seen everything up to a position.
+pub(crate) enum NextRows {
+    /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
     /// The next rows are older than the cache; the table has them.
     Older,
@@ -45,12 +42,12 @@ pub(crate) enum Found {
 pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,
-    reading: watch::Sender<Reading>,
-    kept: Mutex<Kept>,
+    reading: watch::Sender<ReadTo>,
+    kept: Mutex<RecentRows>,
 }
 
 /// Rows without a gap, up to and including position `end`.
-struct Kept {
+struct RecentRows {
     rows: VecDeque<Arc<StoredRow>>,
     bytes: usize,
     end: u64,
@@ -59,14 +56,14 @@ struct Kept {
 impl Tail {
     /// A tail that begins after a position.
     pub fn after(head: u64) -> Self {
-        let kept = Kept {
+        let kept = RecentRows {
             rows: VecDeque::new(),
             bytes: 0,
             end: head,
         };
         Self {
             head: watch::Sender::new(head),
-            reading: watch::Sender::new(Reading::UpTo(head)),
+            reading: watch::Sender::new(ReadTo::UpTo(head)),
             kept: Mutex::new(kept),
         }
     }
@@ -76,8 +73,8 @@ impl Tail {
         self.head.subscribe()
     }
 
-    /// Wakes whenever there are more rows.
-    pub fn watch_reading(&self) -> watch::Receiver<Reading> {
+    /// Wakes whenever there are more rows to be found.
+    pub fn watch_reading(&self) -> watch::Receiver<ReadTo> {
         self.reading.subscribe()
     }
 
@@ -107,16 +104,16 @@ impl Tail {
         self.tell(end);
     }
 
-    /// The rows after a position, at most `limit`.
-    pub fn find(&self, after: u64, limit: usize) -> Found {
+    /// What comes after a position, at most `limit` rows.
+    pub fn find(&self, after: u64, limit: usize) -> NextRows {
         let kept = self.lock();
         if after >= kept.end {
-            return Found::Nothing;
+            return NextRows::Nothing;
         }
         let first = kept.end + 1 - kept.rows.len() as u64;
         match (after + 1).checked_sub(first) {
-            None => Found::Older,
-            Some(skipped) => Found::Rows(
+            None => NextRows::Older,
+            Some(skipped) => NextRows::Rows(
                 kept.rows
                     .iter()
                     .skip(skipped as usize)
@@ -141,14 +138,12 @@ impl Tail {
             if end >= known {
                 continue; // The rows were handed in meanwhile.
             }
-            let read =
-                match tokio::time::timeout(LONGEST, read_rows(&store, end, PAGE as i64)).await {
-                    Ok(Ok(rows)) if rows.is_empty() && self.lock().end == end => {
-                        Err(LogError::Hole { missing: end + 1 })
-                    }
-                    Ok(read) => read,
-                    Err(_) => Err(LogError::Away("no answer in time".into())),
-                };
+            let read = match in_time(read_rows(&store, end, PAGE as i64)).await {
+                Ok(rows) if rows.is_empty() && self.lock().end == end => {
+                    Err(LogError::Hole { missing: end + 1 })
+                }
+                read => read,
+            };
             match read {
                 Ok(rows) => self.hand_in(rows),
                 Err(LogError::Hole { missing }) => {
@@ -156,7 +151,7 @@ impl Tail {
                         missing,
                         "position {missing} is missing from the log: nobody follows it any further"
                     );
-                    self.reading.send_replace(Reading::Hole { missing });
+                    self.reading.send_replace(ReadTo::Hole { missing });
                     return;
                 }
                 Err(error) => {
@@ -187,7 +182,7 @@ impl Tail {
         }
         drop(kept);
         self.reading
-            .send_replace(Reading::Hole { missing: head + 1 });
+            .send_replace(ReadTo::Hole { missing: head + 1 });
     }
 
     /// When more rows came at once than the cache keeps, the first of them are left to followers
@@ -195,7 +190,7 @@ impl Tail {
     fn skip_to(&self, head: u64) -> u64 {
         let mut kept = self.lock();
         if head - kept.end.min(head) > ROWS as u64 {
-            *kept = Kept {
+            *kept = RecentRows {
                 rows: VecDeque::new(),
                 bytes: 0,
                 end: head - PAGE as u64,
@@ -206,7 +201,7 @@ impl Tail {
 
     fn tell(&self, end: u64) {
         self.reading.send_if_modified(|reading| match reading {
-            Reading::UpTo(before) if *before < end => {
+            ReadTo::UpTo(before) if *before < end => {
                 *before = end;
                 true
             }
@@ -214,14 +209,13 @@ impl Tail {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, RecentRows> {
+        self.kept.lock()
     }
 }
 
-impl Kept {
-    /// Keeps the next row. Any other row is known already, or comes again after the rows before it
-    /// are read.
+impl RecentRows {
+    /// Keeps the next row; any other is known already, or comes again when those before it were read.
     fn push(&mut self, row: StoredRow) {
         if row.position != self.end + 1 {
             return;

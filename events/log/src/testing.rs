@@ -15,10 +15,22 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use crate::{
-    Append, Clock, Group, Log, MasterKeys, NewFact, Opened, Owner, Settings,
+    Append, AppendError, AppendRequest, Appended, Clock, Group, Log, MasterKeys, NewFact, Opened,
+    Owner, Settings,
     store::{Store, Target},
 };
 
+/// The way to append to any log.
+pub fn appender(log: &Log) -> Append {
+    Append::to(log)
+}
+
+/// Appends to any log.
+pub async fn append(log: &Log, request: AppendRequest) -> Result<Appended, AppendError> {
+    appender(log).append(request).await
+}
+
+/// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
@@ -136,12 +148,15 @@ impl TestStore {
             facts,
             keys: Some(keys),
         };
-        log.append(Append {
-            groups: vec![group],
-            work: vec![work],
-            metadata: Metadata::system(),
-            remember: None,
-        })
+        append(
+            log,
+            AppendRequest {
+                groups: vec![group],
+                work: vec![work],
+                metadata: Metadata::system(),
+                remember: None,
+            },
+        )
         .await
         .unwrap();
         user

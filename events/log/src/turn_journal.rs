@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use genie_events::{TurnId, UserId};
+use serde_json::{Value, json};
 use sqlx::Row;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Log, LogError, UserKeys,
-    store::{LONGEST, Store},
+    append_sqlite::SqliteTx,
+    store::{Store, in_time},
 };
 
 /// The pieces that may wait for the journal's task; beyond that the writers wait.
@@ -101,10 +103,7 @@ impl Journal {
 async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        let written = match tokio::time::timeout(LONGEST, commit(&store, &batch)).await {
-            Ok(written) => written,
-            Err(_) => Err(LogError::Away("no answer in time".into())),
-        };
+        let written = in_time(commit(&store, &batch)).await;
         for piece in batch.drain(..) {
             // The turn may have been stopped meanwhile.
             let _ = piece.committed.send(written.clone());
@@ -127,4 +126,27 @@ async fn commit(store: &Store, batch: &[Piece]) -> Result<(), LogError> {
             .await?;
     }
     Ok(tx.commit().await?)
+}
+
+/// A turn's pieces, in the transaction of a fact.
+#[derive(Debug, Clone)]
+pub enum JournalRow {
+    /// They go: the answer is in the log now.
+    Prune { turn_id: String },
+}
+
+impl JournalRow {
+    pub(crate) fn json(&self) -> Value {
+        let Self::Prune { turn_id } = self;
+        json!({"t": "prune_journal", "turn_id": turn_id})
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let Self::Prune { turn_id } = self;
+        sqlx::query("DELETE FROM journal WHERE turn_id = $1")
+            .bind(turn_id)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
 }

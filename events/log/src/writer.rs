@@ -8,11 +8,11 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use tracing::{error, warn};
+use tracing::{Span, error, warn};
 
 use crate::{
     StoredRow,
-    append::{AppendError, Appended, Outcome, Request, Work},
+    append::{AppendError, Appended, Request, Verdict, Work},
     append_postgres, append_sqlite,
     health::{Health, Trouble},
     store::Writing,
@@ -37,6 +37,8 @@ const PAUSES_MS: [u64; 5] = [20, 50, 100, 250, 500];
 
 struct Pending {
     request: Request,
+    /// The caller's, so that what becomes of its rows is logged with its request.
+    span: Span,
     deadline: Instant,
     reply: oneshot::Sender<Result<Appended, AppendError>>,
 }
@@ -86,6 +88,7 @@ impl LogWriter {
         let (reply, answer) = oneshot::channel();
         let pending = Pending {
             request,
+            span: Span::current(),
             deadline: Instant::now() + DEADLINE,
             reply,
         };
@@ -200,8 +203,10 @@ impl Task {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 parts.push(part);
             } else if part.len() == 1 {
-                error!(%error, "the store refuses the rows of one append");
                 for pending in part {
+                    pending
+                        .span
+                        .in_scope(|| error!(%error, "the store refuses the rows of one append"));
                     let _ = pending
                         .reply
                         // The caller may have gone.
@@ -215,7 +220,7 @@ impl Task {
         }
     }
 
-    async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, sqlx::Error> {
+    async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Verdict>, sqlx::Error> {
         match &self.store {
             Writing::Postgres(pool) => {
                 append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await
@@ -226,10 +231,10 @@ impl Task {
         }
     }
 
-    fn answer(&self, part: Vec<Pending>, outcomes: Vec<Outcome>) {
+    fn answer(&self, part: Vec<Pending>, outcomes: Vec<Verdict>) {
         let mut written = Vec::new();
         for (pending, outcome) in part.into_iter().zip(outcomes) {
-            if let Outcome::Written(at) = outcome {
+            if let Verdict::Written(at) = outcome {
                 if pending.request.work.iter().any(Work::deletes_a_secret) {
                     self.scrub.deleted();
                 }
@@ -281,7 +286,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, Group, Log, NewFact, Work,
+        AppendRequest, Group, Log, NewFact, Work,
+        forgetting::ForgettingRow,
         testing::{TestStore, both_stores, store_of},
     };
 
@@ -298,7 +304,7 @@ mod tests {
                     event,
                 }]
             };
-            let append = Append {
+            let append = AppendRequest {
                 groups: vec![Group::of_user(ada, 1, facts())],
                 work: vec![],
                 metadata: Metadata::system(),
@@ -308,7 +314,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(
                     append_to(&opened.log, &request).await,
-                    [Outcome::Written(Appended { first: 2, last: 2 })]
+                    [Verdict::Written(Appended { first: 2, last: 2 })]
                 );
             }
             assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
@@ -328,11 +334,11 @@ mod tests {
                 sequence: 2,
                 event,
             }];
-            let work = vec![Work::Forget {
+            let work = vec![Work::Forgetting(ForgettingRow::Forget {
                 user: ada,
                 at: store.clock.now(),
-            }];
-            let append = Append {
+            })];
+            let append = AppendRequest {
                 groups: vec![Group::of_user(ada, 1, facts)],
                 work,
                 metadata: Metadata::system(),
@@ -342,7 +348,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(
                     append_to(&opened.log, &request).await,
-                    [Outcome::Written(Appended { first: 2, last: 2 })]
+                    [Verdict::Written(Appended { first: 2, last: 2 })]
                 );
             }
             assert_eq!(
@@ -352,7 +358,7 @@ mod tests {
         }
     );
 
-    async fn append_to(log: &Log, request: &Request) -> Vec<Outcome> {
+    async fn append_to(log: &Log, request: &Request) -> Vec<Verdict> {
         match &store_of(log).writing {
             Writing::Postgres(pool) => {
                 append_postgres::append(pool, &mut None, &[request], STATEMENT)

@@ -83,7 +83,7 @@ async fn receive_file(
     }
     Ok(Received {
         name,
-        hash: BodyHash::known(hex::encode(&hash.finalize())),
+        hash: BodyHash::known(hex::encode(hash.finalize())),
     })
 }
 

@@ -11,7 +11,7 @@ const ADDRESS: &str = "Ada@Example.com";
 
 async fn register(store: &TestStore) -> (Log, Registrar, String) {
     let opened = store.open().await;
-    let register = Registrar::new(opened.log.clone(), Vault::new(opened.vault));
+    let register = Registrar::new(opened.append, Vault::new(opened.vault));
     let grant = Grant {
         tier: Tier::Pro,
         role: "creator".into(),

@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::{
-    Append, AppendError, Appended, Group, NewFact, Work,
+    AppendError, AppendRequest, Appended, Group, NewFact, Work,
     testing::{Kind, TestStore, both_stores},
 };
 
@@ -31,12 +31,15 @@ async fn append(
         event,
     }];
     let groups = vec![Group::of_user(user, after, facts)];
-    log.append(Append {
-        groups,
-        work: vec![Work::OnlyInEpoch(epoch)],
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    crate::testing::append(
+        &log,
+        AppendRequest {
+            groups,
+            work: vec![Work::OnlyInEpoch(epoch)],
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
 }
 

@@ -12,10 +12,7 @@ use super::{
     sealed::{self, ExportKey, SealedReader},
     tables,
 };
-use crate::{
-    StoredRow,
-    keys::{WrappedKey, hex},
-};
+use crate::{StoredRow, keys::WrappedKey};
 
 /// A finished export, opened with its passphrase.
 #[derive(Debug)]
@@ -185,7 +182,7 @@ impl Rows<'_> {
                 .transpose()?
                 .flatten()
             {
-                self.digest = Some(hex(&row.digest));
+                self.digest = Some(hex::encode(&row.digest));
                 return Ok(Some(row));
             }
             let Some(segment) = self.files.next() else {

@@ -13,11 +13,13 @@ use super::{
     CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader,
     TransferError,
     folder::{Listing, segment_name, tables_name},
-    in_time,
     read::SegmentRows,
     sealed::{ExportKey, SealedWriter},
 };
-use crate::{Log, LogError, import, keys::hex, store::Writing};
+use crate::{
+    Log, LogError, import,
+    store::{Writing, in_time},
+};
 
 /// The number of rows that one statement reads.
 const PAGE: usize = 200;
@@ -123,9 +125,9 @@ async fn last_digest(
         .await?
         .pop()
         .map(|row| row.digest);
-    match stored == last {
-        true => Ok(hex(&last.unwrap_or_default())),
-        false => Err(TransferError::Row {
+    match last {
+        Some(last) if stored.as_ref() == Some(&last) => Ok(hex::encode(last)),
+        _ => Err(TransferError::Row {
             file: segment.path.clone(),
             position: segment.last,
             reason: "the log has another row or none there: the export belongs to another log, or the store was set back".into(),
@@ -207,7 +209,7 @@ async fn write_segment(
                     .into());
             }
             out.line(&LogLine::of(row))?;
-            (last, digest) = (row.position, hex(&row.digest));
+            (last, digest) = (row.position, hex::encode(&row.digest));
         }
     }
     out.finish(&dir.join(segment_name(after + 1, last)))?;

@@ -4,8 +4,9 @@ use genie_events::{
 };
 
 use super::*;
+use crate::forgetting::ForgettingRow;
 use crate::{
-    Append, AppendError, Appended, Body, Group, NewFact, Work,
+    AppendError, AppendRequest, Appended, Body, Group, NewFact, Work,
     append::AppendError::KeyNotLive,
     keys::KeyState,
     load_users::Waking,
@@ -27,16 +28,19 @@ async fn forget(
         event,
     };
     let groups = vec![Group::of_user(user, after, vec![fact])];
-    let work = vec![Work::Forget {
+    let work = vec![Work::Forgetting(ForgettingRow::Forget {
         user,
         at: store.clock.now(),
-    }];
-    log.append(Append {
-        groups,
-        work,
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    })];
+    crate::testing::append(
+        &log,
+        AppendRequest {
+            groups,
+            work,
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
 }
 
@@ -240,19 +244,22 @@ both_stores!(
                 event: Event::Account(event),
             };
             let groups = vec![Group::of_user(ada, after, vec![fact])];
-            log.append(Append {
-                groups,
-                work: vec![work],
-                metadata: Metadata::system(),
-                remember: None,
-            })
+            crate::testing::append(
+                &log,
+                AppendRequest {
+                    groups,
+                    work: vec![work],
+                    metadata: Metadata::system(),
+                    remember: None,
+                },
+            )
             .await
             .unwrap();
         };
         wish(
             1,
             AccountEvent::ForgetRequested { due },
-            Work::AwaitForget { user: ada, due },
+            Work::Forgetting(ForgettingRow::Await { user: ada, due }),
         )
         .await;
         assert_eq!(
@@ -267,12 +274,12 @@ both_stores!(
         wish(
             2,
             AccountEvent::ForgetWithdrawn { active: true },
-            Work::Stay { user: ada },
+            Work::Forgetting(ForgettingRow::Stay { user: ada }),
         )
         .await;
         assert_eq!(log.forgetting(ada).await.unwrap(), None);
         forget(&store, &log, ada, 3).await.unwrap();
-        let stay = Append {
+        let stay = AppendRequest {
             groups: vec![Group::of_system(
                 &StreamId::new(StreamKind::Access, store.clock.new_uuid()),
                 0,
@@ -280,11 +287,11 @@ both_stores!(
                     genie_events::access::AccessEvent::PersonalRead { user: None },
                 )],
             )],
-            work: vec![Work::Stay { user: ada }],
+            work: vec![Work::Forgetting(ForgettingRow::Stay { user: ada })],
             metadata: Metadata::system(),
             remember: None,
         };
-        log.append(stay).await.unwrap();
+        crate::testing::append(&log, stay).await.unwrap();
         assert_eq!(
             log.forgetting(ada).await.unwrap().unwrap().stage,
             Stage::Forgotten,

@@ -9,12 +9,14 @@
 use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::DataKey;
 use crate::{
     LogError,
+    append_sqlite::SqliteTx,
     clock::random_bytes,
     encryption::{CantOpen, Place, SealingKey},
 };
@@ -234,6 +236,29 @@ pub struct WrappedKey {
     /// The id of the master key that wrapped it.
     pub master_id: String,
     pub sealed: Vec<u8>,
+}
+
+/// A new user's row of `user_keys`.
+impl WrappedKey {
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "t": "new_key", "user_id": self.owner, "key_id": self.key_id,
+            "master_id": self.master_id, "wrapped": BASE64.encode(&self.sealed),
+        })
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let sql = "INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state) \
+                   VALUES ($1, $2, $3, $4, 'live')";
+        sqlx::query(sql)
+            .bind(self.owner.to_string())
+            .bind(self.key_id.to_string())
+            .bind(&self.master_id)
+            .bind(&self.sealed)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
 }
 
 #[cfg(test)]

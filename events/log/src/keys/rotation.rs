@@ -379,11 +379,12 @@ async fn replace_together(
             .bind(&old.master_id)
             .bind(&new.sealed);
     }
-    let by = pairs
-        .first()
-        .map(|(_, new)| new.master_id.as_str())
-        .unwrap_or_default();
-    Ok(query.bind(by).execute(&mut **tx).await?.rows_affected())
+    let (_, new) = pairs.first().expect("no statement without a pair");
+    Ok(query
+        .bind(&new.master_id)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected())
 }
 
 fn read_wrapped(row: &AnyRow) -> Result<Option<WrappedKey>, LogError> {

@@ -6,7 +6,7 @@ use genie_events::account::FORGOTTEN;
 
 use super::Log;
 use crate::{
-    Append, AppendError, Body, Fact, LogError, Owner, Remember, StoredRow, UserKeys, Work,
+    AppendError, AppendRequest, Body, Fact, LogError, Owner, Remember, StoredRow, UserKeys, Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     encryption::Place,
     idempotency,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Log {
-    pub(crate) async fn seal(&self, append: Append) -> Result<Request, AppendError> {
+    pub(crate) async fn seal(&self, append: AppendRequest) -> Result<Request, AppendError> {
         let count: usize = append.groups.iter().map(|group| group.facts.len()).sum();
         if count == 0 || count > MAX_EVENTS {
             return Err(AppendError::TooLarge(format!(
@@ -60,7 +60,7 @@ impl Log {
         &self,
         remember: Remember,
         rows: &[StoredRow],
-    ) -> Result<idempotency::Outcome, AppendError> {
+    ) -> Result<idempotency::OutcomeRow, AppendError> {
         let Remember {
             request,
             user,
@@ -75,9 +75,9 @@ impl Log {
             outcome.to_string().as_bytes(),
             &idempotency::place(user, &request.key),
         );
-        let event_id =
-            genie_events::EventId(rows.last().map(|row| row.event_id).unwrap_or_default());
-        Ok(idempotency::Outcome {
+        let last = rows.last().expect("an append of no events was refused");
+        let event_id = genie_events::EventId(last.event_id);
+        Ok(idempotency::OutcomeRow {
             key: request.key,
             request: request.request,
             user,

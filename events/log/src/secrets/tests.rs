@@ -8,14 +8,15 @@ use genie_events::{
 use sqlx::Row;
 
 use super::*;
+use crate::secrets::SecretRow;
 use crate::{
-    Append, Group, NewFact, Opened,
+    AppendRequest, Group, NewFact, Opened,
     keys::sha256_hex,
     testing::{Kind, TestStore, both_stores},
 };
 
 fn sealed_bytes(work: &Work) -> Vec<u8> {
-    let Work::PutSecret { sealed, .. } = work else {
+    let Work::Secret(SecretRow::Put { sealed, .. }) = work else {
         panic!("{work:?}")
     };
     sealed.clone()
@@ -141,13 +142,13 @@ async fn append(opened: &Opened, user: UserId, event: CredentialEvent, sequence:
     };
     let after = opened.log.user_seq(user).await.unwrap();
     let groups = vec![Group::of_user(user, after, vec![fact])];
-    let append = Append {
+    let append = AppendRequest {
         groups,
         work: vec![work],
         metadata: Metadata::system(),
         remember: None,
     };
-    opened.log.append(append).await.unwrap();
+    crate::testing::append(&opened.log, append).await.unwrap();
 }
 
 async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
@@ -239,9 +240,9 @@ both_stores!(
             b"hunter2"
         );
 
-        let delete = Work::DeleteSecret {
+        let delete = Work::Secret(SecretRow::Delete {
             secret_id: name(user, 1, 2).secret_id,
-        };
+        });
         append(&opened, user, CredentialEvent::Removed, 3, delete).await;
         assert!(
             opened
@@ -281,7 +282,7 @@ async fn bytes_that_a_killed_process_left_in_sqlites_files_are_gone_after_the_ne
 both_stores!(
     many_secrets_are_read_together_and_each_opens_as_itself,
     async |store: TestStore| {
-        let Opened { log, vault } = store.open().await;
+        let Opened { log, vault, .. } = store.open().await;
         let mut names = Vec::new();
         for n in 0..40 {
             let user = store.register(&log, &format!("u{n}")).await;
@@ -307,12 +308,15 @@ both_stores!(
                     event,
                 };
                 let groups = vec![Group::of_user(user, sequence - 1, vec![fact])];
-                log.append(Append {
-                    groups,
-                    work,
-                    metadata: Metadata::system(),
-                    remember: None,
-                })
+                crate::testing::append(
+                    &log,
+                    AppendRequest {
+                        groups,
+                        work,
+                        metadata: Metadata::system(),
+                        remember: None,
+                    },
+                )
                 .await
                 .unwrap();
             }

@@ -1,8 +1,9 @@
 use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
 
 use super::*;
+use crate::sessions::SessionRow;
 use crate::{
-    Append, Group, NewFact, Work,
+    AppendRequest, Group, NewFact, Work,
     testing::{TestStore, both_stores},
 };
 
@@ -16,12 +17,15 @@ async fn append(log: &Log, user: UserId, work: Vec<Work>) {
         event,
     };
     let groups = vec![Group::of_user(user, seq, vec![fact])];
-    log.append(Append {
-        groups,
-        work,
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    crate::testing::append(
+        &log,
+        AppendRequest {
+            groups,
+            work,
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }
@@ -43,7 +47,7 @@ async fn open(log: &Log, user: UserId, family: &str) {
     append(
         log,
         user,
-        vec![Work::OpenSession(session(log, user, family))],
+        vec![Work::Session(SessionRow::Open(session(log, user, family)))],
     )
     .await;
 }
@@ -168,29 +172,29 @@ both_stores!(
         append(
             &log,
             ada,
-            vec![Work::EndSession {
+            vec![Work::Session(SessionRow::End {
                 family: "003".into(),
-            }],
+            })],
         )
         .await;
         assert_eq!(families(ada).await.len() as i64, MAX_SESSIONS - 2);
         append(
             &log,
             ada,
-            vec![Work::EndSessions {
+            vec![Work::Session(SessionRow::EndAll {
                 user: ada,
                 but: Some("010".into()),
-            }],
+            })],
         )
         .await;
         assert_eq!(families(ada).await, ["010"]);
         append(
             &log,
             ada,
-            vec![Work::EndSessions {
+            vec![Work::Session(SessionRow::EndAll {
                 user: ada,
                 but: None,
-            }],
+            })],
         )
         .await;
         assert_eq!(
@@ -214,10 +218,10 @@ both_stores!(
         append(
             &log,
             ada,
-            vec![Work::OpenSession(NewSession {
+            vec![Work::Session(SessionRow::Open(NewSession {
                 agent_sealed,
                 ..session(&log, ada, "f")
-            })],
+            }))],
         )
         .await;
         let listed = log.sessions_of(ada, log.clock().now()).await.unwrap();

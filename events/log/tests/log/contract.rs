@@ -9,8 +9,11 @@ use genie_events::{
     job::{Job, JobEvent, JobSpec},
     usage::UsageEvent,
 };
+use genie_log::leases::LeaseRow;
+use genie_log::turn_journal::JournalRow;
 use genie_log::{
-    Append, AppendError, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember, Work,
+    AppendError, AppendRequest, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember,
+    Work,
     follow::Following,
     idempotency::Remembered,
     leases::LeaseKind,
@@ -48,8 +51,8 @@ fn job_fact(job: &str, sequence: u64, event: Event) -> NewFact {
     }
 }
 
-fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
-    Append {
+fn append(groups: Vec<Group>, work: Vec<Work>) -> AppendRequest {
+    AppendRequest {
         groups,
         work,
         metadata: Metadata::system(),
@@ -60,7 +63,7 @@ fn append(groups: Vec<Group>, work: Vec<Work>) -> Append {
 async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError> {
     let job = new_job(log);
     let group = Group::of_user(user, after, vec![job_fact(&job, 1, submitted("x"))]);
-    log.append(append(vec![group], vec![]))
+    genie_log::testing::append(&log, append(vec![group], vec![]))
         .await
         .map(|at| at.last)
 }
@@ -141,7 +144,7 @@ both_stores!(
             ),
         ];
         assert!(matches!(
-            opened.log.append(append(groups, vec![])).await,
+            genie_log::testing::append(&opened.log, append(groups, vec![])).await,
             Err(AppendError::Stale)
         ));
         assert!(
@@ -174,11 +177,12 @@ both_stores!(
             },
             job_fact(&job, 1, submitted("x")),
         ];
-        let at = opened
-            .log
-            .append(append(vec![Group::of_user(ada, 1, facts)], vec![]))
-            .await
-            .unwrap();
+        let at = genie_log::testing::append(
+            &opened.log,
+            append(vec![Group::of_user(ada, 1, facts)], vec![]),
+        )
+        .await
+        .unwrap();
         assert_eq!(at.last, at.first + 1);
         let mut kinds = Vec::new();
         opened
@@ -218,7 +222,9 @@ both_stores!(
             };
             let mut append = append(vec![Group::of_user(ada, sequence - 1, vec![fact])], vec![]);
             append.metadata.request_id = Some(request.into());
-            opened.log.append(append).await.unwrap();
+            genie_log::testing::append(&opened.log, append)
+                .await
+                .unwrap();
         }
         let asked = opened
             .log
@@ -247,12 +253,11 @@ both_stores!(
             store.register(&opened.log, "bob").await,
         );
         let take = |user| Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
-        opened
-            .log
-            .append(append(vec![take(ada)], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![take(ada)], vec![]))
             .await
             .unwrap();
-        let refused = opened.log.append(append(vec![take(bob)], vec![])).await;
+        let refused =
+            genie_log::testing::append(&opened.log, append(vec![take(bob)], vec![])).await;
         assert!(
             matches!(refused, Err(AppendError::StreamTaken)),
             "{refused:?}"
@@ -279,7 +284,7 @@ both_stores!(
             let group = Group::of_user(user, 1, vec![job_fact("42", 1, submitted("x"))]);
             let log = opened.log.clone();
             asked.push(tokio::spawn(async move {
-                log.append(append(vec![group], vec![])).await
+                genie_log::testing::append(&log, append(vec![group], vec![])).await
             }));
         }
         let mut good = 0;
@@ -313,7 +318,7 @@ both_stores!(
             };
             let (log, group) = (opened.log.clone(), Group::of_user(user, 1, facts));
             asked.push(tokio::spawn(async move {
-                log.append(append(vec![group], vec![])).await
+                genie_log::testing::append(&log, append(vec![group], vec![])).await
             }));
         }
         for (n, answer) in asked.into_iter().enumerate() {
@@ -394,9 +399,7 @@ both_stores!(
             1,
             vec![job_fact(&new_job(&opened.log), 1, submitted("job-canary"))],
         );
-        opened
-            .log
-            .append(append(vec![group], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
         for row in opened.log.rows(0, 10).await.unwrap() {
@@ -574,9 +577,7 @@ both_stores!(
         let stream = StreamId::new(StreamKind::Email, "hash");
         let claimed = Event::Email(EmailEvent::Claimed { user: ada });
         let group = Group::of_system(&stream, 0, vec![claimed]);
-        opened
-            .log
-            .append(append(vec![group], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
         let (email, _) = opened
@@ -592,7 +593,7 @@ both_stores!(
             vec![Event::Email(EmailEvent::Claimed { user: ada })],
         );
         assert!(matches!(
-            opened.log.append(append(vec![again], vec![])).await,
+            genie_log::testing::append(&opened.log, append(vec![again], vec![])).await,
             Err(AppendError::Stale)
         ));
     }
@@ -605,18 +606,20 @@ both_stores!(
         let log = &opened.log;
         let ada = store.register(log, "ada").await;
         let job = new_job(log);
-        let lease = |expires_at| Work::PutLease {
-            kind: LeaseKind::Job,
-            id: job.clone(),
-            user: ada,
-            stream_id: job.clone(),
-            holder: "worker".into(),
-            expires_at,
+        let lease = |expires_at| {
+            Work::Lease(LeaseRow::Put {
+                kind: LeaseKind::Job,
+                id: job.clone(),
+                user: ada,
+                stream_id: job.clone(),
+                holder: "worker".into(),
+                expires_at,
+            })
         };
         let now = store.clock.now();
         let soon = now.plus_seconds(30);
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("x"))]);
-        log.append(append(vec![group], vec![lease(soon)]))
+        genie_log::testing::append(&log, append(vec![group], vec![lease(soon)]))
             .await
             .unwrap();
         assert_eq!(
@@ -633,23 +636,23 @@ both_stores!(
                 attempt: 1,
                 retry_at: None,
             });
-            let condition = Work::OnlyIfLapsed {
+            let condition = Work::Lease(LeaseRow::OnlyIfLapsed {
                 kind: LeaseKind::Job,
                 id: job.clone(),
                 holder: "worker".into(),
                 now,
-            };
-            let drop_it = Work::DropLease {
+            });
+            let drop_it = Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Job,
                 id: job.clone(),
-            };
+            });
             append(
                 vec![Group::of_user(ada, 2, vec![job_fact(&job, 2, lapsed)])],
                 vec![condition, drop_it],
             )
         };
         assert!(matches!(
-            log.append(lapse(now)).await,
+            genie_log::testing::append(&log, lapse(now)).await,
             Err(AppendError::LeaseHeld)
         ));
         assert!(
@@ -675,16 +678,21 @@ both_stores!(
             (soon.plus_seconds(9), Some(40))
         );
         assert!(
-            matches!(log.append(lapse(soon)).await, Err(AppendError::LeaseHeld)),
-            "the lease was renewed meanwhile"
+            matches!(
+                genie_log::testing::append(&log, lapse(soon)).await,
+                Err(AppendError::LeaseHeld)
+            ),
+            "it was renewed meanwhile"
         );
-        log.append(lapse(soon.plus_seconds(9))).await.unwrap();
+        genie_log::testing::append(&log, lapse(soon.plus_seconds(9)))
+            .await
+            .unwrap();
         assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
 
         // A refused append leaves no working row behind.
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
         assert!(matches!(
-            log.append(append(vec![group], vec![lease(soon)])).await,
+            genie_log::testing::append(&log, append(vec![group], vec![lease(soon)])).await,
             Err(AppendError::Stale)
         ));
         assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
@@ -711,13 +719,15 @@ both_stores!(
                 outcome: serde_json::json!({"job": "secret words"}),
             };
             let facts = vec![job_fact(&new_job(&opened.log), 1, submitted("x"))];
-            Append {
+            AppendRequest {
                 remember: Some(remember),
                 ..append(vec![Group::of_user(user, after, facts)], vec![])
             }
         };
         assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
-        let at = opened.log.append(asked(ada, 1)).await.unwrap();
+        let at = genie_log::testing::append(&opened.log, asked(ada, 1))
+            .await
+            .unwrap();
         let kept = Remembered::Same {
             outcome: serde_json::json!({"job": "secret words"}),
             position: at.last,
@@ -731,7 +741,7 @@ both_stores!(
         // The key is used: no other append may use it, for any user.
         for (user, after) in [(ada, 2), (bob, 1)] {
             assert!(matches!(
-                opened.log.append(asked(user, after)).await,
+                genie_log::testing::append(&opened.log, asked(user, after)).await,
                 Err(AppendError::KeyUsed)
             ));
         }
@@ -760,16 +770,18 @@ both_stores!(
         let log = &opened.log;
         let ada = store.register(log, "ada").await;
         let turn = log.clock().new_uuid().to_string();
-        let free = Work::PutLease {
+        let free = Work::Lease(LeaseRow::Put {
             kind: LeaseKind::Turn,
             id: turn.clone(),
             user: ada,
             stream_id: "s".into(),
             holder: String::new(),
             expires_at: Timestamp(0),
-        };
+        });
         let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
-        log.append(append(vec![group], vec![free])).await.unwrap();
+        genie_log::testing::append(&log, append(vec![group], vec![free]))
+            .await
+            .unwrap();
         let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
         let mut election = log.stand_for_election("a").await.unwrap();
         let epoch = election.elected().await;
@@ -850,12 +862,10 @@ both_stores!(
             1,
             vec![job_fact(&new_job(&opened.log), 1, submitted("x"))],
         );
-        let prune = Work::PruneJournal {
+        let prune = Work::Journal(JournalRow::Prune {
             turn_id: turn.to_string(),
-        };
-        opened
-            .log
-            .append(append(vec![group], vec![prune]))
+        });
+        genie_log::testing::append(&opened.log, append(vec![group], vec![prune]))
             .await
             .unwrap();
         assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "");
@@ -873,7 +883,7 @@ both_stores!(
             1,
             vec![job_fact(&new_job(&opened.log), 1, submitted(&huge))],
         );
-        let refused = opened.log.append(append(vec![group], vec![])).await;
+        let refused = genie_log::testing::append(&opened.log, append(vec![group], vec![])).await;
         assert!(matches!(refused, Err(AppendError::TooLarge(_))));
         let nul = Event::Account(AccountEvent::Suspended);
         let facts = vec![
@@ -884,11 +894,12 @@ both_stores!(
                 event: nul,
             },
         ];
-        opened
-            .log
-            .append(append(vec![Group::of_user(ada, 1, facts)], vec![]))
-            .await
-            .unwrap();
+        genie_log::testing::append(
+            &opened.log,
+            append(vec![Group::of_user(ada, 1, facts)], vec![]),
+        )
+        .await
+        .unwrap();
     }
 );
 
@@ -918,7 +929,7 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_refuses() {
     let asked: Vec<_> = (0..5000)
         .map(|n| {
             let (log, append) = (opened.log.clone(), append_of(n));
-            tokio::spawn(async move { log.append(append).await })
+            tokio::spawn(async move { genie_log::testing::append(&log, append).await })
         })
         .collect();
     while !asked.iter().any(|one| one.is_finished()) {
@@ -1010,11 +1021,12 @@ both_stores!(
             (u64::MAX, fact("a", 1), "event 1 of job/a"),
             (i64::MAX as u64, fact("a", 1), "event 1 of job/a"),
         ] {
-            let refused = opened
-                .log
-                .append(append(vec![Group::of_user(ada, after, vec![fact])], vec![]))
-                .await
-                .unwrap_err();
+            let refused = genie_log::testing::append(
+                &opened.log,
+                append(vec![Group::of_user(ada, after, vec![fact])], vec![]),
+            )
+            .await
+            .unwrap_err();
             assert!(
                 matches!(refused, AppendError::Unstorable { .. }),
                 "{refused}"
@@ -1024,9 +1036,7 @@ both_stores!(
         // An event may hold NULs: it is sealed.
         let job = new_job(&opened.log);
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("nul \0 nul"))]);
-        opened
-            .log
-            .append(append(vec![group], vec![]))
+        genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
         let (back, _) = opened

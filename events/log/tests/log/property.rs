@@ -4,7 +4,7 @@
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
-    Append, AppendError, Group, Log, NewFact, Remember,
+    AppendError, AppendRequest, Group, Log, NewFact, Remember,
     idempotency::Remembered,
     load_users::Waking,
     testing::{Kind, TestStore},
@@ -91,7 +91,7 @@ impl Nodes {
         nodes
     }
 
-    fn append(&self, user: usize, after: u64, facts: usize) -> Append {
+    fn append(&self, user: usize, after: u64, facts: usize) -> AppendRequest {
         let stream = StreamId::new(StreamKind::Account, self.users[user]);
         let event = || Event::Account(AccountEvent::SignedIn);
         let facts = (1..=facts as u64).map(|n| NewFact {
@@ -100,7 +100,7 @@ impl Nodes {
             event: event(),
         });
         let groups = vec![Group::of_user(self.users[user], after, facts.collect())];
-        Append {
+        AppendRequest {
             groups,
             work: vec![],
             metadata: Metadata::system(),
@@ -118,7 +118,9 @@ impl Nodes {
             } => {
                 let seen = self.model.count(user).saturating_sub(behind);
                 let is_stale = seen != self.model.count(user);
-                match self.logs[node].append(self.append(user, seen, facts)).await {
+                match genie_log::testing::append(&self.logs[node], self.append(user, seen, facts))
+                    .await
+                {
                     Ok(at) => {
                         assert!(!is_stale);
                         let first = self.model.owners.len() as u64 + 1;
@@ -154,12 +156,14 @@ impl Nodes {
                     user: self.users[user],
                     outcome,
                 });
-                match log
-                    .append(Append {
+                match genie_log::testing::append(
+                    &log,
+                    AppendRequest {
                         remember,
                         ..self.append(user, self.model.count(user), 1)
-                    })
-                    .await
+                    },
+                )
+                .await
                 {
                     Ok(at) => {
                         assert_eq!((known, at.last), (None, self.model.owners.len() as u64 + 1));
@@ -173,8 +177,8 @@ impl Nodes {
             Step::Race { user } => {
                 let after = self.model.count(user);
                 let (one, other) = tokio::join!(
-                    self.logs[0].append(self.append(user, after, 2)),
-                    self.logs[1].append(self.append(user, after, 2))
+                    genie_log::testing::append(&self.logs[0], self.append(user, after, 2)),
+                    genie_log::testing::append(&self.logs[1], self.append(user, after, 2))
                 );
                 let won = [&one, &other]
                     .into_iter()

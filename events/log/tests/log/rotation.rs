@@ -3,7 +3,7 @@
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
-    Append, Group, Log, LogError, MasterKeys, NewFact, Opened,
+    AppendRequest, Group, Log, LogError, MasterKeys, NewFact, Opened,
     keys::rotation::{Place, RotationError, Step},
     load_users::Waking,
     testing::{Kind, TestStore, both_stores},
@@ -50,12 +50,15 @@ async fn sign_in(log: &Log, user: UserId, after: u64) {
         event,
     };
     let groups = vec![Group::of_user(user, after, vec![fact])];
-    log.append(Append {
-        groups,
-        work: vec![],
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    genie_log::testing::append(
+        &log,
+        AppendRequest {
+            groups,
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }
@@ -114,7 +117,7 @@ both_stores!(
 both_stores!(
     a_rotation_misses_nobody_while_users_register_and_read,
     async |store: TestStore| {
-        let Opened { log, vault } = store.open().await;
+        let Opened { log, vault, .. } = store.open().await;
         let mut users = Vec::new();
         for n in 0..1200 {
             users.push(store.register(&log, &format!("u{n}")).await);
@@ -214,13 +217,13 @@ both_stores!(
             keys: Some(keys),
             ..Group::of_user(ada, 1, vec![fact])
         };
-        let append = Append {
+        let append = AppendRequest {
             groups: vec![group],
             work: vec![work],
             metadata: Metadata::system(),
             remember: None,
         };
-        assert!(late.append(append).await.is_err());
+        assert!(genie_log::testing::append(&late, append).await.is_err());
         assert_eq!(wraps(&log).await, [("m2".to_owned(), 2)]);
         sign_in(&log, ada, 1).await;
 

@@ -7,9 +7,12 @@ use std::{
 };
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
+use genie_log::leases::LeaseRow;
+use genie_log::secrets::SecretRow;
+use genie_log::sessions::SessionRow;
 use genie_log::{
-    Append, Export, Group, Log, LogError, MasterKeys, NewFact, Opened, Owner, TransferError, Work,
-    export,
+    AppendRequest, Export, Group, Log, LogError, MasterKeys, NewFact, Opened, Owner, TransferError,
+    Work, export,
     export::Exported,
     import,
     import::Imported,
@@ -55,12 +58,15 @@ async fn sign_in(log: &Log, user: UserId, after: u64, count: u64, work: Vec<Work
         facts,
         keys: None,
     };
-    log.append(Append {
-        groups: vec![group],
-        work,
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    genie_log::testing::append(
+        &log,
+        AppendRequest {
+            groups: vec![group],
+            work,
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }
@@ -73,28 +79,28 @@ async fn filled(store: &TestStore) -> Log {
     let turn = store.clock.new_uuid().to_string();
     let expires_at = store.clock.now();
     let work = vec![
-        Work::PutSecret {
+        Work::Secret(SecretRow::Put {
             user: ada,
             secret_id: "s".into(),
             version: 3,
             sealed: vec![0, 1, 255],
-        },
-        Work::OpenSession(NewSession {
+        }),
+        Work::Session(SessionRow::Open(NewSession {
             user: ada,
             family: "f".into(),
             token_hash: "t".into(),
             agent_sealed: Some(vec![0, 255]),
             now: expires_at,
             expires_at,
-        }),
-        Work::PutLease {
+        })),
+        Work::Lease(LeaseRow::Put {
             kind: LeaseKind::Turn,
             id: turn.clone(),
             user: ada,
             stream_id: "c".into(),
             holder: "h".into(),
             expires_at,
-        },
+        }),
     ];
     sign_in(&log, ada, 1, 600, work).await;
     sign_in(&log, bob, 1, 700, vec![]).await;

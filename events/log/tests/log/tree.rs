@@ -7,7 +7,7 @@ use genie_events::{
     Event, Metadata, StreamId, StreamKind, UserId, email::EmailEvent, ids::EmailId,
 };
 use genie_log::{
-    Append, Group, Log, StoredRow,
+    AppendRequest, Group, Log, StoredRow,
     head_signer::{self, Sealing, State},
     merkle_proof::CantProve,
     merkle_tree,
@@ -107,12 +107,15 @@ async fn facts(log: &Log, count: usize) {
             })],
         )
     });
-    log.append(Append {
-        groups: groups.collect(),
-        work: vec![],
-        metadata: Metadata::system(),
-        remember: None,
-    })
+    genie_log::testing::append(
+        &log,
+        AppendRequest {
+            groups: groups.collect(),
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        },
+    )
     .await
     .unwrap();
 }
@@ -140,7 +143,7 @@ fn is_at(position: u64, (first, last, sentence): (u64, u64, String)) {
 }
 
 fn bytes(kind: Kind, bytes: &[u8]) -> String {
-    let hex = genie_log::keys::hex(bytes);
+    let hex = hex::encode(bytes);
     match kind {
         Kind::Sqlite => format!("X'{hex}'"),
         Kind::Postgres => format!("'\\x{hex}'::bytea"),
