@@ -23,7 +23,7 @@ use crate::{
     uploads::Uploads,
 };
 
-/// What handlers are given.
+/// The state that handlers are given.
 pub struct App {
     pub config: Config,
     pub log: Log,

@@ -1,4 +1,4 @@
-//! `genie audit`: what happened, and whether the log can be trusted. All of it only reads, and may run beside the server.
+//! `genie audit`: prints a user's facts, and verifies the log. It only reads, and may run beside the server.
 
 use genie_log::Log;
 

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 /// A file read at any place.
 mod reader;
-/// What a crash left in the local folder.
+/// Parts that a crash left in the local folder.
 mod temporary_parts;
 /// A file that is being uploaded.
 mod upload;
@@ -62,7 +62,7 @@ pub struct Blobs(Arc<Inner>);
 struct Inner {
     log: Log,
     objects: Arc<dyn ObjectStore>,
-    /// What comes before each path.
+    /// The beginning of each path.
     root: Path,
     /// The folder, when it is one.
     folder: Option<PathBuf>,
@@ -86,7 +86,7 @@ pub enum BlobError {
     Log(#[from] LogError),
 }
 
-/// What has to be known of a file to read its bytes.
+/// The facts that are needed to read a file's bytes.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     user: UserId,
@@ -244,7 +244,7 @@ impl Blobs {
     /// Deletes all files of a user, bytes and rows, those included that are being uploaded. For forgetting; what a crash leaves is
     /// finished by the sweep, and calling it again is no error.
     pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
-        self.0.log.doom_blobs_of(user).await?;
+        self.0.log.blobs().doom_of_user(user).await?;
         let objects = Arc::clone(&self.0.objects);
         let prefix = self.0.root.clone().join(user.to_string());
         self.run(async move {
@@ -252,7 +252,7 @@ impl Blobs {
             delete(&*objects, paths.boxed()).await
         })
         .await?;
-        Ok(self.0.log.drop_doomed_blobs(user).await?)
+        Ok(self.0.log.blobs().drop_doomed(user).await?)
     }
 
     /// Deletes for ever what belongs to no file, while this node is elected; to be spawned.
@@ -267,12 +267,9 @@ impl Blobs {
                 .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
             match self.sweep_older(before).await {
                 Ok(0) => {}
-                Ok(count) => info!(
-                    count,
-                    "{count} parts of uploads that broke off were deleted"
-                ),
+                Ok(count) => info!(count, "uploads: deleted the parts of unfinished uploads"),
                 Err(error) => {
-                    warn!(%error, "the blob store can't be swept now; trying again later")
+                    warn!(%error, "uploads: sweeping the blob store failed; trying again later")
                 }
             }
             self.0.log.clock().pause(SWEEP).await;
@@ -281,7 +278,7 @@ impl Blobs {
 
     /// Answers how many parts were deleted.
     async fn sweep_older(&self, before: Timestamp) -> Result<usize, BlobError> {
-        for user in self.0.log.doomed_blob_owners().await? {
+        for user in self.0.log.blobs().doomed_owners().await? {
             self.delete_of(user).await?;
         }
         if let Some(folder) = self.0.folder.clone() {
@@ -300,7 +297,7 @@ impl Blobs {
         let found = found
             .try_filter(|object| std::future::ready(old(object)))
             .map_ok(|object| object.location);
-        // What is not named as parts are is not ours to delete.
+        // An object with another name than a part's is not ours to delete.
         let parts = found.try_filter_map(|path| {
             std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path))))
         });
@@ -311,7 +308,7 @@ impl Blobs {
             let mut files: Vec<BlobId> = batch.iter().map(|(file, _)| *file).collect();
             files.sort_unstable();
             files.dedup();
-            let known = self.0.log.known_blobs(files).await?;
+            let known = self.0.log.blobs().known(files).await?;
             let orphans: Vec<Path> = batch
                 .into_iter()
                 .filter(|(file, _)| !known.contains(file))
@@ -340,7 +337,7 @@ fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
 
 type Paths = stream::BoxStream<'static, Result<Path, object_store::Error>>;
 
-/// What is not there is deleted already.
+/// An object that is not there is deleted already.
 async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError> {
     let mut deleted = objects.delete_stream(paths);
     while let Some(one) = deleted.next().await {

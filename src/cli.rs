@@ -12,7 +12,7 @@ use crate::{
     socket::requests::InviteRequest,
 };
 
-/// What commands print.
+/// The output of commands.
 pub mod output;
 /// The runtime of a command.
 pub mod runtime;
@@ -32,7 +32,7 @@ struct Cli {
 enum Command {
     /// Start the server (the default)
     Serve,
-    /// Print what configuration is in force, secrets masked
+    /// Print the configuration in force, secrets masked
     Config {
         /// Print the page of all settings instead: docs/operating/configuration.md
         #[arg(long)]
@@ -52,15 +52,15 @@ enum Command {
     },
     /// Make invites and print their codes; may run beside the server
     Invite(InviteRequest),
-    /// Bring in what another system held
+    /// Import data of another system
     #[command(subcommand)]
     Import(credential_import::ImportCommand),
-    /// The master keys: which there are, a new one, wrapping everything by it, retiring an old one
+    /// List, add, rotate and retire master keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Forget a user and print the certificate; may run beside the server
     Forget(forgetting::command::ForgetArguments),
-    /// Forget again who was forgotten and came back with a backup, as every start of the server does; may run beside it
+    /// Forget users again who came back with a backup, as every start of the server does; may run beside it
     RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]
@@ -76,7 +76,7 @@ enum AuditCommand {
         /// The fact's position
         #[arg(long)]
         position: u64,
-        /// Prove as well that the log only grew since it had so many facts
+        /// Prove too that the log only grew since it had this many facts
         #[arg(long)]
         from: Option<u64>,
     },

@@ -22,11 +22,9 @@ use crate::{
     tier_limits,
 };
 
-/// Takes lines in.
 pub mod importer;
-/// One line.
 pub mod line;
-/// What the original sealed.
+/// Values that the original sealed.
 pub mod original;
 
 use importer::{Importer, LineOutcome};
@@ -38,20 +36,18 @@ const BATCH_LINES: usize = 32;
 const BATCH_BYTES: usize = 512 * 1024;
 /// Where the server takes them, on its socket.
 const ROUTE: &str = "/credentials/import";
-/// What to do when it was stopped.
-const AGAIN: &str = "call this again: what was taken in is not taken in again";
+/// Ends the sentence of an import that stopped.
+const AGAIN: &str = "run this again: imported lines are not imported twice";
 
-/// What is missing on the side that takes lines in.
+/// The refusal of a server or command without the original's key.
 pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the original's key";
 
-/// What may be brought in.
 #[derive(Subcommand)]
 pub enum ImportCommand {
     /// Take in credentials that the original sealed with CREDENTIALS_ENC_KEY_B64; may run beside the server, and again
     Credentials(CredentialImportArguments),
 }
 
-/// From where.
 #[derive(Args)]
 pub struct CredentialImportArguments {
     /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"}; `-` is standard input
@@ -61,7 +57,7 @@ pub struct CredentialImportArguments {
     rejected: Option<PathBuf>,
 }
 
-/// Takes them in, and says of each what became of it.
+/// Imports the lines, and says of each what became of it.
 pub fn run(
     config: Config,
     ImportCommand::Credentials(options): ImportCommand,
@@ -111,9 +107,9 @@ struct Import {
     counts: ImportCounts,
 }
 
-/// Who takes lines in.
+/// The process that imports the lines.
 enum Way {
-    /// Nobody was asked yet.
+    /// No line was sent yet.
     Unknown,
     /// The server on this data folder.
     Server,
@@ -232,7 +228,7 @@ impl Import {
             log, credentials, ..
         } = &self.way
         else {
-            return Err("nobody takes lines in".to_owned());
+            return Err("no server and no store takes the lines".to_owned());
         };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
         let log = log.clone();

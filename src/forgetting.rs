@@ -1,6 +1,6 @@
-//! What is left of a forgotten user is erased, wherever it is: step by step, each of which may be repeated. That they were forgotten
-//! is durable before the first of them, and so is that they are still to be done ([`genie_log::forgetting`]); so whoever dies in the
-//! middle is followed by the elected node, at its start and for as long as something is left.
+//! Erases what is left of a forgotten user, wherever it is. Each step may be repeated. The log keeps that the user was forgotten,
+//! and which steps are left, before the first step ([`genie_log::forgetting`]). So when a server dies in the middle, the leader goes
+//! on, for as long as something is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,17 +27,17 @@ mod ledger;
 
 pub use ledger::ForgottenLedger;
 
-/// How often the elected node looks for what is to be done.
+/// How often the leader looks for forgettings that are due.
 const TICK: Duration = Duration::from_secs(1);
-/// Users that are seen to in one look.
+/// Users of one look.
 const AT_ONCE: i64 = 20;
-/// When it is tried again for whom something is not there yet: a projection, a signed head.
+/// Pause while something is not there yet: a projection, a signed head.
 const SOON: Duration = Duration::from_millis(500);
-/// When it is tried again after a step failed.
+/// Pause after a step failed.
 const LATER_SECONDS: i64 = 30;
-/// How often it is tried to forget somebody again who came back, while other servers write for them.
+/// Tries to forget a user again who came back, while other servers write for the user.
 const LEDGER_TRIES: usize = 20;
-/// Nothing that was under way when somebody was forgotten lasts longer, so then it is looked at once more.
+/// Nothing that was under way when a user was forgotten lasts longer, so that is the time of the last look.
 const LAST_LOOK_SECONDS: i64 = 60;
 /// How long the projections are waited for in one try.
 const PROJECTIONS: Duration = Duration::from_secs(2);
@@ -63,7 +63,6 @@ pub enum Unfinished {
     /// Something else has to get there first.
     #[error("{0}")]
     NotYet(String),
-    /// It failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -124,13 +123,15 @@ impl Eraser {
         loop {
             election.elected().await;
             let now = self.0.log.clock().now();
-            match self.0.log.due_forgettings(now, AT_ONCE).await {
+            match self.0.log.forgettings().due(now, AT_ONCE).await {
                 Ok(due) => {
                     for one in due {
                         self.see_to(&one).await;
                     }
                 }
-                Err(error) => warn!(%error, "whom to forget can't be read; trying on"),
+                Err(error) => {
+                    warn!(%error, "forgetting: reading the users to erase failed; trying again")
+                }
             }
             self.0.log.clock().pause(TICK).await;
         }
@@ -151,20 +152,20 @@ impl Eraser {
                 log.clock().now().plus_millis(SOON.as_millis() as i64)
             }
             Err(Unfinished::NotYet(reason)) => {
-                warn!(user.id = %user, reason, "a forgotten user has no certificate yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: making the certificate failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
             Err(Unfinished::Failed(reason)) => {
-                warn!(user.id = %user, reason, "what is left of a forgotten user can't be erased yet; trying again in {LATER_SECONDS} s");
+                warn!(user.id = %user, reason, "forgetting: erasing the remains of a user failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
         };
-        if let Err(error) = log.put_off_forgetting(user, put_off).await {
-            warn!(user.id = %user, %error, "that it is to be tried again later can't be written; it is tried again now");
+        if let Err(error) = log.forgettings().put_off(user, put_off).await {
+            warn!(user.id = %user, %error, "forgetting: postponing a failed step was not written; trying it again now");
         }
     }
 
-    /// Whether what it waits for can be expected at any moment.
+    /// Whether the next step can be expected at any moment.
     fn is_new(&self, one: &Forgetting) -> bool {
         let since = one.forgotten_at.unwrap_or(one.due);
         self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)
@@ -178,12 +179,12 @@ impl Eraser {
         }
     }
 
-    /// What was written by whoever was in the middle of something when the user was forgotten, and the bytes of uploads.
+    /// Erases what was still being written when the user was forgotten, and the bytes of uploads.
     async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
-        self.0.log.erase_working_rows(user).await?;
-        self.0.log.empty_wal().await?;
+        self.0.log.forgettings().erase_working_rows(user).await?;
+        self.0.log.forgettings().empty_wal().await?;
         self.0.blobs.delete_of(user).await?;
-        Ok(self.0.log.close_forgetting(user).await?)
+        Ok(self.0.log.forgettings().close(user).await?)
     }
 
     /// Erases what can be within that time. The elected node goes on with the rest.
@@ -207,30 +208,32 @@ impl Eraser {
             ..
         } = &*self.0;
         let Some(forgetting) = log
-            .forgetting(user)
+            .forgettings()
+            .get(user)
             .await?
             .filter(|one| one.stage == Stage::Forgotten)
         else {
             return Ok(());
         };
         ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
-        log.erase_working_rows(user).await?;
-        let _ = log.empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
+        log.forgettings().erase_working_rows(user).await?;
+        let _ = log.forgettings().empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
         blobs.delete_of(user).await?;
         if let Some(directus) = directus {
             directus.delete(user).await?;
         }
         reads.wait_for_all(forgetting.position, PROJECTIONS).await?;
-        log.empty_wal().await?;
-        let left = log.working_rows_left(user).await?;
+        log.forgettings().empty_wal().await?;
+        let left = log.forgettings().working_rows_left(user).await?;
         if !left.is_empty() {
             return Err(Unfinished::NotYet(format!("rows are left: {left:?}")));
         }
         let certificate = certificate::sign(log, &forgetting, directus.is_some()).await?;
         let now = log.clock().now();
-        log.note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
+        log.forgettings()
+            .note_erased(user, now, certificate, now.plus_seconds(LAST_LOOK_SECONDS))
             .await?;
-        info!(user.id = %user, "nothing is left of user `{user}`");
+        info!(user.id = %user, "forgetting: nothing is left of the user");
         Ok(())
     }
 
@@ -241,14 +244,15 @@ impl Eraser {
         let mut back = Vec::new();
         for ids in ledger.read()?.chunks(ASKED_AT_ONCE) {
             let live = log
+                .forgettings()
                 .with_live_keys(ids.to_vec())
                 .await
                 .map_err(|error| error.to_string())?;
             for user in live {
                 self.forget_again(user).await.map_err(|error| {
-                    format!("user {user} had been forgotten, came back with a backup, and can't be forgotten again: {error}")
+                    format!("user {user} was forgotten, came back with a backup, and cannot be forgotten again: {error}")
                 })?;
-                warn!(user.id = %user, "user `{user}` had been forgotten and came back with a backup: forgotten again");
+                warn!(user.id = %user, "forgetting: a user came back with a backup and is forgotten again");
                 back.push(user);
             }
         }
@@ -281,7 +285,7 @@ impl Eraser {
         while let Err(reason) = self.catch_up().await {
             warn!(
                 reason,
-                "the ledger of the forgotten can't be brought up to date; trying on"
+                "forgetting: bringing the ledger up to date failed; trying again"
             );
             tokio::time::sleep(AWAY).await;
         }
@@ -293,7 +297,7 @@ impl Eraser {
                 {
                     warn!(
                         reason,
-                        "the ledger of the forgotten can't be written; trying on"
+                        "forgetting: writing the ledger failed; trying again"
                     );
                     tokio::time::sleep(AWAY).await;
                 }
@@ -301,12 +305,13 @@ impl Eraser {
         }
     }
 
-    /// Who was forgotten while this server was away.
+    /// Notes the users who were forgotten while this server was away.
     async fn catch_up(&self) -> Result<(), String> {
         let Inner { log, ledger, .. } = &*self.0;
         let mut after = None;
         loop {
             let page = log
+                .forgettings()
                 .forgotten_after(after)
                 .await
                 .map_err(|error| error.to_string())?;

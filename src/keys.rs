@@ -25,7 +25,7 @@ use crate::{
 
 /// Where the ring is: the environment, or a file that changes as a whole.
 pub mod file;
-/// What a server does when it is asked, and its ring while it runs.
+/// The ring of a running server, and what it does on request.
 pub mod server;
 
 use server::perform;
@@ -35,7 +35,6 @@ const PASSES: u32 = 5;
 /// The most owners that are named.
 const NAMED: usize = 10;
 
-/// What may be done with master keys.
 #[derive(Subcommand)]
 pub enum KeysCommand {
     /// Print the keys, which one is current, and how many data keys each wraps
@@ -54,7 +53,6 @@ pub enum KeysCommand {
     },
 }
 
-/// Does it.
 pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
     runtime::run(async {
         let mut keeper = Keeper { config, here: None };
@@ -67,7 +65,7 @@ pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
     })
 }
 
-/// Whoever is asked: the running server, else the store, which is opened once.
+/// The keeper of the keys: the running server, else the store, which is opened once.
 struct Keeper<'a> {
     config: &'a Config,
     here: Option<Here>,
@@ -150,7 +148,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
         }
         Some(id) if known.contains(id.as_str()) => {
             return Err(format!(
-                "master key `{id}` is there, or was: backups may need it; take another id"
+                "master key `{id}` exists or existed; backups may need it, so take another id"
             ));
         }
         Some(id) => id,
@@ -160,7 +158,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
     let Some(path) = file::path(keeper.config) else {
         say(&entry);
         eprintln!(
-            "This is master key `{id}`, kept nowhere yet. Put it first in GENIE_MASTER_KEYS of every server, with a comma after it,\n\
+            "This is master key `{id}`; no server has it yet. Put it first in GENIE_MASTER_KEYS of every server, with a comma after it,\n\
              and restart them one after the other; then run: genie keys rotate"
         );
         return Ok(());
@@ -174,7 +172,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
         "master key `{id}` is first in {} and wraps nothing yet; keep a copy of the file in a safe place",
         path.display()
     ));
-    say("Servers with files of their own need the new key, too. Then run: genie keys rotate");
+    say("Servers with other key files need the new key too. Then run: genie keys rotate");
     Ok(())
 }
 
@@ -206,19 +204,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         "master key `{to}` is current: new data keys are wrapped by it; {remain} others remain"
     ));
     for _ in 0..PASSES {
-        let mut from = Some(Place::default());
-        while let Some(place) = from {
-            let step: Step = keeper
-                .ask(KeyRequest::Step {
-                    to: to.clone(),
-                    from: place,
-                })
-                .await?;
-            remain = remain.saturating_sub(step.wrapped);
-            say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
-            unreadable.extend(step.unreadable);
-            from = step.next;
-        }
+        unreadable.extend(wrap_all(keeper, &to, remain).await?);
         listed = keeper.ask(KeyRequest::List).await?;
         remain = listed.wrapped_by_others(&to);
         if remain <= unreadable.len() as u64 {
@@ -228,14 +214,14 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     if !unreadable.is_empty() {
         let named: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
         return Err(format!(
-            "{} data keys can't be opened with the master keys that they name, and stay as they are: of {}",
+            "{} data keys cannot be opened with the master keys that they name, and stay as they are. They belong to {}",
             unreadable.len(),
             named.join(", ")
         ));
     }
     if remain > 0 {
         return Err(format!(
-            "{remain} data keys were wrapped by other master keys meanwhile; run this again"
+            "other servers wrapped {remain} data keys by other master keys meanwhile; run this again"
         ));
     }
     say(&format!(
@@ -245,10 +231,32 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     let old: Vec<&String> = listed.ring.iter().filter(|id| **id != to).collect();
     old.iter().for_each(|id| {
         say(&format!(
-            "nothing needs master key `{id}` any more: genie keys retire {id}"
+            "no data key needs master key `{id}` now; to retire it, run: genie keys retire {id}"
         ))
     });
     Ok(())
+}
+
+/// Goes through all data keys once. Answers those that can't be opened.
+async fn wrap_all(
+    keeper: &mut Keeper<'_>,
+    to: &str,
+    mut remain: u64,
+) -> Result<BTreeSet<String>, String> {
+    let mut unreadable = BTreeSet::new();
+    let mut from = Some(Place::default());
+    while let Some(place) = from {
+        let request = KeyRequest::Step {
+            to: to.to_owned(),
+            from: place,
+        };
+        let step: Step = keeper.ask(request).await?;
+        remain = remain.saturating_sub(step.wrapped);
+        say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
+        unreadable.extend(step.unreadable);
+        from = step.next;
+    }
+    Ok(unreadable)
 }
 
 async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
@@ -267,7 +275,11 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
             ));
             return Ok(());
         }
-        None if !is_known => return Err(format!("there is no master key `{id}`; genie keys list")),
+        None if !is_known => {
+            return Err(format!(
+                "there is no master key `{id}`; run: genie keys list"
+            ));
+        }
         _ => {}
     }
     let at: String = keeper.ask(KeyRequest::Retire { id: id.to_owned() }).await?;
@@ -282,14 +294,14 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
                 "master key `{id}` is retired and was taken out of {}",
                 path.display()
             ));
-            say("Take it out of the files of other servers, too.");
+            say("Take it out of the key files of other servers too.");
         }
         None => say(&format!(
             "master key `{id}` is retired; take it out of GENIE_MASTER_KEYS of every server"
         )),
     }
     say(&format!(
-        "Backups and exports made before {at} still need it: keep a copy, apart from them, for as long as you keep any."
+        "Backups and exports made before {at} still need it: keep a copy of it, apart from them, as long as you keep any of them."
     ));
     Ok(())
 }

@@ -1,24 +1,24 @@
 //! genie: a self-hosted back end for creator platforms. HTTP, command line, configuration and wiring; every rule is below.
 
-/// State only: what handlers are given.
+/// The state that handlers are given.
 pub mod app;
-/// `genie audit`: what happened, and whether the log can be trusted.
+/// `genie audit`: prints and verifies the log.
 mod audit;
 /// The blob store: uploaded files, sealed.
 mod blobs;
-/// All commands.
+/// The command line.
 pub mod cli;
 /// Everything from the environment, read once and checked.
 pub mod config;
-/// No image of this process' memory is left behind.
+/// Forbids core dumps.
 pub mod core_dumps;
-/// `genie import`: what the original held.
+/// `genie import`: credentials of the original.
 mod credential_import;
 /// The account exports that run on this server.
 mod exports;
-/// What is left of the forgotten is erased; `genie forget`, `genie restore-check`.
+/// Erases forgotten users; `genie forget`, `genie restore-check`.
 mod forgetting;
-/// All routes.
+/// Everything that is answered on the port.
 pub mod http;
 /// Passwords and tokens of the built-in identity.
 mod identity;
@@ -34,17 +34,17 @@ mod log_transfer;
 mod logging;
 /// The network that a client belongs to.
 mod network;
-/// An upload is looked through and queued.
+/// Checks an upload and queues its job.
 mod onboarding;
 /// Answers with status 503, counted for the log.
 mod outages;
 /// Keeps signed heads outside the store.
 mod publish_heads;
-/// How often something may happen for one key.
+/// Counts requests by key.
 mod rate_limiter;
 /// The rates of requests.
 mod request_limits;
-/// Which roles there are.
+/// The known roles.
 mod roles;
 /// Builds a server and lets it listen.
 pub mod serve;
@@ -56,5 +56,5 @@ mod store;
 mod tier_limits;
 /// The uploads that this server receives and checks.
 mod uploads;
-/// Whether an uploaded ZIP may be unpacked.
+/// Checks whether an uploaded ZIP may be unpacked.
 mod zip_check;

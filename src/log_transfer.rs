@@ -24,7 +24,6 @@ const SHORTEST: usize = 8;
 /// The longest passphrase file, in bytes.
 const LONGEST_FILE: u64 = 4096;
 
-/// What may be done with the whole log.
 #[derive(Subcommand)]
 pub enum LogCommand {
     /// Write the log and what it needs into a folder, encrypted; goes on after an earlier export; may run beside the server
@@ -106,7 +105,7 @@ pub fn passphrase(
     };
     if is_new && passphrase.expose_secret().len() < SHORTEST {
         Err(format!(
-            "the passphrase of an export must have {SHORTEST} characters or more; who has it can read the export"
+            "the passphrase of an export must have at least {SHORTEST} characters; everybody who has it can read the export"
         ))
     } else {
         Ok(passphrase)
@@ -141,8 +140,8 @@ fn ask(is_new: bool) -> Result<SecretString, String> {
         })
     };
     let passphrase = ask("Passphrase of the export: ")?;
-    if is_new && *ask("The same again: ")? != *passphrase {
-        return Err("the two are not the same".to_owned());
+    if is_new && *ask("Repeat the passphrase: ")? != *passphrase {
+        return Err("the two passphrases differ".to_owned());
     }
     Ok(SecretString::from(passphrase.as_str()))
 }

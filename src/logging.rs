@@ -60,13 +60,13 @@ fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
         .unwrap_or("no reason given");
     let location = panicked.location().map(ToString::to_string);
     let backtrace = Backtrace::capture().to_string();
-    error!(reason, location, backtrace, "a thread panicked");
+    error!(reason, location, backtrace, "process: a thread panicked");
 }
 
 /// Says why this process ends: as a log line where those are JSON, else as a sentence.
 pub fn say_why(sentence: &str) {
     if IS_JSON.get().copied().unwrap_or(false) {
-        error!(reason = sentence, "genie ends");
+        error!(reason = sentence, "process: ends with an error");
     } else {
         eprintln!("genie: {sentence}");
     }

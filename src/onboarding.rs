@@ -1,5 +1,5 @@
-//! An upload is looked through and queued (contract, section 3). Its bytes are in the blob store by then, and nobody's; one append
-//! makes them a file, queues the job that reads it in, and moves the account on.
+//! Checks an upload and queues its job (docs/api.md, Onboarding). Its bytes are in the blob store by then, but no user's file yet. One append
+//! makes them a file, queues the job that imports it, and moves the account on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,6 @@ use crate::{
     zip_check::{self, BadZip},
 };
 
-/// What it was found to be.
 const MEDIA_TYPE: &str = "application/zip";
 /// How many of the largest uploads a user's kept files may amount to.
 const KEPT: u64 = 4;
@@ -37,7 +36,7 @@ pub enum UploadError {
 /// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
 /// each upload whose job is cancelled or fails is followed by another.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
-    let kept = app.log.kept_bytes(user).await?;
+    let kept = app.log.blobs().kept_bytes(user).await?;
     let room = most.saturating_mul(KEPT);
     if kept.saturating_add(most) <= room {
         Ok(())
@@ -104,7 +103,8 @@ async fn queue(
     name: String,
     context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
-    let (user, file) = (upload.user(), upload.id());
+    let user = upload.user();
+    let file = upload.id();
     let row = upload.row(name, MEDIA_TYPE, app.log.clock().now());
     let (queued, position) = match app.write.onboarding.queue(user, file, row, context).await {
         Ok(queued) => queued,

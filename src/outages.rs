@@ -26,7 +26,7 @@ impl Outages {
             code,
             reason,
             count = 1,
-            "requests answered with status 503; the next line of this code comes in a minute at the earliest"
+            "requests: answered with status 503; the next such line comes in a minute"
         );
         tokio::spawn(self.clone().tell_each_minute(code.to_owned()));
     }
@@ -40,7 +40,7 @@ impl Outages {
             };
             warn!(
                 code,
-                count, "requests answered with status 503 during the last minute"
+                count, "requests: answered with status 503 during the last minute"
             );
         }
     }

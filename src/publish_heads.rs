@@ -150,7 +150,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
                 path,
                 kept,
                 signed,
-                "the kept heads cover more facts than the log has: the store was set back, or it is another"
+                "signed heads: the file covers more facts than the log; the store was set back or is another one"
             );
         }
         if head.size <= file.size {
@@ -162,7 +162,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
         match written {
             Ok(()) => pause = FIRST_PAUSE,
             Err(error) => {
-                warn!(path, %error, "a signed head can't be kept; trying again");
+                warn!(path, %error, "signed heads: writing the file failed; trying again");
                 again(&mut heads, &mut pause).await;
             }
         }
@@ -184,7 +184,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
         {
             Ok(answer) if answer.status().is_success() => {
                 if pause > FIRST_PAUSE {
-                    info!("the webhook takes signed heads again");
+                    info!("signed heads: the webhook accepts them again");
                 }
                 pause = FIRST_PAUSE;
             }
@@ -195,7 +195,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
                 };
                 warn!(
                     reason,
-                    "the webhook did not take a signed head; trying again"
+                    "signed heads: the webhook did not accept one; trying again"
                 );
                 again(&mut heads, &mut pause).await;
             }

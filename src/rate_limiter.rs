@@ -54,7 +54,7 @@ impl Rate {
 
 /// Counts by key.
 pub struct RequestLimiter {
-    /// What clients know it by.
+    /// The name in the headers of answers.
     name: &'static str,
     rate: Rate,
     counts: RateLimiter<u64, DashMapStateStore<u64>, MonotonicClock, StateInformationMiddleware>,
@@ -121,7 +121,7 @@ impl RateStanding {
         )
     }
 
-    /// What is left, and in how many seconds all of it is there again, for `RateLimit` (the same draft).
+    /// The requests that are left, and in how many seconds all of them are there again, for `RateLimit` (the same draft).
     pub fn limit(&self) -> String {
         let used = self.rate.requests.get().saturating_sub(self.remaining);
         let whole_again = (self.rate.interval() * used).as_secs_f64().ceil();

@@ -1,5 +1,5 @@
-//! Which roles there are. Where genie says who is who, those that are set; where a Directus does, its own. A role of any other name
-//! is a typing error, or meant for somebody else, and must not become a fact.
+//! The known roles: the configured ones, or those of Directus where it knows the users. A role of any other name is a typing error,
+//! or meant for another system, and must not become a fact.
 
 use crate::config::Config;
 
@@ -10,17 +10,17 @@ const MAX_NAME: usize = 64;
 /// The most names that a refusal tells.
 const MAX_TOLD: usize = 50;
 
-/// Whether a role of this name administers, when nothing else is said. Directus calls it `Administrator`.
+/// Whether a role of this name administers by default. Directus calls it `Administrator`.
 pub fn administers(role: &str) -> bool {
     role.eq_ignore_ascii_case("administrator")
 }
 
-/// Whether it can be the name of a role, wherever roles come from.
+/// Whether a text can be the name of a role, in genie or in Directus.
 pub fn has_the_form_of_one(role: &str) -> bool {
     (1..=MAX_NAME).contains(&role.len()) && !role.chars().any(char::is_control)
 }
 
-/// Refuses what is no role by the settings, in a sentence. With a Directus they say nothing of it.
+/// Refuses a role that the settings do not have, in a sentence. With a Directus the settings name no roles.
 pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
     match config.directus {
         None => expect_one_of(
@@ -36,7 +36,7 @@ pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
     }
 }
 
-/// Refuses what is none of these, in a sentence that names them.
+/// Refuses a role that is not among these, in a sentence that names them.
 pub fn expect_one_of<'a>(
     known: impl Iterator<Item = &'a str> + Clone,
     role: &str,

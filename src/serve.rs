@@ -211,38 +211,28 @@ async fn build(
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());
-    let election = log.stand_for_election(&node).await.map_err(sentence)?;
+    let election = log.elections().stand(&node).await.map_err(sentence)?;
     let settings = write_settings(&config, node, limits.clone());
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
     let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
-    // Where Directus names the administrators, no invite can make one.
-    let first_invite = match directus {
-        Some(_) => None,
-        None => {
-            let fixed = config.first_invite.as_ref();
-            write.invites.first(fixed).await.map_err(sentence)?
-        }
-    };
+    let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
-    let blobs = Blobs::open(log.clone(), config.blobs())?;
-    tokio::spawn(blobs.clone().sweep(election.clone()));
-    let ledger = ForgottenLedger::open(&config.forgotten_file)?;
+    let blobs = start_blobs(&config, &log, &election)?;
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
         reads.clone(),
         blobs.clone(),
         directus.clone(),
-        ledger,
+        ForgottenLedger::open(&config.forgotten_file)?,
     );
     start_erasing(&eraser, &election, &say).await?;
     let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
     tokio::spawn(account_cache.clone().follow());
-    let request_limits = RequestLimits::new(&config);
-    tokio::spawn(request_limits.clone().forget_idle());
+    let request_limits = start_request_limits(&config);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
@@ -308,22 +298,45 @@ fn open_directus(
     Ok(directus)
 }
 
+/// Where Directus names the administrators, no invite can make one.
+async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<String>, String> {
+    if config.directus.is_some() {
+        return Ok(None);
+    }
+    let fixed = config.first_invite.as_ref();
+    write.invites.first(fixed).await.map_err(sentence)
+}
+
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
     if config.shared_secret.is_none() {
-        warn!("RBAC_SYNC_WEBHOOK_SECRET is not set: the routes of servers and workers answer 503");
+        warn!(
+            "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
+        );
     }
     if let Err(failure) = write.ping_model().await {
         warn!(
             reason = failure.sentence,
-            "chat and captions answer 502 until the model server does"
+            "model server: no answer; chat and captions answer 502 until it does"
         );
     }
+}
+
+fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs, String> {
+    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    tokio::spawn(blobs.clone().sweep(election.clone()));
+    Ok(blobs)
+}
+
+fn start_request_limits(config: &Config) -> RequestLimits {
+    let limits = RequestLimits::new(config);
+    tokio::spawn(limits.clone().forget_idle());
+    limits
 }
 
 async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Result<(), String> {
     for user in eraser.apply_ledger().await? {
         say(&format!(
-            "User {user} had been forgotten and came back with a backup: forgotten again"
+            "User {user} was forgotten and came back with a backup; forgotten again"
         ));
     }
     tokio::spawn(eraser.clone().keep_ledger());
@@ -353,7 +366,7 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     }
     for address in &addresses {
         (owner.say)(&format!("genie listens on http://{address}"));
-        info!(%address, store = ?app.config.target(), "genie listens");
+        info!(%address, store = ?app.config.target(), "genie: listening");
     }
     if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
         let _ = listening.send(*address);
@@ -396,7 +409,7 @@ async fn close(app: &App) {
         log.store().close().await;
     };
     let _ = app.log.store().io().spawn(end).await;
-    info!("genie stopped");
+    info!("genie: stopped");
 }
 
 /// The first invite, with a command that uses it.

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 
-/// Asks the server that runs on a data folder.
+/// The command's end of the socket.
 pub mod client;
-/// What may be asked.
+/// The requests of commands.
 pub mod requests;
-/// Serves the socket.
+/// The server's end of the socket.
 pub mod server;
 
 /// The longest path of a socket: what fits into `sun_path` everywhere (104 bytes with the final zero on macOS, 108 on Linux).

@@ -1,11 +1,11 @@
-//! Whether an uploaded ZIP may be unpacked: is it one, and would a worker that unpacks it stay within its folder, its disk and its
-//! time? Nothing that the file says of itself is believed before it was seen.
+//! Checks whether an uploaded file is a ZIP that may be unpacked: a worker that unpacks it must stay within its folder, its disk and
+//! its time. No statement of the file is believed before it is checked.
 //!
-//! What is checked: the file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3); how many entries there
-//! are, and how much they say they hold, in all and for the file's size; each name; that entries are plain files or folders, stored or
-//! deflated, not encrypted, no archives themselves; that no two have one name, or overlap (one compressed heap that many entries
-//! point at); that each entry's own header agrees with the directory. At last each is unpacked, to nowhere, and must have the very
-//! length and checksum that were said: so none can unpack to more.
+//! The checks: the file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3). The number of entries and their
+//! stated sizes are within bounds, in all and for the file's size. Names are harmless. Entries are plain files or folders, stored or
+//! deflated, not encrypted, and no archives themselves. No two entries have one name, or overlap (one compressed heap that many
+//! entries point at). Each entry's own header agrees with the directory. At last each entry is unpacked, to nowhere, and must have
+//! the stated length and checksum: so none can unpack to more.
 
 use flate2::read::DeflateDecoder;
 use rawzip::{
@@ -15,7 +15,6 @@ use rawzip::{
 
 /// How the first entry of an archive begins.
 pub const MAGIC: [u8; 4] = *b"PK\x03\x04";
-/// The most entries.
 const MAX_ENTRIES: usize = 20_000;
 /// The longest name, in bytes.
 const MAX_NAME: usize = 1024;
@@ -110,7 +109,7 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     Ok(())
 }
 
-/// What the directory lists, as far as the directory alone can be judged.
+/// The entries of the directory, judged by the directory alone.
 fn entries(
     archive: &ZipArchive<impl ReaderAt>,
     buffer: &mut [u8],
@@ -153,7 +152,7 @@ fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
     }
     let made_on_unix = [CreatorSystem::UNIX, CreatorSystem::MACOS]
         .contains(&record.version_made_by().creator_system());
-    // Of a Unix mode, the bits that say what kind of thing it is; many tools leave them out.
+    // The bits of a Unix mode that say what kind of file it is; many tools leave them out.
     let kind = if made_on_unix {
         (record.external_attributes() >> 16) & 0o170_000
     } else {
@@ -187,7 +186,7 @@ fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
     Ok(())
 }
 
-/// What is wrong with a name, if anything: unpacked anywhere, on any system, it must stay in its folder.
+/// The fault of a name, if it has one: unpacked anywhere, on any system, a file must stay in its folder.
 fn wrong_with(name: &[u8]) -> Option<&'static str> {
     let is_drive = matches!(name, [letter, b':', ..] if letter.is_ascii_alphabetic());
     if name.is_empty() {

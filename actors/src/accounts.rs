@@ -157,12 +157,12 @@ impl Accounts {
 
     /// Replaces a refresh token by its successor. A token that was used before is not answered with one.
     pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, WriteError> {
-        Ok(self.log.refresh_session(refresh).await?)
+        Ok(self.log.sessions().refresh(refresh).await?)
     }
 
     /// Logs out: ends the login of a refresh token.
     pub async fn log_out(&self, family: Uuid) -> Result<(), WriteError> {
-        self.log.end_session(&family.to_string(), None).await?;
+        self.log.sessions().end(&family.to_string(), None).await?;
         Ok(())
     }
 
@@ -263,7 +263,11 @@ impl Accounts {
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
         let family = login.to_string();
-        let sessions = self.log.sessions_of(user, self.log.clock().now()).await?;
+        let sessions = self
+            .log
+            .sessions()
+            .of_user(user, self.log.clock().now())
+            .await?;
         let is_theirs = sessions.iter().any(|session| session.family == family);
         self.plan(user, context, move |state, now| {
             if !is_theirs {
@@ -447,7 +451,7 @@ impl Accounts {
         loop {
             self.log.clock().pause(SWEEP).await;
             if election.now().is_some()
-                && let Err(error) = self.log.sweep_sessions(self.log.clock().now()).await
+                && let Err(error) = self.log.sessions().sweep(self.log.clock().now()).await
             {
                 warn!(%error, "expired sessions not deleted; retrying in 10 min");
             }

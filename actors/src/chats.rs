@@ -100,7 +100,12 @@ impl Chats {
     /// Stops a turn, at the model server too. A turn on another node stops at that node's next heartbeat.
     pub async fn stop(&self, turn: TurnId) -> Result<(), WriteError> {
         let id = turn.to_string();
-        self.supervisor.0.log.call_off(LeaseKind::Turn, &id).await?;
+        self.supervisor
+            .0
+            .log
+            .leases()
+            .call_off(LeaseKind::Turn, &id)
+            .await?;
         self.supervisor.cancel_run(&id);
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::{
 
 /// Shows secrets, after the fact that says so.
 mod reveal;
-pub use reveal::{CredentialRef, RevealRequest, Revealed};
+pub use reveal::{CredentialRef, Revealed, SecretRequest};
 
 /// The most bytes of a profile's or a login's fields, as JSON.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;

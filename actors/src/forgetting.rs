@@ -105,7 +105,10 @@ impl Forgetter {
                 }
                 Ok(Waking::Forgotten) => {
                     let now = self.log.clock().now();
-                    self.log.forget_restored_key(user, now).await?;
+                    self.log
+                        .forgettings()
+                        .forget_restored_key(user, now)
+                        .await?;
                     return Ok(ForgetOutcome::Yes);
                 }
                 Err(LogError::Away(reason)) => return Err(WriteError::Away(reason)),
@@ -184,7 +187,7 @@ impl Forgetter {
         error: &LogError,
     ) -> Result<AppendRequest, WriteError> {
         let (LifecycleCommand::Forget(by), (after, of_account @ 1..)) =
-            (command, self.log.counts_of(user).await?)
+            (command, self.log.forgettings().counts_of(user).await?)
         else {
             return Err(error.clone().into());
         };

@@ -49,7 +49,7 @@ impl Impersonations {
             impersonation: impersonation.session,
         });
         let receipt = self.users.ask(user, caller.metadata(), start).await?;
-        self.log.open_impersonation(impersonation, now).await?;
+        self.log.impersonations().open(impersonation, now).await?;
         Ok((impersonation, receipt.position))
     }
 
@@ -62,12 +62,13 @@ impl Impersonations {
         let context = context.into();
         let open = self
             .log
-            .impersonation(session, self.log.clock().now())
+            .impersonations()
+            .get(session, self.log.clock().now())
             .await?;
         let user = match (open, &context.key) {
             (Some(open), _) => Some(open.user),
             // It is over. Only the same request once more is answered again.
-            (None, Some(key)) => self.log.remembered_with(key).await?,
+            (None, Some(key)) => self.log.outcomes().owner_of(key).await?,
             (None, None) => None,
         };
         let user = user.ok_or_else(not_there)?;
@@ -79,7 +80,7 @@ impl Impersonations {
             state.decide(now, UserCommand::account(end)).map(Plan::from)
         };
         let receipt = self.users.plan(user, None, context, Arc::new(end)).await?;
-        self.log.end_impersonation(session).await?;
+        self.log.impersonations().end(session).await?;
         Ok(receipt.position)
     }
 }

@@ -54,7 +54,7 @@ impl std::fmt::Debug for JobBoard {
 
 /// A job handed to a worker.
 #[derive(Debug)]
-pub struct ClaimedJob {
+pub struct JobClaim {
     /// Which.
     pub job: JobId,
     /// Whose.
@@ -126,7 +126,7 @@ impl JobBoard {
             match self.start().await {
                 Ok(follower) => break follower,
                 Err(error) => {
-                    warn!(%error, "job board cannot read the log; retrying in 0.5 s");
+                    warn!(%error, "job board: start failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -151,7 +151,7 @@ impl JobBoard {
         {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
-                Err(error) => error!(%error, "job board skipped a damaged row"),
+                Err(error) => error!(%error, "job board: skipped a damaged row"),
             }
         }
         self.take_note(&steps);
@@ -183,7 +183,7 @@ impl JobBoard {
         max: usize,
         wait: Duration,
         metadata: Metadata,
-    ) -> Result<Vec<ClaimedJob>, WriteError> {
+    ) -> Result<Vec<JobClaim>, WriteError> {
         let deadline = Instant::now() + wait;
         loop {
             let changed = self.0.changed.notified();
@@ -221,7 +221,7 @@ impl JobBoard {
         worker: &str,
         max: usize,
         metadata: Metadata,
-    ) -> Result<Vec<ClaimedJob>, WriteError> {
+    ) -> Result<Vec<JobClaim>, WriteError> {
         let mut claimed = Vec::new();
         while claimed.len() < max {
             let now = self.0.log.clock().now();
@@ -234,7 +234,7 @@ impl JobBoard {
                 // again, it comes back.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
                 Err(WriteError::Internal(reason)) => {
-                    error!(reason, job.id = %candidate.job, "job cannot be handed out; it is off the board")
+                    error!(reason, job.id = %candidate.job, "job board: a job can't be handed out; others are")
                 }
                 Err(error) => {
                     self.lock().put_back(&candidate);
@@ -254,7 +254,7 @@ impl JobBoard {
         candidate: &JobOffer,
         worker: &str,
         metadata: Metadata,
-    ) -> Result<ClaimedJob, WriteError> {
+    ) -> Result<JobClaim, WriteError> {
         let user = candidate.user;
         let job = candidate.job.clone();
         let lease = hex::encode(clock::random_bytes::<32>());
@@ -300,7 +300,7 @@ impl JobBoard {
             .spec()
             .cloned()
             .ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
-        Ok(ClaimedJob {
+        Ok(JobClaim {
             job,
             user,
             spec,
@@ -374,7 +374,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .renew_lease(LeaseKind::Job, job.as_str(), &hash, until, progress)
+            .leases()
+            .renew(LeaseKind::Job, job.as_str(), &hash, until, progress)
             .await?)
     }
 
@@ -383,7 +384,8 @@ impl JobBoard {
         Ok(self
             .0
             .log
-            .lease(LeaseKind::Job, job.as_str())
+            .leases()
+            .get(LeaseKind::Job, job.as_str())
             .await?
             .map(|lease| lease.user))
     }

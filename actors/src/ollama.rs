@@ -141,7 +141,7 @@ impl Ollama {
             Err(_) => return Err(too_slow()),
             Ok(Err(error)) if error.is_connect() || error.is_timeout() => return Err(unreachable()),
             Ok(Err(error)) => {
-                warn!(error = %error.without_url(), "model server closed the connection before it answered");
+                warn!(error = %error.without_url(), "model server: connection ended before the answer");
                 return Err(broke_off());
             }
             Ok(Ok(answer)) => answer,
@@ -183,7 +183,7 @@ impl ModelStream {
             if self.buffer.len() > MAX_LINE {
                 warn!(
                     model = self.model,
-                    "model server sent a line without an end; the answer fails"
+                    "model server: a line of the stream is too long; the answer ends"
                 );
                 return Err(broke_off());
             }
@@ -191,7 +191,7 @@ impl ModelStream {
                 Err(_) => return Err(too_slow()),
                 Ok(Some(Ok(bytes))) => self.buffer.extend_from_slice(&bytes),
                 Ok(Some(Err(error))) => {
-                    warn!(model = self.model, error = %error.without_url(), "model server closed the connection in the middle of an answer");
+                    warn!(model = self.model, error = %error.without_url(), "model server: connection ended in the middle of the answer");
                     return Err(broke_off());
                 }
                 // The last line may come without its line feed.
@@ -209,7 +209,7 @@ impl ModelStream {
             warn!(
                 model = self.model,
                 bytes = line.len(),
-                "model server sent a line that is not JSON; the answer fails"
+                "model server: a line of the stream is not JSON; the answer ends"
             );
             return Err(broke_off());
         };
@@ -283,7 +283,7 @@ fn refused(status: u16, text: &str, model: &str) -> Failure {
         http.status = status,
         error = text,
         model,
-        "model server refused a request"
+        "model server: request refused"
     );
     if status == 404 {
         return failure(

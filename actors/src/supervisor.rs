@@ -105,7 +105,7 @@ impl Supervisor {
         let ollama =
             Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
-            journal: log.start_journal(),
+            journal: log.journals().start(),
             log,
             users,
             ollama,
@@ -180,7 +180,7 @@ impl Supervisor {
 
     /// Whether this node holds a lease.
     pub async fn holds_lease(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
-        let lease = self.0.log.lease(kind, id).await?;
+        let lease = self.0.log.leases().get(kind, id).await?;
         Ok(lease.is_some_and(|lease| lease.holder == self.0.node))
     }
 

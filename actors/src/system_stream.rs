@@ -62,7 +62,7 @@ where
         let loaded = SystemStream::<A>::load(log, kind, id).await?;
         // Looked up after the state was read, as a user's actor does.
         if let Some((user, key)) = &repeatable
-            && let Some(remembered) = log.remembered(*user, key).await?
+            && let Some(remembered) = log.outcomes().get(*user, key).await?
         {
             return answer_again(remembered).map(|receipt| receipt.position);
         }

@@ -253,7 +253,7 @@ impl CommandRun {
 
     async fn remembered(&self, message: &CommandMessage) -> Result<Option<Remembered>, WriteError> {
         match &message.context.key {
-            Some(key) => Ok(self.log.remembered(self.id, key).await?),
+            Some(key) => Ok(self.log.outcomes().get(self.id, key).await?),
             None => Ok(None),
         }
     }
@@ -271,7 +271,7 @@ impl CommandRun {
         if let Ok(plan) = &decided
             && let Some(remember) = self.remember(plan, message)
             && state.user.seq() > 0
-            && !self.log.keep_outcome(remember, state.user.seq()).await?
+            && !self.log.outcomes().keep(remember, state.user.seq()).await?
         {
             return Ok(None);
         }

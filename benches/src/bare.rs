@@ -1,4 +1,4 @@
-//! The least that could be done: the same rows into a table with the same columns and indexes, and nothing else.
+//! The lower bound of the work: inserts the same rows into a table with the same columns and indexes, and does nothing else.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -11,9 +11,9 @@ use crate::{
     setup::{Ground, Measured},
 };
 
-/// Rows of one statement on Postgres, of one transaction on SQLite.
+/// Rows in one statement on Postgres, and in one transaction on SQLite.
 pub const BATCH: usize = 256;
-/// As genie's table has them.
+/// The same columns as genie's table.
 pub const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
      event_id, user_id, user_seq, slice, recorded_at, digest";
 
@@ -50,7 +50,8 @@ impl Bare {
         })
     }
 
-    /// Rows per second in batches of [`BATCH`], made before the clock runs: one after the other on each of so many connections.
+    /// Rows per second, in batches of [`BATCH`], one after the other on each connection. The
+    /// batches are made before the clock runs.
     pub async fn batched_rate(&self, batches: usize, connections: usize) -> Measured<f64> {
         let ready: Vec<Vec<Vec<StoredRow>>> = (0..connections)
             .map(|_| (0..batches).map(|_| self.fresh_rows(BATCH)).collect())
@@ -73,7 +74,7 @@ impl Bare {
         Ok((connections * batches * BATCH) as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// How long one row takes to be durable.
+    /// The time until one row is durable.
     pub async fn single(&self) -> Measured<Duration> {
         let rows = self.fresh_rows(1);
         let began = Instant::now();
@@ -84,7 +85,7 @@ impl Bare {
         Ok(began.elapsed())
     }
 
-    /// Like the pattern, with numbers and ids of their own. Ids ascend, as genie's do.
+    /// Copies the pattern with new numbers and ids. Ids ascend, as genie's do.
     fn fresh_rows(&self, count: usize) -> Vec<StoredRow> {
         let clock = Clock::system();
         let fresh = |row: &StoredRow| {

@@ -11,7 +11,7 @@ const CONNECTIONS: u32 = 2;
 
 pub struct BarePostgres {
     pool: PgPool,
-    /// Kept, so that nothing but the insert is measured.
+    /// Made beforehand, so that only the insert is measured.
     single: Mutex<PgConnection>,
     many: String,
     one: String,

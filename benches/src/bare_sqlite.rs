@@ -20,7 +20,7 @@ use crate::{
 
 pub struct BareSqlite {
     pool: SqlitePool,
-    /// Kept, so that nothing but the insert is measured.
+    /// Made beforehand, so that only the insert is measured.
     single: Mutex<SqliteConnection>,
     many: String,
     one: String,

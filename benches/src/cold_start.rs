@@ -1,4 +1,4 @@
-//! A start with everybody waiting: how long the first commands take when all users wake together, beside their second ones.
+//! A start while everybody waits. Compares the first commands, when all users are loaded together, with their second ones.
 
 use futures_util::future::try_join_all;
 use tokio::time::{Duration, Instant};
@@ -9,17 +9,19 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Users who wake together.
+/// Users who are loaded together.
 const USERS: usize = 1000;
-/// Starts.
+/// Starts of the server.
 const ROUNDS: usize = 5;
 
 /// The ratio of the 99th percentiles.
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let creators = ground.creators(&ground.node().await?, USERS).await?;
-    let (mut ratios, mut colds, mut warms) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
+    let mut colds = Vec::new();
+    let mut warms = Vec::new();
     for _ in 0..ROUNDS {
-        let node = ground.node().await?; // nobody lives yet, no key is known
+        let node = ground.node().await?; // no actor lives yet, and no key is cached
         let cold = percentile(&all_at_once(&node, &creators).await?, 99);
         let warm = percentile(&all_at_once(&node, &creators).await?, 99);
         node.users.passivate(Duration::ZERO, 0);
@@ -40,10 +42,11 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     )])
 }
 
-/// One command of each.
+/// Sends one command for each user, all at once. Returns the times.
 async fn all_at_once(node: &Node, creators: &[Creator]) -> Measured<Vec<Duration>> {
     let clients = creators.iter().map(|creator| {
-        let (node, creator) = (node.clone(), *creator);
+        let node = node.clone();
+        let creator = *creator;
         tokio::spawn(async move {
             let began = Instant::now();
             creator.ask(&node).await?;

@@ -1,4 +1,4 @@
-//! Commands per second through users' actors, beside the stock stack and beside bare inserts.
+//! Commands per second through users' actors, compared with the stock stack and with bare inserts.
 
 use futures_util::future::try_join_all;
 use genie_log::{store::Target, testing::Kind};
@@ -12,27 +12,28 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Users, each with a client that sends its next command when the last was acknowledged.
+/// Users. The client of each sends its next command as soon as the last one is acknowledged.
 const USERS: usize = 1000;
-/// Commands of each user in each round, on both sides: the stock stack reads a whole stream for each command, so that streams
-/// must be equally short.
+/// Commands of each user in each round, on both sides. The stock stack reads a whole stream for
+/// each command, so the streams must be equally short.
 const COMMANDS: usize = 25;
 /// Batches of bare inserts in each round.
 const BATCHES: usize = 150;
-/// Turns.
+/// Rounds in which the compared sides take turns.
 const ROUNDS: usize = 3;
-/// Pools that the stock stack may choose from.
+/// Pool sizes that are tried for the stock stack.
 const STOCK_POOLS: [u32; 3] = [16, 32, 64];
 
 /// The figures of both comparisons.
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let warm = ground.creators(&node, USERS).await?;
-    rate(&node, &warm).await?; // pools, prepared statements
+    rate(&node, &warm).await?; // warms up pools and prepared statements
     let bare = Bare::beside(ground, &node.log).await?;
     bare.batched_rate(10, 2).await?;
     let stock = stock_at_its_best(ground).await?;
-    let (mut to_bare, mut to_stock) = (Vec::new(), Vec::new());
+    let mut to_bare = Vec::new();
+    let mut to_stock = Vec::new();
     for round in 1..=ROUNDS {
         let creators = ground.creators(&node, USERS).await?;
         let ours = rate(&node, &creators).await?;
@@ -74,7 +75,8 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
 pub async fn rate(node: &Node, creators: &[Creator]) -> Measured<f64> {
     let began = Instant::now();
     let clients = creators.iter().map(|creator| {
-        let (node, creator) = (node.clone(), *creator);
+        let node = node.clone();
+        let creator = *creator;
         tokio::spawn(async move {
             for _ in 0..COMMANDS {
                 creator.ask(&node).await?;
@@ -89,7 +91,7 @@ pub async fn rate(node: &Node, creators: &[Creator]) -> Measured<f64> {
     Ok((creators.len() * COMMANDS) as f64 / began.elapsed().as_secs_f64())
 }
 
-/// With the size of pool that serves it best. There is none on SQLite.
+/// Returns the stock stack with its fastest pool size. It does not support SQLite.
 async fn stock_at_its_best(ground: &Ground) -> Measured<Option<Stock>> {
     let Target::Postgres(url) = &ground.store.target else {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Secrets and their keys: how long a reveal takes when many ask at once, how fast a core seals and opens, and how fast all data
-//! keys are wrapped by another master key.
+//! Secrets and their keys: reveals while many callers ask at once, sealing and opening on one core,
+//! and wrapping all data keys by another master key.
 
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305,
@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use genie_actors::{
     Caller,
     credentials::{
-        CredentialDetails, CredentialRef, Credentials, MAX_SECRET_BYTES, Plaintext, RevealRequest,
+        CredentialDetails, CredentialRef, Credentials, MAX_SECRET_BYTES, Plaintext, SecretRequest,
         StoreTarget,
     },
 };
@@ -33,30 +33,32 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Callers who ask at once, each of another user's credential and as soon as they were answered.
+/// Callers at once. Each reveals another user's credential, again as soon as it is answered.
 const CALLERS: usize = 64;
-/// Reveals of each caller in a turn.
+/// Reveals of each caller in one turn.
 const REVEALS: usize = 40;
-/// Bare commits of a turn.
+/// Bare commits in one turn.
 const COMMITS: usize = 100;
-/// Turns of both; the first is to get warm and does not count.
+/// Turns of both sides. The first one warms up and does not count.
 const TURNS: usize = 9;
-/// Seals, each with its opening, of a turn.
+/// Pairs of sealing and opening in one turn.
 const SEALS: usize = 50_000;
-/// Users whose keys are wrapped anew.
+/// Users whose keys are wrapped by another master key.
 const USERS: usize = 50_000;
-/// How often all of them are, each time by another master key.
+/// Rounds, each with another master key.
 const ROTATIONS: usize = 3;
 
-/// How fast one core seals and opens as much as an event has. Needs no store.
+/// Seals and opens the bytes of one event, on one core. Needs no store.
 pub fn seal_and_open() -> Vec<Row> {
-    let (root, text) = (random_bytes::<32>(), random_bytes::<EVENT_BYTES>());
+    let root = random_bytes::<32>();
+    let text = random_bytes::<EVENT_BYTES>();
     let (key, place) = (
         SealingKey::derive(uuid::Uuid::nil(), &root, "bench"),
         encryption::Place::new(&["bench", "a", "1"]),
     );
     let cipher = XChaCha20Poly1305::new(&root.into());
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut bare = Vec::new();
     for _ in 0..TURNS {
         ours.push(per_second(|| {
             key.open(&key.seal(&text, &place), &place)
@@ -96,12 +98,13 @@ pub fn seal_and_open() -> Vec<Row> {
     )]
 }
 
-/// How often a second something succeeds, on this thread alone. 0 when it does not.
+/// Successes per second on this thread; 0 when one fails.
 fn per_second(mut work: impl FnMut() -> bool) -> f64 {
     let began = Instant::now();
-    match (0..SEALS).all(|_| work()) {
-        true => SEALS as f64 / began.elapsed().as_secs_f64(),
-        false => 0.0,
+    if (0..SEALS).all(|_| work()) {
+        SEALS as f64 / began.elapsed().as_secs_f64()
+    } else {
+        0.0
     }
 }
 
@@ -110,12 +113,12 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     Ok(vec![reveal(ground).await?, rotate(ground).await?])
 }
 
-/// The 99th percentile of a reveal (the fact durable, then the secret read and opened) through the vault and the users' actors,
-/// beside the median of one bare row that is made durable alone.
+/// The 99th percentile of a reveal through the vault and the users' actors: the fact durable, then
+/// the secret read and opened. Compared with the median of one bare row that is made durable alone.
 async fn reveal(ground: &Ground) -> Measured<Row> {
     let (node, vault) = ground.node_with_vault().await?;
     let creators = ground.creators(&node, CALLERS).await?;
-    commands::rate(&node, &creators).await?; // rows to copy, and everything warm
+    commands::rate(&node, &creators).await?; // makes rows to copy and warms everything up
     let bare = Bare::beside(ground, &node.log).await?;
     let mut credentials = Vec::with_capacity(CALLERS);
     for user in ground.register(&node.log, CALLERS).await {
@@ -164,7 +167,7 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
     Ok(Row::new(name, median(&ratios), "x", Bound::AtMost(3.0)))
 }
 
-/// How long each of what many callers do at once took.
+/// The times of all calls of many callers at once.
 async fn times<F>(callers: impl Iterator<Item = F>) -> Measured<Vec<Duration>>
 where
     F: Future<Output = Measured<Vec<Duration>>> + Send + 'static,
@@ -173,7 +176,7 @@ where
     Ok(all.into_iter().collect::<Measured<Vec<_>>>()?.concat())
 }
 
-/// How long each command of one caller took, that writes a fact of the same kind and opens nothing.
+/// The times of one caller's commands that write a fact of the same kind and open nothing.
 async fn asks(node: Node, creator: Creator) -> Measured<Vec<Duration>> {
     let mut times = Vec::with_capacity(REVEALS);
     for _ in 0..REVEALS {
@@ -188,7 +191,8 @@ async fn store(vault: &Credentials, user: UserId) -> Measured<CredentialId> {
     let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
     let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES)
         .map_err(|refusal| format!("{refusal:?}"))?;
-    let (kind, platform) = (CredentialKind::Profile, "onlyfans".to_owned());
+    let kind = CredentialKind::Profile;
+    let platform = "onlyfans".to_owned();
     let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,
@@ -201,15 +205,16 @@ async fn store(vault: &Credentials, user: UserId) -> Measured<CredentialId> {
         .id)
 }
 
-/// How long each reveal of one caller took.
+/// The times of one caller's reveals.
 async fn reveals(vault: Credentials, credential: CredentialId) -> Measured<Vec<Duration>> {
-    let (caller, mut times) = (Caller::shared_secret("bench"), Vec::with_capacity(REVEALS));
+    let caller = Caller::shared_secret("bench");
+    let mut times = Vec::with_capacity(REVEALS);
     for _ in 0..REVEALS {
         let (named, purpose) = (
             CredentialRef::Id(credential),
             Some("publishing the planned post".to_owned()),
         );
-        let ask = RevealRequest {
+        let ask = SecretRequest {
             named,
             kinds: &[CredentialKind::Profile],
             right: RevealRight::Every,
@@ -225,19 +230,20 @@ async fn reveals(vault: Credentials, credential: CredentialId) -> Measured<Vec<D
     Ok(times)
 }
 
-/// Users a second whose data keys are wrapped by another master key, to the end.
+/// Users per second whose data keys are wrapped by another master key.
 async fn rotate(ground: &Ground) -> Measured<Row> {
     let log = ground.log().await?;
     ground.register(&log, USERS).await;
-    let (mut ring, mut rates) = (ground.masters.clone(), Vec::new());
+    let mut ring = ground.masters.clone();
+    let mut rates = Vec::new();
     for n in 0..ROTATIONS {
         ring = format!("{},{ring}", *MasterKeys::new_entry(&format!("r{n}")));
-        log.take_ring(MasterKeys::parse(&ring)?).await?;
+        log.master_rings().take(MasterKeys::parse(&ring)?).await?;
         let began = Instant::now();
-        let to = log.begin_rotation().await?;
+        let to = log.key_rotation().begin().await?;
         let (mut wrapped, mut from) = (0, Some(Place::default()));
         while let Some(place) = from {
-            let step = log.rotate(&to, place).await?;
+            let step = log.key_rotation().rotate(&to, place).await?;
             wrapped += step.wrapped;
             from = step.next;
         }

@@ -1,4 +1,4 @@
-//! What a token's check costs: the same read, of one server that asks for a token and of one that does not, in turn.
+//! The cost of checking a token: the same read from a server that asks for a token and from one that does not, in turn.
 
 use std::{process::Stdio, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Connections that ask at once, each as soon as it was answered.
+/// Connections at once. Each asks again as soon as it is answered.
 const CONNECTIONS: usize = 32;
-/// How long each of the two has its turn.
+/// The length of one turn.
 const TURN: Duration = Duration::from_secs(1);
-/// How many turns each has; the first is to get warm and does not count.
+/// Turns of each server. The first one warms up and does not count.
 const TURNS: usize = 11;
-/// A server that does not listen by then has failed.
+/// The time limit of a server's start.
 const START: Duration = Duration::from_secs(60);
-/// The read: it looks into the store, and asks for a token or not as `QUEUE_STATS_PUBLIC` has it.
+/// The read looks into the store. `QUEUE_STATS_PUBLIC` decides whether it needs a token.
 const READ: &str = "/api/queue/stats";
 const INVITE: &str = "the-first-invite";
 
@@ -53,7 +53,8 @@ pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
     if status != 401 {
         return Err(format!("without a token the closed server answered {status}").into());
     }
-    let (mut without, mut with) = (Vec::new(), Vec::new());
+    let mut without = Vec::new();
+    let mut with = Vec::new();
     for turn in 0..TURNS {
         let (one, other) = (
             rate(&open.address, &anybody).await?,
@@ -65,7 +66,8 @@ pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
         }
     }
     let nothing = rate(&open.address, &request("GET", "/healthz", "", "")).await?;
-    let (without, with) = (median(&without), median(&with));
+    let without = median(&without);
+    let with = median(&with);
     eprintln!(
         "{kind:?}: {without:.0} reads/s without a token, {with:.0} with one; /healthz, which reads nothing, {nothing:.0}"
     );
@@ -77,10 +79,11 @@ pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
     )])
 }
 
-/// Answers a second.
+/// Answers per second.
 async fn rate(address: &str, request: &[u8]) -> Measured<f64> {
     let connections = try_join_all((0..CONNECTIONS).map(|_| Connection::open(address))).await?;
-    let (request, began) = (request.to_vec(), Instant::now());
+    let request = request.to_vec();
+    let began = Instant::now();
     let asking = connections.into_iter().map(|mut connection| {
         let request = request.clone();
         tokio::spawn(async move {
@@ -103,7 +106,7 @@ async fn rate(address: &str, request: &[u8]) -> Measured<f64> {
     Ok(f64::from(answers) / began.elapsed().as_secs_f64())
 }
 
-/// A server in a process of its own, on a fresh store; killed when it goes.
+/// A server in its own process on a fresh store. It is killed when this is dropped.
 struct Server {
     _process: Child,
     _store: TestStore,
@@ -125,7 +128,7 @@ impl Server {
             .env("GENIE_DATA_DIR", store.folder())
             .env("GENIE_FIRST_INVITE", INVITE)
             .env("QUEUE_STATS_PUBLIC", is_open.to_string())
-            // Never reached, and counted all the same.
+            // The rate is never reached, but requests are counted.
             .env("RATE_LIMIT_USER", "1000000/1s")
             .env("RATE_LIMIT_ADDRESS", "1000000/1s")
             .env("GENIE_LOG", "error");
@@ -150,7 +153,7 @@ impl Server {
         }
     }
 
-    /// Registers somebody and gives their token.
+    /// Registers a user and returns the token.
     async fn log_in(&self) -> Measured<String> {
         let body =
             json!({"email": "ada@example.com", "password": "ada's password", "inviteCode": INVITE})
@@ -179,7 +182,7 @@ fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// One connection that is kept. As little as HTTP/1.1 needs here: a client that works as hard as the server would hide the server.
+/// One connection that stays open. It does only what HTTP/1.1 needs here, since a busier client would hide the server's cost.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -213,7 +216,7 @@ impl Connection {
     }
 }
 
-/// The status, where the body begins and its length, once the head is whole.
+/// The status, the start of the body and its length, once the head is complete.
 fn head(bytes: &[u8]) -> Measured<Option<(u16, usize, usize)>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! From the acknowledgement of a command to its row in a follower's hands, here and on another node, while another session
-//! holds a writing transaction open.
+//! Measures the time from the acknowledgement of a command until a follower has its row, on this and on another node, while
+//! another session holds a writing transaction open.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,15 +14,15 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Users who write meanwhile: about 1,000 commands a second together.
+/// Users who write meanwhile, about 1,000 commands per second together.
 const USERS: usize = 25;
-/// What each waits between two commands.
+/// The pause of each user between two commands.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Commands of each.
+/// Commands of each user.
 const COMMANDS: usize = 200;
 /// Rows that a follower takes at once.
 const PAGE: usize = 500;
-/// A follower that is not at the end by then has failed.
+/// The time limit of a follower to reach the end.
 const LONGEST: Duration = Duration::from_secs(20);
 
 type Times = HashMap<u64, Instant>;
@@ -84,7 +84,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     Ok(rows)
 }
 
-/// A session that has written and does not commit, for as long as it is not closed.
+/// A session that has written and does not commit until it is closed.
 async fn hold_a_transaction(ground: &Ground) -> Measured<Option<PgConnection>> {
     let Target::Postgres(url) = &ground.store.target else {
         return Ok(None);
@@ -100,10 +100,11 @@ async fn hold_a_transaction(ground: &Ground) -> Measured<Option<PgConnection>> {
     Ok(Some(connection))
 }
 
-/// When each position was acknowledged.
+/// The time of acknowledgement of each position.
 async fn write(node: &Node, creators: &[Creator]) -> Measured<Times> {
     let clients = creators.iter().map(|creator| {
-        let (node, creator) = (node.clone(), *creator);
+        let node = node.clone();
+        let creator = *creator;
         tokio::spawn(async move {
             let mut acknowledged = Vec::with_capacity(COMMANDS);
             for _ in 0..COMMANDS {
@@ -120,9 +121,10 @@ async fn write(node: &Node, creators: &[Creator]) -> Measured<Times> {
     Ok(acknowledged.into_iter().flatten().collect())
 }
 
-/// When each position after `start` was handed out, up to `end`.
+/// The time at which the follower got each position after `start`, up to `end`.
 async fn seen(log: Log, start: u64, end: u64) -> Measured<Times> {
-    let (mut follower, mut seen) = (log.follow(start), Times::new());
+    let mut follower = log.follow(start);
+    let mut seen = Times::new();
     while follower.position() < end {
         let rows = follower.next(PAGE).await?;
         let now = Instant::now();

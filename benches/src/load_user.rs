@@ -1,4 +1,4 @@
-//! How long a command takes that wakes a user with a long past.
+//! Measures a command for a user with a long past who is not in memory.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
 
 /// Users with a long past.
 const USERS: usize = 4;
-/// Events of each, about.
+/// Approximate number of events of each user.
 const EVENTS: u64 = 10_000;
-/// Events of one append.
+/// Events in one append.
 const PART: u64 = 500;
-/// Wakes, if there is time for them.
+/// The most users that are loaded.
 const WAKES: usize = 200;
-/// The time there is.
+/// The time limit.
 const LONGEST: Duration = Duration::from_secs(12);
 
 /// The 99th percentile.
@@ -30,11 +30,12 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     for creator in &creators {
         give_a_past(&node, *creator, EVENTS).await?;
     }
-    // Once, uncounted: whatever genie prepares when it has seen how long the past is.
+    // An uncounted round, after which genie has prepared what it prepares for a long past.
     for creator in &creators {
         wake(&node, *creator).await?;
     }
-    let (mut times, began) = (Vec::new(), Instant::now());
+    let mut times = Vec::new();
+    let began = Instant::now();
     for creator in creators.iter().cycle().take(WAKES) {
         if began.elapsed() > LONGEST {
             break;
@@ -54,7 +55,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     )])
 }
 
-/// A command to a user whose actor is not there.
+/// Sends a command to a user who has no actor.
 async fn wake(node: &Node, creator: Creator) -> Measured<Duration> {
     node.users.passivate(Duration::ZERO, 0);
     let began = Instant::now();
@@ -62,10 +63,10 @@ async fn wake(node: &Node, creator: Creator) -> Measured<Duration> {
     Ok(began.elapsed())
 }
 
-/// Appends so many events of a creator, about.
+/// Appends approximately this many events of a creator.
 pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured<()> {
     let stream = StreamId::new(StreamKind::Credential, creator.credential);
-    // What making the creator wrote: registered, stored.
+    // Making the creator wrote two facts: registered and stored.
     let (mut count, mut sequence) = (2, 1);
     while count < events {
         let facts = (1..=PART).map(|n| {

@@ -1,5 +1,5 @@
-//! genie-benches: the measured comparisons. Every figure that can be is a ratio of two things that took turns in one run,
-//! because machines are shared; absolute ones are printed to standard error for orientation.
+//! genie-benches measures genie beside alternatives. Where possible a figure is a ratio of two sides that took turns in one run,
+//! because machines are shared. Absolute figures are printed to standard error for orientation.
 
 mod bare;
 mod bare_postgres;
@@ -28,14 +28,14 @@ use crate::{
     table::Row,
 };
 
-/// As the server has it; for everything that is measured, genie's or not.
+/// The server's allocator, used for both sides of every comparison.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads that actors live on, as the server has them.
+/// Threads of users' actors, as many as the server has.
 const ACTOR_THREADS: usize = 2;
 
-/// Measures genie beside what it could be instead. Needs `GENIE_TEST_POSTGRES`: scripts/bench starts one.
+/// Measures genie beside alternatives. Needs `GENIE_TEST_POSTGRES`; scripts/bench starts a Postgres.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -44,35 +44,35 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// The log and the users' actors, on Postgres and on SQLite.
+    /// The log and the users' actors, on Postgres and on SQLite
     Log {
-        /// Only a JSON list on standard output.
+        /// Print a JSON list only
         #[arg(long)]
         json: bool,
-        /// Only figures whose names contain this.
+        /// Measure only figures whose names contain this
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
     },
-    /// The server, as clients speak to it. Needs the program `genie` beside this one.
+    /// The server over HTTP; needs the program `genie` beside this one
     Http {
-        /// Only a JSON list on standard output.
+        /// Print a JSON list only
         #[arg(long)]
         json: bool,
     },
-    /// Secrets and their keys, to the end of these, through the vault and the users' actors, on Postgres and on SQLite.
+    /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite
     Credentials {
-        /// Only a JSON list on standard output.
+        /// Print a JSON list only
         #[arg(long)]
         json: bool,
     },
-    /// Part of the measurement of memory.
+    /// Internal: the process whose memory is measured
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
 }
 
 fn main() -> Measured<()> {
     let arguments = Arguments::parse();
-    // As `genie serve` wires it: one runtime with all I/O, and threads of their own for the actors.
+    // Wired like `genie serve`: one runtime for all I/O, and separate threads for the actors.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("genie-io")
@@ -136,7 +136,7 @@ async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> 
         let ground = Ground::new(kind, arbiters).await;
         ground.check_durability().await?;
         rows.extend(credentials::measure(&ground).await?);
-        // On a store of its own, so that neither inherits the other's tables.
+        // Each has its own store, so that none inherits the other's tables.
         rows.push(forget::measure(&Ground::new(kind, arbiters).await).await?);
     }
     println!(
@@ -150,7 +150,7 @@ async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> 
     Ok(())
 }
 
-/// One measurement; some give two figures.
+/// One measurement. Some give two figures.
 #[derive(Debug, Clone, Copy)]
 enum Measurement {
     Commands,
@@ -198,7 +198,7 @@ impl Measurement {
     }
 }
 
-/// Each measurement on a store of its own, so that none inherits another's table.
+/// Each measurement has its own store, so that none inherits another's tables.
 async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
     let mut rows = Vec::new();
     for measurement in Measurement::ALL {

@@ -1,5 +1,5 @@
-//! Resident memory of a live user's actor that has nothing to do, with everything that the process keeps for that user.
-//! Measured in a process of its own, whose memory nothing else has stretched.
+//! Measures the resident memory of an idle user's actor, with everything that the process keeps for
+//! that user. Runs in a separate process, so that nothing else has used its memory.
 
 use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Duration};
 
@@ -19,18 +19,18 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// The command that the process of its own is started with.
+/// The hidden command that starts this process.
 pub const CHILD: &str = "idle-users";
-/// Users who live and are idle.
+/// Users with an idle actor.
 const USERS: usize = 100_000;
-/// Users who woke before the first look: pools, threads and statements are no user's.
+/// Users who are loaded before the first look, so that pools, threads and statements do not count.
 const FIRST: usize = 2000;
-/// Commands under way at once; few, so that what they need meanwhile does not count as the users'.
+/// Commands at once. They are few, so that their own memory does not count.
 const AT_ONCE: usize = 64;
-/// What is under way has ended by then.
+/// The time after which everything has come to rest.
 const CALM: Duration = Duration::from_secs(1);
 
-/// What the child is told, on its standard input.
+/// The child reads this from its standard input.
 #[derive(Serialize, Deserialize)]
 struct Place {
     sqlite: Option<PathBuf>,
@@ -38,12 +38,12 @@ struct Place {
     masters: String,
 }
 
-/// Bytes of each user.
+/// Bytes per user.
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     ground.register(&node.log, USERS).await;
     if let Target::Sqlite(_) = ground.store.target {
-        node.log.store().close().await; // one process at a time
+        node.log.store().close().await; // an embedded store has one process at a time
     }
     let (sqlite, postgres) = match ground.store.target.clone() {
         Target::Sqlite(path) => (Some(path), None),
@@ -78,7 +78,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     )])
 }
 
-/// The child: prints the bytes of each user.
+/// Runs in the child, and prints the bytes per user.
 pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
     let place: Place = serde_json::from_reader(std::io::stdin())?;
     let target = match (place.sqlite, place.postgres) {
@@ -115,7 +115,7 @@ pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
     Ok(())
 }
 
-/// A command to each; then calm.
+/// Sends a command to each user, and waits for rest.
 async fn wake(users: &Users, ids: &[UserId]) -> Measured<()> {
     for some in ids.chunks(AT_ONCE) {
         try_join_all(
@@ -143,7 +143,7 @@ async fn all_users(log: &Log) -> Result<Vec<UserId>, LogError> {
     log.store().run(read).await
 }
 
-/// Bytes of this process that are in memory.
+/// The resident bytes of this process.
 fn resident() -> Measured<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status

@@ -1,4 +1,5 @@
-//! How fast one core replays stored rows (digest, decryption, upcast, fold), as a user wakes without a snapshot.
+//! Measures how fast one core replays stored rows (digest, decryption, upcast, fold), as when a user is loaded without a
+//! snapshot.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,9 +14,9 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Users; each has a handful of facts and those of one turn of commands.
+/// Users. Each has a handful of facts and those of one turn of commands.
 const USERS: usize = 1000;
-/// Turns.
+/// Turns of the measurement.
 const ROUNDS: usize = 11;
 
 /// Events per second.
@@ -45,7 +46,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     )])
 }
 
-/// A user's rows in order, and the keys that open them.
+/// A user's rows in order, with the keys that open them.
 struct Life {
     user: UserId,
     keys: Arc<UserKeys>,

@@ -1,4 +1,4 @@
-//! What is measured on: a fresh store, genie wired on it as the server wires it, and users who have something to ask.
+//! Prepares a measurement: a fresh store, genie on it as the server builds it, and users.
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
@@ -14,17 +14,17 @@ use genie_log::{
 };
 use sqlx::{Connection, PgConnection};
 
-/// A measurement that can't be made ends the run: the reason is for whoever started it.
+/// A measurement that can't be made ends the run with its reason.
 pub type Measured<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Bytes of an event's JSON.
 pub const EVENT_BYTES: usize = 400;
-/// What the JSON of `credential.revealed` has around the purpose.
+/// Bytes of the JSON of `credential.revealed` around its purpose.
 const AROUND_THE_PURPOSE: usize = r#"{"event":"revealed","version":1,"purpose":""}"#.len();
-/// How many users are made at once.
+/// Users that are made at once.
 const AT_ONCE: usize = 1000;
 
-/// A fresh store and the threads that actors live on.
+/// A fresh store, and the threads of users' actors.
 pub struct Ground {
     pub store: TestStore,
     pub masters: String,
@@ -34,7 +34,8 @@ pub struct Ground {
 impl Ground {
     pub async fn new(kind: Kind, arbiters: &[ArbiterHandle]) -> Self {
         let mut store = TestStore::new(kind).await;
-        // The machine's: under a clock that stands, ids would not ascend, and the indexes would be another case.
+        // The machine's clock. With a stopped clock ids would not ascend, and the indexes would
+        // behave differently.
         store.clock = Clock::system();
         Self {
             store,
@@ -43,7 +44,7 @@ impl Ground {
         }
     }
 
-    /// Refuses a Postgres that was made faster than it is where it matters.
+    /// Refuses a Postgres that is not durable: it would be faster than a real one.
     pub async fn check_durability(&self) -> Measured<()> {
         let Target::Postgres(url) = &self.store.target else {
             return Ok(());
@@ -55,7 +56,7 @@ impl Ground {
                 .await?;
             if value != "on" {
                 return Err(format!(
-                    "this Postgres has {setting} = {value}, where stock durability is compared"
+                    "this Postgres has {setting} = {value}; the comparison needs stock durability"
                 )
                 .into());
             }
@@ -68,7 +69,7 @@ impl Ground {
         name_on("log", self.store.kind, figure)
     }
 
-    /// A log as a process of its own would open it.
+    /// A log as another process would open it.
     pub async fn log(&self) -> Measured<Log> {
         Ok(self.store.open_with(&self.masters).await?.log)
     }
@@ -82,7 +83,7 @@ impl Ground {
         })
     }
 
-    /// The same with the vault, as the write side has it.
+    /// The same with the write side of credentials.
     pub async fn node_with_vault(&self) -> Measured<(Node, Credentials)> {
         let Opened { log, append, vault } = self.store.open_with(&self.masters).await?;
         let node = Node {
@@ -93,7 +94,6 @@ impl Ground {
         Ok((node, Credentials::new(append, users, Vault::new(vault))))
     }
 
-    /// Registers users.
     pub async fn register(&self, log: &Log, count: usize) -> Vec<UserId> {
         let mut users = Vec::with_capacity(count);
         for first in (0..count).step_by(AT_ONCE) {
@@ -112,7 +112,7 @@ impl Ground {
     }
 }
 
-/// What a figure of a part of genie is called on a store.
+/// The name of a figure on a store.
 pub fn name_on(part: &str, kind: Kind, figure: &str) -> String {
     match kind {
         Kind::Postgres => format!("{part}.postgres.{figure}"),
@@ -120,7 +120,7 @@ pub fn name_on(part: &str, kind: Kind, figure: &str) -> String {
     }
 }
 
-/// What one process of the server has.
+/// The parts of one server.
 #[derive(Clone)]
 pub struct Node {
     pub log: Log,
@@ -155,7 +155,7 @@ impl Creator {
         Ok(creator)
     }
 
-    /// The command that is measured: it appends one fact of [`EVENT_BYTES`], and may be asked for ever.
+    /// The measured command appends one fact of [`EVENT_BYTES`], and can be repeated for ever.
     pub async fn ask(self, node: &Node) -> Measured<u64> {
         let command = UserCommand::RevealCredential {
             credential: self.credential,
@@ -164,11 +164,11 @@ impl Creator {
         let done = node.users.ask(self.id, self.metadata(), command).await?;
         match done.changes.len() {
             1 => Ok(done.position),
-            n => Err(format!("a command appended {n} facts, where 1 is compared").into()),
+            n => Err(format!("a command appended {n} facts; the comparison needs 1").into()),
         }
     }
 
-    /// As the HTTP layer gives it.
+    /// As the HTTP layer builds it.
     fn metadata(self) -> Metadata {
         Metadata::user(self.id, "0192f0c1-2d3e-7f00-8000-0123456789ab")
     }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_measured_event_has_the_said_size() {
+    fn the_measured_event_has_the_stated_size() {
         let event = Event::Credential(CredentialEvent::Revealed {
             version: 1,
             purpose: Some(purpose()),

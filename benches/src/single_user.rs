@@ -1,4 +1,4 @@
-//! How long a lone user waits for a command, beside one bare row that is made durable.
+//! Compares a single user's wait for a command with one bare row that is made durable.
 
 use tokio::time::Instant;
 
@@ -10,20 +10,23 @@ use crate::{
     table::{Bound, Row},
 };
 
-/// Turns.
+/// Turns of both sides.
 const ROUNDS: usize = 15;
-/// Commands, and inserts, of one turn.
+/// Commands, and inserts, in one turn.
 const EACH: usize = 60;
 
 /// The ratio of the medians.
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let creators = ground.creators(&node, 20).await?;
-    commands::rate(&node, &creators).await?; // rows to copy, and everything warm
+    commands::rate(&node, &creators).await?; // makes rows to copy and warms everything up
     let bare = Bare::beside(ground, &node.log).await?;
-    let (mut ratios, mut all_ours, mut all_bare) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
+    let mut all_ours = Vec::new();
+    let mut all_bare = Vec::new();
     for _ in 0..ROUNDS {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
         for _ in 0..EACH {
             let began = Instant::now();
             creators[0].ask(&node).await?;

@@ -1,4 +1,5 @@
-//! What genie is compared with: cqrs-es and postgres-es as they come, with the table of their documentation.
+//! The stock stack that genie is compared with: unmodified cqrs-es and postgres-es, with the table
+//! of their documentation.
 
 use std::{convert::Infallible, str::FromStr, sync::Arc};
 
@@ -27,7 +28,7 @@ const TABLE: &str = "CREATE TABLE stock.events (
     PRIMARY KEY (aggregate_type, aggregate_id, sequence)
 )";
 
-/// The same as a held credential: a version, and facts that it was revealed.
+/// The same state as a stored credential: a version, and facts that it was revealed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Held {
     version: u32,
@@ -85,13 +86,12 @@ impl Aggregate for Held {
     }
 }
 
-/// The stock stack on a schema of its own in the same database.
+/// The stock stack in its own schema of the same database.
 pub struct Stock {
     cqrs: Arc<PostgresCqrs<Held>>,
 }
 
 impl Stock {
-    /// Makes its table.
     pub async fn prepare(url: &str) -> Measured<()> {
         let mut connection = PgConnection::connect(url).await?;
         sqlx::query("CREATE SCHEMA stock")
@@ -101,7 +101,7 @@ impl Stock {
         Ok(())
     }
 
-    /// With a pool of that size, all connections open.
+    /// Opens a pool of this size with all its connections.
     pub async fn open(url: &str, connections: u32) -> Measured<Self> {
         let options = PgConnectOptions::from_str(url)?.options([("search_path", "stock")]);
         let pool = PgPoolOptions::new()
@@ -114,8 +114,8 @@ impl Stock {
         })
     }
 
-    /// Commands per second of `tasks` tasks, each with an aggregate of its own that is as new as genie's users are; the first
-    /// command of each is not counted, as genie's is not.
+    /// Commands per second of `tasks` tasks. Each has its own new aggregate, like a new user of
+    /// genie. The first command of each is not counted, like genie's.
     pub async fn rate(&self, tasks: usize, each: usize) -> Measured<f64> {
         let ids: Vec<String> = (0..tasks).map(|_| Uuid::new_v4().to_string()).collect();
         self.all_ask(&ids, 1).await?;
@@ -126,7 +126,8 @@ impl Stock {
 
     async fn all_ask(&self, ids: &[String], each: usize) -> Measured<()> {
         let clients = ids.iter().map(|id| {
-            let (cqrs, id) = (Arc::clone(&self.cqrs), id.clone());
+            let cqrs = Arc::clone(&self.cqrs);
+            let id = id.clone();
             tokio::spawn(async move {
                 for _ in 0..each {
                     cqrs.execute(&id, Reveal { purpose: purpose() }).await?;

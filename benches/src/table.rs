@@ -1,10 +1,9 @@
-//! What was measured, and whether it is within its bound.
+//! The measured figures, and whether each is within its bound.
 
 use std::fmt::{self, Write};
 
 use serde_json::json;
 
-/// What a value must be.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
     /// This or more.
@@ -22,7 +21,6 @@ impl fmt::Display for Bound {
     }
 }
 
-/// One figure.
 #[derive(Debug, Clone)]
 pub struct Row {
     name: String,
@@ -49,16 +47,17 @@ impl Row {
         }
     }
 
-    /// As shown: enough digits to see on which side of the bound it is.
+    /// With enough digits to see on which side of the bound it is.
     fn shown(&self) -> String {
-        match self.value.abs() >= 1000.0 {
-            true => format!("{:.0}", self.value),
-            false => format!("{:.2}", self.value),
+        if self.value.abs() >= 1000.0 {
+            format!("{:.0}", self.value)
+        } else {
+            format!("{:.2}", self.value)
         }
     }
 }
 
-/// For people.
+/// The table for people.
 pub fn text(rows: &[Row]) -> String {
     let mut text = format!(
         "{:<46} {:>12} {:<14} {:>10}  ok\n",
@@ -79,7 +78,7 @@ pub fn text(rows: &[Row]) -> String {
     text
 }
 
-/// For programs: a list of `{"name", "value", "unit", "bound", "ok"}`.
+/// The output for programs: a list of `{"name", "value", "unit", "bound", "ok"}`.
 pub fn json(rows: &[Row]) -> String {
     let row = |row: &Row| json!({"name": row.name, "value": row.value, "unit": row.unit, "bound": row.bound.to_string(), "ok": row.ok()});
     serde_json::Value::Array(rows.iter().map(row).collect()).to_string()

@@ -1,67 +1,55 @@
-//! `caption`: one caption asked of the model, and what became of it.
+//! `caption`: one caption that the model was asked for, and its outcome.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month};
 
-/// What a caption is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Caption {
-    /// Never asked for.
     #[default]
     Absent,
-    /// Being written.
     Requested {
-        /// The month that it was counted in.
+        /// The month in which the caption was counted.
         month: Month,
     },
-    /// Written, or failed.
+    /// The caption was written or failed.
     Ended,
 }
 
-/// What is wanted (contract, section 6).
+/// The request for a caption (docs/api.md, Captions).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Brief {
-    /// For which platform.
     pub platform: Platform,
-    /// In which tone; personal.
+    /// Personal.
     pub tone: String,
-    /// About what; personal.
+    /// Personal.
     pub topic: String,
-    /// How long.
     pub length: Length,
-    /// The name on the platform; personal.
+    /// The user's name on the platform; personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform_username: Option<String>,
 }
 
-/// Where a caption is to appear.
+/// The platform of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Platform {
-    /// The default.
     #[default]
     Onlyfans,
-    /// Fansly.
     Fansly,
-    /// X.
     X,
-    /// Reddit.
     Reddit,
-    /// TikTok.
     Tiktok,
-    /// Instagram.
     Instagram,
-    /// YouTube.
     Youtube,
-    /// Snapchat.
     Snapchat,
 }
 
 impl Platform {
-    const ALL: [Self; 8] = [
+    /// All of them.
+    pub const ALL: [Self; 8] = [
         Self::Onlyfans,
         Self::Fansly,
         Self::X,

@@ -139,19 +139,19 @@ impl Runner {
                     info!(
                         projection = name,
                         epoch = epoch.number(),
-                        "projection `{name}` is another node's to move"
+                        "projection: another server leads and moves it"
                     );
                     epoch = self.election.elected_again(epoch).await;
                 }
                 Err(LogError::Away(reason)) => {
                     warn!(
                         projection = name,
-                        reason, "the store is away; the projection tries on"
+                        reason, "projection: the store does not answer; trying again"
                     );
                     tokio::time::sleep(AWAY).await;
                 }
                 Err(error) => {
-                    error!(projection = name, %error, "projection `{name}` stopped");
+                    error!(projection = name, %error, "projection: stopped; it starts again with the next leader or after a restart");
                     self.record_stop(epoch, &error.to_string()).await;
                     epoch = self.election.elected_again(epoch).await;
                 }
@@ -203,7 +203,7 @@ impl Runner {
                 Ok(Some(fact)) => facts.push(fact),
                 Ok(None) => {}
                 Err(LogError::Damaged(damaged)) => {
-                    error!(projection = self.projection.name(), %damaged, "a stream is left behind at a damaged event");
+                    error!(projection = self.projection.name(), %damaged, "projection: left a stream behind at a damaged event");
                     newly_damaged.push((row.kind.clone(), row.id.clone(), damaged));
                 }
                 Err(error) => return Err(error),
@@ -373,7 +373,7 @@ impl Runner {
             match error {
                 LogError::Away(_) => tokio::time::sleep(AWAY).await,
                 error => {
-                    return warn!(projection = self.projection.name(), %error, "why it stopped can't be recorded");
+                    return warn!(projection = self.projection.name(), %error, "projection: recording why it stopped failed");
                 }
             }
         }

@@ -16,7 +16,6 @@ use genie_log::{
 
 use crate::{audit, cli::output::say, config::Config, log_transfer};
 
-/// What is to be checked, and against what.
 #[derive(Args)]
 pub struct VerifyArguments {
     /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it
@@ -61,7 +60,7 @@ fn of_export(config: &Config, dir: &Path, wanted: &VerifyArguments) -> Result<Ve
         .transpose()
         .map_err(|error| format!("--key: {error}"))?;
     if wanted.heads.is_some() && key.is_none() {
-        return Err("--heads of an export wants --key, as `genie audit key` prints it".into());
+        return Err("--heads with an export needs --key, as `genie audit key` prints it".into());
     }
     let passphrase = log_transfer::passphrase(config, wanted.passphrase_file.as_deref(), false)?;
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
@@ -94,16 +93,13 @@ fn tell(verified: Verified, has_heads: bool) {
         verified.facts, verified.heads
     ));
     if has_heads {
-        say(&format!(
-            "{} heads kept outside agree with them",
-            verified.pinned
-        ));
+        say(&format!("{} heads kept outside agree", verified.pinned));
     }
     if verified.covered < verified.facts {
         let facts = verified.facts - verified.covered;
         let from = verified.covered + 1;
         say(&format!(
-            "no signed head covers the last {facts} facts yet, from position {from} on"
+            "no signed head covers the last {facts} facts yet (from position {from})"
         ));
     }
     if verified.uncounted > 0 {

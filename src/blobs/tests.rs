@@ -68,7 +68,7 @@ impl Site {
         .await
         .unwrap();
         upload.keep();
-        self.log.blob(id).await.unwrap().unwrap()
+        self.log.blobs().get(id).await.unwrap().unwrap()
     }
 
     async fn read(&self, blob: &Blob) -> Result<Vec<u8>, BlobError> {
@@ -183,7 +183,7 @@ both_stores!(
         site.store
             .tamper(&format!("UPDATE blobs SET size = {}", 2 * PART))
             .await;
-        let shorter = site.log.blob(blob.id).await.unwrap().unwrap();
+        let shorter = site.log.blobs().get(blob.id).await.unwrap().unwrap();
         assert!(matches!(
             site.read(&shorter).await,
             Err(BlobError::Damaged { .. })
@@ -207,18 +207,19 @@ both_stores!(
         site.blobs.delete_of(site.ada).await.unwrap();
         site.blobs.delete_of(site.ada).await.unwrap();
         assert_eq!(site.objects().len(), 1);
-        assert_eq!(site.log.blob(blob.id).await.unwrap(), None);
+        assert_eq!(site.log.blobs().get(blob.id).await.unwrap(), None);
         under_way.discard().await;
         his.keep();
 
         // A crash after the rows were doomed: the sweep goes on from there.
         let blob = site.keep(site.write(&bytes(5)).await, 3).await;
-        site.log.doom_blobs_of(site.ada).await.unwrap();
+        site.log.blobs().doom_of_user(site.ada).await.unwrap();
         site.blobs.sweep_older(Timestamp(0)).await.unwrap();
         assert_eq!(site.objects().len(), 1);
         assert!(
             site.log
-                .known_blobs(vec![blob.id])
+                .blobs()
+                .known(vec![blob.id])
                 .await
                 .unwrap()
                 .is_empty()

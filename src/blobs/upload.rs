@@ -21,7 +21,7 @@ pub struct Upload {
     user: UserId,
     id: BlobId,
     keys: Arc<UserKeys>,
-    /// What is not sealed yet; a full part stays until more comes, since the last one is sealed as the last.
+    /// Bytes that are not sealed yet. A full part stays until more comes, since the last part is sealed as the last.
     buffer: Vec<u8>,
     size: u64,
     /// Parts sealed so far.
@@ -52,12 +52,10 @@ impl Blobs {
 }
 
 impl Upload {
-    /// Which file it will be.
     pub fn id(&self) -> BlobId {
         self.id
     }
 
-    /// Whose.
     pub fn user(&self) -> UserId {
         self.user
     }
@@ -162,7 +160,7 @@ impl Upload {
                 .map(|number| Ok(blobs.path(user, id, number)))
                 .collect();
             if let Err(error) = delete(&*blobs.0.objects, stream::iter(paths).boxed()).await {
-                warn!(%error, file.id = %id, "an upload that broke off is left to the sweep");
+                warn!(%error, file.id = %id, "uploads: deleting an unfinished upload failed; the sweep deletes it");
             }
         })
     }

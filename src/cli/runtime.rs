@@ -5,7 +5,6 @@ use tokio::runtime::{Builder, Runtime};
 /// Threads of a command's runtime.
 const THREADS: usize = 2;
 
-/// Starts a runtime.
 pub fn start() -> Result<Runtime, String> {
     Builder::new_multi_thread()
         .worker_threads(THREADS)

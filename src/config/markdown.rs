@@ -5,8 +5,8 @@ use super::settings::{SETTINGS, Setting};
 const HEAD: &str = "\
 # Configuration
 
-**What to do.** A first start needs nothing. For a server that others depend on, set at least `HOST`, `DATABASE_URL`,
-`RBAC_SYNC_WEBHOOK_SECRET`, `CORS_ORIGINS`, `TRUSTED_PROXIES` and `GENIE_FORGOTTEN_FILE`.
+**What to do.** A first start needs nothing. For a server that others depend on, set at least `DATABASE_URL`,
+`RBAC_SYNC_WEBHOOK_SECRET`, `CORS_ORIGINS`, `TRUSTED_PROXIES` and `GENIE_FORGOTTEN_FILE`, and `HOST` if the proxy is on another machine.
 Then run `genie config`: it prints what is in force, with secrets masked.
 
 - Settings come from the environment. A file `.env` in the working directory fills in what the environment lacks.

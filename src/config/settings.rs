@@ -100,7 +100,7 @@ settings! {
     MAX_UPLOAD_BYTES = number("536870912", (1, 1 << 40), "bytes", "the largest upload");
     GENIE_MASTER_KEYS = secret("`ID:BASE64`, separated by commas", "the ring of master keys; `genie keys rotate` makes the first one current");
     GENIE_MASTER_KEYS_FILE = text("", "file of mode 0600", "the file of the ring; without either, GENIE_DATA_DIR/master.key");
-    GENIE_FIRST_INVITE = secret("4 to 200 characters", "the code of the first invite");
+    GENIE_FIRST_INVITE = secret("4 to 200 characters", "the code of the first invite of a new store");
     GENIE_EXPORT_PASSPHRASE = secret("at least 8 characters", "the passphrase of `genie log export` and `genie log import`");
     CREDENTIALS_ENC_KEY_B64 = secret("32 bytes in base64", "the key of the original's credentials, for `genie import credentials`");
     RBAC_SYNC_WEBHOOK_SECRET = secret("long random text", "the shared secret of servers and workers; without it, their routes answer 503");

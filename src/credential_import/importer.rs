@@ -15,39 +15,27 @@ use uuid::Uuid;
 
 use crate::credential_import::{line::CredentialLine, original::OriginalKey};
 
-/// What became of a line.
+/// The outcome of a line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum LineOutcome {
     /// It is held now, under this id.
-    Imported {
-        /// Which.
-        id: CredentialId,
-    },
+    Imported { id: CredentialId },
     /// An earlier import had brought it.
-    Before {
-        /// Which.
-        id: CredentialId,
-    },
+    Before { id: CredentialId },
     /// It was not taken in, and won't be as it is.
     Rejected {
         /// Why, and what to do.
         reason: String,
     },
     /// Nothing can be said of it now. No lines come after it.
-    Later {
-        /// Why.
-        reason: String,
-    },
+    Later { reason: String },
 }
 
-/// What takes lines in.
+/// Imports lines.
 pub struct Importer<'a> {
-    /// The log.
     pub log: &'a Log,
-    /// Secrets.
     pub credentials: &'a Credentials,
-    /// The original's key.
     pub key: &'a OriginalKey,
 }
 
@@ -150,7 +138,7 @@ impl Importer<'_> {
         line.id.parse().unwrap_or_else(|_| derived())
     }
 
-    /// What says the same of the same user's credential is the same line.
+    /// Two lines that say the same of one user's credential are the same line.
     fn known_by(&self, line: &CredentialLine) -> RequestKey {
         let name = line.platform_username.as_deref().unwrap_or_default();
         let said =

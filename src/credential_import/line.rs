@@ -15,13 +15,11 @@ const MAX_PLATFORM: usize = 64;
 /// A line that is of the form; whether it opens, and whether its user is known, is another matter.
 #[derive(Serialize, Deserialize)]
 pub struct CredentialLine {
-    /// Whose.
     pub user: UserId,
-    /// What the original calls it (`creatorProfileId`).
+    /// The original's id (`creatorProfileId`).
     pub id: String,
-    /// For which platform.
     pub platform: String,
-    /// The name there.
+    /// The user's name on the platform.
     pub platform_username: Option<String>,
     /// As the original sealed it.
     pub sealed: String,

@@ -1,4 +1,4 @@
-//! Credentials as the original sealed them (contract, section 4): `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, AES-256-GCM
+//! Credentials as the original sealed them: `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, AES-256-GCM
 //! (NIST SP 800-38D) without associated data. They are only ever opened here; genie seals in another way.
 
 use aes_gcm::{
@@ -12,12 +12,12 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// What a text of the original begins with.
+/// The version at the beginning of a sealed text.
 const VERSION: &str = "v1";
 /// The length of the authentication tag, in bytes.
 const TAG: usize = 16;
 
-/// The original's key.
+/// The key that the original sealed credentials with.
 pub struct OriginalKey(Zeroizing<[u8; 32]>);
 
 /// Why a text can't be opened.

@@ -35,7 +35,11 @@ pub async fn sign(
     let absent = || LogError::KeyAbsent {
         owner: user.to_string(),
     };
-    let key = log.destroyed_key(*user).await?.ok_or_else(absent)?;
+    let key = log
+        .forgettings()
+        .destroyed_key(*user)
+        .await?
+        .ok_or_else(absent)?;
     let signer = log.head_key().await?;
     let mut erased: Vec<&str> = WORKING_ROWS.iter().map(|rows| rows.table).collect();
     erased.dedup();

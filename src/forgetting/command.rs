@@ -30,7 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// `genie forget USER`
 #[derive(Args)]
 pub struct ForgetArguments {
     /// The user's id
@@ -67,14 +66,15 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
     let started = Instant::now();
     loop {
         let forgetting = log
-            .forgetting(user)
+            .forgettings()
+            .get(user)
             .await
             .map_err(|error| error.to_string())?;
         match forgetting {
             Some(one) if matches!(one.stage, Stage::Erased | Stage::Closed) => return Ok(one),
             _ if started.elapsed() > PATIENCE => {
                 return Err(format!(
-                    "user {user} is forgotten, and something is left to be erased; a server goes on with it, and logs why it can't"
+                    "user {user} is forgotten, but not everything is erased yet; a server goes on, and logs what stands in the way"
                 ));
             }
             _ => sleep(LOOK).await,
@@ -109,12 +109,12 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
     })?;
     for user in &back {
         say(&format!(
-            "user {user} had been forgotten and was back: forgotten again"
+            "user {user} was forgotten and had come back; forgotten again"
         ));
     }
     if back.is_empty() {
         say(&format!(
-            "nobody who stands in {} is back",
+            "no user of {} is back",
             config.forgotten_file.display()
         ));
     }
@@ -136,7 +136,8 @@ impl ForgettingNode {
         let Opened { log, append, vault } = open_log(config, Clock::system(), false).await?;
         let name = format!("command-{}", log.clock().new_uuid());
         let election = log
-            .stand_for_election(&name)
+            .elections()
+            .stand(&name)
             .await
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());

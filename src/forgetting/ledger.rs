@@ -47,7 +47,7 @@ impl ForgottenLedger {
         Ok(ledger)
     }
 
-    /// Who stands in it now: others may have written to it, or have brought an older one back.
+    /// Reads the users in the ledger now: others may have written to it, or have brought an older one back.
     pub fn read(&self) -> Result<Vec<UserId>, String> {
         let shown = self.path.display();
         let text = open_to_append(&self.path).and_then(|mut file| {
@@ -105,7 +105,7 @@ impl ForgottenLedger {
     }
 }
 
-/// What stands in it. What a power cut or a full disk left of a line is cut off: its user is still in the store, and is written again.
+/// Reads the ledger. A line that a power cut or a full disk broke is cut off: its user is still in the store, and is written again.
 fn whole_lines(file: &mut File) -> std::io::Result<String> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;

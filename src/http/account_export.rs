@@ -1,4 +1,4 @@
-//! One's own data, all of it (contract, section 2): one JSON object, streamed, so that a large account takes no more memory than a
+//! One's own data, all of it (docs/api.md, Export): one JSON object, streamed, so that a large account takes no more memory than a
 //! small one. Its last members are `"complete":true` and the two flags; what breaks off before has no end and is no JSON.
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
@@ -14,7 +14,7 @@ use async_stream::try_stream;
 use futures_util::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use genie_actors::{
     Caller, WriteError,
-    credentials::{CredentialRef, RevealRequest},
+    credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
     JobId, RefusalKind, SessionId, UserId,
@@ -24,15 +24,24 @@ use genie_events::{
 };
 use genie_log::{LogError, Owner, blobs::Blob};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
+use serde::Serialize;
 use serde_json::{Value, json};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     app::App,
     exports::RunningExport,
     http::{
-        accounts, body::Body, caller::UserCaller, captions, chats, credentials, error::ApiError,
-        events, jobs, password_check::Password, request, response, usage,
+        accounts::LoginSession,
+        body::Body,
+        caller::UserCaller,
+        captions::Caption,
+        chats::{ChatSession, Message},
+        credentials::Credential,
+        error::ApiError,
+        events, jobs,
+        password_check::Password,
+        request, response, usage,
     },
 };
 
@@ -102,17 +111,19 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         caller: user.caller,
         secrets,
     };
-    let (name, request_id) = (
-        DispositionParam::Filename("genie-export.json".to_owned()),
-        request::current_id(),
-    );
+    let name = DispositionParam::Filename("genie-export.json".to_owned());
+    let request_id = request::current_id();
     Ok(HttpResponse::Ok()
         .content_type("application/json")
         .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
         .insert_header((response::POSITION, response::opaque(position)))
         .streaming(whole.document(running).map(move |part| {
-            part.inspect_err(|error| error!(user.id = %id, request.id = request_id, %error, "an export broke off"))
+            part.inspect_err(|error| warn!(user.id = %id, request.id = request_id, %error, "export: broke off; the user has to ask again"))
         })))
+}
+
+fn value(item: impl Serialize) -> Value {
+    serde_json::to_value(item).expect("a struct with names for fields is JSON")
 }
 
 /// All that is needed to write one.
@@ -154,7 +165,8 @@ impl Export {
     fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
-            let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);
+            let now = self.app.log.clock().now();
+            let usage = usage::of(&self.app, &self.account).await?;
             let begin = json!({
                 "format": 1, "exported_at": now.rfc3339(), "secrets": self.secrets, "account": self.account_shown(),
                 "usage": usage,
@@ -177,7 +189,7 @@ impl Export {
             }
             out.extend_from_slice(b",\"complete\":true,\"ok\":true,\"success\":true}\n");
             yield Bytes::from(out);
-            info!(user.id = %self.user, "an export is complete");
+            info!(user.id = %self.user, "export: complete");
             drop(running);
         }
     }
@@ -207,8 +219,8 @@ impl Export {
 
     fn sessions(&self) -> Items<'_> {
         Box::pin(try_stream! {
-            for session in self.app.log.sessions_of(self.user, self.app.log.clock().now()).await? {
-                yield accounts::shown(&session, self.login);
+            for session in self.app.log.sessions().of_user(self.user, self.app.log.clock().now()).await? {
+                yield value(LoginSession::new(&session, self.login));
             }
         })
     }
@@ -219,7 +231,7 @@ impl Export {
             |row| (row.created_at.0, row.id.clone()),
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = credentials::shown(&row);
+            let mut shown = value(Credential::from(&row));
             if self.secrets {
                 self.add_the_secret(&row.id, &mut shown).await?;
             }
@@ -233,12 +245,11 @@ impl Export {
         let id = credential
             .parse()
             .map_err(|_| ApiError::NotFound("credential"))?;
-        let (named, purpose) = (CredentialRef::Id(id), Some(PURPOSE.to_owned()));
-        let ask = RevealRequest {
-            named,
+        let ask = SecretRequest {
+            named: CredentialRef::Id(id),
             kinds: &CredentialKind::ALL,
             right: RevealRight::Own,
-            purpose,
+            purpose: Some(PURPOSE.to_owned()),
         };
         match self.app.write.credentials.reveal(&self.caller, ask).await {
             Ok(revealed) => {
@@ -249,7 +260,7 @@ impl Export {
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
             }
             Err(WriteError::Damaged(reason)) => {
-                error!(user.id = %self.user, reason, "a credential can't be exported");
+                error!(user.id = %self.user, reason, "export: a credential can't be opened; it stands there as damaged");
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
             }
             Err(error) => return Err(error.into()),
@@ -267,7 +278,7 @@ impl Export {
             |row| row.position,
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = jobs::shown(&row, None);
+            let mut shown = value(jobs::Job::new(&row, None));
             self.add_what_was_asked(&row.id, &mut shown).await?;
             Ok(shown)
         }))
@@ -291,7 +302,10 @@ impl Export {
     }
 
     fn chats(&self) -> Items<'_> {
-        Box::pin(self.chat_rows().map_ok(|row| chats::shown(&row)))
+        Box::pin(
+            self.chat_rows()
+                .map_ok(|row| value(ChatSession::from(&row))),
+        )
     }
 
     fn chat_rows(&self) -> impl Stream<Item = Result<ChatRow, ApiError>> {
@@ -319,7 +333,7 @@ impl Export {
             |row| row.position,
         );
         rows.map_ok(move |row| {
-            let mut shown = chats::shown_message(&row);
+            let mut shown = value(Message::from(&row));
             shown["session"] = chat.name.clone().into();
             shown
         })
@@ -330,7 +344,7 @@ impl Export {
             |before| self.app.reads.captions.list(self.user, before, PAGE),
             |row| row.position,
         );
-        Box::pin(rows.map_ok(|row| captions::shown(&row)))
+        Box::pin(rows.map_ok(|row| value(Caption::from(&row))))
     }
 
     /// What they are called; their bytes are at their `path`.
@@ -338,7 +352,7 @@ impl Export {
         let rows = pages(
             move |after| async move {
                 let keys = self.app.log.live_keys(self.user).await?;
-                let rows = self.app.log.blobs_of(self.user, after, PAGE).await?;
+                let rows = self.app.log.blobs().of_user(self.user, after, PAGE).await?;
                 let named = |row: Blob| Ok((row.name(&keys)?, row));
                 rows.into_iter()
                     .map(named)
@@ -357,7 +371,8 @@ impl Export {
     /// All facts up to now, those of this export among them; what is written meanwhile would never end.
     fn events(&self) -> Items<'_> {
         Box::pin(try_stream! {
-            let (mut after, last) = (0, self.app.log.user_seq(self.user).await?);
+            let mut after = 0;
+            let last = self.app.log.user_seq(self.user).await?;
             while after < last {
                 let rows = self.app.log.user_page(self.user, after, ROWS).await?;
                 if rows.is_empty() {

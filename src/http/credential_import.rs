@@ -33,7 +33,7 @@ pub async fn credentials(
         match directus::meet_unseen(&app, user).await {
             // Trouble of this one, whose lines are told of as those of somebody unknown.
             Err(ApiError::Write(WriteError::Refused(refusal))) => {
-                warn!(user.id = %user, %refusal, "a user can't be met")
+                warn!(user.id = %user, %refusal, "import: a user can't be introduced; their lines are rejected")
             }
             met => met?,
         }

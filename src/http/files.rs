@@ -26,7 +26,7 @@ pub async fn download(
 ) -> Result<HttpResponse, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id: BlobId = id.parse().map_err(|_| nothing())?;
-    let blob = app.log.blob(id).await?.ok_or_else(nothing)?;
+    let blob = app.log.blobs().get(id).await?.ok_or_else(nothing)?;
     if let AnyCaller::User(user) = caller
         && user.account.user != blob.user
     {

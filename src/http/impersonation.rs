@@ -1,26 +1,46 @@
-//! Impersonation (contract, section 2): an administrator acts for a user, for a quarter of an hour, and both are on record in all
+//! Impersonation (docs/api.md, Identity): an administrator acts for a user, for a quarter of an hour, and both are on record in all
 //! that is done.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Path},
-};
+use actix_web::web::{Data, Path};
 use genie_events::UserId;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
     app::App,
-    http::{caller::AdminCaller, error::ApiError, idempotency, response},
+    http::{
+        caller::AdminCaller, error::ApiError, idempotency::IdempotencyKey, response::Written,
+        words::Time,
+    },
     identity::impersonation::SECONDS,
 };
+
+#[derive(Serialize, ToSchema)]
+pub struct BegunImpersonation {
+    /// The impersonation, to end it by.
+    session: Uuid,
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+    access_token: String,
+    /// In milliseconds.
+    expires: i64,
+    expires_at: Time,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct EndedImpersonation {
+    session: Uuid,
+    ended: bool,
+}
 
 /// `POST /api/admin/users/{id}/impersonate`. That it begins is a fact of the user before there is a token.
 pub async fn begin(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<BegunImpersonation>, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let by = caller.user_id().ok_or(ApiError::NoCaller)?;
     let (begun, position) = app
@@ -32,28 +52,32 @@ pub async fn begin(
         .impersonations
         .sign(&begun)
         .ok_or_else(|| ApiError::Internal("a token could not be signed".into()))?;
-    let fields = json!({
-        "session": begun.session, "userId": user, "access_token": token, "expires": SECONDS * 1000,
-        "expires_at": begun.expires_at.rfc3339(),
-    });
-    Ok(response::written(fields, position))
+    let impersonation = BegunImpersonation {
+        session: begun.session,
+        user,
+        access_token: token,
+        expires: SECONDS * 1000,
+        expires_at: begun.expires_at.into(),
+    };
+    Ok(Written(impersonation, position))
 }
 
 /// `DELETE /api/admin/impersonations/{session}`: its token is good for nothing from then on. That it ended is a fact before it
 /// does, so that whoever was not answered can ask again.
 pub async fn end(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     AdminCaller(caller): AdminCaller,
     session: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
+) -> Result<Written<EndedImpersonation>, ApiError> {
+    let asking = idempotency_key.asking(&app, &caller)?;
     let session: Uuid = session
         .parse()
         .map_err(|_| ApiError::NotFound("impersonation"))?;
     let position = app.write.impersonations.end(session, asking).await?;
-    Ok(response::written(
-        json!({"session": session, "ended": true}),
-        position,
-    ))
+    let impersonation = EndedImpersonation {
+        session,
+        ended: true,
+    };
+    Ok(Written(impersonation, position))
 }

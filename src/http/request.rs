@@ -194,7 +194,7 @@ fn log_answer<B>(response: &ServiceResponse<B>, route: Option<&str>, took: Durat
                 client.address = %address,
                 took_ms = took.as_millis() as u64,
                 position,
-                "request answered"
+                "request: answered"
             )
         };
     }
@@ -209,7 +209,7 @@ fn log_answer<B>(response: &ServiceResponse<B>, route: Option<&str>, took: Durat
             error!(
                 code,
                 reason = failure.reason,
-                "request failed; answered with status 500"
+                "request: failed; answered with status 500"
             );
         }
         (StatusCode::SERVICE_UNAVAILABLE, Some(app)) => {

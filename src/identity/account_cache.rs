@@ -19,7 +19,7 @@ use genie_log::{Log, LogError};
 use genie_projections::{ReadSide, accounts::AccountRow};
 use moka::sync::Cache;
 
-/// How long an account may be given out without another look (contract, section 2).
+/// How long an account may be given out without another look (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
 /// The most accounts kept: some tens of megabytes.
 const MOST: u64 = 50_000;

@@ -116,7 +116,7 @@ impl Directus {
         };
         if settings.admin_token.is_none() {
             warn!(
-                "DIRECTUS_ADMIN_TOKEN is not set: nobody can register, and users must be allowed to read their own status"
+                "Directus: DIRECTUS_ADMIN_TOKEN is not set; nobody can register, and users need the right to read their own status"
             );
         }
         Self::new(settings, log.clone(), register).map(Some)
@@ -180,7 +180,7 @@ impl Directus {
         match self.ask(asking).await? {
             reply if reply.is_ok() || reply.status == 404 => Ok(()),
             reply => {
-                warn!(http.status = reply.status, code = reply.code(), user.id = %user, "Directus does not delete a user");
+                warn!(http.status = reply.status, code = reply.code(), user.id = %user, "Directus: deleting a user was refused");
                 Err(Trouble::Failed(
                     "it refuses to delete a user for the administrator's token",
                 ))
@@ -316,7 +316,7 @@ impl Directus {
         if since.is_none() {
             *since = Some(self.0.clock.now());
             error!(
-                "Directus signs with another secret than DIRECTUS_SECRET; set it anew: until then it is asked about each token"
+                "Directus: signs with another secret than DIRECTUS_SECRET; every token is looked up until it is corrected"
             );
         }
     }

@@ -8,16 +8,15 @@ use uuid::Uuid;
 
 use crate::identity::signature::{BadToken, Signature};
 
-/// How long an impersonation lasts (contract, section 2).
+/// How long an impersonation lasts.
 pub const SECONDS: i64 = 15 * 60;
 const ISSUER: &str = "genie";
 
-/// What a token of an impersonation says.
+/// The content of an impersonation token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImpersonationClaims {
-    /// Which impersonation.
     pub session: Uuid,
-    /// Whom somebody acts for.
+    /// The user somebody acts for.
     pub user: UserId,
     /// The administrator who does.
     pub by: UserId,
@@ -59,7 +58,7 @@ impl ImpersonationTokens {
         .ok()
     }
 
-    /// Which impersonation a token is of. That it still lasts, its row has to say.
+    /// Reads a good token. Whether the impersonation still lasts, its row has to say.
     pub fn check(&self, token: &str) -> Result<ImpersonationClaims, BadToken> {
         self.signature.check(token)
     }
@@ -95,7 +94,7 @@ mod tests {
             tokens.check(&tokens.sign(&over).unwrap()).unwrap_err(),
             BadToken::Expired
         );
-        // Whatever the keys: neither kind of token passes for the other.
+        // Neither kind of token passes for the other, whatever the keys.
         assert_eq!(
             Tokens::new(b"one key").check(&token).unwrap_err(),
             BadToken::Invalid

@@ -26,10 +26,8 @@ pub struct Passwords {
 /// Why a password could not be hashed or checked.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// Too many wait.
     #[error("too many logins at once; try again shortly")]
     Busy,
-    /// Ours.
     #[error("a password could not be hashed")]
     Broken,
 }
@@ -51,7 +49,7 @@ impl Passwords {
             .await?
     }
 
-    /// Whether a password is the one of this hash. Without a hash it takes as long, and is not.
+    /// Checks a password against a hash. Without a hash the check takes as long, and fails.
     pub async fn check(
         &self,
         password: SecretString,

@@ -1,16 +1,15 @@
-//! Wrong secrets, service keys and tokens: counted by address, stopped past a bound, and put on record once a minute (contract,
-//! section 4).
+//! Counts wrong secrets, service keys and tokens by address, refuses more past a bound, and puts the refusals on record once a
+//! minute (docs/api.md, Who is calling).
 //!
-//! What an address showed lately is remembered as a hash: what was wrong is wrong without another look and counts once, so that a
-//! server with last month's secret is no guesser; and what was right is looked at again however many guesses come from the same
-//! address, so that no stranger behind it locks out who belongs there. It follows that whoever shares an address with a holder of
+//! Secrets that an address showed lately are remembered as hashes. A wrong one is refused without another check and counts once, so
+//! that a server with last month's secret is no guesser. A right one is checked again however many guesses come from the same
+//! address, so that no stranger behind it locks out a good caller. It follows that a stranger who shares an address with a holder of
 //! the shared secret may guess without this bound: the secret has to be long and random, as service keys are.
 //!
-//! Tokens are signed: to check one costs less than to look up whether it may be checked, and no number of tries makes a signature.
-//! So only who sends forged ones is ever told to wait, and never who has a good one. Tokens that have expired were good, and count
-//! for nothing.
+//! Tokens are signed: checking one costs less than looking up whether it may be checked, and no number of tries makes a signature.
+//! So only a sender of forged tokens is told to wait, never a holder of a good one. An expired token was good, and does not count.
 //!
-//! It is each node's own, and gone when it stops, but for what is on record by then.
+//! Each server counts for itself, and forgets when it stops, except what is on record by then.
 
 use std::{
     cmp::Reverse,
@@ -47,7 +46,7 @@ const MOST_ADDRESSES: usize = 10_000;
 /// How often it is looked at whether something is to be put on record.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// What may be shown.
+/// The secrets that a request may show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SecretKind {
     Secret,
@@ -76,7 +75,7 @@ pub enum StoppedSecret {
 pub struct SecretLimiter {
     /// Wrong ones that were looked at.
     wrong: Limiter<(Network, SecretKind)>,
-    /// Whether what was shown lately was right.
+    /// Secrets that were shown lately, each with whether it was right.
     lately: Cache<ShownSecret, bool>,
     tally: Mutex<Tally>,
     hasher: RandomState,
@@ -116,14 +115,14 @@ impl SecretLimiter {
         }
     }
 
-    /// It was right.
+    /// Remembers a right secret.
     pub fn was_right(&self, shown: ShownSecret) {
         if self.lately.get(&shown) != Some(true) {
             self.lately.insert(shown, true);
         }
     }
 
-    /// It was wrong.
+    /// Counts a wrong secret.
     pub fn was_wrong(&self, shown: ShownSecret, now: Instant) {
         self.lately.insert(shown, false);
         self.count(shown.address, shown.kind, now);
@@ -137,7 +136,7 @@ impl SecretLimiter {
         Ok(())
     }
 
-    /// Of many that were looked at at once no more count than there is room for: else who comes after them would wait for long.
+    /// Counts no more than there is room for, even of many that were checked at once: else those who come later would wait long.
     fn count(&self, address: Network, kind: SecretKind, now: Instant) {
         let _ = self.wrong.take((address, kind), now);
         self.tally().add(address, one(kind));
@@ -178,7 +177,7 @@ impl SecretLimiter {
                 tokens,
                 stopped,
             } = *wrong;
-            warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets, service keys or tokens came from {network}");
+            warn!(%network, secrets, service_keys, tokens, stopped, "wrong secrets: a network sent wrong secrets, keys or tokens");
         }
         let known_by = |address: &Network| log.hashes().network(&address.to_string());
         let facts = due
@@ -187,7 +186,7 @@ impl SecretLimiter {
             .collect();
         let noted = access.refused(facts).await;
         if let Err(error) = noted {
-            warn!(%error, "that secrets, keys or tokens were refused could not be put on record; trying again in a minute");
+            warn!(%error, "wrong secrets: recording them failed; trying again in a minute");
             due.into_iter()
                 .for_each(|(address, wrong)| self.tally().put_back(address, wrong));
         }
@@ -210,11 +209,11 @@ fn one(kind: SecretKind) -> RefusedCounts {
     }
 }
 
-/// What was refused and is not on record yet.
+/// Refusals that are not on record yet.
 #[derive(Default)]
 struct Tally {
     addresses: HashMap<Network, Unrecorded>,
-    /// Of addresses that are too many to be told one by one.
+    /// Refusals of the networks past [`MOST_ADDRESSES`] or [`MOST_FACTS`], together.
     others: Unrecorded,
     /// When this minute began, and how many facts of it named an address.
     minute: Option<(Instant, usize)>,
@@ -223,7 +222,7 @@ struct Tally {
 #[derive(Default)]
 struct Unrecorded {
     wrong: RefusedCounts,
-    /// When some of it was put on record last.
+    /// The time when some of it was put on record last.
     told_at: Option<Instant>,
 }
 
@@ -260,7 +259,7 @@ impl Tally {
         }
     }
 
-    /// What is due: of the addresses with the most, and of all others together.
+    /// Takes what is due: the networks with the most refusals, and all others together.
     fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Network>, RefusedCounts)> {
         let (began, told) = self
             .minute

@@ -6,9 +6,7 @@ use serde::de::DeserializeOwned;
 /// Why a token is refused; the words are Directus' codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadToken {
-    /// Past its time.
     Expired,
-    /// Anything else.
     Invalid,
 }
 
@@ -19,7 +17,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Of this issuer, by this key.
+    /// Signatures of this issuer by this key.
     pub fn new(key: &[u8], issuer: &str) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[issuer]);
@@ -32,7 +30,7 @@ impl Signature {
         }
     }
 
-    /// What a good token says.
+    /// The content of a good token.
     pub fn check<C: DeserializeOwned + Clone>(&self, token: &str) -> Result<C, BadToken> {
         decode::<C>(token, &self.key, &self.validation)
             .map(|token| token.claims)
@@ -42,7 +40,7 @@ impl Signature {
             })
     }
 
-    /// Whether a token is good, whatever it says.
+    /// Checks a token, whatever its content.
     pub fn is_good(&self, token: &str) -> Result<(), BadToken> {
         self.check::<serde_json::Value>(token).map(drop)
     }

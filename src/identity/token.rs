@@ -10,13 +10,12 @@ use crate::identity::signature::{BadToken, Signature};
 /// How long an access token is good.
 pub const ACCESS_SECONDS: i64 = 15 * 60;
 const ISSUER: &str = "directus";
-/// Which key signed; there is one so far.
+/// The id of the signing key; there is one so far.
 const KEY_ID: &str = "k1";
 
-/// What an access token says.
+/// The content of an access token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccessClaims {
-    /// Who.
     pub id: UserId,
     /// The role at issue time.
     pub role: Option<String>,
@@ -25,7 +24,7 @@ pub struct AccessClaims {
     iat: i64,
     exp: i64,
     iss: String,
-    /// Of which login it is.
+    /// The login that the token belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<Uuid>,
 }
@@ -44,7 +43,7 @@ impl Tokens {
         }
     }
 
-    /// An access token.
+    /// Makes an access token.
     pub fn access(
         &self,
         user: UserId,
@@ -71,7 +70,7 @@ impl Tokens {
         encode(&header, &claims, &self.signing).ok()
     }
 
-    /// Who a token is for.
+    /// Reads a good token.
     pub fn check(&self, token: &str) -> Result<AccessClaims, BadToken> {
         self.signature.check(token)
     }

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use totp_rs::{Builder, Secret, Totp};
 use zeroize::Zeroizing;
 
-/// Whom authenticator apps show a code to be for.
+/// The issuer that authenticator apps show.
 const ISSUER: &str = "genie";
 /// A secret's bytes in Base32.
 const TEXT_LENGTH: usize = 32;

@@ -1,4 +1,4 @@
-//! Where the ring of master keys is: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, an entry a line. The file is
+//! The ring of master keys: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, an entry a line. The file is
 //! exchanged as a whole, so that a crash leaves the old one or the new one.
 
 use std::{
@@ -65,7 +65,8 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
             {
                 write(&path, &MasterKeys::generate())?;
                 warn!(
-                    "a master key was made in {shown}: without it nothing can be read, so keep a copy of it in a safe place"
+                    path = %shown,
+                    "master keys: made a first key; without it nothing can be read, so keep a copy in a safe place"
                 );
                 parsed(&path, &read(&path)?)
             } else {

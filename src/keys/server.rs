@@ -1,4 +1,4 @@
-//! What is asked of master keys, as a server does it, or the command line where none runs; and the ring of a running server, which
+//! Does what is asked of master keys, in a server, or in the command where none runs; and the ring of a running server, which
 //! follows its file.
 
 use std::{
@@ -36,29 +36,35 @@ pub async fn perform(log: &Log, ring: Option<&Ring>, asked: KeyRequest) -> Resul
             }
             serde_json::to_value(list(log).await.map_err(told)?)
         }
-        KeyRequest::Begin => Ok(Value::String(log.begin_rotation().await.map_err(told)?)),
+        KeyRequest::Begin => Ok(Value::String(
+            log.key_rotation().begin().await.map_err(told)?,
+        )),
         KeyRequest::Step { to, from } => {
-            serde_json::to_value::<Step>(log.rotate(&to, from).await.map_err(told)?)
+            serde_json::to_value::<Step>(log.key_rotation().rotate(&to, from).await.map_err(told)?)
         }
         KeyRequest::Retire { id } => Ok(Value::String(
-            log.retire_master(&id).await.map_err(told)?.rfc3339(),
+            log.key_rotation()
+                .retire(&id)
+                .await
+                .map_err(told)?
+                .rfc3339(),
         )),
     };
     done.map_err(|error| error.to_string())
 }
 
 async fn list(log: &Log) -> Result<KeyList, RotationError> {
-    let current = log.follow_current().await?;
-    let retired = log.retired_masters().await?;
+    let current = log.master_rings().follow_current().await?;
+    let retired = log.key_rotation().retired().await?;
     Ok(KeyList {
         ring: log.masters().ids().map(str::to_owned).collect(),
         current,
-        wraps: log.wraps().await?,
+        wraps: log.key_rotation().wraps().await?,
         retired: retired
             .into_iter()
             .map(|(id, at)| (id, at.rfc3339()))
             .collect(),
-        servers: log.rings().await?,
+        servers: log.master_rings().all().await?,
     })
 }
 
@@ -71,7 +77,7 @@ pub struct Ring {
     taken: Mutex<Option<FileStamp>>,
 }
 
-/// What is seen of a file from outside.
+/// The time and length by which a changed file is noticed.
 type FileStamp = (SystemTime, u64);
 
 impl Ring {
@@ -85,13 +91,13 @@ impl Ring {
             file,
             taken,
         });
-        match log.announce_ring(node).await {
+        match log.master_rings().announce(node).await {
             Ok(()) => {}
             // Nor can anybody rotate, then; the other servers are told as soon as the store takes it.
             Err(LogError::Away(reason)) => {
                 warn!(
                     reason,
-                    "the other servers can't be told which master keys this one has; trying on"
+                    "master keys: telling the other servers about this ring failed; trying again"
                 )
             }
             Err(error) => return Err(error.to_string()),
@@ -121,12 +127,12 @@ impl Ring {
             if let Some(reason) = reason.as_ref().filter(|_| reason != told) {
                 warn!(
                     reason,
-                    "the ring of master keys was changed and is not taken; the one before stays"
+                    "master keys: the changed ring is not usable; the previous one stays in use"
                 );
             }
             told = reason;
-            if let Err(error) = self.log.announce_ring(&self.node).await {
-                warn!(%error, "the other servers can't be told which master keys this one has; trying on");
+            if let Err(error) = self.log.master_rings().announce(&self.node).await {
+                warn!(%error, "master keys: telling the other servers about this ring failed; trying again");
             }
         }
     }
@@ -139,13 +145,15 @@ impl Ring {
         let ring = file::in_file(path)?; // a change in between is found the next time
         let ids = format!("{ring:?}");
         self.log
-            .take_ring(ring)
+            .master_rings()
+            .take(ring)
             .await
             .map_err(|error| format!("{}: {error}", path.display()))?;
         *self.taken() = seen;
-        info!(ids, "the ring of master keys was read again");
+        info!(ids, "master keys: took over the changed ring");
         self.log
-            .announce_ring(&self.node)
+            .master_rings()
+            .announce(&self.node)
             .await
             .map_err(|error| error.to_string())
     }
@@ -156,8 +164,8 @@ impl Ring {
 
     /// Tells the others that this server goes.
     pub async fn withdraw(&self) {
-        if let Err(error) = self.log.withdraw_ring(&self.node).await {
-            warn!(%error, "the other servers take this one for running for a while");
+        if let Err(error) = self.log.master_rings().withdraw(&self.node).await {
+            warn!(%error, "master keys: signing off failed; other servers count this one as running for a while");
         }
     }
 }

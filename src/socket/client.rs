@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::{LONGEST_PATH, path};
 use crate::config::Config;
 
-/// What a command says when a server answers in another way than it expects.
+/// The error of a command whose server answers in another way than expected.
 pub const NOT_UNDERSTOOD: &str =
-    "the server's answer is not understood; are the two of one release?";
+    "the server's answer is not understood; are the command and the server of one release?";
 /// How long a command waits for the server's answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -1,9 +1,10 @@
-//! What commands ask of a running server. Its answers are the answers of HTTP.
+//! The requests that commands send to a running server. Its answers are those of HTTP.
 
 use clap::Args;
 use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
 use genie_log::keys::rotation::{Place, Wraps};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{credential_import::line::CredentialLine, roles::administers};
 
@@ -11,19 +12,22 @@ use crate::{credential_import::line::CredentialLine, roles::administers};
 const MAX_COUNT: usize = 100;
 
 /// Invites as they are asked for: in a body, or on the command line.
-#[derive(Default, Serialize, Deserialize, Args)]
+#[derive(Default, Serialize, Deserialize, Args, ToSchema)]
 pub struct InviteRequest {
-    /// How many
+    /// How many; 1 by default
     #[arg(long)]
+    #[schema(minimum = 1, maximum = 100)]
     count: Option<usize>,
     /// Until when they may be used, as an RFC 3339 time; for ever without it
     #[arg(long)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
-    /// The tier of who uses one: starter, creator, pro or studio
+    /// The tier of the new user: starter (the default), creator, pro or studio
     #[arg(long)]
     tier: Option<String>,
-    /// The role of who uses one; `administrator` makes an administrator
+    /// The role of the new user, `creator` by default; `administrator` makes an administrator
     #[arg(long)]
+    #[schema(min_length = 1, max_length = 64)]
     role: Option<String>,
 }
 
@@ -66,7 +70,7 @@ pub struct CredentialBatch {
     pub lines: Vec<CredentialLine>,
 }
 
-/// What may be asked of master keys.
+/// Requests about master keys.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum KeyRequest {
@@ -89,7 +93,7 @@ pub struct KeyList {
     pub ring: Vec<String>,
     /// The one that new data keys are wrapped by.
     pub current: String,
-    /// What wraps what.
+    /// How many data keys each master key wraps.
     pub wraps: Vec<Wraps>,
     /// Those that were retired, and when.
     pub retired: Vec<(String, String)>,

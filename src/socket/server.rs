@@ -58,13 +58,13 @@ pub fn serve(app: &Arc<App>) -> Option<Served> {
             };
             actix_web::rt::spawn(async move {
                 if let Err(error) = server.await {
-                    error!(%error, "{} is served no longer", path.display());
+                    error!(%error, path = %path.display(), "command socket: stopped; commands do not reach this server until a restart");
                 }
             });
             Some(served)
         }
         Err(error) => {
-            warn!(%error, "{} can't be served: commands such as `genie invite` do not reach this server", path.display());
+            warn!(%error, path = %path.display(), "command socket: can't be opened; commands do not reach this server");
             None
         }
     }

@@ -45,7 +45,7 @@ both_stores!(
 
         let path = format!("/api/admin/users/{}/forgotten", ada.id);
         let began = std::time::Instant::now();
-        let shown = until("nothing is left of the user", async || {
+        let shown = until("the user to be erased", async || {
             let shown = site
                 .genie
                 .send(Method::GET, &path, &authorization(&boss.access), None)

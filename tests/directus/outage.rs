@@ -174,7 +174,7 @@ both_stores!(
             ("PRESSURE_LIMITER_RETRY_AFTER", "3"),
         ];
         site.directus.restart(&pressed).await;
-        let answer = until("Directus is under pressure", async || {
+        let answer = until("Directus to be under pressure", async || {
             let answer = site.log_in(&ada.email, PASSWORD).await;
             (answer.status == 503).then_some(answer)
         })
@@ -257,14 +257,14 @@ both_stores!(
             GLOBALS,
             Does::Answer(200, json!({"data": {"admin_access": false}}).to_string()),
         );
-        until("the invite is refused", async || {
+        until("the invite to be refused", async || {
             (invite().await != 200).then_some(())
         })
         .await;
         site.proxy
             .on("GET", GLOBALS, Does::Answer(500, String::new()));
         let asked = site.proxy.count(&format!("GET {GLOBALS}"));
-        until("Directus is asked twice more", async || {
+        until("two more requests to Directus", async || {
             assert_eq!(invite().await, 403);
             (site.proxy.count(&format!("GET {GLOBALS}")) >= asked + 2).then_some(())
         })

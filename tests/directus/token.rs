@@ -42,7 +42,7 @@ both_stores!(
         site.directus
             .change(&ada, json!({"email": elsewhere}))
             .await;
-        until("the new address is known", async || {
+        until("the new address to be known", async || {
             let facts = site.get(&pair.access, "/api/me/events").await.ok();
             let mut facts = facts["data"].as_array().unwrap().iter();
             facts.find_map(|fact| (fact["type"] == "account.email_changed").then_some(()))
@@ -110,7 +110,7 @@ both_stores!(
         site.directus
             .change(&ada, json!({"role": site.directus.role("creator").await}))
             .await;
-        until("the invite is refused", async || {
+        until("the invite to be refused", async || {
             (invite().await != 200).then_some(())
         })
         .await;
@@ -400,7 +400,7 @@ both_stores!(
         site.directus
             .change(&bob, json!({"email": ada.email}))
             .await;
-        until("the new address is known", async || {
+        until("the new address to be known", async || {
             (email_here(&bobs).await > 0).then_some(())
         })
         .await;

@@ -1,4 +1,5 @@
-//! `/api/me/export`: everything about oneself as one stream, whole or visibly not, and never anybody else's.
+//! `/api/me/export`: all data of the caller as one stream. A broken export is visibly incomplete,
+//! and no export has another user's data.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -42,7 +43,7 @@ async fn profile(genie: &TestGenie, user: &TestUser, platform: &str) -> String {
 }
 
 both_stores!(
-    an_export_has_all_of_ones_own_and_nothing_else,
+    an_export_has_all_data_of_its_user_and_nothing_else,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (admin, ada, bob) = (
@@ -131,10 +132,11 @@ both_stores!(
         assert_eq!(
             sessions,
             [user(2), user(2), user(1), user(1), user(0), user(0)],
-            "one chat after the other"
+            "messages come chat by chat"
         );
 
-        // With the secrets only for who knows the password; each is revealed on record, before.
+        // An export has secrets only if the caller gives the password. A fact records each reveal
+        // before the secret is sent.
         ada.post(&genie, EXPORT, json!({}))
             .await
             .refused(400, "invalid_field");
@@ -168,7 +170,7 @@ both_stores!(
             (&json!("export"), &json!("user"), &json!(ada.id))
         );
 
-        // In nobody else's name, and by nobody else.
+        // An impersonator and another server get no export.
         let acting = admin
             .post(
                 &genie,
@@ -213,11 +215,11 @@ both_stores!(
             .iter()
             .map(|fact| fact["data"]["secrets"].clone())
             .collect();
-        assert_eq!(noted, [false, true], "and none for those that were refused");
+        assert_eq!(noted, [false, true], "refused exports leave no fact");
     }
 );
 
-/// A user with so many messages of two kilobytes, written while no server runs.
+/// A user with this many messages of two kilobytes each, written while no server runs.
 async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
     let ada = genie.user("ada").await;
     genie.kill().await;
@@ -255,7 +257,7 @@ async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
     ada
 }
 
-/// Question and answer in turn.
+/// Alternates questions and answers.
 fn chat_event(n: u64) -> Value {
     let turn = uuid::Uuid::from_u128(u128::from(n.div_ceil(2)));
     let mut sample: Value = match n % 2 {
@@ -276,7 +278,7 @@ fn chat_event(n: u64) -> Value {
 }
 
 both_stores!(
-    a_large_account_takes_no_more_memory_and_stops_with_its_reader,
+    exporting_a_large_account_takes_no_more_memory_and_stops_with_its_reader,
     async |store: TestStore| {
         const MESSAGES: u64 = 5000;
         let mut genie = TestGenie::start_process(store).await;
@@ -292,12 +294,13 @@ both_stores!(
                 .unwrap()
         };
 
-        // A reader who takes only the beginning holds the only place, and leaves it with the connection.
+        // This reader takes only the beginning, holds the only place, and frees it by closing the
+        // connection.
         let mut first = begin().await;
         assert!(first.chunk().await.unwrap().is_some());
         ada.get(&genie, EXPORT).await.refused(409, "export_running");
         drop(first);
-        let second = until("the place is free", async || {
+        let second = until("the place to become free", async || {
             let second = begin().await;
             (second.status() != StatusCode::CONFLICT).then_some(second)
         })
@@ -310,7 +313,7 @@ both_stores!(
                 .unwrap();
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
         };
-        let before = most_kib(); // of a server that has begun one export already
+        let before = most_kib(); // after a first export, so that only growth counts
         let body = second.bytes().await.unwrap();
         let grown = most_kib().saturating_sub(before);
         let export: Value = serde_json::from_slice(&body).unwrap();
@@ -327,7 +330,8 @@ both_stores!(
             body.len()
         );
 
-        // What breaks off in the middle is no JSON, and no whole answer.
+        // A damaged message breaks the export off. The part that was sent is not valid JSON, so
+        // nobody takes it for the whole.
         genie.store.tamper("UPDATE messages SET content_sealed = (SELECT title_sealed FROM chats) WHERE position = (SELECT max(position) FROM messages)").await;
         let (mut broken, mut got) = (begin().await, Vec::new());
         assert_eq!(broken.status(), 200);
@@ -338,7 +342,7 @@ both_stores!(
                 Err(_) => break false,
             }
         };
-        assert!(!ended, "the connection is cut");
+        assert!(!ended, "the connection must be cut");
         assert!(got.len() > 1 << 20 && serde_json::from_slice::<Value>(&got).is_err());
     }
 );

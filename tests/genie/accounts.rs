@@ -1,4 +1,5 @@
-//! Logins, passwords, addresses and codes, as users, thieves and administrators meet them.
+//! Logins, passwords, e-mail addresses and one-time codes, as users, thieves and administrators
+//! meet them.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +21,6 @@ use crate::{
     until::until,
 };
 
-/// A login: the answer, whatever it is.
 async fn log_in(genie: &TestGenie, email: &str, password: &str, otp: Option<&str>) -> Answer {
     let login = json!({"email": email, "password": password, "otp": otp});
     genie
@@ -28,12 +28,12 @@ async fn log_in(genie: &TestGenie, email: &str, password: &str, otp: Option<&str
         .await
 }
 
-/// One more login of a user who has the password of their name.
+/// Logs the user in once more, with the password that belongs to the name.
 async fn again(genie: &TestGenie, name: &str, user: &TestUser) -> TestUser {
     TestUser::of(&user.id, genie.log_in(name, &password(name)).await)
 }
 
-/// The types of a user's facts so far.
+/// The types of all facts of a user.
 async fn facts_of(genie: &TestGenie, user: &TestUser) -> Vec<String> {
     let path = format!("/api/events?limit=500&user={}", user.id);
     let page = genie
@@ -57,7 +57,7 @@ fn count(facts: &[String], of: &str) -> usize {
     facts.iter().filter(|fact| *fact == of).count()
 }
 
-/// Makes every token that was replaced so far one that was replaced long ago.
+/// Ends the grace of all replaced refresh tokens.
 async fn let_the_grace_pass(genie: &TestGenie) {
     genie
         .store
@@ -123,7 +123,7 @@ both_stores!(
         let same = TestUser::of(&ada.id, genie.refresh(&ada.refresh).await);
         assert_eq!(
             same.refresh, next.refresh,
-            "within the grace, after kill -9 as well"
+            "within the grace, even after kill -9"
         );
 
         let_the_grace_pass(&genie).await;
@@ -222,7 +222,7 @@ both_stores!(logins_are_listed_and_ended, async |store: TestStore| {
 });
 
 both_stores!(
-    what_another_system_says_is_so_at_once_and_the_same_again_changes_nothing,
+    an_account_update_takes_effect_at_once_and_a_repeat_changes_nothing,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("GENIE_ROLES", "editor, team lead".to_owned())]).await;
@@ -356,19 +356,20 @@ both_stores!(
     }
 );
 
-/// What one server is told, another one with the user's actor warm knows at the very next command.
+/// An account change through one server holds at the next command on another server whose actor is
+/// warm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_suspended_or_downgraded_on_one_node_is_so_on_the_other() {
+async fn a_suspension_or_downgrade_on_one_node_holds_on_the_other() {
     let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
     let second = genie.another_node().await;
     let _admin = genie.user("admin").await;
     let first = genie.base.clone();
     for round in 0..5 {
-        let ada = genie.user(&format!("ada{round}")).await; // of the tier pro
+        let ada = genie.user(&format!("ada{round}")).await; // tier `pro`
         let clip = || json!({"operation": "trim_videos"});
         for base in [&first, &second.base] {
             genie.base = base.clone();
-            ada.post(&genie, "/api/queue/media", clip()).await.ok(); // warm on both
+            ada.post(&genie, "/api/queue/media", clip()).await.ok(); // wakes the actor on both servers
         }
         genie.base = first.clone();
         genie
@@ -413,7 +414,7 @@ async fn who_is_suspended_or_downgraded_on_one_node_is_so_on_the_other() {
 }
 
 both_stores!(
-    a_password_is_changed_by_who_knows_the_old_one_and_other_logins_end,
+    changing_a_password_needs_the_old_one_and_ends_other_logins,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -437,7 +438,8 @@ both_stores!(
             "nothing changed"
         );
 
-        // Of many at once one changes it; the others knew the old one no longer.
+        // Of several simultaneous changes one succeeds. The others give a password that is no
+        // longer the old one.
         let bodies = (0..4).map(
             |n| json!({"old_password": password("ada"), "password": format!("a new password {n}")}),
         );
@@ -462,7 +464,7 @@ both_stores!(
         assert_eq!(
             genie.refresh(&ada.refresh).await.status,
             200,
-            "the one that changed it goes on"
+            "the login that changed the password goes on"
         );
         let facts = facts_of(&genie, &ada).await;
         assert_eq!(count(&facts, "account.password_changed"), 1);
@@ -478,7 +480,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_address_moves_with_its_user_and_is_free_for_others_then,
+    a_changed_address_belongs_to_one_user_and_frees_the_old_one,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let mut users = vec![];
@@ -515,7 +517,7 @@ both_stores!(
                 200
             );
         }
-        // Capitals are no other address, the part after a plus sign is.
+        // Case does not distinguish addresses. The part after a plus sign does.
         assert_eq!(
             log_in(&genie, "wanted+box@example.COM", &password(winner), None)
                 .await
@@ -530,7 +532,7 @@ both_stores!(
             .await
             .refused_by_identity(401, "INVALID_CREDENTIALS");
 
-        // Somebody else takes the address that was left, and the first can't have it back.
+        // Another user takes the address that became free, and the first user can't have it back.
         let (heir, _) = users[(winners[0] + 1) % users.len()];
         let taken = change(
             &users[(winners[0] + 1) % users.len()],
@@ -553,7 +555,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_login_asks_for_a_code_once_it_is_enabled_and_takes_each_once,
+    a_login_with_two_factors_accepts_each_code_once,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("admin").await;
@@ -584,13 +586,13 @@ both_stores!(
         let chosen = json!({"secret": chosen, "otp": Codes::of(&chosen, &genie.clock).at(0)});
         tfa("enable", chosen)
             .await
-            .refused_by_identity(400, "INVALID_PAYLOAD"); // one that a thief of the token chose
+            .refused_by_identity(400, "INVALID_PAYLOAD"); // a secret that a thief of the token chose
         assert_eq!(
             genie.log_in("ada", &password("ada")).await.status,
             200,
-            "not on yet"
+            "one-time codes are not enabled yet"
         );
-        // The step before, so that two later ones are left to log in with.
+        // The code of the step before, so that two later codes are left for logins.
         assert_eq!(
             tfa("enable", json!({"secret": secret, "otp": codes.at(-1)}))
                 .await
@@ -608,7 +610,7 @@ both_stores!(
         log_in(Some(&codes.at(-1)))
             .await
             .refused_by_identity(401, "INVALID_OTP");
-        let wrong = super_wrong(&genie, &codes.at(0)).await;
+        let wrong = log_in_with_wrong_password(&genie, &codes.at(0)).await;
         wrong.refused_by_identity(401, "INVALID_CREDENTIALS");
         let now = codes.at(0);
         let tries = futures_util::future::join_all((0..4).map(|_| log_in(Some(&now)))).await;
@@ -639,7 +641,7 @@ both_stores!(
         );
         assert_eq!(log_in(None).await.status, 200);
 
-        // Who loses the authenticator asks an administrator.
+        // A user who has lost the authenticator asks an administrator.
         genie.settle().await;
         let made = tfa("generate", json!({"password": password("ada")}))
             .await
@@ -685,22 +687,22 @@ both_stores!(
     }
 );
 
-/// A wrong password with a right code.
-async fn super_wrong(genie: &TestGenie, otp: &str) -> Answer {
+async fn log_in_with_wrong_password(genie: &TestGenie, otp: &str) -> Answer {
     log_in(genie, &email(genie, "ada"), "wrong", Some(otp)).await
 }
 
 const STEP_MILLIS: i64 = 30_000;
 
-/// An authenticator, whose clock stands at the beginning of a test. The server takes one step early or late; so that the step is
-/// not another in the middle, it is made early in one.
+/// An authenticator for one test, with the time fixed at its creation. The server accepts codes one
+/// step early or late. The fixed time lies early in a step, so that the step does not change in the
+/// middle of the test.
 pub struct Codes {
     totp: totp_rs::Totp,
     now: u64,
 }
 
 impl Codes {
-    /// Moves the server's clock to where a step begins, unless one has just begun.
+    /// Moves the server's clock to the start of a step, unless a step has just begun.
     pub fn of(secret: &str, clock: &Clock) -> Self {
         let into_step = clock.now().unix_millis() % STEP_MILLIS;
         if into_step > STEP_MILLIS / 3 {
@@ -709,10 +711,10 @@ impl Codes {
         Self::at_time(secret, clock)
     }
 
-    /// The same for a server whose clock can't be moved.
+    /// Waits for the start of a step, for a server with a clock that a test can't move.
     pub async fn of_the_next_step(secret: &str) -> Self {
         let clock = Clock::system();
-        until("a step of the authenticator has begun", async || {
+        until("a step of the authenticator to begin", async || {
             (clock.now().unix_millis() % STEP_MILLIS < STEP_MILLIS / 2).then_some(())
         })
         .await;
@@ -812,7 +814,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_stranger_who_guesses_waits_and_the_owner_does_not,
+    a_stranger_who_guesses_has_to_wait_and_the_owner_does_not,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -834,7 +836,7 @@ both_stores!(
             .await
             .refused_by_identity(429, "REQUESTS_EXCEEDED");
 
-        // The owner comes from elsewhere, and is not logged out here either.
+        // The owner can still log in from another address, and the session here goes on.
         let elsewhere = reqwest::Client::builder()
             .local_address("127.0.0.2".parse::<IpAddr>().unwrap())
             .build()
@@ -853,7 +855,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_login_takes_as_long_whatever_comes_of_it,
+    a_login_takes_the_same_time_whatever_its_outcome,
     async |store: TestStore| {
         let stall = Duration::from_millis(700);
         let mut genie = TestGenie::start_with(
@@ -889,7 +891,7 @@ both_stores!(
     }
 );
 
-both_stores!(bad_tokens_are_nobodys, async |store: TestStore| {
+both_stores!(bad_tokens_are_refused, async |store: TestStore| {
     let mut genie = TestGenie::start(store).await;
     let ada = genie.user("ada").await;
     let now = genie_log::Clock::system().now().unix_seconds();
@@ -916,7 +918,7 @@ both_stores!(bad_tokens_are_nobodys, async |store: TestStore| {
     assert_eq!(
         me(format!("bearer {fine}"), "").await.status,
         200,
-        "the key is the server's"
+        "the signing key must be the server's"
     );
 
     let stranger = EncodingKey::from_secret(b"another key");
@@ -942,7 +944,7 @@ both_stores!(bad_tokens_are_nobodys, async |store: TestStore| {
         ("another algorithm", signed(&|_| {}, &key, Algorithm::HS512)),
         ("unsigned", unsigned),
         (
-            "without an end",
+            "a token without an expiry",
             signed(
                 &|claims| drop(claims.as_object_mut().unwrap().remove("exp")),
                 &key,
@@ -1020,7 +1022,7 @@ both_stores!(bad_tokens_are_nobodys, async |store: TestStore| {
     assert_eq!(me(format!("Bearer {fine}"), "").await.status, 200);
 });
 
-/// The log of a running server, read as its operator could, for its keys.
+/// Opens the log of a running server to read its signing key, as its operator could.
 async fn signing_key(genie: &TestGenie) -> Log {
     let masters = std::fs::read_to_string(genie.store.folder().join("master.key")).unwrap();
     let masters = MasterKeys::parse(masters.trim()).unwrap();

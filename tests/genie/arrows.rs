@@ -1,10 +1,11 @@
-//! The arrows between the crates, read from their manifests: a new one fails here.
+//! Dependencies between crates and between files, read from manifests and sources. A new one in the
+//! wrong direction fails here.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::imports::Imports;
 
-/// The largest circle of files that import each other.
+/// The largest allowed circle of files that import each other.
 const LARGEST_CIRCLE: usize = 8;
 
 fn dependencies(manifest: &str) -> BTreeSet<String> {
@@ -43,7 +44,7 @@ fn crates_point_downwards_only() {
     );
     assert_eq!(ours("events/log/Cargo.toml"), ["genie-events"]);
     assert_eq!(ours("events/Cargo.toml"), [""; 0]);
-    // Torture meets the server as a client and as a child process.
+    // Torture talks to the server over HTTP and starts it as a child process.
     assert_eq!(ours("torture/Cargo.toml"), ["genie-events", "genie-log"]);
 }
 
@@ -67,7 +68,10 @@ fn files_import_each_other_in_small_circles_only() {
 #[test]
 fn nothing_that_the_app_is_made_of_imports_http() {
     let reached = imports().reach("app");
-    assert!(reached.len() > 20, "the app is made of much: {reached:?}");
+    assert!(
+        reached.len() > 20,
+        "too few files reached from the app: {reached:?}"
+    );
     let above: Vec<_> = ["http", "serve", "socket::server"]
         .into_iter()
         .filter(|above| {
@@ -80,7 +84,7 @@ fn nothing_that_the_app_is_made_of_imports_http() {
 }
 
 #[test]
-fn each_crate_keeps_to_its_trade() {
+fn no_crate_depends_on_what_others_do() {
     for (manifest, forbidden) in [
         (
             "events/Cargo.toml",
@@ -123,12 +127,12 @@ fn each_crate_keeps_to_its_trade() {
     ] {
         let linked = dependencies(manifest);
         for name in forbidden {
-            assert!(!linked.contains(name), "{manifest} links {name}");
+            assert!(!linked.contains(name), "{manifest} depends on {name}");
         }
     }
 }
 
-/// All files below a folder: path and text.
+/// The path and text of all files below a folder.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
@@ -143,34 +147,35 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             }
         }
     }
-    assert!(found.len() > 5, "{folder} has its files");
+    assert!(found.len() > 5, "too few files in {folder}");
     found
 }
 
-/// A `Log` cannot append: the doc tests of `Append` say so. The door is passed on where the server starts, and kept by actors.
+/// The compiler keeps a `Log` from appending; the doc tests of `Append` prove it. The server passes
+/// `Append` on at its start, and only actors keep it.
 #[test]
 fn only_actors_append() {
     for folder in ["src/http", "src/identity", "projections/src"] {
         for (path, text) in sources(folder) {
             for word in ["AppendRequest", "genie_log::Append", "genie_log::{Append,"] {
-                assert!(!text.contains(word), "{path} knows {word}");
+                assert!(!text.contains(word), "{path} mentions {word}");
             }
         }
     }
 }
 
-/// That they could do nothing with the log alone is the compiler's to say: the doc tests of `VaultDoor`.
+/// The compiler keeps a `Log` alone from reading secrets; the doc tests of `VaultDoor` prove it.
 #[test]
 fn only_the_write_side_knows_the_way_to_secrets() {
     for folder in ["projections/src", "src", "benches/src"] {
         for (path, text) in sources(folder) {
             for word in ["VaultDoor", "VaultKey"] {
-                assert!(!text.contains(word), "{path} knows {word}");
+                assert!(!text.contains(word), "{path} mentions {word}");
             }
         }
     }
     for (path, text) in sources("projections/src") {
-        assert!(!text.contains("vault"), "{path} knows of the vault");
+        assert!(!text.contains("vault"), "{path} mentions the vault");
     }
 }
 
@@ -194,7 +199,7 @@ fn the_write_side_writes_no_sql_and_the_rules_know_no_clock() {
     }
 }
 
-/// Fields that hold a secret in the clear, of types that show what they hold.
+/// Fields that hold a plain secret, in types that derive `Debug`.
 fn shown_secrets(text: &str) -> Vec<String> {
     let words = [
         "password",
@@ -255,7 +260,7 @@ fn shown_secrets(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_holds_a_secret_does_not_show_it() {
+fn types_that_hold_a_secret_do_not_print_it() {
     let seen = |fields: &str| {
         shown_secrets(&format!(
             "#[derive(Debug, Clone)]\npub struct A {{\n    {fields}\n}}\n"
@@ -264,7 +269,7 @@ fn what_holds_a_secret_does_not_show_it() {
     assert_eq!(
         seen("pub password: String,"),
         ["pub password: String"],
-        "what is looked for is found"
+        "the search must find a plain secret"
     );
     assert_eq!(seen("old_token: Option<Vec<u8>>,").len(), 1);
     for good in [
@@ -278,7 +283,7 @@ fn what_holds_a_secret_does_not_show_it() {
     }
     assert!(
         shown_secrets("#[derive(Clone)]\nstruct A {\n    password: String,\n}\n").is_empty(),
-        "nothing shows it"
+        "a type without `Debug` prints nothing"
     );
     for folder in [
         "events/src",

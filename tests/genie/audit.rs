@@ -1,4 +1,5 @@
-//! Whether the log can be trusted: signed heads kept outside, proofs for others, and the check of the whole log beside the server.
+//! Proofs that the log can be trusted: signed heads kept outside, proofs for others, and a check of
+//! the whole log beside the server.
 
 use std::time::Duration;
 
@@ -25,18 +26,18 @@ fn secret() -> [(&'static str, String); 1] {
     [("X-RBAC-SYNC-SECRET", SECRET.into())]
 }
 
-/// What `/readyz` says once a signed head covers everything.
+/// The answer of `/readyz` once a signed head covers the whole log.
 async fn sealed(genie: &TestGenie) -> Value {
-    until("a signed head covers everything", async || {
+    until("a signed head that covers everything", async || {
         let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
         (ready["sealing"]["lag"] == 0).then_some(ready)
     })
     .await
 }
 
-/// Waits until any head is signed; the next one is not due before `GENIE_SEAL_SECONDS`.
+/// Waits for the first signed head. The next one is not due before `GENIE_SEAL_SECONDS`.
 async fn first_head(genie: &TestGenie) {
-    until("a first head is signed", async || {
+    until("the first signed head", async || {
         let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
         ready["sealing"]["signed"]
             .as_u64()
@@ -45,13 +46,13 @@ async fn first_head(genie: &TestGenie) {
     .await;
 }
 
-/// How many heads of a file verify together with the log; `None` while they don't.
+/// The number of heads in a file that verify against the log; `None` while they don't.
 async fn pinned(genie: &TestGenie, file: &str) -> Option<u64> {
     let verified = audit(genie, &["verify", "--heads", file]).await.ok()?;
     verified.lines().nth(1)?.split_once(' ')?.0.parse().ok()
 }
 
-/// Standard output of a command that succeeded, standard error of one that failed.
+/// Standard output if the command succeeds, standard error if it fails.
 async fn audit(genie: &TestGenie, arguments: &[&str]) -> Result<String, String> {
     let done = genie
         .command(&[&["audit"], arguments].concat())
@@ -83,7 +84,7 @@ fn hashes(list: &Value) -> Vec<Hash> {
     list.as_array().unwrap().iter().map(hash).collect()
 }
 
-/// What somebody else does with a proof: everything follows from the public key.
+/// Verifies a proof as an outsider would, from the public key alone.
 #[track_caller]
 fn assert_proves(proof: &Value, key: &str, position: u64) {
     let head = PublicHeadKey::parse(key)
@@ -130,13 +131,13 @@ both_stores!(
         assert_eq!(ready["sealing"]["state"], "sealing", "{ready}");
         let first = ready["sealing"]["signed"].as_u64().unwrap();
 
-        genie.restart().await; // it goes on with the same tree and the same file
+        genie.restart().await; // the server continues the same tree and the same file of heads
         for _ in 0..3 {
             ada.submit_job(&genie).await;
         }
         let signed = sealed(&genie).await["sealing"]["signed"].as_u64().unwrap();
         assert!(signed > first);
-        until("both heads are kept outside", async || {
+        until("both heads to be in the file", async || {
             pinned(&genie, &kept).await.filter(|heads| *heads >= 2)
         })
         .await;
@@ -147,7 +148,7 @@ both_stores!(
             "{verified}"
         );
 
-        // A proof, by the command line and over HTTP, to whoever may see it.
+        // Callers who may see a proof get it on the command line and over HTTP.
         let key = audit(&genie, &["key"]).await.unwrap().trim().to_owned();
         let printed: Value =
             serde_json::from_str(&audit(&genie, &["proof", "--position", "3"]).await.unwrap())
@@ -208,7 +209,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_position_that_no_head_covers_yet_is_told_as_such,
+    a_position_that_no_head_covers_yet_is_reported_as_such,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("GENIE_SEAL_SECONDS", "86400".to_owned())]).await;
@@ -239,11 +240,11 @@ both_stores!(
 );
 
 both_stores!(
-    a_fact_that_was_changed_before_it_was_sealed_stops_the_sealing_and_not_the_server,
+    a_fact_changed_before_it_was_signed_stops_the_head_signer_and_not_the_server,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("GENIE_SEAL_SECONDS", "86400".to_owned())]).await;
-        genie.user("ada").await; // who administers, and whose own facts must be whole for that
+        genie.user("ada").await; // the administrator, whose own facts stay undamaged
         let bob = genie.user("bob").await;
         first_head(&genie).await;
         let job = bob.submit_job(&genie).await;
@@ -255,7 +256,7 @@ both_stores!(
             ))
             .await;
         genie.launch_again().await;
-        let ready = until("the sealing stops", async || {
+        let ready = until("the head signer to stop", async || {
             let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
             (ready["sealing"]["state"] == "stopped").then_some(ready)
         })
@@ -265,12 +266,12 @@ both_stores!(
             reason.contains(&format!("job/{job} at position ")) && reason.contains("digest"),
             "{ready}"
         );
-        assert_eq!(ready["ready"], true, "others go on");
+        assert_eq!(ready["ready"], true, "the server stays ready");
         genie.user("carol").await.submit_job(&genie).await;
     }
 );
 
-/// A webhook that refuses what comes first.
+/// A webhook that refuses the first request.
 async fn webhook() -> (String, mpsc::UnboundedReceiver<(String, bool)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/heads", listener.local_addr().unwrap());
@@ -301,7 +302,7 @@ async fn webhook() -> (String, mpsc::UnboundedReceiver<(String, bool)>) {
 }
 
 both_stores!(
-    signed_heads_are_sent_to_a_webhook_until_it_takes_them,
+    signed_heads_are_sent_to_a_webhook_until_it_accepts_them,
     async |store: TestStore| {
         let (url, mut told) = webhook().await;
         let mut genie = TestGenie::start_with(
@@ -316,7 +317,7 @@ both_stores!(
         let mut next = async || {
             tokio::time::timeout(Duration::from_secs(30), told.recv())
                 .await
-                .expect("a head is sent")
+                .expect("the webhook gets a head")
                 .unwrap()
         };
         let (refused, taken) = next().await;
@@ -365,7 +366,7 @@ both_stores!(
             ("GENIE_HEADS_FILE", kept.clone()),
         ];
         let mut genie = TestGenie::start_with(store, &settings).await;
-        let before = until("a head is kept outside", async || {
+        let before = until("a head to be in the file", async || {
             pinned(&genie, &kept).await.filter(|heads| *heads >= 1)
         })
         .await;
@@ -386,7 +387,8 @@ both_stores!(
             );
         }
 
-        // A power cut left a part of a head behind: the next start cuts it off, and those before it stay.
+        // A power cut leaves a part of a head at the file's end. The next start cuts it off and
+        // keeps the heads before it.
         genie.kill().await;
         let whole = std::fs::read(&heads).unwrap();
         std::fs::write(&heads, [&whole[..], &whole[..150]].concat()).unwrap();
@@ -432,7 +434,7 @@ both_stores!(
         let ada = genie.user("ada").await;
         ada.submit_job(&genie).await;
         sealed(&genie).await;
-        until("a head is kept outside", async || {
+        until("a head to be in the file", async || {
             pinned(&genie, &kept).await.filter(|heads| *heads >= 1)
         })
         .await;
@@ -462,7 +464,7 @@ both_stores!(
             .unwrap_err();
         assert!(wants_key.contains("--key"), "{wants_key}");
 
-        // One byte of the rows' file.
+        // Changes one byte in the file of rows.
         let file = std::fs::read_dir(&export)
             .unwrap()
             .map(|entry| entry.unwrap().path());
@@ -473,7 +475,7 @@ both_stores!(
                 .unwrap()
                 .starts_with("log-")
         });
-        let file = file.min().expect("a file of rows");
+        let file = file.min().expect("the export has a file of rows");
         let mut bytes = std::fs::read(&file).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;

@@ -6,139 +6,142 @@ use serde_json::{Value, json};
 
 use crate::test_genie::{SECRET, TestGenie};
 
-both_stores!(what_is_not_understood_is_named, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let ada = genie.user("ada").await;
-    genie.settle().await;
-    let before = facts(&genie).await;
-    for (path, body, names) in [
-        (
-            "/api/register",
-            json!({"email": "a@example.com", "inviteCode": "x"}),
-            "password",
-        ),
-        (
-            "/api/register",
-            json!({"email": "a@example.com", "password": "short", "inviteCode": "x"}),
-            "password",
-        ),
-        (
-            "/api/register",
-            json!({"email": "nobody", "password": "long enough", "inviteCode": "x"}),
-            "email",
-        ),
-        (
-            "/api/register",
-            json!({"email": "a@example.com", "password": "long enough", "inviteCode": "x"}),
-            "inviteCode",
-        ),
-        (
-            "/api/register",
-            json!({"email": 7, "password": "long enough", "inviteCode": "x"}),
-            "email",
-        ),
-        (
-            "/api/credentials/create-profile",
-            json!({"platform": "x", "credentials": "canary"}),
-            "credentials",
-        ),
-        (
-            "/api/credentials/create-profile",
-            json!({"platform": "x", "credentials": {}}),
-            "credentials",
-        ),
-        (
-            "/api/credentials/create-profile",
-            json!({"credentials": {"p": "canary"}}),
-            "platform",
-        ),
-        ("/api/queue/media", json!({}), "operation"),
-        (
-            "/api/queue/media",
-            json!({"operation": "make_coffee"}),
-            "operation",
-        ),
-        (
-            "/api/queue/media",
-            json!({"operation": "thumbnail", "params": "canary"}),
-            "params",
-        ),
-        (
-            "/api/queue/media",
-            json!({"operation": "thumbnail", "jobId": "my secret canary"}),
-            "jobId",
-        ),
-        (
-            "/api/queue/media",
-            json!({"operation": "thumbnail", "priority": -1}),
-            "priority",
-        ),
-        (
-            "/api/queue/media",
-            json!({"operation": "thumbnail", "run_at": "tomorrow"}),
-            "run_at",
-        ),
-        (
-            "/api/queue/media",
-            json!({"operation": "thumbnail", "input_url": "file:///etc/passwd"}),
-            "input_url",
-        ),
-        (
-            "/api/genie/stream-chat",
-            json!({"message": "  "}),
-            "message",
-        ),
-        (
-            "/api/genie/stream-chat",
-            json!({"sessionId": "s"}),
-            "message",
-        ),
-        (
-            "/api/genie/stream-chat",
-            json!({"message": "hi", "sessionId": "x".repeat(201)}),
-            "sessionId",
-        ),
-        (
-            "/api/captions/generate",
-            json!({"platform": "myspace"}),
-            "platform",
-        ),
-        (
-            "/api/captions/generate",
-            json!({"length": "endless"}),
-            "length",
-        ),
-    ] {
-        let refused = ada
-            .post(&genie, path, body.clone())
-            .await
-            .refused(400, "invalid_field");
-        let sentence = refused["error"].as_str().unwrap();
-        assert!(
-            sentence.contains(&format!("`{names}`")) || sentence.contains("invite"),
-            "{path} {body}: {sentence}"
-        );
-        assert!(!sentence.contains("canary"), "{sentence}");
+both_stores!(
+    a_refusal_names_the_field_that_was_not_understood,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        genie.settle().await;
+        let before = facts(&genie).await;
+        for (path, body, names) in [
+            (
+                "/api/register",
+                json!({"email": "a@example.com", "inviteCode": "x"}),
+                "password",
+            ),
+            (
+                "/api/register",
+                json!({"email": "a@example.com", "password": "short", "inviteCode": "x"}),
+                "password",
+            ),
+            (
+                "/api/register",
+                json!({"email": "nobody", "password": "long enough", "inviteCode": "x"}),
+                "email",
+            ),
+            (
+                "/api/register",
+                json!({"email": "a@example.com", "password": "long enough", "inviteCode": "x"}),
+                "inviteCode",
+            ),
+            (
+                "/api/register",
+                json!({"email": 7, "password": "long enough", "inviteCode": "x"}),
+                "email",
+            ),
+            (
+                "/api/credentials/create-profile",
+                json!({"platform": "x", "credentials": "canary"}),
+                "credentials",
+            ),
+            (
+                "/api/credentials/create-profile",
+                json!({"platform": "x", "credentials": {}}),
+                "credentials",
+            ),
+            (
+                "/api/credentials/create-profile",
+                json!({"credentials": {"p": "canary"}}),
+                "platform",
+            ),
+            ("/api/queue/media", json!({}), "operation"),
+            (
+                "/api/queue/media",
+                json!({"operation": "make_coffee"}),
+                "operation",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "params": "canary"}),
+                "params",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "jobId": "my secret canary"}),
+                "jobId",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "priority": -1}),
+                "priority",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "run_at": "tomorrow"}),
+                "run_at",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "input_url": "file:///etc/passwd"}),
+                "input_url",
+            ),
+            (
+                "/api/genie/stream-chat",
+                json!({"message": "  "}),
+                "message",
+            ),
+            (
+                "/api/genie/stream-chat",
+                json!({"sessionId": "s"}),
+                "message",
+            ),
+            (
+                "/api/genie/stream-chat",
+                json!({"message": "hi", "sessionId": "x".repeat(201)}),
+                "sessionId",
+            ),
+            (
+                "/api/captions/generate",
+                json!({"platform": "myspace"}),
+                "platform",
+            ),
+            (
+                "/api/captions/generate",
+                json!({"length": "endless"}),
+                "length",
+            ),
+        ] {
+            let refused = ada
+                .post(&genie, path, body.clone())
+                .await
+                .refused(400, "invalid_field");
+            let sentence = refused["error"].as_str().unwrap();
+            assert!(
+                sentence.contains(&format!("`{names}`")) || sentence.contains("invite"),
+                "{path} {body}: {sentence}"
+            );
+            assert!(!sentence.contains("canary"), "{sentence}");
+        }
+        for (path, body) in [
+            ("/api/worker/claim", json!({"queues": [], "worker_id": "w"})),
+            (
+                "/api/worker/claim",
+                json!({"queues": ["nonsense"], "worker_id": "w"}),
+            ),
+            (
+                "/api/worker/claim",
+                json!({"queues": ["media-jobs"], "worker_id": "w", "wait_ms": 99_999}),
+            ),
+            ("/api/worker/claim", json!({"queues": ["media-jobs"]})),
+        ] {
+            genie.server(path, body).await.refused(400, "invalid_field");
+        }
+        assert_eq!(facts(&genie).await, before, "nothing changed");
     }
-    for (path, body) in [
-        ("/api/worker/claim", json!({"queues": [], "worker_id": "w"})),
-        (
-            "/api/worker/claim",
-            json!({"queues": ["nonsense"], "worker_id": "w"}),
-        ),
-        (
-            "/api/worker/claim",
-            json!({"queues": ["media-jobs"], "worker_id": "w", "wait_ms": 99_999}),
-        ),
-        ("/api/worker/claim", json!({"queues": ["media-jobs"]})),
-    ] {
-        genie.server(path, body).await.refused(400, "invalid_field");
-    }
-    assert_eq!(facts(&genie).await, before, "nothing changed");
-});
+);
 
 both_stores!(
-    bodies_that_are_no_json_or_too_large,
+    bodies_that_are_not_json_or_too_large_are_refused,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -210,103 +213,106 @@ both_stores!(
     }
 );
 
-both_stores!(who_may_not_is_told_so, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let ada = genie.user("ada").await;
-    let bob = genie.user("bob").await;
-    let stored = ada
-        .post(
-            &genie,
-            "/api/credentials/create-profile",
-            json!({"platform": "x", "credentials": {"p": "canary"}}),
-        )
-        .await
-        .ok();
-    let credential = stored["id"].as_str().unwrap().to_owned();
-    let job = ada.submit_job(&genie).await;
-    genie.settle().await;
-    let before = facts(&genie).await;
+both_stores!(
+    callers_without_permission_are_told_so,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        let stored = ada
+            .post(
+                &genie,
+                "/api/credentials/create-profile",
+                json!({"platform": "x", "credentials": {"p": "canary"}}),
+            )
+            .await
+            .ok();
+        let credential = stored["id"].as_str().unwrap().to_owned();
+        let job = ada.submit_job(&genie).await;
+        genie.settle().await;
+        let before = facts(&genie).await;
 
-    // No token, nonsense, a token of another key.
-    let other_key = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6IjAiLCJpc3MiOiJkaXJlY3R1cyIsImV4cCI6OTk5OTk5OTk5OX0.c2lnbmF0dXJl";
-    for token in [
-        None,
-        Some("Bearer nonsense".to_owned()),
-        Some(format!("Bearer {other_key}")),
-        Some("Basic YTpi".to_owned()),
-    ] {
-        let headers: Vec<(&str, String)> = token
-            .into_iter()
-            .map(|token| ("Authorization", token))
-            .collect();
-        let refused = genie
-            .send(Method::GET, "/api/jobs", &headers, None)
+        // No token, nonsense, and a token signed with another key.
+        let other_key = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6IjAiLCJpc3MiOiJkaXJlY3R1cyIsImV4cCI6OTk5OTk5OTk5OX0.c2lnbmF0dXJl";
+        for token in [
+            None,
+            Some("Bearer nonsense".to_owned()),
+            Some(format!("Bearer {other_key}")),
+            Some("Basic YTpi".to_owned()),
+        ] {
+            let headers: Vec<(&str, String)> = token
+                .into_iter()
+                .map(|token| ("Authorization", token))
+                .collect();
+            let refused = genie
+                .send(Method::GET, "/api/jobs", &headers, None)
+                .await
+                .refused(401, "invalid_token");
+            assert_eq!(refused["error"], "Invalid or expired token");
+            let me = genie.send(Method::GET, "/users/me", &headers, None).await;
+            me.refused_by_identity(401, "INVALID_CREDENTIALS");
+        }
+        // A wrong secret, no secret, and a user's token instead of the secret.
+        let reveal = json!({"creatorProfileId": credential});
+        let wrong = [("X-RBAC-SYNC-SECRET", "wrong".to_owned())];
+        genie
+            .send(
+                Method::POST,
+                "/api/credentials/reveal",
+                &wrong,
+                Some(reveal.clone()),
+            )
             .await
             .refused(401, "invalid_token");
-        assert_eq!(refused["error"], "Invalid or expired token");
-        let me = genie.send(Method::GET, "/users/me", &headers, None).await;
-        me.refused_by_identity(401, "INVALID_CREDENTIALS");
+        ada.post(&genie, "/api/credentials/reveal", reveal)
+            .await
+            .refused(403, "forbidden");
+        // Another user's things, and things that do not exist.
+        for (user, path) in [
+            (&bob, format!("/api/credentials/{credential}")),
+            (&bob, format!("/api/jobs/{job}")),
+            (&ada, format!("/api/credentials/{job}")),
+            (
+                &ada,
+                "/api/jobs/0192d4e0-7f3a-7c3b-8f4e-0123456789ab".to_owned(),
+            ),
+            (&ada, "/api/jobs/nonsense".to_owned()),
+            (&ada, "/api/genie/sessions/nonsense/messages".to_owned()),
+        ] {
+            user.get(&genie, &path).await.refused(404, "not_found");
+        }
+        let change = json!({"id": credential, "credentials": {"p": "other"}});
+        bob.post(&genie, "/api/credentials/update-profile-creds", change)
+            .await
+            .refused(404, "not_found");
+        bob.delete(&genie, &format!("/api/credentials/{credential}"))
+            .await
+            .refused(404, "not_found");
+        bob.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null)
+            .await
+            .refused(404, "not_found");
+        bob.post(&genie, "/api/admin/invites", json!({}))
+            .await
+            .refused(403, "forbidden");
+        assert_eq!(facts(&genie).await, before, "nothing changed");
+        genie
+            .server("/api/credentials/reveal", json!({"creatorProfileId": job}))
+            .await
+            .refused(404, "not_found");
+        assert_eq!(
+            facts(&genie).await,
+            before + 1,
+            "only the request for an unknown credential is recorded, and nothing else changed"
+        );
+        genie
+            .server(
+                "/api/credentials/reveal",
+                json!({"creatorProfileId": credential}),
+            )
+            .await
+            .ok();
     }
-    // A wrong secret, none, a user's token instead of it.
-    let reveal = json!({"creatorProfileId": credential});
-    let wrong = [("X-RBAC-SYNC-SECRET", "wrong".to_owned())];
-    genie
-        .send(
-            Method::POST,
-            "/api/credentials/reveal",
-            &wrong,
-            Some(reveal.clone()),
-        )
-        .await
-        .refused(401, "invalid_token");
-    ada.post(&genie, "/api/credentials/reveal", reveal)
-        .await
-        .refused(403, "forbidden");
-    // Somebody else's, and what is not there.
-    for (user, path) in [
-        (&bob, format!("/api/credentials/{credential}")),
-        (&bob, format!("/api/jobs/{job}")),
-        (&ada, format!("/api/credentials/{job}")),
-        (
-            &ada,
-            "/api/jobs/0192d4e0-7f3a-7c3b-8f4e-0123456789ab".to_owned(),
-        ),
-        (&ada, "/api/jobs/nonsense".to_owned()),
-        (&ada, "/api/genie/sessions/nonsense/messages".to_owned()),
-    ] {
-        user.get(&genie, &path).await.refused(404, "not_found");
-    }
-    let change = json!({"id": credential, "credentials": {"p": "other"}});
-    bob.post(&genie, "/api/credentials/update-profile-creds", change)
-        .await
-        .refused(404, "not_found");
-    bob.delete(&genie, &format!("/api/credentials/{credential}"))
-        .await
-        .refused(404, "not_found");
-    bob.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null)
-        .await
-        .refused(404, "not_found");
-    bob.post(&genie, "/api/admin/invites", json!({}))
-        .await
-        .refused(403, "forbidden");
-    assert_eq!(facts(&genie).await, before, "nothing changed");
-    genie
-        .server("/api/credentials/reveal", json!({"creatorProfileId": job}))
-        .await
-        .refused(404, "not_found");
-    assert_eq!(
-        facts(&genie).await,
-        before + 1,
-        "that a server asked for nobody's credential is on record, and nothing changed"
-    );
-    genie
-        .server(
-            "/api/credentials/reveal",
-            json!({"creatorProfileId": credential}),
-        )
-        .await
-        .ok();
-});
+);
 
 both_stores!(
     an_address_and_an_invite_are_used_once_even_at_the_same_time,
@@ -331,7 +337,8 @@ both_stores!(
                     .as_u16()
             })
         };
-        // Five for one address with an invite each; five with one invite for an address each.
+        // Five registrations of one address with five invites, then five of different addresses
+        // with one invite.
         let mut for_one_address = Vec::new();
         for n in 0..5 {
             for_one_address.push(register("Bob@example.com".into(), code(n)));
@@ -359,13 +366,13 @@ both_stores!(
             .await;
         assert!(
             [400, 409].contains(&refused.status.as_u16()),
-            "the address is taken, and perhaps the invite too"
+            "the address is taken, and perhaps the invite is used"
         );
     }
 );
 
 both_stores!(
-    logins_fail_alike_and_a_log_out_ends_one,
+    failed_logins_look_alike_and_a_logout_ends_one_login,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -430,7 +437,7 @@ both_stores!(
 );
 
 both_stores!(
-    reads_wait_for_the_position_that_they_ask_for,
+    reads_wait_for_the_position_they_ask_for,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("GENIE_READ_WAIT_MS", "2000".to_owned())]).await;
@@ -453,7 +460,7 @@ both_stores!(
             .await
             .ok();
         assert_eq!(jobs["data"].as_array().unwrap().len(), 1);
-        // Far ahead of everything: base64 of `p1:999999`.
+        // A position far beyond the head: base64 of `p1:999999`.
         genie
             .send(Method::GET, "/api/jobs", &at("cDE6OTk5OTk5".into()), None)
             .await
@@ -462,7 +469,7 @@ both_stores!(
             .send(Method::GET, "/api/jobs", &at("nonsense".into()), None)
             .await
             .refused(400, "invalid_field");
-        // Beyond any number: base64 of `p1:18446744073709551615`.
+        // A position beyond any number: base64 of `p1:18446744073709551615`.
         let beyond = "cDE6MTg0NDY3NDQwNzM3MDk1NTE2MTU";
         genie
             .send(Method::GET, "/api/jobs", &at(beyond.into()), None)
@@ -475,7 +482,7 @@ both_stores!(
 );
 
 both_stores!(
-    quota_is_checked_and_counted_as_one,
+    quota_is_checked_and_counted_in_one_step,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -544,7 +551,7 @@ both_stores!(
     }
 );
 
-/// The number of facts.
+/// The number of facts, without those about wrong secrets.
 async fn facts(genie: &TestGenie) -> usize {
     let page = genie
         .send(
@@ -555,7 +562,7 @@ async fn facts(genie: &TestGenie) -> usize {
         )
         .await
         .ok();
-    // That wrong secrets were shown is told some time after.
+    // The server records refusals of wrong secrets only some time later.
     page["data"]
         .as_array()
         .unwrap()
@@ -565,7 +572,7 @@ async fn facts(genie: &TestGenie) -> usize {
 }
 
 both_stores!(
-    a_store_without_its_master_key_is_refused_and_no_other_is_made,
+    a_store_without_its_master_key_is_refused_and_no_new_key_is_made,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         genie.user("ada").await;
@@ -584,7 +591,7 @@ both_stores!(
             "{told}"
         );
 
-        // Another one, and one that others can read.
+        // Another key, and a key file that others can read.
         let write = |text: &str, mode: u32| {
             use std::os::unix::fs::PermissionsExt;
             std::fs::write(&key, text).unwrap();
@@ -607,7 +614,7 @@ both_stores!(
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_setting_is_a_warning_and_a_wrong_one_an_error() {
+async fn an_unknown_setting_is_a_warning_and_an_invalid_one_an_error() {
     let genie = TestGenie::start(TestStore::new(Kind::Sqlite).await).await;
     let run = async |arguments: &[&str], name: &str, value: &str| {
         let mut command = genie.command(arguments);
@@ -624,7 +631,7 @@ async fn an_unknown_setting_is_a_warning_and_a_wrong_one_an_error() {
         is_well && told.contains("did you mean GENIE_JOB_LEASE_MS?"),
         "{told}"
     );
-    // The server says so, too, and goes on to find that another one runs.
+    // The server warns too, and then finds that another server runs.
     let (_, told) = run(&["serve"], "GENIE_BIN", "/usr/bin/genie").await;
     assert!(
         told.contains("GENIE_BIN is not a setting") && told.contains("another genie runs on"),
@@ -650,7 +657,7 @@ async fn an_embedded_store_has_one_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settings_are_read_from_a_file_and_the_environment_goes_first() {
+async fn settings_come_from_a_file_and_the_environment_overrides_it() {
     let genie = TestGenie::start(TestStore::new(Kind::Sqlite).await).await;
     std::fs::write(
         genie.store.folder().join(".env"),

@@ -1,4 +1,4 @@
-//! Tokens that are none, and too many of them: one status, one sentence.
+//! Invalid tokens and too many of them: one status, one sentence.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
@@ -10,13 +10,13 @@ use crate::{
 };
 
 both_stores!(
-    a_token_that_is_none_is_401_and_two_are_400,
+    an_invalid_token_is_401_and_two_tokens_are_400,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
         let parts: Vec<&str> = ada.token.split('.').collect();
         let (header, claims) = (parts[0], parts[1]);
-        // {"alg":"none","typ":"JWT"}, in both ways that such a token ends.
+        // {"alg":"none","typ":"JWT"}, with both endings that such a token can have.
         let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
         for bad in [
             format!("{none}.{claims}."),
@@ -78,7 +78,8 @@ both_stores!(
             )
             .await
             .refused(400, "two_tokens");
-        // A secret beside a token is no second token: it goes first where it is one of the ways in.
+        // A secret beside a token is not a second token. It takes precedence on routes that accept
+        // it.
         genie
             .send(Method::GET, "/api/events", &[secret, bearer], None)
             .await
@@ -90,7 +91,7 @@ both_stores!(
     }
 );
 
-/// What somebody at this address is told who shows that on a route of servers.
+/// The answer to a caller at this address that shows this header on a route of servers.
 async fn shown_from(
     genie: &TestGenie,
     address: &str,
@@ -108,7 +109,8 @@ async fn shown_from(
         .await
 }
 
-/// Shows wrong ones until somebody is told to wait: how many were looked at.
+/// Shows wrong values until the server tells the caller to wait. Returns how many values the server
+/// checked.
 async fn guess(
     genie: &TestGenie,
     address: &str,
@@ -131,10 +133,10 @@ async fn guess(
         }
         answer.refused(401, "invalid_token");
     }
-    panic!("nobody stops them");
+    panic!("nobody stopped the guesser");
 }
 
-/// Sums over all facts of refusals, and how many facts there are.
+/// Sums over all facts of refusals, and those facts.
 async fn on_record(genie: &TestGenie) -> ([u64; 4], Vec<Value>) {
     let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
     let told = genie
@@ -161,7 +163,7 @@ async fn on_record(genie: &TestGenie) -> ([u64; 4], Vec<Value>) {
 }
 
 both_stores!(
-    who_guesses_is_stopped_and_put_on_record_and_nobody_beside_them,
+    a_guesser_is_stopped_and_recorded_and_nobody_else_is,
     async |store: TestStore| {
         const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
         const TOKEN: &str = "Authorization";
@@ -183,7 +185,7 @@ both_stores!(
             .ok();
         shown_from(&genie, shared, TOKEN, key.clone()).await.ok();
 
-        // An old secret, again and again, is no guess.
+        // The same old secret again and again is not a guess.
         for _ in 0..120 {
             shown_from(&genie, alone, SECRET_HEADER, "last month's".into())
                 .await
@@ -205,7 +207,8 @@ both_stores!(
                 + guess(&genie, shared, header, wrong).await;
             assert!((199..400).contains(&looked_at[n]), "{looked_at:?}");
         }
-        // Who has the right one and was not right before waits too. One is looked at every few seconds, so the last guess was just before.
+        // A caller with the right secret that never showed it from this address waits too. The
+        // server checks one value every few seconds, so the last guess must come just before.
         looked_at[0] += guess(&genie, alone, SECRET_HEADER, |n| {
             format!("another guess {n}")
         })
@@ -220,7 +223,8 @@ both_stores!(
         shown_from(&genie, alone, TOKEN, key.clone())
             .await
             .refused(429, "too_many_wrong");
-        // Who was right before, who has a good token, and everybody elsewhere.
+        // Callers that showed the right secret before, callers with a valid token, and callers at
+        // other addresses go on.
         for address in [shared, elsewhere] {
             shown_from(&genie, address, SECRET_HEADER, SECRET.into())
                 .await
@@ -233,7 +237,7 @@ both_stores!(
                 .ok();
         }
 
-        until("each address is on record at once", async || {
+        until("a fact about each address", async || {
             (on_record(&genie).await.1.len() >= 2).then_some(())
         })
         .await;
@@ -250,14 +254,14 @@ both_stores!(
             .collect();
         assert!(
             networks.len() == 2 && facts.len() <= 4,
-            "one a minute, and the last before the stop: {facts:?}"
+            "one fact a minute, and the last before the stop: {facts:?}"
         );
         assert!(!genie.store.holds(alone).await && !genie.store.holds(shared).await);
     }
 );
 
 both_stores!(
-    a_good_token_where_another_is_wanted_is_403,
+    a_valid_token_of_the_wrong_kind_is_403,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;

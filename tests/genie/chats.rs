@@ -1,4 +1,5 @@
-//! Chat: streams that end in every way, readers that leave and come back, turns that are stopped, and a server that dies.
+//! Chat: streams with every kind of end, readers that leave and come back, turns that are stopped,
+//! and a server that dies.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ async fn start(store: TestStore) -> (TestGenie, TestUser) {
     (genie, ada)
 }
 
-/// As a process, which kill -9 can end.
+/// Starts a process, for tests that kill it.
 async fn start_process(store: TestStore) -> (TestGenie, TestUser) {
     let mut genie = TestGenie::start_process(store).await;
     let ada = genie.user("ada").await;
@@ -28,7 +29,7 @@ async fn resume(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> E
     Events::open(resuming(genie, user, turn, after)).await
 }
 
-/// On a node that did not take the question, which has to be asked for its position.
+/// Resumes on a node that did not take the question and therefore needs its position.
 async fn resume_elsewhere(genie: &TestGenie, user: &TestUser, asked: &Events) -> Events {
     Events::open(
         resuming(genie, user, &asked.turn, 0).header("Genie-Min-Position", &asked.position),
@@ -42,7 +43,7 @@ fn resuming(genie: &TestGenie, user: &TestUser, turn: &str, after: u64) -> reqwe
 }
 
 both_stores!(
-    the_client_leaving_does_not_stop_the_turn,
+    a_client_that_leaves_does_not_stop_the_turn,
     async |store: TestStore| {
         let (genie, ada) = start(store).await;
         genie.ollama.script(
@@ -58,14 +59,15 @@ both_stores!(
         );
         drop(events);
         genie.ollama.go_on();
-        // From another device, from the place where the first one left.
+        // Another device resumes at the place where the first one left.
         let rest = resume(&genie, &ada, &turn, 3).await.rest().await;
         assert_eq!(
             (text_of(&rest).as_str(), outcome(&rest).as_str()),
             (" two", "completed")
         );
         genie.settle().await;
-        // After the end, from any place, even inside a word; after the last event there is nothing.
+        // After its end a stream can be read from any place, even inside a word. After the last
+        // event there is nothing.
         let again = resume(&genie, &ada, &turn, 1).await.rest().await;
         assert_eq!(
             (text_of(&again).as_str(), outcome(&again).as_str()),
@@ -115,13 +117,13 @@ both_stores!(
         assert_eq!(
             ada.messages(&genie, "s").await[1],
             ("assistant".into(), "one".into()),
-            "what was shown is kept"
+            "the text that was shown is kept"
         );
         ada.delete(&genie, &format!("/api/genie/turns/{turn}"))
             .await
-            .ok(); // again: no error
+            .ok(); // a second stop is no error
         let next = ada.ask(&genie, "s", "hello").await.rest().await;
-        assert_eq!(text_of(&next), "Hello there", "the slot is free");
+        assert_eq!(text_of(&next), "Hello there", "the model's slot is free");
     }
 );
 
@@ -152,7 +154,7 @@ both_stores!(
             .refused(502, "ollama_model_missing");
         assert!(
             sentence["error"].as_str().unwrap().contains("ollama pull"),
-            "it says what to do: {sentence}"
+            "the sentence must say what to do: {sentence}"
         );
         genie
             .ollama
@@ -185,7 +187,7 @@ both_stores!(
             assert_eq!(
                 ada.messages(&genie, session).await[1].1,
                 "half",
-                "what came is kept"
+                "the text that arrived is kept"
             );
         }
     }
@@ -221,14 +223,14 @@ both_stores!(
         assert_eq!(
             ada.get(&genie, "/api/usage").await.ok()["usage"]["posts_ai_assisted"],
             0,
-            "the unit went back"
+            "the unit is given back"
         );
-        ada.submit_job(&genie).await; // everything else works
+        ada.submit_job(&genie).await; // everything but chat works
     }
 );
 
 both_stores!(
-    one_turn_a_session_at_a_time_and_the_line_tells_places,
+    a_session_runs_one_turn_at_a_time_and_the_model_queue_tells_places,
     async |store: TestStore| {
         let (genie, ada) = start(store).await;
         genie
@@ -246,10 +248,10 @@ both_stores!(
         let refused = second.refused(409, "turn_running");
         assert_eq!(refused["turnId"].as_str(), Some(first.turn.as_str()));
 
-        // Another session waits for the model's one slot, and is told where it stands.
+        // Another session waits for the model's one slot and learns its place in the model queue.
         let mut waiting = ada.ask(&genie, "other", "hello").await;
         let placed = loop {
-            let event = waiting.next().await.expect("a place in the line");
+            let event = waiting.next().await.expect("a place in the model queue");
             if event.data["queue_position"].is_number() {
                 break event;
             }
@@ -262,7 +264,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_full_line_is_429_and_nothing_is_kept,
+    a_full_model_queue_is_429_and_nothing_is_kept,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("GENIE_MODEL_QUEUE", "0".to_owned())]).await;
@@ -291,7 +293,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_is_refused_or_goes_away_takes_no_place_in_the_line,
+    callers_who_are_refused_or_leave_keep_no_place_in_the_model_queue,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("GENIE_MODEL_QUEUE", "1".to_owned())]).await;
@@ -310,13 +312,14 @@ both_stores!(
                 .json(&body)
         };
         for millis in 0..20 {
-            let _ = ask().timeout(Duration::from_millis(millis)).send().await; // goes away in the middle, or is refused
-            // The one that went away may still be being decided, and has its place until then; a place that leaked never comes back.
+            let _ = ask().timeout(Duration::from_millis(millis)).send().await; // leaves in the middle or is refused
+            // The request that left may still be undecided and hold its place until then. A leaked
+            // place would never become free.
             let started = std::time::Instant::now();
             while ask().send().await.unwrap().status() != 409 {
                 assert!(
                     started.elapsed() < Duration::from_secs(10),
-                    "its place was not given back"
+                    "the place was not given back"
                 );
             }
         }
@@ -330,7 +333,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_server_that_dies_in_an_answer_keeps_what_was_shown,
+    a_server_that_dies_during_an_answer_keeps_the_text_already_shown,
     async |store: TestStore| {
         let (mut genie, ada) = start_process(store).await;
         genie.ollama.script(
@@ -345,7 +348,8 @@ both_stores!(
         }
         genie.restart().await;
         assert!(events.rest().await.is_empty(), "the stream broke off");
-        // The reader comes back with its place, and is told how it ended; on Postgres once the dead node's lease has lapsed.
+        // The reader resumes at its place and learns how the turn ended. On Postgres the dead
+        // node's lease has to lapse first.
         let rest = resume(&genie, &ada, &turn, 7).await.rest().await;
         assert_eq!(
             (text_of(&rest).as_str(), outcome(&rest).as_str()),
@@ -356,7 +360,7 @@ both_stores!(
             ("assistant".into(), "one two".into())
         );
         let next = ada.ask(&genie, "s", "hello").await.rest().await;
-        assert_eq!(text_of(&next), "Hello there", "the story goes on");
+        assert_eq!(text_of(&next), "Hello there", "the session goes on");
     }
 );
 
@@ -371,7 +375,7 @@ both_stores!(
         let turn = events.turn.clone();
         genie.ollama.asked().await;
         genie.restart().await;
-        genie.ollama.asked().await; // again, by the new process
+        genie.ollama.asked().await; // the new process asks the model again
         genie.ollama.go_on();
         let rest = resume(&genie, &ada, &turn, 0).await.rest().await;
         assert_eq!(
@@ -402,7 +406,7 @@ both_stores!(
         genie.ollama.asked().await;
         genie.restart().await;
         assert!(asking.await.unwrap().is_err());
-        until("the caption is ended", async || {
+        until("the caption to end", async || {
             genie.settle().await;
             let captions = ada.get(&genie, "/api/captions").await.ok();
             (captions["data"][0]["status"] == "failed").then_some(())
@@ -414,10 +418,10 @@ both_stores!(
 );
 
 both_stores!(
-    an_answer_without_end_is_cut_and_the_session_goes_on,
+    an_endless_answer_is_cut_off_and_the_session_goes_on,
     async |store: TestStore| {
         let (genie, ada) = start(store).await;
-        // Line feeds take twice their room in JSON; one frame alone is more than a fact may hold.
+        // A line feed takes two bytes in JSON, so this one frame is larger than a fact may be.
         let endless: &'static str = Box::leak("\n".repeat(700_000).into_boxed_str());
         genie
             .ollama
@@ -454,7 +458,7 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
     let first = genie.base.clone();
     let second = genie.another_node().await;
 
-    // A job: submitted here, claimed there, completed here.
+    // A job is submitted on one node, claimed on the other, and completed on the first.
     let job = ada.submit_job(&genie).await;
     genie.base = second.base.clone();
     let claimed = genie.claim().await;
@@ -466,7 +470,7 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
         .await
         .ok();
 
-    // A chat: asked here, read there while it runs.
+    // A chat asked on one node is read on the other while it runs.
     genie.ollama.script(
         "long",
         &[Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done],
@@ -485,7 +489,8 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
         ("completed", "completed")
     );
 
-    // Asked here, and the node dies: the other ends it with what was shown, though its actor was warm.
+    // The node that took the question dies. The other node ends the turn with the text that was
+    // shown, although its own actor of the user was warm.
     ada.post(
         &genie,
         "/api/queue/media",
@@ -510,7 +515,7 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
 }
 
 both_stores!(
-    the_model_is_given_the_conversation_and_nothing_of_the_caller,
+    the_model_is_given_the_conversation_and_nothing_about_the_caller,
     async |store: TestStore| {
         let (genie, ada) = start(store).await;
         ada.ask(&genie, "s", "first").await.rest().await;
@@ -537,7 +542,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_is_not_onboarded_is_told_what_to_do_and_the_model_is_not_asked,
+    a_user_who_is_not_onboarded_is_told_what_to_do_and_the_model_is_not_asked,
     async |store: TestStore| {
         let (mut genie, _admin) = start(store).await;
         let bob = genie.user("bob").await;

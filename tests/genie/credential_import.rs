@@ -1,5 +1,5 @@
-//! `genie import credentials`: what the original sealed is taken in beside a running server and without one, once, and nothing
-//! of the file is lost or told.
+//! `genie import credentials`: credentials of the original are imported once, beside a running
+//! server and without one. Nothing in the file is lost or printed.
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Output, time::Duration};
 
@@ -21,7 +21,7 @@ pub fn setting() -> (&'static str, String) {
     ("CREDENTIALS_ENC_KEY_B64", BASE64.encode(KEY))
 }
 
-/// As the original sealed it.
+/// Encrypts credentials as the original does.
 pub fn sealed(credentials: &Value) -> String {
     let iv = genie_log::clock::random_bytes::<12>();
     let mut bytes = credentials.to_string().into_bytes();
@@ -103,7 +103,7 @@ async fn stored(genie: &TestGenie, user: &TestUser) -> Vec<Value> {
 }
 
 both_stores!(
-    old_credentials_are_taken_in_beside_a_server_and_without_one,
+    credentials_are_imported_beside_a_server_and_without_one,
     async |store: TestStore| {
         let mut genie = TestGenie::start_with(store, &[setting()]).await;
         let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
@@ -176,8 +176,11 @@ both_stores!(
                 "line {number}: {words}\n{text}"
             );
         }
-        assert!(!text.contains("line 3:"), "blank lines are nothing: {text}");
-        // What was not taken in is there as it came, for nobody else's eyes.
+        assert!(
+            !text.contains("line 3:"),
+            "blank lines must be ignored: {text}"
+        );
+        // Rejected lines are in the file unchanged, and only its owner can read it.
         assert_eq!(
             std::fs::metadata(&rejected).unwrap().permissions().mode() & 0o777,
             0o600
@@ -189,9 +192,9 @@ both_stores!(
             .to_vec();
         kept.sort_unstable();
         expected.sort_unstable();
-        assert!(kept == expected, "the rejected are as they came");
+        assert!(kept == expected, "rejected lines must be unchanged");
 
-        // Old and new are read side by side, by the ids that clients know.
+        // Imported and new credentials are read side by side, under the ids that clients know.
         genie.settle().await;
         assert_eq!(reveal(&genie, &id(1)).await, secret(1));
         assert_eq!(
@@ -203,7 +206,7 @@ both_stores!(
             .find_map(|line| line.strip_prefix("line 2: imported as "))
             .unwrap();
         assert_eq!(reveal(&genie, &mapped[..36]).await, secret(2));
-        // The owner changes what was brought in as anything else.
+        // The owner can change an imported credential like any other.
         let update = json!({"id": id(1), "credentials": {"password": "changed"}});
         ada.post(&genie, "/api/credentials/update-profile-creds", update)
             .await
@@ -215,11 +218,11 @@ both_stores!(
             .collect();
         assert_eq!(callers, ["system", "system", "system", "user"]);
 
-        // Once more, without a server: nothing happens again, and the owner's change stays.
+        // A second import, without a server, changes nothing and keeps the owner's change.
         let (is_good, text, _) = import(&genie, &lines, &with_rejected).await;
         assert!(
             !is_good && text.contains("name a file that is not there yet"),
-            "nothing is written over: {text}"
+            "no file may be overwritten: {text}"
         );
         assert!(genie.terminate().await);
         let more = [
@@ -243,7 +246,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_later_copy_replaces_what_an_earlier_one_brought_and_nothing_else,
+    a_later_copy_replaces_only_what_an_earlier_copy_brought,
     async |store: TestStore| {
         let mut genie = TestGenie::start_with(store, &[setting()]).await;
         let ada = genie.user("ada").await;
@@ -280,7 +283,7 @@ both_stores!(
             );
             assert_eq!(reveal(&genie, &id(1)).await, json!({"password": password}));
         }
-        // An earlier copy once more undoes nothing.
+        // Importing an earlier copy once more undoes nothing.
         let (_, text, _) = import(&genie, &first, &[]).await;
         assert!(
             text.contains("0 imported, 3 imported before, 0 not imported"),
@@ -295,7 +298,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_import_needs_the_key_and_no_limit_stops_it,
+    an_import_needs_the_key_and_is_not_stopped_by_limits,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (_, ada) = (genie.user("admin").await, genie.user("ada").await);
@@ -340,7 +343,7 @@ both_stores!(
         let (is_good, text) = with_key(&setting().1).await;
         assert!(
             is_good && text.contains("9 imported"),
-            "more than the tier has: {text}"
+            "the tier's limit must not stop the import: {text}"
         );
     }
 );
@@ -372,7 +375,7 @@ both_stores!(
                 .unwrap();
             moment_after(millis).await;
             if kills_the_server {
-                genie.kill().await; // the import ends with it, or takes the store itself
+                genie.kill().await; // the import fails with the server, or takes the store itself
                 let status = tokio::time::timeout(Duration::from_secs(30), process.wait())
                     .await
                     .unwrap()

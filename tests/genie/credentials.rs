@@ -1,4 +1,5 @@
-//! Credentials of all kinds: held, shown to servers with a fact before the answer, refused with a fact, and never shown otherwise.
+//! Credentials of all kinds: kept, revealed to servers with a fact before the answer, refused with
+//! a fact, and never shown in another way.
 
 use std::{
     collections::HashSet,
@@ -29,7 +30,7 @@ fn password(platform: &str, password: &str) -> Value {
     json!({"platform": platform, "kind": "password", "username": "ada", "password": password})
 }
 
-/// A session that is over in so many seconds.
+/// A session that expires in this many seconds.
 fn session(platform: &str, seconds: i64) -> Value {
     let expires = genie_log::Clock::system().now().unix_seconds() + seconds;
     json!({
@@ -115,7 +116,7 @@ async fn feed(genie: &TestGenie, query: &str) -> Vec<Value> {
 }
 
 both_stores!(
-    each_kind_is_held_once_for_a_platform_and_shown_by_its_own_route,
+    each_kind_is_kept_once_per_platform_and_shown_by_its_own_route,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let ada = genie.user("ada").await;
@@ -222,7 +223,7 @@ both_stores!(
             "{shown}"
         );
 
-        // By another kind's route, each is not there.
+        // The route of another kind answers that the credential is not there.
         for id in [&login, &file, &browser] {
             reveal(&genie, id).await.refused(404, "not_found");
             let change = json!({"id": id, "credentials": {"p": "q"}});
@@ -242,7 +243,7 @@ both_stores!(
             "canary-0"
         );
 
-        // Who knows the password is given all of it.
+        // A user who gives the password gets the whole secret.
         let whole = ada
             .post(
                 &genie,
@@ -265,7 +266,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_no_cookie_file_session_or_login_is_named_by_its_place_and_not_kept,
+    a_malformed_cookie_file_session_or_login_is_refused_and_its_mistake_located,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let ada = genie.user("ada").await;
@@ -428,7 +429,7 @@ both_stores!(
         );
         assert!(!genie.store.holds("canary").await);
 
-        // As deep as a body may be, it comes out as it went in.
+        // A body of the greatest allowed depth comes out unchanged.
         let kept = store(
             &genie,
             &ada,
@@ -443,7 +444,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_session_that_is_over_is_refused_and_its_owner_can_see_it,
+    an_expired_session_is_refused_and_its_owner_can_see_it,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let ada = genie.user("ada").await;
@@ -466,14 +467,14 @@ both_stores!(
         assert_eq!(
             store(&genie, &ada, session("x", 3600)).await,
             id,
-            "captured again it is the same one"
+            "a session captured again keeps its id"
         );
         get_session(&genie, &ada.id, "x").await.ok();
     }
 );
 
 both_stores!(
-    owners_see_all_that_happened_to_their_credentials_others_nothing,
+    owners_see_the_whole_history_of_their_credentials_and_others_see_nothing,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let (admin, ada, bob) = (
@@ -482,7 +483,7 @@ both_stores!(
             genie.user("bob").await,
         );
         let id = profile(&genie, &ada, "x").await;
-        profile(&genie, &ada, "x").await; // again
+        profile(&genie, &ada, "x").await; // stored a second time
         let headers = [
             ("X-RBAC-SYNC-SECRET", SECRET.into()),
             ("X-Request-Id", "a-request".into()),
@@ -554,7 +555,7 @@ both_stores!(
             "{page}"
         );
 
-        // In pages: all of it, once, in order.
+        // The pages hold everything, once and in order.
         let (mut seen, mut cursor) = (Vec::<Value>::new(), String::new());
         loop {
             let page = ada
@@ -606,7 +607,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_refusal_is_a_fact_of_its_owner_or_of_the_system,
+    a_refusal_is_a_fact_of_the_owner_or_of_the_system,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let (admin, ada) = (genie.user("root").await, genie.user("ada").await);
@@ -638,7 +639,7 @@ both_stores!(
         assert_eq!(
             reasons,
             ["scope_needed", "stale_lease", "not_held", "not_held"],
-            "each once a minute"
+            "each refusal is recorded once a minute"
         );
         let page = ada.get(&genie, "/api/credentials/reveals").await.ok();
         assert_eq!(
@@ -647,7 +648,7 @@ both_stores!(
         );
         assert_eq!(page["data"][3]["by_id"], json!(worker.id));
 
-        // While it works for her, it is shown what is hers.
+        // A worker's key reveals credentials of the user for whom it holds a job.
         store(&genie, &ada, session("x", 3600)).await;
         store(&genie, &ada, password("x", "canary-8")).await;
         let job = ada.submit_job(&genie).await;
@@ -664,7 +665,7 @@ both_stores!(
             assert!(shown[field].to_string().contains("canary"), "{route}");
         }
 
-        // A suspended owner's are refused, and that too is theirs.
+        // Reveals for a suspended owner are refused, and the refusals are facts of the owner.
         genie
             .server(
                 "/api/rbac-sync",
@@ -699,7 +700,7 @@ both_stores!(
             told("refused", "removed")
         );
 
-        // What is nobody's.
+        // Credentials of nobody: the refusals are facts of the system.
         let unknown = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab";
         for _ in 0..3 {
             reveal(&genie, unknown).await.refused(404, "not_found");
@@ -732,7 +733,8 @@ both_stores!(
         ];
         assert_eq!(seen, expected);
 
-        // Of the forgotten nobody is told more than of what never was.
+        // An answer about a forgotten user's credential does not differ from one about a credential
+        // that never existed.
         let bob = genie.user("bob").await;
         let of_bob = profile(&genie, &bob, "x").await;
         let forget = format!(
@@ -762,7 +764,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_damaged_or_moved_secret_is_never_shown_and_that_is_on_record,
+    a_damaged_or_moved_secret_is_never_shown_and_the_failure_is_recorded,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
@@ -790,7 +792,7 @@ both_stores!(
                 [told("refused", "damaged"), told("revealed", "")],
                 "{damage}"
             );
-            // Gone with what was damaged, so that the next one is another.
+            // Deleting the damaged credential lets the next round make a new one.
             ada.delete(&genie, &format!("/api/credentials/{id}"))
                 .await
                 .ok();
@@ -815,19 +817,19 @@ both_stores!(
         assert_eq!(
             (&of_ada["secret"], &of_ada["secret_refused"]),
             (&Value::Null, &json!("damaged")),
-            "the rest is not withheld"
+            "the export still has the rest"
         );
         assert_eq!(
             profile(&genie, &ada, "x").await,
             id,
-            "its owner stores it again"
+            "the owner can store it again under the same id"
         );
         reveal(&genie, &id).await.ok();
     }
 );
 
 both_stores!(
-    storing_again_with_a_key_is_one_outcome_that_holds_no_secret,
+    storing_again_under_one_key_has_one_outcome_that_holds_no_secret,
     async |store_on: TestStore| {
         let mut genie = TestGenie::start(store_on).await;
         let ada = genie.user("ada").await;
@@ -848,7 +850,8 @@ both_stores!(
             ("download-cred", password("y", "canary-7")),
             ("platform-session", session("x", 3600)),
         ] {
-            // One key for a route and a body: the second download credential is another request.
+            // The key belongs to a route and a body, so a second download credential is another
+            // request.
             if body["kind"] == "password" {
                 keyed(route, &body)
                     .await
@@ -861,7 +864,7 @@ both_stores!(
             let plain = genie_log::keys::sha256_hex(body.to_string().as_bytes());
             assert!(
                 !genie.store.holds(&plain).await,
-                "a hash that anybody could make would tell of a weak secret"
+                "a plain hash in the store would give a weak secret away"
             );
         }
         assert!(!genie.store.holds("canary").await);
@@ -891,7 +894,8 @@ both_stores!(
                                 .post(&url)
                                 .header("X-RBAC-SYNC-SECRET", SECRET)
                                 .header("X-Request-Id", &request);
-                            // Whatever of an answer arrives before the server dies may hold the plaintext.
+                            // Whatever part of an answer arrives before the server dies may hold
+                            // the plaintext.
                             let Ok(answer) = asked.json(&body).send().await else {
                                 return;
                             };
@@ -906,7 +910,7 @@ both_stores!(
                     })
                 })
                 .collect();
-            until("many reveals are answered", async || {
+            until("many answered reveals", async || {
                 (answered.lock().unwrap().len() >= 40).then_some(())
             })
             .await;
@@ -941,7 +945,7 @@ both_stores!(
         let without: Vec<_> = shown.difference(&on_record).collect();
         assert!(
             shown.len() >= 120 && without.is_empty(),
-            "{} were shown, without a fact: {without:?}",
+            "{} were shown; without a fact: {without:?}",
             shown.len()
         );
     }

@@ -1,6 +1,6 @@
-//! Looks for what must be gone of a forgotten user where a store keeps its bytes: an embedded store's files, or what a dump of
-//! Postgres would hold. Only what was found there before may be called gone afterwards: a search that could not have found
-//! anything proves nothing.
+//! Searches the place where a store keeps its bytes for a forgotten user's data: the files of an
+//! embedded store, or a dump of Postgres. Only data that the search found before may count as gone
+//! afterwards. A search that could not have found anything proves nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,18 +17,18 @@ use genie_log::{
 };
 use sqlx::{Connection, PgConnection, Row};
 
-/// The nonce's place in sealed bytes: no two values share a nonce.
+/// The place of the nonce in sealed bytes. No two values share a nonce.
 const NONCE: std::ops::Range<usize> = 33..57;
-/// Fewer bytes could occur by chance.
+/// Shorter sequences of bytes could occur by chance.
 const SHORTEST: usize = 16;
 
-/// Bytes that occur nowhere else, each with the column that has them, as `table.column`: of the user's wrapped key, working rows
-/// and read rows. The user's events are left out: they stay.
+/// Bytes that occur nowhere else, each with its column as `table.column`: the user's wrapped key,
+/// working rows and read rows. The user's events are left out because they stay.
 pub struct Fingerprints(Vec<(String, Vec<u8>)>);
 
 impl Fingerprints {
-    /// Takes the fingerprints of a user's sealed columns. The store itself is asked for its tables, so that a table of a later
-    /// release is not left out.
+    /// Takes the fingerprints of a user's sealed columns. The store itself names its tables, so
+    /// that a table of a later release is not missed.
     pub async fn take(store: &TestStore, user: &str) -> Self {
         let log = store.open_to_read().await;
         let mut all = Vec::new();
@@ -55,7 +55,7 @@ impl Fingerprints {
         self.0.is_empty()
     }
 
-    /// The fingerprints that are in the store: how many of each column.
+    /// The fingerprints that the store still holds, counted by column.
     pub async fn found(&self, store: &TestStore) -> BTreeMap<&str, usize> {
         let numbers = match &store.target {
             Target::Sqlite(path) => in_files(path.display().to_string(), &self.0),
@@ -69,7 +69,7 @@ impl Fingerprints {
     }
 }
 
-/// The columns of bytes in all tables that name a user, except the log.
+/// All columns of bytes in tables that name a user, without the log.
 async fn sealed_columns(log: &Log, kind: Kind) -> Vec<(String, String)> {
     let sql = match kind {
         Kind::Sqlite => {
@@ -90,7 +90,7 @@ async fn sealed_columns(log: &Log, kind: Kind) -> Vec<(String, String)> {
         .unwrap()
 }
 
-/// Looks through an embedded store's file, and the logs beside it.
+/// Searches the file of an embedded store and SQLite's journal files beside it.
 fn in_files(path: String, wanted: &[(String, Vec<u8>)]) -> BTreeSet<usize> {
     let wanted = AhoCorasick::new(wanted.iter().map(|(_, bytes)| bytes)).unwrap();
     ["", "-wal", "-journal"]
@@ -100,7 +100,7 @@ fn in_files(path: String, wanted: &[(String, Vec<u8>)]) -> BTreeSet<usize> {
         .collect()
 }
 
-/// Looks through a copy of all tables.
+/// Searches a copy of all tables.
 async fn in_tables(url: &str, wanted: &[(String, Vec<u8>)]) -> BTreeSet<usize> {
     let wanted = AhoCorasick::new(wanted.iter().map(|(_, bytes)| hex::encode(bytes))).unwrap();
     let mut connection = PgConnection::connect(url).await.unwrap();

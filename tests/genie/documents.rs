@@ -1,4 +1,4 @@
-//! The documents against the sources and against each other. No server is needed.
+//! Compares the documents with the sources and with each other. Needs no server.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the product's own sources are.
+/// The folders of the product's own sources.
 const SOURCES: [&str; 5] = [
     "src",
     "actors/src",
@@ -19,7 +19,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files below a folder whose names end like this.
+/// All files below a folder with this ending.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -52,7 +52,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The first string literal of a piece of source, as it is written.
+/// The first string literal in a piece of source, unchanged.
 fn first_literal(source: &str) -> String {
     let mut literal = String::new();
     let mut characters = source[source.find('"').unwrap() + 1..].chars();
@@ -66,7 +66,8 @@ fn first_literal(source: &str) -> String {
     literal
 }
 
-/// The constant part of a log line: what is put into it is `…`, and a literal that goes on in the next line is one line.
+/// The constant part of a log line. `…` replaces each inserted value, and a literal that continues
+/// on the next line becomes one line.
 fn constant_part(literal: &str) -> String {
     let mut parts = literal.split("\\\n");
     let mut line = parts.next().unwrap_or_default().to_owned();
@@ -122,14 +123,14 @@ fn every_error_line_has_a_row_among_the_alarms() {
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `")?.split_once("` |")?.0.to_owned()))
         .collect();
-    assert!(logged.len() > 20, "the sources are not found: {logged:?}");
+    assert!(logged.len() > 20, "too few log lines found: {logged:?}");
     assert_eq!(
         told, logged,
         "left: docs/operating/alarms.md; right: the sources"
     );
 }
 
-/// A heading as links name it.
+/// The anchor by which links name a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading
         .trim()
@@ -140,7 +141,7 @@ fn anchor(heading: &str) -> String {
     kept.replace(' ', "-")
 }
 
-/// The lines of a document that are not inside a block of code.
+/// The lines of a document outside blocks of code.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     text.lines().filter(move |line| {
@@ -170,7 +171,7 @@ fn links(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_link_of_a_document_leads_somewhere() {
+fn every_link_in_a_document_leads_somewhere() {
     let mut broken = Vec::new();
     for document in documents() {
         let text = read(&document);
@@ -195,7 +196,7 @@ fn every_link_of_a_document_leads_somewhere() {
 }
 
 #[test]
-fn every_route_is_on_the_page_of_the_api() {
+fn every_route_is_on_the_api_page() {
     let table = read(&root().join("src/http/routes.rs"));
     let routes: BTreeSet<String> = table
         .lines()
@@ -206,7 +207,7 @@ fn every_route_is_on_the_page_of_the_api() {
             is_route.then(|| format!("{method} {path}"))
         })
         .collect();
-    assert!(routes.len() > 50, "the table is not found: {routes:?}");
+    assert!(routes.len() > 50, "too few routes found: {routes:?}");
     let page = read(&root().join("docs/api.md"));
     let missing: Vec<&String> = routes
         .iter()
@@ -216,7 +217,7 @@ fn every_route_is_on_the_page_of_the_api() {
 }
 
 #[test]
-fn the_first_page_is_short() {
+fn the_readme_is_short() {
     let lines = read(&root().join("README.md")).lines().count();
     assert!(lines <= 150, "README.md has {lines} lines");
 }

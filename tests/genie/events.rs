@@ -1,4 +1,4 @@
-//! The feed, live: what was there, then what happens, from any cursor, over restarts.
+//! The live feed: past facts, then new ones, from any cursor, across restarts.
 
 use genie_log::testing::{TestStore, both_stores};
 use serde_json::json;
@@ -33,9 +33,9 @@ both_stores!(
         assert_eq!(seen.data["data"]["operation"], "resize_image");
         assert!(
             seen.data["data"].get("params").is_none(),
-            "what is personal is not shown"
+            "personal fields are not shown"
         );
-        let second = ada.submit_job(&genie).await; // live
+        let second = ada.submit_job(&genie).await; // arrives live
         let live = feed.next().await.unwrap();
         assert_eq!(
             live.data["subject"].as_str(),
@@ -53,7 +53,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_feed_is_for_operators_and_ones_own_for_oneself,
+    operators_read_the_whole_feed_and_users_only_their_own_facts,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -75,7 +75,7 @@ both_stores!(
         assert_eq!(
             owners,
             [bob.id.as_str(); 2],
-            "registered and signed in, whoever was asked for"
+            "users get their own two facts, whichever user they ask for"
         );
         admin
             .get(&genie, "/api/events?after=nonsense")
@@ -94,7 +94,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_damaged_event_is_told_and_stops_its_own_stream_only,
+    a_damaged_event_is_reported_and_stops_only_its_own_stream,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -112,7 +112,7 @@ both_stores!(
         genie
             .store
             .tamper("DELETE FROM checkpoints WHERE name LIKE 'jobs%'")
-            .await; // the projection is filled again
+            .await; // waits until the projection is refilled
         genie.launch_again().await;
         genie.settle().await;
         bob.post(
@@ -159,7 +159,7 @@ both_stores!(
         assert_eq!(
             ada.get(&genie, &format!("/api/jobs/{good}")).await.ok()["status"],
             "queued",
-            "others go on"
+            "other streams go on"
         );
         assert_eq!(genie.claim().await["jobId"].as_str(), Some(good.as_str()));
     }

@@ -1,6 +1,7 @@
-//! A scripted Ollama, faithful to its wire: `POST /api/chat` streams NDJSON frames, chunked, the status line with the first
-//! frame and nothing before it; errors before the first frame have a status and `{"error": "text"}`, errors in the middle are a
-//! line without `done`; the client closing the connection is how an answer is cancelled.
+//! A scripted Ollama with the real wire format. `POST /api/chat` streams NDJSON frames in chunks.
+//! The status line comes with the first frame, and nothing comes before it. An error before the
+//! first frame has a status and `{"error": "text"}`; an error in the middle is a line without
+//! `done`. A client cancels an answer by closing the connection.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,24 +18,25 @@ use tokio::{
 
 use crate::until::until;
 
-/// What the model does with a question; the first script whose word stands in the last message is played.
+/// A step of the model's answer. The fake plays the first script whose word stands in the last
+/// message.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// A frame with this text.
+    /// Sends a frame with this text.
     Say(&'static str),
-    /// Nothing for a while.
+    /// Sends nothing for this many milliseconds.
     Pause(u64),
-    /// Nothing until [`FakeOllama::go_on`].
+    /// Sends nothing until [`FakeOllama::go_on`].
     Hold,
-    /// The last frame.
+    /// Sends the last frame.
     Done,
-    /// A status and an error, instead of a stream.
+    /// Answers with a status and an error instead of a stream.
     Refuse(u16, &'static str),
-    /// An error line in the middle, after which the stream ends.
+    /// Sends an error line in the middle and ends the stream.
     ErrorLine(&'static str),
-    /// The stream ends cleanly without a last frame.
+    /// Ends the stream cleanly without a last frame.
     EndWithoutDone,
-    /// The connection breaks in the middle.
+    /// Breaks the connection in the middle.
     Break,
 }
 
@@ -83,7 +85,7 @@ impl FakeOllama {
         }
     }
 
-    /// Plays these steps for questions with this word. Later scripts win.
+    /// Plays these steps for questions that contain the word. Later scripts win.
     pub fn script(&self, word: &'static str, steps: &[Step]) {
         self.state
             .scripts
@@ -97,27 +99,24 @@ impl FakeOllama {
         self.state.go_on.notify_one();
     }
 
-    /// Waits for the next question to arrive.
     pub async fn asked(&mut self) {
         tokio::time::timeout(Duration::from_secs(60), self.requested.recv())
             .await
-            .expect("the model is asked")
+            .expect("a question reaches the model")
             .unwrap();
     }
 
-    /// All chat requests so far.
     pub fn requests(&self) -> Vec<Value> {
         self.state.requests.lock().unwrap().clone()
     }
 
-    /// All header lines so far.
     pub fn headers(&self) -> Vec<String> {
         self.state.headers.lock().unwrap().clone()
     }
 
-    /// Waits until an answer's connection was closed by the client.
+    /// Waits until the client closes the connection of an answer.
     pub async fn cancelled(&self) {
-        until("the connection is closed", async || {
+        until("the client to close the connection", async || {
             (*self.state.cancelled.lock().unwrap() > 0).then_some(())
         })
         .await;
@@ -186,7 +185,7 @@ async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender
     }
 }
 
-/// Plays a script; `false` when the connection is of no more use.
+/// Plays a script. Returns `false` if the connection can't be used again.
 async fn play(
     steps: Vec<Step>,
     state: &State,
@@ -240,7 +239,7 @@ async fn play(
     write.write_all(b"0\r\n\r\n").await.is_ok()
 }
 
-/// Whether the client closed the connection before something happened.
+/// Whether the client closed the connection before the event.
 async fn closed_before(
     something: impl Future<Output = ()>,
     read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
@@ -258,5 +257,5 @@ async fn respond(write: &mut tokio::net::tcp::OwnedWriteHalf, status: u16, body:
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let _ = write.write_all(head.as_bytes()).await; // the client may have gone
+    let _ = write.write_all(head.as_bytes()).await; // the client may be gone
 }

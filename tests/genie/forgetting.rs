@@ -13,7 +13,8 @@ use crate::{
     until::{moment_after, until},
 };
 
-/// Heads are signed as often as they can be, so that certificates come soon; everybody may chat; and the test can open the store.
+/// Settings with which heads are signed often, so that certificates come soon, everybody may chat,
+/// and the test can open the store.
 fn soon(store: &TestStore) -> [(&'static str, String); 3] {
     let masters = store.masters().to_owned();
     [
@@ -33,10 +34,10 @@ async fn forget(genie: &TestGenie, admin: &TestUser, user: &TestUser) -> Answer 
         .await
 }
 
-/// Waits until nothing is left of somebody.
+/// Waits until genie has erased everything of a user.
 async fn erased(genie: &TestGenie, admin: &TestUser, user: &str) -> Value {
     let path = format!("/api/admin/users/{user}/forgotten");
-    until("nothing is left of the user", async || {
+    until("the user to be erased", async || {
         let shown = admin.get(genie, &path).await;
         let is_erased = shown.status == 200 && shown.json["state"] == "erased";
         is_erased.then(|| shown.ok())
@@ -44,7 +45,7 @@ async fn erased(genie: &TestGenie, admin: &TestUser, user: &str) -> Value {
     .await
 }
 
-/// The tables of which rows name this user, in whichever column.
+/// The tables with rows that name this user in any column.
 async fn rows_of(genie: &TestGenie, user: &str) -> BTreeSet<String> {
     let log = genie.store.open_to_read().await;
     let store = log.store();
@@ -76,7 +77,7 @@ async fn rows_of(genie: &TestGenie, user: &str) -> BTreeSet<String> {
     found
 }
 
-/// A user of whom there is something in as many tables as can be.
+/// A user with data in as many tables as possible.
 async fn full_life(genie: &mut TestGenie, name: &str) -> TestUser {
     let user = genie.user(name).await;
     let credentials = json!({"platform": "onlyfans", "credentials": {"password": "hunter2"}, "platform_username": name});
@@ -97,7 +98,7 @@ async fn full_life(genie: &mut TestGenie, name: &str) -> TestUser {
 }
 
 both_stores!(
-    nothing_is_left_of_who_was_forgotten_but_that_they_were,
+    nothing_is_left_of_a_forgotten_user_but_the_fact_of_forgetting,
     async |store: TestStore| {
         let settings = soon(&store);
         let mut genie = TestGenie::start_with(store, &settings).await;
@@ -118,7 +119,7 @@ both_stores!(
         ] {
             assert!(
                 before.contains(table),
-                "{table} is not looked at: {before:?}"
+                "{table} has nothing of the user: {before:?}"
             );
         }
 
@@ -153,7 +154,7 @@ both_stores!(
         );
 
         let shown = erased(&genie, &admin, &ada.id).await;
-        // In `audit` stands the one fact that can be read.
+        // `audit` keeps the one fact that can still be read.
         let kept = ["audit", "events", "forgettings", "user_keys"];
         assert_eq!(
             rows_of(&genie, &ada.id).await,
@@ -178,14 +179,14 @@ both_stores!(
         ] {
             assert!(
                 text.lines().any(|one| one == line),
-                "{line} is not in {text}"
+                "{line} is missing in {text}"
             );
         }
         assert!(text.contains("wrapped by master key m1"), "{text}");
         let again = forget(&genie, &admin, &ada).await.ok();
         assert_eq!(
             again["certificate"], shown["certificate"],
-            "once more is no error, and the same"
+            "asking again is no error and gives the same answer"
         );
     }
 );
@@ -226,7 +227,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_address_of_who_was_forgotten_is_free_again,
+    a_forgotten_users_address_is_free_again,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("admin").await;
@@ -243,7 +244,7 @@ both_stores!(
                 .iter()
                 .all(|one| one["userid"] == json!(again.id))
         );
-        // Whoever administers sees that the invite was used, and no longer by whom.
+        // An administrator still sees that the invite was used, but not by whom.
         genie.settle().await;
         let invites = admin.get(&genie, "/api/admin/invites").await.ok();
         let of_ada = &invites["data"][1];
@@ -256,7 +257,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_asked_of_who_was_forgotten_is_not_found,
+    requests_about_a_forgotten_user_are_not_found,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("admin").await;
@@ -314,7 +315,7 @@ both_stores!(
 );
 
 both_stores!(
-    one_goes_by_ones_own_wish_and_can_be_kept_until_then,
+    a_user_can_ask_to_be_forgotten_and_cancel_during_the_grace,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("admin").await;
@@ -377,12 +378,12 @@ both_stores!(
 );
 
 both_stores!(
-    without_grace_one_is_forgotten_at_once,
+    without_grace_a_user_is_forgotten_at_once,
     async |store: TestStore| {
         let mut genie = TestGenie::start_with(store, &[("FORGET_GRACE", "0".into())]).await;
         genie.user("admin").await;
         let ada = genie.user("ada").await;
-        // The login is fresh, so no password is wanted.
+        // The login is fresh, so no password is needed.
         let gone = ada.delete(&genie, "/api/me").await.ok();
         assert_ne!(gone["state"], "requested", "{gone}");
         assert_eq!(ada.get(&genie, "/users/me").await.status, 401);
@@ -390,7 +391,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_wish_becomes_true_when_its_time_has_come,
+    a_pending_deletion_happens_when_its_grace_ends,
     async |store: TestStore| {
         let mut genie = TestGenie::start_with(
             store,
@@ -403,7 +404,7 @@ both_stores!(
         let admin = genie.user("admin").await;
         let ada = genie.user("ada").await;
         ada.delete(&genie, "/api/me").await.ok();
-        genie.restart().await; // whoever noted the wish may be gone by then
+        genie.restart().await; // the server that noted the request dies
         let shown = erased(&genie, &admin, &ada.id).await;
         assert!(
             shown["certificate"]
@@ -415,7 +416,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_last_administrator_is_not_forgotten_by_http,
+    the_last_administrator_cannot_be_forgotten_over_http,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("admin").await;
@@ -441,7 +442,7 @@ both_stores!(
 );
 
 both_stores!(
-    nobody_is_forgotten_in_somebody_elses_name,
+    an_impersonator_cannot_have_the_user_forgotten,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("admin").await;
@@ -467,7 +468,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_runs_for_who_is_forgotten_is_stopped,
+    work_in_progress_for_a_forgotten_user_is_stopped,
     async |store: TestStore| {
         let settings = soon(&store);
         let mut genie = TestGenie::start_with(store, &settings).await;
@@ -482,7 +483,7 @@ both_stores!(
         );
         let mut events = ada.ask(&genie, "diary", "my deepest secret").await;
         genie.ollama.asked().await;
-        while events.next().await.expect("it is answered").data["textResponse"] != "one" {}
+        while events.next().await.expect("the turn is answered").data["textResponse"] != "one" {}
 
         forget(&genie, &admin, &ada).await.ok();
         genie.ollama.cancelled().await;
@@ -503,7 +504,7 @@ both_stores!(
         assert_eq!(
             genie.server("/api/worker/claim", claim).await.ok()["jobs"],
             json!([]),
-            "nor is job {waiting} handed out"
+            "job {waiting} must not be handed out"
         );
         erased(&genie, &admin, &ada.id).await;
         let left = rows_of(&genie, &ada.id).await;
@@ -524,7 +525,7 @@ both_stores!(
     }
 );
 
-/// What a command said, and whether it was content.
+/// The output of a command, and whether it succeeded.
 async fn said_by(genie: &TestGenie, arguments: &[&str]) -> (bool, String) {
     let output = genie
         .command(arguments)
@@ -539,7 +540,7 @@ async fn said_by(genie: &TestGenie, arguments: &[&str]) -> (bool, String) {
 }
 
 both_stores!(
-    a_search_of_the_store_finds_what_is_there_and_nothing_afterwards,
+    a_search_of_the_store_finds_a_user_before_forgetting_and_nothing_afterwards,
     async |store: TestStore| {
         let settings = soon(&store);
         let mut genie = TestGenie::start_with(store, &settings).await;
@@ -548,7 +549,7 @@ both_stores!(
         let bob = full_life(&mut genie, "bob").await;
         let strays = "CREATE TABLE strays AS SELECT sealed FROM secrets WHERE user_id =";
 
-        // Beside the server.
+        // Forgets a user beside the running server.
         let fingerprints = Fingerprints::take(&genie.store, &ada.id).await;
         assert!(!fingerprints.found(&genie.store).await.is_empty());
         let (is_good, said) = said_by(&genie, &["forget", &ada.id]).await;
@@ -558,9 +559,10 @@ both_stores!(
         );
         assert_eq!(fingerprints.found(&genie.store).await, BTreeMap::new());
         let nothing = Fingerprints::take(&genie.store, &ada.id).await;
-        assert!(nothing.is_empty(), "ada was forgotten before");
+        assert!(nothing.is_empty(), "nothing of ada is left");
 
-        // Without one; and a copy that genie knows nothing of is found.
+        // Forgets a user without a server. The search still finds a copy in a table that genie does
+        // not know.
         assert!(genie.terminate().await);
         genie
             .store
@@ -572,7 +574,7 @@ both_stores!(
             let (is_good, said) = said_by(&genie, &["forget", &bob.id]).await;
             assert!(
                 is_good && said.contains(&format!("user: {}", bob.id)),
-                "once more is no error: {said}"
+                "asking again is no error: {said}"
             );
         }
         let left = fingerprints.found(&genie.store).await;
@@ -590,7 +592,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_comes_back_with_a_backup_is_forgotten_again,
+    a_user_restored_from_a_backup_is_forgotten_again,
     async |store: TestStore| {
         let ledger = store
             .folder()
@@ -678,7 +680,8 @@ both_stores!(
                         .map(|answer| answer.status().as_u16())
                 })
             };
-            // Each round dies at another moment: before the append, or at one of the steps after it.
+            // Each round dies at another moment: before the append, or at one of the steps after
+            // it.
             moment_after([0, 4, 8, 12, 20, 40, 100, 400][round as usize]).await;
             genie.restart().await;
             let is_acknowledged = matches!(asked.await.unwrap(), Ok(200));
@@ -691,7 +694,10 @@ both_stores!(
                 .await;
             match shown.status.as_u16() {
                 404 => {
-                    assert!(!is_acknowledged, "user {round} was said to be forgotten");
+                    assert!(
+                        !is_acknowledged,
+                        "the server had answered that user {round} was forgotten"
+                    );
                     assert_eq!(login.status, 200);
                     let credentials = user.get(&genie, "/api/credentials").await.ok();
                     let path = json!({"creatorProfileId": credentials["data"][0]["id"]});
@@ -705,19 +711,19 @@ both_stores!(
                     assert_eq!(
                         rows_of(&genie, &user.id).await.len(),
                         4,
-                        "events, key, that they were forgotten, and its fact"
+                        "only events, key, the record of forgetting and its fact are left"
                     );
                 }
                 status => panic!("{status}: {:?}", shown.json),
             }
         }
-        assert!(forgotten > 0, "each kill came before the append");
+        assert!(forgotten > 0, "every kill came before the append");
     }
 );
 
-/// Only Postgres is shared by several servers.
+/// Only Postgres can be shared by several servers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_forgotten_on_one_server_is_refused_by_the_next_command_on_another() {
+async fn a_user_forgotten_on_one_server_is_refused_by_the_next_command_on_another() {
     let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
     let admin = genie.user("admin").await;
     let other = genie.another_node().await;
@@ -731,7 +737,7 @@ async fn who_is_forgotten_on_one_server_is_refused_by_the_next_command_on_anothe
                 .bearer_auth(&ada.token);
             answer(request.json(&json!({"operation": "thumbnail"})))
         };
-        job().await.ok(); // their actor is awake there
+        job().await.ok(); // the user's actor is awake on the other server
         forget(&genie, &admin, &ada).await.ok();
         let refused = job().await;
         assert!(
@@ -743,7 +749,7 @@ async fn who_is_forgotten_on_one_server_is_refused_by_the_next_command_on_anothe
 }
 
 both_stores!(
-    who_cant_be_read_can_be_forgotten,
+    a_user_with_a_damaged_fact_can_be_forgotten,
     async |store: TestStore| {
         let settings = soon(&store);
         let mut genie = TestGenie::start_with(store, &settings).await;
@@ -754,11 +760,12 @@ both_stores!(
         genie.restart().await;
         forget(&genie, &admin, &ada).await.ok();
         assert_eq!(ada.get(&genie, "/users/me").await.status, 401);
-        // What is sealed stops at the damage, as it should; all else goes on.
+        // The head signer and everything else that reads the damaged fact stops, as it should. The
+        // rest goes on.
         let tables = [
             "accounts", "chats", "jobs", "messages", "secrets", "sessions",
         ];
-        until("the working tables hold nothing of the user", async || {
+        until("the working tables to lose the user's rows", async || {
             let left = rows_of(&genie, &ada.id).await;
             (!tables.iter().any(|table| left.contains(*table))).then_some(())
         })
@@ -767,7 +774,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_log_with_a_forgotten_user_verifies_and_moves_house,
+    a_log_with_a_forgotten_user_verifies_and_moves_to_another_store,
     async |store: TestStore| {
         let settings = soon(&store);
         let mut genie = TestGenie::start_with(store, &settings).await;

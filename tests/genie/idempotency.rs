@@ -34,7 +34,7 @@ fn job() -> Value {
 }
 
 both_stores!(
-    the_same_key_and_request_have_one_outcome_also_after_a_kill,
+    the_same_key_and_request_have_one_outcome_even_after_a_kill,
     async |store: TestStore| {
         let mut genie = TestGenie::start_process(store).await;
         let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
@@ -47,7 +47,7 @@ both_stores!(
         assert_eq!(again.ok()["jobId"], first["jobId"]);
         assert_eq!(jobs(&genie, &ada).await, 1);
 
-        // Another request, another key, another user, another route.
+        // Another body, another key, another user, another route.
         let other = json!({"operation": "resize_image", "params": {"width": 200}});
         post(&genie, &ada, "key-1", "/api/queue/media", other)
             .await
@@ -76,7 +76,7 @@ both_stores!(
 );
 
 both_stores!(
-    of_many_at_once_with_one_key_one_is_done,
+    of_many_simultaneous_requests_with_one_key_one_is_done,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -91,7 +91,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_credential_is_stored_once_and_what_reveals_has_no_key,
+    a_credential_is_stored_once_per_key_and_reveals_take_no_key,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -135,7 +135,7 @@ both_stores!(
                 .ok();
             assert_eq!(
                 revealed["credentials"]["password"], "hunter2",
-                "each reveal is one of its own"
+                "each reveal is a separate one"
             );
         }
     }
@@ -176,7 +176,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_taken_back_under_a_key_is_taken_back_once,
+    a_revocation_under_one_key_happens_once,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (ada, bob) = (genie.user("ada").await, genie.user("bob").await);
@@ -321,13 +321,13 @@ both_stores!(
         assert_eq!(
             bob.get(&genie, "/api/usage").await.ok()["tier"],
             "starter",
-            "late, it undoes nothing"
+            "a late repeat undoes nothing"
         );
         sync(&genie, "one", json!({"userId": ada.id, "tier": "studio"}))
             .await
             .refused(422, "idempotency_key_reused");
 
-        // Also one that had nothing to change.
+        // This holds for a request that changed nothing, too.
         let starter = json!({"userId": bob.id, "tier": "starter"});
         let first = sync(&genie, "three", starter.clone()).await.ok();
         assert_eq!(first["changed"], false);
@@ -339,7 +339,7 @@ both_stores!(
         assert_eq!(
             bob.get(&genie, "/api/usage").await.ok()["tier"],
             "pro",
-            "late, it undoes nothing"
+            "a late repeat undoes nothing"
         );
         let at_once =
             (0..30).map(|_| sync(&genie, "five", json!({"userId": bob.id, "tier": "pro"})));

@@ -1,27 +1,26 @@
-//! Who says who is who: genie itself. The tests with a Directus have another file in the place of this one; stories that run with
-//! either ask only for what both have.
+//! The identity is genie itself. The tests with a Directus put another file in the place of this
+//! one. A story for both identities uses only what both offer.
 
 use reqwest::Method;
 use serde_json::json;
 
 use crate::test_genie::{FIRST_INVITE, TestGenie, TestUser, password};
 
-/// What the server has to be told.
+/// The settings that the server needs for this identity.
 pub async fn settings() -> Vec<(&'static str, String)> {
     vec![]
 }
 
-/// The address of somebody of that name.
+/// The address of the user with this name.
 pub fn email(_: &TestGenie, name: &str) -> String {
     format!("{name}@example.com")
 }
 
-/// The first administrator.
 pub async fn administrator(genie: &TestGenie, name: &str) -> TestUser {
     genie.register(name, FIRST_INVITE).await
 }
 
-/// Takes somebody the right to act, or gives it back.
+/// Suspends a user or activates the user again.
 pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
     let status = if active { "active" } else { "suspended" };
     genie
@@ -34,7 +33,8 @@ pub async fn set_active(genie: &TestGenie, user: &TestUser, active: bool) {
     genie.settle().await;
 }
 
-/// Makes somebody an administrator, or a creator again; they have to log in anew to know of it.
+/// Makes a user an administrator or a creator again. The user has to log in anew for the role to
+/// take effect.
 pub async fn set_administrator(
     genie: &TestGenie,
     name: &str,
@@ -54,7 +54,7 @@ pub async fn set_administrator(
     genie.user_again(name, &user.id).await
 }
 
-/// Gives somebody another password than their first.
+/// Replaces the user's first password.
 pub async fn set_password(genie: &TestGenie, name: &str, user: &TestUser, new: &str) {
     let change = json!({"old_password": password(name), "password": new});
     let changed = genie

@@ -1,4 +1,5 @@
-//! Impersonation: an administrator acts for a user, both are on record, and what is the user's alone stays so.
+//! Impersonation: an administrator acts for a user, facts name both, and the user's own matters
+//! stay closed to the administrator.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
@@ -19,7 +20,7 @@ async fn begin(genie: &TestGenie, admin: &TestUser, user: &str) -> Answer {
         .await
 }
 
-/// The user as the administrator acts for them, and which impersonation it is.
+/// The user with the administrator's token, and the id of the impersonation.
 async fn acting(genie: &TestGenie, admin: &TestUser, user: &TestUser) -> (TestUser, String) {
     let begun = begin(genie, admin, &user.id).await.ok();
     let text = |field: &str| begun[field].as_str().unwrap().to_owned();
@@ -95,11 +96,11 @@ both_stores!(
                     fact["caller"] == both,
                 )
             })
-            .filter(|(name, _)| name != "account.signed_in") // with a Directus that is its business
+            .filter(|(name, _)| name != "account.signed_in") // a Directus records its own logins
             .collect();
         let wanted = [
             ("account.registered", false),
-            ("account.impersonation_started", false), // that is the administrator's own doing
+            ("account.impersonation_started", false), // the administrator acts in person
             ("job.submitted", true),
             ("job.cancelled", true),
             ("job.submitted", false),
@@ -119,7 +120,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_the_user_s_alone_or_an_administrator_s_is_refused,
+    an_impersonator_is_refused_what_only_the_user_or_an_administrator_may_do,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -179,7 +180,7 @@ both_stores!(
             assert_eq!(answer.status, 403, "{path}: {:?}", answer.json);
             answer.refused(403, "forbidden");
         }
-        // No way in for the secret's routes either.
+        // An impersonator can't use the routes of the shared secret either.
         let reveal = json!({"creatorProfileId": credential});
         as_bob
             .post(&genie, "/api/credentials/reveal", reveal)
@@ -189,32 +190,35 @@ both_stores!(
     }
 );
 
-both_stores!(who_may_not_act_for_whom, async |store: TestStore| {
-    let mut genie = TestGenie::start(store).await;
-    let admin = genie.user("ada").await;
-    let (bob, cyd) = (genie.user("bob").await, genie.user("cyd").await);
-    begin(&genie, &bob, &cyd.id).await.refused(403, "forbidden");
-    begin(&genie, &admin, &admin.id)
-        .await
-        .refused(403, "forbidden");
-    begin(&genie, &admin, "0192d4e0-7f3a-7c3b-8f4e-0123456789ab")
-        .await
-        .refused(404, "not_found");
-    begin(&genie, &admin, "nonsense")
-        .await
-        .refused(404, "not_found");
-    identity::set_administrator(&genie, "cyd", &cyd, true).await;
-    begin(&genie, &admin, &cyd.id)
-        .await
-        .refused(403, "forbidden");
-    identity::set_active(&genie, &bob, false).await;
-    begin(&genie, &admin, &bob.id)
-        .await
-        .refused(403, "suspended");
-});
+both_stores!(
+    only_administrators_impersonate_and_only_active_users_without_admin_rights,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let admin = genie.user("ada").await;
+        let (bob, cyd) = (genie.user("bob").await, genie.user("cyd").await);
+        begin(&genie, &bob, &cyd.id).await.refused(403, "forbidden");
+        begin(&genie, &admin, &admin.id)
+            .await
+            .refused(403, "forbidden");
+        begin(&genie, &admin, "0192d4e0-7f3a-7c3b-8f4e-0123456789ab")
+            .await
+            .refused(404, "not_found");
+        begin(&genie, &admin, "nonsense")
+            .await
+            .refused(404, "not_found");
+        identity::set_administrator(&genie, "cyd", &cyd, true).await;
+        begin(&genie, &admin, &cyd.id)
+            .await
+            .refused(403, "forbidden");
+        identity::set_active(&genie, &bob, false).await;
+        begin(&genie, &admin, &bob.id)
+            .await
+            .refused(403, "suspended");
+    }
+);
 
 both_stores!(
-    an_impersonation_ends_with_its_time_its_administrator_and_its_user,
+    an_impersonation_ends_with_its_time_its_administrator_or_its_user,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -228,7 +232,7 @@ both_stores!(
                     false
                 }
             };
-        // Called off: one of two.
+        // Ending one of two impersonations leaves the other.
         let ((first, session), (second, _)) = (
             acting(&genie, &admin, &bob).await,
             acting(&genie, &admin, &bob).await,
@@ -242,7 +246,7 @@ both_stores!(
             .delete(&genie, &format!("/api/admin/impersonations/{session}"))
             .await
             .refused(404, "not_found");
-        // The user is suspended, or promoted.
+        // The user is suspended, or becomes an administrator.
         for active in [false, true] {
             identity::set_active(&genie, &bob, active).await;
             assert_eq!(is_good(&genie, &second).await, active);
@@ -251,13 +255,13 @@ both_stores!(
             identity::set_administrator(&genie, "bob", &bob, administers).await;
             assert_eq!(is_good(&genie, &second).await, !administers);
         }
-        // The administrator is none any more.
+        // The impersonator stops being an administrator.
         let cyd = identity::set_administrator(&genie, "cyd", &cyd, true).await;
         let (by_cyd, _) = acting(&genie, &cyd, &bob).await;
         assert!(is_good(&genie, &by_cyd).await);
         identity::set_administrator(&genie, "cyd", &cyd, false).await;
         assert!(!is_good(&genie, &by_cyd).await && is_good(&genie, &second).await);
-        // Its time is over.
+        // The impersonation expires.
         genie.kill().await;
         genie
             .store

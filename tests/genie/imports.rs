@@ -1,4 +1,5 @@
-//! Which file of a crate imports which, read from its `use` lines and from paths that begin with `crate::`.
+//! The imports between the files of a crate, read from `use` lines and from paths that begin with
+//! `crate::`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,11 +7,11 @@ use std::{
     path::Path,
 };
 
-/// Modules by their path, such as `http::jobs`, each with the modules that its file imports.
+/// Modules by path, such as `http::jobs`, each with the modules that its file imports.
 pub struct Imports(BTreeMap<String, BTreeSet<String>>);
 
 impl Imports {
-    /// Reads all files below a folder of sources. What tests import does not count.
+    /// Reads all files below a folder of sources, without the imports of their tests.
     pub fn read(folder: &Path) -> Self {
         let mut texts = BTreeMap::new();
         collect(folder, "", &mut texts);
@@ -26,7 +27,7 @@ impl Imports {
         Self(texts.iter().map(imported_by).collect())
     }
 
-    /// Everything that a module imports, and what that imports.
+    /// All modules that a module imports, directly or through others.
     pub fn reach(&self, name: &str) -> BTreeSet<String> {
         let mut reached = BTreeSet::new();
         let mut waiting = vec![name.to_owned()];
@@ -40,7 +41,7 @@ impl Imports {
         reached
     }
 
-    /// The modules that import each other in a circle, the largest circle first.
+    /// The circles of modules that import each other, the largest first.
     pub fn circles(&self) -> Vec<BTreeSet<String>> {
         let reach: BTreeMap<&String, BTreeSet<String>> =
             self.0.keys().map(|name| (name, self.reach(name))).collect();
@@ -54,7 +55,7 @@ impl Imports {
         circles
     }
 
-    /// A circle as a reader can follow it: a module a line, with what it imports of the others.
+    /// A circle as readable text: one module a line, with its imports from the circle.
     pub fn show(&self, circle: &BTreeSet<String>) -> String {
         let line = |name: &String| {
             let others: Vec<&str> = self.0[name]
@@ -90,7 +91,7 @@ fn bare(text: &str) -> String {
         .join("\n")
 }
 
-/// All paths that a module's text imports, from the root of the crate.
+/// All paths that a module imports, from the root of the crate.
 fn paths(module: &str, text: &str) -> Vec<String> {
     let declared: BTreeSet<&str> = text
         .lines()
@@ -110,7 +111,7 @@ fn paths(module: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// `a::{b, c::{d, e}}` as `a::b`, `a::c::d`, `a::c::e`.
+/// Turns `a::{b, c::{d, e}}` into `a::b`, `a::c::d`, `a::c::e`.
 fn leaves(tree: &str) -> Vec<String> {
     let Some((stem, rest)) = tree.split_once('{') else {
         return vec![tree.to_owned()];
@@ -151,7 +152,7 @@ fn from_root(module: &str, path: &str, declared: &BTreeSet<&str>) -> Option<Stri
     }
 }
 
-/// The longest beginning of a path that is a module with a file.
+/// The longest beginning of a path that is a module with its own file.
 fn module_of(path: &str, names: &BTreeSet<String>) -> Option<String> {
     let mut path = path.trim_start_matches("::");
     loop {

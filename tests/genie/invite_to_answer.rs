@@ -1,4 +1,5 @@
-//! From an invite to the first answer, and what ends it: the same whoever says who is who.
+//! From an invite to the first answer, and the ways in which access ends. Runs with either
+//! identity.
 
 use futures_util::future::join_all;
 use genie_log::testing::{TestStore, both_stores};
@@ -10,7 +11,7 @@ use crate::{
     test_genie::{Answer, TestGenie, TestUser, outcome, password, text_of},
 };
 
-/// A wrong name, password or token, in Directus' words.
+/// Directus' code for a wrong name, password or token.
 const WRONG: &str = "INVALID_CREDENTIALS";
 
 async fn register(genie: &TestGenie, email: &str, password: &str, invite: &str) -> Answer {
@@ -62,7 +63,7 @@ both_stores!(
                 .await
                 .refused(400, "invalid_field");
         }
-        let bob = genie.register("bob", code(0)).await; // nothing was spent on those
+        let bob = genie.register("bob", code(0)).await; // the refused registrations did not use up the invite
         register(&genie, &other, "long enough", code(0))
             .await
             .refused(400, "invalid_field");
@@ -97,7 +98,7 @@ both_stores!(
                 .all(|tab| tab.refresh == tabs[0].refresh && tab.refresh != bob.refresh)
         );
 
-        // Not before they told of themselves.
+        // Chat is closed before the user has told of themselves.
         assert_eq!(
             bob.get(&genie, "/api/onboarding/state").await.ok()["state"],
             "EXTENSION_INSTALL"
@@ -128,7 +129,7 @@ both_stores!(
             .unwrap()
             .iter()
             .map(|fact| fact["type"].as_str().unwrap());
-        let types: Vec<_> = types.filter(|one| *one != "account.signed_in").collect(); // with a Directus that is its business
+        let types: Vec<_> = types.filter(|one| *one != "account.signed_in").collect(); // a Directus records its own logins
         assert_eq!(
             types,
             [
@@ -142,7 +143,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_is_suspended_or_has_another_password,
+    a_suspension_and_a_new_password_end_logins,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (_, bob) = (genie.user("ada").await, genie.user("bob").await);

@@ -1,4 +1,4 @@
-//! `genie invite` beside a running server, and without one; and the socket between them.
+//! `genie invite` beside a running server and without one, and the socket between them.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::test_genie::{SECRET, TestGenie};
 
-/// The codes that `genie invite` printed.
+/// The codes that `genie invite` prints.
 async fn invite(genie: &TestGenie, arguments: &[&str]) -> Vec<String> {
     let output = genie
         .command(&[&["invite"], arguments].concat())
@@ -73,7 +73,7 @@ both_stores!(
         assert_eq!(
             facts["data"].as_array().unwrap().len(),
             4,
-            "the first one and these: the server made them"
+            "the server made the first invite and these"
         );
         let refused = genie
             .command(&["invite", "--tier", "gold"])
@@ -98,22 +98,22 @@ both_stores!(
         };
         unknown_role(&genie).await;
 
-        // The socket of a server that was killed is in nobody's way: neither without a server ...
+        // The socket of a killed server does not disturb a command without a server.
         genie.kill().await;
         assert!(socket.exists());
         unknown_role(&genie).await;
         let codes = invite(&genie, &[]).await;
-        // ... nor at the next start.
+        // It does not disturb the next start either.
         genie.launch_again().await;
         register(&genie, "bob", &codes[0]).await;
         register(&genie, "cyd", &invite(&genie, &[]).await[0]).await;
         assert!(genie.terminate().await);
-        assert!(!socket.exists(), "it goes with its server");
+        assert!(!socket.exists(), "the socket goes with its server");
     }
 );
 
 both_stores!(
-    an_invite_on_a_new_store_does_not_take_the_place_of_the_first,
+    an_invite_on_a_new_store_does_not_replace_the_first_invite,
     async |store: TestStore| {
         let mut genie = TestGenie::not_started(store, &[]).await;
         let codes = invite(&genie, &[]).await;
@@ -129,7 +129,7 @@ both_stores!(
 );
 
 both_stores!(
-    invites_are_listed_and_those_that_nobody_used_taken_back,
+    invites_are_listed_and_unused_ones_can_be_revoked,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -204,7 +204,7 @@ both_stores!(
             .get(&genie, "/api/events?types=invite.revoked")
             .await
             .ok();
-        assert_eq!(facts["data"].as_array().unwrap().len(), 2, "each once");
+        assert_eq!(facts["data"].as_array().unwrap().len(), 2, "each fact once");
         genie.restart().await;
         genie.settle().await;
         assert_eq!(
@@ -218,12 +218,12 @@ both_stores!(
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_servers_in_one_folder_the_first_has_the_socket() {
+async fn the_first_of_two_servers_in_one_folder_has_the_socket() {
     let mut genie =
         TestGenie::start(TestStore::new(genie_log::testing::Kind::Postgres).await).await;
     let second = genie.another_node().await;
     let codes = invite(&genie, &[]).await;
-    drop(second); // killed
+    drop(second); // kill -9
     register(&genie, "ada", &codes[0]).await;
     register(&genie, "bob", &invite(&genie, &[]).await[0]).await;
     assert!(genie.terminate().await);

@@ -1,4 +1,5 @@
-//! Jobs: leases that lapse, attempts that fail, ids that are announced, owners who call off and queue again.
+//! Jobs: leases that lapse, attempts that fail, ids that clients choose, owners who cancel and
+//! queue again.
 
 use genie_log::testing::{TestStore, both_stores};
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use crate::{
     until::moment_after,
 };
 
-/// In seconds.
+/// One hour in seconds.
 const HOUR: i64 = 60 * 60;
 
 async fn start(store: TestStore, lease_ms: u64) -> (TestGenie, TestUser) {
@@ -26,14 +27,14 @@ async fn status(genie: &TestGenie, user: &TestUser, job: &str) -> String {
 }
 
 both_stores!(
-    a_lapsed_lease_gives_the_job_to_another_and_ends_nothing,
+    a_lapsed_lease_frees_the_job_for_another_worker_and_can_end_nothing,
     async |store: TestStore| {
         let (mut genie, ada) = start(store, 2000).await;
         let job = ada.submit_job(&genie).await;
         let first = genie.claim().await;
         genie.restart().await; // the worker's lease outlives the server
         genie.clock.advance_millis(2000);
-        let second = genie.claim().await; // once it has lapsed and its pause is over
+        let second = genie.claim().await; // after the lease has lapsed and the pause is over
         assert_eq!(
             (second["jobId"].as_str(), second["attempt"].as_u64()),
             (Some(job.as_str()), Some(2))
@@ -64,7 +65,7 @@ both_stores!(a_heartbeat_keeps_the_lease, async |store: TestStore| {
     let job = ada.submit_job(&genie).await;
     let claimed = genie.claim().await;
     for progress in 1..=10 {
-        genie.clock.advance_millis(500); // beyond the lease in sum
+        genie.clock.advance_millis(500); // past the first lease
         let beat = json!({"lease": claimed["lease"], "progress": progress * 10});
         genie
             .server(&format!("/api/worker/jobs/{job}/heartbeat"), beat)
@@ -96,7 +97,7 @@ both_stores!(
         assert_eq!(genie.claim().await["jobId"], job);
         genie.restart().await;
         genie.clock.advance_millis(3000);
-        let again = genie.claim().await; // once the first lease has lapsed and its pause is over
+        let again = genie.claim().await; // after the first lease has lapsed and the pause is over
         assert_eq!(
             (again["jobId"].as_str(), again["attempt"].as_u64()),
             (Some(job.as_str()), Some(2))
@@ -140,7 +141,8 @@ both_stores!(
             (again["jobId"].as_str(), again["attempt"].as_u64()),
             (Some(job.as_str()), Some(1))
         );
-        // Called off while it runs: the worker is told at its next heartbeat, and its lease is void.
+        // The owner cancels the job while it runs. The worker learns it at its next heartbeat, and
+        // its lease is void.
         ada.post(&genie, &format!("/api/queue/cancel/{job}"), Value::Null)
             .await
             .ok();
@@ -162,7 +164,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_was_called_off_can_be_queued_again_whatever_the_board_remembers,
+    a_cancelled_job_can_be_queued_again_whatever_the_job_board_remembers,
     async |store: TestStore| {
         let (mut genie, ada) = start(store, 30_000).await;
         let job = ada.submit_job(&genie).await;
@@ -175,7 +177,8 @@ both_stores!(
             .ok();
         assert_eq!(genie.claim().await["jobId"].as_str(), Some(job.as_str()));
 
-        // Called off in the very moment of being claimed, and queued again: handed out all the same.
+        // A job that is cancelled in the very moment of a claim and queued again is handed out all
+        // the same.
         let claim = json!({"queues": ["media-jobs"], "worker_id": "w"});
         for _ in 0..15 {
             let job = ada.submit_job(&genie).await;
@@ -193,55 +196,58 @@ both_stores!(
     }
 );
 
-both_stores!(an_announced_id_is_one_job, async |store: TestStore| {
-    let (mut genie, ada) = start(store, 30_000).await;
-    let bob = genie.user("bob").await;
-    let job = json!({"jobId": 4711, "operation": "strip_metadata"});
-    let first = ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
-    assert_eq!(
-        (first["jobId"].as_str(), first["bullJobId"].as_str()),
-        (Some("4711"), Some("4711"))
-    );
-    ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
-    let other = json!({"jobId": "4711", "operation": "thumbnail"});
-    ada.post(&genie, "/api/queue/media", other)
-        .await
-        .refused(409, "job_exists");
-    bob.post(&genie, "/api/queue/media", job.clone())
-        .await
-        .refused(409, "job_exists");
-    bob.get(&genie, "/api/jobs/4711")
-        .await
-        .refused(404, "not_found");
-    let claimed = genie.claim().await;
-    assert_eq!(
-        ada.post(&genie, "/api/queue/media", job.clone()).await.ok()["status"],
-        "processing"
-    );
-    let none = genie
-        .server(
-            "/api/worker/claim",
-            json!({"queues": ["media-jobs"], "worker_id": "w"}),
-        )
-        .await
-        .ok();
-    assert_eq!(none["jobs"], json!([]), "asked twice, queued once");
-    let listed = ada.get(&genie, "/api/jobs?status=processing").await.ok();
-    assert_eq!(listed["data"].as_array().unwrap().len(), 1);
-    let failed = json!({"lease": claimed["lease"], "error": "e", "retryable": false});
-    genie
-        .server("/api/worker/jobs/4711/fail", failed)
-        .await
-        .ok();
-    ada.post(&genie, "/api/queue/retry/4711", Value::Null)
-        .await
-        .ok();
-    assert_eq!(
-        ada.post(&genie, "/api/queue/media", job).await.ok()["status"],
-        "queued",
-        "still the same job"
-    );
-});
+both_stores!(
+    an_id_chosen_by_the_client_is_one_job,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 30_000).await;
+        let bob = genie.user("bob").await;
+        let job = json!({"jobId": 4711, "operation": "strip_metadata"});
+        let first = ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
+        assert_eq!(
+            (first["jobId"].as_str(), first["bullJobId"].as_str()),
+            (Some("4711"), Some("4711"))
+        );
+        ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
+        let other = json!({"jobId": "4711", "operation": "thumbnail"});
+        ada.post(&genie, "/api/queue/media", other)
+            .await
+            .refused(409, "job_exists");
+        bob.post(&genie, "/api/queue/media", job.clone())
+            .await
+            .refused(409, "job_exists");
+        bob.get(&genie, "/api/jobs/4711")
+            .await
+            .refused(404, "not_found");
+        let claimed = genie.claim().await;
+        assert_eq!(
+            ada.post(&genie, "/api/queue/media", job.clone()).await.ok()["status"],
+            "processing"
+        );
+        let none = genie
+            .server(
+                "/api/worker/claim",
+                json!({"queues": ["media-jobs"], "worker_id": "w"}),
+            )
+            .await
+            .ok();
+        assert_eq!(none["jobs"], json!([]), "asked twice, queued once");
+        let listed = ada.get(&genie, "/api/jobs?status=processing").await.ok();
+        assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+        let failed = json!({"lease": claimed["lease"], "error": "e", "retryable": false});
+        genie
+            .server("/api/worker/jobs/4711/fail", failed)
+            .await
+            .ok();
+        ada.post(&genie, "/api/queue/retry/4711", Value::Null)
+            .await
+            .ok();
+        assert_eq!(
+            ada.post(&genie, "/api/queue/media", job).await.ok()["status"],
+            "queued",
+            "the id is still the same job"
+        );
+    }
+);
 
 both_stores!(
     a_delayed_job_waits_for_its_time,
@@ -274,13 +280,13 @@ both_stores!(
         let (claimed, ()) = tokio::join!(genie.claim(), due);
         assert_eq!(
             claimed["jobId"], job,
-            "a waiting claim gets it when it is due"
+            "a waiting claim gets the job when it is due"
         );
     }
 );
 
 both_stores!(
-    many_workers_and_many_jobs_and_each_job_once,
+    many_workers_do_each_of_many_jobs_once,
     async |store: TestStore| {
         let (genie, ada) = start(store, 30_000).await;
         let mut submitted = Vec::new();

@@ -1,4 +1,5 @@
-//! Master keys through the real program: a ring in a file or in the environment, beside running servers and without one.
+//! Master keys through the real program: a ring in a file or in the environment, beside running
+//! servers and without one.
 
 use std::{
     fs::{self, Permissions},
@@ -46,7 +47,7 @@ fn ring_file(genie: &TestGenie) -> PathBuf {
     genie.store.folder().join("master.key")
 }
 
-/// The ids and the counts that `genie keys list` tells.
+/// The ids and counts that `genie keys list` prints.
 async fn listed(genie: &TestGenie) -> Vec<(String, u64)> {
     let told = said(keys(genie, &["list"]).await);
     let row = |line: &str| {
@@ -68,7 +69,8 @@ fn pairs(of: &[(&str, u64)]) -> Vec<(String, u64)> {
     of.iter().map(|(id, n)| ((*id).to_owned(), *n)).collect()
 }
 
-/// Puts the store's own ring where the server looks for it, so that the test can write beside it.
+/// Writes the store's own ring to a file where the server reads it, so that the test can edit the
+/// file.
 fn keep_ring(store: &TestStore, name: &str, mode: u32) -> PathBuf {
     let path = store.folder().join(name);
     fs::write(&path, store.masters()).unwrap();
@@ -141,7 +143,7 @@ both_stores!(
                 .contains(first.trim())
         );
 
-        // The server that runs, and one that has never had but the new key.
+        // Checks the server that runs, and then a server that starts with only the new key.
         for _ in 0..2 {
             for name in ["ada", "bob", "cyd"] {
                 log_in(&genie, name).await;
@@ -185,7 +187,8 @@ both_stores!(
         genie.kill().await;
         rotation.kill().await.unwrap();
 
-        // Without a server, in the store itself; and beside the next.
+        // Lists keys in the store itself while no server runs, and finishes the rotation beside the
+        // next server.
         let without = listed(&genie).await;
         assert_eq!(without.iter().map(|(_, n)| n).sum::<u64>(), 4001);
         genie.launch_again().await;
@@ -198,12 +201,12 @@ both_stores!(
         said(keys(&genie, &["retire", "m1"]).await);
         assert_eq!(listed(&genie).await, pairs(&[("m2", 4001)]));
         genie.restart().await;
-        genie.settle().await; // everything was read
+        genie.settle().await; // waits until everything was read
     }
 );
 
 both_stores!(
-    a_ring_in_the_environment_is_changed_by_whoever_set_it,
+    a_ring_in_the_environment_is_left_to_the_operator,
     async |store: TestStore| {
         let ring = store.masters().to_owned();
         let mut genie = TestGenie::start_with(store, &[("GENIE_MASTER_KEYS", ring.clone())]).await;
@@ -229,7 +232,7 @@ both_stores!(
             pairs(&[("spring-2027", 0), ("m1", 3)])
         );
         assert!(genie.terminate().await);
-        // Without a server as well.
+        // The rotation also works without a server.
         assert!(
             said(keys(&genie, &["rotate"]).await)
                 .contains("all 3 data keys are wrapped by master key `spring-2027`")
@@ -258,17 +261,18 @@ both_stores!(
 );
 
 both_stores!(
-    a_ring_that_lacks_a_key_that_users_need_is_refused_at_the_start,
+    a_ring_that_lacks_a_needed_key_is_refused_at_start,
     async |store: TestStore| {
         keep_ring(&store, "master.key", 0o600);
         let log = store.open().await.log;
         store.register(&log, "ada").await;
         store.register(&log, "bob").await;
         let new = MasterKeys::new_entry("m2");
-        log.take_ring(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
+        log.master_rings()
+            .take(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
             .await
             .unwrap();
-        log.begin_rotation().await.unwrap(); // the system's key is wrapped by the new one, the users' are not
+        log.key_rotation().begin().await.unwrap(); // now the new key wraps the system's data key, but no user's
         log.store().close().await;
         drop(log);
         let genie = TestGenie::not_started(store, &[]).await;
@@ -286,7 +290,7 @@ both_stores!(
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_of_master_keys_is_its_owners_alone_and_must_be_there() {
+async fn a_master_key_file_must_exist_and_be_closed_to_others() {
     let store = TestStore::new(Kind::Sqlite).await;
     let file = keep_ring(&store, "ring", 0o640);
     let named = ("GENIE_MASTER_KEYS_FILE", file.display().to_string());
@@ -313,11 +317,11 @@ async fn a_file_of_master_keys_is_its_owners_alone_and_must_be_there() {
     refused(start(&genie).await, "GENIE_MASTER_KEYS_FILE: ");
     assert!(
         !file.exists() && !ring_file(&genie).exists(),
-        "none is made where one was promised"
+        "no key is made where a file was named"
     );
 }
 
-/// Two servers on one Postgres, each with a file of its own.
+/// Two servers on one Postgres, each with its own file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_several_servers_nothing_is_wrapped_by_a_key_that_one_of_them_lacks() {
     let store = TestStore::new(Kind::Postgres).await;
@@ -342,7 +346,7 @@ async fn with_several_servers_nothing_is_wrapped_by_a_key_that_one_of_them_lacks
     fs::write(&other, fs::read(&one).unwrap()).unwrap();
     let began = Instant::now();
     let told = loop {
-        let output = keys(&genie, &["rotate"]).await; // refused until the other has read its file again
+        let output = keys(&genie, &["rotate"]).await; // refused until the other server has read its file again
         if output.status.success() {
             break said(output);
         }
@@ -350,7 +354,8 @@ async fn with_several_servers_nothing_is_wrapped_by_a_key_that_one_of_them_lacks
     };
     assert!(told.contains("all 2 data keys"), "{told}");
 
-    // The other knows what is current, or will within seconds; what it wrapped until then is wrapped anew.
+    // The other server may still wrap data keys by the old key for some seconds. The next rotation
+    // wraps those anew.
     genie.base = second.base.clone();
     genie.user("bob").await;
     said(keys(&genie, &["rotate"]).await);

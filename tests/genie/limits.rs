@@ -1,4 +1,5 @@
-//! Rates, sizes and the headers around them: what too many, too much and foreign pages get.
+//! Rates, sizes and the headers around them: the answers to too many requests, too large ones, and
+//! foreign pages.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::{Method, StatusCode};
@@ -17,13 +18,13 @@ async fn with_rates(store: TestStore, user: &str, address: &str, proxies: &str) 
     TestGenie::start_with(store, &settings).await
 }
 
-/// A request of somebody at this address, as the proxy tells it.
+/// Sends a request that the proxy attributes to this address.
 async fn from(genie: &TestGenie, address: &str, path: &str, headers: &[(&str, String)]) -> Answer {
     let headers = [headers, &[("X-Forwarded-For", address.to_owned())]].concat();
     genie.send(Method::GET, path, &headers, None).await
 }
 
-/// What is left of the rate, as the answer says.
+/// The remaining rate that the answer states.
 fn left(answer: &Answer) -> (String, u32) {
     let limit = answer.headers["RateLimit"].to_str().unwrap();
     let (name, rest) = limit.split_once(";r=").unwrap();
@@ -52,7 +53,7 @@ both_stores!(
     an_address_that_is_too_fast_is_told_so_and_others_go_on,
     async |store: TestStore| {
         let mut genie = with_rates(store, "off", "8/1h", "127.0.0.0/8").await;
-        let ada = genie.user("ada").await; // two requests of the address that the tests have themselves
+        let ada = genie.user("ada").await; // the test itself uses two requests of the address
         for n in (0..8).rev() {
             let answer = from(&genie, "198.51.100.1", OPEN, &[]).await;
             assert_eq!(
@@ -82,7 +83,7 @@ both_stores!(
         }
         too_fast(refused);
 
-        // Another address goes on, and what a client says of itself makes it no other.
+        // Another address goes on. A client can't claim another address for itself.
         assert_eq!(from(&genie, "198.51.100.2", OPEN, &[]).await.status, 200);
         too_fast(from(&genie, "203.0.113.7, 198.51.100.1", OPEN, &[]).await);
         let login = json!({"email": "ada@example.com", "password": "wrong"});
@@ -92,7 +93,7 @@ both_stores!(
             .await;
         login.refused_by_identity(429, "REQUESTS_EXCEEDED");
 
-        // From that very address, proven callers and whoever watches the server go on.
+        // At that very address, authenticated callers and probes of the server go on.
         for path in ["/healthz", "/readyz"] {
             assert_eq!(from(&genie, "198.51.100.1", path, &[]).await.status, 200);
         }
@@ -102,7 +103,7 @@ both_stores!(
                 .await
                 .ok();
         }
-        // A token that is refused counts like none at all.
+        // A request with a refused token counts like one without a token.
         let wrong = [("Authorization", "Bearer nonsense".to_owned())];
         too_fast(from(&genie, "198.51.100.1", "/api/jobs", &wrong).await);
         for _ in 0..8 {
@@ -110,16 +111,16 @@ both_stores!(
                 .await
                 .refused(401, "invalid_token");
         }
-        too_fast(from(&genie, "2001:db8:1:2:ffff::2", "/api/jobs", &wrong).await); // the same network
+        too_fast(from(&genie, "2001:db8:1:2:ffff::2", "/api/jobs", &wrong).await); // an address in the same network
         from(&genie, "2001:db8:1:3::1", "/api/jobs", &wrong)
             .await
             .refused(401, "invalid_token");
-        too_fast(from(&genie, "2001:db8:1:2::1", "/api/nonsense", &[]).await); // nor is a route that is not there free
+        too_fast(from(&genie, "2001:db8:1:2::1", "/api/nonsense", &[]).await); // an unknown route counts too
     }
 );
 
 both_stores!(
-    nobody_is_believed_who_is_no_trusted_proxy,
+    only_trusted_proxies_are_believed,
     async |store: TestStore| {
         let genie = with_rates(store, "off", "3/1h", "10.0.0.0/8").await;
         for n in 0..3 {
@@ -142,7 +143,7 @@ both_stores!(
         let first = bob.get(&genie, "/api/usage").await;
         assert_eq!(left(&first), ("user".into(), 5));
         first.ok();
-        // A stream is one request, however long it lasts.
+        // A stream counts as one request, however long it lasts.
         let stream = genie
             .http
             .post(format!("{}/api/genie/stream-chat", genie.base))
@@ -188,7 +189,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_too_large_is_refused_before_it_is_looked_at,
+    too_large_requests_are_refused_before_they_are_parsed,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
@@ -210,7 +211,7 @@ both_stores!(
             .await;
         assert!(
             far_beyond.is_err() || far_beyond.is_ok_and(|answer| answer.status() == 431),
-            "cut off, or told"
+            "the server cuts the connection or answers 431"
         );
 
         let password = long(10 << 20);
@@ -229,7 +230,7 @@ both_stores!(
 );
 
 both_stores!(
-    foreign_pages_may_ask_first_on_every_route,
+    every_route_answers_cors_preflights,
     async |store: TestStore| {
         let origins = [("CORS_ORIGINS", "https://app.example.com".to_owned())];
         let genie = TestGenie::start_with(store, &origins).await;
@@ -293,7 +294,7 @@ both_stores!(
 );
 
 both_stores!(
-    every_answer_has_its_security_headers_and_is_kept_nowhere,
+    every_answer_has_security_headers_and_is_not_cached,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;

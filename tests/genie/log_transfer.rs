@@ -1,4 +1,5 @@
-//! Moving house: what was written on one store is served by the other, and its users do not notice.
+//! Moving to another store: the other store serves what the first one wrote, and users do not
+//! notice.
 
 use std::path::{Path, PathBuf};
 
@@ -26,15 +27,16 @@ async fn output_of(mut command: Command) -> (bool, String) {
     (output.status.success(), text)
 }
 
-/// `genie log VERB DIR` on the store of this genie, and what it said.
+/// Runs `genie log VERB DIR` on the store of this genie and returns its output.
 async fn log(genie: &TestGenie, verb: &str, dir: &Path) -> String {
     let (is_good, text) = output_of(genie.command(&["log", verb, dir.to_str().unwrap()])).await;
     assert!(is_good, "{text}");
     text
 }
 
-/// A genie on a new store of the other kind; not started. Who grows from the embedded store to Postgres keeps the data folder
-/// and with it the master key; the other way round the key is copied into the new folder.
+/// A genie on a new store of the other kind, not started. A move from the embedded store to
+/// Postgres keeps the data folder and with it the master key. In the other direction the test
+/// copies the key into the new folder.
 async fn other_house(old: &TestGenie) -> TestGenie {
     match old.store.kind {
         Kind::Sqlite => {
@@ -47,7 +49,7 @@ async fn other_house(old: &TestGenie) -> TestGenie {
         }
         Kind::Postgres => {
             let store = TestStore::new(Kind::Sqlite).await;
-            // Without the key nothing is taken in, and none is made.
+            // Without the key the import is refused, and no new key is made.
             let new = TestGenie::not_started(store, &[]).await;
             let export = export_of(old);
             let (is_good, text) =
@@ -93,7 +95,7 @@ both_stores!(
         );
         old.settle().await;
 
-        // Beside the running server, and what is new once it has stopped.
+        // Exports beside the running server, then once more after it has stopped.
         let dir = export_of(&old);
         log(&old, "export", &dir).await;
         let later = bob.submit_job(&old).await;
@@ -123,10 +125,10 @@ both_stores!(
                     .await
                     .status,
                 200,
-                "{name} logs in"
+                "{name} can log in"
             );
         }
-        // The token of before, and the refresh token, go on.
+        // The tokens issued before the move go on.
         assert_eq!(
             ada.get(&new, "/users/me").await.json["data"]["email"],
             "ada@example.com"
@@ -150,7 +152,7 @@ both_stores!(
             later
         );
         assert_eq!(ada.messages(&new, "chat").await.len(), 2);
-        // The worker that was at it completes it in the new house, under the lease of the old one.
+        // The worker that held the job completes it on the new store, under its old lease.
         let complete = json!({"lease": second["lease"], "result": {}});
         new.server(&format!("/api/worker/jobs/{running}/complete"), complete)
             .await
@@ -178,7 +180,7 @@ both_stores!(
             output_of(genie.command(&["log", "import", dir.to_str().unwrap()])).await;
         assert!(
             is_good && text.contains("0 of them new"),
-            "the store has it all: {text}"
+            "the store must have it all: {text}"
         );
     }
 );
@@ -207,7 +209,8 @@ both_stores!(
         );
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         assert!(export().await.status.success());
-        // The same passphrase, without the line's end, by the environment; another one is refused.
+        // The environment may give the same passphrase, without the line's end. Another passphrase
+        // is refused.
         log(&genie, "export", &dir).await;
         let other = genie
             .command(&arguments[..3])
@@ -237,7 +240,7 @@ both_stores!(
         }
         assert!(old.terminate().await);
         let dir = export_of(&old);
-        // Exports are killed too: the folder only ever has whole files.
+        // Exports are killed too. The folder only ever has whole files.
         for millis in [0, 60, 120, 250] {
             killed(
                 old.command(&["log", "export", dir.to_str().unwrap()]),

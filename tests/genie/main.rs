@@ -1,4 +1,5 @@
-//! One test program for the whole: the server on a real port, on both stores, with a scripted Ollama. Most stories run it inside the test.
+//! One test program for the whole server on a real port, on both stores, with a scripted Ollama. In
+//! most stories the server runs inside the test.
 
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
@@ -31,8 +32,10 @@ mod jobs;
 mod keys;
 mod limits;
 mod log_transfer;
+mod logs;
 mod onboarding;
 mod registration;
+mod routes;
 mod s3_uploads;
 mod secret_leaks;
 mod serve;

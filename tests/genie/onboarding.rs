@@ -1,4 +1,5 @@
-//! Onboarding: the upload, the job that reads it in, and everything that must not be taken or left behind.
+//! Onboarding: the upload, the job that imports it, uploads that must be refused, and leftovers
+//! that must go.
 
 use std::{
     fs::{self, File},
@@ -23,7 +24,7 @@ use crate::{
 pub const MIB: usize = 1 << 20;
 pub const BOUNDARY: &str = "----genie";
 
-/// An archive with one file.
+/// A zip archive with one file.
 pub fn zip(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut archive = ZipArchiveWriter::new(Vec::new());
     let path = EntryPath::verbatim(name.as_bytes().to_vec());
@@ -40,7 +41,7 @@ pub fn zip(name: &str, bytes: &[u8]) -> Vec<u8> {
     archive.finish().unwrap()
 }
 
-/// Bytes that no packing makes smaller.
+/// Bytes that do not compress.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -52,7 +53,7 @@ pub fn noise(length: usize) -> Vec<u8> {
     (0..length / 8).flat_map(|_| next()).collect()
 }
 
-/// A form of fields that are files.
+/// A multipart form of file fields.
 pub fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, bytes) in fields {
@@ -71,7 +72,7 @@ pub fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
 
 async fn send_form(genie: &TestGenie, user: &TestUser, body: Vec<u8>, key: Option<&str>) -> Answer {
     let url = format!("{}/api/onboarding/zip-upload", genie.base);
-    // Unoptimised, and on a busy machine, a large one is sealed and opened slowly.
+    // An unoptimised build on a busy machine seals and opens a large upload slowly.
     let request = genie
         .http
         .post(url)
@@ -136,7 +137,7 @@ async fn end(genie: &TestGenie, job: &Value, how: &str, mut body: Value) -> Answ
         .await
 }
 
-/// All files in the blob store; hidden ones are those of the server whose bucket it is.
+/// All files in the blob store. Hidden files belong to the server that plays the bucket.
 pub fn objects(genie: &TestGenie) -> Vec<PathBuf> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -170,9 +171,9 @@ pub async fn rows(genie: &TestGenie) -> i64 {
         .unwrap()
 }
 
-/// What a refused upload leaves: nothing.
+/// Checks that a refused upload left nothing.
 async fn nothing_left(genie: &TestGenie, user: &TestUser, facts: &Value) {
-    until("the blob store is empty", async || {
+    until("the blob store to be empty", async || {
         objects(genie).is_empty().then_some(())
     })
     .await;
@@ -187,7 +188,7 @@ async fn nothing_left(genie: &TestGenie, user: &TestUser, facts: &Value) {
     );
 }
 
-/// Begins an upload that says how long it will be, and sends less.
+/// Begins an upload with a declared length and sends less.
 pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
     let mut body = form(&[("file", &zip("video", &noise(5 * MIB)))]);
     let (whole, before) = (body.len(), objects(genie).len());
@@ -201,7 +202,7 @@ pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.write_all(head.as_bytes()).await.unwrap();
     connection.write_all(&body).await.unwrap();
-    until("some of it is in the blob store", async || {
+    until("a part of the upload to be in the blob store", async || {
         (objects(genie).len() > before).then_some(())
     })
     .await;
@@ -209,7 +210,7 @@ pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
 }
 
 both_stores!(
-    an_upload_is_read_in_by_a_worker_and_onboarding_is_complete,
+    an_upload_is_imported_by_a_worker_and_completes_onboarding,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (_, bob) = (genie.user("admin").await, genie.user("bob").await);
@@ -261,7 +262,10 @@ both_stores!(
                 download.headers()["content-disposition"],
                 "attachment; filename=\"my diary.zip\""
             );
-            assert!(download.bytes().await.unwrap() == archive, "the same bytes");
+            assert!(
+                download.bytes().await.unwrap() == archive,
+                "the download must have the same bytes"
+            );
         }
         carol.get(&genie, &path).await.refused(404, "not_found");
         genie
@@ -296,7 +300,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_import_that_failed_leads_back_and_can_be_queued_again,
+    a_failed_import_leads_back_and_can_be_queued_again,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (_, ada) = two(&mut genie).await;
@@ -328,7 +332,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_must_not_be_taken_is_refused_and_leaves_nothing,
+    a_bad_upload_is_refused_and_leaves_nothing,
     async |store: TestStore| {
         let most = 2 * MIB;
         let mut genie =
@@ -371,7 +375,7 @@ both_stores!(
             (b"no form at all".to_vec(), 400, "invalid_field"),
         ];
         for (n, (body, status, code)) in bad.into_iter().enumerate() {
-            println!("number {n}"); // shown when it fails
+            println!("number {n}"); // printed if the test fails
             let told = send_form(&genie, &ada, body, None)
                 .await
                 .refused(status, code);
@@ -392,7 +396,7 @@ both_stores!(
             .await
             .refused(401, "invalid_token");
         nothing_left(&genie, &ada, &facts).await;
-        // Of a length that nobody declared.
+        // An upload without a declared length.
         let pieces = form(&[("file", &zip("a", &noise(3 * most)))]);
         let pieces = futures_util::stream::iter(
             pieces
@@ -417,7 +421,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_upload_that_is_cut_leaves_nothing_and_the_next_is_taken,
+    an_upload_that_breaks_off_leaves_nothing_and_the_next_is_accepted,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (_, ada) = two(&mut genie).await;
@@ -433,7 +437,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_a_killed_server_left_is_swept_and_nothing_else,
+    leftovers_of_a_killed_server_are_swept_and_nothing_else_is,
     async |store: TestStore| {
         let mut genie = TestGenie::start_process(store).await;
         let (_, ada) = two(&mut genie).await;
@@ -463,7 +467,7 @@ both_stores!(
         let fresh = orphan.with_file_name("00000009");
         fs::write(&fresh, b"perhaps of an upload that is under way elsewhere").unwrap();
         genie.launch_again().await;
-        until("only what is kept or fresh is there", async || {
+        until("all but kept and fresh objects to be gone", async || {
             let mut left = objects(&genie);
             left.retain(|path| !kept.contains(path));
             (left == [fresh.clone()]).then_some(())
@@ -492,7 +496,7 @@ both_stores!(
         step(&genie, &bob, json!({"state": "DATA_COLLECTION"}))
             .await
             .ok();
-        upload(&genie, &bob, &zip("a", &noise(3 * MIB))).await.ok(); // so that all code has run once
+        upload(&genie, &bob, &zip("a", &noise(3 * MIB))).await.ok(); // runs all code once, so that only the upload counts below
         let most_kib = || {
             let status = fs::read_to_string(format!("/proc/{}/status", genie.pid())).unwrap();
             let line = status
@@ -504,13 +508,14 @@ both_stores!(
                 .parse::<usize>()
                 .unwrap()
         };
-        // The peaks of logins are forgotten (proc(5)); where only root may say so, they hide a little of what grows.
+        // Resets the peak that logins caused (proc(5)). Where only root may reset it, the old peak
+        // hides a part of the growth.
         let _ = fs::write(format!("/proc/{}/clear_refs", genie.pid()), "5");
         let before = most_kib();
         upload(&genie, &ada, &zip("video", &noise(50 * MIB)))
             .await
             .ok();
-        let grown = most_kib().saturating_sub(before); // the kernel counts in strides, and may say a little less than before
+        let grown = most_kib().saturating_sub(before); // the kernel counts in steps and may report a little less than before
         println!("a 50 MiB upload took {grown} KiB more than one of 3 MiB");
         assert!(grown < 16 * 1024, "{grown} KiB");
     }
@@ -541,7 +546,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_administrator_moves_others_on_and_nobody_else_does,
+    only_an_administrator_moves_others_on,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (admin, ada) = two(&mut genie).await;
@@ -577,7 +582,7 @@ both_stores!(
         assert_eq!(
             state(&genie, &ada).await,
             "COMPLETE",
-            "the administrator's word stands"
+            "the administrator's step stands"
         );
         step(&genie, &ada, json!({"state": "PROCESSING"}))
             .await
@@ -591,7 +596,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_gate_opens_with_the_upload_and_closes_when_it_failed,
+    the_gate_opens_with_the_upload_and_closes_when_its_import_fails,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let (admin, ada) = two(&mut genie).await;
@@ -638,34 +643,31 @@ both_stores!(
     }
 );
 
-both_stores!(
-    nobody_is_sent_away_by_a_row_that_is_late,
-    async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
-        let (admin, bob) = (genie.user("admin").await, genie.user("bob").await);
-        for state in ["DATA_COLLECTION", "PROCESSING", "COMPLETE"] {
-            let step = json!({"state": state, "userId": bob.id});
-            admin
-                .patch(&genie, "/api/onboarding/state", step)
-                .await
-                .ok();
-        }
-        genie.settle().await;
-        genie.kill().await;
-        genie
-            .store
-            .try_sql("UPDATE accounts SET onboarding = 'DATA_COLLECTION'")
+both_stores!(a_late_row_sends_nobody_away, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let (admin, bob) = (genie.user("admin").await, genie.user("bob").await);
+    for state in ["DATA_COLLECTION", "PROCESSING", "COMPLETE"] {
+        let step = json!({"state": state, "userId": bob.id});
+        admin
+            .patch(&genie, "/api/onboarding/state", step)
             .await
-            .unwrap();
-        genie.launch_again().await;
-        assert_eq!(
-            text_of(&bob.ask(&genie, "s", "hello").await.rest().await),
-            "Hello there"
-        );
+            .ok();
     }
-);
+    genie.settle().await;
+    genie.kill().await;
+    genie
+        .store
+        .try_sql("UPDATE accounts SET onboarding = 'DATA_COLLECTION'")
+        .await
+        .unwrap();
+    genie.launch_again().await;
+    assert_eq!(
+        text_of(&bob.ask(&genie, "s", "hello").await.rest().await),
+        "Hello there"
+    );
+});
 
-both_stores!(the_gate_can_be_taken_away, async |store: TestStore| {
+both_stores!(the_gate_can_be_switched_off, async |store: TestStore| {
     let mut genie = TestGenie::start_with(store, &[("ONBOARDING_GATE", "off".into())]).await;
     let (_, bob) = (genie.user("admin").await, genie.user("bob").await);
     assert_eq!(

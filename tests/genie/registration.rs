@@ -1,4 +1,5 @@
-//! A registration is whole or it is not there: the user, the address and the invite, whenever the server dies.
+//! A registration is whole or absent, whenever the server dies: the user, the address and the
+//! invite belong together.
 
 use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
@@ -6,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::{test_genie::TestGenie, until::moment_after};
 
-/// How often the server is killed while people register.
+/// The number of times that the server is killed while people register.
 const KILLS: usize = 6;
-/// How many register at that moment.
+/// The number of registrations under way at each kill.
 const AT_ONCE: usize = 6;
 
-/// What somebody registers with.
+/// The form of one registration.
 #[derive(Clone)]
 struct Form {
     email: String,
@@ -25,7 +26,7 @@ impl Form {
 }
 
 both_stores!(
-    a_registration_that_kill_9_met_is_whole_or_was_never_there,
+    a_registration_hit_by_kill_9_is_whole_or_absent,
     async |store: TestStore| {
         let mut genie = TestGenie::start_process(store).await;
         let ada = genie.user("ada").await;
@@ -52,7 +53,8 @@ both_stores!(
                 })
             });
             let asked: Vec<_> = asked.collect();
-            // Each round dies at another moment: a password takes some 20 to 200 ms to hash, two at a time, and then comes the append.
+            // Each round dies at another moment. Hashing a password takes some 20 to 200 ms, two at
+            // a time, and then comes the append.
             moment_after(40 * round as u64 + 20).await;
             genie.kill().await;
             let mut acknowledged = Vec::new();
@@ -69,20 +71,20 @@ both_stores!(
                     == 200;
                 assert!(
                     is_there || !acknowledged,
-                    "{} was told that they are registered",
+                    "{} got the answer that they are registered",
                     form.email
                 );
                 let again = genie
                     .send(Method::POST, "/api/register", &[], Some(form.body()))
                     .await;
                 match is_there {
-                    // No second user under the address, nor with the invite.
+                    // The address and the invite can't be used a second time.
                     true => assert!(
                         [400, 409].contains(&again.status.as_u16()),
                         "{:?}",
                         again.json
                     ),
-                    // Neither the address nor the invite was taken by nobody.
+                    // The address and the invite are still free.
                     false => drop(again.ok()),
                 }
                 whole += usize::from(is_there);
@@ -90,11 +92,11 @@ both_stores!(
             }
         }
         assert_eq!(whole + absent, KILLS * AT_ONCE);
-        assert!(absent > 0, "no kill met a registration");
+        assert!(absent > 0, "no kill hit a registration");
     }
 );
 
-/// Only Postgres is shared by several servers.
+/// Only Postgres can be shared by several servers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_give_an_address_to_one_user() {
     let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;

@@ -1,5 +1,5 @@
-//! Uploads in a bucket: an S3 server in this process (the crates `s3s` and `s3s-fs`, which check each signature and keep objects as
-//! files), where the blob store's folder would be.
+//! Uploads in a bucket instead of the blob store's folder. An S3 server runs in this process: the
+//! crates `s3s` and `s3s-fs` check each signature and keep objects as files.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ impl Bucket {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let connections = tokio::spawn(async move {
-            let mut open = JoinSet::new(); // closed when this task ends
+            let mut open = JoinSet::new(); // connections close when this task ends
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 let service = service.clone();
@@ -70,7 +70,7 @@ impl Bucket {
 }
 
 both_stores!(
-    an_upload_goes_through_a_bucket_and_what_breaks_off_leaves_nothing_there,
+    uploads_go_through_a_bucket_and_broken_ones_leave_nothing_there,
     async |store: TestStore| {
         let folder = store.folder().join("blobs");
         let mut bucket = Bucket::start(&folder, "127.0.0.1:0").await;
@@ -78,7 +78,7 @@ both_stores!(
         let (_, ada) = two(&mut genie).await;
 
         drop(send_half(&genie, &ada).await);
-        until("what broke off is deleted", async || {
+        until("the broken upload to be deleted", async || {
             objects(&genie).is_empty().then_some(())
         })
         .await;
@@ -116,7 +116,7 @@ both_stores!(
         let download = || genie.http.get(&file).bearer_auth(&ada.token).send();
         assert!(
             download().await.unwrap().bytes().await.unwrap() == archive,
-            "the same bytes"
+            "the download must have the same bytes"
         );
         bucket.stop().await;
         assert_eq!(download().await.unwrap().status(), 503);
@@ -124,7 +124,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_bucket_that_refuses_the_key_takes_nothing,
+    a_bucket_that_refuses_the_key_stores_nothing,
     async |store: TestStore| {
         let bucket = Bucket::start(&store.folder().join("blobs"), "127.0.0.1:0").await;
         let mut genie = TestGenie::start_with(store, &bucket.settings("another key")).await;

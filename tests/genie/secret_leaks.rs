@@ -1,6 +1,6 @@
-//! No secret shows itself: the whole story with secrets that nothing else looks like, which are then looked for in everything
-//! that genie writes, at the most talkative level of its log. Every place is shown to be searched well by a word that has to be
-//! found there.
+//! No secret leaks. The whole story runs with secrets that look like nothing else, at the most
+//! verbose log level. Then the test searches everything that genie wrote for those secrets. A decoy
+//! word proves that each place is really searched.
 
 use std::{
     fs::{self, File},
@@ -24,9 +24,11 @@ use crate::{
     until::until,
 };
 
-/// A request's id is written into logs and facts, readable: so this word has to be found wherever secrets are looked for.
+/// Logs and facts hold a request's id in the clear, so the search must find this word everywhere it
+/// looks for secrets.
 const DECOY: &str = "decoy-7f3a91c2e5";
-/// What is personal, and no secret: its owner is shown it, and whoever may read what is personal.
+/// Personal texts that are not secret. The owner sees them, and so does a caller who may read
+/// personal data.
 const PERSONAL: [&str; 12] = [
     "email",
     "name",
@@ -42,7 +44,7 @@ const PERSONAL: [&str; 12] = [
     "file_name",
 ];
 
-/// What was heard from the server, and which secrets may be in it.
+/// Output of the server, with the names of the secrets that it may contain.
 struct Heard {
     what: String,
     bytes: Vec<u8>,
@@ -65,8 +67,8 @@ fn output_file(logs: &std::path::Path, name: &str) -> File {
         .unwrap()
 }
 
-/// Starts the server; its log goes to a file, in that format.
-async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> Child {
+/// Starts the server and writes its log to a file in this format.
+pub async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> Child {
     let said = logs.join("stdout");
     let before = fs::read_to_string(&said).unwrap_or_default().len();
     let mut serve = genie.command(&["serve"]);
@@ -76,7 +78,7 @@ async fn start(genie: &mut TestGenie, logs: &std::path::Path, format: &str) -> C
         .stderr(output_file(logs, "stderr"))
         .spawn()
         .unwrap();
-    genie.base = until("the server starts", async || {
+    genie.base = until("the server to start", async || {
         let said = fs::read_to_string(&said).unwrap();
         let mut lines = said[before..].lines();
         lines
@@ -103,7 +105,7 @@ impl Story {
         ] {
             settings.push((setting, secrets.make(name)));
         }
-        // Nobody listens there: it fails, and is told of.
+        // Nothing listens at this address, so sending fails and the server logs it.
         settings.push((
             "GENIE_HEADS_WEBHOOK",
             format!("http://127.0.0.1:9/{}", secrets.make("webhook")),
@@ -139,7 +141,7 @@ impl Story {
             .header("X-Request-Id", DECOY)
     }
 
-    /// Sends a request and remembers all of the answer; the secrets that are named may be in it.
+    /// Sends a request and keeps the whole answer. The answer may contain the named secrets.
     async fn hear(
         &self,
         what: &str,
@@ -195,7 +197,7 @@ impl Story {
         json
     }
 
-    /// As a server with the shared secret.
+    /// Posts as a server that has the shared secret.
     async fn server(&self, path: &str, body: Value, may: &[&'static str]) -> (u16, Value) {
         let secret = self.genie.setting("RBAC_SYNC_WEBHOOK_SECRET");
         let request = self
@@ -205,7 +207,7 @@ impl Story {
         self.hear(path, request, may).await
     }
 
-    /// Runs a command; what it says is kept.
+    /// Runs a command and keeps its output.
     async fn command(&self, arguments: &[&str], may: &[&'static str]) -> bool {
         let output = self.genie.command(arguments).output().await.unwrap();
         self.keep(
@@ -230,7 +232,7 @@ impl Story {
         self.know_tokens(&tokens).0
     }
 
-    /// All tokens are looked for, those that were replaced, too.
+    /// The search looks for all tokens, including replaced ones.
     fn know_tokens(&mut self, tokens: &Value) -> (String, String) {
         let number = self.secrets.names().count();
         let text = |field: &str| tokens["data"][field].as_str().unwrap().to_owned();
@@ -243,7 +245,7 @@ impl Story {
         (text("access_token"), text("refresh_token"))
     }
 
-    /// Address, password, id and access token of somebody new.
+    /// Registers a new user: address, password, id and access token.
     async fn register(&mut self, invite: &str) -> Person {
         let number = self.secrets.names().count();
         let password = self.secrets.make(&format!("password (number {number})"));
@@ -279,7 +281,7 @@ struct Person {
     token: String,
 }
 
-both_stores!(no_secret_shows_itself, async |store: TestStore| {
+both_stores!(no_secret_leaks, async |store: TestStore| {
     let mut story = Story::begin(store).await;
     let admin = story.register("the-first-invite").await;
     let mut ada = logins(&mut story, &admin).await;
@@ -288,7 +290,7 @@ both_stores!(no_secret_shows_itself, async |store: TestStore| {
     talk(&mut story, &admin).await;
     bad_input(&mut story, &admin, &ada).await;
 
-    // Everything once more after kill -9: what a start says, and what it finds.
+    // Repeats everything after kill -9, to search what a start writes and finds.
     story.process.kill().await.unwrap();
     story.process = start(&mut story.genie, &story.logs, "json").await;
     ada.token = story
@@ -318,7 +320,7 @@ both_stores!(no_secret_shows_itself, async |store: TestStore| {
     search(&story, &exported).await;
 });
 
-/// Refreshing, a new password, a link for a forgotten one, one-time codes.
+/// Refreshes, a new password, a link for a forgotten password, one-time codes.
 async fn logins(story: &mut Story, admin: &Person) -> Person {
     let made = story
         .post(
@@ -433,7 +435,7 @@ async fn logins(story: &mut Story, admin: &Person) -> Person {
     ada
 }
 
-/// Credentials of every kind: stored, changed, brought in, revealed, exported.
+/// Credentials of every kind: stored, changed, imported, revealed, exported.
 async fn credentials(story: &mut Story, admin: &Person, ada: &Person) -> String {
     let [one, two, three] =
         [1, 2, 3].map(|n| story.secrets.make(&format!("credential (number {n})")));
@@ -499,7 +501,7 @@ async fn credentials(story: &mut Story, admin: &Person, ada: &Person) -> String 
         )
         .await;
     story.get("/api/events?limit=500", &key, &PERSONAL).await;
-    // Refused: no secret at all, another one, another's token, a key that may not.
+    // Refused callers: no secret, a wrong secret, a user's token, an unknown service key.
     let wrong = story.secrets.make("wrong_secret");
     let asked = || story.request(Method::POST, "/api/credentials/reveal");
     for (request, status) in [
@@ -525,7 +527,7 @@ async fn credentials(story: &mut Story, admin: &Person, ada: &Person) -> String 
         404
     );
 
-    // Those of other kinds, where the server has them.
+    // Credentials of the other kinds.
     let [password, cookie, session] = ["download_password", "download_cookie", "platform_session"]
         .map(|name| story.secrets.make(&format!("credential ({name})")));
     let file = format!(
@@ -578,7 +580,7 @@ async fn credentials(story: &mut Story, admin: &Person, ada: &Person) -> String 
         }
     }
 
-    // What the original sealed, beside the server and with a line that is none.
+    // Imports credentials of the original beside the server. One line is invalid.
     let old = story.secrets.make("credential (imported)");
     let line = credential_import::line(
         &ada.id,
@@ -593,19 +595,18 @@ async fn credentials(story: &mut Story, admin: &Person, ada: &Person) -> String 
             .command(&["import", "credentials", lines.to_str().unwrap()], &[])
             .await
     );
-    fs::remove_file(&lines).unwrap(); // the operator's own, and not genie's
+    fs::remove_file(&lines).unwrap(); // the file is the operator's, not genie's
     let body = json!({"password": ada.password});
     let whole = [&["credential"], &PERSONAL[..]].concat();
     let export = story.post("/api/me/export", &ada.token, body, &whole).await;
     assert!(
         export.to_string().contains(&old) && export.to_string().contains(&three),
-        "what is looked for is there"
+        "the export must hold the imported and the stored secret"
     );
     story.get("/api/me/export", &ada.token, &PERSONAL).await;
     id
 }
 
-/// Jobs and an upload.
 async fn work(story: &mut Story, ada: &Person) {
     let [params, result, failure, name, inside] =
         ["params", "result", "job_error", "file_name", "file"].map(|name| story.secrets.make(name));
@@ -677,7 +678,7 @@ async fn work(story: &mut Story, ada: &Person) {
         .await;
 }
 
-/// Chat and captions, and acting in another's name. The model is told what it is asked, and nothing else.
+/// Chat and captions, also while impersonating. The model may see the questions and nothing else.
 async fn talk(story: &mut Story, admin: &Person) {
     let [message, session, topic] =
         ["message", "session", "topic"].map(|name| story.secrets.make(name));
@@ -743,7 +744,7 @@ async fn talk(story: &mut Story, admin: &Person) {
     );
 }
 
-/// Secrets where they do not belong, in every part of a request.
+/// Puts secrets into every part of a request where they do not belong.
 async fn bad_input(story: &mut Story, admin: &Person, ada: &Person) {
     let stray = story.secrets.make("stray");
     let bodies = [
@@ -846,7 +847,7 @@ async fn bad_input(story: &mut Story, admin: &Person, ada: &Person) {
                 .http
                 .get(format!("{}{path}", story.genie.base))
                 .header(header, format!("Bearer {stray}"));
-            // Where any origin may ask, it is told its own name (CORS).
+            // With CORS open to any origin, the answer repeats the origin.
             let may: &[&'static str] = if header == "Origin" { &["stray"] } else { &[] };
             story
                 .hear(header, request.header("X-RBAC-SYNC-SECRET", &stray), may)
@@ -859,7 +860,7 @@ async fn bad_input(story: &mut Story, admin: &Person, ada: &Person) {
         .get(format!("{}/readyz", story.genie.base))
         .header("X-Request-Id", format!("_{stray}"));
     story.hear("a bad request id", request, &[]).await;
-    // Not even HTTP.
+    // Sends bytes that are not a whole HTTP request.
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     for bytes in [
         format!("{stray}\r\n\r\n"),
@@ -875,12 +876,12 @@ async fn bad_input(story: &mut Story, admin: &Person, ada: &Person) {
         stream.write_all(bytes.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await; // it may be cut off
+        let _ = stream.read_to_end(&mut answer).await; // the server may cut the connection
         story.keep("not HTTP".to_owned(), answer, &[]);
     }
 }
 
-/// All that can be read and all that commands say.
+/// Reads all routes and runs all commands that only read.
 async fn look_around(story: &Story, admin: &Person, ada: &Person, credential: &str) {
     for path in [
         "/readyz",
@@ -897,7 +898,7 @@ async fn look_around(story: &Story, admin: &Person, ada: &Person, credential: &s
         "/api/admin/service-keys",
         "/api/events?limit=500",
     ] {
-        let own = &["platform_username", "stray"]; // a client may call itself what it likes, and is shown so to its user
+        let own = &["platform_username", "stray"]; // a client may choose its own name, and its user sees it
         for person in [admin, ada] {
             let may: &[&'static str] = if ["/api/credentials", "/api/me/sessions"].contains(&path) {
                 own
@@ -923,10 +924,10 @@ async fn look_around(story: &Story, admin: &Person, ada: &Person, credential: &s
     assert_eq!(
         personal["data"].as_array().unwrap()[0]["requestid"],
         Value::Null,
-        "the first one is the system's"
+        "the first fact is the system's and has no request"
     );
     for user in [&ada.id, &admin.id] {
-        assert!(story.command(&["audit", "--user", user], &PERSONAL).await); // the operator reads what is personal
+        assert!(story.command(&["audit", "--user", user], &PERSONAL).await); // the operator may read personal data
         assert!(
             story
                 .command(&["audit", "--user", user, "--json"], &PERSONAL)
@@ -948,7 +949,8 @@ async fn look_around(story: &Story, admin: &Person, ada: &Person, credential: &s
     assert!(!story.command(&["invite", "--tier", "gold"], &[]).await);
 }
 
-/// A process that is made to crash leaves nothing: neither where the limit counts nor where cores go to a program.
+/// A crash leaves no core dump: the limit is zero, and a core handler that ignores the limit gets
+/// none either.
 async fn core_dumps_are_off(story: &mut Story) {
     let id = story.process.id().unwrap();
     let limits = fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
@@ -959,7 +961,8 @@ async fn core_dumps_are_off(story: &mut Story) {
         .split_whitespace()
         .collect();
     assert_eq!(cores[4..6], ["0", "0"], "{limits}");
-    // Who may be dumped owns the files about itself; of who may not be, root does (PR_SET_DUMPABLE, proc(5)).
+    // Root owns the /proc files of a process that may not be dumped. Its own user owns those of any
+    // other process (PR_SET_DUMPABLE, proc(5)).
     assert_eq!(
         std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{id}/environ")).unwrap()),
         0
@@ -980,7 +983,7 @@ async fn search(story: &Story, exported: &std::path::Path) {
     decoys.know("decoy", DECOY);
     let decoy = decoys.hunt();
     let folder = story.genie.store.folder();
-    // An export is sealed: what is in it shows in the store that takes it.
+    // An export is encrypted, so the test imports it and searches the store that took it.
     let taken = TestStore::new(story.genie.store.kind).await;
     let mut import = story
         .genie
@@ -1020,20 +1023,20 @@ async fn search(story: &Story, exported: &std::path::Path) {
         "\"level\":\"TRACE\"",
         "WARN genie::publish_heads",
     ] {
-        assert!(log.contains(talkative), "the log has `{talkative}`");
+        assert!(log.contains(talkative), "the log must have `{talkative}`");
     }
     let mut found = Vec::new();
     for (place, bytes, has_the_decoy) in &places {
         println!("{place}: {} KiB", bytes.len() / 1024);
-        assert!(!bytes.is_empty(), "{place} is looked at");
+        assert!(!bytes.is_empty(), "{place} must not be empty");
         assert!(
             !has_the_decoy || !decoy.find(bytes).is_empty(),
-            "{place} is looked at as it should be"
+            "{place} must contain the decoy"
         );
         let planted = [bytes.as_slice(), b"-", DECOY.as_bytes()].concat();
         assert!(
             !decoy.find(&planted).is_empty(),
-            "{place} is searched to its end"
+            "{place} must be searched to its end"
         );
         found.extend(
             hunt.first(bytes, &[])
@@ -1048,7 +1051,7 @@ async fn search(story: &Story, exported: &std::path::Path) {
             .filter(|one| !decoy.find(&one.bytes).is_empty())
             .count()
             > 100,
-        "answers tell their request's id"
+        "answers must name their request's id"
     );
     for Heard { what, bytes, may } in heard.iter() {
         found.extend(
@@ -1056,7 +1059,7 @@ async fn search(story: &Story, exported: &std::path::Path) {
                 .map(|first| format!("{what}: {first}")),
         );
     }
-    each_was_shown_to_whom_it_may(&hunt, &heard);
+    each_secret_reached_its_readers(&hunt, &heard);
     assert!(
         found.is_empty(),
         "{} places:\n{}",
@@ -1065,8 +1068,9 @@ async fn search(story: &Story, exported: &std::path::Path) {
     );
 }
 
-/// An answer that may hold a secret does hold it: else the search would look for what is never there.
-fn each_was_shown_to_whom_it_may(hunt: &Hunt, heard: &[Heard]) {
+/// Each answer that may hold a secret does hold it. Otherwise the search would look for values that
+/// never occur.
+fn each_secret_reached_its_readers(hunt: &Hunt, heard: &[Heard]) {
     for secret in [
         "credential",
         "access",
@@ -1089,7 +1093,7 @@ fn each_was_shown_to_whom_it_may(hunt: &Hunt, heard: &[Heard]) {
             .count();
         assert!(holders > 0, "{secret}");
     }
-    // Of every kind of credential.
+    // Checks each kind of credential.
     for kind in [
         "download_password",
         "download_cookie",

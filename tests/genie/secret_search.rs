@@ -1,4 +1,4 @@
-//! Looks for secrets where none may be: each in every form that a careless line of code might give it.
+//! Searches for secrets in each form that a careless line of code might give them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 pub struct Secrets(BTreeMap<String, Vec<u8>>);
 
 impl Secrets {
-    /// A new one that nothing else looks like. Letters and digits only: no escaping changes them.
+    /// Makes a secret that looks like nothing else. It has only letters and digits, so no escaping
+    /// changes it.
     pub fn make(&mut self, name: &str) -> String {
         let random = hex::encode(genie_log::clock::random_bytes::<10>());
         let name_in_it: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
@@ -23,9 +24,9 @@ impl Secrets {
         secret
     }
 
-    /// One that the server made.
+    /// Adds a secret that the server made.
     pub fn know(&mut self, name: &str, secret: &str) {
-        assert!(secret.len() >= 12, "{name} is too short to be looked for");
+        assert!(secret.len() >= 12, "{name} is too short for a search");
         self.0.insert(name.to_owned(), secret.as_bytes().to_vec());
     }
 
@@ -33,7 +34,7 @@ impl Secrets {
         self.0.keys().map(String::as_str)
     }
 
-    /// What looks for all of them at once.
+    /// A search for all secrets at once.
     pub fn hunt(&self) -> Hunt {
         let mut patterns = Vec::new();
         for (name, secret) in &self.0 {
@@ -51,7 +52,7 @@ impl Secrets {
     }
 }
 
-/// All forms that are looked for.
+/// All forms of one secret.
 fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let hexadecimal = hex::encode(secret);
     let percent: String = secret.iter().map(|byte| format!("%{byte:02x}")).collect();
@@ -70,8 +71,8 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("a list of bytes", decimal.join(", ").into_bytes()),
         ("a list of bytes, as JSON", decimal.join(",").into_bytes()),
     ];
-    // Wherever in a longer text it stands: three ways to fall into groups of three bytes. The outermost characters depend on what
-    // stands beside it, and are left out.
+    // A secret inside a longer text can fall into groups of three bytes in three ways. Its
+    // outermost base64 characters depend on the neighbouring bytes and are left out.
     for lead in 0..3 {
         let encoded = BASE64.encode([vec![0; lead], secret.to_vec()].concat());
         let inner = &encoded[if lead == 0 { 0 } else { 4 }..encoded.len() - 4];
@@ -82,7 +83,7 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ));
     }
     forms.sort_by(|one, other| one.1.cmp(&other.1));
-    forms.dedup_by(|one, other| one.1 == other.1); // a secret without letters has no upper case of its own
+    forms.dedup_by(|one, other| one.1 == other.1); // a secret without letters equals its upper case
     forms
 }
 
@@ -92,7 +93,7 @@ pub struct Hunt {
 }
 
 impl Hunt {
-    /// What is found, as "name (form)".
+    /// The secrets found, as "name (form)".
     pub fn find(&self, bytes: &[u8]) -> BTreeSet<&str> {
         self.automaton
             .find_overlapping_iter(bytes)
@@ -100,7 +101,7 @@ impl Hunt {
             .collect()
     }
 
-    /// Where the first that is not among those that may be there stands, with what is around it.
+    /// The first secret found that is not in `may`, with the text around it.
     pub fn first(&self, bytes: &[u8], may: &[&str]) -> Option<String> {
         let found = self.automaton.find_overlapping_iter(bytes).find(|found| {
             let name = &self.found_as[found.pattern().as_usize()];
@@ -116,7 +117,7 @@ impl Hunt {
     }
 }
 
-/// The bytes of all files in a folder and below it, their names and those of the folders included.
+/// The bytes of all files in and below a folder, with the names of files and folders.
 pub fn bytes_below(folder: &Path) -> Vec<u8> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -132,7 +133,7 @@ pub fn bytes_below(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn every_form_is_found_wherever_it_stands() {
+fn every_form_of_a_secret_is_found_anywhere_in_a_text() {
     let mut secrets = Secrets::default();
     let secret = secrets.make("a_secret");
     let hunt = secrets.hunt();

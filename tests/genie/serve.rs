@@ -1,4 +1,4 @@
-//! Servers in the test's own process.
+//! Servers inside the test's own process.
 
 use std::{collections::BTreeMap, path::Path};
 

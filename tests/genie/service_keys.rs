@@ -1,4 +1,5 @@
-//! Service keys: each scope opens its own routes, a key that is revoked or expired opens none, and facts tell which key it was.
+//! Service keys: each scope opens its own routes, a revoked or expired key opens none, and facts
+//! name the key.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const SCOPES: [&str; 5] = [
     "credentials:reveal",
 ];
 
-/// A key and what it is known by.
+/// A service key with its id.
 pub struct Key {
     pub id: String,
     key: String,
@@ -175,7 +176,7 @@ both_stores!(
                     .await
                     .refused(403, "forbidden");
             }
-            // What is the shared secret's alone.
+            // Routes of the shared secret alone.
             let body = json!({"creatorProfileId": credential, "credentials": {"p": "q"}});
             key.post(&genie, "/api/credentials/store", body)
                 .await
@@ -214,7 +215,7 @@ both_stores!(
             (&json!(gone.id), &json!(true))
         );
         gone.get(&genie, proof).await.refused(401, "invalid_token");
-        gone.revoke(&genie, &admin).await.ok(); // it is so already
+        gone.revoke(&genie, &admin).await.ok(); // revoking twice is no error
         genie.restart().await;
         gone.get(&genie, proof).await.refused(401, "invalid_token");
         kept.get(&genie, proof).await.refused(404, "not_found");
@@ -239,7 +240,7 @@ both_stores!(
             admin.get(&genie, &second).await.ok()["data"][0]["id"],
             json!(gone.id)
         );
-        // Only a hash of the key is anywhere in the store.
+        // The store holds only a hash of the key.
         if genie.store.database_url().is_none() {
             for file in ["genie.db", "genie.db-wal"] {
                 let bytes = std::fs::read(genie.store.folder().join(file)).unwrap_or_default();
@@ -261,7 +262,7 @@ async fn a_key_that_one_server_revoked_opens_nothing_on_another() {
     for _ in 0..5 {
         let key = Key::make(&genie, &admin, &["audit:read"]).await;
         for _ in 0..2 {
-            key.get(&genie, proof).await.refused(404, "not_found"); // each server in turn
+            key.get(&genie, proof).await.refused(404, "not_found"); // asks each server in turn
         }
         key.revoke(&genie, &admin).await.ok();
         for _ in 0..2 {
@@ -271,7 +272,7 @@ async fn a_key_that_one_server_revoked_opens_nothing_on_another() {
 }
 
 both_stores!(
-    what_is_no_key_or_no_longer_one_is_401_and_what_is_asked_for_wrongly_400,
+    an_unknown_or_ended_key_is_401_and_a_malformed_request_for_one_is_400,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -341,7 +342,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_worker_s_key_reveals_only_for_a_job_that_it_holds,
+    a_workers_key_reveals_only_for_a_job_that_it_holds,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -389,7 +390,7 @@ both_stores!(
             .await
             .refused(409, "stale_lease");
 
-        // Every fact of it says which key it was.
+        // Every fact of the key's work names the key.
         let printed = genie
             .command(&["audit", "--user", &bob.id, "--json"])
             .output()
@@ -405,7 +406,8 @@ both_stores!(
             .filter(|fact| fact["caller"] == json!(format!("service_key:{}", worker.id)))
             .map(|fact| fact["type"].as_str().unwrap())
             .collect();
-        // Without a lease and with another's; the last refusal is the same again within a minute.
+        // Refused without a lease and with another job's lease. Repeating the last refusal within a
+        // minute leaves no fact.
         let refused = ["credential.refused", "credential.refused"];
         assert_eq!(
             by_key,
@@ -420,7 +422,7 @@ both_stores!(
 );
 
 both_stores!(
-    who_reads_what_is_personal_is_on_record,
+    reading_personal_data_is_recorded,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -448,7 +450,7 @@ both_stores!(
         assert_eq!(
             params(&admin.get(&genie, jobs).await.ok()),
             json!(null),
-            "who may everything has to ask"
+            "even an administrator has to ask for personal fields"
         );
         assert_eq!(
             params(
@@ -461,7 +463,7 @@ both_stores!(
         );
         assert!(reads().await.is_empty());
 
-        // Page after page, and live: one fact a minute.
+        // Pages and live reads together leave one fact a minute.
         for _ in 0..3 {
             assert_eq!(
                 params(&personal.get(&genie, jobs).await.ok()),
@@ -502,7 +504,8 @@ both_stores!(
             reads().await,
             [json!(personal.id), json!(admin.id), json!(null)]
         );
-        // An invite's code is in no event for anybody: it would be a way in.
+        // No event shows an invite's code to anybody, because the code would let its reader
+        // register.
         let invites = personal
             .get(&genie, "/api/events?types=invite.created")
             .await
@@ -519,7 +522,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_key_that_is_revoked_while_it_waits_is_sent_away,
+    a_key_revoked_while_its_request_waits_is_refused,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
@@ -542,12 +545,12 @@ both_stores!(
         claimed.refused(401, "invalid_token");
         tokio::time::timeout(Duration::from_secs(60), feed.rest())
             .await
-            .expect("the feed ends long before its quarter of an hour");
+            .expect("the feed ends long before a quarter of an hour");
     }
 );
 
 both_stores!(
-    the_shared_secret_can_be_kept_to_the_original_s_routes,
+    the_shared_secret_can_be_limited_to_the_original_s_routes,
     async |store: TestStore| {
         let mut genie =
             TestGenie::start_with(store, &[("SHARED_SECRET_ROUTES", "original".to_owned())]).await;

@@ -1,4 +1,5 @@
-//! Several servers on one Postgres: which of them answers makes no difference, and losing any of them costs seconds, not facts.
+//! Several servers on one Postgres. It makes no difference which server answers, and losing a
+//! server costs seconds, not facts.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,10 @@ use crate::{
     until::until,
 };
 
-/// How long nobody may be elected when the elected node is lost.
+/// The longest time without a leader after the leader is lost.
 const IN_TIME: Duration = Duration::from_secs(5);
 
-/// Two servers, of which the first is elected, a user, and somebody who looks into the store.
+/// Two servers of which the first is the leader, a user, and a connection to the store.
 struct Two {
     genie: TestGenie,
     ada: TestUser,
@@ -34,7 +35,7 @@ impl Two {
                 return two;
             }
         }
-        panic!("the first was never elected long enough for the second to start");
+        panic!("the first server never led long enough for the second to start");
     }
 
     async fn start_once() -> Self {
@@ -56,12 +57,12 @@ impl Two {
         }
     }
 
-    /// From now on the second server is spoken to.
+    /// Sends all further requests to the second server.
     fn turn_to_the_second(&mut self) {
         self.genie.base = self.second.base.clone();
     }
 
-    /// A job is queued, and read back as soon as the read side has it.
+    /// Queues a job and reads it back at the position of the write.
     async fn a_job_is_seen(&self) {
         let queued = self
             .ada
@@ -93,14 +94,14 @@ impl Two {
     }
 }
 
-/// Who is elected, as the server that is spoken to says.
+/// The leader, as the addressed server names it.
 async fn elected(genie: &TestGenie) -> Value {
     genie.send(Method::GET, "/readyz", &[], None).await.json["elected"].take()
 }
 
-/// Waits until the server that is spoken to is elected, and gives its epoch.
+/// Waits until the addressed server is the leader. Returns its term.
 async fn until_elected(genie: &TestGenie) -> i64 {
-    until("the server is elected", async || {
+    until("the server to be elected", async || {
         let elected = elected(genie).await;
         elected["epoch"]
             .as_i64()
@@ -139,21 +140,22 @@ async fn a_stopped_node_is_deposed_in_seconds_and_goes_on_as_one_of_the_others()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_is_one_that_was_stopped_in_the_middle_of_a_transaction() {
+async fn a_node_stopped_in_the_middle_of_a_transaction_is_deposed_too() {
     stop_and_go_on(Two::start().await, true).await;
 }
 
 async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
     let before = until_elected(&two.genie).await;
     if in_the_middle {
-        // A projection waits for the table in a transaction in office; when it gets it, its process does not run any more.
+        // A projection's transaction waits for the locked table. The process is stopped before the
+        // transaction gets the lock.
         sqlx::raw_sql("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
             .execute(&mut two.inside)
             .await
             .unwrap();
         two.ada.submit_job(&two.genie).await;
         let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted)";
-        until("a projection waits", async || {
+        until("a projection to wait for the lock", async || {
             let waits = sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut two.inside);
             waits.await.unwrap().then_some(())
         })
@@ -167,7 +169,7 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
             .await
             .unwrap();
         let open = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()";
-        until("the stopped server's transaction is idle", async || {
+        until("the stopped server's transaction to be idle", async || {
             let open = sqlx::query_scalar::<_, i64>(open).fetch_one(&mut two.inside);
             (open.await.unwrap() > 0).then_some(())
         })
@@ -205,17 +207,14 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
     assert!(moved.len() > 5);
     for row in moved {
         let (name, moved_in): (String, i64) = (row.get("name"), row.get("epoch"));
-        assert!(
-            moved_in > before,
-            "{name} was moved by the node that was deposed"
-        );
+        assert!(moved_in > before, "the deposed node moved {name}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_deposed_without_knowing_is_elected_again() {
+async fn a_node_deposed_without_knowing_it_is_elected_again() {
     let mut two = Two::start().await;
-    two.genie.signal("STOP").await; // so that the epoch is raised between two of its heartbeats
+    two.genie.signal("STOP").await; // so that the term is raised between two heartbeats
     sqlx::query("UPDATE elections SET epoch = epoch + 1, node = 'nobody'")
         .execute(&mut two.inside)
         .await
@@ -228,7 +227,7 @@ async fn who_is_deposed_without_knowing_is_elected_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_the_next() {
+async fn every_node_reports_a_stopped_projection_and_the_next_leader_retries_it() {
     let mut two = Two::start().await;
     sqlx::raw_sql("ALTER TABLE jobs RENAME COLUMN priority TO away")
         .execute(&mut two.inside)
@@ -237,7 +236,7 @@ async fn a_projection_that_stopped_is_seen_from_every_node_and_tried_again_by_th
     two.ada.submit_job(&two.genie).await;
     for base in [two.first.clone(), two.second.base.clone()] {
         two.genie.base = base;
-        let ready = until("the projection of jobs stops", async || {
+        let ready = until("the projection of jobs to stop", async || {
             let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
             (ready.json["projections"]["jobs"]["state"] == "stopped").then_some(ready)
         })
@@ -270,7 +269,8 @@ async fn the_story_goes_on_when_the_other_node_dies_in_the_middle() {
     die_in_the_middle(Two::start().await, false).await;
 }
 
-/// A job is claimed and a turn asked on one node, which dies; the other ends both.
+/// One node hands out a job and takes a question, and one of the two nodes dies. The other node
+/// ends both.
 async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     let survivor = if the_elected {
         two.second.base.clone()
@@ -296,7 +296,7 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     }
     two.genie.base = survivor;
 
-    // The worker goes on with its lease, and the job ends.
+    // The worker goes on with its lease and ends the job.
     let genie = &two.genie;
     genie
         .server(
@@ -318,7 +318,7 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
         "completed"
     );
 
-    // The reader comes back, and is told how the turn ended; the next one is answered.
+    // The reader resumes and learns how the turn ended. The next turn is answered.
     let url = format!("{}/api/genie/turns/{}/stream", genie.base, asked.turn);
     let again = genie
         .http
@@ -338,7 +338,7 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     let kept: Vec<&str> = kept.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(kept, ["a long one", "one", "hello", "Hello there"]);
 
-    // And a caption, counted once; each thing happened once, and in order.
+    // A caption still counts once. Everything happened once and in order.
     let caption = two
         .ada
         .post(genie, "/api/captions/generate", json!({"platform": "x"}))

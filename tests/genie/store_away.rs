@@ -1,4 +1,5 @@
-//! The store going away: 503, nothing half done, and it goes on by itself when the store is back.
+//! The store goes away: requests get 503, nothing is half done, and genie goes on by itself when
+//! the store is back.
 
 use std::time::Duration;
 
@@ -17,23 +18,23 @@ use tokio::{
 
 use crate::test_genie::TestGenie;
 
-/// How the way to Postgres is.
+/// The state of the connection to Postgres.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Open,
-    /// Nothing is passed on, and nobody is told.
+    /// No byte passes, and no side gets an error.
     Hangs,
-    /// Connections break, and none are let through.
+    /// Connections break, and new ones are refused.
     Cut,
 }
 
-/// A way to Postgres that can be cut, or hang.
+/// A relay to Postgres that can cut the connection or let it hang.
 struct Cuttable {
     way: watch::Sender<Way>,
     address: String,
 }
 
-/// Passes bytes on, but not while the way hangs, and none once it is cut.
+/// Passes bytes on, except while the relay hangs or is cut.
 async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -86,7 +87,7 @@ impl Cuttable {
         self.way.send_replace(way);
     }
 
-    /// A server whose way to Postgres can be cut.
+    /// A server that reaches Postgres through the relay.
     async fn genie() -> (Self, TestGenie) {
         let store = TestStore::new(Kind::Postgres).await;
         let Target::Postgres(url) = store.target.clone() else {
@@ -119,7 +120,8 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
     way.is(Way::Hangs);
     let job = json!({"operation": "thumbnail", "jobId": 1});
     let headers = ada.headers();
-    // The token's account is read first, so this is the read's or the append's limit, whichever hangs.
+    // The token's account is read first, so this measures the time limit of the read or of the
+    // append.
     let asked = genie.send(
         Method::POST,
         "/api/queue/media",
@@ -128,7 +130,7 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
     );
     let refused = tokio::time::timeout(Duration::from_secs(20), asked)
         .await
-        .expect("an answer in time");
+        .expect("the server answers in time");
     refused.refused(503, "store_away");
     way.is(Way::Open);
     ada.post(&genie, "/api/queue/media", job).await.ok();
@@ -142,8 +144,8 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
     );
 }
 
-/// Read tables are written without an fsync of their own, so a crash of the database may take the last of them back, rows and
-/// checkpoint together; the log it does not.
+/// Postgres writes read tables without waiting for the disk. A crash of the database may take back
+/// their last rows together with the checkpoint. It never takes back the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_tables_that_a_crash_took_back_are_written_again() {
     let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
@@ -172,7 +174,7 @@ async fn read_tables_that_a_crash_took_back_are_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_locked_by_somebody_is_503_and_the_story_goes_on_when_it_is_free() {
+async fn a_locked_sqlite_store_is_503_and_the_story_goes_on_when_it_is_free() {
     let store = TestStore::new(Kind::Sqlite).await;
     let path = store.folder().join("genie.db");
     let mut genie = TestGenie::start(store).await;
@@ -209,7 +211,7 @@ async fn sqlite_locked_by_somebody_is_503_and_the_story_goes_on_when_it_is_free(
             .unwrap()
             .len(),
         2,
-        "nothing is half done or twice"
+        "nothing is half done or done twice"
     );
 }
 
@@ -224,7 +226,7 @@ async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
     let told = refused.refused(503, "store_away");
     assert!(
         !told.to_string().contains("127.0.0.1"),
-        "it says nothing of the inside: {told}"
+        "the answer must give nothing internal away: {told}"
     );
     ada.get(genie, "/api/jobs").await.refused(503, "store_away");
     let ready = genie.send(Method::GET, "/readyz", &[], None).await;
@@ -245,7 +247,7 @@ async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
             .unwrap()
             .len(),
         2,
-        "nothing is half done or twice"
+        "nothing is half done or done twice"
     );
     assert_eq!(genie.claim().await["attempt"], 1);
 }

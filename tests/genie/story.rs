@@ -1,4 +1,5 @@
-//! One user's whole story, on both stores: once straight on, and once with kill -9 between the steps.
+//! One user's whole story on both stores: once without interruption, and once with kill -9 between
+//! the steps.
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
@@ -17,7 +18,8 @@ both_stores!(
     }
 );
 
-/// Where the server may be killed. The new one knows nothing of what its callers wrote before, so their reads do not wait for it.
+/// A place where the story may kill the server. The new server does not know the positions of its
+/// callers' writes, so the test waits for the read side.
 async fn step(genie: &mut TestGenie, killing: bool) {
     if killing {
         genie.restart().await;
@@ -34,16 +36,16 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
     step(&mut genie, killing).await;
     assert!(
         genie.said.iter().any(|line| line.contains("first invite")),
-        "shown until it is used: {:?}",
+        "the first invite is printed until it is used: {:?}",
         genie.said
     );
 
-    // Register and log in.
+    // Registers and logs in.
     let ada = genie.user("ada").await;
     step(&mut genie, killing).await;
     assert!(
         !killing || !genie.said.iter().any(|line| line.contains("first invite")),
-        "it is used: {:?}",
+        "a used first invite is not printed: {:?}",
         genie.said
     );
     let me = ada.get(&genie, "/users/me").await;
@@ -55,7 +57,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
         (Some("ada@example.com"), Some(ada.id.as_str()))
     );
 
-    // A credential is sealed, and revealed to a holder of the shared secret.
+    // Stores a credential, and reveals it to a holder of the shared secret.
     let profile = json!({"platform": "OnlyFans", "credentials": {"password": "canary-1"}, "platform_username": "ada"});
     let stored = ada
         .post(&genie, "/api/credentials/create-profile", profile)
@@ -99,7 +101,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
     );
     assert!(!shown.to_string().contains("canary"));
 
-    // A job is queued, claimed, kept alive and completed.
+    // Queues a job, claims it, sends a heartbeat and completes it.
     let job = ada.submit_job(&genie).await;
     step(&mut genie, killing).await;
     let claimed = genie.claim().await;
@@ -136,7 +138,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
     genie
         .server(&format!("/api/worker/jobs/{job}/complete"), done)
         .await
-        .ok(); // the worker did not hear the first answer
+        .ok(); // the worker lost the first answer
     let finished = ada.get(&genie, &format!("/api/jobs/{job}")).await.ok();
     assert_eq!(
         (finished["status"].as_str(), &finished["result"]),
@@ -155,7 +157,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
         (&json!(1), &json!(1))
     );
 
-    // A chat is streamed, and both sides are kept.
+    // Streams a chat. Both sides are kept.
     let events = ada.ask(&genie, "first chat", "hello?").await.rest().await;
     assert_eq!(
         (text_of(&events).as_str(), outcome(&events).as_str()),
@@ -172,7 +174,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
         ]
     );
 
-    // A caption.
+    // Generates a caption.
     let wanted = json!({"platform": "instagram", "topic": "a new video"});
     let caption = ada
         .post(&genie, "/api/captions/generate", wanted)
@@ -195,7 +197,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
 
     audit_and_feed(&genie, &ada.id).await;
 
-    // Nobody's secret is anywhere but in the answer that revealed it.
+    // The secret occurs only in the answer that revealed it.
     for path in ["/api/me/events", "/api/credentials", "/api/jobs", "/readyz"] {
         assert!(
             !ada.get(&genie, path)
@@ -208,7 +210,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
     }
     assert!(
         genie.store.holds("credential.revealed").await,
-        "what is in the clear is found"
+        "the search must find plain text"
     );
     for word in [
         "canary",
@@ -222,10 +224,13 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
     ] {
         assert!(
             !genie.store.holds(word).await,
-            "{word} is in the store in the clear"
+            "the store holds {word} in the clear"
         );
     }
-    assert!(genie.terminate().await, "SIGTERM ends it cleanly");
+    assert!(
+        genie.terminate().await,
+        "SIGTERM must end the server cleanly"
+    );
     genie.launch_again().await;
     genie.settle().await;
     assert_eq!(
@@ -303,7 +308,7 @@ async fn audit_and_feed(genie: &TestGenie, ada: &str) {
         );
     }
 
-    // In pages, by the cursor: all of it, once, in order.
+    // The pages of the feed hold everything, once and in order.
     let (mut seen, mut after) = (Vec::<Value>::new(), String::new());
     loop {
         let page = feed(format!("/api/events?limit=4&after={after}"))

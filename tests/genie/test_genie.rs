@@ -1,5 +1,6 @@
-//! The server as its users see it: started, killed and started again; users and workers who speak HTTP to it. It runs inside the
-//! test, with a clock that the test moves, or as a process of its own where that is what is tested.
+//! The server as its users see it: started, killed and restarted, with users and workers who speak
+//! HTTP to it. It runs inside the test, with a clock that the test moves. A test of the process
+//! itself runs the real binary.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ use crate::{fake_ollama::FakeOllama, identity, until::until_within};
 pub const SECRET: &str = "a shared secret";
 pub const FIRST_INVITE: &str = "the-first-invite";
 
-/// Where a server runs.
+/// The place where a server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Inside the test.
@@ -34,43 +35,43 @@ enum Place {
     Process,
 }
 
-/// A running genie and what belongs to it.
+/// A running genie with its store, its model server and its clock.
 pub struct TestGenie {
     pub store: TestStore,
-    /// The time of servers inside the test.
+    /// The clock of servers inside the test.
     pub clock: Clock,
     pub ollama: FakeOllama,
     pub base: String,
     pub http: reqwest::Client,
-    /// What the server said on standard output.
+    /// Lines that the server printed to standard output.
     pub said: Vec<String>,
     settings: Vec<(&'static str, String)>,
     place: Place,
     server: Option<Running>,
     admin: Option<TestUser>,
-    /// A second server on the same store: then each request goes to the one that did not get the last.
+    /// A second server on the same store. Requests then alternate between the two.
     beside: Option<Node>,
     sent: AtomicUsize,
-    /// The position of the last write, which reads ask for when there are two servers.
+    /// The position of the last write. With two servers, reads ask for it.
     written: Mutex<Option<String>>,
 }
 
-/// A server that runs; ended when this is dropped.
+/// A running server, which ends when this is dropped.
 enum Running {
     Here(Server),
     Process(Child),
 }
 
 impl Running {
-    /// kill -9, or as much like it as can be inside the test.
+    /// kill -9, or the closest thing to it inside the test.
     async fn kill(self) {
         match self {
             Self::Here(server) => server.kill().await,
-            Self::Process(mut process) => process.kill().await.unwrap(), // SIGKILL, and waits
+            Self::Process(mut process) => process.kill().await.unwrap(), // sends SIGKILL and waits
         }
     }
 
-    /// Asks it to stop; whether it went of its own will.
+    /// Asks the server to stop. Returns whether it ended by itself.
     async fn terminate(self) -> bool {
         let stopped = async {
             match self {
@@ -93,7 +94,7 @@ async fn signal(pid: u32, name: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// One more server on the same store.
+/// Another server on the same store.
 pub struct Node {
     pub base: String,
     said: Vec<String>,
@@ -101,13 +102,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// kill -9, and nothing else.
+    /// kill -9 without a restart.
     pub async fn kill(&mut self) {
         self.server.take().expect("it runs").kill().await;
     }
 }
 
-/// An answer, whatever it is.
+/// An answer with any status.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -116,7 +117,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A success, with its flags.
+    /// Expects a success and returns the body.
     #[track_caller]
     pub fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{:?}", self.json);
@@ -129,7 +130,7 @@ impl Answer {
         self.json
     }
 
-    /// A failure with that status and code, as Directus' own routes say it.
+    /// Expects a refusal in the form of Directus' own routes.
     #[track_caller]
     pub fn refused_by_identity(&self, status: u16, code: &str) {
         let told = self.json["errors"][0]["extensions"]["code"].as_str();
@@ -141,7 +142,7 @@ impl Answer {
         );
     }
 
-    /// A failure with that status and code, in the one envelope.
+    /// Expects a refusal in genie's one form and returns the body.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) -> Value {
         assert_eq!(
@@ -181,7 +182,7 @@ impl TestGenie {
         genie
     }
 
-    /// A process of the real binary, to be killed, or looked at from outside.
+    /// Starts a process of the real binary, for tests that kill it or look at it from outside.
     pub async fn start_process(store: TestStore) -> Self {
         Self::start_process_with(store, &[]).await
     }
@@ -193,7 +194,7 @@ impl TestGenie {
         genie
     }
 
-    /// All but the server: for commands, and [`TestGenie::launch_again`].
+    /// Everything but the server, for commands and [`TestGenie::launch_again`].
     pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
         rustls::crypto::ring::default_provider()
             .install_default()
@@ -220,13 +221,13 @@ impl TestGenie {
         }
     }
 
-    /// Another setting, from the next process on.
+    /// Changes a setting from the next start on.
     pub fn set(&mut self, name: &'static str, value: String) {
         self.settings.retain(|(known, _)| *known != name);
         self.settings.push((name, value));
     }
 
-    /// What a setting was given as.
+    /// The value that a setting was given.
     pub fn setting(&self, name: &str) -> &str {
         self.settings
             .iter()
@@ -234,7 +235,7 @@ impl TestGenie {
             .map_or("", |(_, value)| value)
     }
 
-    /// A command of the same binary on the same store.
+    /// A command of the real binary on the same store.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));
         command
@@ -246,7 +247,7 @@ impl TestGenie {
         command
     }
 
-    /// What the environment holds for the server and for commands.
+    /// The environment of servers and commands.
     fn all_settings(&self) -> BTreeMap<String, String> {
         let folder = self.store.folder();
         let mut settings = BTreeMap::from(
@@ -256,10 +257,10 @@ impl TestGenie {
                 ("GENIE_FIRST_INVITE", FIRST_INVITE),
                 ("GENIE_LOGIN_STALL_MS", "0"),
                 ("RBAC_SYNC_WEBHOOK_SECRET", SECRET),
-                // Tests are crowds on one address; those of the rates set them.
+                // Many tests send crowds from one address. Tests of the rates set their own.
                 ("RATE_LIMIT_USER", "off"),
                 ("RATE_LIMIT_ADDRESS", "off"),
-                // What is tested is that reads wait, not that a busy machine is quick.
+                // Tests check that reads wait, not that a busy machine is quick.
                 ("GENIE_READ_WAIT_MS", "15000"),
                 ("GENIE_OWN_WRITES_WAIT_MS", "15000"),
                 ("OLLAMA_URL", &self.ollama.url),
@@ -281,7 +282,7 @@ impl TestGenie {
         self.server = node.server;
     }
 
-    /// One more server on the same store.
+    /// Starts another server on the same store.
     pub async fn another_node(&self) -> Node {
         match self.place {
             Place::Here => self.start_here().await,
@@ -324,12 +325,12 @@ impl TestGenie {
         }
     }
 
-    /// From now on two servers answer in turn.
+    /// Starts a second server. From then on requests alternate between the two.
     pub async fn launch_beside(&mut self) {
         self.beside = Some(self.another_node().await);
     }
 
-    /// The server whose turn it is.
+    /// The server for the next request.
     pub fn next_base(&self) -> &str {
         let n = self.sent.fetch_add(1, Ordering::SeqCst);
         self.beside
@@ -343,7 +344,6 @@ impl TestGenie {
         signal(self.pid(), name).await;
     }
 
-    /// The process.
     pub fn pid(&self) -> u32 {
         match &self.server {
             Some(Running::Process(process)) => process.id().expect("it runs"),
@@ -351,7 +351,7 @@ impl TestGenie {
         }
     }
 
-    /// kill -9, and nothing else.
+    /// kill -9 without a restart.
     pub async fn kill(&mut self) {
         self.server.take().expect("it runs").kill().await;
     }
@@ -362,7 +362,7 @@ impl TestGenie {
         self.launch().await;
     }
 
-    /// Asks it to stop; whether it went of its own will.
+    /// Asks the server to stop. Returns whether it ended by itself.
     pub async fn terminate(&mut self) -> bool {
         self.server.take().expect("it runs").terminate().await
     }
@@ -371,7 +371,7 @@ impl TestGenie {
         self.launch().await;
     }
 
-    /// A request of anybody.
+    /// Sends a request with any method and headers.
     pub async fn send(
         &self,
         method: Method,
@@ -403,7 +403,7 @@ impl TestGenie {
         answer
     }
 
-    /// A request of a worker or another server.
+    /// Posts as a worker or another server, with the shared secret.
     pub async fn server(&self, path: &str, body: Value) -> Answer {
         self.send(
             Method::POST,
@@ -414,7 +414,8 @@ impl TestGenie {
         .await
     }
 
-    /// A user who has logged in. The first is the administrator; the others register.
+    /// A user who has logged in. The first user is the administrator; the others register with an
+    /// invite.
     pub async fn user(&mut self, name: &str) -> TestUser {
         let Some(admin) = &self.admin else {
             let admin = identity::administrator(self, name).await;
@@ -441,7 +442,7 @@ impl TestGenie {
             .await
     }
 
-    /// The user of that name, who has logged in anew.
+    /// The user of this name after another login.
     pub async fn user_again(&self, name: &str, id: &str) -> TestUser {
         TestUser::of(id, self.log_in(name, &password(name)).await)
     }
@@ -452,7 +453,7 @@ impl TestGenie {
             .await
     }
 
-    /// A new pair for a refresh token.
+    /// Exchanges a refresh token for a new pair of tokens.
     pub async fn refresh(&self, token: &str) -> Answer {
         self.send(
             Method::POST,
@@ -468,9 +469,9 @@ impl TestGenie {
         self.settle_within(Duration::from_secs(20)).await;
     }
 
-    /// The same after so much that it takes longer.
+    /// Like [`TestGenie::settle`], for writes that take longer to follow.
     pub async fn settle_within(&self, limit: Duration) {
-        until_within(limit, "all projections are at the head", async || {
+        until_within(limit, "all projections to reach the head", async || {
             let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
             let mut projections = ready["projections"].as_object()?.values();
             projections.all(|one| one["lag"] == 0).then_some(())
@@ -478,7 +479,7 @@ impl TestGenie {
         .await;
     }
 
-    /// Claims one job of the media queue.
+    /// Claims one job of the queue `media-jobs`.
     pub async fn claim(&self) -> Value {
         let claim = json!({"queues": ["media-jobs"], "worker_id": "worker-1", "wait_ms": 10_000});
         let mut claimed = self.server("/api/worker/claim", claim).await.ok();
@@ -499,7 +500,7 @@ pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     }
 }
 
-/// The password that somebody of that name has at first.
+/// The first password of the user with this name.
 pub fn password(name: &str) -> String {
     format!("{name}'s password")
 }
@@ -513,7 +514,7 @@ pub struct TestUser {
 }
 
 impl TestUser {
-    /// Who was answered with tokens.
+    /// Takes the tokens from the answer of a login.
     #[track_caller]
     pub fn of(id: &str, login: Answer) -> Self {
         assert_eq!(login.status, 200, "{:?}", login.json);
@@ -551,7 +552,7 @@ impl TestUser {
             .await
     }
 
-    /// Queues a job, and gives its id.
+    /// Queues a job and returns its id.
     pub async fn submit_job(&self, genie: &TestGenie) -> String {
         let job = json!({"operation": "resize_image", "params": {"width": 100}});
         self.post(genie, "/api/queue/media", job).await.ok()["jobId"]
@@ -560,7 +561,7 @@ impl TestUser {
             .to_owned()
     }
 
-    /// Asks, and gives the open stream.
+    /// Asks a question and returns the open stream.
     pub async fn ask(&self, genie: &TestGenie, session: &str, message: &str) -> Events {
         let body = json!({"message": message, "sessionId": session});
         let request = genie
@@ -571,7 +572,7 @@ impl TestUser {
         Events::open(request).await
     }
 
-    /// Both sides of a session: role and content.
+    /// Role and content of all messages of a chat session.
     pub async fn messages(&self, genie: &TestGenie, session: &str) -> Vec<(String, String)> {
         let path = format!("/api/genie/sessions/{session}/messages");
         let messages = self.get(genie, &path).await.ok();
@@ -588,7 +589,7 @@ impl TestUser {
 /// Server-sent events, as a client reads them.
 pub struct Events {
     pub turn: String,
-    /// What reads on another node have to ask for.
+    /// The position that a read on another node has to ask for.
     pub position: String,
     response: reqwest::Response,
     buffer: String,
@@ -649,7 +650,7 @@ impl Events {
             let chunk = tokio::time::timeout(Duration::from_secs(30), self.response.chunk())
                 .await
                 .expect("the stream goes on");
-            // A server that was killed breaks the stream off.
+            // A killed server breaks the stream off.
             self.buffer
                 .push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
         }
@@ -665,7 +666,7 @@ impl Events {
         }
     }
 
-    /// Everything to the end.
+    /// All events to the end.
     pub async fn rest(mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
@@ -675,7 +676,7 @@ impl Events {
     }
 }
 
-/// The answer's text in some events.
+/// The answer's text in these events.
 pub fn text_of(events: &[Event]) -> String {
     events
         .iter()
@@ -684,7 +685,7 @@ pub fn text_of(events: &[Event]) -> String {
         .collect()
 }
 
-/// How a stream ended: the last event, which must be `finalizeResponseStream`.
+/// The outcome of a stream, from its last event, which must be `finalizeResponseStream`.
 #[track_caller]
 pub fn outcome(events: &[Event]) -> String {
     let last = events.last().expect("events");

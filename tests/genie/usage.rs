@@ -1,4 +1,4 @@
-//! Tiers: what is counted, what is given back, and that no crowd of callers passes a limit.
+//! Tiers: units that are counted and given back, and limits that no crowd of callers passes.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::test_genie::{SECRET, TestGenie, TestUser};
 const CALLERS: usize = 200;
 const LIMIT: u64 = 30;
 
-/// The built-in limits, but for some of `pro`, which the tests' users have.
+/// The built-in limits, with this limit for some counters of `pro`, the tier of the tests' users.
 fn with_limits(counters: &[&str], limit: u64) -> String {
     let mut file: toml::Table = toml::from_str(include_str!("../../events/tiers.toml")).unwrap();
     for counter in counters {
@@ -45,7 +45,8 @@ async fn used(genie: &TestGenie, user: &TestUser, counter: &str) -> u64 {
         .unwrap()
 }
 
-/// So many callers at once: how many were answered with which status, on the servers in turn.
+/// Sends this many requests at once, to the servers in turn. Returns the number of answers by
+/// status.
 async fn crowd(
     genie: &TestGenie,
     user: &TestUser,
@@ -69,7 +70,8 @@ async fn crowd(
     answers
 }
 
-/// As many as the limit allows, and not one more: neither counted nor queued nor told to come again.
+/// Exactly as many requests succeed as the limit allows. The others are neither counted nor queued,
+/// and their answer does not invite a retry.
 async fn no_crowd_passes_a_limit(genie: &TestGenie, user: &TestUser) {
     let exactly = BTreeMap::from([(200, LIMIT as usize), (403, CALLERS - LIMIT as usize)]);
     let body = json!({"operation": "taxonomy_ai_calls"});
@@ -83,7 +85,8 @@ async fn no_crowd_passes_a_limit(genie: &TestGenie, user: &TestUser) {
     assert_eq!(used(genie, user, "ai_clip_ops").await, LIMIT);
     let queued = user.get(genie, "/api/jobs?limit=500").await.ok();
     assert_eq!(queued["data"].as_array().unwrap().len() as u64, LIMIT);
-    // More than may wait for the model: who is past the limit is told so, and not to come again.
+    // This crowd is larger than the model queue. A caller past the limit still gets the limit's
+    // answer, not the one to come again.
     assert_eq!(
         crowd(
             genie,
@@ -131,7 +134,7 @@ async fn no_crowd_on_two_servers_passes_a_limit() {
 }
 
 both_stores!(
-    captions_stop_at_the_limit_and_a_failed_one_is_given_back,
+    captions_stop_at_the_limit_and_a_failed_one_gives_its_unit_back,
     async |store: TestStore| {
         let mut genie = with_tiers(store, &with_limits(&["posts_ai_assisted"], 3)).await;
         let bob = bob(&mut genie).await;
@@ -179,7 +182,7 @@ both_stores!(
             .refused(403, "tier_limit_reached");
         assert_eq!(used(&genie, &bob, "taxonomy_ai_calls").await, 5);
 
-        // Genie counts these itself, and an old client must not double them.
+        // Genie counts these itself. An old client that reports them must not double the count.
         bob.post(
             &genie,
             "/api/queue/media",
@@ -271,7 +274,7 @@ fn told(answer: &Value) -> (u64, bool, bool) {
 }
 
 both_stores!(
-    what_is_counted_under_a_key_is_counted_once,
+    usage_counted_under_one_key_is_counted_once,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let bob = bob(&mut genie).await;
@@ -298,7 +301,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_job_that_comes_to_nothing_is_given_back,
+    a_job_that_comes_to_nothing_gives_its_unit_back,
     async |store: TestStore| {
         let mut genie = with_tiers(store, &with_limits(&["ai_clip_ops"], 1)).await;
         let bob = bob(&mut genie).await;
@@ -321,7 +324,7 @@ both_stores!(
             .ok();
         assert_eq!(used(&genie, &bob, "ai_clip_ops").await, 0);
 
-        // Queued again it counts again, and goes back again when it fails for good.
+        // A job queued again counts again. A final failure gives the unit back again.
         bob.post(&genie, &format!("/api/queue/retry/{job}"), Value::Null)
             .await
             .ok();
@@ -338,7 +341,8 @@ both_stores!(
             .ok();
         assert_eq!(used(&genie, &bob, "ai_clip_ops").await, 0);
 
-        // Another takes the unit: no room to queue the first again. Called off in the worker's hands it stays counted.
+        // Another job takes the unit, so the first one can't be queued again. A job cancelled while
+        // a worker has it stays counted.
         let other = bob.post(&genie, "/api/queue/media", teaser).await.ok()["jobId"]
             .as_str()
             .unwrap()
@@ -355,7 +359,7 @@ both_stores!(
 );
 
 both_stores!(
-    a_file_of_limits_that_is_not_whole_is_refused_at_start,
+    an_incomplete_file_of_limits_is_refused_at_start,
     async |store: TestStore| {
         let path = store.folder().join("tiers.toml");
         let name = path.to_str().unwrap().to_owned();

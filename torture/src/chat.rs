@@ -1,5 +1,7 @@
-//! One question in a chat: the answer is read as it comes, resumed on any server where it broke off, and at the end held against
-//! what is kept. Whatever was shown must be in it.
+//! One question in a chat. The answer is read as it comes, resumed on any server where it broke off, and at the end compared with
+//! the kept answer.
+//!
+//! Invariant: what a reader was shown is the beginning of the kept answer.
 
 use std::time::Duration;
 
@@ -16,16 +18,16 @@ use crate::{
     verdict::Finding,
 };
 
-/// How long one question is followed to its end: a turn whose server died is taken over when its lease of 15 s has run out.
+/// How long one question is followed: a turn whose server died is taken over when its lease of 15 s has lapsed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the first sign of an answer may take.
 const OPENS: Duration = Duration::from_secs(15);
-/// How long what is kept may take to show up.
+/// How long the kept answer may take to appear.
 const KEPT: Duration = Duration::from_secs(15);
 /// The share of readers that go away in the middle and come back elsewhere.
 const LEAVES: f64 = 0.1;
 
-/// What a reader has seen of an answer.
+/// The part of an answer that a reader has seen.
 #[derive(Debug, Default)]
 pub struct ShownAnswer {
     text: String,
@@ -43,9 +45,10 @@ impl ShownAnswer {
         self.ended |= data["type"] == "finalizeResponseStream";
     }
 
-    /// Whatever was shown must be how that begins which is kept, and all of it when its end was shown.
+    /// Returns a finding if the shown text is not the beginning of the kept one, or not all of it although its end was shown.
     pub fn judge(&self, turn: &str, kept: &str) -> Option<(Finding, String)> {
-        let (length, kept_length) = (self.text.len(), kept.len());
+        let length = self.text.len();
+        let kept_length = kept.len();
         if !kept.starts_with(&self.text) {
             let sentence = format!(
                 "turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin"
@@ -107,7 +110,7 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, user: &SimulatedUser, sess
     compare(arena, chance, user, session, turn, shown).await;
 }
 
-/// FeedNotes what became of the question; gives the turn that it began.
+/// Notes the outcome of the question. Returns the turn that it began.
 fn begun(arena: &Arena, mark: CommandMark, response: &Response) -> Option<String> {
     let turn = response
         .headers()
@@ -201,7 +204,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_was_shown_begins_what_is_kept() {
+    fn a_shown_answer_is_the_beginning_of_the_kept_one() {
         for (text, ended, found) in [
             ("", false, None),
             ("Some", false, None),

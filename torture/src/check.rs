@@ -1,5 +1,5 @@
-//! The log held against the ledger, fact by fact: what must be there is there, once, in order, and nobody ended a job that was
-//! no longer theirs. Pure: facts come in, a verdict comes out.
+//! Compares the log with the ledger, fact by fact. Every acknowledged fact is there, once and in order, and no worker ended a job
+//! after its lease. Pure: facts come in, a verdict comes out.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,11 +14,11 @@ use crate::{
     chat::ShownAnswer,
     client::Books,
     feed_notes::{Expected, event_hash},
-    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger, stream_hash},
+    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger, LedgerEntry, stream_hash},
     verdict::{Finding, Verdict},
 };
 
-/// A fact, as far as it is checked.
+/// The parts of a fact that are checked.
 #[derive(Debug, Clone)]
 pub struct SeenFact {
     pub position: u64,
@@ -31,13 +31,12 @@ pub struct SeenFact {
     pub slice: u64,
     pub caller: CallerKind,
     pub request_id: Option<String>,
-    /// `None` for what nobody can read any more.
+    /// `None` when its user was forgotten.
     pub event: Option<Event>,
     pub event_type: String,
 }
 
 impl SeenFact {
-    /// A fact of the log; `slice` is its row's.
     pub fn of(fact: &Fact, slice: u64) -> Self {
         Self {
             position: fact.position,
@@ -58,7 +57,6 @@ impl SeenFact {
         }
     }
 
-    /// For an example.
     fn place(&self) -> String {
         format!(
             "{} of {}/{} at position {}",
@@ -67,25 +65,24 @@ impl SeenFact {
     }
 }
 
-/// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum JobHolder {
     Nobody,
-    /// By whoever was given it at this position, as this attempt.
+    /// The worker that was given the job at this position, as this attempt.
     Claim {
         claimed_at: u64,
         attempt: u32,
     },
 }
 
-/// What one command left, by type of fact.
+/// The facts of one type that a command left.
 #[derive(Debug, Clone, Copy)]
 struct Left {
     times: u32,
     first: u64,
 }
 
-/// Takes the facts of the whole log in order.
+/// Takes the facts of the whole log, in order.
 pub struct Checker<'a> {
     ledger: &'a Ledger,
     held: &'a HashMap<CommandMark, u64>,
@@ -96,12 +93,12 @@ pub struct Checker<'a> {
     owners: HashMap<UserId, u64>,
     suspended: HashSet<UserId>,
     left: HashMap<(CommandMark, &'static str), Left>,
-    /// Where a stream was first so, for commands that are content with that.
+    /// The position of a stream's first fact of a type. Some commands are content with that.
     was_so: HashMap<(u64, &'static str), u64>,
     jobs: HashMap<u64, JobHolder>,
-    /// Of completed jobs: under which claim.
+    /// The claims under which jobs were completed.
     completed: HashMap<u64, u64>,
-    /// What was begun and has not ended: its place in words.
+    /// Turns and captions that have not ended, with their place in words.
     open: HashMap<u64, String>,
     ended_turns: HashSet<u64>,
 }
@@ -132,7 +129,6 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The next fact of the log.
     pub fn see(&mut self, fact: &SeenFact) {
         self.check_order(fact);
         self.check_sender(fact);
@@ -230,7 +226,7 @@ impl<'a> Checker<'a> {
             .as_deref()
             .and_then(|id| self.ledger.find(id));
         let Some(mark) = mark else {
-            // Without an id it is genie's own doing; with one, somebody's who is not in the ledger.
+            // A fact without an id is genie's own. One with an unknown id was sent by nobody.
             if fact.request_id.as_deref().is_some_and(|id| !id.is_empty())
                 && fact.caller != CallerKind::System
             {
@@ -377,7 +373,8 @@ impl<'a> Checker<'a> {
                     .insert(stream_hash("turn", &turn.to_string()), fact.place());
             }
             ChatEvent::Answered { turn, answer } => {
-                let (name, content) = (turn.to_string(), &answer.content);
+                let name = turn.to_string();
+                let content = &answer.content;
                 if let Some((count, sentence)) = self
                     .shown
                     .get(&name)
@@ -396,51 +393,11 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// After the last fact. Gives what was found, and what every feed must have shown.
+    /// To be called after the last fact. Returns the verdict, and the events that every feed must have shown.
     pub fn finish(mut self) -> (Verdict, Vec<Expected>) {
         for (mark, entry) in self.ledger.entries() {
-            let CommandOutcome::Acknowledged { position } = entry.outcome else {
-                continue;
-            };
-            let leaves = entry.kind.leaves();
-            let in_time = |at: &u64| *at <= position;
-            let own = leaves
-                .types
-                .first()
-                .and_then(|wanted| self.left.get(&(mark, *wanted)));
-            let own =
-                own.is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
-            let was_so = || {
-                leaves.types.iter().any(|wanted| {
-                    self.was_so
-                        .get(&(entry.stream, *wanted))
-                        .is_some_and(in_time)
-                })
-            };
-            let command = || {
-                format!(
-                    "command {} ({})",
-                    self.ledger.text(mark),
-                    entry.kind.as_str()
-                )
-            };
-            let is_there = own || (leaves.or_was_so && was_so());
-            if !is_there {
-                let wanted = leaves.types.join(" or ");
-                let sentence = format!(
-                    "{} was acknowledged at position {position}; not all its {wanted} are there by then",
-                    command()
-                );
-                self.verdict.add(Finding::Missing, sentence);
-            } else if !own
-                && entry.kind == CommandKind::CompleteJob
-                && self.completed.get(&entry.stream) != self.held.get(&mark)
-            {
-                let sentence = format!(
-                    "{} was acknowledged; another lease had completed the job",
-                    command()
-                );
-                self.verdict.add(Finding::Lapsed, sentence);
+            if let CommandOutcome::Acknowledged { position } = entry.outcome {
+                self.check_acknowledged(mark, entry, position);
             }
         }
         for place in self.open.values() {
@@ -449,11 +406,11 @@ impl<'a> Checker<'a> {
                 format!("{place}: it never came to an end"),
             );
         }
-        for held in self.jobs.values() {
+        for holder in self.jobs.values() {
             if let JobHolder::Claim {
                 claimed_at,
                 attempt,
-            } = held
+            } = holder
             {
                 let sentence = format!(
                     "the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed"
@@ -464,7 +421,42 @@ impl<'a> Checker<'a> {
         (self.verdict, self.expected)
     }
 
-    /// What was begun and has not ended so far: turns, captions and held jobs.
+    fn check_acknowledged(&mut self, mark: CommandMark, entry: &LedgerEntry, position: u64) {
+        let leaves = entry.kind.leaves();
+        let in_time = |at: &u64| *at <= position;
+        let own = leaves
+            .types
+            .first()
+            .and_then(|wanted| self.left.get(&(mark, *wanted)))
+            .is_some_and(|left| in_time(&left.first) && left.times >= entry.kind.makes());
+        let was_so = leaves.types.iter().any(|wanted| {
+            let since = self.was_so.get(&(entry.stream, *wanted));
+            since.is_some_and(in_time)
+        });
+        let command = format!(
+            "command {} ({})",
+            self.ledger.text(mark),
+            entry.kind.as_str()
+        );
+        if !own && !(leaves.or_was_so && was_so) {
+            let wanted = leaves.types.join(" or ");
+            let sentence = format!(
+                "{command} was acknowledged at position {position}; not all its {wanted} are there by then"
+            );
+            self.verdict.add(Finding::Missing, sentence);
+            return;
+        }
+        let completed_by_another = !own
+            && entry.kind == CommandKind::CompleteJob
+            && self.completed.get(&entry.stream) != self.held.get(&mark);
+        if completed_by_another {
+            let sentence =
+                format!("{command} was acknowledged; another lease had completed the job");
+            self.verdict.add(Finding::Lapsed, sentence);
+        }
+    }
+
+    /// The number of turns, captions and held jobs that have not ended so far.
     pub fn unfinished(&self) -> usize {
         self.open.len()
             + self

@@ -1,5 +1,5 @@
-//! How one command is told to the servers: to any of them, and again to any of them for as long as nobody can say what became of
-//! it, always the same request under the same mark.
+//! Sends commands to the servers. A command without an answer is sent again, to any server, as the same request under the same
+//! mark, until there is a definite answer or the client's patience ends.
 
 use std::{
     collections::HashMap,
@@ -31,12 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const REQUEST: Duration = Duration::from_secs(10);
 /// The share of requests whose client goes away after a moment, without waiting for the answer.
 const HASTY: f64 = 0.03;
-/// Answers that may wait for the end to be compared: some of their readers' memory, and no healthy run has many.
+/// The most answers that may wait until the end to be compared. A healthy run has few.
 const COMPARED_LATER: usize = 10_000;
-/// Answers with status 500 that are kept to be shown.
+/// Answers with status 500 that the report shows.
 const SHOWN: usize = 10;
 
-/// Who asks.
 #[derive(Clone, Copy)]
 pub enum By<'a> {
     Token(&'a str),
@@ -44,7 +43,6 @@ pub enum By<'a> {
     Anybody,
 }
 
-/// What is asked.
 pub struct ClientRequest<'a> {
     pub kind: CommandKind,
     pub method: Method,
@@ -53,7 +51,7 @@ pub struct ClientRequest<'a> {
     pub by: By<'a>,
     /// The stream it is about, where that is known beforehand.
     pub stream: u64,
-    /// Whether the same may be sent again; else a lost answer is left unknown.
+    /// Whether it may be sent again; else a lost answer counts as unknown.
     pub again: bool,
     /// The position of the claim under which a job is ended.
     pub held: Option<u64>,
@@ -75,7 +73,6 @@ impl<'a> ClientRequest<'a> {
     }
 }
 
-/// What was answered in the end.
 #[derive(Debug)]
 pub enum ClientAnswer {
     Yes { json: Value, position: u64 },
@@ -83,13 +80,12 @@ pub enum ClientAnswer {
     Unknown,
 }
 
-/// What is held against the log in the end.
+/// Everything that is compared with the log at the end.
 pub struct Books {
-    /// What was asked.
     pub ledger: Ledger,
-    /// Under which claim each ending of a job was asked for: the position of the claim's fact.
+    /// For each request to end a job, the position of the claim under which it was sent.
     pub held: HashMap<CommandMark, u64>,
-    /// By turn: what was shown of its answer, where that is still to be compared.
+    /// By turn: the shown answers that have not been compared yet.
     pub shown: HashMap<String, ShownAnswer>,
 }
 
@@ -100,10 +96,10 @@ pub struct Arena {
     pub secret: String,
     ledger: Mutex<Ledger>,
     held: Mutex<HashMap<CommandMark, u64>>,
-    /// By turn: what readers were shown of answers that could not be compared in time.
+    /// By turn: the shown answers that could not be compared in time.
     shown: Mutex<HashMap<String, ShownAnswer>>,
     recovery: Mutex<Recovery>,
-    /// What clients themselves saw that must not be.
+    /// Mistakes that clients saw themselves.
     seen: Mutex<Verdict>,
     pub requests: AtomicU64,
     /// Requests whose outcome nobody could say at first.
@@ -117,7 +113,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one request came to.
 enum OneAnswer {
     Yes { json: Value, position: u64 },
     No { status: u16, json: Value },
@@ -155,19 +150,17 @@ impl Arena {
         lock(&self.recovery)
     }
 
-    /// Keeps what was shown of an answer until it can be held against the log itself.
+    /// Keeps a shown answer until it can be compared with the log itself.
     pub fn compare_later(&self, turn: String, answer: ShownAnswer) {
         let mut shown = lock(&self.shown);
-        match shown.len() < COMPARED_LATER {
-            true => drop(shown.insert(turn, answer)),
-            false => self.accuse(
-                Finding::Missing,
-                format!("turn {turn}: too many answers before it are not kept yet"),
-            ),
+        if shown.len() < COMPARED_LATER {
+            shown.insert(turn, answer);
+        } else {
+            let sentence = format!("turn {turn}: too many answers before it are not kept yet");
+            self.accuse(Finding::Missing, sentence);
         }
     }
 
-    /// Ends the books.
     pub fn close_books(&self) -> Books {
         Books {
             ledger: std::mem::replace(&mut *self.ledger(), Ledger::new("over")),
@@ -194,12 +187,11 @@ impl Arena {
         }
     }
 
-    /// Something that must not be, seen by a client.
     pub fn accuse(&self, count: Finding, sentence: impl Into<String>) {
         lock(&self.seen).add(count, sentence);
     }
 
-    /// A server that runs, by chance; `None` while all are down.
+    /// A running server, chosen at random; `None` while all are down.
     pub fn any_node(&self, chance: &mut StdRng) -> Option<(usize, String)> {
         let up: Vec<(usize, String)> = self
             .nodes
@@ -210,7 +202,6 @@ impl Arena {
         up.choose(chance).cloned()
     }
 
-    /// A request to a server, with whatever says who asks.
     pub fn request(&self, method: Method, base: &str, path: &str, by: By<'_>) -> RequestBuilder {
         let request = self.http.request(method, format!("{base}{path}"));
         match by {
@@ -236,7 +227,8 @@ impl Arena {
         if let Some(claimed_at) = ask.held {
             lock(&self.held).insert(mark, claimed_at);
         }
-        let (text, deadline) = (self.ledger().text(mark), Instant::now() + PATIENCE);
+        let text = self.ledger().text(mark);
+        let deadline = Instant::now() + PATIENCE;
         let mut sent = 0_u32;
         while Instant::now() < deadline {
             let node = match only {
@@ -292,9 +284,10 @@ impl Arena {
         mark: &str,
         chance: &mut StdRng,
     ) -> OneAnswer {
-        let limit = match chance.random_bool(HASTY) {
-            true => Duration::from_millis(chance.random_range(1..40)),
-            false => REQUEST,
+        let limit = if chance.random_bool(HASTY) {
+            Duration::from_millis(chance.random_range(1..40))
+        } else {
+            REQUEST
         };
         let mut request = self
             .request(ask.method.clone(), base, &ask.path, ask.by)
@@ -311,7 +304,8 @@ impl Arena {
         let Ok(response) = request.send().await else {
             return OneAnswer::Lost;
         };
-        let (status, position) = (response.status(), position_of(response.headers()));
+        let status = response.status();
+        let position = position_of(response.headers());
         let Ok(body) = response.bytes().await else {
             return OneAnswer::Lost;
         };

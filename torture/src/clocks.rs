@@ -1,10 +1,10 @@
-//! How long it takes after a fault until something works again.
+//! Measures how long it takes after a fault until something works again.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A fault that nobody has had a good answer after yet.
+/// A fault without a good answer since.
 #[derive(Debug)]
 struct UnansweredFault {
     at: Instant,
@@ -12,12 +12,12 @@ struct UnansweredFault {
     node: Option<usize>,
 }
 
-/// Time to the first good answer after each fault: to a request that was sent after the fault began, by the server that was hit
-/// where it hit one.
+/// The time to the first good answer after each fault. The request was sent after the fault began; where the fault hit one
+/// server, that server answered.
 #[derive(Debug, Default)]
 pub struct Recovery {
     waiting: Vec<UnansweredFault>,
-    /// Since when, and how long.
+    /// The beginning of each fault, and the time to the first good answer.
     took: Vec<(Instant, Duration)>,
 }
 
@@ -27,7 +27,7 @@ impl Recovery {
         self.waiting.push(UnansweredFault { at, node });
     }
 
-    /// It did not happen after all.
+    /// To be called when a fault did not happen after all.
     pub fn withdraw(&mut self, at: Instant) {
         self.waiting.retain(|fault| fault.at != at);
         self.took.retain(|(since, _)| *since != at);

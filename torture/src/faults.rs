@@ -1,4 +1,4 @@
-//! What is broken, by chance, one thing after another, each of them at least once in a deck before any comes again.
+//! Breaks one random thing after another. Each fault comes once before any comes again, like cards of a deck.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,13 +21,13 @@ use crate::{
 
 /// Pause between two faults, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 150..1200;
-/// How long a server that is alone is waited for.
+/// How long a single server is given to come up.
 const COMES_UP: Duration = Duration::from_secs(10);
 /// How long a server is frozen, or its way to Postgres stalled, in milliseconds.
 const HANGS_MS: std::ops::Range<u64> = 500..4000;
 /// How long somebody idles in a transaction, in milliseconds.
 const IDLES_MS: std::ops::Range<u64> = 1000..5000;
-/// How long a cut waits for its moment.
+/// How long a cut waits for the request that it is meant for.
 const MOMENT: Duration = Duration::from_secs(4);
 /// How long `--restart-postgres` may take.
 const RESTART: Duration = Duration::from_secs(90);
@@ -81,7 +81,7 @@ impl Fault {
         }
     }
 
-    /// Whether one server alone feels it.
+    /// Whether it hits one server only.
     fn hits_one(self) -> bool {
         matches!(
             self,
@@ -100,29 +100,27 @@ impl Fault {
     }
 }
 
-/// Postgres under torture, and the ways there.
 pub struct Siege {
     pub database: ScratchDatabase,
     /// One for each server.
-    pub proxies: Arc<Vec<Relay>>,
-    /// A log on the same database with the same keys, as another node's.
+    pub relays: Arc<Vec<Relay>>,
+    /// A log on the same database with the same keys, as another server has it.
     pub append: Append,
 }
 
-/// Breaks things.
 pub struct Faults {
     pub arena: Arc<Arena>,
     pub invites: Arc<InviteDesk>,
     pub siege: Option<Siege>,
     pub restart: Option<String>,
     pub chance: StdRng,
-    /// Where each is told as it happens.
+    /// Prints each fault as it happens.
     pub tell: Box<dyn Fn(&str) + Send>,
     pub happened: BTreeMap<Fault, u64>,
 }
 
 impl Faults {
-    /// Which faults can't happen here, and why.
+    /// The faults that can't happen here, with the reason.
     pub fn skipped(&self) -> Vec<(Fault, &'static str)> {
         let why = |fault: Fault| match (&self.siege, fault) {
             (None, fault) if fault.needs_postgres() => {
@@ -139,7 +137,7 @@ impl Faults {
             .collect()
     }
 
-    /// Breaks one thing after another until told to stop. The one under way is mended before this returns.
+    /// Breaks one thing after another until told to stop. The last fault is mended before this returns.
     pub async fn run(&mut self, stop: CancellationToken) {
         let skipped: Vec<Fault> = self.skipped().into_iter().map(|(fault, _)| fault).collect();
         let mut deck = Vec::new();
@@ -163,8 +161,8 @@ impl Faults {
         }
     }
 
-    /// A server that is alone is given the time to come up: broken all the time, it would do nothing that could get lost. Of
-    /// several, one is broken while others are not back yet.
+    /// A single server is given time to come up: a server that is always down does nothing that could get lost. Of several
+    /// servers, one may be broken while others are not back yet.
     async fn recover(&self) {
         let deadline = Instant::now() + COMES_UP;
         while self.siege.is_none()
@@ -245,9 +243,11 @@ impl Faults {
         done
     }
 
-    /// Somebody is warm on every server; a fact of another node suspends them; the very next command must be refused everywhere.
+    /// A user is in memory on every server, and is suspended by a fact of another node. Their next command must be refused
+    /// everywhere.
     async fn suspend(&mut self, node: usize) -> bool {
-        let (arena, chance) = (Arc::clone(&self.arena), &mut self.chance);
+        let arena = Arc::clone(&self.arena);
+        let chance = &mut self.chance;
         let Some(invite) = self.invites.invite(&arena).await else {
             return false;
         };
@@ -290,7 +290,7 @@ impl Faults {
     }
 }
 
-/// What a node does that suspends a user: one fact, fenced by the user's count of facts.
+/// Suspends a user as another node would: by one fact, fenced by the user's number of facts.
 async fn append_suspension(append: &Append, victim: &SimulatedUser) -> Result<(), AppendError> {
     loop {
         let mut user = User::new(victim.id);
@@ -324,7 +324,7 @@ async fn append_suspension(append: &Append, victim: &SimulatedUser) -> Result<()
     }
 }
 
-/// From now on a good answer is waited for, by one server or by any. Always true, to be told of what happened.
+/// Waits from now on for a good answer, of one server or of any. Always true.
 fn takes_hold(arena: &Arena, node: Option<usize>) -> bool {
     arena.recovery().fault(Instant::now(), node);
     true
@@ -337,7 +337,7 @@ async fn besiege(
     node: usize,
     chance: &mut StdRng,
 ) -> bool {
-    let proxy = &siege.proxies[node];
+    let relay = &siege.relays[node];
     let happened = match fault {
         Fault::EndBackEnds => siege
             .database
@@ -345,27 +345,27 @@ async fn besiege(
             .await
             .is_ok_and(|ended| ended > 0),
         Fault::CutAfterAppendSent => {
-            proxy
+            relay
                 .cut_next(WireRequest::Append, CutAt::Sent, MOMENT)
                 .await
         }
         Fault::CutAfterAppendDone => {
-            proxy
+            relay
                 .cut_next(WireRequest::Append, CutAt::Done, MOMENT)
                 .await
         }
         Fault::CutAfterCommitDone => {
-            proxy
+            relay
                 .cut_next(WireRequest::Commit, CutAt::Done, MOMENT)
                 .await
         }
-        Fault::CutEverything => proxy.cut_all() > 0,
+        Fault::CutEverything => relay.cut_all() > 0,
         // These last for a while.
         Fault::Stall => {
-            proxy.stall(true);
+            relay.stall(true);
             takes_hold(arena, Some(node));
             tokio::time::sleep(Duration::from_millis(chance.random_range(HANGS_MS))).await;
-            proxy.stall(false);
+            relay.stall(false);
             return true;
         }
         Fault::IdleInTransaction => {
@@ -399,11 +399,11 @@ async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) ->
             .unwrap_or_default();
         cut = waiting
             .iter()
-            .filter(|port| siege.proxies.iter().any(|proxy| proxy.cut(**port)))
+            .filter(|port| siege.relays.iter().any(|relay| relay.cut(**port)))
             .count();
         if cut == 0 && !waiting.is_empty() {
             // Postgres sees other ports than the relays call from: something stands between. Then everything is cut.
-            cut = siege.proxies.iter().map(Relay::cut_all).sum();
+            cut = siege.relays.iter().map(Relay::cut_all).sum();
         }
     }
     if cut > 0 {

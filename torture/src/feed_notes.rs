@@ -1,11 +1,10 @@
-//! What a subscriber has seen, against what the log holds: everything it asked for, once, in order, unchanged. Eight bytes for
-//! each event, so that a run may last for hours.
+//! Compares what a subscriber has seen with the log. It must have seen everything it asked for, once, in order and unchanged. An
+//! event takes eight bytes, so that a run may last for hours.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::verdict::{Finding, Verdict};
 
-/// An event as the log has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
     pub hash: u64,
@@ -13,7 +12,7 @@ pub struct Expected {
     pub slice: u16,
 }
 
-/// Everything of an event that a feed must show as it is in the log. Never 0.
+/// A hash of everything that a feed shows of an event. Never 0.
 pub fn event_hash(
     position: u64,
     event_id: &str,
@@ -26,7 +25,6 @@ pub fn event_hash(
     hasher.finish() | 1
 }
 
-/// What a subscriber asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedFilter {
     Everything,
@@ -62,7 +60,6 @@ impl FeedFilter {
     }
 }
 
-/// One subscriber's notes.
 #[derive(Debug)]
 pub struct FeedNotes {
     pub name: String,
@@ -87,7 +84,6 @@ impl FeedNotes {
         }
     }
 
-    /// An event arrived.
     pub fn saw(&mut self, position: u64, hash: u64) {
         if position <= self.cursor {
             let sentence = format!(
@@ -111,13 +107,14 @@ impl FeedNotes {
         self.cursor = self.cursor.max(position);
     }
 
-    /// Against the whole log, of which this subscriber was given the time to read everything up to a position.
+    /// Compares the notes with the whole log. The subscriber had the time to read everything up to position `until`.
     pub fn check(self, log: &[Expected], until: u64) -> Verdict {
         let mut verdict = self.went_back;
-        // What came later it need not have seen, unless its cursor went past it.
+        // It may have missed later events, unless its cursor went past them.
         let until = until.max(self.cursor) as usize;
         for (n, event) in log.iter().enumerate() {
-            let (position, wanted) = (n + 1, self.wanted.wants(event));
+            let position = n + 1;
+            let wanted = self.wanted.wants(event);
             match self.seen.get(n).copied().unwrap_or(0) {
                 0 if wanted && position <= until => verdict.add(
                     Finding::Skipped,
@@ -179,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_saw_what_they_asked_for_has_nothing_to_complain_about() {
+    fn notes_of_every_wanted_event_are_clean() {
         for (wanted, seen) in [
             (FeedFilter::Everything, &[1, 2, 3, 4, 5, 6][..]),
             (FeedFilter::Jobs, &[2, 4, 6]),
@@ -192,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_appended_after_the_last_position_need_not_be_seen() {
+    fn events_after_the_last_position_may_be_missed() {
         let seen = || notes(FeedFilter::Everything, &[1, 2, 3, 4]);
         assert!(seen().check(&log(), 4).is_clean());
         assert_eq!(seen().check(&log(), 5).count(Finding::Skipped), 1);

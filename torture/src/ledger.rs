@@ -1,5 +1,5 @@
-//! What was asked of the servers and what they said, kept outside of them. Each command has a mark, which travels as the
-//! request's id and stands in the metadata of every fact that it leaves, so that the log can be held against the ledger.
+//! All commands and their outcomes, kept outside of the servers. Each command has a mark. The mark is sent as the request's id and
+//! stands in the metadata of every fact of the command, so that the log can be compared with the ledger.
 //!
 //! A command takes some thirty bytes, so that a run may last for hours.
 
@@ -15,7 +15,6 @@ pub const INVITES: u32 = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CommandMark(pub u32);
 
-/// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CommandKind {
     MakeInvites,
@@ -36,11 +35,11 @@ pub enum CommandKind {
     Ask,
 }
 
-/// What must be found in the log once a command was acknowledged.
+/// The facts that must be in the log once a command was acknowledged.
 pub struct Leaves {
     /// A fact of one of these types.
     pub types: &'static [&'static str],
-    /// Whether one that was there already, by another command on the same stream, will do.
+    /// Whether an earlier fact of another command on the same stream is enough.
     pub or_was_so: bool,
 }
 
@@ -104,20 +103,21 @@ impl CommandKind {
     }
 }
 
-/// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandOutcome {
-    /// It is under way.
     Open,
     /// A success, and the position that reads must have reached to see it.
-    Acknowledged { position: u64 },
-    /// A definite no. `clean`: to the first time that it was sent, so that nothing of it can be there.
-    Refused { clean: bool },
-    /// Given up without a definite answer: it may have happened or not.
+    Acknowledged {
+        position: u64,
+    },
+    /// A definite no. `clean`: it was the answer to the first attempt, so no fact can be there.
+    Refused {
+        clean: bool,
+    },
+    /// Given up without a definite answer. It may have taken effect or not.
     Unknown,
 }
 
-/// A command's line.
 #[derive(Debug, Clone, Copy)]
 pub struct LedgerEntry {
     pub kind: CommandKind,
@@ -154,7 +154,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Of the run with this id, which must consist of letters and digits.
+    /// `run` is the id of the run, of letters and digits only.
     pub fn new(run: &str) -> Self {
         Self {
             run: run.to_owned(),
@@ -162,7 +162,7 @@ impl Ledger {
         }
     }
 
-    /// FeedNotes a command before it is first sent.
+    /// Notes a command before it is sent for the first time.
     pub fn begin(&mut self, kind: CommandKind, stream: u64) -> CommandMark {
         let mark = CommandMark(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
         self.entries.push(LedgerEntry {
@@ -174,7 +174,7 @@ impl Ledger {
         mark
     }
 
-    /// It is sent now, for the first time or again.
+    /// To be called before each attempt.
     pub fn sending(&mut self, mark: CommandMark) {
         if let Some(entry) = self.entries.get_mut(mark.0 as usize) {
             entry.sent = entry.sent.saturating_add(1);
@@ -212,7 +212,7 @@ impl Ledger {
         (0..).map(CommandMark).zip(&self.entries)
     }
 
-    /// Of each kind: acknowledged, refused, unknown.
+    /// By kind: the numbers of acknowledged, refused and unknown commands.
     pub fn tally(&self) -> BTreeMap<CommandKind, [u64; 3]> {
         let mut tally = BTreeMap::<CommandKind, [u64; 3]>::new();
         for entry in &self.entries {
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_read_back_and_those_of_others_do_not() {
+    fn marks_read_back_and_foreign_ones_do_not() {
         let mut ledger = Ledger::new("t1");
         let mark = ledger.begin(CommandKind::CancelJob, 0);
         assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tally_counts_what_is_open_as_unknown() {
+    fn the_tally_counts_open_commands_as_unknown() {
         let mut ledger = Ledger::new("t1");
         for outcome in [
             CommandOutcome::Open,

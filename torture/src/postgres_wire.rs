@@ -1,5 +1,5 @@
-//! What a client says to Postgres, as far as it matters to know when a commit was asked for (PostgreSQL's frontend/backend
-//! protocol 3, chapter "Message Formats"). Reads along a stream of bytes in any pieces; keeps only the beginning of a message.
+//! Reads what a server sends to Postgres, to know when a commit was requested (PostgreSQL's frontend/backend protocol 3, chapter
+//! "Message Formats"). The bytes come in pieces of any size; only the beginning of a message is kept.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ const LOOKED_AT: usize = 2048;
 /// Codes that stand where a start-up message has its version.
 const ASKS_FOR_ENCRYPTION: [u32; 2] = [80_877_103, 80_877_104];
 
-/// What was asked for, at the byte that completed it.
+/// A request that was just completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WireRequest {
     /// A call of the function `append` was sent to its end (its `Bind`, then `Sync`): whether it commits is now up to Postgres.
@@ -17,7 +17,7 @@ pub enum WireRequest {
     Commit,
 }
 
-/// Reads along one connection.
+/// Follows one connection.
 #[derive(Debug, Default)]
 pub struct Listener {
     /// Start-up messages have no type byte.
@@ -34,7 +34,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes the next bytes, and answers what they completed.
+    /// Takes the next bytes, and returns the requests that they completed.
     pub fn hear(&mut self, mut bytes: &[u8]) -> Vec<WireRequest> {
         let mut said = Vec::new();
         while !bytes.is_empty() {
@@ -69,10 +69,8 @@ impl Listener {
     }
 
     fn finish(&mut self) -> Option<WireRequest> {
-        let (header, body) = (
-            std::mem::take(&mut self.header),
-            std::mem::take(&mut self.body),
-        );
+        let header = std::mem::take(&mut self.header);
+        let body = std::mem::take(&mut self.body);
         self.left = None;
         if !self.started {
             let code = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
@@ -83,10 +81,11 @@ impl Listener {
         match header[0] {
             // Parse: the statement's name, its text.
             b'P' => {
-                match calls_append(split_at_nul(rest).0) {
-                    true => self.appends.insert(first.to_vec()),
-                    false => self.appends.remove(first),
-                };
+                if calls_append(split_at_nul(rest).0) {
+                    self.appends.insert(first.to_vec());
+                } else {
+                    self.appends.remove(first);
+                }
             }
             // Bind: the portal, the statement's name.
             b'B' => self.bound |= self.appends.contains(split_at_nul(rest).0),
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn appends_and_commits_are_heard_whatever_the_pieces() {
+    fn appends_and_commits_are_recognised_in_pieces_of_any_size() {
         for size in [1, 2, 3, 7, 100, 100_000] {
             let mut listener = Listener::default();
             let said: Vec<WireRequest> = a_talk()

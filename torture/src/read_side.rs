@@ -1,4 +1,4 @@
-//! What the servers show of a user now, as lines to be held against a fresh replay.
+//! Reads what the servers show of a user, as lines that are compared with a fresh replay.
 
 use std::{str::FromStr, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     replay::{ShownLines, credential_line, job_line},
 };
 
-/// How long one page may take to be answered, by whichever server.
+/// The time limit of one page.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Everything shown of the user with this token, at or after a position; `None` when it can't be read.
+/// Everything that is shown to the user with this token, at or after a position. `None` when it can't be read.
 pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> Option<ShownLines> {
     let mut reader = ReadSideReader {
         arena,
@@ -88,7 +88,8 @@ impl ReadSideReader<'_> {
     }
 
     async fn all(&mut self, path: &str) -> Option<Vec<Value>> {
-        let (mut all, mut cursor) = (Vec::new(), String::new());
+        let mut all = Vec::new();
+        let mut cursor = String::new();
         loop {
             let mut page = self.one(&format!("{path}?limit=500{cursor}")).await?;
             all.append(page["data"].as_array_mut()?);
@@ -106,7 +107,6 @@ fn text(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Reads an id out of an answer.
 pub fn id<T: FromStr>(value: &Value) -> Option<T> {
     value.as_str()?.parse().ok()
 }

@@ -1,7 +1,7 @@
-//! A relay between a server and Postgres that can be told to misbehave: cut everything, pass nothing on for a while, or cut one
-//! connection at the worst moment, which is right after a commit was asked for and before its answer is passed back.
+//! A relay between a server and Postgres that misbehaves on request. It cuts all connections, passes nothing on for a while, or
+//! cuts one connection at the worst moment: after a commit was requested, and before its answer is passed back.
 //!
-//! What counts as "asked for" is said in `wire.rs`. Over TLS the relay can't read along; then no such moment comes.
+//! `postgres_wire.rs` recognises the request. Over TLS the relay can't read it, so that moment never comes.
 
 use std::{
     collections::HashMap,
@@ -54,7 +54,7 @@ struct RelayState {
     stalled: watch::Sender<bool>,
 }
 
-/// The relay; it ends when this goes.
+/// The relay ends when this is dropped.
 pub struct Relay {
     pub port: u16,
     shared: Arc<RelayState>,
@@ -77,11 +77,10 @@ impl Relay {
     pub async fn start(target: (String, u16)) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let (armed, open) = (Mutex::default(), Mutex::default());
         let shared = Arc::new(RelayState {
             target,
-            armed,
-            open,
+            armed: Mutex::default(),
+            open: Mutex::default(),
             stalled: watch::Sender::new(false),
         });
         let accepting = tokio::spawn({
@@ -102,14 +101,14 @@ impl Relay {
         })
     }
 
-    /// Cuts every open connection; answers how many.
+    /// Cuts every open connection. Returns how many.
     pub fn cut_all(&self) -> usize {
         let open = std::mem::take(&mut *lock(&self.shared.open));
         open.values().for_each(CancellationToken::cancel);
         open.len()
     }
 
-    /// Cuts the connection that calls Postgres from this port, if it is one of this relay's.
+    /// Cuts the connection that calls Postgres from this port, if it goes through this relay.
     pub fn cut(&self, port: u16) -> bool {
         lock(&self.shared.open)
             .remove(&port)
@@ -117,12 +116,12 @@ impl Relay {
             .is_some()
     }
 
-    /// Passes nothing on, either way, until it is told otherwise. Nobody is told.
+    /// Passes nothing on in either direction, without an error, until it is told otherwise.
     pub fn stall(&self, stalled: bool) {
         self.shared.stalled.send_replace(stalled);
     }
 
-    /// Cuts the next connection that asks for this, at this moment. Answers whether it came within `limit`.
+    /// Cuts the next connection with this request, at this moment. Returns whether one came within `limit`.
     pub async fn cut_next(&self, on: WireRequest, moment: CutAt, limit: Duration) -> bool {
         let happened = CancellationToken::new();
         *lock(&self.shared.armed) = Some(Armed {
@@ -173,7 +172,8 @@ async fn requests(
     mut to: OwnedWriteHalf,
     withhold: &watch::Sender<Option<CancellationToken>>,
 ) -> io::Result<()> {
-    let (mut piece, mut listener) = (vec![0; PIECE], Listener::default());
+    let mut piece = vec![0; PIECE];
+    let mut listener = Listener::default();
     let mut stalled = shared.stalled.subscribe();
     loop {
         let count = from.read(&mut piece).await?;
@@ -211,7 +211,8 @@ async fn answers(
     mut to: OwnedWriteHalf,
     withhold: watch::Receiver<Option<CancellationToken>>,
 ) -> io::Result<()> {
-    let (mut piece, mut withheld) = (vec![0; PIECE], Vec::new());
+    let mut piece = vec![0; PIECE];
+    let mut withheld = Vec::new();
     let mut stalled = shared.stalled.subscribe();
     loop {
         let count = from.read(&mut piece).await?;
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_asked_for_is_not_cut() {
+    async fn only_the_requested_connection_is_cut() {
         let (proxy, _counted) = started().await;
         let mut stream = connect(&proxy).await;
         assert!(
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stall_holds_what_is_said_and_loses_nothing() {
+    async fn a_stall_holds_the_bytes_back_and_loses_none() {
         let (proxy, counted) = started().await;
         let mut stream = connect(&proxy).await;
         proxy.stall(true);

@@ -1,5 +1,5 @@
-//! What the read side must show of a user, folded afresh from that user's facts. Pure: facts come in, lines come out; the lines
-//! of the read side itself are made by `read_side.rs`.
+//! Folds a user's facts afresh into what the read side must show. Pure: facts come in, lines come out. `read_side.rs` makes the
+//! same lines of what the servers show.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,10 +8,10 @@ use genie_events::{
     credential::CredentialEvent, job::JobEvent, tier::Counter, timestamp::Month, usage::UsageEvent,
 };
 
-/// One thing each: its name, and what is shown of it.
+/// By name of a thing: what is shown of it.
 pub type ShownLines = BTreeMap<String, String>;
 
-/// A job, as it is shown. Whether a waiting one is called delayed is a matter of the moment.
+/// A job as it is shown. A waiting job is `delayed` or `queued` depending on the time of the look, so both count as one.
 pub fn job_line(status: &str, attempt: u64) -> String {
     let status = if status == "delayed" {
         "queued"
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_folded_to_what_is_shown() {
+    fn a_job_is_folded_to_the_line_that_clients_see() {
         let claimed = || JobEvent::Claimed {
             attempt: 1,
             worker: "w".into(),

@@ -1,6 +1,6 @@
-//! What a run came to, as one table or one JSON object.
+//! The result of a run, as one table or one JSON object.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,6 @@ use crate::{
     verdict::{Finding, Verdict},
 };
 
-/// Everything there is to tell.
 pub struct Report {
     pub store: &'static str,
     pub servers: usize,
@@ -30,16 +29,16 @@ pub struct Report {
     pub internal: (u64, Vec<String>),
     pub facts: u64,
     pub feeds_resumed: u64,
-    /// Users whose read side was held against a replay; clients that were started is how many it must be.
+    /// Users whose read side was compared with a replay; must equal `clients`.
     pub compared: usize,
-    /// Parts of the run itself that broke: a client's task that ended by itself, a subscriber without notes.
+    /// Failures of the run itself, such as a client's task that panicked.
     pub broken: Vec<String>,
     pub verdict: Verdict,
-    /// The median and the longest.
+    /// The median and the longest time.
     pub good_again: Option<(Duration, Duration)>,
     pub unanswered: usize,
     pub settled: Option<Duration>,
-    /// What was left for a closer look.
+    /// Things that were left for a closer look.
     pub kept: Vec<String>,
 }
 
@@ -48,12 +47,12 @@ fn millis(took: Duration) -> u64 {
 }
 
 impl Report {
-    /// Whether it ran to its end, all of it was checked, and all of it was as it must be.
+    /// Whether it ran to its end, everything was checked, and nothing was wrong.
     pub fn passed(&self) -> bool {
         self.complete && self.failures().is_empty()
     }
 
-    /// Why it did not pass: what was lost, and what could not be checked.
+    /// The reasons why it did not pass.
     pub fn failures(&self) -> Vec<String> {
         let lost = Finding::ALL
             .into_iter()
@@ -129,11 +128,8 @@ impl Report {
     }
 
     pub fn table(&self) -> String {
-        let mut out = String::new();
-        let mut line = |text: String| {
-            let _ = writeln!(out, "{text}"); // writing to a String can't fail
-        };
-        line(format!(
+        let mut table = Table::default();
+        table.line(format!(
             "{} s on {}, {} server(s), {} clients, seed {}; {} a model server",
             self.seconds,
             self.store,
@@ -142,81 +138,99 @@ impl Report {
             self.seed,
             if self.has_model { "with" } else { "without" }
         ));
-        line("\nfaults".into());
-        self.faults
-            .iter()
-            .for_each(|(fault, n)| line(format!("  {:<52} {n:>8}", fault.as_str())));
-        self.skipped
-            .iter()
-            .for_each(|(fault, why)| line(format!("  {:<52}  skipped: {why}", fault.as_str())));
-        line(format!(
+        self.faults_and_commands(&mut table);
+        self.must_be_zero(&mut table);
+        self.clocks(&mut table);
+        for kept in &self.kept {
+            table.line(format!("\nkept: {kept}"));
+        }
+        let failures = self.failures();
+        table.line(if !self.complete {
+            "\nENDED EARLY: the findings so far are above".into()
+        } else if failures.is_empty() {
+            "\nNothing was lost.".into()
+        } else {
+            format!("\nFAILED\n  {}", failures.join("\n  "))
+        });
+        table.0
+    }
+
+    fn faults_and_commands(&self, table: &mut Table) {
+        table.line("\nfaults".into());
+        for (fault, times) in &self.faults {
+            table.row(fault.as_str(), format!("{times:>8}"));
+        }
+        for (fault, why) in &self.skipped {
+            table.row(fault.as_str(), format!(" skipped: {why}"));
+        }
+        table.line(format!(
             "\n{:<54} {:>8} {:>8} {:>8}",
             "commands", "yes", "no", "unknown"
         ));
         for (kind, [yes, no, unknown]) in &self.commands {
-            line(format!(
-                "  {:<52} {yes:>8} {no:>8} {unknown:>8}",
-                kind.as_str()
-            ));
+            table.row(kind.as_str(), format!("{yes:>8} {no:>8} {unknown:>8}"));
         }
-        line(format!(
+        table.line(format!(
             "  {} requests, {} sent again after a lost answer; {} facts",
             self.requests, self.lost, self.facts
         ));
-        line(format!(
+        table.line(format!(
             "  servers started {} times, {} of them fell by themselves or did not come up; feeds resumed {} times",
             self.starts, self.fell, self.feeds_resumed
         ));
         if self.internal.0 > 0 {
-            line(format!(
+            table.line(format!(
                 "  {} answers with status 500, such as: {}",
                 self.internal.0,
                 self.internal.1.join("; ")
             ));
         }
-        line("\nmust be zero".into());
-        for count in Finding::ALL {
-            line(format!(
-                "  {:<52} {:>8}",
-                count.as_str(),
-                self.verdict.count(count)
-            ));
-            self.verdict
-                .examples(count)
-                .iter()
-                .for_each(|example| line(format!("    - {example}")));
+    }
+
+    fn must_be_zero(&self, table: &mut Table) {
+        table.line("\nmust be zero".into());
+        for finding in Finding::ALL {
+            let count = self.verdict.count(finding);
+            table.row(finding.as_str(), format!("{count:>8}"));
+            for example in self.verdict.examples(finding) {
+                table.line(format!("    - {example}"));
+            }
         }
-        line("\nclocks".into());
+    }
+
+    fn clocks(&self, table: &mut Table) {
+        table.line("\nclocks".into());
         let good_again = self.good_again.map_or("-".into(), |(median, longest)| {
             format!("{} ms, {} ms", millis(median), millis(longest))
         });
-        line(format!(
-            "  {:<52} {good_again}",
-            "first good answer after a fault: median, longest"
-        ));
+        table.row(
+            "first good answer after a fault: median, longest",
+            good_again,
+        );
         if self.unanswered > 0 {
-            line(format!(
-                "  {:<52} {:>8}",
-                "faults after which no good answer came any more", self.unanswered
-            ));
+            table.row(
+                "faults without any good answer after them",
+                format!("{:>8}", self.unanswered),
+            );
         }
         let settled = self
             .settled
             .map_or("never".into(), |took| format!("{} ms", millis(took)));
-        line(format!(
-            "  {:<52} {settled}",
-            "read side equal to a fresh replay, after the end"
-        ));
-        self.kept
-            .iter()
-            .for_each(|kept| line(format!("\nkept: {kept}")));
-        let failures = self.failures();
-        line(match (self.complete, failures.is_empty()) {
-            (true, true) => "\nNothing was lost.".into(),
-            (true, false) => format!("\nFAILED\n  {}", failures.join("\n  ")),
-            (false, _) => "\nENDED EARLY: what was found so far is above".into(),
-        });
-        out
+        table.row("read side equal to a fresh replay, after the end", settled);
+    }
+}
+
+#[derive(Default)]
+struct Table(String);
+
+impl Table {
+    fn line(&mut self, text: String) {
+        self.0.push_str(&text);
+        self.0.push('\n');
+    }
+
+    fn row(&mut self, name: &str, value: String) {
+        self.line(format!("  {name:<52} {value}"));
     }
 }
 
@@ -303,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_tell_the_same() {
+    fn table_and_json_agree() {
         let (table, json) = (report().table(), report().json());
         for word in [
             Fault::KillServer.as_str(),

@@ -25,10 +25,9 @@ const START: Duration = Duration::from_secs(60);
 /// Pause after a start that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How a server is started.
 pub struct Launch {
     pub program: PathBuf,
-    /// Its folder: nobody else may look into it.
+    /// The server's folder, private to this user.
     pub folder: PathBuf,
     pub environment: Vec<(&'static str, String)>,
 }
@@ -37,9 +36,9 @@ pub struct Launch {
 #[derive(Default)]
 pub struct ServerProcess {
     state: Mutex<ProcessState>,
-    /// Times that it was started successfully.
+    /// Successful starts.
     pub starts: AtomicU64,
-    /// Times that it went down or did not come up without anybody here having killed it.
+    /// Times that it went down or did not come up although it was not killed here.
     pub fell: AtomicU64,
 }
 
@@ -47,7 +46,7 @@ pub struct ServerProcess {
 struct ProcessState {
     base: Option<String>,
     pid: Option<Pid>,
-    /// It was killed here, so its end is no surprise.
+    /// Whether it was killed here, so that its end is expected.
     killed: bool,
 }
 
@@ -56,12 +55,12 @@ impl ServerProcess {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its address, while it runs.
+    /// The server's address, while it runs.
     pub fn base(&self) -> Option<String> {
         self.state().base.clone()
     }
 
-    /// kill -9. Answers whether there was anything to kill.
+    /// Sends kill -9. Returns whether there was a process to kill.
     pub fn kill(&self) -> bool {
         let mut state = self.state();
         state.base = None;
@@ -70,7 +69,7 @@ impl ServerProcess {
         kill_process(pid, Signal::KILL).is_ok()
     }
 
-    /// Stops it in the middle of whatever it does, or lets it go on.
+    /// Stops the process with SIGSTOP, or lets it go on.
     pub fn freeze(&self, frozen: bool) -> bool {
         let state = self.state();
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
@@ -79,7 +78,7 @@ impl ServerProcess {
             .is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
-    /// Keeps it running until it is told to stop, and then lets it end in order.
+    /// Keeps the server running until it is told to stop, and then ends it in order.
     pub async fn keep(self: Arc<Self>, launch: Launch, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let Some((mut child, lines)) = self.start(&launch, &stop).await else {
@@ -113,7 +112,7 @@ impl ServerProcess {
         }
     }
 
-    /// Starts it, and waits until it listens; `None` when it does not come up.
+    /// Starts the server and waits until it listens. `None` when it does not come up.
     async fn start(
         &self,
         launch: &Launch,
@@ -132,7 +131,7 @@ impl ServerProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
-            .process_group(0) // Ctrl-C is for the torture, not for its servers
+            .process_group(0) // Ctrl-C must reach torture, not its servers
             .kill_on_drop(true)
             .spawn()
             .ok()?;
@@ -172,7 +171,7 @@ impl ServerProcess {
     }
 }
 
-/// What it says further is of no interest, but must not fill the pipe.
+/// Reads the rest of the output, so that it does not fill the pipe.
 async fn read_on(mut lines: Lines<BufReader<ChildStdout>>) {
     while let Ok(Some(_)) = lines.next_line().await {}
 }

@@ -1,5 +1,5 @@
-//! The end of a run: nothing is broken any more, and everything has to come to rest. The log is read from its beginning, and
-//! every user's read side is held against a fresh replay of that user's facts until they are equal.
+//! The end of a run. Nothing is broken any more, and everything has to come to rest. The log is read from its beginning, and the
+//! read side of every user is compared with a fresh replay of that user's facts until both are equal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,21 +21,21 @@ use crate::{
     verdict::{Finding, Verdict},
 };
 
-/// How long it may take until one thing more has come to rest: longer than any lease of a turn, a caption or a job.
+/// The longest wait for the next sign of progress: longer than any lease of a turn, a caption or a job.
 const REST: Duration = Duration::from_secs(60);
-/// How long everything together may take.
+/// The longest wait for everything together.
 const LONGEST: Duration = Duration::from_secs(900);
-/// Pause between two looks.
+/// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 /// Rows read at once.
 const PAGE: usize = 1000;
 
-/// What everything came to.
+/// The result of a run.
 pub struct Settled {
     pub verdict: Verdict,
     /// The last position.
     pub head: u64,
-    /// From the last fault or command until the read side was what a fresh replay gives; `None` when it never was.
+    /// The time from the last fault or command until the read side equalled a fresh replay; `None` when it never did.
     pub took: Option<Duration>,
     pub feeds_resumed: u64,
     /// Users whose read side was compared.
@@ -44,7 +44,7 @@ pub struct Settled {
     pub broken: Vec<String>,
 }
 
-/// What is still to be compared.
+/// A run that comes to rest, and what has to be compared.
 pub struct Rest<'a> {
     pub arena: Arc<Arena>,
     pub log: &'a Log,
@@ -55,67 +55,26 @@ pub struct Rest<'a> {
 }
 
 impl Rest<'_> {
-    /// Waits, reads, compares. `since` is when the last fault was mended and the last command answered.
+    /// Waits, reads and compares. `since` is when the last fault was mended and the last command answered.
     pub async fn settle(mut self, books: &Books, since: Instant) -> Settled {
         let mut checker = Checker::new(books);
         let mut verdict = Verdict::default();
-        let (mut head, mut took) = (0, None);
-        let (began, mut progressed) = (Instant::now(), Instant::now());
-        let mut restless: Vec<usize> = (0..self.users.len()).collect();
-        loop {
-            let is_over = progressed.elapsed() >= REST || began.elapsed() >= LONGEST;
-            let before = head;
-            let read = read_on(self.log, &mut checker, &mut head).await;
-            if let Err(error) = &read
-                && (is_over || !matches!(error, LogError::Away(_)))
-            {
-                verdict.add(
-                    Finding::Missing,
-                    format!("after position {head} the log can't be read: {error}"),
-                );
-                break;
-            }
-            if head > before {
-                restless = (0..self.users.len()).collect(); // what happened meanwhile may be anybody's
-            }
-            if is_over || (read.is_ok() && checker.unfinished() == 0) {
-                let compared = restless.len();
-                let found = self.compare(&mut restless, head).await;
-                if restless.len() < compared {
-                    progressed = Instant::now();
-                }
-                let grown = self
-                    .log
-                    .rows(head, 1)
-                    .await
-                    .map_or(true, |rows| !rows.is_empty());
-                if found.is_empty() && !grown {
-                    took = Some(since.elapsed());
-                    break;
-                }
-                if is_over {
-                    found
-                        .into_iter()
-                        .for_each(|sentence| verdict.add(Finding::Order, sentence));
-                    break;
-                }
-            }
-            sleep(LOOK).await;
-        }
+        let mut head = 0;
+        let took = self
+            .come_to_rest(&mut checker, &mut verdict, &mut head)
+            .await
+            .map(|at| at - since);
         let until = head;
         let (feeds, feeds_resumed, broken) = self.end_feeds(until).await;
-        // What the subscribers may have seen beyond it.
+        // Subscribers may have seen rows beyond it.
         if let Err(error) = read_on(self.log, &mut checker, &mut head).await {
-            verdict.add(
-                Finding::Missing,
-                format!("after position {head} the log can't be read: {error}"),
-            );
+            verdict.add(Finding::Missing, unreadable(head, &error));
         }
         let (found, expected) = checker.finish();
         verdict.join(found);
-        feeds
-            .into_iter()
-            .for_each(|notes| verdict.join(notes.check(&expected, until)));
+        for notes in feeds {
+            verdict.join(notes.check(&expected, until));
+        }
         Settled {
             verdict,
             head,
@@ -126,25 +85,77 @@ impl Rest<'_> {
         }
     }
 
+    /// Returns when the read side was seen to equal a fresh replay; `None` when it did not come to that in time.
+    async fn come_to_rest(
+        &mut self,
+        checker: &mut Checker<'_>,
+        verdict: &mut Verdict,
+        head: &mut u64,
+    ) -> Option<Instant> {
+        let began = Instant::now();
+        let mut progressed = began;
+        let mut unequal: Vec<usize> = (0..self.users.len()).collect();
+        loop {
+            let is_over = progressed.elapsed() >= REST || began.elapsed() >= LONGEST;
+            let before = *head;
+            let read = read_on(self.log, checker, head).await;
+            if let Err(error) = &read
+                && (is_over || !matches!(error, LogError::Away(_)))
+            {
+                verdict.add(Finding::Missing, unreadable(*head, error));
+                return None;
+            }
+            if *head > before {
+                unequal = (0..self.users.len()).collect(); // the new facts may be anybody's
+            }
+            if is_over || (read.is_ok() && checker.unfinished() == 0) {
+                let compared = unequal.len();
+                let found = self.compare(&mut unequal, *head).await;
+                if unequal.len() < compared {
+                    progressed = Instant::now();
+                }
+                if found.is_empty() && !self.has_grown(*head).await {
+                    return Some(Instant::now());
+                }
+                if is_over {
+                    for sentence in found {
+                        verdict.add(Finding::Order, sentence);
+                    }
+                    return None;
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether there are rows after `head`, or nobody can say.
+    async fn has_grown(&self, head: u64) -> bool {
+        let rows = self.log.rows(head, 1).await;
+        rows.map_or(true, |rows| !rows.is_empty())
+    }
+
     async fn end_feeds(&mut self, head: u64) -> (Vec<FeedNotes>, u64, Vec<String>) {
         self.last.send_replace(Some(head));
-        let (mut feeds, mut resumed, mut broken) = (Vec::new(), 0, Vec::new());
+        let mut feeds = Vec::new();
+        let mut resumed = 0;
+        let mut broken = Vec::new();
         for subscriber in self.subscribers.drain(..) {
             match subscriber.await {
                 Ok(notes) => {
                     resumed += notes.resumed;
                     feeds.push(notes);
                 }
-                Err(error) => broken.push(format!("a subscriber's task ended by itself: {error}")),
+                Err(error) => broken.push(format!("a subscriber's task failed: {error}")),
             }
         }
         (feeds, resumed, broken)
     }
 
-    /// What differs between the read side at a position and a fresh replay, of those who did not rest yet. Who does, leaves them.
-    async fn compare(&mut self, restless: &mut Vec<usize>, head: u64) -> Vec<String> {
-        let (mut found, mut still) = (Vec::new(), Vec::new());
-        for n in restless.drain(..) {
+    /// Compares the read side of the users that were not equal yet with a fresh replay. Removes those that are now.
+    async fn compare(&mut self, unequal: &mut Vec<usize>, head: u64) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut still = Vec::new();
+        for n in unequal.drain(..) {
             let user = &self.users[n];
             let mut replay = Replay::default();
             let read = self.log.user_facts(user.id, |fact| {
@@ -170,9 +181,13 @@ impl Rest<'_> {
                     .map(|sentence| format!("user {}: {sentence}", user.id)),
             );
         }
-        *restless = still;
+        *unequal = still;
         found
     }
+}
+
+fn unreadable(head: u64, error: &LogError) -> String {
+    format!("after position {head} the log can't be read: {error}")
 }
 
 /// Shows the checker everything after `head`, which moves on.

@@ -1,4 +1,4 @@
-//! Simulated users. Each does one thing after another, by chance, on whichever server, and remembers what was acknowledged.
+//! Simulated users. Each does one random thing after another, on any server, and remembers what was acknowledged.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -16,24 +16,23 @@ use crate::{
     verdict::Finding,
 };
 
-/// Jobs of one's own that a user remembers.
+/// The most jobs that a user remembers.
 const REMEMBERED: usize = 32;
-/// Secrets that a credential may hold, as far as its user knows.
+/// The most secrets that a user believes a credential may hold.
 const SECRETS: usize = 64;
-/// Pause after the servers said that one has too many jobs.
+/// The pause after the servers refused a job because there are too many.
 const TOO_MANY: Duration = Duration::from_secs(1);
-/// Users registered at once, before anything is broken: each costs a password hash or two.
+/// Users registered at once, before anything is broken. Each costs a password hash or two.
 const AT_ONCE: usize = 4;
 /// How long a credential may take to be revealed after the last fault.
 const LAST_LOOK: Duration = Duration::from_secs(30);
-/// Sessions that a user talks in at once.
+/// Sessions in which a user talks at once.
 const SESSIONS: u64 = 4;
 /// Talks in one session: two messages each, all on one page.
 const TALKS: u64 = 100;
-/// How long a read may take that has to show what was acknowledged.
+/// The time limit of a read that has to show an acknowledged write.
 const READ: Duration = Duration::from_secs(20);
 
-/// Somebody with a password and, mostly, a token.
 #[derive(Debug, Clone)]
 pub struct SimulatedUser {
     pub id: UserId,
@@ -43,16 +42,15 @@ pub struct SimulatedUser {
 }
 
 impl SimulatedUser {
-    /// Registers with an invite and logs in; `None` when no definite yes came.
+    /// Registers with an invite and logs in; `None` without a definite yes.
     pub async fn register(arena: &Arena, chance: &mut StdRng, invite: &str) -> Option<Self> {
         let name = format!("{:016x}", chance.random::<u64>());
-        let (email, password) = (
-            format!("{name}@torture.example"),
-            format!("password of {name}"),
-        );
+        let email = format!("{name}@torture.example");
+        let password = format!("password of {name}");
         let body =
             json!({"email": email, "password": password, "firstName": "T", "inviteCode": invite});
-        // A refusal may be to a registration whose first answer got lost: then the login works.
+        // The refusal may be the second answer to a registration whose first answer got lost. Then
+        // the login works.
         arena
             .tell(
                 chance,
@@ -75,7 +73,7 @@ impl SimulatedUser {
         Some(user)
     }
 
-    /// Logs in anew, for a token that lasts. Each try is a command of its own.
+    /// Logs in anew, for a token that lasts. Each try is a separate command.
     pub async fn log_in(&mut self, arena: &Arena, chance: &mut StdRng) -> bool {
         for _ in 0..20 {
             let body = json!({"email": self.email, "password": self.password});
@@ -102,7 +100,7 @@ impl SimulatedUser {
         By::Token(&self.token)
     }
 
-    /// Tells a command in one's own name, with a fresh token if the old one has run out.
+    /// Sends a command of the user, with a new token if the old one has expired.
     pub async fn tell(
         &mut self,
         arena: &Arena,
@@ -119,7 +117,7 @@ impl SimulatedUser {
     }
 }
 
-/// The administrator, who makes invites.
+/// Makes invites, as the administrator.
 pub struct InviteDesk {
     admin: Mutex<(SimulatedUser, Vec<String>, StdRng)>,
 }
@@ -131,7 +129,7 @@ impl InviteDesk {
         }
     }
 
-    /// A code that nobody has used.
+    /// An unused code.
     pub async fn invite(&self, arena: &Arena) -> Option<String> {
         let mut admin = self.admin.lock().await;
         let (user, codes, chance) = &mut *admin;
@@ -167,32 +165,30 @@ pub async fn gather(
     count: u16,
     chance: &mut StdRng,
 ) -> Result<Vec<SimulatedUser>, String> {
-    let (mut joining, mut users) = (JoinSet::new(), Vec::new());
+    let mut joining = JoinSet::new();
+    let mut users = Vec::new();
     for _ in 0..count {
         if joining.len() == AT_ONCE {
             users.extend(joining.join_next().await.and_then(Result::ok).flatten());
         }
-        let (arena, invites, mut chance) = (
-            Arc::clone(arena),
-            Arc::clone(invites),
-            StdRng::seed_from_u64(chance.random()),
-        );
+        let arena = Arc::clone(arena);
+        let invites = Arc::clone(invites);
+        let mut chance = StdRng::seed_from_u64(chance.random());
         joining.spawn(async move {
             let invite = invites.invite(&arena).await?;
             SimulatedUser::register(&arena, &mut chance, &invite).await
         });
     }
     users.extend(joining.join_all().await.into_iter().flatten());
-    match users.len() == usize::from(count) {
-        true => Ok(users),
-        false => Err(format!(
-            "only {} of {count} users could be registered",
-            users.len()
-        )),
+    if users.len() == usize::from(count) {
+        return Ok(users);
     }
+    Err(format!(
+        "only {} of {count} users could be registered",
+        users.len()
+    ))
 }
 
-/// A user at work.
 pub struct UserAtWork {
     pub arena: Arc<Arena>,
     pub invites: Arc<InviteDesk>,
@@ -201,7 +197,7 @@ pub struct UserAtWork {
     pub has_model: bool,
     jobs: VecDeque<JobId>,
     credential: Option<String>,
-    /// What the credential may hold: what was acknowledged last, and whatever was unknown since.
+    /// The secrets that the credential may hold: the last acknowledged one, and those with an unknown outcome since.
     secrets: Vec<String>,
     onboarding: usize,
     talks: u64,
@@ -215,22 +211,21 @@ impl UserAtWork {
         chance: StdRng,
         has_model: bool,
     ) -> Self {
-        let (jobs, secrets) = (VecDeque::new(), Vec::new());
         Self {
             arena,
             invites,
             user,
             chance,
             has_model,
-            jobs,
+            jobs: VecDeque::new(),
             credential: None,
-            secrets,
+            secrets: Vec::new(),
             onboarding: 0,
             talks: 0,
         }
     }
 
-    /// Does one thing after another until it is told to stop. Comes back for a last look at what is shown of them.
+    /// Does one thing after another until it is told to stop. Returns itself for a last look.
     pub async fn live(mut self) -> Self {
         while !self.arena.stop.is_cancelled() {
             match self.chance.random_range(0..100) {
@@ -251,13 +246,13 @@ impl UserAtWork {
         self
     }
 
-    /// After the last fault: what was acknowledged is asked for until there is an answer. Gives the user back.
+    /// After the last fault: asks for the acknowledged secret until there is an answer.
     pub async fn look_back(mut self) -> SimulatedUser {
         let deadline = Instant::now() + LAST_LOOK;
         while !self.reveal().await {
             if Instant::now() >= deadline {
                 let sentence = format!(
-                    "credential {:?} was acknowledged, and is not revealed any more",
+                    "credential {:?} was acknowledged, and can no longer be revealed",
                     self.credential
                 );
                 self.arena.accuse(Finding::Missing, sentence);
@@ -313,7 +308,7 @@ impl UserAtWork {
         }
     }
 
-    /// A read at the position of an acknowledged write shows it, on any server.
+    /// Invariant: a read at the position of an acknowledged write shows it, on any server.
     async fn look_for(&mut self, job: &JobId, position: u64) {
         let path = format!("/api/jobs/{job}");
         let read = self
@@ -375,13 +370,14 @@ impl UserAtWork {
         self.secrets.drain(..too_many);
     }
 
-    /// Compares what is revealed with what was stored. Answers whether it was compared.
+    /// Compares the revealed secret with the stored one. Returns whether it could be compared.
     async fn reveal(&mut self) -> bool {
         let Some(credential) = self.credential.clone() else {
             return true;
         };
         let body = json!({"creatorProfileId": credential, "purpose": "torture"});
-        // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
+        // The answer holds a secret, so it is never kept. A lost answer is asked for anew, as
+        // another command.
         let ask = ClientRequest {
             again: false,
             ..ClientRequest::post(
@@ -454,7 +450,7 @@ impl UserAtWork {
 
     async fn talk(&mut self) {
         self.talks += 1;
-        // A session that gets too long would have its answers beyond the first page that is read.
+        // In a longer session the answers would lie beyond the first page that is read.
         let session = format!(
             "talk-{}-{}",
             self.talks / (SESSIONS * TALKS),
@@ -463,7 +459,7 @@ impl UserAtWork {
         chat::talk(&self.arena, &mut self.chance, &self.user, &session).await;
     }
 
-    /// Tokens run out; seldom enough not to spend the run on hashing passwords.
+    /// Renews the token, seldom enough not to spend the run on hashing passwords.
     async fn log_in_again(&mut self) {
         if self.chance.random_bool(0.1) {
             self.user.log_in(&self.arena, &mut self.chance).await;

@@ -1,4 +1,4 @@
-//! What belongs to a run and is gone after it: a folder, and on Postgres a database of its own with the servers' ways there.
+//! Everything that belongs to a run and is removed after it: a folder, and on Postgres a database with one relay for each server.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -19,7 +19,6 @@ use crate::{
 /// Servers on one Postgres, fighting for the same users.
 const SERVERS: usize = 2;
 
-/// What belongs to a run.
 pub struct RunSite {
     pub folder: PathBuf,
     pub ground: Option<RelayedPostgres>,
@@ -32,10 +31,10 @@ pub struct RunSite {
     model: Vec<(&'static str, String)>,
 }
 
-/// A database of one's own, and the servers' ways there.
+/// The run's database, and a relay to it for each server.
 pub struct RelayedPostgres {
     pub database: ScratchDatabase,
-    pub proxies: Arc<Vec<Relay>>,
+    pub relays: Arc<Vec<Relay>>,
 }
 
 impl RunSite {
@@ -73,12 +72,9 @@ impl RunSite {
     }
 
     pub fn servers(&self) -> usize {
-        self.ground
-            .as_ref()
-            .map_or(1, |ground| ground.proxies.len())
+        self.ground.as_ref().map_or(1, |ground| ground.relays.len())
     }
 
-    /// How a server is started.
     pub fn launch(&self, number: usize) -> Result<Launch, String> {
         let folder = self.server_folder(number);
         let made = DirBuilder::new().mode(0o700).create(&folder);
@@ -99,7 +95,7 @@ impl RunSite {
             ("GENIE_LOG", "warn".to_owned()),
         ]);
         if let Some(ground) = &self.ground {
-            let port = ground.proxies[number].port;
+            let port = ground.relays[number].port;
             environment.push(("DATABASE_URL", ground.database.url_through(port)));
         }
         Ok(Launch {
@@ -109,7 +105,7 @@ impl RunSite {
         })
     }
 
-    /// A log on the same store with the same keys, as another node's; on the embedded store it only reads.
+    /// A log on the same store with the same keys, as another server has it. On the embedded store it only reads.
     pub async fn open_log(&self) -> Result<Append, String> {
         let masters = MasterKeys::parse(&self.masters)
             .map_err(|error| format!("the run's own master key: {error}"))?;
@@ -129,7 +125,7 @@ impl RunSite {
             .map_err(|error| error.to_string())
     }
 
-    /// Tidies up after a run that lost nothing, or was told to stop before it began; else says what is left to be looked at.
+    /// Removes everything after a run that passed, or that was stopped before it began. Else names what is left for a look.
     pub async fn leave(
         self,
         run: Result<Report, String>,
@@ -163,10 +159,10 @@ impl RelayedPostgres {
         let made = ScratchDatabase::create(url, &format!("genie_torture_{id}")).await;
         let database =
             made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
-        let mut proxies = Vec::with_capacity(SERVERS);
+        let mut relays = Vec::with_capacity(SERVERS);
         for _ in 0..SERVERS {
             match Relay::start(database.address()).await {
-                Ok(proxy) => proxies.push(proxy),
+                Ok(relay) => relays.push(relay),
                 Err(error) => {
                     drop_database(&database).await;
                     return Err(format!("no port can be listened on: {error}"));
@@ -175,7 +171,7 @@ impl RelayedPostgres {
         }
         Ok(Self {
             database,
-            proxies: Arc::new(proxies),
+            relays: Arc::new(relays),
         })
     }
 }
@@ -192,7 +188,7 @@ fn remove(folder: &Path) {
     }
 }
 
-/// For a look into what is kept after a run that failed.
+/// The key opens what is kept after a run that failed.
 fn keep_master_key(folder: &Path, masters: &str) -> std::io::Result<()> {
     let file = OpenOptions::new()
         .write(true)
@@ -202,7 +198,6 @@ fn keep_master_key(folder: &Path, masters: &str) -> std::io::Result<()> {
     file?.write_all(masters.as_bytes())
 }
 
-/// Whether a model server answers there.
 async fn answers(url: &str) -> bool {
     let get = reqwest::Client::new().get(format!("{}/api/version", url.trim_end_matches('/')));
     get.timeout(Duration::from_secs(3))

@@ -1,4 +1,4 @@
-//! Reads server-sent events as a client does: in pieces, for as long as they come.
+//! Reads server-sent events as a client does, in pieces.
 
 use std::time::Duration;
 
@@ -6,19 +6,18 @@ use reqwest::Response;
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// Nothing at all for so long, heartbeats included, and the stream counts as dead.
+/// A stream without anything for so long, heartbeats included, counts as dead.
 const SILENCE: Duration = Duration::from_secs(15);
 /// The most bytes of one event.
 const LONGEST: usize = 4 << 20;
 
-/// One event, or a bare place.
+/// One event, or a bare cursor.
 #[derive(Debug, Default, PartialEq)]
 pub struct StreamEvent {
     pub id: Option<String>,
     pub data: Option<Value>,
 }
 
-/// An open stream.
 pub struct EventStream {
     response: Response,
     buffer: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Readers of the feed, live or in pages, who change servers and come back with their cursor after every break.
+//! Readers of the feed, live or in pages. They change servers, and resume at their cursor after every break.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,17 @@ use crate::{
     stream::EventStream,
 };
 
-/// How long the rest may take, once the last position is known.
+/// The time limit for the last events, once the last position is known.
 const LAST_EVENTS: Duration = Duration::from_secs(30);
 /// How long a live reader stays with one server.
 const STAYS_MS: std::ops::Range<u64> = 500..5000;
 /// How long a page, or the beginning of a live feed, may take.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Pause of a reader of pages between two looks, and of everybody after a failure.
+/// Pause of a reader of pages between two looks, and of every reader after a failure.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts four readers: of everything, live and in pages; of jobs, live; of half the slices, in pages. They stop when they have
-/// read up to the last position, once that is known.
+/// Starts four readers: of everything, live and in pages; of jobs, live; of half the slices, in
+/// pages. They stop at the last position, once it is known.
 pub fn start(
     arena: &Arc<Arena>,
     last: &watch::Receiver<Option<u64>>,
@@ -50,7 +50,8 @@ pub fn start(
             FeedNotes::new(name, wanted),
             StdRng::seed_from_u64(chance.random()),
         );
-        let (arena, last) = (Arc::clone(arena), last.clone());
+        let arena = Arc::clone(arena);
+        let last = last.clone();
         tokio::spawn(
             Subscriber {
                 arena,
@@ -86,10 +87,12 @@ impl Subscriber {
                     return self.notes;
                 }
             }
-            // At the end everybody reads pages: a live feed tells of what it passed over only now and then.
-            match self.live && deadline.is_none() {
-                true => self.follow().await,
-                false => self.page().await,
+            // At the end all read pages, because a live feed shows only now and then how far it has
+            // passed over events.
+            if self.live && deadline.is_none() {
+                self.follow().await;
+            } else {
+                self.page().await;
             }
         }
     }

@@ -1,11 +1,11 @@
-//! The six counters that must be zero, each with examples for whoever has to find out why one is not.
+//! The six counters that must be zero, each with examples.
 
 use serde_json::{Value, json};
 
-/// The most examples kept of each.
+/// The most examples kept of each kind.
 const EXAMPLES: usize = 10;
 
-/// What must never happen.
+/// A mistake that must never happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
     Missing,
@@ -38,7 +38,6 @@ impl Finding {
     }
 }
 
-/// What was found.
 #[derive(Debug, Clone, Default)]
 pub struct Verdict {
     counts: [u64; 6],
@@ -46,7 +45,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Counts one, and keeps its sentence if there is room.
+    /// Counts a finding, and keeps its sentence while there is room.
     pub fn add(&mut self, count: Finding, sentence: impl Into<String>) {
         self.counts[count as usize] += 1;
         let examples = &mut self.examples[count as usize];
@@ -55,7 +54,6 @@ impl Verdict {
         }
     }
 
-    /// What another found beside this.
     pub fn join(&mut self, other: Verdict) {
         for (n, examples) in other.examples.into_iter().enumerate() {
             self.counts[n] += other.counts[n];
@@ -89,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_counted_and_some_of_it_kept() {
+    fn every_finding_is_counted_and_some_are_kept() {
         let mut verdict = Verdict::default();
         assert!(verdict.is_clean());
         (0..8).for_each(|n| verdict.add(Finding::Twice, n.to_string()));

@@ -1,4 +1,4 @@
-//! Simulated workers. Most do their work; some fail it, some go silent and come back with a lease that has run out.
+//! Simulated workers. Most complete their jobs. Some fail them, and some go silent and come back with a lapsed lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +13,11 @@ use crate::{
     read_side::id,
 };
 
-/// How long a worker holds a job without a heartbeat, in milliseconds: the servers are started with it.
+/// The lease of a job without a heartbeat, in milliseconds. The servers are started with this setting.
 pub const LEASE_MS: u64 = 2000;
-/// Those of one worker who are silent at once; beyond it jobs are worked on as they should be.
+/// The most jobs on which one worker is silent at a time.
 const SILENT: usize = 16;
 
-/// A job as it was handed out.
 struct ClaimedJob {
     job: JobId,
     lease: String,
@@ -32,59 +31,9 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
         while let Some(ended) = silent.try_join_next() {
             go_on(ended);
         }
-        let queues = json!(["media-jobs", "scrape-jobs"]);
-        let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
-        // The answer holds a lease, so it is never kept: a job whose claim's answer got lost lapses.
-        let ask = ClientRequest {
-            again: false,
-            ..ClientRequest::post(
-                CommandKind::ClaimJob,
-                "/api/worker/claim",
-                By::Secret,
-                claim,
-            )
-        };
-        let told = arena.tell(&mut chance, ask).await;
-        let ClientAnswer::Yes { json, position } = told else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let claimed = &json["jobs"][0];
-        let (Some(job), Some(lease)) = (id::<JobId>(&claimed["jobId"]), claimed["lease"].as_str())
-        else {
-            continue;
-        };
-        let held = ClaimedJob {
-            job,
-            lease: lease.to_owned(),
-            claimed_at: position,
-        };
-        match chance.random_range(0..100) {
-            0..=9 => end(&arena, &mut chance, &held, CommandKind::FailJob).await,
-            10..=21 if silent.len() < SILENT => {
-                let (arena, mut chance) =
-                    (Arc::clone(&arena), StdRng::seed_from_u64(chance.random()));
-                silent.spawn(async move {
-                    // Until around the moment at which somebody else is given the job.
-                    let until = LEASE_MS + chance.random_range(0..2 * LEASE_MS);
-                    tokio::time::sleep(Duration::from_millis(until)).await;
-                    let kind = if chance.random_bool(0.8) {
-                        CommandKind::CompleteJob
-                    } else {
-                        CommandKind::FailJob
-                    };
-                    end(&arena, &mut chance, &held, kind).await;
-                });
-            }
-            22..=26 => {} // gone for good; the lease lapses
-            27..=34 => {
-                heartbeat(&arena, &mut chance, &held).await;
-                end(&arena, &mut chance, &held, CommandKind::CompleteJob).await;
-            }
-            _ => {
-                tokio::time::sleep(Duration::from_millis(chance.random_range(0..20))).await;
-                end(&arena, &mut chance, &held, CommandKind::CompleteJob).await;
-            }
+        match claim(&arena, &name, &mut chance).await {
+            Some(job) => treat(&arena, job, &mut chance, &mut silent).await,
+            None => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
     while let Some(ended) = silent.join_next().await {
@@ -92,7 +41,63 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
     }
 }
 
-/// A panic of somebody silent is their worker's, so that the run hears of it.
+async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<ClaimedJob> {
+    let queues = json!(["media-jobs", "scrape-jobs"]);
+    let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
+    // The answer holds a lease, so it is never kept. A job whose claim's answer got lost lapses.
+    let request = ClientRequest {
+        again: false,
+        ..ClientRequest::post(
+            CommandKind::ClaimJob,
+            "/api/worker/claim",
+            By::Secret,
+            claim,
+        )
+    };
+    let ClientAnswer::Yes { json, position } = arena.tell(chance, request).await else {
+        return None;
+    };
+    let claimed = &json["jobs"][0];
+    Some(ClaimedJob {
+        job: id::<JobId>(&claimed["jobId"])?,
+        lease: claimed["lease"].as_str()?.to_owned(),
+        claimed_at: position,
+    })
+}
+
+async fn treat(arena: &Arc<Arena>, job: ClaimedJob, chance: &mut StdRng, silent: &mut JoinSet<()>) {
+    match chance.random_range(0..100) {
+        0..=9 => end(arena, chance, &job, CommandKind::FailJob).await,
+        10..=21 if silent.len() < SILENT => {
+            let arena = Arc::clone(arena);
+            let chance = StdRng::seed_from_u64(chance.random());
+            silent.spawn(async move { end_late(&arena, chance, &job).await });
+        }
+        22..=26 => {} // gone for good; the lease lapses
+        27..=34 => {
+            heartbeat(arena, chance, &job).await;
+            end(arena, chance, &job, CommandKind::CompleteJob).await;
+        }
+        _ => {
+            tokio::time::sleep(Duration::from_millis(chance.random_range(0..20))).await;
+            end(arena, chance, &job, CommandKind::CompleteJob).await;
+        }
+    }
+}
+
+/// Ends the job around the moment at which another worker gets it.
+async fn end_late(arena: &Arena, mut chance: StdRng, job: &ClaimedJob) {
+    let until = LEASE_MS + chance.random_range(0..2 * LEASE_MS);
+    tokio::time::sleep(Duration::from_millis(until)).await;
+    let kind = if chance.random_bool(0.8) {
+        CommandKind::CompleteJob
+    } else {
+        CommandKind::FailJob
+    };
+    end(arena, &mut chance, job, kind).await;
+}
+
+/// Passes a panic of a silent task on to its worker, so that the run hears of it.
 fn go_on(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && let Ok(panic) = error.try_into_panic()
@@ -126,7 +131,7 @@ async fn end(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob, kind: Comman
         .await;
 }
 
-/// Leaves no fact, so it is in no ledger.
+/// A heartbeat leaves no fact, so it is not in the ledger.
 async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob) {
     let Some((_, base)) = arena.any_node(chance) else {
         return;

@@ -258,7 +258,7 @@ async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failur
 
 async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
     for pause in pauses() {
-        match supervisor.0.log.journalled(task.turn, task.user).await {
+        match supervisor.0.log.journals().text(task.turn, task.user).await {
             Ok(shown) => return shown,
             Err(LogError::Away(_)) => tokio::time::sleep(pause).await,
             Err(error) => {

@@ -41,7 +41,7 @@ pub enum CredentialRef {
 
 /// What a server or worker asks to be shown.
 #[derive(Debug, Clone)]
-pub struct RevealRequest {
+pub struct SecretRequest {
     /// Which credential.
     pub named: CredentialRef,
     /// Of which kinds it may be; of those held for a platform, the first is shown.
@@ -89,7 +89,7 @@ enum DenialSubject {
 struct RevealTask<'a> {
     caller: &'a Caller,
     owner: UserId,
-    ask: &'a RevealRequest,
+    ask: &'a SecretRequest,
 }
 
 impl Credentials {
@@ -97,7 +97,7 @@ impl Credentials {
     pub async fn reveal(
         &self,
         caller: &Caller,
-        ask: RevealRequest,
+        ask: SecretRequest,
     ) -> Result<Revealed, WriteError> {
         let owner = match self.owner(&ask.named).await? {
             Ok(owner) => owner,
@@ -303,7 +303,7 @@ impl Credentials {
         secret: Plaintext,
     ) -> Result<StoredCredential, WriteError> {
         let named = CredentialRef::Id(id);
-        let ask = RevealRequest {
+        let ask = SecretRequest {
             named,
             kinds: &[CredentialKind::Profile],
             right: RevealRight::Every,
@@ -382,7 +382,7 @@ impl Credentials {
     async fn refuse_nobodys(
         &self,
         caller: &Caller,
-        ask: &RevealRequest,
+        ask: &SecretRequest,
         reason: MissingOwner,
     ) -> Result<Refusal, WriteError> {
         let (credential, user) = match &ask.named {

@@ -34,7 +34,7 @@ both_stores!(
             (first.id, false, true)
         );
         let ask = async |right| {
-            let ask = RevealRequest {
+            let ask = SecretRequest {
                 named: CredentialRef::Id(first.id),
                 kinds: &CredentialKind::ALL,
                 right,

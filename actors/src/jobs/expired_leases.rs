@@ -38,13 +38,21 @@ impl JobBoard {
     }
 
     async fn lapse_all(&self, epoch: Epoch, now: Timestamp) {
-        match self.0.log.lapsed_leases(LeaseKind::Job, now, LAPSES).await {
+        match self
+            .0
+            .log
+            .leases()
+            .lapsed(LeaseKind::Job, now, LAPSES)
+            .await
+        {
             Ok(lapsed) => {
                 for lease in lapsed {
                     self.lapse(epoch, lease, now).await;
                 }
             }
-            Err(error) => warn!(%error, "expired leases of jobs cannot be read; retrying in 0.5 s"),
+            Err(error) => {
+                warn!(%error, "job leases: looking for lapsed leases failed; trying again")
+            }
         }
     }
 
@@ -86,14 +94,15 @@ impl JobBoard {
                 if let Err(error) = self
                     .0
                     .log
-                    .drop_lease(LeaseKind::Job, job.as_str(), &holder)
+                    .leases()
+                    .remove(LeaseKind::Job, job.as_str(), &holder)
                     .await
                 {
-                    warn!(%error, job.id = %job, "lease of an ended attempt not dropped");
+                    warn!(%error, job.id = %job, "job leases: dropping a used lease failed; trying again");
                 }
             }
             Err(error) => {
-                warn!(%error, job.id = %job, "expired lease of a job not ended; retrying in 0.5 s")
+                warn!(%error, job.id = %job, "job leases: ending a lapsed lease failed; trying again")
             }
         }
     }

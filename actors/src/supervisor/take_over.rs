@@ -47,6 +47,7 @@ impl Supervisor {
         let held = self
             .0
             .log
+            .leases()
             .renew_runs(&self.0.node, ids.clone(), self.lease_end())
             .await?;
         ids.iter()
@@ -76,7 +77,7 @@ impl Supervisor {
 
     /// Takes over what dead nodes left behind, for ever, whenever this node is the leader; to be spawned.
     pub async fn take_over_expired(self, embedded: bool, election: Election) {
-        if embedded && let Err(error) = self.0.log.release_runs().await {
+        if embedded && let Err(error) = self.0.log.leases().release_runs().await {
             warn!(%error, "leases of an earlier process not released; they expire by themselves");
         }
         loop {
@@ -93,14 +94,15 @@ impl Supervisor {
     async fn take_over_once(&self, epoch: Epoch) -> Result<(), LogError> {
         let now = self.0.log.clock().now();
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
-            for lease in self.0.log.lapsed_leases(kind, now, TAKEN_OVER).await? {
+            for lease in self.0.log.leases().lapsed(kind, now, TAKEN_OVER).await? {
                 if self.0.running.lock().contains_key(&lease.id) {
                     continue; // ours, and about to be renewed
                 }
                 let taken = self
                     .0
                     .log
-                    .take_lease(epoch, kind, &lease.id, &self.0.node, now, self.lease_end())
+                    .leases()
+                    .take(epoch, kind, &lease.id, &self.0.node, now, self.lease_end())
                     .await?;
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(epoch, kind, lease).await
@@ -135,10 +137,11 @@ impl Supervisor {
         if !self.is_unanswered(turn, lease.user, &session).await? {
             let log = &self.0.log;
             return log
-                .drop_lease(LeaseKind::Turn, &lease.id, &self.0.node)
+                .leases()
+                .remove(LeaseKind::Turn, &lease.id, &self.0.node)
                 .await;
         }
-        let shown = self.0.log.journalled(turn, lease.user).await?;
+        let shown = self.0.log.journals().text(turn, lease.user).await?;
         info!(turn.id = %turn, shown.bytes = shown.len(), "turn was not finished by the server that began it; this one goes on");
         if shown.is_empty() {
             chats::turn::start(self, turn, lease.user, session, Metadata::system());

@@ -129,10 +129,21 @@ fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
     })
 }
 
+/// The rows of uploaded files; their bytes are in the blob store. See [`Log::blobs`].
+#[derive(Debug, Clone)]
+pub struct BlobTable(Log);
+
 impl Log {
+    /// The rows of uploaded files; their bytes are in the blob store.
+    pub fn blobs(&self) -> BlobTable {
+        BlobTable(self.clone())
+    }
+}
+
+impl BlobTable {
     /// A kept file; `None` when it never existed or is doomed.
-    pub async fn blob(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
-        self.store()
+    pub async fn get(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs WHERE id = $1 AND state = 'kept'";
                 let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(store.reads()).await?;
@@ -142,13 +153,14 @@ impl Log {
     }
 
     /// A user's kept files in order of their ids, at most `limit`, after one of them.
-    pub async fn blobs_of(
+    pub async fn of_user(
         &self,
         user: UserId,
         after: Option<BlobId>,
         limit: i64,
     ) -> Result<Vec<Blob>, LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs \
                            WHERE user_id = $1 AND state = 'kept' AND id > $2 ORDER BY id LIMIT $3";
@@ -166,7 +178,7 @@ impl Log {
 
     /// The size of all kept files of a user.
     pub async fn kept_bytes(&self, user: UserId) -> Result<u64, LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = "SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE user_id = $1 AND state = 'kept'";
                 let bytes: i64 = sqlx::query_scalar(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
@@ -177,8 +189,9 @@ impl Log {
 
     /// The files among these that have a row, doomed ones included. At most [`ROWS_AT_ONCE`] may be
     /// asked for.
-    pub async fn known_blobs(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
-        self.store()
+    pub async fn known(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let places: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
                 let sql = format!("SELECT id FROM blobs WHERE id IN ({})", places.join(", "));
@@ -192,16 +205,17 @@ impl Log {
     }
 
     /// From now on nobody can read this user's files. The rows stay until
-    /// [`Log::drop_doomed_blobs`], so that a crash in between leaves a note of the bytes to be
+    /// [`BlobTable::drop_doomed`], so that a crash in between leaves a note of the bytes to be
     /// deleted.
-    pub async fn doom_blobs_of(&self, user: UserId) -> Result<(), LogError> {
+    pub async fn doom_of_user(&self, user: UserId) -> Result<(), LogError> {
         self.change("UPDATE blobs SET state = 'doomed' WHERE user_id = $1", user)
             .await
     }
 
     /// Owners of doomed files, whose bytes may still exist; at most [`ROWS_AT_ONCE`] of them.
-    pub async fn doomed_blob_owners(&self) -> Result<Vec<UserId>, LogError> {
-        self.store()
+    pub async fn doomed_owners(&self) -> Result<Vec<UserId>, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "SELECT DISTINCT user_id FROM blobs WHERE state = 'doomed' LIMIT {ROWS_AT_ONCE}"
@@ -213,7 +227,7 @@ impl Log {
     }
 
     /// Deletes the rows of this user's doomed files. Call it after their bytes are deleted.
-    pub async fn drop_doomed_blobs(&self, user: UserId) -> Result<(), LogError> {
+    pub async fn drop_doomed(&self, user: UserId) -> Result<(), LogError> {
         self.change(
             "DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'",
             user,
@@ -222,7 +236,8 @@ impl Log {
     }
 
     async fn change(&self, sql: &'static str, user: UserId) -> Result<(), LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 sqlx::query(sql)
@@ -344,7 +359,7 @@ mod tests {
                 keep(&store, &log, ada, 1).await,
                 keep(&store, &log, bob, 1).await,
             );
-            let found = log.blob(hers.id).await.unwrap().unwrap();
+            let found = log.blobs().get(hers.id).await.unwrap().unwrap();
             let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
             assert_eq!(
                 (found.user, name.as_str(), found.size, found.created_at),
@@ -352,18 +367,22 @@ mod tests {
             );
             assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
             assert_eq!(
-                log.blobs_of(ada, None, 10).await.unwrap(),
+                log.blobs().of_user(ada, None, 10).await.unwrap(),
                 std::slice::from_ref(&found)
             );
-            assert_eq!(log.blobs_of(ada, Some(hers.id), 10).await.unwrap(), []);
+            assert_eq!(
+                log.blobs().of_user(ada, Some(hers.id), 10).await.unwrap(),
+                []
+            );
             assert!(!store.holds("diary").await);
 
-            log.doom_blobs_of(ada).await.unwrap();
-            assert_eq!(log.blob(hers.id).await.unwrap(), None);
-            assert_eq!(log.doomed_blob_owners().await.unwrap(), [ada]);
+            log.blobs().doom_of_user(ada).await.unwrap();
+            assert_eq!(log.blobs().get(hers.id).await.unwrap(), None);
+            assert_eq!(log.blobs().doomed_owners().await.unwrap(), [ada]);
             let nobodys = BlobId(store.clock.new_uuid());
             let known = log
-                .known_blobs(vec![hers.id, his.id, nobodys])
+                .blobs()
+                .known(vec![hers.id, his.id, nobodys])
                 .await
                 .unwrap();
             assert_eq!(
@@ -372,13 +391,13 @@ mod tests {
                 "a doomed file stays known until its bytes are deleted"
             );
             for user in [ada, bob] {
-                log.drop_doomed_blobs(user).await.unwrap();
+                log.blobs().drop_doomed(user).await.unwrap();
             }
             assert_eq!(
-                log.known_blobs(vec![hers.id, his.id]).await.unwrap(),
+                log.blobs().known(vec![hers.id, his.id]).await.unwrap(),
                 HashSet::from([his.id])
             );
-            assert!(log.blob(his.id).await.unwrap().is_some());
+            assert!(log.blobs().get(his.id).await.unwrap().is_some());
         }
     );
 

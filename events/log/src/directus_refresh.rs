@@ -60,9 +60,20 @@ impl Refreshing {
     }
 }
 
+/// What Directus answered to refresh tokens a moment ago. See [`Log::directus_refreshes`].
+#[derive(Debug, Clone)]
+pub struct DirectusRefreshes(Log);
+
 impl Log {
+    /// What Directus answered to refresh tokens a moment ago.
+    pub fn directus_refreshes(&self) -> DirectusRefreshes {
+        DirectusRefreshes(self.clone())
+    }
+}
+
+impl DirectusRefreshes {
     /// Takes the turn until `until`, or says who has it.
-    pub async fn take_refresh(
+    pub async fn take_turn(
         &self,
         refreshing: &Refreshing,
         now: Timestamp,
@@ -83,7 +94,7 @@ impl Log {
             tx.commit().await?;
             Ok((is_taken, row.try_get::<Option<Vec<u8>>, _>("sealed")?))
         };
-        match self.store().run(work).await? {
+        match self.0.store().run(work).await? {
             (true, _) => Ok(Turn::Yours),
             (false, None) => Ok(Turn::Theirs),
             (false, Some(sealed)) => {
@@ -96,7 +107,7 @@ impl Log {
     }
 
     /// Keeps Directus' answer until `until`.
-    pub async fn keep_refresh(
+    pub async fn keep(
         &self,
         refreshing: &Refreshing,
         answer: &[u8],
@@ -117,11 +128,11 @@ impl Log {
                 .await?;
             Ok(tx.commit().await?)
         };
-        self.store().run(work).await
+        self.0.store().run(work).await
     }
 
     /// Gives the turn back after Directus refused new tokens.
-    pub async fn give_up_refresh(&self, refreshing: &Refreshing) -> Result<(), LogError> {
+    pub async fn give_up(&self, refreshing: &Refreshing) -> Result<(), LogError> {
         let name = refreshing.name.clone();
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
@@ -131,11 +142,11 @@ impl Log {
                 .await?;
             Ok(tx.commit().await?)
         };
-        self.store().run(work).await
+        self.0.store().run(work).await
     }
 
     /// Deletes the answers and turns that have expired.
-    pub async fn prune_refreshes(&self, now: Timestamp) -> Result<(), LogError> {
+    pub async fn prune(&self, now: Timestamp) -> Result<(), LogError> {
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
             sqlx::query("DELETE FROM refresh_grace WHERE expires_at <= $1")
@@ -144,7 +155,7 @@ impl Log {
                 .await?;
             Ok(tx.commit().await?)
         };
-        self.store().run(work).await
+        self.0.store().run(work).await
     }
 }
 
@@ -160,39 +171,54 @@ mod tests {
             let (refreshing, now) = (Refreshing::new("canary-token"), store.clock.now());
             let (asking, grace) = (now.plus_seconds(15), now.plus_seconds(10));
             assert_eq!(
-                one.take_refresh(&refreshing, now, asking).await.unwrap(),
-                Turn::Yours
-            );
-            assert_eq!(
-                two.take_refresh(&refreshing, now, asking).await.unwrap(),
-                Turn::Theirs
-            );
-            assert_eq!(
-                two.take_refresh(&Refreshing::new("another"), now, asking)
+                one.directus_refreshes()
+                    .take_turn(&refreshing, now, asking)
                     .await
                     .unwrap(),
                 Turn::Yours
             );
-            one.keep_refresh(&refreshing, b"canary-pair", grace)
+            assert_eq!(
+                two.directus_refreshes()
+                    .take_turn(&refreshing, now, asking)
+                    .await
+                    .unwrap(),
+                Turn::Theirs
+            );
+            assert_eq!(
+                two.directus_refreshes()
+                    .take_turn(&Refreshing::new("another"), now, asking)
+                    .await
+                    .unwrap(),
+                Turn::Yours
+            );
+            one.directus_refreshes()
+                .keep(&refreshing, b"canary-pair", grace)
                 .await
                 .unwrap();
             let answered = Turn::Answered(Zeroizing::new(b"canary-pair".to_vec()));
             assert_eq!(
-                two.take_refresh(&refreshing, now, asking).await.unwrap(),
+                two.directus_refreshes()
+                    .take_turn(&refreshing, now, asking)
+                    .await
+                    .unwrap(),
                 answered
             );
-            one.give_up_refresh(&refreshing).await.unwrap();
+            one.directus_refreshes().give_up(&refreshing).await.unwrap();
             assert_eq!(
-                two.take_refresh(&refreshing, now, asking).await.unwrap(),
+                two.directus_refreshes()
+                    .take_turn(&refreshing, now, asking)
+                    .await
+                    .unwrap(),
                 answered,
                 "an answer stays when the turn is given back"
             );
             for word in ["canary-token", "canary-pair"] {
                 assert!(!store.holds(word).await, "{word}");
             }
-            one.prune_refreshes(grace).await.unwrap();
+            one.directus_refreshes().prune(grace).await.unwrap();
             assert_eq!(
-                two.take_refresh(&refreshing, grace, grace.plus_seconds(5))
+                two.directus_refreshes()
+                    .take_turn(&refreshing, grace, grace.plus_seconds(5))
                     .await
                     .unwrap(),
                 Turn::Yours
@@ -207,16 +233,23 @@ mod tests {
             let (refreshing, now) = (Refreshing::new("token"), store.clock.now());
             let later = now.plus_seconds(15);
             assert_eq!(
-                log.take_refresh(&refreshing, now, later).await.unwrap(),
+                log.directus_refreshes()
+                    .take_turn(&refreshing, now, later)
+                    .await
+                    .unwrap(),
                 Turn::Yours
             );
-            log.give_up_refresh(&refreshing).await.unwrap();
+            log.directus_refreshes().give_up(&refreshing).await.unwrap();
             assert_eq!(
-                log.take_refresh(&refreshing, now, later).await.unwrap(),
+                log.directus_refreshes()
+                    .take_turn(&refreshing, now, later)
+                    .await
+                    .unwrap(),
                 Turn::Yours
             );
             assert_eq!(
-                log.take_refresh(&refreshing, later, later.plus_seconds(15))
+                log.directus_refreshes()
+                    .take_turn(&refreshing, later, later.plus_seconds(15))
                     .await
                     .unwrap(),
                 Turn::Yours,
@@ -233,7 +266,8 @@ mod tests {
         for _ in 0..50 {
             let (log, refreshing) = (log.clone(), refreshing.clone());
             tries.spawn(async move {
-                log.take_refresh(&refreshing, now, now.plus_seconds(15))
+                log.directus_refreshes()
+                    .take_turn(&refreshing, now, now.plus_seconds(15))
                     .await
                     .unwrap()
             });

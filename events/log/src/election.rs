@@ -99,15 +99,27 @@ pub struct Elected {
     pub node: String,
 }
 
+/// Who is elected. See [`Log::elections`].
+#[derive(Debug, Clone)]
+pub struct Elections(Log);
+
 impl Log {
+    /// Who is elected.
+    pub fn elections(&self) -> Elections {
+        Elections(self.clone())
+    }
+}
+
+impl Elections {
     /// Stands for election from now on. `node` names this process. The one process of an embedded
     /// store is elected at once.
-    pub async fn stand_for_election(&self, node: &str) -> Result<Election, LogError> {
-        let Some(options) = self.store().postgres() else {
+    pub async fn stand(&self, node: &str) -> Result<Election, LogError> {
+        let Some(options) = self.0.store().postgres() else {
             return self.elect_the_only_one(node).await;
         };
         let (tell, office) = watch::channel(None);
-        self.store()
+        self.0
+            .store()
             .io()
             .spawn(Candidate::new(&options, node, tell).stand());
         Ok(Election {
@@ -117,7 +129,7 @@ impl Log {
     }
 
     async fn elect_the_only_one(&self, node: &str) -> Result<Election, LogError> {
-        let (node, now) = (node.to_owned(), self.clock().now());
+        let (node, now) = (node.to_owned(), self.0.clock().now());
         let raise = async move |store: Store| {
             let mut tx = store.durable().await?;
             let sql = "UPDATE elections SET epoch = epoch + 1, node = $1, elected_at = $2 WHERE name = 'genie' RETURNING epoch";
@@ -131,7 +143,7 @@ impl Log {
         };
         let mut tries = 1..=TRIES_TO_START;
         let epoch = loop {
-            match self.store().run(raise.clone()).await {
+            match self.0.store().run(raise.clone()).await {
                 // The WAL is being emptied, and each attempt waits for seconds.
                 Err(LogError::Away(_)) if tries.next().is_some() => {}
                 raised => break raised?,
@@ -146,7 +158,7 @@ impl Log {
 
     /// The leader. `None` when there is none, or when it has not renewed for too long.
     pub async fn elected(&self) -> Result<Option<Elected>, LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let silence = match store.writing {
                     Writing::Postgres(_) => "abs(micros_now() - renewed_at)",

@@ -91,13 +91,13 @@ impl Follower {
             match self.next(PAGE).await {
                 Ok(rows) => return Some(rows),
                 Err(error @ LogError::Hole { .. }) => {
-                    error!(follower = name, %error, "follower stopped: hole in the log");
+                    error!(follower = name, %error, "follower: stopped by a hole in the log; it starts again with the server");
                     return None;
                 }
                 Err(error) => {
                     warn!(
                         follower = name, position = self.after, %error,
-                        "follower cannot read the log; retrying in 500 ms"
+                        "follower: reading the log failed; trying again"
                     );
                     tokio::time::sleep(AWAY).await;
                 }

@@ -175,10 +175,22 @@ fn read(row: &AnyRow) -> Result<Forgetting, LogError> {
     })
 }
 
+/// How far each forgetting is, and the steps that erase what is left. See [`Log::forgettings`].
+#[derive(Debug, Clone)]
+pub struct Forgettings(Log);
+
 impl Log {
+    /// How far each forgetting is, and the steps that erase what is left.
+    pub fn forgettings(&self) -> Forgettings {
+        Forgettings(self.clone())
+    }
+}
+
+impl Forgettings {
     /// `None` when nobody asked to forget the user.
-    pub async fn forgetting(&self, user: UserId) -> Result<Option<Forgetting>, LogError> {
-        self.store()
+    pub async fn get(&self, user: UserId) -> Result<Option<Forgetting>, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM forgettings WHERE user_id = $1");
                 let row = sqlx::query(&sql)
@@ -191,12 +203,8 @@ impl Log {
     }
 
     /// The forgettings that are due at `now`, the longest due first, at most `limit`.
-    pub async fn due_forgettings(
-        &self,
-        now: Timestamp,
-        limit: i64,
-    ) -> Result<Vec<Forgetting>, LogError> {
-        self.store()
+    pub async fn due(&self, now: Timestamp, limit: i64) -> Result<Vec<Forgetting>, LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let sql =
                     format!("SELECT {COLUMNS} FROM forgettings WHERE state <> 'closed' AND due <= $1 ORDER BY due LIMIT $2");
@@ -211,7 +219,8 @@ impl Log {
         &self,
         after: Option<UserId>,
     ) -> Result<Vec<Forgetting>, LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "SELECT {COLUMNS} FROM forgettings WHERE state <> 'requested' AND user_id > $1 \
@@ -228,8 +237,9 @@ impl Log {
     }
 
     /// Sets the next attempt of a step that failed.
-    pub async fn put_off_forgetting(&self, user: UserId, until: Timestamp) -> Result<(), LogError> {
-        self.store()
+    pub async fn put_off(&self, user: UserId, until: Timestamp) -> Result<(), LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 let put_off = sqlx::query("UPDATE forgettings SET due = $2 WHERE user_id = $1")
@@ -248,7 +258,7 @@ impl Log {
         certificate: String,
         look_again: Timestamp,
     ) -> Result<(), LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = "UPDATE forgettings SET state = 'erased', erased_at = $2, certificate = $3, due = $4 \
                            WHERE user_id = $1 AND state = 'forgotten'";
@@ -261,8 +271,8 @@ impl Log {
     }
 
     /// Ends a forgetting: nothing is left to do.
-    pub async fn close_forgetting(&self, user: UserId) -> Result<(), LogError> {
-        self.store()
+    pub async fn close(&self, user: UserId) -> Result<(), LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 let close = sqlx::query("UPDATE forgettings SET state = 'closed' WHERE user_id = $1 AND state = 'erased'");
@@ -285,7 +295,7 @@ impl Log {
                 tx.commit().await?;
                 Ok(erased)
             };
-            while self.store().run(erase).await? >= ERASED_AT_ONCE as u64 {}
+            while self.0.store().run(erase).await? >= ERASED_AT_ONCE as u64 {}
         }
         Ok(())
     }
@@ -309,7 +319,7 @@ impl Log {
             left.retain(|_, count| *count > 0);
             Ok(left)
         };
-        self.store().run(count).await
+        self.0.store().run(count).await
     }
 
     /// The row of a forgotten user's key; `None` while the key is live, or when there never was
@@ -327,13 +337,13 @@ impl Log {
                 master_id: row.try_get("master_id")?,
             }))
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     /// For a forgotten user whose key came back with a part of a backup: wipes the key again, and
     /// demands that the rest be erased again. It changes nothing for a user without the fact.
     pub async fn forget_restored_key(&self, user: UserId, at: Timestamp) -> Result<(), LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let fact =
                     "SELECT position FROM events WHERE aggregate_type = 'account' AND aggregate_id = $1 AND event_type = $2";
@@ -358,7 +368,7 @@ impl Log {
     /// The number of a user's events, and the number among them that belong to the account. The
     /// forgetting of a user whose events cannot be read needs both to append the last event.
     pub async fn counts_of(&self, user: UserId) -> Result<(u64, u64), LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = "SELECT coalesce(max(user_seq), 0) AS events, coalesce((SELECT max(sequence) FROM events \
                            WHERE aggregate_type = 'account' AND aggregate_id = $1), 0) AS of_account FROM events WHERE user_id = $1";
@@ -373,7 +383,7 @@ impl Log {
         if users.is_empty() {
             return Ok(vec![]);
         }
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let places: Vec<String> = (1..=users.len()).map(|n| format!("${n}")).collect();
                 let places = places.join(", ");
@@ -390,6 +400,7 @@ impl Log {
     /// holds deleted rows until then. [`LogError::Away`] while a reader still needs it.
     pub async fn empty_wal(&self) -> Result<(), LogError> {
         match self
+            .0
             .store()
             .run(async move |store: Store| store.scrub().await)
             .await?

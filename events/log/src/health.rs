@@ -102,10 +102,9 @@ fn tell(health: &watch::Sender<Option<Trouble>>, trouble: Option<Trouble>) {
         match trouble {
             Some(trouble) if is_news => warn!(
                 state = trouble.as_str(),
-                "the store takes no writes: it is {}",
-                trouble.as_str()
+                "store: takes no writes; looking again each second"
             ),
-            None if is_news => info!("the store takes writes again"),
+            None if is_news => info!("store: takes writes again"),
             _ => {}
         }
         *known = trouble;

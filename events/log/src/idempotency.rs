@@ -79,17 +79,28 @@ pub enum Remembered {
     Other,
 }
 
+/// The outcomes of requests that may be sent again. See [`Log::outcomes`].
+#[derive(Debug, Clone)]
+pub struct RequestOutcomes(Log);
+
 impl Log {
+    /// The outcomes of requests that may be sent again.
+    pub fn outcomes(&self) -> RequestOutcomes {
+        RequestOutcomes(self.clone())
+    }
+}
+
+impl RequestOutcomes {
     /// Keeps the outcome of a request that changed nothing, because its wish was fulfilled when its
     /// user had `seq` events. `false` when the user has more events by now, or the key was used
     /// meanwhile; the request is then decided again.
-    pub async fn keep_outcome(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
+    pub async fn keep(&self, remember: Remember, seq: u64) -> Result<bool, LogError> {
         let Remember {
             request,
             user,
             outcome,
         } = remember;
-        let keys = self.live_keys(user).await?;
+        let keys = self.0.live_keys(user).await?;
         let sealed = keys
             .payload()
             .seal(outcome.to_string().as_bytes(), &place(user, &request.key));
@@ -114,11 +125,11 @@ impl Log {
             tx.commit().await?;
             Ok(kept)
         };
-        self.store().run(write).await
+        self.0.store().run(write).await
     }
 
     /// The user whose facts the outcome of an earlier request with this key was kept with.
-    pub async fn remembered_with(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
+    pub async fn owner_of(&self, request: &RequestKey) -> Result<Option<UserId>, LogError> {
         let key = request.key.clone();
         let read = async move |store: Store| {
             let sql = "SELECT user_id FROM idempotency WHERE key_hash = $1";
@@ -128,6 +139,7 @@ impl Log {
                 .await?)
         };
         Ok(self
+            .0
             .store()
             .run(read)
             .await?
@@ -135,7 +147,7 @@ impl Log {
     }
 
     /// The outcome of an earlier request with this key, if its facts are in the log.
-    pub async fn remembered(
+    pub async fn get(
         &self,
         user: UserId,
         request: &RequestKey,
@@ -160,13 +172,13 @@ impl Log {
                 position as u64,
             )))
         };
-        let Some((owner, stored, sealed, position)) = self.store().run(read).await? else {
+        let Some((owner, stored, sealed, position)) = self.0.store().run(read).await? else {
             return Ok(None);
         };
         if owner != user.to_string() || stored != request {
             return Ok(Some(Remembered::Other));
         }
-        let KeyState::Live(keys) = self.keys(user.0).await? else {
+        let KeyState::Live(keys) = self.0.keys(user.0).await? else {
             return Ok(None);
         };
         let opened = keys

@@ -18,14 +18,21 @@ pub struct Impersonation {
     pub expires_at: Timestamp,
 }
 
+/// The impersonations that last. See [`Log::impersonations`].
+#[derive(Debug, Clone)]
+pub struct Impersonations(Log);
+
 impl Log {
+    /// The impersonations that last.
+    pub fn impersonations(&self) -> Impersonations {
+        Impersonations(self.clone())
+    }
+}
+
+impl Impersonations {
     /// Begins an impersonation, and deletes those that have expired at `now`.
-    pub async fn open_impersonation(
-        &self,
-        opened: Impersonation,
-        now: Timestamp,
-    ) -> Result<(), LogError> {
-        self.store()
+    pub async fn open(&self, opened: Impersonation, now: Timestamp) -> Result<(), LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 sqlx::query("DELETE FROM impersonations WHERE expires_at <= $1").bind(now.0).execute(&mut *tx).await?;
@@ -42,7 +49,7 @@ impl Log {
     }
 
     /// An impersonation that has neither ended nor expired.
-    pub async fn impersonation(
+    pub async fn get(
         &self,
         session: Uuid,
         now: Timestamp,
@@ -69,12 +76,13 @@ impl Log {
                 expires_at,
             }))
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     /// Ends an impersonation; answers whether there was one.
-    pub async fn end_impersonation(&self, session: Uuid) -> Result<bool, LogError> {
-        self.store()
+    pub async fn end(&self, session: Uuid) -> Result<bool, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 let ended = sqlx::query("DELETE FROM impersonations WHERE session = $1")
@@ -106,38 +114,48 @@ mod tests {
                 }
             };
             let (short, long) = (one(1, 10), one(2, 20));
-            log.open_impersonation(short, Timestamp(0)).await.unwrap();
+            log.impersonations()
+                .open(short, Timestamp(0))
+                .await
+                .unwrap();
             assert_eq!(
-                log.impersonation(short.session, Timestamp(9))
+                log.impersonations()
+                    .get(short.session, Timestamp(9))
                     .await
                     .unwrap(),
                 Some(short)
             );
             assert_eq!(
-                log.impersonation(short.session, Timestamp(10))
+                log.impersonations()
+                    .get(short.session, Timestamp(10))
                     .await
                     .unwrap(),
                 None,
                 "expired"
             );
-            log.open_impersonation(long, Timestamp(11)).await.unwrap();
+            log.impersonations()
+                .open(long, Timestamp(11))
+                .await
+                .unwrap();
             assert_eq!(
-                log.impersonation(short.session, Timestamp(9))
+                log.impersonations()
+                    .get(short.session, Timestamp(9))
                     .await
                     .unwrap(),
                 None,
                 "dropped"
             );
-            assert!(log.end_impersonation(long.session).await.unwrap());
+            assert!(log.impersonations().end(long.session).await.unwrap());
             assert_eq!(
-                log.impersonation(long.session, Timestamp(12))
+                log.impersonations()
+                    .get(long.session, Timestamp(12))
                     .await
                     .unwrap(),
                 None,
                 "ended"
             );
             assert!(
-                !log.end_impersonation(long.session).await.unwrap(),
+                !log.impersonations().end(long.session).await.unwrap(),
                 "it ends only once"
             );
         }

@@ -62,10 +62,22 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
     })
 }
 
+/// The leases of running jobs, turns and captions. See [`Log::leases`].
+#[derive(Debug, Clone)]
+pub struct Leases(Log);
+
 impl Log {
-    pub async fn lease(&self, kind: LeaseKind, id: &str) -> Result<Option<Lease>, LogError> {
+    /// The leases of running jobs, turns and captions.
+    pub fn leases(&self) -> Leases {
+        Leases(self.clone())
+    }
+}
+
+impl Leases {
+    pub async fn get(&self, kind: LeaseKind, id: &str) -> Result<Option<Lease>, LogError> {
         let id = id.to_owned();
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND id = $2");
                 let row = sqlx::query(&sql)
@@ -79,13 +91,13 @@ impl Log {
     }
 
     /// Leases of a kind that ran out before `now`, oldest first, at most `limit`.
-    pub async fn lapsed_leases(
+    pub async fn lapsed(
         &self,
         kind: LeaseKind,
         now: Timestamp,
         limit: i64,
     ) -> Result<Vec<Lease>, LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql =
                     format!("SELECT {COLUMNS} FROM leases WHERE kind = $1 AND expires_at <= $2 ORDER BY expires_at LIMIT $3");
@@ -98,7 +110,7 @@ impl Log {
     /// A heartbeat: the holder keeps the lease until `until`, and may report its progress. `None`,
     /// without a change, when the holder does not have the lease. A cancelled lease is answered but
     /// not renewed.
-    pub async fn renew_lease(
+    pub async fn renew(
         &self,
         kind: LeaseKind,
         id: &str,
@@ -107,7 +119,7 @@ impl Log {
         progress: Option<i64>,
     ) -> Result<Option<Lease>, LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "UPDATE leases SET expires_at = CASE WHEN cancelled = 0 THEN $4 ELSE expires_at END, \
@@ -125,7 +137,7 @@ impl Log {
 
     /// Takes a lease that nobody holds at `now`, by compare-and-set. Only the leader may:
     /// [`LogError::Deposed`] when its term is over.
-    pub async fn take_lease(
+    pub async fn take(
         &self,
         epoch: Epoch,
         kind: LeaseKind,
@@ -135,7 +147,8 @@ impl Log {
         until: Timestamp,
     ) -> Result<Option<Lease>, LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let sql = format!(
                     "UPDATE leases SET holder = $3, epoch = epoch + 1, expires_at = $5 \
@@ -157,14 +170,10 @@ impl Log {
 
     /// Drops a lease after the log says that its work has ended. Another holder's lease of the same
     /// work stays.
-    pub async fn drop_lease(
-        &self,
-        kind: LeaseKind,
-        id: &str,
-        holder: &str,
-    ) -> Result<(), LogError> {
+    pub async fn remove(&self, kind: LeaseKind, id: &str, holder: &str) -> Result<(), LogError> {
         let (id, holder) = (id.to_owned(), holder.to_owned());
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let sql = "DELETE FROM leases WHERE kind = $1 AND id = $2 AND holder = $3";
@@ -189,7 +198,7 @@ impl Log {
         until: Timestamp,
     ) -> Result<HashMap<String, bool>, LogError> {
         let node = node.to_owned();
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let mut held = HashMap::with_capacity(ids.len());
                 for ids in ids.chunks(RENEWED_AT_ONCE) {
@@ -216,7 +225,8 @@ impl Log {
     /// Cancels a run; its node notices at the next heartbeat.
     pub async fn call_off(&self, kind: LeaseKind, id: &str) -> Result<(), LogError> {
         let id = id.to_owned();
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 let call =
@@ -232,7 +242,8 @@ impl Log {
     /// For an embedded store, where one process runs at a time: frees all runs of an earlier
     /// process at once.
     pub async fn release_runs(&self) -> Result<(), LogError> {
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.relaxed().await?;
                 sqlx::query("UPDATE leases SET expires_at = 0 WHERE kind IN ('turn', 'caption')")

@@ -158,7 +158,7 @@ fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&StoredSnapshot>, 
         return empty();
     };
     if stored.user_seq > seq {
-        warn!(user.id = %user, "the snapshot of user `{user}` is ahead of the log; the log is read instead");
+        warn!(user.id = %user, "snapshots: a snapshot is ahead of the log; reading the log instead");
         return empty();
     }
     match stored.open(user, keys) {
@@ -169,7 +169,7 @@ fn begin(user: UserId, keys: &Arc<UserKeys>, snapshot: Option<&StoredSnapshot>, 
             ..empty()
         },
         None => {
-            warn!(user.id = %user, "the snapshot of user `{user}` can't be read; the log is read instead");
+            warn!(user.id = %user, "snapshots: a snapshot can't be read; reading the log instead");
             empty()
         }
     }

@@ -171,11 +171,11 @@ pub(crate) async fn poll(store: Store, tail: Arc<Tail>, mut written: watch::Rece
             }
             _ if was_away => {}
             Ok(Err(error)) => {
-                warn!(%error, "the head of the log can't be read; trying on");
+                warn!(%error, "log: reading the head failed; trying again");
                 was_away = true;
             }
             Err(_) => {
-                warn!("the head of the log can't be read in time; trying on");
+                warn!("log: reading the head took too long; trying again");
                 was_away = true;
             }
         }

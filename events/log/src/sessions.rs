@@ -138,11 +138,22 @@ fn grace_end(rotated_at: Timestamp) -> Timestamp {
     rotated_at.plus_millis(GRACE.as_millis() as i64)
 }
 
+/// The logins of users. See [`Log::sessions`].
+#[derive(Debug, Clone)]
+pub struct Sessions(Log);
+
 impl Log {
+    /// The logins of users.
+    pub fn sessions(&self) -> Sessions {
+        Sessions(self.clone())
+    }
+}
+
+impl Sessions {
     /// Replaces a refresh token by its successor. Requests with the same token within the grace get
     /// the same answer.
-    pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
-        self.store()
+    pub async fn refresh(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
+        self.0.store()
             .run(async move |store: Store| {
                 let mut waited_in_vain = false;
                 for _ in 0..TRIES {
@@ -168,12 +179,13 @@ impl Log {
     }
 
     /// Ends a session, of this user if one is named. Answers whether it existed.
-    pub async fn end_session(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
+    pub async fn end(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
         let (family, of) = (
             family.to_owned(),
             of.map(|user| user.to_string()).unwrap_or_default(),
         );
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| {
                 let mut tx = store.durable().await?;
                 let sql = "DELETE FROM sessions WHERE family = $1 AND ($2 = '' OR user_id = $2)";
@@ -190,12 +202,8 @@ impl Log {
     }
 
     /// A user's sessions, last used first.
-    pub async fn sessions_of(
-        &self,
-        user: UserId,
-        now: Timestamp,
-    ) -> Result<Vec<Session>, LogError> {
-        let KeyState::Live(keys) = self.keys(user.0).await? else {
+    pub async fn of_user(&self, user: UserId, now: Timestamp) -> Result<Vec<Session>, LogError> {
+        let KeyState::Live(keys) = self.0.keys(user.0).await? else {
             return Ok(vec![]);
         };
         let read = async move |store: Store| {
@@ -207,7 +215,7 @@ impl Log {
                 .bind(MAX_SESSIONS);
             Ok(query.fetch_all(store.reads()).await?)
         };
-        let rows = self.store().run(read).await?;
+        let rows = self.0.store().run(read).await?;
         let session = |row: &AnyRow| {
             let sealed: Option<Vec<u8>> = row.try_get("agent_sealed")?;
             Ok(Session {
@@ -223,7 +231,7 @@ impl Log {
     }
 
     /// Deletes the sessions that have expired.
-    pub async fn sweep_sessions(&self, now: Timestamp) -> Result<(), LogError> {
+    pub async fn sweep(&self, now: Timestamp) -> Result<(), LogError> {
         loop {
             let sweep = async move |store: Store| {
                 let mut tx = store.relaxed().await?;
@@ -237,7 +245,7 @@ impl Log {
                 tx.commit().await?;
                 Ok(swept)
             };
-            if self.store().run(sweep).await? < SWEPT_AT_ONCE as u64 {
+            if self.0.store().run(sweep).await? < SWEPT_AT_ONCE as u64 {
                 return Ok(());
             }
         }

@@ -104,7 +104,7 @@ async fn write(store: Store, mut waiting: mpsc::Receiver<NewSnapshot>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         if let Err(error) = in_time(commit(&store, &batch)).await {
-            warn!(%error, snapshots = batch.len(), "snapshots were not written; users are read from the log instead");
+            warn!(%error, snapshots = batch.len(), "snapshots: writing failed; loading a user reads more of the log");
         }
         batch.clear();
     }

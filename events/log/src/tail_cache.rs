@@ -149,13 +149,13 @@ impl Tail {
                 Err(LogError::Hole { missing }) => {
                     error!(
                         missing,
-                        "position {missing} is missing from the log: nobody follows it any further"
+                        "log: a position is missing; all followers stop until a restart"
                     );
                     self.reading.send_replace(ReadTo::Hole { missing });
                     return;
                 }
                 Err(error) => {
-                    warn!(%error, "the end of the log can't be read; trying on");
+                    warn!(%error, "log: reading new rows failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
@@ -168,7 +168,7 @@ impl Tail {
     pub fn set_back(&self, head: u64) {
         error!(
             head,
-            "the log ends at position {head} now and went further before: the store was set back"
+            "log: the store was set back to an earlier position; all followers stop until a restart"
         );
         let mut kept = self.lock();
         while kept.end > head {

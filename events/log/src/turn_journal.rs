@@ -41,18 +41,29 @@ impl std::fmt::Debug for Piece {
     }
 }
 
+/// The journals of running turns. See [`Log::journals`].
+#[derive(Debug, Clone)]
+pub struct TurnJournals(Log);
+
 impl Log {
+    /// The journals of running turns.
+    pub fn journals(&self) -> TurnJournals {
+        TurnJournals(self.clone())
+    }
+}
+
+impl TurnJournals {
     /// Starts the journal's task on the current runtime, which must be the one that owns the
     /// store's connections.
-    pub fn start_journal(&self) -> Journal {
+    pub fn start(&self) -> Journal {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(write(self.store().clone(), waiting));
+        tokio::spawn(write(self.0.store().clone(), waiting));
         Journal { queue }
     }
 
     /// The committed text of a turn so far.
-    pub async fn journalled(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
-        let keys = self.live_keys(user).await?;
+    pub async fn text(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
+        let keys = self.0.live_keys(user).await?;
         let read = async move |store: Store| {
             let sql =
                 "SELECT sealed FROM journal WHERE turn_id = $1 AND user_id = $2 ORDER BY upto";
@@ -71,7 +82,7 @@ impl Log {
             }
             Ok(text)
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 }
 

@@ -56,7 +56,7 @@ impl Scrub {
         let mut pause = PAUSE;
         loop {
             let is_done = store.scrub().await.unwrap_or_else(|error| {
-                warn!(%error, "what was deleted can't be wiped from the write-ahead log yet");
+                warn!(%error, "write-ahead log: wiping deleted rows failed; trying again");
                 false
             });
             match is_done {

@@ -8,7 +8,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use tracing::{Span, error, warn};
+use tracing::{Span, debug, error, warn};
 
 use crate::{
     StoredRow,
@@ -99,7 +99,9 @@ impl LogWriter {
             }
         })?;
         match tokio::time::timeout(DEADLINE, answer).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => {
+                outcome.inspect(|at| debug!(position = at.last, "writer: facts appended"))
+            }
             Ok(Err(_)) => Err(AppendError::Unknown("the writer has stopped".into())),
             Err(_) => Err(AppendError::Unknown("no answer in time".into())),
         }
@@ -196,7 +198,7 @@ impl Task {
             if let Some(trouble) = Trouble::of(&error) {
                 let pause = PAUSES_MS[tries.min(PAUSES_MS.len() - 1)];
                 if tries == 0 {
-                    warn!(%error, requests = part.len(), "the store takes no writes; the same rows are appended again until it does");
+                    warn!(%error, requests = part.len(), "writer: the store takes no writes; appending the same rows until it does");
                 }
                 self.health.tell(Some(trouble));
                 tries += 1;
@@ -206,7 +208,7 @@ impl Task {
                 for pending in part {
                     pending
                         .span
-                        .in_scope(|| error!(%error, "the store refuses the rows of one append"));
+                        .in_scope(|| error!(%error, "writer: the store refuses the rows of an append; its command fails"));
                     let _ = pending
                         .reply
                         // The caller may have gone.
@@ -352,7 +354,14 @@ mod tests {
                 );
             }
             assert_eq!(
-                opened.log.forgetting(ada).await.unwrap().unwrap().position,
+                opened
+                    .log
+                    .forgettings()
+                    .get(ada)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .position,
                 2
             );
         }

@@ -202,7 +202,7 @@ fn what_was_counted_goes_back_once_when_the_work_comes_to_nothing() {
         (&retried, JobEvent::Cancelled, Some(unit)),
         (&last, failed(2, None), Some(unit)),
         (&last, lapsed(2, None), Some(unit)),
-        (&running, JobEvent::Cancelled, None), // under the worker's hands
+        (&running, JobEvent::Cancelled, None), // cancelled while a worker had it
         (&running, failed(1, Some(SOON)), None),
         (&running, lapsed(1, Some(SOON)), None),
         (&running, completed(), None),

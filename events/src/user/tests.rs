@@ -415,7 +415,7 @@ fn the_suspended_ask_nothing_but_what_runs_may_end() {
     );
 }
 
-/// Everything that a state can hold, folded.
+/// A user with everything that a state can hold.
 fn busy_ada() -> User {
     let mut user = ada();
     let sealed = SealedSecret {
@@ -468,7 +468,8 @@ fn a_snapshot_reads_back_as_the_same_user() {
     assert_eq!(User::from_snapshot(b"{}"), None);
 }
 
-/// When this fails, what snapshots hold has changed: raise `snapshot::VERSION` and put the new text here.
+/// If this fails, the content of snapshots has changed: raise `snapshot::VERSION` and put the new
+/// text here.
 #[test]
 fn the_shape_of_a_snapshot_has_a_version() {
     let mut json: Value = serde_json::from_slice(&busy_ada().to_snapshot()).unwrap();
@@ -542,7 +543,7 @@ fn fail(retryable: bool) -> JobCommand {
     }
 }
 
-/// The stream of a job of an onboarding that has ended so.
+/// The stream of an import job that has ended in this way.
 fn ended(user: &mut User, job: &JobId, end: JobEvent) {
     let mut stream = Job::Absent;
     let spec = JobSpec {

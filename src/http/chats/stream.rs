@@ -104,7 +104,7 @@ impl TurnStream {
                     Ok(view) => view,
                     Err(error) => {
                         // The reader comes back with its place; nothing is lost.
-                        warn!(%error, turn.id = %self.turn, "a reader's stream broke off");
+                        warn!(%error, turn.id = %self.turn, "chat stream: broke off; the client resumes it");
                         return;
                     }
                 };
@@ -148,7 +148,7 @@ impl TurnStream {
         }
         let kept = self.app.reads.chats.turn(self.user, self.turn).await?;
         let Some(answer) = kept.into_iter().find(|message| message.role == "assistant") else {
-            let text = self.app.log.journalled(self.turn, self.user).await?;
+            let text = self.app.log.journals().text(self.turn, self.user).await?;
             return Ok(View::new(TurnStage::Running, &text, self.after, None));
         };
         let detail = answer.detail.unwrap_or_default();

@@ -212,7 +212,7 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     {
         Ok(()) => account.email = Some(email.clone()),
         Err(error) => {
-            warn!(user.id = %person.user, %error, "an address that was changed in Directus could not be followed")
+            warn!(user.id = %person.user, %error, "Directus: taking over a changed address failed; trying again with the user's next request")
         }
     }
 }
@@ -220,7 +220,7 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
 /// The address of a user who was deleted in Directus is free again.
 fn or_stays(freed: Result<(), NotRegistered>) {
     if let Err(error) = freed {
-        warn!(%error, "whether an address is free again could not be asked; until then it is as it was");
+        warn!(%error, "Directus: asking whether an address is free failed; it stays reserved");
     }
 }
 
@@ -258,6 +258,6 @@ async fn suspend(app: &App, user: UserId) {
         }
     };
     if let Err(error) = suspended.await {
-        warn!(user.id = %user, %error, "a user who is not active in Directus could not be suspended here");
+        warn!(user.id = %user, %error, "Directus: suspending a user who is not active there failed; trying again with the user's next request");
     }
 }

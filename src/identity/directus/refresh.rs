@@ -96,7 +96,8 @@ impl Refreshes {
             let now = self.log.clock().now();
             let turn = self
                 .log
-                .take_refresh(refreshing, now, now.plus_seconds(TURN.as_secs() as i64))
+                .directus_refreshes()
+                .take_turn(refreshing, now, now.plus_seconds(TURN.as_secs() as i64))
                 .await;
             match turn.map_err(NoPair::Store)? {
                 Turn::Answered(pair) => return Ok(Arc::new(pair)),
@@ -109,12 +110,15 @@ impl Refreshes {
         let kept = match &asked {
             Ok(pair) => {
                 let until = self.log.clock().now().plus_seconds(GRACE.as_secs() as i64);
-                self.log.keep_refresh(refreshing, pair, until).await
+                self.log
+                    .directus_refreshes()
+                    .keep(refreshing, pair, until)
+                    .await
             }
-            Err(_) => self.log.give_up_refresh(refreshing).await,
+            Err(_) => self.log.directus_refreshes().give_up(refreshing).await,
         };
         if let Err(error) = kept {
-            warn!(%error, "what Directus said to a refresh could not be told to the other nodes");
+            warn!(%error, "Directus: sharing a refreshed token with other servers failed; a retry there may be refused");
         }
         asked
     }

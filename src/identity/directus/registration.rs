@@ -270,7 +270,7 @@ impl Registrations {
             .emails()
             .release(email, holder, metadata)
             .await?;
-        info!(user.id = %holder, "the address of a user who was deleted in Directus is free again");
+        info!(user.id = %holder, "Directus: freed the address of a user who was deleted there");
         Ok(())
     }
 
@@ -299,7 +299,7 @@ impl Registrations {
             None => {
                 error!(
                     role = name,
-                    "Directus has no role of this name, so nobody can register with it"
+                    "Directus: a role is missing; nobody can register with it"
                 );
                 Err(NotRegistered::NoRole)
             }
@@ -354,7 +354,7 @@ impl Registrations {
             code => {
                 error!(
                     http.status = reply.status,
-                    code, "Directus makes no users for DIRECTUS_ADMIN_TOKEN; check it"
+                    code, "Directus: DIRECTUS_ADMIN_TOKEN may not create users; registrations fail"
                 );
                 NotRegistered::Trouble(Trouble::Failed(
                     "it refuses to create users for the administrator's token",
@@ -385,9 +385,9 @@ impl Registrations {
             .authorized(self.0.upstream.admin());
         let gone = matches!(self.0.upstream.ask(asking).await, Ok(reply) if reply.is_ok());
         if gone {
-            warn!(user.id = %user, "a user whose registration had been given back was taken out of Directus again")
+            warn!(user.id = %user, "registration: deleted a user in Directus whose registration was given up")
         } else {
-            error!(user.id = %user, "a user whose registration was given back is left in Directus; delete it there")
+            error!(user.id = %user, "registration: a user whose registration was given up remains in Directus; delete it there")
         }
     }
 
@@ -424,13 +424,18 @@ impl Registrations {
                     .settle_all(&mut settled, &mut absent, dead_before)
                     .await
                 {
-                    warn!(%error, "registrations that broke off could not be looked for; trying again");
+                    warn!(%error, "registration: looking for unfinished registrations failed; trying again");
                 }
             }
             if election.now().is_some()
-                && let Err(error) = self.0.log.prune_refreshes(self.0.log.clock().now()).await
+                && let Err(error) = self
+                    .0
+                    .log
+                    .directus_refreshes()
+                    .prune(self.0.log.clock().now())
+                    .await
             {
-                warn!(%error, "old refreshes could not be removed; trying again");
+                warn!(%error, "Directus: removing old refreshes failed; trying again");
             }
             self.0.log.clock().pause(SWEEP).await;
         }
@@ -457,7 +462,7 @@ impl Registrations {
                 || one.reservation.until <= self.0.log.clock().now();
             // A reservation that cannot be settled must not hold up the others.
             if is_nobodys && let Err(error) = self.settle_one(&one, absent).await {
-                warn!(user.id = %user, %error, "a registration that broke off could not be settled; trying again");
+                warn!(user.id = %user, %error, "registration: settling an unfinished registration failed; trying again");
             }
         }
         Ok(())
@@ -481,13 +486,13 @@ impl Registrations {
                     .register
                     .spend(one, &made, Metadata::system())
                     .await?;
-                info!(user.id = %user, "a registration that broke off was completed");
+                info!(user.id = %user, "registration: completed an unfinished registration");
             }
             Ok(_) => {
                 let since = *absent.entry(user).or_insert_with(Instant::now);
                 if since.elapsed() >= QUIET {
                     self.0.register.release(one, Metadata::system()).await?;
-                    info!(user.id = %user, "a registration that broke off was given back");
+                    info!(user.id = %user, "registration: gave up an unfinished registration; its invite and address are free");
                 }
             }
             // Nothing is known, so the quiet time begins anew.

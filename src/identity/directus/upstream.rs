@@ -61,7 +61,7 @@ pub enum Trouble {
     #[error("Directus cannot be reached; try again shortly")]
     Unreachable,
     /// Directus did not answer in time, or its answer broke off.
-    #[error("Directus does not answer; try again shortly")]
+    #[error("Directus: no answer; try again shortly")]
     Silent,
     /// Directus failed several times in a row and is left alone for a while.
     #[error("Directus has not answered for a while; try again in {} s", .0.as_secs().max(1))]
@@ -246,7 +246,7 @@ impl Upstream {
         let outcome = match answered {
             Ok(answer) => self.read(answer).await,
             Err(error) => {
-                warn!(reason = reason(&error), "Directus does not answer");
+                warn!(reason = reason(&error), "Directus: no answer");
                 Err(if error.is_connect() {
                     Trouble::Unreachable
                 } else {
@@ -298,7 +298,7 @@ impl Upstream {
                 Ok(Some(_)) => return Err(Trouble::Failed("its answer is too large")),
                 Ok(None) => break,
                 Err(error) => {
-                    warn!(reason = reason(&error), "Directus broke off its answer");
+                    warn!(reason = reason(&error), "Directus: answer broke off");
                     return Err(Trouble::Silent);
                 }
             }
@@ -309,7 +309,11 @@ impl Upstream {
             429 => Err(Trouble::TooMany(pause)),
             503 => Err(Trouble::Overloaded(pause)),
             _ => {
-                warn!(http.status = status, code = reply.code(), "Directus failed");
+                warn!(
+                    http.status = status,
+                    code = reply.code(),
+                    "Directus: answered with an error"
+                );
                 Err(Trouble::Failed("it answered an error"))
             }
         }

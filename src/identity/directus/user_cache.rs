@@ -220,7 +220,7 @@ impl Standings {
             // show.
             None => {
                 warn!(
-                    "Directus does not say whether a user is active: if it never does, set DIRECTUS_ADMIN_TOKEN"
+                    "Directus: does not tell whether a user is active; if it never does, set DIRECTUS_ADMIN_TOKEN"
                 );
                 Ok(Standing::NotTaken)
             }
@@ -304,7 +304,7 @@ impl Standings {
             error!(
                 http.status = status,
                 code,
-                "Directus refuses DIRECTUS_ADMIN_TOKEN what an administrator may do; check it"
+                "Directus: DIRECTUS_ADMIN_TOKEN lacks an administrator's rights; users can't be looked up"
             );
             Err(Trouble::Failed("it refuses the administrator's token"))
         }

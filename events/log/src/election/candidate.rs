@@ -94,7 +94,7 @@ impl Candidate {
                 && !self.is_failing
             {
                 self.is_failing = true;
-                warn!(%error, "this node can't stand for election; trying on");
+                warn!(%error, "election: standing as a candidate failed; trying again");
             }
             sleep(LOOK).await;
         }
@@ -156,7 +156,7 @@ impl Candidate {
     fn ended<T>(&mut self, ended: Result<T, sqlx::Error>, why: &str) -> Result<Try, sqlx::Error> {
         match ended {
             Ok(_) => {
-                warn!(why, "connections of another node were ended");
+                warn!(why, "election: ended the connections of another server");
                 Ok(Try::Again(ENDING))
             }
             Err(error) if is(&error, NOT_PERMITTED) => {
@@ -164,8 +164,8 @@ impl Candidate {
                     self.has_asked_for_rights = true;
                     error!(
                         %error,
-                        "no node can be elected: the database's role may not end the connections of the node that does not answer; \
-                         let all servers use one role, or GRANT pg_signal_backend to this one"
+                        "election: nobody can be elected, since this role may not end the connections of a server that hangs; \
+                         use one role for all servers, or GRANT pg_signal_backend to this one"
                     );
                 }
                 Ok(Try::Again(LOOK))
@@ -180,14 +180,18 @@ impl Candidate {
             epoch,
             until: Some(until),
         }));
-        info!(epoch = epoch.0, node = self.node, "this node is elected");
+        info!(
+            epoch = epoch.0,
+            node = self.node,
+            "election: this server leads"
+        );
         let reason = self.renew(connection, epoch, until).await;
         self.tell.send_replace(None);
         warn!(
             epoch = epoch.0,
             node = self.node,
             reason,
-            "this node is not elected any more"
+            "election: this server no longer leads"
         );
     }
 

@@ -45,9 +45,9 @@ async fn append(
 
 both_stores!(a_deposed_leader_writes_nothing, async |store: TestStore| {
     let (one, other) = (store.open().await.log, store.open().await.log);
-    assert_eq!(one.elected().await.unwrap(), None);
+    assert_eq!(one.elections().elected().await.unwrap(), None);
     let ada = store.register(&one, "ada").await;
-    let mut election = one.stand_for_election("one").await.unwrap();
+    let mut election = one.elections().stand("one").await.unwrap();
     let first = in_time(election.elected()).await;
     assert_eq!(election.now(), Some(first));
     append(&one, ada, 1, first).await.unwrap();
@@ -67,11 +67,11 @@ both_stores!(a_deposed_leader_writes_nothing, async |store: TestStore| {
         .unwrap();
 
     drop(election);
-    let mut election = other.stand_for_election("other").await.unwrap();
+    let mut election = other.elections().stand("other").await.unwrap();
     let second = in_time(election.elected()).await;
     assert!(second > first);
     assert_eq!(
-        one.elected().await.unwrap(),
+        one.elections().elected().await.unwrap(),
         Some(Elected {
             epoch: second,
             node: "other".into()
@@ -153,8 +153,8 @@ impl Two {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_two_nodes_is_elected_and_the_other_when_that_one_goes() {
     let two = Two::new().await;
-    let mut one = two.one.stand_for_election("one").await.unwrap();
-    let mut other = two.other.stand_for_election("other").await.unwrap();
+    let mut one = two.one.elections().stand("one").await.unwrap();
+    let mut other = two.other.elections().stand("other").await.unwrap();
     let (first, winner) = tokio::select! {
         first = one.elected() => (first, "one"),
         first = other.elected() => (first, "other"),
@@ -174,7 +174,7 @@ async fn one_of_two_nodes_is_elected_and_the_other_when_that_one_goes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_loses_its_connection_leads_again_only_after_an_election() {
     let two = Two::new().await;
-    let mut election = two.one.stand_for_election("one").await.unwrap();
+    let mut election = two.one.elections().stand("one").await.unwrap();
     let first = in_time(election.elected()).await;
     two.until("pg_terminate_backend(backend::int) FROM elections")
         .await;
@@ -209,7 +209,7 @@ async fn a_node_that_was_stopped_in_the_middle_of_a_transaction_is_deposed_in_ti
         .await
         .unwrap();
 
-    let mut election = two.other.stand_for_election("other").await.unwrap();
+    let mut election = two.other.elections().stand("other").await.unwrap();
     let next = in_time(election.elected()).await;
     assert_eq!(next.number(), epoch + 1);
     tx.commit().await.unwrap_err();
@@ -224,7 +224,7 @@ async fn a_node_that_was_stopped_in_the_middle_of_a_transaction_is_deposed_in_ti
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_transactions_of_the_leader_delay_an_election_but_no_heartbeat() {
     let two = Two::new().await;
-    let mut election = two.one.stand_for_election("one").await.unwrap();
+    let mut election = two.one.elections().stand("one").await.unwrap();
     let epoch = in_time(election.elected()).await;
     let tx = two.one.store().relaxed_in(epoch).await.unwrap();
     let beside = two.one.store().relaxed_in(epoch).await.unwrap();

@@ -56,11 +56,23 @@ both_stores!(
         let at = forget(&store, &log, ada, 1).await.unwrap();
         log.drop_keys(ada);
 
-        let key = log.destroyed_key(ada).await.unwrap().unwrap();
+        let key = log.forgettings().destroyed_key(ada).await.unwrap().unwrap();
         assert_eq!(key.master_id, "m1");
-        assert!(log.destroyed_key(bob).await.unwrap().is_none());
-        assert_eq!(log.with_live_keys(vec![ada, bob]).await.unwrap(), [bob]);
-        let due = log.due_forgettings(store.clock.now(), 10).await.unwrap();
+        assert!(
+            log.forgettings()
+                .destroyed_key(bob)
+                .await
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(
+            log.forgettings()
+                .with_live_keys(vec![ada, bob])
+                .await
+                .unwrap(),
+            [bob]
+        );
+        let due = log.forgettings().due(store.clock.now(), 10).await.unwrap();
         assert_eq!(
             due.iter()
                 .map(|one| (one.user, one.stage, one.position))
@@ -125,23 +137,35 @@ both_stores!(
             matches!(fresh.keys(ada.0).await.unwrap(), KeyState::Live(_)),
             "only the ledger of the forgotten finds such a key"
         );
-        let live = fresh.with_live_keys(vec![ada, bob]).await.unwrap();
+        let live = fresh
+            .forgettings()
+            .with_live_keys(vec![ada, bob])
+            .await
+            .unwrap();
         assert!(
             live.len() == 2 && [ada, bob].iter().all(|user| live.contains(user)),
             "{live:?}"
         );
         for user in [ada, bob] {
             fresh
+                .forgettings()
                 .forget_restored_key(user, store.clock.now())
                 .await
                 .unwrap();
         }
-        assert_eq!(fresh.with_live_keys(vec![ada, bob]).await.unwrap(), [bob]);
         assert_eq!(
-            fresh.forgetting(ada).await.unwrap().unwrap().stage,
+            fresh
+                .forgettings()
+                .with_live_keys(vec![ada, bob])
+                .await
+                .unwrap(),
+            [bob]
+        );
+        assert_eq!(
+            fresh.forgettings().get(ada).await.unwrap().unwrap().stage,
             Stage::Forgotten
         );
-        assert!(fresh.forgetting(bob).await.unwrap().is_none());
+        assert!(fresh.forgettings().get(bob).await.unwrap().is_none());
     }
 );
 
@@ -188,31 +212,44 @@ both_stores!(
                 store.try_sql(&sql).await.unwrap();
             }
         }
-        log.erase_working_rows(ada).await.unwrap();
+        log.forgettings().erase_working_rows(ada).await.unwrap();
         assert_eq!(
-            log.working_rows_left(ada).await.unwrap().len(),
+            log.forgettings()
+                .working_rows_left(ada)
+                .await
+                .unwrap()
+                .len(),
             7,
             "the rows of a user who was not forgotten stay"
         );
         forget(&store, &log, ada, 1).await.unwrap();
-        log.erase_working_rows(ada).await.unwrap();
-        assert_eq!(log.working_rows_left(ada).await.unwrap(), BTreeMap::new());
+        log.forgettings().erase_working_rows(ada).await.unwrap();
         assert_eq!(
-            log.working_rows_left(bob)
+            log.forgettings().working_rows_left(ada).await.unwrap(),
+            BTreeMap::new()
+        );
+        assert_eq!(
+            log.forgettings()
+                .working_rows_left(bob)
                 .await
                 .unwrap()
                 .values()
                 .sum::<u64>(),
             8
         );
-        log.empty_wal().await.unwrap();
+        log.forgettings().empty_wal().await.unwrap();
 
         let now = store.clock.now();
-        log.note_erased(ada, now, "note".into(), now.plus_seconds(60))
+        log.forgettings()
+            .note_erased(ada, now, "note".into(), now.plus_seconds(60))
             .await
             .unwrap();
-        assert_eq!(log.due_forgettings(now, 10).await.unwrap(), []);
-        let again = log.due_forgettings(now.plus_seconds(60), 10).await.unwrap();
+        assert_eq!(log.forgettings().due(now, 10).await.unwrap(), []);
+        let again = log
+            .forgettings()
+            .due(now.plus_seconds(60), 10)
+            .await
+            .unwrap();
         assert_eq!(
             (
                 again[0].stage,
@@ -221,12 +258,18 @@ both_stores!(
             ),
             (Stage::Erased, Some(now), Some("note"))
         );
-        log.close_forgetting(ada).await.unwrap();
+        log.forgettings().close(ada).await.unwrap();
         assert_eq!(
-            log.due_forgettings(now.plus_seconds(60), 10).await.unwrap(),
+            log.forgettings()
+                .due(now.plus_seconds(60), 10)
+                .await
+                .unwrap(),
             []
         );
-        assert_eq!(log.forgotten_after(None).await.unwrap().len(), 1);
+        assert_eq!(
+            log.forgettings().forgotten_after(None).await.unwrap().len(),
+            1
+        );
     }
 );
 
@@ -263,21 +306,21 @@ both_stores!(
         )
         .await;
         assert_eq!(
-            log.due_forgettings(store.clock.now(), 10).await.unwrap(),
+            log.forgettings().due(store.clock.now(), 10).await.unwrap(),
             []
         );
         assert_eq!(
-            log.due_forgettings(due, 10).await.unwrap()[0].stage,
+            log.forgettings().due(due, 10).await.unwrap()[0].stage,
             Stage::Requested
         );
-        assert_eq!(log.forgotten_after(None).await.unwrap(), []);
+        assert_eq!(log.forgettings().forgotten_after(None).await.unwrap(), []);
         wish(
             2,
             AccountEvent::ForgetWithdrawn { active: true },
             Work::Forgetting(ForgettingRow::Stay { user: ada }),
         )
         .await;
-        assert_eq!(log.forgetting(ada).await.unwrap(), None);
+        assert_eq!(log.forgettings().get(ada).await.unwrap(), None);
         forget(&store, &log, ada, 3).await.unwrap();
         let stay = AppendRequest {
             groups: vec![Group::of_system(
@@ -293,7 +336,7 @@ both_stores!(
         };
         crate::testing::append(&log, stay).await.unwrap();
         assert_eq!(
-            log.forgetting(ada).await.unwrap().unwrap().stage,
+            log.forgettings().get(ada).await.unwrap().unwrap().stage,
             Stage::Forgotten,
             "a forgotten user cannot withdraw"
         );

@@ -20,17 +20,32 @@ const SILENT: Duration = Duration::from_secs(30);
 /// The row of a silent server is deleted after this time.
 const SWEPT: Duration = Duration::from_secs(3600);
 
+/// The rings of master keys that the running servers have. See [`Log::master_rings`].
+#[derive(Debug, Clone)]
+pub struct MasterRings(Log);
+
 impl Log {
+    /// The rings of master keys that the running servers have.
+    pub fn master_rings(&self) -> MasterRings {
+        MasterRings(self.clone())
+    }
+}
+
+impl MasterRings {
     /// Replaces the ring. The new one must have all keys that are in use; its further keys are at
     /// hand from now on.
-    pub async fn take_ring(&self, ring: MasterKeys) -> Result<(), LogError> {
+    pub async fn take(&self, ring: MasterKeys) -> Result<(), LogError> {
         let wanted = ring.clone();
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| check(&store, &wanted).await)
             .await?;
-        if !self.change_masters(|was| ring.with_current(was.current())) {
+        if !self
+            .0
+            .change_masters(|was| ring.with_current(was.current()))
+        {
             return Err(LogError::MasterKeyMissing {
-                wanted: self.masters().current().to_owned(),
+                wanted: self.0.masters().current().to_owned(),
             });
         }
         self.follow_current().await.map(drop)
@@ -47,15 +62,15 @@ impl Log {
                 .await?;
             Ok(row.try_get::<String, _>("master_id")?)
         };
-        let current = self.store().run(read).await?;
-        let has_it = self.change_masters(|ring| ring.with_current(&current));
-        self.set_lacking((!has_it).then(|| current.clone()));
+        let current = self.0.store().run(read).await?;
+        let has_it = self.0.change_masters(|ring| ring.with_current(&current));
+        self.0.set_lacking((!has_it).then(|| current.clone()));
         Ok(current)
     }
 
     /// Announces this server's keys to the others. An embedded store has no other server.
-    pub async fn announce_ring(&self, node: &str) -> Result<(), LogError> {
-        let ids = self.masters().ids().collect::<Vec<_>>().join(",");
+    pub async fn announce(&self, node: &str) -> Result<(), LogError> {
+        let ids = self.0.masters().ids().collect::<Vec<_>>().join(",");
         let node = node.to_owned();
         let tell = async move |store: Store| {
             if let Writing::Sqlite(_) = store.writing {
@@ -78,13 +93,13 @@ impl Log {
         };
         // Announced first, then looked up: of a server that starts and one that rotates, at least
         // one sees the other.
-        let told = self.store().run(tell).await;
+        let told = self.0.store().run(tell).await;
         self.follow_current().await?;
         told
     }
 
     /// Tells the other servers that this one stops.
-    pub async fn withdraw_ring(&self, node: &str) -> Result<(), LogError> {
+    pub async fn withdraw(&self, node: &str) -> Result<(), LogError> {
         let node = node.to_owned();
         let withdraw = async move |store: Store| {
             let mut tx = store.relaxed().await?;
@@ -94,11 +109,11 @@ impl Log {
                 .await?;
             Ok(tx.commit().await?)
         };
-        self.store().run(withdraw).await
+        self.0.store().run(withdraw).await
     }
 
     /// The running servers, and the ids of their master keys.
-    pub async fn rings(&self) -> Result<Vec<(String, Vec<String>)>, LogError> {
+    pub async fn all(&self) -> Result<Vec<(String, Vec<String>)>, LogError> {
         let read = async |store: Store| {
             if let Writing::Sqlite(_) = store.writing {
                 return Ok(vec![]);
@@ -118,12 +133,12 @@ impl Log {
             }
             Ok(rings)
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     /// Refuses when a running server lacks the key: that server could not read what the key wraps.
     pub(super) async fn none_lacks(&self, id: &str) -> Result<(), RotationError> {
-        let rings = self.rings().await?;
+        let rings = self.all().await?;
         let lacking: Vec<&str> = rings
             .iter()
             .filter(|(_, ids)| !ids.iter().any(|own| own == id))

@@ -69,7 +69,18 @@ pub struct Step {
     pub next: Option<Place>,
 }
 
+/// Which master key wraps what, and wrapping all by another. See [`Log::key_rotation`].
+#[derive(Debug, Clone)]
+pub struct KeyRotation(Log);
+
 impl Log {
+    /// Which master key wraps what, and wrapping all by another.
+    pub fn key_rotation(&self) -> KeyRotation {
+        KeyRotation(self.clone())
+    }
+}
+
+impl KeyRotation {
     /// The number of data keys that each master key wraps.
     pub async fn wraps(&self) -> Result<Vec<Wraps>, LogError> {
         let read = async |store: Store| {
@@ -83,11 +94,11 @@ impl Log {
             };
             rows.iter().map(wraps).collect()
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     /// The retired master keys, with the time of their retirement.
-    pub async fn retired_masters(&self) -> Result<Vec<(String, Timestamp)>, LogError> {
+    pub async fn retired(&self) -> Result<Vec<(String, Timestamp)>, LogError> {
         let read = async |store: Store| {
             let sql = "SELECT id, retired_at FROM retired_masters ORDER BY retired_at, id";
             let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
@@ -95,29 +106,24 @@ impl Log {
                 .map(|row| Ok((row.try_get("id")?, Timestamp(row.try_get("retired_at")?))))
                 .collect()
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     /// Makes the first key of the ring wrap all new data keys, on every server. Answers its id.
-    pub async fn begin_rotation(&self) -> Result<String, RotationError> {
-        let masters = self.masters();
+    pub async fn begin(&self) -> Result<String, RotationError> {
+        let masters = self.0.masters();
         let to = masters.first().to_owned();
-        if self
-            .retired_masters()
-            .await?
-            .iter()
-            .any(|(id, _)| *id == to)
-        {
+        if self.retired().await?.iter().any(|(id, _)| *id == to) {
             return Err(RotationError::Refused(format!(
                 "master key `{to}`, the first of the ring, was retired; make another: genie keys add"
             )));
         }
-        check(self.store(), &masters).await?;
-        self.none_lacks(&to).await?;
+        check(self.0.store(), &masters).await?;
+        self.0.master_rings().none_lacks(&to).await?;
         let was = masters.current().to_owned();
         self.wrap_system_by(&to).await?;
         // A server that started meanwhile may have looked for the key before it was needed.
-        if let Err(refused) = self.none_lacks(&to).await {
+        if let Err(refused) = self.0.master_rings().none_lacks(&to).await {
             self.wrap_system_by(&was).await?;
             return Err(refused);
         }
@@ -126,13 +132,13 @@ impl Log {
 
     /// Continues a rotation to that key for about a second.
     pub async fn rotate(&self, to: &str, from: Place) -> Result<Step, RotationError> {
-        let current = self.follow_current().await?;
+        let current = self.0.master_rings().follow_current().await?;
         if current != to {
             return Err(RotationError::Refused(format!(
                 "another rotation began meanwhile: master key `{current}` is current now, not `{to}`"
             )));
         }
-        self.none_lacks(to).await?;
+        self.0.master_rings().none_lacks(to).await?;
         let (began, mut step, mut place) = (Instant::now(), Step::default(), from);
         loop {
             let rows = self.wrapped_by_others(to, place).await?;
@@ -155,8 +161,8 @@ impl Log {
 
     /// Retires a key that wraps nothing: it never wraps again. Answers the time of the retirement;
     /// asking twice is no error.
-    pub async fn retire_master(&self, id: &str) -> Result<Timestamp, RotationError> {
-        if self.follow_current().await? == id {
+    pub async fn retire(&self, id: &str) -> Result<Timestamp, RotationError> {
+        if self.0.master_rings().follow_current().await? == id {
             return Err(RotationError::Refused(format!(
                 "master key `{id}` is current; add another and rotate first: genie keys add, genie keys rotate"
             )));
@@ -169,7 +175,7 @@ impl Log {
                 "{keys} data keys are wrapped by master key `{id}`; first run: genie keys rotate"
             )));
         }
-        let (id, now) = (id.to_owned(), self.clock().now());
+        let (id, now) = (id.to_owned(), self.0.clock().now());
         let retire = async move |store: Store| {
             let mut tx = store.durable().await?;
             if let Writing::Postgres(_) = store.writing {
@@ -207,13 +213,13 @@ impl Log {
                 "a server wrapped a data key by that key meanwhile; run: genie keys rotate".into(),
             )
         };
-        self.store().run(retire).await?.ok_or_else(meanwhile)
+        self.0.store().run(retire).await?.ok_or_else(meanwhile)
     }
 
     /// Wraps the system's data key by that master key, unless it is so already. New data keys
     /// follow it.
     async fn wrap_system_by(&self, to: &str) -> Result<(), RotationError> {
-        let masters = self.masters();
+        let masters = self.0.masters();
         let (nil, by) = (Uuid::nil(), to.to_owned());
         let changed = async move |store: Store| {
             let row = sqlx::query(
@@ -231,8 +237,8 @@ impl Log {
             replace(&store, &mut tx, &[(wrapped, anew)]).await?;
             Ok(tx.commit().await?)
         };
-        self.store().run(changed).await?;
-        match self.follow_current().await? {
+        self.0.store().run(changed).await?;
+        match self.0.master_rings().follow_current().await? {
             current if current == to => Ok(()),
             current => Err(RotationError::Refused(format!(
                 "another rotation began meanwhile: master key `{current}` is current now, not `{to}`"
@@ -272,7 +278,7 @@ impl Log {
             }
             Ok(vec![])
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     async fn wrap_batch(
@@ -281,7 +287,7 @@ impl Log {
         rows: Vec<WrappedKey>,
         step: &mut Step,
     ) -> Result<(), LogError> {
-        let (masters, mut anew) = (self.masters(), Vec::with_capacity(rows.len()));
+        let (masters, mut anew) = (self.0.masters(), Vec::with_capacity(rows.len()));
         for row in rows {
             match masters.rewrap(&row, to) {
                 Ok(wrapped) => anew.push((row, wrapped)),
@@ -297,7 +303,7 @@ impl Log {
             tx.commit().await?;
             Ok(wrapped)
         };
-        step.wrapped += self.store().run(write).await?;
+        step.wrapped += self.0.store().run(write).await?;
         Ok(())
     }
 }
@@ -469,25 +475,33 @@ mod tests {
                 store.register(&log, "bob").await,
             );
             let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
-            log.take_ring(MasterKeys::parse(&grown).unwrap())
+            log.master_rings()
+                .take(MasterKeys::parse(&grown).unwrap())
                 .await
                 .unwrap();
-            assert_eq!(log.begin_rotation().await.unwrap(), "m2");
-            let rows = log.wrapped_by_others("m2", Place::default()).await.unwrap();
+            assert_eq!(log.key_rotation().begin().await.unwrap(), "m2");
+            let rows = log
+                .key_rotation()
+                .wrapped_by_others("m2", Place::default())
+                .await
+                .unwrap();
             assert_eq!(rows.len(), 2);
             let forget = format!(
                 "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
             );
             store.try_sql(&forget).await.unwrap();
             let mut step = Step::default();
-            log.wrap_batch("m2", rows, &mut step).await.unwrap();
+            log.key_rotation()
+                .wrap_batch("m2", rows, &mut step)
+                .await
+                .unwrap();
             assert_eq!((step.wrapped, step.unreadable.len()), (1, 0));
             assert!(matches!(
                 store.open_with(&grown).await.unwrap().log.keys(ada.0).await,
                 Ok(crate::keys::KeyState::Destroyed)
             ));
             assert!(log.live_keys(bob).await.is_ok());
-            log.retire_master("m1").await.unwrap(); // A destroyed key needs no master key.
+            log.key_rotation().retire("m1").await.unwrap(); // A destroyed key needs no master key.
         }
     );
 
@@ -498,11 +512,13 @@ mod tests {
         let log = store.open().await.log;
         store.register(&log, "ada").await;
         let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
-        log.take_ring(MasterKeys::parse(&grown).unwrap())
+        log.master_rings()
+            .take(MasterKeys::parse(&grown).unwrap())
             .await
             .unwrap();
-        log.begin_rotation().await.unwrap();
+        log.key_rotation().begin().await.unwrap();
         let old = log
+            .key_rotation()
             .wrapped_by_others("m2", Place::default())
             .await
             .unwrap()
@@ -515,7 +531,10 @@ mod tests {
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
         store.try_sql(checkpoint).await.unwrap();
         assert!(held());
-        log.rotate("m2", Place::default()).await.unwrap();
+        log.key_rotation()
+            .rotate("m2", Place::default())
+            .await
+            .unwrap();
         store.try_sql(checkpoint).await.unwrap();
         assert!(!held());
     }

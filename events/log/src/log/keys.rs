@@ -153,7 +153,7 @@ impl Log {
         self.0.lacking.send_if_modified(|known| {
             let is_news = *known != lacking;
             if let Some(id) = lacking.as_ref().filter(|_| is_news) {
-                error!(master = %id, "master key `{id}` is current, and this server does not have it; add it to the ring");
+                error!(master = %id, "master keys: this server lacks the current key; add it to its ring");
             }
             *known = lacking;
             is_news

@@ -63,7 +63,7 @@ async fn present(log: &Log, from: Timestamp, n: u32, at: i64) -> Refreshed {
         now,
         expires_at: now.plus_seconds(3600),
     };
-    log.refresh_session(refresh).await.unwrap()
+    log.sessions().refresh(refresh).await.unwrap()
 }
 
 both_stores!(
@@ -105,7 +105,8 @@ both_stores!(
             Refreshed::Over,
             "the session has expired"
         );
-        log.sweep_sessions(from.plus_seconds(11 + 3600))
+        log.sessions()
+            .sweep(from.plus_seconds(11 + 3600))
             .await
             .unwrap();
         assert_eq!(
@@ -148,7 +149,11 @@ both_stores!(
         );
         open(&log, bob, "of bob").await;
         let families = async |user| {
-            let listed = log.sessions_of(user, log.clock().now()).await.unwrap();
+            let listed = log
+                .sessions()
+                .of_user(user, log.clock().now())
+                .await
+                .unwrap();
             listed
                 .into_iter()
                 .map(|session| session.family)
@@ -165,10 +170,10 @@ both_stores!(
         );
 
         assert!(
-            !log.end_session("002", Some(bob)).await.unwrap(),
+            !log.sessions().end("002", Some(bob)).await.unwrap(),
             "another user's session stays"
         );
-        assert!(log.end_session("002", Some(ada)).await.unwrap());
+        assert!(log.sessions().end("002", Some(ada)).await.unwrap());
         append(
             &log,
             ada,
@@ -224,7 +229,11 @@ both_stores!(
             }))],
         )
         .await;
-        let listed = log.sessions_of(ada, log.clock().now()).await.unwrap();
+        let listed = log
+            .sessions()
+            .of_user(ada, log.clock().now())
+            .await
+            .unwrap();
         assert_eq!(listed[0].agent.as_deref(), Some("canary/1.0"));
         assert!(!store.holds("canary/1.0").await);
     }

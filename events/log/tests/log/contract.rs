@@ -623,7 +623,8 @@ both_stores!(
             .await
             .unwrap();
         assert_eq!(
-            log.lease(LeaseKind::Job, &job)
+            log.leases()
+                .get(LeaseKind::Job, &job)
                 .await
                 .unwrap()
                 .unwrap()
@@ -656,14 +657,16 @@ both_stores!(
             Err(AppendError::LeaseHeld)
         ));
         assert!(
-            log.renew_lease(LeaseKind::Job, &job, "other", soon, None)
+            log.leases()
+                .renew(LeaseKind::Job, &job, "other", soon, None)
                 .await
                 .unwrap()
                 .is_none(),
             "another holder cannot renew"
         );
         let renewed = log
-            .renew_lease(
+            .leases()
+            .renew(
                 LeaseKind::Job,
                 &job,
                 "worker",
@@ -687,7 +690,13 @@ both_stores!(
         genie_log::testing::append(&log, lapse(soon.plus_seconds(9)))
             .await
             .unwrap();
-        assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
+        assert!(
+            log.leases()
+                .get(LeaseKind::Job, &job)
+                .await
+                .unwrap()
+                .is_none()
+        );
 
         // A refused append leaves no working row behind.
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
@@ -695,7 +704,13 @@ both_stores!(
             genie_log::testing::append(&log, append(vec![group], vec![lease(soon)])).await,
             Err(AppendError::Stale)
         ));
-        assert!(log.lease(LeaseKind::Job, &job).await.unwrap().is_none());
+        assert!(
+            log.leases()
+                .get(LeaseKind::Job, &job)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 );
 
@@ -724,7 +739,10 @@ both_stores!(
                 ..append(vec![Group::of_user(user, after, facts)], vec![])
             }
         };
-        assert_eq!(opened.log.remembered(ada, &request).await.unwrap(), None);
+        assert_eq!(
+            opened.log.outcomes().get(ada, &request).await.unwrap(),
+            None
+        );
         let at = genie_log::testing::append(&opened.log, asked(ada, 1))
             .await
             .unwrap();
@@ -733,7 +751,7 @@ both_stores!(
             position: at.last,
         };
         assert_eq!(
-            opened.log.remembered(ada, &request).await.unwrap(),
+            opened.log.outcomes().get(ada, &request).await.unwrap(),
             Some(kept)
         );
         assert!(!store.holds("secret words").await);
@@ -753,11 +771,11 @@ both_stores!(
             &["POST /jobs", "another body"],
         );
         assert_eq!(
-            opened.log.remembered(ada, &other).await.unwrap(),
+            opened.log.outcomes().get(ada, &other).await.unwrap(),
             Some(Remembered::Other)
         );
         assert_eq!(
-            opened.log.remembered(bob, &request).await.unwrap(),
+            opened.log.outcomes().get(bob, &request).await.unwrap(),
             Some(Remembered::Other)
         );
     }
@@ -783,11 +801,12 @@ both_stores!(
             .await
             .unwrap();
         let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
-        let mut election = log.stand_for_election("a").await.unwrap();
+        let mut election = log.elections().stand("a").await.unwrap();
         let epoch = election.elected().await;
+        let leases = log.leases();
         let (a, b) = tokio::join!(
-            log.take_lease(epoch, LeaseKind::Turn, &turn, "a", now, until),
-            log.take_lease(epoch, LeaseKind::Turn, &turn, "b", now, until)
+            leases.take(epoch, LeaseKind::Turn, &turn, "a", now, until),
+            leases.take(epoch, LeaseKind::Turn, &turn, "b", now, until)
         );
         assert_eq!(
             usize::from(a.unwrap().is_some()) + usize::from(b.unwrap().is_some()),
@@ -795,7 +814,8 @@ both_stores!(
         );
         let later = until.plus_seconds(1);
         assert_eq!(
-            log.lapsed_leases(LeaseKind::Turn, later, 10)
+            log.leases()
+                .lapsed(LeaseKind::Turn, later, 10)
                 .await
                 .unwrap()
                 .len(),
@@ -806,7 +826,8 @@ both_stores!(
             .await
             .unwrap();
         let taken = log
-            .take_lease(
+            .leases()
+            .take(
                 epoch,
                 LeaseKind::Turn,
                 &turn,
@@ -821,17 +842,18 @@ both_stores!(
             .await
             .unwrap();
         assert!(
-            log.take_lease(
-                epoch,
-                LeaseKind::Turn,
-                &turn,
-                "c",
-                later,
-                later.plus_seconds(15)
-            )
-            .await
-            .unwrap()
-            .is_some()
+            log.leases()
+                .take(
+                    epoch,
+                    LeaseKind::Turn,
+                    &turn,
+                    "c",
+                    later,
+                    later.plus_seconds(15)
+                )
+                .await
+                .unwrap()
+                .is_some()
         );
     }
 );
@@ -841,19 +863,19 @@ both_stores!(
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
-        let journal = opened.log.start_journal();
+        let journal = opened.log.journals().start();
         let keys = opened.log.live_keys(ada).await.unwrap();
         let turn = genie_events::TurnId(opened.log.clock().new_uuid());
         for (upto, text) in [(3, "one"), (7, " two"), (11, " 你")] {
             journal.write(turn, ada, &keys, upto, text).await.unwrap();
         }
         assert_eq!(
-            opened.log.journalled(turn, ada).await.unwrap(),
+            opened.log.journals().text(turn, ada).await.unwrap(),
             "one two 你"
         );
         journal.write(turn, ada, &keys, 7, " two").await.unwrap();
         assert_eq!(
-            opened.log.journalled(turn, ada).await.unwrap(),
+            opened.log.journals().text(turn, ada).await.unwrap(),
             "one two 你",
             "the same piece again changes nothing"
         );
@@ -868,7 +890,7 @@ both_stores!(
         genie_log::testing::append(&opened.log, append(vec![group], vec![prune]))
             .await
             .unwrap();
-        assert_eq!(opened.log.journalled(turn, ada).await.unwrap(), "");
+        assert_eq!(opened.log.journals().text(turn, ada).await.unwrap(), "");
     }
 );
 

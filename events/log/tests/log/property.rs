@@ -148,7 +148,10 @@ impl Nodes {
                     position,
                 });
                 assert_eq!(
-                    log.remembered(self.users[user], &request).await.unwrap(),
+                    log.outcomes()
+                        .get(self.users[user], &request)
+                        .await
+                        .unwrap(),
                     expected
                 );
                 let remember = Some(Remember {

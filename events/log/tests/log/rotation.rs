@@ -19,7 +19,8 @@ fn ring(text: &str) -> MasterKeys {
 }
 
 async fn wraps(log: &Log) -> Vec<(String, u64)> {
-    log.wraps()
+    log.key_rotation()
+        .wraps()
         .await
         .unwrap()
         .into_iter()
@@ -29,10 +30,10 @@ async fn wraps(log: &Log) -> Vec<(String, u64)> {
 
 /// Rotates to the end.
 async fn rotate(log: &Log) -> Step {
-    let to = log.begin_rotation().await.unwrap();
+    let to = log.key_rotation().begin().await.unwrap();
     let (mut all, mut place) = (Step::default(), Place::default());
     loop {
-        let step = log.rotate(&to, place).await.unwrap();
+        let step = log.key_rotation().rotate(&to, place).await.unwrap();
         all.wrapped += step.wrapped;
         all.unreadable.extend(step.unreadable);
         match step.next {
@@ -85,10 +86,10 @@ both_stores!(
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
         let grown = grown(&store);
-        log.take_ring(ring(&grown)).await.unwrap();
+        log.master_rings().take(ring(&grown)).await.unwrap();
         let bob = store.register(&log, "bob").await;
         assert_eq!(wraps(&log).await, [("m1".to_owned(), 3)]);
-        refused(log.retire_master("m1").await, "is current");
+        refused(log.key_rotation().retire("m1").await, "is current");
 
         assert_eq!(
             rotate(&log).await.wrapped,
@@ -98,7 +99,7 @@ both_stores!(
         assert_eq!(rotate(&log).await.wrapped, 0);
         let cyd = store.register(&log, "cyd").await;
         assert_eq!(wraps(&log).await, [("m2".to_owned(), 4)]);
-        log.retire_master("m1").await.unwrap();
+        log.key_rotation().retire("m1").await.unwrap();
 
         let only_new = store
             .open_with(grown.split_once(',').unwrap().0)
@@ -122,7 +123,7 @@ both_stores!(
         for n in 0..1200 {
             users.push(store.register(&log, &format!("u{n}")).await);
         }
-        log.take_ring(ring(&grown(&store))).await.unwrap();
+        log.master_rings().take(ring(&grown(&store))).await.unwrap();
         let busy = {
             let (log, users) = (log.clone(), users.clone());
             let store = &store;
@@ -160,9 +161,9 @@ both_stores!(
             store.register(&log, &format!("u{n}")).await;
         }
         let grown = grown(&store);
-        log.take_ring(ring(&grown)).await.unwrap();
+        log.master_rings().take(ring(&grown)).await.unwrap();
         // The rotation goes no further, as when its process is killed.
-        log.begin_rotation().await.unwrap();
+        log.key_rotation().begin().await.unwrap();
         drop(log);
         let without = store
             .open_with(store.masters())
@@ -181,11 +182,11 @@ both_stores!(
         );
         store.register(&log, "late").await;
         refused(
-            log.retire_master("m1").await,
+            log.key_rotation().retire("m1").await,
             "5 data keys are wrapped by master key `m1`",
         );
         assert_eq!(rotate(&log).await.wrapped, 5);
-        log.retire_master("m1").await.unwrap();
+        log.key_rotation().retire("m1").await.unwrap();
     }
 );
 
@@ -196,13 +197,13 @@ both_stores!(
         let ada = store.register(&log, "ada").await;
         // Another server does not hear of the rotation, as if it were stopped meanwhile.
         let late = store.open().await.log;
-        log.take_ring(ring(&grown(&store))).await.unwrap();
+        log.master_rings().take(ring(&grown(&store))).await.unwrap();
         rotate(&log).await;
-        let since = log.retire_master("m1").await.unwrap();
+        let since = log.key_rotation().retire("m1").await.unwrap();
         store.clock.advance_millis(1000);
-        assert_eq!(log.retire_master("m1").await.unwrap(), since);
+        assert_eq!(log.key_rotation().retire("m1").await.unwrap(), since);
         assert_eq!(
-            log.retired_masters().await.unwrap(),
+            log.key_rotation().retired().await.unwrap(),
             [("m1".to_owned(), since)]
         );
 
@@ -229,11 +230,11 @@ both_stores!(
 
         // The retired key cannot come back as the first of a ring, either.
         let back = format!("{},{}", store.masters(), *MasterKeys::new_entry("m3"));
-        let late_ring = late.take_ring(ring(&back)).await;
+        let late_ring = late.master_rings().take(ring(&back)).await;
         assert!(
             matches!(late_ring, Err(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m2` is wanted by 2"))
         );
-        assert_eq!(late.follow_current().await.unwrap(), "m2");
+        assert_eq!(late.master_rings().follow_current().await.unwrap(), "m2");
         assert_eq!(late.lacking_master().as_deref(), Some("m2"));
     }
 );
@@ -245,8 +246,8 @@ both_stores!(
         let ada = store.register(&log, "ada").await;
         let bob = store.register(&log, "bob").await;
         let grown = grown(&store);
-        log.take_ring(ring(&grown)).await.unwrap();
-        log.begin_rotation().await.unwrap();
+        log.master_rings().take(ring(&grown)).await.unwrap();
+        log.key_rotation().begin().await.unwrap();
         let new = grown.split_once(',').unwrap().0;
         let lacking = store.open_with(new).await.map(drop).unwrap_err();
         assert!(
@@ -263,7 +264,7 @@ both_stores!(
             "{wrong}"
         );
         assert!(
-            log.take_ring(ring(new)).await.is_err(),
+            log.master_rings().take(ring(new)).await.is_err(),
             "a running server refuses it, too"
         );
 
@@ -276,7 +277,7 @@ both_stores!(
         let log = store.open_with(&grown).await.unwrap().log;
         let done = rotate(&log).await;
         assert_eq!((done.wrapped, done.unreadable), (1, vec![ada.to_string()]));
-        refused(log.retire_master("m1").await, "1 data keys");
+        refused(log.key_rotation().retire("m1").await, "1 data keys");
         reads(&log, bob, 1).await;
     }
 );
@@ -288,11 +289,11 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
     let (one, other) = (store.open().await.log, store.open().await.log);
     let ada = store.register(&one, "ada").await;
     let grown = grown(&store);
-    one.take_ring(ring(&grown)).await.unwrap();
-    one.announce_ring("one").await.unwrap();
-    other.announce_ring("other").await.unwrap();
+    one.master_rings().take(ring(&grown)).await.unwrap();
+    one.master_rings().announce("one").await.unwrap();
+    other.master_rings().announce("other").await.unwrap();
     refused(
-        one.begin_rotation().await,
+        one.key_rotation().begin().await,
         "do not have master key `m2`: other;",
     );
     assert_eq!(
@@ -301,10 +302,10 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
         "the refused rotation changed nothing"
     );
 
-    other.take_ring(ring(&grown)).await.unwrap();
-    other.announce_ring("other").await.unwrap();
+    other.master_rings().take(ring(&grown)).await.unwrap();
+    other.master_rings().announce("other").await.unwrap();
     assert_eq!(rotate(&one).await.wrapped, 1);
-    other.announce_ring("other").await.unwrap(); // The announcement also looks up the current key.
+    other.master_rings().announce("other").await.unwrap(); // The announcement also looks up the current key.
     let bob = store.register(&other, "bob").await;
     assert_eq!(wraps(&one).await, [("m2".to_owned(), 3)]);
     for user in [ada, bob] {
@@ -312,20 +313,22 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
     }
     // A server that is gone blocks nothing. When two servers rotate to different keys, the later
     // one stops the earlier.
-    other.withdraw_ring("other").await.unwrap();
+    other.master_rings().withdraw("other").await.unwrap();
     let (next, also) = (MasterKeys::new_entry("m3"), MasterKeys::new_entry("m4"));
-    one.take_ring(ring(&format!("{},{},{grown}", *next, *also)))
+    one.master_rings()
+        .take(ring(&format!("{},{},{grown}", *next, *also)))
         .await
         .unwrap();
     other
-        .take_ring(ring(&format!("{},{},{grown}", *also, *next)))
+        .master_rings()
+        .take(ring(&format!("{},{},{grown}", *also, *next)))
         .await
         .unwrap();
-    one.announce_ring("one").await.unwrap();
-    assert_eq!(one.begin_rotation().await.unwrap(), "m3");
-    assert_eq!(other.begin_rotation().await.unwrap(), "m4");
+    one.master_rings().announce("one").await.unwrap();
+    assert_eq!(one.key_rotation().begin().await.unwrap(), "m3");
+    assert_eq!(other.key_rotation().begin().await.unwrap(), "m4");
     refused(
-        one.rotate("m3", Place::default()).await,
+        one.key_rotation().rotate("m3", Place::default()).await,
         "`m4` is current now",
     );
 }

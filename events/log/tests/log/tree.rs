@@ -45,7 +45,7 @@ impl Node {
         let settings = store.settings();
         let start = async move {
             let log = Log::open(settings).await.unwrap().log;
-            let election = log.stand_for_election("this node").await.unwrap();
+            let election = log.elections().stand("this node").await.unwrap();
             let sealing = head_signer::start(&log, election, SOON).await.unwrap();
             (log, sealing)
         };
@@ -300,7 +300,7 @@ both_stores!(
     async |store: TestStore| {
         let log = store.open().await.log;
         facts(&log, 3).await;
-        let mut election = log.stand_for_election("slow").await.unwrap();
+        let mut election = log.elections().stand("slow").await.unwrap();
         election.elected().await;
         // On Postgres the next candidate gets the lock as soon as the deposed node notices, and keeps
         // it.

@@ -1,0 +1,145 @@
+//! The server's own log, as an operator reads it: JSON throughout, one line a request, and the request's id in the lines of the
+//! tasks that work for it.
+
+use std::{fs, path::Path};
+
+use genie_log::testing::{Kind, TestStore};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use crate::{
+    secret_leaks::start,
+    test_genie::{TestGenie, TestUser},
+};
+
+/// The lines of the server's standard error. Each must be a JSON object.
+fn lines(logs: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(logs.join("stderr")).unwrap();
+    let parsed = text.lines().map(|line| {
+        serde_json::from_str::<Value>(line)
+            .ok()
+            .filter(Value::is_object)
+            .unwrap_or_else(|| panic!("not JSON: {line}"))
+    });
+    parsed.collect()
+}
+
+fn answered<'a>(lines: &'a [Value], path: &str) -> Vec<&'a Value> {
+    let is_answer = |line: &&Value| {
+        line["message"] == "request: answered" && line["http.path"].as_str() == Some(path)
+    };
+    lines.iter().filter(is_answer).collect()
+}
+
+fn request_id(line: &Value) -> Option<&str> {
+    line["spans"]
+        .as_array()?
+        .iter()
+        .find_map(|span| span["request.id"].as_str())
+}
+
+async fn terminate(mut process: Child) {
+    let id = process.id().expect("it runs").to_string();
+    let sent = Command::new("kill").args(["-TERM", &id]).status().await;
+    assert!(sent.unwrap().success());
+    assert!(process.wait().await.unwrap().success(), "a clean stop");
+}
+
+/// A request by a user, one by nobody to no route, one by a worker, and two probes.
+async fn some_requests(genie: &mut TestGenie) -> TestUser {
+    let ada = genie.user("ada").await;
+    ada.get(genie, "/users/me").await.ok();
+    genie
+        .send(Method::GET, "/no/such/route", &[], None)
+        .await
+        .refused(404, "no_such_route");
+    let claim = json!({"queues": ["media-jobs"], "worker_id": "w", "max": 1});
+    genie.server("/api/worker/claim", claim).await.ok();
+    for probe in ["/healthz", "/readyz"] {
+        genie.send(Method::GET, probe, &[], None).await;
+    }
+    ada
+}
+
+fn check_request_lines(lines: &[Value], ada: &TestUser) {
+    let me = answered(lines, "/users/me");
+    assert_eq!(me.len(), 1, "one line a request");
+    let span = &me[0]["spans"][0];
+    assert_eq!(
+        (
+            &span["user.id"],
+            &span["http.method"],
+            &me[0]["http.status"]
+        ),
+        (&json!(ada.id), &json!("GET"), &json!(200))
+    );
+    assert_eq!(me[0]["client.address"], "127.0.0.1");
+
+    let nowhere = answered(lines, "/no/such/route");
+    assert_eq!(
+        (&nowhere[0]["http.status"], &nowhere[0]["code"]),
+        (&json!(404), &json!("no_such_route"))
+    );
+    let claim = answered(lines, "/api/worker/claim");
+    assert_eq!(claim[0]["spans"][0]["key.id"], "shared secret");
+    for probe in ["/healthz", "/readyz"] {
+        assert!(answered(lines, probe).is_empty(), "{probe} is no news");
+    }
+}
+
+/// A span that stood twice in a line would have its request's id twice.
+fn check_spans(lines: &[Value]) {
+    for line in lines {
+        if let Some(id) = request_id(line) {
+            let times = line.to_string().matches(&format!("\"{id}\"")).count();
+            assert_eq!(times, 1, "{line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_each_request_once_and_whose_it_was() {
+    let store = TestStore::new(Kind::Sqlite).await;
+    let settings = [("GENIE_LOG", "info,genie_log=debug".to_owned())];
+    let mut genie = TestGenie::not_started(store, &settings).await;
+    let logs = genie.store.folder().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let process = start(&mut genie, &logs, "json").await;
+    let ada = some_requests(&mut genie).await;
+    terminate(process).await;
+
+    let first = lines(&logs);
+    check_request_lines(&first, &ada);
+    check_spans(&first);
+    // The actor of a user works in tasks of its own.
+    let registered = first
+        .iter()
+        .find(|line| line["message"] == "writer: facts appended")
+        .expect("the actor tells of it");
+    let id = request_id(registered).expect("the actor's line names its request");
+    assert!(
+        first
+            .iter()
+            .any(|line| line["message"] == "request: answered" && request_id(line) == Some(id)),
+        "a request of this id was answered"
+    );
+
+    // After a clean stop nobody has died.
+    let process = start(&mut genie, &logs, "json").await;
+    terminate(process).await;
+    let second = &lines(&logs)[first.len()..];
+    assert!(!second.is_empty());
+    let of_the_dead = [
+        "election: ended the connections",
+        "supervisor: taking over",
+        "election: standing as a candidate failed",
+    ];
+    for line in second {
+        let message = line["message"].as_str().unwrap_or_default();
+        assert!(
+            !of_the_dead.iter().any(|start| message.starts_with(start)),
+            "{line}"
+        );
+    }
+}
