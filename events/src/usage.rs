@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_used_again() {
+    fn a_returned_unit_can_be_used_again() {
         let back = UsageEvent::GivenBack {
             counter: Counter::PostsAiAssisted,
             amount: 1,

@@ -90,10 +90,10 @@ impl User {
                 self.credential_changes(id, command)
             }
             Some(Credential::Held { .. }) => {
-                refused("This credential was changed here, and stays so".to_owned())
+                refused("This credential was changed here and is kept".to_owned())
             }
             Some(Credential::Removed { .. }) => {
-                refused("This credential was removed here, and stays so".to_owned())
+                refused("This credential was removed here and stays removed".to_owned())
             }
         }
     }
