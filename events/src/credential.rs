@@ -269,7 +269,8 @@ impl Credential {
                 }
                 match self {
                     Self::Held { kind: held, .. } if *held != kind => {
-                        let (held, wanted) = (held.as_str(), kind.as_str());
+                        let held = held.as_str();
+                        let wanted = kind.as_str();
                         let sentence =
                             format!("This credential is a `{held}`; store a `{wanted}` beside it");
                         Err(Refusal::conflict("other_kind", sentence))
