@@ -11,6 +11,8 @@ use actix_web::{
 
 use crate::app::App;
 
+/// Who may call a route.
+pub mod access;
 /// Who is let in: rates and the size of headers.
 pub mod admission;
 /// Bodies: JSON, within a limit, with sentences that name the field.
@@ -82,6 +84,8 @@ mod password_check;
 mod service_keys;
 /// `/api/usage`, `/api/usage/increment`.
 mod usage;
+/// Lists of words, for the published document.
+mod words;
 /// `/api/worker/*`.
 mod workers;
 

@@ -5,10 +5,8 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Data;
-use genie_actors::{Asking, WriteError, users::Plan};
-use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use genie_actors::{CommandContext, WriteError, onboarding::QueuedUpload};
+use genie_events::{Refusal, UserId};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -36,32 +34,6 @@ pub enum UploadError {
     Write(#[from] WriteError),
 }
 
-/// The outcome that the answer is made from.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct QueuedUpload {
-    pub job: JobId,
-    pub file: BlobId,
-}
-
-/// Checks whether an upload of this user would be accepted, so that nobody sends one in vain. The
-/// append checks it again.
-pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), WriteError> {
-    let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
-    app.write
-        .users
-        .plan(
-            user,
-            None,
-            Asking {
-                key: None,
-                ..asking
-            },
-            Arc::new(planner),
-        )
-        .await
-        .map(drop)
-}
-
 /// Refuses an upload of at most `most` bytes when the user's kept files leave no room. Onboarding
 /// itself sets no bound: after a job that failed or was cancelled the user may upload again.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
@@ -84,7 +56,7 @@ pub async fn take_in(
     slot: UploadSlot,
     upload: Upload,
     name: String,
-    asking: Asking,
+    context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let io = app.log.store().io().clone();
     // On its own task: once the append has begun, a caller who goes away must not delete the bytes.
@@ -94,7 +66,7 @@ pub async fn take_in(
             upload.discard().await;
             return Err(refused);
         }
-        queue(&app, upload, name, asking).await
+        queue(&app, upload, name, context).await
     };
     let task = io.spawn(work.in_current_span());
     task.await.unwrap_or_else(|stopped| {
@@ -131,31 +103,13 @@ async fn queue(
     app: &App,
     upload: Upload,
     name: String,
-    asking: Asking,
+    context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let user = upload.user();
     let file = upload.id();
-    let job = JobId::new(app.log.clock().new_uuid());
     let row = upload.row(name, MEDIA_TYPE, app.log.clock().now());
-    let planner = move |state: &User, now| {
-        let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
-        Ok(Plan {
-            changes,
-            work: vec![row.clone()],
-            outcome: json!(QueuedUpload {
-                job: job.clone(),
-                file
-            }),
-            ..Plan::default()
-        })
-    };
-    let done = match app
-        .write
-        .users
-        .plan(user, None, asking, Arc::new(planner))
-        .await
-    {
-        Ok(done) => done,
+    let (queued, position) = match app.write.onboarding.queue(user, file, row, context).await {
+        Ok(queued) => queued,
         Err(error) => {
             match error {
                 WriteError::Away(_) | WriteError::Internal(_) => upload.keep(), // the row may be written
@@ -164,19 +118,10 @@ async fn queue(
             return Err(error.into());
         }
     };
-    let queued: QueuedUpload = match serde_json::from_value(done.outcome) {
-        Ok(queued) => queued,
-        Err(error) => {
-            upload.keep();
-            return Err(
-                WriteError::Internal(format!("a queued upload has no outcome: {error}")).into(),
-            );
-        }
-    };
     if queued.file == file {
-        upload.keep()
+        upload.keep();
     } else {
-        upload.discard().await // an earlier copy of this request has queued its own upload
+        upload.discard().await; // an earlier copy of this request has queued its own upload
     }
-    Ok((queued, done.position))
+    Ok((queued, position))
 }

@@ -50,7 +50,8 @@ impl Bare {
         })
     }
 
-    /// Rows per second in batches of [`BATCH`], made before the clock runs: one after the other on each of so many connections.
+    /// Rows per second, in batches of [`BATCH`], one after the other on each connection. The
+    /// batches are made before the clock runs.
     pub async fn batched_rate(&self, batches: usize, connections: usize) -> Measured<f64> {
         let ready: Vec<Vec<Vec<StoredRow>>> = (0..connections)
             .map(|_| (0..batches).map(|_| self.fresh_rows(BATCH)).collect())

@@ -21,7 +21,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let mut colds = Vec::new();
     let mut warms = Vec::new();
     for _ in 0..ROUNDS {
-        let node = ground.node().await?; // nobody lives yet, no key is known
+        let node = ground.node().await?; // no actor lives yet, and no key is cached
         let cold = percentile(&all_at_once(&node, &creators).await?, 99);
         let warm = percentile(&all_at_once(&node, &creators).await?, 99);
         node.users.passivate(Duration::ZERO, 0);
@@ -42,7 +42,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     )])
 }
 
-/// Sends one command of each user.
+/// Sends one command for each user, all at once. Returns the times.
 async fn all_at_once(node: &Node, creators: &[Creator]) -> Measured<Vec<Duration>> {
     let clients = creators.iter().map(|creator| {
         let node = node.clone();

@@ -14,8 +14,8 @@ use crate::{
 
 /// Users. The client of each sends its next command as soon as the last one is acknowledged.
 const USERS: usize = 1000;
-/// Commands of each user in each round, on both sides: the stock stack reads a whole stream for each command, so that streams
-/// must be equally short.
+/// Commands of each user in each round, on both sides. The stock stack reads a whole stream for
+/// each command, so the streams must be equally short.
 const COMMANDS: usize = 25;
 /// Batches of bare inserts in each round.
 const BATCHES: usize = 150;
@@ -28,7 +28,7 @@ const STOCK_POOLS: [u32; 3] = [16, 32, 64];
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let warm = ground.creators(&node, USERS).await?;
-    rate(&node, &warm).await?; // pools, prepared statements
+    rate(&node, &warm).await?; // warms up pools and prepared statements
     let bare = Bare::beside(ground, &node.log).await?;
     bare.batched_rate(10, 2).await?;
     let stock = stock_at_its_best(ground).await?;
@@ -91,7 +91,7 @@ pub async fn rate(node: &Node, creators: &[Creator]) -> Measured<f64> {
     Ok((creators.len() * COMMANDS) as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Uses the pool size that is fastest. The stock stack has no SQLite.
+/// Returns the stock stack with its fastest pool size. It does not support SQLite.
 async fn stock_at_its_best(ground: &Ground) -> Measured<Option<Stock>> {
     let Target::Postgres(url) = &ground.store.target else {
         return Ok(None);

@@ -1,6 +1,7 @@
-//! Measures forgetting a user with a very long past. The append of the fact must not depend on its length.
+//! Measures forgetting a user with a very long past. The append of the fact must not depend on the
+//! length of the past.
 
-use genie_actors::forgetting::Forget;
+use genie_actors::forgetting::Forgetter;
 use genie_events::{Metadata, account::ForgottenBy};
 use genie_log::load_users::Waking;
 use genie_log::testing::appender;
@@ -16,14 +17,15 @@ use crate::{
 /// Events of the user.
 const EVENTS: u64 = 1_000_000;
 
-/// The time from the call to the durable fact, at which the user is forgotten. Erasing the rest happens later and is not measured.
+/// The time from the call to the durable fact, by which the user is forgotten. Erasing the rest
+/// happens later and is not measured.
 pub async fn measure(ground: &Ground) -> Measured<Row> {
     let node = ground.node().await?;
     let creator = ground.creators(&node, 1).await?[0];
     give_a_past(&node, creator, EVENTS).await?;
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
-    Forget::new(appender(&node.log), Some(node.users.clone()))
+    Forgetter::new(appender(&node.log), Some(node.users.clone()))
         .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();
@@ -31,7 +33,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     Ok(Row::new(name, millis(took), "ms", Bound::AtMost(50.0)))
 }
 
-/// Every user who was active lately has one.
+/// Keeps a snapshot, because every user who was active lately has one.
 async fn keep_snapshot(node: &Node, creator: Creator) -> Measured<()> {
     loop {
         let Waking::Awake(awake) = node.log.wake(creator.id).await? else {
@@ -41,6 +43,6 @@ async fn keep_snapshot(node: &Node, creator: Creator) -> Measured<()> {
             return Ok(());
         }
         node.log.keep_snapshot(&awake.user, awake.position).await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await; // it is written by a task of its own
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await; // a separate task writes the snapshot
     }
 }

@@ -106,7 +106,7 @@ async fn rate(address: &str, request: &[u8]) -> Measured<f64> {
     Ok(f64::from(answers) / began.elapsed().as_secs_f64())
 }
 
-/// A server in a process of its own, on a fresh store. It is killed when this is dropped.
+/// A server in its own process on a fresh store. It is killed when this is dropped.
 struct Server {
     _process: Child,
     _store: TestStore,
@@ -128,7 +128,7 @@ impl Server {
             .env("GENIE_DATA_DIR", store.folder())
             .env("GENIE_FIRST_INVITE", INVITE)
             .env("QUEUE_STATS_PUBLIC", is_open.to_string())
-            // Never reached, and counted all the same.
+            // The rate is never reached, but requests are counted.
             .env("RATE_LIMIT_USER", "1000000/1s")
             .env("RATE_LIMIT_ADDRESS", "1000000/1s")
             .env("GENIE_LOG", "error");

@@ -30,7 +30,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     for creator in &creators {
         give_a_past(&node, *creator, EVENTS).await?;
     }
-    // Once, uncounted: whatever genie prepares when it has seen how long the past is.
+    // An uncounted round, after which genie has prepared what it prepares for a long past.
     for creator in &creators {
         wake(&node, *creator).await?;
     }
@@ -63,10 +63,10 @@ async fn wake(node: &Node, creator: Creator) -> Measured<Duration> {
     Ok(began.elapsed())
 }
 
-/// Appends approximately so many events of a creator.
+/// Appends approximately this many events of a creator.
 pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured<()> {
     let stream = StreamId::new(StreamKind::Credential, creator.credential);
-    // What making the creator wrote: registered, stored.
+    // Making the creator wrote two facts: registered and stored.
     let (mut count, mut sequence) = (2, 1);
     while count < events {
         let facts = (1..=PART).map(|n| {

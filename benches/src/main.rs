@@ -72,7 +72,7 @@ enum What {
 
 fn main() -> Measured<()> {
     let arguments = Arguments::parse();
-    // As `genie serve` wires it: one runtime with all I/O, and threads of their own for the actors.
+    // Wired like `genie serve`: one runtime for all I/O, and separate threads for the actors.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("genie-io")
@@ -136,7 +136,7 @@ async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> 
         let ground = Ground::new(kind, arbiters).await;
         ground.check_durability().await?;
         rows.extend(credentials::measure(&ground).await?);
-        // On a store of its own, so that neither inherits the other's tables.
+        // Each has its own store, so that none inherits the other's tables.
         rows.push(forget::measure(&Ground::new(kind, arbiters).await).await?);
     }
     println!(
@@ -198,7 +198,7 @@ impl Measurement {
     }
 }
 
-/// Each measurement has a store of its own, so that none inherits a table.
+/// Each measurement has its own store, so that none inherits another's tables.
 async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
     let mut rows = Vec::new();
     for measurement in Measurement::ALL {

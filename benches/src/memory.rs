@@ -1,5 +1,5 @@
-//! Measures the resident memory of an idle user's actor, with everything that the process keeps for that user. Runs in a process
-//! of its own, so that nothing else has used its memory.
+//! Measures the resident memory of an idle user's actor, with everything that the process keeps for
+//! that user. Runs in a separate process, so that nothing else has used its memory.
 
 use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
 
 /// The hidden command that starts this process.
 pub const CHILD: &str = "idle-users";
-/// Users who live and are idle.
+/// Users with an idle actor.
 const USERS: usize = 100_000;
 /// Users who are loaded before the first look, so that pools, threads and statements do not count.
 const FIRST: usize = 2000;
@@ -43,7 +43,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     ground.register(&node.log, USERS).await;
     if let Target::Sqlite(_) = ground.store.target {
-        node.log.store().close().await; // one process at a time
+        node.log.store().close().await; // an embedded store has one process at a time
     }
     let (sqlite, postgres) = match ground.store.target.clone() {
         Target::Sqlite(path) => (Some(path), None),

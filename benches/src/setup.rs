@@ -2,7 +2,7 @@
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
-use genie_actors::{credentials::Vault, users::Users};
+use genie_actors::{credentials::Credentials, users::Users, vault::Vault};
 use genie_events::{
     CredentialId, Limits, Metadata, UserCommand, UserId,
     credential::{CredentialKind, SealedSecret},
@@ -34,7 +34,8 @@ pub struct Ground {
 impl Ground {
     pub async fn new(kind: Kind, arbiters: &[ArbiterHandle]) -> Self {
         let mut store = TestStore::new(kind).await;
-        // The machine's: under a clock that stands, ids would not ascend, and the indexes would be another case.
+        // The machine's clock. With a stopped clock ids would not ascend, and the indexes would
+        // behave differently.
         store.clock = Clock::system();
         Self {
             store,
@@ -55,7 +56,7 @@ impl Ground {
                 .await?;
             if value != "on" {
                 return Err(format!(
-                    "this Postgres has {setting} = {value}, where stock durability is compared"
+                    "this Postgres has {setting} = {value}; the comparison needs stock durability"
                 )
                 .into());
             }
@@ -82,14 +83,15 @@ impl Ground {
         })
     }
 
-    /// The same with the vault.
-    pub async fn node_with_vault(&self) -> Measured<(Node, Vault)> {
+    /// The same with the write side of credentials.
+    pub async fn node_with_vault(&self) -> Measured<(Node, Credentials)> {
         let Opened { log, append, vault } = self.store.open_with(&self.masters).await?;
         let node = Node {
             users: Users::new(append.clone(), Limits::built_in(), self.arbiters.clone()),
             log,
         };
-        Ok((node, Vault::new(append, vault)))
+        let users = node.users.clone();
+        Ok((node, Credentials::new(append, users, Vault::new(vault))))
     }
 
     pub async fn register(&self, log: &Log, count: usize) -> Vec<UserId> {
@@ -162,7 +164,7 @@ impl Creator {
         let done = node.users.ask(self.id, self.metadata(), command).await?;
         match done.changes.len() {
             1 => Ok(done.position),
-            n => Err(format!("a command appended {n} facts, where 1 is compared").into()),
+            n => Err(format!("a command appended {n} facts; the comparison needs 1").into()),
         }
     }
 
@@ -188,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_measured_event_has_the_said_size() {
+    fn the_measured_event_has_the_stated_size() {
         let event = Event::Credential(CredentialEvent::Revealed {
             version: 1,
             purpose: Some(purpose()),

@@ -19,7 +19,7 @@ const EACH: usize = 60;
 pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let creators = ground.creators(&node, 20).await?;
-    commands::rate(&node, &creators).await?; // rows to copy, and everything warm
+    commands::rate(&node, &creators).await?; // makes rows to copy and warms everything up
     let bare = Bare::beside(ground, &node.log).await?;
     let mut ratios = Vec::new();
     let mut all_ours = Vec::new();

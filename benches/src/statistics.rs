@@ -1,15 +1,15 @@
-//! Medians and percentiles: machines are shared, and one slow moment must not decide.
+//! Medians and percentiles. Machines are shared, and one slow moment must not decide.
 
 use std::time::Duration;
 
-/// The middle value; of an even number the higher of the two; 0 of none.
+/// The middle value; the higher of the two for an even number; 0 without values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// The shortest time within which `percent` of them ended (nearest rank); zero of none.
+/// The shortest time within which `percent` of them ended (nearest rank); zero without times.
 pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_and_the_ranks() {
+    fn median_and_percentiles_by_nearest_rank() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[]), 0.0);
         let times: Vec<Duration> = (1..=200).rev().map(Duration::from_millis).collect();

@@ -1,4 +1,5 @@
-//! The stock stack that genie is compared with: cqrs-es and postgres-es as they come, with the table of their documentation.
+//! The stock stack that genie is compared with: unmodified cqrs-es and postgres-es, with the table
+//! of their documentation.
 
 use std::{convert::Infallible, str::FromStr, sync::Arc};
 
@@ -85,7 +86,7 @@ impl Aggregate for Held {
     }
 }
 
-/// The stock stack on a schema of its own in the same database.
+/// The stock stack in its own schema of the same database.
 pub struct Stock {
     cqrs: Arc<PostgresCqrs<Held>>,
 }
@@ -100,7 +101,7 @@ impl Stock {
         Ok(())
     }
 
-    /// Opens a pool of that size with all its connections.
+    /// Opens a pool of this size with all its connections.
     pub async fn open(url: &str, connections: u32) -> Measured<Self> {
         let options = PgConnectOptions::from_str(url)?.options([("search_path", "stock")]);
         let pool = PgPoolOptions::new()
@@ -113,8 +114,8 @@ impl Stock {
         })
     }
 
-    /// Commands per second of `tasks` tasks, each with an aggregate of its own that is as new as genie's users are; the first
-    /// command of each is not counted, as genie's is not.
+    /// Commands per second of `tasks` tasks. Each has its own new aggregate, like a new user of
+    /// genie. The first command of each is not counted, like genie's.
     pub async fn rate(&self, tasks: usize, each: usize) -> Measured<f64> {
         let ids: Vec<String> = (0..tasks).map(|_| Uuid::new_v4().to_string()).collect();
         self.all_ask(&ids, 1).await?;

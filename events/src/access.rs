@@ -1,5 +1,6 @@
-//! `access`: that somebody looked at what is not theirs, or tried to be somebody, where no single owner's stream could hold it.
-//! Each is a stream of its own, so that those who look never wait for each other. Who looked is in the metadata.
+//! `access`: records that somebody read another user's data, or showed a wrong secret, where no
+//! single owner's stream could hold the fact. Each record is a stream of its own, so that callers
+//! never wait for each other. The metadata names the caller.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,49 +11,43 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Why a credential was not shown that is nobody's.
+/// Why a credential that was asked for has no owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingOwner {
-    /// There never was one, or no such user.
+    /// There never was such a credential or user.
     Unknown,
-    /// Its owner was forgotten.
+    /// The owner was forgotten.
     Forgotten,
 }
 
-/// What an access is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// Not there.
     #[default]
     Absent,
-    /// It is on record.
     Noted,
 }
 
-/// What was shown by those who are nobody, counted.
+/// Numbers of refused secrets, keys and tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedCounts {
-    /// Wrong shared secrets.
     pub secrets: u32,
-    /// Service keys that never were one.
+    /// Service keys that never existed.
     pub service_keys: u32,
-    /// Forged tokens, and tokens that nobody gave out; none that were good once.
+    /// Forged tokens and tokens that genie never issued. Expired tokens do not count.
     pub tokens: u32,
-    /// Not looked at, after too many of the others.
+    /// Attempts that were not checked, because too many failed before.
     pub stopped: u32,
 }
 
 impl RefusedCounts {
-    /// How many in all.
     pub fn total(&self) -> u32 {
         [self.service_keys, self.tokens, self.stopped]
             .into_iter()
             .fold(self.secrets, u32::saturating_add)
     }
 
-    /// Counts these as well.
     pub fn add(&mut self, more: Self) {
         for (count, more) in [
             (&mut self.secrets, more.secrets),
@@ -65,59 +60,53 @@ impl RefusedCounts {
     }
 }
 
-/// What may be put on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessCommand {
-    /// Events are about to be read with what is personal in them.
+    /// Records that personal fields of events are about to be read.
     ReadPersonal {
-        /// Of this user only; of everybody without it.
+        /// The user whose events are read; `None` for all users.
         user: Option<UserId>,
     },
-    /// Secrets, keys or tokens were refused.
+    /// Records that secrets, keys or tokens were refused.
     NoteRefused {
-        /// From where; from networks beyond those that are told one by one without it.
+        /// The caller's network; `None` for the sum of networks beyond those recorded one by one.
         network: Option<NetworkId>,
-        /// How many.
         wrong: RefusedCounts,
     },
-    /// A credential was asked for that is nobody's.
+    /// Records that a credential without an owner was asked for.
     RefuseCredential {
-        /// Why it is nobody's.
         reason: MissingOwner,
-        /// Which, when it was named.
+        /// The credential, if the request named it.
         credential: Option<CredentialId>,
-        /// Whose, when they were named.
+        /// The user, if the request named one.
         user: Option<UserId>,
     },
 }
 
-/// What is on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum AccessEvent {
-    /// Events were read with what is personal in them.
+    /// Personal fields of events were read.
     PersonalRead {
-        /// Of this user only; of everybody without it.
+        /// The user whose events were read; `None` for all users.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<UserId>,
     },
-    /// Secrets, keys or tokens were refused, since this was last told of the same network.
+    /// Secrets, keys or tokens were refused since the last such fact about the same network.
     Refused {
-        /// From where; from networks beyond those that are told one by one without it.
+        /// The caller's network; `None` for the sum of networks beyond those recorded one by one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<NetworkId>,
-        /// How many.
         #[serde(flatten)]
         wrong: RefusedCounts,
     },
-    /// A credential was asked for that is nobody's.
+    /// A credential without an owner was asked for.
     CredentialRefused {
-        /// Why it is nobody's.
         reason: MissingOwner,
-        /// Which, when it was named.
+        /// The credential, if the request named it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential: Option<CredentialId>,
-        /// Whose, when they were named.
+        /// The user, if the request named one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<UserId>,
     },
@@ -136,7 +125,7 @@ impl AccessEvent {
     pub(crate) fn clear(&self) -> Value {
         match self {
             Self::PersonalRead { user } => json!({"user": user}),
-            // Not where it came from, whose hash anybody who has the key can look for.
+            // The network is left out: anybody who has the key could look for its hash.
             Self::Refused { wrong, .. } => json!(wrong),
             Self::CredentialRefused {
                 reason,
@@ -150,7 +139,6 @@ impl AccessEvent {
 }
 
 impl Access {
-    /// What happens when this is asked.
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
         match (self, command) {
             (Self::Noted, _) => Ok(vec![]),
@@ -178,7 +166,6 @@ impl Access {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, _: AccessEvent) {
         *self = Self::Noted;
     }
@@ -191,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_access_is_noted_once() {
+    fn an_access_is_recorded_once() {
         let wrong = RefusedCounts {
             secrets: 2,
             stopped: 1,

@@ -1,5 +1,6 @@
-//! `account`: who somebody is. The password's hash and the secret of the second factor are not here: they are secrets, beside
-//! the log; the account only says which version of them counts.
+//! `account`: identity, rights and onboarding of one user. The password's hash and the secret of
+//! the second factor are secrets and lie beside the log. The account only says which version of
+//! them counts.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,141 +26,122 @@ pub use onboarding::Onboarding;
 pub use profile::{FIRST_PASSWORD, OneTimeCode, Profile, ResetLink, TwoFactor};
 pub use registration::{ExternalAccount, Registration};
 
-/// What an account is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Account {
     /// Nobody registered under this id.
     #[default]
     Absent,
-    /// May act.
     Active(Profile),
-    /// Is there, and may not act.
+    /// The user may not act.
     Suspended(Profile),
-    /// Asked to be forgotten, and may not act. Until it is done it can be undone.
+    /// The user asked to be forgotten and may not act. Until `due` the request can be cancelled.
     Leaving {
-        /// What is known of them until then.
         profile: Profile,
-        /// From then on it is done.
+        /// The time from which the user may be forgotten.
         due: Timestamp,
-        /// Whether they were suspended meanwhile, and stay so should it be undone.
+        /// Whether the user was suspended meanwhile, and stays so if the request is cancelled.
         suspended: bool,
     },
-    /// Was forgotten. No state is ever folded that far: what came before can't be read any more.
+    /// No state is ever folded this far, because earlier events can't be read any more.
     Forgotten,
 }
 
-/// What happened to an account.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum AccountEvent {
-    /// Somebody registered.
     Registered(Registration),
-    /// Somebody whom another identity provider knows came by for the first time.
+    /// A user whom another identity provider knows came for the first time.
     Met(ExternalAccount),
-    /// They signed in.
     SignedIn,
-    /// Onboarding went on.
     OnboardingAdvanced {
-        /// To this step.
         to: Onboarding,
     },
-    /// They may no longer act.
     Suspended,
-    /// They may act again.
     Reactivated,
-    /// They have this role now.
     RoleChanged {
-        /// The role's name.
         role: String,
-        /// Whether they administer.
+        /// Whether the user is an administrator.
         admin: bool,
     },
-    /// They have this tier now.
     TierChanged {
-        /// Which.
         tier: Tier,
     },
-    /// They have this address now.
     EmailChanged {
         /// The address as given; personal.
         email: String,
-        /// Its stream.
         email_id: EmailId,
     },
-    /// They set a new password, knowing the old one.
+    /// The user set a new password and gave the old one.
     PasswordChanged {
-        /// The version of its hash.
+        /// The version of the new hash.
         version: u32,
     },
-    /// An administrator gave out a one-time link to set a new password.
+    /// An administrator issued a one-time link to set a new password.
     PasswordResetOffered(ResetLink),
-    /// A new password was set by that link.
+    /// The user set a new password by the link.
     PasswordReset {
-        /// The version of its hash.
+        /// The version of the new hash.
         version: u32,
     },
-    /// A code is asked for at each login.
+    /// Each login needs a one-time code from now on.
     TwoFactorEnabled {
-        /// The version of its secret.
+        /// The version of the second factor's secret.
         version: u32,
-        /// The time step of the code that was taken.
+        /// The time step of the code that was accepted.
         step: u64,
     },
-    /// A code was taken at a login.
+    /// A login accepted a one-time code.
     TwoFactorUsed {
-        /// Its time step.
+        /// The time step of the code.
         step: u64,
     },
-    /// No code is asked for any more.
     TwoFactorDisabled {
-        /// The last time step of which a code was taken.
+        /// The last time step with an accepted code.
         step: u64,
     },
     /// All logins were ended.
     SessionsEnded,
-    /// An old refresh token came back, which a thief or a broken client did: its family was ended.
+    /// A replaced refresh token came back, from a thief or a broken client, and its family was
+    /// ended.
     SessionReuseDetected {
-        /// All tokens that follow from one login.
+        /// The family of refresh tokens: all that follow from one login.
         family: String,
     },
-    /// Everything held about them was handed to them.
+    /// The user's data was handed out.
     Exported {
-        /// With the secrets that they keep here.
+        /// Whether the export had the user's secrets.
         secrets: bool,
     },
     /// An administrator began to act for the user.
     ImpersonationStarted {
-        /// The administrator.
         by: UserId,
-        /// Which impersonation.
         impersonation: Uuid,
     },
     /// One login was ended.
     SessionEnded {
-        /// All tokens that follow from it.
+        /// The family of refresh tokens: all that follow from the login.
         family: String,
     },
     /// An impersonation was ended before its time.
     ImpersonationEnded {
-        /// The administrator who had begun it.
+        /// The administrator who began it.
         by: UserId,
-        /// Which impersonation.
         impersonation: Uuid,
     },
-    /// They asked to be forgotten, and may not act any more.
+    /// The user asked to be forgotten and may not act any more.
     ForgetRequested {
-        /// When it is to be done.
+        /// The time from which the user may be forgotten.
         due: Timestamp,
     },
-    /// They are not to be forgotten after all.
+    /// The user is not to be forgotten after all.
     ForgetWithdrawn {
-        /// Whether they may act again.
+        /// Whether the user may act again.
         active: bool,
     },
-    /// They were forgotten: the last event of every user who was. Nothing personal may stand in it.
+    /// The user was forgotten. This is the last event of every forgotten user, and nothing in it
+    /// may be personal.
     Forgotten {
-        /// At whose wish.
         by: ForgottenBy,
     },
 }
@@ -233,7 +215,7 @@ impl AccountEvent {
 }
 
 impl Account {
-    /// The profile of somebody who may act.
+    /// The profile, if the user may act.
     pub fn active(&self) -> Result<&Profile, Refusal> {
         match self {
             Self::Active(profile) => Ok(profile),
@@ -249,7 +231,7 @@ impl Account {
         }
     }
 
-    /// The profile, whatever the status.
+    /// The profile in any status.
     pub fn profile(&self) -> Option<&Profile> {
         match self {
             Self::Active(profile) | Self::Suspended(profile) | Self::Leaving { profile, .. } => {
@@ -268,7 +250,7 @@ impl Account {
         }
     }
 
-    /// When they are to be forgotten, if they asked to be.
+    /// The time from which the user may be forgotten, if a request is pending.
     pub fn leaves_at(&self) -> Option<Timestamp> {
         match self {
             Self::Leaving { due, .. } => Some(*due),
@@ -276,7 +258,6 @@ impl Account {
         }
     }
 
-    /// Decides a command.
     pub fn decide(&self, command: impl Into<AccountCommand>) -> Result<Vec<AccountEvent>, Refusal> {
         match command.into() {
             AccountCommand::Lifecycle(command) => self.decide_lifecycle(command),
@@ -351,14 +332,14 @@ impl Account {
                 },
                 Some(false),
             ) => events.push(AccountEvent::Suspended),
-            // Who leaves is not brought back by a status that another system repeats: only by undoing it.
+            // A repeated status from another system does not bring back a leaving user. Only a
+            // cancellation does.
             (Self::Suspended(_), Some(true)) => events.push(AccountEvent::Reactivated),
             _ => {}
         }
         Ok(events)
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: AccountEvent) {
         match event {
             AccountEvent::Registered(registration) => {

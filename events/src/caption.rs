@@ -1,67 +1,54 @@
-//! `caption`: one caption asked of the model, and what became of it.
+//! `caption`: one caption that the model was asked for, and its outcome.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month};
 
-/// What a caption is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Caption {
-    /// Never asked for.
     #[default]
     Absent,
-    /// Being written.
     Requested {
-        /// The month that it was counted in.
+        /// The month in which the caption was counted.
         month: Month,
     },
-    /// Written, or failed.
+    /// The caption was written or failed.
     Ended,
 }
 
-/// What is wanted (contract, section 6).
+/// The request for a caption (docs/api.md, Captions).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Brief {
-    /// For which platform.
     pub platform: Platform,
-    /// In which tone; personal.
+    /// Personal.
     pub tone: String,
-    /// About what; personal.
+    /// Personal.
     pub topic: String,
-    /// How long.
     pub length: Length,
-    /// The name on the platform; personal.
+    /// The user's name on the platform; personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform_username: Option<String>,
 }
 
-/// Where a caption is to appear.
+/// The platform of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Platform {
-    /// The default.
     #[default]
     Onlyfans,
-    /// Fansly.
     Fansly,
-    /// X.
     X,
-    /// Reddit.
     Reddit,
-    /// TikTok.
     Tiktok,
-    /// Instagram.
     Instagram,
-    /// YouTube.
     Youtube,
-    /// Snapchat.
     Snapchat,
 }
 
 impl Platform {
-    const ALL: [Self; 8] = [
+    pub const ALL: [Self; 8] = [
         Self::Onlyfans,
         Self::Fansly,
         Self::X,
@@ -86,14 +73,14 @@ impl Platform {
         }
     }
 
-    /// The word back.
+    /// Reads a stored or sent word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|platform| platform.as_str() == word)
     }
 
-    /// What the model is told of the platform's style.
+    /// The platform's style, as the prompt describes it.
     pub fn style(self) -> &'static str {
         match self {
             Self::Onlyfans => "1 to 3 short sentences, intimate, no links",
@@ -107,7 +94,7 @@ impl Platform {
         }
     }
 
-    /// The platform's hard cap, in characters.
+    /// The platform's hard limit in characters.
     pub fn cap(self) -> Option<usize> {
         match self {
             Self::X => Some(279),
@@ -118,7 +105,7 @@ impl Platform {
     }
 }
 
-/// How long a caption is to be.
+/// The length of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
@@ -132,7 +119,7 @@ pub enum Length {
 }
 
 impl Length {
-    /// The word back.
+    /// Reads a stored or sent word.
     pub fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "short" => Self::Short,
@@ -142,7 +129,7 @@ impl Length {
         })
     }
 
-    /// As the model is told.
+    /// The length, as the prompt describes it.
     pub fn sentences(self) -> &'static str {
         match self {
             Self::Short => "1 to 2 sentences",
@@ -152,46 +139,37 @@ impl Length {
     }
 }
 
-/// What may be asked of a caption.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CaptionCommand {
-    /// Write it.
     Request {
-        /// What is wanted.
         brief: Brief,
-        /// The month it is counted in.
+        /// The month in which the caption is counted.
         month: Month,
     },
-    /// It is written, or failed.
     Finish(Result<WrittenCaption, Failure>),
 }
 
-/// A written caption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenCaption {
-    /// The caption; personal.
+    /// Personal.
     pub text: String,
-    /// Who wrote it.
+    /// The model that wrote it.
     pub model: String,
-    /// Whether it had to be cut at the platform's cap.
+    /// Whether the text was cut at the platform's limit.
     pub truncated: bool,
 }
 
-/// What happened to a caption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum CaptionEvent {
-    /// Asked for.
     Requested {
-        /// What is wanted.
         #[serde(flatten)]
         brief: Brief,
-        /// The month it was counted in.
+        /// The month in which the caption was counted.
         month: Month,
     },
-    /// Written.
     Completed(WrittenCaption),
-    /// Not written; the quota unit went back with this fact.
+    /// The caption failed. This fact also gives the quota unit back.
     Failed(Failure),
 }
 
@@ -218,7 +196,6 @@ impl CaptionEvent {
 }
 
 impl Caption {
-    /// What happens when this is asked.
     pub fn decide(&self, command: CaptionCommand) -> Result<Vec<CaptionEvent>, Refusal> {
         match (self, command) {
             (Self::Absent, CaptionCommand::Request { brief, month }) => {
@@ -234,7 +211,6 @@ impl Caption {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: CaptionEvent) {
         *self = match event {
             CaptionEvent::Requested { month, .. } => Self::Requested { month },

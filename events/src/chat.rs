@@ -1,28 +1,27 @@
-//! `chat`: a session's turns. Each turn is a question and, once, its answer, whatever became of it.
+//! `chat`: the turns of a session. Each turn is a question and one answer, whatever its outcome.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal};
 
-/// What a session is. The messages are in the log, not here: a turn's question and answer are read when they are needed.
+/// The state of a session. Its messages stay in the log and are read from there when they are
+/// needed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Chat {
     running: Option<TurnId>,
     last_ended: Option<TurnId>,
 }
 
-/// How a turn ended.
+/// The outcome of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TurnOutcome {
-    /// The model said all it had to say.
+    /// The model finished its answer.
     Completed,
-    /// The user stopped it.
     Stopped,
-    /// The model server failed.
     Failed,
-    /// genie died while it ran.
+    /// genie died during the turn.
     Interrupted,
 }
 
@@ -38,7 +37,8 @@ impl TurnOutcome {
     }
 }
 
-/// What the model server told of its work: tokens, and durations in milliseconds. Each may be unknown.
+/// The model server's account of its work: tokens, and durations in milliseconds. Each may be
+/// unknown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TurnMetrics {
     /// Tokens of the prompt.
@@ -47,48 +47,40 @@ pub struct TurnMetrics {
     /// Tokens of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_tokens: Option<u64>,
-    /// From the request to the end.
+    /// The time from the request to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_ms: Option<u64>,
-    /// Loading the model.
+    /// The time to load the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
 }
 
-/// What may be asked of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ChatCommand {
-    /// Begin a turn.
     Ask {
-        /// The new turn.
         turn: TurnId,
         /// The session's name; personal.
         session: String,
         /// The user's words; personal.
         message: String,
     },
-    /// End the turn.
     Answer {
-        /// Which turn.
         turn: TurnId,
-        /// What was answered.
         answer: Answer,
     },
 }
 
-/// What a turn came to.
+/// The answer of a turn and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The text, as far as it came; personal.
+    /// The text as far as it came; personal.
     pub content: String,
-    /// How it ended.
     pub outcome: TurnOutcome,
-    /// A stable code and a sentence, when it failed.
+    /// Present if the turn failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Who answered.
+    /// The model that answered.
     pub model: String,
-    /// Tokens and durations.
     #[serde(default)]
     pub metrics: TurnMetrics,
 }
@@ -96,30 +88,22 @@ pub struct Answer {
 /// Why something failed: a stable code, and a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Stable.
     pub code: String,
-    /// For people.
     pub sentence: String,
 }
 
-/// What happened in a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ChatEvent {
-    /// A turn began.
     Asked {
-        /// Which turn.
         turn: TurnId,
         /// The session's name; personal.
         session: String,
         /// The user's words; personal.
         message: String,
     },
-    /// A turn ended.
     Answered {
-        /// Which turn.
         turn: TurnId,
-        /// What it came to.
         #[serde(flatten)]
         answer: Answer,
     },
@@ -147,12 +131,10 @@ impl ChatEvent {
 }
 
 impl Chat {
-    /// The turn under way.
     pub fn running(&self) -> Option<TurnId> {
         self.running
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: ChatCommand) -> Result<Vec<ChatEvent>, Refusal> {
         match command {
             ChatCommand::Ask {
@@ -171,15 +153,16 @@ impl Chat {
                     message,
                 }]),
             },
-            // A turn that is not running has its answer already, or never was: nothing is left to be said.
-            ChatCommand::Answer { turn, answer } => match self.running == Some(turn) {
-                true => Ok(vec![ChatEvent::Answered { turn, answer }]),
-                false => Ok(vec![]),
-            },
+            // A turn that is not running has its answer already or never existed, so there is
+            // nothing to record.
+            ChatCommand::Answer { turn, answer } => {
+                let is_running = self.running == Some(turn);
+                let answered = is_running.then_some(ChatEvent::Answered { turn, answer });
+                Ok(answered.into_iter().collect())
+            }
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: ChatEvent) {
         match event {
             ChatEvent::Asked { turn, .. } => self.running = Some(turn),

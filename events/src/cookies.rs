@@ -1,28 +1,31 @@
-//! Cookies, as people and browsers hand them over.
+//! Cookies in the forms that people and browsers have them.
 //!
-//! A **cookie file** is Netscape's `cookies.txt`, as curl and yt-dlp read it: a line for each cookie with seven fields between
-//! tabs, comments behind `#`, and `#HttpOnly_` before the domain of a cookie that scripts may not see. The file is checked by
-//! the rules of both tools together and kept as it came, byte for byte: what they took before, they take again.
+//! A **cookie file** is Netscape's `cookies.txt`, as curl and yt-dlp read it: a line for each
+//! cookie with seven fields between tabs, comments behind `#`, and `#HttpOnly_` before the domain
+//! of a cookie that scripts may not see. The file is checked by the rules of both tools together
+//! and kept byte for byte, so that the tools accept it again.
 //!
-//! A **session** is a list of cookies, as browsers' extensions and automation tools have them.
+//! A **session** is a list of cookies, in the form of browsers' extensions and automation tools.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
 use crate::{refusal::Refusal, secret_text::SecretText, timestamp::Timestamp};
 
-/// The first line, without which Python's `http.cookiejar`, and so yt-dlp, takes no file.
+/// Python's `http.cookiejar`, and so yt-dlp, refuses a file without this first line.
 const HEADER: &str = "# Netscape HTTP Cookie File";
-/// The other form of it that is taken.
+/// The other first line that the tools accept.
 const SHORT_HEADER: &str = "# HTTP Cookie File";
-/// Before the domain of a cookie that scripts may not see.
+/// Stands before the domain of a cookie that scripts may not see.
 const HTTP_ONLY: &str = "#HttpOnly_";
-/// The most cookies of a session.
+/// The most cookies in a session.
 const MAX_COOKIES: usize = 1000;
-/// The longest field of a session's cookie, in bytes: browsers keep 4096 of name and value together (RFC 6265bis, 5.6).
+/// The longest field of a session's cookie, in bytes. Browsers keep 4096 bytes of name and value
+/// together (RFC 6265bis, 5.6).
 const MAX_FIELD: usize = 4096;
-/// How the names of cookies begin that are set beside a login and are none: against bots, or for balancing loads. They are HttpOnly and
-/// live for minutes or for years, and so say nothing of the login.
+/// The beginnings of the names of cookies that are set beside a login but are not a login, such as
+/// those against bots or for balancing load. They are HttpOnly and live for minutes or for years,
+/// so they say nothing about the login.
 const NO_LOGINS: [&str; 12] = [
     "__cf",
     "_cf",
@@ -37,11 +40,12 @@ const NO_LOGINS: [&str; 12] = [
     "nlbi_",
     "_px",
 ];
-/// The last second that an expiry may name, in the year 9999: later ones are milliseconds.
+/// The last second that an expiry may name, in the year 9999. Larger numbers are milliseconds.
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
-/// Checks a cookie file. What comes back is the file, as tools take it: with the header line put before it if it had none, without
-/// a byte order mark, and otherwise as it came. The refusal names the line and what is wrong with it, never what is in it.
+/// Checks a cookie file. Returns it as tools accept it: with the header line put before it if it
+/// had none, without a byte order mark, and otherwise unchanged. The refusal names the line and its
+/// mistake, never its content.
 pub fn checked_file(text: &SecretText) -> Result<SecretText, Refusal> {
     let text = text.expose();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -70,7 +74,7 @@ pub fn checked_file(text: &SecretText) -> Result<SecretText, Refusal> {
     Ok([HEADER, end, text].concat().into())
 }
 
-/// Whether the line is a cookie; otherwise it is a comment or blank.
+/// Whether the line is a cookie rather than a comment or blank.
 fn checked_line(line: &str) -> Result<bool, &'static str> {
     if line.chars().any(|c| c.is_control() && c != '\t') {
         return Err("holds a control character");
@@ -102,7 +106,7 @@ fn checked_line(line: &str) -> Result<bool, &'static str> {
             return Err(what);
         }
     }
-    // Python refuses a whole file for this.
+    // Python refuses a whole file for this mistake.
     if (subdomains == "TRUE") != domain.starts_with('.') {
         return Err(
             "must have TRUE as its second field if the domain begins with a dot, and else FALSE",
@@ -123,34 +127,32 @@ fn checked_line(line: &str) -> Result<bool, &'static str> {
     Ok(true)
 }
 
-/// A cookie of a session, in the words of browsers' extensions (`chrome.cookies`) and of Playwright and Puppeteer. What it says
-/// is kept as it was said, and what it does not say is left out again.
+/// A cookie of a session, in the words of browsers' extensions (`chrome.cookies`) and of Playwright
+/// and Puppeteer. Given fields are kept as they were given, and absent fields stay absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionCookie {
-    /// Its name.
     pub name: String,
-    /// Its value.
     pub value: SecretText,
-    /// For which domain.
     pub domain: String,
-    /// For which path; `/` where it does not say.
+    /// The path; `/` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// When it expires, in seconds since 1970; with the session when absent, or when not ahead of 0.
+    /// The expiry in seconds since 1970. Without it, or with 0 or less, the cookie ends with the
+    /// browser's session.
     #[serde(
         default,
         alias = "expirationDate",
         skip_serializing_if = "Option::is_none"
     )]
     pub expires: Option<Number>,
-    /// Whether scripts may not see it.
+    /// Whether scripts may not see the cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_only: Option<bool>,
-    /// Whether it is for HTTPS only.
+    /// Whether the cookie is for HTTPS only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure: Option<bool>,
-    /// To whom it goes from other sites.
+    /// Whether requests from other sites carry the cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same_site: Option<String>,
 }
@@ -201,7 +203,7 @@ impl SessionCookie {
         Ok(())
     }
 
-    /// When it expires; `None` when with the session.
+    /// The expiry in seconds since 1970; `None` if the cookie ends with the browser's session.
     fn expires_at(&self) -> Option<Timestamp> {
         let seconds = self
             .expires
@@ -212,11 +214,14 @@ impl SessionCookie {
     }
 }
 
-/// Checks the cookies of a session, and says when it is over; `None` when its cookies do not tell.
+/// Checks the cookies of a session. Returns the time at which the session is over; `None` if its
+/// cookies do not tell.
 ///
-/// It is over when the last of its HttpOnly cookies is, those against bots aside: sites keep logins in these, while trackers,
-/// which live far longer, are set by scripts and so are not HttpOnly. Where no such cookie tells, the last of all others does. So
-/// who captured a session is not told that it is over while its login may live; its platform may end one earlier.
+/// A session is over when the last of its HttpOnly cookies expires, apart from cookies against
+/// bots. Sites keep logins in HttpOnly cookies, while scripts set trackers, which live far longer
+/// and so are not HttpOnly. If no such cookie tells, the last expiry of all others counts. So genie
+/// never calls a session over while its login may live, though the platform may end a login
+/// earlier.
 pub fn checked_session(
     cookies: &[SessionCookie],
     now: Timestamp,
@@ -287,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_tool_takes_at_the_beginning_is_mended() {
+    fn a_beginning_that_no_tool_accepts_is_mended() {
         let (_, without) = FILE.split_once('\n').unwrap();
         assert_eq!(checked(without), Ok(FILE.to_owned()));
         assert_eq!(
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_named_by_its_number_and_what_is_wrong_never_by_its_content() {
+    fn a_malformed_line_is_named_by_its_number_and_mistake_never_by_its_content() {
         let good = ".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcanary";
         for (line, what) in [
             (".canary.com TRUE / FALSE 0 canary canary", "seven fields"),
@@ -387,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_over_with_the_last_of_its_http_only_cookies() {
+    fn a_session_ends_with_the_last_of_its_http_only_cookies() {
         let now = Timestamp(1_700_000_000_000_000);
         let over = |cookies: &[SessionCookie]| {
             checked_session(cookies, now)
@@ -430,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_s_cookie_is_kept_as_it_was_said_and_shows_nothing() {
+    fn a_sessions_cookie_is_kept_unchanged_and_prints_nothing() {
         let said = json!({
             "name": "sess", "value": "canary", "domain": ".x.com", "path": "/", "expires": 1_800_000_000.123_456,
             "httpOnly": true, "secure": false, "sameSite": "Lax",
@@ -449,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_s_bad_cookie_is_named_never_shown() {
+    fn a_sessions_bad_cookie_is_named_and_never_shown() {
         let now = Timestamp(1_700_000_000_000_000);
         for (more, field) in [
             (json!({"name": "", "value": ""}), "name"),

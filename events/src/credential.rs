@@ -1,29 +1,28 @@
-//! `credential`: that a secret is held, changed, revealed or removed. The secret itself is never here:
-//! facts carry its version and the hash of its ciphertext, which lies beside the log.
+//! `credential`: a secret is stored, changed, revealed or removed. The secret itself is never here.
+//! Facts carry its version and the hash of its ciphertext, which lies beside the log.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
 
-/// What is held. A user holds any number of profiles, told apart by platform and name, and of the other kinds one for each
-/// platform.
+/// The kind of a credential. A user holds any number of profiles, distinguished by platform and
+/// name. Of each other kind a user holds one per platform.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CredentialKind {
-    /// A platform that the user connected; counts `platforms_connected`.
+    /// A platform that the user connected. It counts as `platforms_connected`.
     #[default]
     Profile,
-    /// Name and password to download with.
+    /// Name and password for downloads.
     Password,
-    /// A cookie file to download with.
+    /// A cookie file for downloads.
     Cookies,
-    /// What a browser was logged in with.
+    /// The cookies of a browser that was logged in.
     Session,
 }
 
 impl CredentialKind {
-    /// All of them.
     pub const ALL: [Self; 4] = [Self::Profile, Self::Password, Self::Cookies, Self::Session];
 
     /// As stored and shown.
@@ -41,25 +40,23 @@ impl CredentialKind {
     }
 }
 
-/// Why somebody was not shown a credential; the word is stored and shown.
+/// Why a credential was not shown. The word is stored and shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusedFor {
-    /// Its owner does not hold it, nor ever did.
+    /// The owner never held it.
     NotHeld,
-    /// It was removed.
     Removed,
-    /// It is of another kind than the route is for.
+    /// It is of another kind than the route serves.
     OtherKind,
-    /// The session is over.
     SessionExpired,
-    /// The caller said to work on a job of the owner's, and does not.
+    /// The caller claims to work on a job of the owner but does not hold it.
     StaleLease,
-    /// The caller's key is not for this.
+    /// The caller's key lacks the scope.
     ScopeNeeded,
-    /// Its owner is suspended.
+    /// The owner is suspended.
     Suspended,
-    /// What is stored can't be opened: it was changed, moved or lost.
+    /// The stored secret can't be opened: it was changed, moved or lost.
     Damaged,
 }
 
@@ -78,7 +75,7 @@ impl RefusedFor {
         }
     }
 
-    /// What the caller is told.
+    /// The refusal that the caller gets.
     pub fn refusal(self) -> Refusal {
         match self {
             Self::NotHeld | Self::Removed | Self::OtherKind => Refusal::not_found("credential"),
@@ -103,33 +100,28 @@ impl RefusedFor {
             ),
             Self::Damaged => Refusal::conflict(
                 "damaged",
-                "What is stored can't be opened; its owner has to store it again",
+                "The stored secret can't be opened; its owner has to store it again",
             ),
         }
     }
 }
 
-/// What a credential is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Credential {
-    /// Never stored.
     #[default]
     Absent,
-    /// Held.
     Held {
-        /// What kind.
         kind: CredentialKind,
-        /// Which platform.
         platform: String,
-        /// The name there.
+        /// The name on the platform.
         platform_username: Option<String>,
         /// How many times it was stored.
         version: u32,
-        /// When a session is over.
+        /// The expiry of a session.
         expires_at: Option<Timestamp>,
     },
-    /// Removed; the number goes on should it be stored again.
+    /// The credential was removed. Storing it again continues its version numbers.
     Removed {
         /// The last version that was held.
         version: u32,
@@ -139,97 +131,83 @@ pub enum Credential {
 /// A secret that was sealed for one user, credential and version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedSecret {
-    /// Which version it was sealed for.
     pub version: u32,
-    /// SHA-256 of the ciphertext, hexadecimal.
+    /// SHA-256 of the ciphertext, in hexadecimal.
     pub hash: String,
 }
 
-/// What may be asked of a credential.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CredentialCommand {
-    /// Hold this secret, instead of the one held, if any.
+    /// Stores this secret and replaces the one held, if any.
     Store {
-        /// What kind.
         kind: CredentialKind,
-        /// Which platform.
         platform: String,
-        /// The name there; personal.
+        /// The name on the platform; personal.
         platform_username: Option<String>,
-        /// When a session is over.
+        /// The expiry of a session.
         expires_at: Option<Timestamp>,
-        /// The sealed secret.
         sealed: SealedSecret,
     },
-    /// Note that it is about to be shown. The plaintext may leave only after this is durable.
+    /// Records that the secret is about to be shown. The plaintext may leave only after this is
+    /// durable.
     Reveal {
-        /// Why, in the caller's words.
+        /// The purpose in the caller's words.
         purpose: Option<String>,
     },
-    /// Note that somebody asked to be shown it, and was not.
+    /// Records that a caller asked for the secret and did not get it.
     Refuse {
-        /// Why not.
         reason: RefusedFor,
-        /// For which platform, when that was asked.
+        /// The platform, if the request named one.
         platform: Option<String>,
-        /// What for, in the caller's words.
+        /// The purpose in the caller's words.
         purpose: Option<String>,
     },
-    /// Hold it no longer.
     Remove,
 }
 
-/// What happened to a credential.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum CredentialEvent {
-    /// Stored for the first time.
     Stored {
-        /// What kind; a profile where it does not say.
+        /// A fact without a kind is of a profile.
         #[serde(default, skip_serializing_if = "CredentialKind::is_profile")]
         kind: CredentialKind,
-        /// Which platform.
         platform: String,
-        /// The name there; personal.
+        /// The name on the platform; personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform_username: Option<String>,
-        /// When a session is over.
+        /// The expiry of a session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
-        /// Version and hash of the ciphertext.
         sealed: SealedSecret,
     },
-    /// Stored anew.
     Changed {
-        /// The name there; personal.
+        /// The name on the platform; personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform_username: Option<String>,
-        /// When a session is over.
+        /// The expiry of a session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
-        /// Version and hash of the ciphertext.
         sealed: SealedSecret,
     },
-    /// About to be shown.
+    /// The secret is about to be shown.
     Revealed {
-        /// Which version.
         version: u32,
-        /// Why, in the caller's words; may be personal.
+        /// The purpose in the caller's words; may be personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         purpose: Option<String>,
     },
-    /// Asked for and not shown.
+    /// A caller asked for the secret and did not get it.
     Refused {
-        /// Why not.
         reason: RefusedFor,
-        /// For which platform, when that was asked.
+        /// The platform, if the request named one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform: Option<String>,
-        /// What for, in the caller's words; may be personal.
+        /// The purpose in the caller's words; may be personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         purpose: Option<String>,
     },
-    /// Held no longer; the ciphertext was deleted with this fact.
+    /// The same append deleted the ciphertext.
     Removed,
 }
 
@@ -268,7 +246,7 @@ impl CredentialEvent {
 }
 
 impl Credential {
-    /// The version that the next secret is to be sealed for.
+    /// The version for which the next secret has to be sealed.
     pub fn next_version(&self) -> u32 {
         match self {
             Self::Absent => 1,
@@ -276,7 +254,6 @@ impl Credential {
         }
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: CredentialCommand) -> Result<Vec<CredentialEvent>, Refusal> {
         match command {
             CredentialCommand::Store {
@@ -292,7 +269,8 @@ impl Credential {
                 }
                 match self {
                     Self::Held { kind: held, .. } if *held != kind => {
-                        let (held, wanted) = (held.as_str(), kind.as_str());
+                        let held = held.as_str();
+                        let wanted = kind.as_str();
                         let sentence =
                             format!("This credential is a `{held}`; store a `{wanted}` beside it");
                         Err(Refusal::conflict("other_kind", sentence))
@@ -341,7 +319,6 @@ impl Credential {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: CredentialEvent) {
         match event {
             CredentialEvent::Stored {
@@ -470,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_a_fact_whatever_the_credential_is() {
+    fn a_refusal_is_a_fact_for_every_credential() {
         let refused = CredentialEvent::Refused {
             reason: RefusedFor::Removed,
             platform: None,
@@ -496,7 +473,7 @@ mod tests {
         assert_eq!(
             removed,
             Credential::Removed { version: 1 },
-            "it changes nothing"
+            "a refusal changes nothing"
         );
     }
 
@@ -530,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_not_revealed_and_removing_twice_is_no_error() {
+    fn a_removed_credential_is_not_revealed_and_removing_twice_is_no_error() {
         let gone = vec![stored(), CredentialEvent::Removed];
         Given::with(())
             .given(gone.clone())

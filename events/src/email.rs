@@ -1,4 +1,5 @@
-//! `email`: the fence that makes an address unique. Its stream's id is a keyed hash of the address in its normal form.
+//! `email`: the fence that makes an address unique. The id of its stream is a keyed hash of the
+//! address in its normal form.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,55 +11,46 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What an address is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Email {
-    /// Nobody has it.
     #[default]
     Free,
-    /// This user has it.
     Taken(UserId),
-    /// It is kept for a registration that is under way, or broke off.
+    /// A registration that is under way, or broke off, has reserved the address.
     Reserved(Reservation),
 }
 
-/// A registration that another identity provider takes part in: what it wants is kept for it until that provider's user is there.
+/// A registration that needs another identity provider. Address and invite are reserved for it
+/// until that provider has the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
-    /// Who it will be.
+    /// The id of the future user.
     pub user: UserId,
-    /// The invite that it will spend, kept as well.
+    /// The invite that the registration uses and has reserved too.
     pub invite: InviteId,
-    /// From then on whoever made it is taken to be gone.
+    /// From this time on the server that reserved the address counts as gone.
     pub until: Timestamp,
 }
 
-/// What may be asked of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EmailCommand {
-    /// Keep it for a registration.
     Reserve(Reservation),
-    /// Give it to this user.
+    /// Gives the address to this user.
     Claim(UserId),
-    /// Take it from this user, who has another now.
+    /// Takes the address from this user, who has another one now.
     Release(UserId),
 }
 
-/// What happened to an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EmailEvent {
-    /// It is kept for a registration.
     Reserved(Reservation),
-    /// A user has it now.
     Claimed {
-        /// Who.
         user: UserId,
     },
-    /// Nobody has it any more.
     Released {
-        /// Who had it, or was to have it.
+        /// The user who had the address, or had it reserved.
         user: UserId,
     },
 }
@@ -83,7 +75,7 @@ impl EmailEvent {
 }
 
 impl Email {
-    /// Who has it.
+    /// The user who has the address.
     pub fn holder(&self) -> Option<UserId> {
         match self {
             Self::Free | Self::Reserved(_) => None,
@@ -91,7 +83,6 @@ impl Email {
         }
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: EmailCommand) -> Result<Vec<EmailEvent>, Refusal> {
         match (self, command) {
             (Self::Free, EmailCommand::Reserve(reservation)) => {
@@ -117,11 +108,10 @@ impl Email {
             (Self::Reserved(_), EmailCommand::Claim(_) | EmailCommand::Reserve(_)) => {
                 Err(under_way())
             }
-            (_, EmailCommand::Release(_)) => Ok(vec![]), // it is not theirs
+            (_, EmailCommand::Release(_)) => Ok(vec![]), // the address belongs to another user
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: EmailEvent) {
         *self = match event {
             EmailEvent::Reserved(reservation) => Self::Reserved(reservation),
@@ -131,14 +121,15 @@ impl Email {
     }
 }
 
-/// What is wanted is kept for somebody else's registration.
+/// The address or invite is reserved for another registration.
 pub(crate) fn under_way() -> Refusal {
     let sentence = "A registration with this address or this invite is under way or broke off; try again in some minutes";
     Refusal::conflict("registration_under_way", sentence)
 }
 
-/// The normal form of an address: trimmed, lower case. `None` when it is not one (one `@`, something on both sides,
-/// no white space, at most 254 bytes: RFC 5321, section 4.5.3.1.3).
+/// The normal form of an address: trimmed and in lower case. `None` if the text is no address. An
+/// address has one `@` with text on both sides, no white space, and at most 254 bytes (RFC 5321,
+/// section 4.5.3.1.3).
 pub fn normalise(address: &str) -> Option<String> {
     let address = address.trim();
     let (local, domain) = address.rsplit_once('@')?;
@@ -169,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_was_left_is_free_for_others() {
+    fn a_released_address_is_free_for_others() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let (claimed, released) = (
             EmailEvent::Claimed { user: ada },
@@ -189,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_address_is_only_for_whom_it_is_kept() {
+    fn a_reserved_address_is_only_for_its_registration() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let keep = |user| Reservation {
             user,

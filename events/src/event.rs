@@ -1,4 +1,5 @@
-//! Any event of any stream, as the log stores it: its type, its version, its JSON, and which of its fields are not personal.
+//! Any event of any stream, as the log stores it: its type, its version, its JSON, and the list of
+//! its non-personal fields.
 
 use std::collections::BTreeMap;
 
@@ -20,42 +21,29 @@ use crate::{
     usage::UsageEvent,
 };
 
-/// Any event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Of an account.
     Account(AccountEvent),
-    /// Of usage.
     Usage(UsageEvent),
-    /// Of a credential.
     Credential(CredentialEvent),
-    /// Of a job.
     Job(JobEvent),
-    /// Of a chat session.
     Chat(ChatEvent),
-    /// Of a caption.
     Caption(CaptionEvent),
-    /// Of an e-mail address.
     Email(EmailEvent),
-    /// Of an invite.
     Invite(InviteEvent),
-    /// Of a service key.
     ServiceKey(ServiceKeyEvent),
-    /// Of a look at what is not one's own.
     Access(AccessEvent),
 }
 
-/// An event and the stream that it happens to.
+/// An event and its stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// To which stream.
     pub stream: StreamId,
-    /// What.
     pub event: Event,
 }
 
 impl Change {
-    /// `event` happens to the stream of its kind with this id.
+    /// Puts the event on the stream of its kind with this id.
     pub fn new(id: impl ToString, event: impl Into<Event>) -> Self {
         let event = event.into();
         Self {
@@ -68,12 +56,11 @@ impl Change {
 /// A stored event that this release cannot read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Its fields are not those of its type.
+    /// The fields do not fit the type.
     #[error("a stored `{kind}` event can't be read: {reason}")]
     Fields {
-        /// The kind of stream.
         kind: &'static str,
-        /// What is wrong.
+        /// The mistake in words.
         reason: serde_json::Error,
     },
     /// A newer release wrote it.
@@ -93,27 +80,27 @@ macro_rules! any_event {
         } )+
 
         impl Event {
-            /// Which kind of stream it happens to.
+            /// The kind of the event's stream.
             pub fn kind(&self) -> StreamKind {
                 match self { $( Self::$variant(_) => StreamKind::$variant ),+ }
             }
 
-            /// Its stored type, such as `job.submitted`.
+            /// The stored type, such as `job.submitted`.
             pub fn type_name(&self) -> &'static str {
                 match self { $( Self::$variant(event) => event.type_name() ),+ }
             }
 
-            /// The version of its shape.
+            /// The version of the event's shape.
             pub fn version(&self) -> String {
                 match self { $( Self::$variant(event) => event.event_version() ),+ }
             }
 
-            /// Its JSON.
+            /// The event as JSON.
             pub fn to_json(&self) -> Value {
                 match self { $( Self::$variant(event) => serde_json::to_value(event).expect(JSON_CANNOT_FAIL) ),+ }
             }
 
-            /// Its JSON as text.
+            /// The event as JSON text.
             pub fn to_vec(&self) -> Vec<u8> {
                 match self { $( Self::$variant(event) => serde_json::to_vec(event).expect(JSON_CANNOT_FAIL) ),+ }
             }
@@ -126,7 +113,7 @@ macro_rules! any_event {
                 match kind { $( StreamKind::$variant => serde_json::from_slice(json).map(Self::$variant) ),+ }
             }
 
-            /// Every stored type there is.
+            /// All stored types.
             pub fn all_types() -> Vec<&'static str> {
                 [$( <$event>::TYPES ),+].concat()
             }
@@ -148,7 +135,7 @@ any_event!(
 );
 
 impl Event {
-    /// Reads a stored event back, lifting one of an earlier version to the present shape.
+    /// Reads a stored event and lifts it from an earlier version to the present shape.
     pub fn read(
         kind: StreamKind,
         event_type: &str,

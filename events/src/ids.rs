@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The text given is not an id of the wanted kind.
+/// The text is not an id of this kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{what}` must be {wanted}")]
 pub struct NotAnId {
@@ -37,21 +37,9 @@ macro_rules! uuid_id {
     };
 }
 
-uuid_id!(
-    /// A user.
-    UserId,
-    "user id"
-);
-uuid_id!(
-    /// One stored event.
-    EventId,
-    "event id"
-);
-uuid_id!(
-    /// A held credential.
-    CredentialId,
-    "credential id"
-);
+uuid_id!(UserId, "user id");
+uuid_id!(EventId, "event id");
+uuid_id!(CredentialId, "credential id");
 uuid_id!(
     /// One question and its answer.
     TurnId,
@@ -62,13 +50,9 @@ uuid_id!(
     BlobId,
     "file id"
 );
-uuid_id!(
-    /// One caption.
-    CaptionId,
-    "caption id"
-);
+uuid_id!(CaptionId, "caption id");
 
-/// A job. Clients of the original announce their own: a UUID or the number of a record.
+/// A job. Clients of the original choose the id: a UUID or the number of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(String);
@@ -98,13 +82,13 @@ impl FromStr for JobId {
             return Ok(Self(id.to_string()));
         }
         let number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        match number {
-            true => Ok(Self(text.to_owned())),
-            false => Err(NotAnId {
+        if !number {
+            return Err(NotAnId {
                 what: "jobId",
                 wanted: "a UUID or a number",
-            }),
+            });
         }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -140,7 +124,8 @@ hash_id!(
     ServiceKeyId
 );
 hash_id!(
-    /// Where somebody is: keyed hash of an IPv4 address, or of the 64 bits of an IPv6 one that are one network's.
+    /// A caller's network: keyed hash of an IPv4 address, or of the first 64 bits of an IPv6
+    /// address.
     NetworkId
 );
 
@@ -170,7 +155,6 @@ pub enum StreamKind {
 }
 
 impl StreamKind {
-    /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Account,
         Self::Usage,
@@ -200,7 +184,7 @@ impl StreamKind {
         }
     }
 
-    /// The stored word back; `None` for a kind this release does not know.
+    /// Reads the stored word; `None` for a kind that this release does not know.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
@@ -217,14 +201,11 @@ impl StreamKind {
 /// A stream: its kind and its id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
-    /// What it is.
     pub kind: StreamKind,
-    /// Which one.
     pub id: String,
 }
 
 impl StreamId {
-    /// The stream `kind`/`id`.
     pub fn new(kind: StreamKind, id: impl ToString) -> Self {
         Self {
             kind,

@@ -1,4 +1,5 @@
-//! `invite`: a code that opens the door once. Its stream's id is a keyed hash of the code.
+//! `invite`: a code that lets one person register. The id of its stream is a keyed hash of the
+//! code.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,105 +9,82 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// The column of the read table that codes are sealed for.
+/// The column of the read table for which codes are sealed.
 pub const CODE_COLUMN: &str = "invites.code";
 
-/// What an invite is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Invite {
-    /// Never made.
     #[default]
     Absent,
-    /// May be used.
     Open(Grant),
-    /// Is kept for a registration that is under way, or broke off.
+    /// A registration that is under way, or broke off, has reserved the invite.
     Reserved {
-        /// What its user becomes.
         grant: Grant,
-        /// Who it will be.
+        /// The id of the future user.
         user: UserId,
     },
-    /// Was used.
     Spent,
-    /// Was taken back before anybody used it.
+    /// An administrator revoked the invite before anybody used it.
     Revoked,
 }
 
-/// What its user becomes.
+/// The rights of the user who registers with the invite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grant {
-    /// The tier.
     pub tier: Tier,
-    /// The role's name.
     pub role: String,
-    /// Whether an administrator.
+    /// Whether the user becomes an administrator.
     pub admin: bool,
-    /// Not usable from then on.
+    /// The invite can't be used from this time on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// What may be asked of an invite.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InviteCommand {
-    /// Make it.
     Create {
-        /// What its user becomes.
         grant: Grant,
-        /// The code, sealed.
+        /// The sealed code.
         sealed_code: String,
     },
-    /// Keep it for a registration.
     Reserve {
-        /// Who it will be.
+        /// The id of the future user.
         user: UserId,
-        /// Now.
         now: Timestamp,
     },
-    /// Keep it no longer for this user.
+    /// Gives the invite back if it is reserved for this user.
     Release(UserId),
-    /// Use it.
     Spend {
-        /// Who.
         user: UserId,
-        /// Now.
         now: Timestamp,
     },
-    /// Take it back.
     Revoke,
 }
 
-/// What happened to an invite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum InviteEvent {
-    /// Made.
     Created {
-        /// What its user becomes.
         #[serde(flatten)]
         grant: Grant,
-        /// The code, for administrators' lists: sealed once more, so that nobody who reads this event has a way in. Absent in
-        /// the first ones that were made.
+        /// The code for administrators' lists. It is sealed a second time, so that a reader of this
+        /// event can't register with it. The first invites that were made have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sealed_code: Option<String>,
     },
-    /// Kept for a registration.
     Reserved {
-        /// Who it will be.
+        /// The id of the future user.
         user: UserId,
     },
-    /// Kept no longer: the registration came to nothing.
+    /// The registration came to nothing.
     Released {
-        /// For whom it was kept.
+        /// The id for which the invite was reserved.
         user: UserId,
     },
-    /// Used.
     Spent {
-        /// By whom.
         user: UserId,
     },
-    /// Taken back.
     Revoked,
 }
 
@@ -135,7 +113,7 @@ impl InviteEvent {
 }
 
 impl Invite {
-    /// What its user becomes, if it may be used.
+    /// The rights that the invite gives, if it may be used.
     pub fn grant(&self, now: Timestamp) -> Result<&Grant, Refusal> {
         match self {
             Self::Open(grant) if grant.expires_at.is_none_or(|at| now < at) => Ok(grant),
@@ -150,7 +128,7 @@ impl Invite {
             )),
             Self::Revoked => Err(Refusal::invalid(
                 "inviteCode",
-                "This invite was taken back; ask for another",
+                "This invite was revoked; ask for another",
             )),
             Self::Absent => Err(Refusal::invalid(
                 "inviteCode",
@@ -159,7 +137,6 @@ impl Invite {
         }
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: InviteCommand) -> Result<Vec<InviteEvent>, Refusal> {
         match command {
             InviteCommand::Create { grant, sealed_code } => match self {
@@ -176,10 +153,10 @@ impl Invite {
                 Self::Reserved { user: kept, .. } if *kept == user => {
                     Ok(vec![InviteEvent::Released { user }])
                 }
-                _ => Ok(vec![]), // it is not kept for them
+                _ => Ok(vec![]), // the invite is not reserved for this user
             },
             InviteCommand::Spend { user, now } => match self {
-                // In time when it was reserved.
+                // The invite had not expired when it was reserved.
                 Self::Reserved { user: kept, .. } if *kept == user => {
                     Ok(vec![InviteEvent::Spent { user }])
                 }
@@ -198,7 +175,6 @@ impl Invite {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: InviteEvent) {
         match event {
             InviteEvent::Created { grant, .. } => *self = Self::Open(grant),
@@ -256,7 +232,7 @@ mod tests {
         for (history, sentence) in [
             (vec![created(Some(Timestamp(10)))], "expired"),
             (vec![created(None), spent.clone()], "used already"),
-            (vec![created(None), InviteEvent::Revoked], "taken back"),
+            (vec![created(None), InviteEvent::Revoked], "revoked"),
             (vec![], "no such invite"),
         ] {
             let refused = given(history).when(spend()).inspect_result().unwrap_err();
@@ -281,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_invite_is_only_for_whom_it_is_kept_and_may_be_given_back() {
+    fn a_reserved_invite_is_only_for_its_registration_and_may_be_given_back() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let spend = |user| InviteCommand::Spend {
             user,
@@ -304,12 +280,12 @@ mod tests {
                 .when(reserve(5))
                 .inspect_result()
                 .is_err(),
-            "it has expired"
+            "the invite has expired"
         );
         let spent = InviteEvent::Spent { user: ada };
         given(kept.clone())
             .when(spend(ada))
-            .then_expect_events(vec![spent]); // although it has expired meanwhile
+            .then_expect_events(vec![spent]); // although the invite has expired meanwhile
         assert_eq!(
             given(kept.clone())
                 .when(spend(bob))

@@ -1,209 +1,184 @@
-//! `job`: a piece of work, from its submission to its end. A worker holds it by a lease; only the present lease may end it.
+//! `job`: a piece of work, from its submission to its end. A worker holds it by a lease, and only
+//! the present lease may end it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp, usage::Unit};
 
-/// What a job is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Job {
-    /// Never submitted.
     #[default]
     Absent,
-    /// Waits for a worker.
+    /// The job waits for a worker.
     Waiting {
-        /// What is to be done.
         spec: JobSpec,
-        /// How many attempts were made.
+        /// The number of attempts so far.
         attempts: u32,
-        /// Not to be handed out before.
+        /// The earliest time at which a worker may get the job.
         not_before: Option<Timestamp>,
-        /// What was counted for it.
+        /// The quota unit that was counted for the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
     },
-    /// A worker holds it.
+    /// A worker holds the job.
     Running {
-        /// What is being done.
         spec: JobSpec,
-        /// Which attempt this is, from 1.
+        /// The number of this attempt, from 1.
         attempt: u32,
-        /// Hash of the lease that may end it.
+        /// The hash of the lease that may end the job.
         lease: String,
-        /// What was counted for it.
+        /// The quota unit that was counted for the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
     },
-    /// Ended.
     Finished {
-        /// What was to be done.
         spec: JobSpec,
-        /// How it ended.
         ending: Ending,
-        /// Hash of the lease that ended it, when one did.
+        /// The hash of the lease that ended the job, if one did.
         lease: Option<String>,
     },
 }
 
-/// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// Done.
     Completed,
-    /// Failed for good; kept for a retry.
+    /// The job failed for good. It is kept for a retry.
     Failed,
-    /// Called off.
     Cancelled,
 }
 
-/// What is to be done.
+/// The work to be done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
-    /// What to do.
+    /// The operation, such as `resize_image`.
     pub operation: String,
-    /// Where it waits; follows from the operation.
+    /// The queue, which follows from the operation.
     pub queue: String,
-    /// How to do it; personal.
+    /// The operation's parameters; personal.
     #[serde(default)]
     pub params: Value,
     /// An uploaded file to work on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_file_id: Option<String>,
-    /// An address to fetch from; personal.
+    /// The address to fetch from; personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_url: Option<String>,
-    /// The credential that the work is for.
+    /// The credential that the work needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creator_profile_id: Option<String>,
-    /// Lower runs sooner.
+    /// A job with a lower number runs sooner.
     pub priority: i64,
-    /// Not before.
+    /// The earliest time at which a worker may get the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
-    /// After this many it has failed.
+    /// The job fails after this many attempts.
     pub max_attempts: u32,
 }
 
-/// What may be asked of a job. Leases come as hashes.
+/// The commands of a job. Leases come as hashes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobCommand {
-    /// Queue it.
     Submit {
-        /// What is to be done.
         spec: JobSpec,
-        /// What is counted for it, in the same append.
+        /// The quota unit that the same append counts.
         counted: Option<Unit>,
     },
-    /// Take it under a new lease.
+    /// Gives the job to a worker under a new lease.
     Claim {
-        /// Who takes it.
         worker: String,
-        /// Hash of the new lease.
+        /// The hash of the new lease.
         lease: String,
-        /// Now.
         now: Timestamp,
     },
-    /// It is done.
     Complete {
-        /// Hash of the lease held.
+        /// The hash of the worker's lease.
         lease: String,
-        /// What came of it; personal.
+        /// Personal.
         result: Value,
-        /// Files that came of it; personal.
+        /// Files that the work made; personal.
         outputs: Value,
     },
-    /// It went wrong.
     Fail {
-        /// Hash of the lease held.
+        /// The hash of the worker's lease.
         lease: String,
-        /// What went wrong; personal.
+        /// Personal.
         error: String,
         /// Whether another attempt makes sense.
         retryable: bool,
-        /// When the next attempt may start.
+        /// The earliest time of the next attempt.
         retry_at: Timestamp,
     },
-    /// Its lease ran out.
+    /// Records that the lease ran out.
     Lapse {
-        /// Hash of the lease that ran out.
+        /// The hash of the lease that ran out.
         lease: String,
-        /// When the next attempt may start.
+        /// The earliest time of the next attempt.
         retry_at: Timestamp,
     },
-    /// Call it off.
     Cancel,
-    /// Queue it again after it failed or was called off.
+    /// Queues the job again after it failed or was cancelled.
     Retry {
-        /// What is counted for it, in the same append.
+        /// The quota unit that the same append counts.
         counted: Option<Unit>,
     },
 }
 
-/// What happened to a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum JobEvent {
-    /// Queued.
     Submitted {
-        /// What is to be done.
         #[serde(flatten)]
         spec: JobSpec,
-        /// What was counted for it.
+        /// The quota unit that was counted for the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
     },
-    /// A worker took it.
     Claimed {
-        /// Which attempt this is, from 1.
+        /// The number of this attempt, from 1.
         attempt: u32,
-        /// Who took it.
+        /// The worker.
         worker: String,
-        /// Hash of its lease.
+        /// The hash of the lease.
         lease: String,
     },
-    /// The lease ran out.
     Lapsed {
-        /// Which attempt that was.
+        /// The number of the attempt that ended.
         attempt: u32,
-        /// When the next may start; absent when that was the last.
+        /// The earliest time of the next attempt; absent after the last one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_at: Option<Timestamp>,
     },
-    /// Done.
     Completed {
-        /// Which attempt that was.
+        /// The number of the attempt that ended.
         attempt: u32,
-        /// What came of it; personal.
+        /// Personal.
         #[serde(default)]
         result: Value,
-        /// Files that came of it; personal.
+        /// Files that the work made; personal.
         #[serde(default)]
         outputs: Value,
     },
-    /// An attempt failed.
     Failed {
-        /// Which attempt that was.
+        /// The number of the attempt that ended.
         attempt: u32,
-        /// What went wrong; personal.
+        /// Personal.
         error: String,
-        /// When the next may start; absent when it failed for good.
+        /// The earliest time of the next attempt; absent if the job failed for good.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_at: Option<Timestamp>,
     },
-    /// Queued again by its owner.
+    /// The owner queued the job again.
     Retried {
-        /// Where it waits; so that whoever did not keep the job knows.
+        /// The queue, for a job board that did not keep the job.
         queue: String,
-        /// Its new priority.
         priority: i64,
-        /// What was counted for it, once more.
+        /// The quota unit that was counted once more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
     },
-    /// Called off.
     Cancelled,
 }
 
@@ -247,11 +222,12 @@ impl JobEvent {
     }
 }
 
-/// The priority of a job that its owner queued again (contract, section 5).
+/// The priority of a job that its owner queued again (docs/api.md, Jobs).
 const RETRY_PRIORITY: i64 = 5;
 
-/// How long until attempt `attempts + 1` may start: 2 s · 2^(n-1), capped at 10 minutes, then spread over
-/// the upper half by `chance` in 0..1, so that jobs which failed together do not come back together.
+/// The pause before attempt `attempts + 1`: 2 s · 2^(n-1), at most 10 minutes, then spread over the
+/// upper half by `chance` in 0..1. The spread keeps jobs that failed together from coming back
+/// together.
 pub fn backoff_millis(attempts: u32, chance: f64) -> i64 {
     let full = 2000_i64
         .saturating_mul(1 << attempts.saturating_sub(1).min(20))
@@ -261,7 +237,7 @@ pub fn backoff_millis(attempts: u32, chance: f64) -> i64 {
 }
 
 impl Job {
-    /// What is to be done, if anything ever was.
+    /// The work to be done, once the job was submitted.
     pub fn spec(&self) -> Option<&JobSpec> {
         match self {
             Self::Absent => None,
@@ -271,7 +247,8 @@ impl Job {
         }
     }
 
-    /// Its status at `now`, in the contract's words; a job that is only being submitted counts as queued.
+    /// The status at `now`, in the words of docs/api.md. A job that is only being submitted counts
+    /// as queued.
     pub fn status(&self, now: Timestamp) -> &'static str {
         match self {
             Self::Waiting {
@@ -295,7 +272,7 @@ impl Job {
         }
     }
 
-    /// Which attempt is running or was the last made.
+    /// The number of the running attempt, or of the last one.
     pub fn attempts(&self) -> u32 {
         match self {
             Self::Waiting { attempts, .. } => *attempts,
@@ -304,7 +281,6 @@ impl Job {
         }
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: JobCommand) -> Result<Vec<JobEvent>, Refusal> {
         match command {
             JobCommand::Submit { spec, counted } => match self.spec() {
@@ -413,8 +389,8 @@ impl Job {
         self.spec().is_some_and(|spec| attempt < spec.max_attempts)
     }
 
-    /// What goes back when this happens to it: the work came to nothing, and the user did not call it off under the worker's
-    /// hands. Asked of the job as it was before.
+    /// The quota unit that the event gives back, because the work came to nothing and the user did
+    /// not cancel it while a worker had it. Takes the state before the event.
     pub fn gives_back(&self, event: &JobEvent) -> Option<Unit> {
         match (self, event) {
             (Self::Waiting { counted, .. }, JobEvent::Cancelled)
@@ -426,7 +402,6 @@ impl Job {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: JobEvent) {
         let (spec, attempts, held, unit) = match std::mem::take(self) {
             Self::Absent => match event {
@@ -490,7 +465,8 @@ impl Job {
                 ending: Ending::Completed,
                 lease: held,
             },
-            // The spec stays as it was submitted, so that submitting the same again is still the same.
+            // The spec stays as it was submitted, so that submitting the same again is still the
+            // same.
             JobEvent::Retried { counted, .. } => Self::Waiting {
                 spec,
                 attempts: 0,
@@ -506,7 +482,7 @@ impl Job {
     }
 }
 
-/// The id belongs to another job, of this user or of somebody else.
+/// The id belongs to another job, of this user or of another.
 pub fn job_exists() -> Refusal {
     Refusal::conflict(
         "job_exists",

@@ -1,8 +1,8 @@
-//! What jobs can do, which queue each belongs to and what it counts against (contract, sections 5 and 8).
+//! The operations of jobs, with the queue and the counter of each (docs/api.md, Operations of the
+//! queues).
 
 use crate::tier::Counter;
 
-/// The queues.
 pub const QUEUES: [&str; 3] = ["media-jobs", "scrape-jobs", "onboarding-jobs"];
 
 const MEDIA: [&str; 17] = [
@@ -26,12 +26,13 @@ const MEDIA: [&str; 17] = [
 ];
 const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
 
-/// All that clients may queue.
+/// The operations that clients may queue.
 pub fn all() -> impl Iterator<Item = &'static str> {
     MEDIA.into_iter().chain(SCRAPE)
 }
 
-/// The queue of an operation; `None` for an unknown one. `onboarding_import` is queued by the upload, not by clients.
+/// The queue of an operation; `None` for an unknown operation. The upload queues
+/// `onboarding_import`, clients do not.
 pub fn queue_of(operation: &str) -> Option<&'static str> {
     if MEDIA.contains(&operation) {
         Some(QUEUES[0])
@@ -47,7 +48,7 @@ pub fn queue(name: &str) -> Option<&'static str> {
     QUEUES.into_iter().find(|queue| *queue == name)
 }
 
-/// What an operation counts against; `None` when it is not counted.
+/// The counter of an operation; `None` if it is not counted.
 pub fn counter_of(operation: &str) -> Option<Counter> {
     Some(match operation {
         "caption_generation" => Counter::PostsAiAssisted,

@@ -1,17 +1,17 @@
-//! genie-events: what may be asked, what happened, and the rules between.
+//! genie-events: commands, facts, and the rules between them.
 //!
 //! Everything here is pure: no clock, no chance, no SQL, no HTTP, no actor. Times, ids and the caller arrive in the command;
-//! `decide` turns a command into facts or a refusal, `evolve` folds facts into state and cannot fail.
+//! `decide` turns a command into facts or a refusal. `evolve` folds facts into state and cannot fail.
 
 /// Ids as types, and the names of streams.
 pub mod ids;
-/// What jobs can do, and which queue each belongs to.
+/// The operations of jobs, with the queue of each.
 pub mod job_operation;
-/// Who asked, and why.
+/// The caller and the reason of each event.
 pub mod metadata;
-/// Why something was refused, in kinds that the rim maps to statuses.
+/// Refusals, in kinds that the HTTP layer maps to statuses.
 pub mod refusal;
-/// Text that never shows itself.
+/// Text that never prints itself.
 pub mod secret_text;
 /// Tiers and counters.
 pub mod tier;
@@ -20,34 +20,34 @@ pub mod tier_limits;
 /// Moments, as integer microseconds.
 pub mod timestamp;
 
-/// `access`: that somebody looked at what is not theirs.
+/// `access`: reads of personal data and refused secrets.
 pub mod access;
-/// `account`: who somebody is.
+/// `account`: identity, rights and onboarding of one user.
 pub mod account;
-/// `caption`: one caption asked of the model.
+/// `caption`: one caption that the model was asked for.
 pub mod caption;
-/// `chat`: a session's turns.
+/// `chat`: the turns of a session.
 pub mod chat;
-/// Cookies, as people and browsers hand them over.
+/// Cookies in the forms that people and browsers have them.
 pub mod cookies;
-/// `credential`: that a secret is held, changed, revealed or removed; never the secret.
+/// `credential`: a secret is stored, changed, revealed or removed. Never the secret itself.
 pub mod credential;
 /// `email`: the fence that makes an address unique.
 pub mod email;
-/// `invite`: a code that opens the door once.
+/// `invite`: a code that lets one person register.
 pub mod invite;
 /// `job`: a piece of work, from its submission to its end.
 pub mod job;
-/// `service_key`: what servers come with instead of the shared secret.
+/// `service_key`: keys that callers use instead of the shared secret.
 pub mod service_key;
-/// `usage`: what was counted against a tier.
+/// `usage`: the units counted against a tier.
 pub mod usage;
 
 /// Any event of any stream, as the log stores it.
 pub mod event;
-/// Events of earlier shapes, lifted to the present one.
+/// Lifts events of earlier shapes to the present one.
 pub mod upcast;
-/// A user: one state folded from all of that user's streams, and what may be asked of it.
+/// A user: one state folded from all of that user's streams, and the commands to it.
 pub mod user;
 
 pub use event::{Change, Event};
@@ -62,7 +62,7 @@ pub use tier_limits::{Limits, Now};
 pub use timestamp::Timestamp;
 pub use user::{User, UserCommand};
 
-/// Wires an aggregate with pure `decide` and `evolve` to cqrs-es: `handle` only feeds the decided events to the sink.
+/// Wires an aggregate with pure `decide` and `evolve` to cqrs-es. `handle` only passes the decided events to the sink.
 macro_rules! aggregate {
     ($state:ty, $kind:literal, $command:ty, $event:ty) => {
         impl cqrs_es::Aggregate for $state {

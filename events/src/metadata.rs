@@ -1,4 +1,5 @@
-//! Who asked, why and from where: fields of every stored event, never strings chosen at each call.
+//! The caller, the reason and the request: fields of every stored event, never strings chosen at
+//! each call.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{EventId, ServiceKeyId, UserId};
 
-/// What kind of caller asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallerKind {
-    /// A user, with a token.
+    /// A user with a token.
     User,
     /// An administrator who acts for a user.
     Impersonator,
-    /// A server or worker, with the shared secret.
+    /// A server or worker with the shared secret.
     SharedSecret,
-    /// A server or worker, with a key of its own.
+    /// A server or worker with a service key.
     ServiceKey,
     /// genie itself: the supervisor, the job board, a start.
     System,
@@ -35,33 +35,31 @@ impl CallerKind {
     }
 }
 
-/// Stored beside each event, readable without a key: nothing personal may stand here.
+/// Stored beside each event and readable without a key. Invariant: nothing in it is personal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// Who asked.
     pub caller: CallerKind,
-    /// The asking user, when it was one: of an impersonation, the administrator.
+    /// The id of the calling user. In an impersonation it is the administrator's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserId>,
-    /// The user whom an administrator acted for.
+    /// The user for whom an administrator acted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<UserId>,
-    /// The service key, when one was shown.
+    /// The caller's service key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<ServiceKeyId>,
-    /// The HTTP request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// The event that led to this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<EventId>,
-    /// The event's own non-personal fields, by the written list of [`crate::Event::clear`].
+    /// The event's own non-personal fields; [`crate::Event::clear`] lists them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clear: BTreeMap<String, serde_json::Value>,
 }
 
 impl Metadata {
-    /// genie itself asked.
+    /// Metadata of a command by genie itself.
     pub fn system() -> Self {
         Self {
             caller: CallerKind::System,
@@ -74,7 +72,7 @@ impl Metadata {
         }
     }
 
-    /// genie itself asked, because of that event.
+    /// Metadata of a command by genie itself that follows from an event.
     pub fn caused_by(event: EventId) -> Self {
         Self {
             cause: Some(event),
@@ -82,7 +80,7 @@ impl Metadata {
         }
     }
 
-    /// A user asked.
+    /// Metadata of a user's command.
     pub fn user(by: UserId, request_id: &str) -> Self {
         Self {
             caller: CallerKind::User,
@@ -92,7 +90,7 @@ impl Metadata {
         }
     }
 
-    /// An administrator asked on behalf of a user.
+    /// Metadata of an administrator's command for a user.
     pub fn impersonator(by: UserId, user: UserId, request_id: &str) -> Self {
         Self {
             caller: CallerKind::Impersonator,
@@ -101,7 +99,7 @@ impl Metadata {
         }
     }
 
-    /// A holder of a service key asked.
+    /// Metadata of a command by the holder of a service key.
     pub fn service_key(key: ServiceKeyId, request_id: &str) -> Self {
         Self {
             caller: CallerKind::ServiceKey,
@@ -111,7 +109,7 @@ impl Metadata {
         }
     }
 
-    /// A holder of the shared secret asked.
+    /// Metadata of a command by a holder of the shared secret.
     pub fn shared_secret(request_id: &str) -> Self {
         Self {
             caller: CallerKind::SharedSecret,

@@ -1,40 +1,38 @@
-//! Why something was refused. Rules name a kind; only the rim knows statuses.
+//! Refusals of rules. A rule names a kind, and only the HTTP layer knows statuses.
 
 use crate::tier::Counter;
 
-/// What kind of refusal it is (house rule: each domain error names its kind, one page maps it to HTTP).
+/// The kind of a refusal. Each domain error names its kind, and src/http/error.rs maps kinds to
+/// statuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// Not understood; the named field is missing or wrong.
+    /// Not understood: the named field is missing or wrong.
     Invalid(&'static str),
-    /// Understood, and the caller may know of it, but not allowed.
+    /// The caller may know of the thing but not do this.
     Forbidden,
-    /// Not there, or not the caller's to know.
+    /// The thing does not exist, or the caller may not know of it.
     NotFound,
-    /// Against the present state.
+    /// The present state does not allow the command.
     Conflict,
-    /// The key of a request that may be sent again was used for another request.
+    /// The idempotency key was used for another request.
     KeyReused,
-    /// The tier does not allow it.
     Quota {
-        /// Which limit.
         counter: Counter,
-        /// Whether the tier never has it (limit 0) or it is used up.
+        /// Whether the limit is used up rather than zero.
         in_tier: bool,
     },
 }
 
-/// A refusal: its kind, a stable code for programs and a sentence for people. Nothing was changed.
+/// A refusal: its kind, a stable code for programs and a sentence for people. It changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct Refusal {
-    /// The kind.
     pub kind: RefusalKind,
     /// Stable: clients may branch on it.
     pub code: &'static str,
-    /// What was wrong and what to do. Never holds a secret.
+    /// Says what was wrong and what to do. Never holds a secret.
     pub sentence: String,
-    /// The running turn, where that is what stands in the way.
+    /// The running turn, if it stands in the way.
     pub turn: Option<crate::ids::TurnId>,
 }
 
@@ -48,17 +46,14 @@ impl Refusal {
         }
     }
 
-    /// The named field is missing or wrong.
     pub fn invalid(field: &'static str, sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::Invalid(field), "invalid_field", sentence)
     }
 
-    /// Not allowed.
     pub fn forbidden(code: &'static str, sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::Forbidden, code, sentence)
     }
 
-    /// Not there, or not the caller's.
     pub fn not_found(what: &str) -> Self {
         Self::new(
             RefusalKind::NotFound,
@@ -67,22 +62,19 @@ impl Refusal {
         )
     }
 
-    /// Not there any more, for a reason that the caller may know.
+    /// The thing no longer exists, for a reason that the caller may know.
     pub fn gone(code: &'static str, sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::NotFound, code, sentence)
     }
 
-    /// Against the present state.
     pub fn conflict(code: &'static str, sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::Conflict, code, sentence)
     }
 
-    /// An idempotency key was used for another request.
     pub fn key_reused(sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::KeyReused, "idempotency_key_reused", sentence)
     }
 
-    /// The tier does not allow it.
     pub fn quota(counter: Counter, in_tier: bool, tier: &str) -> Self {
         let sentence = match in_tier {
             true if counter.is_present_count() => {

@@ -1,17 +1,17 @@
-//! Text that is somebody's secret, on its way from a request to the vault and from there to an answer.
+//! Secret text on its way from a request to the vault and from the vault to an answer.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Secret text. It never shows itself, and is wiped when it goes.
+/// Secret text. It never prints itself, and its memory is wiped when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct SecretText(String);
 
 impl SecretText {
-    /// The text, to be looked at and not kept.
+    /// The text, to be read but not kept.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_shows_nothing_of_itself() {
+    fn a_secret_text_never_prints_itself() {
         assert_eq!(
             format!("{:?}", SecretText::from("hunter2".to_owned())),
             "[secret]"

@@ -1,41 +1,38 @@
-//! `service_key`: what subscribers, workers and dashboards come with instead of the shared secret (contract, section 1). Its
-//! stream's id is a keyed hash of the key, so that whoever shows a key is found without a table, and no key is stored.
+//! `service_key`: keys of subscribers, workers and dashboards, used instead of the shared secret
+//! (docs/api.md, Service keys). The id of the stream is a keyed hash of the key. So genie finds the
+//! key that a caller shows without a table, and stores no key.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
 
-/// The longest name, in characters.
+/// In characters.
 pub const MAX_NAME: usize = 100;
 
-/// What a service key is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceKey {
-    /// Never made.
     #[default]
     Absent,
-    /// Opens what its scopes say, until it expires.
+    /// The key opens what its scopes say, until it expires.
     Live(ServiceKeyGrant),
-    /// Opens nothing any more.
     Revoked,
 }
 
-/// What a key is for.
+/// The name, the scopes and the end of a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceKeyGrant {
-    /// What an administrator calls it.
+    /// The administrator's name for the key.
     pub name: String,
-    /// What it opens.
     pub scopes: Vec<Scope>,
-    /// Opens nothing from then on.
+    /// The key opens nothing from this time on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
 
 impl ServiceKeyGrant {
-    /// A key with each scope once, in order.
+    /// Lists each scope once, in order.
     pub fn new(
         name: String,
         mut scopes: Vec<Scope>,
@@ -51,11 +48,14 @@ impl ServiceKeyGrant {
         if scopes.is_empty() {
             return Err(Refusal::invalid(
                 "scopes",
-                "`scopes` must name what the key is to open",
+                "`scopes` must have at least one scope",
             ));
         }
         if expires_at.is_some_and(|at| at <= now) {
-            return Err(Refusal::invalid("expires_at", "`expires_at` must be ahead"));
+            return Err(Refusal::invalid(
+                "expires_at",
+                "`expires_at` must lie in the future",
+            ));
         }
         scopes.sort_unstable();
         scopes.dedup();
@@ -67,28 +67,27 @@ impl ServiceKeyGrant {
     }
 }
 
-/// What a key may be good for.
+/// A right of a service key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Scope {
-    /// Read the feed, without what is personal.
+    /// Reads the feed without personal fields.
     #[serde(rename = "events:read")]
     EventsRead,
-    /// Read the feed with what is personal.
+    /// Reads the feed with personal fields.
     #[serde(rename = "events:read:personal")]
     EventsReadPersonal,
-    /// Claim jobs and end them.
+    /// Claims jobs and ends them.
     #[serde(rename = "jobs:work")]
     JobsWork,
-    /// Read the audit trail and its proofs.
+    /// Reads the audit trail and its proofs.
     #[serde(rename = "audit:read")]
     AuditRead,
-    /// Read anybody's credentials in the clear.
+    /// Reads every user's credentials in the clear.
     #[serde(rename = "credentials:reveal")]
     CredentialsReveal,
 }
 
 impl Scope {
-    /// All of them.
     pub const ALL: [Self; 5] = [
         Self::EventsRead,
         Self::EventsReadPersonal,
@@ -108,7 +107,7 @@ impl Scope {
         }
     }
 
-    /// The shown word back.
+    /// Reads the shown word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scope| scope.as_str() == word)
     }
@@ -120,22 +119,16 @@ impl std::fmt::Display for Scope {
     }
 }
 
-/// What may be asked of a service key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServiceKeyCommand {
-    /// Make it.
     Create(ServiceKeyGrant),
-    /// Let it open nothing any more.
     Revoke,
 }
 
-/// What happened to a service key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ServiceKeyEvent {
-    /// Made.
     Created(ServiceKeyGrant),
-    /// It opens nothing any more.
     Revoked,
 }
 
@@ -163,7 +156,7 @@ impl ServiceKeyEvent {
 }
 
 impl ServiceKey {
-    /// What it opens now; `None` when nothing.
+    /// The key's present scopes; `None` if it opens nothing.
     pub fn opens(&self, now: Timestamp) -> Option<&ServiceKeyGrant> {
         match self {
             Self::Live(key) if key.expires_at.is_none_or(|at| now < at) => Some(key),
@@ -171,7 +164,6 @@ impl ServiceKey {
         }
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: ServiceKeyCommand) -> Result<Vec<ServiceKeyEvent>, Refusal> {
         match (command, self) {
             (ServiceKeyCommand::Create(key), Self::Absent) => {
@@ -187,7 +179,6 @@ impl ServiceKey {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: ServiceKeyEvent) {
         *self = match event {
             ServiceKeyEvent::Created(key) => Self::Live(key),
@@ -256,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_what_it_says_until_it_expires_or_is_revoked() {
+    fn a_key_opens_its_scopes_until_it_expires_or_is_revoked() {
         let mut state = ServiceKey::default();
         assert_eq!(state.opens(Timestamp(0)), None);
         state.evolve(ServiceKeyEvent::Created(key(
@@ -273,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_revoked_stays_so_and_what_is_not_there_can_t_be() {
+    fn a_revoked_key_stays_revoked_and_an_absent_one_cant_be_revoked() {
         let made = ServiceKeyEvent::Created(key(&[Scope::JobsWork], None));
         given(vec![made.clone()])
             .when(ServiceKeyCommand::Revoke)

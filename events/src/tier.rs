@@ -1,26 +1,24 @@
-//! Tiers and counters (contract, section 8). Their limits are data: [`crate::tier_limits`].
+//! Tiers and counters (docs/api.md, Usage and tiers). Their limits are data:
+//! [`crate::tier_limits`].
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a user pays for.
+/// A user's tier, which decides the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// New users have it.
+    /// The tier of new users.
     #[default]
     Starter,
-    /// The second.
     Creator,
-    /// The third.
     Pro,
-    /// The largest.
     Studio,
 }
 
 impl Tier {
-    /// All of them, the smallest first.
+    /// All tiers, the smallest first.
     pub const ALL: [Self; 4] = [Self::Starter, Self::Creator, Self::Pro, Self::Studio];
 
     /// As stored and shown.
@@ -33,7 +31,7 @@ impl Tier {
         }
     }
 
-    /// Reads a tier, old names included.
+    /// Reads a tier. Old names are accepted.
     pub fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "starter" | "freemium" => Self::Starter,
@@ -45,32 +43,32 @@ impl Tier {
     }
 }
 
-/// What is limited.
+/// A counted action or thing that a tier may limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Counter {
-    /// Captions and posts written with the model's help, a month.
+    /// Captions and posts written with the model's help, per month.
     PostsAiAssisted,
-    /// Posts published, a month.
+    /// Posts published, per month.
     PostsPublished,
-    /// Jobs waiting for their time, now.
+    /// Jobs that wait for their time, at present.
     ScheduledQueueSize,
-    /// Platform connections held, now.
+    /// Connected platforms, at present.
     PlatformsConnected,
-    /// Taxonomy calls, a month.
+    /// Taxonomy calls, per month.
     TaxonomyAiCalls,
-    /// Watermarks, a month.
+    /// Watermarks, per month.
     WatermarkOps,
-    /// Clips cut by the model's help, a month.
+    /// Clips cut with the model's help, per month.
     AiClipOps,
-    /// Thumbnails, a month.
+    /// Thumbnails, per month.
     ThumbnailOps,
-    /// Seats, now.
+    /// Seats, at present.
     TeamSeats,
 }
 
 impl Counter {
-    /// All of them, in the order they are shown.
+    /// All counters, in the order in which clients see them.
     pub const ALL: [Self; 9] = [
         Self::PostsAiAssisted,
         Self::PostsPublished,
@@ -98,14 +96,14 @@ impl Counter {
         }
     }
 
-    /// The stored word back.
+    /// Reads the stored word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|counter| counter.as_str() == word)
     }
 
-    /// Whether it is a present count rather than a monthly one.
+    /// Whether the counter is a present number rather than a monthly one.
     pub fn is_present_count(self) -> bool {
         matches!(
             self,
@@ -113,7 +111,8 @@ impl Counter {
         )
     }
 
-    /// Whether genie counts it itself, with the work; else clients say what they did, by `POST /api/usage/increment`.
+    /// Whether genie counts it itself, together with the work. Clients report the others by `POST
+    /// /api/usage/increment`.
     pub fn is_counted_by_genie(self) -> bool {
         self != Self::TaxonomyAiCalls
     }

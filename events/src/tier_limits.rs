@@ -1,4 +1,5 @@
-//! The limits of tiers, as data: read from `tiers.toml` and given to the rules with the time (contract, section 8).
+//! The limits of tiers, as data: read from `tiers.toml` and passed to the rules with the time
+//! (docs/api.md, Usage and tiers).
 
 use std::sync::Arc;
 
@@ -8,32 +9,31 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// The file that is built in.
+/// The built-in file.
 const BUILT_IN: &str = include_str!("../tiers.toml");
 
-/// What each tier may do of each counter.
+/// The limit of each counter in each tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits(Arc<[[Option<u64>; Counter::ALL.len()]; Tier::ALL.len()]>);
 
-/// What holds now, besides the state that a rule decides on.
+/// Everything besides the state that a rule decides on.
 #[derive(Debug, Clone)]
 pub struct Now {
-    /// The time.
     pub moment: Timestamp,
-    /// The limits in force.
     pub limits: Limits,
 }
 
 impl Limits {
-    /// Those of the file that is built in.
+    /// The limits of the built-in file.
     pub fn built_in() -> Self {
         Self::read(BUILT_IN).expect("a test reads the file that is built in")
     }
 
-    /// Reads the text of a `tiers.toml`. Everything that is wrong is told at once, a sentence each: a tier or counter that is
-    /// unknown, missing or named twice, and a limit that is no whole number from -1.
+    /// Reads the text of a `tiers.toml`. Reports all mistakes at once, one sentence each: a tier or
+    /// counter that is unknown, missing or named twice, and a limit that is no whole number from
+    /// -1.
     pub fn read(text: &str) -> Result<Self, Vec<String>> {
-        // The parser's sentence and place, without the line itself.
+        // Keeps the parser's sentence and place, without the line itself.
         let not_toml = |error: toml::de::Error| {
             let at = error.span().map_or(1, |span| {
                 text.get(..span.start)
@@ -77,12 +77,12 @@ impl Limits {
         }
     }
 
-    /// The limit of a tier; `None` is unlimited, `Some(0)` means the tier never has it.
+    /// The limit of a tier. `None` is unlimited, and `Some(0)` means that the tier never has it.
     pub fn of(&self, tier: Tier, counter: Counter) -> Option<u64> {
         self.0[tier as usize][counter as usize]
     }
 
-    /// The same, to be checked.
+    /// The same limit, ready for checks.
     pub fn allowance(&self, tier: Tier, counter: Counter) -> Allowance {
         Allowance {
             tier,
@@ -109,19 +109,17 @@ fn read_tier(tier: Tier, table: &toml::Table, limits: &mut [Option<u64>], wrong:
     }
 }
 
-/// How much of a counter a user's tier allows.
+/// A counter's limit for one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
-    /// The user's tier now.
     pub tier: Tier,
-    /// What is limited.
     pub counter: Counter,
     /// `None` is unlimited.
     pub limit: Option<u64>,
 }
 
 impl Allowance {
-    /// Whether there may be so many, what is asked for included.
+    /// Whether the tier allows this count, the requested amount included.
     pub fn check(self, count: u64) -> Result<(), Refusal> {
         match self.limit {
             Some(limit) if count > limit => {
@@ -142,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_limits_are_those_of_the_contract() {
+    fn the_built_in_limits_are_the_documented_ones() {
         let limits = Limits::built_in();
         for (counter, of_tiers) in [
             (Counter::PostsAiAssisted, [3, 30, 200, -1]),

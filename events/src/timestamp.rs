@@ -1,4 +1,4 @@
-//! Moments, as integer microseconds since 1970 UTC: the same in both stores, and exact.
+//! Moments, as integer microseconds since 1970 UTC: equal in both stores, and exact.
 
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, macros::format_description};
@@ -11,12 +11,12 @@ use time::{OffsetDateTime, macros::format_description};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// This many milliseconds later (earlier when negative); saturates.
+    /// This many milliseconds later; earlier if negative. Saturates.
     pub fn plus_millis(self, millis: i64) -> Self {
         Self(self.0.saturating_add(millis.saturating_mul(1000)))
     }
 
-    /// This many seconds later; saturates.
+    /// This many seconds later. Saturates.
     pub fn plus_seconds(self, seconds: i64) -> Self {
         self.plus_millis(seconds.saturating_mul(1000))
     }
@@ -31,7 +31,7 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// RFC 3339 UTC with milliseconds, as every answer shows times (contract, section 1).
+    /// RFC 3339 UTC with milliseconds, the form of times in every answer (docs/api.md, Everywhere).
     pub fn rfc3339(self) -> String {
         let format = format_description!(
             "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
@@ -42,7 +42,7 @@ impl Timestamp {
             .unwrap_or_else(|| self.0.to_string())
     }
 
-    /// Reads RFC 3339 with any offset; `None` when it is not one.
+    /// Reads RFC 3339 with any offset; `None` for any other text.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let at =
             OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
@@ -51,7 +51,7 @@ impl Timestamp {
             .map(Self)
     }
 
-    /// The calendar month in UTC, as quotas count it.
+    /// The calendar month in UTC, by which quotas count.
     pub fn month(self) -> Month {
         let at = OffsetDateTime::from_unix_timestamp(self.unix_seconds())
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);

@@ -1,20 +1,19 @@
-//! Upcasting: an event that was stored in an earlier shape is lifted to the present one when it is read, one version at a time.
-//! What is stored is never changed.
+//! Upcasting: an event that was stored in an earlier shape is lifted to the present one when it is
+//! read, one version at a time. Stored bytes never change.
 
 use serde_json::Value;
 
-/// One step: what was stored as `version` of `event_type` becomes the next version.
+/// One step from `version` of `event_type` to the next version.
 #[derive(Debug, Clone, Copy)]
 pub struct Upcast {
     /// Such as `job.submitted`.
     pub event_type: &'static str,
-    /// The version that it lifts from.
+    /// The version before the step.
     pub version: u32,
-    /// Changes the fields.
     pub lift: fn(&mut Value),
 }
 
-/// Every step there is. A changed event adds its step and a sample in `stored/`; neither is ever removed.
+/// All steps. A changed event adds its step and a sample in `stored/`. Neither is ever removed.
 pub const STEPS: &[Upcast] = &[];
 
 /// A version that this release can't read.
@@ -27,7 +26,7 @@ pub struct UnknownVersion {
     newest: u32,
 }
 
-/// The version in which a type is written now: each step raised it by one.
+/// The version in which a type is written now. Each step raised it by one.
 pub fn present_version(event_type: &str, steps: &[Upcast]) -> u32 {
     1 + steps
         .iter()
@@ -53,7 +52,7 @@ pub fn is_present(
     }
 }
 
-/// Lifts what was stored as `version` to the present version.
+/// Lifts an event stored as `version` to the present version.
 pub fn lift(
     event_type: &str,
     version: &str,
@@ -94,7 +93,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_version_is_lifted_through_those_after_it() {
+    fn each_version_is_lifted_through_all_later_ones() {
         let lifted = |version: &str, mut json: Value| {
             lift("a.b", version, &mut json, RENAMED_THEN_SPLIT)
                 .map(|()| (json["text"].clone(), json["length"].clone()))
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_nobody_wrote_yet_is_refused_by_name() {
+    fn an_unknown_version_is_refused_by_name() {
         for version in ["4", "0", "", "1.0", "-1"] {
             let error = lift("a.b", version, &mut json!({}), RENAMED_THEN_SPLIT).unwrap_err();
             assert!(error.to_string().contains("1 to 3"), "{error}");

@@ -1,4 +1,5 @@
-//! `usage`: what was counted against a tier. Check and count are one fact, so no race can pass a limit.
+//! `usage`: the units counted against a tier. Check and count are one fact, so no race can pass a
+//! limit.
 
 use std::collections::BTreeMap;
 
@@ -10,65 +11,51 @@ use crate::{
     timestamp::Month,
 };
 
-/// The counts of the latest month seen; earlier months no longer limit anything.
+/// The counts of the latest month seen. Earlier months no longer limit anything.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     month: Month,
     counted: BTreeMap<Counter, u64>,
 }
 
-/// What may be asked of it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum UsageCommand {
-    /// Count, if the tier's limit allows.
+    /// Counts, if the tier's limit allows it.
     Count {
-        /// What, and how much of it the user's tier allows.
+        /// The counter, with its limit for the user.
         allowance: Allowance,
-        /// How many.
         amount: u64,
-        /// In which month.
         month: Month,
     },
-    /// Give back what was counted for work that then failed through no fault of the user.
+    /// Gives units back whose work failed through no fault of the user.
     GiveBack {
-        /// What.
         counter: Counter,
-        /// How many.
         amount: u64,
-        /// The month it came from.
+        /// The month in which the units were counted.
         month: Month,
     },
 }
 
-/// One of a counter, as it was counted for a piece of work: the work remembers it, so that it can go back to where it came from.
+/// One unit of a counter. The work that it was counted for keeps it, so that it can go back to its
+/// month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
-    /// Of what.
     pub counter: Counter,
-    /// In which month.
     pub month: Month,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum UsageEvent {
-    /// Counted.
     Counted {
-        /// What.
         counter: Counter,
-        /// How many.
         amount: u64,
-        /// In which month.
         month: Month,
     },
-    /// Given back.
     GivenBack {
-        /// What.
         counter: Counter,
-        /// How many.
         amount: u64,
-        /// The month it came from.
+        /// The month in which the units were counted.
         month: Month,
     },
 }
@@ -100,20 +87,18 @@ impl UsageEvent {
 }
 
 impl Usage {
-    /// The count of a month.
     pub fn count(&self, counter: Counter, month: Month) -> u64 {
-        match month == self.month {
-            true => self.counted.get(&counter).copied().unwrap_or(0),
-            false => 0,
+        if month != self.month {
+            return 0;
         }
+        self.counted.get(&counter).copied().unwrap_or(0)
     }
 
-    /// The month that is counted in: a clock that jumped back must not open a fresh one.
+    /// The month to count in. A clock that jumped back must not open a fresh month.
     pub fn present(&self, month: Month) -> Month {
         month.max(self.month)
     }
 
-    /// What happens when this is asked.
     pub fn decide(&self, command: UsageCommand) -> Result<Vec<UsageEvent>, Refusal> {
         match command {
             UsageCommand::Count {
@@ -121,7 +106,8 @@ impl Usage {
                 amount,
                 month,
             } => {
-                let (counter, month) = (allowance.counter, self.present(month));
+                let counter = allowance.counter;
+                let month = self.present(month);
                 allowance.check(self.count(counter, month).saturating_add(amount))?;
                 Ok(vec![UsageEvent::Counted {
                     counter,
@@ -141,7 +127,6 @@ impl Usage {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: UsageEvent) {
         match event {
             UsageEvent::Counted {
@@ -216,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_used_again() {
+    fn a_returned_unit_can_be_used_again() {
         let back = UsageEvent::GivenBack {
             counter: Counter::PostsAiAssisted,
             amount: 1,

@@ -1,7 +1,7 @@
-//! A user: **one state folded from all of that user's streams**, and what may be asked of it.
+//! A user: **one state folded from all of that user's streams**, and the commands to it.
 //!
-//! Finished jobs, ended captions and old messages are left out, so that a user stays small; a finished job is read on demand
-//! and handed in with [`User::recall_job`].
+//! Finished jobs, ended captions and old messages are left out, so that a user stays small. A
+//! finished job is read on demand and handed in with [`User::recall_job`].
 
 use std::collections::HashMap;
 
@@ -20,19 +20,18 @@ use crate::{
     usage::Usage,
 };
 
-/// What captions are decided by beside their own state.
+/// Decisions about captions that need more than the caption's own state.
 mod captions;
-/// What may be asked.
 mod command;
-/// What credentials are decided by beside their own state.
+/// Decisions about credentials that need more than the credential's own state.
 mod credentials;
-/// What jobs are decided by beside their own state.
+/// Decisions about jobs that need more than the job's own state.
 mod jobs;
 /// Onboarding and the job that does it.
 pub mod onboarding;
-/// What a user's tier allows, and what is counted against it.
+/// The tier's limits and the units counted against them.
 mod quota;
-/// Who may be shown a credential, and why not.
+/// Decisions about revealing a credential.
 pub mod reveal;
 /// The state as it is kept beside the log.
 pub mod snapshot;
@@ -41,7 +40,6 @@ pub use command::UserCommand;
 pub use credentials::MAX_LOGINS;
 pub use jobs::MAX_UNFINISHED_JOBS;
 
-/// A user's present state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
     id: UserId,
@@ -57,7 +55,7 @@ pub struct User {
 }
 
 impl User {
-    /// A user of whom nothing is known yet.
+    /// A user without any facts yet.
     pub fn new(id: UserId) -> Self {
         Self {
             id,
@@ -72,22 +70,20 @@ impl User {
         }
     }
 
-    /// Who.
     pub fn id(&self) -> UserId {
         self.id
     }
 
-    /// How many events this user has: the fence of the next append.
+    /// The number of the user's events: the fence of the next append.
     pub fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// How many events a stream has.
+    /// The number of a stream's events.
     pub fn sequence(&self, stream: &StreamId) -> u64 {
         self.sequences.get(stream).copied().unwrap_or(0)
     }
 
-    /// The account.
     pub fn account(&self) -> &Account {
         &self.account
     }
@@ -97,12 +93,12 @@ impl User {
         self.jobs.get(job)
     }
 
-    /// A credential.
     pub fn credential(&self, credential: CredentialId) -> Option<&Credential> {
         self.credentials.get(&credential)
     }
 
-    /// The credential of this kind that is held for a platform, if any: of several profiles, the one of that name.
+    /// The credential of this kind that is held for a platform; of several profiles, the one with
+    /// this name.
     pub fn credential_for(
         &self,
         kind: CredentialKind,
@@ -127,7 +123,7 @@ impl User {
             .find_map(|(id, held)| is_it(held).then_some(*id))
     }
 
-    /// The turn under way in a session.
+    /// The running turn of a session.
     pub fn running_turn(&self, session: &SessionId) -> Option<TurnId> {
         self.chats.get(session).and_then(Chat::running)
     }
@@ -139,9 +135,10 @@ impl User {
         self.jobs.insert(id, job);
     }
 
-    /// What happens when this is asked now. Everything returned is appended together or not at all.
+    /// Decides a command. All returned changes are appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        // That something was refused is also a fact of the suspended, and nothing of theirs is lost in an import.
+        // A refused reveal is a fact even of a suspended user, and an import must lose nothing of
+        // such a user.
         let of_anybody = matches!(
             command,
             UserCommand::Account(_)
@@ -247,7 +244,8 @@ impl User {
             .map(|events| changes(&self.id, events))
     }
 
-    /// Folds one stored event of this user. `id` is the stream's id as stored; one that is no id of its kind is left alone.
+    /// Folds one stored event of this user. `id` is the stream's id as stored. An event whose id
+    /// does not fit its kind is ignored.
     pub fn evolve(&mut self, stream: &StreamId, sequence: u64, event: Event) {
         self.seq += 1;
         self.sequences.insert(stream.clone(), sequence);
@@ -279,8 +277,9 @@ impl User {
         self.leave_out_the_finished(stream);
     }
 
-    /// A job that was left out when it finished and was queued again since stays out until it is recalled: what it is, only its
-    /// stream knows. A state that took it for absent would refuse its worker, and its lease.
+    /// A job that was left out when it finished, and was queued again since, stays out until it is
+    /// recalled. Only its stream knows its spec. A state that took the job for absent would refuse
+    /// its worker and its lease.
     fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
         match self.jobs.get_mut(&id) {
             Some(job) => job.evolve(event),
@@ -291,7 +290,7 @@ impl User {
         }
     }
 
-    /// A finished job or caption leaves the state; its stream stays.
+    /// Removes a finished job or caption from the state. Its stream stays.
     fn leave_out_the_finished(&mut self, stream: &StreamId) {
         let finished = match stream.kind {
             StreamKind::Job => stream.id.parse().is_ok_and(|id| {
@@ -311,7 +310,7 @@ impl User {
         }
     }
 
-    /// Forgets jobs that were recalled for a command which then changed nothing.
+    /// Removes jobs that were recalled for a command that changed nothing.
     pub fn drop_recalled(&mut self, job: &JobId) {
         if remove_if(&mut self.jobs, job, |job| {
             matches!(job, Job::Finished { .. })
@@ -340,7 +339,7 @@ fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {
         .collect()
 }
 
-/// The first fact of a user, which is decided before there is a state to ask.
+/// The first fact of a user, which is decided before there is a state.
 pub fn registered(id: UserId, event: AccountEvent) -> Change {
     Change::new(id, event)
 }

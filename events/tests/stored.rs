@@ -1,14 +1,15 @@
-//! A stored event is a promise: every release reads what any release before it wrote. Each file in `stored/` is one event as it
-//! lies in a log, named `<type>.<version>.json` or `<type>.<version>.<variation>.json`. A sample is never edited; a change adds a
-//! sample and, if needed, an upcast.
+//! A stored event is a promise: every release reads what earlier releases wrote. Each file in
+//! `stored/` is one event as it lies in a log, named `<type>.<version>.json` or
+//! `<type>.<version>.<variation>.json`. A sample is never edited. A change adds a sample and, if
+//! needed, an upcast.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use genie_events::{Event, StreamKind};
 use serde_json::Value;
 
-/// The fields that are somebody's own. In every sample their text holds the word [`CANARY`], so that it can be looked for where
-/// it must not be.
+/// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
+/// look for it where it must not be.
 const PERSONAL: [&str; 15] = [
     "email",
     "first_name",
@@ -28,7 +29,7 @@ const PERSONAL: [&str; 15] = [
 ];
 const CANARY: &str = "canary";
 
-/// Where the words of a stored enum stand: sample, field, words.
+/// The places of the words of stored enums: sample, field, words.
 const WORDS: &[(&str, &str, &[&str])] = &[
     (
         "account.registered.1",
@@ -80,7 +81,7 @@ const WORDS: &[(&str, &str, &[&str])] = &[
             "team_seats",
         ],
     ),
-    // A profile, which was there first, does not say what it is.
+    // Profiles came first and do not name their kind.
     (
         "credential.stored.1.session",
         "kind",
@@ -136,11 +137,10 @@ const WORDS: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
-/// One file of `stored/`.
 struct Sample {
-    /// Its name without `.json`.
+    /// The file's name without `.json`.
     name: String,
-    /// The type that the name promises, such as `job.submitted`.
+    /// The type in the file's name, such as `job.submitted`.
     type_name: String,
     version: String,
     json: Value,

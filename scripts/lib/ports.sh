@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# To be sourced: TCP ports of this machine, without any tool that may be absent.
+# To be sourced. Finds TCP ports of this machine with no other tool than bash.
 #
 #   taken PORT   whether something listens on 127.0.0.1:PORT
 #   free_port    prints a port nothing listens on
@@ -8,7 +8,8 @@ taken() {
     (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# Below 32768, where Linux starts to hand out ports to outgoing connections: one of those could take it meanwhile.
+# Below 32768, where Linux begins to use ports for outgoing connections. Such a connection could
+# take the port meanwhile.
 free_port() {
     local port
     for _ in {1..100}; do

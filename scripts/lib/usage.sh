@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# To be sourced: what a script says of itself, which is the comment at its head.
+# To be sourced. Prints the comment at a script's head as its help.
 #
-#   usage         prints it
-#   wrong_usage   prints it to standard error, and ends the script
+#   usage         prints the help
+#   wrong_usage   prints the help to standard error and ends the script
 
 usage() { sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]%/lib/usage.sh}/${0##*/}"; }
 wrong_usage() { usage >&2; exit 2; }

@@ -1,4 +1,4 @@
-//! One's own data, all of it (contract, section 2): one JSON object, streamed, so that a large account takes no more memory than a
+//! One's own data, all of it (docs/api.md, Export): one JSON object, streamed, so that a large account takes no more memory than a
 //! small one. Its last members are `"complete":true` and the two flags; what breaks off before has no end and is no JSON.
 //!
 //! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
@@ -14,17 +14,17 @@ use async_stream::try_stream;
 use futures_util::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use genie_actors::{
     Caller, WriteError,
-    credentials::{Ask, Named},
+    credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, SessionId, UserCommand, UserId,
-    account::ProfileCommand,
+    JobId, RefusalKind, SessionId, UserId,
     credential::CredentialKind,
     job::{Job, JobEvent},
     user::reveal::RevealRight,
 };
 use genie_log::{LogError, Owner, blobs::Blob};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
@@ -32,8 +32,16 @@ use crate::{
     app::App,
     exports::RunningExport,
     http::{
-        accounts, body::Body, caller::UserCaller, captions, chats, credentials, error::ApiError,
-        events, jobs, password_check::Password, request, response, usage,
+        accounts::LoginSession,
+        body::Body,
+        caller::UserCaller,
+        captions::Caption,
+        chats::{ChatSession, Message},
+        credentials::Credential,
+        error::ApiError,
+        events, jobs,
+        password_check::Password,
+        request, response, usage,
     },
 };
 
@@ -73,11 +81,10 @@ pub async fn with_secrets(
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
-    let exported = UserCommand::account(ProfileCommand::Export { secrets });
     let position = app
         .write
-        .users
-        .ask(id, user.caller.metadata(), exported)
+        .accounts
+        .export(id, secrets, user.caller.metadata())
         .await?
         .position;
     for projection in READ_FROM {
@@ -104,10 +111,8 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         caller: user.caller,
         secrets,
     };
-    let (name, request_id) = (
-        DispositionParam::Filename("genie-export.json".to_owned()),
-        request::current_id(),
-    );
+    let name = DispositionParam::Filename("genie-export.json".to_owned());
+    let request_id = request::current_id();
     Ok(HttpResponse::Ok()
         .content_type("application/json")
         .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
@@ -115,6 +120,10 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         .streaming(whole.document(running).map(move |part| {
             part.inspect_err(|error| warn!(user.id = %id, request.id = request_id, %error, "export: broke off; the user has to ask again"))
         })))
+}
+
+fn value(item: impl Serialize) -> Value {
+    serde_json::to_value(item).expect("a struct with names for fields is JSON")
 }
 
 /// All that is needed to write one.
@@ -156,7 +165,8 @@ impl Export {
     fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
-            let (now, usage) = (self.app.log.clock().now(), usage::of(&self.app, &self.account).await?);
+            let now = self.app.log.clock().now();
+            let usage = usage::of(&self.app, &self.account).await?;
             let begin = json!({
                 "format": 1, "exported_at": now.rfc3339(), "secrets": self.secrets, "account": self.account_shown(),
                 "usage": usage,
@@ -210,7 +220,7 @@ impl Export {
     fn sessions(&self) -> Items<'_> {
         Box::pin(try_stream! {
             for session in self.app.log.sessions().of_user(self.user, self.app.log.clock().now()).await? {
-                yield accounts::shown(&session, self.login);
+                yield value(LoginSession::new(&session, self.login));
             }
         })
     }
@@ -221,7 +231,7 @@ impl Export {
             |row| (row.created_at.0, row.id.clone()),
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = credentials::shown(&row);
+            let mut shown = value(Credential::from(&row));
             if self.secrets {
                 self.add_the_secret(&row.id, &mut shown).await?;
             }
@@ -235,20 +245,13 @@ impl Export {
         let id = credential
             .parse()
             .map_err(|_| ApiError::NotFound("credential"))?;
-        let (named, purpose) = (Named::Id(id), Some(PURPOSE.to_owned()));
-        let ask = Ask {
-            named,
+        let ask = SecretRequest {
+            named: CredentialRef::Id(id),
             kinds: &CredentialKind::ALL,
             right: RevealRight::Own,
-            purpose,
+            purpose: Some(PURPOSE.to_owned()),
         };
-        match self
-            .app
-            .write
-            .vault
-            .reveal(&self.app.write.users, &self.caller, ask)
-            .await
-        {
+        match self.app.write.credentials.reveal(&self.caller, ask).await {
             Ok(revealed) => {
                 shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
                     .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
@@ -275,7 +278,7 @@ impl Export {
             |row| row.position,
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = jobs::shown(&row, None);
+            let mut shown = value(jobs::Job::new(&row, None));
             self.add_what_was_asked(&row.id, &mut shown).await?;
             Ok(shown)
         }))
@@ -299,7 +302,10 @@ impl Export {
     }
 
     fn chats(&self) -> Items<'_> {
-        Box::pin(self.chat_rows().map_ok(|row| chats::shown(&row)))
+        Box::pin(
+            self.chat_rows()
+                .map_ok(|row| value(ChatSession::from(&row))),
+        )
     }
 
     fn chat_rows(&self) -> impl Stream<Item = Result<ChatRow, ApiError>> {
@@ -327,7 +333,7 @@ impl Export {
             |row| row.position,
         );
         rows.map_ok(move |row| {
-            let mut shown = chats::shown_message(&row);
+            let mut shown = value(Message::from(&row));
             shown["session"] = chat.name.clone().into();
             shown
         })
@@ -338,7 +344,7 @@ impl Export {
             |before| self.app.reads.captions.list(self.user, before, PAGE),
             |row| row.position,
         );
-        Box::pin(rows.map_ok(|row| captions::shown(&row)))
+        Box::pin(rows.map_ok(|row| value(Caption::from(&row))))
     }
 
     /// What they are called; their bytes are at their `path`.
@@ -365,7 +371,8 @@ impl Export {
     /// All facts up to now, those of this export among them; what is written meanwhile would never end.
     fn events(&self) -> Items<'_> {
         Box::pin(try_stream! {
-            let (mut after, last) = (0, self.app.log.user_seq(self.user).await?);
+            let mut after = 0;
+            let last = self.app.log.user_seq(self.user).await?;
             while after < last {
                 let rows = self.app.log.user_page(self.user, after, ROWS).await?;
                 if rows.is_empty() {

@@ -1,14 +1,11 @@
-//! Accounts (contract, section 2): a user's logins, and what other systems and administrators say of an account.
+//! Accounts (docs/api.md, Identity): a user's logins, and what other systems and administrators say of an account.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Path},
-};
+use actix_web::web::{Data, Path};
 use genie_events::{UserId, account::AccountSync, tier::Tier};
 use genie_log::sessions::Session;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -17,7 +14,10 @@ use crate::{
         body::Body,
         caller::{AdminCaller, SecretCaller, UserCaller},
         error::ApiError,
-        idempotency, response, roles,
+        idempotency::IdempotencyKey,
+        response::{NoFields, Page, Written},
+        roles,
+        words::Time,
     },
     roles::administers,
 };
@@ -25,17 +25,76 @@ use crate::{
 /// The words of Directus for a user who is there and may not act.
 const INACTIVE: [&str; 5] = ["suspended", "draft", "invited", "unverified", "archived"];
 
-#[derive(Deserialize)]
-pub struct RbacSync {
+#[derive(Deserialize, ToSchema)]
+pub struct RoleSyncRequest {
     #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
     user: UserId,
+    /// `creator`, `administrator`, or one of those that the server is set to (`GENIE_ROLES`); with a Directus one of its roles.
+    /// Without `admin_access`, `administrator` administers and every other role does not.
+    #[schema(min_length = 1, max_length = 64)]
     role: Option<String>,
+    /// `starter`, `creator`, `pro` or `studio`; `freemium` and `elite` are older names of the first and the last.
     tier: Option<String>,
+    /// Only `active` may act. The others are `suspended`, `draft`, `invited`, `unverified` and `archived`.
     status: Option<String>,
+    /// Whether the user administers.
     admin_access: Option<bool>,
 }
 
-impl RbacSync {
+#[derive(Serialize, ToSchema)]
+pub struct SyncedAccount {
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+    /// Whether it was not so before.
+    changed: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct PasswordReset {
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+    /// For `POST /auth/password/reset`.
+    token: String,
+    /// An hour later.
+    expires_at: Time,
+}
+
+/// A login as its user sees it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
+pub struct LoginSession {
+    #[schema(format = Uuid)]
+    id: String,
+    /// Whether this request's token is of this login.
+    current: bool,
+    /// The client's name for itself when it logged in.
+    #[schema(required)]
+    user_agent: Option<String>,
+    created_at: Time,
+    /// When its tokens were last refreshed.
+    last_used_at: Time,
+    /// Unless it is refreshed before.
+    expires_at: Time,
+}
+
+impl LoginSession {
+    /// `login` is that of the token by which its user looks.
+    pub fn new(session: &Session, login: Option<Uuid>) -> Self {
+        Self {
+            id: session.family.clone(),
+            current: login.is_some_and(|login| login.to_string() == session.family),
+            user_agent: session.agent.clone(),
+            created_at: session.created_at.into(),
+            last_used_at: session.used_at.into(),
+            expires_at: session.expires_at.into(),
+        }
+    }
+}
+
+impl RoleSyncRequest {
     fn wanted(self) -> Result<AccountSync, ApiError> {
         let tier = match self.tier.as_deref() {
             None => None,
@@ -70,21 +129,18 @@ impl RbacSync {
 /// `POST /api/rbac-sync`
 pub async fn sync(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     SecretCaller(caller): SecretCaller,
-    Body(body): Body<RbacSync>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
+    Body(body): Body<RoleSyncRequest>,
+) -> Result<Written<SyncedAccount>, ApiError> {
+    let asking = idempotency_key.asking(&app, &caller)?;
     let user = body.user;
     let wanted = body.wanted()?;
     if let Some(role) = &wanted.role {
         roles::check(&app, role).await?;
     }
-    let done = app.write.accounts.sync(user, wanted, asking).await?;
-    Ok(response::written(
-        json!({"userId": user, "changed": done.outcome["changed"]}),
-        done.position,
-    ))
+    let (changed, position) = app.write.accounts.sync(user, wanted, asking).await?;
+    Ok(Written(SyncedAccount { user, changed }, position))
 }
 
 /// `POST /api/admin/users/{id}/password-reset`. The token is shown once: only its hash is kept.
@@ -92,72 +148,65 @@ pub async fn offer_reset(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
     path: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<PasswordReset>, ApiError> {
     let user: UserId = path.parse().map_err(|_| ApiError::NotFound("user"))?;
     let offered = app
         .write
         .accounts
         .offer_reset(user, caller.metadata())
         .await?;
-    let shown = json!({
-        "userId": user, "token": offered.token.expose_secret(), "expires_at": offered.link.expires_at.rfc3339(),
-    });
-    Ok(response::written(shown, offered.position))
+    let reset = PasswordReset {
+        user,
+        token: offered.token.expose_secret().to_owned(),
+        expires_at: offered.link.expires_at.into(),
+    };
+    Ok(Written(reset, offered.position))
 }
 
 /// `GET /api/me/sessions`
-pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
+pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<Page<LoginSession>, ApiError> {
     let sessions = app
         .log
         .sessions()
         .of_user(user.account.user, app.log.clock().now())
         .await?;
-    Ok(response::list(
-        sessions
-            .iter()
-            .map(|session| shown(session, user.login))
+    let sessions = sessions.iter();
+    Ok(Page {
+        data: sessions
+            .map(|session| LoginSession::new(session, user.login))
             .collect(),
-        None,
-    ))
-}
-
-/// A login as its user sees it, by a token of that or another login.
-pub fn shown(session: &Session, login: Option<Uuid>) -> Value {
-    json!({
-        "id": session.family, "current": login.is_some_and(|login| login.to_string() == session.family),
-        "user_agent": session.agent, "created_at": session.created_at.rfc3339(),
-        "last_used_at": session.used_at.rfc3339(), "expires_at": session.expires_at.rfc3339(),
+        next_cursor: None,
     })
 }
 
 /// `DELETE /api/me/sessions`: logged out everywhere, here as well.
 pub async fn end_sessions(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<NoFields>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let done = app
         .write
         .accounts
         .end_sessions(user.account.user, asking)
         .await?;
-    Ok(response::written(json!({}), done.position))
+    Ok(Written(NoFields {}, done.position))
 }
 
 /// `DELETE /api/me/sessions/{id}`
 pub async fn end_session(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<NoFields>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let login: Uuid = id.parse().map_err(|_| ApiError::NotFound("session"))?;
     let done = app
         .write
         .accounts
         .end_session(user.account.user, login, asking)
         .await?;
-    Ok(response::written(json!({}), done.position))
+    Ok(Written(NoFields {}, done.position))
 }

@@ -1,10 +1,11 @@
-//! Proofs (contract, section 9): that a fact stands in the log under a signed head, and that the log only grew.
+//! Proofs (docs/api.md, Audit): that a fact stands in the log under a signed head, and that the log only grew.
 
 use actix_web::{
     HttpResponse,
     web::{Data, Query},
 };
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use crate::{
     app::App,
@@ -16,9 +17,14 @@ use crate::{
     },
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ProofQuery {
+    /// As `Genie-Position` answered it, or the number that `genie audit` shows.
+    #[param(example = "cDE6MTI")]
     position: String,
+    /// Prove also that the log only grew since it had so many facts: the size of a head that was kept.
+    #[param(minimum = 1)]
     from: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Who is calling (contract, section 1): a handler's parameter says who may. It is made here or the request is refused, so that a
+//! Who is calling: a handler's parameter says who may. It is made here or the request is refused, so that a
 //! handler which forgets one has nobody to ask the write side for. `authenticate` reads what a request shows of its sender.
 
 use std::{future::Future, marker::PhantomData, pin::Pin};

@@ -1,13 +1,10 @@
-//! Captions (contract, section 6).
+//! Captions (docs/api.md, Captions).
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Query},
-};
+use actix_web::web::{Data, Query};
 use genie_events::caption::{Brief, Length, Platform};
 use genie_projections::captions::CaptionRow;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -15,21 +12,79 @@ use crate::{
         body::Body,
         caller::ActingUser,
         error::ApiError,
-        idempotency, read_your_writes,
-        response::{self, PageQuery},
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{self, Page, PageQuery, Written},
+        words::{self, Time},
     },
 };
 
-#[derive(Deserialize)]
-pub struct Wanted {
+/// A caption to be written. A blank text counts as absent.
+#[derive(Deserialize, ToSchema)]
+pub struct CaptionRequest {
+    /// `onlyfans` by default.
+    #[schema(value_type = Option<words::CaptionPlatform>)]
     platform: Option<String>,
+    /// `playful` by default.
+    #[schema(max_length = 500)]
     tone: Option<String>,
+    /// `new content drop` by default.
+    #[schema(max_length = 500)]
     topic: Option<String>,
+    /// `medium` by default: 1 to 2, 2 to 4, 4 to 8 sentences. The platform's cap beats it.
+    #[schema(value_type = Option<words::CaptionLength>)]
     length: Option<String>,
+    /// The name on the platform of the person who posts it.
+    #[schema(max_length = 500)]
     platform_username: Option<String>,
 }
 
-impl Wanted {
+#[derive(Serialize, ToSchema)]
+pub struct GeneratedCaption {
+    caption: String,
+    model: String,
+    #[schema(value_type = words::CaptionPlatform)]
+    platform: &'static str,
+    /// There, and true, when the caption had to be cut at the platform's cap.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+/// A caption as its user sees it.
+#[derive(Serialize, ToSchema)]
+pub struct Caption {
+    #[schema(format = Uuid)]
+    id: String,
+    /// `writing`, `completed` or `failed`.
+    status: String,
+    #[schema(value_type = words::CaptionPlatform)]
+    platform: String,
+    /// Null until it is written.
+    #[schema(required)]
+    caption: Option<String>,
+    /// The model that wrote it.
+    #[schema(required)]
+    model: Option<String>,
+    /// Whether it was cut at the platform's cap.
+    truncated: bool,
+    created_at: Time,
+}
+
+impl From<&CaptionRow> for Caption {
+    fn from(row: &CaptionRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            status: row.status.clone(),
+            platform: row.platform.clone(),
+            caption: row.caption.clone(),
+            model: row.model.clone(),
+            truncated: row.truncated,
+            created_at: row.created_at.into(),
+        }
+    }
+}
+
+impl CaptionRequest {
     fn brief(self) -> Result<Brief, ApiError> {
         let platform = match &self.platform {
             None => Platform::default(),
@@ -65,25 +120,27 @@ impl Wanted {
 /// `POST /api/captions/generate`
 pub async fn generate(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
-    Body(body): Body<Wanted>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+    Body(body): Body<CaptionRequest>,
+) -> Result<Written<GeneratedCaption>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let brief = body.brief()?;
     let platform = brief.platform;
     match app
         .write
-        .supervisor
-        .caption(user.account.user, brief, asking)
+        .captions
+        .write(user.account.user, brief, asking)
         .await?
     {
         Ok((written, position)) => {
-            let mut fields = json!({"caption": written.text, "model": written.model, "platform": platform.as_str()});
-            if written.truncated {
-                fields["truncated"] = true.into();
-            }
-            Ok(response::written(fields, position))
+            let caption = GeneratedCaption {
+                caption: written.text,
+                model: written.model,
+                platform: platform.as_str(),
+                truncated: written.truncated,
+            };
+            Ok(Written(caption, position))
         }
         Err((failure, position)) => Err(ApiError::Model {
             failure,
@@ -96,25 +153,20 @@ pub async fn generate(
 /// `GET /api/captions`
 pub async fn list(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, limit) = (user.account.user, page.limit()?);
-    read_your_writes::wait(&app, &request, "captions", Some(id)).await?;
+) -> Result<Page<Caption>, ApiError> {
+    let id = user.account.user;
+    let limit = page.limit()?;
+    min_position.wait(&app, "captions", Some(id)).await?;
     let rows = app
         .reads
         .captions
         .list(id, page.after_number()?, limit)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| row.position.to_string());
-    Ok(response::list(rows.iter().map(shown).collect(), next))
-}
-
-/// As its user sees it.
-pub fn shown(row: &CaptionRow) -> Value {
-    json!({
-        "id": row.id, "status": row.status, "platform": row.platform, "caption": row.caption, "model": row.model,
-        "truncated": row.truncated, "created_at": row.created_at.rfc3339(),
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
+        data: rows.iter().map(Caption::from).collect(),
     })
 }

@@ -1,4 +1,4 @@
-//! Chat (contract, section 7): a turn is asked, streamed, resumed, stopped; sessions and messages are read.
+//! Chat (docs/api.md, Chat): a turn is asked, streamed, resumed, stopped; sessions and messages are read.
 
 use std::time::Duration;
 
@@ -6,16 +6,17 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::turn_feed::{Progress, Stage};
+use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
 use genie_log::load_users::Waking;
 use genie_projections::{
     accounts::AccountRow,
     chats::{ChatRow, MessageRow},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::{sync::watch, time::timeout};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     app::App,
@@ -23,9 +24,10 @@ use crate::{
         body::Body,
         caller::ActingUser,
         error::ApiError,
-        read_your_writes,
-        response::{self, PageQuery},
+        read_your_writes::MinPosition,
+        response::{self, Answer, Page, PageQuery},
         sse,
+        words::{self, Time},
     },
 };
 
@@ -37,11 +39,97 @@ const OPENS_AFTER: Duration = Duration::from_millis(250);
 const MAX_SESSION_NAME: usize = 200;
 const MAX_MESSAGE: usize = 100_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Question {
+    /// At most 100000 bytes, not blank.
+    #[schema(min_length = 1, max_length = 100_000)]
     message: String,
+    /// Names a session of the caller's; `genie-<userId>` by default. At most 200 characters.
     #[serde(rename = "sessionId")]
+    #[schema(max_length = 200)]
     session: Option<String>,
+}
+
+/// A session as its user sees it.
+#[derive(Serialize, ToSchema)]
+pub struct ChatSession {
+    /// The session's name, as `sessionId` gave it.
+    id: String,
+    /// The same as `id`.
+    title: String,
+    #[schema(minimum = 0)]
+    message_count: i64,
+    /// The turn under way.
+    #[schema(required, format = Uuid)]
+    running_turn: Option<String>,
+    created_at: Time,
+    /// When something was last said.
+    updated_at: Time,
+}
+
+impl From<&ChatRow> for ChatSession {
+    fn from(row: &ChatRow) -> Self {
+        Self {
+            id: row.name.clone(),
+            title: row.name.clone(),
+            message_count: row.message_count,
+            running_turn: row.running_turn.clone(),
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
+        }
+    }
+}
+
+/// A message as its user sees it.
+#[derive(Serialize, ToSchema)]
+pub struct Message {
+    #[schema(format = Uuid)]
+    id: String,
+    /// The turn.
+    #[serde(rename = "turnId")]
+    #[schema(format = Uuid)]
+    turn: String,
+    /// `user` or `assistant`.
+    role: String,
+    /// Of an answer, as far as it came.
+    content: String,
+    /// How the turn ended; of answers only.
+    #[schema(required, value_type = Option<words::Outcome>)]
+    outcome: Option<String>,
+    created_at: Time,
+    /// Why it failed, for people; there when it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Why it failed, for programs; there when it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+}
+
+impl From<&MessageRow> for Message {
+    fn from(row: &MessageRow) -> Self {
+        let failure = row
+            .detail
+            .as_ref()
+            .and_then(|detail| detail.failure.as_ref());
+        Self {
+            id: row.id.clone(),
+            turn: row.turn.clone(),
+            role: row.role.clone(),
+            content: row.content.clone(),
+            outcome: row.outcome.clone(),
+            created_at: row.created_at.into(),
+            error: failure.map(|failure| failure.sentence.clone()),
+            code: failure.map(|failure| failure.code.clone()),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct StoppedTurn {
+    #[serde(rename = "turnId")]
+    #[schema(value_type = Uuid)]
+    turn: TurnId,
+    stopped: bool,
 }
 
 /// `POST /api/genie/stream-chat`
@@ -70,7 +158,7 @@ pub async fn ask(
     }
     let mut asked = app
         .write
-        .supervisor
+        .chats
         .ask(id, session, body.message, user.caller.metadata())
         .await?;
     if let Ok(Some((failure, position))) =
@@ -91,11 +179,11 @@ pub async fn ask(
 }
 
 /// Waits for the first sign of a turn: its failure when that is the first, `None` when the stream is to open.
-async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Failure, u64)> {
-    let is_sign = |progress: &Progress| {
+async fn early_failure(progress: &mut watch::Receiver<TurnProgress>) -> Option<(Failure, u64)> {
+    let is_sign = |progress: &TurnProgress| {
         !progress.text.is_empty()
             || progress.ended.is_some()
-            || matches!(progress.stage, Stage::Queued { .. })
+            || matches!(progress.stage, TurnStage::Queued { .. })
     };
     let progress = progress.wait_for(is_sign).await.ok()?;
     let ended = progress
@@ -158,8 +246,10 @@ fn gated(app: &App, next_step: &str) -> HttpResponse {
         .body(events.concat())
 }
 
-#[derive(Deserialize)]
-pub struct Resume {
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ResumeQuery {
+    /// How far the reader is: the n of the last event it has. `Last-Event-ID` goes before.
     after: Option<u64>,
 }
 
@@ -167,9 +257,10 @@ pub struct Resume {
 pub async fn resume(
     app: Data<App>,
     request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     turn: Path<String>,
-    query: Query<Resume>,
+    query: Query<ResumeQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let turn = turn_id(&turn)?;
     let id = user.account.user;
@@ -186,7 +277,7 @@ pub async fn resume(
             })?,
         None => query.after.unwrap_or(0),
     };
-    let source = find(&app, &request, id, turn).await?;
+    let source = find(&app, &min_position, id, turn).await?;
     if let Source::Stored = source {
         let kept = app.reads.chats.turn(id, turn).await?;
         let ended_at = kept
@@ -206,78 +297,77 @@ pub async fn resume(
 /// A turn of this user: running here, or known to the read side.
 async fn find(
     app: &App,
-    request: &HttpRequest,
+    min_position: &MinPosition,
     user: UserId,
     turn: TurnId,
 ) -> Result<Source, ApiError> {
-    if let Some(progress) = app.write.supervisor.feeds().find(turn, user) {
+    if let Some(progress) = app.write.chats.progress(turn, user) {
         return Ok(Source::Live(progress));
     }
-    read_your_writes::wait(app, request, "chats", Some(user)).await?;
-    match app.reads.chats.turn(user, turn).await?.is_empty() {
-        true => Err(ApiError::NotFound("turn")),
-        false => Ok(Source::Stored),
+    min_position.wait(app, "chats", Some(user)).await?;
+    if app.reads.chats.turn(user, turn).await?.is_empty() {
+        return Err(ApiError::NotFound("turn"));
     }
+    Ok(Source::Stored)
 }
 
 /// `DELETE /api/genie/turns/{turn}`: stops it, at the model server too. Stopping what has ended is no error.
 pub async fn stop(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     turn: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<StoppedTurn>, ApiError> {
     let turn = turn_id(&turn)?;
-    let source = find(&app, &request, user.account.user, turn).await?;
-    app.write.supervisor.stop(turn).await?;
+    let source = find(&app, &min_position, user.account.user, turn).await?;
+    app.write.chats.stop(turn).await?;
     if let Source::Live(progress) = source {
         let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // either way it was told
     }
-    Ok(response::ok(json!({"turnId": turn, "stopped": true})))
+    Ok(Answer(StoppedTurn {
+        turn,
+        stopped: true,
+    }))
 }
 
-async fn ended(mut progress: watch::Receiver<Progress>) {
+async fn ended(mut progress: watch::Receiver<TurnProgress>) {
     let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended too
 }
 
 /// `GET /api/genie/sessions`
 pub async fn sessions(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, limit) = (user.account.user, page.limit()?);
-    read_your_writes::wait(&app, &request, "chats", Some(id)).await?;
+) -> Result<Page<ChatSession>, ApiError> {
+    let id = user.account.user;
+    let limit = page.limit()?;
+    min_position.wait(&app, "chats", Some(id)).await?;
     let rows = app
         .reads
         .chats
         .sessions(id, page.after_pair()?, limit)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| {
-        format!("{}/{}", row.updated_at.0, row.id)
-    });
-    Ok(response::list(rows.iter().map(shown).collect(), next))
-}
-
-/// A session as its user sees it.
-pub fn shown(row: &ChatRow) -> Value {
-    json!({
-        "id": row.name, "title": row.name, "message_count": row.message_count, "running_turn": row.running_turn,
-        "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| {
+            format!("{}/{}", row.updated_at.0, row.id)
+        }),
+        data: rows.iter().map(ChatSession::from).collect(),
     })
 }
 
 /// `GET /api/genie/sessions/{session}/messages`, oldest first.
 pub async fn messages(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     session: Path<String>,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, limit) = (user.account.user, page.limit()?);
-    read_your_writes::wait(&app, &request, "chats", Some(id)).await?;
+) -> Result<Page<Message>, ApiError> {
+    let id = user.account.user;
+    let limit = page.limit()?;
+    min_position.wait(&app, "chats", Some(id)).await?;
     let session: SessionId = app.log.hashes().session(id, &session);
     let rows = app
         .reads
@@ -285,28 +375,10 @@ pub async fn messages(
         .messages(id, session, page.after_number()?.unwrap_or(0), limit)
         .await?;
     let rows = rows.ok_or(ApiError::NotFound("session"))?;
-    let next = response::next_cursor(&rows, limit, |row| row.position.to_string());
-    Ok(response::list(
-        rows.iter().map(shown_message).collect(),
-        next,
-    ))
-}
-
-/// A message as its user sees it.
-pub fn shown_message(row: &MessageRow) -> Value {
-    let mut message = json!({
-        "id": row.id, "turnId": row.turn, "role": row.role, "content": row.content, "outcome": row.outcome,
-        "created_at": row.created_at.rfc3339(),
-    });
-    if let Some(failure) = row
-        .detail
-        .as_ref()
-        .and_then(|detail| detail.failure.as_ref())
-    {
-        message["error"] = Value::from(failure.sentence.clone());
-        message["code"] = Value::from(failure.code.clone());
-    }
-    message
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
+        data: rows.iter().map(Message::from).collect(),
+    })
 }
 
 fn turn_id(text: &str) -> Result<TurnId, ApiError> {

@@ -1,14 +1,11 @@
-//! Credentials (contract, section 4). Bodies that carry secrets are never logged and never in an error.
+//! Credentials (docs/api.md, Credentials). Bodies that carry secrets are never logged and never in an error.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Path, Query},
-};
-use genie_actors::credentials::{Holding, Target};
-use genie_events::{CredentialId, Timestamp, credential::CredentialKind};
+use actix_web::web::{Data, Path, Query};
+use genie_actors::credentials::{CredentialDetails, StoreTarget};
+use genie_events::{CredentialId, credential::CredentialKind};
 use genie_projections::credentials::CredentialRow;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -16,8 +13,10 @@ use crate::{
         body::Body,
         caller::{SecretCaller, UserCaller},
         error::ApiError,
-        idempotency, read_your_writes,
-        response::{self, PageQuery},
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{self, Answer, Page, PageQuery, Written},
+        words::{self, Time},
     },
 };
 
@@ -34,24 +33,37 @@ pub mod session;
 
 use secret::SecretFields;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct NewProfile {
+    /// 1 to 64 characters, none of them control characters; lower-cased.
+    #[schema(min_length = 1, max_length = 64)]
     platform: String,
+    #[schema(value_type = words::Secret)]
     credentials: SecretFields,
+    /// At most 200 characters, none of them control characters.
+    #[schema(max_length = 200)]
     platform_username: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct StoredCredential {
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
+    /// Whether the same was held before.
+    updated: bool,
 }
 
 /// `POST /api/credentials/create-profile`
 pub async fn create_profile(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<NewProfile>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<StoredCredential>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let platform_username = checked_username("platform_username", body.platform_username)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Profile,
         platform,
         platform_username,
@@ -60,22 +72,24 @@ pub async fn create_profile(
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
-    Ok(response::written(
-        json!({"id": stored.id, "updated": stored.updated}),
-        stored.position,
-    ))
+    let credential = StoredCredential {
+        id: stored.id,
+        updated: stored.updated,
+    };
+    Ok(Written(credential, stored.position))
 }
 
 /// However it is written, a platform is one platform.
 fn checked_platform(platform: &str) -> Result<String, ApiError> {
     let platform = platform.trim().to_lowercase();
-    match (1..=64).contains(&platform.chars().count()) && !platform.chars().any(char::is_control) {
-        true => Ok(platform),
-        false => Err(ApiError::field("`platform` must have 1 to 64 characters")),
+    let has_length = (1..=64).contains(&platform.chars().count());
+    if !has_length || platform.chars().any(char::is_control) {
+        return Err(ApiError::field("`platform` must have 1 to 64 characters"));
     }
+    Ok(platform)
 }
 
 fn checked_username(field: &str, username: Option<String>) -> Result<Option<String>, ApiError> {
@@ -89,135 +103,195 @@ fn checked_username(field: &str, username: Option<String>) -> Result<Option<Stri
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct ChangedProfile {
+    /// The credential. `creatorProfileId` is another name for it; one of them, not both.
     #[serde(alias = "creatorProfileId")]
+    #[schema(format = Uuid)]
     id: String,
+    #[schema(value_type = words::Secret)]
     credentials: SecretFields,
+    /// A new name there; without it the name stays.
+    #[schema(max_length = 200)]
     platform_username: Option<String>,
 }
 
 /// `POST /api/credentials/update-profile-creds`
 pub async fn update_profile(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<ChangedProfile>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<StoredCredential>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let id = credential_id(&body.id)?;
-    let target = Target::Existing {
+    let target = StoreTarget::Existing {
         id,
         platform_username: checked_username("platform_username", body.platform_username)?,
     };
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
-    Ok(response::written(
-        json!({"id": stored.id, "updated": true}),
-        stored.position,
-    ))
+    let credential = StoredCredential {
+        id: stored.id,
+        updated: true,
+    };
+    Ok(Written(credential, stored.position))
 }
 
-#[derive(Deserialize)]
-pub struct ServerStore {
+#[derive(Deserialize, ToSchema)]
+pub struct ReplacedProfile {
     #[serde(rename = "creatorProfileId")]
+    #[schema(format = Uuid)]
     id: String,
+    #[schema(value_type = words::Secret)]
     credentials: SecretFields,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ReplacedCredential {
+    #[serde(rename = "creatorProfileId")]
+    #[schema(value_type = Uuid)]
+    profile: CredentialId,
+    /// The same as `creatorProfileId`.
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
 }
 
 /// `POST /api/credentials/store`
 pub async fn store(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     SecretCaller(caller): SecretCaller,
-    Body(body): Body<ServerStore>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
-    let (id, secret) = (credential_id(&body.id)?, body.credentials.plaintext()?);
+    Body(body): Body<ReplacedProfile>,
+) -> Result<Written<ReplacedCredential>, ApiError> {
+    let asking = idempotency_key.asking(&app, &caller)?;
+    let id = credential_id(&body.id)?;
+    let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store_for_owner(&app.write.users, &caller, asking, id, secret)
+        .credentials
+        .store_for_owner(&caller, asking, id, secret)
         .await?;
-    Ok(response::written(
-        json!({"creatorProfileId": stored.id, "id": stored.id}),
-        stored.position,
-    ))
+    let credential = ReplacedCredential {
+        profile: stored.id,
+        id: stored.id,
+    };
+    Ok(Written(credential, stored.position))
+}
+
+/// A credential as its owner sees it: everything but the secret.
+#[derive(Serialize, ToSchema)]
+pub struct Credential {
+    #[schema(format = Uuid)]
+    pub id: String,
+    #[schema(value_type = words::KindOfCredential)]
+    kind: String,
+    platform: String,
+    #[schema(required)]
+    platform_username: Option<String>,
+    created_at: Time,
+    updated_at: Time,
+    /// When a session is over; null where its cookies do not tell, and for the other kinds.
+    #[schema(required)]
+    expires_at: Option<Time>,
+    #[schema(required)]
+    last_revealed_at: Option<Time>,
+    /// The kind of caller: `shared_secret`, `service_key` or `user`.
+    #[schema(required)]
+    last_revealed_by: Option<String>,
+}
+
+impl From<&CredentialRow> for Credential {
+    fn from(row: &CredentialRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            kind: row.kind.clone(),
+            platform: row.platform.clone(),
+            platform_username: row.platform_username.clone(),
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
+            expires_at: row.expires_at.map(Time::from),
+            last_revealed_at: row.last_revealed_at.map(Time::from),
+            last_revealed_by: row.last_revealed_by.clone(),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RemovedCredential {
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
+    removed: bool,
 }
 
 /// `GET /api/credentials`
 pub async fn list(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: UserCaller,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, limit) = (user.account.user, page.limit()?);
-    read_your_writes::wait(&app, &request, "credentials", Some(id)).await?;
+) -> Result<Page<Credential>, ApiError> {
+    let id = user.account.user;
+    let limit = page.limit()?;
+    min_position.wait(&app, "credentials", Some(id)).await?;
     let rows = app
         .reads
         .credentials
         .list(id, page.after_pair()?, limit)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| {
-        format!("{}/{}", row.created_at.0, row.id)
-    });
-    Ok(response::list(rows.iter().map(shown).collect(), next))
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| {
+            format!("{}/{}", row.created_at.0, row.id)
+        }),
+        data: rows.iter().map(Credential::from).collect(),
+    })
 }
 
 /// `GET /api/credentials/{id}`
 pub async fn show(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: UserCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<Credential>, ApiError> {
     let credential = credential_id(&id)?;
-    read_your_writes::wait(&app, &request, "credentials", Some(user.account.user)).await?;
+    min_position
+        .wait(&app, "credentials", Some(user.account.user))
+        .await?;
     let row = app
         .reads
         .credentials
         .get(user.account.user, credential)
         .await?;
-    Ok(response::ok(shown(
-        &row.ok_or(ApiError::NotFound("credential"))?,
-    )))
+    let row = row.ok_or(ApiError::NotFound("credential"))?;
+    Ok(Answer(Credential::from(&row)))
 }
 
 /// `DELETE /api/credentials/{id}`
 pub async fn remove(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<RemovedCredential>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let credential = credential_id(&id)?;
     let done = app
         .write
-        .vault
-        .remove(&app.write.users, user.account.user, credential, asking)
+        .credentials
+        .remove(user.account.user, credential, asking)
         .await?;
-    Ok(response::written(
-        json!({"id": credential, "removed": true}),
-        done.position,
-    ))
+    let removed = RemovedCredential {
+        id: credential,
+        removed: true,
+    };
+    Ok(Written(removed, done.position))
 }
 
 fn credential_id(text: &str) -> Result<CredentialId, ApiError> {
     text.parse().map_err(|_| ApiError::NotFound("credential"))
-}
-
-/// As its owner sees it: everything but the secret.
-pub fn shown(row: &CredentialRow) -> Value {
-    json!({
-        "id": row.id, "kind": row.kind, "platform": row.platform, "platform_username": row.platform_username,
-        "created_at": row.created_at.rfc3339(), "updated_at": row.updated_at.rfc3339(),
-        "expires_at": row.expires_at.map(Timestamp::rfc3339),
-        "last_revealed_at": row.last_revealed_at.map(Timestamp::rfc3339), "last_revealed_by": row.last_revealed_by,
-    })
 }

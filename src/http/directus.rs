@@ -8,14 +8,13 @@
 use std::net::IpAddr;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, Responder,
     http::StatusCode,
     web::{self, Data},
 };
 use genie_events::{Metadata, email::normalise};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
@@ -27,8 +26,13 @@ use crate::{
         body::{Body, JsonObject},
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
         error::{ApiError, DirectusError},
-        identity::{self, Registration, check_guesser, check_registration},
-        request, response,
+        identity::{
+            self, Login, Refresh, RegisteredUser, Registration, check_guesser, check_mode,
+            check_registration,
+        },
+        read_your_writes::MinPosition,
+        request,
+        response::Written,
     },
     identity::{
         directus::{
@@ -109,21 +113,6 @@ fn refused(status: u16, code: &str) -> DirectusError {
     })
 }
 
-#[derive(Deserialize)]
-pub struct Login {
-    email: String,
-    password: SecretString,
-    otp: Option<String>,
-    mode: Option<String>,
-}
-
-fn check_mode(mode: Option<&str>) -> Result<(), ApiError> {
-    match mode {
-        None | Some("json") => Ok(()),
-        Some(_) => Err(ApiError::field("`mode` must be `json`")),
-    }
-}
-
 fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes.
 }
@@ -146,8 +135,8 @@ pub async fn log_in(
     check_guesser(&app, &guesser)?;
     let mut body =
         json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
-    if let Some(otp) = login.otp {
-        body["otp"] = otp.into();
+    if let Some(otp) = &login.otp {
+        body["otp"] = otp.expose_secret().into();
     }
     let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(&request))
@@ -160,12 +149,6 @@ pub async fn log_in(
         app.login_limiter.count(&guesser, Instant::now());
     }
     passed_on(reply)
-}
-
-#[derive(Deserialize)]
-pub struct Refresh {
-    refresh_token: SecretString,
-    mode: Option<String>,
 }
 
 /// `POST /auth/refresh`: one request to Directus for all who send the same token.
@@ -224,11 +207,14 @@ pub async fn pass_password_on(
 pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
+    min_position: MinPosition,
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
     if user.caller.is_impersonator() {
         // Directus does not know the tokens of impersonations.
-        return identity::show_me(app, request, DirectusActingUser(user)).await;
+        let user = DirectusActingUser(user);
+        let shown = identity::show_me(app, request.clone(), min_position, user).await?;
+        return Ok(shown.respond_to(&request));
     }
     let asking = UpstreamRequest::new(Method::GET, "/users/me")
         .authorized(bearer(own_token(&request)?))
@@ -342,7 +328,7 @@ pub async fn register(
     app: Data<App>,
     request: HttpRequest,
     Body(body): Body<Registration>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<RegisteredUser>, ApiError> {
     check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
@@ -372,8 +358,8 @@ pub async fn register(
         },
         NotRegistered::Unknown => ApiError::RegistrationUnknown(not.to_string()),
     })?;
-    Ok(response::written(
-        json!({"userId": registered.user}),
-        registered.position,
-    ))
+    let user = RegisteredUser {
+        user: registered.user,
+    };
+    Ok(Written(user, registered.position))
 }

@@ -1,4 +1,4 @@
-//! The feed (contract, section 9): facts as CloudEvents 1.0 in JSON, in pages or live. `data` holds an event's non-personal
+//! The feed (docs/api.md, Feed): facts as CloudEvents 1.0 in JSON, in pages or live. `data` holds an event's non-personal
 //! fields, by the written list of `genie_events::Event::clear`, or all of them for those who may and want to: then it is a fact
 //! that they did. Secrets are not in facts at all.
 
@@ -14,13 +14,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, warn};
+use utoipa::IntoParams;
 
 use crate::{
     app::App,
     http::{
         caller::{ActingUser, Operator, ReadsEvents},
         error::ApiError,
-        read_your_writes, response, sse,
+        read_your_writes::MinPosition,
+        response, sse,
     },
 };
 
@@ -33,13 +35,27 @@ const RECHECK: Duration = Duration::from_secs(10);
 /// Rows of one reading for a live stream.
 const LIVE: usize = 200;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FeedQuery {
+    /// Events after this cursor; without it, from the first. Anything but a cursor is 400.
     after: Option<String>,
+    /// 1 to 500, 50 by default; a live stream has none.
+    #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
+    /// Types separated by commas; one that ends in `.*` stands for all types that begin so.
+    #[param(example = "job.*,credential.revealed")]
     types: Option<String>,
+    /// Only this user's events. Users read their own events alone.
+    #[param(format = Uuid)]
     user: Option<String>,
+    /// Only events of these slices, for sharing the work among subscribers: a range within 0-1023. All events of a user have one
+    /// slice.
+    #[param(pattern = "^[0-9]+-[0-9]+$", example = "0-511")]
     slices: Option<String>,
+    /// `true`: `data` holds all fields, also what is personal. For administrators, holders of the shared secret, and of a service
+    /// key with `events:read:personal`, which need not ask. That they read so is a fact (`access.personal_read`), durable before
+    /// the answer; the same caller's next readings, of the same `user`, are covered by it for a minute on that server.
     personal: Option<bool>,
 }
 
@@ -118,21 +134,22 @@ async fn shows(
     filter: &Filter,
 ) -> Result<Shows, ApiError> {
     let may = caller.is_admin() || caller.has_scope(Scope::EventsReadPersonal);
-    match asked.unwrap_or(may && caller.is_service_key()) {
-        false => Ok(Shows::Clear),
-        true if may => {
-            app.write.access.personal_read(caller, filter.user).await?;
-            Ok(Shows::All)
-        }
-        true => Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal)),
+    let wants_all = asked.unwrap_or(may && caller.is_service_key());
+    if !wants_all {
+        return Ok(Shows::Clear);
     }
+    if !may {
+        return Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal));
+    }
+    app.write.access.personal_read(caller, filter.user).await?;
+    Ok(Shows::All)
 }
 
 impl Filter {
     fn wants(&self, row: &StoredRow) -> bool {
-        let type_matches = |wanted: &String| match wanted.ends_with('.') {
-            true => row.event_type.starts_with(wanted.as_str()),
-            false => row.event_type == *wanted,
+        let type_matches = |wanted: &String| {
+            let is_prefix = wanted.ends_with('.') && row.event_type.starts_with(wanted.as_str());
+            is_prefix || row.event_type == *wanted
         };
         (self.types.is_empty() || self.types.iter().any(type_matches))
             && self.user.is_none_or(|user| row.user() == Some(user))
@@ -144,18 +161,20 @@ impl Filter {
 pub async fn all(
     app: Data<App>,
     request: HttpRequest,
+    min_position: MinPosition,
     operator: Operator<ReadsEvents>,
     query: Query<FeedQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let filter = query.filter()?;
     let shows = shows(&app, &operator.caller, query.personal, &filter).await?;
-    answer::<Operator<ReadsEvents>>(&app, &request, &query, filter, shows).await
+    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, shows).await
 }
 
 /// `GET /api/me/events`: one's own.
 pub async fn mine(
     app: Data<App>,
     request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     query: Query<FeedQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -163,42 +182,30 @@ pub async fn mine(
         user: Some(user.account.user),
         ..query.filter()?
     };
-    answer::<ActingUser>(&app, &request, &query, filter, Shows::Clear).await
+    answer::<ActingUser>(&app, &request, &min_position, &query, filter, Shows::Clear).await
 }
 
 async fn answer<C: FromRequest + 'static>(
     app: &Data<App>,
     request: &HttpRequest,
+    min_position: &MinPosition,
     query: &FeedQuery,
     filter: Filter,
     shows: Shows,
 ) -> Result<HttpResponse, ApiError> {
-    read_your_writes::wait_for_log(app, request).await?;
+    min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
     let accept = request
         .headers()
         .get(ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or("");
-    match accept.contains("text/event-stream") {
-        true => Ok(live::<C>(
-            app.log.clone(),
-            request.clone(),
-            after,
-            filter,
-            shows,
-        )),
-        false => {
-            page(
-                &app.log,
-                after,
-                response::limit(query.limit)? as usize,
-                &filter,
-                shows,
-            )
-            .await
-        }
+    if accept.contains("text/event-stream") {
+        let log = app.log.clone();
+        return Ok(live::<C>(log, request.clone(), after, filter, shows));
     }
+    let limit = response::limit(query.limit)? as usize;
+    page(&app.log, after, limit, &filter, shows).await
 }
 
 async fn page(
@@ -208,7 +215,8 @@ async fn page(
     filter: &Filter,
     shows: Shows,
 ) -> Result<HttpResponse, ApiError> {
-    let (mut data, mut scanned) = (Vec::with_capacity(limit), 0);
+    let mut data = Vec::with_capacity(limit);
+    let mut scanned = 0;
     'reading: while scanned < SCANNED {
         let rows = log.rows(after, 500).await?;
         if rows.is_empty() {
@@ -239,7 +247,8 @@ fn live<C: FromRequest + 'static>(
 ) -> HttpResponse {
     let mut follower = log.follow(after);
     let opened = Instant::now();
-    let (mut sent, mut checked) = (opened, opened);
+    let mut sent = opened;
+    let mut checked = opened;
     let stream = async_stream::stream! {
         yield Ok::<_, actix_web::Error>(sse::retry());
         while opened.elapsed() < LONGEST {

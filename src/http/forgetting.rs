@@ -1,4 +1,4 @@
-//! Forgetting (contract, section 2): by one's own wish after a time in which it can be undone, at once by an administrator.
+//! Forgetting (docs/api.md, Forgetting): by one's own wish after a time in which it can be undone, at once by an administrator.
 
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use actix_web::{
 use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
 use genie_log::forgetting::{Forgetting, Stage};
 use secrecy::SecretString;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tracing::Instrument;
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -21,22 +22,76 @@ use crate::{
         caller::{AdminCaller, UserCaller},
         error::ApiError,
         password_check::Password,
-        request, response,
+        request,
+        response::{self, Answer, Written},
+        words::Time,
     },
     socket::requests::ForgetRequest,
 };
 
-/// How old a login may be that needs no password (contract, section 2).
+/// How old a login may be that needs no password.
 const FRESH_LOGIN_SECONDS: i64 = 5 * 60;
 /// How long an answer waits for what is left to be erased, and for the certificate. It goes on afterwards.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Proof that it is the user who wants to go.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Farewell {
+    #[schema(value_type = Option<String>, format = Password)]
     password: Option<SecretString>,
-    /// Where Directus says who is who, and the user has a second factor there.
+    /// With Directus, when the user has a second factor there.
+    #[schema(value_type = Option<String>)]
     otp: Option<SecretString>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Forgetting)]
+pub struct ForgettingState {
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+    /// `requested`: to be done at `due_at`. `forgotten`: done, and what is left is being erased. `erased`: nothing is left.
+    state: &'static str,
+    #[schema(required)]
+    due_at: Option<Time>,
+    #[schema(required)]
+    forgotten_at: Option<Time>,
+    /// The position of the fact in the log, as in the certificate.
+    #[schema(required)]
+    position: Option<u64>,
+    #[schema(required)]
+    erased_at: Option<Time>,
+    /// A C2SP signed note by the key of the log's heads: what was erased, when, and which master key still opens backups.
+    #[schema(required)]
+    certificate: Option<String>,
+}
+
+impl From<Forgetting> for ForgettingState {
+    fn from(one: Forgetting) -> Self {
+        let is_requested = one.stage == Stage::Requested;
+        Self {
+            user: one.user,
+            state: match one.stage {
+                Stage::Requested => "requested",
+                Stage::Forgotten => "forgotten",
+                Stage::Erased | Stage::Closed => "erased",
+            },
+            due_at: is_requested.then(|| one.due.into()),
+            forgotten_at: one.forgotten_at.map(Time::from),
+            position: (one.position > 0).then_some(one.position),
+            erased_at: one.erased_at.map(Time::from),
+            certificate: one.certificate,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct KeptUser {
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+    /// Whether there was anything to take back.
+    withdrawn: bool,
 }
 
 /// `DELETE /api/me`
@@ -45,7 +100,7 @@ pub async fn forget_me(
     request: HttpRequest,
     user: UserCaller,
     body: Result<Body<Farewell>, ApiError>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<ForgettingState>, ApiError> {
     let farewell = match body {
         Ok(Body(farewell)) => farewell,
         Err(ApiError::NotJson) if !request.headers().contains_key(CONTENT_TYPE) => Farewell {
@@ -74,7 +129,7 @@ pub async fn forget_me(
         .await;
     if app.config.forget_grace.is_zero() {
         app.write
-            .forget
+            .forgetting
             .when_due(id, user.caller.metadata())
             .await?;
         erase(&app, id).await;
@@ -85,10 +140,8 @@ pub async fn forget_me(
         .get(id)
         .await?
         .ok_or_else(|| ApiError::Internal("a wish was not noted".into()))?;
-    Ok(response::written(
-        shown(&forgetting),
-        forgetting.position.max(done.position),
-    ))
+    let position = forgetting.position.max(done.position);
+    Ok(Written(forgetting.into(), position))
 }
 
 /// A token alone may have been stolen: so the password is asked for, unless the login is fresh. Directus' tokens do not say when
@@ -143,7 +196,7 @@ pub async fn forget_user(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<ForgettingState>, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let is_admin = app
         .reads
@@ -160,8 +213,8 @@ async fn forget(
     user: UserId,
     by: ForgottenBy,
     metadata: Metadata,
-) -> Result<HttpResponse, ApiError> {
-    app.write.forget.now(user, by, metadata).await?;
+) -> Result<Written<ForgettingState>, ApiError> {
+    app.write.forgetting.now(user, by, metadata).await?;
     erase(app, user).await;
     let forgetting = app
         .log
@@ -169,7 +222,8 @@ async fn forget(
         .get(user)
         .await?
         .ok_or_else(|| ApiError::Internal("a forgotten user was not noted".into()))?;
-    Ok(response::written(shown(&forgetting), forgetting.position))
+    let position = forgetting.position;
+    Ok(Written(forgetting.into(), position))
 }
 
 /// On a task of its own: what was begun goes on when the asker does not wait. Whatever is left then, the elected node erases.
@@ -188,7 +242,7 @@ pub async fn keep_user(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<KeptUser>, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     if app
         .log
@@ -208,10 +262,11 @@ pub async fn keep_user(
         .accounts
         .withdraw_forget(user, caller.metadata())
         .await?;
-    Ok(response::written(
-        json!({"userId": user, "withdrawn": !done.changes.is_empty()}),
-        done.position,
-    ))
+    let kept = KeptUser {
+        user,
+        withdrawn: !done.changes.is_empty(),
+    };
+    Ok(Written(kept, done.position))
 }
 
 /// `GET /api/admin/users/{id}/forgotten`
@@ -219,7 +274,7 @@ pub async fn show(
     app: Data<App>,
     _: AdminCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<ForgettingState>, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
     let forgetting = app
         .log
@@ -227,14 +282,14 @@ pub async fn show(
         .get(user)
         .await?
         .ok_or(ApiError::NotFound("user who was forgotten"))?;
-    Ok(response::ok(shown(&forgetting)))
+    Ok(Answer(forgetting.into()))
 }
 
 /// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
     Body(ForgetRequest { user }): Body<ForgetRequest>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<ForgettingState>, ApiError> {
     let metadata = Metadata {
         request_id: Some(request::current_id()),
         ..Metadata::system()
@@ -250,18 +305,4 @@ pub async fn check_restored(app: Data<App>) -> Result<HttpResponse, ApiError> {
         .await
         .map_err(ApiError::Internal)?;
     Ok(response::ok(json!({"data": back})))
-}
-
-fn shown(one: &Forgetting) -> Value {
-    let state = match one.stage {
-        Stage::Requested => "requested",
-        Stage::Forgotten => "forgotten",
-        Stage::Erased | Stage::Closed => "erased",
-    };
-    let due = (one.stage == Stage::Requested).then(|| one.due.rfc3339());
-    json!({
-        "userId": one.user, "state": state, "due_at": due, "forgotten_at": one.forgotten_at.map(|at| at.rfc3339()),
-        "position": (one.position > 0).then_some(one.position), "erased_at": one.erased_at.map(|at| at.rfc3339()),
-        "certificate": one.certificate,
-    })
 }

@@ -4,16 +4,27 @@
 use actix_web::{HttpResponse, web::Data};
 use genie_events::Timestamp;
 use genie_log::{head_signer::State, health::Trouble};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
-    http::{request, response},
+    http::{
+        request,
+        response::{self, Answer},
+    },
 };
 
 /// `GET /healthz`
-pub async fn alive() -> HttpResponse {
-    response::ok(json!({"status": "alive"}))
+pub async fn alive() -> Answer<Liveness> {
+    Answer(Liveness { status: "alive" })
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Liveness {
+    /// Always `alive`.
+    status: &'static str,
 }
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is missing. Without a model server genie is ready all the same.
@@ -21,7 +32,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let elections = app.log.elections();
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
-        app.write.supervisor.ollama().ping(),
+        app.write.ping_model(),
         directus(&app),
         app.reads.statuses(),
         elections.elected()
@@ -37,8 +48,10 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
             None if status.damaged_streams == 0 => "following",
             None => "left damaged streams behind",
         };
-        let (damaged_streams, damaged_at) = (status.damaged_streams, status.damaged_at);
-        let fields = json!({"state": state, "lag": lag, "damaged_streams": damaged_streams, "damaged_at": damaged_at});
+        let fields = json!({
+            "state": state, "lag": lag,
+            "damaged_streams": status.damaged_streams, "damaged_at": status.damaged_at,
+        });
         projections.insert(name.into(), fields);
     }
     let elected = elected.ok().flatten().map(|elected| {
@@ -92,7 +105,7 @@ async fn directus(app: &App) -> Value {
     })
 }
 
-/// The tree over the log. A sealer that stopped is an alarm for whoever runs genie; facts are kept and served all the same.
+/// The state of the head signer. A stopped head signer is an alarm for the operator, but genie still keeps and serves facts.
 fn sealing(app: &App) -> Value {
     let status = app.sealing.status.borrow().clone();
     let lag = app.log.head().saturating_sub(status.signed);

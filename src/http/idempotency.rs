@@ -1,7 +1,12 @@
-//! `Idempotency-Key` (contract, section 1): a command with a key may be sent again, and has one outcome.
+//! `Idempotency-Key` (docs/api.md): a command with a key may be sent again, and has one outcome.
 
-use actix_web::{HttpMessage, HttpRequest, http::header::HeaderValue};
-use genie_actors::{Asking, Caller};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+};
+
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::HeaderValue};
+use genie_actors::{Caller, CommandContext};
 use genie_log::keys::sha256_hex;
 
 use crate::{app::App, http::error::ApiError};
@@ -25,43 +30,58 @@ impl BodyHash {
     }
 }
 
-/// Whether the request may be sent again.
-pub fn has_key(request: &HttpRequest) -> bool {
-    request.headers().contains_key(HEADER)
+/// The `Idempotency-Key` of a request, if it carries one.
+pub struct IdempotencyKey(HttpRequest);
+
+impl FromRequest for IdempotencyKey {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self(request.clone())))
+    }
 }
 
-/// How this command is asked: by whom, and under which key, if the request carries one. The key is the caller's own, for this
-/// route; the same key with another path or body is another request.
-pub fn asking(app: &App, request: &HttpRequest, caller: &Caller) -> Result<Asking, ApiError> {
-    let metadata = caller.metadata();
-    let Some(header) = request.headers().get(HEADER) else {
-        return Ok(metadata.into());
-    };
-    let key = checked(header)?;
-    let route = format!(
-        "{} {}",
-        request.method(),
-        request.match_pattern().unwrap_or_default()
-    );
-    let body = request
-        .extensions()
-        .get::<BodyHash>()
-        .map(|hash| hash.0.clone())
-        .unwrap_or_default();
-    let asked = [
-        route.as_str(),
-        request.path(),
-        request.query_string(),
-        &body,
-    ];
-    Ok(Asking {
-        key: Some(
-            app.log
-                .hashes()
-                .request(&caller.scope(), &route, key, &asked),
-        ),
-        metadata,
-    })
+impl IdempotencyKey {
+    /// Whether the request may be sent again.
+    pub fn is_given(&self) -> bool {
+        self.0.headers().contains_key(HEADER)
+    }
+
+    /// How this command is asked: by the caller, and under the key, if there is one. The key is the caller's own, for this route;
+    /// the same key with another path or body is another request.
+    pub fn asking(&self, app: &App, caller: &Caller) -> Result<CommandContext, ApiError> {
+        let Self(request) = self;
+        let metadata = caller.metadata();
+        let Some(header) = request.headers().get(HEADER) else {
+            return Ok(metadata.into());
+        };
+        let key = checked(header)?;
+        let route = format!(
+            "{} {}",
+            request.method(),
+            request.match_pattern().unwrap_or_default()
+        );
+        let body = request
+            .extensions()
+            .get::<BodyHash>()
+            .map(|hash| hash.0.clone())
+            .unwrap_or_default();
+        let asked = [
+            route.as_str(),
+            request.path(),
+            request.query_string(),
+            &body,
+        ];
+        let key = app
+            .log
+            .hashes()
+            .request(&caller.scope(), &route, key, &asked);
+        Ok(CommandContext {
+            key: Some(key),
+            metadata,
+        })
+    }
 }
 
 fn checked(header: &HeaderValue) -> Result<&str, ApiError> {

@@ -1,22 +1,28 @@
-//! Registration, login and one's own account, on Directus' own wire (contract, section 2).
+//! Registration, login and one's own account, on Directus' own wire (docs/api.md, Identity).
+
+use std::borrow::Cow;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::{HeaderName, HeaderValue, USER_AGENT},
+    HttpRequest,
+    http::header::USER_AGENT,
     web::{Data, Query},
 };
 use genie_actors::{
     WriteError,
-    accounts::{NewFamily, Proof, change_login::Revision},
+    accounts::{LoginProof, NewFamily, change_login::LoginChange},
     registration::Applicant,
 };
 use genie_events::{Metadata, UserId, account::OneTimeCode, email};
 use genie_log::sessions::{Refresh as Rotation, Refreshed};
 use genie_projections::accounts::AccountRow;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use crate::{
     app::App,
@@ -24,7 +30,10 @@ use crate::{
         body::Body,
         caller::{DirectusActingUser, DirectusUser, UserCaller, account_of},
         error::{ApiError, DirectusError},
-        read_your_writes, request, response,
+        read_your_writes::MinPosition,
+        request,
+        response::{DirectusData, NoContent, Written},
+        words::{self, Time},
     },
     identity::{
         login_limiter::Guesser,
@@ -42,21 +51,33 @@ const MIN_PASSWORD: usize = 8;
 /// The longest: more is no safer, and hashing it costs.
 const MAX_PASSWORD: usize = 1024;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Registration {
+    /// At most 254 bytes; its case does not matter.
     pub email: String,
+    /// 8 to 1024 bytes.
+    #[schema(value_type = String, format = Password)]
     pub password: SecretString,
+    /// At most 200 characters.
     #[serde(rename = "firstName")]
+    #[schema(max_length = 200)]
     pub first_name: Option<String>,
     #[serde(rename = "inviteCode")]
     pub invite_code: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RegisteredUser {
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    pub user: UserId,
 }
 
 /// `POST /api/register`
 pub async fn register(
     app: Data<App>,
     Body(body): Body<Registration>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<RegisteredUser>, ApiError> {
     check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
@@ -68,11 +89,11 @@ pub async fn register(
         request_id: Some(request::current_id()),
         ..Metadata::system()
     };
-    let registered = app.write.register.register(applicant, metadata).await?;
-    Ok(response::written(
-        json!({"userId": registered.user}),
-        registered.position,
-    ))
+    let registered = app.write.registration.register(applicant, metadata).await?;
+    let user = RegisteredUser {
+        user: registered.user,
+    };
+    Ok(Written(user, registered.position))
 }
 
 /// What can be said of a registration without asking anybody.
@@ -96,12 +117,26 @@ pub fn check_password(password: &SecretString) -> Result<(), ApiError> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Login {
-    email: String,
-    password: SecretString,
-    otp: Option<SecretString>,
-    mode: Option<String>,
+    pub email: String,
+    #[schema(value_type = String, format = Password)]
+    pub password: SecretString,
+    /// The one-time code, for an account that asks for it.
+    #[schema(value_type = Option<String>)]
+    pub otp: Option<SecretString>,
+    /// Only `json`: both tokens in the body.
+    pub mode: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Tokens {
+    /// A JWT, good for 15 minutes.
+    access_token: String,
+    /// Good for 7 days, and once; for 10 seconds it gives the same successor again.
+    refresh_token: String,
+    /// How long the access token is good, in milliseconds.
+    expires: i64,
 }
 
 /// `POST /auth/login`. Right or wrong, known or not, it takes the same time.
@@ -109,7 +144,7 @@ pub async fn log_in(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Login>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<DirectusData<Tokens>, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     let began = Instant::now();
@@ -144,8 +179,8 @@ async fn prove_and_open(
     app: &App,
     login: Login,
     agent: Option<String>,
-) -> Result<HttpResponse, DirectusError> {
-    let user = app.write.register.holder(&login.email).await?;
+) -> Result<DirectusData<Tokens>, DirectusError> {
+    let user = app.write.emails.holder(&login.email).await?;
     let password = right_password(app, user, login.password).await?;
     let (Some(user), Some(password)) = (user, password) else {
         return Err(DirectusError(ApiError::NoCaller));
@@ -154,7 +189,7 @@ async fn prove_and_open(
         return open_session(
             app,
             user,
-            Proof {
+            LoginProof {
                 password,
                 code: None,
             },
@@ -164,7 +199,7 @@ async fn prove_and_open(
     };
     trying_a_code(app, user, async {
         let code = right_code(app, user, otp).await?;
-        open_session(app, user, Proof { password, code }, agent).await
+        open_session(app, user, LoginProof { password, code }, agent).await
     })
     .await
 }
@@ -197,7 +232,7 @@ async fn right_password(
     password: SecretString,
 ) -> Result<Option<u32>, DirectusError> {
     let held = match user {
-        Some(user) => app.write.vault.password_hash(user).await?,
+        Some(user) => app.write.accounts.password_hash(user).await?,
         None => None,
     };
     let (version, hash) = held.unzip();
@@ -212,7 +247,7 @@ async fn right_code(
     user: UserId,
     otp: &SecretString,
 ) -> Result<Option<OneTimeCode>, DirectusError> {
-    let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else {
+    let Some((version, secret)) = app.write.accounts.two_factor_secret(user).await? else {
         return Ok(None);
     };
     let step = OtpSecret::from_bytes(secret.to_vec())
@@ -223,9 +258,9 @@ async fn right_code(
 async fn open_session(
     app: &App,
     user: UserId,
-    proof: Proof,
+    proof: LoginProof,
     agent: Option<String>,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<DirectusData<Tokens>, DirectusError> {
     let token = app.refresh_tokens.first(app.log.clock().new_uuid());
     let family = NewFamily {
         family: token.family,
@@ -252,26 +287,17 @@ async fn open_session(
         .reads
         .wait_for("accounts", done.position, app.config.read_wait)
         .await;
-    Ok(with_position(
-        tokens(app, user, &token).await?,
-        done.position,
-    ))
-}
-
-fn with_position(mut response: HttpResponse, position: u64) -> HttpResponse {
-    if let Ok(position) = HeaderValue::from_str(&response::opaque(position)) {
-        response
-            .headers_mut()
-            .insert(HeaderName::from_static("genie-position"), position);
-    }
-    response
+    Ok(DirectusData {
+        data: tokens(app, user, &token).await?,
+        position: Some(done.position),
+    })
 }
 
 async fn tokens(
     app: &App,
     user: UserId,
     refresh_token: &RefreshToken,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<Tokens, DirectusError> {
     let account = account_of(app, user, app.config.read_wait)
         .await
         .map_err(DirectusError)?;
@@ -289,17 +315,20 @@ async fn tokens(
     );
     let access = access
         .ok_or_else(|| DirectusError(ApiError::Internal("a token could not be signed".into())))?;
-    Ok(HttpResponse::Ok().json(json!({"data": {
-        "access_token": access,
-        "refresh_token": refresh_token.text.expose_secret(),
-        "expires": ACCESS_SECONDS * 1000,
-    }})))
+    Ok(Tokens {
+        access_token: access,
+        refresh_token: refresh_token.text.expose_secret().to_owned(),
+        expires: ACCESS_SECONDS * 1000,
+    })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RefreshToken)]
 pub struct Refresh {
-    refresh_token: SecretString,
-    mode: Option<String>,
+    #[schema(value_type = String)]
+    pub refresh_token: SecretString,
+    /// Only `json`.
+    pub mode: Option<String>,
 }
 
 /// `POST /auth/refresh`. Tabs that come with one token at once all get the same successor. A token that was replaced long ago
@@ -307,7 +336,7 @@ pub struct Refresh {
 pub async fn refresh(
     app: Data<App>,
     body: Result<Body<Refresh>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<DirectusData<Tokens>, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     let Some(old) = app.refresh_tokens.read(&body.refresh_token) else {
@@ -322,8 +351,11 @@ pub async fn refresh(
         now,
         expires_at: now.plus_seconds(REFRESH_SECONDS),
     };
-    match app.log.sessions().refresh(rotation).await? {
-        Refreshed::Good(user) => tokens(&app, user, &successor).await,
+    match app.write.accounts.refresh_session(rotation).await? {
+        Refreshed::Good(user) => Ok(DirectusData {
+            data: tokens(&app, user, &successor).await?,
+            position: None,
+        }),
         Refreshed::Over => Err(DirectusError(ApiError::NoCaller)),
         Refreshed::Reused(user) => {
             let metadata = Metadata {
@@ -343,28 +375,29 @@ pub async fn refresh(
 pub async fn log_out(
     app: Data<App>,
     body: Result<Body<Refresh>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<NoContent, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     if let Some(token) = app.refresh_tokens.read(&body.refresh_token) {
-        app.log
-            .sessions()
-            .end(&token.family.to_string(), None)
-            .await?;
+        app.write.accounts.log_out(token.family).await?;
     }
-    Ok(HttpResponse::NoContent().finish())
+    Ok(NoContent { position: None })
 }
 
-fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
+/// Cookies are not offered: both tokens are in the body.
+pub fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
     match mode {
         None | Some("json") => Ok(()),
         Some(_) => Err(DirectusError(ApiError::field("`mode` must be `json`"))),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct NewPassword {
+    #[schema(value_type = String)]
     token: SecretString,
+    /// 8 to 1024 bytes.
+    #[schema(value_type = String, format = Password)]
     password: SecretString,
 }
 
@@ -372,7 +405,7 @@ pub struct NewPassword {
 pub async fn reset_password(
     app: Data<App>,
     body: Result<Body<NewPassword>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<NoContent, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_password(&body.password).map_err(DirectusError)?;
     let user = app
@@ -387,27 +420,73 @@ pub async fn reset_password(
         .accounts
         .reset_password(&body.token, hash, metadata)
         .await?;
-    Ok(with_position(
-        HttpResponse::NoContent().finish(),
-        done.position,
-    ))
+    Ok(NoContent {
+        position: Some(done.position),
+    })
 }
 
-#[derive(Deserialize)]
-pub struct Changes {
+#[derive(Deserialize, ToSchema)]
+pub struct AccountChanges {
     email: Option<String>,
+    /// 8 to 1024 bytes.
+    #[schema(value_type = Option<String>, format = Password)]
     password: Option<SecretString>,
+    #[schema(value_type = String, format = Password)]
     old_password: Option<SecretString>,
 }
+
+/// The caller's own account.
+#[derive(Serialize, ToSchema)]
+pub struct Account {
+    #[schema(value_type = Uuid)]
+    id: UserId,
+    email: Option<String>,
+    first_name: Option<String>,
+    last_name: Option<String>,
+    /// The role's name.
+    role: String,
+    /// Always `active`: nobody else may ask.
+    status: String,
+    #[schema(value_type = words::Tier)]
+    tier: String,
+    #[schema(value_type = words::OnboardingState)]
+    onboarding: String,
+    /// Asterisks when a login asks for a one-time code.
+    tfa_secret: Option<&'static str>,
+    created_at: Time,
+}
+
+impl From<&AccountRow> for Account {
+    fn from(account: &AccountRow) -> Self {
+        Self {
+            id: account.user,
+            email: account.email.clone(),
+            first_name: account.first_name.clone(),
+            last_name: None,
+            role: account.role.clone(),
+            status: account.status.clone(),
+            tier: account.tier.clone(),
+            onboarding: account.onboarding.clone(),
+            // Directus shows that there is a secret, and never the secret.
+            tfa_secret: account.two_factor.then_some("**********"),
+            created_at: account.created_at.into(),
+        }
+    }
+}
+
+/// Those fields of an [`Account`] that were asked for.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct AccountFields(Map<String, Value>);
 
 /// `PATCH /users/me`
 pub async fn change_me(
     app: Data<App>,
     request: HttpRequest,
     DirectusUser(caller): DirectusUser,
-    body: Result<Body<Changes>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
-    let Body(Changes {
+    body: Result<Body<AccountChanges>, ApiError>,
+) -> Result<DirectusData<AccountFields>, DirectusError> {
+    let Body(AccountChanges {
         email,
         password,
         old_password,
@@ -435,7 +514,7 @@ pub async fn change_me(
         Some(password) => Some(app.passwords.hash(password).await?),
         None => None,
     };
-    let revision = Revision {
+    let revision = LoginChange {
         from,
         password_hash,
         email,
@@ -445,7 +524,7 @@ pub async fn change_me(
     let position = app
         .write
         .accounts
-        .revise(id, &revision, caller.caller.metadata())
+        .change_login(id, &revision, caller.caller.metadata())
         .await
         .map_err(|error| match error {
             WriteError::Refused(refusal) if refusal.code == "wrong_password" => {
@@ -464,7 +543,10 @@ pub async fn change_me(
         .get(id)
         .await?
         .ok_or(DirectusError(ApiError::NoCaller))?;
-    Ok(with_position(shown(&account, &request)?, position))
+    Ok(DirectusData {
+        data: AccountFields::asked_for(&account, &request)?,
+        position: Some(position),
+    })
 }
 
 /// Checks the password of somebody who has a token already: a token alone may have been stolen. Wrong ones count as at a login.
@@ -488,10 +570,12 @@ pub async fn prove_again(
 pub async fn show_me(
     app: Data<App>,
     request: HttpRequest,
+    min_position: MinPosition,
     DirectusActingUser(user): DirectusActingUser,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<DirectusData<AccountFields>, DirectusError> {
     let id = user.account.user;
-    read_your_writes::wait(&app, &request, "accounts", Some(id))
+    min_position
+        .wait(&app, "accounts", Some(id))
         .await
         .map_err(DirectusError)?;
     let account = app
@@ -500,39 +584,57 @@ pub async fn show_me(
         .get(id)
         .await?
         .ok_or(DirectusError(ApiError::NoCaller))?;
-    shown(&account, &request)
+    Ok(DirectusData {
+        data: AccountFields::asked_for(&account, &request)?,
+        position: None,
+    })
 }
 
-/// An account with the fields that were asked for; those that it has not are left out, as Directus does.
-fn shown(account: &AccountRow, request: &HttpRequest) -> Result<HttpResponse, DirectusError> {
-    let all = json!({
-        "id": account.user, "email": account.email, "first_name": account.first_name, "last_name": null,
-        "role": account.role, "status": account.status, "tier": account.tier, "onboarding": account.onboarding,
-        // Directus shows that there is a secret, and never the secret.
-        "tfa_secret": account.two_factor.then_some("**********"),
-        "created_at": account.created_at.rfc3339(),
-    });
-    let query =
-        Query::<Vec<(String, String)>>::from_query(request.query_string()).map_err(|_| {
-            DirectusError(ApiError::field(
-                "The query can't be read: a field has the wrong form",
-            ))
-        })?;
-    let asked = query
-        .iter()
-        .filter(|(name, _)| name == "fields" || name == "fields[]");
-    let wanted: Vec<&str> = asked
-        .flat_map(|(_, fields)| fields.split(','))
-        .map(str::trim)
-        .collect();
-    let is_wanted =
-        |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
-    let fields: Map<String, Value> = match all {
-        Value::Object(all) => all
-            .into_iter()
-            .filter(|(field, _)| is_wanted(field))
-            .collect(),
-        _ => Map::new(),
-    };
-    Ok(HttpResponse::Ok().json(json!({"data": fields})))
+/// As an account, in which any field may be missing.
+impl PartialSchema for AccountFields {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = Account::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.required.clear();
+        }
+        schema
+    }
+}
+
+impl ToSchema for AccountFields {
+    fn name() -> Cow<'static, str> {
+        Account::name()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Account::schemas(schemas);
+    }
+}
+
+impl AccountFields {
+    /// Fields that an account does not have are left out, as Directus does.
+    fn asked_for(account: &AccountRow, request: &HttpRequest) -> Result<Self, DirectusError> {
+        let query =
+            Query::<Vec<(String, String)>>::from_query(request.query_string()).map_err(|_| {
+                DirectusError(ApiError::field(
+                    "The query can't be read: a field has the wrong form",
+                ))
+            })?;
+        let asked = query
+            .iter()
+            .filter(|(name, _)| name == "fields" || name == "fields[]");
+        let wanted: Vec<&str> = asked
+            .flat_map(|(_, fields)| fields.split(','))
+            .map(str::trim)
+            .collect();
+        let is_wanted =
+            |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
+        let all = serde_json::to_value(Account::from(account))
+            .expect("a struct with names for fields is JSON");
+        let Value::Object(mut fields) = all else {
+            unreachable!("a struct is a JSON object")
+        };
+        fields.retain(|field, _| is_wanted(field));
+        Ok(Self(fields))
+    }
 }

@@ -1,12 +1,10 @@
-//! Invites (contract, section 2): made by administrators, each opens the door once.
+//! Invites (docs/api.md, Identity): made by administrators, each opens the door once.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Path, Query},
-};
+use actix_web::web::{Data, Path, Query};
 use genie_events::{Metadata, Timestamp};
 use genie_projections::invites::InviteRow;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -14,19 +12,73 @@ use crate::{
         body::Body,
         caller::AdminCaller,
         error::ApiError,
-        idempotency, read_your_writes, request,
-        response::{self, PageQuery},
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        request,
+        response::{self, Page, PageQuery, Written},
         roles,
+        words::{self, Time},
     },
     socket::requests::InviteRequest,
 };
+
+#[derive(Serialize, ToSchema)]
+pub struct MadeInvites {
+    data: Vec<Invite>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Invite {
+    /// Null for an invite that was made before codes were kept.
+    #[schema(required)]
+    code: Option<String>,
+    /// `open`, `used` or `expired`.
+    status: &'static str,
+    #[schema(value_type = words::Tier)]
+    tier: String,
+    role: String,
+    #[schema(required)]
+    expires_at: Option<Time>,
+    /// The user who registered with it; null until then.
+    #[schema(required, format = Uuid)]
+    used_by: Option<String>,
+    #[schema(required)]
+    used_at: Option<Time>,
+    created_at: Time,
+}
+
+impl Invite {
+    fn new(row: &InviteRow, now: Timestamp) -> Self {
+        Self {
+            code: row.code.clone(),
+            // The user who used it may have been forgotten since.
+            status: match (row.used_at, row.expires_at) {
+                (Some(_), _) => "used",
+                (None, Some(at)) if at <= now => "expired",
+                (None, _) => "open",
+            },
+            tier: row.tier.clone(),
+            role: row.role.clone(),
+            expires_at: row.expires_at.map(Time::from),
+            used_by: row.used_by.clone(),
+            used_at: row.used_at.map(Time::from),
+            created_at: row.created_at.into(),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RevokedInvite {
+    code: String,
+    revoked: bool,
+}
 
 /// `POST /api/admin/invites`
 pub async fn create(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
     Body(body): Body<InviteRequest>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<MadeInvites>, ApiError> {
     make(&app, body, caller.metadata()).await
 }
 
@@ -34,7 +86,7 @@ pub async fn create(
 pub async fn create_as_operator(
     app: Data<App>,
     Body(body): Body<InviteRequest>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<MadeInvites>, ApiError> {
     make(
         &app,
         body,
@@ -50,14 +102,14 @@ async fn make(
     app: &App,
     body: InviteRequest,
     metadata: Metadata,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<MadeInvites>, ApiError> {
     let (count, grant) = body.read().map_err(ApiError::field)?;
     roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();
     let made = app
         .write
-        .register
-        .make_invites(count, grant.clone(), metadata)
+        .invites
+        .make(count, grant.clone(), metadata)
         .await?;
     let row = |code: &String| InviteRow {
         code: Some(code.clone()),
@@ -67,59 +119,46 @@ async fn make(
         created_at,
         ..InviteRow::default()
     };
-    let shown: Vec<Value> = made
-        .codes
-        .iter()
-        .map(|code| shown(&row(code), created_at))
-        .collect();
-    Ok(response::written(json!({"data": shown}), made.position))
+    let invites = made.codes.iter();
+    let invites = MadeInvites {
+        data: invites
+            .map(|code| Invite::new(&row(code), created_at))
+            .collect(),
+    };
+    Ok(Written(invites, made.position))
 }
 
 /// `GET /api/admin/invites`
 pub async fn list(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     _: AdminCaller,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Page<Invite>, ApiError> {
     let limit = page.limit()?;
-    read_your_writes::wait_for_all(&app, &request, "invites").await?;
+    min_position.wait_for_all(&app, "invites").await?;
     let rows = app.reads.invites.list(page.after_pair()?, limit).await?;
-    let next = response::next_cursor(&rows, limit, |row| {
-        format!("{}/{}", row.created_at.0, row.id)
-    });
     let now = app.log.clock().now();
-    Ok(response::list(
-        rows.iter().map(|row| shown(row, now)).collect(),
-        next,
-    ))
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| {
+            format!("{}/{}", row.created_at.0, row.id)
+        }),
+        data: rows.iter().map(|row| Invite::new(row, now)).collect(),
+    })
 }
 
 /// `DELETE /api/admin/invites/{code}`
 pub async fn revoke(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     AdminCaller(caller): AdminCaller,
     code: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
-    let position = app.write.register.revoke_invite(&code, asking).await?;
-    Ok(response::written(
-        json!({"code": *code, "revoked": true}),
-        position,
-    ))
-}
-
-fn shown(row: &InviteRow, now: Timestamp) -> Value {
-    let time = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
-    // Who used it may have been forgotten since.
-    let status = match (row.used_at, row.expires_at) {
-        (Some(_), _) => "used",
-        (None, Some(at)) if at <= now => "expired",
-        (None, _) => "open",
+) -> Result<Written<RevokedInvite>, ApiError> {
+    let asking = idempotency_key.asking(&app, &caller)?;
+    let position = app.write.invites.revoke(&code, asking).await?;
+    let invite = RevokedInvite {
+        code: code.into_inner(),
+        revoked: true,
     };
-    json!({
-        "code": row.code, "status": status, "tier": row.tier, "role": row.role, "expires_at": time(row.expires_at),
-        "used_by": row.used_by, "used_at": time(row.used_at), "created_at": row.created_at.rfc3339(),
-    })
+    Ok(Written(invite, position))
 }

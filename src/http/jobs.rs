@@ -1,16 +1,17 @@
-//! The queue, as users see it (contract, section 5).
+//! The queue, as users see it (docs/api.md, Jobs).
+
+use std::collections::BTreeMap;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest,
     web::{Data, Path, Query},
 };
-use genie_events::{
-    JobId, Timestamp, UserCommand, UserId, job::JobSpec, job_operation, user::onboarding,
-};
+use genie_events::{JobId, Timestamp, UserId, job::JobSpec, job_operation, user::onboarding};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     app::App,
@@ -18,8 +19,10 @@ use crate::{
         body::Body,
         caller::{ActingUser, Somebody},
         error::ApiError,
-        idempotency, read_your_writes,
-        response::{self, PageQuery},
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{self, Answer, Page, PageQuery, Written},
+        words::{self, JOB_STATUSES, Time},
     },
 };
 
@@ -31,27 +34,188 @@ const MAX_PARAMS: usize = 64 * 1024;
 /// The longest address to fetch from.
 const MAX_URL: usize = 2048;
 
-#[derive(Deserialize)]
+/// A job to queue.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "operation": "resize_image", "input_url": "https://example.com/a.jpg", "params": {"width": 1080},
+}))]
 pub struct NewJob {
+    /// The caller's own id; genie makes a UUID without it.
     #[serde(rename = "jobId")]
     job: Option<AnnouncedId>,
+    #[schema(value_type = words::Operation)]
     operation: String,
+    /// 1 to 2048 bytes.
+    #[schema(min_length = 1, max_length = 2048)]
     input_file_id: Option<String>,
+    /// Begins with http:// or https://.
+    #[schema(min_length = 1, max_length = 2048)]
     input_url: Option<String>,
+    /// Handed to the worker as it is. At most 65536 bytes as JSON.
     #[serde(default)]
     params: Map<String, Value>,
+    /// 1 to 2048 bytes.
+    #[schema(min_length = 1, max_length = 2048)]
     creator_profile_id: Option<String>,
+    /// Lower runs sooner; 10 by default.
+    #[schema(minimum = 0, maximum = 1_000_000)]
     priority: Option<i64>,
+    /// Not before; RFC 3339 with any offset.
+    #[schema(format = DateTime)]
     run_at: Option<String>,
+    /// 3 by default.
+    #[schema(minimum = 1, maximum = 20)]
     max_attempts: Option<u32>,
 }
 
-/// Clients of the original announce a UUID or the number of a record, as text or as a number.
-#[derive(Deserialize)]
+/// A UUID or the number of a record, as text or as a number: clients of the original announce both.
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a UUID or a number")]
 enum AnnouncedId {
     Text(String),
     Number(u64),
+}
+
+/// A job as its owner sees it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Job {
+    /// A UUID, or the number of a record.
+    job_id: String,
+    #[schema(value_type = words::Queue)]
+    queue: String,
+    #[schema(value_type = words::JobOperation)]
+    operation: String,
+    #[schema(value_type = words::JobStatus)]
+    status: String,
+    /// Lower runs sooner.
+    priority: i64,
+    /// In percent, as the worker told it; 100 when completed.
+    #[schema(required, minimum = 0, maximum = 100)]
+    progress: Option<i64>,
+    /// The attempt that is running or was the last; 0 before the first.
+    #[schema(minimum = 0)]
+    attempt: i64,
+    #[serde(rename = "max_attempts")]
+    #[schema(minimum = 1)]
+    max_attempts: i64,
+    /// The last failure, in the worker's words.
+    #[schema(required)]
+    error: Option<String>,
+    /// Any JSON; null until the job completed.
+    result: Value,
+    /// Files that the worker made; null until the job completed.
+    #[schema(required, value_type = Option<Vec<Value>>)]
+    outputs: Value,
+    #[serde(rename = "created_at")]
+    created_at: Time,
+    /// Not before: as asked for, or the time of the next attempt.
+    #[serde(rename = "run_at")]
+    #[schema(required)]
+    run_at: Option<Time>,
+    /// When it was first claimed.
+    #[serde(rename = "started_at")]
+    #[schema(required)]
+    started_at: Option<Time>,
+    #[serde(rename = "finished_at")]
+    #[schema(required)]
+    finished_at: Option<Time>,
+}
+
+impl Job {
+    /// `progress` is the running worker's.
+    pub fn new(row: &JobRow, progress: Option<i64>) -> Self {
+        let is_completed = row.status == "completed";
+        Self {
+            job_id: row.id.clone(),
+            queue: row.queue.clone(),
+            operation: row.operation.clone(),
+            status: row.status.clone(),
+            priority: row.priority,
+            progress: if is_completed { Some(100) } else { progress },
+            attempt: row.attempt,
+            max_attempts: row.max_attempts,
+            error: row.error.clone(),
+            result: row.result.clone(),
+            outputs: row.outputs.clone(),
+            created_at: row.created_at.into(),
+            run_at: row.run_at.map(Time::from),
+            started_at: row.started_at.map(Time::from),
+            finished_at: row.finished_at.map(Time::from),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SubmittedJob {
+    job_id: String,
+    /// The same as `jobId`.
+    bull_job_id: String,
+    #[schema(value_type = words::Queue)]
+    queue: String,
+    /// The job's present one: of a new job `queued`, or `delayed` when `run_at` lies ahead.
+    #[schema(value_type = words::JobStatus)]
+    status: String,
+    /// How many jobs wait in the queue now; at least 1.
+    #[serde(rename = "queue_position")]
+    #[schema(minimum = 1)]
+    queue_position: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetriedJob {
+    job_id: String,
+    /// The same as `jobId`.
+    bull_job_id: String,
+    #[schema(value_type = words::JobStatus)]
+    status: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CancelledJob {
+    job_id: String,
+    #[schema(value_type = words::JobStatus)]
+    status: &'static str,
+}
+
+#[derive(Clone, Copy, Default, Serialize, ToSchema)]
+pub struct QueueCounts {
+    /// A worker may claim them now.
+    waiting: u64,
+    /// A worker has them.
+    active: u64,
+    completed: u64,
+    /// Failed for good.
+    failed: u64,
+    /// Their time has not come.
+    delayed: u64,
+}
+
+/// All queues together, and each.
+#[derive(Serialize, ToSchema)]
+pub struct Stats {
+    #[serde(flatten)]
+    all: QueueCounts,
+    #[serde(flatten)]
+    #[schema(inline)]
+    each: BTreeMap<&'static str, QueueCounts>,
+}
+
+/// The original's cache of the taxonomy. genie asks nobody for it, so it is always empty.
+#[derive(Default, Serialize, ToSchema)]
+pub struct TaxonomyCache {
+    size: u64,
+    hits: u64,
+    misses: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct QueueStatsAnswer {
+    stats: Stats,
+    taxonomy_cache: TaxonomyCache,
 }
 
 impl NewJob {
@@ -135,11 +299,11 @@ fn unknown_operation() -> ApiError {
 /// `POST /api/queue/media`
 pub async fn submit(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
     Body(body): Body<NewJob>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<SubmittedJob>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let job = body
         .id()?
         .unwrap_or_else(|| JobId::new(app.log.clock().new_uuid()));
@@ -151,176 +315,174 @@ pub async fn submit(
         .submit(user.account.user, job, spec, asking)
         .await?;
     let place = app.write.jobs.waiting(&queue).max(1);
-    let fields = json!({
-        "jobId": submitted.job, "bullJobId": submitted.job.to_string(), "queue": queue, "status": submitted.status,
-        "queue_position": place,
-    });
-    Ok(response::written(fields, submitted.position))
+    let job = SubmittedJob {
+        job_id: submitted.job.to_string(),
+        bull_job_id: submitted.job.to_string(),
+        queue,
+        status: submitted.status,
+        queue_position: place as u64,
+    };
+    Ok(Written(job, submitted.position))
 }
 
 /// `POST /api/queue/retry/{id}`
 pub async fn retry(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<RetriedJob>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let job = job_id(&id)?;
-    let command = UserCommand::RetryJob(job.clone());
     let done = app
         .write
-        .users
-        .ask(user.account.user, asking, command)
+        .jobs
+        .retry(user.account.user, job.clone(), asking)
         .await?;
-    Ok(response::written(
-        json!({"jobId": job, "bullJobId": job.to_string(), "status": "queued"}),
-        done.position,
-    ))
+    let job = RetriedJob {
+        job_id: job.to_string(),
+        bull_job_id: job.to_string(),
+        status: "queued",
+    };
+    Ok(Written(job, done.position))
 }
 
 /// `POST /api/queue/cancel/{id}`
 pub async fn cancel(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<CancelledJob>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let job = job_id(&id)?;
     let done = app
         .write
         .jobs
         .cancel(user.account.user, job.clone(), asking)
         .await?;
-    Ok(response::written(
-        json!({"jobId": job, "status": "cancelled"}),
-        done.position,
-    ))
+    let job = CancelledJob {
+        job_id: job.to_string(),
+        status: "cancelled",
+    };
+    Ok(Written(job, done.position))
 }
 
 /// `GET /api/queue/stats`
-pub async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub async fn stats(
+    app: Data<App>,
+    request: HttpRequest,
+    min_position: MinPosition,
+) -> Result<Answer<QueueStatsAnswer>, ApiError> {
     if !app.config.queue_stats_public {
         <Somebody as actix_web::FromRequest>::extract(&request).await?;
     }
-    read_your_writes::wait(&app, &request, "jobs", None).await?;
+    min_position.wait(&app, "jobs", None).await?;
     let queues = app.reads.jobs.stats(app.log.clock().now()).await?;
-    let all = queues
-        .values()
-        .fold(QueueStats::default(), |all, one| QueueStats {
-            waiting: all.waiting + one.waiting,
-            active: all.active + one.active,
-            completed: all.completed + one.completed,
-            failed: all.failed + one.failed,
-            delayed: all.delayed + one.delayed,
-        });
-    let mut stats = counts(&all);
-    for (queue, one) in &queues {
-        stats[*queue] = counts(one);
+    let mut all = QueueCounts::default();
+    let mut each = BTreeMap::new();
+    for (queue, stats) in &queues {
+        all.add(stats);
+        let mut counts = QueueCounts::default();
+        counts.add(stats);
+        each.insert(*queue, counts);
     }
-    // The original's cache of the taxonomy; genie asks nobody for it, so it is always empty.
-    Ok(response::ok(
-        json!({"stats": stats, "taxonomy_cache": {"size": 0, "hits": 0, "misses": 0}}),
-    ))
+    Ok(Answer(QueueStatsAnswer {
+        stats: Stats { all, each },
+        taxonomy_cache: TaxonomyCache::default(),
+    }))
 }
 
-fn counts(stats: &QueueStats) -> Value {
-    json!({
-        "waiting": stats.waiting, "active": stats.active, "completed": stats.completed,
-        "failed": stats.failed, "delayed": stats.delayed,
-    })
+impl QueueCounts {
+    fn add(&mut self, stats: &QueueStats) {
+        self.waiting += stats.waiting;
+        self.active += stats.active;
+        self.completed += stats.completed;
+        self.failed += stats.failed;
+        self.delayed += stats.delayed;
+    }
 }
 
-#[derive(Deserialize)]
-pub struct Wanted {
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct JobQuery {
+    /// Only jobs of this state.
+    #[param(value_type = Option<words::JobStatus>)]
     status: Option<String>,
+    /// Only jobs of this queue; an unknown one is 400.
+    #[param(value_type = Option<words::Queue>)]
     queue: Option<String>,
+    /// Only jobs with this operation; an unknown one is 400.
+    #[param(value_type = Option<words::JobOperation>)]
     operation: Option<String>,
+}
+
+impl JobQuery {
+    fn filter(self) -> Result<JobFilter, ApiError> {
+        let Self {
+            status,
+            queue,
+            operation,
+        } = self;
+        let is_status = |status: &String| JOB_STATUSES.contains(&status.as_str());
+        if !status.as_ref().is_none_or(is_status) {
+            let known = JOB_STATUSES.join(", ");
+            return Err(ApiError::field(format!("`status` must be one of: {known}")));
+        }
+        let is_queue = |queue: &String| job_operation::queue(queue).is_some();
+        if !queue.as_ref().is_none_or(is_queue) {
+            let known = job_operation::QUEUES.join(", ");
+            return Err(ApiError::field(format!("`queue` must be one of: {known}")));
+        }
+        let is_operation = |operation: &String| {
+            job_operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
+        };
+        if !operation.as_ref().is_none_or(is_operation) {
+            return Err(unknown_operation());
+        }
+        Ok(JobFilter {
+            status,
+            queue,
+            operation,
+        })
+    }
 }
 
 /// `GET /api/jobs`
 pub async fn list(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
-    wanted: Query<Wanted>,
+    query: Query<JobQuery>,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, limit) = (user.account.user, page.limit()?);
-    let Wanted {
-        status,
-        queue,
-        operation,
-    } = wanted.into_inner();
-    let known = [
-        "queued",
-        "delayed",
-        "processing",
-        "completed",
-        "failed",
-        "cancelled",
-    ];
-    if status
-        .as_ref()
-        .is_some_and(|status| !known.contains(&status.as_str()))
-    {
-        return Err(ApiError::field(format!(
-            "`status` must be one of: {}",
-            known.join(", ")
-        )));
-    }
-    if queue
-        .as_ref()
-        .is_some_and(|queue| job_operation::queue(queue).is_none())
-    {
-        return Err(ApiError::field(format!(
-            "`queue` must be one of: {}",
-            job_operation::QUEUES.join(", ")
-        )));
-    }
-    let is_known = |operation: &String| {
-        job_operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
-    };
-    if operation
-        .as_ref()
-        .is_some_and(|operation| !is_known(operation))
-    {
-        return Err(unknown_operation());
-    }
-    read_your_writes::wait(&app, &request, "jobs", Some(id)).await?;
-    let filter = JobFilter {
-        status,
-        queue,
-        operation,
-    };
+) -> Result<Page<Job>, ApiError> {
+    let id = user.account.user;
+    let limit = page.limit()?;
+    let filter = query.into_inner().filter()?;
+    min_position.wait(&app, "jobs", Some(id)).await?;
+    let now = app.log.clock().now();
     let rows = app
         .reads
         .jobs
-        .list(
-            id,
-            filter,
-            page.after_number()?,
-            limit,
-            app.log.clock().now(),
-        )
+        .list(id, filter, page.after_number()?, limit, now)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| row.position.to_string());
-    Ok(response::list(
-        rows.iter().map(|row| shown(row, None)).collect(),
-        next,
-    ))
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
+        data: rows.iter().map(|row| Job::new(row, None)).collect(),
+    })
 }
 
 /// `GET /api/jobs/{id}`
 pub async fn show(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<Job>, ApiError> {
     let job = job_id(&id)?;
-    read_your_writes::wait(&app, &request, "jobs", Some(user.account.user)).await?;
+    min_position
+        .wait(&app, "jobs", Some(user.account.user))
+        .await?;
     let row = app.reads.jobs.get(&job, app.log.clock().now()).await?;
     let row = row
         .filter(|row| may_see(&user, row.user))
@@ -329,10 +491,8 @@ pub async fn show(
         "processing" => app.log.leases().get(LeaseKind::Job, job.as_str()).await?,
         _ => None,
     };
-    Ok(response::ok(shown(
-        &row,
-        lease.and_then(|lease| lease.progress),
-    )))
+    let progress = lease.and_then(|lease| lease.progress);
+    Ok(Answer(Job::new(&row, progress)))
 }
 
 fn may_see(user: &ActingUser, owner: UserId) -> bool {
@@ -342,20 +502,4 @@ fn may_see(user: &ActingUser, owner: UserId) -> bool {
 /// An id of no possible job is that of no job.
 pub fn job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|_| ApiError::NotFound("job"))
-}
-
-/// As its owner sees it.
-pub fn shown(row: &JobRow, progress: Option<i64>) -> Value {
-    let time = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
-    let progress = if row.status == "completed" {
-        Some(100)
-    } else {
-        progress
-    };
-    json!({
-        "jobId": row.id, "queue": row.queue, "operation": row.operation, "status": row.status, "priority": row.priority,
-        "progress": progress, "attempt": row.attempt, "max_attempts": row.max_attempts, "error": row.error,
-        "result": row.result, "outputs": row.outputs, "created_at": row.created_at.rfc3339(), "run_at": time(row.run_at),
-        "started_at": time(row.started_at), "finished_at": time(row.finished_at),
-    })
 }

@@ -1,20 +1,26 @@
-//! Onboarding (contract, section 3): the state, its steps, and the upload.
+//! Onboarding (docs/api.md, Onboarding): the state, its steps, and the upload.
 
 use actix_multipart::Multipart;
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
+    Either, HttpMessage, HttpRequest, HttpResponse,
     http::header::CONTENT_LENGTH,
     web::{Data, Payload},
 };
-use genie_events::{UserCommand, UserId, account::Onboarding};
+use genie_events::{BlobId, UserId, account::Onboarding};
 use genie_log::LogError;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
     http::{
-        body::Body, caller::ActingUser, error::ApiError, idempotency, read_your_writes, response,
+        body::Body,
+        caller::ActingUser,
+        error::ApiError,
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{Answer, Written},
+        words,
     },
     onboarding,
 };
@@ -30,83 +36,112 @@ const FORM: u64 = 64 * 1024;
 /// `GET /api/onboarding/state`
 pub async fn show_state(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<OnboardingAnswer>, ApiError> {
     let id = user.account.user;
-    read_your_writes::wait(&app, &request, "accounts", Some(id)).await?;
+    min_position.wait(&app, "accounts", Some(id)).await?;
     let account = app
         .reads
         .accounts
         .get(id)
         .await?
         .ok_or(ApiError::NotFound("user"))?;
-    Ok(response::ok(
-        json!({"state": account.onboarding, "userId": id}),
-    ))
+    Ok(Answer(OnboardingAnswer {
+        state: account.onboarding,
+        user: id,
+    }))
 }
 
-#[derive(Deserialize)]
-pub struct Step {
+#[derive(Deserialize, ToSchema)]
+pub struct OnboardingStep {
+    #[schema(value_type = words::OnboardingState)]
     state: String,
-    /// Whose, when an administrator asks; else the caller's.
+    /// The user to move on, when an administrator asks; else the caller.
     #[serde(rename = "userId")]
+    #[schema(value_type = Option<Uuid>)]
     user: Option<UserId>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct OnboardingAnswer {
+    #[schema(value_type = words::OnboardingState)]
+    state: String,
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueuedUpload {
+    job_id: String,
+    #[schema(value_type = Uuid)]
+    file_id: BlobId,
+    /// Opaque; where the file can be fetched.
+    file_path: String,
 }
 
 /// `PATCH /api/onboarding/state`
 pub async fn advance(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
-    Body(body): Body<Step>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+    Body(body): Body<OnboardingStep>,
+) -> Result<Written<OnboardingAnswer>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let to = Onboarding::parse(&body.state).ok_or_else(|| {
         ApiError::field(
             "`state` must be one of: EXTENSION_INSTALL, DATA_COLLECTION, PROCESSING, COMPLETE",
         )
     })?;
-    let (caller, is_admin) = (user.account.user, user.caller.is_admin());
+    let caller = user.account.user;
+    let is_admin = user.caller.is_admin();
     let whose = body.user.unwrap_or(caller);
     if whose != caller && !is_admin {
         return Err(ApiError::Forbidden(
             "Only an administrator may move another user's onboarding on",
         ));
     }
-    let command = UserCommand::AdvanceOnboarding {
-        to,
-        privileged: is_admin,
+    let done = app
+        .write
+        .onboarding
+        .advance(whose, to, is_admin, asking)
+        .await?;
+    let onboarding = OnboardingAnswer {
+        state: to.as_str().to_owned(),
+        user: whose,
     };
-    let done = app.write.users.ask(whose, asking, command).await?;
-    Ok(response::written(
-        json!({"state": to.as_str(), "userId": whose}),
-        done.position,
-    ))
+    Ok(Written(onboarding, done.position))
 }
 
 /// `POST /api/onboarding/zip-upload`
 pub async fn upload(
     app: Data<App>,
     request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
     body: Payload,
-) -> HttpResponse {
+) -> Result<Either<Written<QueuedUpload>, HttpResponse>, ApiError> {
     let body = drain::Shared::new(body);
     let form = Multipart::new(request.headers(), body.clone());
-    match take_in(&app, &request, &user, form).await {
-        Ok(answer) => answer,
-        Err(error) => body.refuse(&error).await,
-    }
+    Ok(
+        match take_in(&app, &request, &idempotency_key, &user, form).await {
+            Ok(queued) => Either::Left(queued),
+            Err(error) => Either::Right(body.refuse(&error).await),
+        },
+    )
 }
 
 async fn take_in(
     app: &Data<App>,
     request: &HttpRequest,
+    idempotency_key: &IdempotencyKey,
     user: &ActingUser,
     mut form: Multipart,
-) -> Result<HttpResponse, ApiError> {
-    let (id, most) = (user.account.user, app.config.max_upload);
+) -> Result<Written<QueuedUpload>, ApiError> {
+    let id = user.account.user;
+    let most = app.config.max_upload;
     let declared = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -115,8 +150,11 @@ async fn take_in(
         return Err(ApiError::TooLarge(most));
     }
     // One that is sent again under its key is answered as the first, whatever the state is by now.
-    if !idempotency::has_key(request) {
-        onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
+    if !idempotency_key.is_given() {
+        app.write
+            .onboarding
+            .check_upload(id, user.caller.metadata())
+            .await?;
     }
     let slot = app.uploads.begin(id)?;
     onboarding::check_room(app, id, most).await?;
@@ -133,12 +171,13 @@ async fn take_in(
         }
     };
     request.extensions_mut().insert(received.hash);
-    let asking = idempotency::asking(app, request, &user.caller)?;
+    let asking = idempotency_key.asking(app, &user.caller)?;
     let (queued, position) =
         onboarding::take_in(app.clone(), slot, upload, received.name, asking).await?;
-    let path = format!("/api/files/{}", queued.file);
-    Ok(response::written(
-        json!({"jobId": queued.job, "fileId": queued.file, "filePath": path}),
-        position,
-    ))
+    let upload = QueuedUpload {
+        job_id: queued.job.to_string(),
+        file_id: queued.file,
+        file_path: format!("/api/files/{}", queued.file),
+    };
+    Ok(Written(upload, position))
 }

@@ -1,6 +1,15 @@
-//! The OpenAPI document of all routes. It is kept by hand, beside the handlers that it tells of.
+//! The published OpenAPI document. It is generated: by the table of routes, by the types of handlers, bodies and answers, and by
+//! the prose in `openapi/`. A test compares the file with what the code says, and writes it when `GENIE_WRITE_OPENAPI` is set:
+//! `scripts/openapi write`.
 
 use actix_web::HttpResponse;
+
+#[cfg(test)]
+pub mod describe;
+#[cfg(test)]
+mod generate;
+#[cfg(test)]
+mod prose;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
@@ -15,128 +24,66 @@ pub async fn document() -> HttpResponse {
 mod tests {
     use std::collections::BTreeSet;
 
-    use genie_events::{
-        Event,
-        job_operation::{QUEUES, queue_of},
-        tier::Counter,
-    };
     use serde_json::Value;
 
     use super::*;
-    use crate::http::routes;
-
-    const METHODS: [&str; 7] = ["get", "put", "post", "delete", "patch", "head", "options"];
+    use crate::http::{access::Access, routes};
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
     }
 
-    /// Path, method, and the operation with what its path says of all its operations.
-    fn operations(document: &Value) -> Vec<(String, String, &Value, &Value)> {
-        let mut operations = Vec::new();
-        for (path, item) in document["paths"].as_object().unwrap() {
-            for (method, operation) in item.as_object().unwrap() {
-                if METHODS.contains(&method.as_str()) {
-                    operations.push((path.clone(), method.clone(), operation, item));
-                }
-            }
+    #[test]
+    fn the_document_says_what_the_code_does() {
+        let mut generated = serde_json::to_string_pretty(&generate::document()).unwrap();
+        generated.push('\n');
+        if std::env::var_os("GENIE_WRITE_OPENAPI").is_some() {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/openapi.json");
+            return std::fs::write(file, generated).unwrap();
         }
-        operations
-    }
-
-    fn routes() -> BTreeSet<(String, String)> {
-        let built_in = routes::API.iter().filter(|route| route.is_built_in());
-        built_in
-            .map(|route| {
-                let method = route.method.as_str().to_lowercase();
-                (route.path.to_owned(), method)
-            })
-            .collect()
-    }
-
-    fn strings(values: &Value) -> BTreeSet<&str> {
-        values
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|value| value.as_str().unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn the_document_has_the_routes_that_there_are() {
-        let document = document();
-        let told: BTreeSet<_> = operations(&document)
-            .into_iter()
-            .map(|(path, method, ..)| (path, method))
-            .collect();
-        let routes = routes();
-        let (missing, gone): (Vec<_>, Vec<_>) = (
-            routes.difference(&told).collect(),
-            told.difference(&routes).collect(),
-        );
+        let differs = generated
+            .lines()
+            .zip(DOCUMENT.lines())
+            .position(|(generated, kept)| generated != kept);
         assert!(
-            missing.is_empty() && gone.is_empty(),
-            "not in openapi.json: {missing:?}; no longer in routes.rs: {gone:?}"
+            generated == DOCUMENT,
+            "src/http/openapi.json is not what the code says, from line {:?} on; write it by `scripts/openapi write`",
+            differs.map(|line| line + 1)
         );
-        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
     #[test]
-    fn every_operation_says_what_it_is_who_may_call_it_and_what_it_answers() {
+    fn the_table_says_who_may_call_as_the_handlers_do() {
+        for route in routes::API {
+            let of = format!("{} {}", route.method, route.path);
+            let asked_for = route.told_by_types().access;
+            let is_asked_in_the_handler = route.access == Access::PublicByDefault;
+            let expected = asked_for.unwrap_or(Access::Public);
+            assert!(
+                is_asked_in_the_handler || route.access == expected,
+                "{of}: {asked_for:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn operation_ids_are_unique_and_every_operation_answers() {
         let document = document();
         let mut ids = BTreeSet::new();
-        for (path, method, operation, item) in operations(&document) {
-            let of = format!("{method} {path}");
-            let id = operation["operationId"]
-                .as_str()
-                .unwrap_or_else(|| panic!("{of} has no operationId"));
-            assert!(ids.insert(id), "{of}: the operationId {id} is taken");
-            assert!(
-                operation["summary"]
-                    .as_str()
-                    .is_some_and(|summary| !summary.is_empty()),
-                "{of} has no summary"
-            );
-            assert!(
-                operation["responses"]
-                    .as_object()
-                    .is_some_and(|answers| !answers.is_empty()),
-                "{of} answers nothing"
-            );
-            assert!(
-                operation["security"].is_array(),
-                "{of} does not say who may call it; nobody in particular is []"
-            );
-            for scheme in operation["security"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .flat_map(|way| way.as_object().unwrap().keys())
-            {
-                assert!(
-                    document["components"]["securitySchemes"]
-                        .get(scheme)
-                        .is_some(),
-                    "{of}: what is {scheme}?"
-                );
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id), "{method} {path}: {id} is taken");
+                let answers = operation["responses"].as_object().unwrap();
+                assert!(answers.keys().any(|status| status.starts_with('2')), "{id}");
+                for (status, answer) in answers {
+                    let is_shared = answer.get("$ref").is_some();
+                    assert!(
+                        is_shared || answer["description"].is_string(),
+                        "{id} {status}"
+                    );
+                }
             }
-            let of_path = item["parameters"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|parameter| parameter["in"] == "path");
-            let named: BTreeSet<&str> = of_path
-                .map(|parameter| parameter["name"].as_str().unwrap())
-                .collect();
-            let wanted: BTreeSet<&str> = path
-                .split('/')
-                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-                .collect();
-            assert_eq!(
-                named, wanted,
-                "{of}: left: the path's parameters that are told of; right: those there are"
-            );
         }
     }
 
@@ -152,7 +99,8 @@ mod tests {
                 _ => {}
             }
         }
-        let (document, mut references) = (document(), BTreeSet::new());
+        let document = document();
+        let mut references = BTreeSet::new();
         collect(&document, &mut references);
         for reference in &references {
             let pointer = reference
@@ -163,36 +111,13 @@ mod tests {
                 "{reference} leads nowhere"
             );
         }
-        for kind in ["schemas", "responses", "parameters", "headers"] {
+        for kind in ["schemas", "responses", "headers"] {
             for name in document["components"][kind].as_object().unwrap().keys() {
                 assert!(
                     references.contains(&format!("#/components/{kind}/{name}")),
                     "nothing uses {kind}/{name}"
                 );
             }
-        }
-    }
-
-    #[test]
-    fn the_words_of_the_document_are_those_of_the_rules() {
-        let document = document();
-        let schema = |name: &str| &document["components"]["schemas"][name];
-        assert_eq!(
-            strings(&schema("EventType")["enum"]),
-            Event::all_types().into_iter().collect()
-        );
-        assert_eq!(
-            strings(&schema("Queue")["enum"]),
-            QUEUES.into_iter().collect()
-        );
-        for counters in ["Counts", "Limits"] {
-            assert_eq!(
-                strings(&schema(counters)["required"]),
-                Counter::ALL.into_iter().map(Counter::as_str).collect()
-            );
-        }
-        for operation in strings(&schema("Operation")["enum"]) {
-            assert!(queue_of(operation).is_some(), "no queue knows {operation}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use actix_web::HttpRequest;
 use secrecy::SecretString;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -15,10 +16,12 @@ use crate::{
 };
 
 /// The password of somebody who has a token already.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Password {
+    #[schema(value_type = String, format = Password)]
     pub password: SecretString,
-    /// Where a Directus says who is who, and the user has a second factor there.
+    /// With Directus, when the user has a second factor there.
+    #[schema(value_type = Option<String>)]
     pub otp: Option<SecretString>,
 }
 

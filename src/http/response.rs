@@ -1,8 +1,14 @@
 //! What a success looks like: both flags, the fields beside them, the position of what was written.
 
-use actix_web::HttpResponse;
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    body::BoxBody,
+    http::header::{HeaderName, HeaderValue},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::http::error::ApiError;
 
@@ -13,36 +19,128 @@ pub const POSITION: &str = "Genie-Position";
 #[derive(Debug, Clone, Copy)]
 pub struct Position(pub u64);
 
-/// Fields at the top level beside the two flags.
-pub fn ok(mut fields: Value) -> HttpResponse {
-    HttpResponse::Ok().json(with_flags(&mut fields))
+/// A read succeeded: its fields beside the two flags.
+pub struct Answer<T>(pub T);
+
+/// A write succeeded: its fields beside the two flags, and its position in `Genie-Position`.
+pub struct Written<T>(pub T, pub u64);
+
+/// One page of several things read.
+pub struct Page<T> {
+    pub data: Vec<T>,
+    pub next_cursor: Option<String>,
 }
 
-/// The same for a write.
-pub fn written(mut fields: Value, position: u64) -> HttpResponse {
-    written_from(&mut fields, position)
+/// An answer without fields of its own.
+#[derive(Serialize, ToSchema)]
+pub struct NoFields {}
+
+/// A success on a route of Directus' own contract. A write has a position.
+pub struct DirectusData<T> {
+    pub data: T,
+    pub position: Option<u64>,
 }
 
-/// The same, leaving the fields to the caller, who may have to wipe them.
-pub fn written_from(fields: &mut Value, position: u64) -> HttpResponse {
-    let mut response = HttpResponse::Ok()
-        .insert_header((POSITION, opaque(position)))
-        .json(with_flags(fields));
+/// A success without a body on a route of Directus' own contract. A write has a position.
+pub struct NoContent {
+    pub position: Option<u64>,
+}
+
+/// What every success of genie's own routes has.
+#[derive(Serialize)]
+struct Flagged<'a, T> {
+    ok: bool,
+    success: bool,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+impl<'a, T> Flagged<'a, T> {
+    fn new(fields: &'a T) -> Self {
+        Self {
+            ok: true,
+            success: true,
+            fields,
+        }
+    }
+}
+
+impl<T: Serialize> Responder for Answer<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        HttpResponse::Ok().json(Flagged::new(&self.0))
+    }
+}
+
+impl<T: Serialize> Responder for Written<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let Self(fields, position) = self;
+        at_position(Answer(fields).respond_to(request), position)
+    }
+}
+
+impl<T: Serialize> Responder for Page<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        #[derive(Serialize)]
+        struct Fields<T> {
+            data: Vec<T>,
+            next_cursor: Option<String>,
+        }
+        let Self { data, next_cursor } = self;
+        Answer(Fields { data, next_cursor }).respond_to(request)
+    }
+}
+
+impl<T: Serialize> Responder for DirectusData<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        #[derive(Serialize)]
+        struct Fields<T> {
+            data: T,
+        }
+        let response = HttpResponse::Ok().json(Fields { data: self.data });
+        match self.position {
+            Some(position) => at_position(response, position),
+            None => response,
+        }
+    }
+}
+
+impl Responder for NoContent {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        let response = HttpResponse::NoContent().finish();
+        match self.position {
+            Some(position) => at_position(response, position),
+            None => response,
+        }
+    }
+}
+
+/// Says where a write ended up: to the caller, and to the log line.
+fn at_position(mut response: HttpResponse, position: u64) -> HttpResponse {
+    let value = HeaderValue::from_str(&opaque(position)).expect("base64 is visible ASCII");
+    let name = HeaderName::from_static("genie-position");
+    response.headers_mut().insert(name, value);
     response.extensions_mut().insert(Position(position));
     response
+}
+
+/// Fields at the top level beside the two flags, for what has no struct.
+pub fn ok(fields: Value) -> HttpResponse {
+    HttpResponse::Ok().json(Flagged::new(&fields))
 }
 
 /// Several things read.
 pub fn list(data: Vec<Value>, next_cursor: Option<String>) -> HttpResponse {
     ok(json!({"data": data, "next_cursor": next_cursor}))
-}
-
-fn with_flags(fields: &mut Value) -> &Value {
-    if let Some(map) = fields.as_object_mut() {
-        map.insert("ok".into(), true.into());
-        map.insert("success".into(), true.into());
-    }
-    fields
 }
 
 /// A position as clients see it: opaque, so that it may become something else.
@@ -70,9 +168,13 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
 }
 
 /// How a page was asked for.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Debug, Default, serde::Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
+    /// How many at most.
+    #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
+    /// The `next_cursor` of the page before; without it, the first page. Anything else is 400.
     pub cursor: Option<String>,
 }
 

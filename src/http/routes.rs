@@ -9,10 +9,12 @@
 //! - `.only_with_directus()`: there is such a route nowhere else.
 
 use actix_web::{Handler, Route, http::Method, web};
-use genie_events::service_key::Scope;
 use tracing::{Instrument, Span, info_span, instrument::Instrumented};
 
+#[cfg(test)]
+use crate::http::openapi::describe::{self, Operation};
 use crate::http::{
+    access::Access,
     account_export, accounts, audit,
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
@@ -22,28 +24,6 @@ use crate::http::{
     route_rules::{RouteRule, RouteRules},
     service_keys, usage, workers,
 };
-
-/// Who may call a route. The handler's parameter decides it; this says the same where no handler is at hand, and a test
-/// compares both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Public,
-    /// Public unless the server is set to ask for a caller.
-    PublicByDefault,
-    /// A user in person.
-    User,
-    /// A user, or an administrator who acts for them.
-    ActingUser,
-    /// An administrator in person.
-    Admin,
-    SharedSecret,
-    /// A holder of the shared secret, or of a service key with one of these scopes.
-    Server(&'static [Scope]),
-    /// As `ActingUser` or as `Server`.
-    UserOrServer(&'static [Scope]),
-    /// As `Admin` or as `Server`.
-    Operator(&'static [Scope]),
-}
 
 /// A route.
 pub struct Endpoint {
@@ -67,6 +47,8 @@ enum WithDirectus {
 /// A handler as the router takes it.
 struct Registration {
     register: fn(Route) -> Route,
+    #[cfg(test)]
+    describe: fn(&mut Operation),
 }
 
 /// A handler that runs in a span of its own.
@@ -92,6 +74,8 @@ macro_rules! handler {
                 handler: $($part)::+,
                 span: || info_span!(concat!("http" $(, ".", stringify!($part))+)),
             }),
+            #[cfg(test)]
+            describe: |operation| describe::handler(&$($part)::+, operation),
         }
     };
 }
@@ -160,11 +144,23 @@ impl Endpoint {
         !matches!(self.with_directus, WithDirectus::Only)
     }
 
+    /// Whether a rate applies.
+    #[cfg(test)]
+    pub fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
+    /// What the types of its handler say.
+    #[cfg(test)]
+    pub fn told_by_types(&self) -> Operation {
+        let mut operation = Operation::default();
+        (self.handler.describe)(&mut operation);
+        operation
+    }
+
     fn route(&self, has_directus: bool) -> Route {
         let route = web::method(self.method.clone());
-        let absent = Registration {
-            register: |route| route.to(no_such_route),
-        };
+        let absent = handler!(no_such_route);
         let registration = match &self.with_directus {
             WithDirectus::Another(handler) if has_directus => handler,
             WithDirectus::Absent if has_directus => &absent,

@@ -1,17 +1,14 @@
-//! Service keys (contract, section 1): made and revoked by administrators, shown once.
+//! Service keys (docs/api.md, Identity): made and revoked by administrators, shown once.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Path, Query},
-};
+use actix_web::web::{Data, Path, Query};
 use genie_events::{
     ServiceKeyId, Timestamp,
     service_key::{Scope, ServiceKeyGrant},
 };
 use genie_projections::service_keys::ServiceKeyRow;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -19,16 +16,69 @@ use crate::{
         body::Body,
         caller::AdminCaller,
         error::ApiError,
-        idempotency, read_your_writes,
-        response::{self, PageQuery},
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{self, Page, PageQuery, Written},
+        words::{self, Time},
     },
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct NewServiceKey {
+    /// For the list; 1 to 100 characters.
+    #[schema(min_length = 1, max_length = 100)]
     name: String,
+    #[schema(value_type = Vec<words::Scope>, min_items = 1)]
     scopes: Vec<String>,
+    /// RFC 3339 with any offset, ahead; without it the key does not expire.
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ServiceKey {
+    /// Facts and revocations name the key by it.
+    id: String,
+    name: String,
+    #[schema(value_type = Vec<words::Scope>)]
+    scopes: Vec<String>,
+    #[schema(required)]
+    expires_at: Option<Time>,
+    created_at: Time,
+    /// The administrator who made it.
+    #[schema(required, format = Uuid)]
+    created_by: Option<String>,
+    /// Null until it is revoked.
+    #[schema(required)]
+    revoked_at: Option<Time>,
+}
+
+impl From<&ServiceKeyRow> for ServiceKey {
+    fn from(row: &ServiceKeyRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            name: row.name.clone(),
+            scopes: row.scopes.clone(),
+            expires_at: row.expires_at.map(Time::from),
+            created_at: row.created_at.into(),
+            created_by: row.created_by.clone(),
+            revoked_at: row.revoked_at.map(Time::from),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct MadeServiceKey {
+    /// To be sent as `Authorization: Bearer gk_...`.
+    key: String,
+    #[serde(flatten)]
+    about: ServiceKey,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RevokedServiceKey {
+    id: String,
+    revoked: bool,
 }
 
 impl NewServiceKey {
@@ -53,7 +103,7 @@ pub async fn create(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
     Body(body): Body<NewServiceKey>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<MadeServiceKey>, ApiError> {
     let now = app.log.clock().now();
     let wanted = body.read(now)?;
     let made = app
@@ -61,57 +111,57 @@ pub async fn create(
         .service_keys
         .make(wanted.clone(), caller.metadata())
         .await?;
-    let fields = json!({
-        "id": made.id, "key": made.key.expose_secret(), "name": wanted.name, "scopes": wanted.scopes,
-        "expires_at": wanted.expires_at.map(Timestamp::rfc3339), "created_at": now.rfc3339(),
-        "created_by": caller.user_id(), "revoked_at": null,
-    });
-    Ok(response::written(fields, made.position))
+    let about = ServiceKey {
+        id: made.id.0,
+        name: wanted.name,
+        scopes: wanted.scopes.iter().map(Scope::to_string).collect(),
+        expires_at: wanted.expires_at.map(Time::from),
+        created_at: now.into(),
+        created_by: caller.user_id().map(|user| user.to_string()),
+        revoked_at: None,
+    };
+    let key = made.key.expose_secret().to_owned();
+    Ok(Written(MadeServiceKey { key, about }, made.position))
 }
 
 /// `GET /api/admin/service-keys`
 pub async fn list(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     _: AdminCaller,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Page<ServiceKey>, ApiError> {
     let limit = page.limit()?;
-    read_your_writes::wait_for_all(&app, &request, "service_keys").await?;
+    min_position.wait_for_all(&app, "service_keys").await?;
     let rows = app
         .reads
         .service_keys
         .list(page.after_pair()?, limit)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| {
-        format!("{}/{}", row.created_at.0, row.id)
-    });
-    Ok(response::list(rows.iter().map(shown).collect(), next))
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| {
+            format!("{}/{}", row.created_at.0, row.id)
+        }),
+        data: rows.iter().map(ServiceKey::from).collect(),
+    })
 }
 
 /// `DELETE /api/admin/service-keys/{id}`
 pub async fn revoke(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     AdminCaller(caller): AdminCaller,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &caller)?;
+) -> Result<Written<RevokedServiceKey>, ApiError> {
+    let asking = idempotency_key.asking(&app, &caller)?;
     let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
     let id = is_id
         .then(|| ServiceKeyId(id.into_inner()))
         .ok_or(ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
-    Ok(response::written(
-        json!({"id": id, "revoked": true}),
-        position,
-    ))
-}
-
-fn shown(row: &ServiceKeyRow) -> Value {
-    let time = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
-    json!({
-        "id": row.id, "name": row.name, "scopes": row.scopes, "expires_at": time(row.expires_at),
-        "created_at": row.created_at.rfc3339(), "created_by": row.created_by, "revoked_at": time(row.revoked_at),
-    })
+    let key = RevokedServiceKey {
+        id: id.0,
+        revoked: true,
+    };
+    Ok(Written(key, position))
 }

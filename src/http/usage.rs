@@ -1,16 +1,16 @@
-//! Usage (contract, section 8): what was counted, what is left, and what clients count themselves.
+//! Usage (docs/api.md, Usage): what was counted, what is left, and what clients count themselves.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::{Caller, users::Plan};
+use actix_web::web::Data;
+use genie_actors::Caller;
 use genie_events::{
-    Now, User, UserCommand, UserId,
+    UserId,
     tier::{Counter, Tier},
 };
 use genie_projections::accounts::AccountRow;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -18,22 +18,26 @@ use crate::{
         body::Body,
         caller::{ActingUser, AnyCaller},
         error::ApiError,
-        idempotency, read_your_writes, response,
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{Answer, Written},
+        words,
     },
 };
 
+const UNLIMITED: i64 = -1;
 /// The most that is counted at once.
 const MAX_AMOUNT: i64 = 10_000;
 
 /// `GET /api/usage`: `-1` is unlimited, `0` is not part of the tier.
 pub async fn show(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: ActingUser,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<Usage>, ApiError> {
     let id = user.account.user;
     for projection in ["accounts", "usage", "credentials", "jobs"] {
-        read_your_writes::wait(&app, &request, projection, Some(id)).await?;
+        min_position.wait(&app, projection, Some(id)).await?;
     }
     // Read again: the caller's own account may have been read before the position that is asked for.
     let account = app
@@ -42,48 +46,82 @@ pub async fn show(
         .get(id)
         .await?
         .ok_or(ApiError::NoCaller)?;
-    Ok(response::ok(of(&app, &account).await?))
+    Ok(Answer(of(&app, &account).await?))
 }
 
-/// What an account may, did and may still do this month.
-pub async fn of(app: &App, account: &AccountRow) -> Result<Value, ApiError> {
+pub async fn of(app: &App, account: &AccountRow) -> Result<Usage, ApiError> {
     let tier = Tier::parse(&account.tier).unwrap_or_default();
     let now = app.log.clock().now();
     let counts = app.reads.usage.of(account.user, now.month(), now).await?;
-    let (mut limits, mut usage, mut remaining) = (Map::new(), Map::new(), Map::new());
+    let mut limits = PerCounter::new();
+    let mut usage = PerCounter::new();
+    let mut remaining = PerCounter::new();
     for counter in Counter::ALL {
+        let name = counter.as_str();
         let used = counts.get(&counter).copied().unwrap_or(0);
         let limit = app.limits.of(tier, counter);
-        let unlimited = || Value::from(-1);
-        limits.insert(
-            counter.to_string(),
-            limit.map_or_else(unlimited, Value::from),
-        );
-        usage.insert(counter.to_string(), used.into());
-        remaining.insert(
-            counter.to_string(),
-            limit.map_or_else(unlimited, |limit| limit.saturating_sub(used).into()),
-        );
+        let left = limit.map(|limit| limit.saturating_sub(used));
+        usage.insert(name, as_number(used));
+        limits.insert(name, limit.map_or(UNLIMITED, as_number));
+        remaining.insert(name, left.map_or(UNLIMITED, as_number));
     }
-    Ok(json!({"tier": tier.as_str(), "limits": limits, "usage": usage, "remaining": remaining}))
+    Ok(Usage {
+        tier: tier.as_str(),
+        limits,
+        usage,
+        remaining,
+    })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Increment {
+    /// The counter. Only `taxonomy_ai_calls` is counted here.
+    #[schema(value_type = words::CounterName)]
     operation: String,
+    /// 1 by default.
+    #[schema(minimum = 1, maximum = 10_000)]
     amount: Option<i64>,
+    /// The user to count for; a user may only name themselves.
     #[serde(rename = "userId")]
+    #[schema(format = Uuid)]
     user: Option<String>,
 }
+
+/// The count after this.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Incremented {
+    new_value: u64,
+    /// Whether no more is allowed.
+    limit_reached: bool,
+    /// `false` where genie counts itself.
+    counted: bool,
+}
+
+/// What an account may, did and may still do, this month (UTC) or at present. As a limit, -1 is unlimited, and 0 means that it is
+/// not part of the tier.
+#[derive(Serialize, ToSchema)]
+pub struct Usage {
+    #[schema(value_type = words::Tier)]
+    tier: &'static str,
+    #[schema(value_type = words::Limits)]
+    limits: PerCounter,
+    #[schema(value_type = words::Counts)]
+    usage: PerCounter,
+    #[schema(value_type = words::Limits)]
+    remaining: PerCounter,
+}
+
+type PerCounter = BTreeMap<&'static str, i64>;
 
 /// `POST /api/usage/increment`: what genie counts itself is answered and left as it is, so that clients of the original do not
 /// count it twice.
 pub async fn increment(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     who: AnyCaller,
     Body(body): Body<Increment>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Written<Incremented>, ApiError> {
     let counter = Counter::parse(&body.operation).ok_or_else(|| {
         ApiError::field(format!(
             "`operation` must be one of: {}",
@@ -99,31 +137,18 @@ pub async fn increment(
         }
     };
     let (caller, user) = whose(who, body.user.as_deref())?;
-    let asking = idempotency::asking(&app, &request, &caller)?;
-    let planner = move |state: &User, now: Now| {
-        let allowance = now.limits.allowance(state.tier()?, counter);
-        let before = state.used(counter, now.moment);
-        let changes = state.decide(now, UserCommand::CountUsage { counter, amount })?;
-        let value = if changes.is_empty() {
-            before
-        } else {
-            before.saturating_add(amount)
-        };
-        let outcome = json!({
-            "newValue": value, "limitReached": allowance.is_reached(value), "counted": !changes.is_empty(),
-        });
-        Ok(Plan {
-            changes,
-            outcome,
-            ..Plan::default()
-        })
+    let asking = idempotency_key.asking(&app, &caller)?;
+    let (count, position) = app.write.usage.count(user, counter, amount, asking).await?;
+    let count = Incremented {
+        new_value: count.new_value,
+        limit_reached: count.limit_reached,
+        counted: count.counted,
     };
-    let done = app
-        .write
-        .users
-        .plan(user, None, asking, Arc::new(planner))
-        .await?;
-    Ok(response::written(done.outcome, done.position))
+    Ok(Written(count, position))
+}
+
+fn as_number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A user counts for themselves, a server for the user it names.

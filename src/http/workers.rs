@@ -1,16 +1,17 @@
-//! The queue, as workers see it (contract, section 5): claim, heartbeat, complete, fail.
+//! The queue, as workers see it (docs/api.md, Workers): claim, heartbeat, complete, fail.
 
 use std::time::Duration;
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    Either, FromRequest, HttpRequest,
     web::{Data, Path},
 };
-use genie_actors::jobs::{AttemptEnd, Claimed};
+use genie_actors::jobs::{AttemptEnd, JobClaim};
 use genie_events::{JobId, Refusal, UserId, job_operation};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -18,9 +19,10 @@ use crate::{
         body::Body,
         caller::{ServerCaller, WorksOnJobs},
         error::ApiError,
-        idempotency,
+        idempotency::IdempotencyKey,
         jobs::job_id,
-        response,
+        response::{Answer, Written},
+        words::{self, Time},
     },
 };
 
@@ -31,12 +33,103 @@ const MAX_WAIT_MS: u64 = 30_000;
 /// How often it is looked at whether a worker that waits is still a good caller: its key may be revoked meanwhile.
 const RECHECK: Duration = Duration::from_secs(5);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Claim {
+    #[schema(value_type = Vec<words::Queue>, min_items = 1)]
     queues: Vec<String>,
+    /// The worker's name for itself, as the facts have it. 1 to 200 bytes.
+    #[schema(min_length = 1, max_length = 200)]
     worker_id: String,
+    /// The most jobs; 1 by default.
+    #[schema(minimum = 1, maximum = 100)]
     max: Option<usize>,
+    /// How long to wait for the first job, in milliseconds; 0 by default.
+    #[schema(minimum = 0, maximum = 30_000)]
     wait_ms: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ClaimedJobs {
+    jobs: Vec<ClaimedJob>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ClaimedJob {
+    /// A UUID, or the number of a record.
+    #[serde(rename = "jobId")]
+    job: String,
+    /// The job's owner.
+    #[serde(rename = "userId")]
+    #[schema(value_type = Uuid)]
+    user: UserId,
+    #[schema(value_type = words::JobOperation)]
+    operation: String,
+    #[schema(value_type = HashMap<String, Value>)]
+    params: Value,
+    #[schema(required)]
+    input_file_id: Option<String>,
+    #[schema(required)]
+    input_url: Option<String>,
+    #[schema(required)]
+    creator_profile_id: Option<String>,
+    /// The number of this attempt, from 1.
+    #[schema(minimum = 1)]
+    attempt: u32,
+    /// The worker's to keep: it alone may end this attempt.
+    lease: String,
+    lease_expires_at: Time,
+}
+
+impl From<JobClaim> for ClaimedJob {
+    fn from(claimed: JobClaim) -> Self {
+        Self {
+            job: claimed.job.to_string(),
+            user: claimed.user,
+            operation: claimed.spec.operation,
+            params: claimed.spec.params,
+            input_file_id: claimed.spec.input_file_id,
+            input_url: claimed.spec.input_url,
+            creator_profile_id: claimed.spec.creator_profile_id,
+            attempt: claimed.attempt,
+            lease: claimed.lease,
+            lease_expires_at: claimed.lease_expires_at.into(),
+        }
+    }
+}
+
+impl Claim {
+    fn queues(&self) -> Result<Vec<&'static str>, ApiError> {
+        let queues = self.queues.iter().map(|queue| job_operation::queue(queue));
+        let queues = queues.collect::<Option<Vec<_>>>();
+        queues.filter(|queues| !queues.is_empty()).ok_or_else(|| {
+            let known = job_operation::QUEUES.join(", ");
+            ApiError::field(format!("`queues` must name one or more of: {known}"))
+        })
+    }
+
+    fn check_worker(&self) -> Result<(), ApiError> {
+        if self.worker_id.is_empty() || self.worker_id.len() > 200 {
+            return Err(ApiError::field("`worker_id` must have 1 to 200 bytes"));
+        }
+        Ok(())
+    }
+
+    fn max(&self) -> Result<usize, ApiError> {
+        let max = self.max.unwrap_or(1);
+        if !(1..=MAX_CLAIM).contains(&max) {
+            return Err(ApiError::field(format!("`max` must be 1 to {MAX_CLAIM}")));
+        }
+        Ok(max)
+    }
+
+    fn wait(&self) -> Result<Duration, ApiError> {
+        let wait = self.wait_ms.unwrap_or(0);
+        if wait > MAX_WAIT_MS {
+            let sentence = format!("`wait_ms` must be at most {MAX_WAIT_MS}");
+            return Err(ApiError::field(sentence));
+        }
+        Ok(Duration::from_millis(wait))
+    }
 }
 
 /// `POST /api/worker/claim`
@@ -45,69 +138,55 @@ pub async fn claim(
     request: HttpRequest,
     server: ServerCaller<WorksOnJobs>,
     Body(body): Body<Claim>,
-) -> Result<HttpResponse, ApiError> {
-    let queues: Option<Vec<&'static str>> = body
-        .queues
-        .iter()
-        .map(|queue| job_operation::queue(queue))
-        .collect();
-    let Some(queues) = queues.filter(|queues| !queues.is_empty()) else {
-        return Err(ApiError::field(format!(
-            "`queues` must name one or more of: {}",
-            job_operation::QUEUES.join(", ")
-        )));
-    };
-    if body.worker_id.is_empty() || body.worker_id.len() > 200 {
-        return Err(ApiError::field("`worker_id` must have 1 to 200 bytes"));
-    }
-    let max = body.max.unwrap_or(1);
-    if !(1..=MAX_CLAIM).contains(&max) {
-        return Err(ApiError::field(format!("`max` must be 1 to {MAX_CLAIM}")));
-    }
-    let wait = body.wait_ms.unwrap_or(0);
-    if wait > MAX_WAIT_MS {
-        return Err(ApiError::field(format!(
-            "`wait_ms` must be at most {MAX_WAIT_MS}"
-        )));
-    }
-    let until = Instant::now() + Duration::from_millis(wait);
+) -> Result<ClaimAnswer, ApiError> {
+    let queues = body.queues()?;
+    body.check_worker()?;
+    let max = body.max()?;
+    let until = Instant::now() + body.wait()?;
     let claimed = loop {
         let left = until.saturating_duration_since(Instant::now());
-        let (queues, worker, metadata) = (
-            queues.clone(),
-            body.worker_id.clone(),
-            server.caller.metadata(),
-        );
+        let metadata = server.caller.metadata();
         let claimed = app
             .write
             .jobs
-            .claim(queues, worker, max, left.min(RECHECK), metadata)
+            .claim(
+                queues.clone(),
+                body.worker_id.clone(),
+                max,
+                left.min(RECHECK),
+                metadata,
+            )
             .await?;
         if !claimed.is_empty() || left <= RECHECK {
             break claimed;
         }
         ServerCaller::<WorksOnJobs>::extract(&request).await?;
     };
-    let fields = json!({"jobs": claimed.iter().map(shown).collect::<Vec<_>>()});
-    Ok(match claimed.iter().map(|claimed| claimed.position).max() {
-        Some(position) => response::written(fields, position),
-        None => response::ok(fields),
+    let position = claimed.iter().map(|claimed| claimed.position).max();
+    let jobs = claimed.into_iter().map(ClaimedJob::from).collect();
+    let jobs = ClaimedJobs { jobs };
+    Ok(match position {
+        Some(position) => Either::Left(Written(jobs, position)),
+        None => Either::Right(Answer(jobs)),
     })
 }
 
-fn shown(claimed: &Claimed) -> Value {
-    json!({
-        "jobId": claimed.job, "userId": claimed.user, "operation": claimed.spec.operation, "params": claimed.spec.params,
-        "input_file_id": claimed.spec.input_file_id, "input_url": claimed.spec.input_url,
-        "creator_profile_id": claimed.spec.creator_profile_id, "attempt": claimed.attempt, "lease": claimed.lease,
-        "lease_expires_at": claimed.lease_expires_at.rfc3339(),
-    })
-}
+/// Without jobs nothing was written.
+type ClaimAnswer = Either<Written<ClaimedJobs>, Answer<ClaimedJobs>>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Heartbeat {
     lease: String,
+    /// In percent.
+    #[schema(minimum = 0, maximum = 100)]
     progress: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RenewedLease {
+    lease_expires_at: Time,
+    /// Whether the job was cancelled: stop working on it.
+    cancel: bool,
 }
 
 /// `POST /api/worker/jobs/{id}/heartbeat`
@@ -116,7 +195,7 @@ pub async fn heartbeat(
     _: ServerCaller<WorksOnJobs>,
     id: Path<String>,
     Body(body): Body<Heartbeat>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<RenewedLease>, ApiError> {
     let job = job_id(&id)?;
     if body
         .progress
@@ -130,9 +209,10 @@ pub async fn heartbeat(
         .heartbeat(&job, &body.lease, body.progress)
         .await?
     {
-        Some(lease) => Ok(response::ok(
-            json!({"lease_expires_at": lease.expires_at.rfc3339(), "cancel": lease.cancelled}),
-        )),
+        Some(lease) => Ok(Answer(RenewedLease {
+            lease_expires_at: lease.expires_at.into(),
+            cancel: lease.cancelled,
+        })),
         None => {
             owner(&app, &job).await?; // an unknown job is 404
             Err(stale_lease())
@@ -148,24 +228,34 @@ fn stale_lease() -> ApiError {
     .into()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Complete {
     lease: String,
+    /// What the worker found out, any JSON.
     #[serde(default)]
     result: Value,
+    /// Files that the worker made, kept as they are; by custom `{file_id | url, name, mime, bytes}`.
     #[serde(default)]
     outputs: Vec<Value>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct CompletedJob {
+    #[serde(rename = "jobId")]
+    job: String,
+    #[schema(value_type = words::JobStatus)]
+    status: &'static str,
 }
 
 /// `POST /api/worker/jobs/{id}/complete`
 pub async fn complete(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     server: ServerCaller<WorksOnJobs>,
     id: Path<String>,
     Body(body): Body<Complete>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &server.caller)?;
+) -> Result<Written<CompletedJob>, ApiError> {
+    let asking = idempotency_key.asking(&app, &server.caller)?;
     let job = job_id(&id)?;
     let owner = owner(&app, &job).await?;
     let end = AttemptEnd::Completed {
@@ -177,28 +267,38 @@ pub async fn complete(
         .jobs
         .end_attempt(owner, job.clone(), &body.lease, end, asking)
         .await?;
-    Ok(response::written(
-        json!({"jobId": job, "status": "completed"}),
-        done.position,
-    ))
+    let job = CompletedJob {
+        job: job.to_string(),
+        status: "completed",
+    };
+    Ok(Written(job, done.position))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Fail {
     lease: String,
+    /// What went wrong, shown to the owner. At most 10000 bytes.
+    #[schema(max_length = 10_000)]
     error: String,
+    /// Whether another attempt makes sense; true by default.
     retryable: Option<bool>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct FailedAttempt {
+    #[serde(rename = "jobId")]
+    job: String,
 }
 
 /// `POST /api/worker/jobs/{id}/fail`
 pub async fn fail(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     server: ServerCaller<WorksOnJobs>,
     id: Path<String>,
     Body(body): Body<Fail>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &server.caller)?;
+) -> Result<Written<FailedAttempt>, ApiError> {
+    let asking = idempotency_key.asking(&app, &server.caller)?;
     let job = job_id(&id)?;
     if body.error.len() > 10_000 {
         return Err(ApiError::field("`error` must be at most 10000 bytes"));
@@ -213,10 +313,13 @@ pub async fn fail(
         .jobs
         .end_attempt(owner, job.clone(), &body.lease, end, asking)
         .await?;
-    Ok(response::written(json!({"jobId": job}), done.position))
+    let job = FailedAttempt {
+        job: job.to_string(),
+    };
+    Ok(Written(job, done.position))
 }
 
-/// Whose a job is: by its lease while it runs, else by the read side.
+/// A job's owner: by its lease while it runs, else by the read side.
 async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
     if let Some(owner) = app.write.jobs.owner_of_running(job).await? {
         return Ok(owner);

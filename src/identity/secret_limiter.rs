@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use genie_actors::access::Access;
+use genie_actors::access::AccessLog;
 use genie_events::access::RefusedCounts;
 use genie_log::Log;
 use moka::sync::Cache;
@@ -165,7 +165,7 @@ impl SecretLimiter {
 
     /// Records the due refusals, or all of them. Refusals that the store does not take are recorded
     /// a minute later.
-    pub async fn put_on_record(&self, log: &Log, access: &Access, all: bool) {
+    pub async fn put_on_record(&self, log: &Log, access: &AccessLog, all: bool) {
         let due = self.tally().take(Instant::now(), all);
         if due.is_empty() {
             return;

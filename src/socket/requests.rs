@@ -4,6 +4,7 @@ use clap::Args;
 use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
 use genie_log::keys::rotation::{Place, Wraps};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{credential_import::line::CredentialLine, roles::administers};
 
@@ -11,19 +12,22 @@ use crate::{credential_import::line::CredentialLine, roles::administers};
 const MAX_COUNT: usize = 100;
 
 /// A request for invites, as a body or as options of the command line.
-#[derive(Default, Serialize, Deserialize, Args)]
+#[derive(Default, Serialize, Deserialize, Args, ToSchema)]
 pub struct InviteRequest {
-    /// The number of invites; 1 without it
+    /// The number of invites; 1 by default
     #[arg(long)]
+    #[schema(minimum = 1, maximum = 100)]
     count: Option<usize>,
     /// The time until which they may be used, as RFC 3339; for ever without it
     #[arg(long)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
-    /// The tier of the new user: starter, creator, pro or studio
+    /// The tier of the new user: starter (the default), creator, pro or studio
     #[arg(long)]
     tier: Option<String>,
-    /// The role of the new user; `administrator` makes an administrator; `creator` without it
+    /// The role of the new user, `creator` by default; `administrator` makes an administrator
     #[arg(long)]
+    #[schema(min_length = 1, max_length = 64)]
     role: Option<String>,
 }
 

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
+/// As in the binary, for servers inside the tests.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod disk_search;
 mod fake_ollama;
 mod identity;
@@ -35,6 +39,7 @@ mod log_transfer;
 mod logs;
 mod onboarding;
 mod registration;
+mod routes;
 mod s3_uploads;
 mod secret_leaks;
 mod serve;

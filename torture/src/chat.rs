@@ -194,7 +194,7 @@ async fn compare(
 pub mod tests {
     use super::*;
 
-    /// What a reader has seen.
+    /// The text that a reader has seen.
     pub fn shown(text: &str, ended: bool) -> ShownAnswer {
         ShownAnswer {
             text: text.to_owned(),
@@ -204,7 +204,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_was_shown_begins_what_is_kept() {
+    fn a_shown_answer_is_the_beginning_of_the_kept_one() {
         for (text, ended, found) in [
             ("", false, None),
             ("Some", false, None),

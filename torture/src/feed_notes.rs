@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_saw_what_they_asked_for_has_nothing_to_complain_about() {
+    fn notes_of_every_wanted_event_are_clean() {
         for (wanted, seen) in [
             (FeedFilter::Everything, &[1, 2, 3, 4, 5, 6][..]),
             (FeedFilter::Jobs, &[2, 4, 6]),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_appended_after_the_last_position_need_not_be_seen() {
+    fn events_after_the_last_position_may_be_missed() {
         let seen = || notes(FeedFilter::Everything, &[1, 2, 3, 4]);
         assert!(seen().check(&log(), 4).is_clean());
         assert_eq!(seen().check(&log(), 5).count(Finding::Skipped), 1);

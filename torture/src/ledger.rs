@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_read_back_and_those_of_others_do_not() {
+    fn marks_read_back_and_foreign_ones_do_not() {
         let mut ledger = Ledger::new("t1");
         let mark = ledger.begin(CommandKind::CancelJob, 0);
         assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tally_counts_what_is_open_as_unknown() {
+    fn the_tally_counts_open_commands_as_unknown() {
         let mut ledger = Ledger::new("t1");
         for outcome in [
             CommandOutcome::Open,

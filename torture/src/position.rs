@@ -1,4 +1,4 @@
-//! Positions of the log as clients see them (docs/api.md, Positions): opaque text. Torture looks inside, to compare them with
+//! Positions of the log as clients see them (docs/api.md, Everywhere): opaque text. Torture looks inside, to compare them with
 //! the log. It has its own copy of the form, so that a server that changes it by mistake is found out.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};

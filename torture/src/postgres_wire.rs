@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn appends_and_commits_are_heard_whatever_the_pieces() {
+    fn appends_and_commits_are_recognised_in_pieces_of_any_size() {
         for size in [1, 2, 3, 7, 100, 100_000] {
             let mut listener = Listener::default();
             let said: Vec<WireRequest> = a_talk()

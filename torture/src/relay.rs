@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_asked_for_is_not_cut() {
+    async fn only_the_requested_connection_is_cut() {
         let (proxy, _counted) = started().await;
         let mut stream = connect(&proxy).await;
         assert!(
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stall_holds_what_is_said_and_loses_nothing() {
+    async fn a_stall_holds_the_bytes_back_and_loses_none() {
         let (proxy, counted) = started().await;
         let mut stream = connect(&proxy).await;
         proxy.stall(true);

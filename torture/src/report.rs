@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_tell_the_same() {
+    fn table_and_json_agree() {
         let (table, json) = (report().table(), report().json());
         for word in [
             Fault::KillServer.as_str(),

@@ -1,4 +1,5 @@
-//! One run: users register, things break for a while, and everything is compared once it has come to rest.
+//! One run: users register, things break for a while, and everything is compared when nothing moves
+//! any more.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -87,7 +88,7 @@ impl<'a> TortureRun<'a> {
         })
     }
 
-    /// Random numbers for one more task, the same for the same seed.
+    /// Random numbers for another task, the same for the same seed.
     fn chance(&mut self) -> StdRng {
         StdRng::seed_from_u64(self.chance.random())
     }

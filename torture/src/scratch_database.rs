@@ -1,5 +1,6 @@
-//! The database of a run, and what torture does to it behind the servers' backs: it holds the append's lock or an old
-//! snapshot, and ends back ends. Every fault takes a connection of its own, so that none waits for another or outlives itself.
+//! The database of a run, and the faults that torture causes there behind the servers' backs: it
+//! holds the append's lock or an old snapshot, and ends back ends. Every fault has its own
+//! connection, so that none waits for another or outlives itself.
 
 use std::{str::FromStr, time::Duration};
 
@@ -8,7 +9,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-/// The database could not be reached, or did not do what it was asked.
+/// The database could not be reached, or refused a statement.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     #[error("the Postgres URL can't be read; it looks like postgres://USER@HOST:PORT")]

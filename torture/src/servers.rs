@@ -131,7 +131,7 @@ impl ServerProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
-            .process_group(0) // Ctrl-C is for the torture, not for its servers
+            .process_group(0) // Ctrl-C must reach torture, not its servers
             .kill_on_drop(true)
             .spawn()
             .ok()?;

@@ -22,15 +22,15 @@ const REMEMBERED: usize = 32;
 const SECRETS: usize = 64;
 /// The pause after the servers refused a job because there are too many.
 const TOO_MANY: Duration = Duration::from_secs(1);
-/// Users registered at once, before anything is broken: each costs a password hash or two.
+/// Users registered at once, before anything is broken. Each costs a password hash or two.
 const AT_ONCE: usize = 4;
 /// How long a credential may take to be revealed after the last fault.
 const LAST_LOOK: Duration = Duration::from_secs(30);
-/// Sessions that a user talks in at once.
+/// Sessions in which a user talks at once.
 const SESSIONS: u64 = 4;
 /// Talks in one session: two messages each, all on one page.
 const TALKS: u64 = 100;
-/// How long a read may take that has to show what was acknowledged.
+/// The time limit of a read that has to show an acknowledged write.
 const READ: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
@@ -42,14 +42,15 @@ pub struct SimulatedUser {
 }
 
 impl SimulatedUser {
-    /// Registers with an invite and logs in; `None` when no definite yes came.
+    /// Registers with an invite and logs in; `None` without a definite yes.
     pub async fn register(arena: &Arena, chance: &mut StdRng, invite: &str) -> Option<Self> {
         let name = format!("{:016x}", chance.random::<u64>());
         let email = format!("{name}@torture.example");
         let password = format!("password of {name}");
         let body =
             json!({"email": email, "password": password, "firstName": "T", "inviteCode": invite});
-        // A refusal may be to a registration whose first answer got lost: then the login works.
+        // The refusal may be the second answer to a registration whose first answer got lost. Then
+        // the login works.
         arena
             .tell(
                 chance,
@@ -72,7 +73,7 @@ impl SimulatedUser {
         Some(user)
     }
 
-    /// Logs in anew, for a token that lasts. Each try is a command of its own.
+    /// Logs in anew, for a token that lasts. Each try is a separate command.
     pub async fn log_in(&mut self, arena: &Arena, chance: &mut StdRng) -> bool {
         for _ in 0..20 {
             let body = json!({"email": self.email, "password": self.password});
@@ -375,7 +376,8 @@ impl UserAtWork {
             return true;
         };
         let body = json!({"creatorProfileId": credential, "purpose": "torture"});
-        // The answer holds a secret, so it is never kept: a lost one is asked for anew, as another command.
+        // The answer holds a secret, so it is never kept. A lost answer is asked for anew, as
+        // another command.
         let ask = ClientRequest {
             again: false,
             ..ClientRequest::post(
@@ -448,7 +450,7 @@ impl UserAtWork {
 
     async fn talk(&mut self) {
         self.talks += 1;
-        // A session that gets too long would have its answers beyond the first page that is read.
+        // In a longer session the answers would lie beyond the first page that is read.
         let session = format!(
             "talk-{}-{}",
             self.talks / (SESSIONS * TALKS),
@@ -457,7 +459,7 @@ impl UserAtWork {
         chat::talk(&self.arena, &mut self.chance, &self.user, &session).await;
     }
 
-    /// Tokens run out; seldom enough not to spend the run on hashing passwords.
+    /// Renews the token, seldom enough not to spend the run on hashing passwords.
     async fn log_in_again(&mut self) {
         if self.chance.random_bool(0.1) {
             self.user.log_in(&self.arena, &mut self.chance).await;

@@ -24,11 +24,11 @@ const LAST_EVENTS: Duration = Duration::from_secs(30);
 const STAYS_MS: std::ops::Range<u64> = 500..5000;
 /// How long a page, or the beginning of a live feed, may take.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Pause of a reader of pages between two looks, and of everybody after a failure.
+/// Pause of a reader of pages between two looks, and of every reader after a failure.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts four readers: of everything, live and in pages; of jobs, live; of half the slices, in pages. They stop at the last
-/// position, once it is known.
+/// Starts four readers: of everything, live and in pages; of jobs, live; of half the slices, in
+/// pages. They stop at the last position, once it is known.
 pub fn start(
     arena: &Arc<Arena>,
     last: &watch::Receiver<Option<u64>>,
@@ -87,7 +87,8 @@ impl Subscriber {
                     return self.notes;
                 }
             }
-            // At the end all read pages: a live feed shows only now and then how far it has passed over events.
+            // At the end all read pages, because a live feed shows only now and then how far it has
+            // passed over events.
             if self.live && deadline.is_none() {
                 self.follow().await;
             } else {

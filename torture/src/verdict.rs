@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_counted_and_some_of_it_kept() {
+    fn every_finding_is_counted_and_some_are_kept() {
         let mut verdict = Verdict::default();
         assert!(verdict.is_clean());
         (0..8).for_each(|n| verdict.add(Finding::Twice, n.to_string()));

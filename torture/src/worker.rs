@@ -44,7 +44,7 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
 async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<ClaimedJob> {
     let queues = json!(["media-jobs", "scrape-jobs"]);
     let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
-    // The answer holds a lease, so it is never kept: a job whose claim's answer got lost lapses.
+    // The answer holds a lease, so it is never kept. A job whose claim's answer got lost lapses.
     let request = ClientRequest {
         again: false,
         ..ClientRequest::post(
@@ -85,7 +85,7 @@ async fn treat(arena: &Arc<Arena>, job: ClaimedJob, chance: &mut StdRng, silent:
     }
 }
 
-/// Around the moment at which somebody else is given the job.
+/// Ends the job around the moment at which another worker gets it.
 async fn end_late(arena: &Arena, mut chance: StdRng, job: &ClaimedJob) {
     let until = LEASE_MS + chance.random_range(0..2 * LEASE_MS);
     tokio::time::sleep(Duration::from_millis(until)).await;

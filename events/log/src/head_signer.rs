@@ -67,7 +67,7 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
         signed: 0,
     });
     let (heads, told_heads) = watch::channel(None);
-    let sealer = Sealer {
+    let signer = HeadSigner {
         log: log.clone(),
         public: key.public(),
         key,
@@ -75,10 +75,10 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
         status: status.clone(),
         heads,
     };
-    let running = log.store().io().spawn(sealer.run(election));
+    let running = log.store().io().spawn(signer.run(election));
     log.store().io().spawn(async move {
         if let Err(stopped) = running.await {
-            error!(%stopped, "sealing: panicked; no head is signed until a restart");
+            error!(%stopped, "head signer: panicked; no head is signed until a restart");
             status.send_modify(|status| {
                 status.state = State::Stopped("a panic; see the server's log".into())
             });
@@ -90,7 +90,7 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
     })
 }
 
-struct Sealer {
+struct HeadSigner {
     log: Log,
     key: HeadKey,
     public: PublicHeadKey,
@@ -99,7 +99,7 @@ struct Sealer {
     heads: watch::Sender<Option<SignedHead>>,
 }
 
-impl Sealer {
+impl HeadSigner {
     /// Serves whenever this node leads, until something does not fit.
     async fn run(self, mut election: Election) {
         loop {
@@ -107,15 +107,18 @@ impl Sealer {
             let Err(ended) = self.serve(epoch).await;
             match ended {
                 LogError::Deposed => {
-                    info!("sealing: another server leads and goes on from here");
+                    info!("head signer: another server leads and continues the tree");
                     self.status
                         .send_modify(|status| status.state = State::Waiting);
                 }
                 LogError::Away(reason) => {
-                    warn!(reason, "sealing: the store does not answer; trying again")
+                    warn!(
+                        reason,
+                        "head signer: the store does not answer; trying again"
+                    )
                 }
                 error => {
-                    error!(%error, "sealing: the log does not fit its tree; no head is signed until a restart");
+                    error!(%error, "head signer: the log does not fit its tree; no head is signed until a restart");
                     self.status
                         .send_modify(|status| status.state = State::Stopped(error.to_string()));
                     return;

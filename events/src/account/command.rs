@@ -1,4 +1,4 @@
-//! What may be asked of an account.
+//! The commands of an account.
 
 use uuid::Uuid;
 
@@ -9,8 +9,8 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What may be asked of an account. Two enums, so that a command which an account takes only while it is active cannot be
-/// mistaken for one that it takes in any status.
+/// The commands of an account. There are two enums, so that a command that needs an active account
+/// cannot be mistaken for one that is allowed in any status.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AccountCommand {
     Lifecycle(LifecycleCommand),
@@ -121,7 +121,7 @@ pub enum ProfileCommand {
     },
 }
 
-/// What another system says an account is. A missing field stays as it is.
+/// An account as another system describes it. A missing field stays as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AccountSync {
     /// The role's name.

@@ -1,18 +1,16 @@
-//! The words of the last event of every user who was forgotten.
+//! The words of the last event of every forgotten user.
 
 use serde::{Deserialize, Serialize};
 
-/// At whose wish somebody was forgotten.
+/// At whose request the user was forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForgottenBy {
-    /// Their own.
     User,
-    /// An administrator's.
     Administrator,
-    /// Whoever runs the server, at its machine.
+    /// The operator, on the server's command line.
     Operator,
-    /// Nobody's anew: they had been forgotten, and came back with a backup.
+    /// The ledger of the forgotten, because the user came back with a backup.
     Ledger,
 }
 
@@ -28,5 +26,6 @@ impl ForgottenBy {
     }
 }
 
-/// The stored type of the one event of a user that is sealed under the system's key: it is read when theirs is gone.
+/// The only event of a user that is sealed under the system's key, because it is read after the
+/// user's key is gone.
 pub const FORGOTTEN: &str = "account.forgotten";

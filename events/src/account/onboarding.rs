@@ -1,23 +1,30 @@
-//! How far somebody has got before the first chat.
+//! The progress of a user before the first chat.
 
 use serde::{Deserialize, Serialize};
 
-/// The steps of onboarding, in order (contract, section 3).
+/// The steps of onboarding, in order (docs/api.md, Onboarding).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Onboarding {
-    /// The browser extension is to be installed.
+    /// The user has to install the browser extension.
     #[default]
     ExtensionInstall,
-    /// Data is to be uploaded.
+    /// The user has to upload data.
     DataCollection,
-    /// Data is being read in.
+    /// A job imports the data.
     Processing,
-    /// Done.
     Complete,
 }
 
 impl Onboarding {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [
+        Self::ExtensionInstall,
+        Self::DataCollection,
+        Self::Processing,
+        Self::Complete,
+    ];
+
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -28,15 +35,8 @@ impl Onboarding {
         }
     }
 
-    /// The stored word back.
+    /// Reads the stored word.
     pub fn parse(word: &str) -> Option<Self> {
-        [
-            Self::ExtensionInstall,
-            Self::DataCollection,
-            Self::Processing,
-            Self::Complete,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == word)
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }

@@ -1,62 +1,58 @@
-//! What is known of somebody, and what they may ask while they may act.
+//! The state of a user's account, and the commands of an active account.
 
 use serde::{Deserialize, Serialize};
 
 use super::{AccountEvent, ExternalAccount, Onboarding, ProfileCommand};
 use crate::{ids::EmailId, refusal::Refusal, tier::Tier, timestamp::Timestamp};
 
-/// The version of the hash of the password that somebody registers with.
+/// The version of the password's hash at registration.
 pub const FIRST_PASSWORD: u32 = 1;
 
-/// What is known of somebody.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// Limits come from it.
+    /// The tier decides the limits.
     pub tier: Tier,
-    /// The role's name.
     pub role: String,
-    /// Whether they administer.
+    /// Whether the user is an administrator.
     pub admin: bool,
-    /// How far onboarding is.
     pub onboarding: Onboarding,
-    /// The stream of their address; nothing when they have none, or somebody else holds it.
+    /// The stream of the user's address; `None` if the user has none or another user holds it.
     pub email: Option<EmailId>,
-    /// Which version of the password's hash counts; raised by each change.
+    /// The version of the password's hash that counts. Each change raises it.
     pub password: u32,
-    /// The second factor, while it is on.
     pub two_factor: TwoFactor,
-    /// The link that was given out last to set a new password, until it is used.
+    /// The last issued link to set a new password, until it is used.
     pub reset: Option<ResetLink>,
-    /// The family of refresh tokens that was ended last because an old token came back.
+    /// The last family of refresh tokens that was ended because an old token came back.
     pub reused: Option<String>,
 }
 
 /// The second factor: one-time codes by time (TOTP, RFC 6238).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TwoFactor {
-    /// Which version of its secret was enabled last; 0 when none ever was.
+    /// The version of the secret that was enabled last; 0 if none ever was.
     pub version: u32,
-    /// Whether it is asked for.
+    /// Whether logins need a code.
     pub on: bool,
-    /// The last time step of which a code was taken: no code of it or before is taken again (RFC 6238, section 5.2).
+    /// The last time step with an accepted code. Codes of this step or an earlier one are refused
+    /// (RFC 6238, section 5.2).
     pub last_step: u64,
 }
 
-/// A one-time code that was found right.
+/// A one-time code that matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OneTimeCode {
-    /// The version of the secret that it was right for.
+    /// The version of the secret that the code matched.
     pub version: u32,
-    /// Its time step.
     pub step: u64,
 }
 
 /// A one-time link to set a new password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetLink {
-    /// SHA-256 of its token.
+    /// SHA-256 of the link's token.
     pub token_hash: String,
-    /// Not usable from then on.
+    /// The link can't be used from this time on.
     pub expires_at: Timestamp,
 }
 
@@ -75,7 +71,6 @@ impl Profile {
         }
     }
 
-    /// Decides a command of an active account.
     pub(super) fn decide(&self, command: ProfileCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {
             ProfileCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
@@ -120,10 +115,11 @@ impl Profile {
             ProfileCommand::EndSession { family } => {
                 Ok(vec![AccountEvent::SessionEnded { family }])
             }
-            ProfileCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
-                true => Ok(vec![]),
-                false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
-            },
+            ProfileCommand::NoteReuse { family } => {
+                let is_new = self.reused.as_ref() != Some(&family);
+                let detected = is_new.then_some(AccountEvent::SessionReuseDetected { family });
+                Ok(detected.into_iter().collect())
+            }
             ProfileCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
             ProfileCommand::StartImpersonation { .. } if self.admin => Err(Refusal::forbidden(
                 "forbidden",
@@ -156,16 +152,16 @@ impl Profile {
 
     /// A password that was changed after it was checked is wrong.
     fn check_password(&self, version: u32) -> Result<(), Refusal> {
-        match version == self.password {
-            true => Ok(()),
-            false => Err(Refusal::forbidden(
-                "wrong_password",
-                "The password is wrong; it was changed a moment ago",
-            )),
+        if version == self.password {
+            return Ok(());
         }
+        Err(Refusal::forbidden(
+            "wrong_password",
+            "The password is wrong; it was changed a moment ago",
+        ))
     }
 
-    /// A code counts once, and for the secret that is enabled now.
+    /// A code counts once, and only for the secret that is enabled now.
     fn check_code(&self, code: Option<OneTimeCode>) -> Result<u64, Refusal> {
         let TwoFactor {
             version,
@@ -229,7 +225,7 @@ impl Profile {
             AccountEvent::TierChanged { tier } => self.tier = tier,
             AccountEvent::EmailChanged { email_id, .. } => self.email = Some(email_id),
             AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
-                (self.password, self.reset) = (version, None); // who knows the old password needs no link
+                (self.password, self.reset) = (version, None); // a user with the old password needs no link
             }
             AccountEvent::PasswordResetOffered(link) => self.reset = Some(link),
             AccountEvent::TwoFactorEnabled { version, step } => {

@@ -1,4 +1,5 @@
-//! How somebody comes into being: by registering, or by being met.
+//! The two beginnings of an account: a registration, and a first visit of a user from another
+//! identity provider.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,47 +9,40 @@ use crate::{
     tier::Tier,
 };
 
-/// What a registration says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
     /// The address as given; personal.
     pub email: String,
-    /// The address's stream.
     pub email_id: EmailId,
-    /// As given; personal.
+    /// The name as given; personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_name: Option<String>,
-    /// The invite that was spent.
+    /// The invite that the registration used.
     pub invite: InviteId,
-    /// The invite's tier.
     pub tier: Tier,
-    /// The invite's role.
     pub role: String,
     /// Whether the invite makes an administrator.
     pub admin: bool,
 }
 
-/// Somebody whom another identity provider knows, as it says they are.
+/// A user as another identity provider describes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExternalAccount {
-    /// The address; personal.
+    /// Personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// The address's stream, when it is claimed for them in the same append.
+    /// The stream of the address, if the same append claims the address for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email_id: Option<EmailId>,
     /// Personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_name: Option<String>,
-    /// The tier.
     pub tier: Tier,
-    /// The role's name.
     pub role: String,
-    /// Whether they administer.
+    /// Whether the user is an administrator.
     pub admin: bool,
-    /// How far onboarding is.
     pub onboarding: Onboarding,
-    /// Whether they may act.
+    /// Whether the user may act.
     pub active: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Captions of a user: what is counted for one, and given back when it fails.
+//! Captions of a user: the unit that is counted for one, and given back when it fails.
 
 use super::{User, changes, quota::counted_unit};
 use crate::{
@@ -23,7 +23,7 @@ impl User {
             return Ok(vec![]);
         }
         let mut all = self.can_perform(now, Counter::PostsAiAssisted, 1)?;
-        // The month that was counted in, which a clock that jumped back does not change.
+        // The month that was really counted in. It stays the same if the clock jumps back.
         let month = counted_unit(&all).map_or(now.moment.month(), |unit| unit.month);
         let events = Caption::Absent.decide(CaptionCommand::Request { brief, month })?;
         all.extend(changes(&caption, events));
@@ -36,7 +36,7 @@ impl User {
         result: Result<WrittenCaption, Failure>,
     ) -> Result<Vec<Change>, Refusal> {
         let Some(Caption::Requested { month }) = self.captions.get(&id) else {
-            return Ok(vec![]); // it ended before, and ended captions are left out of the state
+            return Ok(vec![]); // the caption ended before, and ended captions are left out of the state
         };
         let failed = result.is_err();
         let events = Caption::Requested { month: *month }.decide(CaptionCommand::Finish(result))?;

@@ -1,5 +1,3 @@
-//! What may be asked of a user.
-
 use crate::{
     account::{AccountCommand, Onboarding},
     caption::{Brief, WrittenCaption},
@@ -11,88 +9,70 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What may be asked of a user.
+/// The commands of a user.
 #[derive(Debug, Clone)]
 pub enum UserCommand {
-    /// Note that the user signed in.
     SignIn,
-    /// Go to another step of onboarding.
+    /// Moves onboarding to another step.
     AdvanceOnboarding {
-        /// Where to.
         to: Onboarding,
         /// Whether genie or an administrator asks.
         privileged: bool,
     },
-    /// Read in an uploaded file: a job of this id does it.
+    /// Imports an uploaded file, by a job with this id.
     BeginOnboarding(JobId, BlobId),
-    /// Anything else about the account.
+    /// Any other command of the account.
     Account(AccountCommand),
-    /// Hold a credential.
     StoreCredential {
-        /// Which: see [`super::User::credential_for`].
+        /// See [`super::User::credential_for`].
         credential: CredentialId,
-        /// What kind.
         kind: CredentialKind,
-        /// The platform.
         platform: String,
-        /// The name there.
         platform_username: Option<String>,
-        /// When a session is over.
+        /// The expiry of a session.
         expires_at: Option<Timestamp>,
-        /// The sealed secret.
         sealed: SealedSecret,
     },
-    /// Hold a platform's credentials that another system held for the user. It was allowed there: they are counted, but no limit
-    /// stops them, nor does a suspension. What is or was here gives way to them only if it was brought in, too.
+    /// Stores a platform's credentials that another system held for the user. They were allowed
+    /// there, so they are counted, but neither a limit nor a suspension stops them. They replace a
+    /// credential here only if that was imported too.
     ImportCredential {
-        /// Which, as the other system calls it.
+        /// The other system's id.
         credential: CredentialId,
-        /// The platform.
         platform: String,
-        /// The name there.
         platform_username: Option<String>,
-        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        /// The version that was imported earlier. It may be replaced as long as it is the present
+        /// one.
         over: Option<u32>,
-        /// The sealed secret.
         sealed: SealedSecret,
     },
-    /// Note that a credential is about to be shown.
+    /// Records that a credential is about to be shown.
     RevealCredential {
-        /// Which.
         credential: CredentialId,
-        /// Why.
+        /// The caller's words.
         purpose: Option<String>,
     },
-    /// Note that a credential was asked for and not shown: see [`super::User::check_reveal`].
+    /// Records that a credential was asked for and not shown; see [`super::User::check_reveal`].
     RefuseCredential {
-        /// Which.
         credential: CredentialId,
-        /// Why not.
         reason: RefusedFor,
-        /// For which platform, when that was asked.
+        /// The platform, if the request named one.
         platform: Option<String>,
-        /// What for.
+        /// The caller's words.
         purpose: Option<String>,
     },
-    /// Hold a credential no longer.
     RemoveCredential(CredentialId),
-    /// Queue a job.
     SubmitJob(JobId, JobSpec),
-    /// Queue a job again that failed or was called off.
+    /// Queues a failed or cancelled job again.
     RetryJob(JobId),
-    /// Something about a job that was queued.
+    /// Any command of a job that was queued.
     Job(JobId, JobCommand),
-    /// Begin or end a turn.
     Chat(SessionId, ChatCommand),
-    /// Write a caption.
     RequestCaption(CaptionId, Brief),
-    /// A caption is written, or failed.
     FinishCaption(CaptionId, Result<WrittenCaption, Failure>),
-    /// Count what was done elsewhere; what genie counts itself is left as it is.
+    /// Counts work that was done elsewhere. Counters that genie counts itself are not changed.
     CountUsage {
-        /// What.
         counter: Counter,
-        /// How many.
         amount: u64,
     },
 }
@@ -102,7 +82,7 @@ impl UserCommand {
         Self::Account(command.into())
     }
 
-    /// The job that must be known to decide this: when it is not in the state, it has to be recalled first.
+    /// The job that the decision needs. If it is not in the state, it has to be recalled first.
     pub fn job(&self) -> Option<&JobId> {
         match self {
             Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => Some(job),
@@ -110,7 +90,8 @@ impl UserCommand {
         }
     }
 
-    /// Ending what runs: what was asked was asked by somebody who was allowed to, so it is taken whatever they are now.
+    /// Whether the command ends running work. Its user was allowed to begin it, so it is accepted
+    /// whatever the user's status is now.
     pub(super) fn is_an_ending(&self) -> bool {
         matches!(
             self,

@@ -1,5 +1,6 @@
-//! Onboarding goes on with the job that does it: the upload queues it, its end ends the step (contract, section 3). Both are
-//! decided here as one, so that an account is never in `PROCESSING` for a job that nobody will run, nor left there by one that ended.
+//! Onboarding follows the job that does it: the upload queues the job, and the job's end ends the
+//! step (docs/api.md, Onboarding). One decision covers both, so an account is never in `PROCESSING`
+//! without a job that will run or is running.
 
 use super::User;
 use crate::{
@@ -10,11 +11,10 @@ use crate::{
     refusal::Refusal,
 };
 
-/// What the job does. Clients can't queue it: the upload does.
+/// The job's operation. The upload queues it; clients can't.
 pub const OPERATION: &str = "onboarding_import";
-/// Where it waits.
 const QUEUE: &str = "onboarding-jobs";
-/// As for jobs of clients that say nothing else (contract, section 5).
+/// The default priority of clients' jobs, too (docs/api.md, Jobs).
 const PRIORITY: i64 = 10;
 const MAX_ATTEMPTS: u32 = 3;
 
@@ -24,24 +24,24 @@ fn is_under_way(job: &Job) -> bool {
 }
 
 impl User {
-    /// Whether an upload would be taken now; if not, what to do instead.
+    /// Whether an upload would be accepted now; the refusal says what to do instead.
     pub fn may_upload(&self) -> Result<(), Refusal> {
         let sentence = match self.account.active()?.onboarding {
             Onboarding::DataCollection => return Ok(()),
             Onboarding::ExtensionInstall => {
                 "Install the browser extension first, then set the onboarding state to DATA_COLLECTION; then upload"
             }
-            // Set by hand, and nothing is being read in.
+            // An administrator set the step by hand, and no import is running.
             Onboarding::Processing if !self.jobs.values().any(is_under_way) => return Ok(()),
             Onboarding::Processing => {
-                "Your data is being read in already; wait for it to end, or cancel its job"
+                "Your data is being imported already; wait for the end of its job, or cancel it"
             }
             Onboarding::Complete => "Onboarding is complete; there is nothing more to upload",
         };
         Err(Refusal::conflict("onboarding_order", sentence))
     }
 
-    /// The uploaded file is queued to be read in, and the account waits for that.
+    /// Queues the import of the uploaded file and moves the account to the step that waits for it.
     pub(super) fn begin_onboarding(
         &self,
         job: &JobId,
@@ -73,7 +73,8 @@ impl User {
         }
     }
 
-    /// What the steps of a job mean for its owner's onboarding; nothing, unless it is the job of an onboarding.
+    /// The changes of the owner's onboarding that follow from a job's steps. None, unless the job
+    /// is an import.
     pub(super) fn onboarding_after(
         &self,
         job: &Job,
@@ -103,7 +104,7 @@ impl User {
             | (Onboarding::Processing, Onboarding::DataCollection | Onboarding::Complete) => {
                 Ok(vec![self.onboarding_is(to)])
             }
-            // Of two jobs that read in data at once, the first to end would decide for the other.
+            // With two imports at once, the first to end would decide for the other.
             (from, Onboarding::Processing) => {
                 let sentence = format!(
                     "This job belongs to an onboarding, which is now at {}; there is no way back",
@@ -111,7 +112,7 @@ impl User {
                 );
                 Err(Refusal::conflict("onboarding_order", sentence))
             }
-            // An administrator moved it on meanwhile.
+            // An administrator moved the account on meanwhile.
             _ => Ok(vec![]),
         }
     }

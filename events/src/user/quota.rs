@@ -1,4 +1,4 @@
-//! What a user's tier allows, and what is counted against it (contract, section 8).
+//! A tier's limits and the units counted against them (docs/api.md, Usage and tiers).
 
 use crate::{
     Now,
@@ -13,9 +13,10 @@ use crate::{
 };
 
 impl User {
-    /// The original's `canPerform`: whether the tier allows so many more, and the facts that count them, for the same append as
-    /// what is allowed. Every operation asks here, and nothing else compares with a limit. Present counts need no fact of their
-    /// own: they follow from what is there.
+    /// The original's `canPerform`: checks that the tier allows this many more, and returns the
+    /// facts that count them, for the same append as the allowed work. Every operation asks here,
+    /// and nothing else compares with a limit. Present numbers need no fact of their own, because
+    /// they follow from the state.
     pub(super) fn can_perform(
         &self,
         now: &Now,
@@ -38,7 +39,7 @@ impl User {
             .map(|events| changes(&self.id, events))
     }
 
-    /// What was counted for work that came to nothing goes back to the month it came from.
+    /// Gives units of work that came to nothing back to the month in which they were counted.
     pub(super) fn give_back(&self, unit: Unit) -> Result<Vec<Change>, Refusal> {
         let Unit { counter, month } = unit;
         let events = self.usage.decide(UsageCommand::GiveBack {
@@ -49,7 +50,7 @@ impl User {
         Ok(changes(&self.id, events))
     }
 
-    /// How many of a counter there are now: of this month, or of what is there.
+    /// The present count: of this month, or of the things in the state.
     pub fn used(&self, counter: Counter, now: Timestamp) -> u64 {
         let connected = |held: &&Credential| {
             matches!(
@@ -73,13 +74,12 @@ impl User {
         }
     }
 
-    /// The tier now.
     pub fn tier(&self) -> Result<Tier, Refusal> {
         self.account.active().map(|profile| profile.tier)
     }
 }
 
-/// The unit that is counted among these, if any is.
+/// The unit that these changes count, if any.
 pub(super) fn counted_unit(changes: &[Change]) -> Option<Unit> {
     changes.iter().find_map(|change| match &change.event {
         Event::Usage(UsageEvent::Counted { counter, month, .. }) => Some(Unit {

@@ -1,4 +1,5 @@
-//! Who may be shown a credential, and why not. Whatever the answer is, it becomes a fact of the owner's before anybody hears it.
+//! Decides whether a caller may be shown a credential. Each outcome becomes a fact of the owner
+//! before anybody hears it.
 
 use crate::{
     credential::{Credential, CredentialKind, RefusedFor},
@@ -8,73 +9,61 @@ use crate::{
     user::User,
 };
 
-/// Which credential somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CredentialSelector {
-    /// This one.
     Id(CredentialId),
-    /// The one for a platform: of the first kind of those asked for that is held.
+    /// The credential for a platform: of the first of the requested kinds that the user holds.
     For(String),
 }
 
-/// By what right somebody asks.
+/// The right by which a caller asks.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RevealRight {
-    /// They are the owner, who is shown also what is of no more use.
+    /// The caller is the owner, who may also see an expired session.
     Own,
-    /// They may see every credential.
+    /// The caller may see every credential.
     Every,
-    /// They may see those of whom they work for, while they do.
+    /// The caller may see credentials of the user for whom it holds a job.
     WorksOn {
-        /// The job.
         job: JobId,
-        /// SHA-256 of the lease that they show, as a running job has it.
+        /// SHA-256 of the lease that the caller shows, as a running job stores it.
         lease: String,
     },
-    /// None.
     None,
 }
 
-/// What somebody asks to be shown.
 #[derive(Debug, Clone)]
 pub struct RevealCriteria {
-    /// Which.
     pub which: CredentialSelector,
-    /// Of which kinds it may be.
+    /// The kinds that the caller's route may show.
     pub kinds: Vec<CredentialKind>,
-    /// By what right.
     pub right: RevealRight,
 }
 
-/// What they may be shown.
+/// A credential that may be shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RevealableCredential {
-    /// Which.
     pub id: CredentialId,
-    /// What kind.
     pub kind: CredentialKind,
-    /// Which platform.
     pub platform: String,
-    /// The name there.
     pub platform_username: Option<String>,
-    /// Which version is held.
+    /// The version that is held.
     pub version: u32,
-    /// When a session is over.
+    /// The expiry of a session.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Why they are not shown it, and in the stream of which credential that is a fact. What a user never held has no stream; there
-/// is one for all of it, named by the user.
+/// The reason for a refusal, and the stream that records it. A credential that the user never held
+/// has no stream. Such refusals share one stream, named by the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RevealDenial {
-    /// In the stream of which credential.
+    /// The credential whose stream records the refusal.
     pub id: CredentialId,
-    /// Why.
     pub reason: RefusedFor,
 }
 
 impl User {
-    /// Whether somebody may be shown one of this user's credentials now.
+    /// Whether the credential may be shown now.
     pub fn check_reveal(
         &self,
         now: Timestamp,
@@ -211,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_kinds_the_first_that_is_held_is_shown() {
+    fn the_first_held_kind_of_several_is_shown() {
         let (mut ada, both) = (ada(), [CredentialKind::Cookies, CredentialKind::Password]);
         let download = wanted(CredentialSelector::For("x".into()), &both);
         assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(4));
@@ -231,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_word_and_stands_in_the_credential_s_own_stream() {
+    fn each_reason_has_its_word_and_stands_in_the_credentials_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
         let later = Timestamp(NOW.0 + 1);

@@ -1,5 +1,6 @@
-//! A user's state as it is kept beside the log, so that waking a user does not mean reading all that ever happened to them.
-//! It is never the truth: whatever can't be read is left, and the user is folded from the log again.
+//! A user's state as it is kept beside the log, so that waking a user does not mean reading the
+//! user's whole past. A snapshot is never the truth: one that can't be read is ignored, and the
+//! user is folded from the log again.
 
 use std::collections::HashMap;
 
@@ -10,23 +11,23 @@ use crate::{
     user::User,
 };
 
-/// The version of a snapshot's shape *and* of the fold that made it. Raised whenever an `evolve` or a state changes, so that a
-/// snapshot of an earlier release is left and the user folded anew.
+/// The version of a snapshot's shape *and* of the fold that made it. Every change of an `evolve` or
+/// of a state raises it. Then the snapshot of an earlier release is ignored, and the user is folded
+/// anew.
 pub const VERSION: u32 = 3;
 
 impl User {
-    /// The state as JSON.
     pub fn to_snapshot(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a user holds only text, numbers and maps with text keys")
     }
 
-    /// The state back; `None` when these bytes are not one of this release's.
+    /// Reads a state; `None` if these bytes are not a snapshot of this release.
     pub fn from_snapshot(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok()
     }
 }
 
-/// Streams are no text and so can't be keys in JSON: they are kept as a list of kind, id and count.
+/// A stream can't be a key in JSON, so the map is kept as a list of kind, id and count.
 pub(super) mod sequences {
     use super::*;
 

@@ -149,13 +149,13 @@ async fn impersonator(
     for one in [&by, &account] {
         directus::expect_unchanged(app, request, one).await?;
     }
-    match administers(app, by.user).await? && !account.admin {
-        true => Ok(ActingUser {
-            caller: Caller::impersonator(by.user, account.user, request::current_id()),
-            account,
-        }),
-        false => Err(ApiError::NoCaller),
+    if account.admin || !administers(app, by.user).await? {
+        return Err(ApiError::NoCaller);
     }
+    Ok(ActingUser {
+        caller: Caller::impersonator(by.user, account.user, request::current_id()),
+        account,
+    })
 }
 
 /// Whether somebody administers now. What an administrator does is fenced by others' streams, not by their own: so the log is
@@ -173,10 +173,10 @@ async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
 
 /// Refuses who administers no more, whatever the account's row said.
 pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> {
-    match administers(app, user).await? {
-        true => Ok(()),
-        false => Err(NOT_FOR_USERS),
+    if administers(app, user).await? {
+        return Ok(());
     }
+    Err(NOT_FOR_USERS)
 }
 
 /// The holder of a service key.

@@ -1,27 +1,40 @@
 //! What a user's downloads log in with: a name and a password, or a cookie file.
 
-use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, Target};
+use actix_web::web::Data;
+use genie_actors::credentials::{
+    CredentialDetails, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, StoreTarget,
+};
 use genie_events::{SecretText, cookies, credential::CredentialKind};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::ToSchema;
 
-use super::{checked_platform, checked_username};
+use super::{StoredCredential, checked_platform, checked_username};
 use crate::{
     app::App,
-    http::{body::Body, caller::UserCaller, error::ApiError, idempotency, response},
+    http::{
+        body::Body, caller::UserCaller, error::ApiError, idempotency::IdempotencyKey,
+        response::Written, words,
+    },
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct NewDownloadCredential {
+    #[schema(min_length = 1, max_length = 64)]
     platform: String,
+    #[schema(value_type = words::DownloadKind)]
     kind: String,
+    /// With `password`.
+    #[schema(max_length = 200)]
     username: Option<String>,
+    /// With `password`.
+    #[schema(value_type = Option<String>)]
     password: Option<SecretText>,
+    /// With `cookies`: the file.
+    #[schema(value_type = Option<String>)]
     cookies: Option<SecretText>,
 }
 
-/// What is sealed of it, and shown again.
+/// The sealed part, which is shown again.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Sealed<'a> {
@@ -73,11 +86,11 @@ impl NewDownloadCredential {
 /// `POST /api/credentials/download-cred`
 pub async fn store(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<NewDownloadCredential>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<StoredCredential>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let (kind, secret) = body.secret()?;
     let name = body
@@ -85,7 +98,7 @@ pub async fn store(
         .clone()
         .filter(|_| kind == CredentialKind::Password);
     let platform_username = checked_username("username", name)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,
         platform_username,
@@ -93,11 +106,12 @@ pub async fn store(
     });
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
-    Ok(response::written(
-        json!({"id": stored.id, "updated": stored.updated}),
-        stored.position,
-    ))
+    let credential = StoredCredential {
+        id: stored.id,
+        updated: stored.updated,
+    };
+    Ok(Written(credential, stored.position))
 }

@@ -1,12 +1,10 @@
 //! What happened to credentials: stored, changed, shown to whom and why, refused to whom and why. Read from the log, newest first.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Path, Query},
-};
+use actix_web::web::{Data, Path, Query};
 use genie_events::{Event, UserId, credential::CredentialEvent};
 use genie_log::{Body, Fact, LogError, StoredRow, keys::KeyState};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::credential_id;
 use crate::{
@@ -14,21 +12,24 @@ use crate::{
     http::{
         caller::{UserCaller, still_administers},
         error::ApiError,
-        read_your_writes,
-        response::{self, PageQuery},
+        read_your_writes::MinPosition,
+        response::{self, Page, PageQuery},
+        words::Time,
     },
 };
 
 /// `GET /api/credentials/{id}/history`: of one, for its owner and for administrators, whose looking is on record.
 pub async fn of_one(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: UserCaller,
     id: Path<String>,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, limit, before) = (credential_id(&id)?, page.limit()?, page.after_number()?);
-    read_your_writes::wait_for_log(&app, &request).await?;
+) -> Result<Page<CredentialFact>, ApiError> {
+    let id = credential_id(&id)?;
+    let limit = page.limit()?;
+    let before = page.after_number()?;
+    min_position.wait_for_log(&app).await?;
     let owner = app
         .log
         .owner_of(id)
@@ -41,25 +42,30 @@ pub async fn of_one(
         .log
         .credential_rows(owner, id, before, limit as usize)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| row.sequence.to_string());
-    Ok(response::list(told(&app, &rows).await?, next))
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| row.sequence.to_string()),
+        data: told(&app, &rows).await?,
+    })
 }
 
 /// `GET /api/credentials/reveals`: to whom the caller's own were shown or refused.
 pub async fn reveals(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     user: UserCaller,
     page: Query<PageQuery>,
-) -> Result<HttpResponse, ApiError> {
-    let (limit, before) = (page.limit()?, page.after_number()?);
-    read_your_writes::wait_for_log(&app, &request).await?;
+) -> Result<Page<CredentialFact>, ApiError> {
+    let limit = page.limit()?;
+    let before = page.after_number()?;
+    min_position.wait_for_log(&app).await?;
     let rows = app
         .log
         .revealed_rows(user.account.user, before, limit as usize)
         .await?;
-    let next = response::next_cursor(&rows, limit, |row| row.owner_seq.to_string());
-    Ok(response::list(told(&app, &rows).await?, next))
+    Ok(Page {
+        next_cursor: response::next_cursor(&rows, limit, |row| row.owner_seq.to_string()),
+        data: told(&app, &rows).await?,
+    })
 }
 
 /// To anybody but an administrator there is no such credential; nor to one when its owner was forgotten.
@@ -81,61 +87,110 @@ async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Resul
     }
 }
 
-async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<Value>, ApiError> {
+async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<CredentialFact>, ApiError> {
     let mut told = Vec::with_capacity(rows.len());
     for row in rows {
-        let fact = match app.log.open_row(row).await {
-            Ok(fact) => fact,
-            // What comes after it is still to be had.
-            Err(LogError::Damaged { .. }) => {
-                told.push(json!({
-                    "id": row.id, "event": "damaged", "at": row.recorded_at.rfc3339(), "by": null, "by_id": null,
-                    "request_id": null, "version": null, "platform": null, "purpose": null, "reason": null,
-                }));
-                continue;
+        match app.log.open_row(row).await {
+            Ok(fact) => {
+                if let Body::Open(Event::Credential(event), _) = &fact.body {
+                    told.push(CredentialFact::new(&fact, event));
+                }
             }
+            // What comes after it is still to be had.
+            Err(LogError::Damaged { .. }) => told.push(CredentialFact::damaged(row)),
             Err(error) => return Err(error.into()),
-        };
-        if let Body::Open(Event::Credential(event), _) = &fact.body {
-            told.push(shown(&fact, event));
         }
     }
     Ok(told)
 }
 
-fn shown(fact: &Fact, event: &CredentialEvent) -> Value {
-    let metadata = &fact.metadata;
-    let by = metadata
-        .by
-        .map(|user| user.to_string())
-        .or_else(|| metadata.key.as_ref().map(|key| key.0.clone()));
-    let mut shown = json!({
-        "id": fact.stream.id, "event": fact.event_type.trim_start_matches("credential."), "at": fact.recorded_at.rfc3339(),
-        "by": metadata.caller.as_str(), "by_id": by, "request_id": metadata.request_id,
-        "version": null, "platform": null, "purpose": null, "reason": null,
-    });
-    match event {
-        CredentialEvent::Stored {
-            platform, sealed, ..
-        } => {
-            shown["platform"] = platform.as_str().into();
-            shown["version"] = sealed.version.into();
+/// Something that happened to a credential.
+#[derive(Serialize, ToSchema)]
+pub struct CredentialFact {
+    /// The credential.
+    #[schema(format = Uuid)]
+    id: String,
+    /// `stored`, `changed`, `revealed`, `refused`, `removed` or `damaged`.
+    event: String,
+    at: Time,
+    /// The kind of caller: `user`, `impersonator`, `shared_secret`, `service_key` or `system`; null when the row is damaged.
+    #[schema(required)]
+    by: Option<&'static str>,
+    /// The user or the service key.
+    #[schema(required)]
+    by_id: Option<String>,
+    /// The `X-Request-Id` of the request.
+    #[schema(required)]
+    request_id: Option<String>,
+    /// The version that was stored or shown.
+    #[schema(required)]
+    version: Option<u32>,
+    /// The platform it was stored for, or asked for.
+    #[schema(required)]
+    platform: Option<String>,
+    /// The purpose it was asked for, in the caller's words.
+    #[schema(required)]
+    purpose: Option<String>,
+    /// Why it was refused: `not_held`, `removed`, `other_kind`, `session_expired`, `stale_lease`, `scope_needed`, `suspended` or
+    /// `damaged`.
+    #[schema(required)]
+    reason: Option<&'static str>,
+}
+
+impl CredentialFact {
+    fn damaged(row: &StoredRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            event: "damaged".to_owned(),
+            at: row.recorded_at.into(),
+            by: None,
+            by_id: None,
+            request_id: None,
+            version: None,
+            platform: None,
+            purpose: None,
+            reason: None,
         }
-        CredentialEvent::Changed { sealed, .. } => shown["version"] = sealed.version.into(),
-        CredentialEvent::Revealed { version, purpose } => {
-            shown["version"] = (*version).into();
-            shown["purpose"] = purpose.clone().into();
-        }
-        CredentialEvent::Refused {
-            reason,
-            platform,
-            purpose,
-        } => {
-            shown["reason"] = reason.as_str().into();
-            shown["platform"] = platform.clone().into();
-            shown["purpose"] = purpose.clone().into();
-        }
-        CredentialEvent::Removed => {}
     }
-    shown
+
+    fn new(fact: &Fact, event: &CredentialEvent) -> Self {
+        let metadata = &fact.metadata;
+        let key = metadata.key.as_ref().map(|key| key.0.clone());
+        let mut told = Self {
+            id: fact.stream.id.clone(),
+            event: fact.event_type.trim_start_matches("credential.").to_owned(),
+            at: fact.recorded_at.into(),
+            by: Some(metadata.caller.as_str()),
+            by_id: metadata.by.map(|user| user.to_string()).or(key),
+            request_id: metadata.request_id.clone(),
+            version: None,
+            platform: None,
+            purpose: None,
+            reason: None,
+        };
+        match event {
+            CredentialEvent::Stored {
+                platform, sealed, ..
+            } => {
+                told.platform = Some(platform.clone());
+                told.version = Some(sealed.version);
+            }
+            CredentialEvent::Changed { sealed, .. } => told.version = Some(sealed.version),
+            CredentialEvent::Revealed { version, purpose } => {
+                told.version = Some(*version);
+                told.purpose = purpose.clone();
+            }
+            CredentialEvent::Refused {
+                reason,
+                platform,
+                purpose,
+            } => {
+                told.reason = Some(reason.as_str());
+                told.platform = platform.clone();
+                told.purpose = purpose.clone();
+            }
+            CredentialEvent::Removed => {}
+        }
+        told
+    }
 }

@@ -1,16 +1,16 @@
 //! What servers and workers are shown: the plaintext leaves only after the fact is durable, and a refusal is a fact too.
 
-use actix_web::{HttpRequest, HttpResponse, web::Data};
+use actix_web::web::Data;
 use genie_actors::{
     Caller,
-    credentials::{Ask, Named, Revealed},
+    credentials::{CredentialRef, Revealed, SecretRequest},
 };
 use genie_events::{
-    Timestamp, credential::CredentialKind, service_key::Scope, user::reveal::RevealRight,
+    CredentialId, credential::CredentialKind, service_key::Scope, user::reveal::RevealRight,
 };
 use genie_log::keys::sha256_hex;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{checked_platform, credential_id, secret::Opened};
 use crate::{
@@ -20,30 +20,83 @@ use crate::{
         caller::{RevealsCredentials, ServerCaller},
         error::ApiError,
         jobs::job_id,
-        read_your_writes,
+        read_your_writes::MinPosition,
+        response::Written,
+        words::{self, Time},
     },
 };
 
 /// The longest purpose, in characters.
 const MAX_PURPOSE: usize = 500;
 
-/// What to be shown, why and by what right.
-#[derive(Deserialize)]
-pub struct Wanted {
+/// The credential to be shown, why and by what right. Each route asks for some of the fields.
+#[derive(Deserialize, ToSchema)]
+pub struct RevealRequest {
+    /// The credential, of a profile.
     #[serde(rename = "creatorProfileId")]
+    #[schema(format = Uuid)]
     profile: Option<String>,
+    /// The credential, of a login or a cookie file to download with.
+    #[schema(format = Uuid)]
     id: Option<String>,
+    /// The owner, with `platform`, where the credential's id is not given.
     #[serde(rename = "userId")]
+    #[schema(format = Uuid)]
     user: Option<String>,
     platform: Option<String>,
+    /// Only of this kind.
+    #[schema(value_type = Option<words::DownloadKind>)]
     kind: Option<String>,
+    /// Why, kept with the fact. At most 500 characters.
+    #[schema(max_length = 500)]
     purpose: Option<String>,
+    /// A job of the credential's owner.
     #[serde(rename = "jobId")]
     job: Option<String>,
+    /// The lease under which the caller holds the job.
     lease: Option<String>,
 }
 
-impl Wanted {
+/// The credentials of a profile, in the clear.
+#[derive(Serialize, ToSchema)]
+pub struct RevealedProfile {
+    #[serde(rename = "creatorProfileId")]
+    #[schema(value_type = Uuid)]
+    profile: CredentialId,
+    platform: String,
+    #[schema(required)]
+    platform_username: Option<String>,
+    #[schema(value_type = words::Secret)]
+    credentials: Opened,
+}
+
+/// A login or a cookie file to download with, in the clear.
+#[derive(Serialize, ToSchema)]
+pub struct RevealedDownload {
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
+    #[schema(value_type = words::DownloadKind)]
+    kind: CredentialKind,
+    platform: String,
+    #[serde(flatten)]
+    #[schema(value_type = words::DownloadSecret)]
+    secret: Opened,
+}
+
+/// A browser's session, in the clear.
+#[derive(Serialize, ToSchema)]
+pub struct RevealedSession {
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
+    platform: String,
+    #[schema(required)]
+    expires_at: Option<Time>,
+    #[serde(flatten)]
+    #[schema(value_type = words::SessionSecret)]
+    secret: Opened,
+}
+
+impl RevealRequest {
     /// A key that only works on jobs is shown the credentials of those it works for, while it does.
     fn right(&self, caller: &Caller) -> Result<RevealRight, ApiError> {
         if caller.has_scope(Scope::CredentialsReveal) {
@@ -58,11 +111,11 @@ impl Wanted {
         }
     }
 
-    fn for_platform(&self) -> Result<Named, ApiError> {
+    fn for_platform(&self) -> Result<CredentialRef, ApiError> {
         let missing = |field| ApiError::field(format!("`{field}` is missing"));
         let user = self.user.as_ref().ok_or_else(|| missing("userId"))?;
         let user = user.parse().map_err(|_| ApiError::NotFound("credential"))?;
-        Ok(Named::For {
+        Ok(CredentialRef::For {
             user,
             platform: checked_platform(self.platform.as_ref().ok_or_else(|| missing("platform"))?)?,
         })
@@ -71,10 +124,10 @@ impl Wanted {
 
 async fn shown(
     app: &App,
-    request: &HttpRequest,
+    min_position: &MinPosition,
     caller: &Caller,
-    wanted: Wanted,
-    named: Named,
+    wanted: RevealRequest,
+    named: CredentialRef,
     kinds: &'static [CredentialKind],
 ) -> Result<(Revealed, Opened), ApiError> {
     if wanted
@@ -87,18 +140,14 @@ async fn shown(
         )));
     }
     let right = wanted.right(caller)?;
-    read_your_writes::wait_for_log(app, request).await?;
-    let ask = Ask {
+    min_position.wait_for_log(app).await?;
+    let ask = SecretRequest {
         named,
         kinds,
         right,
         purpose: wanted.purpose,
     };
-    let revealed = app
-        .write
-        .vault
-        .reveal(&app.write.users, caller, ask)
-        .await?;
+    let revealed = app.write.credentials.reveal(caller, ask).await?;
     let opened = Opened::of(&revealed.plaintext)?;
     Ok((revealed, opened))
 }
@@ -106,37 +155,40 @@ async fn shown(
 /// `POST /api/credentials/reveal`
 pub async fn profile(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     server: ServerCaller<RevealsCredentials>,
-    Body(wanted): Body<Wanted>,
-) -> Result<HttpResponse, ApiError> {
+    Body(wanted): Body<RevealRequest>,
+) -> Result<Written<RevealedProfile>, ApiError> {
     let id = wanted
         .profile
         .as_ref()
         .ok_or_else(|| ApiError::field("`creatorProfileId` is missing"))?;
-    let named = Named::Id(credential_id(id)?);
+    let named = CredentialRef::Id(credential_id(id)?);
     let (revealed, opened) = shown(
         &app,
-        &request,
+        &min_position,
         &server.caller,
         wanted,
         named,
         &[CredentialKind::Profile],
     )
     .await?;
-    let fields = json!({
-        "creatorProfileId": revealed.id, "platform": revealed.platform, "platform_username": revealed.platform_username,
-    });
-    Ok(opened.answer(fields, Some("credentials"), revealed.position))
+    let profile = RevealedProfile {
+        profile: revealed.id,
+        platform: revealed.platform,
+        platform_username: revealed.platform_username,
+        credentials: opened,
+    };
+    Ok(Written(profile, revealed.position))
 }
 
 /// `POST /api/credentials/reveal-download-cred`
 pub async fn download(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     server: ServerCaller<RevealsCredentials>,
-    Body(wanted): Body<Wanted>,
-) -> Result<HttpResponse, ApiError> {
+    Body(wanted): Body<RevealRequest>,
+) -> Result<Written<RevealedDownload>, ApiError> {
     let kinds: &[CredentialKind] = match wanted.kind.as_deref() {
         // Platforms ask whoever logs in with a password for more; cookies of a browser that is logged in they take.
         None => &[CredentialKind::Cookies, CredentialKind::Password],
@@ -145,33 +197,42 @@ pub async fn download(
         Some(_) => return Err(ApiError::field("`kind` must be `password` or `cookies`")),
     };
     let named = match &wanted.id {
-        Some(id) => Named::Id(credential_id(id)?),
+        Some(id) => CredentialRef::Id(credential_id(id)?),
         None => wanted.for_platform()?,
     };
-    let (revealed, opened) = shown(&app, &request, &server.caller, wanted, named, kinds).await?;
-    let fields = json!({"id": revealed.id, "kind": revealed.kind, "platform": revealed.platform});
-    Ok(opened.answer(fields, None, revealed.position))
+    let (revealed, opened) =
+        shown(&app, &min_position, &server.caller, wanted, named, kinds).await?;
+    let download = RevealedDownload {
+        id: revealed.id,
+        kind: revealed.kind,
+        platform: revealed.platform,
+        secret: opened,
+    };
+    Ok(Written(download, revealed.position))
 }
 
 /// `POST /api/credentials/get-platform-session`
 pub async fn session(
     app: Data<App>,
-    request: HttpRequest,
+    min_position: MinPosition,
     server: ServerCaller<RevealsCredentials>,
-    Body(wanted): Body<Wanted>,
-) -> Result<HttpResponse, ApiError> {
+    Body(wanted): Body<RevealRequest>,
+) -> Result<Written<RevealedSession>, ApiError> {
     let named = wanted.for_platform()?;
     let (revealed, opened) = shown(
         &app,
-        &request,
+        &min_position,
         &server.caller,
         wanted,
         named,
         &[CredentialKind::Session],
     )
     .await?;
-    let fields = json!({
-        "id": revealed.id, "platform": revealed.platform, "expires_at": revealed.expires_at.map(Timestamp::rfc3339),
-    });
-    Ok(opened.answer(fields, None, revealed.position))
+    let session = RevealedSession {
+        id: revealed.id,
+        platform: revealed.platform,
+        expires_at: revealed.expires_at.map(Time::from),
+        secret: opened,
+    };
+    Ok(Written(session, revealed.position))
 }

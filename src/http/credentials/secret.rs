@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use actix_web::HttpResponse;
 use genie_actors::credentials::{MAX_SECRET_BYTES, Plaintext};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use crate::http::{error::ApiError, response};
+use crate::http::error::ApiError;
 
 /// The fields of a credential as they came in.
 #[derive(Deserialize)]
@@ -29,16 +28,17 @@ impl fmt::Debug for SecretFields {
 
 impl SecretFields {
     pub fn plaintext(&self) -> Result<Plaintext, ApiError> {
-        match self.0.is_empty() {
-            true => Err(ApiError::field(
-                "`credentials` must have at least one field",
-            )),
-            false => Ok(Plaintext::of("credentials", &self.0, MAX_SECRET_BYTES)?),
+        if self.0.is_empty() {
+            let sentence = "`credentials` must have at least one field";
+            return Err(ApiError::field(sentence));
         }
+        Ok(Plaintext::of("credentials", &self.0, MAX_SECRET_BYTES)?)
     }
 }
 
-/// What was sealed, to be answered.
+/// The plaintext of a secret, to be answered.
+#[derive(Serialize)]
+#[serde(transparent)]
 pub struct Opened(Map<String, Value>);
 
 impl Drop for Opened {
@@ -53,20 +53,6 @@ impl Opened {
         fields
             .map(Self)
             .map_err(|_| ApiError::Internal("a stored credential is no JSON object".into()))
-    }
-
-    /// The answer to a reveal: these fields, one below another or beside others.
-    pub fn answer(mut self, mut fields: Value, below: Option<&str>, position: u64) -> HttpResponse {
-        let secret = std::mem::take(&mut self.0);
-        if let Some(fields) = fields.as_object_mut() {
-            match below {
-                Some(name) => drop(fields.insert(name.to_owned(), Value::Object(secret))),
-                None => fields.extend(secret),
-            }
-        }
-        let response = response::written_from(&mut fields, position);
-        wipe(&mut fields);
-        response
     }
 }
 

@@ -1,32 +1,54 @@
 //! What a user's browser is logged in with, as its extension captures it.
 
-use actix_web::{HttpRequest, HttpResponse, web::Data};
-use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, Plaintext, Target};
+use actix_web::web::Data;
+use genie_actors::credentials::{CredentialDetails, MAX_COOKIE_BYTES, Plaintext, StoreTarget};
 use genie_events::{
-    Timestamp,
+    CredentialId,
     cookies::{SessionCookie, checked_session},
     credential::CredentialKind,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::ToSchema;
 
 use super::checked_platform;
 use crate::{
     app::App,
-    http::{body::Body, caller::UserCaller, error::ApiError, idempotency, response},
+    http::{
+        body::Body,
+        caller::UserCaller,
+        error::ApiError,
+        idempotency::IdempotencyKey,
+        response::Written,
+        words::{self, Time},
+    },
 };
 
 /// The longest name of a browser, in characters.
 const MAX_USER_AGENT: usize = 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct NewSession {
+    #[schema(min_length = 1, max_length = 64)]
     platform: String,
+    /// Together at most 512 KiB.
+    #[schema(value_type = Vec<words::SessionCookie>, min_items = 1, max_items = 1000)]
     cookies: Vec<SessionCookie>,
+    /// The browser's name for itself, which some platforms compare.
+    #[schema(max_length = 1000)]
     user_agent: Option<String>,
 }
 
-/// What is sealed of it, and shown again.
+#[derive(Serialize, ToSchema)]
+pub struct StoredSession {
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
+    /// Whether there was one before.
+    updated: bool,
+    #[schema(required)]
+    expires_at: Option<Time>,
+}
+
+/// The sealed part, which is shown again.
 #[derive(Serialize)]
 struct Sealed<'a> {
     cookies: &'a [SessionCookie],
@@ -37,11 +59,11 @@ struct Sealed<'a> {
 /// `POST /api/credentials/platform-session`
 pub async fn store(
     app: Data<App>,
-    request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<NewSession>,
-) -> Result<HttpResponse, ApiError> {
-    let asking = idempotency::asking(&app, &request, &user.caller)?;
+) -> Result<Written<StoredSession>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let user_agent = body.user_agent.as_deref();
     if user_agent.is_some_and(|name| {
@@ -60,7 +82,7 @@ pub async fn store(
         captured_at: now.rfc3339(),
     };
     let secret = Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Session,
         platform,
         platform_username: None,
@@ -68,12 +90,13 @@ pub async fn store(
     });
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
-    let expires_at = stored.expires_at.map(Timestamp::rfc3339);
-    Ok(response::written(
-        json!({"id": stored.id, "updated": stored.updated, "expires_at": expires_at}),
-        stored.position,
-    ))
+    let session = StoredSession {
+        id: stored.id,
+        updated: stored.updated,
+        expires_at: stored.expires_at.map(Time::from),
+    };
+    Ok(Written(session, stored.position))
 }

@@ -1,29 +1,39 @@
 //! `/users/me/tfa/*`: one-time codes at each login, on Directus' own routes.
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest,
     web::{Data, Path},
 };
 use genie_actors::WriteError;
 use genie_events::UserId;
 use secrecy::SecretString;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{prove_again, right_code, trying_a_code, with_position};
+use super::{prove_again, right_code, trying_a_code};
 use crate::{
     app::App,
     http::{
         body::Body,
         caller::{DirectusAdmin, DirectusUser},
         error::{ApiError, DirectusError},
+        response::{DirectusData, NoContent},
     },
     identity::two_factor::OtpSecret,
 };
 
-#[derive(Deserialize)]
-pub struct Asked {
+#[derive(Deserialize, ToSchema)]
+pub struct TwoFactorRequest {
+    #[schema(value_type = String, format = Password)]
     password: SecretString,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct TwoFactorSecret {
+    /// Base32.
+    secret: String,
+    /// For authenticator apps to scan.
+    otpauth_url: String,
 }
 
 /// `POST /users/me/tfa/generate`. Nothing is kept of it: the secret comes back with a code, to be enabled.
@@ -31,8 +41,8 @@ pub async fn generate(
     app: Data<App>,
     request: HttpRequest,
     DirectusUser(caller): DirectusUser,
-    body: Result<Body<Asked>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+    body: Result<Body<TwoFactorRequest>, ApiError>,
+) -> Result<DirectusData<TwoFactorSecret>, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     if caller.account.two_factor {
         return Err(on_already());
@@ -46,12 +56,21 @@ pub async fn generate(
         .and_then(|made| Some((made.text(), made.url(&account)?)));
     let (secret, url) =
         made.ok_or_else(|| DirectusError(ApiError::Internal("a secret could not be made".into())))?;
-    Ok(HttpResponse::Ok().json(json!({"data": {"secret": secret, "otpauth_url": url}})))
+    Ok(DirectusData {
+        data: TwoFactorSecret {
+            secret,
+            otpauth_url: url,
+        },
+        position: None,
+    })
 }
 
-#[derive(Deserialize)]
-pub struct Enable {
+#[derive(Deserialize, ToSchema)]
+pub struct EnableTwoFactor {
+    /// Base32, as it was generated.
+    #[schema(value_type = String)]
     secret: SecretString,
+    #[schema(value_type = String)]
     otp: SecretString,
 }
 
@@ -59,8 +78,8 @@ pub struct Enable {
 pub async fn enable(
     app: Data<App>,
     DirectusUser(caller): DirectusUser,
-    body: Result<Body<Enable>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+    body: Result<Body<EnableTwoFactor>, ApiError>,
+) -> Result<NoContent, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     let user = caller.account.user;
     let two_factor = OtpSecret::from_text(&body.secret, app.log.hashes().two_factor_key(), user)
@@ -81,14 +100,14 @@ pub async fn enable(
         WriteError::Refused(refusal) if refusal.code == "two_factor_on" => on_already(),
         error => error.into(),
     })?;
-    Ok(with_position(
-        HttpResponse::NoContent().finish(),
-        done.position,
-    ))
+    Ok(NoContent {
+        position: Some(done.position),
+    })
 }
 
-#[derive(Deserialize)]
-pub struct Disable {
+#[derive(Deserialize, ToSchema)]
+pub struct DisableTwoFactor {
+    #[schema(value_type = String)]
     otp: SecretString,
 }
 
@@ -96,8 +115,8 @@ pub struct Disable {
 pub async fn disable(
     app: Data<App>,
     DirectusUser(caller): DirectusUser,
-    body: Result<Body<Disable>, ApiError>,
-) -> Result<HttpResponse, DirectusError> {
+    body: Result<Body<DisableTwoFactor>, ApiError>,
+) -> Result<NoContent, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     let user = caller.account.user;
     let metadata = caller.caller.metadata();
@@ -115,10 +134,9 @@ pub async fn disable(
             })
     })
     .await?;
-    Ok(with_position(
-        HttpResponse::NoContent().finish(),
-        done.position,
-    ))
+    Ok(NoContent {
+        position: Some(done.position),
+    })
 }
 
 /// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
@@ -126,7 +144,7 @@ pub async fn remove(
     app: Data<App>,
     DirectusAdmin(caller): DirectusAdmin,
     path: Path<String>,
-) -> Result<HttpResponse, DirectusError> {
+) -> Result<NoContent, DirectusError> {
     // Directus never says 404 for a user.
     let nobody = || DirectusError(ApiError::Forbidden("There is no such user"));
     let user: UserId = path.parse().map_err(|_| nobody())?;
@@ -139,10 +157,9 @@ pub async fn remove(
         WriteError::Refused(refusal) if refusal.code == "not_found" => nobody(),
         error => error.into(),
     })?;
-    Ok(with_position(
-        HttpResponse::NoContent().finish(),
-        done.position,
-    ))
+    Ok(NoContent {
+        position: Some(done.position),
+    })
 }
 
 fn wrong_code() -> DirectusError {

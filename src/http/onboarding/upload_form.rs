@@ -36,7 +36,8 @@ pub async fn receive(
     most: u64,
 ) -> Result<Received, ApiError> {
     let received = timeout(ALL, async {
-        let (mut received, mut other) = (None, 0);
+        let mut received = None;
+        let mut other = 0;
         while let Some(mut field) = next(form).await? {
             match (field.name(), &received) {
                 (Some("file"), None) => {

@@ -1,4 +1,4 @@
-//! A small run whose log is as it must be, and what is found when it is not: each counter can rise.
+//! A small run with a correct log, and the findings when it is not correct: each counter can rise.
 
 use genie_events::{
     JobId, TurnId,
@@ -90,7 +90,7 @@ impl TortureRun {
         }
     }
 
-    /// A command that is acknowledged with what it leaves next.
+    /// Acknowledges a command and appends its fact.
     fn yes(&mut self, kind: CommandKind, stream: &str, event: impl Into<Event>) -> CommandMark {
         let mark = self.begin(kind, stream);
         self.fact(Some(mark), stream, event);
@@ -109,7 +109,7 @@ impl TortureRun {
         mark
     }
 
-    /// The log's next fact, of Ada.
+    /// Appends a fact of Ada to the log.
     fn fact(&mut self, mark: Option<CommandMark>, stream: &str, event: impl Into<Event>) {
         let (event, position) = (event.into(), self.log.len() as u64 + 1);
         let before = self
@@ -143,13 +143,13 @@ impl TortureRun {
         checker.finish().0
     }
 
-    /// What is found once the log was doctored.
+    /// The findings after the log was doctored.
     fn doctored(mut self, doctor: impl FnOnce(&mut Vec<SeenFact>)) -> Verdict {
         doctor(&mut self.log);
         self.verdict()
     }
 
-    /// Everything after a place moves up, so that only the content is amiss.
+    /// Closes the gap after a removed fact, so that only the content is wrong.
     fn closed_up(log: &mut [SeenFact]) {
         for (n, fact) in log.iter_mut().enumerate() {
             fact.position = n as u64 + 1;
@@ -177,7 +177,7 @@ fn a_good_run() -> TortureRun {
     run
 }
 
-/// The whole verdict, so that one thing is not found as another.
+/// Compares the whole verdict, so that one finding is not taken for another.
 #[track_caller]
 fn only(verdict: &Verdict, count: Finding, n: u64) {
     for each in Finding::ALL {
@@ -201,7 +201,7 @@ fn a_good_run_is_clean() {
 
 #[test]
 fn an_acknowledged_fact_that_was_removed_is_missing() {
-    // The last of its stream and of the log: nothing else is amiss.
+    // Removes the last fact of its stream and of the log, so that nothing else is wrong.
     let mut run = TortureRun::new();
     run.yes(
         CommandKind::SubmitNamedJob,
@@ -239,7 +239,7 @@ fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
 }
 
 #[test]
-fn a_question_without_an_end_is_missing_one() {
+fn a_question_without_an_end_is_found() {
     only(
         &a_good_run().doctored(|log| drop(log.pop())),
         Finding::Missing,
@@ -248,7 +248,7 @@ fn a_question_without_an_end_is_missing_one() {
 }
 
 #[test]
-fn a_job_that_is_held_for_ever_is_missing_its_end() {
+fn a_job_that_is_held_for_ever_is_found() {
     let mut run = TortureRun::new();
     run.yes(
         CommandKind::SubmitNamedJob,
@@ -263,7 +263,7 @@ fn a_job_that_is_held_for_ever_is_missing_its_end() {
 }
 
 #[test]
-fn a_duplicate_is_found_where_once_was_promised() {
+fn a_duplicate_is_found_where_one_fact_was_promised() {
     let twice = |kind, sent| {
         let mut run = TortureRun::new();
         let mark = run.yes(
@@ -326,7 +326,7 @@ fn invites_are_as_many_as_were_asked_for() {
 }
 
 #[test]
-fn an_answer_shown_that_is_not_the_one_kept_is_found() {
+fn a_shown_answer_that_differs_from_the_kept_one_is_found() {
     for (text, ended, count, n) in [
         ("a", true, Finding::Missing, 0),
         ("", true, Finding::Missing, 1),
@@ -341,7 +341,7 @@ fn an_answer_shown_that_is_not_the_one_kept_is_found() {
 }
 
 #[test]
-fn what_nobody_sent_or_was_refused_is_found() {
+fn facts_of_refused_or_unsent_commands_are_found() {
     let mut run = a_good_run();
     run.fact(
         None,
@@ -381,7 +381,7 @@ fn what_nobody_sent_or_was_refused_is_found() {
 }
 
 #[test]
-fn whoever_was_suspended_must_not_act() {
+fn a_suspended_user_must_not_act() {
     let mut run = a_good_run();
     run.fact(None, "ada", AccountEvent::Suspended);
     run.yes(
@@ -416,7 +416,7 @@ fn two_facts_that_changed_places_are_out_of_order() {
 
 #[test]
 fn a_job_ended_under_a_lapsed_lease_is_found() {
-    // The lease had lapsed, and nobody held the job.
+    // The lease has lapsed, and nobody holds the job.
     let lapsed = || JobEvent::Lapsed {
         attempt: 1,
         retry_at: Some(genie_events::Timestamp(1)),
@@ -436,7 +436,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.books.held.insert(end, 2);
     only(&run.verdict(), Finding::Lapsed, 1);
 
-    // Somebody else held it meanwhile, in an attempt of the same number after a retry.
+    // Another worker holds the job meanwhile, in an attempt of the same number after a retry.
     let mut run = TortureRun::new();
     run.yes(
         CommandKind::SubmitNamedJob,
@@ -464,7 +464,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.books.held.insert(end, 2);
     only(&run.verdict(), Finding::Lapsed, 1);
 
-    // It was given away while somebody held it.
+    // The job was handed out while another worker held it.
     let mut run = TortureRun::new();
     run.yes(
         CommandKind::SubmitNamedJob,
@@ -479,7 +479,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.fact(None, JOB, JobEvent::Cancelled);
     only(&run.verdict(), Finding::Lapsed, 1);
 
-    // A completion was acknowledged that was somebody else's.
+    // A completion was acknowledged that belongs to another worker.
     let mut run = a_good_run();
     let other = run.begin(CommandKind::CompleteJob, JOB);
     run.books.held.insert(other, 1);
@@ -490,7 +490,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
 }
 
 #[test]
-fn what_is_so_already_needs_no_fact_of_its_own() {
+fn a_command_whose_wish_is_fulfilled_needs_no_fact() {
     let mut run = TortureRun::new();
     run.yes(
         CommandKind::SubmitNamedJob,
@@ -513,7 +513,7 @@ fn what_is_so_already_needs_no_fact_of_its_own() {
 }
 
 #[test]
-fn what_is_held_or_running_is_unfinished() {
+fn held_jobs_and_running_turns_are_unfinished() {
     let run = a_good_run();
     let mut checker = Checker::new(&run.books);
     let open: Vec<usize> = run

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
-#[allow(dead_code)] // what the stories use
+#[allow(dead_code)] // torture uses only a part of it
 #[path = "../../../tests/genie/fake_ollama.rs"]
 mod fake_ollama;
 

@@ -1,4 +1,4 @@
-//! The program itself, for a while, on both stores, with a model server.
+//! The program itself on both stores, with a model server.
 //!
 //! `GENIE_TORTURE_SECONDS` makes it longer, `GENIE_TORTURE_RESTART` is a command that restarts the Postgres of the tests, and
 //! `GENIE_TORTURE_BIN` names another `genie` than the one that cargo built beside `genie-torture`. `scripts/test` sets the first two.
@@ -39,7 +39,8 @@ async fn torture(arguments: &[&str]) -> Value {
     if let Some(genie) = setting("GENIE_TORTURE_BIN") {
         command.args(["--genie", &genie]);
     }
-    // The way to programs and temporary files is the machine's; nothing else of its environment is wanted.
+    // The program gets the machine's paths and temporary folder, and nothing else of the
+    // environment.
     command.env_clear().envs(
         ["PATH", "TMPDIR"]
             .into_iter()
@@ -98,7 +99,7 @@ fn happened(report: &Value, faults: &[&str]) {
             "{command}: {report:#}"
         );
     }
-    // What was sent again under its key had the chance to be applied twice.
+    // Requests that were sent again under their key could have been applied twice.
     assert!(
         report["lost_answers"].as_u64().is_some_and(|n| n > 0),
         "{report:#}"
@@ -133,7 +134,7 @@ async fn postgres() {
     };
     let report = torture(&arguments).await;
     assert_eq!(report["servers"], 2);
-    // Which of them come first is up to chance; in a minute it is all of them.
+    // Chance decides which faults come first. A minute has time for all of them.
     let faults = report["faults"]
         .as_object()
         .unwrap()

@@ -1,0 +1,25 @@
+//! Who may call a route.
+
+use genie_events::service_key::Scope;
+
+/// Who may call a route. The handler's parameter decides it; this says the same where no handler is at hand, and a test
+/// compares both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Public,
+    /// Public unless the server is set to ask for a caller.
+    PublicByDefault,
+    /// A user in person.
+    User,
+    /// A user, or an administrator who acts for them.
+    ActingUser,
+    /// An administrator in person.
+    Admin,
+    SharedSecret,
+    /// A holder of the shared secret, or of a service key with one of these scopes.
+    Server(&'static [Scope]),
+    /// As `ActingUser` or as `Server`.
+    UserOrServer(&'static [Scope]),
+    /// As `Admin` or as `Server`.
+    Operator(&'static [Scope]),
+}

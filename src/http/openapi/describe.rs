@@ -1,0 +1,242 @@
+//! What a handler's types say of its route: the caller that a parameter asks for, the body and the query, the answer. The
+//! published document is made of it.
+
+use std::collections::BTreeMap;
+
+use actix_web::{
+    Either, Handler, HttpRequest, HttpResponse,
+    web::{Data, Path, Payload, Query},
+};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    app::App,
+    http::{
+        access::Access,
+        body::{Body, JsonObject},
+        caller::{
+            ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
+            Opens, Operator, SecretCaller, ServerCaller, UserCaller,
+        },
+        error::{ApiError, DirectusError},
+        idempotency::IdempotencyKey,
+        read_your_writes::MinPosition,
+        response::{Answer, DirectusData, NoContent, Page, Written},
+    },
+};
+
+/// The shape of a route's failures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Genie,
+    Directus,
+}
+
+/// What is known of a route by its handler's types.
+#[derive(Default)]
+pub struct Operation {
+    /// Who may call it; nobody in particular without.
+    pub access: Option<Access>,
+    pub query: Vec<Value>,
+    pub body: Option<Value>,
+    /// By status.
+    pub answers: BTreeMap<String, Value>,
+    pub takes_idempotency_key: bool,
+    pub takes_min_position: bool,
+    /// None when the handler can't fail.
+    pub shape: Option<Shape>,
+    pub schemas: BTreeMap<String, Value>,
+}
+
+impl Operation {
+    fn reference<T: ToSchema>(&mut self) -> Value {
+        let mut schemas = Vec::new();
+        T::schemas(&mut schemas);
+        schemas.push((T::name().into_owned(), T::schema()));
+        for (name, schema) in schemas {
+            self.schemas
+                .insert(name, serde_json::to_value(schema).unwrap());
+        }
+        json!({"$ref": format!("#/components/schemas/{}", T::name())})
+    }
+
+    fn answers(&mut self, schema: &Value, has_position: bool) {
+        let mut answer = json!({"content": {"application/json": {"schema": schema}}});
+        if has_position {
+            let position = json!({"$ref": "#/components/headers/GeniePosition"});
+            answer["headers"] = json!({"Genie-Position": position});
+        }
+        self.answers.insert("200".to_owned(), answer);
+    }
+
+    /// The fields beside the two flags.
+    fn answers_with_flags(&mut self, fields: &Value, has_position: bool) {
+        let flags = json!({"$ref": "#/components/schemas/Success"});
+        self.answers(&json!({"allOf": [flags, fields]}), has_position);
+    }
+}
+
+/// A type that says something of the routes whose handlers take or answer it.
+pub trait Describe {
+    fn describe(operation: &mut Operation);
+}
+
+/// Asks a handler's types.
+pub fn handler<F: Handler<Args>, Args: Describe>(_: &F, operation: &mut Operation)
+where
+    F::Output: Describe,
+{
+    Args::describe(operation);
+    F::Output::describe(operation);
+}
+
+macro_rules! says_nothing {
+    ($($silent:ty),+) => {
+        $( impl Describe for $silent {
+            fn describe(_: &mut Operation) {}
+        } )+
+    };
+}
+// A path is described by its pattern, and what is answered piece by piece by hand.
+says_nothing!(
+    Data<App>,
+    HttpRequest,
+    HttpResponse,
+    Path<String>,
+    Payload,
+    JsonObject
+);
+
+macro_rules! tuples {
+    ($( ($($part:ident),*) )+) => {
+        $( impl<$($part: Describe),*> Describe for ($($part,)*) {
+            fn describe(_operation: &mut Operation) {
+                $( $part::describe(_operation); )*
+            }
+        } )+
+    };
+}
+tuples!(()(A)(A, B)(A, B, C)(A, B, C, D)(A, B, C, D, E)(
+    A, B, C, D, E, F
+));
+
+macro_rules! callers {
+    ($( [$($generics:tt)*] $caller:ty => $access:expr; )+) => {
+        $( impl<$($generics)*> Describe for $caller {
+            fn describe(operation: &mut Operation) {
+                operation.access = Some($access);
+            }
+        } )+
+    };
+}
+callers! {
+    [] UserCaller => Access::User;
+    [] ActingUser => Access::ActingUser;
+    [] AdminCaller => Access::Admin;
+    [] SecretCaller => Access::SharedSecret;
+    [W: Opens] AnyCaller<W> => Access::UserOrServer(W::SCOPES);
+    [W: Opens] ServerCaller<W> => Access::Server(W::SCOPES);
+    [W: Opens] Operator<W> => Access::Operator(W::SCOPES);
+    [] DirectusUser => Access::User;
+    [] DirectusAdmin => Access::Admin;
+    [] DirectusActingUser => Access::ActingUser;
+}
+
+impl Describe for IdempotencyKey {
+    fn describe(operation: &mut Operation) {
+        operation.takes_idempotency_key = true;
+    }
+}
+
+impl Describe for MinPosition {
+    fn describe(operation: &mut Operation) {
+        operation.takes_min_position = true;
+    }
+}
+
+impl<T: ToSchema> Describe for Body<T> {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.reference::<T>();
+        let content = json!({"application/json": {"schema": schema}});
+        operation.body = Some(json!({"required": true, "content": content}));
+    }
+}
+
+impl<T: IntoParams> Describe for Query<T> {
+    fn describe(operation: &mut Operation) {
+        for parameter in T::into_params(|| None) {
+            operation
+                .query
+                .push(serde_json::to_value(parameter).unwrap());
+        }
+    }
+}
+
+impl<T: Describe> Describe for Result<T, ApiError> {
+    fn describe(operation: &mut Operation) {
+        // A body that is looked at in the handler is a parameter of this type, too.
+        operation.shape.get_or_insert(Shape::Genie);
+        T::describe(operation);
+    }
+}
+
+impl<T: Describe> Describe for Result<T, DirectusError> {
+    fn describe(operation: &mut Operation) {
+        operation.shape = Some(Shape::Directus);
+        T::describe(operation);
+    }
+}
+
+impl<A: Describe, B: Describe> Describe for Either<A, B> {
+    fn describe(operation: &mut Operation) {
+        B::describe(operation);
+        A::describe(operation);
+    }
+}
+
+impl<T: ToSchema> Describe for Answer<T> {
+    fn describe(operation: &mut Operation) {
+        let fields = operation.reference::<T>();
+        operation.answers_with_flags(&fields, false);
+    }
+}
+
+impl<T: ToSchema> Describe for Written<T> {
+    fn describe(operation: &mut Operation) {
+        let fields = operation.reference::<T>();
+        operation.answers_with_flags(&fields, true);
+    }
+}
+
+impl<T: ToSchema> Describe for Page<T> {
+    fn describe(operation: &mut Operation) {
+        let item = operation.reference::<T>();
+        let fields = json!({
+            "type": "object",
+            "required": ["data", "next_cursor"],
+            "properties": {
+                "data": {"type": "array", "items": item},
+                "next_cursor": {
+                    "type": ["string", "null"],
+                    "description": "For the next page; null when this was the last.",
+                },
+            },
+        });
+        operation.answers_with_flags(&fields, false);
+    }
+}
+
+impl<T: ToSchema> Describe for DirectusData<T> {
+    fn describe(operation: &mut Operation) {
+        let data = operation.reference::<T>();
+        let schema = json!({"type": "object", "required": ["data"], "properties": {"data": data}});
+        operation.answers(&schema, false);
+    }
+}
+
+impl Describe for NoContent {
+    fn describe(operation: &mut Operation) {
+        operation.answers.insert("204".to_owned(), json!({}));
+    }
+}

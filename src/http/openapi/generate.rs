@@ -1,0 +1,274 @@
+//! Makes the published document of the table of routes, the handlers' types and the prose. `by_hand.json` has what no type says:
+//! answers that several routes share, and answers that are streamed or built piece by piece.
+
+use std::collections::BTreeMap;
+
+use genie_events::Event;
+use serde_json::{Map, Value, json};
+
+use super::{
+    describe::{Operation, Shape},
+    prose::{self, Prose},
+};
+use crate::http::{
+    access::Access,
+    routes::{API, Endpoint},
+};
+
+const BY_HAND: &str = include_str!("by_hand.json");
+const INTRODUCTION: &str = include_str!("introduction.md");
+
+/// The whole document.
+pub fn document() -> Value {
+    let by_hand: Value = serde_json::from_str(BY_HAND).unwrap();
+    let (tags, mut prose) = prose::read();
+    let mut schemas = BTreeMap::new();
+    let mut paths = Map::new();
+    for route in API.iter().filter(|route| route.is_built_in()) {
+        let of = format!("{} {}", route.method, route.path);
+        let prose = prose
+            .remove(&(route.method.as_str(), route.path))
+            .unwrap_or_else(|| panic!("{of} is not described in src/http/openapi/*.md"));
+        let told = route.told_by_types();
+        let mut operation = operation(route, &prose, &told);
+        merge(&mut operation, &by_hand["operations"][prose.operation_id]);
+        schemas.extend(told.schemas);
+        let item = paths.entry(route.path).or_insert_with(|| json!({}));
+        item[route.method.as_str().to_lowercase()] = operation;
+    }
+    let unknown: Vec<_> = prose.keys().collect();
+    assert!(unknown.is_empty(), "described, but no routes: {unknown:?}");
+    let mut document = by_hand["document"].clone();
+    document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
+    document["info"]["description"] = INTRODUCTION.trim().into();
+    document["tags"] = tags
+        .iter()
+        .map(|tag| json!({"name": tag.name, "description": tag.description}))
+        .collect();
+    document["paths"] = paths.into();
+    for (name, schema) in schemas {
+        document["components"]["schemas"][name] = schema;
+    }
+    let types = json!({"type": "string", "enum": Event::all_types()});
+    document["components"]["schemas"]["EventType"] = types;
+    inline_times(&mut document);
+    document
+}
+
+fn operation(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
+    let mut description: Vec<String> = prose.description.iter().map(|&text| text.into()).collect();
+    if told.takes_idempotency_key {
+        description.push("Takes `Idempotency-Key`.".to_owned());
+    }
+    if told.takes_min_position {
+        description.push("Takes `Genie-Min-Position`.".to_owned());
+    }
+    let mut operation = json!({
+        "operationId": prose.operation_id,
+        "tags": [prose.tag],
+        "summary": prose.summary,
+        "security": security(route.access),
+        "responses": responses(route, prose, told),
+    });
+    if !description.is_empty() {
+        operation["description"] = description.join("\n\n").into();
+    }
+    let parameters: Vec<Value> = path_parameters(route, prose)
+        .chain(told.query.iter().cloned())
+        .collect();
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    if let Some(body) = &told.body {
+        operation["requestBody"] = body.clone();
+    }
+    operation
+}
+
+fn path_parameters<'a>(route: &Endpoint, prose: &'a Prose) -> impl Iterator<Item = Value> + 'a {
+    let parts = route.path.split('/');
+    let named: Vec<&str> = parts
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .collect();
+    let described: Vec<&str> = prose.path.iter().map(|part| part.name).collect();
+    assert_eq!(named, described, "{}: what is in the path", route.path);
+    prose.path.iter().map(|part| {
+        let schema = match part.format {
+            "uuid" => json!({"type": "string", "format": "uuid"}),
+            _ => json!({"type": "string"}),
+        };
+        json!({
+            "name": part.name, "in": "path", "required": true, "schema": schema,
+            "description": part.description,
+        })
+    })
+}
+
+/// Each of these opens the route.
+fn security(access: Access) -> Value {
+    let user = json!({"userToken": []});
+    let secret = json!({"sharedSecret": []});
+    let key = json!({"serviceKey": []});
+    let with_key = |mut ways: Vec<Value>, scopes: &[_]| {
+        if !scopes.is_empty() {
+            ways.push(key.clone());
+        }
+        ways
+    };
+    Value::Array(match access {
+        Access::Public => vec![],
+        Access::PublicByDefault => vec![json!({}), user, secret, key],
+        Access::User | Access::ActingUser | Access::Admin => vec![user],
+        Access::SharedSecret => vec![secret],
+        Access::Server(scopes) => with_key(vec![secret], scopes),
+        Access::UserOrServer(scopes) | Access::Operator(scopes) => {
+            with_key(vec![user, secret], scopes)
+        }
+    })
+}
+
+fn responses(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
+    let mut responses = Map::new();
+    for (status, name) in refusals(route, told) {
+        let is_directus = told.shape == Some(Shape::Directus);
+        let shape = if is_directus { "Directus" } else { "" };
+        responses.insert(status.to_owned(), shared(&format!("{shape}{name}")));
+    }
+    for (status, answer) in &told.answers {
+        responses.insert(status.clone(), answer.clone());
+    }
+    for (status, sentence) in &prose.answers {
+        let is_shared = sentence
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        if let Some(name) = is_shared {
+            responses.insert((*status).to_owned(), shared(name));
+            continue;
+        }
+        let is_success = status.starts_with('2');
+        let answer = responses.entry(*status).or_insert_with(|| json!({}));
+        if !is_success {
+            *answer = failure();
+        }
+        answer["description"] = (*sentence).into();
+    }
+    for (status, answer) in &mut responses {
+        if status.starts_with('2') {
+            answer["headers"]["X-Request-Id"] = json!({"$ref": "#/components/headers/RequestId"});
+        }
+    }
+    responses.into()
+}
+
+fn shared(name: &str) -> Value {
+    json!({"$ref": format!("#/components/responses/{name}")})
+}
+
+fn failure() -> Value {
+    let schema = json!({"$ref": "#/components/schemas/Failure"});
+    json!({
+        "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
+        "content": {"application/json": {"schema": schema}},
+    })
+}
+
+/// The failures that follow from who may call and what is taken.
+fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static str)> {
+    let mut refusals = Vec::new();
+    if route.is_counted() {
+        refusals.push(("429", "TooMany"));
+    }
+    let Some(shape) = told.shape else {
+        return refusals;
+    };
+    let has_body = told.body.is_some();
+    let asks_for_caller = route.access != Access::Public;
+    let is_directus = shape == Shape::Directus;
+    if has_body || asks_for_caller || told.takes_min_position || !told.query.is_empty() {
+        let name = if has_body || is_directus {
+            "BadRequest"
+        } else {
+            "BadQuery"
+        };
+        refusals.push(("400", name));
+    }
+    if asks_for_caller {
+        refusals.push(("401", "Unauthorized"));
+    }
+    if asks_for_caller && route.access != Access::PublicByDefault {
+        refusals.push(("403", "Forbidden"));
+    }
+    if asks_for_caller || told.takes_min_position {
+        refusals.push(("412", "Behind"));
+    }
+    if has_body {
+        refusals.push(("413", "TooLarge"));
+        refusals.push(("415", "NotJson"));
+    }
+    if told.takes_idempotency_key {
+        refusals.push(("422", "KeyReused"));
+    }
+    let takes_secret = matches!(
+        route.access,
+        Access::SharedSecret | Access::Server(_) | Access::UserOrServer(_) | Access::Operator(_)
+    );
+    let unavailable = if takes_secret {
+        "SecretOrUnavailable"
+    } else {
+        "Unavailable"
+    };
+    refusals.push(("500", "Internal"));
+    refusals.push(("503", unavailable));
+    refusals
+}
+
+/// What was written by hand goes before what was told; lists are joined.
+fn merge(told: &mut Value, by_hand: &Value) {
+    match (told, by_hand) {
+        (Value::Object(told), Value::Object(by_hand)) => {
+            for (name, value) in by_hand {
+                merge(told.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(told), Value::Array(by_hand)) => told.extend(by_hand.iter().cloned()),
+        (_, Value::Null) => {}
+        (told, by_hand) => *told = by_hand.clone(),
+    }
+}
+
+/// A time is a string of a format, and no schema worth a name.
+fn inline_times(document: &mut Value) {
+    let schemas = document["components"]["schemas"].as_object_mut().unwrap();
+    schemas.remove("Time");
+    inline(document);
+}
+
+fn inline(value: &mut Value) {
+    const TIME: &str = "#/components/schemas/Time";
+    match value {
+        Value::Object(fields) => {
+            if fields
+                .get("$ref")
+                .is_some_and(|reference| reference == TIME)
+            {
+                fields.remove("$ref");
+                fields.insert("type".to_owned(), "string".into());
+                fields.insert("format".to_owned(), "date-time".into());
+            }
+            let is_optional_time = fields
+                .get("oneOf")
+                .is_some_and(|ways| ways[0] == json!({"type": "null"}) && ways[1]["$ref"] == TIME);
+            if is_optional_time {
+                let time = fields.remove("oneOf").unwrap()[1].take();
+                fields.insert("type".to_owned(), json!(["string", "null"]));
+                fields.insert("format".to_owned(), "date-time".into());
+                if let Some(description) = time.get("description") {
+                    fields.insert("description".to_owned(), description.clone());
+                }
+            }
+            fields.values_mut().for_each(inline);
+        }
+        Value::Array(values) => values.iter_mut().for_each(inline),
+        _ => {}
+    }
+}

@@ -1,0 +1,193 @@
+//! Words that answers and bodies are made of, as the published document lists them. Each list is the one that the rules use.
+
+use genie_events::{
+    Timestamp,
+    account::Onboarding,
+    caption::Platform,
+    credential::CredentialKind,
+    job_operation::{self, QUEUES},
+    service_key,
+    tier::{self, Counter},
+    user::onboarding,
+};
+use serde::{Serialize, Serializer};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type, schema::AdditionalProperties,
+    },
+};
+
+/// The states of a job.
+pub const JOB_STATUSES: [&str; 6] = [
+    "queued",
+    "delayed",
+    "processing",
+    "completed",
+    "failed",
+    "cancelled",
+];
+
+/// A time as answers show it: RFC 3339 UTC with milliseconds.
+#[derive(Clone, Copy)]
+pub struct Time(Timestamp);
+
+impl From<Timestamp> for Time {
+    fn from(at: Timestamp) -> Self {
+        Self(at)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.rfc3339())
+    }
+}
+
+impl PartialSchema for Time {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+            .into()
+    }
+}
+
+impl ToSchema for Time {}
+
+macro_rules! words {
+    ($( $(#[doc = $doc:literal])* $name:ident = $words:expr; )+) => {
+        $(
+            $(#[doc = $doc])*
+            pub enum $name {}
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    let description: &[&str] = &[$($doc.trim_ascii()),*];
+                    let description = Some(description.join(" ")).filter(|text| !text.is_empty());
+                    ObjectBuilder::new()
+                        .schema_type(Type::String)
+                        .description(description)
+                        .enum_values(Some($words))
+                        .into()
+                }
+            }
+
+            impl ToSchema for $name {}
+        )+
+    };
+}
+words! {
+    Queue = QUEUES;
+    /// What clients may queue.
+    Operation = job_operation::all();
+    /// What a job does: `onboarding_import` is queued by the upload alone.
+    JobOperation = job_operation::all().chain([onboarding::OPERATION]);
+    JobStatus = JOB_STATUSES;
+    Tier = tier::Tier::ALL.map(tier::Tier::as_str);
+    /// Only `taxonomy_ai_calls` is counted by clients.
+    CounterName = Counter::ALL.map(Counter::as_str);
+    /// In this order.
+    OnboardingState = Onboarding::ALL.map(Onboarding::as_str);
+    CaptionPlatform = Platform::ALL.map(Platform::as_str);
+    CaptionLength = ["short", "medium", "long"];
+    /// A connected platform, a name and password or cookies to download with, or a browser's session.
+    KindOfCredential = CredentialKind::ALL.map(CredentialKind::as_str);
+    DownloadKind = ["password", "cookies"];
+    /// What a service key opens. `events:read`: the feed without what is personal; `events:read:personal`: the feed with it;
+    /// `jobs:work`: the workers' routes, and the credentials of those they work for while they do; `audit:read`: audit and proofs;
+    /// `credentials:reveal`: anybody's credentials.
+    Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
+    /// How a turn ended.
+    Outcome = ["completed", "stopped", "failed", "interrupted"];
+}
+
+/// The secret: any fields, at most 64 KiB. Stored encrypted, never logged, never in an error.
+pub enum Secret {}
+
+impl PartialSchema for Secret {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .description(Some(
+                "The secret: any fields, at most 64 KiB. Stored encrypted, never logged, never in an error.",
+            ))
+            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
+            .into()
+    }
+}
+
+impl ToSchema for Secret {}
+
+/// A cookie in the words of browsers' extensions, of Playwright and of Puppeteer.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the rules parse cookies; this only describes one")]
+pub struct SessionCookie {
+    name: String,
+    value: String,
+    domain: String,
+    path: Option<String>,
+    /// Seconds since 1970; absent, or not above 0, with the session. `expirationDate` is another name for it.
+    expires: Option<f64>,
+    http_only: Option<bool>,
+    secure: Option<bool>,
+    /// `Strict`, `Lax`, `None`, `no_restriction` or `unspecified`, in any case.
+    same_site: Option<String>,
+}
+
+/// A name and password, or a cookie file.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "secrets are answered as they were sealed; this only describes one"
+)]
+pub struct DownloadSecret {
+    username: Option<String>,
+    password: Option<String>,
+    /// The file.
+    cookies: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "secrets are answered as they were sealed; this only describes one"
+)]
+pub struct SessionSecret {
+    cookies: Vec<SessionCookie>,
+    #[schema(required)]
+    user_agent: Option<String>,
+    captured_at: Time,
+}
+
+macro_rules! per_counter {
+    ($( #[doc = $doc:literal] $name:ident from $least:literal; )+) => {
+        $(
+            #[doc = $doc]
+            pub enum $name {}
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    let number = ObjectBuilder::new()
+                        .schema_type(Type::Integer)
+                        .minimum(Some($least))
+                        .build();
+                    let object = ObjectBuilder::new().description(Some($doc.trim_ascii()));
+                    let counters = Counter::ALL.map(Counter::as_str).into_iter();
+                    let object = counters.fold(object, |object, counter| {
+                        object.property(counter, number.clone()).required(counter)
+                    });
+                    object.into()
+                }
+            }
+
+            impl ToSchema for $name {}
+        )+
+    };
+}
+per_counter! {
+    /// `scheduled_queue_size`, `platforms_connected` and `team_seats` are present counts, the others of this calendar month (UTC).
+    Counts from 0;
+    /// By counter; -1 is unlimited. As a limit, 0 means that it is not part of the tier.
+    Limits from -1;
+}
