@@ -23,7 +23,7 @@ impl Supervisor {
     /// store's connections.
     pub async fn follow(self, after: u64) {
         let mut follower = self.0.log.follow(after);
-        while let Some(rows) = follower.next_or_end("model supervisor").await {
+        while let Some(rows) = follower.next_or_end("supervisor").await {
             for row in &rows {
                 self.see(row).await;
             }
