@@ -49,7 +49,7 @@ async fn terminate(mut process: Child) {
 /// A request by a user, one by nobody to no route, one by a worker, and two probes.
 async fn some_requests(genie: &mut TestGenie) -> TestUser {
     let ada = genie.user("ada").await;
-    ada.get(genie, "/users/me").await.ok();
+    assert_eq!(ada.get(genie, "/users/me").await.status, 200);
     genie
         .send(Method::GET, "/no/such/route", &[], None)
         .await
