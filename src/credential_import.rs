@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use genie_actors::{credentials::Vault, users::Users};
+use genie_actors::{credentials::Credentials, users::Users, vault::Vault};
 use genie_log::{Clock, Log, Opened};
 use serde_json::Value;
 
@@ -116,8 +116,7 @@ enum Way {
     /// This process, which has the store's lock.
     Here {
         log: Log,
-        users: Users,
-        vault: Vault,
+        credentials: Credentials,
         _only_process: Option<File>,
     },
 }
@@ -226,20 +225,18 @@ impl Import {
             }
         }
         let Way::Here {
-            log, users, vault, ..
+            log, credentials, ..
         } = &self.way
         else {
             return Err("no server and no store takes the lines".to_owned());
         };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
         let log = log.clone();
-        let users = users.clone();
-        let vault = vault.clone();
+        let credentials = credentials.clone();
         let taken = self.io.spawn(async move {
             Importer {
                 log: &log,
-                users: &users,
-                vault: &vault,
+                credentials: &credentials,
                 key: &key,
             }
             .take(batch.lines)
@@ -264,8 +261,7 @@ impl Import {
             .map_err(|stopped| format!("the store could not be opened: {stopped}"))??;
         let users = Users::new(append.clone(), limits, vec![actix::Arbiter::new().handle()]);
         Ok(Way::Here {
-            vault: Vault::new(append, vault),
-            users,
+            credentials: Credentials::new(append, users, Vault::new(vault)),
             log,
             _only_process: only_process,
         })

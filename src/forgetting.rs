@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use genie_actors::{WriteError, forgetting::Forget};
+use genie_actors::{WriteError, forgetting::Forgetter};
 use genie_events::{Metadata, UserId, account::ForgottenBy};
 use genie_log::{
     Election, Log, LogError,
@@ -50,7 +50,7 @@ pub struct Eraser(Arc<Inner>);
 
 struct Inner {
     log: Log,
-    forget: Forget,
+    forget: Forgetter,
     reads: ReadSide,
     blobs: Blobs,
     directus: Option<Directus>,
@@ -102,7 +102,7 @@ impl Eraser {
     /// To be called on the runtime that owns all I/O.
     pub fn new(
         log: Log,
-        forget: Forget,
+        forget: Forgetter,
         reads: ReadSide,
         blobs: Blobs,
         directus: Option<Directus>,

@@ -1,6 +1,6 @@
 //! `genie invite`: invites from the command line, made by the running server when there is one.
 
-use genie_actors::{credentials::Vault, registration::Register};
+use genie_actors::invites::Invites;
 use genie_events::Metadata;
 use genie_log::{Clock, Opened};
 use serde_json::Value;
@@ -37,15 +37,15 @@ async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>
     let (count, grant) = wanted.read()?;
     roles::expect_set(config, &grant.role)?;
     let _only_process = lock_store(config)?;
-    let Opened { log, append, vault } = open_log(config, Clock::system(), false).await?;
-    let register = Register::new(append.clone(), Vault::new(append, vault));
+    let Opened { log, append, .. } = open_log(config, Clock::system(), false).await?;
+    let invites = Invites::new(append);
     // As at a server's start: on a store that had no fact yet it must come first.
-    register
-        .first_invite(config.first_invite.as_ref())
+    invites
+        .first(config.first_invite.as_ref())
         .await
         .map_err(|error| error.to_string())?;
-    let made = register
-        .make_invites(count, grant, Metadata::system())
+    let made = invites
+        .make(count, grant, Metadata::system())
         .await
         .map_err(|error| error.to_string())?;
     log.store().close().await;

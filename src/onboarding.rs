@@ -4,10 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Data;
-use genie_actors::{Asking, WriteError, users::Plan};
-use genie_events::{BlobId, JobId, Refusal, User, UserCommand, UserId};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use genie_actors::{CommandContext, WriteError, onboarding::QueuedUpload};
+use genie_events::{Refusal, UserId};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -35,31 +33,6 @@ pub enum UploadError {
     Write(#[from] WriteError),
 }
 
-/// The outcome that the answer is made from.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct QueuedUpload {
-    pub job: JobId,
-    pub file: BlobId,
-}
-
-/// Checks whether an upload of this user would be taken, so that nobody sends one for nothing. It is checked again when the upload is there.
-pub async fn may_upload(app: &App, user: UserId, asking: Asking) -> Result<(), WriteError> {
-    let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
-    app.write
-        .users
-        .plan(
-            user,
-            None,
-            Asking {
-                key: None,
-                ..asking
-            },
-            Arc::new(planner),
-        )
-        .await
-        .map(drop)
-}
-
 /// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
 /// each upload whose job is cancelled or fails is followed by another.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
@@ -81,7 +54,7 @@ pub async fn take_in(
     slot: UploadSlot,
     upload: Upload,
     name: String,
-    asking: Asking,
+    context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let io = app.log.store().io().clone();
     // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
@@ -91,7 +64,7 @@ pub async fn take_in(
             upload.discard().await;
             return Err(refused);
         }
-        queue(&app, upload, name, asking).await
+        queue(&app, upload, name, context).await
     };
     let task = io.spawn(work.in_current_span());
     task.await.unwrap_or_else(|stopped| {
@@ -128,31 +101,13 @@ async fn queue(
     app: &App,
     upload: Upload,
     name: String,
-    asking: Asking,
+    context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let user = upload.user();
     let file = upload.id();
-    let job = JobId::new(app.log.clock().new_uuid());
     let row = upload.row(name, MEDIA_TYPE, app.log.clock().now());
-    let planner = move |state: &User, now| {
-        let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
-        Ok(Plan {
-            changes,
-            work: vec![row.clone()],
-            outcome: json!(QueuedUpload {
-                job: job.clone(),
-                file
-            }),
-            ..Plan::default()
-        })
-    };
-    let done = match app
-        .write
-        .users
-        .plan(user, None, asking, Arc::new(planner))
-        .await
-    {
-        Ok(done) => done,
+    let (queued, position) = match app.write.onboarding.queue(user, file, row, context).await {
+        Ok(queued) => queued,
         Err(error) => {
             match error {
                 WriteError::Away(_) | WriteError::Internal(_) => upload.keep(), // the row may be there all the same
@@ -161,20 +116,10 @@ async fn queue(
             return Err(error.into());
         }
     };
-    let queued: QueuedUpload = match serde_json::from_value(done.outcome) {
-        Ok(queued) => queued,
-        Err(error) => {
-            upload.keep();
-            return Err(
-                WriteError::Internal(format!("a queued upload has no outcome: {error}")).into(),
-            );
-        }
-    };
     if queued.file == file {
-        upload.keep()
+        upload.keep();
     } else {
-        // the same request came before
-        upload.discard().await
+        upload.discard().await; // the same request came before
     }
-    Ok((queued, done.position))
+    Ok((queued, position))
 }

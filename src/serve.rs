@@ -9,7 +9,7 @@ use std::{
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_web::{HttpServer, dev::ServerHandle, web};
-use genie_actors::{Settings, WriteSide, supervisor::ModelSettings};
+use genie_actors::{ModelSettings, WriteSettings, WriteSide};
 use genie_events::Limits;
 use genie_log::{Clock, Election, Log, Opened};
 use genie_projections::ReadSide;
@@ -223,7 +223,7 @@ async fn build(
     let blobs = start_blobs(&config, &log, &election)?;
     let eraser = Eraser::new(
         log.clone(),
-        write.forget.clone(),
+        write.forgetting.clone(),
         reads.clone(),
         blobs.clone(),
         directus.clone(),
@@ -265,7 +265,7 @@ fn sentence(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn write_settings(config: &Config, node: String, limits: Limits) -> Settings {
+fn write_settings(config: &Config, node: String, limits: Limits) -> WriteSettings {
     let model = ModelSettings {
         url: config.ollama_url.clone(),
         chat_model: config.ollama_model.clone(),
@@ -274,7 +274,7 @@ fn write_settings(config: &Config, node: String, limits: Limits) -> Settings {
         queue: config.model_queue,
         context_tokens: config.chat_context_tokens,
     };
-    Settings {
+    WriteSettings {
         node,
         model,
         limits,
@@ -289,7 +289,7 @@ fn open_directus(
     write: &WriteSide,
     election: &Election,
 ) -> Result<Option<Directus>, String> {
-    let register = write.register.clone();
+    let register = write.registration.clone();
     let directus = Directus::open(config.directus.as_ref(), log, register)?;
     if let Some(directus) = &directus {
         let registrations = directus.registrations().clone();
@@ -304,7 +304,7 @@ async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<
         return Ok(None);
     }
     let fixed = config.first_invite.as_ref();
-    write.register.first_invite(fixed).await.map_err(sentence)
+    write.invites.first(fixed).await.map_err(sentence)
 }
 
 async fn warn_of_missing(config: &Config, write: &WriteSide) {
@@ -313,7 +313,7 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
             "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
         );
     }
-    if let Err(failure) = write.supervisor.ollama().ping().await {
+    if let Err(failure) = write.ping_model().await {
         warn!(
             reason = failure.sentence,
             "model server: no answer; chat and captions answer 502 until it does"

@@ -3,30 +3,28 @@
 
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
-    access::{Access as Looked, AccessCommand, RefusedCounts},
+    access::{Access, AccessCommand, RefusedCounts},
     ids::NetworkId,
 };
 use genie_log::{Append, AppendRequest, Group};
-use tokio::time::Instant;
 
-use crate::{Caller, WriteError, dedupe::Lately};
+use crate::{Caller, WriteError, dedupe::Dedupe};
 
 /// Puts looks on record.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub struct AccessLog {
     append: Append,
-    noted: Lately<Reading>,
+    noted: Dedupe<Reading>,
 }
 
 /// Who reads, and whose.
 type Reading = (String, Option<UserId>);
 
-impl Access {
-    /// On this log.
+impl AccessLog {
     pub fn new(append: Append) -> Self {
         Self {
             append,
-            noted: Lately::new(),
+            noted: Dedupe::new(),
         }
     }
 
@@ -38,7 +36,7 @@ impl Access {
         user: Option<UserId>,
     ) -> Result<(), WriteError> {
         let reading = (caller.scope(), user);
-        if self.noted.stands(&reading, Instant::now()) {
+        if self.noted.stands(&reading) {
             return Ok(());
         }
         note(
@@ -47,7 +45,7 @@ impl Access {
             caller.metadata(),
         )
         .await?;
-        self.noted.remember(reading, Instant::now());
+        self.noted.remember(reading);
         Ok(())
     }
 
@@ -72,7 +70,7 @@ pub(crate) async fn note(
     let mut groups = Vec::new();
     for command in commands {
         let stream = StreamId::new(StreamKind::Access, append.log().clock().new_uuid());
-        let noted = Looked::Absent.decide(command)?;
+        let noted = Access::Absent.decide(command)?;
         groups.push(Group::of_system(
             &stream,
             0,

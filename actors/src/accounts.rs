@@ -1,5 +1,5 @@
 //! Accounts, after they came into being: what is asked of them goes through the user's actor, and what has to be true with it
-//! (logins, secrets) is written in the same append. What touches an address as well is in [`crate::accounts::revise`].
+//! (logins, secrets) is written in the same append. What touches an address as well is in [`crate::accounts::change_login`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,10 @@ use genie_log::{
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
     secrets::VaultKey,
-    sessions::NewSession,
+    sessions::{NewSession, Refresh, Refreshed},
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
@@ -29,9 +30,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
-    caller::Asking,
-    credentials::{Vault, seal_password, seal_two_factor, two_factor_id},
-    users::{Done, Plan, Users},
+    caller::CommandContext,
+    emails::Emails,
+    users::{Plan, Receipt, Users},
+    vault::{Vault, seal_password, seal_two_factor, two_factor_id},
 };
 
 /// A new password or address.
@@ -51,11 +53,12 @@ pub struct Accounts {
     append: Append,
     users: Users,
     vault: Vault,
+    emails: Emails,
 }
 
 /// What a login was proved by.
 #[derive(Debug, Clone, Copy)]
-pub struct Proof {
+pub struct LoginProof {
     /// The version of the hash that the password was right for.
     pub password: u32,
     /// The one-time code that was right.
@@ -75,6 +78,12 @@ pub struct NewFamily {
     pub seconds: i64,
 }
 
+/// The outcome of a sync, as it is kept with its request.
+#[derive(Serialize, Deserialize)]
+struct SyncOutcome {
+    changed: bool,
+}
+
 /// A link to set a new password, as it is shown once.
 pub struct NewResetLink {
     /// The token.
@@ -90,52 +99,92 @@ impl Accounts {
     pub fn new(append: Append, users: Users, vault: Vault) -> Self {
         Self {
             log: append.log().clone(),
+            emails: Emails::new(append.clone()),
             append,
             users,
             vault,
         }
     }
 
-    /// Makes an account what another system says that it is. The same once more changes nothing. Whoever is suspended by it is
-    /// logged out in the same append. The outcome's `changed` says whether it was not so before.
+    /// Makes an account what another system says it is. A user who is suspended by it is logged out in the same append. Answers
+    /// whether anything changed, and the position that reads must reach to see it.
     pub async fn sync(
         &self,
         user: UserId,
-        wanted: AccountSync,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
-        self.plan(user, asking, move |state, now| {
-            let changes = state.decide(
-                now,
-                UserCommand::account(LifecycleCommand::Sync(wanted.clone())),
-            )?;
-            let suspends = changes
-                .iter()
-                .any(|change| change.event == Event::Account(AccountEvent::Suspended));
-            let work = if suspends {
-                vec![Work::Session(SessionRow::EndAll { user, but: None })]
-            } else {
-                vec![]
-            };
-            let outcome = json!({"changed": !changes.is_empty()});
-            Ok(Plan {
-                changes,
-                work,
-                outcome,
-                ..Plan::default()
+        sync: AccountSync,
+        context: impl Into<CommandContext>,
+    ) -> Result<(bool, u64), WriteError> {
+        let receipt = self
+            .plan(user, context, move |state, now| {
+                let sync = UserCommand::account(LifecycleCommand::Sync(sync.clone()));
+                let changes = state.decide(now, sync)?;
+                let suspended = Event::Account(AccountEvent::Suspended);
+                let work = if changes.iter().any(|change| change.event == suspended) {
+                    vec![Work::Session(SessionRow::EndAll { user, but: None })]
+                } else {
+                    vec![]
+                };
+                let synced = SyncOutcome {
+                    changed: !changes.is_empty(),
+                };
+                Ok(Plan {
+                    changes,
+                    work,
+                    outcome: json!(synced),
+                    ..Plan::default()
+                })
             })
-        })
-        .await
+            .await?;
+        let synced: SyncOutcome = receipt.outcome("a synced account")?;
+        Ok((synced.changed, receipt.position))
+    }
+
+    /// The hash of a user's password and its version.
+    pub async fn password_hash(
+        &self,
+        user: UserId,
+    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
+        self.vault.password_hash(user).await
+    }
+
+    /// The secret of a user's second factor while it is on, and its version.
+    pub async fn two_factor_secret(
+        &self,
+        user: UserId,
+    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
+        self.vault.two_factor_secret(user).await
+    }
+
+    /// Replaces a refresh token by its successor. A token that was used before is not answered with one.
+    pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, WriteError> {
+        Ok(self.log.sessions().refresh(refresh).await?)
+    }
+
+    /// Logs out: ends the login of a refresh token.
+    pub async fn log_out(&self, family: Uuid) -> Result<(), WriteError> {
+        self.log.sessions().end(&family.to_string(), None).await?;
+        Ok(())
+    }
+
+    /// Records that everything held about a user is about to be handed out.
+    pub async fn export(
+        &self,
+        user: UserId,
+        secrets: bool,
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        let export = UserCommand::account(ProfileCommand::Export { secrets });
+        self.users.ask(user, context, export).await
     }
 
     /// Logs somebody in whose proof was checked; if it counts no more, or they may not act, it is refused.
     pub async fn sign_in(
         &self,
         user: UserId,
-        proof: Proof,
+        proof: LoginProof,
         family: NewFamily,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let keys = self.keys(user).await?;
         let now = self.log.clock().now();
         let agent = family.agent.map(|agent| {
@@ -153,8 +202,8 @@ impl Accounts {
             now,
             expires_at: now.plus_seconds(family.seconds),
         }));
-        self.plan(user, asking, move |state, now| {
-            let Proof { password, code } = proof;
+        self.plan(user, context, move |state, now| {
+            let LoginProof { password, code } = proof;
             let command = UserCommand::account(ProfileCommand::SignInByPassword { password, code });
             Ok(Plan {
                 changes: state.decide(now, command)?,
@@ -170,13 +219,13 @@ impl Accounts {
         &self,
         user: UserId,
         due: Timestamp,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let work = vec![
             Work::Forgetting(ForgettingRow::Await { user, due }),
             Work::Session(SessionRow::EndAll { user, but: None }),
         ];
-        self.account(user, LifecycleCommand::RequestForget { due }, work, asking)
+        self.account(user, LifecycleCommand::RequestForget { due }, work, context)
             .await
     }
 
@@ -184,13 +233,13 @@ impl Accounts {
     pub async fn withdraw_forget(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         self.account(
             user,
             LifecycleCommand::WithdrawForget,
             vec![Work::Forgetting(ForgettingRow::Stay { user })],
-            asking,
+            context,
         )
         .await
     }
@@ -199,10 +248,10 @@ impl Accounts {
     pub async fn end_sessions(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let work = vec![Work::Session(SessionRow::EndAll { user, but: None })];
-        self.account(user, ProfileCommand::EndSessions, work, asking)
+        self.account(user, ProfileCommand::EndSessions, work, context)
             .await
     }
 
@@ -211,8 +260,8 @@ impl Accounts {
         &self,
         user: UserId,
         login: Uuid,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let family = login.to_string();
         let sessions = self
             .log
@@ -220,7 +269,7 @@ impl Accounts {
             .of_user(user, self.log.clock().now())
             .await?;
         let is_theirs = sessions.iter().any(|session| session.family == family);
-        self.plan(user, asking, move |state, now| {
+        self.plan(user, context, move |state, now| {
             if !is_theirs {
                 return Err(Refusal::not_found("session"));
             }
@@ -244,13 +293,13 @@ impl Accounts {
         &self,
         user: UserId,
         family: String,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
     ) -> Result<(), WriteError> {
         let work = vec![Work::Session(SessionRow::End {
             family: family.clone(),
         })];
         match self
-            .account(user, ProfileCommand::NoteReuse { family }, work, asking)
+            .account(user, ProfileCommand::NoteReuse { family }, work, context)
             .await
         {
             // Who may not act has no logins any more.
@@ -263,7 +312,7 @@ impl Accounts {
     pub async fn offer_reset(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
     ) -> Result<NewResetLink, WriteError> {
         let bytes = Zeroizing::new([user.0.as_bytes().as_slice(), &random_bytes::<32>()].concat());
         let token = SecretString::from(BASE64.encode(&*bytes));
@@ -277,7 +326,7 @@ impl Accounts {
                 user,
                 ProfileCommand::OfferPasswordReset(link.clone()),
                 vec![],
-                asking,
+                context,
             )
             .await?;
         Ok(NewResetLink {
@@ -291,7 +340,7 @@ impl Accounts {
     pub async fn check_reset(
         &self,
         token: &SecretString,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
     ) -> Result<UserId, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
         self.keys(user).await.map_err(no_such_link)?; // of nobody's token no actor is made
@@ -304,7 +353,7 @@ impl Accounts {
                 .decide(now, UserCommand::account(command))
                 .map(|_| Plan::default()) // only asked
         };
-        self.plan(user, asking, planner)
+        self.plan(user, context, planner)
             .await
             .map_err(no_such_link)?;
         Ok(user)
@@ -315,8 +364,8 @@ impl Accounts {
         &self,
         token: &SecretString,
         hash: SecretString,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
         let key = self.vault_key(user).await.map_err(no_such_link)?;
         let planner = move |state: &User, now: Now| {
@@ -340,7 +389,9 @@ impl Accounts {
                 ..Plan::default()
             })
         };
-        self.plan(user, asking, planner).await.map_err(no_such_link)
+        self.plan(user, context, planner)
+            .await
+            .map_err(no_such_link)
     }
 
     /// Asks for a code at each login from now on. The secret was proved to be in the user's hands by the code of that time step.
@@ -349,10 +400,10 @@ impl Accounts {
         user: UserId,
         secret: Zeroizing<Vec<u8>>,
         step: u64,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let key = self.vault_key(user).await?;
-        self.plan(user, asking, move |state, now| {
+        self.plan(user, context, move |state, now| {
             let changes = state.decide(
                 now,
                 UserCommand::account(ProfileCommand::EnableTwoFactor { step }),
@@ -373,12 +424,12 @@ impl Accounts {
         &self,
         user: UserId,
         code: OneTimeCode,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
         })];
-        self.account(user, ProfileCommand::DisableTwoFactor(code), work, asking)
+        self.account(user, ProfileCommand::DisableTwoFactor(code), work, context)
             .await
     }
 
@@ -386,12 +437,12 @@ impl Accounts {
     pub async fn remove_two_factor(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let work = vec![Work::Secret(SecretRow::Delete {
             secret_id: two_factor_id(user),
         })];
-        self.account(user, ProfileCommand::RemoveTwoFactor, work, asking)
+        self.account(user, ProfileCommand::RemoveTwoFactor, work, context)
             .await
     }
 
@@ -402,7 +453,7 @@ impl Accounts {
             if election.now().is_some()
                 && let Err(error) = self.log.sessions().sweep(self.log.clock().now()).await
             {
-                warn!(%error, "logins that ran out can't be deleted; trying on");
+                warn!(%error, "expired sessions not deleted; retrying in 10 min");
             }
         }
     }
@@ -412,10 +463,10 @@ impl Accounts {
         user: UserId,
         command: impl Into<AccountCommand>,
         work: Vec<Work>,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let command = command.into();
-        self.plan(user, asking, move |state, now| {
+        self.plan(user, context, move |state, now| {
             let changes = state.decide(now, UserCommand::Account(command.clone()))?;
             Ok(Plan {
                 changes,
@@ -429,11 +480,11 @@ impl Accounts {
     async fn plan(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         planner: impl Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync + 'static,
-    ) -> Result<Done, WriteError> {
+    ) -> Result<Receipt, WriteError> {
         self.users
-            .plan(user, None, asking, Arc::new(planner))
+            .plan(user, None, context, Arc::new(planner))
             .await
             .map_err(|error| match error {
                 WriteError::Forgotten => Refusal::not_found("user").into(),

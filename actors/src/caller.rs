@@ -6,12 +6,12 @@ use genie_log::RequestKey;
 /// An authenticated caller and the request it comes with.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    who: Who,
+    who: CallerIdentity,
     request_id: String,
 }
 
 #[derive(Debug, Clone)]
-enum Who {
+enum CallerIdentity {
     User {
         id: UserId,
         admin: bool,
@@ -31,7 +31,7 @@ impl Caller {
     /// A user whose token was checked.
     pub fn user(id: UserId, admin: bool, request_id: impl Into<String>) -> Self {
         Self {
-            who: Who::User { id, admin },
+            who: CallerIdentity::User { id, admin },
             request_id: request_id.into(),
         }
     }
@@ -39,7 +39,7 @@ impl Caller {
     /// An administrator who acts for a user, and may do what the user may.
     pub fn impersonator(by: UserId, user: UserId, request_id: impl Into<String>) -> Self {
         Self {
-            who: Who::Impersonator { by, user },
+            who: CallerIdentity::Impersonator { by, user },
             request_id: request_id.into(),
         }
     }
@@ -47,7 +47,7 @@ impl Caller {
     /// A holder of the shared secret.
     pub fn shared_secret(request_id: impl Into<String>) -> Self {
         Self {
-            who: Who::SharedSecret,
+            who: CallerIdentity::SharedSecret,
             request_id: request_id.into(),
         }
     }
@@ -59,7 +59,7 @@ impl Caller {
         request_id: impl Into<String>,
     ) -> Self {
         Self {
-            who: Who::ServiceKey { id, scopes },
+            who: CallerIdentity::ServiceKey { id, scopes },
             request_id: request_id.into(),
         }
     }
@@ -67,33 +67,35 @@ impl Caller {
     /// The user who is asked for, when it is one.
     pub fn user_id(&self) -> Option<UserId> {
         match self.who {
-            Who::User { id, .. } | Who::Impersonator { user: id, .. } => Some(id),
-            Who::SharedSecret | Who::ServiceKey { .. } => None,
+            CallerIdentity::User { id, .. } | CallerIdentity::Impersonator { user: id, .. } => {
+                Some(id)
+            }
+            CallerIdentity::SharedSecret | CallerIdentity::ServiceKey { .. } => None,
         }
     }
 
     /// Whether it administers.
     pub fn is_admin(&self) -> bool {
-        matches!(self.who, Who::User { admin: true, .. })
+        matches!(self.who, CallerIdentity::User { admin: true, .. })
     }
 
     /// Whether it may do what the scope is for. The shared secret opens all that a key could.
     pub fn has_scope(&self, scope: Scope) -> bool {
         match &self.who {
-            Who::SharedSecret => true,
-            Who::ServiceKey { scopes, .. } => scopes.contains(&scope),
-            Who::User { .. } | Who::Impersonator { .. } => false,
+            CallerIdentity::SharedSecret => true,
+            CallerIdentity::ServiceKey { scopes, .. } => scopes.contains(&scope),
+            CallerIdentity::User { .. } | CallerIdentity::Impersonator { .. } => false,
         }
     }
 
     /// Whether it is an administrator who acts for somebody else.
     pub fn is_impersonator(&self) -> bool {
-        matches!(self.who, Who::Impersonator { .. })
+        matches!(self.who, CallerIdentity::Impersonator { .. })
     }
 
     /// Whether it came with a service key.
     pub fn is_service_key(&self) -> bool {
-        matches!(self.who, Who::ServiceKey { .. })
+        matches!(self.who, CallerIdentity::ServiceKey { .. })
     }
 
     /// The request.
@@ -104,34 +106,38 @@ impl Caller {
     /// As the keys of requests that may be sent again are scoped to it.
     pub fn scope(&self) -> String {
         match &self.who {
-            Who::User { id, .. } => id.to_string(),
-            Who::Impersonator { by, user } => format!("{by} for {user}"),
-            Who::SharedSecret => "shared secret".to_owned(),
-            Who::ServiceKey { id, .. } => format!("service key {id}"),
+            CallerIdentity::User { id, .. } => id.to_string(),
+            CallerIdentity::Impersonator { by, user } => format!("{by} for {user}"),
+            CallerIdentity::SharedSecret => "shared secret".to_owned(),
+            CallerIdentity::ServiceKey { id, .. } => format!("service key {id}"),
         }
     }
 
     /// As facts remember it.
     pub fn metadata(&self) -> Metadata {
         match &self.who {
-            Who::User { id, .. } => Metadata::user(*id, &self.request_id),
-            Who::Impersonator { by, user } => Metadata::impersonator(*by, *user, &self.request_id),
-            Who::SharedSecret => Metadata::shared_secret(&self.request_id),
-            Who::ServiceKey { id, .. } => Metadata::service_key(id.clone(), &self.request_id),
+            CallerIdentity::User { id, .. } => Metadata::user(*id, &self.request_id),
+            CallerIdentity::Impersonator { by, user } => {
+                Metadata::impersonator(*by, *user, &self.request_id)
+            }
+            CallerIdentity::SharedSecret => Metadata::shared_secret(&self.request_id),
+            CallerIdentity::ServiceKey { id, .. } => {
+                Metadata::service_key(id.clone(), &self.request_id)
+            }
         }
     }
 }
 
 /// How a command is asked: by whom, and under which key if it may be sent again.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub struct CommandContext {
     /// By whom, as facts remember it.
     pub metadata: Metadata,
     /// The request, when it may be sent again.
     pub key: Option<RequestKey>,
 }
 
-impl From<Metadata> for Asking {
+impl From<Metadata> for CommandContext {
     fn from(metadata: Metadata) -> Self {
         Self {
             metadata,

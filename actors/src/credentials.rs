@@ -7,11 +7,7 @@ use genie_events::{
     credential::{Credential, CredentialKind, SealedSecret},
 };
 use genie_log::secrets::SecretRow;
-use genie_log::{
-    Append, Log, LogError, UserKeys, VaultDoor, Work,
-    keys::sha256_hex,
-    secrets::{SecretName, VaultKey},
-};
+use genie_log::{Append, Log, Work, keys::sha256_hex, secrets::SecretName};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::json;
@@ -19,14 +15,15 @@ use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
-    caller::Asking,
-    dedupe::Lately,
-    users::{Done, Plan, Users},
+    caller::CommandContext,
+    dedupe::Dedupe,
+    users::{Plan, Receipt, Users},
+    vault::Vault,
 };
 
 /// Shows secrets, after the fact that says so.
 mod reveal;
-pub use reveal::{Ask, Named, Revealed};
+pub use reveal::{CredentialRef, Revealed, SecretRequest};
 
 /// The most bytes of a profile's or a login's fields, as JSON.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
@@ -37,11 +34,12 @@ const MAX_OWNERS: u64 = 50_000;
 
 /// Seals and opens. Clones share the one door.
 #[derive(Debug, Clone)]
-pub struct Vault {
-    door: Arc<VaultDoor>,
+pub struct Credentials {
+    vault: Vault,
     log: Log,
     append: Append,
-    refused: Lately<reveal::Refused>,
+    users: Users,
+    refused: Dedupe<reveal::DenialKey>,
     /// Whose credentials that were asked for are: that never changes.
     owners: Cache<CredentialId, UserId>,
 }
@@ -59,7 +57,7 @@ impl Plaintext {
     /// Takes what a client sent in a field, if it is not too large.
     pub fn of(field: &'static str, secret: &impl Serialize, most: usize) -> Result<Self, Refusal> {
         // Never moved as it grows, which would leave copies behind; then only what it takes is held.
-        let mut bytes = Bounded(Zeroizing::new(Vec::with_capacity(most)));
+        let mut bytes = BoundedBuffer(Zeroizing::new(Vec::with_capacity(most)));
         match serde_json::to_writer(&mut bytes, secret) {
             Ok(()) => Ok(Self(Zeroizing::new(bytes.0.to_vec()))),
             Err(_) => Err(Refusal::invalid(
@@ -88,9 +86,9 @@ impl Plaintext {
 }
 
 /// Takes as many bytes as there is room for.
-struct Bounded(Zeroizing<Vec<u8>>);
+struct BoundedBuffer(Zeroizing<Vec<u8>>);
 
-impl io::Write for Bounded {
+impl io::Write for BoundedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > self.0.capacity() {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -106,7 +104,7 @@ impl io::Write for Bounded {
 
 /// A stored credential.
 #[derive(Debug, Clone, Copy)]
-pub struct Stored {
+pub struct StoredCredential {
     /// Which.
     pub id: CredentialId,
     /// Whether it replaced one.
@@ -121,7 +119,7 @@ pub struct Stored {
 
 /// What the answer to a stored credential is made from.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoreOutcome {
     id: CredentialId,
     updated: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +128,7 @@ struct Kept {
 
 /// What a credential is, beside its secret.
 #[derive(Debug, Clone)]
-pub struct Holding {
+pub struct CredentialDetails {
     /// What kind.
     pub kind: CredentialKind,
     /// The platform.
@@ -143,9 +141,9 @@ pub struct Holding {
 
 /// Which credential is to be stored.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub enum StoreTarget {
     /// The one of this kind and platform, and of this name if it is a profile; made when there is none.
-    For(Holding),
+    For(CredentialDetails),
     /// This profile, which must be there.
     Existing {
         /// Which.
@@ -166,67 +164,32 @@ pub enum Target {
     },
 }
 
-impl Vault {
-    /// Behind that door.
-    pub fn new(append: Append, door: VaultDoor) -> Self {
+impl Credentials {
+    pub fn new(append: Append, users: Users, vault: Vault) -> Self {
         Self {
-            door: Arc::new(door),
+            vault,
             log: append.log().clone(),
             append,
-            refused: Lately::new(),
+            users,
+            refused: Dedupe::new(),
             owners: Cache::new(MAX_OWNERS),
         }
-    }
-
-    /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
-    pub(crate) async fn key(&self, user: UserId) -> Result<Option<VaultKey>, WriteError> {
-        held(self.door.key(user).await.map(Some))
-    }
-
-    /// Makes a new user's keys, and the row that goes with the user's first facts.
-    pub(crate) fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
-        self.door.new_keys(user)
-    }
-
-    /// The hash of a user's password, and which version it is.
-    pub async fn password_hash(
-        &self,
-        user: UserId,
-    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(
-            self.door
-                .open_held(user, &password_id(user), LOGIN_PASSWORD)
-                .await,
-        )
-    }
-
-    /// The secret of a user's second factor while it is on, and which version it is.
-    pub async fn two_factor_secret(
-        &self,
-        user: UserId,
-    ) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, WriteError> {
-        held(
-            self.door
-                .open_held(user, &two_factor_id(user), TWO_FACTOR)
-                .await,
-        )
     }
 
     /// Stores a credential: the ciphertext and its fact in one transaction.
     pub async fn store(
         &self,
-        users: &Users,
         user: UserId,
-        asking: impl Into<Asking>,
-        target: Target,
+        context: impl Into<CommandContext>,
+        target: StoreTarget,
         secret: Plaintext,
-    ) -> Result<Stored, WriteError> {
-        let key = self.key(user).await?.ok_or(WriteError::Forgotten)?;
+    ) -> Result<StoredCredential, WriteError> {
+        let key = self.vault.key(user).await?.ok_or(WriteError::Forgotten)?;
         let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
             let (
                 id,
-                Holding {
+                CredentialDetails {
                     kind,
                     platform,
                     platform_username,
@@ -234,10 +197,8 @@ impl Vault {
                 },
             ) = place(state, &target, fresh)?;
             let before = state.credential(id).unwrap_or(&Credential::Absent);
-            let (version, updated) = (
-                before.next_version(),
-                matches!(before, Credential::Held { .. }),
-            );
+            let version = before.next_version();
+            let updated = matches!(before, Credential::Held { .. });
             let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
             let Work::Secret(SecretRow::Put { sealed, .. }) = &work else {
                 unreachable!("sealing a secret makes the work that puts it");
@@ -245,7 +206,7 @@ impl Vault {
             let hash = sha256_hex(sealed);
             let sealed = SealedSecret { version, hash };
             let command = match target {
-                Target::Imported { over, .. } => UserCommand::ImportCredential {
+                StoreTarget::Imported { over, .. } => UserCommand::ImportCredential {
                     credential: id,
                     platform,
                     platform_username,
@@ -261,7 +222,7 @@ impl Vault {
                     sealed,
                 },
             };
-            let outcome = json!(Kept {
+            let outcome = json!(StoreOutcome {
                 id,
                 updated,
                 expires_at
@@ -273,15 +234,16 @@ impl Vault {
                 ..Plan::default()
             })
         };
-        let done = users.plan(user, None, asking, Arc::new(planner)).await?;
-        let Kept {
+        let done = self
+            .users
+            .plan(user, None, context, Arc::new(planner))
+            .await?;
+        let StoreOutcome {
             id,
             updated,
             expires_at,
-        } = serde_json::from_value(done.outcome).map_err(|error| {
-            WriteError::Internal(format!("a stored credential has no outcome: {error}"))
-        })?;
-        Ok(Stored {
+        } = done.outcome("a stored credential")?;
+        Ok(StoredCredential {
             id,
             updated,
             expires_at,
@@ -293,11 +255,10 @@ impl Vault {
     /// Removes a credential: the ciphertext goes with the fact.
     pub async fn remove(
         &self,
-        users: &Users,
         user: UserId,
         id: CredentialId,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let planner = move |state: &User, now| {
             let changes = state.decide(now, UserCommand::RemoveCredential(id))?;
             Ok(Plan {
@@ -308,53 +269,9 @@ impl Vault {
                 ..Plan::default()
             })
         };
-        users.plan(user, None, asking, Arc::new(planner)).await
-    }
-}
-
-/// What secrets of accounts are, beside those of credentials.
-const LOGIN_PASSWORD: &str = "login password";
-const TWO_FACTOR: &str = "two-factor";
-
-/// Seals a version of the hash of a user's password.
-pub(crate) fn seal_password(key: &VaultKey, user: UserId, version: u32, hash: &str) -> Work {
-    key.seal(
-        &SecretName {
-            user,
-            secret_id: password_id(user),
-            kind: LOGIN_PASSWORD,
-            version,
-        },
-        hash.as_bytes(),
-    )
-}
-
-/// Seals a version of the secret of a user's second factor.
-pub(crate) fn seal_two_factor(key: &VaultKey, user: UserId, version: u32, secret: &[u8]) -> Work {
-    key.seal(
-        &SecretName {
-            user,
-            secret_id: two_factor_id(user),
-            kind: TWO_FACTOR,
-            version,
-        },
-        secret,
-    )
-}
-
-fn password_id(user: UserId) -> String {
-    format!("password/{user}")
-}
-
-pub(crate) fn two_factor_id(user: UserId) -> String {
-    format!("two-factor/{user}")
-}
-
-/// Who was forgotten holds nothing.
-fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
-    match opened {
-        Err(LogError::KeyAbsent { .. } | LogError::Forgotten { .. }) => Ok(None),
-        opened => Ok(opened?),
+        self.users
+            .plan(user, None, context, Arc::new(planner))
+            .await
     }
 }
 
@@ -370,11 +287,11 @@ fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u3
 /// Which credential it is to be, and what.
 fn place(
     state: &User,
-    target: &Target,
+    target: &StoreTarget,
     fresh: CredentialId,
-) -> Result<(CredentialId, Holding), Refusal> {
+) -> Result<(CredentialId, CredentialDetails), Refusal> {
     match target {
-        Target::For(holding) => {
+        StoreTarget::For(holding) => {
             let held = state.credential_for(
                 holding.kind,
                 &holding.platform,
@@ -382,7 +299,7 @@ fn place(
             );
             Ok((held.unwrap_or(fresh), holding.clone()))
         }
-        Target::Existing {
+        StoreTarget::Existing {
             id,
             platform_username,
         } => match state.credential(*id) {
@@ -397,7 +314,7 @@ fn place(
             )),
             _ => Err(Refusal::not_found("credential")),
         },
-        Target::Imported {
+        StoreTarget::Imported {
             id,
             platform,
             platform_username,
@@ -406,9 +323,10 @@ fn place(
     }
 }
 
-fn profile(platform: &str, platform_username: Option<&String>) -> Holding {
-    let (kind, platform) = (CredentialKind::Profile, platform.to_owned());
-    Holding {
+fn profile(platform: &str, platform_username: Option<&String>) -> CredentialDetails {
+    let kind = CredentialKind::Profile;
+    let platform = platform.to_owned();
+    CredentialDetails {
         kind,
         platform,
         platform_username: platform_username.cloned(),

@@ -5,50 +5,49 @@
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
     account::{AccountEvent, ForgottenBy, LifecycleCommand},
-    email::{Email, EmailCommand},
+    email::EmailCommand,
+    ids::EmailId,
 };
 use genie_log::forgetting::ForgettingRow;
 use genie_log::{
-    Append, AppendError, AppendRequest, Group, Log, LogError, NewFact, Work, clock,
+    Append, AppendRequest, Group, Log, LogError, NewFact, Work,
     load_users::{Awake, Waking},
 };
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use crate::{
     WriteError,
     accounts::change_login::{decided, group},
-    system_stream,
+    emails::Emails,
+    race::Race,
     users::Users,
 };
 
-/// How often a race is tried again before the caller is told to come back.
-const TRIES: u32 = 8;
-/// The pause before that; spread by chance.
-const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
 /// Forgets users.
 #[derive(Debug, Clone)]
-pub struct Forget {
+pub struct Forgetter {
     log: Log,
     append: Append,
     /// The actors of this process, where it has some.
     users: Option<Users>,
+    emails: Emails,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forgotten {
+pub enum ForgetOutcome {
     /// They were forgotten, by this or before.
     Yes,
     /// It is not time yet, or they took it back.
     NotYet,
 }
 
-impl Forget {
+impl Forgetter {
     /// On this log, and of these actors.
     pub fn new(append: Append, users: Option<Users>) -> Self {
         Self {
             log: append.log().clone(),
+            emails: Emails::new(append.clone()),
             append,
             users,
         }
@@ -61,7 +60,7 @@ impl Forget {
         by: ForgottenBy,
         metadata: Metadata,
     ) -> Result<(), WriteError> {
-        self.to_the_end(user, LifecycleCommand::Forget(by), metadata)
+        self.run_to_end(user, LifecycleCommand::Forget(by), metadata)
             .await
             .map(drop)
     }
@@ -71,26 +70,23 @@ impl Forget {
         &self,
         user: UserId,
         metadata: Metadata,
-    ) -> Result<Forgotten, WriteError> {
+    ) -> Result<ForgetOutcome, WriteError> {
         let now = self.log.clock().now();
-        self.to_the_end(user, LifecycleCommand::ForgetWhenDue { now }, metadata)
+        self.run_to_end(user, LifecycleCommand::ForgetWhenDue { now }, metadata)
             .await
     }
 
-    /// On a task of its own: when whoever asked goes away, this process still lets go of what it holds of the user.
-    async fn to_the_end(
+    /// On a task of its own: when the asker goes away, this process still drops what it holds of the user.
+    async fn run_to_end(
         &self,
         user: UserId,
         command: LifecycleCommand,
         metadata: Metadata,
-    ) -> Result<Forgotten, WriteError> {
+    ) -> Result<ForgetOutcome, WriteError> {
         let this = self.clone();
-        let work = self
-            .log
-            .store()
-            .io()
-            .spawn(async move { this.ask(user, command, metadata).await });
-        work.await
+        let work = async move { this.ask(user, command, metadata).await };
+        let task = self.log.store().io().spawn(work.in_current_span());
+        task.await
             .map_err(|stopped| WriteError::Internal(stopped.to_string()))?
     }
 
@@ -99,47 +95,47 @@ impl Forget {
         user: UserId,
         command: LifecycleCommand,
         metadata: Metadata,
-    ) -> Result<Forgotten, WriteError> {
-        for _ in 0..TRIES {
+    ) -> Result<ForgetOutcome, WriteError> {
+        let mut race = Race::new();
+        loop {
             let append = match self.log.wake(user).await {
                 Ok(Waking::Awake(awake)) => {
-                    self.plan(&awake, command.clone(), metadata.clone()).await?
+                    self.decide(&awake, command.clone(), metadata.clone())
+                        .await?
                 }
                 Ok(Waking::Forgotten) => {
+                    let now = self.log.clock().now();
                     self.log
                         .forgettings()
-                        .forget_restored_key(user, self.log.clock().now())
+                        .forget_restored_key(user, now)
                         .await?;
-                    return Ok(Forgotten::Yes);
+                    return Ok(ForgetOutcome::Yes);
                 }
                 Err(LogError::Away(reason)) => return Err(WriteError::Away(reason)),
                 Err(error) => Some(
-                    self.plan_unread(user, &command, metadata.clone(), &error)
+                    self.decide_unread(user, &command, metadata.clone(), &error)
                         .await?,
                 ),
             };
             let Some(append) = append else {
-                return Ok(Forgotten::NotYet);
+                return Ok(ForgetOutcome::NotYet);
             };
-            match self.append.append(append).await {
-                Ok(at) => {
-                    self.let_go(user);
-                    info!(user.id = %user, position = at.last, "user `{user}` was forgotten");
-                    return Ok(Forgotten::Yes);
+            match race.append(&self.append, append).await {
+                Ok(Some(at)) => {
+                    self.drop_user(user);
+                    info!(user.id = %user, position = at.last, "user forgotten");
+                    return Ok(ForgetOutcome::Yes);
                 }
-                // They did something else, somebody was at their address, or somebody else forgot them: decide on what is left.
-                Err(AppendError::Stale) => {
-                    tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await
-                }
-                Err(AppendError::KeyNotLive) => self.let_go(user),
-                Err(error) => return Err(error.into()),
+                Ok(None) => {}
+                // Another node forgot the user: the next try finds that.
+                Err(WriteError::Forgotten) if !race.is_over() => self.drop_user(user),
+                Err(error) => return Err(error),
             }
         }
-        Err(WriteError::Busy)
     }
 
     /// What is to be appended; `None` when nothing happens.
-    async fn plan(
+    async fn decide(
         &self,
         awake: &Awake,
         command: LifecycleCommand,
@@ -151,28 +147,8 @@ impl Forget {
             return Ok(None);
         }
         let mut groups = vec![group(state, changes)];
-        if let Some(address) = state
-            .account()
-            .profile()
-            .and_then(|profile| profile.email.as_ref())
-        {
-            match system_stream::load::<Email>(&self.log, StreamKind::Email, &address.0).await {
-                Ok((email, stream, count)) => {
-                    let released: Vec<_> = email
-                        .decide(EmailCommand::Release(state.id()))?
-                        .into_iter()
-                        .map(Into::into)
-                        .collect();
-                    if !released.is_empty() {
-                        groups.push(Group::of_system(&stream, count, released));
-                    }
-                }
-                Err(error @ WriteError::Away(_)) => return Err(error),
-                // Damage there is no reason to keep anybody.
-                Err(error) => {
-                    warn!(user.id = %state.id(), %error, "a user is forgotten whose address can't be read; it is not free again");
-                }
-            }
+        if let Some(address) = state.account().profile().and_then(|p| p.email.as_ref()) {
+            groups.extend(self.release_address(state.id(), address).await?);
         }
         let work = vec![Work::Forgetting(ForgettingRow::Forget {
             user: state.id(),
@@ -186,9 +162,24 @@ impl Forget {
         }))
     }
 
+    /// The facts that free the user's address. Damage there is no reason to keep the user.
+    async fn release_address(
+        &self,
+        user: UserId,
+        address: &EmailId,
+    ) -> Result<Option<Group>, WriteError> {
+        match self.emails.ask(address, EmailCommand::Release(user)).await {
+            Err(error) if !matches!(error, WriteError::Away(_) | WriteError::Refused(_)) => {
+                warn!(user.id = %user, %error, "address of a forgotten user cannot be read; it stays taken");
+                Ok(None)
+            }
+            released => released,
+        }
+    }
+
     /// Of somebody whose events can't be read, because one is damaged or the master key is gone: whoever may forget anybody may
     /// forget them, too. Which address they had is not known, so it stays taken.
-    async fn plan_unread(
+    async fn decide_unread(
         &self,
         user: UserId,
         command: &LifecycleCommand,
@@ -200,7 +191,7 @@ impl Forget {
         else {
             return Err(error.clone().into());
         };
-        warn!(user.id = %user, %error, "a user is forgotten whose events can't be read; their address is not free again");
+        warn!(user.id = %user, %error, "events of a forgotten user cannot be read; the address stays taken");
         let event = AccountEvent::Forgotten { by: *by }.into();
         let fact = NewFact {
             stream: StreamId::new(StreamKind::Account, user),
@@ -219,9 +210,9 @@ impl Forget {
         })
     }
 
-    fn let_go(&self, user: UserId) {
+    fn drop_user(&self, user: UserId) {
         match &self.users {
-            Some(users) => users.let_go(user),
+            Some(users) => users.drop_user(user),
             None => self.log.drop_keys(user),
         }
     }

@@ -22,14 +22,14 @@ use tracing::{error, warn};
 
 use crate::{
     WriteError,
-    caller::Asking,
-    users::{Done, Note, Plan, Users},
+    caller::CommandContext,
+    users::{Plan, PlanNote, Receipt, Users},
 };
 
 /// Ends of attempts whose worker is gone.
-mod lapse;
-mod waiting;
-use waiting::{Candidate, Waiting};
+mod expired_leases;
+mod queues;
+use queues::{JobOffer, JobQueues};
 
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ pub struct JobBoard(Arc<Inner>);
 struct Inner {
     log: Log,
     users: Users,
-    waiting: Mutex<Waiting>,
+    queues: Mutex<JobQueues>,
     changed: Notify,
     lease: Duration,
 }
@@ -54,7 +54,7 @@ impl std::fmt::Debug for JobBoard {
 
 /// A job handed to a worker.
 #[derive(Debug)]
-pub struct Claimed {
+pub struct JobClaim {
     /// Which.
     pub job: JobId,
     /// Whose.
@@ -73,7 +73,7 @@ pub struct Claimed {
 
 /// A job that is queued, now or by an earlier request for the same.
 #[derive(Debug)]
-pub struct Submitted {
+pub struct SubmittedJob {
     /// Which.
     pub job: JobId,
     /// Its status, in the contract's words.
@@ -84,7 +84,7 @@ pub struct Submitted {
 
 /// What the answer to a submission is made from.
 #[derive(Serialize, Deserialize)]
-struct Queued {
+struct SubmitOutcome {
     job: JobId,
     status: String,
 }
@@ -114,7 +114,7 @@ impl JobBoard {
         Self(Arc::new(Inner {
             log,
             users,
-            waiting: Mutex::default(),
+            queues: Mutex::default(),
             changed: Notify::new(),
             lease,
         }))
@@ -157,7 +157,7 @@ impl JobBoard {
         self.take_note(&steps);
         // After what they did: it is the last that is heard of them.
         for row in rows.iter().filter(|row| row.is_forgotten()) {
-            self.lock().let_go(UserId(row.owner));
+            self.lock().drop_user(UserId(row.owner));
         }
     }
 
@@ -183,25 +183,21 @@ impl JobBoard {
         max: usize,
         wait: Duration,
         metadata: Metadata,
-    ) -> Result<Vec<Claimed>, WriteError> {
+    ) -> Result<Vec<JobClaim>, WriteError> {
         let deadline = Instant::now() + wait;
         loop {
             let changed = self.0.changed.notified();
-            let (board, queues_now, worker_now, metadata_now) = (
-                self.clone(),
-                queues.clone(),
-                worker.clone(),
-                metadata.clone(),
-            );
+            let board = self.clone();
+            let queues_now = queues.clone();
+            let worker_now = worker.clone();
+            let metadata_now = metadata.clone();
             // On a task of its own: a candidate taken off the board must end up somewhere even when the worker goes away.
-            let handing = self.0.log.store().io().spawn(async move {
+            let handing = async move {
                 board
                     .hand_out(&queues_now, &worker_now, max, metadata_now)
                     .await
-            });
-            let claimed = handing
-                .await
-                .map_err(|stopped| WriteError::Internal(stopped.to_string()))??;
+            };
+            let claimed = self.0.users.run_to_end(handing).await?;
             if !claimed.is_empty() {
                 return Ok(claimed);
             }
@@ -225,7 +221,7 @@ impl JobBoard {
         worker: &str,
         max: usize,
         metadata: Metadata,
-    ) -> Result<Vec<Claimed>, WriteError> {
+    ) -> Result<Vec<JobClaim>, WriteError> {
         let mut claimed = Vec::new();
         while claimed.len() < max {
             let now = self.0.log.clock().now();
@@ -255,16 +251,18 @@ impl JobBoard {
 
     async fn claim_one(
         &self,
-        candidate: &Candidate,
+        candidate: &JobOffer,
         worker: &str,
         metadata: Metadata,
-    ) -> Result<Claimed, WriteError> {
-        let (user, job) = (candidate.user, candidate.job.clone());
+    ) -> Result<JobClaim, WriteError> {
+        let user = candidate.user;
+        let job = candidate.job.clone();
         let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
         let planner = {
-            let (job, worker) = (job.clone(), worker.to_owned());
+            let job = job.clone();
+            let worker = worker.to_owned();
             move |state: &User, now: Now| {
                 let claim = JobCommand::Claim {
                     worker: worker.clone(),
@@ -280,7 +278,7 @@ impl JobBoard {
                     holder: hash.clone(),
                     expires_at,
                 });
-                let note = Note::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
+                let note = PlanNote::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
                 Ok(Plan {
                     changes,
                     work: vec![work],
@@ -294,7 +292,7 @@ impl JobBoard {
             .users
             .plan(user, Some(job.clone()), metadata, Arc::new(planner))
             .await?;
-        let Note::Job(before) = &done.note else {
+        let PlanNote::Job(before) = &done.note else {
             return Err(WriteError::Internal("a claimed job left no note".into()));
         };
         let attempt = before.attempts() + 1;
@@ -302,7 +300,7 @@ impl JobBoard {
             .spec()
             .cloned()
             .ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
-        Ok(Claimed {
+        Ok(JobClaim {
             job,
             user,
             spec,
@@ -319,8 +317,8 @@ impl JobBoard {
         user: UserId,
         job: JobId,
         spec: JobSpec,
-        asking: impl Into<Asking>,
-    ) -> Result<Submitted, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<SubmittedJob, WriteError> {
         let id = job.clone();
         let planner = move |state: &User, now: Now| {
             let moment = now.moment;
@@ -330,7 +328,7 @@ impl JobBoard {
                 None => Job::Absent.status(moment),
                 Some(before) => before.status(moment),
             };
-            let outcome = json!(Queued {
+            let outcome = json!(SubmitOutcome {
                 job: id.clone(),
                 status: status.to_owned()
             });
@@ -343,16 +341,25 @@ impl JobBoard {
         let done = self
             .0
             .users
-            .plan(user, Some(job), asking, Arc::new(planner))
+            .plan(user, Some(job), context, Arc::new(planner))
             .await?;
-        let Queued { job, status } = serde_json::from_value(done.outcome).map_err(|error| {
-            WriteError::Internal(format!("a queued job has no outcome: {error}"))
-        })?;
-        Ok(Submitted {
+        let SubmitOutcome { job, status } = done.outcome("a queued job")?;
+        Ok(SubmittedJob {
             job,
             status,
             position: done.position,
         })
+    }
+
+    /// Queues a job again that has ended.
+    pub async fn retry(
+        &self,
+        owner: UserId,
+        job: JobId,
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        let retry = UserCommand::RetryJob(job);
+        self.0.users.ask(owner, context, retry).await
     }
 
     /// A worker's heartbeat: `None` when its lease is not the present one.
@@ -362,7 +369,8 @@ impl JobBoard {
         lease: &str,
         progress: Option<i64>,
     ) -> Result<Option<Lease>, WriteError> {
-        let (hash, until) = (sha256_hex(lease.as_bytes()), self.lease_end());
+        let hash = sha256_hex(lease.as_bytes());
+        let until = self.lease_end();
         Ok(self
             .0
             .log
@@ -389,13 +397,11 @@ impl JobBoard {
         job: JobId,
         lease: &str,
         end: AttemptEnd,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
-        let (hash, log, id) = (
-            sha256_hex(lease.as_bytes()),
-            self.0.log.clone(),
-            job.clone(),
-        );
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        let hash = sha256_hex(lease.as_bytes());
+        let log = self.0.log.clone();
+        let id = job.clone();
         let spread = clock::chance();
         let command = move |state: &User| match end.clone() {
             AttemptEnd::Completed { result, outputs } => JobCommand::Complete {
@@ -417,7 +423,7 @@ impl JobBoard {
                 }
             }
         };
-        self.end(owner, job, asking, vec![], command).await
+        self.end(owner, job, context, vec![], command).await
     }
 
     /// Calls a job off. A worker that runs it is told at its next heartbeat, and its lease is void at once.
@@ -425,8 +431,8 @@ impl JobBoard {
         &self,
         owner: UserId,
         job: JobId,
-        asking: impl Into<Asking>,
-    ) -> Result<Done, WriteError> {
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
         let planner = {
             let job = job.clone();
             move |state: &User, now| {
@@ -445,7 +451,7 @@ impl JobBoard {
         };
         self.0
             .users
-            .plan(owner, Some(job), asking, Arc::new(planner))
+            .plan(owner, Some(job), context, Arc::new(planner))
             .await
     }
 
@@ -453,10 +459,10 @@ impl JobBoard {
         &self,
         owner: UserId,
         job: JobId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         conditions: Vec<Work>,
         command: impl Fn(&User) -> JobCommand + Send + Sync + 'static,
-    ) -> Result<Done, WriteError> {
+    ) -> Result<Receipt, WriteError> {
         let planner = {
             let job = job.clone();
             move |state: &User, now| {
@@ -475,7 +481,7 @@ impl JobBoard {
         };
         self.0
             .users
-            .plan(owner, Some(job), asking, Arc::new(planner))
+            .plan(owner, Some(job), context, Arc::new(planner))
             .await
     }
 
@@ -487,7 +493,7 @@ impl JobBoard {
             .plus_millis(i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock()
+    fn lock(&self) -> MutexGuard<'_, JobQueues> {
+        self.0.queues.lock()
     }
 }

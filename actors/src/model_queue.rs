@@ -1,4 +1,4 @@
-//! The turnstile of a model server: so many at once, interactive chat before captions, and within a class the users take turns.
+//! The queue of a model server: so many at once, interactive chat before captions, and within a class the users take turns.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,11 +13,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::turn_feed::Stage;
+use crate::turn_feed::TurnStage;
 
 /// Who goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum QueueClass {
     /// Somebody reads along.
     Chat,
     /// Somebody waits for the whole.
@@ -25,46 +25,46 @@ pub enum Class {
 }
 
 #[derive(Debug, Clone)]
-pub struct Turnstile(Arc<Mutex<State>>);
+pub struct ModelQueue(Arc<Mutex<QueueState>>);
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     slots: usize,
     /// How many may wait.
     room: usize,
     running: usize,
     /// Let in at the door and not yet in line.
     coming: usize,
-    classes: [Line; 2],
+    classes: [ClassQueue; 2],
     /// How long one took lately, smoothed.
     typical: Option<Duration>,
 }
 
 /// One class: its users in turn, each with those who wait in order.
 #[derive(Debug, Default)]
-struct Line {
+struct ClassQueue {
     turns: VecDeque<UserId>,
     waiting: HashMap<UserId, VecDeque<Waiter>>,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    go: oneshot::Sender<Pass>,
-    stage: watch::Sender<Stage>,
+    go: oneshot::Sender<QueuePass>,
+    stage: watch::Sender<TurnStage>,
 }
 
 /// The right to use the model server; given back when dropped.
 #[derive(Debug)]
-pub struct Pass {
-    turnstile: Option<Turnstile>,
+pub struct QueuePass {
+    queue: Option<ModelQueue>,
     since: Instant,
 }
 
 /// One who was let in at the door and is not in line yet; the place is given back when dropped.
 #[derive(Debug)]
-pub struct Admission(Turnstile);
+pub struct QueueAdmission(ModelQueue);
 
-impl Drop for Admission {
+impl Drop for QueueAdmission {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.coming = state.coming.saturating_sub(1);
@@ -73,36 +73,36 @@ impl Drop for Admission {
 
 /// A place in the line.
 #[derive(Debug)]
-pub struct Place {
+pub struct QueueTicket {
     /// Resolves when it is one's turn.
-    pub go: oneshot::Receiver<Pass>,
+    pub pass: oneshot::Receiver<QueuePass>,
     /// Where one stands.
-    pub stage: watch::Receiver<Stage>,
+    pub stage: watch::Receiver<TurnStage>,
 }
 
-impl Turnstile {
+impl ModelQueue {
     /// `slots` at once, `room` waiting.
     pub fn new(slots: usize, room: usize) -> Self {
-        let state = State {
+        let state = QueueState {
             slots: slots.max(1),
             room,
             running: 0,
             coming: 0,
-            classes: [Line::default(), Line::default()],
+            classes: [ClassQueue::default(), ClassQueue::default()],
             typical: None,
         };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// Lets one more in at the door; `None` when the line is full. What was let in is never turned away later.
-    pub fn let_in(&self) -> Option<Admission> {
+    pub fn admit(&self) -> Option<QueueAdmission> {
         let mut state = self.lock();
         let inside = state.running + state.coming + state.waiting();
         if inside >= state.slots + state.room {
             return None;
         }
         state.coming += 1;
-        Some(Admission(self.clone()))
+        Some(QueueAdmission(self.clone()))
     }
 
     /// How long the line is likely to take, for `Retry-After`.
@@ -114,31 +114,31 @@ impl Turnstile {
     }
 
     /// Gets in line.
-    pub fn line_up(&self, class: Class, user: UserId) -> Place {
+    pub fn enqueue(&self, class: QueueClass, user: UserId) -> QueueTicket {
         let (go, going) = oneshot::channel();
-        let (stage, staged) = watch::channel(Stage::Accepted);
+        let (stage, staged) = watch::channel(TurnStage::Accepted);
         let mut state = self.lock();
         state.classes[class as usize].push(user, Waiter { go, stage });
-        self.admit(&mut state);
-        Place {
-            go: going,
+        self.start_next(&mut state);
+        QueueTicket {
+            pass: going,
             stage: staged,
         }
     }
 
-    fn admit(&self, state: &mut State) {
+    fn start_next(&self, state: &mut QueueState) {
         while state.running < state.slots {
-            let Some(waiter) = state.classes.iter_mut().find_map(Line::pop) else {
+            let Some(waiter) = state.classes.iter_mut().find_map(ClassQueue::pop) else {
                 break;
             };
-            let pass = Pass {
-                turnstile: Some(self.clone()),
+            let pass = QueuePass {
+                queue: Some(self.clone()),
                 since: Instant::now(),
             };
             match waiter.go.send(pass) {
                 Ok(()) => state.running += 1,
                 // It stopped waiting. The pass must not give back a slot that it never took.
-                Err(mut unused) => unused.turnstile = None,
+                Err(mut unused) => unused.queue = None,
             }
         }
         state.tell_places();
@@ -152,25 +152,25 @@ impl Turnstile {
                 .typical
                 .map_or(took, |typical| (typical * 3 + took) / 4),
         );
-        self.admit(&mut state);
+        self.start_next(&mut state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.0.lock()
     }
 }
 
-impl Drop for Pass {
+impl Drop for QueuePass {
     fn drop(&mut self) {
-        if let Some(turnstile) = self.turnstile.take() {
-            turnstile.give_back(self.since.elapsed());
+        if let Some(queue) = self.queue.take() {
+            queue.give_back(self.since.elapsed());
         }
     }
 }
 
-impl State {
+impl QueueState {
     fn waiting(&self) -> usize {
-        self.classes.iter().map(Line::len).sum()
+        self.classes.iter().map(ClassQueue::len).sum()
     }
 
     /// Tells everybody where they stand, in the order in which they would be let in.
@@ -192,7 +192,7 @@ impl State {
                         });
                         let eta_ms =
                             eta.map(|eta| u64::try_from(eta.as_millis()).unwrap_or(u64::MAX));
-                        waiter.stage.send_replace(Stage::Queued {
+                        waiter.stage.send_replace(TurnStage::Queued {
                             place: place as usize,
                             eta_ms,
                         });
@@ -206,7 +206,7 @@ impl State {
     }
 }
 
-impl Line {
+impl ClassQueue {
     fn push(&mut self, user: UserId, waiter: Waiter) {
         let waiters = self.waiting.entry(user).or_default();
         if waiters.is_empty() {
@@ -219,11 +219,10 @@ impl Line {
         let user = self.turns.pop_front()?;
         let waiters = self.waiting.get_mut(&user)?;
         let first = waiters.pop_front();
-        match waiters.is_empty() {
-            true => {
-                self.waiting.remove(&user);
-            }
-            false => self.turns.push_back(user),
+        if waiters.is_empty() {
+            self.waiting.remove(&user);
+        } else {
+            self.turns.push_back(user);
         }
         first
     }
@@ -250,15 +249,15 @@ mod tests {
 
     #[test]
     fn one_at_a_time_chat_first_users_in_turn() {
-        let turnstile = Turnstile::new(1, 10);
-        let mut running = turnstile.line_up(Class::Caption, user(9));
-        let pass = running.go.try_recv().unwrap();
-        let mut caption = turnstile.line_up(Class::Caption, user(1));
-        let mut ada_1 = turnstile.line_up(Class::Chat, user(1));
-        let mut ada_2 = turnstile.line_up(Class::Chat, user(1));
-        let mut bob = turnstile.line_up(Class::Chat, user(2));
-        let place = |place: &Place| match *place.stage.borrow() {
-            Stage::Queued { place, .. } => place,
+        let queue = ModelQueue::new(1, 10);
+        let mut running = queue.enqueue(QueueClass::Caption, user(9));
+        let pass = running.pass.try_recv().unwrap();
+        let mut caption = queue.enqueue(QueueClass::Caption, user(1));
+        let mut ada_1 = queue.enqueue(QueueClass::Chat, user(1));
+        let mut ada_2 = queue.enqueue(QueueClass::Chat, user(1));
+        let mut bob = queue.enqueue(QueueClass::Chat, user(2));
+        let place = |place: &QueueTicket| match *place.stage.borrow() {
+            TurnStage::Queued { place, .. } => place,
             _ => 0,
         };
         assert_eq!(
@@ -266,31 +265,31 @@ mod tests {
             [1, 2, 3, 4]
         );
         drop(pass);
-        let pass = ada_1.go.try_recv().unwrap();
-        assert!(bob.go.try_recv().is_err(), "one at a time");
+        let pass = ada_1.pass.try_recv().unwrap();
+        assert!(bob.pass.try_recv().is_err(), "one at a time");
         drop(pass);
-        let pass = bob.go.try_recv().unwrap();
+        let pass = bob.pass.try_recv().unwrap();
         drop(pass);
-        drop(ada_2.go.try_recv().unwrap());
-        drop(caption.go.try_recv().unwrap());
+        drop(ada_2.pass.try_recv().unwrap());
+        drop(caption.pass.try_recv().unwrap());
     }
 
     #[test]
     fn who_leaves_the_line_holds_nobody_up() {
-        let turnstile = Turnstile::new(1, 10);
-        let pass = turnstile
-            .line_up(Class::Chat, user(1))
-            .go
+        let queue = ModelQueue::new(1, 10);
+        let pass = queue
+            .enqueue(QueueClass::Chat, user(1))
+            .pass
             .try_recv()
             .unwrap();
-        drop(turnstile.line_up(Class::Chat, user(2)));
-        let mut bob = turnstile.line_up(Class::Chat, user(3));
+        drop(queue.enqueue(QueueClass::Chat, user(2)));
+        let mut bob = queue.enqueue(QueueClass::Chat, user(3));
         drop(pass);
-        let _pass = bob.go.try_recv().unwrap();
+        let _pass = bob.pass.try_recv().unwrap();
         assert!(
-            turnstile
-                .line_up(Class::Chat, user(4))
-                .go
+            queue
+                .enqueue(QueueClass::Chat, user(4))
+                .pass
                 .try_recv()
                 .is_err()
         );
@@ -298,12 +297,12 @@ mod tests {
 
     #[test]
     fn a_pass_that_was_granted_and_never_taken_comes_back() {
-        let turnstile = Turnstile::new(1, 10);
-        drop(turnstile.line_up(Class::Chat, user(1))); // granted into a channel that nobody reads
+        let queue = ModelQueue::new(1, 10);
+        drop(queue.enqueue(QueueClass::Chat, user(1))); // granted into a channel that nobody reads
         assert!(
-            turnstile
-                .line_up(Class::Chat, user(2))
-                .go
+            queue
+                .enqueue(QueueClass::Chat, user(2))
+                .pass
                 .try_recv()
                 .is_ok()
         );
@@ -311,21 +310,21 @@ mod tests {
 
     #[test]
     fn the_line_has_an_end() {
-        let turnstile = Turnstile::new(1, 1);
-        let first = turnstile.let_in().unwrap();
-        let second = turnstile.let_in().unwrap();
+        let queue = ModelQueue::new(1, 1);
+        let first = queue.admit().unwrap();
+        let second = queue.admit().unwrap();
         assert!(
-            turnstile.let_in().is_none(),
+            queue.admit().is_none(),
             "a burst at the door is counted too"
         );
-        let _running = turnstile.line_up(Class::Chat, user(1));
+        let _running = queue.enqueue(QueueClass::Chat, user(1));
         drop(first);
-        let waiting = turnstile.line_up(Class::Chat, user(2));
+        let waiting = queue.enqueue(QueueClass::Chat, user(2));
         drop(second);
-        assert!(turnstile.let_in().is_none());
+        assert!(queue.admit().is_none());
         drop(waiting);
         assert!(
-            turnstile.let_in().is_some(),
+            queue.admit().is_some(),
             "who stopped waiting takes no place"
         );
     }

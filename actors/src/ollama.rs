@@ -29,7 +29,7 @@ pub struct Ollama {
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Serialize)]
-pub struct Message {
+pub struct ModelMessage {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,
     /// The words.
@@ -38,7 +38,7 @@ pub struct Message {
 
 /// What the stream says.
 #[derive(Debug, PartialEq)]
-pub enum Frame {
+pub enum ModelFrame {
     /// More of the answer.
     Text(String),
     /// The last frame; it can carry text too.
@@ -51,7 +51,7 @@ pub enum Frame {
 }
 
 /// A stream of frames. Dropping it closes the connection.
-pub struct Stream {
+pub struct ModelStream {
     bytes: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     buffer: BytesMut,
     model: String,
@@ -60,14 +60,14 @@ pub struct Stream {
 #[derive(Serialize)]
 struct ChatRequest<'a> {
     model: &'a str,
-    messages: &'a [Message],
+    messages: &'a [ModelMessage],
     stream: bool,
-    options: Options,
+    options: SamplingOptions,
 }
 
 /// Options of sampling alone: those that concern how a model is loaded would make Ollama load it again for everybody.
 #[derive(Serialize)]
-struct Options {
+struct SamplingOptions {
     num_predict: u32,
 }
 
@@ -121,14 +121,14 @@ impl Ollama {
     pub async fn chat(
         &self,
         model: &str,
-        messages: &[Message],
+        messages: &[ModelMessage],
         max_tokens: u32,
-    ) -> Result<Stream, Failure> {
+    ) -> Result<ModelStream, Failure> {
         let request = ChatRequest {
             model,
             messages,
             stream: true,
-            options: Options {
+            options: SamplingOptions {
                 num_predict: max_tokens,
             },
         };
@@ -148,7 +148,7 @@ impl Ollama {
         };
         let status = answer.status();
         if status.is_success() {
-            return Ok(Stream {
+            return Ok(ModelStream {
                 bytes: answer.bytes_stream().boxed(),
                 buffer: BytesMut::new(),
                 model: model.to_owned(),
@@ -168,9 +168,9 @@ impl Ollama {
     }
 }
 
-impl Stream {
+impl ModelStream {
     /// The next frame. After `Done` or an error there is no more. Cancel-safe: dropping the wait loses no bytes.
-    pub async fn next(&mut self) -> Result<Frame, Failure> {
+    pub async fn next(&mut self) -> Result<ModelFrame, Failure> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end);
@@ -204,7 +204,7 @@ impl Stream {
         }
     }
 
-    fn read(&self, line: &[u8]) -> Result<Frame, Failure> {
+    fn read(&self, line: &[u8]) -> Result<ModelFrame, Failure> {
         let Ok(frame) = serde_json::from_slice::<WireFrame>(line) else {
             warn!(
                 model = self.model,
@@ -222,16 +222,16 @@ impl Stream {
             .map(|message| message.content)
             .unwrap_or_default();
         let millis = |nanos: Option<u64>| nanos.map(|nanos| nanos / 1_000_000);
-        Ok(match frame.done {
-            false => Frame::Text(text),
-            true => Frame::Done {
-                text,
-                metrics: TurnMetrics {
-                    prompt_tokens: frame.prompt_eval_count,
-                    answer_tokens: frame.eval_count,
-                    total_ms: millis(frame.total_duration),
-                    load_ms: millis(frame.load_duration),
-                },
+        if !frame.done {
+            return Ok(ModelFrame::Text(text));
+        }
+        Ok(ModelFrame::Done {
+            text,
+            metrics: TurnMetrics {
+                prompt_tokens: frame.prompt_eval_count,
+                answer_tokens: frame.eval_count,
+                total_ms: millis(frame.total_duration),
+                load_ms: millis(frame.load_duration),
             },
         })
     }
@@ -303,24 +303,24 @@ fn refused(status: u16, text: &str, model: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn stream(chunks: &[&str]) -> Stream {
+    fn stream(chunks: &[&str]) -> ModelStream {
         let chunks: Vec<_> = chunks
             .iter()
             .map(|chunk| Ok(bytes::Bytes::from((*chunk).to_owned())))
             .collect();
-        Stream {
+        ModelStream {
             bytes: futures_util::stream::iter(chunks).boxed(),
             buffer: BytesMut::new(),
             model: "m".into(),
         }
     }
 
-    async fn all(mut stream: Stream) -> (String, Result<TurnMetrics, String>) {
+    async fn all(mut stream: ModelStream) -> (String, Result<TurnMetrics, String>) {
         let mut said = String::new();
         loop {
             match stream.next().await {
-                Ok(Frame::Text(text)) => said.push_str(&text),
-                Ok(Frame::Done { text, metrics }) => return (said + &text, Ok(metrics)),
+                Ok(ModelFrame::Text(text)) => said.push_str(&text),
+                Ok(ModelFrame::Done { text, metrics }) => return (said + &text, Ok(metrics)),
                 Err(failure) => return (said, Err(failure.code)),
             }
         }

@@ -8,7 +8,11 @@ use genie_events::{
 use genie_log::{Append, Log, clock};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{WriteError, caller::Asking, system_stream};
+use crate::{
+    WriteError,
+    caller::CommandContext,
+    system_stream::{self, SystemStream},
+};
 
 /// What every service key begins with.
 pub const PREFIX: &str = "gk_";
@@ -24,7 +28,7 @@ pub struct ServiceKeys {
 
 /// A service key that was made. It is shown once: only its hash is kept.
 #[derive(Debug)]
-pub struct NewKey {
+pub struct NewServiceKey {
     /// The key.
     pub key: SecretString,
     /// What it is known by.
@@ -47,7 +51,7 @@ impl ServiceKeys {
         &self,
         wanted: ServiceKeyGrant,
         metadata: Metadata,
-    ) -> Result<NewKey, WriteError> {
+    ) -> Result<NewServiceKey, WriteError> {
         let key = SecretString::from(format!(
             "{PREFIX}{}",
             hex::encode(clock::random_bytes::<KEY_BYTES>())
@@ -62,7 +66,7 @@ impl ServiceKeys {
             create,
         )
         .await?;
-        Ok(NewKey { key, id, position })
+        Ok(NewServiceKey { key, id, position })
     }
 
     /// What is known of a key; `None` when it never was one.
@@ -71,23 +75,23 @@ impl ServiceKeys {
             return Ok(None);
         }
         let id = self.log.hashes().service_key(key);
-        let (state, _, _) =
-            system_stream::load::<ServiceKey>(&self.log, StreamKind::ServiceKey, &id.0).await?;
-        Ok(Some((id, state)).filter(|(_, state)| *state != ServiceKey::Absent))
+        let stream: SystemStream<ServiceKey> =
+            SystemStream::load(&self.log, StreamKind::ServiceKey, &id.0).await?;
+        Ok(Some((id, stream.state)).filter(|(_, state)| *state != ServiceKey::Absent))
     }
 
     /// Revokes one; answers the position that reads must have reached to see it.
     pub async fn revoke(
         &self,
         id: &ServiceKeyId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
     ) -> Result<u64, WriteError> {
         let revoke = |state: &ServiceKey| state.decide(ServiceKeyCommand::Revoke);
         system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
             &id.0,
-            asking.into(),
+            context.into(),
             revoke,
         )
         .await

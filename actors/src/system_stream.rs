@@ -2,82 +2,87 @@
 
 use cqrs_es::Aggregate;
 use genie_events::{Event, Refusal, StreamId, StreamKind};
-use genie_log::{Append, AppendError, AppendRequest, Group, Log, Owner, Remember, clock};
+use genie_log::{Append, AppendRequest, Group, Log, Owner, Remember};
 use serde_json::Value;
 
-use crate::{WriteError, caller::Asking, user::answer_again};
+use crate::{WriteError, caller::CommandContext, race::Race, user::answer_again};
 
-/// How often a race is tried again before the caller is told to come back.
-const TRIES: u32 = 5;
-/// The pause before that; spread by chance.
-const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// What a stream of the system says now, and how many events it has.
-pub(crate) async fn load<A>(
-    log: &Log,
-    kind: StreamKind,
-    id: &str,
-) -> Result<(A, StreamId, u64), WriteError>
-where
-    A: Aggregate + 'static,
-{
-    let stream = StreamId::new(kind, id);
-    let (state, count) = log
-        .stream(&Owner::System(stream.clone()), id)
-        .await?
-        .unwrap_or_default();
-    Ok((state, stream, count))
+/// The present state of a stream.
+#[derive(Debug)]
+pub(crate) struct SystemStream<A> {
+    pub state: A,
+    pub stream: StreamId,
+    /// How many events the stream has: the fence of the next append.
+    pub count: u64,
 }
 
-/// Asks a stream of the system something, again on what another left behind when there was a race. Answers the position that
-/// reads must have reached to see it. What came of a request that may be sent again is kept with the user who asked.
+impl<A> SystemStream<A>
+where
+    A: Aggregate + 'static,
+    A::Event: Into<Event>,
+{
+    pub async fn load(log: &Log, kind: StreamKind, id: impl ToString) -> Result<Self, WriteError> {
+        let stream = StreamId::new(kind, id);
+        let (state, count) = log
+            .stream(&Owner::System(stream.clone()), &stream.id)
+            .await?
+            .unwrap_or_default();
+        Ok(Self {
+            state,
+            stream,
+            count,
+        })
+    }
+
+    /// New events of this stream, to be appended.
+    pub fn group(&self, events: Vec<A::Event>) -> Group {
+        let events = events.into_iter().map(Into::into).collect();
+        Group::of_system(&self.stream, self.count, events)
+    }
+}
+
+/// Asks a stream of the system for a change. Answers the position that reads must reach to see it. The outcome of a request that
+/// may be sent again is kept with the user who asked.
 pub(crate) async fn ask<A>(
     append: &Append,
     kind: StreamKind,
     id: &str,
-    asking: Asking,
+    context: CommandContext,
     decide: impl Fn(&A) -> Result<Vec<A::Event>, Refusal>,
 ) -> Result<u64, WriteError>
 where
     A: Aggregate + 'static,
     A::Event: Into<Event>,
 {
+    let CommandContext { metadata, key } = context;
+    let repeatable = metadata.by.zip(key);
     let log = append.log();
-    let Asking { metadata, key } = asking;
-    let again = metadata.by.zip(key);
-    for _ in 0..TRIES {
-        let (state, stream, count) = load::<A>(log, kind, id).await?;
-        // Asked for after the state was read, as a user's actor does.
-        if let Some((user, key)) = &again
+    let mut race = Race::new();
+    loop {
+        let loaded = SystemStream::<A>::load(log, kind, id).await?;
+        // Looked up after the state was read, as a user's actor does.
+        if let Some((user, key)) = &repeatable
             && let Some(remembered) = log.outcomes().get(*user, key).await?
         {
-            return answer_again(remembered).map(|done| done.position);
+            return answer_again(remembered).map(|receipt| receipt.position);
         }
-        let events: Vec<Event> = decide(&state)?.into_iter().map(Into::into).collect();
+        let events = decide(&loaded.state)?;
         if events.is_empty() {
             return Ok(log.head()); // it is so already
         }
-        let group = Group::of_system(&stream, count, events);
-        let remember = again.clone().map(|(user, request)| Remember {
+        let remember = repeatable.clone().map(|(user, request)| Remember {
             request,
             user,
             outcome: Value::Null,
         });
-        match append
-            .append(AppendRequest {
-                groups: vec![group],
-                work: vec![],
-                metadata: metadata.clone(),
-                remember,
-            })
-            .await
-        {
-            Ok(at) => return Ok(at.last),
-            Err(AppendError::Stale | AppendError::KeyUsed) => {
-                tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await
-            }
-            Err(error) => return Err(error.into()),
+        let request = AppendRequest {
+            groups: vec![loaded.group(events)],
+            work: vec![],
+            metadata: metadata.clone(),
+            remember,
+        };
+        if let Some(at) = race.append(append, request).await? {
+            return Ok(at.last);
         }
     }
-    Err(WriteError::Busy)
 }

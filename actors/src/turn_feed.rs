@@ -9,18 +9,18 @@ use tokio::sync::watch;
 
 /// Where a turn is.
 #[derive(Debug, Clone, Default)]
-pub struct Progress {
+pub struct TurnProgress {
     /// Whether it waits or runs.
-    pub stage: Stage,
+    pub stage: TurnStage,
     /// What is committed of the answer.
     pub text: String,
     /// How it ended, once it has.
-    pub ended: Option<Ended>,
+    pub ended: Option<TurnEnd>,
 }
 
 /// Whether a turn waits or runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stage {
+pub enum TurnStage {
     /// The supervisor has not seen it yet.
     #[default]
     Accepted,
@@ -37,7 +37,7 @@ pub enum Stage {
 
 /// A turn's end.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct TurnEnd {
     /// What it came to.
     pub answer: Answer,
     /// The position of its fact.
@@ -46,21 +46,21 @@ pub struct Ended {
 
 /// The turns that run on this node.
 #[derive(Debug, Clone, Default)]
-pub struct Feeds(Arc<Mutex<HashMap<TurnId, Feed>>>);
+pub struct TurnFeeds(Arc<Mutex<HashMap<TurnId, TurnFeed>>>);
 
 #[derive(Debug)]
-struct Feed {
+struct TurnFeed {
     user: UserId,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<TurnProgress>,
 }
 
-impl Feeds {
+impl TurnFeeds {
     /// Opens a turn's feed, or joins the one that is open.
-    pub fn open(&self, turn: TurnId, user: UserId) -> watch::Receiver<Progress> {
+    pub fn open(&self, turn: TurnId, user: UserId) -> watch::Receiver<TurnProgress> {
         let mut feeds = self.lock();
         feeds
             .entry(turn)
-            .or_insert_with(|| Feed {
+            .or_insert_with(|| TurnFeed {
                 user,
                 progress: watch::Sender::default(),
             })
@@ -69,27 +69,27 @@ impl Feeds {
     }
 
     /// The feed of a turn that runs here and is this user's.
-    pub fn find(&self, turn: TurnId, user: UserId) -> Option<watch::Receiver<Progress>> {
+    pub fn find(&self, turn: TurnId, user: UserId) -> Option<watch::Receiver<TurnProgress>> {
         self.lock()
             .get(&turn)
             .filter(|feed| feed.user == user)
             .map(|feed| feed.progress.subscribe())
     }
 
-    pub(crate) fn stage(&self, turn: TurnId, stage: Stage) {
+    pub(crate) fn stage(&self, turn: TurnId, stage: TurnStage) {
         self.change(turn, |progress| progress.stage = stage);
     }
 
     /// Shows more text, which must be committed.
     pub(crate) fn show(&self, turn: TurnId, text: &str) {
         self.change(turn, |progress| {
-            progress.stage = Stage::Running;
+            progress.stage = TurnStage::Running;
             progress.text.push_str(text);
         });
     }
 
     /// Ends a feed. Those who read it keep what they have; those who come later read the log.
-    pub(crate) fn end(&self, turn: TurnId, ended: Ended) {
+    pub(crate) fn end(&self, turn: TurnId, ended: TurnEnd) {
         self.change(turn, |progress| progress.ended = Some(ended));
         self.lock().remove(&turn);
     }
@@ -99,13 +99,13 @@ impl Feeds {
         self.lock().remove(&turn);
     }
 
-    fn change(&self, turn: TurnId, change: impl FnOnce(&mut Progress)) {
+    fn change(&self, turn: TurnId, change: impl FnOnce(&mut TurnProgress)) {
         if let Some(feed) = self.lock().get(&turn) {
             feed.progress.send_modify(change);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TurnId, Feed>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TurnId, TurnFeed>> {
         self.0.lock()
     }
 }

@@ -23,24 +23,25 @@ use genie_log::{
     idempotency::Remembered,
     load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
-use tracing::error;
+use tracing::{Instrument, Span, error};
 
-use crate::{WriteError, caller::Asking};
+use crate::{WriteError, caller::CommandContext};
 
 /// Pause before deciding again after somebody else wrote for this user; spread by chance.
 const STALE_PAUSE: Duration = Duration::from_millis(15);
 
 /// What is to be appended if the state is still what it was decided on.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The facts.
     pub changes: Vec<Change>,
     /// Working rows that go with them; left out when there are no facts.
     pub work: Vec<Work>,
     /// What the asker wants to know of the state.
-    pub note: Note,
+    pub note: PlanNote,
     /// What the answer is made from, also when the same request comes again; never a secret.
     pub outcome: Value,
 }
@@ -56,7 +57,7 @@ impl From<Vec<Change>> for Plan {
 
 /// What an asker may be told of the state that was decided on.
 #[derive(Debug, Default)]
-pub enum Note {
+pub(crate) enum PlanNote {
     /// Nothing.
     #[default]
     Nothing,
@@ -67,31 +68,41 @@ pub enum Note {
 }
 
 /// Decides on the state; called again when the state turns out stale, so it must not use itself up.
-pub type Planner = Arc<dyn Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync>;
+pub(crate) type Planner = Arc<dyn Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync>;
 
 /// What came of a command.
 #[derive(Debug)]
-pub struct Done {
+pub struct Receipt {
     /// The position that reads must have reached to see it.
     pub position: u64,
     /// What happened; empty when it was so already.
     pub changes: Vec<Change>,
     /// What the planner noted; nothing when the same request came before.
-    pub note: Note,
+    pub(crate) note: PlanNote,
     /// What the answer is made from.
-    pub outcome: Value,
+    pub(crate) outcome: Value,
+}
+
+impl Receipt {
+    /// Reads the outcome that the planner left for the answer.
+    pub(crate) fn outcome<T: DeserializeOwned>(&self, what: &str) -> Result<T, WriteError> {
+        serde_json::from_value(self.outcome.clone())
+            .map_err(|error| WriteError::Internal(format!("{what} has no outcome: {error}")))
+    }
 }
 
 /// A command on its way to a user's actor.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Ask {
+pub(crate) struct CommandMessage {
     pub planner: Planner,
     /// A job that the planner must see even when it has finished.
     pub job: Option<JobId>,
-    pub asking: Asking,
+    pub context: CommandContext,
     pub deadline: Instant,
-    pub reply: oneshot::Sender<Result<Done, WriteError>>,
+    pub reply: oneshot::Sender<Result<Receipt, WriteError>>,
+    /// The request's span, in which the command runs.
+    pub span: Span,
     /// Set when the actor takes the command: before that, a dead actor has done nothing of it.
     pub begun: Arc<AtomicBool>,
     /// Its place among the user's waiting commands; given back when it goes.
@@ -99,7 +110,7 @@ pub struct Ask {
 }
 
 /// One of the places that a user's commands may wait in.
-pub struct WaitingPlace(Arc<AtomicUsize>);
+pub(crate) struct WaitingPlace(Arc<AtomicUsize>);
 
 impl WaitingPlace {
     /// Takes a place, if fewer than `most` are taken.
@@ -129,10 +140,10 @@ pub struct UserActor {
     append: Append,
     limits: Limits,
     /// `None` until it is needed, and after anything that makes it doubtful.
-    state: Option<State>,
+    state: Option<LoadedUser>,
 }
 
-struct State {
+struct LoadedUser {
     user: User,
     /// The position of the user's latest event.
     position: u64,
@@ -165,146 +176,176 @@ impl Handler<Passivate> for UserActor {
     }
 }
 
-impl Handler<Ask> for UserActor {
+impl Handler<CommandMessage> for UserActor {
     type Result = AtomicResponse<Self, ()>;
 
-    fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
-        ask.begun.store(true, Ordering::SeqCst);
-        let mut turn = Turn {
+    fn handle(&mut self, message: CommandMessage, _: &mut Self::Context) -> Self::Result {
+        message.begun.store(true, Ordering::SeqCst);
+        let mut run = CommandRun {
             log: self.log.clone(),
             append: self.append.clone(),
             limits: self.limits.clone(),
             id: self.id,
             state: self.state.take(),
         };
+        let span = message.span.clone();
         let answered = async move {
-            let answer = turn.take(&ask).await;
-            drop(ask.place);
-            let _ = ask.reply.send(answer); // the asker may have gone; what was appended stays
-            turn.keep_snapshot().await;
-            turn.state
+            let answer = run.run(&message).await;
+            drop(message.place);
+            let _ = message.reply.send(answer); // the asker may have gone; what was appended stays
+            run.keep_snapshot().await;
+            run.state
         };
         AtomicResponse::new(Box::pin(
             answered
+                .instrument(span)
                 .into_actor(self)
                 .map(|state, actor, _| actor.state = state),
         ))
     }
 }
 
-/// One command's turn with the state.
-struct Turn {
+/// One command at work on the state.
+struct CommandRun {
     log: Log,
     append: Append,
     limits: Limits,
     id: UserId,
-    state: Option<State>,
+    state: Option<LoadedUser>,
 }
 
-impl Turn {
-    async fn take(&mut self, ask: &Ask) -> Result<Done, WriteError> {
-        loop {
-            if Instant::now() >= ask.deadline {
-                return Err(WriteError::Busy);
+impl CommandRun {
+    async fn run(&mut self, message: &CommandMessage) -> Result<Receipt, WriteError> {
+        while Instant::now() < message.deadline {
+            if let Some(receipt) = self.try_once(message).await? {
+                return Ok(receipt);
             }
-            let (mut state, is_fresh) = match self.state.take() {
-                Some(state) => (state, false),
-                None => (self.load().await?, true),
-            };
-            if let Some(job) = &ask.job {
-                self.recall(&mut state, job).await?;
-            }
-            // Asked for after the state was read: what this request did before is in the state only if it is found here.
-            if let Some(key) = &ask.asking.key
-                && let Some(remembered) = self.log.outcomes().get(self.id, key).await?
-            {
-                if let Some(job) = &ask.job {
-                    state.user.drop_recalled(job);
-                }
-                self.state = Some(state);
-                return answer_again(remembered);
-            }
-            let now = Now {
-                moment: self.log.clock().now(),
-                limits: self.limits.clone(),
-            };
-            let planned = (ask.planner)(&state.user, now);
-            let plan = match planned {
-                Ok(plan) if !plan.changes.is_empty() => plan,
-                // A "no" is only as good as the state it was said on, and no append will fence it.
-                _ if !is_fresh && self.log.user_seq(self.id).await? != state.user.seq() => continue,
-                nothing_to_do => {
-                    if let (Ok(plan), Some(request)) = (&nothing_to_do, &ask.asking.key)
-                        && state.user.seq() > 0
-                    {
-                        let remember = Remember {
-                            request: request.clone(),
-                            user: self.id,
-                            outcome: plan.outcome.clone(),
-                        };
-                        if !self.log.outcomes().keep(remember, state.user.seq()).await? {
-                            continue;
-                        }
-                    }
-                    if let Some(job) = &ask.job {
-                        state.user.drop_recalled(job);
-                    }
-                    let position = state.position;
-                    self.state = Some(state);
-                    return nothing_to_do
-                        .map(|plan| Done {
-                            position,
-                            changes: vec![],
-                            note: plan.note,
-                            outcome: plan.outcome,
-                        })
-                        .map_err(WriteError::Refused);
-                }
-            };
-            let (facts, numbered) = number(&state.user, &plan.changes);
-            let group = Group {
-                keys: state.keys.clone(),
-                ..Group::of_user(self.id, state.user.seq(), facts)
-            };
-            let remember = ask.asking.key.clone().map(|request| Remember {
-                request,
-                user: self.id,
-                outcome: plan.outcome.clone(),
-            });
-            let request = AppendRequest {
-                groups: vec![group],
-                work: plan.work,
-                metadata: ask.asking.metadata.clone(),
-                remember,
-            };
-            match self.append.append(request).await {
-                Ok(at) => {
-                    for (change, sequence) in plan.changes.iter().zip(numbered) {
-                        state
-                            .user
-                            .evolve(&change.stream, sequence, change.event.clone());
-                    }
-                    self.state = Some(State {
-                        position: at.last,
-                        ..state
-                    });
-                    return Ok(Done {
-                        position: at.last,
-                        changes: plan.changes,
-                        note: plan.note,
-                        outcome: plan.outcome,
-                    });
-                }
-                // The state is doubtful and was dropped: it is loaded again before deciding again.
-                Err(AppendError::Stale | AppendError::KeyUsed) => {
-                    tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await
-                }
-                Err(error) => return Err(error.into()),
-            }
+        }
+        Err(WriteError::Busy)
+    }
+
+    /// Decides once. `None` means that the state was stale: it was dropped, and is loaded again for the next try.
+    async fn try_once(&mut self, message: &CommandMessage) -> Result<Option<Receipt>, WriteError> {
+        let is_warm = self.state.is_some();
+        let mut state = match self.state.take() {
+            Some(state) => state,
+            None => self.load().await?,
+        };
+        if let Some(job) = &message.job {
+            self.recall(&mut state, job).await?;
+        }
+        // Looked up after the state was read: what this request did before is in the state only if it is found here.
+        if let Some(remembered) = self.remembered(message).await? {
+            self.put_back(state, message);
+            return answer_again(remembered).map(Some);
+        }
+        let now = Now {
+            moment: self.log.clock().now(),
+            limits: self.limits.clone(),
+        };
+        match (message.planner)(&state.user, now) {
+            Ok(plan) if !plan.changes.is_empty() => self.write(state, plan, message).await,
+            // A "no" is only as good as the state it was said on, and no append will fence it.
+            _ if is_warm && self.is_stale(&state).await? => Ok(None),
+            decided => self.change_nothing(state, decided, message).await,
         }
     }
 
-    async fn load(&self) -> Result<State, WriteError> {
+    async fn remembered(&self, message: &CommandMessage) -> Result<Option<Remembered>, WriteError> {
+        match &message.context.key {
+            Some(key) => Ok(self.log.outcomes().get(self.id, key).await?),
+            None => Ok(None),
+        }
+    }
+
+    async fn is_stale(&self, state: &LoadedUser) -> Result<bool, WriteError> {
+        Ok(self.log.user_seq(self.id).await? != state.user.seq())
+    }
+
+    async fn change_nothing(
+        &mut self,
+        state: LoadedUser,
+        decided: Result<Plan, Refusal>,
+        message: &CommandMessage,
+    ) -> Result<Option<Receipt>, WriteError> {
+        if let Ok(plan) = &decided
+            && let Some(remember) = self.remember(plan, message)
+            && state.user.seq() > 0
+            && !self.log.outcomes().keep(remember, state.user.seq()).await?
+        {
+            return Ok(None);
+        }
+        let position = state.position;
+        self.put_back(state, message);
+        let plan = decided?;
+        Ok(Some(Receipt {
+            position,
+            changes: vec![],
+            note: plan.note,
+            outcome: plan.outcome,
+        }))
+    }
+
+    async fn write(
+        &mut self,
+        mut state: LoadedUser,
+        plan: Plan,
+        message: &CommandMessage,
+    ) -> Result<Option<Receipt>, WriteError> {
+        let remember = self.remember(&plan, message);
+        let (facts, numbered) = number(&state.user, &plan.changes);
+        let group = Group {
+            keys: state.keys.clone(),
+            ..Group::of_user(self.id, state.user.seq(), facts)
+        };
+        let request = AppendRequest {
+            groups: vec![group],
+            work: plan.work,
+            metadata: message.context.metadata.clone(),
+            remember,
+        };
+        let at = match self.append.append(request).await {
+            Ok(at) => at,
+            Err(AppendError::Stale | AppendError::KeyUsed) => {
+                tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for (change, sequence) in plan.changes.iter().zip(numbered) {
+            state
+                .user
+                .evolve(&change.stream, sequence, change.event.clone());
+        }
+        state.position = at.last;
+        self.state = Some(state);
+        Ok(Some(Receipt {
+            position: at.last,
+            changes: plan.changes,
+            note: plan.note,
+            outcome: plan.outcome,
+        }))
+    }
+
+    /// What is kept of a request that may be sent again.
+    fn remember(&self, plan: &Plan, message: &CommandMessage) -> Option<Remember> {
+        let request = message.context.key.clone()?;
+        Some(Remember {
+            request,
+            user: self.id,
+            outcome: plan.outcome.clone(),
+        })
+    }
+
+    /// Keeps the state after a command that changed nothing.
+    fn put_back(&mut self, mut state: LoadedUser, message: &CommandMessage) {
+        if let Some(job) = &message.job {
+            state.user.drop_recalled(job);
+        }
+        self.state = Some(state);
+    }
+
+    async fn load(&self) -> Result<LoadedUser, WriteError> {
         match self.log.wake(self.id).await {
             Ok(Waking::Awake(awake)) => {
                 let Awake {
@@ -313,7 +354,7 @@ impl Turn {
                     snapshot_seq,
                     keys,
                 } = *awake;
-                Ok(State {
+                Ok(LoadedUser {
                     user,
                     position,
                     snapshot_seq,
@@ -322,7 +363,7 @@ impl Turn {
             }
             Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
             Err(error) => {
-                error!(user.id = %self.id, %error, "the state of user `{}` can't be read", self.id);
+                error!(user.id = %self.id, %error, "state of a user cannot be read; the command is refused");
                 Err(error.into())
             }
         }
@@ -339,7 +380,7 @@ impl Turn {
     }
 
     /// Hands in a finished job from its stream.
-    async fn recall(&self, state: &mut State, job: &JobId) -> Result<(), WriteError> {
+    async fn recall(&self, state: &mut LoadedUser, job: &JobId) -> Result<(), WriteError> {
         if state.user.job(job).is_none()
             && let Some((found, sequence)) = self
                 .log
@@ -353,12 +394,12 @@ impl Turn {
 }
 
 /// The same request once more: what came of it the first time.
-pub(crate) fn answer_again(remembered: Remembered) -> Result<Done, WriteError> {
+pub(crate) fn answer_again(remembered: Remembered) -> Result<Receipt, WriteError> {
     match remembered {
-        Remembered::Same { outcome, position } => Ok(Done {
+        Remembered::Same { outcome, position } => Ok(Receipt {
             position,
             changes: vec![],
-            note: Note::Nothing,
+            note: PlanNote::Nothing,
             outcome,
         }),
         Remembered::Other => Err(Refusal::key_reused(

@@ -15,14 +15,16 @@ use genie_events::{JobId, Limits, User, UserCommand, UserId};
 use genie_log::{Append, Log};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
+use tracing::{Instrument, Span};
 
 use crate::{
     WriteError,
-    caller::Asking,
-    user::{Ask, Passivate, UserActor, WaitingPlace},
+    caller::CommandContext,
+    user::{CommandMessage, Passivate, UserActor, WaitingPlace},
 };
 
-pub use crate::user::{Done, Note, Plan, Planner};
+pub use crate::user::Receipt;
+pub(crate) use crate::user::{Plan, PlanNote, Planner};
 
 /// Commands that may wait for one user; one more is refused as busy. Enough for two hundred of a user's own clients at once, and
 /// what waits is small: 1 MiB of body each at the very most, a kilobyte as a rule.
@@ -39,6 +41,7 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_LIVE: usize = 50_000;
 /// How often the idle are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+
 /// All users' actors of this node.
 #[derive(Clone)]
 pub struct Users(Arc<Inner>);
@@ -124,31 +127,32 @@ impl Users {
     pub async fn ask(
         &self,
         user: UserId,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         command: UserCommand,
-    ) -> Result<Done, WriteError> {
+    ) -> Result<Receipt, WriteError> {
         let job = command.job().cloned();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
-        self.plan(user, job, asking, Arc::new(planner)).await
+        self.plan(user, job, context, Arc::new(planner)).await
     }
 
     /// The same with a planner of one's own. `job` names a job that it must see even when it has finished.
-    pub async fn plan(
+    pub(crate) async fn plan(
         &self,
         user: UserId,
         job: Option<JobId>,
-        asking: impl Into<Asking>,
+        context: impl Into<CommandContext>,
         planner: Planner,
-    ) -> Result<Done, WriteError> {
-        let asking = asking.into();
+    ) -> Result<Receipt, WriteError> {
+        let context = context.into();
         let deadline = Instant::now() + DEADLINE;
         for _ in 0..SENDS {
             let (reply, answer) = oneshot::channel();
             let begun = Arc::new(AtomicBool::new(false));
-            let written = self.send(user, |place| Ask {
+            let written = self.send(user, |place| CommandMessage {
+                span: Span::current(),
                 planner: Arc::clone(&planner),
                 job: job.clone(),
-                asking: asking.clone(),
+                context: context.clone(),
                 deadline,
                 reply,
                 begun: Arc::clone(&begun),
@@ -172,12 +176,22 @@ impl Users {
         Err(WriteError::Away("the user's actor died".into()))
     }
 
+    /// Runs work that a request began to its end, even when the request goes away meanwhile. It keeps the request's span.
+    pub(crate) async fn run_to_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let task = self.0.log.store().io().spawn(work.in_current_span());
+        task.await
+            .map_err(|stopped| WriteError::Internal(stopped.to_string()))?
+    }
+
     /// Into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
     /// Answers where to note what was written.
     fn send(
         &self,
         user: UserId,
-        ask: impl FnOnce(WaitingPlace) -> Ask,
+        ask: impl FnOnce(WaitingPlace) -> CommandMessage,
     ) -> Result<Arc<AtomicU64>, WriteError> {
         let mut live = self.lock();
         let entry = live.entry(user).or_insert_with(|| self.start(user));
@@ -197,17 +211,17 @@ impl Users {
 
     /// For ever lets go of users who were forgotten, on whichever node: their keys and their actors; to be spawned on the runtime
     /// that owns the store's connections.
-    pub async fn let_go_of_the_forgotten(self) {
+    pub async fn follow_forgotten(self) {
         let mut follower = self.0.log.follow(self.0.log.head());
-        while let Some(rows) = follower.next_or_end("users' actors").await {
+        while let Some(rows) = follower.next_or_end("user actors").await {
             rows.iter()
                 .filter(|row| row.is_forgotten())
-                .for_each(|row| self.let_go(UserId(row.owner)));
+                .for_each(|row| self.drop_user(UserId(row.owner)));
         }
     }
 
     /// What this node holds of a user who was forgotten goes at once. Whatever is asked of them is refused by the store.
-    pub(crate) fn let_go(&self, user: UserId) {
+    pub(crate) fn drop_user(&self, user: UserId) {
         self.0.log.drop_keys(user);
         if let Some(entry) = self.lock().remove(&user) {
             entry.actor.do_send(Passivate);

@@ -3,28 +3,35 @@
 use std::time::Duration;
 
 use actix::ArbiterHandle;
-use genie_events::Limits;
+use genie_events::{Limits, chat::Failure};
 use genie_log::{Append, Election, VaultDoor};
 
 use crate::{
     WriteError,
-    access::Access,
+    access::AccessLog,
     accounts::Accounts,
-    credentials::Vault,
-    forgetting::Forget,
+    captions::Captions,
+    chats::Chats,
+    credentials::Credentials,
+    emails::Emails,
+    forgetting::Forgetter,
+    impersonations::Impersonations,
+    invites::Invites,
     jobs::JobBoard,
-    registration::Register,
+    onboarding::OnboardingSteps,
+    registration::Registrar,
     service_keys::ServiceKeys,
     supervisor::{ModelSettings, Supervisor},
+    usage::UsageCounter,
     users::Users,
+    vault::Vault,
 };
 
 /// How the write side behaves.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// This process, as leases name it.
+pub struct WriteSettings {
+    /// The name of this process in leases.
     pub node: String,
-    /// The model server.
     pub model: ModelSettings,
     /// What each tier may do.
     pub limits: Limits,
@@ -34,27 +41,25 @@ pub struct Settings {
     pub embedded: bool,
 }
 
-/// The write side.
+/// The write side: one field for each aggregate, one method for each command.
 #[derive(Debug, Clone)]
 pub struct WriteSide {
-    /// Users' actors.
     pub users: Users,
-    /// Registration.
-    pub register: Register,
-    /// Accounts, after that.
+    pub registration: Registrar,
     pub accounts: Accounts,
-    /// Forgetting.
-    pub forget: Forget,
-    /// Secrets.
-    pub vault: Vault,
-    /// Jobs for workers.
+    pub emails: Emails,
+    pub invites: Invites,
+    pub impersonations: Impersonations,
+    pub onboarding: OnboardingSteps,
+    pub forgetting: Forgetter,
+    pub credentials: Credentials,
     pub jobs: JobBoard,
-    /// Answers of the model.
-    pub supervisor: Supervisor,
-    /// Service keys.
+    pub chats: Chats,
+    pub captions: Captions,
+    pub usage: UsageCounter,
     pub service_keys: ServiceKeys,
-    /// Looks at what is not one's own.
-    pub access: Access,
+    pub access: AccessLog,
+    supervisor: Supervisor,
 }
 
 impl WriteSide {
@@ -65,47 +70,52 @@ impl WriteSide {
         door: VaultDoor,
         arbiters: Vec<ArbiterHandle>,
         election: Election,
-        settings: Settings,
+        settings: WriteSettings,
     ) -> Result<Self, WriteError> {
         let log = append.log().clone();
         let users = Users::new(append.clone(), settings.limits, arbiters);
-        let vault = Vault::new(append.clone(), door);
-        let jobs = JobBoard::new(log.clone(), users.clone(), settings.job_lease);
-        let head = log.head();
-        let supervisor = Supervisor::new(
-            log.clone(),
-            users.clone(),
-            log.journals().start(),
-            settings.model,
-            settings.node,
-        )?;
-        tokio::spawn(users.clone().sweep());
-        tokio::spawn(users.clone().let_go_of_the_forgotten());
-        tokio::spawn(jobs.clone().follow());
-        tokio::spawn(jobs.clone().tick(election.clone()));
-        tokio::spawn(supervisor.clone().follow(head));
-        tokio::spawn(supervisor.clone().renew());
-        tokio::spawn(
-            supervisor
-                .clone()
-                .take_over_the_lapsed(settings.embedded, election.clone()),
-        );
-        let service_keys = ServiceKeys::new(append.clone());
-        let access = Access::new(append.clone());
-        let accounts = Accounts::new(append.clone(), users.clone(), vault.clone());
-        tokio::spawn(accounts.clone().sweep(election));
-        let forget = Forget::new(append.clone(), Some(users.clone()));
-        let register = Register::new(append, vault.clone());
-        Ok(Self {
-            register,
-            accounts,
-            forget,
-            users,
-            vault,
-            jobs,
+        let vault = Vault::new(door);
+        let supervisor =
+            Supervisor::new(log.clone(), users.clone(), settings.model, settings.node)?;
+        let this = Self {
+            registration: Registrar::new(append.clone(), vault.clone()),
+            accounts: Accounts::new(append.clone(), users.clone(), vault.clone()),
+            emails: Emails::new(append.clone()),
+            invites: Invites::new(append.clone()),
+            impersonations: Impersonations::new(log.clone(), users.clone()),
+            onboarding: OnboardingSteps::new(log.clone(), users.clone()),
+            forgetting: Forgetter::new(append.clone(), Some(users.clone())),
+            credentials: Credentials::new(append.clone(), users.clone(), vault),
+            jobs: JobBoard::new(log.clone(), users.clone(), settings.job_lease),
+            chats: Chats::new(supervisor.clone()),
+            captions: Captions::new(supervisor.clone()),
+            usage: UsageCounter::new(users.clone()),
+            service_keys: ServiceKeys::new(append.clone()),
+            access: AccessLog::new(append),
             supervisor,
-            service_keys,
-            access,
-        })
+            users,
+        };
+        this.spawn_tasks(log.head(), settings.embedded, election);
+        Ok(this)
+    }
+
+    fn spawn_tasks(&self, head: u64, embedded: bool, election: Election) {
+        tokio::spawn(self.users.clone().sweep());
+        tokio::spawn(self.users.clone().follow_forgotten());
+        tokio::spawn(self.jobs.clone().follow());
+        tokio::spawn(self.jobs.clone().tick(election.clone()));
+        tokio::spawn(self.supervisor.clone().follow(head));
+        tokio::spawn(self.supervisor.clone().renew());
+        tokio::spawn(
+            self.supervisor
+                .clone()
+                .take_over_expired(embedded, election.clone()),
+        );
+        tokio::spawn(self.accounts.clone().sweep(election));
+    }
+
+    /// Whether the model server answers.
+    pub async fn ping_model(&self) -> Result<(), Failure> {
+        self.supervisor.0.ollama.ping().await
     }
 }

@@ -8,7 +8,10 @@ use chacha20poly1305::{
 use futures_util::future::try_join_all;
 use genie_actors::{
     Caller,
-    credentials::{Ask, Holding, MAX_SECRET_BYTES, Named, Plaintext, Target, Vault},
+    credentials::{
+        CredentialDetails, CredentialRef, Credentials, MAX_SECRET_BYTES, Plaintext, SecretRequest,
+        StoreTarget,
+    },
 };
 use genie_events::{
     CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::RevealRight,
@@ -119,7 +122,7 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
     let bare = Bare::beside(ground, &node.log).await?;
     let mut credentials = Vec::with_capacity(CALLERS);
     for user in ground.register(&node.log, CALLERS).await {
-        credentials.push(store(&node, &vault, user).await?);
+        credentials.push(store(&vault, user).await?);
     }
     let (mut ratios, mut all_ours, mut all_bare, mut all_commands) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -131,7 +134,7 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
         let ours = times(
             credentials
                 .iter()
-                .map(|credential| reveals(node.clone(), vault.clone(), *credential)),
+                .map(|credential| reveals(vault.clone(), *credential)),
         )
         .await?;
         let commands = times(creators.iter().map(|creator| asks(node.clone(), *creator))).await?;
@@ -184,41 +187,41 @@ async fn asks(node: Node, creator: Creator) -> Measured<Vec<Duration>> {
     Ok(times)
 }
 
-async fn store(node: &Node, vault: &Vault, user: UserId) -> Measured<CredentialId> {
+async fn store(vault: &Credentials, user: UserId) -> Measured<CredentialId> {
     let fields = json!({"username": "creator", "password": "x".repeat(EVENT_BYTES)});
     let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES)
         .map_err(|refusal| format!("{refusal:?}"))?;
     let kind = CredentialKind::Profile;
     let platform = "onlyfans".to_owned();
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,
         platform_username: None,
         expires_at: None,
     });
     Ok(vault
-        .store(&node.users, user, Metadata::system(), target, secret)
+        .store(user, Metadata::system(), target, secret)
         .await?
         .id)
 }
 
 /// The times of one caller's reveals.
-async fn reveals(node: Node, vault: Vault, credential: CredentialId) -> Measured<Vec<Duration>> {
+async fn reveals(vault: Credentials, credential: CredentialId) -> Measured<Vec<Duration>> {
     let caller = Caller::shared_secret("bench");
     let mut times = Vec::with_capacity(REVEALS);
     for _ in 0..REVEALS {
         let (named, purpose) = (
-            Named::Id(credential),
+            CredentialRef::Id(credential),
             Some("publishing the planned post".to_owned()),
         );
-        let ask = Ask {
+        let ask = SecretRequest {
             named,
             kinds: &[CredentialKind::Profile],
             right: RevealRight::Every,
             purpose,
         };
         let began = Instant::now();
-        let revealed = vault.reveal(&node.users, &caller, ask).await?;
+        let revealed = vault.reveal(&caller, ask).await?;
         times.push(began.elapsed());
         if revealed.plaintext.expose().len() < EVENT_BYTES {
             return Err("a reveal did not give the secret".into());

@@ -1,7 +1,7 @@
 //! Measures forgetting a user with a very long past. The append of the fact must not depend on the
 //! length of the past.
 
-use genie_actors::forgetting::Forget;
+use genie_actors::forgetting::Forgetter;
 use genie_events::{Metadata, account::ForgottenBy};
 use genie_log::load_users::Waking;
 use genie_log::testing::appender;
@@ -25,7 +25,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
     give_a_past(&node, creator, EVENTS).await?;
     keep_snapshot(&node, creator).await?;
     let began = Instant::now();
-    Forget::new(appender(&node.log), Some(node.users.clone()))
+    Forgetter::new(appender(&node.log), Some(node.users.clone()))
         .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();

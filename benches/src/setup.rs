@@ -2,7 +2,7 @@
 
 use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
-use genie_actors::{credentials::Vault, users::Users};
+use genie_actors::{credentials::Credentials, users::Users, vault::Vault};
 use genie_events::{
     CredentialId, Limits, Metadata, UserCommand, UserId,
     credential::{CredentialKind, SealedSecret},
@@ -83,14 +83,15 @@ impl Ground {
         })
     }
 
-    /// The same with the vault.
-    pub async fn node_with_vault(&self) -> Measured<(Node, Vault)> {
+    /// The same with the write side of credentials.
+    pub async fn node_with_vault(&self) -> Measured<(Node, Credentials)> {
         let Opened { log, append, vault } = self.store.open_with(&self.masters).await?;
         let node = Node {
             users: Users::new(append.clone(), Limits::built_in(), self.arbiters.clone()),
             log,
         };
-        Ok((node, Vault::new(append, vault)))
+        let users = node.users.clone();
+        Ok((node, Credentials::new(append, users, Vault::new(vault))))
     }
 
     pub async fn register(&self, log: &Log, count: usize) -> Vec<UserId> {

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_access_is_noted_once() {
+    fn an_access_is_recorded_once() {
         let wrong = RefusedCounts {
             secrets: 2,
             stopped: 1,

@@ -48,7 +48,6 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Onlyfans,
         Self::Fansly,
@@ -74,14 +73,14 @@ impl Platform {
         }
     }
 
-    /// The word back.
+    /// Reads a stored or sent word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|platform| platform.as_str() == word)
     }
 
-    /// What the model is told of the platform's style.
+    /// The platform's style, as the prompt describes it.
     pub fn style(self) -> &'static str {
         match self {
             Self::Onlyfans => "1 to 3 short sentences, intimate, no links",
@@ -95,7 +94,7 @@ impl Platform {
         }
     }
 
-    /// The platform's hard cap, in characters.
+    /// The platform's hard limit in characters.
     pub fn cap(self) -> Option<usize> {
         match self {
             Self::X => Some(279),
@@ -106,7 +105,7 @@ impl Platform {
     }
 }
 
-/// How long a caption is to be.
+/// The length of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
@@ -120,7 +119,7 @@ pub enum Length {
 }
 
 impl Length {
-    /// The word back.
+    /// Reads a stored or sent word.
     pub fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "short" => Self::Short,
@@ -130,7 +129,7 @@ impl Length {
         })
     }
 
-    /// As the model is told.
+    /// The length, as the prompt describes it.
     pub fn sentences(self) -> &'static str {
         match self {
             Self::Short => "1 to 2 sentences",
@@ -140,46 +139,37 @@ impl Length {
     }
 }
 
-/// What may be asked of a caption.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CaptionCommand {
-    /// Write it.
     Request {
-        /// What is wanted.
         brief: Brief,
-        /// The month it is counted in.
+        /// The month in which the caption is counted.
         month: Month,
     },
-    /// It is written, or failed.
     Finish(Result<WrittenCaption, Failure>),
 }
 
-/// A written caption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenCaption {
-    /// The caption; personal.
+    /// Personal.
     pub text: String,
-    /// Who wrote it.
+    /// The model that wrote it.
     pub model: String,
-    /// Whether it had to be cut at the platform's cap.
+    /// Whether the text was cut at the platform's limit.
     pub truncated: bool,
 }
 
-/// What happened to a caption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum CaptionEvent {
-    /// Asked for.
     Requested {
-        /// What is wanted.
         #[serde(flatten)]
         brief: Brief,
-        /// The month it was counted in.
+        /// The month in which the caption was counted.
         month: Month,
     },
-    /// Written.
     Completed(WrittenCaption),
-    /// Not written; the quota unit went back with this fact.
+    /// The caption failed. This fact also gives the quota unit back.
     Failed(Failure),
 }
 
@@ -206,7 +196,6 @@ impl CaptionEvent {
 }
 
 impl Caption {
-    /// What happens when this is asked.
     pub fn decide(&self, command: CaptionCommand) -> Result<Vec<CaptionEvent>, Refusal> {
         match (self, command) {
             (Self::Absent, CaptionCommand::Request { brief, month }) => {
@@ -222,7 +211,6 @@ impl Caption {
         }
     }
 
-    /// Folds what happened.
     pub fn evolve(&mut self, event: CaptionEvent) {
         *self = match event {
             CaptionEvent::Requested { month, .. } => Self::Requested { month },

@@ -155,10 +155,11 @@ impl Chat {
             },
             // A turn that is not running has its answer already or never existed, so there is
             // nothing to record.
-            ChatCommand::Answer { turn, answer } => match self.running == Some(turn) {
-                true => Ok(vec![ChatEvent::Answered { turn, answer }]),
-                false => Ok(vec![]),
-            },
+            ChatCommand::Answer { turn, answer } => {
+                let is_running = self.running == Some(turn);
+                let answered = is_running.then_some(ChatEvent::Answered { turn, answer });
+                Ok(answered.into_iter().collect())
+            }
         }
     }
 

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_tool_takes_at_the_beginning_is_mended() {
+    fn a_beginning_that_no_tool_accepts_is_mended() {
         let (_, without) = FILE.split_once('\n').unwrap();
         assert_eq!(checked(without), Ok(FILE.to_owned()));
         assert_eq!(
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_named_by_its_number_and_what_is_wrong_never_by_its_content() {
+    fn a_malformed_line_is_named_by_its_number_and_mistake_never_by_its_content() {
         let good = ".canary.com\tTRUE\t/\tFALSE\t0\tcanary\tcanary";
         for (line, what) in [
             (".canary.com TRUE / FALSE 0 canary canary", "seven fields"),
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_over_with_the_last_of_its_http_only_cookies() {
+    fn a_session_ends_with_the_last_of_its_http_only_cookies() {
         let now = Timestamp(1_700_000_000_000_000);
         let over = |cookies: &[SessionCookie]| {
             checked_session(cookies, now)
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_s_cookie_is_kept_as_it_was_said_and_shows_nothing() {
+    fn a_sessions_cookie_is_kept_unchanged_and_prints_nothing() {
         let said = json!({
             "name": "sess", "value": "canary", "domain": ".x.com", "path": "/", "expires": 1_800_000_000.123_456,
             "httpOnly": true, "secure": false, "sameSite": "Lax",
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_s_bad_cookie_is_named_never_shown() {
+    fn a_sessions_bad_cookie_is_named_and_never_shown() {
         let now = Timestamp(1_700_000_000_000_000);
         for (more, field) in [
             (json!({"name": "", "value": ""}), "name"),

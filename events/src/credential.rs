@@ -100,7 +100,7 @@ impl RefusedFor {
             ),
             Self::Damaged => Refusal::conflict(
                 "damaged",
-                "What is stored can't be opened; its owner has to store it again",
+                "The stored secret can't be opened; its owner has to store it again",
             ),
         }
     }
@@ -269,7 +269,8 @@ impl Credential {
                 }
                 match self {
                     Self::Held { kind: held, .. } if *held != kind => {
-                        let (held, wanted) = (held.as_str(), kind.as_str());
+                        let held = held.as_str();
+                        let wanted = kind.as_str();
                         let sentence =
                             format!("This credential is a `{held}`; store a `{wanted}` beside it");
                         Err(Refusal::conflict("other_kind", sentence))
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_a_fact_whatever_the_credential_is() {
+    fn a_refusal_is_a_fact_for_every_credential() {
         let refused = CredentialEvent::Refused {
             reason: RefusedFor::Removed,
             platform: None,
@@ -472,7 +473,7 @@ mod tests {
         assert_eq!(
             removed,
             Credential::Removed { version: 1 },
-            "it changes nothing"
+            "a refusal changes nothing"
         );
     }
 
@@ -506,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_not_revealed_and_removing_twice_is_no_error() {
+    fn a_removed_credential_is_not_revealed_and_removing_twice_is_no_error() {
         let gone = vec![stored(), CredentialEvent::Removed];
         Given::with(())
             .given(gone.clone())

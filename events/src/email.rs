@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_was_left_is_free_for_others() {
+    fn a_released_address_is_free_for_others() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let (claimed, released) = (
             EmailEvent::Claimed { user: ada },
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_address_is_only_for_whom_it_is_kept() {
+    fn a_reserved_address_is_only_for_its_registration() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let keep = |user| Reservation {
             user,

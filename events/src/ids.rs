@@ -82,13 +82,13 @@ impl FromStr for JobId {
             return Ok(Self(id.to_string()));
         }
         let number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        match number {
-            true => Ok(Self(text.to_owned())),
-            false => Err(NotAnId {
+        if !number {
+            return Err(NotAnId {
                 what: "jobId",
                 wanted: "a UUID or a number",
-            }),
+            });
         }
+        Ok(Self(text.to_owned()))
     }
 }
 

@@ -128,7 +128,7 @@ impl Invite {
             )),
             Self::Revoked => Err(Refusal::invalid(
                 "inviteCode",
-                "This invite was taken back; ask for another",
+                "This invite was revoked; ask for another",
             )),
             Self::Absent => Err(Refusal::invalid(
                 "inviteCode",
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_invite_is_only_for_whom_it_is_kept_and_may_be_given_back() {
+    fn a_reserved_invite_is_only_for_its_registration_and_may_be_given_back() {
         let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let spend = |user| InviteCommand::Spend {
             user,
@@ -280,7 +280,7 @@ mod tests {
                 .when(reserve(5))
                 .inspect_result()
                 .is_err(),
-            "it has expired"
+            "the invite has expired"
         );
         let spent = InviteEvent::Spent { user: ada };
         given(kept.clone())

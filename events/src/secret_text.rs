@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_shows_nothing_of_itself() {
+    fn a_secret_text_never_prints_itself() {
         assert_eq!(
             format!("{:?}", SecretText::from("hunter2".to_owned())),
             "[secret]"

@@ -48,11 +48,14 @@ impl ServiceKeyGrant {
         if scopes.is_empty() {
             return Err(Refusal::invalid(
                 "scopes",
-                "`scopes` must name what the key is to open",
+                "`scopes` must have at least one scope",
             ));
         }
         if expires_at.is_some_and(|at| at <= now) {
-            return Err(Refusal::invalid("expires_at", "`expires_at` must be ahead"));
+            return Err(Refusal::invalid(
+                "expires_at",
+                "`expires_at` must lie in the future",
+            ));
         }
         scopes.sort_unstable();
         scopes.dedup();
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_what_it_says_until_it_expires_or_is_revoked() {
+    fn a_key_opens_its_scopes_until_it_expires_or_is_revoked() {
         let mut state = ServiceKey::default();
         assert_eq!(state.opens(Timestamp(0)), None);
         state.evolve(ServiceKeyEvent::Created(key(
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_revoked_stays_so_and_what_is_not_there_can_t_be() {
+    fn a_revoked_key_stays_revoked_and_an_absent_one_cant_be_revoked() {
         let made = ServiceKeyEvent::Created(key(&[Scope::JobsWork], None));
         given(vec![made.clone()])
             .when(ServiceKeyCommand::Revoke)

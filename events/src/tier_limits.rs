@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_limits_are_those_of_the_contract() {
+    fn the_built_in_limits_are_the_documented_ones() {
         let limits = Limits::built_in();
         for (counter, of_tiers) in [
             (Counter::PostsAiAssisted, [3, 30, 200, -1]),

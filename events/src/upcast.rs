@@ -93,7 +93,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_version_is_lifted_through_those_after_it() {
+    fn each_version_is_lifted_through_all_later_ones() {
         let lifted = |version: &str, mut json: Value| {
             lift("a.b", version, &mut json, RENAMED_THEN_SPLIT)
                 .map(|()| (json["text"].clone(), json["length"].clone()))
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_nobody_wrote_yet_is_refused_by_name() {
+    fn an_unknown_version_is_refused_by_name() {
         for version in ["4", "0", "", "1.0", "-1"] {
             let error = lift("a.b", version, &mut json!({}), RENAMED_THEN_SPLIT).unwrap_err();
             assert!(error.to_string().contains("1 to 3"), "{error}");

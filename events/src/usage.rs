@@ -88,10 +88,10 @@ impl UsageEvent {
 
 impl Usage {
     pub fn count(&self, counter: Counter, month: Month) -> u64 {
-        match month == self.month {
-            true => self.counted.get(&counter).copied().unwrap_or(0),
-            false => 0,
+        if month != self.month {
+            return 0;
         }
+        self.counted.get(&counter).copied().unwrap_or(0)
     }
 
     /// The month to count in. A clock that jumped back must not open a fresh month.
@@ -106,7 +106,8 @@ impl Usage {
                 amount,
                 month,
             } => {
-                let (counter, month) = (allowance.counter, self.present(month));
+                let counter = allowance.counter;
+                let month = self.present(month);
                 allowance.check(self.count(counter, month).saturating_add(amount))?;
                 Ok(vec![UsageEvent::Counted {
                     counter,
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_used_again() {
+    fn a_returned_unit_can_be_used_again() {
         let back = UsageEvent::GivenBack {
             counter: Counter::PostsAiAssisted,
             amount: 1,

@@ -2,9 +2,8 @@
 //! found by its key and changes nothing, however often it is sent and whoever was killed meanwhile.
 
 use genie_actors::{
-    Asking, WriteError,
-    credentials::{Plaintext, Stored, Target, Vault},
-    users::Users,
+    CommandContext, WriteError,
+    credentials::{Credentials, Plaintext, StoreTarget, StoredCredential},
 };
 use genie_events::{
     CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists,
@@ -36,8 +35,7 @@ pub enum LineOutcome {
 /// Imports lines.
 pub struct Importer<'a> {
     pub log: &'a Log,
-    pub users: &'a Users,
-    pub vault: &'a Vault,
+    pub credentials: &'a Credentials,
     pub key: &'a OriginalKey,
 }
 
@@ -78,26 +76,26 @@ impl Importer<'_> {
         line: &CredentialLine,
         id: CredentialId,
         over: Option<u32>,
-    ) -> Result<Stored, WriteError> {
+    ) -> Result<StoredCredential, WriteError> {
         let opened = self
             .key
             .open(&line.sealed)
             .map_err(|reason| Refusal::invalid("credentials", reason.to_string()))?;
         let secret = Plaintext::of_object(opened)?;
-        let asking = Asking {
+        let asking = CommandContext {
             metadata: Metadata::system(),
             key: Some(self.known_by(line)),
         };
         let platform = line.platform.clone();
         let platform_username = line.platform_username.clone();
-        let target = Target::Imported {
+        let target = StoreTarget::Imported {
             id,
             platform,
             platform_username,
             over,
         };
-        self.vault
-            .store(self.users, line.user, asking, target, secret)
+        self.credentials
+            .store(line.user, asking, target, secret)
             .await
     }
 
@@ -151,7 +149,7 @@ impl Importer<'_> {
     }
 }
 
-fn outcome(stored: Result<Stored, WriteError>, id: CredentialId) -> LineOutcome {
+fn outcome(stored: Result<StoredCredential, WriteError>, id: CredentialId) -> LineOutcome {
     match stored {
         Ok(stored) if stored.again => LineOutcome::Before { id },
         Ok(_) => LineOutcome::Imported { id },

@@ -4,7 +4,7 @@
 use std::{fs::File, time::Duration};
 
 use clap::Args;
-use genie_actors::{credentials::Vault, forgetting::Forget, registration::Register};
+use genie_actors::{forgetting::Forgetter, registration::Registrar, vault::Vault};
 use genie_events::{Metadata, UserId, account::ForgottenBy};
 use genie_log::{
     Clock, Election, Log, Opened,
@@ -124,7 +124,7 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
 /// As much of a server as forgetting needs: who follows the log, and who erases.
 struct ForgettingNode {
     log: Log,
-    forget: Forget,
+    forget: Forgetter,
     eraser: Eraser,
     _election: Election,
     _only_process: Option<File>,
@@ -142,10 +142,10 @@ impl ForgettingNode {
             .map_err(|error| error.to_string())?;
         let reads = ReadSide::start(log.clone(), election.clone());
         let _ = publish_heads::start_sealing(config, &log, election.clone()).await?;
-        let register = Register::new(append.clone(), Vault::new(append.clone(), vault));
+        let register = Registrar::new(append.clone(), Vault::new(vault));
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
-        let forget = Forget::new(append, None);
+        let forget = Forgetter::new(append, None);
         let ledger = ForgottenLedger::open(&config.forgotten_file)?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));

@@ -14,11 +14,10 @@ use async_stream::try_stream;
 use futures_util::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use genie_actors::{
     Caller, WriteError,
-    credentials::{Ask, Named},
+    credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, SessionId, UserCommand, UserId,
-    account::ProfileCommand,
+    JobId, RefusalKind, SessionId, UserId,
     credential::CredentialKind,
     job::{Job, JobEvent},
     user::reveal::RevealRight,
@@ -82,11 +81,10 @@ pub async fn with_secrets(
 async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
-    let exported = UserCommand::account(ProfileCommand::Export { secrets });
     let position = app
         .write
-        .users
-        .ask(id, user.caller.metadata(), exported)
+        .accounts
+        .export(id, secrets, user.caller.metadata())
         .await?
         .position;
     for projection in READ_FROM {
@@ -247,19 +245,13 @@ impl Export {
         let id = credential
             .parse()
             .map_err(|_| ApiError::NotFound("credential"))?;
-        let ask = Ask {
-            named: Named::Id(id),
+        let ask = SecretRequest {
+            named: CredentialRef::Id(id),
             kinds: &CredentialKind::ALL,
             right: RevealRight::Own,
             purpose: Some(PURPOSE.to_owned()),
         };
-        match self
-            .app
-            .write
-            .vault
-            .reveal(&self.app.write.users, &self.caller, ask)
-            .await
-        {
+        match self.app.write.credentials.reveal(&self.caller, ask).await {
             Ok(revealed) => {
                 shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
                     .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;

@@ -139,9 +139,8 @@ pub async fn sync(
     if let Some(role) = &wanted.role {
         roles::check(&app, role).await?;
     }
-    let done = app.write.accounts.sync(user, wanted, asking).await?;
-    let changed = done.outcome["changed"] == true;
-    Ok(Written(SyncedAccount { user, changed }, done.position))
+    let (changed, position) = app.write.accounts.sync(user, wanted, asking).await?;
+    Ok(Written(SyncedAccount { user, changed }, position))
 }
 
 /// `POST /api/admin/users/{id}/password-reset`. The token is shown once: only its hash is kept.

@@ -129,8 +129,8 @@ pub async fn generate(
     let platform = brief.platform;
     match app
         .write
-        .supervisor
-        .caption(user.account.user, brief, asking)
+        .captions
+        .write(user.account.user, brief, asking)
         .await?
     {
         Ok((written, position)) => {

@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::turn_feed::{Progress, Stage};
+use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
 use genie_log::load_users::Waking;
 use genie_projections::{
@@ -158,7 +158,7 @@ pub async fn ask(
     }
     let mut asked = app
         .write
-        .supervisor
+        .chats
         .ask(id, session, body.message, user.caller.metadata())
         .await?;
     if let Ok(Some((failure, position))) =
@@ -179,11 +179,11 @@ pub async fn ask(
 }
 
 /// Waits for the first sign of a turn: its failure when that is the first, `None` when the stream is to open.
-async fn early_failure(progress: &mut watch::Receiver<Progress>) -> Option<(Failure, u64)> {
-    let is_sign = |progress: &Progress| {
+async fn early_failure(progress: &mut watch::Receiver<TurnProgress>) -> Option<(Failure, u64)> {
+    let is_sign = |progress: &TurnProgress| {
         !progress.text.is_empty()
             || progress.ended.is_some()
-            || matches!(progress.stage, Stage::Queued { .. })
+            || matches!(progress.stage, TurnStage::Queued { .. })
     };
     let progress = progress.wait_for(is_sign).await.ok()?;
     let ended = progress
@@ -301,7 +301,7 @@ async fn find(
     user: UserId,
     turn: TurnId,
 ) -> Result<Source, ApiError> {
-    if let Some(progress) = app.write.supervisor.feeds().find(turn, user) {
+    if let Some(progress) = app.write.chats.progress(turn, user) {
         return Ok(Source::Live(progress));
     }
     min_position.wait(app, "chats", Some(user)).await?;
@@ -320,7 +320,7 @@ pub async fn stop(
 ) -> Result<Answer<StoppedTurn>, ApiError> {
     let turn = turn_id(&turn)?;
     let source = find(&app, &min_position, user.account.user, turn).await?;
-    app.write.supervisor.stop(turn).await?;
+    app.write.chats.stop(turn).await?;
     if let Source::Live(progress) = source {
         let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // either way it was told
     }
@@ -330,7 +330,7 @@ pub async fn stop(
     }))
 }
 
-async fn ended(mut progress: watch::Receiver<Progress>) {
+async fn ended(mut progress: watch::Receiver<TurnProgress>) {
     let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended too
 }
 

@@ -40,8 +40,7 @@ pub async fn credentials(
     }
     let importer = Importer {
         log: &app.log,
-        users: &app.write.users,
-        vault: &app.write.vault,
+        credentials: &app.write.credentials,
         key: &key,
     };
     Ok(response::ok(

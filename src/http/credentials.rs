@@ -1,7 +1,7 @@
 //! Credentials (docs/api.md, Credentials). Bodies that carry secrets are never logged and never in an error.
 
 use actix_web::web::{Data, Path, Query};
-use genie_actors::credentials::{Holding, Target};
+use genie_actors::credentials::{CredentialDetails, StoreTarget};
 use genie_events::{CredentialId, credential::CredentialKind};
 use genie_projections::credentials::CredentialRow;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub async fn create_profile(
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let platform_username = checked_username("platform_username", body.platform_username)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Profile,
         platform,
         platform_username,
@@ -72,8 +72,8 @@ pub async fn create_profile(
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     let credential = StoredCredential {
         id: stored.id,
@@ -125,15 +125,15 @@ pub async fn update_profile(
 ) -> Result<Written<StoredCredential>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let id = credential_id(&body.id)?;
-    let target = Target::Existing {
+    let target = StoreTarget::Existing {
         id,
         platform_username: checked_username("platform_username", body.platform_username)?,
     };
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     let credential = StoredCredential {
         id: stored.id,
@@ -173,8 +173,8 @@ pub async fn store(
     let secret = body.credentials.plaintext()?;
     let stored = app
         .write
-        .vault
-        .store_for_owner(&app.write.users, &caller, asking, id, secret)
+        .credentials
+        .store_for_owner(&caller, asking, id, secret)
         .await?;
     let credential = ReplacedCredential {
         profile: stored.id,
@@ -282,8 +282,8 @@ pub async fn remove(
     let credential = credential_id(&id)?;
     let done = app
         .write
-        .vault
-        .remove(&app.write.users, user.account.user, credential, asking)
+        .credentials
+        .remove(user.account.user, credential, asking)
         .await?;
     let removed = RemovedCredential {
         id: credential,

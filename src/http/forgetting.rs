@@ -129,7 +129,7 @@ pub async fn forget_me(
         .await;
     if app.config.forget_grace.is_zero() {
         app.write
-            .forget
+            .forgetting
             .when_due(id, user.caller.metadata())
             .await?;
         erase(&app, id).await;
@@ -214,7 +214,7 @@ async fn forget(
     by: ForgottenBy,
     metadata: Metadata,
 ) -> Result<Written<ForgettingState>, ApiError> {
-    app.write.forget.now(user, by, metadata).await?;
+    app.write.forgetting.now(user, by, metadata).await?;
     erase(app, user).await;
     let forgetting = app
         .log

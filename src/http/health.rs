@@ -32,7 +32,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let elections = app.log.elections();
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
-        app.write.supervisor.ollama().ping(),
+        app.write.ping_model(),
         directus(&app),
         app.reads.statuses(),
         elections.elected()

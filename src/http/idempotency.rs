@@ -6,7 +6,7 @@ use std::{
 };
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::HeaderValue};
-use genie_actors::{Asking, Caller};
+use genie_actors::{Caller, CommandContext};
 use genie_log::keys::sha256_hex;
 
 use crate::{app::App, http::error::ApiError};
@@ -50,7 +50,7 @@ impl IdempotencyKey {
 
     /// How this command is asked: by the caller, and under the key, if there is one. The key is the caller's own, for this route;
     /// the same key with another path or body is another request.
-    pub fn asking(&self, app: &App, caller: &Caller) -> Result<Asking, ApiError> {
+    pub fn asking(&self, app: &App, caller: &Caller) -> Result<CommandContext, ApiError> {
         let Self(request) = self;
         let metadata = caller.metadata();
         let Some(header) = request.headers().get(HEADER) else {
@@ -77,7 +77,7 @@ impl IdempotencyKey {
             .log
             .hashes()
             .request(&caller.scope(), &route, key, &asked);
-        Ok(Asking {
+        Ok(CommandContext {
             key: Some(key),
             metadata,
         })

@@ -9,7 +9,7 @@ use actix_web::{
 };
 use genie_actors::{
     WriteError,
-    accounts::{NewFamily, Proof, change_login::Revision},
+    accounts::{LoginProof, NewFamily, change_login::LoginChange},
     registration::Applicant,
 };
 use genie_events::{Metadata, UserId, account::OneTimeCode, email};
@@ -89,7 +89,7 @@ pub async fn register(
         request_id: Some(request::current_id()),
         ..Metadata::system()
     };
-    let registered = app.write.register.register(applicant, metadata).await?;
+    let registered = app.write.registration.register(applicant, metadata).await?;
     let user = RegisteredUser {
         user: registered.user,
     };
@@ -180,7 +180,7 @@ async fn prove_and_open(
     login: Login,
     agent: Option<String>,
 ) -> Result<DirectusData<Tokens>, DirectusError> {
-    let user = app.write.register.holder(&login.email).await?;
+    let user = app.write.emails.holder(&login.email).await?;
     let password = right_password(app, user, login.password).await?;
     let (Some(user), Some(password)) = (user, password) else {
         return Err(DirectusError(ApiError::NoCaller));
@@ -189,7 +189,7 @@ async fn prove_and_open(
         return open_session(
             app,
             user,
-            Proof {
+            LoginProof {
                 password,
                 code: None,
             },
@@ -199,7 +199,7 @@ async fn prove_and_open(
     };
     trying_a_code(app, user, async {
         let code = right_code(app, user, otp).await?;
-        open_session(app, user, Proof { password, code }, agent).await
+        open_session(app, user, LoginProof { password, code }, agent).await
     })
     .await
 }
@@ -232,7 +232,7 @@ async fn right_password(
     password: SecretString,
 ) -> Result<Option<u32>, DirectusError> {
     let held = match user {
-        Some(user) => app.write.vault.password_hash(user).await?,
+        Some(user) => app.write.accounts.password_hash(user).await?,
         None => None,
     };
     let (version, hash) = held.unzip();
@@ -247,7 +247,7 @@ async fn right_code(
     user: UserId,
     otp: &SecretString,
 ) -> Result<Option<OneTimeCode>, DirectusError> {
-    let Some((version, secret)) = app.write.vault.two_factor_secret(user).await? else {
+    let Some((version, secret)) = app.write.accounts.two_factor_secret(user).await? else {
         return Ok(None);
     };
     let step = OtpSecret::from_bytes(secret.to_vec())
@@ -258,7 +258,7 @@ async fn right_code(
 async fn open_session(
     app: &App,
     user: UserId,
-    proof: Proof,
+    proof: LoginProof,
     agent: Option<String>,
 ) -> Result<DirectusData<Tokens>, DirectusError> {
     let token = app.refresh_tokens.first(app.log.clock().new_uuid());
@@ -351,7 +351,7 @@ pub async fn refresh(
         now,
         expires_at: now.plus_seconds(REFRESH_SECONDS),
     };
-    match app.log.sessions().refresh(rotation).await? {
+    match app.write.accounts.refresh_session(rotation).await? {
         Refreshed::Good(user) => Ok(DirectusData {
             data: tokens(&app, user, &successor).await?,
             position: None,
@@ -379,10 +379,7 @@ pub async fn log_out(
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     if let Some(token) = app.refresh_tokens.read(&body.refresh_token) {
-        app.log
-            .sessions()
-            .end(&token.family.to_string(), None)
-            .await?;
+        app.write.accounts.log_out(token.family).await?;
     }
     Ok(NoContent { position: None })
 }
@@ -517,7 +514,7 @@ pub async fn change_me(
         Some(password) => Some(app.passwords.hash(password).await?),
         None => None,
     };
-    let revision = Revision {
+    let revision = LoginChange {
         from,
         password_hash,
         email,
@@ -527,7 +524,7 @@ pub async fn change_me(
     let position = app
         .write
         .accounts
-        .revise(id, &revision, caller.caller.metadata())
+        .change_login(id, &revision, caller.caller.metadata())
         .await
         .map_err(|error| match error {
             WriteError::Refused(refusal) if refusal.code == "wrong_password" => {

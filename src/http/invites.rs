@@ -108,8 +108,8 @@ async fn make(
     let created_at = app.log.clock().now();
     let made = app
         .write
-        .register
-        .make_invites(count, grant.clone(), metadata)
+        .invites
+        .make(count, grant.clone(), metadata)
         .await?;
     let row = |code: &String| InviteRow {
         code: Some(code.clone()),
@@ -155,7 +155,7 @@ pub async fn revoke(
     code: Path<String>,
 ) -> Result<Written<RevokedInvite>, ApiError> {
     let asking = idempotency_key.asking(&app, &caller)?;
-    let position = app.write.register.revoke_invite(&code, asking).await?;
+    let position = app.write.invites.revoke(&code, asking).await?;
     let invite = RevokedInvite {
         code: code.into_inner(),
         revoked: true,

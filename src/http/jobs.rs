@@ -6,9 +6,7 @@ use actix_web::{
     HttpRequest,
     web::{Data, Path, Query},
 };
-use genie_events::{
-    JobId, Timestamp, UserCommand, UserId, job::JobSpec, job_operation, user::onboarding,
-};
+use genie_events::{JobId, Timestamp, UserId, job::JobSpec, job_operation, user::onboarding};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::{Deserialize, Serialize};
@@ -336,11 +334,10 @@ pub async fn retry(
 ) -> Result<Written<RetriedJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let job = job_id(&id)?;
-    let command = UserCommand::RetryJob(job.clone());
     let done = app
         .write
-        .users
-        .ask(user.account.user, asking, command)
+        .jobs
+        .retry(user.account.user, job.clone(), asking)
         .await?;
     let job = RetriedJob {
         job_id: job.to_string(),

@@ -6,7 +6,7 @@ use actix_web::{
     http::header::CONTENT_LENGTH,
     web::{Data, Payload},
 };
-use genie_events::{BlobId, UserCommand, UserId, account::Onboarding};
+use genie_events::{BlobId, UserId, account::Onboarding};
 use genie_log::LogError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -103,11 +103,11 @@ pub async fn advance(
             "Only an administrator may move another user's onboarding on",
         ));
     }
-    let command = UserCommand::AdvanceOnboarding {
-        to,
-        privileged: is_admin,
-    };
-    let done = app.write.users.ask(whose, asking, command).await?;
+    let done = app
+        .write
+        .onboarding
+        .advance(whose, to, is_admin, asking)
+        .await?;
     let onboarding = OnboardingAnswer {
         state: to.as_str().to_owned(),
         user: whose,
@@ -151,7 +151,10 @@ async fn take_in(
     }
     // One that is sent again under its key is answered as the first, whatever the state is by now.
     if !idempotency_key.is_given() {
-        onboarding::may_upload(app, id, user.caller.metadata().into()).await?;
+        app.write
+            .onboarding
+            .check_upload(id, user.caller.metadata())
+            .await?;
     }
     let slot = app.uploads.begin(id)?;
     onboarding::check_room(app, id, most).await?;

@@ -1,16 +1,15 @@
 //! Usage (docs/api.md, Usage): what was counted, what is left, and what clients count themselves.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use actix_web::web::Data;
-use genie_actors::{Caller, users::Plan};
+use genie_actors::Caller;
 use genie_events::{
-    Now, User, UserCommand, UserId,
+    UserId,
     tier::{Counter, Tier},
 };
 use genie_projections::accounts::AccountRow;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::{
@@ -89,7 +88,7 @@ pub struct Increment {
 }
 
 /// The count after this.
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Incremented {
     new_value: u64,
@@ -139,32 +138,13 @@ pub async fn increment(
     };
     let (caller, user) = whose(who, body.user.as_deref())?;
     let asking = idempotency_key.asking(&app, &caller)?;
-    let planner = move |state: &User, now: Now| {
-        let allowance = now.limits.allowance(state.tier()?, counter);
-        let before = state.used(counter, now.moment);
-        let changes = state.decide(now, UserCommand::CountUsage { counter, amount })?;
-        let value = if changes.is_empty() {
-            before
-        } else {
-            before.saturating_add(amount)
-        };
-        let outcome = json!({
-            "newValue": value, "limitReached": allowance.is_reached(value), "counted": !changes.is_empty(),
-        });
-        Ok(Plan {
-            changes,
-            outcome,
-            ..Plan::default()
-        })
+    let (count, position) = app.write.usage.count(user, counter, amount, asking).await?;
+    let count = Incremented {
+        new_value: count.new_value,
+        limit_reached: count.limit_reached,
+        counted: count.counted,
     };
-    let done = app
-        .write
-        .users
-        .plan(user, None, asking, Arc::new(planner))
-        .await?;
-    let count = serde_json::from_value(done.outcome)
-        .map_err(|error| ApiError::Internal(format!("a count can't be read: {error}")))?;
-    Ok(Written(count, done.position))
+    Ok(Written(count, position))
 }
 
 fn as_number(count: u64) -> i64 {

@@ -6,7 +6,7 @@ use actix_web::{
     Either, FromRequest, HttpRequest,
     web::{Data, Path},
 };
-use genie_actors::jobs::{AttemptEnd, Claimed};
+use genie_actors::jobs::{AttemptEnd, JobClaim};
 use genie_events::{JobId, Refusal, UserId, job_operation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,8 +80,8 @@ pub struct ClaimedJob {
     lease_expires_at: Time,
 }
 
-impl From<Claimed> for ClaimedJob {
-    fn from(claimed: Claimed) -> Self {
+impl From<JobClaim> for ClaimedJob {
+    fn from(claimed: JobClaim) -> Self {
         Self {
             job: claimed.job.to_string(),
             user: claimed.user,

@@ -6,7 +6,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use genie_actors::registration::Register;
+use genie_actors::registration::Registrar;
 use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
 use parking_lot::Mutex;
@@ -109,7 +109,7 @@ impl Directus {
     pub fn open(
         settings: Option<&DirectusSettings>,
         log: &Log,
-        register: Register,
+        register: Registrar,
     ) -> Result<Option<Self>, String> {
         let Some(settings) = settings else {
             return Ok(None);
@@ -122,7 +122,7 @@ impl Directus {
         Self::new(settings, log.clone(), register).map(Some)
     }
 
-    fn new(settings: &DirectusSettings, log: Log, register: Register) -> Result<Self, String> {
+    fn new(settings: &DirectusSettings, log: Log, register: Registrar) -> Result<Self, String> {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use genie_actors::access::Access;
+use genie_actors::access::AccessLog;
 use genie_events::access::RefusedCounts;
 use genie_log::Log;
 use moka::sync::Cache;
@@ -162,7 +162,7 @@ impl SecretLimiter {
     }
 
     /// Puts on record what is due by now, or all there is. What the store does not take is told of a minute later.
-    pub async fn put_on_record(&self, log: &Log, access: &Access, all: bool) {
+    pub async fn put_on_record(&self, log: &Log, access: &AccessLog, all: bool) {
         let due = self.tally().take(Instant::now(), all);
         if due.is_empty() {
             return;

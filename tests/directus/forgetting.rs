@@ -44,7 +44,6 @@ both_stores!(
         );
 
         let path = format!("/api/admin/users/{}/forgotten", ada.id);
-        let began = std::time::Instant::now();
         let shown = until("the user to be erased", async || {
             let shown = site
                 .genie

@@ -1,8 +1,6 @@
 //! Identity by a Directus that all tests share. It stands in place of the other test program's file
 //! of this name, so that the same stories run with either.
 
-use std::time::{Duration, Instant};
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;

@@ -1,9 +1,13 @@
-//! Identity by a real Directus. The real binary stands in front of it, with a proxy between them
+//! Identity by a real Directus. genie stands in front of it, with a proxy between them
 //! that counts, holds and breaks off requests. `scripts/test directus` and `scripts/test` run it.
 //! It needs an installed Directus, so `cargo test` alone leaves it out.
 
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
+
+/// As in the binary, for servers inside the tests.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[allow(dead_code)]
 #[path = "../genie/fake_ollama.rs"]

@@ -1,6 +1,8 @@
 //! A registration has three places that must agree: the invite, the address, and Directus. Wherever
 //! genie dies, in the end all of it happened or nothing.
 
+use std::time::Duration;
+
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};

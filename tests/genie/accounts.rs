@@ -438,7 +438,7 @@ both_stores!(
             "nothing changed"
         );
 
-        // Of several simultaneous changes one succeeds. The others give a password that is no
+        // One of several simultaneous changes succeeds. The others give a password that is no
         // longer the old one.
         let bodies = (0..4).map(
             |n| json!({"old_password": password("ada"), "password": format!("a new password {n}")}),

@@ -46,7 +46,7 @@ async fn terminate(mut process: Child) {
     assert!(process.wait().await.unwrap().success(), "a clean stop");
 }
 
-/// A request by a user, one by nobody to no route, one by a worker, and two probes.
+/// A request by a user, one without a caller to an unknown route, one by a worker, and two probes.
 async fn some_requests(genie: &mut TestGenie) -> TestUser {
     let ada = genie.user("ada").await;
     assert_eq!(ada.get(genie, "/users/me").await.status, 200);
@@ -99,7 +99,7 @@ fn check_spans(lines: &[Value]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_tells_each_request_once_and_whose_it_was() {
+async fn the_log_names_each_request_and_its_caller_once() {
     let store = TestStore::new(Kind::Sqlite).await;
     let settings = [("GENIE_LOG", "info,genie_log=debug".to_owned())];
     let mut genie = TestGenie::not_started(store, &settings).await;
@@ -112,7 +112,7 @@ async fn the_log_tells_each_request_once_and_whose_it_was() {
     let first = lines(&logs);
     check_request_lines(&first, &ada);
     check_spans(&first);
-    // The actor of a user works in tasks of its own.
+    // A user's actor works in separate tasks.
     let registered = first
         .iter()
         .find(|line| line["message"] == "writer: facts appended")
@@ -125,7 +125,7 @@ async fn the_log_tells_each_request_once_and_whose_it_was() {
         "a request of this id was answered"
     );
 
-    // After a clean stop nobody has died.
+    // After a clean stop no line speaks of a node that died.
     let process = start(&mut genie, &logs, "json").await;
     terminate(process).await;
     let second = &lines(&logs)[first.len()..];

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
+/// As in the binary, for servers inside the tests.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod disk_search;
 mod fake_ollama;
 mod identity;

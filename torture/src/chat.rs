@@ -194,7 +194,7 @@ async fn compare(
 pub mod tests {
     use super::*;
 
-    /// What a reader has seen.
+    /// The text that a reader has seen.
     pub fn shown(text: &str, ended: bool) -> ShownAnswer {
         ShownAnswer {
             text: text.to_owned(),

@@ -89,7 +89,7 @@ pub struct Books {
     pub shown: HashMap<String, ShownAnswer>,
 }
 
-/// What all clients share.
+/// State that all clients share.
 pub struct Arena {
     pub nodes: Vec<Arc<ServerProcess>>,
     pub http: reqwest::Client,

@@ -29,7 +29,7 @@ pub struct Replay {
     credentials: HashMap<String, (String, Option<String>)>,
     usage: HashMap<(Counter, Month), i64>,
     captions: HashMap<String, &'static str>,
-    /// Of each session: its name, and its messages in order.
+    /// For each session: its name, and its messages in order.
     chats: HashMap<String, (String, Vec<String>)>,
 }
 
@@ -127,7 +127,7 @@ impl Replay {
         self.jobs.insert(id, now);
     }
 
-    /// What must be shown; counts are those of `month`.
+    /// The lines that the servers must show; counts are those of `month`.
     pub fn lines(self, month: Month) -> ShownLines {
         let mut lines = ShownLines::new();
         if let Some(onboarding) = self.onboarding {
@@ -174,7 +174,7 @@ pub fn credential_line(platform: &str, name: Option<&str>) -> String {
     format!("{platform} of {}", name.unwrap_or("nobody"))
 }
 
-/// What differs, in sentences; none when all is as it must be.
+/// The differences, in sentences. None if both sides agree.
 pub fn differences(expected: &ShownLines, shown: &ShownLines) -> Vec<String> {
     let mut found = Vec::new();
     for (name, wanted) in expected {

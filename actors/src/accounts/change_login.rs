@@ -5,29 +5,24 @@
 //! makes the actor look again, as when another node wrote.
 
 use genie_events::{
-    Change, Metadata, Refusal, StreamId, StreamKind, User, UserId,
-    account::{AccountCommand, ProfileCommand},
-    email::{self, Email, EmailCommand},
+    Change, Metadata, Refusal, User, UserId,
+    account::{AccountCommand, Profile, ProfileCommand},
+    email::EmailCommand,
     ids::EmailId,
 };
 use genie_log::sessions::SessionRow;
 use genie_log::{
-    AppendError, AppendRequest, Group, NewFact, Owner, Work, clock,
+    AppendRequest, Group, NewFact, Work,
     load_users::{Awake, Waking},
 };
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Accounts;
-use crate::{WriteError, credentials::seal_password};
-
-/// How often a race is tried again before the caller is told to come back.
-const TRIES: u32 = 8;
-/// The pause before that; spread by chance.
-const RACE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+use crate::{WriteError, emails::normalise, race::Race, vault::seal_password};
 
 /// What is to be changed, by somebody who gave the right password.
 #[derive(Debug, Default)]
-pub struct Revision {
+pub struct LoginChange {
     /// The version of the hash that the given password was right for.
     pub from: u32,
     /// The new password, already hashed (Argon2id, PHC string).
@@ -39,73 +34,56 @@ pub struct Revision {
 }
 
 impl Accounts {
-    /// Changes the password, the address or both. Answers the position.
-    pub async fn revise(
+    /// Changes the password, the address or both. Answers the position that reads must reach to see it.
+    pub async fn change_login(
         &self,
         user: UserId,
-        revision: &Revision,
+        change: &LoginChange,
         metadata: Metadata,
     ) -> Result<u64, WriteError> {
-        for _ in 0..TRIES {
+        let mut race = Race::new();
+        loop {
             let awake = match self.log.wake(user).await? {
                 Waking::Awake(awake) => awake,
                 Waking::Forgotten => return Err(Refusal::not_found("user").into()),
             };
-            let Some(append) = self.revision(&awake, revision, metadata.clone()).await? else {
-                return Ok(awake.position);
+            let Some(append) = self.decide_login(&awake, change, metadata.clone()).await? else {
+                return Ok(awake.position); // it is so already
             };
-            match self.append.append(append).await {
-                Ok(at) => return Ok(at.last),
-                // The user did something else, or somebody was at one of the addresses: decide on what they left.
-                Err(AppendError::Stale) => {
-                    tokio::time::sleep(RACE_PAUSE.mul_f64(clock::chance())).await
-                }
-                Err(error) => return Err(error.into()),
+            if let Some(at) = race.append(&self.append, append).await? {
+                return Ok(at.last);
             }
         }
-        Err(WriteError::Busy)
     }
 
     /// What is to be appended; `None` when it is so already.
-    async fn revision(
+    async fn decide_login(
         &self,
         awake: &Awake,
-        revision: &Revision,
+        change: &LoginChange,
         metadata: Metadata,
     ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
         let user = state.id();
         let profile = state.account().active()?;
-        if revision.from != profile.password {
+        if change.from != profile.password {
             return Err(Refusal::forbidden("wrong_password", "The old password is wrong").into());
         }
-        let (mut changes, mut groups, mut work) = (vec![], vec![], vec![]);
-        if let Some(hash) = &revision.password_hash {
+        let mut changes = vec![];
+        let mut groups = vec![];
+        let mut work = vec![];
+        if let Some(hash) = &change.password_hash {
             let key = self.vault_key(user).await?;
-            let command = ProfileCommand::ChangePassword {
-                from: revision.from,
-            };
-            changes.extend(decided(state, command)?);
-            work.push(seal_password(
-                &key,
-                user,
-                profile.password + 1,
-                hash.expose_secret(),
-            ));
+            let hash = hash.expose_secret();
+            changes.extend(decided(
+                state,
+                ProfileCommand::ChangePassword { from: change.from },
+            )?);
+            work.push(seal_password(&key, user, profile.password + 1, hash));
         }
-        if let Some(address) = &revision.email {
-            let normal = email::normalise(address)
-                .ok_or_else(|| Refusal::invalid("email", "`email` must be an e-mail address"))?;
-            let email_id = self.log.hashes().email(&normal);
-            if profile.email.as_ref() != Some(&email_id) {
-                groups.extend(
-                    self.at_address(&email_id, EmailCommand::Claim(user))
-                        .await?,
-                );
-                if let Some(old) = &profile.email {
-                    groups.extend(self.at_address(old, EmailCommand::Release(user)).await?);
-                }
-            }
+        if let Some(address) = &change.email {
+            let email_id = self.log.hashes().email(&normalise(address)?);
+            groups = self.decide_address(user, profile, &email_id).await?;
             let command = ProfileCommand::ChangeEmail {
                 email: address.trim().to_owned(),
                 email_id,
@@ -117,7 +95,7 @@ impl Accounts {
         }
         work.push(Work::Session(SessionRow::EndAll {
             user,
-            but: revision.keep.clone(),
+            but: change.keep.clone(),
         }));
         groups.insert(0, group(state, changes));
         Ok(Some(AppendRequest {
@@ -128,21 +106,22 @@ impl Accounts {
         }))
     }
 
-    /// What happens to an address, if anything.
-    async fn at_address(
+    /// The facts of the new address and the old one.
+    async fn decide_address(
         &self,
+        user: UserId,
+        profile: &Profile,
         address: &EmailId,
-        command: EmailCommand,
-    ) -> Result<Option<Group>, WriteError> {
-        let stream = StreamId::new(StreamKind::Email, address);
-        let owner = Owner::System(stream.clone());
-        let (email, count) = self
-            .log
-            .stream::<Email>(&owner, &stream.id)
-            .await?
-            .unwrap_or_default();
-        let events: Vec<_> = email.decide(command)?.into_iter().map(Into::into).collect();
-        Ok((!events.is_empty()).then(|| Group::of_system(&stream, count, events)))
+    ) -> Result<Vec<Group>, WriteError> {
+        if profile.email.as_ref() == Some(address) {
+            return Ok(vec![]);
+        }
+        let claim = EmailCommand::Claim(user);
+        let mut groups: Vec<Group> = self.emails.ask(address, claim).await?.into_iter().collect();
+        if let Some(old) = &profile.email {
+            groups.extend(self.emails.ask(old, EmailCommand::Release(user)).await?);
+        }
+        Ok(groups)
     }
 }
 

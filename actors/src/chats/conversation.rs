@@ -2,7 +2,7 @@
 
 use genie_events::{TurnId, chat::ChatEvent};
 
-use crate::ollama::Message;
+use crate::ollama::ModelMessage;
 
 /// Bytes a token is taken to have, to fit a conversation into the model's context.
 pub(super) const BYTES_PER_TOKEN: usize = 4;
@@ -11,7 +11,11 @@ const SYSTEM_PROMPT: &str =
     "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
 
 /// The conversation up to this turn's question: the system prompt, then the newest messages that fit.
-pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -> Vec<Message> {
+pub(super) fn conversation(
+    history: &[ChatEvent],
+    turn: TurnId,
+    budget: usize,
+) -> Vec<ModelMessage> {
     let mut messages = Vec::new();
     for event in history {
         match event {
@@ -20,7 +24,7 @@ pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -
                 message,
                 ..
             } => {
-                messages.push(Message {
+                messages.push(ModelMessage {
                     role: "user",
                     content: message.clone(),
                 });
@@ -29,7 +33,7 @@ pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -
                 }
             }
             ChatEvent::Answered { answer, .. } if !answer.content.is_empty() => {
-                messages.push(Message {
+                messages.push(ModelMessage {
                     role: "assistant",
                     content: answer.content.clone(),
                 });
@@ -38,7 +42,7 @@ pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -
         }
     }
     let mut left = budget.saturating_sub(SYSTEM_PROMPT.len());
-    let mut fitting: Vec<Message> = Vec::new();
+    let mut fitting: Vec<ModelMessage> = Vec::new();
     for (n, message) in messages.into_iter().rev().enumerate() {
         // The question itself always goes, however long: the model server says so when it can't take it.
         if n > 0 && message.content.len() > left {
@@ -47,7 +51,7 @@ pub(super) fn conversation(history: &[ChatEvent], turn: TurnId, budget: usize) -
         left = left.saturating_sub(message.content.len());
         fitting.push(message);
     }
-    fitting.push(Message {
+    fitting.push(ModelMessage {
         role: "system",
         content: SYSTEM_PROMPT.into(),
     });

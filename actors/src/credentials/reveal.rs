@@ -16,19 +16,18 @@ use genie_log::{
     keys::KeyState,
     secrets::{Fetched, SecretName},
 };
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{Plaintext, Stored, Target, Vault, secret_name};
+use super::{Credentials, Plaintext, StoreTarget, StoredCredential, secret_name};
 use crate::{
     Caller, WriteError, access,
-    caller::Asking,
-    users::{Note, Plan, Users},
+    caller::CommandContext,
+    users::{Plan, PlanNote},
 };
 
 /// Which credential a server or worker names.
 #[derive(Debug, Clone)]
-pub enum Named {
+pub enum CredentialRef {
     /// By its id.
     Id(CredentialId),
     /// By its owner and its platform.
@@ -42,9 +41,9 @@ pub enum Named {
 
 /// What a server or worker asks to be shown.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct SecretRequest {
     /// Which credential.
-    pub named: Named,
+    pub named: CredentialRef,
     /// Of which kinds it may be; of those held for a platform, the first is shown.
     pub kinds: &'static [CredentialKind],
     /// By what right.
@@ -74,41 +73,38 @@ pub struct Revealed {
 
 /// What was refused to whom, so that asking again and again is one fact a minute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Refused {
+pub(super) struct DenialKey {
     caller: String,
-    what: What,
+    what: DenialSubject,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum What {
+enum DenialSubject {
     Of(UserId, RevealDenial, Option<String>),
     MissingOwner(Option<CredentialId>, Option<UserId>),
 }
 
 /// Who asks what of whom.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    users: &'a Users,
+struct RevealTask<'a> {
     caller: &'a Caller,
     owner: UserId,
-    ask: &'a Ask,
+    ask: &'a SecretRequest,
 }
 
-impl Vault {
+impl Credentials {
     /// Reveals a credential. Commits first: the plaintext leaves only after the fact is durable, and so does a refusal.
     pub async fn reveal(
         &self,
-        users: &Users,
         caller: &Caller,
-        ask: Ask,
+        ask: SecretRequest,
     ) -> Result<Revealed, WriteError> {
         let owner = match self.owner(&ask.named).await? {
             Ok(owner) => owner,
             Err(nobodys) => return Err(self.refuse_nobodys(caller, &ask, nobodys).await?.into()),
         };
         match self
-            .reveal_of(Asked {
-                users,
+            .reveal_of(RevealTask {
                 caller,
                 owner,
                 ask: &ask,
@@ -124,12 +120,17 @@ impl Vault {
         }
     }
 
-    async fn reveal_of(&self, asked: Asked<'_>) -> Result<Revealed, WriteError> {
+    async fn reveal_of(&self, asked: RevealTask<'_>) -> Result<Revealed, WriteError> {
         // What is named is read while the fact is written, and opened when that is durable.
         let ahead = async {
             match &asked.ask.named {
-                Named::Id(id) => self.door.fetch(asked.owner, &id.to_string()).await.ok(),
-                Named::For { .. } => None,
+                CredentialRef::Id(id) => self
+                    .vault
+                    .door
+                    .fetch(asked.owner, &id.to_string())
+                    .await
+                    .ok(),
+                CredentialRef::For { .. } => None,
             }
         };
         let (recorded, ahead) = tokio::join!(self.put_on_record(asked, true), ahead);
@@ -166,15 +167,15 @@ impl Vault {
             Err(LogError::KeyAbsent { .. }) => return Err(WriteError::Forgotten),
             Err(error) => return Err(error.into()),
         };
-        match self.put_damage_on_record(asked, id, version).await? {
-            true => Err(WriteError::Damaged(damage)),
-            // It was changed or removed after the fact and before it was read: the asker may ask again.
-            false => Err(Refusal::conflict(
-                "changed_meanwhile",
-                "The credential was changed meanwhile; ask again",
-            )
-            .into()),
+        if self.put_damage_on_record(asked, id, version).await? {
+            return Err(WriteError::Damaged(damage));
         }
+        // It was changed or removed after the fact and before it was read: the asker may ask again.
+        Err(Refusal::conflict(
+            "changed_meanwhile",
+            "The credential was changed meanwhile; ask again",
+        )
+        .into())
     }
 
     /// From what was read ahead, unless it was changed before the fact.
@@ -184,28 +185,23 @@ impl Vault {
         ahead: Option<Fetched>,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
         if let Some(fetched) = &ahead
-            && let Some(opened) = self.door.open_fetched(fetched, name)?
+            && let Some(opened) = self.vault.door.open_fetched(fetched, name)?
         {
             return Ok(Some(opened));
         }
-        self.door.open(name).await
+        self.vault.door.open(name).await
     }
 
     /// Decides whether it may be shown, and puts on record what came of it: a refusal always, that it is shown when it is to be.
     async fn put_on_record(
         &self,
-        asked: Asked<'_>,
+        asked: RevealTask<'_>,
         is_to_be_shown: bool,
     ) -> Result<(Result<RevealableCredential, RevealDenial>, u64), WriteError> {
-        let Asked {
-            users,
-            caller,
-            owner,
-            ask,
-        } = asked;
+        let RevealTask { caller, owner, ask } = asked;
         let (which, platform) = match &ask.named {
-            Named::Id(id) => (CredentialSelector::Id(*id), None),
-            Named::For { platform, .. } => (
+            CredentialRef::Id(id) => (CredentialSelector::Id(*id), None),
+            CredentialRef::For { platform, .. } => (
                 CredentialSelector::For(platform.clone()),
                 Some(platform.clone()),
             ),
@@ -215,10 +211,12 @@ impl Vault {
             kinds: ask.kinds.to_vec(),
             right: ask.right.clone(),
         };
-        let (lately, purpose, by) = (self.refused.clone(), ask.purpose.clone(), caller.scope());
-        let key = move |refused| Refused {
+        let lately = self.refused.clone();
+        let purpose = ask.purpose.clone();
+        let by = caller.scope();
+        let key = move |refused| DenialKey {
             caller: by.clone(),
-            what: What::Of(owner, refused, platform.clone()),
+            what: DenialSubject::Of(owner, refused, platform.clone()),
         };
         let remembered = key.clone();
         let planner = move |state: &User, now: Now| {
@@ -228,7 +226,7 @@ impl Vault {
                     credential: shown.id,
                     purpose: purpose.clone(),
                 }),
-                Err(refused) if !lately.stands(&key(*refused), Instant::now()) => {
+                Err(refused) if !lately.stands(&key(*refused)) => {
                     Some(refuse(*refused, &wanted.which, &purpose))
                 }
                 _ => None,
@@ -236,18 +234,19 @@ impl Vault {
             let changes = command.map_or(Ok(vec![]), |command| state.decide(now, command))?;
             Ok(Plan {
                 changes,
-                note: Note::Reveal(answer),
+                note: PlanNote::Reveal(answer),
                 ..Plan::default()
             })
         };
-        let done = users
+        let done = self
+            .users
             .plan(owner, None, caller.metadata(), Arc::new(planner))
             .await?;
-        let Note::Reveal(answer) = done.note else {
+        let PlanNote::Reveal(answer) = done.note else {
             return Err(WriteError::Internal("a reveal left no note".into()));
         };
         if let Err(refused) = answer {
-            self.refused.remember(remembered(refused), Instant::now());
+            self.refused.remember(remembered(refused));
         }
         Ok((answer, done.position))
     }
@@ -255,35 +254,27 @@ impl Vault {
     /// If the version that could not be opened is the one that should be there, puts that on record; answers whether it is.
     async fn put_damage_on_record(
         &self,
-        asked: Asked<'_>,
+        asked: RevealTask<'_>,
         id: CredentialId,
         version: u32,
     ) -> Result<bool, WriteError> {
-        let Asked {
-            users,
-            caller,
-            owner,
-            ask,
-        } = asked;
+        let RevealTask { caller, owner, ask } = asked;
         let refused = RevealDenial {
             id,
             reason: RefusedFor::Damaged,
         };
-        let key = Refused {
+        let key = DenialKey {
             caller: caller.scope(),
-            what: What::Of(owner, refused, None),
+            what: DenialSubject::Of(owner, refused, None),
         };
-        let (stands, purpose) = (
-            self.refused.stands(&key, Instant::now()),
-            ask.purpose.clone(),
-        );
+        let stands = self.refused.stands(&key);
+        let purpose = ask.purpose.clone();
         let planner = move |state: &User, now| {
             let is_held = matches!(state.credential(id), Some(Credential::Held { version: held, .. }) if *held == version);
-            let changes = match is_held && !stands {
-                true => {
-                    state.decide(now, refuse(refused, &CredentialSelector::Id(id), &purpose))?
-                }
-                false => vec![],
+            let changes = if is_held && !stands {
+                state.decide(now, refuse(refused, &CredentialSelector::Id(id), &purpose))?
+            } else {
+                vec![]
             };
             Ok(Plan {
                 changes,
@@ -291,13 +282,14 @@ impl Vault {
                 ..Plan::default()
             })
         };
-        let is_held = users
+        let is_held = self
+            .users
             .plan(owner, None, caller.metadata(), Arc::new(planner))
             .await?
             .outcome
             == true;
         if is_held {
-            self.refused.remember(key, Instant::now());
+            self.refused.remember(key);
         }
         Ok(is_held)
     }
@@ -305,14 +297,13 @@ impl Vault {
     /// Replaces a profile's secret for a server or worker; what they are refused is on record as a reveal's refusal is.
     pub async fn store_for_owner(
         &self,
-        users: &Users,
         caller: &Caller,
-        asking: Asking,
+        context: CommandContext,
         id: CredentialId,
         secret: Plaintext,
-    ) -> Result<Stored, WriteError> {
-        let named = Named::Id(id);
-        let ask = Ask {
+    ) -> Result<StoredCredential, WriteError> {
+        let named = CredentialRef::Id(id);
+        let ask = SecretRequest {
             named,
             kinds: &[CredentialKind::Profile],
             right: RevealRight::Every,
@@ -324,10 +315,9 @@ impl Vault {
         };
         let stored = self
             .store(
-                users,
                 owner,
-                asking,
-                Target::Existing {
+                context,
+                StoreTarget::Existing {
                     id,
                     platform_username: None,
                 },
@@ -343,8 +333,7 @@ impl Vault {
                 // Where a reveal would be refused too; what is refused as a store alone is no concern of the owner's.
                 let _ = self
                     .put_on_record(
-                        Asked {
-                            users,
+                        RevealTask {
                             caller,
                             owner,
                             ask: &ask,
@@ -359,10 +348,13 @@ impl Vault {
     }
 
     /// Whose credential is named; or why it is nobody's.
-    async fn owner(&self, named: &Named) -> Result<Result<UserId, MissingOwner>, WriteError> {
+    async fn owner(
+        &self,
+        named: &CredentialRef,
+    ) -> Result<Result<UserId, MissingOwner>, WriteError> {
         let user = match named {
-            Named::Id(id) => self.owner_of(*id).await?,
-            Named::For { user, .. } => Some(*user),
+            CredentialRef::Id(id) => self.owner_of(*id).await?,
+            CredentialRef::For { user, .. } => Some(*user),
         };
         let Some(user) = user.filter(|user| !user.0.is_nil()) else {
             return Ok(Err(MissingOwner::Unknown));
@@ -390,25 +382,25 @@ impl Vault {
     async fn refuse_nobodys(
         &self,
         caller: &Caller,
-        ask: &Ask,
+        ask: &SecretRequest,
         reason: MissingOwner,
     ) -> Result<Refusal, WriteError> {
         let (credential, user) = match &ask.named {
-            Named::Id(id) => (Some(*id), None),
-            Named::For { user, .. } => (None, Some(*user)),
+            CredentialRef::Id(id) => (Some(*id), None),
+            CredentialRef::For { user, .. } => (None, Some(*user)),
         };
-        let key = Refused {
+        let key = DenialKey {
             caller: caller.scope(),
-            what: What::MissingOwner(credential, user),
+            what: DenialSubject::MissingOwner(credential, user),
         };
-        if !self.refused.stands(&key, Instant::now()) {
+        if !self.refused.stands(&key) {
             let refused = AccessCommand::RefuseCredential {
                 reason,
                 credential,
                 user,
             };
             access::note(&self.append, vec![refused], caller.metadata()).await?;
-            self.refused.remember(key, Instant::now());
+            self.refused.remember(key);
         }
         // Who has no right is not told what there is.
         Ok(match ask.right {

@@ -12,10 +12,10 @@ both_stores!(
     async |store: TestStore| {
         let Opened { log, append, vault } = store.open().await;
         let ada = store.register(&log, "ada").await;
-        let (users, vault) = (node(&log), Vault::new(append, vault));
+        let credentials = Credentials::new(append.clone(), node(&log), Vault::new(vault));
         let put = async |text: &str| {
             let (kind, expires_at) = (CredentialKind::Session, Some(Timestamp(1)));
-            let holding = Holding {
+            let holding = CredentialDetails {
                 kind,
                 platform: "x".into(),
                 platform_username: None,
@@ -23,14 +23,8 @@ both_stores!(
             };
             let secret =
                 Plaintext::of("cookies", &json!({"cookies": text}), MAX_COOKIE_BYTES).unwrap();
-            vault
-                .store(
-                    &users,
-                    ada,
-                    Metadata::system(),
-                    Target::For(holding),
-                    secret,
-                )
+            credentials
+                .store(ada, Metadata::system(), StoreTarget::For(holding), secret)
                 .await
                 .unwrap()
         };
@@ -40,13 +34,13 @@ both_stores!(
             (first.id, false, true)
         );
         let ask = async |right| {
-            let ask = Ask {
-                named: Named::Id(first.id),
+            let ask = SecretRequest {
+                named: CredentialRef::Id(first.id),
                 kinds: &CredentialKind::ALL,
                 right,
                 purpose: None,
             };
-            vault.reveal(&users, &Caller::shared_secret("r"), ask).await
+            credentials.reveal(&Caller::shared_secret("r"), ask).await
         };
         assert_eq!(
             ask(RevealRight::Own).await.unwrap().plaintext.expose(),

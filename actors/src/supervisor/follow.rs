@@ -1,100 +1,125 @@
-//! What was asked is begun when its fact is seen in the log, by the node that holds its lease.
+//! An answer is started when its question's fact is seen in the log, by the node that holds its lease.
 
 use std::time::Duration;
 
 use genie_events::{
-    Metadata, SessionId, TurnId, UserId, account::FORGOTTEN, caption::CaptionEvent,
-    chat::ChatEvent, event::Event,
+    Metadata, SessionId, TurnId, UserId,
+    account::FORGOTTEN,
+    caption::{Brief, CaptionEvent},
+    chat::ChatEvent,
+    event::Event,
 };
 use genie_log::{Body, Fact, LogError, StoredRow, leases::LeaseKind};
 use tracing::{error, warn};
 
-use super::{Supervisor, lock};
+use super::Supervisor;
+use crate::{captions, chats};
 
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
 impl Supervisor {
-    /// Follows the log from a position for ever and runs what is this node's to run; to be spawned on the runtime that owns the
+    /// Follows the log from a position for ever and starts what this node has to run; to be spawned on the runtime that owns the
     /// store's connections.
     pub async fn follow(self, after: u64) {
         let mut follower = self.0.log.follow(after);
         while let Some(rows) = follower.next_or_end("model supervisor").await {
             for row in &rows {
-                match row.event_type.as_str() {
-                    "chat.asked" | "caption.requested" => self.see_surely(row).await,
-                    FORGOTTEN => self.let_go(UserId(row.owner)),
-                    _ => {}
-                }
+                self.see(row).await;
             }
         }
     }
 
-    async fn see_surely(&self, row: &StoredRow) {
+    async fn see(&self, row: &StoredRow) {
+        match row.event_type.as_str() {
+            "chat.asked" | "caption.requested" => self.start_with_retry(row).await,
+            FORGOTTEN => self.drop_user(UserId(row.owner)),
+            _ => {}
+        }
+    }
+
+    async fn start_with_retry(&self, row: &StoredRow) {
         loop {
-            match self.see(row).await {
+            match self.start(row).await {
+                Ok(()) => return,
                 Err(LogError::Away(reason)) => {
-                    warn!(reason, "what was asked can't be read yet; trying on")
+                    warn!(
+                        reason,
+                        position = row.position,
+                        "question cannot be read; retrying in 0.5 s"
+                    )
                 }
                 Err(error) => {
-                    return error!(%error, position = row.position, "what was asked can't be begun");
+                    return error!(%error, position = row.position, "answer not started: its question cannot be read");
                 }
-                Ok(()) => return,
             }
             tokio::time::sleep(AWAY).await;
         }
     }
 
-    async fn see(&self, row: &StoredRow) -> Result<(), LogError> {
+    async fn start(&self, row: &StoredRow) -> Result<(), LogError> {
         let fact = self.0.log.open_row(row).await?;
         let Some(user) = fact.user else { return Ok(()) };
-        let Body::Open(event, _) = &fact.body else {
-            self.leave_unread(&fact);
-            return Ok(());
-        };
-        match event {
-            Event::Chat(ChatEvent::Asked { turn, .. }) => {
-                let id = turn.to_string();
-                match self.is_mine(LeaseKind::Turn, &id).await? {
-                    true => self.start_turn(
-                        *turn,
-                        user,
-                        SessionId(fact.stream.id.clone()),
-                        cause(&fact),
-                    ),
-                    false => self.leave_alone(&id, Some(*turn), None),
-                }
+        match &fact.body {
+            Body::Open(Event::Chat(ChatEvent::Asked { turn, .. }), _) => {
+                self.start_turn(*turn, user, &fact).await
             }
-            Event::Caption(CaptionEvent::Requested { brief, .. }) => {
-                let Ok(caption) = fact.stream.id.parse() else {
-                    return Ok(());
-                };
-                match self.is_mine(LeaseKind::Caption, &fact.stream.id).await? {
-                    true => self.start_caption(caption, user, brief.clone(), cause(&fact)),
-                    false => self.leave_alone(&fact.stream.id, None, Some(caption)),
-                }
+            Body::Open(Event::Caption(CaptionEvent::Requested { brief, .. }), _) => {
+                self.start_caption(user, brief, &fact).await
             }
-            _ => {}
+            Body::Open(..) => Ok(()),
+            _ => {
+                self.release_unreadable(&fact);
+                Ok(())
+            }
+        }
+    }
+
+    async fn start_turn(&self, turn: TurnId, user: UserId, fact: &Fact) -> Result<(), LogError> {
+        if self.holds_lease(LeaseKind::Turn, &turn.to_string()).await? {
+            let session = SessionId(fact.stream.id.clone());
+            chats::turn::start(self, turn, user, session, cause(fact));
+        } else {
+            self.release_turn(turn);
         }
         Ok(())
     }
 
-    /// Whoever asked it was forgotten before it was begun.
-    fn leave_unread(&self, fact: &Fact) {
-        match fact
-            .metadata
-            .clear
-            .get("turn")
-            .and_then(|turn| serde_json::from_value::<TurnId>(turn.clone()).ok())
+    async fn start_caption(
+        &self,
+        user: UserId,
+        brief: &Brief,
+        fact: &Fact,
+    ) -> Result<(), LogError> {
+        let Ok(caption) = fact.stream.id.parse() else {
+            return Ok(());
+        };
+        if self
+            .holds_lease(LeaseKind::Caption, &fact.stream.id)
+            .await?
         {
-            Some(turn) => self.leave_alone(&turn.to_string(), Some(turn), None),
-            None => self.leave_alone(&fact.stream.id, None, fact.stream.id.parse().ok()),
+            captions::task::start(self, caption, user, brief.clone(), cause(fact));
+        } else {
+            self.release_caption(caption);
+        }
+        Ok(())
+    }
+
+    /// The user was forgotten before the answer was started.
+    fn release_unreadable(&self, fact: &Fact) {
+        let turn = fact.metadata.clear.get("turn");
+        if let Some(turn) = turn.and_then(|turn| serde_json::from_value(turn.clone()).ok()) {
+            self.release_turn(turn);
+        } else if let Ok(caption) = fact.stream.id.parse() {
+            self.release_caption(caption);
         }
     }
 
-    /// Stops what runs for a user who was forgotten, at the model server too. It has no end: nobody could read it.
-    fn let_go(&self, user: UserId) {
-        lock(&self.0.running)
+    /// Stops what runs for a forgotten user, at the model server too. Such an answer has no end: nobody could read it.
+    fn drop_user(&self, user: UserId) {
+        self.0
+            .running
+            .lock()
             .values()
             .filter(|run| run.user == user)
             .for_each(|run| run.lost.cancel());

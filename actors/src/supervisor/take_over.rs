@@ -1,4 +1,4 @@
-//! Leases of runs: renewing those of what runs here, and taking over what dead nodes left behind.
+//! Leases of runs: renews those of the runs on this node, and takes over what dead nodes left behind.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use genie_log::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{LEASE, Supervisor, lock};
+use super::{LEASE, Supervisor};
+use crate::{captions, chats};
 
 /// How often leases are renewed and the lapsed looked for.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -24,11 +25,14 @@ impl Supervisor {
         loop {
             match self.renew_once().await {
                 Ok(()) => {
-                    lock(&self.0.renewing_since).get_or_insert_with(Instant::now);
+                    self.0
+                        .renewing_since
+                        .lock()
+                        .get_or_insert_with(Instant::now);
                 }
                 Err(error) => {
-                    *lock(&self.0.renewing_since) = None;
-                    warn!(%error, "the leases of running answers can't be renewed; trying on");
+                    *self.0.renewing_since.lock() = None;
+                    warn!(%error, "leases of running answers not renewed; retrying in 2 s");
                 }
             }
             tokio::time::sleep(HEARTBEAT).await;
@@ -36,7 +40,7 @@ impl Supervisor {
     }
 
     async fn renew_once(&self) -> Result<(), LogError> {
-        let ids: Vec<String> = lock(&self.0.running).keys().cloned().collect();
+        let ids: Vec<String> = self.0.running.lock().keys().cloned().collect();
         if ids.is_empty() {
             return self.0.log.store().ping().await;
         }
@@ -47,18 +51,21 @@ impl Supervisor {
             .renew_runs(&self.0.node, ids.clone(), self.lease_end())
             .await?;
         ids.iter()
-            .for_each(|id| self.heed(id, held.get(id).copied()));
+            .for_each(|id| self.apply_heartbeat(id, held.get(id).copied()));
         Ok(())
     }
 
     /// After an outage of the store every lease has lapsed, those of living nodes too: each is given a lease's time to renew.
     fn may_take_over(&self) -> bool {
-        lock(&self.0.renewing_since).is_some_and(|since| since.elapsed() >= LEASE)
+        self.0
+            .renewing_since
+            .lock()
+            .is_some_and(|since| since.elapsed() >= LEASE)
     }
 
-    /// What the heartbeat said of a run: held and perhaps called off, or not held any more.
-    fn heed(&self, id: &str, called_off: Option<bool>) {
-        let Some(run) = lock(&self.0.running).get(id).cloned() else {
+    /// The heartbeat's word on a run: its lease is held and perhaps called off, or it is lost.
+    fn apply_heartbeat(&self, id: &str, called_off: Option<bool>) {
+        let Some(run) = self.0.running.lock().get(id).cloned() else {
             return;
         };
         match called_off {
@@ -68,27 +75,27 @@ impl Supervisor {
         }
     }
 
-    /// Takes over what dead nodes left behind, for ever, whenever this node is elected; to be spawned.
-    pub async fn take_over_the_lapsed(self, embedded: bool, election: Election) {
+    /// Takes over what dead nodes left behind, for ever, whenever this node is the leader; to be spawned.
+    pub async fn take_over_expired(self, embedded: bool, election: Election) {
         if embedded && let Err(error) = self.0.log.leases().release_runs().await {
-            warn!(%error, "what an earlier process ran can't be released yet; its leases will lapse");
+            warn!(%error, "leases of an earlier process not released; they expire by themselves");
         }
         loop {
             if let Some(epoch) = election.now()
                 && self.may_take_over()
-                && let Err(error) = self.look_for_the_lapsed(epoch).await
+                && let Err(error) = self.take_over_once(epoch).await
             {
-                warn!(%error, "lapsed answers can't be looked for; trying on");
+                warn!(%error, "expired leases of answers cannot be read; retrying in 2 s");
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
     }
 
-    async fn look_for_the_lapsed(&self, epoch: Epoch) -> Result<(), LogError> {
+    async fn take_over_once(&self, epoch: Epoch) -> Result<(), LogError> {
         let now = self.0.log.clock().now();
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
             for lease in self.0.log.leases().lapsed(kind, now, TAKEN_OVER).await? {
-                if lock(&self.0.running).contains_key(&lease.id) {
+                if self.0.running.lock().contains_key(&lease.id) {
                     continue; // ours, and about to be renewed
                 }
                 let taken = self
@@ -100,44 +107,46 @@ impl Supervisor {
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(epoch, kind, lease).await
                 {
-                    error!(%error, "what a dead node left behind can't be ended yet; it is tried again when the lease lapses");
+                    error!(%error, "answer of a dead node not ended; retrying when its lease expires");
                 }
             }
         }
         Ok(())
     }
 
-    /// A turn of which nothing was shown is begun anew; one that had begun ends as interrupted with what was shown of it.
-    /// A caption fails, and its quota unit goes back.
     async fn take_over(&self, epoch: Epoch, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
         match kind {
-            LeaseKind::Turn => {
-                let Ok(turn) = lease.id.parse::<TurnId>() else {
-                    return Ok(());
-                };
-                let session = SessionId(lease.stream_id);
-                if !self.is_unanswered(turn, lease.user, &session).await? {
-                    return self
-                        .0
-                        .log
-                        .leases()
-                        .remove(kind, &lease.id, &self.0.node)
-                        .await;
-                }
-                let shown = self.0.log.journals().text(turn, lease.user).await?;
-                info!(turn.id = %turn, shown.bytes = shown.len(), "turn `{turn}` was not finished by the server that began it; this one goes on");
-                if shown.is_empty() {
-                    self.start_turn(turn, lease.user, session, Metadata::system());
-                } else {
-                    self.end_turn(epoch, turn, lease.user, session);
-                }
-            }
+            LeaseKind::Turn => self.take_over_turn(epoch, lease).await,
             LeaseKind::Caption => {
+                // Its quota unit goes back with the failure.
                 if let Ok(caption) = lease.id.parse::<CaptionId>() {
-                    self.end_caption(epoch, caption, lease.user);
+                    captions::task::end_orphan(self, epoch, caption, lease.user);
                 }
+                Ok(())
             }
-            LeaseKind::Job => {}
+            LeaseKind::Job => Ok(()),
+        }
+    }
+
+    /// A turn of which nothing was shown starts anew. One that had begun ends as interrupted, with what was shown of it.
+    async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), LogError> {
+        let Ok(turn) = lease.id.parse::<TurnId>() else {
+            return Ok(());
+        };
+        let session = SessionId(lease.stream_id);
+        if !self.is_unanswered(turn, lease.user, &session).await? {
+            let log = &self.0.log;
+            return log
+                .leases()
+                .remove(LeaseKind::Turn, &lease.id, &self.0.node)
+                .await;
+        }
+        let shown = self.0.log.journals().text(turn, lease.user).await?;
+        info!(turn.id = %turn, shown.bytes = shown.len(), "turn was not finished by the server that began it; this one goes on");
+        if shown.is_empty() {
+            chats::turn::start(self, turn, lease.user, session, Metadata::system());
+        } else {
+            chats::turn::end_orphan(self, epoch, turn, lease.user, session);
         }
         Ok(())
     }

@@ -119,3 +119,17 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 pub fn chance() -> f64 {
     rand::rng().random()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pause_ends_when_the_clock_is_moved() {
+        let clock = Clock::ahead();
+        let before = clock.now();
+        let hour = Duration::from_secs(60 * 60);
+        tokio::join!(clock.pause(hour), async { clock.advance_millis(60_000) });
+        assert!(clock.now() >= before.plus_seconds(60));
+    }
+}

@@ -121,7 +121,7 @@ pub enum ProfileCommand {
     },
 }
 
-/// What another system says an account is. A missing field stays as it is.
+/// An account as another system describes it. A missing field stays as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AccountSync {
     /// The role's name.

@@ -35,7 +35,7 @@ impl Onboarding {
         }
     }
 
-    /// The stored word back.
+    /// Reads the stored word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }

@@ -115,10 +115,11 @@ impl Profile {
             ProfileCommand::EndSession { family } => {
                 Ok(vec![AccountEvent::SessionEnded { family }])
             }
-            ProfileCommand::NoteReuse { family } => match self.reused.as_ref() == Some(&family) {
-                true => Ok(vec![]),
-                false => Ok(vec![AccountEvent::SessionReuseDetected { family }]),
-            },
+            ProfileCommand::NoteReuse { family } => {
+                let is_new = self.reused.as_ref() != Some(&family);
+                let detected = is_new.then_some(AccountEvent::SessionReuseDetected { family });
+                Ok(detected.into_iter().collect())
+            }
             ProfileCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
             ProfileCommand::StartImpersonation { .. } if self.admin => Err(Refusal::forbidden(
                 "forbidden",
@@ -151,13 +152,13 @@ impl Profile {
 
     /// A password that was changed after it was checked is wrong.
     fn check_password(&self, version: u32) -> Result<(), Refusal> {
-        match version == self.password {
-            true => Ok(()),
-            false => Err(Refusal::forbidden(
-                "wrong_password",
-                "The password is wrong; it was changed a moment ago",
-            )),
+        if version == self.password {
+            return Ok(());
         }
+        Err(Refusal::forbidden(
+            "wrong_password",
+            "The password is wrong; it was changed a moment ago",
+        ))
     }
 
     /// A code counts once, and only for the secret that is enabled now.

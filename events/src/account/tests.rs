@@ -68,7 +68,7 @@ fn onboarding_goes_one_step_forward_and_only_genie_completes_it() {
 }
 
 #[test]
-fn the_suspended_may_not_act() {
+fn a_suspended_user_may_not_act() {
     let given = vec![AccountEvent::Registered(ada()), AccountEvent::Suspended];
     let refused = Given::with(())
         .given(given)
@@ -88,7 +88,7 @@ fn registered(later: Vec<AccountEvent>) -> Account {
 }
 
 #[test]
-fn what_another_system_says_is_taken_in_any_status_and_once() {
+fn another_systems_account_data_is_accepted_in_any_status_and_once() {
     let wanted = AccountSync {
         role: Some("editor".into()),
         tier: Some(Tier::Pro),
@@ -112,7 +112,7 @@ fn what_another_system_says_is_taken_in_any_status_and_once() {
     assert_eq!(
         account.decide(LifecycleCommand::Sync(wanted)),
         Ok(vec![]),
-        "the same again"
+        "a repeat changes nothing"
     );
     let back = AccountSync {
         admin: Some(true),
@@ -140,7 +140,7 @@ fn what_another_system_says_is_taken_in_any_status_and_once() {
 }
 
 #[test]
-fn who_is_met_is_what_the_other_system_says() {
+fn a_user_who_is_met_is_what_the_other_system_says() {
     let acquaintance = ExternalAccount {
         email: Some("ada@example.com".into()),
         email_id: None,
@@ -292,7 +292,7 @@ fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
 }
 
 #[test]
-fn a_family_whose_old_token_came_back_is_noted_once() {
+fn a_family_with_a_returned_old_token_is_recorded_once() {
     let note = |family: &str| ProfileCommand::NoteReuse {
         family: family.into(),
     };
@@ -312,7 +312,7 @@ fn a_family_whose_old_token_came_back_is_noted_once() {
 }
 
 #[test]
-fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
+fn nobody_impersonates_an_administrator_or_a_suspended_user() {
     let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
     let start = ProfileCommand::StartImpersonation { by, impersonation };
     let started = AccountEvent::ImpersonationStarted { by, impersonation };
@@ -339,7 +339,7 @@ fn nobody_acts_in_the_name_of_an_administrator_or_of_somebody_suspended() {
 }
 
 #[test]
-fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
+fn an_impersonation_of_a_user_suspended_meanwhile_can_be_ended() {
     let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
     let end = LifecycleCommand::EndImpersonation { by, impersonation };
     let ended = AccountEvent::ImpersonationEnded { by, impersonation };
@@ -351,7 +351,7 @@ fn an_impersonation_of_somebody_who_was_suspended_meanwhile_can_be_ended() {
 }
 
 #[test]
-fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() {
+fn a_user_who_asks_to_be_forgotten_may_not_act_and_can_cancel_until_it_is_done() {
     let asked = AccountEvent::ForgetRequested { due: Timestamp(7) };
     let active = given(vec![AccountEvent::Registered(ada())]);
     assert_eq!(
@@ -363,7 +363,7 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
     assert_eq!(
         leaving.decide(LifecycleCommand::RequestForget { due: Timestamp(9) }),
         Ok(vec![]),
-        "the first time stands"
+        "the first request stands"
     );
     let active_again = LifecycleCommand::Sync(AccountSync {
         active: Some(true),
@@ -372,7 +372,7 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
     assert_eq!(
         leaving.decide(active_again),
         Ok(vec![]),
-        "by undoing it alone"
+        "only a cancellation brings the user back"
     );
 
     assert_eq!(
@@ -395,17 +395,17 @@ fn who_asks_to_be_forgotten_may_not_act_and_it_can_be_undone_until_it_is_done() 
     assert_eq!(
         back.decide(LifecycleCommand::WithdrawForget),
         Ok(vec![]),
-        "it is so already"
+        "nothing is left to cancel"
     );
     assert_eq!(
         back.decide(LifecycleCommand::ForgetWhenDue { now: Timestamp(7) }),
         Ok(vec![]),
-        "a timer that comes late"
+        "a late timer does nothing"
     );
 }
 
 #[test]
-fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
+fn a_user_suspended_while_leaving_stays_suspended_after_a_cancellation() {
     let mut account = given(vec![
         AccountEvent::Registered(ada()),
         AccountEvent::ForgetRequested { due: Timestamp(7) },
@@ -427,7 +427,7 @@ fn who_was_suspended_while_leaving_stays_so_when_it_is_undone() {
 }
 
 #[test]
-fn whoever_is_there_can_be_forgotten_and_nobody_twice() {
+fn every_present_user_can_be_forgotten_and_nobody_twice() {
     let forget = LifecycleCommand::Forget(ForgottenBy::Administrator);
     let forgotten = AccountEvent::Forgotten {
         by: ForgottenBy::Administrator,

@@ -53,7 +53,7 @@ fn completed() -> JobEvent {
 const SOON: Timestamp = Timestamp(5);
 
 #[test]
-fn submitting_the_same_again_is_no_error_and_another_body_is() {
+fn submitting_the_same_again_is_no_error_but_another_body_is() {
     Given::with(())
         .given(vec![submitted()])
         .when(submit(spec()))
@@ -171,7 +171,7 @@ fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
 }
 
 #[test]
-fn what_was_counted_goes_back_once_when_the_work_comes_to_nothing() {
+fn a_counted_unit_goes_back_once_when_the_work_comes_to_nothing() {
     let unit = Unit {
         counter: crate::tier::Counter::AiClipOps,
         month: crate::timestamp::Month(202_611),

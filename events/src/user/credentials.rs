@@ -49,14 +49,12 @@ impl User {
 
     pub(super) fn check_room_for_a_login(&self) -> Result<(), Refusal> {
         let is_login = |held: &&Credential| matches!(held, Credential::Held { kind, .. } if *kind != CredentialKind::Profile);
-        match self.credentials.values().filter(is_login).count() < MAX_LOGINS {
-            true => Ok(()),
-            false => {
-                let sentence =
-                    format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
-                Err(Refusal::conflict("too_many_credentials", sentence))
-            }
+        if self.credentials.values().filter(is_login).count() < MAX_LOGINS {
+            return Ok(());
         }
+        let sentence =
+            format!("You hold {MAX_LOGINS} logins, cookie files and sessions; remove some");
+        Err(Refusal::conflict("too_many_credentials", sentence))
     }
 
     pub(super) fn import_credential(
@@ -92,10 +90,10 @@ impl User {
                 self.credential_changes(id, command)
             }
             Some(Credential::Held { .. }) => {
-                refused("This credential was changed here, and stays so".to_owned())
+                refused("This credential was changed here and is kept".to_owned())
             }
             Some(Credential::Removed { .. }) => {
-                refused("This credential was removed here, and stays so".to_owned())
+                refused("This credential was removed here and stays removed".to_owned())
             }
         }
     }

@@ -90,14 +90,12 @@ impl User {
             .values()
             .filter(|job| !matches!(job, Job::Finished { .. }))
             .count();
-        match unfinished < MAX_UNFINISHED_JOBS {
-            true => Ok(()),
-            false => {
-                let sentence = format!(
-                    "You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some"
-                );
-                Err(Refusal::conflict("too_many_jobs", sentence))
-            }
+        if unfinished < MAX_UNFINISHED_JOBS {
+            return Ok(());
         }
+        let sentence = format!(
+            "You have {MAX_UNFINISHED_JOBS} jobs that have not ended; wait for some to end, or cancel some"
+        );
+        Err(Refusal::conflict("too_many_jobs", sentence))
     }
 }

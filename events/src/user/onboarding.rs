@@ -34,7 +34,7 @@ impl User {
             // An administrator set the step by hand, and no import is running.
             Onboarding::Processing if !self.jobs.values().any(is_under_way) => return Ok(()),
             Onboarding::Processing => {
-                "Your data is being read in already; wait for it to end, or cancel its job"
+                "Your data is being imported already; wait for the end of its job, or cancel it"
             }
             Onboarding::Complete => "Onboarding is complete; there is nothing more to upload",
         };

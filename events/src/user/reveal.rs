@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_kinds_the_first_that_is_held_is_shown() {
+    fn the_first_held_kind_of_several_is_shown() {
         let (mut ada, both) = (ada(), [CredentialKind::Cookies, CredentialKind::Password]);
         let download = wanted(CredentialSelector::For("x".into()), &both);
         assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(4));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_word_and_stands_in_the_credential_s_own_stream() {
+    fn each_reason_has_its_word_and_stands_in_the_credentials_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
         let later = Timestamp(NOW.0 + 1);

@@ -208,7 +208,7 @@ fn a_finished_job_leaves_the_state_and_can_be_recalled() {
 }
 
 #[test]
-fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
+fn one_credential_for_a_platform_and_name_and_the_tier_limits_their_number() {
     let mut ada = ada();
     let store = |n: u128, platform: &str, version| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
@@ -243,7 +243,7 @@ fn a_platform_and_name_is_one_credential_and_the_tier_limits_how_many() {
 }
 
 #[test]
-fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
+fn other_kinds_than_profiles_are_one_per_platform_and_count_as_no_connection() {
     let mut ada = ada();
     let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
@@ -281,7 +281,7 @@ fn what_is_no_profile_is_one_for_each_platform_and_counts_as_no_connection() {
 }
 
 #[test]
-fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
+fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     let mut ada = ada();
     let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
@@ -318,7 +318,7 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
             ask(&mut ada, store).unwrap_err().kind,
             RefusalKind::Quota { .. }
         ),
-        "it is full for everything else"
+        "the tier has no room for other credentials"
     );
     ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
     for (again, why) in [
@@ -335,21 +335,21 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     assert_eq!(
         ask(&mut ada, import_over(1, "p1", Some(1))),
         Ok(1),
-        "in the place of what was brought in"
+        "an import replaces an earlier import"
     );
     assert_eq!(
         ask(&mut ada, import_over(1, "p1", Some(1)))
             .unwrap_err()
             .code,
         "not_imported",
-        "it has changed since"
+        "the credential has changed since"
     );
     assert_eq!(
         ask(&mut ada, import_over(3, "p3", Some(1)))
             .unwrap_err()
             .code,
         "not_imported",
-        "it was removed"
+        "the credential was removed"
     );
     apply(
         &mut ada,
@@ -358,7 +358,7 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
     assert_eq!(
         ask(&mut ada, import(5, "p5")),
         Ok(1),
-        "nothing of the suspended is lost"
+        "an import works for a suspended user"
     );
     let nobody = User::new(UserId(id(2))).decide(
         Now {
@@ -371,7 +371,7 @@ fn what_is_brought_in_is_counted_and_not_limited_and_takes_nothings_place() {
 }
 
 #[test]
-fn the_suspended_ask_nothing_but_what_runs_may_end() {
+fn a_suspended_user_may_ask_nothing_but_running_work_may_end() {
     let mut ada = ada();
     ask(
         &mut ada,
@@ -485,7 +485,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
 }
 
 #[test]
-fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
+fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
     let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);
     let claimed = JobEvent::Claimed {
         attempt: 1,
@@ -509,7 +509,7 @@ fn a_job_queued_again_is_no_absent_one_to_a_state_that_had_left_it_out() {
         stream.evolve(event.clone());
         apply(&mut user, vec![Change::new(&job, event)]);
     }
-    assert_eq!(user.job(&job), None, "so that it is recalled");
+    assert_eq!(user.job(&job), None, "the job has to be recalled");
     user.recall_job(job.clone(), stream, 4);
     let complete = JobCommand::Complete {
         lease: "l".into(),
@@ -592,7 +592,7 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     assert_eq!(
         ask(&mut ada, begin(2)).unwrap_err().code,
         "onboarding_order",
-        "one at a time"
+        "one import at a time"
     );
 
     assert_eq!(
@@ -648,7 +648,7 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     assert_eq!(
         ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)),
         Ok(2),
-        "of the suspended, too"
+        "work of a suspended user may end"
     );
     assert_eq!(onboarding(&ada), Onboarding::Complete);
 }
@@ -692,7 +692,7 @@ fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
     assert_eq!(
         ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)),
         Ok(1),
-        "what was completed stays so"
+        "completed onboarding stays completed"
     );
     assert_eq!(onboarding(&ada), Onboarding::Complete);
 }
@@ -702,7 +702,7 @@ fn is_quota(refusal: &Refusal) -> bool {
 }
 
 #[test]
-fn every_operation_of_the_contract_counts_what_it_says() {
+fn every_operation_counts_against_its_documented_counter() {
     let mut ada = on_tier(Tier::Pro);
     for (n, (operation, counter)) in [
         ("caption_generation", Counter::PostsAiAssisted),
@@ -739,13 +739,13 @@ fn every_operation_of_the_contract_counts_what_it_says() {
             UserCommand::SubmitJob(JobId::new(id(99)), spec("resize_image"))
         ),
         Ok(1),
-        "not counted"
+        "this operation is not counted"
     );
     assert_eq!(ada.used(Counter::AiClipOps, NOW), 3);
 }
 
 #[test]
-fn a_job_that_comes_to_nothing_goes_back_to_its_month_and_counts_again_when_it_is_queued_again() {
+fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_queued_again() {
     let (mut ada, job) = (on_tier(Tier::Creator), JobId::new(id(1)));
     ask(
         &mut ada,
@@ -787,7 +787,7 @@ fn a_job_that_comes_to_nothing_goes_back_to_its_month_and_counts_again_when_it_i
             ada.used(Counter::AiClipOps, NEXT_MONTH)
         ),
         (1, 1),
-        "no fresh month by a clock"
+        "a clock that jumps back opens no fresh month"
     );
     let claim = JobCommand::Claim {
         worker: "w".into(),
@@ -841,12 +841,12 @@ fn a_job_is_queued_again_only_within_the_limit() {
             .unwrap_err()
             .code,
         "not_failed",
-        "before any limit"
+        "the status is checked before any limit"
     );
 }
 
 #[test]
-fn a_job_for_later_needs_room_among_those_that_wait_for_their_time() {
+fn a_delayed_job_needs_room_among_the_delayed_jobs() {
     let mut ada = ada();
     let later = JobSpec {
         run_at: Some(NOW.plus_seconds(60)),

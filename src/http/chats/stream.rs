@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::web::{Bytes, Data};
 use futures_util::Stream;
-use genie_actors::turn_feed::{Progress, Stage};
+use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{
     TurnId, UserId,
     chat::{Failure, TurnMetrics},
@@ -28,7 +28,7 @@ const READ_SIDE: Duration = Duration::from_secs(2);
 /// Where a turn is read from.
 pub enum Source {
     /// It runs here.
-    Live(watch::Receiver<Progress>),
+    Live(watch::Receiver<TurnProgress>),
     /// It runs elsewhere, or has ended: the journal and the read side know.
     Stored,
 }
@@ -41,14 +41,14 @@ pub struct TurnStream {
     source: Source,
     /// The place after which the reader wants events.
     after: u64,
-    stage_told: Option<Stage>,
+    stage_told: Option<TurnStage>,
     /// When something was last sent.
     sent: Instant,
 }
 
 /// What there is to tell now.
 struct View {
-    stage: Stage,
+    stage: TurnStage,
     /// The text from the reader's place on.
     fresh: String,
     /// The place after it.
@@ -67,7 +67,7 @@ struct End {
 }
 
 impl View {
-    fn new(stage: Stage, text: &str, after: u64, ended: Option<End>) -> Self {
+    fn new(stage: TurnStage, text: &str, after: u64, ended: Option<End>) -> Self {
         Self {
             stage,
             fresh: from(text, after),
@@ -149,7 +149,7 @@ impl TurnStream {
         let kept = self.app.reads.chats.turn(self.user, self.turn).await?;
         let Some(answer) = kept.into_iter().find(|message| message.role == "assistant") else {
             let text = self.app.log.journals().text(self.turn, self.user).await?;
-            return Ok(View::new(Stage::Running, &text, self.after, None));
+            return Ok(View::new(TurnStage::Running, &text, self.after, None));
         };
         let detail = answer.detail.unwrap_or_default();
         let outcome = ["completed", "stopped", "interrupted"]
@@ -164,7 +164,7 @@ impl TurnStream {
             position: answer.position,
         };
         Ok(View::new(
-            Stage::Running,
+            TurnStage::Running,
             &answer.content,
             self.after,
             Some(end),
@@ -192,12 +192,12 @@ impl TurnStream {
         Some(self.event(
             self.after,
             match view.stage {
-                Stage::Accepted => json!({"type": "stage_update", "missionLabel": "Reading your message", "mood": "thinking"}),
-                Stage::Queued { place, eta_ms } => json!({
+                TurnStage::Accepted => json!({"type": "stage_update", "missionLabel": "Reading your message", "mood": "thinking"}),
+                TurnStage::Queued { place, eta_ms } => json!({
                     "type": "stage_update", "missionLabel": "Waiting for the model", "mood": "thinking",
                     "queue_position": place, "eta_ms": eta_ms,
                 }),
-                Stage::Running => json!({"type": "stage_update", "missionLabel": "Writing", "mood": "focused"}),
+                TurnStage::Running => json!({"type": "stage_update", "missionLabel": "Writing", "mood": "focused"}),
             },
         ))
     }

@@ -1,7 +1,9 @@
 //! What a user's downloads log in with: a name and a password, or a cookie file.
 
 use actix_web::web::Data;
-use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, Target};
+use genie_actors::credentials::{
+    CredentialDetails, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, StoreTarget,
+};
 use genie_events::{SecretText, cookies, credential::CredentialKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -96,7 +98,7 @@ pub async fn store(
         .clone()
         .filter(|_| kind == CredentialKind::Password);
     let platform_username = checked_username("username", name)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,
         platform_username,
@@ -104,8 +106,8 @@ pub async fn store(
     });
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     let credential = StoredCredential {
         id: stored.id,

@@ -3,7 +3,7 @@
 use actix_web::web::Data;
 use genie_actors::{
     Caller,
-    credentials::{Ask, Named, Revealed},
+    credentials::{CredentialRef, Revealed, SecretRequest},
 };
 use genie_events::{
     CredentialId, credential::CredentialKind, service_key::Scope, user::reveal::RevealRight,
@@ -111,11 +111,11 @@ impl RevealRequest {
         }
     }
 
-    fn for_platform(&self) -> Result<Named, ApiError> {
+    fn for_platform(&self) -> Result<CredentialRef, ApiError> {
         let missing = |field| ApiError::field(format!("`{field}` is missing"));
         let user = self.user.as_ref().ok_or_else(|| missing("userId"))?;
         let user = user.parse().map_err(|_| ApiError::NotFound("credential"))?;
-        Ok(Named::For {
+        Ok(CredentialRef::For {
             user,
             platform: checked_platform(self.platform.as_ref().ok_or_else(|| missing("platform"))?)?,
         })
@@ -127,7 +127,7 @@ async fn shown(
     min_position: &MinPosition,
     caller: &Caller,
     wanted: RevealRequest,
-    named: Named,
+    named: CredentialRef,
     kinds: &'static [CredentialKind],
 ) -> Result<(Revealed, Opened), ApiError> {
     if wanted
@@ -141,17 +141,13 @@ async fn shown(
     }
     let right = wanted.right(caller)?;
     min_position.wait_for_log(app).await?;
-    let ask = Ask {
+    let ask = SecretRequest {
         named,
         kinds,
         right,
         purpose: wanted.purpose,
     };
-    let revealed = app
-        .write
-        .vault
-        .reveal(&app.write.users, caller, ask)
-        .await?;
+    let revealed = app.write.credentials.reveal(caller, ask).await?;
     let opened = Opened::of(&revealed.plaintext)?;
     Ok((revealed, opened))
 }
@@ -167,7 +163,7 @@ pub async fn profile(
         .profile
         .as_ref()
         .ok_or_else(|| ApiError::field("`creatorProfileId` is missing"))?;
-    let named = Named::Id(credential_id(id)?);
+    let named = CredentialRef::Id(credential_id(id)?);
     let (revealed, opened) = shown(
         &app,
         &min_position,
@@ -201,7 +197,7 @@ pub async fn download(
         Some(_) => return Err(ApiError::field("`kind` must be `password` or `cookies`")),
     };
     let named = match &wanted.id {
-        Some(id) => Named::Id(credential_id(id)?),
+        Some(id) => CredentialRef::Id(credential_id(id)?),
         None => wanted.for_platform()?,
     };
     let (revealed, opened) =

@@ -1,7 +1,7 @@
 //! What a user's browser is logged in with, as its extension captures it.
 
 use actix_web::web::Data;
-use genie_actors::credentials::{Holding, MAX_COOKIE_BYTES, Plaintext, Target};
+use genie_actors::credentials::{CredentialDetails, MAX_COOKIE_BYTES, Plaintext, StoreTarget};
 use genie_events::{
     CredentialId,
     cookies::{SessionCookie, checked_session},
@@ -82,7 +82,7 @@ pub async fn store(
         captured_at: now.rfc3339(),
     };
     let secret = Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?;
-    let target = Target::For(Holding {
+    let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Session,
         platform,
         platform_username: None,
@@ -90,8 +90,8 @@ pub async fn store(
     });
     let stored = app
         .write
-        .vault
-        .store(&app.write.users, user.account.user, asking, target, secret)
+        .credentials
+        .store(user.account.user, asking, target, secret)
         .await?;
     let session = StoredSession {
         id: stored.id,

@@ -2,7 +2,7 @@
 //! (`account.met`).
 
 use actix_web::HttpRequest;
-use genie_actors::{WriteError, registration::reservation::Made};
+use genie_actors::{WriteError, registration::reservation::ProvidedUser};
 use genie_events::{
     CallerKind, Metadata, StreamId, StreamKind, UserId,
     account::{AccountSync, ExternalAccount},
@@ -123,7 +123,7 @@ async fn meet(
         return Ok(()); // Another request began the account meanwhile.
     }
     if let Some(email) = &person.email {
-        let made = Made {
+        let made = ProvidedUser {
             email: email.clone(),
             first_name: person.first_name.clone(),
             role: person.role_word(),
@@ -145,8 +145,8 @@ async fn meet(
         active: true,
     };
     app.write
-        .register
-        .meet(person.user, who, Metadata::system())
+        .registration
+        .register_external(person.user, who, Metadata::system())
         .await
         .map(drop)
 }
@@ -206,8 +206,8 @@ async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
     }
     match app
         .write
-        .register
-        .follow_address(person.user, email, Metadata::system())
+        .emails
+        .change(person.user, email, Metadata::system())
         .await
     {
         Ok(()) => account.email = Some(email.clone()),

@@ -17,8 +17,8 @@ use std::{
 use genie_actors::{
     WriteError,
     registration::{
-        Register, Registered,
-        reservation::{Made, Reserved},
+        RegisteredUser, Registrar,
+        reservation::{ProvidedUser, ReservedRegistration},
     },
 };
 use genie_events::{Metadata, Refusal, UserId};
@@ -88,7 +88,7 @@ pub struct Registrations(Arc<Inner>);
 struct Inner {
     upstream: Arc<Upstream>,
     standings: Standings,
-    register: Register,
+    register: Registrar,
     log: Log,
     creator_role: String,
     reservation_seconds: i64,
@@ -102,7 +102,7 @@ impl Registrations {
         settings: &DirectusSettings,
         upstream: Arc<Upstream>,
         standings: Standings,
-        register: Register,
+        register: Registrar,
         log: Log,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -126,7 +126,7 @@ impl Registrations {
         applicant: Applicant,
         metadata: Metadata,
         address: Option<IpAddr>,
-    ) -> Result<Registered, NotRegistered> {
+    ) -> Result<RegisteredUser, NotRegistered> {
         let this = self.clone();
         let work = self.0.log.store().io().spawn(
             async move { this.register_to_the_end(applicant, metadata, address).await }
@@ -140,13 +140,17 @@ impl Registrations {
         applicant: Applicant,
         metadata: Metadata,
         address: Option<IpAddr>,
-    ) -> Result<Registered, NotRegistered> {
+    ) -> Result<RegisteredUser, NotRegistered> {
         let inner = &self.0;
         if inner.upstream.admin().is_none() {
             return Err(NotRegistered::NoAdminToken);
         }
         // Everything that can be refused is refused before anything is reserved.
-        let grant = inner.register.grant(&applicant.invite_code).await?;
+        let grant = inner
+            .register
+            .invites()
+            .grant(&applicant.invite_code)
+            .await?;
         let role = if grant.role == "creator" {
             inner.creator_role.clone()
         } else {
@@ -167,7 +171,7 @@ impl Registrations {
         };
         let mut reserved = reserve().await;
         if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken") {
-            let holder = inner.register.holder(&applicant.email).await?;
+            let holder = inner.register.emails().holder(&applicant.email).await?;
             let is_free = match holder {
                 Some(holder) => {
                     self.free_if_gone_now(&applicant.email, holder, address)
@@ -181,7 +185,7 @@ impl Registrations {
         }
         let reserved = reserved?;
         let user = reserved.reservation.user;
-        let made = Made {
+        let made = ProvidedUser {
             email: applicant.email.trim().to_owned(),
             first_name: applicant.first_name.clone(),
             role,
@@ -203,7 +207,7 @@ impl Registrations {
     /// Frees an address of a user who was deleted in Directus, by an answer that may be some
     /// seconds old. So it may be called at each request.
     pub async fn free_of_the_gone(&self, email: &str) -> Result<(), NotRegistered> {
-        let Some(holder) = self.0.register.holder(email).await? else {
+        let Some(holder) = self.0.register.emails().holder(email).await? else {
             return Ok(());
         };
         let standing = self
@@ -220,7 +224,7 @@ impl Registrations {
 
     /// Frees an address for this user, if its holder was deleted in Directus.
     pub async fn free_for(&self, email: &str, user: UserId) -> Result<(), NotRegistered> {
-        match self.0.register.holder(email).await? {
+        match self.0.register.emails().holder(email).await? {
             Some(holder) if holder != user => {
                 self.free_if_gone_now(email, holder, None).await.map(drop)
             }
@@ -263,7 +267,8 @@ impl Registrations {
     ) -> Result<(), NotRegistered> {
         self.0
             .register
-            .free_address(email, holder, metadata)
+            .emails()
+            .release(email, holder, metadata)
             .await?;
         info!(user.id = %holder, "Directus: freed the address of a user who was deleted there");
         Ok(())
@@ -360,10 +365,10 @@ impl Registrations {
 
     async fn spend(
         &self,
-        reserved: &Reserved,
-        made: &Made,
+        reserved: &ReservedRegistration,
+        made: &ProvidedUser,
         metadata: Metadata,
-    ) -> Result<Registered, NotRegistered> {
+    ) -> Result<RegisteredUser, NotRegistered> {
         match self.0.register.spend(reserved, made, metadata).await {
             // Another process released the reservation, because it could not know that this process
             // was only slow. So Directus must not keep the user.
@@ -391,7 +396,7 @@ impl Registrations {
         &self,
         user: UserId,
         address: &str,
-        made: &Made,
+        made: &ProvidedUser,
     ) -> Result<(), WriteError> {
         match self.0.register.reserved_for(user, address).await? {
             Some(reserved) => self
@@ -465,14 +470,14 @@ impl Registrations {
 
     async fn settle_one(
         &self,
-        one: &Reserved,
+        one: &ReservedRegistration,
         absent: &mut HashMap<UserId, Instant>,
     ) -> Result<(), WriteError> {
         let user = one.reservation.user;
         match self.0.standings.look_up(user, None).await {
             Ok(Standing::Known(person)) => {
                 let email = person.email.clone().unwrap_or_default();
-                let made = Made {
+                let made = ProvidedUser {
                     email,
                     first_name: person.first_name.clone(),
                     role: person.role_word(),

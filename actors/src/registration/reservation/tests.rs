@@ -5,16 +5,13 @@ use genie_log::{
 };
 
 use super::*;
-use crate::credentials::Vault;
+use crate::vault::Vault;
 
 const ADDRESS: &str = "Ada@Example.com";
 
-async fn register(store: &TestStore) -> (Log, Register, String) {
+async fn register(store: &TestStore) -> (Log, Registrar, String) {
     let opened = store.open().await;
-    let register = Register::new(
-        opened.append.clone(),
-        Vault::new(opened.append, opened.vault),
-    );
+    let register = Registrar::new(opened.append, Vault::new(opened.vault));
     let grant = Grant {
         tier: Tier::Pro,
         role: "creator".into(),
@@ -22,7 +19,8 @@ async fn register(store: &TestStore) -> (Log, Register, String) {
         expires_at: None,
     };
     let code = register
-        .make_invites(1, grant, Metadata::system())
+        .invites()
+        .make(1, grant, Metadata::system())
         .await
         .unwrap()
         .codes
@@ -30,8 +28,8 @@ async fn register(store: &TestStore) -> (Log, Register, String) {
     (opened.log, register, code)
 }
 
-fn ada() -> Made {
-    Made {
+fn ada() -> ProvidedUser {
+    ProvidedUser {
         email: ADDRESS.into(),
         first_name: Some("Ada".into()),
         role: "creator".into(),
@@ -58,7 +56,7 @@ both_stores!(
             .await;
         assert_eq!(code_of(again).await, "registration_under_way");
         assert_eq!(
-            code_of(register.grant(&code).await).await,
+            code_of(register.invites().grant(&code).await).await,
             "registration_under_way"
         );
         assert_eq!(
@@ -90,7 +88,7 @@ both_stores!(
             .await
             .unwrap();
         assert_eq!(log.head(), facts, "what is spent is not given back");
-        assert_eq!(register.holder(ADDRESS).await.unwrap(), Some(user));
+        assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), Some(user));
         assert_eq!(register.reserved(0).await.unwrap(), []);
     }
 );
@@ -142,13 +140,16 @@ both_stores!(
             onboarding: Default::default(),
             active: true,
         };
-        register.meet(user, who, Metadata::system()).await.unwrap();
+        register
+            .register_external(user, who, Metadata::system())
+            .await
+            .unwrap();
         register
             .spend(&reserved, &ada(), Metadata::system())
             .await
             .unwrap();
         assert_eq!(log.user_seq(user).await.unwrap(), 1);
-        assert_eq!(register.holder(ADDRESS).await.unwrap(), Some(user));
+        assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), Some(user));
     }
 );
 
@@ -199,29 +200,40 @@ both_stores!(
             .unwrap();
         for _ in 0..2 {
             register
-                .follow_address(user, "ada@elsewhere.example", Metadata::system())
+                .emails()
+                .change(user, "ada@elsewhere.example", Metadata::system())
                 .await
                 .unwrap();
             assert_eq!(log.user_seq(user).await.unwrap(), 2);
         }
-        assert_eq!(register.holder(ADDRESS).await.unwrap(), None);
+        assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), None);
         assert_eq!(
-            register.holder("ADA@elsewhere.example").await.unwrap(),
+            register
+                .emails()
+                .holder("ADA@elsewhere.example")
+                .await
+                .unwrap(),
             Some(user)
         );
         let other = store.register(&log, "bob").await;
         let taken = register
-            .follow_address(other, "ada@elsewhere.example", Metadata::system())
+            .emails()
+            .change(other, "ada@elsewhere.example", Metadata::system())
             .await;
         assert_eq!(code_of(taken).await, "email_taken");
         // Only of its holder it is freed, once.
         for (holder, left) in [(other, Some(user)), (user, None), (user, None)] {
             register
-                .free_address("Ada@elsewhere.example", holder, Metadata::system())
+                .emails()
+                .release("Ada@elsewhere.example", holder, Metadata::system())
                 .await
                 .unwrap();
             assert_eq!(
-                register.holder("ada@elsewhere.example").await.unwrap(),
+                register
+                    .emails()
+                    .holder("ada@elsewhere.example")
+                    .await
+                    .unwrap(),
                 left
             );
         }

@@ -1,4 +1,4 @@
-//! Attempts whose worker is gone end in office: by the elected node, in its epoch.
+//! Ends attempts whose worker is gone. The leader does it, in its epoch.
 
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl JobBoard {
             now,
         });
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
-        let (id, spread) = (job.clone(), clock::chance());
+        let id = job.clone();
+        let spread = clock::chance();
         let command = move |state: &User| {
             let attempts = state.job(&id).map_or(1, Job::attempts);
             JobCommand::Lapse {

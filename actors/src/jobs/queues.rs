@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// A job that may be handed out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub struct JobOffer {
     pub job: JobId,
     pub user: UserId,
     /// How many of its events the board had seen when it gave it out.
@@ -18,7 +18,7 @@ pub struct Candidate {
 }
 
 #[derive(Debug, Clone)]
-struct Known {
+struct JobEntry {
     user: UserId,
     queue: &'static str,
     priority: i64,
@@ -32,8 +32,8 @@ struct Known {
 
 /// The board's memory: jobs that wait or run. What has ended is forgotten.
 #[derive(Debug, Default)]
-pub struct Waiting {
-    jobs: HashMap<JobId, Known>,
+pub struct JobQueues {
+    jobs: HashMap<JobId, JobEntry>,
     queues: HashMap<&'static str, Queue>,
 }
 
@@ -47,7 +47,7 @@ struct Queue {
     delayed: BTreeMap<(Timestamp, u64), JobId>,
 }
 
-impl Waiting {
+impl JobQueues {
     /// Takes note of a job's event; whether there is something new to hand out.
     pub fn see(&mut self, step: &JobStep) -> bool {
         if self
@@ -69,7 +69,7 @@ impl Waiting {
                     return false;
                 };
                 self.forget(&step.job);
-                let known = Known {
+                let known = JobEntry {
                     user: step.user,
                     queue,
                     priority: step
@@ -111,7 +111,7 @@ impl Waiting {
         }
     }
 
-    fn remember(&mut self, job: &JobId, sequence: u64, change: impl FnOnce(&mut Known)) {
+    fn remember(&mut self, job: &JobId, sequence: u64, change: impl FnOnce(&mut JobEntry)) {
         if let Some(known) = self.jobs.get_mut(job) {
             known.sequence = sequence;
             change(known);
@@ -157,7 +157,7 @@ impl Waiting {
     }
 
     /// Nothing of a user waits any more: they were forgotten.
-    pub fn let_go(&mut self, user: UserId) {
+    pub fn drop_user(&mut self, user: UserId) {
         let theirs: Vec<JobId> = self
             .jobs
             .iter()
@@ -168,7 +168,7 @@ impl Waiting {
     }
 
     /// A candidate that could not be handed out goes back, unless more became known of it meanwhile.
-    pub fn put_back(&mut self, candidate: &Candidate) {
+    pub fn put_back(&mut self, candidate: &JobOffer) {
         if self
             .jobs
             .get(&candidate.job)
@@ -179,7 +179,7 @@ impl Waiting {
     }
 
     /// Takes the next job of these queues off the board.
-    pub fn take(&mut self, queues: &[&'static str], now: Timestamp) -> Option<Candidate> {
+    pub fn take(&mut self, queues: &[&'static str], now: Timestamp) -> Option<JobOffer> {
         for name in queues {
             let Some(queue) = self.queues.get_mut(name) else {
                 continue;
@@ -198,7 +198,7 @@ impl Waiting {
                     continue;
                 };
                 known.on_board = false;
-                return Some(Candidate {
+                return Some(JobOffer {
                     user,
                     sequence: known.sequence,
                     job,
@@ -236,7 +236,7 @@ impl Waiting {
 }
 
 impl Queue {
-    fn make_ready(&mut self, known: &Known, job: &JobId) {
+    fn make_ready(&mut self, known: &JobEntry, job: &JobId) {
         let ready = self.ready.entry(known.user).or_default();
         if ready.is_empty() && !self.turns.contains(&known.user) {
             self.turns.push_back(known.user);
@@ -250,11 +250,10 @@ impl Queue {
                 continue;
             };
             let first = ready.pop_first();
-            match ready.is_empty() {
-                true => {
-                    self.ready.remove(&user);
-                }
-                false => self.turns.push_back(user),
+            if ready.is_empty() {
+                self.ready.remove(&user);
+            } else {
+                self.turns.push_back(user);
             }
             if let Some((_, _, job)) = first {
                 return Some((user, job));
@@ -273,7 +272,7 @@ mod tests {
 
     const QUEUE: &str = "media-jobs";
 
-    struct Board(Waiting, u64);
+    struct Board(JobQueues, u64);
 
     impl Board {
         fn see(
@@ -311,7 +310,7 @@ mod tests {
     }
 
     fn board() -> Board {
-        Board(Waiting::default(), 0)
+        Board(JobQueues::default(), 0)
     }
 
     #[test]
@@ -386,7 +385,7 @@ mod tests {
             "job.submitted",
             json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
         );
-        board.0.let_go(UserId(Uuid::from_u128(1)));
+        board.0.drop_user(UserId(Uuid::from_u128(1)));
         assert_eq!((board.take(), board.take()), (Some("2".into()), None));
         assert_eq!(
             board.0.take(&[QUEUE], Timestamp(300)),

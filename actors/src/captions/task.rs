@@ -1,0 +1,221 @@
+//! One caption, from its place in the queue to its end.
+
+use std::time::Duration;
+
+use genie_events::{
+    CaptionId, Metadata, Now, Refusal, User, UserCommand, UserId,
+    caption::{Brief, WrittenCaption},
+    chat::Failure,
+};
+use genie_log::leases::LeaseRow;
+use genie_log::{Epoch, Work, leases::LeaseKind};
+use tracing::{Instrument, Span, error};
+
+use super::text::{clean, cut, is_too_long, prompt, shorter};
+use crate::{
+    chats::conversation::fitting,
+    model_queue::QueueClass,
+    ollama::{ModelFrame, ModelMessage},
+    supervisor::{
+        RunHandle, Supervisor,
+        failure::{died, interrupted, took_too_long},
+    },
+    users::Plan,
+};
+
+/// The longest caption that is read, in bytes; far above any platform's cap.
+const MAX_CAPTION_BYTES: usize = 16 * 1024;
+/// Tokens that a model may write for a caption; eight long sentences take half of them.
+const CAPTION_TOKENS: u32 = 512;
+/// How long a caption may take once it is its turn, in both its tries.
+const CAPTION_DEADLINE: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone)]
+struct CaptionTask {
+    caption: CaptionId,
+    user: UserId,
+    metadata: Metadata,
+    run: RunHandle,
+    /// The only epoch in which it may be ended, when it belonged to another node.
+    epoch: Option<Epoch>,
+}
+
+/// Starts a caption on this node, unless it runs already.
+pub(crate) fn start(
+    supervisor: &Supervisor,
+    caption: CaptionId,
+    user: UserId,
+    brief: Brief,
+    metadata: Metadata,
+) {
+    let Some(run) = supervisor.begin_run(caption.to_string(), user) else {
+        return;
+    };
+    let supervisor = supervisor.clone();
+    let task = CaptionTask {
+        caption,
+        user,
+        metadata,
+        run,
+        epoch: None,
+    };
+    let work = async move {
+        let writing = write(supervisor.clone(), task.clone(), brief);
+        let written = tokio::spawn(writing.in_current_span())
+            .await
+            .unwrap_or_else(|stopped| {
+                error!(caption.id = %caption, error = %stopped, "task of a caption died; the caption ends as failed");
+                Err(died())
+            });
+        end(&supervisor, &task, written).await;
+        supervisor.end_run(&caption.to_string());
+    };
+    tokio::spawn(work.instrument(Span::current()));
+}
+
+/// Ends, as the leader of an epoch, a caption that had begun on a node that died.
+pub(crate) fn end_orphan(supervisor: &Supervisor, epoch: Epoch, caption: CaptionId, user: UserId) {
+    let Some(run) = supervisor.begin_run(caption.to_string(), user) else {
+        return;
+    };
+    let supervisor = supervisor.clone();
+    let task = CaptionTask {
+        caption,
+        user,
+        metadata: Metadata::system(),
+        run,
+        epoch: Some(epoch),
+    };
+    tokio::spawn(async move {
+        end(&supervisor, &task, Err(interrupted())).await;
+        supervisor.end_run(&caption.to_string());
+    });
+}
+
+/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
+async fn write(
+    supervisor: Supervisor,
+    task: CaptionTask,
+    brief: Brief,
+) -> Result<WrittenCaption, Failure> {
+    let id = task.caption.to_string();
+    let mut ticket = supervisor.enqueue(&id, QueueClass::Caption, task.user);
+    let _pass = tokio::select! {
+        () = task.run.over() => return Err(interrupted()),
+        pass = &mut ticket.pass => pass.map_err(|_| died())?,
+    };
+    tokio::select! {
+        () = task.run.over() => Err(interrupted()),
+        () = tokio::time::sleep(CAPTION_DEADLINE) => Err(took_too_long()),
+        written = ask_model(&supervisor, &brief) => written,
+    }
+}
+
+async fn ask_model(supervisor: &Supervisor, brief: &Brief) -> Result<WrittenCaption, Failure> {
+    let model = &supervisor.0.settings.caption_model;
+    let conversation = prompt(brief);
+    let mut text = clean(&whole_answer(supervisor, model, &conversation).await?);
+    let cap = brief.platform.cap();
+    if let Some(cap) = cap.filter(|cap| is_too_long(&text, *cap)) {
+        let shorter = shorter(conversation, &text, cap);
+        let again = clean(&whole_answer(supervisor, model, &shorter).await?);
+        if !again.is_empty() {
+            text = again;
+        }
+    }
+    let cut = cap.map_or_else(|| text.clone(), |cap| cut(&text, cap));
+    if cut.is_empty() {
+        return Err(Failure {
+            code: "ollama_failed".into(),
+            sentence: "The model wrote nothing; try again".into(),
+        });
+    }
+    Ok(WrittenCaption {
+        truncated: cut != text,
+        text: cut,
+        model: model.clone(),
+    })
+}
+
+async fn whole_answer(
+    supervisor: &Supervisor,
+    model: &str,
+    conversation: &[ModelMessage],
+) -> Result<String, Failure> {
+    let mut stream = supervisor
+        .0
+        .ollama
+        .chat(model, conversation, CAPTION_TOKENS)
+        .await?;
+    let mut whole = String::new();
+    let mut room = MAX_CAPTION_BYTES;
+    loop {
+        let (text, is_done) = match stream.next().await? {
+            ModelFrame::Text(text) => (text, false),
+            ModelFrame::Done { text, .. } => (text, true),
+        };
+        let fitting = fitting(&text, &mut room);
+        whole.push_str(fitting);
+        if is_done || fitting.len() < text.len() {
+            return Ok(whole); // dropping the stream stops the model
+        }
+    }
+}
+
+/// Writes a caption's end, trying again while the store is away, and tells the asker.
+async fn end(
+    supervisor: &Supervisor,
+    task: &CaptionTask,
+    written: Result<WrittenCaption, Failure>,
+) {
+    let caption = task.caption;
+    let waiters = &supervisor.0.caption_waiters;
+    if task.run.lost.is_cancelled() {
+        return waiters.drop_one(caption); // another node has it
+    }
+    let plan = ending(task, written.clone());
+    match supervisor
+        .plan_until_settled(task.user, &task.metadata, plan)
+        .await
+    {
+        Ok(receipt) if receipt.changes.is_empty() => {
+            // The caption had another end already.
+            waiters.drop_one(caption);
+            supervisor
+                .drop_own_lease(LeaseKind::Caption, &caption.to_string())
+                .await;
+        }
+        Ok(receipt) => {
+            let end = written
+                .map(|written| (written, receipt.position))
+                .map_err(|failure| (failure, receipt.position));
+            waiters.tell(caption, end);
+        }
+        Err(error) => {
+            error!(%error, caption.id = %caption, "end of a caption not written");
+            waiters.drop_one(caption);
+        }
+    }
+}
+
+/// The plan that writes a caption's end and drops its lease.
+fn ending(
+    task: &CaptionTask,
+    written: Result<WrittenCaption, Failure>,
+) -> impl Fn(&User, Now) -> Result<Plan, Refusal> + Clone + use<> {
+    let caption = task.caption;
+    let epoch = task.epoch;
+    let command = UserCommand::FinishCaption(caption, written);
+    move |state, now| {
+        let mut work = vec![Work::Lease(LeaseRow::Drop {
+            kind: LeaseKind::Caption,
+            id: caption.to_string(),
+        })];
+        work.extend(epoch.map(Work::OnlyInEpoch));
+        Ok(Plan {
+            changes: state.decide(now, command.clone())?,
+            work,
+            ..Plan::default()
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! Relays an answer from the model to its readers. A token is shown only after its journal row is committed.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use genie_events::{TurnId, UserId, chat::Failure};
+use genie_log::{UserKeys, turn_journal::Journal};
+use tokio::task::{JoinError, JoinHandle};
+use tracing::{Instrument, warn};
+
+use super::{
+    conversation::fitting,
+    turn::{AttemptResult, TurnAttempt, TurnTask},
+};
+use crate::{
+    ollama::{ModelFrame, ModelStream},
+    supervisor::{
+        Supervisor,
+        failure::{died, took_too_long},
+        retry::pauses,
+    },
+};
+
+/// The longest answer, in bytes of JSON, as its fact holds it; past it the model is told to stop.
+pub(super) const MAX_ANSWER_BYTES: usize = 512 * 1024;
+/// How long an answer may take once it is its turn: a model that loops must not hold its slot for ever.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
+
+/// An answer on its way.
+pub(super) struct Relay<'a> {
+    supervisor: &'a Supervisor,
+    task: &'a TurnTask,
+    keys: Arc<UserKeys>,
+    /// The text that is committed and shown.
+    shown: String,
+    /// The text that has arrived since the last commit began.
+    arrived: String,
+    /// The bytes that the answer may still grow by.
+    room: usize,
+    committing: Option<JoinHandle<String>>,
+    end: Option<AttemptResult>,
+}
+
+impl<'a> Relay<'a> {
+    pub fn new(supervisor: &'a Supervisor, task: &'a TurnTask, keys: Arc<UserKeys>) -> Self {
+        Self {
+            supervisor,
+            task,
+            keys,
+            shown: String::new(),
+            arrived: String::new(),
+            room: MAX_ANSWER_BYTES,
+            committing: None,
+            end: None,
+        }
+    }
+
+    /// Reads the model as fast as it writes, and commits and shows what has come since the last commit.
+    pub async fn run(mut self, mut stream: ModelStream) -> TurnAttempt {
+        let deadline = tokio::time::sleep(ANSWER_DEADLINE);
+        tokio::pin!(deadline);
+        loop {
+            self.commit_arrived();
+            tokio::select! {
+                biased;
+                () = self.task.run.over(), if self.end.is_none() => {
+                    self.end = Some(AttemptResult::Stopped);
+                }
+                piece = committed(&mut self.committing) => {
+                    self.committing = None;
+                    match piece {
+                        Ok(piece) => self.show(&piece),
+                        Err(_) => self.fail_now(died()),
+                    }
+                }
+                () = &mut deadline, if self.end.is_none() => {
+                    self.end = Some(AttemptResult::Failed(took_too_long()));
+                }
+                frame = stream.next(), if self.end.is_none() => self.take(frame),
+            }
+            let is_drained = self.committing.is_none() && self.arrived.is_empty();
+            if is_drained && let Some(end) = self.end.take() {
+                return TurnAttempt {
+                    text: self.shown,
+                    end,
+                };
+            }
+        }
+    }
+
+    fn commit_arrived(&mut self) {
+        if self.committing.is_some() || self.arrived.is_empty() {
+            return;
+        }
+        let piece = std::mem::take(&mut self.arrived);
+        let upto = (self.shown.len() + piece.len()) as u64;
+        let commit = commit(
+            self.supervisor.0.journal.clone(),
+            self.task.turn,
+            self.task.user,
+            Arc::clone(&self.keys),
+            upto,
+            piece,
+        );
+        self.committing = Some(tokio::spawn(commit.in_current_span()));
+    }
+
+    fn show(&mut self, piece: &str) {
+        self.supervisor.0.feeds.show(self.task.turn, piece);
+        self.shown.push_str(piece);
+    }
+
+    /// Ends with what is shown; what has arrived since is lost.
+    fn fail_now(&mut self, failure: Failure) {
+        self.arrived.clear();
+        self.end = Some(AttemptResult::Failed(failure));
+    }
+
+    fn take(&mut self, frame: Result<ModelFrame, Failure>) {
+        let (text, end) = match frame {
+            Ok(ModelFrame::Text(text)) => (text, None),
+            Ok(ModelFrame::Done { text, metrics }) => {
+                (text, Some(AttemptResult::Completed(metrics)))
+            }
+            Err(failure) => (String::new(), Some(AttemptResult::Failed(failure))),
+        };
+        let fitting = fitting(&text, &mut self.room);
+        self.arrived.push_str(fitting);
+        self.end = if fitting.len() < text.len() {
+            Some(AttemptResult::Failed(too_long()))
+        } else {
+            end
+        };
+    }
+}
+
+/// Resolves when the commit under way has ended; never when there is none.
+async fn committed(committing: &mut Option<JoinHandle<String>>) -> Result<String, JoinError> {
+    match committing {
+        Some(commit) => commit.await,
+        None => pending().await,
+    }
+}
+
+/// Commits a piece, trying again while the store is away, and gives it back to be shown.
+async fn commit(
+    journal: Journal,
+    turn: TurnId,
+    user: UserId,
+    keys: Arc<UserKeys>,
+    upto: u64,
+    piece: String,
+) -> String {
+    for pause in pauses() {
+        match journal.write(turn, user, &keys, upto, &piece).await {
+            Ok(()) => break,
+            Err(error) => {
+                warn!(%error, turn.id = %turn, "journal of a turn not written; retrying")
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+    piece
+}
+
+fn too_long() -> Failure {
+    Failure {
+        code: "answer_too_long".into(),
+        sentence: format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; what came is kept"),
+    }
+}

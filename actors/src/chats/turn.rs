@@ -1,0 +1,337 @@
+//! One turn, from its place in the queue to its end. The client leaving changes nothing; cancelling drops the connection, which
+//! is how Ollama is told.
+
+use std::sync::Arc;
+
+use genie_events::{
+    Metadata, SessionId, TurnId, User, UserCommand, UserId,
+    chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
+};
+use genie_log::leases::LeaseRow;
+use genie_log::turn_journal::JournalRow;
+use genie_log::{Epoch, Log, LogError, Owner, UserKeys, Work, leases::LeaseKind};
+use tracing::{Instrument, Span, error, info, warn};
+
+use super::{
+    conversation::{BYTES_PER_TOKEN, conversation, fitting},
+    relay::{MAX_ANSWER_BYTES, Relay},
+};
+use crate::{
+    WriteError,
+    model_queue::{QueueClass, QueuePass},
+    supervisor::{
+        RunHandle, Supervisor,
+        failure::{died, interrupted},
+        retry::pauses,
+    },
+    turn_feed::{TurnEnd, TurnStage},
+    users::Plan,
+};
+
+/// Tokens that a model may write: one that loops would never stop.
+const ANSWER_TOKENS: u32 = 4096;
+
+#[derive(Debug, Clone)]
+pub(crate) struct TurnTask {
+    pub turn: TurnId,
+    pub user: UserId,
+    pub session: SessionId,
+    pub metadata: Metadata,
+    pub run: RunHandle,
+    /// The only epoch in which it may be ended, when it belonged to another node.
+    pub epoch: Option<Epoch>,
+}
+
+/// An attempt at an answer: the text that was committed and shown, and how it ended.
+pub(super) struct TurnAttempt {
+    pub text: String,
+    pub end: AttemptResult,
+}
+
+pub(super) enum AttemptResult {
+    Completed(TurnMetrics),
+    Stopped,
+    Failed(Failure),
+}
+
+impl TurnAttempt {
+    fn without_text(end: AttemptResult) -> Self {
+        Self {
+            text: String::new(),
+            end,
+        }
+    }
+
+    fn into_answer(self, model: String) -> Answer {
+        let (outcome, failure, metrics) = match self.end {
+            AttemptResult::Completed(metrics) => (TurnOutcome::Completed, None, metrics),
+            AttemptResult::Stopped => (TurnOutcome::Stopped, None, TurnMetrics::default()),
+            AttemptResult::Failed(failure) => {
+                (TurnOutcome::Failed, Some(failure), TurnMetrics::default())
+            }
+        };
+        Answer {
+            content: self.text,
+            outcome,
+            failure,
+            model,
+            metrics,
+        }
+    }
+}
+
+/// Starts a turn on this node, unless it runs already.
+pub(crate) fn start(
+    supervisor: &Supervisor,
+    turn: TurnId,
+    user: UserId,
+    session: SessionId,
+    metadata: Metadata,
+) {
+    let Some(run) = supervisor.begin_run(turn.to_string(), user) else {
+        return;
+    };
+    let supervisor = supervisor.clone();
+    let task = TurnTask {
+        turn,
+        user,
+        session,
+        metadata,
+        run,
+        epoch: None,
+    };
+    let work = async move {
+        let running = tokio::spawn(run_turn(supervisor.clone(), task.clone()).in_current_span());
+        if let Err(stopped) = running.await {
+            error!(turn.id = %turn, error = %stopped, "task of a turn died; the turn ends as failed");
+            end_dead_turn(&supervisor, &task, died()).await;
+        }
+        supervisor.end_run(&turn.to_string());
+    };
+    tokio::spawn(work.instrument(Span::current()));
+}
+
+/// Ends, as the leader of an epoch, a turn that had begun on a node that died.
+pub(crate) fn end_orphan(
+    supervisor: &Supervisor,
+    epoch: Epoch,
+    turn: TurnId,
+    user: UserId,
+    session: SessionId,
+) {
+    let Some(run) = supervisor.begin_run(turn.to_string(), user) else {
+        return;
+    };
+    let supervisor = supervisor.clone();
+    let task = TurnTask {
+        turn,
+        user,
+        session,
+        metadata: Metadata::system(),
+        run,
+        epoch: Some(epoch),
+    };
+    tokio::spawn(async move {
+        end_dead_turn(&supervisor, &task, interrupted()).await;
+        supervisor.end_run(&turn.to_string());
+    });
+}
+
+/// Runs a turn to its end, which is written whatever it is.
+async fn run_turn(supervisor: Supervisor, task: TurnTask) {
+    let attempt = match attempt(&supervisor, &task).await {
+        Ok(attempt) => attempt,
+        Err(LogError::Forgotten { .. }) => return supervisor.0.feeds.close(task.turn),
+        Err(_) if task.run.cancel.is_cancelled() => {
+            TurnAttempt::without_text(AttemptResult::Stopped)
+        }
+        Err(error) => {
+            error!(%error, turn.id = %task.turn, "turn cannot be run; it ends as failed");
+            TurnAttempt::without_text(AttemptResult::Failed(died()))
+        }
+    };
+    if task.run.lost.is_cancelled() {
+        // Another node has it and writes its end; readers find it in the store.
+        return supervisor.0.feeds.close(task.turn);
+    }
+    let answer = attempt.into_answer(supervisor.0.settings.chat_model.clone());
+    info!(turn.id = %task.turn, outcome = answer.outcome.as_str(), answer.bytes = answer.content.len(), "turn ended");
+    end_turn(&supervisor, &task, answer).await;
+}
+
+async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt, LogError> {
+    let inner = &supervisor.0;
+    let keys = read_keys(&inner.log, task).await?;
+    let stopped = || TurnAttempt::without_text(AttemptResult::Stopped);
+    let Some(_pass) = wait_for_pass(supervisor, task).await else {
+        return Ok(stopped());
+    };
+    inner.feeds.stage(task.turn, TurnStage::Running);
+    let history = read_history(&inner.log, task).await?;
+    let budget = inner.settings.context_tokens * BYTES_PER_TOKEN;
+    let conversation = conversation(&history, task.turn, budget);
+    let model = &inner.settings.chat_model;
+    let opened = tokio::select! {
+        biased;
+        () = task.run.over() => return Ok(stopped()),
+        opened = inner.ollama.chat(model, &conversation, ANSWER_TOKENS) => opened,
+    };
+    Ok(match opened {
+        Ok(stream) => Relay::new(supervisor, task, keys).run(stream).await,
+        Err(failure) => TurnAttempt::without_text(AttemptResult::Failed(failure)),
+    })
+}
+
+async fn read_keys(log: &Log, task: &TurnTask) -> Result<Arc<UserKeys>, LogError> {
+    read_with_retry(task, || {
+        let log = log.clone();
+        let user = task.user;
+        async move { log.live_keys(user).await }
+    })
+    .await
+}
+
+async fn read_history(log: &Log, task: &TurnTask) -> Result<Vec<ChatEvent>, LogError> {
+    read_with_retry(task, || {
+        let log = log.clone();
+        let owner = Owner::User(task.user);
+        let session = task.session.clone();
+        async move { log.stream_events::<Chat>(&owner, &session.0).await }
+    })
+    .await
+}
+
+/// Reads, and tries again while the store is away, unless the turn was stopped meanwhile.
+async fn read_with_retry<T, R>(task: &TurnTask, read: impl Fn() -> R) -> Result<T, LogError>
+where
+    R: Future<Output = Result<T, LogError>>,
+{
+    for pause in pauses() {
+        match read().await {
+            Err(LogError::Away(reason)) => {
+                warn!(reason, turn.id = %task.turn, "turn waits for the store; retrying")
+            }
+            settled => return settled,
+        }
+        tokio::select! {
+            () = task.run.over() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Err(LogError::Away("the turn was called off meanwhile".into()))
+}
+
+/// Waits in the queue and tells the readers the place; `None` when the turn was stopped meanwhile.
+async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<QueuePass> {
+    let mut ticket = supervisor.enqueue(&task.turn.to_string(), QueueClass::Chat, task.user);
+    loop {
+        tokio::select! {
+            biased;
+            () = task.run.over() => return None,
+            pass = &mut ticket.pass => return pass.ok(),
+            Ok(()) = ticket.stage.changed() => {
+                let stage = *ticket.stage.borrow_and_update();
+                supervisor.0.feeds.stage(task.turn, stage);
+            }
+        }
+    }
+}
+
+/// Ends a turn whose task is gone, with what was shown of it.
+async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failure) {
+    let mut content = read_shown(supervisor, task).await;
+    content.truncate(fitting(&content, &mut MAX_ANSWER_BYTES.clone()).len());
+    let outcome = if failure.code == "interrupted" {
+        TurnOutcome::Interrupted
+    } else {
+        TurnOutcome::Failed
+    };
+    let answer = Answer {
+        content,
+        outcome,
+        failure: Some(failure),
+        model: supervisor.0.settings.chat_model.clone(),
+        metrics: TurnMetrics::default(),
+    };
+    end_turn(supervisor, task, answer).await;
+}
+
+async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
+    for pause in pauses() {
+        match supervisor.0.log.journals().text(task.turn, task.user).await {
+            Ok(shown) => return shown,
+            Err(LogError::Away(_)) => tokio::time::sleep(pause).await,
+            Err(error) => {
+                error!(%error, turn.id = %task.turn, "journal of a turn cannot be read; the turn ends without text");
+                return String::new();
+            }
+        }
+    }
+    unreachable!("the pauses never end")
+}
+
+/// Writes a turn's end, trying again while the store is away, and tells the readers.
+async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
+    let turn = task.turn;
+    let plan = ending(task, answer.clone());
+    let feeds = &supervisor.0.feeds;
+    match supervisor
+        .plan_until_settled(task.user, &task.metadata, plan)
+        .await
+    {
+        // The turn had another end already, which the store knows.
+        Ok(receipt) if receipt.changes.is_empty() => {
+            feeds.close(turn);
+            supervisor
+                .drop_own_lease(LeaseKind::Turn, &turn.to_string())
+                .await;
+        }
+        Ok(receipt) => feeds.end(
+            turn,
+            TurnEnd {
+                answer,
+                position: receipt.position,
+            },
+        ),
+        Err(WriteError::Forgotten) => feeds.close(turn),
+        Err(error) => {
+            error!(%error, turn.id = %turn, "end of a turn not written");
+            feeds.close(turn);
+        }
+    }
+}
+
+/// The plan that writes a turn's answer and deletes what was kept while it ran.
+fn ending(
+    task: &TurnTask,
+    answer: Answer,
+) -> impl Fn(&User, genie_events::Now) -> Result<Plan, genie_events::Refusal> + Clone + use<> {
+    let TurnTask {
+        turn,
+        session,
+        epoch,
+        ..
+    } = task.clone();
+    move |state, now| {
+        let command = ChatCommand::Answer {
+            turn,
+            answer: answer.clone(),
+        };
+        let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
+        let mut work = vec![
+            Work::Lease(LeaseRow::Drop {
+                kind: LeaseKind::Turn,
+                id: turn.to_string(),
+            }),
+            Work::Journal(JournalRow::Prune {
+                turn_id: turn.to_string(),
+            }),
+        ];
+        work.extend(epoch.map(Work::OnlyInEpoch));
+        Ok(Plan {
+            changes,
+            work,
+            ..Plan::default()
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! E-mail addresses. Each is a stream of the system, so that of two users who want one address only one gets it.
+
+use genie_events::{
+    Metadata, Refusal, StreamId, StreamKind, UserId,
+    account::{Account, ProfileCommand},
+    email::{self, Email, EmailCommand},
+    ids::EmailId,
+};
+use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner};
+
+use crate::{WriteError, race::Race, system_stream::SystemStream};
+
+/// Looks up, changes and releases addresses.
+#[derive(Debug, Clone)]
+pub struct Emails {
+    log: Log,
+    append: Append,
+}
+
+impl Emails {
+    pub fn new(append: Append) -> Self {
+        Self {
+            log: append.log().clone(),
+            append,
+        }
+    }
+
+    /// The user who holds an address.
+    pub async fn holder(&self, address: &str) -> Result<Option<UserId>, WriteError> {
+        let Some(normal) = email::normalise(address) else {
+            return Ok(None);
+        };
+        Ok(self.load(&normal).await?.state.holder())
+    }
+
+    /// Gives a user another address and releases the former one: the address was changed where another identity provider keeps
+    /// it. Refused as `email_taken` while another user holds it here. The same address again changes nothing.
+    pub async fn change(
+        &self,
+        user: UserId,
+        address: &str,
+        metadata: Metadata,
+    ) -> Result<(), WriteError> {
+        let normal = normalise(address)?;
+        let mut race = Race::new();
+        loop {
+            let groups = self.decide_change(user, address, &normal).await?;
+            if groups.is_empty() || self.write(&mut race, groups, &metadata).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn decide_change(
+        &self,
+        user: UserId,
+        address: &str,
+        normal: &str,
+    ) -> Result<Vec<Group>, WriteError> {
+        let email_id = self.log.hashes().email(normal);
+        let stream = StreamId::new(StreamKind::Account, user);
+        // Counted first: whatever is written after it makes the append stale.
+        let after = self.log.user_seq(user).await?;
+        let (account, count) = self
+            .log
+            .stream::<Account>(&Owner::User(user), &stream.id)
+            .await?
+            .ok_or_else(|| Refusal::not_found("user"))?;
+        let former = account.active()?.email.clone();
+        if former.as_ref() == Some(&email_id) {
+            return Ok(vec![]);
+        }
+        let change = ProfileCommand::ChangeEmail {
+            email: address.trim().to_owned(),
+            email_id: email_id.clone(),
+        };
+        let numbered = (count + 1..).zip(account.decide(change)?);
+        let facts = numbered.map(|(sequence, event)| NewFact {
+            stream: stream.clone(),
+            sequence,
+            event: event.into(),
+        });
+        let mut groups = vec![Group::of_user(user, after, facts.collect())];
+        groups.extend(self.ask(&email_id, EmailCommand::Claim(user)).await?);
+        if let Some(former) = former {
+            groups.extend(self.ask(&former, EmailCommand::Release(user)).await?);
+        }
+        Ok(groups)
+    }
+
+    /// Releases the address of a user who was deleted at the other identity provider. An address that is not theirs stays as it
+    /// is.
+    pub async fn release(
+        &self,
+        address: &str,
+        holder: UserId,
+        metadata: Metadata,
+    ) -> Result<(), WriteError> {
+        let Some(normal) = email::normalise(address) else {
+            return Ok(());
+        };
+        let email_id = self.log.hashes().email(&normal);
+        let mut race = Race::new();
+        loop {
+            let Some(released) = self.ask(&email_id, EmailCommand::Release(holder)).await? else {
+                return Ok(());
+            };
+            if self.write(&mut race, vec![released], &metadata).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        race: &mut Race,
+        groups: Vec<Group>,
+        metadata: &Metadata,
+    ) -> Result<bool, WriteError> {
+        let request = AppendRequest {
+            groups,
+            work: vec![],
+            metadata: metadata.clone(),
+            remember: None,
+        };
+        Ok(race.append(&self.append, request).await?.is_some())
+    }
+
+    /// The stream of a normalised address.
+    pub(crate) async fn load(&self, normal: &str) -> Result<SystemStream<Email>, WriteError> {
+        self.load_id(&self.log.hashes().email(normal)).await
+    }
+
+    pub(crate) async fn load_id(&self, id: &EmailId) -> Result<SystemStream<Email>, WriteError> {
+        SystemStream::load(&self.log, StreamKind::Email, id).await
+    }
+
+    /// The facts of an address that a command makes, if any.
+    pub(crate) async fn ask(
+        &self,
+        id: &EmailId,
+        command: EmailCommand,
+    ) -> Result<Option<Group>, WriteError> {
+        let email = self.load_id(id).await?;
+        let events = email.state.decide(command)?;
+        Ok((!events.is_empty()).then(|| email.group(events)))
+    }
+}
+
+/// The form in which an address is unique.
+pub(crate) fn normalise(address: &str) -> Result<String, Refusal> {
+    email::normalise(address)
+        .ok_or_else(|| Refusal::invalid("email", "`email` must be an e-mail address"))
+}

@@ -1,0 +1,85 @@
+//! Onboarding: its steps, and the upload whose job does one of them.
+
+use std::sync::Arc;
+
+use genie_events::{BlobId, JobId, Metadata, User, UserCommand, UserId, account::Onboarding};
+use genie_log::{Log, Work};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    WriteError,
+    caller::CommandContext,
+    users::{Plan, Receipt, Users},
+};
+
+/// The answer to a queued upload; kept in this form with the request, so that the same request is answered the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueuedUpload {
+    pub job: JobId,
+    pub file: BlobId,
+}
+
+/// Moves users through onboarding.
+#[derive(Debug, Clone)]
+pub struct OnboardingSteps {
+    log: Log,
+    users: Users,
+}
+
+impl OnboardingSteps {
+    pub fn new(log: Log, users: Users) -> Self {
+        Self { log, users }
+    }
+
+    /// Moves a user to another step.
+    pub async fn advance(
+        &self,
+        user: UserId,
+        to: Onboarding,
+        privileged: bool,
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        let command = UserCommand::AdvanceOnboarding { to, privileged };
+        self.users.ask(user, context, command).await
+    }
+
+    /// Refuses an upload that would not be taken, so that nobody sends one for nothing. [`Self::queue`] decides again.
+    pub async fn check_upload(&self, user: UserId, metadata: Metadata) -> Result<(), WriteError> {
+        let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
+        self.users
+            .plan(user, None, metadata, Arc::new(planner))
+            .await
+            .map(drop)
+    }
+
+    /// Makes an upload a file of the user and queues the job that reads it in; `row` is the file's. Answers the position that
+    /// reads must reach to see both. The same request once more answers the file of the first.
+    pub async fn queue(
+        &self,
+        user: UserId,
+        file: BlobId,
+        row: Work,
+        context: impl Into<CommandContext>,
+    ) -> Result<(QueuedUpload, u64), WriteError> {
+        let job = JobId::new(self.log.clock().new_uuid());
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
+            let queued = QueuedUpload {
+                job: job.clone(),
+                file,
+            };
+            Ok(Plan {
+                changes,
+                work: vec![row.clone()],
+                outcome: json!(queued),
+                ..Plan::default()
+            })
+        };
+        let receipt = self
+            .users
+            .plan(user, None, context, Arc::new(planner))
+            .await?;
+        Ok((receipt.outcome("a queued upload")?, receipt.position))
+    }
+}

@@ -1,0 +1,26 @@
+//! Failures of answers that are not the model server's.
+
+use genie_events::chat::Failure;
+
+/// The task of the answer died.
+pub(crate) fn died() -> Failure {
+    Failure {
+        code: "internal".into(),
+        sentence: "The answer broke off through a fault of the server; ask again".into(),
+    }
+}
+
+/// The node of the answer died.
+pub(crate) fn interrupted() -> Failure {
+    Failure {
+        code: "interrupted".into(),
+        sentence: "The server went down during the answer; ask again".into(),
+    }
+}
+
+pub(crate) fn took_too_long() -> Failure {
+    Failure {
+        code: "ollama_timeout".into(),
+        sentence: "The answer took too long and was stopped; what came is kept".into(),
+    }
+}
