@@ -165,6 +165,8 @@ async fn commit(
 fn too_long() -> Failure {
     Failure {
         code: "answer_too_long".into(),
-        sentence: format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; the text so far is kept"),
+        sentence: format!(
+            "The answer was stopped at {MAX_ANSWER_BYTES} bytes; the text so far is kept"
+        ),
     }
 }
