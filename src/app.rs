@@ -1,4 +1,4 @@
-//! State only: what handlers are given. `serve.rs` builds it.
+//! The state that handlers get. `serve.rs` builds it.
 
 use std::sync::Arc;
 
@@ -23,11 +23,10 @@ use crate::{
     uploads::Uploads,
 };
 
-/// The state that handlers are given.
 pub struct App {
     pub config: Config,
     pub log: Log,
-    /// The last position when this server began.
+    /// The last position when this server started.
     pub head_at_start: u64,
     pub election: Election,
     pub write: WriteSide,
@@ -40,7 +39,7 @@ pub struct App {
     pub passwords: Passwords,
     pub login_limiter: LoginLimiter,
     pub secret_limiter: SecretLimiter,
-    /// The Directus that knows the users, when it is not genie itself.
+    /// `None` when genie keeps the users itself.
     pub directus: Option<Directus>,
     pub blobs: Blobs,
     pub uploads: Uploads,
@@ -49,6 +48,5 @@ pub struct App {
     pub request_limits: RequestLimits,
     pub exports: Exports,
     pub outages: Outages,
-    /// The limits of each tier.
     pub limits: Limits,
 }

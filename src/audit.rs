@@ -1,4 +1,5 @@
-//! `genie audit`: prints a user's facts, and verifies the log. It only reads, and may run beside the server.
+//! `genie audit`: prints a user's facts, and verifies the log. It only reads, so it may run beside
+//! the server.
 
 use genie_log::Log;
 
@@ -8,14 +9,12 @@ use crate::{
     store::read_log,
 };
 
-/// Proofs, as the command line and HTTP show them.
+/// Proofs, in the form that the command line and HTTP share.
 pub mod proof;
-/// A user's facts in order.
 pub mod show;
-/// The whole log against its digests, its tree and its signed heads.
 pub mod verify;
 
-/// Opens the log to be read, on a runtime of its own, and does something with it.
+/// Opens the log for reading, on its own runtime, and hands it to `work`.
 pub fn with_log(
     config: &Config,
     work: impl AsyncFnOnce(Log) -> Result<(), String>,
@@ -23,7 +22,7 @@ pub fn with_log(
     runtime::run(async { work(read_log(config).await?).await })
 }
 
-/// Prints the key that this log's signed heads are verified with.
+/// Prints the public key that verifies this log's signed heads.
 pub async fn print_key(log: Log) -> Result<(), String> {
     let key = log.head_key().await.map_err(|error| error.to_string())?;
     say(&key.public().to_string());

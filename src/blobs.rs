@@ -1,10 +1,11 @@
-//! The blob store: uploaded files in a local folder or a bucket, as objects `<user>/<file>/<part>` of at most a part each, sealed
-//! under their user's key before they get here.
+//! The blob store: uploaded files in a local folder or a bucket. Each part of a file is an object
+//! `<user>/<file>/<part>`, encrypted under the user's key before it is sent.
 //!
-//! A part is an object of its own, rather than a file one upload of several parts to the store: then no store keeps hidden,
-//! unfinished uploads, and whatever a crash leaves can be listed and swept.
+//! A file is not one multipart upload. Stores hide unfinished multipart uploads, while the parts
+//! that a crash leaves can be listed and swept.
 //!
-//! Invariant: everything that touches the store runs on the runtime that owns all I/O, and to its end when its caller goes away.
+//! Invariant: all work on the store runs on the runtime that owns all I/O, and finishes even when
+//! the caller goes away.
 
 use std::{
     collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
@@ -28,65 +29,61 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, info, warn};
 use zeroize::Zeroizing;
 
-/// A file read at any place.
+/// Reads a file at any offset.
 mod reader;
-/// Parts that a crash left in the local folder.
+/// Sweeps the parts that a crash left in the local folder.
 mod temporary_parts;
-/// A file that is being uploaded.
 mod upload;
 pub use reader::BlobReader;
 pub use upload::Upload;
 
-/// How long the store may take for one part.
+/// The longest time for one part.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How often what belongs to no file is looked for.
+/// How often the sweep looks for parts without a file.
 const SWEEP: Duration = Duration::from_secs(15 * 60);
-/// Bytes without a row are nobody's when they are as old as this: no upload lasts as long.
+/// Parts of this age without a row belong to no file, because no upload lasts this long.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3600);
 
-/// Where bytes are kept.
 pub enum BlobLocation {
-    /// A folder, which is made when absent.
+    /// Created when it is absent.
     Folder(PathBuf),
-    /// A bucket and a prefix, as `s3://bucket/prefix`; and how it is reached, as the `AWS_*` variables of its own tools say it.
+    /// `url` is `s3://bucket/prefix`. `aws` has the `AWS_*` variables of the AWS tools.
     Bucket {
         url: String,
         aws: BTreeMap<String, SecretString>,
     },
 }
 
-/// The blob store. Clones share it.
 #[derive(Clone)]
 pub struct Blobs(Arc<Inner>);
 
 struct Inner {
     log: Log,
     objects: Arc<dyn ObjectStore>,
-    /// The beginning of each path.
+    /// The prefix of each path.
     root: Path,
-    /// The folder, when it is one.
+    /// `None` for a bucket.
     folder: Option<PathBuf>,
 }
 
-/// Bytes can't be kept or had.
+/// Why bytes cannot be written or read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BlobError {
-    /// The store does not answer, or refuses; perhaps for now.
+    /// The store does not answer, or refuses. This may pass.
     #[error("the blob store is away: {0}")]
     Away(String),
-    /// A part of a kept file is missing, or is not what was kept.
+    /// A part is missing or differs from what was written.
     #[error("part {number} of file {file} {reason}")]
     Damaged {
         file: BlobId,
         number: u64,
         reason: String,
     },
-    /// The log's tables.
     #[error(transparent)]
     Log(#[from] LogError),
 }
 
-/// The facts that are needed to read a file's bytes.
+/// The values that reading a file needs.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     user: UserId,
@@ -101,7 +98,7 @@ impl From<object_store::Error> for BlobError {
 }
 
 impl Blobs {
-    /// Opens it. A bucket is not asked for anything yet.
+    /// Opens the store. Sends no request to a bucket yet.
     pub fn open(log: Log, place: BlobLocation) -> Result<Self, String> {
         let (objects, root, folder): (Arc<dyn ObjectStore>, _, _) = match place {
             BlobLocation::Folder(folder) => {
@@ -132,7 +129,7 @@ impl Blobs {
                 };
                 let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
                 for (name, value) in aws {
-                    // Names that the store does not know are for other programs.
+                    // Other programs may use names that the store does not know.
                     if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
                         builder = builder.with_config(key, value.expose_secret());
                     }
@@ -152,7 +149,7 @@ impl Blobs {
         })))
     }
 
-    /// On the runtime that owns all I/O.
+    /// Runs `work` on the runtime that owns all I/O.
     async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, BlobError>> + Send + 'static,
@@ -171,7 +168,7 @@ impl Blobs {
             .join(format!("{number:08}"))
     }
 
-    /// A part of a file, opened.
+    /// Reads and decrypts a part of a file.
     async fn part(
         &self,
         blob: Bounds,
@@ -218,7 +215,7 @@ impl Blobs {
         }
     }
 
-    /// All bytes of a file, a part at a time.
+    /// Streams the bytes of a file, one part at a time.
     pub fn read(
         &self,
         blob: &Blob,
@@ -241,8 +238,8 @@ impl Blobs {
         })
     }
 
-    /// Deletes all files of a user, bytes and rows, those included that are being uploaded. For forgetting; what a crash leaves is
-    /// finished by the sweep, and calling it again is no error.
+    /// Deletes the bytes and rows of all files of a forgotten user, with those that are being
+    /// uploaded. May be called again. After a crash the sweep finishes it.
     pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
         self.0.log.blobs().doom_of_user(user).await?;
         let objects = Arc::clone(&self.0.objects);
@@ -255,7 +252,7 @@ impl Blobs {
         Ok(self.0.log.blobs().drop_doomed(user).await?)
     }
 
-    /// Deletes for ever what belongs to no file, while this node is elected; to be spawned.
+    /// Deletes parts without a file whenever this node leads. Runs for ever; spawn it.
     pub async fn sweep(self, mut election: Election) {
         loop {
             election.elected().await;
@@ -276,7 +273,7 @@ impl Blobs {
         }
     }
 
-    /// Answers how many parts were deleted.
+    /// Returns the number of deleted parts.
     async fn sweep_older(&self, before: Timestamp) -> Result<usize, BlobError> {
         for user in self.0.log.blobs().doomed_owners().await? {
             self.delete_of(user).await?;
@@ -297,7 +294,7 @@ impl Blobs {
         let found = found
             .try_filter(|object| std::future::ready(old(object)))
             .map_ok(|object| object.location);
-        // An object with another name than a part's is not ours to delete.
+        // An object whose name is not a part's belongs to somebody else.
         let parts = found.try_filter_map(|path| {
             std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path))))
         });
@@ -325,7 +322,7 @@ impl Blobs {
     }
 }
 
-/// The file that a path holds a part of.
+/// The file of a part, by the part's path.
 fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
     let names: Vec<_> = path.prefix_match(root)?.collect();
     let [user, file, number] = names.as_slice() else {
@@ -337,7 +334,7 @@ fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
 
 type Paths = stream::BoxStream<'static, Result<Path, object_store::Error>>;
 
-/// An object that is not there is deleted already.
+/// Deletes objects. A missing object counts as deleted.
 async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError> {
     let mut deleted = objects.delete_stream(paths);
     while let Some(one) = deleted.next().await {

@@ -1,4 +1,4 @@
-//! All commands.
+//! The command line.
 
 use std::process::ExitCode;
 
@@ -12,9 +12,7 @@ use crate::{
     socket::requests::InviteRequest,
 };
 
-/// The output of commands.
 pub mod output;
-/// The runtime of a command.
 pub mod runtime;
 
 #[derive(Parser)]
@@ -60,7 +58,8 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Forget a user and print the certificate; may run beside the server
     Forget(forgetting::command::ForgetArguments),
-    /// Forget users again who came back with a backup, as every start of the server does; may run beside it
+    /// Forget users again who came back with a backup; every start of the server does the same; may
+    /// run beside it
     RestoreCheck,
     /// Export or import the log
     #[command(subcommand)]
@@ -71,12 +70,12 @@ enum Command {
 enum AuditCommand {
     /// Check the whole log against its digests, its tree and its signed heads
     Verify(audit::verify::VerifyArguments),
-    /// Print the proof that a fact stands in the log under the newest signed head
+    /// Print the proof that the log contains a fact under the newest signed head
     Proof {
         /// The fact's position
         #[arg(long)]
         position: u64,
-        /// Prove too that the log only grew since it had this many facts
+        /// Also prove that the log only grew since it had this many facts
         #[arg(long)]
         from: Option<u64>,
     },
@@ -84,7 +83,7 @@ enum AuditCommand {
     Key,
 }
 
-/// Runs what the command line asks for.
+/// Runs the command that the command line names.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let config = match Config::from_env() {
@@ -92,7 +91,7 @@ pub fn run() -> ExitCode {
         Err(wrong) => return fail(wrong),
     };
     let command = cli.command.unwrap_or(Command::Serve);
-    // The server says it in its log, in the form of that.
+    // The server logs these warnings, in the format of its log.
     if !matches!(command, Command::Serve) {
         for warning in &config.unknown {
             eprintln!("genie: warning: {warning}");
@@ -140,7 +139,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Says why a command failed.
+/// Reports the reason of a failure, and returns the exit code.
 pub fn fail(sentence: impl std::fmt::Display) -> ExitCode {
     logging::say_why(&sentence.to_string());
     ExitCode::FAILURE

@@ -1,5 +1,5 @@
-//! Everything from the environment (and `.env`, which the environment overrides), read once and checked.
-//! This is the only file that knows the environment.
+//! The settings, read once and checked. They come from the environment and from `.env`, which the
+//! environment overrides. Only this file reads the environment.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -12,17 +12,16 @@ use crate::{
     rate_limiter::Rate,
 };
 
-/// The page of all settings.
+/// `docs/operating/configuration.md`, as `genie config --markdown` prints it.
 pub mod markdown;
-/// Reads one setting of each form.
+/// Reads and checks values, by the form of their setting.
 mod reader;
-/// The settings there are.
+/// The table of all settings.
 mod settings;
 
 use reader::{Reader, unknown_names};
 use settings::{SETTINGS, Setting};
 
-/// The checked configuration.
 #[derive(Clone)]
 pub struct Config {
     pub host: String,
@@ -40,11 +39,11 @@ pub struct Config {
     /// Whether the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
     pub directus: Option<directus::DirectusSettings>,
-    /// Roles beside those that genie itself gives.
+    /// Roles besides genie's own two.
     pub roles: Vec<String>,
-    /// How long a user who asked to be forgotten may still be kept.
+    /// The time between `DELETE /api/me` and forgetting.
     pub forget_grace: Duration,
-    /// Where ids of forgotten users are kept outside the store.
+    /// The ledger of the forgotten.
     pub forgotten_file: PathBuf,
     pub ollama_url: String,
     pub ollama_model: String,
@@ -61,7 +60,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub job_lease: Duration,
     pub read_wait: Duration,
-    /// How long a read that asks for no position waits for what its caller wrote last.
+    /// How long a read without `Genie-Min-Position` waits for its caller's last write.
     pub own_writes_wait: Duration,
     pub login_stall: Duration,
     pub seal_every: Duration,
@@ -69,12 +68,12 @@ pub struct Config {
     pub heads_webhook: Option<SecretString>,
     pub log: String,
     pub log_json: bool,
-    /// A sentence for each `GENIE_*` that is no setting.
+    /// One warning for each `GENIE_*` that is not a setting.
     pub unknown: Vec<String>,
     given: BTreeMap<String, String>,
 }
 
-/// Why the configuration is refused; each line is a sentence that names the setting.
+/// Why the configuration is refused. Each line names a setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadConfig(Vec<String>);
 
@@ -85,7 +84,7 @@ impl fmt::Display for BadConfig {
 }
 
 impl Config {
-    /// Reads the environment over `.env` in the current folder.
+    /// Reads the environment, and `.env` in the current folder for what the environment lacks.
     pub fn from_env() -> Result<Self, BadConfig> {
         let mut given = BTreeMap::new();
         match dotenvy::dotenv_iter() {
@@ -106,7 +105,7 @@ impl Config {
         Self::read(given)
     }
 
-    /// Reads settings that are given by name.
+    /// Reads settings from a map, by name.
     pub fn read(given: BTreeMap<String, String>) -> Result<Self, BadConfig> {
         let mut read = Reader {
             given: &given,
@@ -156,7 +155,9 @@ impl Config {
             given: BTreeMap::new(),
         };
         if config.master_keys.is_some() && config.master_keys_file.is_some() {
-            read.wrong.push("GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; the ring is in one of them".into());
+            read.wrong.push(
+                "GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; set one of them".into(),
+            );
         }
         if read.wrong.is_empty() {
             Ok(Self { given, ..config })
@@ -165,7 +166,7 @@ impl Config {
         }
     }
 
-    /// Where facts are kept.
+    /// The location of the store.
     pub fn target(&self) -> Target {
         match &self.database_url {
             Some(url) => Target::Postgres(url.expose_secret().to_owned()),
@@ -173,7 +174,7 @@ impl Config {
         }
     }
 
-    /// Where the bytes of uploaded files are kept.
+    /// The location of the blob store.
     pub fn blobs(&self) -> BlobLocation {
         if self.blobs_url.is_empty() {
             return BlobLocation::Folder(self.data_dir.join("blobs"));
@@ -196,12 +197,12 @@ impl Config {
         self.original_key.as_ref().and_then(OriginalKey::read)
     }
 
-    /// Whether this is the only process on its store.
+    /// Whether the store is SQLite, which only one server can use.
     pub fn is_embedded(&self) -> bool {
         self.database_url.is_none()
     }
 
-    /// What is in force, a line each, secrets masked.
+    /// All settings in force, one per line, with secrets masked.
     pub fn in_force(&self) -> String {
         let line = |setting: &Setting| {
             let given = self
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_warned_of_with_the_nearest_and_stops_nothing() {
+    fn an_unknown_name_is_a_warning_that_names_the_nearest_setting() {
         let config = read(&[("GENIE_DATADIR", "x"), ("GENIE_TEST_POSTGRES", "x")])
             .ok()
             .unwrap();
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_value_is_told_at_once_and_secrets_are_not_repeated() {
+    fn all_wrong_values_are_reported_at_once_without_secrets() {
         let wrong = read(&[
             ("SERVER_PORT", "x"),
             ("ONBOARDING_GATE", "maybe"),
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_masks_secrets() {
+    fn the_printed_settings_mask_secrets() {
         let config = read(&[
             ("RBAC_SYNC_WEBHOOK_SECRET", "canary"),
             ("OLLAMA_MODEL", "m"),

@@ -1,6 +1,6 @@
-//! `genie import credentials FILE`: what the original held, taken in by the running server when there is one. The file is read
-//! line by line. Each line is told of by its number, never by what it holds; those that are not taken in go to a file of their
-//! own, as they came.
+//! `genie import credentials FILE`: imports credentials from the original, through the running
+//! server when there is one. It reads the file line by line and reports each line by its number,
+//! never by its content. Rejected lines go to a separate file, unchanged.
 
 use std::{
     fs::{File, OpenOptions},
@@ -24,19 +24,19 @@ use crate::{
 
 pub mod importer;
 pub mod line;
-/// Values that the original sealed.
+/// Opens the values that the original encrypted.
 pub mod original;
 
 use importer::{Importer, LineOutcome};
 use line::{CredentialLine, MAX_LINE};
 
-/// Lines that are sent to the server at once: few enough for its answer to come in time from a slow store, too.
+/// Lines of one request to the server: few enough that even a slow store answers in time.
 const BATCH_LINES: usize = 32;
-/// The most bytes of lines that are sent at once, so that they fit into a body.
+/// The most bytes of lines of one request, so that they fit into a body.
 const BATCH_BYTES: usize = 512 * 1024;
-/// Where the server takes them, on its socket.
+/// The route on the server's socket.
 const ROUTE: &str = "/credentials/import";
-/// Ends the sentence of an import that stopped.
+/// The end of the sentence about an import that stopped.
 const AGAIN: &str = "run this again: imported lines are not imported twice";
 
 /// The refusal of a server or command without the original's key.
@@ -44,20 +44,22 @@ pub const KEY_MISSING: &str = "CREDENTIALS_ENC_KEY_B64 is not set; set it to the
 
 #[derive(Subcommand)]
 pub enum ImportCommand {
-    /// Take in credentials that the original sealed with CREDENTIALS_ENC_KEY_B64; may run beside the server, and again
+    /// Import credentials that the original encrypted with CREDENTIALS_ENC_KEY_B64; may run beside
+    /// the server, and be repeated
     Credentials(CredentialImportArguments),
 }
 
 #[derive(Args)]
 pub struct CredentialImportArguments {
-    /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"}; `-` is standard input
+    /// JSON lines {"userId", "creatorProfileId", "platform", "platform_username"?, "credentials"};
+    /// `-` is standard input
     file: PathBuf,
-    /// A new file for the lines that are not taken in, as they came
+    /// A new file for the rejected lines, unchanged
     #[arg(long)]
     rejected: Option<PathBuf>,
 }
 
-/// Imports the lines, and says of each what became of it.
+/// Imports the lines and prints the outcome of each.
 pub fn run(
     config: Config,
     ImportCommand::Credentials(options): ImportCommand,
@@ -85,10 +87,12 @@ pub fn run(
     })
 }
 
-/// A line on its way: what it says or what is wrong with it, and its bytes as they came unless they are with the rejected already.
+/// A line without an outcome yet.
 struct PendingLine {
     number: u64,
+    /// The line unchanged. Empty when it is in the rejected file already.
     bytes: Vec<u8>,
+    /// The parsed line, or its fault.
     read: Result<CredentialLine, String>,
 }
 
@@ -109,7 +113,7 @@ struct Import {
 
 /// The process that imports the lines.
 enum Way {
-    /// No line was sent yet.
+    /// Not known until the first line is sent.
     Unknown,
     /// The server on this data folder.
     Server,
@@ -160,7 +164,7 @@ impl Import {
         for (number, bytes, name) in numbered {
             let outcome = match &name {
                 Ok(_) => outcomes.next().unwrap_or(LineOutcome::Later {
-                    reason: "the server said nothing of it".to_owned(),
+                    reason: "the server did not report this line".to_owned(),
                 }),
                 Err(reason) => LineOutcome::Rejected {
                     reason: reason.clone(),
@@ -185,7 +189,7 @@ impl Import {
                     "imported".to_owned()
                 } else {
                     format!(
-                        "imported as {id}, because `{name}` is no UUID; tell its clients the new id"
+                        "imported as {id}, because `{name}` is not a UUID; tell its clients the new id"
                     )
                 }
             }
@@ -228,7 +232,7 @@ impl Import {
             log, credentials, ..
         } = &self.way
         else {
-            return Err("no server and no store takes the lines".to_owned());
+            return Err("neither a server nor a store takes the lines".to_owned());
         };
         let key = self.config.original_key().ok_or(KEY_MISSING)?;
         let log = log.clone();
@@ -247,7 +251,7 @@ impl Import {
             .map_err(|stopped| format!("the import broke off: {stopped}; {AGAIN}"))
     }
 
-    /// As at a server's start.
+    /// Opens the store as a starting server does.
     async fn open_here(&self) -> Result<Way, String> {
         self.config.original_key().ok_or(KEY_MISSING)?;
         let only_process = lock_store(&self.config)?;
@@ -323,7 +327,8 @@ impl Lines {
         })
     }
 
-    /// The next that is not blank. One that is too long goes to the rejected as it is read, and is never held whole.
+    /// The next line that is not blank. A line that is too long goes to the rejected file as it is
+    /// read, and is never in memory as a whole.
     fn next(&mut self, rejected: Option<&mut Rejected>) -> Result<Option<PendingLine>, String> {
         loop {
             let mut bytes = Vec::new();
@@ -388,14 +393,15 @@ impl Lines {
     }
 }
 
-/// The file of lines that were not taken in.
+/// The file of rejected lines.
 struct Rejected {
     file: io::BufWriter<File>,
     shown: String,
 }
 
 impl Rejected {
-    /// Only its owner may read it, and no file is written over: it might be the one that is read.
+    /// Creates the file, readable only by its owner. It never overwrites a file, which might be the
+    /// one that is being imported.
     fn create(path: &Path) -> Result<Self, String> {
         let shown = path.display().to_string();
         let file = OpenOptions::new()
@@ -404,7 +410,7 @@ impl Rejected {
             .mode(0o600)
             .open(path);
         let file = file.map_err(|error| {
-            format!("--rejected: {shown}: {error}; name a file that is not there yet")
+            format!("--rejected: {shown}: {error}; name a file that does not exist yet")
         })?;
         Ok(Self {
             file: io::BufWriter::new(file),
@@ -412,7 +418,7 @@ impl Rejected {
         })
     }
 
-    /// One that is there already is empty.
+    /// Adds a line. Empty bytes mean that the line is in the file already.
     fn line(&mut self, bytes: &[u8]) -> Result<(), String> {
         if bytes.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The account exports that run on this server: one a user.
+//! Limits each user to one account export at a time on this server.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -11,17 +11,17 @@ pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
 
 /// Another export of the same user runs.
 #[derive(Debug, thiserror::Error)]
-#[error("Another export of yours is under way; let it end, or end it")]
+#[error("Another export of yours is running; let it finish, or stop it")]
 pub struct ExportRunning;
 
-/// An export that runs until this is dropped: at its end, or when its reader goes away.
+/// Marks a running export. It is dropped at the end, or when the reader goes away.
 pub struct RunningExport {
     user: UserId,
     exports: Exports,
 }
 
 impl Exports {
-    /// Begins an export, unless one of the same user runs.
+    /// Begins an export, unless another of the same user runs.
     pub fn begin(&self, user: UserId) -> Result<RunningExport, ExportRunning> {
         let is_new = self.0.lock().insert(user);
         if !is_new {

@@ -1,6 +1,6 @@
-//! Erases what is left of a forgotten user, wherever it is. Each step may be repeated. The log keeps that the user was forgotten,
-//! and which steps are left, before the first step ([`genie_log::forgetting`]). So when a server dies in the middle, the leader goes
-//! on, for as long as something is left.
+//! Erases the remains of a forgotten user in every place. Before the first step the log records
+//! that the user is forgotten, and which steps remain ([`genie_log::forgetting`]). Each step may be
+//! repeated. So when a server dies in the middle, the leader continues until nothing is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,33 +18,33 @@ use crate::{
     identity::directus::{Directus, Trouble},
 };
 
-/// A signed note that says what became of somebody.
+/// The signed note about what forgetting reached.
 mod certificate;
-/// `genie forget`, `genie restore-check`.
+/// `genie forget` and `genie restore-check`.
 pub mod command;
-/// Forgotten ids outside the store.
+/// The forgotten ids outside the store.
 mod ledger;
 
 pub use ledger::ForgottenLedger;
 
 /// How often the leader looks for forgettings that are due.
 const TICK: Duration = Duration::from_secs(1);
-/// Users of one look.
+/// The most users that one look takes.
 const AT_ONCE: i64 = 20;
-/// Pause while something is not there yet: a projection, a signed head.
+/// Pause while a step waits for a projection or a signed head.
 const SOON: Duration = Duration::from_millis(500);
-/// Pause after a step failed.
+/// Pause after a failed step.
 const LATER_SECONDS: i64 = 30;
-/// Tries to forget a user again who came back, while other servers write for the user.
+/// Tries to forget a user again who came back with a backup. Other servers may be writing
+/// meanwhile.
 const LEDGER_TRIES: usize = 20;
-/// Nothing that was under way when a user was forgotten lasts longer, so that is the time of the last look.
+/// Time until the last look. No work that was running when the user was forgotten lasts longer.
 const LAST_LOOK_SECONDS: i64 = 60;
-/// How long the projections are waited for in one try.
+/// How long one try waits for the projections.
 const PROJECTIONS: Duration = Duration::from_secs(2);
-/// Pause after the log could not be read, or the ledger not written.
+/// Pause after the log could not be read, or the ledger could not be written.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// Erases what is left of the forgotten.
 #[derive(Clone)]
 pub struct Eraser(Arc<Inner>);
 
@@ -57,10 +57,10 @@ struct Inner {
     ledger: ForgottenLedger,
 }
 
-/// A step could not be done now.
+/// Why a step is not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfinished {
-    /// Something else has to get there first.
+    /// The step waits for other work.
     #[error("{0}")]
     NotYet(String),
     #[error("{0}")]
@@ -70,7 +70,8 @@ pub enum Unfinished {
 impl From<LogError> for Unfinished {
     fn from(error: LogError) -> Self {
         match error {
-            // Or somebody writes just now, while SQLite's WAL is to be emptied.
+            // SQLite answers this too when another connection writes while the WAL is being
+            // emptied.
             away @ LogError::Away(_) => Self::NotYet(away.to_string()),
             error => Self::Failed(error.to_string()),
         }
@@ -99,7 +100,7 @@ impl From<ReadError> for Unfinished {
 }
 
 impl Eraser {
-    /// To be called on the runtime that owns all I/O.
+    /// Call it on the runtime that owns all I/O.
     pub fn new(
         log: Log,
         forget: Forgetter,
@@ -118,7 +119,7 @@ impl Eraser {
         }))
     }
 
-    /// Does what is due, for ever, whenever this node is elected; to be spawned.
+    /// Does the due steps whenever this node leads. Runs for ever; spawn it.
     pub async fn run(self, mut election: Election) {
         loop {
             election.elected().await;
@@ -165,7 +166,7 @@ impl Eraser {
         }
     }
 
-    /// Whether the next step can be expected at any moment.
+    /// Whether a missing precondition is still normal, because the forgetting is recent.
     fn is_new(&self, one: &Forgetting) -> bool {
         let since = one.forgotten_at.unwrap_or(one.due);
         self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)
@@ -179,7 +180,7 @@ impl Eraser {
         }
     }
 
-    /// Erases what was still being written when the user was forgotten, and the bytes of uploads.
+    /// Erases rows and uploads that were still being written when the user was forgotten.
     async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
         self.0.log.forgettings().erase_working_rows(user).await?;
         self.0.log.forgettings().empty_wal().await?;
@@ -187,7 +188,7 @@ impl Eraser {
         Ok(self.0.log.forgettings().close(user).await?)
     }
 
-    /// Erases what can be within that time. The elected node goes on with the rest.
+    /// Erases for at most this time. The leader does the rest.
     pub async fn finish_within(&self, user: UserId, limit: Duration) {
         let finishing = async {
             while let Err(Unfinished::NotYet(_)) = self.finish(user).await {
@@ -197,7 +198,8 @@ impl Eraser {
         let _ = tokio::time::timeout(limit, finishing).await;
     }
 
-    /// Erases whatever is left, and signs the certificate when nothing is. May be called again, and by several at once.
+    /// Erases all remains, then signs the certificate. May be called again, and by several servers
+    /// at once.
     pub async fn finish(&self, user: UserId) -> Result<(), Unfinished> {
         let Inner {
             log,
@@ -217,7 +219,8 @@ impl Eraser {
         };
         ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
         log.forgettings().erase_working_rows(user).await?;
-        let _ = log.forgettings().empty_wal().await; // the key is in it, and what follows may take long; the end asks for it again
+        // The WAL holds the key, and the next steps may take long. A failure here is caught below.
+        let _ = log.forgettings().empty_wal().await;
         blobs.delete_of(user).await?;
         if let Some(directus) = directus {
             directus.delete(user).await?;
@@ -237,8 +240,8 @@ impl Eraser {
         Ok(())
     }
 
-    /// Forgets again whom the ledger names and the store has back: it was restored from a backup. To be called before anybody is
-    /// served. Says who they were.
+    /// Forgets the users of the ledger again whom a restored backup brought back, and returns them.
+    /// Call it before the server answers anybody.
     pub async fn apply_ledger(&self) -> Result<Vec<UserId>, String> {
         let Inner { log, ledger, .. } = &*self.0;
         let mut back = Vec::new();
@@ -267,7 +270,7 @@ impl Eraser {
                 .now(user, ForgottenBy::Ledger, Metadata::system())
                 .await
             {
-                Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers write, too
+                Err(WriteError::Busy) => tokio::time::sleep(SOON).await, // other servers are writing
                 done => return done,
             }
         }
@@ -277,8 +280,8 @@ impl Eraser {
             .await
     }
 
-    /// Writes everybody who was forgotten into the ledger, for ever: each server has one, and it is read where the store is restored.
-    /// To be spawned.
+    /// Writes every forgotten user into this server's ledger. Each server keeps one, because any of
+    /// them may run on a restored store. Runs for ever; spawn it.
     pub async fn keep_ledger(self) {
         let Inner { log, ledger, .. } = &*self.0;
         let mut follower = log.follow(log.head());
@@ -305,7 +308,7 @@ impl Eraser {
         }
     }
 
-    /// Notes the users who were forgotten while this server was away.
+    /// Writes the users who were forgotten while this server was down.
     async fn catch_up(&self) -> Result<(), String> {
         let Inner { log, ledger, .. } = &*self.0;
         let mut after = None;

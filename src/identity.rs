@@ -1,23 +1,22 @@
-//! Identity, by one of two makers with the same wire: genie itself (passwords, and the tokens that stand for a login), or a Directus
-//! server.
+//! Identity: genie itself keeps users, passwords and tokens, or a Directus server does. Clients see
+//! the same routes and tokens either way.
 
-/// Accounts that were read a moment ago.
 pub mod account_cache;
-/// The other maker of identity: a Directus server.
+/// Identity by a Directus server.
 pub mod directus;
 /// Tokens of administrators who act for a user.
 pub mod impersonation;
-/// Wrong passwords, counted.
+/// Counts wrong passwords and one-time codes.
 pub mod login_limiter;
-/// Argon2id, off the actor threads, so many at once.
+/// Hashes and checks passwords with Argon2id.
 pub mod password;
-/// Refresh tokens.
+/// genie's own refresh tokens.
 pub mod refresh;
-/// Wrong secrets, keys and tokens, counted.
+/// Counts wrong secrets, keys and tokens by address.
 pub mod secret_limiter;
-/// The check of a signed token.
+/// Checks the signature of a token.
 pub mod signature;
-/// Access tokens.
+/// genie's own access tokens.
 pub mod token;
-/// One-time codes by time.
+/// Time-based one-time codes.
 pub mod two_factor;

@@ -1,4 +1,4 @@
-//! `genie invite`: invites from the command line, made by the running server when there is one.
+//! `genie invite`: makes invites, through the running server when there is one.
 
 use genie_actors::invites::Invites;
 use genie_events::Metadata;
@@ -13,7 +13,7 @@ use crate::{
     store::{lock_store, open_log},
 };
 
-/// Makes them and prints a code a line.
+/// Makes invites and prints their codes, one per line.
 pub fn make(config: Config, wanted: InviteRequest) -> Result<(), String> {
     let codes = runtime::run(async {
         match client::ask(&config, "/invites", &wanted).await? {
@@ -39,7 +39,7 @@ async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>
     let _only_process = lock_store(config)?;
     let Opened { log, append, .. } = open_log(config, Clock::system(), false).await?;
     let invites = Invites::new(append);
-    // As at a server's start: on a store that had no fact yet it must come first.
+    // A server's start does the same: on an empty store the first invite must come first.
     invites
         .first(config.first_invite.as_ref())
         .await

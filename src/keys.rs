@@ -1,5 +1,6 @@
-//! `genie keys`: the ring of master keys and what they wrap. Through the running server of the data folder when there is one,
-//! else in the store itself. Whatever broke off goes on when it is asked for again.
+//! `genie keys`: lists, adds, rotates and retires master keys. The server that runs on the data
+//! folder does the work. Without one, this process does it in the store. A command that broke off
+//! continues when it is run again.
 
 use std::{collections::BTreeSet, fs::File, path::Path};
 
@@ -23,30 +24,31 @@ use crate::{
     store::{lock_store, open_log},
 };
 
-/// Where the ring is: the environment, or a file that changes as a whole.
+/// Finds and changes the ring: in the environment, or in a file.
 pub mod file;
-/// The ring of a running server, and what it does on request.
+/// The ring of a running server, and the requests about master keys.
 pub mod server;
 
 use server::perform;
 
-/// How often a rotation goes through all data keys before it says that more keep coming.
+/// The most passes of a rotation over all data keys. Other servers may keep adding keys meanwhile.
 const PASSES: u32 = 5;
-/// The most owners that are named.
+/// The most owners that an error names.
 const NAMED: usize = 10;
 
 #[derive(Subcommand)]
 pub enum KeysCommand {
-    /// Print the keys, which one is current, and how many data keys each wraps
+    /// Print the keys, the current one, and the number of data keys that each wraps
     List,
-    /// Make a new key and put it first in the file; it wraps nothing until you rotate
+    /// Make a new key and put it first in the ring's file; it wraps nothing until you rotate
     Add {
-        /// Its id: 1 to 32 letters, digits, `-` or `_`; the next number without it
+        /// Its id: 1 to 32 letters, digits, `-` or `_`; without it, `m` and the next number
         id: Option<String>,
     },
-    /// Make the first key of the ring current, and wrap all data keys by it; may run beside the servers, and again
+    /// Make the first key of the ring current and wrap all data keys by it; may run beside the
+    /// servers, and be repeated
     Rotate,
-    /// Take a key out of use and out of the file, when no data key needs it
+    /// Retire a key that no data key needs, and remove it from the ring's file
     Retire {
         /// Its id
         id: String,
@@ -65,7 +67,8 @@ pub fn run(config: &Config, command: KeysCommand) -> Result<(), String> {
     })
 }
 
-/// The keeper of the keys: the running server, else the store, which is opened once.
+/// Does the requests about master keys: the running server, or else this process in the store,
+/// which it opens once.
 struct Keeper<'a> {
     config: &'a Config,
     here: Option<Here>,
@@ -159,7 +162,7 @@ async fn add(keeper: &mut Keeper<'_>, id: Option<String>) -> Result<(), String> 
         say(&entry);
         eprintln!(
             "This is master key `{id}`; no server has it yet. Put it first in GENIE_MASTER_KEYS of every server, with a comma after it,\n\
-             and restart them one after the other; then run: genie keys rotate"
+             and restart the servers one after the other. Then run: genie keys rotate"
         );
         return Ok(());
     };
@@ -208,20 +211,20 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
         listed = keeper.ask(KeyRequest::List).await?;
         remain = listed.wrapped_by_others(&to);
         if remain <= unreadable.len() as u64 {
-            break; // else a server that had not heard of it went on wrapping by the old one
+            break; // otherwise a server that did not know of the rotation wrapped more by the old key
         }
     }
     if !unreadable.is_empty() {
         let named: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
         return Err(format!(
-            "{} data keys cannot be opened with the master keys that they name, and stay as they are. They belong to {}",
+            "{} data keys cannot be opened with the master keys that they name, and stay unchanged. They belong to {}",
             unreadable.len(),
             named.join(", ")
         ));
     }
     if remain > 0 {
         return Err(format!(
-            "other servers wrapped {remain} data keys by other master keys meanwhile; run this again"
+            "other servers wrapped {remain} data keys by other master keys meanwhile; run: genie keys rotate"
         ));
     }
     say(&format!(
@@ -237,7 +240,7 @@ async fn rotate(keeper: &mut Keeper<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Goes through all data keys once. Answers those that can't be opened.
+/// Goes through all data keys once. Returns the owners whose keys do not open.
 async fn wrap_all(
     keeper: &mut Keeper<'_>,
     to: &str,
@@ -291,24 +294,24 @@ async fn retire(keeper: &mut Keeper<'_>, id: &str) -> Result<(), String> {
                 .await
                 .map_err(|reason| not_taken(path, &reason))?;
             say(&format!(
-                "master key `{id}` is retired and was taken out of {}",
+                "master key `{id}` is retired, and removed from {}",
                 path.display()
             ));
-            say("Take it out of the key files of other servers too.");
+            say("Remove it from the key files of other servers too.");
         }
         None => say(&format!(
-            "master key `{id}` is retired; take it out of GENIE_MASTER_KEYS of every server"
+            "master key `{id}` is retired; remove it from GENIE_MASTER_KEYS of every server"
         )),
     }
     say(&format!(
-        "Backups and exports made before {at} still need it: keep a copy of it, apart from them, as long as you keep any of them."
+        "Backups and exports made before {at} still need it: keep a copy of it, apart from them, for as long as you keep any of them."
     ));
     Ok(())
 }
 
 fn not_taken(path: &Path, reason: &str) -> String {
     format!(
-        "{} was changed, and the running server did not take it: {reason}",
+        "{} was changed, but the running server did not accept it: {reason}",
         path.display()
     )
 }

@@ -1,60 +1,57 @@
-//! genie: a self-hosted back end for creator platforms. HTTP, command line, configuration and wiring; every rule is below.
+//! genie: a self-hosted back end for creator platforms. This crate has HTTP, the command line,
+//! configuration and wiring. The rules are in the crates below it.
 
 /// The state that handlers are given.
 pub mod app;
 /// `genie audit`: prints and verifies the log.
 mod audit;
-/// The blob store: uploaded files, sealed.
+/// The blob store: uploaded files, encrypted.
 mod blobs;
-/// The command line.
 pub mod cli;
-/// Everything from the environment, read once and checked.
+/// The settings, read from the environment once and checked.
 pub mod config;
-/// Forbids core dumps.
 pub mod core_dumps;
-/// `genie import`: credentials of the original.
+/// `genie import`: credentials from the original.
 mod credential_import;
-/// The account exports that run on this server.
+/// Limits each user to one account export at a time.
 mod exports;
 /// Erases forgotten users; `genie forget`, `genie restore-check`.
 mod forgetting;
-/// Everything that is answered on the port.
+/// Routes, requests and answers.
 pub mod http;
-/// Passwords and tokens of the built-in identity.
+/// Logins, passwords and tokens, by genie itself or by Directus.
 mod identity;
 /// `genie invite`.
 mod invite;
-/// `genie keys`, and where the ring of master keys is.
+/// `genie keys`, and the ring of master keys.
 mod keys;
-/// Limits how often something may be wrong, by key.
+/// Counts wrong tries by key, and makes a guesser wait.
 mod limiter;
 /// `genie log export`, `genie log import`.
 mod log_transfer;
-/// The log lines of this process.
+/// Starts logging.
 mod logging;
-/// The network that a client belongs to.
+/// The network of a client, by which clients are counted.
 mod network;
-/// Checks an upload and queues its job.
+/// Checks an upload, and queues the job that imports it.
 mod onboarding;
-/// Answers with status 503, counted for the log.
+/// Counts answers with status 503 for the log.
 mod outages;
-/// Keeps signed heads outside the store.
+/// Copies signed heads to a file and to a webhook, outside the store.
 mod publish_heads;
-/// Counts requests by key.
+/// Limits the requests of a key, and reports what is left.
 mod rate_limiter;
-/// The rates of requests.
+/// The two rates of requests: by user and by address.
 mod request_limits;
-/// The known roles.
 mod roles;
-/// Builds a server and lets it listen.
+/// Builds a server and starts listening.
 pub mod serve;
-/// The socket by which commands of the command line reach a running server.
+/// The socket through which commands reach a running server.
 mod socket;
 /// Opens the log, and locks an embedded store.
 mod store;
-/// The limits of tiers.
 mod tier_limits;
-/// The uploads that this server receives and checks.
+/// Limits the uploads that this server receives and checks at once.
 mod uploads;
-/// Checks whether an uploaded ZIP may be unpacked.
+/// Checks that an uploaded ZIP is safe to unpack.
 mod zip_check;

@@ -1,20 +1,22 @@
-//! Limits how often something may be wrong, or be asked for, by key: so many in a row, then one in a while. The caller says what
-//! counts: only failures ([`Limiter::wait`] before, [`Limiter::count`] after), or every try ([`Limiter::take`]).
+//! Limits tries by key: a burst in a row, then one per interval. The caller chooses what counts:
+//! only failures ([`Limiter::wait`] before, [`Limiter::count`] after), or every try
+//! ([`Limiter::take`]).
 //!
-//! Each count is one moment, at which it would be empty again. One more puts it off. As long as it lies no more than a whole
-//! burst ahead, there is room. Counts are of this server alone, and gone when it stops.
+//! A count is stored as the moment at which it will be empty again. Each try moves that moment
+//! later. There is room while it lies less than a burst ahead. Each server counts for itself, and
+//! its counts are lost when it stops.
 //!
-//! Requests are counted in `rate_limiter.rs` instead: their answers tell what is left, and a flood of keys may not push counts out.
+//! `rate_limiter.rs` counts requests instead: their answers report what is left, and a flood of
+//! keys must not push counts out.
 
 use std::{hash::Hash, time::Duration};
 
 use moka::{Expiry, ops::compute::Op, sync::Cache};
 use tokio::time::Instant;
 
-/// Counts that are kept; past it the least used are forgotten.
+/// The most counts. Beyond that the least used are dropped.
 const MOST_COUNTS: u64 = 100_000;
 
-/// Counts by key.
 #[derive(Clone)]
 pub struct Limiter<K> {
     burst: u32,
@@ -22,7 +24,7 @@ pub struct Limiter<K> {
     empty_at: Cache<K, Instant>,
 }
 
-/// A count is forgotten when it is empty, and not before, however long nobody asks for it.
+/// Drops a count when it is empty, and not before, even when nobody asks for it.
 struct WhenEmpty;
 
 impl<K> Expiry<K, Instant> for WhenEmpty {
@@ -47,7 +49,7 @@ impl<K> Expiry<K, Instant> for WhenEmpty {
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> Limiter<K> {
-    /// Allows `burst` in a row, then one in `every`.
+    /// Allows `burst` tries in a row, then one per `every`.
     pub fn new(burst: u32, every: Duration) -> Self {
         Self {
             burst,
@@ -59,7 +61,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> Limiter<K> {
         }
     }
 
-    /// How long until there is room for another; nothing when there is.
+    /// The time until there is room for another try; `None` when there is.
     pub fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
         self.wait_at(self.empty_at.get(key)?, now)
     }
@@ -71,14 +73,14 @@ impl<K: Hash + Eq + Send + Sync + 'static> Limiter<K> {
             .filter(|left| !left.is_zero())
     }
 
-    /// Counts one more, whether there is room or not.
+    /// Counts a try, whether there is room or not.
     pub fn count(&self, key: K, now: Instant) {
         self.empty_at.entry(key).and_upsert_with(|entry| {
             entry.map_or(now, |entry| entry.into_value()).max(now) + self.every
         });
     }
 
-    /// Counts one more if there is room; else says how long until there is.
+    /// Counts a try if there is room, or returns the time until there is.
     pub fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
         let mut wait = None;
         self.empty_at.entry(key).and_compute_with(|entry| {
@@ -92,7 +94,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> Limiter<K> {
         wait.map_or(Ok(()), Err)
     }
 
-    /// Takes one back that was counted and was right after all.
+    /// Takes back a counted try that was no failure.
     pub fn give_back(&self, key: K) {
         if let Some(empty_at) = self.empty_at.get(&key) {
             let before = empty_at.checked_sub(self.every).unwrap_or(empty_at);
@@ -106,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_has_room_and_then_one_in_a_while() {
+    fn a_burst_has_room_and_then_one_try_per_interval() {
         let every = Duration::from_secs(3);
         let limiter = Limiter::new(2, every);
         let now = Instant::now();
@@ -119,7 +121,11 @@ mod tests {
             "a refusal is not counted"
         );
         assert_eq!(limiter.wait(&"ada", now), Some(every));
-        assert_eq!(limiter.take("bob", now), Ok(()), "each key by itself");
+        assert_eq!(
+            limiter.take("bob", now),
+            Ok(()),
+            "each key has its own count"
+        );
         assert_eq!(limiter.take("ada", now + every), Ok(()));
         limiter.give_back("ada");
         assert_eq!(limiter.wait(&"ada", now + every), None);
@@ -141,7 +147,7 @@ mod tests {
         let brief = Limiter::new(2, Duration::from_nanos(1));
         brief.count("a moment ago", now);
         while brief.empty_at.entry_count() > 0 {
-            brief.empty_at.run_pending_tasks(); // what is empty takes no room
+            brief.empty_at.run_pending_tasks(); // an empty count takes no room
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `genie log export` and `genie log import`: the log by position, with the working tables that it needs, in a folder of sealed
-//! files. The store is the one of the configuration.
+//! `genie log export` and `genie log import`: the log by position, with the working tables that it
+//! needs, in a folder of encrypted files.
 
 use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path, path::PathBuf};
 
@@ -26,13 +26,15 @@ const LONGEST_FILE: u64 = 4096;
 
 #[derive(Subcommand)]
 pub enum LogCommand {
-    /// Write the log and what it needs into a folder, encrypted; goes on after an earlier export; may run beside the server
+    /// Write the log and the tables that it needs into a folder, encrypted; continues an earlier
+    /// export; may run beside the server
     Export(Folder),
-    /// Take an export into an empty store, or go on with an import; the server must be stopped
+    /// Import an export into an empty store, or continue an import; the server must be stopped
     Import(Folder),
 }
 
-/// Where, and the passphrase: from the file, else GENIE_EXPORT_PASSPHRASE, else asked for on the terminal.
+/// The folder, and the passphrase: from the file, else from GENIE_EXPORT_PASSPHRASE, else from the
+/// terminal.
 #[derive(Args)]
 pub struct Folder {
     /// The folder of the export
@@ -42,7 +44,7 @@ pub struct Folder {
     passphrase_file: Option<PathBuf>,
 }
 
-/// Does it, and says what came of it.
+/// Exports or imports, and prints the result.
 pub fn run(config: &Config, command: LogCommand) -> Result<(), String> {
     let said = match command {
         LogCommand::Export(folder) => runtime::run(write(config, &folder))?,
@@ -81,7 +83,9 @@ async fn take_in(
 ) -> Result<String, String> {
     let passphrase = passphrase(config, passphrase_file.as_deref(), false)?;
     let _only_process = lock_store(config)?;
-    let masters = file::ring(config, true).await?; // an export is read with the keys it was written with: none are made
+    // Read-only: an import needs the keys that the log was written with, so it must not make new
+    // ones.
+    let masters = file::ring(config, true).await?;
     let export = Export::open(dir, &passphrase).map_err(|error| error.to_string())?;
     let Imported { head, had } = import(&config.target(), &masters, &export)
         .await
@@ -92,7 +96,7 @@ async fn take_in(
     ))
 }
 
-/// The passphrase of an export: from the file, the environment or the terminal.
+/// Reads the passphrase of an export, from the file, the environment or the terminal.
 pub fn passphrase(
     config: &Config,
     file: Option<&Path>,
@@ -136,7 +140,7 @@ fn ask(is_new: bool) -> Result<SecretString, String> {
     let ask = |question: &str| {
         let answer = rpassword::prompt_password(question).map(Zeroizing::new);
         answer.map_err(|_| {
-            "a passphrase is wanted: give --passphrase-file or GENIE_EXPORT_PASSPHRASE, or call this on a terminal".to_owned()
+            "a passphrase is needed: give --passphrase-file or GENIE_EXPORT_PASSPHRASE, or run this on a terminal".to_owned()
         })
     };
     let passphrase = ask("Passphrase of the export: ")?;

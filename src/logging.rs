@@ -1,4 +1,4 @@
-//! The log lines of this process, on standard error.
+//! Starts logging, on standard error.
 
 use std::{backtrace::Backtrace, io::IsTerminal, panic, sync::OnceLock};
 
@@ -25,7 +25,7 @@ pub fn start(config: &Config) -> Result<(), String> {
         log.with_ansi(false)
     };
     if config.log_json {
-        // The list has every span of a line; the current span would be there twice.
+        // The list of spans includes the current one, which would otherwise be there twice.
         log.json()
             .flatten_event(true)
             .with_current_span(false)
@@ -35,11 +35,11 @@ pub fn start(config: &Config) -> Result<(), String> {
     } else {
         log.init();
     }
-    let _ = IS_JSON.set(config.log_json); // only a second start finds it set, and `init` has panicked then
+    let _ = IS_JSON.set(config.log_json); // a second start finds it set, but `init` panics before
     Ok(())
 }
 
-/// The configured filter, without the lines in which actix tells of its workers, unless the filter names them.
+/// The configured filter, without actix' lines about its workers unless the filter names them.
 fn filter(configured: &str) -> Result<EnvFilter, String> {
     let filter = EnvFilter::try_new(configured).map_err(|error| format!("GENIE_LOG: {error}"))?;
     if configured.contains(SERVER_TARGET) {
@@ -63,7 +63,7 @@ fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
     error!(reason, location, backtrace, "process: a thread panicked");
 }
 
-/// Says why this process ends: as a log line where those are JSON, else as a sentence.
+/// Reports why this process ends: as a log line when those are JSON, otherwise as a sentence.
 pub fn say_why(sentence: &str) {
     if IS_JSON.get().copied().unwrap_or(false) {
         error!(reason = sentence, "process: ends with an error");

@@ -1,6 +1,7 @@
-//! The program `genie`. Everything it does is in the library of the same name.
+//! The program `genie`. Its code is in the library of the same name.
 
-/// Commands are made on one thread and end on another, which the system's allocator is slow at.
+/// Commands are allocated on one thread and freed on another, which the system's allocator does
+/// slowly.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -8,7 +9,8 @@ fn main() -> std::process::ExitCode {
     if let Err(sentence) = genie::core_dumps::forbid() {
         return genie::cli::fail(sentence); // before any key is read
     }
-    // reqwest asks for a provider to be chosen; this is the first thing that happens, so none was chosen before.
+    // reqwest needs a chosen provider. An error would mean that one is chosen already, which is as
+    // good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     genie::cli::run()
 }

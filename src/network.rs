@@ -1,13 +1,13 @@
-//! The network that a client belongs to, by which clients are counted.
+//! The network of a client, by which clients are counted.
 
 use std::{fmt, net::IpAddr};
 
-/// An IPv4 address, or the 64 bits of an IPv6 address that are one network's (RFC 6177).
+/// An IPv4 address, or the first 64 bits of an IPv6 address: a site has at least that network (RFC
+/// 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpAddr);
 
 impl Network {
-    /// The network of a client's address.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
@@ -16,7 +16,7 @@ impl Network {
     }
 }
 
-/// As operators write networks.
+/// The notation that operators use.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

@@ -1,5 +1,6 @@
-//! Checks an upload and queues its job (docs/api.md, Onboarding). Its bytes are in the blob store by then, but no user's file yet. One append
-//! makes them a file, queues the job that imports it, and moves the account on.
+//! Checks an upload and queues its job (docs/api.md, Onboarding). The bytes are in the blob store
+//! by then, but belong to no file. One append makes them a file of the user, queues the job that
+//! imports it, and moves the account on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +18,12 @@ use crate::{
 };
 
 const MEDIA_TYPE: &str = "application/zip";
-/// How many of the largest uploads a user's kept files may amount to.
+/// The kept files of a user may together be as large as this many of the largest uploads.
 const KEPT: u64 = 4;
-/// How long an upload may wait for others to be looked through, and how long that may take itself.
+/// How long an upload may wait for its check, and how long the check may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(300);
 
-/// An upload did not become a file.
+/// Why an upload did not become a file.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
     #[error(transparent)]
@@ -33,8 +34,8 @@ pub enum UploadError {
     Write(#[from] WriteError),
 }
 
-/// Refuses an upload of at most `most` bytes for which a user's kept files leave no room. Onboarding alone does not bound them:
-/// each upload whose job is cancelled or fails is followed by another.
+/// Refuses an upload of at most `most` bytes when the user's kept files leave no room. Onboarding
+/// itself sets no bound: after a job that failed or was cancelled the user may upload again.
 pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
     let kept = app.log.blobs().kept_bytes(user).await?;
     let room = most.saturating_mul(KEPT);
@@ -48,7 +49,8 @@ pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteE
     }
 }
 
-/// Looks a whole upload through and queues it. Answers the position of the facts, too. What is refused leaves nothing behind.
+/// Checks a whole upload and queues it. Also returns the position of the facts. Deletes a refused
+/// upload.
 pub async fn take_in(
     app: Data<App>,
     slot: UploadSlot,
@@ -57,7 +59,7 @@ pub async fn take_in(
     context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let io = app.log.store().io().clone();
-    // On a task of its own: once the append is on its way, the bytes must not go because the caller did.
+    // On its own task: once the append has begun, a caller who goes away must not delete the bytes.
     let work = async move {
         let _slot = slot;
         if let Err(refused) = look_through(&app.uploads, &upload).await {
@@ -80,7 +82,7 @@ async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadEr
     let read = Arc::clone(&reader);
     let size = upload.size();
     let looking = tokio::task::spawn_blocking(move || {
-        let _permit = permit; // for as long as the thread runs, even when nobody waits for it any more
+        let _permit = permit; // held as long as the thread runs, even when nobody waits for it
         zip_check::check(read, size)
     });
     let judged = match timeout(LONGEST_LOOK, looking).await {
@@ -92,7 +94,7 @@ async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadEr
         }
     };
     match reader.failure() {
-        Some(error) => Err(error.into()), // then what was made of the bytes means nothing
+        Some(error) => Err(error.into()), // the check saw too few bytes, so its result means nothing
         None => Ok(judged?),
     }
 }
@@ -110,7 +112,7 @@ async fn queue(
         Ok(queued) => queued,
         Err(error) => {
             match error {
-                WriteError::Away(_) | WriteError::Internal(_) => upload.keep(), // the row may be there all the same
+                WriteError::Away(_) | WriteError::Internal(_) => upload.keep(), // the row may be written
                 _ => upload.discard().await,
             }
             return Err(error.into());
@@ -119,7 +121,7 @@ async fn queue(
     if queued.file == file {
         upload.keep();
     } else {
-        upload.discard().await; // the same request came before
+        upload.discard().await; // an earlier copy of this request has queued its own upload
     }
     Ok((queued, position))
 }

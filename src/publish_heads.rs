@@ -1,5 +1,6 @@
-//! Keeps signed heads outside the store, where whoever holds the store can't change them: in a file, and at a webhook. Each head
-//! covers those before it, so whoever is slow takes the newest, and sealing never waits.
+//! Copies signed heads to a file and to a webhook, where somebody who controls the store cannot
+//! change them. Each head covers the earlier ones. So a slow receiver gets only the newest, and the
+//! head signer never waits.
 
 use std::{
     fs::{File, OpenOptions},
@@ -22,12 +23,11 @@ use crate::config::Config;
 
 /// How long a webhook may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Pause after the first failure; it doubles with each further one up to [`LONGEST_PAUSE`].
+/// Pause after the first failure. It doubles with each further one, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Starts the signing of heads over the log, and keeps them outside the store where that is configured.
+/// Starts the head signer, and the copying of its heads to the configured places.
 pub async fn start_sealing(
     config: &Config,
     log: &Log,
@@ -48,7 +48,8 @@ pub async fn start_sealing(
 
 type Heads = watch::Receiver<Option<SignedHead>>;
 
-/// Starts what is configured. A file that can't be written, or that holds another log's heads, is an error.
+/// Starts copying to the configured places. Fails for a file that cannot be written, or that holds
+/// another log's heads.
 fn start(
     heads: &Heads,
     key: &PublicHeadKey,
@@ -73,13 +74,14 @@ fn start(
     Ok(())
 }
 
-/// Signed notes, each followed by an empty line. Locked for as long as the server lives: each server has a file of its own.
+/// A file of signed notes, each followed by an empty line. It stays locked while the server runs,
+/// because each server needs its own file.
 struct HeadsFile {
     path: PathBuf,
     file: File,
-    /// How long the whole notes are.
+    /// The length of the complete notes, in bytes.
     length: u64,
-    /// How many facts the last one covers.
+    /// The number of facts that the last note covers.
     size: u64,
 }
 
@@ -92,7 +94,7 @@ impl HeadsFile {
             .open(path)
             .map_err(|error| error.to_string())?;
         file.try_lock()
-            .map_err(|_| "another server writes it; each needs a file of its own")?;
+            .map_err(|_| "another server writes it; each server needs its own file")?;
         let mut length = 0;
         let mut last = None;
         for note in Notes::new(BufReader::new(&file)) {
@@ -101,13 +103,13 @@ impl HeadsFile {
                     length += note.len() as u64 + 1;
                     last = Some(note);
                 }
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => break, // a power cut while it was written
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => break, // a power cut during a write
                 Err(error) => return Err(format!("after {length} bytes: {error}")),
             }
         }
         let last = last.map(|note| key.open(&note)).transpose();
         let last = last.map_err(|error| {
-            format!("its last head is none of this log: {error}; name another file")
+            format!("its last head is not of this log: {error}; name another file")
         })?;
         let mut file = Self {
             path: path.to_owned(),
@@ -119,7 +121,7 @@ impl HeadsFile {
         Ok(file)
     }
 
-    /// Cuts off what a power cut or a full disk left of a head.
+    /// Cuts off a head that a power cut or a full disk left incomplete.
     fn cut_off_rest(&mut self) -> std::io::Result<()> {
         if self.file.metadata()?.len() > self.length {
             self.file.set_len(self.length)
@@ -157,7 +159,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
             continue;
         }
         let written = tokio::task::spawn_blocking(move || (file.append(&head), file)).await;
-        let Ok((written, same)) = written else { return }; // only when the runtime ends
+        let Ok((written, same)) = written else { return }; // the runtime is ending
         file = same;
         match written {
             Ok(()) => pause = FIRST_PAUSE,
@@ -169,7 +171,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
     }
 }
 
-/// The URL may hold a secret and is never logged.
+/// Sends heads to the webhook. The URL may hold a secret and is never logged.
 async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
     let mut pause = FIRST_PAUSE;
     while let Some(head) = next(&mut heads).await {
@@ -203,7 +205,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
     }
 }
 
-/// The newest head that was not seen yet; `None` when there will be no more.
+/// Waits for a new head and returns the newest; `None` when no more will come.
 async fn next(heads: &mut Heads) -> Option<SignedHead> {
     loop {
         heads.changed().await.ok()?;
@@ -213,7 +215,7 @@ async fn next(heads: &mut Heads) -> Option<SignedHead> {
     }
 }
 
-/// Waits, and lets the newest head count as not seen.
+/// Pauses, and marks the newest head as unseen, so that it is tried again.
 async fn again(heads: &mut Heads, pause: &mut Duration) {
     tokio::time::sleep(*pause).await;
     *pause = (*pause * 2).min(LONGEST_PAUSE);

@@ -1,4 +1,5 @@
-//! Rates: how often something may happen for one key, as governor's GCRA counts it. Each server counts for itself.
+//! Limits the requests of a key by a rate, counted by governor's GCRA. Each server counts for
+//! itself.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -13,15 +14,15 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 
-/// Keys that are kept apart; past it they share as many places, by their hash, so that a flood of addresses costs some tens of
-/// megabytes at most.
+/// The most keys with their own count. Further ones share as many counts, by their hash, so that a
+/// flood of addresses costs some tens of megabytes at most.
 const MAX_KEYS: usize = 200_000;
-/// A setting that would allow more can be `off`.
+/// The largest number in a rate. Instead of a larger one, a setting can be `off`.
 const MAX_REQUESTS: u32 = 1_000_000;
-/// The longest time that a rate may be over.
+/// The longest time of a rate.
 const MAX_SECONDS: u32 = 24 * 60 * 60;
 
-/// So many in so many seconds; all of them may come at once.
+/// A number of requests per number of seconds. All of them may come at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     requests: NonZeroU32,
@@ -29,7 +30,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Reads a rate as settings have it: `300/1m`, with `s`, `m` or `h`.
+    /// Reads a rate in the form of the settings: `300/1m`, with `s`, `m` or `h`.
     pub fn read(text: &str) -> Option<Self> {
         let (requests, time) = text.split_once('/')?;
         let (count, unit) = time.split_at_checked(time.len().checked_sub(1)?)?;
@@ -46,35 +47,33 @@ impl Rate {
         Some(Self { requests, seconds })
     }
 
-    /// How long until one more is allowed.
+    /// The time between two requests at a steady pace.
     fn interval(self) -> Duration {
         Duration::from_secs(self.seconds.get().into()) / self.requests.get()
     }
 }
 
-/// Counts by key.
 pub struct RequestLimiter {
-    /// The name in the headers of answers.
+    /// The rate's name in the headers of answers.
     name: &'static str,
     rate: Rate,
     counts: RateLimiter<u64, DashMapStateStore<u64>, MonotonicClock, StateInformationMiddleware>,
     hasher: RandomState,
 }
 
-/// How a key stands after it was counted.
+/// A key's count after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateStanding {
     name: &'static str,
     rate: Rate,
     remaining: u32,
-    /// When it may be worth another try; nothing when this one is allowed.
+    /// The time until another try; `None` when this request is allowed.
     pub retry_after: Option<Duration>,
 }
 
 impl RequestLimiter {
-    /// A limiter that clients know by this name.
     pub fn new(name: &'static str, rate: Rate) -> Self {
-        // At least a microsecond: a million in a second.
+        // The interval is at least a microsecond: a million requests per second.
         let quota = Quota::with_period(rate.interval())
             .expect("a rate's interval is not zero")
             .allow_burst(rate.requests);
@@ -87,7 +86,7 @@ impl RequestLimiter {
         }
     }
 
-    /// Counts one more for a key.
+    /// Counts a request of a key.
     pub fn count(&self, key: impl Hash) -> RateStanding {
         let mut key = self.hasher.hash_one(key);
         if self.counts.len() >= MAX_KEYS {
@@ -105,7 +104,7 @@ impl RequestLimiter {
         }
     }
 
-    /// Forgets keys that have all of their rate again; to be called now and then.
+    /// Drops keys that have their whole rate again. Call it now and then.
     pub fn forget_idle(&self) {
         self.counts.retain_recent();
         self.counts.shrink_to_fit();
@@ -113,7 +112,7 @@ impl RequestLimiter {
 }
 
 impl RateStanding {
-    /// The policy, for `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
+    /// The value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
     pub fn policy(&self) -> String {
         format!(
             "\"{}\";q={};w={}",
@@ -121,7 +120,8 @@ impl RateStanding {
         )
     }
 
-    /// The requests that are left, and in how many seconds all of them are there again, for `RateLimit` (the same draft).
+    /// The value of `RateLimit` (the same draft): the remaining requests, and the seconds until the
+    /// whole rate is available again.
     pub fn limit(&self) -> String {
         let used = self.rate.requests.get().saturating_sub(self.remaining);
         let whole_again = (self.rate.interval() * used).as_secs_f64().ceil();
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_reads_as_settings_have_it() {
+    fn a_rate_is_read_in_the_form_of_the_settings() {
         let rate = |requests, seconds| {
             Some(Rate {
                 requests: NonZeroU32::new(requests).unwrap(),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_has_its_own_count_and_is_told_how_it_stands() {
+    fn each_key_has_its_own_count_and_learns_what_remains() {
         let limiter = RequestLimiter::new("user", Rate::read("3/1h").unwrap());
         let told: Vec<_> = (0..3).map(|_| limiter.count("ada")).collect();
         assert!(told.iter().all(|standing| standing.retry_after.is_none()));
@@ -191,7 +191,7 @@ mod tests {
         let refused = (0..MAX_KEYS * 3)
             .filter(|n| limiter.count(n).retry_after.is_some())
             .count();
-        assert!(refused > 0, "past the bound, keys share places");
+        assert!(refused > 0, "beyond the bound, keys share counts");
         assert!(
             limiter.counts.len() <= MAX_KEYS * 2,
             "{}",

@@ -1,4 +1,4 @@
-//! The rates of requests: each user has a count, and each network.
+//! The two rates of requests: one by user, one by network.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{
     rate_limiter::{RateStanding, RequestLimiter},
 };
 
-/// How often idle counts are forgotten.
+/// How often idle counts are dropped.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// Counts requests; a rate that is off counts nothing.
+/// Counts requests. A rate that is `off` counts nothing.
 #[derive(Clone)]
 pub struct RequestLimits {
     users: Option<Arc<RequestLimiter>>,
@@ -31,19 +31,19 @@ impl RequestLimits {
         }
     }
 
-    /// Counts one more request of a user.
+    /// Counts a request of a user; `None` when the rate is off.
     pub fn count_user(&self, user: UserId) -> Option<RateStanding> {
         self.users.as_ref().map(|users| users.count(user))
     }
 
-    /// Counts one more request from an address.
+    /// Counts a request from an address; `None` when the rate is off.
     pub fn count_address(&self, address: IpAddr) -> Option<RateStanding> {
         self.addresses
             .as_ref()
             .map(|addresses| addresses.count(Network::of(address)))
     }
 
-    /// Forgets idle counts for ever; to be spawned.
+    /// Drops idle counts. Runs for ever; spawn it.
     pub async fn forget_idle(self) {
         loop {
             tokio::time::sleep(SWEEP).await;

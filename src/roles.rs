@@ -1,26 +1,27 @@
-//! The known roles: the configured ones, or those of Directus where it knows the users. A role of any other name is a typing error,
-//! or meant for another system, and must not become a fact.
+//! The known roles: the configured ones, or those of the Directus that keeps the users. Any other
+//! name is a typing error or belongs to another system, and must not become a fact.
 
 use crate::config::Config;
 
-/// The roles that genie itself gives.
+/// genie's own roles.
 const BUILT_IN: [&str; 2] = ["creator", "administrator"];
-/// The longest name, in bytes.
+/// In bytes.
 const MAX_NAME: usize = 64;
-/// The most names that a refusal tells.
+/// The most names that a refusal lists.
 const MAX_TOLD: usize = 50;
 
-/// Whether a role of this name administers by default. Directus calls it `Administrator`.
+/// Whether users with this role administer by default. Directus calls it `Administrator`.
 pub fn administers(role: &str) -> bool {
     role.eq_ignore_ascii_case("administrator")
 }
 
-/// Whether a text can be the name of a role, in genie or in Directus.
+/// Whether a text can name a role, in genie or in Directus.
 pub fn has_the_form_of_one(role: &str) -> bool {
     (1..=MAX_NAME).contains(&role.len()) && !role.chars().any(char::is_control)
 }
 
-/// Refuses a role that the settings do not have, in a sentence. With a Directus the settings name no roles.
+/// Refuses a role that is not in the settings. With a Directus the settings name no roles, so only
+/// the form is checked.
 pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
     match config.directus {
         None => expect_one_of(
@@ -36,7 +37,7 @@ pub fn expect_set(config: &Config, role: &str) -> Result<(), String> {
     }
 }
 
-/// Refuses a role that is not among these, in a sentence that names them.
+/// Refuses a role that is not among the known ones, and lists these.
 pub fn expect_one_of<'a>(
     known: impl Iterator<Item = &'a str> + Clone,
     role: &str,

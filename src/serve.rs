@@ -1,4 +1,4 @@
-//! Builds a server and lets it listen: for the binary by [`run`], in a process of the caller's own by [`Server`].
+//! Builds a server and starts listening: [`run`] for the binary, [`Server`] inside another process.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -49,11 +49,11 @@ use crate::{
     uploads::Uploads,
 };
 
-/// Threads that users' actors live on.
+/// The threads of the users' actors.
 const ACTOR_THREADS: usize = 2;
-/// HTTP requests under way are given so long at shutdown, in seconds.
+/// How long running requests may take at shutdown, in seconds.
 const SHUTDOWN_SECONDS: u64 = 3;
-/// Refusals that are not on record yet are put there within this time at shutdown, if the store takes them.
+/// How long recording the last refusals may take at shutdown.
 const LAST_FACTS: Duration = Duration::from_secs(2);
 
 /// Runs the server of this process until a signal stops it.
@@ -70,8 +70,8 @@ pub fn run(config: Config) -> Result<(), String> {
     serve(config, Clock::system(), owner)
 }
 
-/// A server in the caller's process. Several may run at once; what belongs to the process (logging, signals, core dumps) is left
-/// alone.
+/// A server inside another process. Several may run at once. It leaves the process' own things
+/// alone: logging, signals, core dumps.
 pub struct Server {
     address: SocketAddr,
     said: mpsc::UnboundedReceiver<String>,
@@ -79,12 +79,11 @@ pub struct Server {
     ended: oneshot::Receiver<Result<(), String>>,
 }
 
-/// How a server in the caller's process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// Requests under way finish, and everything is put in order.
+    /// Running requests finish, and the store is closed.
     Gracefully,
-    /// As if the process was killed.
+    /// As if the process were killed.
     AtOnce,
 }
 
@@ -102,7 +101,7 @@ impl Server {
             listening: Some(listening),
             stop: Some(stopped),
         };
-        // A thread of its own, since an actix system is of one thread.
+        // An actix system is bound to one thread, so the server gets its own.
         thread::Builder::new()
             .name("genie".into())
             .spawn(move || {
@@ -123,26 +122,25 @@ impl Server {
         }
     }
 
-    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The lines that were printed since this was called last; the binary prints them to standard output.
+    /// The lines since the last call that the binary would print to standard output.
     pub fn lines(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.said.try_recv().ok()).collect()
     }
 
-    /// Lets requests under way finish, and stops.
+    /// Lets running requests finish, and stops.
     pub async fn stop(mut self) -> Result<(), String> {
-        let _ = self.stop.send(Stop::Gracefully); // a server that ended by itself hears nothing
+        let _ = self.stop.send(Stop::Gracefully); // fails when the server has ended by itself
         end_of(&mut self.ended).await
     }
 
-    /// Ends as if the process was killed: connections break, and nothing is put in order.
+    /// Ends as if the process were killed: connections break, and the store is not closed.
     pub async fn kill(mut self) {
         let _ = self.stop.send(Stop::AtOnce);
-        let _ = end_of(&mut self.ended).await; // it was to break off
+        let _ = end_of(&mut self.ended).await; // an error is expected
     }
 }
 
@@ -154,11 +152,11 @@ async fn end_of(ended: &mut oneshot::Receiver<Result<(), String>>) -> Result<(),
 
 type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// The owner of a server: hears its lines, and stops it.
+/// The owner of a server: receives its lines, and stops it.
 struct ServerOwner {
     say: Say,
     listening: Option<oneshot::Sender<SocketAddr>>,
-    /// Without it, signals stop the server.
+    /// `None`: signals stop the server.
     stop: Option<oneshot::Receiver<Stop>>,
 }
 
@@ -198,7 +196,7 @@ struct Built {
     first_invite: Option<String>,
 }
 
-/// Builds the state and starts all that runs beside requests. To be called on the runtime that owns all I/O.
+/// Builds the state and starts all background tasks. Call it on the runtime that owns all I/O.
 async fn build(
     config: Config,
     clock: Clock,
@@ -298,7 +296,7 @@ fn open_directus(
     Ok(directus)
 }
 
-/// Where Directus names the administrators, no invite can make one.
+/// Makes the first invite. With a Directus there is none: Directus names the administrators.
 async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<String>, String> {
     if config.directus.is_some() {
         return Ok(None);
@@ -391,7 +389,7 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
 }
 
 async fn stop_when_told(stop: oneshot::Receiver<Stop>, server: ServerHandle) -> Stop {
-    let stop = stop.await.unwrap_or(Stop::AtOnce); // the owner is gone
+    let stop = stop.await.unwrap_or(Stop::AtOnce); // an error means that the owner is gone
     server.stop(stop == Stop::Gracefully).await;
     stop
 }
@@ -403,7 +401,7 @@ async fn close(app: &App) {
     let _ = tokio::time::timeout(LAST_FACTS, last_refused).await;
     let log = app.log.clone();
     let ring = Arc::clone(&app.ring);
-    // On the runtime that owns the connections, as all I/O.
+    // Connections belong to that runtime.
     let end = async move {
         ring.withdraw().await;
         log.store().close().await;
@@ -422,15 +420,15 @@ fn first_invite_told(code: &str, address: SocketAddr) -> String {
         });
     }
     let body = json!({"email": "you@example.com", "password": "CHANGE-ME", "inviteCode": code});
-    let body = body.to_string().replace('\'', r"'\''"); // as a shell reads it
+    let body = body.to_string().replace('\'', r"'\''"); // quoted for the shell
     format!(
         "The first invite, whose user becomes administrator: {code}\n\
-         Use it with an address and a password of yours:\n  \
+         Use it with your address and password:\n  \
          curl http://{address}/api/register -H 'Content-Type: application/json' -d '{body}'"
     )
 }
 
-/// For ever; to be spawned.
+/// Records refusals in the log. Runs for ever; spawn it.
 async fn put_refused_on_record(app: Arc<App>) {
     loop {
         tokio::time::sleep(secret_limiter::TICK).await;

@@ -1,5 +1,5 @@
-//! `GENIE_DATA_DIR/genie.sock`: how commands of the command line reach the server that runs on that data folder. Only the operator
-//! may connect (mode 0600).
+//! `GENIE_DATA_DIR/genie.sock`: commands reach the server that runs on that data folder through it.
+//! Only the operator may connect (mode 0600).
 
 use std::path::PathBuf;
 
@@ -12,7 +12,8 @@ pub mod requests;
 /// The server's end of the socket.
 pub mod server;
 
-/// The longest path of a socket: what fits into `sun_path` everywhere (104 bytes with the final zero on macOS, 108 on Linux).
+/// The longest path of a socket that fits into `sun_path` on every system (104 bytes with the final
+/// zero on macOS, 108 on Linux).
 const LONGEST_PATH: usize = 103;
 
 fn path(config: &Config) -> PathBuf {

@@ -6,7 +6,8 @@ use genie_log::{Clock, Log, LogError, Opened, store::Target};
 
 use crate::{config::Config, keys::file};
 
-/// Opens the log with the configured master keys, or with those in the data folder, which are made for an empty store.
+/// Opens the log with the configured master keys, or with those in the data folder. An empty store
+/// gets new ones there, unless `read_only`.
 pub async fn open_log(config: &Config, clock: Clock, read_only: bool) -> Result<Opened, String> {
     let masters = file::ring(config, read_only).await?;
     let settings = genie_log::Settings {
@@ -21,12 +22,12 @@ pub async fn open_log(config: &Config, clock: Clock, read_only: bool) -> Result<
     })
 }
 
-/// Opens the log to be read by a command, which may run beside the server.
+/// Opens the log for a command that only reads, and may run beside the server.
 pub async fn read_log(config: &Config) -> Result<Log, String> {
     Ok(open_log(config, Clock::system(), true).await?.log)
 }
 
-/// An embedded store has one writing process: the file stays locked until the returned value is dropped.
+/// Locks an embedded store, which only one process may write, until the returned file is dropped.
 pub fn lock_store(config: &Config) -> Result<Option<File>, String> {
     let Target::Sqlite(_) = config.target() else {
         return Ok(None);

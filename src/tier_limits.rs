@@ -6,7 +6,7 @@ use genie_events::Limits;
 
 use crate::config::Config;
 
-/// Reads the limits. A file replaces the built-in limits as a whole.
+/// Reads the limits. A file replaces all built-in limits.
 pub fn read(config: &Config) -> Result<Limits, String> {
     let Some(path) = &config.tiers_file else {
         return Ok(Limits::built_in());

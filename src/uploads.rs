@@ -1,4 +1,4 @@
-//! The uploads that this server receives and checks: one a user, and a limited number at once.
+//! Limits the uploads that this server receives and checks: one per user, and a number at once.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -6,30 +6,29 @@ use genie_events::UserId;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Uploads that are received at once; one more is told to come again.
+/// Uploads that are received at once. Further ones are refused as busy.
 const RECEIVED_AT_ONCE: usize = 32;
-/// Uploads that are checked at once: unpacking one takes a core, for seconds when it is large.
+/// Uploads that are checked at once. Unpacking a large one takes a core for seconds.
 const CHECKED_AT_ONCE: usize = 2;
 
-/// The users who are uploading to this server.
 #[derive(Clone)]
 pub struct Uploads {
     receiving: Arc<Mutex<HashSet<UserId>>>,
     checks: Arc<Semaphore>,
 }
 
-/// A user's slot among the uploads; given back when it is dropped.
+/// A user's slot among the uploads. Dropping it gives the slot back.
 pub struct UploadSlot {
     uploads: Uploads,
     user: UserId,
 }
 
-/// An upload may not begin.
+/// Why an upload may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoUploadSlot {
-    #[error("Another upload of yours is under way; wait for it to end")]
+    #[error("Another upload of yours is running; wait for it to end")]
     SameUser,
-    #[error("too many uploads are under way")]
+    #[error("too many uploads are running")]
     TooMany,
 }
 
@@ -43,7 +42,7 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    /// Takes a slot for a user, of which each has one.
+    /// Takes a user's only slot.
     pub fn begin(&self, user: UserId) -> Result<UploadSlot, NoUploadSlot> {
         let mut receiving = self.receiving.lock();
         if receiving.contains(&user) {

@@ -1,11 +1,17 @@
-//! Checks whether an uploaded file is a ZIP that may be unpacked: a worker that unpacks it must stay within its folder, its disk and
-//! its time. No statement of the file is believed before it is checked.
+//! Checks that an uploaded file is a ZIP that is safe to unpack: a worker that unpacks it must stay
+//! within its folder, its disk and its time. No statement of the file is believed without a check.
 //!
-//! The checks: the file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3). The number of entries and their
-//! stated sizes are within bounds, in all and for the file's size. Names are harmless. Entries are plain files or folders, stored or
-//! deflated, not encrypted, and no archives themselves. No two entries have one name, or overlap (one compressed heap that many
-//! entries point at). Each entry's own header agrees with the directory. At last each entry is unpacked, to nowhere, and must have
-//! the stated length and checksum: so none can unpack to more.
+//! The checks:
+//! - The file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3).
+//! - The number of entries and the sum of their stated sizes are within bounds. The sum is also
+//!   within a bound that depends on the file's size.
+//! - Names are harmless, and no two are equal.
+//! - Entries are plain files or folders, stored or deflated, not encrypted, and not archives
+//!   themselves.
+//! - Entries do not overlap: many entries could point at one compressed heap.
+//! - Each entry's own header agrees with the directory.
+//! - Each entry is unpacked, to nowhere, and must have the stated length and checksum. So none can
+//!   unpack to more than it states.
 
 use flate2::read::DeflateDecoder;
 use rawzip::{
@@ -13,18 +19,20 @@ use rawzip::{
     ReaderAt, ZipArchive, ZipArchiveEntryWayfinder, ZipFileHeaderRecord,
 };
 
-/// How the first entry of an archive begins.
+/// The first bytes of an archive's first entry.
 pub const MAGIC: [u8; 4] = *b"PK\x03\x04";
 const MAX_ENTRIES: usize = 20_000;
-/// The longest name, in bytes.
+/// In bytes.
 const MAX_NAME: usize = 1024;
-/// The most that all entries together may unpack to.
+/// The most bytes that all entries together may unpack to.
 const MAX_UNPACKED: u64 = 4 << 30;
-/// The most that it may be, for each byte of the file. Text rarely packs better than 20 to 1; deflate at its best does 1,032 to 1.
+/// The most unpacked bytes for each byte of the file. Text rarely packs better than 20 to 1.
+/// Deflate's best is 1,032 to 1.
 const MAX_RATIO: u64 = 100;
-/// So much is never too much for the size of the file.
+/// So many unpacked bytes are allowed whatever the file's size.
 const ALWAYS_ALLOWED: u64 = 16 << 20;
-/// Where the end of the directory is looked for: its record, and the longest comment.
+/// How far from the end of the file the directory's end record is looked for: the record's length,
+/// and that of the longest comment.
 const LONGEST_END: u64 = 22 + 65_535;
 
 /// Why an upload is refused.
@@ -76,7 +84,8 @@ struct Entry {
     method: CompressionMethod,
 }
 
-/// Looks through a file of `size` bytes. When `reader` fails, the answer is some refusal: whoever made the reader asks it first.
+/// Checks a file of `size` bytes. When `reader` fails, the result is some refusal, so the caller
+/// asks the reader for its failure first.
 pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     let mut magic = [0; MAGIC.len()];
     reader
@@ -95,7 +104,7 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     if entries.windows(2).any(|two| two[0].name == two[1].name) {
         return Err(BadZip::Twice);
     }
-    // In the order of the file: it is read once from its beginning to its end, however its directory is ordered.
+    // In the order of the file, so that it is read once from beginning to end.
     entries.sort_unstable_by_key(|entry| entry.at);
     let mut end_before = 0;
     for entry in &entries {
@@ -109,7 +118,7 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     Ok(())
 }
 
-/// The entries of the directory, judged by the directory alone.
+/// The entries of the directory, checked by the directory alone.
 fn entries(
     archive: &ZipArchive<impl ReaderAt>,
     buffer: &mut [u8],
@@ -152,7 +161,7 @@ fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
     }
     let made_on_unix = [CreatorSystem::UNIX, CreatorSystem::MACOS]
         .contains(&record.version_made_by().creator_system());
-    // The bits of a Unix mode that say what kind of file it is; many tools leave them out.
+    // The file type of the Unix mode. Many tools leave it out.
     let kind = if made_on_unix {
         (record.external_attributes() >> 16) & 0o170_000
     } else {
@@ -186,7 +195,7 @@ fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
     Ok(())
 }
 
-/// The fault of a name, if it has one: unpacked anywhere, on any system, a file must stay in its folder.
+/// The fault of a name, if it has one. On every system an unpacked file must stay in its folder.
 fn wrong_with(name: &[u8]) -> Option<&'static str> {
     let is_drive = matches!(name, [letter, b':', ..] if letter.is_ascii_alphabetic());
     if name.is_empty() {
@@ -206,7 +215,7 @@ fn wrong_with(name: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Unpacks an entry to nowhere.
+/// Unpacks an entry to nowhere, and checks its length and checksum.
 fn unpack(
     archive: &ZipArchive<impl ReaderAt>,
     entry: &Entry,
@@ -219,7 +228,7 @@ fn unpack(
     if !agrees || local.flags().is_encrypted() {
         return Err(BadZip::Contradiction);
     }
-    // It reads no further than one buffer past the said length, and fails there.
+    // The reader stops with an error at most one buffer past the stated length.
     let unpacked = match entry.method {
         CompressionMethod::DEFLATE => std::io::copy(
             &mut found.verifying_reader(DeflateDecoder::new(found.reader())),

@@ -232,7 +232,7 @@ mod tests {
         for (history, sentence) in [
             (vec![created(Some(Timestamp(10)))], "expired"),
             (vec![created(None), spent.clone()], "used already"),
-            (vec![created(None), InviteEvent::Revoked], "taken back"),
+            (vec![created(None), InviteEvent::Revoked], "revoked"),
             (vec![], "no such invite"),
         ] {
             let refused = given(history).when(spend()).inspect_result().unwrap_err();

@@ -1,4 +1,5 @@
-//! `genie audit proof`, and what `GET /api/admin/audit/proof` answers: that a fact stands in the log under a signed head.
+//! `genie audit proof` and `GET /api/admin/audit/proof`: the proof that the log contains a fact
+//! under a signed head.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_log::{Log, merkle_proof::Proof, merkle_tree::Hash};
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::output::say;
 
-/// Prints one, as JSON.
+/// Prints a proof as JSON.
 pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), String> {
     let proof = log
         .prove(position, from)
@@ -16,7 +17,7 @@ pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), Str
     Ok(())
 }
 
-/// A proof as JSON: hashes in base64 as in checkpoints, the digest in hexadecimal.
+/// A proof as JSON. Hashes are in base64, as in checkpoints. The digest is in hexadecimal.
 pub fn json(proof: &Proof) -> Value {
     let base64 = |hash: &Hash| BASE64.encode(hash.0);
     let mut json = json!({

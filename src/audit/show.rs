@@ -1,5 +1,5 @@
-//! `genie audit --user`: a user's facts in order, opened with the user's key. Secrets are not among them: facts hold only their
-//! hashes.
+//! `genie audit --user`: a user's facts in order, opened with the user's key. It shows no secrets,
+//! because facts hold only their hashes.
 
 use std::io::{BufWriter, Write};
 
@@ -7,7 +7,7 @@ use genie_events::UserId;
 use genie_log::{Body, Fact, Log};
 use serde_json::{Value, json};
 
-/// Prints them to standard output.
+/// Prints the facts to standard output.
 pub async fn print(log: Log, user: UserId, as_json: bool) -> Result<(), String> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut count = 0;
@@ -29,7 +29,7 @@ pub async fn print(log: Log, user: UserId, as_json: bool) -> Result<(), String> 
     read.map_err(|error| error.to_string())?;
     match flushed {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ if count == 0 => Err(format!("there are no facts of user {user}")),
+        _ if count == 0 => Err(format!("user {user} has no facts")),
         _ => Ok(()),
     }
 }

@@ -1,5 +1,5 @@
-//! `genie audit verify`: the whole log against its digests, its tree and its signed heads, and heads that were kept outside. An
-//! export is checked without the store that it was made of.
+//! `genie audit verify`: checks the whole log against its digests, its tree, its signed heads, and
+//! the heads that were kept outside. Checking an export needs no store.
 
 use std::{
     fs::File,
@@ -18,13 +18,14 @@ use crate::{audit, cli::output::say, config::Config, log_transfer};
 
 #[derive(Args)]
 pub struct VerifyArguments {
-    /// A file of signed heads that was kept outside, as GENIE_HEADS_FILE writes it
+    /// A file of signed heads, as GENIE_HEADS_FILE writes it, that must agree with the log
     #[arg(long)]
     heads: Option<PathBuf>,
     /// Check the export in this folder instead of the store
     #[arg(long)]
     export: Option<PathBuf>,
-    /// The public key of the heads, as `genie audit key` prints it; only with --export, which has none
+    /// The public key of the heads, as `genie audit key` prints it; only with --export, which holds
+    /// no key
     #[arg(long, requires = "export")]
     key: Option<String>,
     /// A file that holds the export's passphrase and that only its owner may read
@@ -32,7 +33,7 @@ pub struct VerifyArguments {
     passphrase_file: Option<PathBuf>,
 }
 
-/// Checks, and prints what was checked; an error names the first position that is bad.
+/// Checks the log or an export, and prints what was checked. An error names the first bad position.
 pub fn run(config: &Config, wanted: &VerifyArguments) -> Result<(), String> {
     let verified = match &wanted.export {
         Some(dir) => of_export(config, dir, wanted)?,
@@ -104,7 +105,7 @@ fn tell(verified: Verified, has_heads: bool) {
     }
     if verified.uncounted > 0 {
         say(&format!(
-            "the order among their owner's was not checked for {} facts: too many owners",
+            "for {} facts the order among their owner's facts was not checked: too many owners",
             verified.uncounted
         ));
     }

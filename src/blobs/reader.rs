@@ -1,4 +1,4 @@
-//! A file read at any place, by a thread that may wait.
+//! Reads a file at any offset, on a thread that may block.
 
 use std::{io, sync::Arc};
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{BlobError, Blobs, Bounds};
 
-/// Reads one part at a time, and keeps the last. To be used on a thread for blocking work.
+/// Reads one part at a time, and keeps the last one. Use it on a thread for blocking work.
 pub struct BlobReader {
     blobs: Blobs,
     bounds: Bounds,
@@ -37,7 +37,7 @@ impl BlobReader {
         }
     }
 
-    /// Why it could not read on, if so.
+    /// The error that stopped the reading. `ReaderAt` itself can only say that it failed.
     pub fn failure(&self) -> Option<BlobError> {
         self.lock().failure.clone()
     }
@@ -56,7 +56,7 @@ impl ReaderAt for BlobReader {
         let begin = (offset % PART as u64) as usize;
         let mut seen = self.lock();
         if seen.part.as_ref().is_none_or(|(held, _)| *held != number) {
-            seen.part = None; // before the next: one part is held, not two
+            seen.part = None; // before the next part is read, so that memory holds one, not two
             match self
                 .io
                 .block_on(self.blobs.part(self.bounds, &self.keys, number))

@@ -1,5 +1,5 @@
-//! In a local folder a part is written as `<part>#<number>` and then renamed. What a crash left under such a name is no object,
-//! and no list of the store shows it.
+//! In a local folder a part is written as `<part>#<number>` and then renamed. A crash may leave
+//! such a file. The store does not list it, so the sweep looks into the folder itself.
 
 use std::{
     fs::{self, DirEntry},
@@ -10,7 +10,7 @@ use std::{
 
 use genie_events::Timestamp;
 
-/// Deletes unfinished parts that were last written before a time, and folders that are empty.
+/// Deletes unfinished parts that were last written before a time, and empty folders.
 pub fn sweep(folder: &Path, before: Timestamp) -> io::Result<()> {
     for user in entries(folder)?.iter().map(DirEntry::path) {
         for file in entries(&user)?.iter().map(DirEntry::path) {
@@ -30,7 +30,7 @@ pub fn sweep(folder: &Path, before: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing, when it is no folder, or none any more.
+/// The entries of a folder; none when it is a file or has been deleted.
 fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.collect(),
@@ -50,9 +50,9 @@ fn is_older(part: &DirEntry, before: Timestamp) -> io::Result<bool> {
     Ok(i64::try_from(written.as_micros()).is_ok_and(|written| written <= before.0))
 }
 
-/// An upload that is under way makes its folder again when it finds it gone.
+/// Safe during an upload: a running upload creates its folder again.
 fn remove_if_empty(folder: &Path) {
-    let _ = fs::remove_dir(folder); // refused when something is in it
+    let _ = fs::remove_dir(folder); // the system refuses when the folder has entries
 }
 
 fn or_gone(error: io::Error) -> io::Result<bool> {

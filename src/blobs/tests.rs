@@ -45,7 +45,7 @@ impl Site {
         upload
     }
 
-    /// Ada's fact number `n`, and the row with it.
+    /// Appends Ada's fact number `n` with the upload's row.
     async fn keep(&self, upload: Upload, n: u64) -> Blob {
         let id = upload.id();
         let work = upload.row("name".into(), "application/zip", self.store.clock.now());
@@ -80,7 +80,7 @@ impl Site {
         Ok(parts.concat())
     }
 
-    /// All files in the folder, by their paths from there.
+    /// The paths of all files in the folder, sorted.
     fn objects(&self) -> Vec<PathBuf> {
         let root = self.store.folder().join("blobs");
         let under = |folder: PathBuf| {
@@ -109,7 +109,7 @@ fn set_age(path: &std::path::Path, age: Duration, now: Timestamp) {
 }
 
 both_stores!(
-    what_was_written_is_read_back_and_lies_there_sealed,
+    written_bytes_are_read_back_and_are_stored_encrypted,
     async |store: TestStore| {
         let site = Site::new(store).await;
         for length in [0, 1, PART, PART + 1] {
@@ -155,7 +155,7 @@ both_stores!(
 );
 
 both_stores!(
-    parts_that_were_moved_cut_changed_or_lost_are_not_read,
+    moved_cut_or_lost_parts_are_not_read,
     async |store: TestStore| {
         let site = Site::new(store).await;
         let blob = site.keep(site.write(&bytes(2 * PART + 5)).await, 2).await;
@@ -179,7 +179,7 @@ both_stores!(
         damaged().await;
         fs::write(&objects[1], &kept[1]).unwrap();
         assert!(site.read(&blob).await.is_ok());
-        // The row says less than there is.
+        // The row states a smaller size than the file has.
         site.store
             .tamper(&format!("UPDATE blobs SET size = {}", 2 * PART))
             .await;
@@ -192,7 +192,7 @@ both_stores!(
 );
 
 both_stores!(
-    all_of_a_user_is_deleted_and_nothing_of_others,
+    all_files_of_a_user_are_deleted_and_none_of_others,
     async |store: TestStore| {
         let site = Site::new(store).await;
         let bob = site.store.register(&site.log, "bob").await;
@@ -211,7 +211,7 @@ both_stores!(
         under_way.discard().await;
         his.keep();
 
-        // A crash after the rows were doomed: the sweep goes on from there.
+        // A crash after the rows were doomed: the sweep continues.
         let blob = site.keep(site.write(&bytes(5)).await, 3).await;
         site.log.blobs().doom_of_user(site.ada).await.unwrap();
         site.blobs.sweep_older(Timestamp(0)).await.unwrap();
@@ -228,7 +228,7 @@ both_stores!(
 );
 
 both_stores!(
-    the_sweep_takes_what_is_old_and_nobodys,
+    the_sweep_deletes_old_parts_without_a_file,
     async |store: TestStore| {
         let site = Site::new(store).await;
         let now = site.store.clock.now();

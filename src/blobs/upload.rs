@@ -1,5 +1,5 @@
-//! A file that is being uploaded: bytes come in, sealed parts go to the store. It is nobody's until its row is appended, and what
-//! is not kept leaves nothing behind.
+//! A file that is being uploaded: bytes come in, encrypted parts go to the store. It belongs to its
+//! user once its row is appended. An upload that is not kept deletes its parts.
 
 use std::sync::Arc;
 
@@ -15,24 +15,23 @@ use tracing::{Instrument, warn};
 
 use super::{BlobError, BlobReader, Blobs, Bounds, delete, in_time};
 
-/// A file that is being uploaded.
 pub struct Upload {
     blobs: Blobs,
     user: UserId,
     id: BlobId,
     keys: Arc<UserKeys>,
-    /// Bytes that are not sealed yet. A full part stays until more comes, since the last part is sealed as the last.
+    /// Bytes that are not encrypted yet. A full part stays here until more bytes come, because the
+    /// last part is marked as the last.
     buffer: Vec<u8>,
     size: u64,
-    /// Parts sealed so far.
+    /// Parts encrypted so far.
     parts: u64,
-    /// The part on its way to the store; the next waits for it.
+    /// The part on its way to the store. The next part waits for it.
     writing: Option<JoinHandle<Result<(), BlobError>>>,
     is_kept: bool,
 }
 
 impl Blobs {
-    /// Begins a file of a user.
     pub fn upload(&self, user: UserId, keys: Arc<UserKeys>) -> Upload {
         let blobs = self.clone();
         let id = BlobId(self.0.log.clock().new_uuid());
@@ -60,12 +59,12 @@ impl Upload {
         self.user
     }
 
-    /// How many bytes there are so far.
+    /// The bytes received so far.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Takes bytes; waits when the store is slower than they come.
+    /// Adds bytes. Waits when they come faster than the store takes them.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), BlobError> {
         while !bytes.is_empty() {
             if self.buffer.len() == PART {
@@ -79,7 +78,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Nothing follows. When this answers `Ok`, all bytes are in the store.
+    /// Ends the file. After `Ok` all bytes are in the store.
     pub async fn finish(&mut self) -> Result<(), BlobError> {
         self.seal(true).await?;
         self.written().await
@@ -103,12 +102,14 @@ impl Upload {
         let Some(writing) = &mut self.writing else {
             return Ok(());
         };
-        let written = writing.await; // by reference: when the caller goes away meanwhile, the part is still known to be on its way
+        // By reference: if the caller goes away meanwhile, the part is still known to be on its
+        // way.
+        let written = writing.await;
         self.writing = None;
         written.unwrap_or_else(|stopped| Err(BlobError::Away(stopped.to_string())))
     }
 
-    /// Reads what was written, once it is finished.
+    /// A reader of the finished file.
     pub fn reader(&self) -> BlobReader {
         let bounds = Bounds {
             user: self.user,
@@ -118,7 +119,7 @@ impl Upload {
         BlobReader::new(self.blobs.clone(), bounds, Arc::clone(&self.keys))
     }
 
-    /// The row that makes it a file.
+    /// The row that makes the upload a file of its user.
     pub fn row(&self, name: String, media_type: &str, created_at: Timestamp) -> Work {
         let id = self.id;
         let user = self.user;
@@ -135,14 +136,15 @@ impl Upload {
         .row(&self.keys)
     }
 
-    /// Its row is in the log, or may be: then the sweep finds out.
+    /// Keeps the parts, because the row is in the log or may be. If it is not, the sweep deletes
+    /// them.
     pub fn keep(mut self) {
         self.is_kept = true;
     }
 
-    /// Deletes what was written, and answers when that is done.
+    /// Deletes the parts, and waits until that is done.
     pub async fn discard(mut self) {
-        let _ = self.delete().await; // a task that panicked has left its parts to the sweep
+        let _ = self.delete().await; // after a panic the sweep deletes the parts
     }
 
     fn delete(&mut self) -> JoinHandle<()> {
@@ -154,7 +156,7 @@ impl Upload {
         let writing = self.writing.take();
         self.blobs.0.log.store().io().spawn(async move {
             if let Some(writing) = writing {
-                let _ = writing.await; // however it ends, afterwards it can be deleted
+                let _ = writing.await; // whatever the outcome, the part can be deleted afterwards
             }
             let paths: Vec<_> = (0..parts)
                 .map(|number| Ok(blobs.path(user, id, number)))

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-/// Prints a line. The reader may have gone away, which is no error.
+/// Prints a line. A reader that has gone away is no error.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

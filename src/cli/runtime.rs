@@ -2,7 +2,6 @@
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads of a command's runtime.
 const THREADS: usize = 2;
 
 pub fn start() -> Result<Runtime, String> {
@@ -13,7 +12,7 @@ pub fn start() -> Result<Runtime, String> {
         .map_err(|error| format!("the runtime can't be started: {error}"))
 }
 
-/// Does some work on a runtime of its own.
+/// Runs `work` on its own runtime.
 pub fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     start()?.block_on(work)
 }

@@ -1,4 +1,4 @@
-//! The page `docs/operating/configuration.md`: every setting, as one table.
+//! The page `docs/operating/configuration.md`: a table of all settings.
 
 use super::settings::{SETTINGS, Setting};
 
@@ -23,7 +23,6 @@ This page is printed by `genie config --markdown`, and a test compares the two.
 |---|---|---|---|---|
 ";
 
-/// The whole page.
 pub fn page() -> String {
     SETTINGS
         .iter()
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_what_the_command_prints() {
+    fn the_page_in_the_documents_equals_the_printed_page() {
         assert!(
             include_str!("../../docs/operating/configuration.md") == page(),
             "write it anew: genie config --markdown > docs/operating/configuration.md"

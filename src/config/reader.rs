@@ -1,4 +1,5 @@
-//! Settings of each form, read and checked; what is wrong is gathered, so that all of it is told at once.
+//! Reads and checks values, by the form of their setting. It collects all faults, so that one start
+//! reports them all.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -25,7 +26,6 @@ impl Reader<'_> {
             .unwrap_or_else(|| setting.default.to_owned())
     }
 
-    /// A path, if there is one.
     pub(super) fn path(&self, setting: Setting) -> Option<PathBuf> {
         Some(self.text(setting))
             .filter(|path| !path.is_empty())
@@ -125,7 +125,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a setting of two words is this one.
+    /// Whether the value of a setting of two words is `word`.
     pub(super) fn is(&mut self, setting: Setting, word: &str) -> bool {
         let value = self.text(setting);
         if let Form::Words(words) = setting.form
@@ -136,7 +136,7 @@ impl Reader<'_> {
         value == word
     }
 
-    /// `*` alone, or origins as browsers send them: scheme and host, no path.
+    /// `*` alone, or origins as browsers send them: scheme and host, without a path.
     pub(super) fn origins(&mut self, setting: Setting) -> Vec<String> {
         let text = self.text(setting);
         let origins: Vec<String> = text
@@ -182,7 +182,7 @@ impl Reader<'_> {
         roles
     }
 
-    /// All about Directus, which is there when it has an address.
+    /// The settings of Directus; `None` without a URL.
     pub(super) fn directus(&mut self) -> Option<directus::DirectusSettings> {
         let settings = directus::DirectusSettings {
             url: self.text(settings::DIRECTUS_URL),
@@ -218,7 +218,7 @@ impl Reader<'_> {
         value
     }
 
-    /// `off` is none.
+    /// A rate; `None` for `off`.
     pub(super) fn rate(&mut self, setting: Setting) -> Option<Rate> {
         let text = self.text(setting);
         let rate = Rate::read(&text);
@@ -262,8 +262,8 @@ impl Reader<'_> {
     }
 }
 
-/// A sentence for each `GENIE_*` that is no setting: a misspelt name must not go unnoticed. It may also belong to somebody else,
-/// such as a script's `GENIE_BIN`, so it stops nothing.
+/// A warning for each `GENIE_*` that is not a setting, so that a misspelt name is noticed. The name
+/// may belong to another program, such as a script's `GENIE_BIN`, so it does not stop the start.
 pub(super) fn unknown_names(given: &BTreeMap<String, String>) -> Vec<String> {
     let known = || SETTINGS.iter().map(|setting| setting.name);
     let ours = |name: &&String| name.starts_with("GENIE_") && !name.starts_with("GENIE_TEST_");

@@ -1,29 +1,27 @@
-//! All settings: names, defaults, the form of their values, and what they are for.
+//! All settings: names, defaults, the form of their values, and their purpose.
 
-/// One setting.
 #[derive(Clone, Copy)]
 pub struct Setting {
     pub name: &'static str,
-    /// Empty when there is none.
+    /// Empty when the setting has no default.
     pub default: &'static str,
     pub form: Form,
     pub about: &'static str,
 }
 
-/// How a value is written, and what is checked of it.
+/// How a value is written, and how it is checked.
 #[derive(Clone, Copy)]
 pub enum Form {
-    /// Text, described in words.
+    /// Free text. The word describes it for people.
     Text(&'static str),
-    /// A whole number within bounds, and its unit.
+    /// A whole number within bounds.
     Number {
         least: u64,
         most: u64,
         unit: &'static str,
     },
-    /// One of these words.
     Words(&'static [&'static str]),
-    /// A secret, described in words. It has no default and is never printed.
+    /// A secret. The word describes it for people. It has no default and is never printed.
     Secret(&'static str),
 }
 
@@ -32,7 +30,7 @@ impl Setting {
         matches!(self.form, Form::Secret(_))
     }
 
-    /// How a value is written, for people.
+    /// The form, as the documents describe it.
     pub fn form_in_words(&self) -> String {
         match self.form {
             Form::Text(words) | Form::Secret(words) => words.to_owned(),
@@ -81,7 +79,7 @@ const fn new(default: &'static str, form: Form, about: &'static str) -> Setting 
     }
 }
 
-/// One constant for each setting, called as the setting is, and the list of them all.
+/// Makes a constant for each setting, named like the setting, and the list `SETTINGS`.
 macro_rules! settings {
     ($( $name:ident = $setting:expr; )+) => {
         $( pub const $name: Setting = Setting { name: stringify!($name), ..$setting }; )+

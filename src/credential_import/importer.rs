@@ -1,5 +1,6 @@
-//! Takes lines in: opens what the original sealed and hands it to the vault, under the user's own key. The same line again is
-//! found by its key and changes nothing, however often it is sent and whoever was killed meanwhile.
+//! Imports lines: opens the values that the original encrypted and hands them to the vault, which
+//! encrypts them under the user's key. A repeated line is recognized by its request key and changes
+//! nothing, even after a crash.
 
 use genie_actors::{
     CommandContext, WriteError,
@@ -15,24 +16,26 @@ use uuid::Uuid;
 
 use crate::credential_import::{line::CredentialLine, original::OriginalKey};
 
-/// The outcome of a line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum LineOutcome {
-    /// It is held now, under this id.
-    Imported { id: CredentialId },
-    /// An earlier import had brought it.
-    Before { id: CredentialId },
-    /// It was not taken in, and won't be as it is.
+    Imported {
+        id: CredentialId,
+    },
+    /// An earlier import stored this line.
+    Before {
+        id: CredentialId,
+    },
+    /// The line cannot be imported as it is. The reason says what to do.
     Rejected {
-        /// Why, and what to do.
         reason: String,
     },
-    /// Nothing can be said of it now. No lines come after it.
-    Later { reason: String },
+    /// The outcome is unknown, so no later line is tried.
+    Later {
+        reason: String,
+    },
 }
 
-/// Imports lines.
 pub struct Importer<'a> {
     pub log: &'a Log,
     pub credentials: &'a Credentials,
@@ -40,8 +43,8 @@ pub struct Importer<'a> {
 }
 
 impl Importer<'_> {
-    /// One outcome for each line, in order, up to the first of which nothing can be said. One line after the other: of two that
-    /// are at odds, the first one counts.
+    /// Returns one outcome per line, in order, up to the first unknown one. It imports one line
+    /// after the other, so that the first of two conflicting lines counts.
     pub async fn take(&self, lines: Vec<CredentialLine>) -> Vec<LineOutcome> {
         let mut outcomes = Vec::with_capacity(lines.len());
         for line in lines {
@@ -59,7 +62,8 @@ impl Importer<'_> {
             Err(WriteError::Refused(refusal)) if refusal.code == "not_imported" => refusal,
             stored => return outcome(stored, id),
         };
-        // A later copy of the original may tell of what an earlier one brought, and nobody changed since.
+        // A later copy of the original may replace a credential that an earlier copy brought, as
+        // long as nobody else has changed it.
         match self.brought_in(id).await {
             Ok(None) => LineOutcome::Rejected {
                 reason: refused.to_string(),
@@ -99,7 +103,7 @@ impl Importer<'_> {
             .await
     }
 
-    /// The version that is held, if an import brought it: nothing else stores credentials as the system.
+    /// The stored version, if an import stored it. Only an import stores credentials as the system.
     async fn brought_in(&self, id: CredentialId) -> Result<Option<u32>, LogError> {
         let mut last = None;
         for stored in ["credential.stored", "credential.changed"] {
@@ -118,8 +122,8 @@ impl Importer<'_> {
             .and_then(|(version, _)| u32::try_from(version).ok()))
     }
 
-    /// Old clients' reveals name the original's ids: one that is a UUID stays. Another follows from user and name, the same each
-    /// time.
+    /// Old clients reveal credentials by the original's ids, so an id that is a UUID stays. Any
+    /// other id is replaced by a hash of user and id, the same each time.
     fn id_of(&self, line: &CredentialLine) -> CredentialId {
         let derived = || {
             let hash = self
@@ -132,13 +136,14 @@ impl Importer<'_> {
                     &[],
                 )
                 .key;
-            let number = u128::from_str_radix(&hash[..32], 16).unwrap_or_default(); // a hash is hexadecimal
+            let number = u128::from_str_radix(&hash[..32], 16)
+                .expect("32 hexadecimal digits are a number of 128 bits");
             CredentialId(Uuid::new_v8(number.to_be_bytes()))
         };
         line.id.parse().unwrap_or_else(|_| derived())
     }
 
-    /// Two lines that say the same of one user's credential are the same line.
+    /// The request key. Two lines with the same content are the same line.
     fn known_by(&self, line: &CredentialLine) -> RequestKey {
         let name = line.platform_username.as_deref().unwrap_or_default();
         let said =
@@ -155,7 +160,7 @@ fn outcome(stored: Result<StoredCredential, WriteError>, id: CredentialId) -> Li
         Ok(_) => LineOutcome::Imported { id },
         Err(WriteError::Refused(refusal)) if refusal.code == job_exists().code => {
             LineOutcome::Rejected {
-                reason: "its `creatorProfileId` is that of another user's credential here"
+                reason: "its `creatorProfileId` belongs to another user's credential here"
                     .to_owned(),
             }
         }

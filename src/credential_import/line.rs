@@ -1,18 +1,18 @@
-//! One line of an import: whose credential, which, for which platform, and what the original sealed. What it holds is never
-//! repeated in a sentence.
+//! One line of an import: the user, the credential's id, the platform, and the value that the
+//! original encrypted. No error sentence repeats a line's content.
 
 use genie_events::UserId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The longest line, in bytes: a credential of the largest size in hexadecimal, and room for the rest.
+/// The longest line, in bytes: the largest credential in hexadecimal, and room for the other
+/// fields.
 pub const MAX_LINE: usize = 2 * genie_actors::credentials::MAX_SECRET_BYTES + 16 * 1024;
-/// The most characters of a name: of a credential, or on a platform.
+/// The most characters of a credential's id, and of a name on a platform.
 const MAX_NAME: usize = 200;
-/// The most characters of a platform's name.
 const MAX_PLATFORM: usize = 64;
 
-/// A line that is of the form; whether it opens, and whether its user is known, is another matter.
+/// A line of the right form. Its value may still fail to open, and its user may be unknown.
 #[derive(Serialize, Deserialize)]
 pub struct CredentialLine {
     pub user: UserId,
@@ -21,21 +21,21 @@ pub struct CredentialLine {
     pub platform: String,
     /// The user's name on the platform.
     pub platform_username: Option<String>,
-    /// As the original sealed it.
+    /// The value as the original encrypted it.
     pub sealed: String,
 }
 
 impl CredentialLine {
-    /// Reads one; else says what is wrong with it.
+    /// Parses a line, or names its fault.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let fields: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|error| match error.classify() {
-                serde_json::error::Category::Data => "it is no JSON object".to_owned(),
+                serde_json::error::Category::Data => "it is not a JSON object".to_owned(),
                 _ => format!("it is not valid JSON, at column {}", error.column()),
             })?;
         let user = text(&fields, "userId")?
             .parse()
-            .map_err(|_| "`userId` is not a user's id, which is a UUID".to_owned())?;
+            .map_err(|_| "`userId` is not a user's id; it must be a UUID".to_owned())?;
         let id = name(
             text(&fields, "creatorProfileId")?,
             "creatorProfileId",
@@ -84,7 +84,7 @@ fn name(text: &str, field: &str, most: usize) -> Result<String, String> {
     }
 }
 
-/// The bare text, the object around it, or, as databases hand them out, the object as a text.
+/// The bare text, the object around it, or the object as a text, as databases export it.
 fn sealed(fields: &Map<String, Value>) -> Result<String, String> {
     let of_object =
         |fields: &Map<String, Value>| fields.get("enc").and_then(Value::as_str).map(str::to_owned);
@@ -99,7 +99,10 @@ fn sealed(fields: &Map<String, Value>) -> Result<String, String> {
         Some(Value::String(text)) => Some(text.clone()),
         Some(_) => None,
     };
-    found.ok_or_else(|| "`credentials` must be what the original sealed: a text, or an object with the text as `enc`".to_owned())
+    found.ok_or_else(|| {
+        "`credentials` must be the value that the original encrypted: a text, or an object with the text as `enc`"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ways_to_write_a_line() {
+    fn a_value_is_a_text_an_object_or_an_object_as_a_text() {
         for credentials in [
             json!("v1:a:b:c"),
             json!({"enc": "v1:a:b:c"}),
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_field_and_never_repeated() {
+    fn a_fault_names_the_field_and_never_repeats_the_value() {
         let good = json!({"userId": USER, "creatorProfileId": "7", "platform": "x", "credentials": "v1:a:b:c"});
         let wrong = [
             ("userId", json!("canary")),
@@ -166,8 +169,8 @@ mod tests {
         for (bytes, told) in [
             (&b"canary"[..], "it is not valid JSON, at column 1"),
             (b"\xff", "it is not valid JSON, at column 1"),
-            (b"[\"canary\"]", "it is no JSON object"),
-            (b"7", "it is no JSON object"),
+            (b"[\"canary\"]", "it is not a JSON object"),
+            (b"7", "it is not a JSON object"),
             (b"{\"canary\": ", "it is not valid JSON, at column 11"),
         ] {
             assert_eq!(CredentialLine::read(bytes).err().unwrap(), told);

@@ -1,5 +1,6 @@
-//! Credentials as the original sealed them: `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, AES-256-GCM
-//! (NIST SP 800-38D) without associated data. They are only ever opened here; genie seals in another way.
+//! Credentials as the original encrypted them: `v1:<iv>:<tag>:<ciphertext>` in hexadecimal,
+//! AES-256-GCM (NIST SP 800-38D) without associated data. genie only opens them; it encrypts in
+//! another way.
 
 use aes_gcm::{
     AeadInOut, AesGcm, KeyInit, Nonce,
@@ -12,25 +13,23 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// The version at the beginning of a sealed text.
+/// The version at the beginning of an encrypted text.
 const VERSION: &str = "v1";
 /// The length of the authentication tag, in bytes.
 const TAG: usize = 16;
 
-/// The key that the original sealed credentials with.
+/// The key that the original encrypted credentials with.
 pub struct OriginalKey(Zeroizing<[u8; 32]>);
 
-/// Why a text can't be opened.
+/// Why a text does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadOriginal {
-    /// It is not of the form.
     #[error(
         "`credentials` is not `v1:<iv>:<tag>:<ciphertext>` in hexadecimal, with an iv of 12 or 16 bytes and a tag of 16"
     )]
     Form,
-    /// It was sealed with another key, or changed since.
     #[error(
-        "`credentials` does not open with CREDENTIALS_ENC_KEY_B64: another key sealed it, or it was damaged"
+        "`credentials` does not open with CREDENTIALS_ENC_KEY_B64: another key encrypted it, or it was damaged"
     )]
     Key,
 }
@@ -42,7 +41,6 @@ impl OriginalKey {
         Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
     }
 
-    /// Opens a text of the original.
     pub fn open(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, BadOriginal> {
         let mut parts = text.trim().split(':');
         let (Some(VERSION), Some(iv), Some(tag), Some(ciphertext), None) = (
@@ -64,7 +62,7 @@ impl OriginalKey {
         let mut opened = Zeroizing::new([ciphertext, tag].concat());
         let key = (&*self.0).into();
         let opens = match iv.len() {
-            // The length that SP 800-38D recommends, and the one that much Node code takes instead.
+            // SP 800-38D recommends 12 bytes; much Node code takes 16.
             12 => AesGcm::<Aes256, U12>::new(key).decrypt_in_place(&nonce(&iv)?, &[], &mut *opened),
             16 => AesGcm::<Aes256, U16>::new(key).decrypt_in_place(&nonce(&iv)?, &[], &mut *opened),
             _ => return Err(BadOriginal::Form),
@@ -91,7 +89,7 @@ mod tests {
     const NODE_16: &str = "v1:07070707070707070707070707070707:d205e5f243ebebd12ff01148604105a1:de2a7c5372c134de21a008186a5d4023cf5d247ba7c9a196c6ee093bc9418c4d0e937417a420e9b933";
 
     #[test]
-    fn what_node_sealed_opens() {
+    fn values_that_node_encrypted_open() {
         for sealed in [
             NODE_12,
             NODE_16,
@@ -106,7 +104,8 @@ mod tests {
         }
     }
 
-    /// Test cases 13 to 15 of "The Galois/Counter Mode of Operation (GCM)", McGrew and Viega, appendix B.
+    /// Test cases 13 to 15 of "The Galois/Counter Mode of Operation (GCM)", McGrew and Viega,
+    /// appendix B.
     #[test]
     fn the_published_vectors_open() {
         let zero = key(&BASE64.encode([0; 32]));
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_and_any_other_form_is_refused() {
+    fn a_changed_or_malformed_text_is_refused() {
         for (place, found) in NODE_12.char_indices() {
             let other = if found == '0' { '1' } else { '0' };
             let mut changed = NODE_12.to_owned();

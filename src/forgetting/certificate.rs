@@ -1,5 +1,6 @@
-//! The certificate: what became of somebody, as a C2SP signed note (signed-note) by the key that signs the log's heads. It says what
-//! is true and no more: the events stay, unreadable, and a backup made before is readable for as long as its master key is kept.
+//! The certificate: a C2SP signed note (signed-note) about what forgetting did and did not reach,
+//! signed by the key of the log's heads. It also says what remains: the events stay, unreadable,
+//! and an older backup is readable for as long as its master key is kept.
 
 use genie_log::{
     Log, LogError,
@@ -10,10 +11,10 @@ use genie_log::{
 
 use super::Unfinished;
 
-/// Its first line: no head of the log begins with it.
+/// The first line. No head of the log begins with it, so a certificate cannot pass for a head.
 const TITLE: &str = "genie certificate of forgetting v1";
 
-/// Signs one, of somebody of whom nothing is left. A signed head has to cover the fact.
+/// Signs the certificate of a user whose remains are erased. A signed head must cover the fact.
 pub async fn sign(
     log: &Log,
     forgetting: &Forgetting,
@@ -68,7 +69,7 @@ pub async fn sign(
         event = proof.event_id,
         digest = hex::encode(&proof.digest),
         size = proof.head.size,
-        root = hex::encode(&proof.head.root.0),
+        root = hex::encode(proof.head.root.0),
         key_id = key.key_id,
         master = key.master_id,
         erased = erased.join(", "),

@@ -1,5 +1,5 @@
-//! `genie forget` and `genie restore-check`: through the running server when there is one on the data folder, else here, as a server
-//! that nobody can reach.
+//! `genie forget` and `genie restore-check`. They ask the server that runs on the data folder.
+//! Without one, this process does the work, as a server that listens nowhere.
 
 use std::{fs::File, time::Duration};
 
@@ -25,9 +25,10 @@ use crate::{
     store::{lock_store, open_log, read_log},
 };
 
-/// How long a command waits until nothing is left. It goes on afterwards, by the server or by the next command.
+/// How long a command waits until nothing is left. Afterwards a server or the next command
+/// continues.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often it looks.
+/// How often the command looks.
 const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Args)]
@@ -61,7 +62,7 @@ pub fn forget(config: &Config, ForgetArguments { user }: ForgetArguments) -> Res
     })
 }
 
-/// Until nothing is left.
+/// Waits until nothing is left.
 async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
     let started = Instant::now();
     loop {
@@ -74,7 +75,7 @@ async fn wait(log: &Log, user: UserId) -> Result<Forgetting, String> {
             Some(one) if matches!(one.stage, Stage::Erased | Stage::Closed) => return Ok(one),
             _ if started.elapsed() > PATIENCE => {
                 return Err(format!(
-                    "user {user} is forgotten, but not everything is erased yet; a server goes on, and logs what stands in the way"
+                    "user {user} is forgotten, but not everything is erased yet; a server continues, and logs the obstacle"
                 ));
             }
             _ => sleep(LOOK).await,
@@ -90,7 +91,7 @@ fn tell(one: &Forgetting) {
     say(one.certificate.as_deref().unwrap_or("none"));
 }
 
-/// `genie restore-check`
+/// Forgets the users again whom a restored backup brought back, and prints them.
 pub fn check_restored(config: &Config) -> Result<(), String> {
     let back: Vec<UserId> = runtime::run(async {
         if let Some(mut answer) = client::ask(config, "/restore-check", &json!({})).await? {
@@ -109,19 +110,19 @@ pub fn check_restored(config: &Config) -> Result<(), String> {
     })?;
     for user in &back {
         say(&format!(
-            "user {user} was forgotten and had come back; forgotten again"
+            "user {user} was forgotten and came back; forgotten again"
         ));
     }
     if back.is_empty() {
         say(&format!(
-            "no user of {} is back",
+            "no user of the ledger {} is back",
             config.forgotten_file.display()
         ));
     }
     Ok(())
 }
 
-/// As much of a server as forgetting needs: who follows the log, and who erases.
+/// The parts of a server that forgetting needs: projections, head signer and eraser.
 struct ForgettingNode {
     log: Log,
     forget: Forgetter,

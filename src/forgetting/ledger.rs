@@ -1,5 +1,5 @@
-//! The ledger: ids of forgotten users, outside the store. A backup of the store holds the keys of users who were forgotten after it
-//! was made; where it is restored, they are forgotten again by what stands here.
+//! The ledger: ids of forgotten users, outside the store. A backup of the store holds the keys of
+//! users who were forgotten after it was made. When it is restored, the ledger forgets them again.
 
 use std::{
     collections::HashSet,
@@ -14,15 +14,18 @@ use genie_events::{Timestamp, UserId};
 use genie_log::forgetting::Forgetting;
 use parking_lot::{Mutex, MutexGuard};
 
-/// A line for each: id, time, position, separated by spaces. Appended to and flushed; several servers may share one.
+/// One line for each user: id, time and position, separated by spaces. Several servers may share a
+/// file, so every change happens under the file's lock.
 #[derive(Clone)]
 pub struct ForgottenLedger {
     path: PathBuf,
+    /// Users whom this process has seen in the file; they cost no look into it.
     known: Arc<Mutex<HashSet<UserId>>>,
 }
 
 impl ForgottenLedger {
-    /// Reads it, and makes it when it is not there. One that can't be read is an error: somebody in it might come back.
+    /// Opens the ledger, and creates it when it is absent. An unreadable ledger is an error,
+    /// because a user in it might come back.
     pub fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| {
             format!(
@@ -47,7 +50,8 @@ impl ForgottenLedger {
         Ok(ledger)
     }
 
-    /// Reads the users in the ledger now: others may have written to it, or have brought an older one back.
+    /// Reads the users in the ledger. Another server may have written to it, or an operator may
+    /// have restored an older file.
     pub fn read(&self) -> Result<Vec<UserId>, String> {
         let shown = self.path.display();
         let text = open_to_append(&self.path).and_then(|mut file| {
@@ -59,10 +63,9 @@ impl ForgottenLedger {
         })?;
         let mut known = HashSet::new();
         for (n, line) in text.lines().enumerate() {
-            let user = line.split(' ').next().unwrap_or_default().parse();
-            known.insert(user.map_err(|_| {
+            known.insert(user_of(line).ok_or_else(|| {
                 format!(
-                    "{shown}: line {} does not begin with a user's id; put it right",
+                    "{shown}: line {} does not begin with a user's id; correct it",
                     n + 1
                 )
             })?);
@@ -72,13 +75,14 @@ impl ForgottenLedger {
         Ok(users)
     }
 
-    /// Writes somebody who was forgotten, unless they stand in it.
+    /// Writes a forgotten user, unless the ledger has them.
     pub async fn note(&self, one: &Forgetting) -> Result<(), String> {
         self.write(one.user, one.forgotten_at.unwrap_or_default(), one.position)
             .await
     }
 
-    /// The same by what the fact says. When this answers `Ok`, it is flushed.
+    /// Writes a forgotten user as the fact names them, unless the ledger has them. After `Ok` the
+    /// line is flushed.
     pub async fn write(&self, user: UserId, at: Timestamp, position: u64) -> Result<(), String> {
         if self.lock().contains(&user) {
             return Ok(());
@@ -87,9 +91,12 @@ impl ForgottenLedger {
         let line = format!("{user} {} {position}\n", at.rfc3339());
         let written = tokio::task::spawn_blocking(move || {
             let mut file = open_to_append(&this.path)?;
-            file.lock()?; // others may append to it
-            whole_lines(&mut file)?;
-            file.write_all(line.as_bytes())?;
+            file.lock()?;
+            // Another process may have written the user meanwhile, so this looks under the lock.
+            let text = whole_lines(&mut file)?;
+            if !text.lines().any(|known| user_of(known) == Some(user)) {
+                file.write_all(line.as_bytes())?;
+            }
             file.sync_all()?;
             this.lock().insert(user);
             Ok(())
@@ -105,7 +112,12 @@ impl ForgottenLedger {
     }
 }
 
-/// Reads the ledger. A line that a power cut or a full disk broke is cut off: its user is still in the store, and is written again.
+fn user_of(line: &str) -> Option<UserId> {
+    line.split(' ').next()?.parse().ok()
+}
+
+/// Reads the ledger. A line that a power cut or a full disk broke is cut off: the store still knows
+/// its user, who is written again.
 fn whole_lines(file: &mut File) -> std::io::Result<String> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;
@@ -133,7 +145,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_stands_in_it_is_there_after_a_restart_and_a_broken_end_is_cut_off() {
+    async fn users_stay_after_a_restart_and_a_broken_last_line_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/forgotten");
         let ada = UserId(Uuid::from_u128(1));
@@ -149,7 +161,7 @@ mod tests {
         assert_eq!(again.read().unwrap(), [ada]);
         again.write(bob, Timestamp(0), 9).await.unwrap();
         assert_eq!(again.read().unwrap().len(), 2);
-        fs::write(&path, format!("{whole}{bob}")).unwrap(); // a full disk left no end of the line
+        fs::write(&path, format!("{whole}{bob}")).unwrap(); // a full disk: the end of the line is missing
         again
             .write(UserId(Uuid::from_u128(3)), Timestamp(0), 10)
             .await
@@ -157,14 +169,10 @@ mod tests {
         assert_eq!(
             again.read().unwrap().len(),
             2,
-            "not glued to what was left of another's"
+            "the new line is not glued to the broken one"
         );
         fs::write(&path, &whole).unwrap();
-        assert_eq!(
-            again.read().unwrap(),
-            [ada],
-            "an older one was brought back"
-        );
+        assert_eq!(again.read().unwrap(), [ada], "an older ledger was restored");
         fs::write(&path, format!("nonsense\n{whole}")).unwrap();
         assert!(
             ForgottenLedger::open(&path)
@@ -172,5 +180,18 @@ mod tests {
                 .unwrap()
                 .contains("line 1")
         );
+    }
+
+    #[tokio::test]
+    async fn two_processes_write_a_user_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("forgotten");
+        let server = ForgottenLedger::open(&path).unwrap();
+        let command = ForgottenLedger::open(&path).unwrap();
+        let ada = UserId(Uuid::from_u128(1));
+        server.write(ada, Timestamp(0), 7).await.unwrap();
+        command.write(ada, Timestamp(0), 7).await.unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
     }
 }

@@ -1,9 +1,9 @@
-//! Who may call a route.
+//! The callers that may use a route.
 
 use genie_events::service_key::Scope;
 
-/// Who may call a route. The handler's parameter decides it; this says the same where no handler is at hand, and a test
-/// compares both.
+/// The callers that may use a route. The handler's parameter decides; this says the same where no handler is at hand.
+/// A test compares both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Public,

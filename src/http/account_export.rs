@@ -1,7 +1,8 @@
-//! One's own data, all of it (docs/api.md, Export): one JSON object, streamed, so that a large account takes no more memory than a
-//! small one. Its last members are `"complete":true` and the two flags; what breaks off before has no end and is no JSON.
+//! The export of a user's own data (docs/api.md, Forgetting and export): one JSON object, streamed, so that a large
+//! account takes no more memory than a small one. Its last members are `"complete":true` and the two flags. An export
+//! that breaks off has no end and is no JSON.
 //!
-//! Secrets are in it only when the password was given with the request. Then each is revealed as to anybody else: the fact first.
+//! Secrets are part of it only when the request had the password. Each is revealed like any other: the fact first.
 
 use std::pin::Pin;
 
@@ -45,14 +46,14 @@ use crate::{
     },
 };
 
-/// Rows that are held at once. One may have a megabyte.
+/// Rows in memory at once. A row may have a megabyte.
 const ROWS: usize = 16;
 const PAGE: i64 = ROWS as i64;
-/// What is sent is gathered until it has so many bytes.
+/// Output is gathered until it has this many bytes.
 const CHUNK: usize = 32 * 1024;
-/// The purpose that the facts of revealed secrets tell.
+/// The purpose in the facts of revealed secrets.
 const PURPOSE: &str = "export";
-/// What an export is read from, and waits for.
+/// The projections that an export reads, and waits for.
 const READ_FROM: [&str; 6] = [
     "accounts",
     "usage",
@@ -67,7 +68,7 @@ pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpRes
     export(app, user, false).await
 }
 
-/// `POST /api/me/export`: with the secrets, for who knows the password. A token alone may have been stolen.
+/// `POST /api/me/export`: with the secrets, so with the password. A token may have been stolen.
 pub async fn with_secrets(
     app: Data<App>,
     request: HttpRequest,
@@ -96,7 +97,7 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
                 error => error.into(),
             })?;
     }
-    // Read again: the caller's own account may have been read before that position.
+    // Read the account again: the caller's own may have been read before that position.
     let account = app
         .reads
         .accounts
@@ -126,7 +127,7 @@ fn value(item: impl Serialize) -> Value {
     serde_json::to_value(item).expect("a struct with names for fields is JSON")
 }
 
-/// All that is needed to write one.
+/// Everything that writing one takes.
 struct Export {
     app: Data<App>,
     user: UserId,
@@ -136,7 +137,7 @@ struct Export {
     secrets: bool,
 }
 
-/// All rows of a list that is read page by page: `page` reads the rows after a place, `place` is where a row stands.
+/// All rows of a list, read page by page. `page` reads the rows after a place, `place` is the place of a row.
 fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
     page: impl Fn(Option<Place>) -> Rows,
     place: impl Fn(&Row) -> Place,
@@ -157,11 +158,11 @@ fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
     }
 }
 
-/// The items of one member.
+/// The items of one list.
 type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
 impl Export {
-    /// The whole object. Nothing of it is read before its reader takes what came before.
+    /// The whole object. Each part is read only when the client has taken the parts before.
     fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
             let mut out = Vec::with_capacity(CHUNK * 2);
@@ -172,7 +173,7 @@ impl Export {
                 "usage": usage,
             });
             out.extend_from_slice(begin.to_string().as_bytes());
-            out.pop(); // its closing brace: it goes on
+            out.pop(); // the closing brace: the object goes on
             for (name, mut items) in self.members() {
                 out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
                 let mut is_first = true;
@@ -194,7 +195,7 @@ impl Export {
         }
     }
 
-    /// The lists, in the order in which they are written: the facts last, so that those of this export are among them.
+    /// The lists, in their order in the object. The facts come last, so that those of this export are among them.
     fn members(&self) -> [(&'static str, Items<'_>); 8] {
         [
             ("sessions", self.sessions()),
@@ -239,8 +240,8 @@ impl Export {
         }))
     }
 
-    /// One that can't be shown, such as one that is damaged, is told by the code of its refusal: it is no reason to
-    /// withhold the rest.
+    /// Adds the secret. One that cannot be shown, such as a damaged one, is replaced by the code of its refusal, so
+    /// that it does not withhold the rest.
     async fn add_the_secret(&self, credential: &str, shown: &mut Value) -> Result<(), ApiError> {
         let id = credential
             .parse()
@@ -260,7 +261,7 @@ impl Export {
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
             }
             Err(WriteError::Damaged(reason)) => {
-                error!(user.id = %self.user, reason, "export: a credential can't be opened; it stands there as damaged");
+                error!(user.id = %self.user, reason, "export: a credential cannot be opened; the export marks it as damaged");
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
             }
             Err(error) => return Err(error.into()),
@@ -284,7 +285,7 @@ impl Export {
         }))
     }
 
-    /// What a job was submitted with is in its first fact only.
+    /// Adds what the job was submitted with, which only its first fact has.
     async fn add_what_was_asked(&self, job: &str, shown: &mut Value) -> Result<(), ApiError> {
         let job: JobId = jobs::job_id(job)?;
         let facts = self
@@ -315,7 +316,7 @@ impl Export {
         )
     }
 
-    /// Of all chats, one chat after the other, each with the chat's `id` as `session`.
+    /// The messages of all chats, chat by chat, each with its chat's `id` as `session`.
     fn messages(&self) -> Items<'_> {
         let messages = self.chat_rows().map_ok(|chat| self.messages_of(chat));
         Box::pin(messages.try_flatten())
@@ -347,7 +348,7 @@ impl Export {
         Box::pin(rows.map_ok(|row| value(Caption::from(&row))))
     }
 
-    /// What they are called; their bytes are at their `path`.
+    /// The names of the files. Their bytes are at `path`.
     fn uploads(&self) -> Items<'_> {
         let rows = pages(
             move |after| async move {
@@ -368,7 +369,7 @@ impl Export {
         }))
     }
 
-    /// All facts up to now, those of this export among them; what is written meanwhile would never end.
+    /// All facts up to now, those of this export among them. With later facts the list might never end.
     fn events(&self) -> Items<'_> {
         Box::pin(try_stream! {
             let mut after = 0;

@@ -1,4 +1,4 @@
-//! Accounts (docs/api.md, Identity): a user's logins, and what other systems and administrators say of an account.
+//! Accounts (docs/api.md, Identity): a user's logins, and changes that other systems and administrators make.
 
 use actix_web::web::{Data, Path};
 use genie_events::{UserId, account::AccountSync, tier::Tier};
@@ -22,7 +22,7 @@ use crate::{
     roles::administers,
 };
 
-/// The words of Directus for a user who is there and may not act.
+/// Directus' words for a user who exists and may not act.
 const INACTIVE: [&str; 5] = ["suspended", "draft", "invited", "unverified", "archived"];
 
 #[derive(Deserialize, ToSchema)]
@@ -30,15 +30,15 @@ pub struct RoleSyncRequest {
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
     user: UserId,
-    /// `creator`, `administrator`, or one of those that the server is set to (`GENIE_ROLES`); with a Directus one of its roles.
-    /// Without `admin_access`, `administrator` administers and every other role does not.
+    /// `creator`, `administrator`, or one of the roles in `GENIE_ROLES`; with a Directus, one of its roles. Without
+    /// `admin_access`, `administrator` administers and every other role does not.
     #[schema(min_length = 1, max_length = 64)]
     role: Option<String>,
-    /// `starter`, `creator`, `pro` or `studio`; `freemium` and `elite` are older names of the first and the last.
+    /// `starter`, `creator`, `pro` or `studio`. `freemium` and `elite` are older names of the first and the last.
     tier: Option<String>,
-    /// Only `active` may act. The others are `suspended`, `draft`, `invited`, `unverified` and `archived`.
+    /// Only `active` users may act. The other words are `suspended`, `draft`, `invited`, `unverified` and `archived`.
     status: Option<String>,
-    /// Whether the user administers.
+    /// True for an administrator.
     admin_access: Option<bool>,
 }
 
@@ -47,7 +47,7 @@ pub struct SyncedAccount {
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
     user: UserId,
-    /// Whether it was not so before.
+    /// False when everything was so before.
     changed: bool,
 }
 
@@ -58,7 +58,7 @@ pub struct PasswordReset {
     user: UserId,
     /// For `POST /auth/password/reset`.
     token: String,
-    /// An hour later.
+    /// An hour from now.
     expires_at: Time,
 }
 
@@ -68,7 +68,7 @@ pub struct PasswordReset {
 pub struct LoginSession {
     #[schema(format = Uuid)]
     id: String,
-    /// Whether this request's token is of this login.
+    /// True for the login of this request's token.
     current: bool,
     /// The client's name for itself when it logged in.
     #[schema(required)]
@@ -76,12 +76,12 @@ pub struct LoginSession {
     created_at: Time,
     /// When its tokens were last refreshed.
     last_used_at: Time,
-    /// Unless it is refreshed before.
+    /// When the login ends, unless it is refreshed before.
     expires_at: Time,
 }
 
 impl LoginSession {
-    /// `login` is that of the token by which its user looks.
+    /// `login` is the login of the token that the request shows.
     pub fn new(session: &Session, login: Option<Uuid>) -> Self {
         Self {
             id: session.family.clone(),
@@ -108,12 +108,12 @@ impl RoleSyncRequest {
             Some(word) if INACTIVE.contains(&word) => Some(false),
             Some(_) => {
                 return Err(ApiError::field(format!(
-                    "`status` must be active or one of: {}",
+                    "`status` must be one of: active, {}",
                     INACTIVE.join(", ")
                 )));
             }
         };
-        // As with invites, a role alone says whether it administers: who is no administrator any more must not stay one.
+        // As with invites, the role alone says whether it administers: a former administrator must not stay one.
         let admin = self
             .admin_access
             .or_else(|| self.role.as_deref().map(administers));
@@ -179,7 +179,7 @@ pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<Page<LoginSess
     })
 }
 
-/// `DELETE /api/me/sessions`: logged out everywhere, here as well.
+/// `DELETE /api/me/sessions`: ends all logins, this one too.
 pub async fn end_sessions(
     app: Data<App>,
     idempotency_key: IdempotencyKey,

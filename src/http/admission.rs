@@ -1,8 +1,9 @@
-//! Who is let in: headers within their limit, and requests within their rates.
+//! Admits requests: headers within their limit, and requests within their rates.
 //!
-//! A proven user is counted by user, whatever the address. An address is counted for what it sends without a proven caller: what
-//! shows no credentials, what goes to a route that asks for none, and what shows credentials that are refused. So an office
-//! behind one address is not held up by one of its own, and servers with the right secret are not counted at all.
+//! A proven user is counted by user, whatever the address. An address is counted for requests without a proven
+//! caller: those without credentials, those to a route that asks for none, and those whose credentials are refused.
+//! So one client does not hold up an office behind one address, and servers with the right secret are not counted at
+//! all.
 
 use actix_web::{
     Error, HttpMessage, HttpRequest, HttpResponse, ResponseError,
@@ -27,10 +28,11 @@ use crate::{
     rate_limiter::RateStanding,
 };
 
-/// The most bytes of all headers together; what is far beyond is refused before it gets here, without a body.
+/// The most bytes of all headers together. The HTTP parser refuses far larger ones before they get here, without a
+/// body.
 const MAX_HEADERS: usize = 32 * 1024;
 
-/// To be called for a user who was proven, once in a request.
+/// Call this once in a request, for a user who was proven.
 pub fn count_user(app: &App, request: &HttpRequest, user: UserId) -> Result<(), ApiError> {
     if request.extensions().contains::<RateStanding>() {
         return Ok(()); // a handler may ask for its caller in two ways
@@ -116,7 +118,7 @@ pub async fn admit<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// In the shape of Directus on its own routes.
+/// The refusal, in Directus' shape on Directus' own routes.
 fn refused<B>(request: ServiceRequest, error: ApiError) -> ServiceResponse<EitherBody<B>> {
     let is_directus = request.path().starts_with("/auth/") || request.path().starts_with("/users/");
     let response: HttpResponse = if is_directus {

@@ -1,4 +1,4 @@
-//! Proofs (docs/api.md, Audit): that a fact stands in the log under a signed head, and that the log only grew.
+//! Proofs (docs/api.md, Audit and proofs): a fact stands in the log under a signed head, and the log only grew.
 
 use actix_web::{
     HttpResponse,
@@ -20,16 +20,16 @@ use crate::{
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ProofQuery {
-    /// As `Genie-Position` answered it, or the number that `genie audit` shows.
+    /// A `Genie-Position`, or the number that `genie audit` shows.
     #[param(example = "cDE6MTI")]
     position: String,
-    /// Prove also that the log only grew since it had so many facts: the size of a head that was kept.
+    /// Also prove that the log only grew since it had this many facts: the size of a head that was kept.
     #[param(minimum = 1)]
     from: Option<u64>,
 }
 
 impl ProofQuery {
-    /// As the server answered it in `Genie-Position`, or the plain number that `genie audit` shows.
+    /// Reads a `Genie-Position`, or the plain number that `genie audit` shows.
     fn position(&self) -> Result<u64, ApiError> {
         self.position
             .parse()

@@ -1,4 +1,4 @@
-//! Bodies: JSON, within a limit, refused with a sentence that names the field and never repeats what was sent.
+//! Bodies: JSON within a limit. A refusal names the field and never repeats what was sent.
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
@@ -14,13 +14,12 @@ use zeroize::Zeroizing;
 
 use crate::http::{error::ApiError, idempotency::BodyHash};
 
-/// The largest JSON body, in bytes.
+/// In bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// How long a body may take.
+/// The longest time for a body to arrive.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A JSON body.
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
@@ -33,7 +32,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     }
 }
 
-/// A JSON object that is passed on as it is, wiped from memory when it is dropped.
+/// A JSON object that is passed on unchanged and wiped from memory when it is dropped.
 pub struct JsonObject(pub Zeroizing<Vec<u8>>);
 
 impl FromRequest for JsonObject {
@@ -50,7 +49,7 @@ impl FromRequest for JsonObject {
     }
 }
 
-/// The whole body, as bytes that say that they are JSON. It may hold a secret, and is wiped when it was read.
+/// The whole body of a request whose header says JSON. It may hold a secret, so it is wiped when it is dropped.
 async fn whole(
     request: &HttpRequest,
     mut payload: Payload,
@@ -73,7 +72,7 @@ async fn whole(
 }
 
 async fn read(payload: &mut Payload, declared: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-    // Never moved as it grows, if its length was told, which would leave copies behind.
+    // With the length known, the buffer never moves as it grows, which would leave copies of a secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(declared));
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
@@ -102,7 +101,7 @@ fn is_json(request: &HttpRequest) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // serde would take a list for a struct, and has no sentence for people about the rest.
+    // serde would take a list for a struct, and its sentences about other types are not for people.
     if bytes
         .trim_ascii_start()
         .first()
@@ -119,7 +118,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(parsed)
 }
 
-/// serde's own sentences repeat values; only what it says of fields and of what it expected is passed on.
+/// serde's own sentences repeat values, so only the names of fields and expectations are passed on.
 fn sentence(path: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     if !error.is_data() {

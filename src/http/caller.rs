@@ -1,5 +1,6 @@
-//! Who is calling: a handler's parameter says who may. It is made here or the request is refused, so that a
-//! handler which forgets one has nobody to ask the write side for. `authenticate` reads what a request shows of its sender.
+//! Callers. A handler's parameter says which callers may use the route. The caller is made here or the request is
+//! refused, so a handler without such a parameter has nobody to ask the write side for. `authenticate` reads tokens
+//! and secrets.
 
 use std::{future::Future, marker::PhantomData, pin::Pin};
 
@@ -15,24 +16,23 @@ mod authenticate;
 use authenticate::TokenHolder;
 pub use authenticate::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_administers, token};
 
-/// A user, in person: for whatever an administrator may not do in a user's name.
+/// A user in person: for everything that an administrator may not do in a user's name.
 pub struct UserCaller {
     pub caller: Caller,
     pub account: AccountRow,
-    /// Of which login the token is.
+    /// The login of the token.
     pub login: Option<Uuid>,
 }
 
-/// A user, or an administrator who acts for them. `account` is the user's, `caller` tells of both.
+/// A user, or an administrator who acts for them. `account` is the user's; `caller` names both.
 pub struct ActingUser {
     pub caller: Caller,
     pub account: AccountRow,
 }
 
-/// An administrator, in person.
+/// An administrator in person.
 pub struct AdminCaller(pub Caller);
 
-/// A holder of the shared secret.
 pub struct SecretCaller(pub Caller);
 
 /// A user, or an administrator who acts for them; or a server or worker as [`ServerCaller`].
@@ -53,19 +53,19 @@ pub struct Operator<W = NoScope> {
     scopes: PhantomData<W>,
 }
 
-/// Whoever is somebody.
+/// Any caller who is proven.
 pub struct Somebody;
 
-/// A user in person on a route of Directus' own contract: an expired token has a code of its own there.
+/// A user in person on a route of Directus' own API, where an expired token has a code of its own.
 pub struct DirectusUser(pub UserCaller);
 
-/// An administrator in person on a route of Directus' own contract.
+/// An administrator in person on a route of Directus' own API.
 pub struct DirectusAdmin(pub Caller);
 
 /// The same as `DirectusUser`, or an administrator who acts for the user.
 pub struct DirectusActingUser(pub ActingUser);
 
-/// The scopes of service keys that open a route. A key without any of them is told the first.
+/// The scopes of service keys that open a route. The refusal of a key without any of them names the first.
 pub trait Opens: 'static {
     const SCOPES: &'static [Scope];
 }
@@ -102,15 +102,16 @@ fn with_scope<W: Opens>(key: Caller) -> Result<Caller, ApiError> {
 }
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
-const NOT_FOR_IMPERSONATORS: ApiError =
-    ApiError::Forbidden("Nobody may do this in another user's name; they have to do it");
+const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden(
+    "Only the user in person may do this, not an administrator who acts for the user",
+);
 const ONLY_BY_SECRET: ApiError = ApiError::Forbidden("Only the shared secret opens this");
 const ONLY_FOR_SERVERS: ApiError = ApiError::Forbidden(
     "Only servers and workers may do this: with the shared secret, or with a service key",
 );
 const NOT_FOR_USERS: ApiError = ApiError::Forbidden("Only an administrator may do this");
 
-/// How one is made of a request.
+/// A caller that is made from a request.
 trait Admitted: Sized + 'static {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError>;
 }

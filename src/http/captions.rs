@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A caption to be written. A blank text counts as absent.
+/// The caption to write. A blank text counts as absent.
 #[derive(Deserialize, ToSchema)]
 pub struct CaptionRequest {
     /// `onlyfans` by default.
@@ -31,10 +31,11 @@ pub struct CaptionRequest {
     /// `new content drop` by default.
     #[schema(max_length = 500)]
     topic: Option<String>,
-    /// `medium` by default: 1 to 2, 2 to 4, 4 to 8 sentences. The platform's cap beats it.
+    /// `short` is 1 to 2 sentences, `medium` 2 to 4, `long` 4 to 8. `medium` by default. The platform's cap goes
+    /// first.
     #[schema(value_type = Option<words::CaptionLength>)]
     length: Option<String>,
-    /// The name on the platform of the person who posts it.
+    /// The name under which the user posts on the platform.
     #[schema(max_length = 500)]
     platform_username: Option<String>,
 }
@@ -45,7 +46,7 @@ pub struct GeneratedCaption {
     model: String,
     #[schema(value_type = words::CaptionPlatform)]
     platform: &'static str,
-    /// There, and true, when the caption had to be cut at the platform's cap.
+    /// Present, and true, when the caption was cut at the platform's cap.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
@@ -65,7 +66,7 @@ pub struct Caption {
     /// The model that wrote it.
     #[schema(required)]
     model: Option<String>,
-    /// Whether it was cut at the platform's cap.
+    /// True when it was cut at the platform's cap.
     truncated: bool,
     created_at: Time,
 }

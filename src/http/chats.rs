@@ -1,4 +1,4 @@
-//! Chat (docs/api.md, Chat): a turn is asked, streamed, resumed, stopped; sessions and messages are read.
+//! Chat (docs/api.md, Chat): ask a turn, read or resume its stream, stop it; list sessions and messages.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ use crate::{
 mod stream;
 use stream::{Source, TurnStream};
 
-/// The stream opens after so long even when nothing came yet; until then a failure is a status.
+/// The stream opens after this time even when nothing came yet. Until then a failure is an HTTP status.
 const OPENS_AFTER: Duration = Duration::from_millis(250);
 const MAX_SESSION_NAME: usize = 200;
 const MAX_MESSAGE: usize = 100_000;
@@ -44,13 +44,12 @@ pub struct Question {
     /// At most 100000 bytes, not blank.
     #[schema(min_length = 1, max_length = 100_000)]
     message: String,
-    /// Names a session of the caller's; `genie-<userId>` by default. At most 200 characters.
+    /// The name of one of the caller's sessions, at most 200 characters. The default is `genie-<userId>`.
     #[serde(rename = "sessionId")]
     #[schema(max_length = 200)]
     session: Option<String>,
 }
 
-/// A session as its user sees it.
 #[derive(Serialize, ToSchema)]
 pub struct ChatSession {
     /// The session's name, as `sessionId` gave it.
@@ -59,11 +58,11 @@ pub struct ChatSession {
     title: String,
     #[schema(minimum = 0)]
     message_count: i64,
-    /// The turn under way.
+    /// The turn that is under way.
     #[schema(required, format = Uuid)]
     running_turn: Option<String>,
     created_at: Time,
-    /// When something was last said.
+    /// The time of the last question or answer.
     updated_at: Time,
 }
 
@@ -80,27 +79,25 @@ impl From<&ChatRow> for ChatSession {
     }
 }
 
-/// A message as its user sees it.
 #[derive(Serialize, ToSchema)]
 pub struct Message {
     #[schema(format = Uuid)]
     id: String,
-    /// The turn.
     #[serde(rename = "turnId")]
     #[schema(format = Uuid)]
     turn: String,
     /// `user` or `assistant`.
     role: String,
-    /// Of an answer, as far as it came.
+    /// The text. The text of an answer ends where the turn ended.
     content: String,
-    /// How the turn ended; of answers only.
+    /// How the turn ended. Null for questions.
     #[schema(required, value_type = Option<words::Outcome>)]
     outcome: Option<String>,
     created_at: Time,
-    /// Why it failed, for people; there when it did.
+    /// Why the turn failed, for people. Present only when it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Why it failed, for programs; there when it did.
+    /// Why the turn failed, for programs. Present only when it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
 }
@@ -178,7 +175,8 @@ pub async fn ask(
         .streaming(stream.events()))
 }
 
-/// Waits for the first sign of a turn: its failure when that is the first, `None` when the stream is to open.
+/// Waits for the first sign of a turn. Returns its failure when that is the first sign, `None` when the stream is to
+/// open.
 async fn early_failure(progress: &mut watch::Receiver<TurnProgress>) -> Option<(Failure, u64)> {
     let is_sign = |progress: &TurnProgress| {
         !progress.text.is_empty()
@@ -193,7 +191,7 @@ async fn early_failure(progress: &mut watch::Receiver<TurnProgress>) -> Option<(
     Some((ended.answer.failure.clone()?, ended.position))
 }
 
-/// What a user must do before chatting; `None` when they may.
+/// The step that a user must take before chatting; `None` when the user may chat.
 async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
     let is_open = |account: &AccountRow| {
         Onboarding::parse(&account.onboarding)
@@ -203,7 +201,7 @@ async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiE
     if !app.config.onboarding_gate || user.caller.is_admin() || is_open(&user.account) {
         return Ok(None);
     }
-    // Perhaps not any more, and the read side may be late, most of all after a start: nobody is sent away but by the facts.
+    // The account row may be old, above all just after a start. So only the facts may send a user away.
     match app.log.wake(user.account.user).await? {
         Waking::Awake(awake) => Ok(awake
             .user
@@ -226,7 +224,7 @@ fn next_step(onboarding: Onboarding) -> Option<&'static str> {
     }
 }
 
-/// One whole text and the end: nothing reaches the model.
+/// Answers one whole text and the end of a stream. Nothing reaches the model.
 fn gated(app: &App, next_step: &str) -> HttpResponse {
     let turn = app.log.clock().new_uuid();
     let text = json!({
@@ -249,11 +247,11 @@ fn gated(app: &App, next_step: &str) -> HttpResponse {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ResumeQuery {
-    /// How far the reader is: the n of the last event it has. `Last-Event-ID` goes before.
+    /// The place that the reader has reached: the n of its last event. `Last-Event-ID` takes precedence.
     after: Option<u64>,
 }
 
-/// `GET /api/genie/turns/{turn}/stream`: from any device, before and after the end.
+/// `GET /api/genie/turns/{turn}/stream`: from any device, while the turn runs and after its end.
 pub async fn resume(
     app: Data<App>,
     request: HttpRequest,
@@ -294,7 +292,7 @@ pub async fn resume(
         .streaming(stream.events()))
 }
 
-/// A turn of this user: running here, or known to the read side.
+/// Finds a turn of this user: it runs here, or the read side knows it.
 async fn find(
     app: &App,
     min_position: &MinPosition,
@@ -311,7 +309,8 @@ async fn find(
     Ok(Source::Stored)
 }
 
-/// `DELETE /api/genie/turns/{turn}`: stops it, at the model server too. Stopping what has ended is no error.
+/// `DELETE /api/genie/turns/{turn}`: stops the turn at the model server, too. Stopping a turn that has ended is no
+/// error.
 pub async fn stop(
     app: Data<App>,
     min_position: MinPosition,
@@ -322,7 +321,7 @@ pub async fn stop(
     let source = find(&app, &min_position, user.account.user, turn).await?;
     app.write.chats.stop(turn).await?;
     if let Source::Live(progress) = source {
-        let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // either way it was told
+        let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // the turn stops either way
     }
     Ok(Answer(StoppedTurn {
         turn,
@@ -331,7 +330,7 @@ pub async fn stop(
 }
 
 async fn ended(mut progress: watch::Receiver<TurnProgress>) {
-    let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended too
+    let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended, too
 }
 
 /// `GET /api/genie/sessions`
@@ -357,7 +356,7 @@ pub async fn sessions(
     })
 }
 
-/// `GET /api/genie/sessions/{session}/messages`, oldest first.
+/// `GET /api/genie/sessions/{session}/messages`: oldest first.
 pub async fn messages(
     app: Data<App>,
     min_position: MinPosition,

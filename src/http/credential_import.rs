@@ -1,5 +1,5 @@
-//! `POST /credentials/import` on the socket: lines of `genie import credentials`. What the original sealed comes as it is, and is
-//! opened here; who reaches the socket is the operator at the machine.
+//! `POST /credentials/import` on the socket: lines of `genie import credentials`. Secrets that the original sealed
+//! arrive sealed and are opened here. Only the operator at the machine reaches the socket.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,6 @@ use crate::{
     socket::requests::CredentialBatch,
 };
 
-/// Takes them in.
 pub async fn credentials(
     app: Data<App>,
     Body(batch): Body<CredentialBatch>,

@@ -1,4 +1,5 @@
-//! Credentials (docs/api.md, Credentials). Bodies that carry secrets are never logged and never in an error.
+//! Credentials (docs/api.md, Credentials). Invariant: bodies that carry secrets are never logged and never part of an
+//! error.
 
 use actix_web::web::{Data, Path, Query};
 use genie_actors::credentials::{CredentialDetails, StoreTarget};
@@ -20,22 +21,17 @@ use crate::{
     },
 };
 
-/// Logins to download with.
 pub mod download;
-/// What happened to credentials.
 pub mod history;
-/// What servers and workers are shown.
 pub mod reveal;
-/// Secrets on their way in and out.
 mod secret;
-/// Browsers' sessions.
 pub mod session;
 
 use secret::SecretFields;
 
 #[derive(Deserialize, ToSchema)]
 pub struct NewProfile {
-    /// 1 to 64 characters, none of them control characters; lower-cased.
+    /// 1 to 64 characters, none of them control characters. Stored in lower case.
     #[schema(min_length = 1, max_length = 64)]
     platform: String,
     #[schema(value_type = words::Secret)]
@@ -49,7 +45,7 @@ pub struct NewProfile {
 pub struct StoredCredential {
     #[schema(value_type = Uuid)]
     id: CredentialId,
-    /// Whether the same was held before.
+    /// True when it replaced a credential of the same platform and name.
     updated: bool,
 }
 
@@ -82,7 +78,7 @@ pub async fn create_profile(
     Ok(Written(credential, stored.position))
 }
 
-/// However it is written, a platform is one platform.
+/// Upper and lower case and outer spaces make no difference: a platform is one platform.
 fn checked_platform(platform: &str) -> Result<String, ApiError> {
     let platform = platform.trim().to_lowercase();
     let has_length = (1..=64).contains(&platform.chars().count());
@@ -105,13 +101,13 @@ fn checked_username(field: &str, username: Option<String>) -> Result<Option<Stri
 
 #[derive(Deserialize, ToSchema)]
 pub struct ChangedProfile {
-    /// The credential. `creatorProfileId` is another name for it; one of them, not both.
+    /// The credential's id. `creatorProfileId` is another name for it; send one of them.
     #[serde(alias = "creatorProfileId")]
     #[schema(format = Uuid)]
     id: String,
     #[schema(value_type = words::Secret)]
     credentials: SecretFields,
-    /// A new name there; without it the name stays.
+    /// The new name on the platform. Without it the name stays.
     #[schema(max_length = 200)]
     platform_username: Option<String>,
 }
@@ -195,7 +191,7 @@ pub struct Credential {
     platform_username: Option<String>,
     created_at: Time,
     updated_at: Time,
-    /// When a session is over; null where its cookies do not tell, and for the other kinds.
+    /// When a session is over. Null when its cookies do not tell, and for other kinds.
     #[schema(required)]
     expires_at: Option<Time>,
     #[schema(required)]

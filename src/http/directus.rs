@@ -42,7 +42,6 @@ use crate::{
     },
 };
 
-/// Makes genie's account of a user follow Directus.
 mod sync_account;
 
 pub use sync_account::{authenticate, expect_unchanged, meet_unseen};

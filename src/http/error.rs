@@ -1,5 +1,5 @@
-//! All status codes, and the one form of failure (contract, section 1): flags, a sentence, a stable code, the request's id.
-//! An internal failure is answered with the request's id alone. Its reason stays with the response, for the request's log line.
+//! All status codes, and the one form of failure (docs/api.md, Errors). The answer to an internal failure gives the
+//! request's id only. Its reason stays with the response, for the request's log line.
 
 use std::time::Duration;
 
@@ -23,127 +23,104 @@ use crate::{
     zip_check::BadZip,
 };
 
-/// Failures as Directus' own contract has them.
 mod directus;
 
 pub use directus::DirectusError;
 
-/// What clients are told to wait when the store is away or too much waits, in seconds.
+/// `Retry-After` of failures that a moment may mend.
 const RETRY_SECONDS: u64 = 1;
 
-/// A request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Not understood.
     #[error("{sentence}")]
     Invalid {
         code: &'static str,
         sentence: String,
     },
-    /// No caller.
     #[error("Invalid or expired token")]
     NoCaller,
-    /// A caller whose token was good once.
+    /// The token was good once.
     #[error("Invalid or expired token")]
     Expired,
     /// The password was right, and a one-time code is missing or wrong.
     #[error("The one-time code is missing, wrong, or was used before; wait for the next")]
     InvalidOtp,
-    /// Too many wrong passwords, codes, secrets, keys or tokens.
     #[error("Too many wrong logins, secrets, keys or tokens from this address; try again in {} s", .retry_after.as_secs().max(1))]
     TooManyWrong { retry_after: Duration },
-    /// A user who was asked for their password once more.
+    /// The user was asked for the password once more.
     #[error("The password is wrong")]
     WrongPassword,
-    /// Another of the user's exports is under way.
     #[error(transparent)]
     ExportRunning(#[from] ExportRunning),
-    /// A caller who may not.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// A service key without the scope that is wanted.
     #[error("This needs a service key with the scope `{0}`")]
     ScopeNeeded(Scope),
-    /// More than one token or secret.
     #[error("A request may carry one token: one `Authorization` header, and none in the address")]
     TwoTokens,
-    /// Not there, or not the caller's to know.
     #[error("There is no such {0}, or it is not yours")]
     NotFound(&'static str),
-    /// No such route.
     #[error("There is no such route; GET /api/openapi.json lists them all")]
     NoRoute,
-    /// A body past the limit.
     #[error("The body is larger than {0} bytes")]
     TooLarge(u64),
-    /// Headers past the limit.
     #[error("The headers are larger than {0} bytes together")]
     HeadersTooLarge(usize),
-    /// More requests than the caller's rate allows.
     #[error("Too many requests; try again in {} s", whole_seconds(*.retry_after))]
     TooFast { retry_after: Duration },
-    /// A body that is not JSON.
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
-    /// An upload that is not a form.
     #[error(
         "The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`"
     )]
     NotForm,
-    /// An upload that is no ZIP, or one that must not be unpacked.
     #[error(transparent)]
     Zip(#[from] BadZip),
-    /// The blob store failed.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// A route of servers and workers without a secret to check.
+    /// A route of servers and workers has no secret to check.
     #[error("RBAC_SYNC_WEBHOOK_SECRET is not set on the server; set it to open this route")]
     SecretNotConfigured,
-    /// Something that only whoever runs the server can set.
+    /// Only the operator can set what is missing.
     #[error("{sentence}")]
     NotConfigured {
         code: &'static str,
         sentence: String,
     },
-    /// Directus did not say, or said that it can't.
+    /// Directus did not answer, or said that it cannot.
     #[error(transparent)]
     Directus(Trouble),
-    /// Directus said no, in words of ours.
+    /// Directus refused. The sentence is genie's.
     #[error("{sentence}")]
     DirectusRefused {
         status: StatusCode,
         code: String,
         sentence: &'static str,
     },
-    /// Whether somebody was registered shows later.
+    /// Nobody knows yet whether the user was registered.
     #[error("{0}")]
     RegistrationUnknown(String),
-    /// The model server's fault; the turn is kept.
+    /// The model server failed. The turn is kept.
     #[error("{}", .failure.sentence)]
     Model {
         failure: Failure,
         turn: Option<TurnId>,
         position: u64,
     },
-    /// A command did not succeed.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A read did not succeed.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// There is no proof, not yet or not at all.
     #[error(transparent)]
     Proof(CantProve),
-    /// Too many logins.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// Ours.
+    /// A fault of the server.
     #[error("{0}")]
     Internal(String),
 }
 
 impl ApiError {
-    /// The named field is wrong.
     pub fn field(sentence: impl Into<String>) -> Self {
         Self::Invalid {
             code: "invalid_field",
@@ -192,14 +169,14 @@ impl From<Refusal> for ApiError {
     }
 }
 
-/// Left in a response's extensions for the log. The reason is kept of failures of the server only.
+/// The log reads it from a response's extensions. Only failures of the server have a reason.
 #[derive(Debug)]
 pub struct LoggedFailure {
     pub code: String,
     pub reason: Option<String>,
 }
 
-/// What a failure is on the wire.
+/// A failure as the wire carries it.
 struct Wire {
     status: StatusCode,
     code: String,
@@ -305,11 +282,11 @@ impl ApiError {
         }
     }
 
-    /// The sentence for people; what is internal says nothing.
+    /// The sentence for people. An internal failure gives nothing away.
     fn sentence(&self, status: StatusCode, code: &str) -> String {
         match (status, code) {
             (StatusCode::INTERNAL_SERVER_ERROR, _) if !matches!(self, Self::NotConfigured { .. }) => {
-                "Something went wrong on the server; the request id tells which request".into()
+                "Something went wrong on the server; report the request id to the operator".into()
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
             (_, "blob_store_away") => "The store of files does not answer; nothing was changed, try again shortly".into(),
@@ -345,7 +322,7 @@ fn wire_of_directus(trouble: &Trouble) -> Wire {
     }
 }
 
-/// As `Retry-After` has it: never too early, never zero.
+/// For `Retry-After`: never too early, never zero.
 fn whole_seconds(time: Duration) -> u64 {
     time.as_millis().div_ceil(1000).max(1) as u64
 }
@@ -426,12 +403,12 @@ impl ResponseError for ApiError {
     }
 }
 
-/// A query that can't be read.
+/// A query that cannot be read.
 pub fn bad_query(
     error: actix_web::error::QueryPayloadError,
     _: &actix_web::HttpRequest,
 ) -> actix_web::Error {
-    // serde_urlencoded says what it expected, never what it was given, but not for which field.
+    // serde_urlencoded names what it expected and never repeats the value, but it does not name the field.
     let text = error.to_string();
     let expected = text.rsplit_once(": ").map_or("", |(_, expected)| expected);
     let reason = if expected.starts_with("invalid digit") {
@@ -439,10 +416,9 @@ pub fn bad_query(
     } else {
         "a field has the wrong form"
     };
-    ApiError::field(format!("The query can't be read: {reason}")).into()
+    ApiError::field(format!("The query cannot be read: {reason}")).into()
 }
 
-/// Whatever no route takes.
 pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
 }

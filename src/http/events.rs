@@ -1,6 +1,6 @@
-//! The feed (docs/api.md, Feed): facts as CloudEvents 1.0 in JSON, in pages or live. `data` holds an event's non-personal
-//! fields, by the written list of `genie_events::Event::clear`, or all of them for those who may and want to: then it is a fact
-//! that they did. Secrets are not in facts at all.
+//! The feed (docs/api.md, Feed): facts as CloudEvents 1.0 in JSON, in pages or live. `data` holds an event's
+//! non-personal fields, by the written list of `genie_events::Event::clear`. Callers with the right may ask for all
+//! fields; that they did is a fact. Facts hold no secrets.
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
@@ -26,49 +26,48 @@ use crate::{
     },
 };
 
-/// Rows looked at for one page; a page may hold fewer events than were asked for, its cursor goes on.
+/// One page reads at most this many rows. It may then hold fewer events than were asked for; its cursor goes on.
 const SCANNED: usize = 5000;
-/// A live stream ends after so long, as long as a token is good; its subscriber comes back with its cursor and a good token.
+/// A live stream ends after this time, the lifetime of a token. Its subscriber comes back with its cursor and a good
+/// token.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
-/// How often it is looked at whether a live stream's caller is still good.
+/// How often a live stream checks that its caller is still good.
 const RECHECK: Duration = Duration::from_secs(10);
-/// Rows of one reading for a live stream.
+/// Rows that a live stream reads at once.
 const LIVE: usize = 200;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FeedQuery {
-    /// Events after this cursor; without it, from the first. Anything but a cursor is 400.
+    /// Events after this cursor. Without it the feed begins at the first event. Anything but a cursor is 400.
     after: Option<String>,
-    /// 1 to 500, 50 by default; a live stream has none.
+    /// 1 to 500, 50 by default. A live stream has no limit.
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
-    /// Types separated by commas; one that ends in `.*` stands for all types that begin so.
+    /// Types, separated by commas. A type that ends in `.*` stands for all types that begin so.
     #[param(example = "job.*,credential.revealed")]
     types: Option<String>,
-    /// Only this user's events. Users read their own events alone.
+    /// Only this user's events. Users read their own events only.
     #[param(format = Uuid)]
     user: Option<String>,
-    /// Only events of these slices, for sharing the work among subscribers: a range within 0-1023. All events of a user have one
-    /// slice.
+    /// Only events of these slices, a range within 0-1023. Subscribers share the work by it: all events of a user are
+    /// in one slice.
     #[param(pattern = "^[0-9]+-[0-9]+$", example = "0-511")]
     slices: Option<String>,
-    /// `true`: `data` holds all fields, also what is personal. For administrators, holders of the shared secret, and of a service
-    /// key with `events:read:personal`, which need not ask. That they read so is a fact (`access.personal_read`), durable before
-    /// the answer; the same caller's next readings, of the same `user`, are covered by it for a minute on that server.
+    /// `true`: `data` holds all fields, the personal ones, too. For administrators, holders of the shared secret, and
+    /// service keys with `events:read:personal`, which get them unless this is `false`. That the caller read them is
+    /// a fact (`access.personal_read`), durable before the answer. It covers the same caller's next reads of the same
+    /// `user` for a minute on that server.
     personal: Option<bool>,
 }
 
-/// How much of an event is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shows {
-    /// What is not personal.
+    /// The fields that are not personal.
     Clear,
-    /// Everything.
     All,
 }
 
-/// Which events are wanted.
 struct Filter {
     /// Exact types, or prefixes that end in a dot.
     types: Vec<String>,
@@ -125,8 +124,8 @@ impl FeedQuery {
     }
 }
 
-/// How much this caller is shown: everything only when they may. A key with the scope was made for that; the shared secret and
-/// administrators may everything, so they have to ask. That they did is on record before anything is answered.
+/// The fields that this caller is shown. A service key with the scope was made for personal fields. The shared secret
+/// and administrators may read everything, so they have to ask. The fact is written before anything is answered.
 async fn shows(
     app: &App,
     caller: &Caller,
@@ -157,7 +156,7 @@ impl Filter {
     }
 }
 
-/// `GET /api/events`: everybody's, for operators and subscribers.
+/// `GET /api/events`: everybody's facts, for operators and subscribers.
 pub async fn all(
     app: Data<App>,
     request: HttpRequest,
@@ -170,7 +169,7 @@ pub async fn all(
     answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, shows).await
 }
 
-/// `GET /api/me/events`: one's own.
+/// `GET /api/me/events`: the caller's own facts.
 pub async fn mine(
     app: Data<App>,
     request: HttpRequest,
@@ -237,7 +236,7 @@ async fn page(
     Ok(response::list(data, Some(response::opaque(after))))
 }
 
-/// A live stream, for as long as whoever opened it is still a good caller of that kind.
+/// A live stream. It ends when its caller is no longer good for the route.
 fn live<C: FromRequest + 'static>(
     log: Log,
     request: HttpRequest,
@@ -258,7 +257,7 @@ fn live<C: FromRequest + 'static>(
                     return;
                 }
             }
-            // Also when only others' facts were seen: the subscriber's cursor moves on with what was passed over.
+            // The cursor moves on past events that the filter left out, too.
             if sent.elapsed() >= sse::HEARTBEAT {
                 sent = Instant::now();
                 yield Ok(sse::place(&response::opaque(follower.position())));
@@ -297,12 +296,12 @@ fn shown_time((name, value): (String, Value)) -> (String, Value) {
     }
 }
 
-/// One of somebody's own facts, with all that it says.
+/// A fact with all its fields, for its own user.
 pub async fn whole(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
     cloud_event(log, row, Shows::All).await
 }
 
-/// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged one is shown as such, not passed over.
+/// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged row is marked as damaged, not left out.
 async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, LogError> {
     let mut event = json!({
         "specversion": "1.0",
@@ -323,7 +322,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
         if matches!(log.keys(user.0).await, Ok(KeyState::Destroyed)) {
             event["forgotten"] = true.into();
             if !row.is_forgotten() {
-                return Ok(event); // that they were is all that is told of them
+                return Ok(event); // of a forgotten user's facts only `account.forgotten` has data
             }
         }
     }
@@ -356,7 +355,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
     Ok(event)
 }
 
-/// Who asked, and the fields that are shown.
+/// The metadata, and the fields that are shown.
 async fn said(
     log: &Log,
     row: &StoredRow,
@@ -380,7 +379,7 @@ async fn said(
     }
 }
 
-/// What an event says, without its own name.
+/// The event's fields, without its name.
 fn fields_of(event: Value) -> Map<String, Value> {
     match event {
         Value::Object(mut fields) => {

@@ -1,4 +1,4 @@
-//! Uploaded files, for their users and for workers who were handed one as `input_file_id`.
+//! Uploaded files, for their users and for workers whose jobs name them as `input_file_id`.
 
 use actix_web::{
     HttpResponse,
@@ -42,7 +42,7 @@ pub async fn download(
         })?;
     let name = DispositionParam::Filename(blob.name(&keys)?);
     let mut parts = Box::pin(app.blobs.read(&blob, keys));
-    // While there is still a status to say it with.
+    // Read the first part now: a failure can still become a status.
     let first = parts
         .next()
         .await

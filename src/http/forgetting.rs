@@ -1,4 +1,5 @@
-//! Forgetting (docs/api.md, Forgetting): by one's own wish after a time in which it can be undone, at once by an administrator.
+//! Forgetting (docs/api.md, Forgetting and export): at the user's own wish after a grace in which it can be undone,
+//! or at once by an administrator.
 
 use std::time::Duration;
 
@@ -29,17 +30,17 @@ use crate::{
     socket::requests::ForgetRequest,
 };
 
-/// How old a login may be that needs no password.
+/// A login younger than this needs no password.
 const FRESH_LOGIN_SECONDS: i64 = 5 * 60;
-/// How long an answer waits for what is left to be erased, and for the certificate. It goes on afterwards.
+/// The answer waits this long for the rest to be erased and for the certificate. Erasing goes on afterwards.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Proof that it is the user who wants to go.
+/// Proof that the user, and no thief of a token, wants to go.
 #[derive(Deserialize, ToSchema)]
 pub struct Farewell {
     #[schema(value_type = Option<String>, format = Password)]
     password: Option<SecretString>,
-    /// With Directus, when the user has a second factor there.
+    /// With a Directus, when the user has a second factor there.
     #[schema(value_type = Option<String>)]
     otp: Option<SecretString>,
 }
@@ -50,7 +51,7 @@ pub struct ForgettingState {
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
     user: UserId,
-    /// `requested`: to be done at `due_at`. `forgotten`: done, and what is left is being erased. `erased`: nothing is left.
+    /// `requested`: due at `due_at`. `forgotten`: done, and the rest is being erased. `erased`: nothing is left.
     state: &'static str,
     #[schema(required)]
     due_at: Option<Time>,
@@ -61,7 +62,8 @@ pub struct ForgettingState {
     position: Option<u64>,
     #[schema(required)]
     erased_at: Option<Time>,
-    /// A C2SP signed note by the key of the log's heads: what was erased, when, and which master key still opens backups.
+    /// A C2SP signed note by the key of the log's heads: what was erased, when, and which master key still opens
+    /// backups.
     #[schema(required)]
     certificate: Option<String>,
 }
@@ -90,7 +92,7 @@ pub struct KeptUser {
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
     user: UserId,
-    /// Whether there was anything to take back.
+    /// True when there was a wish to withdraw.
     withdrawn: bool,
 }
 
@@ -122,7 +124,8 @@ pub async fn forget_me(
         .accounts
         .request_forget(id, due, user.caller.metadata())
         .await?;
-    // They may not act from now on; that their token says nothing any more shows a moment later when the read side is slow.
+    // From here on the user's commands are refused. The token stops working when the read side has caught up, perhaps
+    // a moment later.
     let _ = app
         .reads
         .wait_for("accounts", done.position, app.config.read_wait)
@@ -144,8 +147,8 @@ pub async fn forget_me(
     Ok(Written(forgetting.into(), position))
 }
 
-/// A token alone may have been stolen: so the password is asked for, unless the login is fresh. Directus' tokens do not say when
-/// their login was.
+/// A token may have been stolen, so the password is required unless the login is fresh. Directus' tokens do not say
+/// when their login was.
 async fn prove(
     app: &App,
     request: &HttpRequest,
@@ -157,12 +160,12 @@ async fn prove(
         Some(password) => Password { password, otp }.prove(app, request, user).await,
         None if app.directus.is_none() && is_fresh(app, user).await? => Ok(()),
         None => Err(ApiError::Forbidden(
-            "`password` is wanted, so that a stolen token is not enough; or log in again first",
+            "`password` is required, because a token may have been stolen; or log in again first",
         )),
     }
 }
 
-/// Whether the token is of a login of the last minutes.
+/// True when the token is from a login of the last minutes.
 async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
     let Some(login) = user.login.map(|login| login.to_string()) else {
         return Ok(false);
@@ -174,8 +177,7 @@ async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
         .any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
 }
 
-/// Without an administrator nobody could be made one, but by whoever runs the server. Where Directus says who administers, that is
-/// its business.
+/// Without an administrator only the operator could make one. With a Directus, Directus decides who administers.
 async fn expect_other_administrator(
     app: &App,
     user: UserId,
@@ -187,7 +189,7 @@ async fn expect_other_administrator(
     {
         return Ok(());
     }
-    let sentence = "This is the last administrator: make another first, or have whoever runs the server call `genie forget`";
+    let sentence = "This is the last administrator: make another first, or ask the operator to call `genie forget`";
     Err(Refusal::conflict("last_administrator", sentence).into())
 }
 
@@ -226,7 +228,8 @@ async fn forget(
     Ok(Written(forgetting.into(), position))
 }
 
-/// On a task of its own: what was begun goes on when the asker does not wait. Whatever is left then, the elected node erases.
+/// Erases on a task of its own, so that the erasing goes on when the client does not wait. The leader erases what is
+/// left.
 async fn erase(app: &App, user: UserId) {
     let eraser = app.eraser.clone();
     let erasing = app
@@ -234,10 +237,10 @@ async fn erase(app: &App, user: UserId) {
         .store()
         .io()
         .spawn(async move { eraser.finish_within(user, PATIENCE).await }.in_current_span());
-    let _ = erasing.await; // a panic is logged, and the elected node tries again
+    let _ = erasing.await; // A panic is logged, and the leader tries again.
 }
 
-/// `DELETE /api/admin/users/{id}/forget`: the user asked for it, and is to stay after all.
+/// `DELETE /api/admin/users/{id}/forget`: the user asked to be forgotten, and stays after all.
 pub async fn keep_user(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
@@ -253,7 +256,7 @@ pub async fn keep_user(
     {
         return Err(Refusal::conflict(
             "already_forgotten",
-            "This user was forgotten; that can't be undone",
+            "This user was forgotten, which cannot be undone",
         )
         .into());
     }
@@ -281,11 +284,11 @@ pub async fn show(
         .forgettings()
         .get(user)
         .await?
-        .ok_or(ApiError::NotFound("user who was forgotten"))?;
+        .ok_or(ApiError::NotFound("forgotten user"))?;
     Ok(Answer(forgetting.into()))
 }
 
-/// `POST /forget` on the socket: who reaches it is the operator at the machine, who may forget anybody.
+/// `POST /forget` on the socket. Only the operator at the machine reaches it, who may forget anybody.
 pub async fn forget_as_operator(
     app: Data<App>,
     Body(ForgetRequest { user }): Body<ForgetRequest>,

@@ -1,5 +1,5 @@
-//! Whether genie is alive, and whether it is ready: the store, the projections, the tree over the log, the model
-//! server, each with its state.
+//! Liveness, and readiness with the state of each part: the store, the projections, the tree over the log, the model
+//! server.
 
 use actix_web::{HttpResponse, web::Data};
 use genie_events::Timestamp;
@@ -27,7 +27,8 @@ pub struct Liveness {
     status: &'static str,
 }
 
-/// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is missing. Without a model server genie is ready all the same.
+/// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is
+/// missing. genie is ready without a model server.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let elections = app.log.elections();
     let (store, model, directus, statuses, elected) = tokio::join!(
@@ -91,7 +92,8 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     HttpResponse::ServiceUnavailable().json(all)
 }
 
-/// Who says who is who, where that is not genie itself. Without it genie is ready all the same: tokens that it has seen serve on.
+/// The state of Directus, where one is the identity. genie is ready without it: tokens that genie has seen still
+/// serve.
 async fn directus(app: &App) -> Value {
     let Some(directus) = &app.directus else {
         return Value::Null;

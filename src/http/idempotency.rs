@@ -1,4 +1,4 @@
-//! `Idempotency-Key` (docs/api.md): a command with a key may be sent again, and has one outcome.
+//! `Idempotency-Key` (docs/api.md, Everywhere): a command with a key may be sent again, and has one outcome.
 
 use std::{
     convert::Infallible,
@@ -12,10 +12,10 @@ use genie_log::keys::sha256_hex;
 use crate::{app::App, http::error::ApiError};
 
 const HEADER: &str = "Idempotency-Key";
-/// The longest key, in bytes.
+/// In bytes.
 const MAX_KEY: usize = 255;
 
-/// Hash of a request's body, left in the request's extensions by whoever read it.
+/// Hash of a request's body. The extractor that reads the body leaves it in the request's extensions.
 #[derive(Debug, Clone)]
 pub struct BodyHash(String);
 
@@ -24,13 +24,12 @@ impl BodyHash {
         Self(sha256_hex(body))
     }
 
-    /// Of a body that was read piece by piece.
+    /// The hash of a body that was read piece by piece.
     pub fn known(hash: String) -> Self {
         Self(hash)
     }
 }
 
-/// The `Idempotency-Key` of a request, if it carries one.
 pub struct IdempotencyKey(HttpRequest);
 
 impl FromRequest for IdempotencyKey {
@@ -43,13 +42,13 @@ impl FromRequest for IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// Whether the request may be sent again.
+    /// True when the request carries a key.
     pub fn is_given(&self) -> bool {
         self.0.headers().contains_key(HEADER)
     }
 
-    /// How this command is asked: by the caller, and under the key, if there is one. The key is the caller's own, for this route;
-    /// the same key with another path or body is another request.
+    /// The context of this command: its caller's metadata, and the key if there is one. A key belongs to its caller
+    /// and route. The same key with another path, query or body is another request.
     pub fn asking(&self, app: &App, caller: &Caller) -> Result<CommandContext, ApiError> {
         let Self(request) = self;
         let metadata = caller.metadata();

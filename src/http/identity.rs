@@ -1,4 +1,4 @@
-//! Registration, login and one's own account, on Directus' own wire (docs/api.md, Identity).
+//! Registration, login and the caller's own account, in Directus' shape (docs/api.md, Identity).
 
 use std::borrow::Cow;
 
@@ -43,17 +43,16 @@ use crate::{
     },
 };
 
-/// One-time codes, on Directus' own routes.
 pub mod two_factor;
 
-/// The shortest password.
+/// In bytes.
 const MIN_PASSWORD: usize = 8;
-/// The longest: more is no safer, and hashing it costs.
+/// In bytes. More is no safer, and hashing it costs time.
 const MAX_PASSWORD: usize = 1024;
 
 #[derive(Deserialize, ToSchema)]
 pub struct Registration {
-    /// At most 254 bytes; its case does not matter.
+    /// At most 254 bytes. Upper and lower case make no difference.
     pub email: String,
     /// 8 to 1024 bytes.
     #[schema(value_type = String, format = Password)]
@@ -96,7 +95,7 @@ pub async fn register(
     Ok(Written(user, registered.position))
 }
 
-/// What can be said of a registration without asking anybody.
+/// Checks that need neither the store nor Directus.
 pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
     check_password(&body.password)?;
     match &body.first_name {
@@ -107,7 +106,7 @@ pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
     }
 }
 
-/// A password that somebody wants to have from now on.
+/// Checks a new password.
 pub fn check_password(password: &SecretString) -> Result<(), ApiError> {
     match password.expose_secret().len() {
         MIN_PASSWORD..=MAX_PASSWORD => Ok(()),
@@ -125,7 +124,7 @@ pub struct Login {
     /// The one-time code, for an account that asks for it.
     #[schema(value_type = Option<String>)]
     pub otp: Option<SecretString>,
-    /// Only `json`: both tokens in the body.
+    /// `json` or absent: both tokens are in the body.
     pub mode: Option<String>,
 }
 
@@ -133,13 +132,14 @@ pub struct Login {
 pub struct Tokens {
     /// A JWT, good for 15 minutes.
     access_token: String,
-    /// Good for 7 days, and once; for 10 seconds it gives the same successor again.
+    /// Good once, for 7 days. For 10 seconds it gives the same successor again.
     refresh_token: String,
-    /// How long the access token is good, in milliseconds.
+    /// The lifetime of the access token, in milliseconds.
     expires: i64,
 }
 
-/// `POST /auth/login`. Right or wrong, known or not, it takes the same time.
+/// `POST /auth/login`. The time it takes tells neither whether the address is known nor whether the password is
+/// right.
 pub async fn log_in(
     app: Data<App>,
     request: HttpRequest,
@@ -167,7 +167,7 @@ pub async fn log_in(
     answered
 }
 
-/// Whoever was wrong too often has to wait.
+/// A caller who was wrong too often has to wait.
 pub fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> {
     match app.login_limiter.wait(guesser, Instant::now()) {
         Some(retry_after) => Err(DirectusError(ApiError::TooManyWrong { retry_after })),
@@ -204,7 +204,8 @@ async fn prove_and_open(
     .await
 }
 
-/// A try of a one-time code: counted first, so that many at once are no more than many in a row, and given back unless it was wrong.
+/// Tries a one-time code. The try is counted first, so that many at once are no more than many in a row. It is given
+/// back unless the code was wrong.
 async fn trying_a_code<T>(
     app: &App,
     user: UserId,
@@ -225,7 +226,7 @@ async fn trying_a_code<T>(
     tried
 }
 
-/// The version of the hash that a password is right for. It takes as long when there is nobody.
+/// The version of the hash that the password matches. An unknown user takes as long.
 async fn right_password(
     app: &App,
     user: Option<UserId>,
@@ -241,7 +242,7 @@ async fn right_password(
     Ok(version.filter(|_| is_right))
 }
 
-/// A one-time code that is right now. Whether it was used before, the account knows.
+/// A one-time code that is right now. The account knows whether it was used before.
 async fn right_code(
     app: &App,
     user: UserId,
@@ -278,11 +279,11 @@ async fn open_session(
             WriteError::Refused(refusal) if refusal.code == "invalid_otp" => {
                 DirectusError(ApiError::InvalidOtp)
             }
-            // Who is suspended or forgotten looks like a wrong password.
+            // A suspended or forgotten user looks like a wrong password.
             WriteError::Refused(_) => DirectusError(ApiError::NoCaller),
             error => error.into(),
         })?;
-    // The token says what they are now; when the read side is slow, what they were a moment ago.
+    // Wait, so that the token has the present role. When the read side is slow, it has the one of a moment ago.
     let _ = app
         .reads
         .wait_for("accounts", done.position, app.config.read_wait)
@@ -327,12 +328,12 @@ async fn tokens(
 pub struct Refresh {
     #[schema(value_type = String)]
     pub refresh_token: SecretString,
-    /// Only `json`.
+    /// `json` or absent.
     pub mode: Option<String>,
 }
 
-/// `POST /auth/refresh`. Tabs that come with one token at once all get the same successor. A token that was replaced long ago
-/// ends its login: a thief has it, or its owner does and a thief has its successor.
+/// `POST /auth/refresh`. Several tabs with one token all get the same successor. A token that was replaced long ago
+/// ends its login: either a thief sent it, or the owner did and a thief has its successor.
 pub async fn refresh(
     app: Data<App>,
     body: Result<Body<Refresh>, ApiError>,
@@ -384,7 +385,7 @@ pub async fn log_out(
     Ok(NoContent { position: None })
 }
 
-/// Cookies are not offered: both tokens are in the body.
+/// Only `json`: genie sets no cookies.
 pub fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
     match mode {
         None | Some("json") => Ok(()),
@@ -435,7 +436,6 @@ pub struct AccountChanges {
     old_password: Option<SecretString>,
 }
 
-/// The caller's own account.
 #[derive(Serialize, ToSchema)]
 pub struct Account {
     #[schema(value_type = Uuid)]
@@ -443,9 +443,8 @@ pub struct Account {
     email: Option<String>,
     first_name: Option<String>,
     last_name: Option<String>,
-    /// The role's name.
     role: String,
-    /// Always `active`: nobody else may ask.
+    /// Always `active`: other users cannot ask.
     status: String,
     #[schema(value_type = words::Tier)]
     tier: String,
@@ -474,7 +473,7 @@ impl From<&AccountRow> for Account {
     }
 }
 
-/// Those fields of an [`Account`] that were asked for.
+/// The fields of an [`Account`] that were asked for.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub struct AccountFields(Map<String, Value>);
@@ -532,7 +531,7 @@ pub async fn change_me(
             }
             error => error.into(),
         })?;
-    // It is changed, however slow the read side is.
+    // The change stands, however slow the read side is.
     let _ = app
         .reads
         .wait_for("accounts", position, app.config.read_wait)
@@ -549,7 +548,8 @@ pub async fn change_me(
     })
 }
 
-/// Checks the password of somebody who has a token already: a token alone may have been stolen. Wrong ones count as at a login.
+/// Checks the password of a user who has a token already, because a token may have been stolen. Wrong passwords count
+/// as at a login.
 pub async fn prove_again(
     app: &App,
     request: &HttpRequest,
@@ -590,7 +590,7 @@ pub async fn show_me(
     })
 }
 
-/// As an account, in which any field may be missing.
+/// The schema of `Account`, with every field optional.
 impl PartialSchema for AccountFields {
     fn schema() -> RefOr<Schema> {
         let mut schema = Account::schema();
@@ -612,12 +612,12 @@ impl ToSchema for AccountFields {
 }
 
 impl AccountFields {
-    /// Fields that an account does not have are left out, as Directus does.
+    /// Unknown field names are ignored, as Directus does.
     fn asked_for(account: &AccountRow, request: &HttpRequest) -> Result<Self, DirectusError> {
         let query =
             Query::<Vec<(String, String)>>::from_query(request.query_string()).map_err(|_| {
                 DirectusError(ApiError::field(
-                    "The query can't be read: a field has the wrong form",
+                    "The query cannot be read: a field has the wrong form",
                 ))
             })?;
         let asked = query

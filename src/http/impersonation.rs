@@ -1,5 +1,5 @@
-//! Impersonation (docs/api.md, Identity): an administrator acts for a user, for a quarter of an hour, and both are on record in all
-//! that is done.
+//! Impersonation (docs/api.md, Impersonation): an administrator acts for a user for 15 minutes. Every fact names
+//! both.
 
 use actix_web::web::{Data, Path};
 use genie_events::UserId;
@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub struct BegunImpersonation {
-    /// The impersonation, to end it by.
+    /// The id of the impersonation. `DELETE` takes it.
     session: Uuid,
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
@@ -35,7 +35,7 @@ pub struct EndedImpersonation {
     ended: bool,
 }
 
-/// `POST /api/admin/users/{id}/impersonate`. That it begins is a fact of the user before there is a token.
+/// `POST /api/admin/users/{id}/impersonate`. The beginning is a fact of the user before there is a token.
 pub async fn begin(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
@@ -62,8 +62,8 @@ pub async fn begin(
     Ok(Written(impersonation, position))
 }
 
-/// `DELETE /api/admin/impersonations/{session}`: its token is good for nothing from then on. That it ended is a fact before it
-/// does, so that whoever was not answered can ask again.
+/// `DELETE /api/admin/impersonations/{session}`: its token stops working at once. The end is a fact before it takes
+/// effect, so that a client without an answer can ask again.
 pub async fn end(
     app: Data<App>,
     idempotency_key: IdempotencyKey,

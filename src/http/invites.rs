@@ -1,4 +1,4 @@
-//! Invites (docs/api.md, Identity): made by administrators, each opens the door once.
+//! Invites (docs/api.md, Identity): administrators make them, and each lets one user register.
 
 use actix_web::web::{Data, Path, Query};
 use genie_events::{Metadata, Timestamp};
@@ -39,7 +39,7 @@ pub struct Invite {
     role: String,
     #[schema(required)]
     expires_at: Option<Time>,
-    /// The user who registered with it; null until then.
+    /// The user who registered with it. Null until then, and again when that user was forgotten.
     #[schema(required, format = Uuid)]
     used_by: Option<String>,
     #[schema(required)]
@@ -51,7 +51,7 @@ impl Invite {
     fn new(row: &InviteRow, now: Timestamp) -> Self {
         Self {
             code: row.code.clone(),
-            // The user who used it may have been forgotten since.
+            // `used_by` says less: that user may have been forgotten since.
             status: match (row.used_at, row.expires_at) {
                 (Some(_), _) => "used",
                 (None, Some(at)) if at <= now => "expired",
@@ -82,7 +82,7 @@ pub async fn create(
     make(&app, body, caller.metadata()).await
 }
 
-/// `POST /invites` on the socket: who reaches it is the operator at the machine.
+/// `POST /invites` on the socket. Only the operator at the machine reaches it.
 pub async fn create_as_operator(
     app: Data<App>,
     Body(body): Body<InviteRequest>,

@@ -29,18 +29,17 @@ use crate::{
 /// Lower runs sooner.
 const DEFAULT_PRIORITY: i64 = 10;
 const DEFAULT_ATTEMPTS: u32 = 3;
-/// The largest `params`, as JSON.
+/// In bytes, as JSON.
 const MAX_PARAMS: usize = 64 * 1024;
-/// The longest address to fetch from.
+/// In bytes.
 const MAX_URL: usize = 2048;
 
-/// A job to queue.
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({
     "operation": "resize_image", "input_url": "https://example.com/a.jpg", "params": {"width": 1080},
 }))]
 pub struct NewJob {
-    /// The caller's own id; genie makes a UUID without it.
+    /// The caller's own id for the job. Without it genie makes a UUID.
     #[serde(rename = "jobId")]
     job: Option<AnnouncedId>,
     #[schema(value_type = words::Operation)]
@@ -51,16 +50,16 @@ pub struct NewJob {
     /// Begins with http:// or https://.
     #[schema(min_length = 1, max_length = 2048)]
     input_url: Option<String>,
-    /// Handed to the worker as it is. At most 65536 bytes as JSON.
+    /// Handed to the worker unchanged. At most 65536 bytes as JSON.
     #[serde(default)]
     params: Map<String, Value>,
     /// 1 to 2048 bytes.
     #[schema(min_length = 1, max_length = 2048)]
     creator_profile_id: Option<String>,
-    /// Lower runs sooner; 10 by default.
+    /// Lower runs sooner. 10 by default.
     #[schema(minimum = 0, maximum = 1_000_000)]
     priority: Option<i64>,
-    /// Not before; RFC 3339 with any offset.
+    /// The job does not run before this time. RFC 3339 with any offset.
     #[schema(format = DateTime)]
     run_at: Option<String>,
     /// 3 by default.
@@ -68,7 +67,7 @@ pub struct NewJob {
     max_attempts: Option<u32>,
 }
 
-/// A UUID or the number of a record, as text or as a number: clients of the original announce both.
+/// A UUID or the number of a record, as text or as a number: clients of the original send both.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a UUID or a number")]
 enum AnnouncedId {
@@ -90,10 +89,10 @@ pub struct Job {
     status: String,
     /// Lower runs sooner.
     priority: i64,
-    /// In percent, as the worker told it; 100 when completed.
+    /// In percent, as the worker reported it. 100 when completed.
     #[schema(required, minimum = 0, maximum = 100)]
     progress: Option<i64>,
-    /// The attempt that is running or was the last; 0 before the first.
+    /// The attempt that runs or was the last. 0 before the first.
     #[schema(minimum = 0)]
     attempt: i64,
     #[serde(rename = "max_attempts")]
@@ -102,18 +101,18 @@ pub struct Job {
     /// The last failure, in the worker's words.
     #[schema(required)]
     error: Option<String>,
-    /// Any JSON; null until the job completed.
+    /// Any JSON. Null until the job completed.
     result: Value,
-    /// Files that the worker made; null until the job completed.
+    /// Files that the worker made. Null until the job completed.
     #[schema(required, value_type = Option<Vec<Value>>)]
     outputs: Value,
     #[serde(rename = "created_at")]
     created_at: Time,
-    /// Not before: as asked for, or the time of the next attempt.
+    /// The job does not run before this time: the one asked for, or that of the next attempt.
     #[serde(rename = "run_at")]
     #[schema(required)]
     run_at: Option<Time>,
-    /// When it was first claimed.
+    /// When the job was first claimed.
     #[serde(rename = "started_at")]
     #[schema(required)]
     started_at: Option<Time>,
@@ -154,10 +153,10 @@ pub struct SubmittedJob {
     bull_job_id: String,
     #[schema(value_type = words::Queue)]
     queue: String,
-    /// The job's present one: of a new job `queued`, or `delayed` when `run_at` lies ahead.
+    /// The job's present status. A new job is `queued`, or `delayed` when `run_at` lies ahead.
     #[schema(value_type = words::JobStatus)]
     status: String,
-    /// How many jobs wait in the queue now; at least 1.
+    /// The number of jobs that wait in the queue now, at least 1.
     #[serde(rename = "queue_position")]
     #[schema(minimum = 1)]
     queue_position: u64,
@@ -183,18 +182,18 @@ pub struct CancelledJob {
 
 #[derive(Clone, Copy, Default, Serialize, ToSchema)]
 pub struct QueueCounts {
-    /// A worker may claim them now.
+    /// Jobs that a worker may claim now.
     waiting: u64,
-    /// A worker has them.
+    /// Jobs that a worker holds.
     active: u64,
     completed: u64,
-    /// Failed for good.
+    /// Jobs that failed for good.
     failed: u64,
-    /// Their time has not come.
+    /// Jobs whose time has not come.
     delayed: u64,
 }
 
-/// All queues together, and each.
+/// All queues together, and each queue.
 #[derive(Serialize, ToSchema)]
 pub struct Stats {
     #[serde(flatten)]
@@ -204,7 +203,7 @@ pub struct Stats {
     each: BTreeMap<&'static str, QueueCounts>,
 }
 
-/// The original's cache of the taxonomy. genie asks nobody for it, so it is always empty.
+/// The original's taxonomy cache. genie has no such cache, so the numbers are always 0.
 #[derive(Default, Serialize, ToSchema)]
 pub struct TaxonomyCache {
     size: u64,
@@ -406,13 +405,13 @@ impl QueueCounts {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobQuery {
-    /// Only jobs of this state.
+    /// Only jobs with this status.
     #[param(value_type = Option<words::JobStatus>)]
     status: Option<String>,
-    /// Only jobs of this queue; an unknown one is 400.
+    /// Only jobs of this queue. An unknown queue is 400.
     #[param(value_type = Option<words::Queue>)]
     queue: Option<String>,
-    /// Only jobs with this operation; an unknown one is 400.
+    /// Only jobs with this operation. An unknown operation is 400.
     #[param(value_type = Option<words::JobOperation>)]
     operation: Option<String>,
 }
@@ -499,7 +498,7 @@ fn may_see(user: &ActingUser, owner: UserId) -> bool {
     user.account.user == owner || user.caller.is_admin()
 }
 
-/// An id of no possible job is that of no job.
+/// An impossible id is an unknown one: 404, not 400.
 pub fn job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|_| ApiError::NotFound("job"))
 }

@@ -1,4 +1,4 @@
-//! Master keys, on the socket alone: who reaches it is the operator at the machine.
+//! Master keys, on the socket only: nobody but the operator at the machine reaches it.
 
 use actix_web::{HttpResponse, web::Data};
 use genie_events::Refusal;
@@ -11,7 +11,7 @@ use crate::{
     socket::requests::KeyRequest,
 };
 
-/// `POST /keys` on the socket. Whatever is in the way is said: the operator has to know.
+/// `POST /keys` on the socket. The answer gives the reason of a refusal, because the operator needs it.
 pub async fn ask(app: Data<App>, Body(asked): Body<KeyRequest>) -> Result<HttpResponse, ApiError> {
     match perform(&app.log, Some(&app.ring), asked).await {
         Ok(done) => Ok(response::ok(json!({"data": done}))),

@@ -25,12 +25,10 @@ use crate::{
     onboarding,
 };
 
-/// What is left of a refused body.
 mod drain;
-/// The form that carries an upload.
 mod upload_form;
 
-/// What a form may have beside the file, in bytes.
+/// The form may have this many bytes beside the file.
 const FORM: u64 = 64 * 1024;
 
 /// `GET /api/onboarding/state`
@@ -57,7 +55,7 @@ pub async fn show_state(
 pub struct OnboardingStep {
     #[schema(value_type = words::OnboardingState)]
     state: String,
-    /// The user to move on, when an administrator asks; else the caller.
+    /// The user to move on, when an administrator asks. Otherwise the caller.
     #[serde(rename = "userId")]
     #[schema(value_type = Option<Uuid>)]
     user: Option<UserId>,
@@ -78,7 +76,7 @@ pub struct QueuedUpload {
     job_id: String,
     #[schema(value_type = Uuid)]
     file_id: BlobId,
-    /// Opaque; where the file can be fetched.
+    /// Opaque: the path of the file.
     file_path: String,
 }
 
@@ -149,7 +147,7 @@ async fn take_in(
     if declared.is_some_and(|length| length > most.saturating_add(FORM)) {
         return Err(ApiError::TooLarge(most));
     }
-    // One that is sent again under its key is answered as the first, whatever the state is by now.
+    // A repeated upload with the same key gets the first answer, whatever the state is by now.
     if !idempotency_key.is_given() {
         app.write
             .onboarding

@@ -1,6 +1,6 @@
-//! The published OpenAPI document. It is generated: by the table of routes, by the types of handlers, bodies and answers, and by
-//! the prose in `openapi/`. A test compares the file with what the code says, and writes it when `GENIE_WRITE_OPENAPI` is set:
-//! `scripts/openapi write`.
+//! The published OpenAPI document. It is generated from the table of routes, the types of handlers, bodies and
+//! answers, and the prose in `openapi/`. A test compares the file with the code, and `scripts/openapi write` writes
+//! it anew.
 
 use actix_web::HttpResponse;
 

@@ -1,4 +1,4 @@
-//! Pages for people: what this server is, and the published document as Swagger UI shows it.
+//! Pages for people: a home page, and Swagger UI over the published document.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,7 +12,7 @@ use utoipa_swagger_ui::Config;
 use crate::http::error::ApiError;
 
 const HOME: &str = include_str!("pages/home.html");
-/// Swagger UI sets styles from its scripts, and has its pictures in them.
+/// Swagger UI sets styles from its scripts and embeds its pictures in them.
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       frame-ancestors 'none'";
 static SWAGGER_UI: LazyLock<Arc<Config<'static>>> =
@@ -26,7 +26,7 @@ pub async fn home() -> HttpResponse {
         .body(HOME)
 }
 
-/// `GET /docs`: the files of Swagger UI name each other relative to `/docs/`.
+/// `GET /docs` redirects, because the files of Swagger UI name each other relative to `/docs/`.
 pub async fn docs() -> HttpResponse {
     HttpResponse::PermanentRedirect()
         .insert_header((LOCATION, "/docs/"))

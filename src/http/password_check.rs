@@ -1,4 +1,4 @@
-//! Proving once more that it is oneself: a token alone may have been stolen.
+//! Asks for the password once more, because a token may have been stolen.
 
 use actix_web::HttpRequest;
 use secrecy::SecretString;
@@ -15,18 +15,18 @@ use crate::{
     },
 };
 
-/// The password of somebody who has a token already.
+/// The password of a user who has a token already.
 #[derive(Deserialize, ToSchema)]
 pub struct Password {
     #[schema(value_type = String, format = Password)]
     pub password: SecretString,
-    /// With Directus, when the user has a second factor there.
+    /// With a Directus, when the user has a second factor there.
     #[schema(value_type = Option<String>)]
     pub otp: Option<SecretString>,
 }
 
 impl Password {
-    /// Checks it. A wrong one counts as at a login.
+    /// Checks the password. A wrong one counts as at a login.
     pub async fn prove(
         self,
         app: &App,

@@ -1,6 +1,6 @@
-//! Reads wait for what their caller wrote: for the position in `Genie-Min-Position`, which must be reached or the read is
-//! refused; and, without any header, for what was last written for the caller on this node, for a moment only, so that clients
-//! which know nothing of positions read what they wrote.
+//! Reads wait for their caller's writes. With `Genie-Min-Position` a read must reach that position, or it is refused.
+//! Without the header a read waits a moment for what this node wrote last for the caller. So clients that know
+//! nothing of positions read their own writes.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,6 @@ use crate::{
 
 const HEADER: &str = "Genie-Min-Position";
 
-/// The position that a read must have reached, if the request names one.
 pub struct MinPosition(HttpRequest);
 
 impl FromRequest for MinPosition {
@@ -42,7 +41,7 @@ impl MinPosition {
         response::position(asked).map(Some)
     }
 
-    /// To be called before a read of the log itself.
+    /// Call this before a read of the log itself.
     pub async fn wait_for_log(&self, app: &App) -> Result<(), ApiError> {
         let Some(wanted) = self.asked()? else {
             return Ok(());
@@ -58,8 +57,8 @@ impl MinPosition {
         }
     }
 
-    /// To be called before a read of that projection for nobody in particular: an administrator's list, which is to show what an
-    /// administrator did last.
+    /// Call this before a read of a projection that belongs to no user: an administrator's list, which must show what
+    /// an administrator did last.
     pub async fn wait_for_all(&self, app: &App, projection: &'static str) -> Result<(), ApiError> {
         if self.asked()?.is_some() {
             return self.wait(app, projection, None).await;
@@ -71,7 +70,7 @@ impl MinPosition {
         Ok(())
     }
 
-    /// To be called before a read of that projection.
+    /// Call this before a read of this projection.
     pub async fn wait(
         &self,
         app: &App,
@@ -85,7 +84,7 @@ impl MinPosition {
                 .await?);
         }
         if let Some(user) = user {
-            // What was written before this process began is unknown: perhaps the caller did it, a moment ago.
+            // Writes before the start of this process are unknown, and the caller may have made one a moment ago.
             let written = app
                 .write
                 .users

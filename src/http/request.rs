@@ -1,4 +1,5 @@
-//! Every request passes through here. It gets an id, a span, a log line and security headers; and its address is determined.
+//! Every request passes through here. It gets an id, a span, a log line and security headers, and its client's
+//! address is determined.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -28,11 +29,11 @@ use crate::{
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longer paths are cut off in the log.
+/// The log cuts longer paths.
 const LONGEST_PATH: usize = 200;
-/// Longer parts of a path could be secrets.
+/// The log leaves out longer parts of an unknown path, which could be secrets.
 const LONGEST_WORD: usize = 24;
-/// Load balancers ask these every few seconds, so they are logged at a level of their own.
+/// Load balancers ask these every few seconds, so their lines have the level `debug`.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The request that a task answers.
@@ -45,7 +46,7 @@ tokio::task_local! {
     static CURRENT: Current;
 }
 
-/// The id of the request that this task answers; empty outside of one.
+/// The id of the request that this task answers; empty outside a request.
 pub fn current_id() -> String {
     CURRENT
         .try_with(|current| current.id.clone())
@@ -57,19 +58,19 @@ pub fn log_user(user: UserId) {
     record("user.id", &field::display(user));
 }
 
-/// Names the key, or the shared secret, that opened the request.
+/// Names the service key or the shared secret that opened the request.
 pub fn log_key(key: &str) {
     record("key.id", &key);
 }
 
 fn record(name: &str, value: &dyn field::Value) {
-    // Outside of a request there is no line to name them in.
+    // Outside a request there is no span to name them in.
     let _ = CURRENT.try_with(|current| {
         current.span.record(name, value);
     });
 }
 
-/// Takes the caller's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.
+/// Takes the client's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.
 fn id_of(request: &ServiceRequest) -> String {
     let given = request
         .headers()
@@ -85,8 +86,8 @@ fn id_of(request: &ServiceRequest) -> String {
     }
 }
 
-/// The address of the client that sent a request: the peer's, or, where that is a trusted proxy (`TRUSTED_PROXIES`), the one that
-/// it tells in `X-Forwarded-For`. Whoever speaks through the socket of commands has none.
+/// The address of the client that sent a request: the peer's, or, when the peer is a trusted proxy
+/// (`TRUSTED_PROXIES`), the one in `X-Forwarded-For`. A peer on the socket of commands has no address.
 pub fn client_address(request: &HttpRequest) -> IpAddr {
     let peer = request
         .peer_addr()
@@ -97,8 +98,8 @@ pub fn client_address(request: &HttpRequest) -> IpAddr {
     }
 }
 
-/// Each proxy appends whom it heard: so from the right, for as long as the teller is trusted. What a client puts in front is never
-/// reached.
+/// Each proxy appends the address it heard. So the list is read from the right, for as long as the proxies are
+/// trusted, and an address that the client itself put in front is never reached.
 fn through_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut address = peer.to_canonical();
     let lines: Vec<&str> = headers
@@ -133,7 +134,7 @@ pub async fn pass(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = id_of(&request);
     let route = request.match_pattern();
-    // At the highest level, so that no setting of `GENIE_LOG` takes the request's id from a warning.
+    // At the highest level, so that no `GENIE_LOG` setting takes the request's id from a warning.
     let span = error_span!(
         "request",
         request.id = id,
@@ -170,7 +171,7 @@ fn add_headers(headers: &mut HeaderMap, id: &str) {
             HeaderValue::from_static(value),
         );
     }
-    // Answers are personal, and some hold tokens; streams set a longer value themselves.
+    // Answers are personal, and some hold tokens. Handlers with another policy set the header themselves.
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
@@ -221,8 +222,8 @@ fn log_answer<B>(response: &ServiceResponse<B>, route: Option<&str>, took: Durat
     }
 }
 
-/// The path as it is logged. Other values than ids may be an invite's code, or a name that somebody chose: the pattern of a known
-/// route stands for them. Where there is no route, a part that could be a secret is left out.
+/// The path for the log. In a known route it shows ids only: other values may be an invite's code, or a name that
+/// somebody chose. Where there is no route, it leaves out every part that could be a secret.
 fn logged_path(request: &HttpRequest, route: Option<&str>) -> String {
     let Some(route) = route else {
         let parts: Vec<&str> = request.path().split('/').map(logged_part).collect();

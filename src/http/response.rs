@@ -1,4 +1,4 @@
-//! What a success looks like: both flags, the fields beside them, the position of what was written.
+//! Successful answers: both flags, the fields beside them, and the position of a write.
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -12,20 +12,20 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::http::error::ApiError;
 
-/// The header that says where a write ended up.
+/// The header with a write's position.
 pub const POSITION: &str = "Genie-Position";
 
 /// Left in a response's extensions for the log line.
 #[derive(Debug, Clone, Copy)]
 pub struct Position(pub u64);
 
-/// A read succeeded: its fields beside the two flags.
+/// A read: its fields beside the two flags.
 pub struct Answer<T>(pub T);
 
-/// A write succeeded: its fields beside the two flags, and its position in `Genie-Position`.
+/// A write: its fields beside the two flags, and its position in `Genie-Position`.
 pub struct Written<T>(pub T, pub u64);
 
-/// One page of several things read.
+/// A page of a list.
 pub struct Page<T> {
     pub data: Vec<T>,
     pub next_cursor: Option<String>,
@@ -35,18 +35,18 @@ pub struct Page<T> {
 #[derive(Serialize, ToSchema)]
 pub struct NoFields {}
 
-/// A success on a route of Directus' own contract. A write has a position.
+/// A success on a route of Directus' own API. A write has a position.
 pub struct DirectusData<T> {
     pub data: T,
     pub position: Option<u64>,
 }
 
-/// A success without a body on a route of Directus' own contract. A write has a position.
+/// A success without a body on a route of Directus' own API. A write has a position.
 pub struct NoContent {
     pub position: Option<u64>,
 }
 
-/// What every success of genie's own routes has.
+/// The two flags that every success of genie's own routes has.
 #[derive(Serialize)]
 struct Flagged<'a, T> {
     ok: bool,
@@ -124,7 +124,7 @@ impl Responder for NoContent {
     }
 }
 
-/// Says where a write ended up: to the caller, and to the log line.
+/// Tells the write's position to the caller and to the log line.
 fn at_position(mut response: HttpResponse, position: u64) -> HttpResponse {
     let value = HeaderValue::from_str(&opaque(position)).expect("base64 is visible ASCII");
     let name = HeaderName::from_static("genie-position");
@@ -133,17 +133,16 @@ fn at_position(mut response: HttpResponse, position: u64) -> HttpResponse {
     response
 }
 
-/// Fields at the top level beside the two flags, for what has no struct.
+/// The given fields at the top level beside the two flags, for answers without a struct.
 pub fn ok(fields: Value) -> HttpResponse {
     HttpResponse::Ok().json(Flagged::new(&fields))
 }
 
-/// Several things read.
 pub fn list(data: Vec<Value>, next_cursor: Option<String>) -> HttpResponse {
     ok(json!({"data": data, "next_cursor": next_cursor}))
 }
 
-/// A position as clients see it: opaque, so that it may become something else.
+/// A position as clients see it. It is opaque, so that its meaning may change.
 pub fn opaque(position: u64) -> String {
     BASE64.encode(format!("p1:{position}"))
 }
@@ -162,29 +161,28 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
         .filter(|number| *number <= i64::MAX as u64)
         .ok_or_else(|| {
             ApiError::field(
-                "A position or cursor must be one that the server gave; leave it out to begin anew",
+                "A position or cursor must be one that the server gave; leave it out to begin at the start",
             )
         })
 }
 
-/// How a page was asked for.
+/// The query of a page.
 #[derive(Debug, Default, serde::Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// How many at most.
+    /// The most items of the page.
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
-    /// The `next_cursor` of the page before; without it, the first page. Anything else is 400.
+    /// The `next_cursor` of the page before. Without it, the first page. Anything else is 400.
     pub cursor: Option<String>,
 }
 
 impl PageQuery {
-    /// How many are wanted.
     pub fn limit(&self) -> Result<i64, ApiError> {
         limit(self.limit)
     }
 
-    /// The cursor as the text that the server put in.
+    /// The text that the server put into the cursor.
     pub fn after(&self) -> Result<Option<String>, ApiError> {
         let decode = |cursor: &String| {
             let bytes = BASE64
@@ -232,7 +230,7 @@ pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
     }
 }
 
-/// A cursor for the page after this one, when the page is full.
+/// The cursor of the next page, when this page is full.
 pub fn next_cursor<T>(page: &[T], limit: i64, key: impl Fn(&T) -> String) -> Option<String> {
     page.last()
         .filter(|_| page.len() as i64 >= limit)
@@ -241,7 +239,7 @@ pub fn next_cursor<T>(page: &[T], limit: i64, key: impl Fn(&T) -> String) -> Opt
 
 fn bad_cursor() -> ApiError {
     ApiError::field(
-        "`cursor` must be the `next_cursor` of the page before; leave it out to begin anew",
+        "`cursor` must be the `next_cursor` of the page before; leave it out to begin at the start",
     )
 }
 

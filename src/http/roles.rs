@@ -1,15 +1,16 @@
-//! Roles that somebody asks for: those there are, and no others.
+//! Checks the roles that a request names against the roles that exist.
 
 use crate::{app::App, http::error::ApiError, roles};
 
-/// Refuses a role that there is not. Without an administrator's token for Directus nobody can tell.
+/// Refuses an unknown role. With a Directus but without its administrator's token, the roles are unknown and every
+/// role passes.
 pub async fn check(app: &App, role: &str) -> Result<(), ApiError> {
     roles::expect_set(&app.config, role).map_err(ApiError::field)?;
     let Some(directus) = &app.directus else {
         return Ok(());
     };
     match directus.roles().await.map_err(ApiError::Directus)? {
-        // `creator` is whatever DIRECTUS_CREATOR_ROLE names.
+        // `creator` stands for the role that DIRECTUS_CREATOR_ROLE names.
         Some(there) => roles::expect_one_of(
             ["creator"]
                 .into_iter()

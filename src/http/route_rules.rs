@@ -1,14 +1,14 @@
-//! What applies to a route beside its handler, by the pattern that a request matched. `http/routes.rs` makes it of its table; what
-//! is read by every request imports this and not the table, which imports all handlers.
+//! Rules that apply to a route beside its handler, found by the pattern that a request matched. `http/routes.rs`
+//! makes them from its table. Code that runs for every request imports this file and not the table, which imports all
+//! handlers.
 
 use std::collections::HashMap;
 
 use actix_web::{HttpRequest, web::Data};
 
-/// The rule of one path.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RouteRule {
-    /// No caller is asked for. There the address is counted, whatever credentials are shown.
+    /// The route asks for no caller. So the address is counted, whatever credentials the request shows.
     pub is_public: bool,
     /// No rate applies: probes must always be answered.
     pub is_uncounted: bool,
@@ -16,11 +16,11 @@ pub struct RouteRule {
     pub is_original: bool,
 }
 
-/// The rules of all paths.
+/// The rules, by path.
 pub struct RouteRules(HashMap<&'static str, RouteRule>);
 
 impl FromIterator<(&'static str, RouteRule)> for RouteRules {
-    /// What one method of a path says holds for all of them.
+    /// A flag of one method of a path holds for all its methods.
     fn from_iter<I: IntoIterator<Item = (&'static str, RouteRule)>>(rules: I) -> Self {
         let mut all: HashMap<&'static str, RouteRule> = HashMap::new();
         for (path, rule) in rules {
@@ -33,7 +33,7 @@ impl FromIterator<(&'static str, RouteRule)> for RouteRules {
     }
 }
 
-/// The rule of the route that a request matched; `None` without one.
+/// The rule of the route that a request matched; `None` when none matched.
 pub fn of(request: &HttpRequest) -> Option<RouteRule> {
     let rules = request.app_data::<Data<RouteRules>>()?;
     rules.0.get(request.match_pattern()?.as_str()).copied()

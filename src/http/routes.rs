@@ -1,12 +1,12 @@
-//! Every route of the port, one a row: method, path, who may call it, and the handler. The router, the rates, the shared secret
-//! and the published document all read this table, so a route is added here and nowhere else.
+//! Every route of the port, one a row: method, path, who may call it, and the handler. The router, the rates, the
+//! shared secret and the published document all read this table, so a route is added here only.
 //!
 //! A row may end in notes:
 //! - `.original()`: the original opened it to the shared secret, so a narrowed secret opens it too.
 //! - `.uncounted()`: no rate applies.
-//! - `.with_directus(handler)`: another handler where a Directus says who is who.
-//! - `.not_with_directus()`: there is no such route where a Directus says who is who.
-//! - `.only_with_directus()`: there is such a route nowhere else.
+//! - `.with_directus(handler)`: another handler when a Directus is the identity.
+//! - `.not_with_directus()`: the route is absent when a Directus is the identity.
+//! - `.only_with_directus()`: the route is absent without a Directus.
 
 use actix_web::{Handler, Route, http::Method, web};
 use tracing::{Instrument, Span, info_span, instrument::Instrumented};
@@ -25,7 +25,6 @@ use crate::http::{
     service_keys, usage, workers,
 };
 
-/// A route.
 pub struct Endpoint {
     pub method: Method,
     pub path: &'static str,
@@ -36,7 +35,7 @@ pub struct Endpoint {
     is_counted: bool,
 }
 
-/// How a route differs where a Directus says who is who.
+/// How a route differs when a Directus is the identity.
 enum WithDirectus {
     Same,
     Another(Registration),
@@ -139,18 +138,18 @@ impl Endpoint {
         self
     }
 
-    /// Whether there is such a route without a Directus.
+    /// True when the route exists without a Directus.
     pub fn is_built_in(&self) -> bool {
         !matches!(self.with_directus, WithDirectus::Only)
     }
 
-    /// Whether a rate applies.
+    /// True when a rate applies.
     #[cfg(test)]
     pub fn is_counted(&self) -> bool {
         self.is_counted
     }
 
-    /// What the types of its handler say.
+    /// The route's description, from the types of its handler.
     #[cfg(test)]
     pub fn told_by_types(&self) -> Operation {
         let mut operation = Operation::default();
@@ -265,7 +264,6 @@ pub static PAGES: &[Endpoint] = routes! {
     HEAD   "/docs/{file:.*}" Public, pages::docs_file;
 };
 
-/// Registers all routes.
 pub fn register(routes: &mut web::ServiceConfig, has_directus: bool) {
     for endpoint in all() {
         routes.route(endpoint.path, endpoint.route(has_directus));
@@ -276,7 +274,7 @@ fn all() -> impl Iterator<Item = &'static Endpoint> {
     API.iter().chain(PAGES)
 }
 
-/// What applies to the routes beside their handlers.
+/// The rules that apply to the routes beside their handlers.
 pub fn rules() -> RouteRules {
     let rule = |endpoint: &Endpoint| RouteRule {
         is_public: matches!(endpoint.access, Access::Public | Access::PublicByDefault),

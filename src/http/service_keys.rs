@@ -1,4 +1,4 @@
-//! Service keys (docs/api.md, Identity): made and revoked by administrators, shown once.
+//! Service keys (docs/api.md, Service keys): administrators make and revoke them. Each is shown once.
 
 use actix_web::web::{Data, Path, Query};
 use genie_events::{
@@ -25,19 +25,19 @@ use crate::{
 
 #[derive(Deserialize, ToSchema)]
 pub struct NewServiceKey {
-    /// For the list; 1 to 100 characters.
+    /// A name for the list, 1 to 100 characters.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
     #[schema(value_type = Vec<words::Scope>, min_items = 1)]
     scopes: Vec<String>,
-    /// RFC 3339 with any offset, ahead; without it the key does not expire.
+    /// A time in the future, RFC 3339 with any offset. Without it the key does not expire.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct ServiceKey {
-    /// Facts and revocations name the key by it.
+    /// Facts and revocations name the key by this id.
     id: String,
     name: String,
     #[schema(value_type = Vec<words::Scope>)]
@@ -45,10 +45,10 @@ pub struct ServiceKey {
     #[schema(required)]
     expires_at: Option<Time>,
     created_at: Time,
-    /// The administrator who made it.
+    /// The administrator who made the key.
     #[schema(required, format = Uuid)]
     created_by: Option<String>,
-    /// Null until it is revoked.
+    /// Null until the key is revoked.
     #[schema(required)]
     revoked_at: Option<Time>,
 }
@@ -69,7 +69,7 @@ impl From<&ServiceKeyRow> for ServiceKey {
 
 #[derive(Serialize, ToSchema)]
 pub struct MadeServiceKey {
-    /// To be sent as `Authorization: Bearer gk_...`.
+    /// Send it as `Authorization: Bearer gk_...`. It is shown only this once.
     key: String,
     #[serde(flatten)]
     about: ServiceKey,
@@ -87,7 +87,9 @@ impl NewServiceKey {
             self.scopes.iter().map(|word| Scope::parse(word)).collect();
         let Some(scopes) = scopes else {
             let all = Scope::ALL.map(Scope::as_str).join(", ");
-            return Err(ApiError::field(format!("`scopes` must be of: {all}")));
+            return Err(ApiError::field(format!(
+                "`scopes` must be a list of: {all}"
+            )));
         };
         let moment = |text: String| {
             Timestamp::parse_rfc3339(&text)

@@ -1,4 +1,4 @@
-//! Server-sent events: the headers, and one event or comment on the wire (WHATWG HTML, section 9.2).
+//! Server-sent events: the headers, and events and comments on the wire (WHATWG HTML, section 9.2).
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub fn response() -> HttpResponseBuilder {
     response
 }
 
-/// The first line: when to come back after a broken connection.
+/// The first line: the wait before a client reconnects.
 pub fn retry() -> Bytes {
     Bytes::from_static(b"retry: 2000\n\n")
 }

@@ -1,4 +1,4 @@
-//! Usage (docs/api.md, Usage): what was counted, what is left, and what clients count themselves.
+//! Usage (docs/api.md, Usage and tiers): counts, what is left of the limits, and the counts that clients report.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::{
 };
 
 const UNLIMITED: i64 = -1;
-/// The most that is counted at once.
+/// The largest amount of one request.
 const MAX_AMOUNT: i64 = 10_000;
 
 /// `GET /api/usage`: `-1` is unlimited, `0` is not part of the tier.
@@ -39,7 +39,7 @@ pub async fn show(
     for projection in ["accounts", "usage", "credentials", "jobs"] {
         min_position.wait(&app, projection, Some(id)).await?;
     }
-    // Read again: the caller's own account may have been read before the position that is asked for.
+    // Read the account again: the caller's own may have been read before the position that was waited for.
     let account = app
         .reads
         .accounts
@@ -81,25 +81,25 @@ pub struct Increment {
     /// 1 by default.
     #[schema(minimum = 1, maximum = 10_000)]
     amount: Option<i64>,
-    /// The user to count for; a user may only name themselves.
+    /// The user to count for. A user may name only themselves.
     #[serde(rename = "userId")]
     #[schema(format = Uuid)]
     user: Option<String>,
 }
 
-/// The count after this.
+/// The count after this request.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Incremented {
     new_value: u64,
-    /// Whether no more is allowed.
+    /// True when no more is allowed.
     limit_reached: bool,
-    /// `false` where genie counts itself.
+    /// `false` for counters that genie counts itself.
     counted: bool,
 }
 
-/// What an account may, did and may still do, this month (UTC) or at present. As a limit, -1 is unlimited, and 0 means that it is
-/// not part of the tier.
+/// An account's limits, what it used and what is left, this month (UTC) or at present. As a limit, -1 is unlimited,
+/// and 0 is not part of the tier.
 #[derive(Serialize, ToSchema)]
 pub struct Usage {
     #[schema(value_type = words::Tier)]
@@ -114,8 +114,8 @@ pub struct Usage {
 
 type PerCounter = BTreeMap<&'static str, i64>;
 
-/// `POST /api/usage/increment`: what genie counts itself is answered and left as it is, so that clients of the original do not
-/// count it twice.
+/// `POST /api/usage/increment`. Counters that genie counts itself are answered unchanged, so that clients of the
+/// original do not count twice.
 pub async fn increment(
     app: Data<App>,
     idempotency_key: IdempotencyKey,
@@ -163,7 +163,7 @@ fn whose(who: AnyCaller, named: Option<&str>) -> Result<(Caller, UserId), ApiErr
         (AnyCaller::User(user), _) => Ok((user.caller, user.account.user)),
         (AnyCaller::Server(server), Some(user)) => Ok((server.caller, user)),
         (AnyCaller::Server(_), None) => Err(ApiError::field(
-            "`userId` is missing: say for whom this is counted",
+            "`userId` is missing: name the user to count for",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! Words that answers and bodies are made of, as the published document lists them. Each list is the one that the rules use.
+//! Words in answers and bodies, as the published document lists them. Each list is the one that the rules use.
 
 use genie_events::{
     Timestamp,
@@ -18,7 +18,6 @@ use utoipa::{
     },
 };
 
-/// The states of a job.
 pub const JOB_STATUSES: [&str; 6] = [
     "queued",
     "delayed",
@@ -28,7 +27,7 @@ pub const JOB_STATUSES: [&str; 6] = [
     "cancelled",
 ];
 
-/// A time as answers show it: RFC 3339 UTC with milliseconds.
+/// A time in an answer: RFC 3339 UTC with milliseconds.
 #[derive(Clone, Copy)]
 pub struct Time(Timestamp);
 
@@ -79,13 +78,13 @@ macro_rules! words {
 }
 words! {
     Queue = QUEUES;
-    /// What clients may queue.
+    /// The operations that clients may queue.
     Operation = job_operation::all();
-    /// What a job does: `onboarding_import` is queued by the upload alone.
+    /// The job's work. Only the upload queues `onboarding_import`.
     JobOperation = job_operation::all().chain([onboarding::OPERATION]);
     JobStatus = JOB_STATUSES;
     Tier = tier::Tier::ALL.map(tier::Tier::as_str);
-    /// Only `taxonomy_ai_calls` is counted by clients.
+    /// Clients count `taxonomy_ai_calls` only.
     CounterName = Counter::ALL.map(Counter::as_str);
     /// In this order.
     OnboardingState = Onboarding::ALL.map(Onboarding::as_str);
@@ -94,22 +93,22 @@ words! {
     /// A connected platform, a name and password or cookies to download with, or a browser's session.
     KindOfCredential = CredentialKind::ALL.map(CredentialKind::as_str);
     DownloadKind = ["password", "cookies"];
-    /// What a service key opens. `events:read`: the feed without what is personal; `events:read:personal`: the feed with it;
-    /// `jobs:work`: the workers' routes, and the credentials of those they work for while they do; `audit:read`: audit and proofs;
-    /// `credentials:reveal`: anybody's credentials.
+    /// A service key's rights. `events:read`: the feed without personal fields. `events:read:personal`: the feed with
+    /// them. `jobs:work`: the workers' routes, and the credentials of the owner of a job that the key holds.
+    /// `audit:read`: proofs. `credentials:reveal`: everybody's credentials.
     Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
     /// How a turn ended.
     Outcome = ["completed", "stopped", "failed", "interrupted"];
 }
 
-/// The secret: any fields, at most 64 KiB. Stored encrypted, never logged, never in an error.
+/// Any fields, at most 64 KiB. Stored encrypted, never logged, never part of an error.
 pub enum Secret {}
 
 impl PartialSchema for Secret {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .description(Some(
-                "The secret: any fields, at most 64 KiB. Stored encrypted, never logged, never in an error.",
+                "Any fields, at most 64 KiB. Stored encrypted, never logged, never part of an error.",
             ))
             .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
             .into()
@@ -118,7 +117,7 @@ impl PartialSchema for Secret {
 
 impl ToSchema for Secret {}
 
-/// A cookie in the words of browsers' extensions, of Playwright and of Puppeteer.
+/// A cookie in the words of browser extensions, Playwright and Puppeteer.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the rules parse cookies; this only describes one")]
@@ -127,7 +126,8 @@ pub struct SessionCookie {
     value: String,
     domain: String,
     path: Option<String>,
-    /// Seconds since 1970; absent, or not above 0, with the session. `expirationDate` is another name for it.
+    /// Seconds since 1970. Absent or not above 0, the cookie ends with the browser session. `expirationDate` is
+    /// another name.
     expires: Option<f64>,
     http_only: Option<bool>,
     secure: Option<bool>,
@@ -144,7 +144,7 @@ pub struct SessionCookie {
 pub struct DownloadSecret {
     username: Option<String>,
     password: Option<String>,
-    /// The file.
+    /// The cookie file.
     cookies: Option<String>,
 }
 
@@ -186,8 +186,8 @@ macro_rules! per_counter {
     };
 }
 per_counter! {
-    /// `scheduled_queue_size`, `platforms_connected` and `team_seats` are present counts, the others of this calendar month (UTC).
+    /// Present counts of `scheduled_queue_size`, `platforms_connected`, `team_seats`. Others: this month (UTC).
     Counts from 0;
-    /// By counter; -1 is unlimited. As a limit, 0 means that it is not part of the tier.
+    /// By counter. -1 is unlimited. As a limit, 0 is not part of the tier.
     Limits from -1;
 }

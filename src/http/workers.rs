@@ -28,22 +28,22 @@ use crate::{
 
 /// The most jobs of one claim.
 const MAX_CLAIM: usize = 100;
-/// The longest a claim may wait, in milliseconds.
+/// The longest wait of a claim, in milliseconds.
 const MAX_WAIT_MS: u64 = 30_000;
-/// How often it is looked at whether a worker that waits is still a good caller: its key may be revoked meanwhile.
+/// A waiting worker's caller is checked this often: its key may be revoked meanwhile.
 const RECHECK: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize, ToSchema)]
 pub struct Claim {
     #[schema(value_type = Vec<words::Queue>, min_items = 1)]
     queues: Vec<String>,
-    /// The worker's name for itself, as the facts have it. 1 to 200 bytes.
+    /// The worker's name for itself, kept with the facts. 1 to 200 bytes.
     #[schema(min_length = 1, max_length = 200)]
     worker_id: String,
-    /// The most jobs; 1 by default.
+    /// The most jobs, 1 by default.
     #[schema(minimum = 1, maximum = 100)]
     max: Option<usize>,
-    /// How long to wait for the first job, in milliseconds; 0 by default.
+    /// The longest wait for the first job, in milliseconds. 0 by default.
     #[schema(minimum = 0, maximum = 30_000)]
     wait_ms: Option<u64>,
 }
@@ -75,7 +75,7 @@ pub struct ClaimedJob {
     /// The number of this attempt, from 1.
     #[schema(minimum = 1)]
     attempt: u32,
-    /// The worker's to keep: it alone may end this attempt.
+    /// The worker keeps it to itself. Only this lease can end this attempt.
     lease: String,
     lease_expires_at: Time,
 }
@@ -171,7 +171,7 @@ pub async fn claim(
     })
 }
 
-/// Without jobs nothing was written.
+/// Without jobs nothing was written, so there is no position.
 type ClaimAnswer = Either<Written<ClaimedJobs>, Answer<ClaimedJobs>>;
 
 #[derive(Deserialize, ToSchema)]
@@ -185,7 +185,7 @@ pub struct Heartbeat {
 #[derive(Serialize, ToSchema)]
 pub struct RenewedLease {
     lease_expires_at: Time,
-    /// Whether the job was cancelled: stop working on it.
+    /// True when the job was cancelled: stop working on it.
     cancel: bool,
 }
 
@@ -214,7 +214,7 @@ pub async fn heartbeat(
             cancel: lease.cancelled,
         })),
         None => {
-            owner(&app, &job).await?; // an unknown job is 404
+            owner(&app, &job).await?; // An unknown job is 404.
             Err(stale_lease())
         }
     }
@@ -223,7 +223,7 @@ pub async fn heartbeat(
 fn stale_lease() -> ApiError {
     Refusal::conflict(
         "stale_lease",
-        "This lease is not the job's present one; claim it again",
+        "This lease is not the job's present one; claim the job again",
     )
     .into()
 }
@@ -231,10 +231,10 @@ fn stale_lease() -> ApiError {
 #[derive(Deserialize, ToSchema)]
 pub struct Complete {
     lease: String,
-    /// What the worker found out, any JSON.
+    /// The worker's result, any JSON.
     #[serde(default)]
     result: Value,
-    /// Files that the worker made, kept as they are; by custom `{file_id | url, name, mime, bytes}`.
+    /// Files that the worker made, kept unchanged. By convention each is `{file_id | url, name, mime, bytes}`.
     #[serde(default)]
     outputs: Vec<Value>,
 }
@@ -277,10 +277,10 @@ pub async fn complete(
 #[derive(Deserialize, ToSchema)]
 pub struct Fail {
     lease: String,
-    /// What went wrong, shown to the owner. At most 10000 bytes.
+    /// The reason, shown to the owner. At most 10000 bytes.
     #[schema(max_length = 10_000)]
     error: String,
-    /// Whether another attempt makes sense; true by default.
+    /// False when another attempt makes no sense. True by default.
     retryable: Option<bool>,
 }
 
@@ -319,7 +319,7 @@ pub async fn fail(
     Ok(Written(job, done.position))
 }
 
-/// A job's owner: by its lease while it runs, else by the read side.
+/// A job's owner: from its lease while it runs, else from the read side.
 async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
     if let Some(owner) = app.write.jobs.owner_of_running(job).await? {
         return Ok(owner);
@@ -327,7 +327,7 @@ async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
     if let Some(owner) = app.reads.jobs.owner(job).await? {
         return Ok(owner);
     }
-    // Submitted a moment ago, perhaps: nobody is told "unknown" of what was acknowledged.
+    // The job may have been submitted a moment ago. An acknowledged job must not be answered with 404.
     app.reads
         .wait_for("jobs", app.log.head(), app.config.read_wait)
         .await?;

@@ -1,8 +1,10 @@
-//! Accounts that were read a moment ago, so that not every request looks its caller up in the store.
+//! Caches accounts, so that not every request looks its caller up in the store.
 //!
-//! Invariant: an account is given out for at most as long as the read side takes to follow. A fact of an account makes it
-//! forgotten when it is seen, and again when the read side has it; so does whatever the user's own actor on this server wrote;
-//! and nothing is kept for longer than `FRESH`. Commands do not depend on it: the user's actor decides, on the present state.
+//! Invariant: a cached account lags behind the log no longer than the read side does, and is
+//! dropped after `FRESH`. A new fact of an account drops it from the cache, once when the fact is
+//! seen and again when the read side has it. A write by the user's actor on this server makes the
+//! cached account unusable too. Commands do not depend on the cache: the user's actor decides on
+//! the present state.
 
 use std::{
     collections::HashSet,
@@ -19,11 +21,11 @@ use genie_log::{Log, LogError};
 use genie_projections::{ReadSide, accounts::AccountRow};
 use moka::sync::Cache;
 
-/// How long an account may be given out without another look (docs/api.md, Identity).
+/// How long a cached account may be used (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
-/// The most accounts kept: some tens of megabytes.
+/// The most cached accounts: some tens of megabytes.
 const MOST: u64 = 50_000;
-/// The accounts, known or looked up.
+
 #[derive(Clone)]
 pub struct AccountCache(Arc<Inner>);
 
@@ -32,14 +34,14 @@ struct Inner {
     reads: ReadSide,
     users: Users,
     known: Cache<UserId, CachedAccount>,
-    /// Raised before accounts are forgotten: what was read before that is not kept.
+    /// Raised before accounts are dropped. An account that was read before is not cached.
     forgotten: AtomicU64,
 }
 
 #[derive(Clone)]
 struct CachedAccount {
     account: AccountRow,
-    /// The latest position that was written for the user on this server when it was read.
+    /// The user's last write on this server at the time of reading.
     written: Option<u64>,
 }
 
@@ -58,7 +60,7 @@ impl AccountCache {
         }))
     }
 
-    /// An account; `None` when the read side has nobody with that id.
+    /// An account; `None` when the read side has no user with that id.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
         let Inner {
             reads,
@@ -85,15 +87,15 @@ impl AccountCache {
                 written,
             },
         );
-        // Read before something was forgotten, and kept after it: perhaps the very thing.
+        // An account was dropped between the read and the insert; it may be this one.
         if forgotten.load(Ordering::SeqCst) != before {
             known.invalidate(&user);
         }
         Ok(Some(account))
     }
 
-    /// Follows the log for ever, and forgets accounts of which there is news; to be spawned on the runtime that owns the store's
-    /// connections.
+    /// Follows the log and drops accounts that have new facts. Runs for ever; spawn it on the
+    /// runtime that owns the store's connections.
     pub async fn follow(self) {
         let Inner { log, reads, .. } = &*self.0;
         let mut follower = log.follow(log.head());
@@ -106,7 +108,8 @@ impl AccountCache {
                 continue;
             }
             self.forget(&users);
-            // Not in time: what is kept meanwhile is old for as long as the read side is, and for `FRESH` at most.
+            // If the read side is late, cached accounts are as old as the read side, and drop after
+            // `FRESH`.
             let _ = reads.wait_for("accounts", follower.position(), FRESH).await;
             self.forget(&users);
         }

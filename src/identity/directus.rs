@@ -24,7 +24,7 @@ use crate::{
 mod circuit;
 /// The content of a token, and the check of its signature.
 mod claims;
-/// One request to Directus for all who refresh with the same token.
+/// Makes one request to Directus for all clients that refresh with the same token.
 mod refresh;
 /// Registration: reserve, create, spend. A registration that broke off is completed or released.
 mod registration;
@@ -41,9 +41,9 @@ pub use user_cache::{Person, Standing};
 use upstream::Upstream;
 use user_cache::{About, Standings};
 
-/// The tokens at once that `DIRECTUS_SECRET` did not sign and that Directus is asked about
-/// all the same: Directus may have another secret now. Further ones are refused without asking, so
-/// that nobody makes genie ask without end.
+/// How many tokens in a row Directus is asked about although `DIRECTUS_SECRET` did not sign them:
+/// Directus may have another secret now. Further ones are refused without asking, so that nobody
+/// makes genie ask without end.
 const DOUBTS_AT_ONCE: u32 = 10;
 /// One more such token may come in this time.
 const DOUBTS_EVERY: Duration = Duration::from_millis(100);
@@ -167,7 +167,7 @@ impl Directus {
         self.0.standings.forget(user, token).await;
     }
 
-    /// Deletes a user in Directus; one who is deleted already is no error.
+    /// Deletes a user in Directus. A user who is already gone is no error.
     pub async fn delete(&self, user: UserId) -> Result<(), Trouble> {
         let Some(admin) = self.0.upstream.admin() else {
             return Err(Trouble::Failed(

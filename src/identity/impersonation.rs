@@ -1,4 +1,5 @@
-//! Tokens of impersonations: genie's own, with a key of their own, and both ids in them. Never passed on to Directus.
+//! Tokens of impersonations. They hold both ids, have their own key, and are never passed on to
+//! Directus.
 
 use genie_events::UserId;
 use genie_log::impersonations::Impersonation;
@@ -16,15 +17,14 @@ const ISSUER: &str = "genie";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImpersonationClaims {
     pub session: Uuid,
-    /// The user somebody acts for.
+    /// The user for whom the administrator acts.
     pub user: UserId,
-    /// The administrator who does.
+    /// The administrator who acts.
     pub by: UserId,
     exp: i64,
     iss: String,
 }
 
-/// Signs and checks tokens of impersonations.
 pub struct ImpersonationTokens {
     signing: EncodingKey,
     signature: Signature,
@@ -38,7 +38,6 @@ impl ImpersonationTokens {
         }
     }
 
-    /// The token of an impersonation.
     pub fn sign(&self, of: &Impersonation) -> Option<String> {
         let session = of.session;
         let user = of.user;
@@ -58,7 +57,7 @@ impl ImpersonationTokens {
         .ok()
     }
 
-    /// Reads a good token. Whether the impersonation still lasts, its row has to say.
+    /// Reads a good token. The impersonation may have ended meanwhile: its row says so.
     pub fn check(&self, token: &str) -> Result<ImpersonationClaims, BadToken> {
         self.signature.check(token)
     }
@@ -70,7 +69,7 @@ mod tests {
     use crate::identity::token::Tokens;
 
     #[test]
-    fn a_token_says_whose_it_is_and_is_no_user_s() {
+    fn a_token_names_both_users_and_never_passes_for_an_access_token() {
         let tokens = ImpersonationTokens::new(b"one key");
         let now = genie_log::Clock::system().now();
         let [session, user, by] = [1, 2, 3].map(Uuid::from_u128);

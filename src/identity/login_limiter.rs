@@ -1,11 +1,12 @@
 //! Counts wrong passwords and one-time codes, and makes a guesser wait after too many.
 //!
-//! Passwords are counted by address and account together, so that a stranger cannot lock anybody out: the owner's own address has
-//! a count of its own. Each address has a count over all accounts too, against one password tried on many accounts. One-time codes
-//! are counted by account alone (RFC 4226, section 7.3): a stranger gets to try one only after the password, and addresses are
-//! cheap.
+//! Passwords are counted by address and account together, so that a stranger cannot lock an owner
+//! out: the owner's address has its own count. Each address also has a count over all accounts,
+//! against one password tried on many accounts. One-time codes are counted by account alone (RFC
+//! 4226, section 7.3): a stranger reaches them only with the password, and addresses are cheap.
 //!
-//! Each server counts for itself: with n servers a guesser has n times as many tries, which is still few.
+//! Each server counts for itself. With n servers a guesser has n times as many tries, which is
+//! still few.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,14 +14,14 @@ use tokio::time::Instant;
 
 use crate::{limiter::Limiter, network::Network};
 
-/// Wrong tries in a row of one address on one account; then one in [`ONE_ACCOUNT_EVERY`].
+/// The wrong tries in a row of one address on one account; then one per [`ONE_ACCOUNT_EVERY`].
 const ONE_ACCOUNT: u32 = 10;
 const ONE_ACCOUNT_EVERY: Duration = Duration::from_secs(30);
-/// Wrong tries in a row of one address on all accounts; then one in [`ALL_ACCOUNTS_EVERY`]. Many people may share an address.
+/// The wrong tries in a row of one address on all accounts; then one per [`ALL_ACCOUNTS_EVERY`].
+/// Many people may share an address.
 pub const ALL_ACCOUNTS: u32 = 100;
 pub const ALL_ACCOUNTS_EVERY: Duration = Duration::from_secs(3);
 
-/// Counts wrong passwords and codes.
 #[derive(Clone)]
 pub struct LoginLimiter {
     accounts: Limiter<(Option<Network>, String)>,
@@ -30,13 +31,13 @@ pub struct LoginLimiter {
 /// An address, and the account that it tries.
 #[derive(Debug, Clone)]
 pub struct Guesser {
-    /// `None`: tries from all addresses are counted together.
+    /// `None` counts the tries from all addresses together.
     address: Option<Network>,
     account: String,
 }
 
 impl Guesser {
-    /// `account` is the address or id that is tried, in its normal form.
+    /// `account` is the e-mail address or id that is tried, in its normal form.
     pub fn new(address: IpAddr, account: impl Into<String>) -> Self {
         Self {
             address: Some(Network::of(address)),
@@ -44,7 +45,7 @@ impl Guesser {
         }
     }
 
-    /// Tries of the one-time codes of an account, whose password is known then.
+    /// A guesser of an account's one-time codes, who knows the password.
     pub fn of_codes(account: impl Into<String>) -> Self {
         Self {
             address: None,
@@ -65,7 +66,7 @@ impl LoginLimiter {
         }
     }
 
-    /// How long until the guesser may try again; nothing when that is now.
+    /// The time until the guesser may try again; `None` for now.
     pub fn wait(&self, guesser: &Guesser, now: Instant) -> Option<Duration> {
         let of_account = self.accounts.wait(&guesser.key(), now);
         of_account.max(
@@ -75,7 +76,6 @@ impl LoginLimiter {
         )
     }
 
-    /// Counts a wrong try.
     pub fn count(&self, guesser: &Guesser, now: Instant) {
         self.accounts.count(guesser.key(), now);
         if let Some(address) = guesser.address {
@@ -83,7 +83,7 @@ impl LoginLimiter {
         }
     }
 
-    /// Takes back a try that was counted before it was checked, and was right.
+    /// Takes back a try that was counted before its check, which it passed.
     pub fn give_back(&self, guesser: &Guesser) {
         self.accounts.give_back(guesser.key());
         if let Some(address) = guesser.address {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_wrong_too_often_waits_and_nobody_else_does() {
+    fn only_a_guesser_with_too_many_wrong_tries_waits() {
         let limiter = LoginLimiter::new();
         let now = Instant::now();
         let stranger = guesser("203.0.113.7", "ada");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_counted_wherever_they_come_from_and_a_right_one_is_given_back() {
+    fn codes_are_counted_over_all_addresses_and_a_right_one_is_given_back() {
         let limiter = LoginLimiter::new();
         let now = Instant::now();
         let codes = Guesser::of_codes("ada");

@@ -1,4 +1,5 @@
-//! Argon2id, off the actor and I/O threads, so many at once: else logging in is a way to starve the machine.
+//! Argon2id, off the actor and I/O threads. Few run at once, otherwise logins could starve the
+//! machine.
 
 use std::sync::Arc;
 
@@ -9,21 +10,21 @@ use argon2::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
-/// Hashes at once; each takes 19 MiB and a core for some 20 to 50 ms (Argon2id, m=19456 t=2 p=1: OWASP's first choice).
+/// Hashes at once. Each takes 19 MiB and a core for some 20 to 50 ms (Argon2id, m=19456 t=2 p=1:
+/// OWASP's first choice).
 const AT_ONCE: usize = 2;
-/// Logins that may wait; one more is told to come again.
+/// The most logins that may wait. Further ones are refused as busy.
 const WAITING: usize = 64;
 
-/// Hashes and checks passwords.
 #[derive(Clone)]
 pub struct Passwords {
     working: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// The hash of a password that nobody has: checked when there is none to check, so that time tells nothing.
+    /// The hash of a random password. It is checked for unknown users, so that the time of a login
+    /// does not reveal who is registered.
     nobodys: Arc<String>,
 }
 
-/// Why a password could not be hashed or checked.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
     #[error("too many logins at once; try again shortly")]
@@ -49,7 +50,7 @@ impl Passwords {
             .await?
     }
 
-    /// Checks a password against a hash. Without a hash the check takes as long, and fails.
+    /// Checks a password against a hash. Without a hash the check takes the same time, and fails.
     pub async fn check(
         &self,
         password: SecretString,
@@ -78,7 +79,7 @@ impl Passwords {
             .acquire_owned()
             .await
             .map_err(|_| PasswordError::Broken)?;
-        // The permits go with the work, which goes on when the client goes away.
+        // The permits stay with the work, which continues when the client goes away.
         let worked = tokio::task::spawn_blocking(move || {
             let _held = (waiting, working);
             work()
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_right_password_of_somebody_passes() {
+    async fn only_the_right_password_of_a_known_user_passes() {
         let passwords = Passwords::new().unwrap();
         let stored = passwords.hash("correct horse".into()).await.unwrap();
         assert!(stored.expose_secret().starts_with("$argon2id$"));
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_whose_client_went_away_still_counts() {
+    async fn abandoned_work_still_holds_its_permit() {
         let passwords = Passwords::new().unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let slow = passwords.work(move || wait.recv().is_ok());

@@ -1,7 +1,8 @@
-//! Refresh tokens: 48 bytes in 64 characters, as long as Directus' own. The first 16 name the family, the next 16 are drawn by
-//! chance or follow from the token before, the last 16 are an HMAC over both under a key of the ring. So a token that this
-//! server never gave out is told from one that it gave out long ago, without keeping either, and every node makes the same
-//! successor of the same token.
+//! Refresh tokens: 48 bytes in 64 characters, the length of Directus' own. The first 16 bytes name
+//! the family. The next 16 are random, or follow from the previous token. The last 16 are an HMAC
+//! over both, under a key derived from the system's data key. So genie recognizes every token that
+//! it issued, however long ago, without storing it. And every server makes the same successor of
+//! the same token.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_log::{clock::random_bytes, keys::sha256_hex};
@@ -12,24 +13,24 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// How long a refresh token is good, in seconds; each refresh starts it anew.
+/// How long a refresh token is valid, in seconds. Each refresh starts the time anew.
 pub const REFRESH_SECONDS: i64 = 7 * 24 * 60 * 60;
 
-/// Makes refresh tokens and knows its own.
+/// Makes refresh tokens, and recognizes its own.
 pub struct RefreshTokens {
     key: Zeroizing<[u8; 32]>,
 }
 
-/// A refresh token that this server gave out.
+/// A refresh token that genie issued.
 pub struct RefreshToken {
-    /// All tokens that follow from one login.
+    /// The family: all tokens that follow from one login.
     pub family: Uuid,
-    /// As clients hold it.
+    /// The token as clients hold it.
     pub text: SecretString,
 }
 
 impl RefreshToken {
-    /// As the store knows it.
+    /// The hash by which the store knows the token.
     pub fn hash(&self) -> String {
         sha256_hex(self.text.expose_secret().as_bytes())
     }
@@ -47,7 +48,7 @@ impl RefreshTokens {
         self.token(family, &random_bytes::<16>())
     }
 
-    /// The token that follows: always the same.
+    /// The next token, always the same for the same token.
     pub fn successor(&self, token: &RefreshToken) -> RefreshToken {
         self.token(
             token.family,
@@ -55,7 +56,7 @@ impl RefreshTokens {
         )
     }
 
-    /// Reads a token that a client presents; `None` when this server never gave it out.
+    /// Reads a token that a client presents; `None` when genie did not issue it.
     pub fn read(&self, text: &SecretString) -> Option<RefreshToken> {
         let bytes = Zeroizing::new(BASE64.decode(text.expose_secret()).ok()?);
         let (said, tag) = bytes.split_at_checked(32)?;
@@ -78,15 +79,14 @@ impl RefreshTokens {
 
     fn mac(&self, what: &[u8], bytes: &[u8]) -> [u8; 16] {
         let mut tag = [0; 16];
-        // HMAC takes keys of any length.
-        if let Ok(mac) = Hmac::<Sha256>::new_from_slice(self.key.as_slice()) {
-            tag.copy_from_slice(
-                &mac.chain_update(what)
-                    .chain_update(bytes)
-                    .finalize()
-                    .into_bytes()[..16],
-            );
-        }
+        let mac = Hmac::<Sha256>::new_from_slice(self.key.as_slice())
+            .expect("HMAC takes keys of any length");
+        tag.copy_from_slice(
+            &mac.chain_update(what)
+                .chain_update(bytes)
+                .finalize()
+                .into_bytes()[..16],
+        );
         tag
     }
 }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_known_by_who_gave_it_out_and_has_one_successor() {
+    fn a_token_is_recognized_by_its_issuer_and_has_one_successor() {
         let ours = RefreshTokens::new(&[1; 32]);
         let theirs = RefreshTokens::new(&[2; 32]);
         let first = ours.first(Uuid::from_u128(7));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_changed_anywhere_is_nobodys() {
+    fn a_changed_token_is_not_recognized() {
         let ours = RefreshTokens::new(&[1; 32]);
         let bytes = BASE64
             .decode(ours.first(Uuid::from_u128(7)).text.expose_secret())

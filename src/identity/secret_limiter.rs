@@ -1,15 +1,17 @@
-//! Counts wrong secrets, service keys and tokens by address, refuses more past a bound, and puts the refusals on record once a
-//! minute (docs/api.md, Who is calling).
+//! Counts wrong secrets, service keys and tokens by address, refuses further ones past a bound, and
+//! records the refusals in the log once a minute (docs/api.md, Who is calling).
 //!
-//! Secrets that an address showed lately are remembered as hashes. A wrong one is refused without another check and counts once, so
-//! that a server with last month's secret is no guesser. A right one is checked again however many guesses come from the same
-//! address, so that no stranger behind it locks out a good caller. It follows that a stranger who shares an address with a holder of
-//! the shared secret may guess without this bound: the secret has to be long and random, as service keys are.
+//! Secrets that an address sent recently are remembered as hashes. A wrong one is refused without
+//! another check and counts once, so that a server with an outdated secret is no guesser. A right
+//! one is checked again however many guesses come from its address, so that a stranger behind the
+//! same address cannot lock out a good caller. Such a stranger can therefore guess the shared
+//! secret without this bound, so it has to be long and random, as service keys are.
 //!
-//! Tokens are signed: checking one costs less than looking up whether it may be checked, and no number of tries makes a signature.
-//! So only a sender of forged tokens is told to wait, never a holder of a good one. An expired token was good, and does not count.
+//! Tokens are signed. Checking one costs less than looking up whether it may be checked, and no
+//! number of tries makes a signature. So only a sender of forged tokens must wait, never the holder
+//! of a good one. An expired token was good, and does not count.
 //!
-//! Each server counts for itself, and forgets when it stops, except what is on record by then.
+//! Each server counts for itself. Its counts are lost when it stops, except those in the log.
 
 use std::{
     cmp::Reverse,
@@ -33,20 +35,21 @@ use crate::{
     network::Network,
 };
 
-/// For how long what was shown is remembered, after it was shown last.
+/// How long a secret is remembered after it was last sent.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// The most that is remembered; past it the least used is forgotten.
+/// The most remembered secrets. Beyond that the least used are dropped.
 const MOST_REMEMBERED: u64 = 100_000;
-/// An address has at most one fact in so long.
+/// An address has at most one fact in this time.
 const MINUTE: Duration = Duration::from_secs(60);
-/// The most facts of a minute that name an address; the rest share one, so that no flood of addresses fills the log.
+/// The most facts of a minute that name an address. The other addresses share one fact, so that a
+/// flood of addresses does not fill the log.
 const MOST_FACTS: usize = 50;
-/// The most addresses that are counted apart; the rest are counted together.
+/// The most addresses that are counted separately. The others are counted together.
 const MOST_ADDRESSES: usize = 10_000;
-/// How often it is looked at whether something is to be put on record.
+/// How often the server looks for refusals to record.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// The secrets that a request may show.
+/// The kinds of secrets that a request may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SecretKind {
     Secret,
@@ -54,7 +57,7 @@ pub enum SecretKind {
     Token,
 }
 
-/// Something that was shown from somewhere, known by a hash with this process' own key.
+/// A secret that an address sent, as a hash with a key of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ShownSecret {
     address: Network,
@@ -62,20 +65,19 @@ pub struct ShownSecret {
     hash: u64,
 }
 
-/// Why something is refused before it is looked at.
+/// Why a secret is refused without a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoppedSecret {
-    /// It was looked at a moment ago, and wrong.
+    /// A recent check found it wrong.
     WasWrong,
-    /// There were too many wrong ones.
+    /// Its address sent too many wrong ones.
     TooMany { retry_after: Duration },
 }
 
-/// Counts what is refused.
 pub struct SecretLimiter {
-    /// Wrong ones that were looked at.
+    /// Secrets that a check found wrong.
     wrong: Limiter<(Network, SecretKind)>,
-    /// Secrets that were shown lately, each with whether it was right.
+    /// Recently sent secrets, each with the result of its check.
     lately: Cache<ShownSecret, bool>,
     tally: Mutex<Tally>,
     hasher: RandomState,
@@ -94,7 +96,7 @@ impl SecretLimiter {
         }
     }
 
-    /// This, shown from there.
+    /// A secret that an address sent.
     pub fn shown(&self, kind: SecretKind, address: IpAddr, text: &[u8]) -> ShownSecret {
         ShownSecret {
             address: Network::of(address),
@@ -103,7 +105,7 @@ impl SecretLimiter {
         }
     }
 
-    /// To be asked before it is looked at whether a secret or key is right.
+    /// Whether a secret or key may be checked. Ask it before the check.
     pub fn may_be_right(&self, shown: &ShownSecret, now: Instant) -> Result<(), StoppedSecret> {
         match self.lately.get(shown) {
             Some(true) => Ok(()),
@@ -115,7 +117,6 @@ impl SecretLimiter {
         }
     }
 
-    /// Remembers a right secret.
     pub fn was_right(&self, shown: ShownSecret) {
         if self.lately.get(&shown) != Some(true) {
             self.lately.insert(shown, true);
@@ -128,7 +129,7 @@ impl SecretLimiter {
         self.count(shown.address, shown.kind, now);
     }
 
-    /// A token was forged, or is one that nobody gave out: whether its sender has to wait.
+    /// Counts a forged token. An error makes its sender wait.
     pub fn was_forged(&self, address: IpAddr, now: Instant) -> Result<(), StoppedSecret> {
         let address = Network::of(address);
         self.has_room(address, SecretKind::Token, now)?;
@@ -136,7 +137,8 @@ impl SecretLimiter {
         Ok(())
     }
 
-    /// Counts no more than there is room for, even of many that were checked at once: else those who come later would wait long.
+    /// Counts no further than the bound, even when many were checked at once. Otherwise later
+    /// callers would wait long.
     fn count(&self, address: Network, kind: SecretKind, now: Instant) {
         let _ = self.wrong.take((address, kind), now);
         self.tally().add(address, one(kind));
@@ -161,7 +163,8 @@ impl SecretLimiter {
         Err(StoppedSecret::TooMany { retry_after })
     }
 
-    /// Puts on record what is due by now, or all there is. What the store does not take is told of a minute later.
+    /// Records the due refusals, or all of them. Refusals that the store does not take are recorded
+    /// a minute later.
     pub async fn put_on_record(&self, log: &Log, access: &AccessLog, all: bool) {
         let due = self.tally().take(Instant::now(), all);
         if due.is_empty() {
@@ -209,20 +212,20 @@ fn one(kind: SecretKind) -> RefusedCounts {
     }
 }
 
-/// Refusals that are not on record yet.
+/// Refusals that are not in the log yet.
 #[derive(Default)]
 struct Tally {
     addresses: HashMap<Network, Unrecorded>,
-    /// Refusals of the networks past [`MOST_ADDRESSES`] or [`MOST_FACTS`], together.
+    /// The sum over the networks beyond [`MOST_ADDRESSES`] or [`MOST_FACTS`].
     others: Unrecorded,
-    /// When this minute began, and how many facts of it named an address.
+    /// The beginning of this minute, and the number of its facts that name an address.
     minute: Option<(Instant, usize)>,
 }
 
 #[derive(Default)]
 struct Unrecorded {
     wrong: RefusedCounts,
-    /// The time when some of it was put on record last.
+    /// The time of the last record.
     told_at: Option<Instant>,
 }
 
@@ -251,7 +254,8 @@ impl Tally {
         waiting.wrong.add(wrong);
     }
 
-    /// Without saying that it was told longer ago than it was.
+    /// Adds refusals that the store did not take. The time of the last record stays, so that the
+    /// next try comes a minute later.
     fn put_back(&mut self, address: Option<Network>, wrong: RefusedCounts) {
         match address {
             Some(address) => self.add(address, wrong),
@@ -259,7 +263,7 @@ impl Tally {
         }
     }
 
-    /// Takes what is due: the networks with the most refusals, and all others together.
+    /// Takes the due refusals: the networks with the most refusals, and the sum of all others.
     fn take(&mut self, now: Instant, all: bool) -> Vec<(Option<Network>, RefusedCounts)> {
         let (began, told) = self
             .minute
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_are_stopped_and_neither_stale_secrets_nor_right_ones_are() {
+    fn guesses_are_stopped_while_outdated_and_right_secrets_are_not() {
         let refused = SecretLimiter::new();
         let now = Instant::now();
         let secret = |n: u32| refused.shown(SecretKind::Secret, at(1), &n.to_be_bytes());
@@ -315,11 +319,11 @@ mod tests {
             assert_eq!(
                 refused.may_be_right(&secret(n), now),
                 Ok(()),
-                "the stale one counted once, the right one not: {n}"
+                "the outdated one counted once, the right one not: {n}"
             );
             refused.was_wrong(secret(n), now);
         }
-        (0..1000).for_each(|n| refused.was_wrong(secret(2_000_000 + n), now)); // looked at when there still was room
+        (0..1000).for_each(|n| refused.was_wrong(secret(2_000_000 + n), now)); // checked while there was room
         assert_eq!(
             refused.may_be_right(&next, now),
             Err(StoppedSecret::TooMany {
@@ -329,12 +333,12 @@ mod tests {
         assert_eq!(
             refused.may_be_right(&right, now),
             Ok(()),
-            "who was right lately"
+            "a caller who was right recently"
         );
         assert_eq!(
             refused.may_be_right(&refused.shown(SecretKind::ServiceKey, at(1), b"gk_"), now),
             Ok(()),
-            "each kind by itself"
+            "each kind has its own count"
         );
         assert_eq!(
             refused.may_be_right(&refused.shown(SecretKind::Secret, at(2), b"another"), now),
@@ -344,7 +348,7 @@ mod tests {
         assert_eq!(
             refused.may_be_right(&next, now + ALL_ACCOUNTS_EVERY),
             Ok(()),
-            "soon again"
+            "after a while"
         );
         let told = refused.tally().take(now, false);
         let wrong = RefusedCounts {
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_told_of_at_once_and_then_once_a_minute() {
+    fn an_address_is_recorded_at_once_and_then_once_a_minute() {
         let mut tally = Tally::default();
         let now = Instant::now();
         let address = Network::of(at(1));
@@ -386,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_takes_a_bounded_place_here_and_in_the_log() {
+    fn a_flood_of_addresses_takes_bounded_memory_and_bounded_facts() {
         let mut tally = Tally::default();
         let now = Instant::now();
         let sent = MOST_ADDRESSES as u32 * 3;
@@ -415,7 +419,7 @@ mod tests {
         assert_eq!(
             tally.take(now + TICK, false),
             [],
-            "this minute's facts are told"
+            "this minute's facts are written"
         );
         let later: u32 = tally
             .take(now + MINUTE, false)

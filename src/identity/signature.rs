@@ -1,23 +1,22 @@
-//! The check of a signed token (JWT with HS256, RFC 7519): by one key, of one issuer, with an end, and not a second longer.
+//! Checks a signed token (JWT with HS256, RFC 7519). It must be signed by one key, come from one
+//! issuer, and have an expiry, which is observed to the second.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, errors::ErrorKind};
 use serde::de::DeserializeOwned;
 
-/// Why a token is refused; the words are Directus' codes.
+/// Why a token is refused. Each variant has its own code in Directus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadToken {
     Expired,
     Invalid,
 }
 
-/// Checks the tokens of one issuer.
 pub struct Signature {
     key: DecodingKey,
     validation: Validation,
 }
 
 impl Signature {
-    /// Signatures of this issuer by this key.
     pub fn new(key: &[u8], issuer: &str) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[issuer]);

@@ -1,4 +1,4 @@
-//! Access tokens: HS256, with the claims of Directus (directus: `iss`, 15 minutes), and which login they are of.
+//! Access tokens: HS256 for 15 minutes, with the claims of Directus' tokens and the login's id.
 
 use genie_events::{Timestamp, UserId};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use crate::identity::signature::{BadToken, Signature};
 
-/// How long an access token is good.
+/// How long an access token is valid.
 pub const ACCESS_SECONDS: i64 = 15 * 60;
 const ISSUER: &str = "directus";
-/// The id of the signing key; there is one so far.
+/// The id of the signing key. There is only one.
 const KEY_ID: &str = "k1";
 
 /// The content of an access token.
@@ -29,7 +29,6 @@ pub struct AccessClaims {
     pub sid: Option<Uuid>,
 }
 
-/// Signs and checks access tokens.
 pub struct Tokens {
     signing: EncodingKey,
     signature: Signature,
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_for_its_time_and_under_its_key() {
+    fn a_token_is_valid_for_its_time_and_under_its_key() {
         let tokens = Tokens::new(b"one key");
         let user = UserId(Uuid::from_u128(7));
         let token = tokens
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn other_issuers_and_tokens_without_an_end_are_refused() {
+    fn other_issuers_and_tokens_without_an_expiry_are_refused() {
         let key = EncodingKey::from_secret(b"one key");
         let claims = serde_json::json!({"id": Uuid::from_u128(7), "role": null, "app_access": true, "admin_access": true, "iat": 0});
         for (issuer, end) in [

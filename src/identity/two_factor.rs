@@ -1,9 +1,11 @@
-//! The second factor: one-time codes by time, six digits every 30 seconds over SHA-1, as authenticator apps expect (RFC 6238),
-//! taken one step early or late. That a code is taken once, the account's rules see to.
+//! The second factor: time-based one-time codes, six digits every 30 seconds over SHA-1, as
+//! authenticator apps expect (RFC 6238). A code is accepted one step early or late. The account's
+//! rules accept each code once.
 //!
-//! A secret has 160 bits (RFC 4226, section 4): 96 drawn by chance, and an HMAC of them and of their user under a key of the ring.
-//! So only a secret is enabled that was given out here, to that user, against the password: with a stolen access token alone
-//! nobody locks its owner out by a secret of their own.
+//! A secret has 160 bits (RFC 4226, section 4): 96 random ones, and an HMAC over them and their
+//! user, under a key derived from the system's data key. So only a secret that genie issued to that
+//! user, against the password, can be enabled. A stolen access token alone cannot lock the owner
+//! out with a secret of the thief's.
 
 use genie_events::{Timestamp, UserId};
 use genie_log::clock::random_bytes;
@@ -19,17 +21,17 @@ const ISSUER: &str = "genie";
 /// A secret's bytes in Base32.
 const TEXT_LENGTH: usize = 32;
 
-/// A secret that codes are made from.
+/// The secret that codes are computed from.
 pub struct OtpSecret(Totp);
 
 impl OtpSecret {
-    /// A new secret for a user.
     pub fn generate(key: &[u8; 32], user: UserId) -> Option<Self> {
         let drawn = random_bytes::<12>();
         Self::from_bytes([drawn.as_slice(), &tag(key, user, &drawn)].concat())
     }
 
-    /// The secret in the Base32 text that [`OtpSecret::text`] gave; `None` when it was not given out here for this user.
+    /// Reads the Base32 text of [`OtpSecret::text`]; `None` when genie did not issue it to this
+    /// user.
     pub fn from_text(text: &SecretString, key: &[u8; 32], user: UserId) -> Option<Self> {
         let text = Some(text.expose_secret()).filter(|text| text.len() == TEXT_LENGTH)?;
         let read = Self::from_bytes(Secret::try_from_base32(text).ok()?.as_bytes().to_vec())?;
@@ -38,7 +40,7 @@ impl OtpSecret {
         bool::from(tag(key, user, drawn).ct_eq(given)).then_some(read)
     }
 
-    /// The secret as the vault holds it.
+    /// Reads a secret from the vault's bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         Builder::new()
             .with_secret(Secret::from(bytes))
@@ -47,19 +49,19 @@ impl OtpSecret {
             .map(Self)
     }
 
-    /// The secret as the vault is to hold it.
+    /// The bytes for the vault.
     pub fn bytes(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(self.0.secret().as_bytes().to_vec())
     }
 
-    /// The secret for people to type.
+    /// The text for people to type.
     pub fn text(&self) -> String {
         self.0.secret().to_base32()
     }
 
-    /// The secret for authenticator apps to scan.
+    /// The URL for authenticator apps to scan.
     pub fn url(&self, account: &str) -> Option<String> {
-        let account = account.replace(':', " "); // no colon may stand in it
+        let account = account.replace(':', " "); // the label separates issuer and account by a colon
         let named = Builder::new()
             .with_secret(self.bytes().to_vec())
             .with_account_name(account)
@@ -67,7 +69,7 @@ impl OtpSecret {
         named.build().ok()?.to_url().ok()
     }
 
-    /// The time step that a code is right for, now or a step away; compared in constant time.
+    /// The time step of a right code, now or one step away. Compares in constant time.
     pub fn step_of(&self, code: &SecretString, now: Timestamp) -> Option<u64> {
         self.0.check(
             code.expose_secret(),
@@ -78,15 +80,13 @@ impl OtpSecret {
 
 fn tag(key: &[u8; 32], user: UserId, drawn: &[u8]) -> [u8; 8] {
     let mut tag = [0; 8];
-    // HMAC takes keys of any length.
-    if let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) {
-        tag.copy_from_slice(
-            &mac.chain_update(user.0.as_bytes())
-                .chain_update(drawn)
-                .finalize()
-                .into_bytes()[..8],
-        );
-    }
+    let mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    tag.copy_from_slice(
+        &mac.chain_update(user.0.as_bytes())
+            .chain_update(drawn)
+            .finalize()
+            .into_bytes()[..8],
+    );
     tag
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_those_of_the_standard() {
+    fn codes_match_the_vectors_of_the_standard() {
         // RFC 6238, appendix B, cut to six digits.
         let two_factor = OtpSecret::from_bytes(b"12345678901234567890".to_vec()).unwrap();
         for (seconds, code, step) in [
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_good_for_the_user_that_it_was_given_to() {
+    fn a_secret_is_valid_for_the_user_to_whom_it_was_issued() {
         let key = [1; 32];
         let ada = UserId(Uuid::from_u128(1));
         let bob = UserId(Uuid::from_u128(2));

@@ -1,5 +1,6 @@
-//! The ring of master keys: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, an entry a line. The file is
-//! exchanged as a whole, so that a crash leaves the old one or the new one.
+//! The ring of master keys: in `GENIE_MASTER_KEYS`, or in a file that only its owner may read, with
+//! one entry per line. The file is replaced as a whole, so that a crash leaves the old one or the
+//! new one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,10 +16,10 @@ use zeroize::Zeroizing;
 
 use crate::config::Config;
 
-/// The longest file of master keys, in bytes: all that a ring may have.
+/// The longest file of master keys, in bytes. No ring is longer.
 const LONGEST: u64 = 16 * 1024;
 
-/// The configured file; `None` when the ring is in the environment.
+/// The file of the ring; `None` when the ring is in the environment.
 pub fn path(config: &Config) -> Option<PathBuf> {
     match &config.master_keys {
         Some(_) => None,
@@ -31,7 +32,8 @@ pub fn path(config: &Config) -> Option<PathBuf> {
     }
 }
 
-/// The configured ring. In the data folder one is made for an empty store, unless it is only to be read.
+/// Reads the configured ring. For an empty store it makes one in the data folder, unless
+/// `read_only`.
 pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String> {
     if let Some(ring) = &config.master_keys {
         return MasterKeys::parse(ring.expose_secret())
@@ -45,7 +47,7 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
     }
     let path = config.data_dir.join("master.key");
     let shown = path.display();
-    // Of two first starts in one folder, one makes the key and the other reads it.
+    // The lock makes one of two simultaneous first starts make the key, and the other read it.
     let _alone = if read_only {
         None
     } else {
@@ -56,7 +58,7 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
     match path.try_exists() {
         Ok(true) => parsed(&path, &read(&path)?),
         Ok(false) if read_only => Err(format!(
-            "{shown} is not there; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"
+            "{shown} is missing; set GENIE_MASTER_KEYS, GENIE_MASTER_KEYS_FILE or GENIE_DATA_DIR"
         )),
         Ok(false) => {
             if Log::is_new(&config.target())
@@ -71,7 +73,7 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
                 parsed(&path, &read(&path)?)
             } else {
                 Err(format!(
-                    "{shown} is not there, and the store was sealed with it; put it back, or set GENIE_MASTER_KEYS or GENIE_MASTER_KEYS_FILE"
+                    "{shown} is missing, and the store is encrypted with it; put it back, or set GENIE_MASTER_KEYS or GENIE_MASTER_KEYS_FILE"
                 ))
             }
         }
@@ -81,12 +83,12 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
     }
 }
 
-/// The ring in a file.
+/// Reads the ring in a file.
 pub fn in_file(path: &Path) -> Result<MasterKeys, String> {
     parsed(path, &read(path)?)
 }
 
-/// Puts an entry first; refused when its id is there.
+/// Puts an entry first. Refuses an id that the file has.
 pub fn add(path: &Path, id: &str, entry: &str) -> Result<(), String> {
     let _alone = lock(path)?;
     let text = read(path)?;
@@ -99,7 +101,7 @@ pub fn add(path: &Path, id: &str, entry: &str) -> Result<(), String> {
     write(path, &text)
 }
 
-/// Takes a key out; says whether it was there. The last one stays.
+/// Removes a key, and returns whether the file had it. Refuses to remove the last one.
 pub fn remove(path: &Path, id: &str) -> Result<bool, String> {
     let _alone = lock(path)?;
     let text = read(path)?;
@@ -143,12 +145,12 @@ fn read(path: &Path) -> Result<Zeroizing<String>, String> {
     Ok(text)
 }
 
-/// Written to a file beside, flushed and renamed; it keeps its owner.
+/// Writes a new file beside the old one, flushes it and renames it. The owner stays the same.
 fn write(path: &Path, text: &str) -> Result<(), String> {
     let write = || -> std::io::Result<()> {
         let path = match fs::canonicalize(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
-            found => found?, // of a link, the file that it leads to
+            found => found?, // follows a link, which stays a link
         };
         let mut beside = path.clone().into_os_string();
         beside.push(".new");
@@ -171,7 +173,7 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
     write().map_err(|error| format!("{} can't be written: {error}", path.display()))
 }
 
-/// One at a time changes the file.
+/// Lets one process at a time change the file.
 fn lock(path: &Path) -> Result<File, String> {
     let path = path.with_extension("lock");
     let lock = || {
@@ -194,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_exchanged_as_a_whole_and_stays_its_owners() {
+    fn a_file_is_replaced_as_a_whole_and_stays_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         write(&path, &MasterKeys::generate()).unwrap();

@@ -1,5 +1,5 @@
-//! Does what is asked of master keys, in a server, or in the command where none runs; and the ring of a running server, which
-//! follows its file.
+//! Requests about master keys, which a server answers, or the command itself without a server; and
+//! the ring of a running server, which follows its file.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use crate::{
     socket::requests::{KeyList, KeyRequest},
 };
 
-/// Does it. The ring that is read again is the server's; elsewhere there is none to be.
+/// Does a request. Only a running server has a `ring` to read again.
 pub async fn perform(log: &Log, ring: Option<&Ring>, asked: KeyRequest) -> Result<Value, String> {
     let told = |error: RotationError| error.to_string();
     let done = match asked {
@@ -68,20 +68,21 @@ async fn list(log: &Log) -> Result<KeyList, RotationError> {
     })
 }
 
-/// The ring of a running server: the others are told what is in it, and a file is read again when it has changed.
+/// The ring of a running server. It tells the other servers which keys it has, and reads its file
+/// again when the file changes.
 pub struct Ring {
     log: Log,
     node: String,
     file: Option<PathBuf>,
-    /// The file as it was when it was taken last.
+    /// The file's state when it was last read.
     taken: Mutex<Option<FileStamp>>,
 }
 
-/// The time and length by which a changed file is noticed.
+/// Modification time and length, by which a change of the file is noticed.
 type FileStamp = (SystemTime, u64);
 
 impl Ring {
-    /// Tells the others; refused when this server lacks the key that they wrap by.
+    /// Tells the other servers about this ring. Fails when the ring lacks the current master key.
     pub async fn announce(config: &Config, log: &Log, node: &str) -> Result<Arc<Self>, String> {
         let file = file::path(config);
         let taken = Mutex::new(file.as_deref().and_then(seen));
@@ -93,7 +94,8 @@ impl Ring {
         });
         match log.master_rings().announce(node).await {
             Ok(()) => {}
-            // Nor can anybody rotate, then; the other servers are told as soon as the store takes it.
+            // Nobody can rotate then either. `follow` tells the other servers once the store is
+            // back.
             Err(LogError::Away(reason)) => {
                 warn!(
                     reason,
@@ -107,13 +109,13 @@ impl Ring {
             Some(id) => {
                 ring.withdraw().await;
                 Err(format!(
-                    "master key `{id}` is current by now, and not in the ring; add it to GENIE_MASTER_KEYS or its file"
+                    "master key `{id}` is current and not in the ring; add it to GENIE_MASTER_KEYS or its file"
                 ))
             }
         }
     }
 
-    /// For as long as the server runs; to be spawned.
+    /// Repeats the announcement, and reads a changed file. Runs for ever; spawn it.
     pub async fn follow(self: Arc<Self>) {
         let mut told = None;
         loop {
@@ -142,7 +144,7 @@ impl Ring {
             return Ok(());
         };
         let seen = seen(path);
-        let ring = file::in_file(path)?; // a change in between is found the next time
+        let ring = file::in_file(path)?; // a change after `seen` is found the next time
         let ids = format!("{ring:?}");
         self.log
             .master_rings()
@@ -159,10 +161,10 @@ impl Ring {
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<FileStamp>> {
-        self.taken.lock() // what it holds is whole at any time
+        self.taken.lock()
     }
 
-    /// Tells the others that this server goes.
+    /// Tells the other servers that this one stops.
     pub async fn withdraw(&self) {
         if let Err(error) = self.log.master_rings().withdraw(&self.node).await {
             warn!(%error, "master keys: signing off failed; other servers count this one as running for a while");

@@ -1,4 +1,4 @@
-//! Asks the server that runs on a data folder.
+//! The command's end of the socket.
 
 use std::{io, os::unix::net::UnixStream, time::Duration};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{LONGEST_PATH, path};
 use crate::config::Config;
 
-/// The error of a command whose server answers in another way than expected.
+/// The error for an unexpected answer of the server.
 pub const NOT_UNDERSTOOD: &str =
     "the server's answer is not understood; are the command and the server of one release?";
 /// How long a command waits for the server's answer.
@@ -27,7 +27,7 @@ pub async fn ask(
     }
     match UnixStream::connect(&path) {
         Ok(_) => {}
-        // Never there, or left by a server that was killed.
+        // The socket is absent, or a server that was killed left it.
         Err(error)
             if matches!(
                 error.kind(),
@@ -43,7 +43,7 @@ pub async fn ask(
         .timeout(PATIENCE)
         .build();
     let client = client.map_err(|error| format!("{shown} can't be reached: {error}"))?;
-    // The command may have been done: only the server's log can say.
+    // The command may be done all the same; the server's log shows it.
     let unheard = |error: reqwest::Error| {
         format!(
             "the server at {shown} did not answer to the end: {}",

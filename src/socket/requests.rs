@@ -1,4 +1,4 @@
-//! The requests that commands send to a running server. Its answers are those of HTTP.
+//! The requests that commands send to a running server. It answers in the form of the HTTP API.
 
 use clap::Args;
 use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
@@ -11,14 +11,14 @@ use crate::{credential_import::line::CredentialLine, roles::administers};
 /// The most invites of one request.
 const MAX_COUNT: usize = 100;
 
-/// Invites as they are asked for: in a body, or on the command line.
+/// A request for invites, as a body or as options of the command line.
 #[derive(Default, Serialize, Deserialize, Args, ToSchema)]
 pub struct InviteRequest {
-    /// How many; 1 by default
+    /// The number of invites; 1 by default
     #[arg(long)]
     #[schema(minimum = 1, maximum = 100)]
     count: Option<usize>,
-    /// Until when they may be used, as an RFC 3339 time; for ever without it
+    /// The time until which they may be used, as RFC 3339; for ever without it
     #[arg(long)]
     #[schema(format = DateTime)]
     expires_at: Option<String>,
@@ -32,7 +32,7 @@ pub struct InviteRequest {
 }
 
 impl InviteRequest {
-    /// How many, and what their users become.
+    /// Checks the request; returns the number of invites, and the grant of each.
     pub fn read(self) -> Result<(usize, Grant), String> {
         let count = self.count.unwrap_or(1);
         if !(1..=MAX_COUNT).contains(&count) {
@@ -63,10 +63,9 @@ impl InviteRequest {
     }
 }
 
-/// Lines as they are sent to a server.
+/// Lines of an import, in order.
 #[derive(Serialize, Deserialize)]
 pub struct CredentialBatch {
-    /// In order.
     pub lines: Vec<CredentialLine>,
 }
 
@@ -74,35 +73,34 @@ pub struct CredentialBatch {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum KeyRequest {
-    /// The state: a [`KeyList`].
+    /// Answers a [`KeyList`].
     List,
-    /// Read the file again: a [`KeyList`].
+    /// Reads the ring's file again. Answers a [`KeyList`].
     Reload,
-    /// Make the first key current: its id.
+    /// Makes the first key of the ring current. Answers its id.
     Begin,
-    /// Go on with a rotation: a [`Step`].
+    /// Continues a rotation. Answers a [`genie_log::keys::rotation::Step`].
     Step { to: String, from: Place },
-    /// Never use a key again that nothing needs: since when.
+    /// Retires a key that no data key needs. Answers the time of retirement.
     Retire { id: String },
 }
 
-/// The master keys, and what they wrap.
+/// The master keys, and the number of data keys that each wraps.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeyList {
     /// The ids of the ring, in order.
     pub ring: Vec<String>,
-    /// The one that new data keys are wrapped by.
+    /// The id of the key that wraps new data keys.
     pub current: String,
-    /// How many data keys each master key wraps.
     pub wraps: Vec<Wraps>,
-    /// Those that were retired, and when.
+    /// Retired keys, each with its time.
     pub retired: Vec<(String, String)>,
-    /// The servers that run, and what they have in their rings; none on an embedded store.
+    /// The running servers, each with the ids of its ring. Empty on an embedded store.
     pub servers: Vec<(String, Vec<String>)>,
 }
 
 impl KeyList {
-    /// How many data keys a master key wraps.
+    /// The number of data keys that a master key wraps.
     pub fn wrapped_by(&self, id: &str) -> u64 {
         self.wraps
             .iter()
@@ -111,7 +109,7 @@ impl KeyList {
             .sum()
     }
 
-    /// How many any other wraps.
+    /// The number of data keys that the other master keys wrap.
     pub fn wrapped_by_others(&self, id: &str) -> u64 {
         self.wraps
             .iter()
@@ -121,7 +119,6 @@ impl KeyList {
     }
 }
 
-/// The user to be forgotten.
 #[derive(Serialize, Deserialize)]
 pub struct ForgetRequest {
     pub user: UserId,

@@ -1,5 +1,6 @@
-//! Serves the socket of commands. The holder of the lock file beside it owns the socket: a socket that stands there was left by a
-//! server that is gone, and a second server in the same folder goes without.
+//! The server's end of the socket. The holder of the lock file beside it owns the socket. It
+//! replaces a socket that a dead server left. A second server in the same folder runs without a
+//! socket.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -18,10 +19,9 @@ use tracing::{error, warn};
 use super::{LONGEST_PATH, path};
 use crate::{app::App, http};
 
-/// Commands under way are given so long at shutdown, in seconds.
+/// How long running commands may take at shutdown, in seconds.
 const SHUTDOWN_SECONDS: u64 = 3;
 
-/// A socket that is served.
 pub struct Served {
     server: ServerHandle,
     path: PathBuf,
@@ -29,14 +29,14 @@ pub struct Served {
 }
 
 impl Served {
-    /// Lets commands under way finish and takes the socket away.
+    /// Lets running commands finish and removes the socket.
     pub async fn stop(self) {
         self.server.stop(true).await;
-        let _ = fs::remove_file(&self.path); // one that stays is taken over by the next server
+        let _ = fs::remove_file(&self.path); // the next server replaces a socket that stays
     }
 }
 
-/// Serves the socket from now on. A server can do without: why it does is logged.
+/// Starts serving the socket. A server can run without it, so a failure is only logged.
 pub fn serve(app: &Arc<App>) -> Option<Served> {
     let path = path(&app.config);
     let listening = listen(&path).and_then(|(listener, owner)| {
@@ -89,7 +89,8 @@ fn listen(path: &Path) -> io::Result<(UnixListener, File)> {
     owner
         .try_lock()
         .map_err(|_| io::Error::other("another server owns it"))?;
-    // Made where nobody else can go, and moved when its mode is set: there is no moment at which others might connect.
+    // The socket is made in a folder that others cannot enter, and moved once its mode is set. So
+    // there is no moment at which others could connect.
     let hidden = folder.join(".sock");
     if hidden.exists() {
         fs::remove_dir_all(&hidden)?;

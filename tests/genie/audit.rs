@@ -382,7 +382,7 @@ both_stores!(
             let done = genie.command(&["serve"]).output().await.unwrap();
             let told = String::from_utf8(done.stderr).unwrap();
             assert!(
-                !done.status.success() && told.contains("each needs a file of its own"),
+                !done.status.success() && told.contains("each server needs its own file"),
                 "{told}"
             );
         }

@@ -160,7 +160,7 @@ both_stores!(
             (8, "not imported: it is longer than"),
             (
                 9,
-                "not imported: its `creatorProfileId` is that of another user's credential here",
+                "not imported: its `creatorProfileId` belongs to another user's credential here",
             ),
             (
                 10,
@@ -221,7 +221,7 @@ both_stores!(
         // A second import, without a server, changes nothing and keeps the owner's change.
         let (is_good, text, _) = import(&genie, &lines, &with_rejected).await;
         assert!(
-            !is_good && text.contains("name a file that is not there yet"),
+            !is_good && text.contains("name a file that does not exist yet"),
             "no file may be overwritten: {text}"
         );
         assert!(genie.terminate().await);

@@ -197,7 +197,7 @@ both_stores!(
             .await
             .refused(400, "invalid_field");
         assert!(
-            refused["error"].as_str().unwrap().contains("taken back"),
+            refused["error"].as_str().unwrap().contains("revoked"),
             "{refused}"
         );
         let facts = admin

@@ -213,7 +213,8 @@ both_stores!(
         genie.user("ada").await;
         let output = keys(&genie, &["add", "spring-2027"]).await;
         assert!(
-            String::from_utf8_lossy(&output.stderr).contains("restart them one after the other")
+            String::from_utf8_lossy(&output.stderr)
+                .contains("restart the servers one after the other")
         );
         let entry = said(output);
         assert_eq!(
@@ -252,7 +253,7 @@ both_stores!(
         );
         assert!(
             said(keys(&genie, &["retire", "m1"]).await)
-                .contains("take it out of GENIE_MASTER_KEYS")
+                .contains("remove it from GENIE_MASTER_KEYS")
         );
         genie.set("GENIE_MASTER_KEYS", entry.trim().to_owned());
         genie.launch_again().await;

@@ -1,5 +1,5 @@
-//! One turn, from its place in the queue to its end. The client leaving changes nothing; cancelling drops the connection, which
-//! is how Ollama is told.
+//! One turn, from its place in the queue to its end. A client that leaves changes nothing. Cancelling drops the
+//! connection to Ollama, which has no other way to cancel.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) struct TurnTask {
     pub session: SessionId,
     pub metadata: Metadata,
     pub run: RunHandle,
-    /// The only epoch in which it may be ended, when it belonged to another node.
+    /// Set when the turn belonged to another node: the only epoch in which it may be ended.
     pub epoch: Option<Epoch>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn start(
     tokio::spawn(work.instrument(Span::current()));
 }
 
-/// Ends, as the leader of an epoch, a turn that had begun on a node that died.
+/// Ends a turn that began on a node that died. The leader of an epoch does it.
 pub(crate) fn end_orphan(
     supervisor: &Supervisor,
     epoch: Epoch,
@@ -137,7 +137,7 @@ pub(crate) fn end_orphan(
     });
 }
 
-/// Runs a turn to its end, which is written whatever it is.
+/// Runs a turn, and writes its end, whatever it is.
 async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     let attempt = match attempt(&supervisor, &task).await {
         Ok(attempt) => attempt,
@@ -151,7 +151,7 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
         }
     };
     if task.run.lost.is_cancelled() {
-        // Another node has it and writes its end; readers find it in the store.
+        // Another node has the turn and writes its end. Readers find it in the store.
         return supervisor.0.feeds.close(task.turn);
     }
     let answer = attempt.into_answer(supervisor.0.settings.chat_model.clone());
@@ -201,7 +201,7 @@ async fn read_history(log: &Log, task: &TurnTask) -> Result<Vec<ChatEvent>, LogE
     .await
 }
 
-/// Reads, and tries again while the store is away, unless the turn was stopped meanwhile.
+/// Reads, retrying while the store is away, unless the turn was stopped meanwhile.
 async fn read_with_retry<T, R>(task: &TurnTask, read: impl Fn() -> R) -> Result<T, LogError>
 where
     R: Future<Output = Result<T, LogError>>,
@@ -237,7 +237,7 @@ async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<Queue
     }
 }
 
-/// Ends a turn whose task is gone, with what was shown of it.
+/// Ends a turn whose task died, with the text that was shown.
 async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failure) {
     let mut content = read_shown(supervisor, task).await;
     content.truncate(fitting(&content, &mut MAX_ANSWER_BYTES.clone()).len());
@@ -270,7 +270,7 @@ async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
     unreachable!("the pauses never end")
 }
 
-/// Writes a turn's end, trying again while the store is away, and tells the readers.
+/// Writes a turn's end, retrying while the store is away, and tells the readers.
 async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
     let turn = task.turn;
     let plan = ending(task, answer.clone());
@@ -301,7 +301,7 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
     }
 }
 
-/// The plan that writes a turn's answer and deletes what was kept while it ran.
+/// The plan that writes a turn's answer and deletes its lease and journal.
 fn ending(
     task: &TurnTask,
     answer: Answer,

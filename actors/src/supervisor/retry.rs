@@ -1,4 +1,4 @@
-//! Tries again while the store is away: the end of an answer must be written.
+//! Retries while the store is away: the end of an answer must be written.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 /// Pauses between tries; the last one repeats.
 const PAUSES_MS: [u64; 5] = [100, 250, 500, 1000, 3000];
 
-/// The pauses between tries; they never end.
+/// The pauses between tries. They never end.
 pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
     let last = PAUSES_MS[PAUSES_MS.len() - 1];
     PAUSES_MS
@@ -25,7 +25,7 @@ pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 impl Supervisor {
-    /// Asks a user until the store takes the answer, or a rule or a forgotten user refuses it.
+    /// Asks a user until the store takes the plan, or a rule or a forgotten user refuses it.
     pub(crate) async fn plan_until_settled(
         &self,
         user: UserId,

@@ -1,4 +1,4 @@
-//! Leases of runs: renews those of the runs on this node, and takes over what dead nodes left behind.
+//! Leases of runs: renews those of the runs on this node, and takes over the runs of dead nodes.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tracing::{info, warn};
 use super::{LEASE, Supervisor};
 use crate::{captions, chats};
 
-/// How often leases are renewed and the lapsed looked for.
+/// How often leases are renewed, and lapsed ones looked for.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The most lapsed runs taken over in one look.
 const TAKEN_OVER: i64 = 100;
 
 impl Supervisor {
-    /// Renews the leases of what runs here, for ever; to be spawned. What is not run is not renewed, so that whatever falls
-    /// through lapses and is taken over.
+    /// Renews the leases of the runs on this node for ever. Spawn it. A lease without a run is not renewed, so that
+    /// it lapses and is taken over.
     pub async fn renew(self) {
         loop {
             match self.renew_once().await {
@@ -55,7 +55,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// After an outage of the store every lease has lapsed, those of living nodes too: each is given a lease's time to renew.
+    /// After an outage of the store every lease has lapsed, even those of living nodes. Each node gets a lease's time
+    /// to renew.
     fn may_take_over(&self) -> bool {
         self.0
             .renewing_since
@@ -63,7 +64,7 @@ impl Supervisor {
             .is_some_and(|since| since.elapsed() >= LEASE)
     }
 
-    /// The heartbeat's word on a run: its lease is held and perhaps called off, or it is lost.
+    /// Applies a heartbeat to a run: its lease is held and perhaps called off, or it is lost.
     fn apply_heartbeat(&self, id: &str, called_off: Option<bool>) {
         let Some(run) = self.0.running.lock().get(id).cloned() else {
             return;
@@ -75,7 +76,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes over what dead nodes left behind, for ever, whenever this node is the leader; to be spawned.
+    /// Takes over the runs of dead nodes for ever, whenever this node is the leader. Spawn it.
     pub async fn take_over_expired(self, embedded: bool, election: Election) {
         if embedded && let Err(error) = self.0.log.leases().release_runs().await {
             warn!(%error, "supervisor: releasing the leases of an earlier process failed; they expire by themselves");
@@ -96,7 +97,7 @@ impl Supervisor {
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
             for lease in self.0.log.leases().lapsed(kind, now, TAKEN_OVER).await? {
                 if self.0.running.lock().contains_key(&lease.id) {
-                    continue; // ours, and about to be renewed
+                    continue; // this node's, and about to be renewed
                 }
                 let taken = self
                     .0
@@ -128,7 +129,8 @@ impl Supervisor {
         }
     }
 
-    /// A turn of which nothing was shown starts anew. One that had begun ends as interrupted, with what was shown of it.
+    /// Takes over a turn. One that has shown nothing starts anew; one that has ends as interrupted, with the text
+    /// that was shown.
     async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), LogError> {
         let Ok(turn) = lease.id.parse::<TurnId>() else {
             return Ok(());

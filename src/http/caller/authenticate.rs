@@ -1,4 +1,4 @@
-//! What a request shows of who sends it: a token, a key, the shared secret. Each is checked here, in one place, and nowhere else.
+//! Authentication: the only place that checks tokens, service keys and the shared secret.
 
 use std::time::Duration;
 
@@ -24,10 +24,9 @@ use crate::{
 };
 
 pub const SECRET_HEADER: &str = "X-RBAC-SYNC-SECRET";
-/// How long a token's account may take to show up in the read side, after a registration or a start.
+/// A token's account may take this long to show in the read side, after a registration or a start.
 pub const ACCOUNT_WAIT: Duration = Duration::from_secs(5);
 
-/// Whose token it is.
 pub enum TokenHolder {
     User(UserCaller),
     /// An administrator who acts for the user of this account.
@@ -42,8 +41,8 @@ pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
         .ok_or_else(|| ApiError::Internal("the app is not wired".into()))
 }
 
-/// The one token of a request; `None` without any. More than one, in whatever way, is an error (RFC 6750, section 2), and one in
-/// the address is none: addresses end up in logs (section 5.3).
+/// The one token of a request; `None` without any. Several tokens, in whatever way, are an error (RFC 6750, section
+/// 2). A token in the address does not count, because addresses end up in logs (section 5.3).
 pub fn token(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
     let in_address = request
         .query_string()
@@ -61,12 +60,11 @@ pub fn token(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
     Ok(Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer")))
 }
 
-/// Whether it is meant to be a service key.
+/// True when the token has the form of a service key.
 pub fn is_service_key(token: &str) -> bool {
     token.starts_with(service_keys::PREFIX)
 }
 
-/// Who holds the request's token.
 pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError> {
     let app = app(request)?;
     let token = token(request)?.ok_or(ApiError::NoCaller)?;
@@ -80,11 +78,11 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
             .await
             .map(TokenHolder::Impersonator),
         Err(BadToken::Expired) => Err(ApiError::Expired),
-        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
+        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // a user's token, or nobody's
     }
 }
 
-/// The user whose access token it is.
+/// The user of an access token.
 async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
     let (account, login) = match &app.directus {
         Some(directus) => (
@@ -103,7 +101,7 @@ async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCalle
     })
 }
 
-/// The account of the holder of one of genie's own access tokens, and of which login it is.
+/// The account of the holder of one of genie's own access tokens, and the token's login.
 async fn holder(
     app: &App,
     request: &HttpRequest,
@@ -119,7 +117,8 @@ async fn holder(
     Ok((account, claims.sid))
 }
 
-/// The token alone proves nothing: its impersonation must last, its administrator must be one still, and its user none.
+/// An administrator who acts for a user. The token alone proves nothing: the impersonation must last, its
+/// administrator must still be one, and its user must not be one.
 async fn impersonator(
     app: &App,
     request: &HttpRequest,
@@ -144,7 +143,7 @@ async fn impersonator(
             .ok_or(ApiError::NoCaller)?,
     )?;
     request::log_user(by.user);
-    // Who acts is counted, not for whom.
+    // The administrator's rate applies, not the user's.
     admission::count_user(app, request, by.user)?;
     for one in [&by, &account] {
         directus::expect_unchanged(app, request, one).await?;
@@ -158,8 +157,8 @@ async fn impersonator(
     })
 }
 
-/// Whether somebody administers now. What an administrator does is fenced by others' streams, not by their own: so the log is
-/// asked, where the account's row may be some moments old.
+/// True when the user administers now. Other users' streams fence what an administrator does, not the administrator's
+/// own. So the log is asked: the account's row may be some moments old.
 async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
     match app.log.wake(user).await? {
         Waking::Awake(awake) => Ok(awake
@@ -171,7 +170,7 @@ async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
     }
 }
 
-/// Refuses who administers no more, whatever the account's row said.
+/// Refuses a user who no longer administers, whatever the account's row said.
 pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> {
     if administers(app, user).await? {
         return Ok(());
@@ -179,7 +178,6 @@ pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> 
     Err(NOT_FOR_USERS)
 }
 
-/// The holder of a service key.
 pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
     let shown = app.secret_limiter.shown(
         SecretKind::ServiceKey,
@@ -206,7 +204,7 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
     ))
 }
 
-/// Counts a token that nobody gave out.
+/// Counts a token that genie did not make.
 pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
     match app
         .secret_limiter
@@ -237,7 +235,7 @@ fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
     }
 }
 
-/// The account of somebody of whom the log knows: when the read side has not got there yet, it is waited for.
+/// The account of a user whom the log knows. Waits for the read side when it is behind.
 pub async fn account_of(
     app: &App,
     user: UserId,
@@ -289,7 +287,8 @@ pub fn secret_holder(request: &HttpRequest) -> Result<Option<Caller>, ApiError> 
     Ok(Some(Caller::shared_secret(request::current_id())))
 }
 
-/// What a request without the secret is told on a route that wants it: `not_enough` if its token is good all the same.
+/// The refusal of a request without the secret on a route that wants it: `not_enough` if its token is good all the
+/// same.
 pub async fn no_secret(request: &HttpRequest, not_enough: ApiError) -> ApiError {
     match token(request) {
         Ok(Some(_)) => token_holder(request).await.err().unwrap_or(not_enough),

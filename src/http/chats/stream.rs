@@ -1,5 +1,6 @@
-//! One reader's stream of a turn. It keeps its own place in the text, counted in bytes: event ids are `<turn>:<place>`, so that
-//! any place can be found again in the kept answer. After a text of `n` bytes, `n + 1` is its closing event and `n + 2` the end.
+//! One reader's stream of a turn. The stream keeps its own place in the text, counted in bytes. Event ids are
+//! `<turn>:<place>`, so that any place can be found again in the kept answer. After a text of `n` bytes, `n + 1` is
+//! its closing event and `n + 2` the end.
 
 use std::time::Duration;
 
@@ -20,38 +21,36 @@ use tracing::warn;
 
 use crate::{app::App, http::sse};
 
-/// How often the journal of a turn that runs on another node is looked at.
+/// How often the stream looks at the journal of a turn that runs on another node.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long the end of a stream waits for the read side, so that whoever reads on it finds both sides there.
+/// The end of a stream waits this long for the read side, so that a reader who goes on there finds both messages.
 const READ_SIDE: Duration = Duration::from_secs(2);
 
-/// Where a turn is read from.
 pub enum Source {
-    /// It runs here.
+    /// The turn runs here.
     Live(watch::Receiver<TurnProgress>),
-    /// It runs elsewhere, or has ended: the journal and the read side know.
+    /// The turn runs elsewhere, or has ended: the journal and the read side know it.
     Stored,
 }
 
-/// One reader's stream.
 pub struct TurnStream {
     app: Data<App>,
     turn: TurnId,
     user: UserId,
     source: Source,
-    /// The place after which the reader wants events.
+    /// The reader wants the events after this place.
     after: u64,
     stage_told: Option<TurnStage>,
     /// When something was last sent.
     sent: Instant,
 }
 
-/// What there is to tell now.
+/// What the stream can tell now.
 struct View {
     stage: TurnStage,
     /// The text from the reader's place on.
     fresh: String,
-    /// The place after it.
+    /// The place after the fresh text.
     upto: u64,
     ended: Option<End>,
 }
@@ -61,7 +60,7 @@ struct End {
     failure: Option<Failure>,
     model: String,
     metrics: TurnMetrics,
-    /// The whole text's length.
+    /// The length of the whole text.
     length: u64,
     position: u64,
 }
@@ -77,7 +76,7 @@ impl View {
     }
 }
 
-/// The id of the very last event after a text.
+/// The id of the last event after a text.
 pub fn last_id(text: &str) -> u64 {
     text.len() as u64 + 2
 }
@@ -95,7 +94,7 @@ impl TurnStream {
         }
     }
 
-    /// The events, to the end. The reader going away changes nothing for the turn.
+    /// The events, to the end. A reader that goes away changes nothing for the turn.
     pub fn events(mut self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
         async_stream::stream! {
             yield Ok(sse::retry());
@@ -103,7 +102,7 @@ impl TurnStream {
                 let view = match self.view().await {
                     Ok(view) => view,
                     Err(error) => {
-                        // The reader comes back with its place; nothing is lost.
+                        // The client comes back with its place; nothing is lost.
                         warn!(%error, turn.id = %self.turn, "chat stream: broke off; the client resumes it");
                         return;
                     }
@@ -171,12 +170,12 @@ impl TurnStream {
         ))
     }
 
-    /// Waits until there may be more to tell, or it is time for a sign of life.
+    /// Waits until there may be more to tell, or a heartbeat is due.
     async fn wait(&mut self) {
         match &mut self.source {
             Source::Live(progress) => {
                 if let Ok(Err(_)) = timeout(sse::HEARTBEAT, progress.changed()).await {
-                    // The feed closed without an end: the store knows what became of it.
+                    // The feed closed without an end: the store knows how the turn ended.
                     self.source = Source::Stored;
                 }
             }
@@ -244,7 +243,7 @@ impl TurnStream {
     }
 }
 
-/// The text from a place on; a place inside a character begins with that character.
+/// The text from a place on. A place inside a character begins with that character.
 fn from(text: &str, place: u64) -> String {
     let mut at = usize::try_from(place).unwrap_or(usize::MAX).min(text.len());
     while !text.is_char_boundary(at) {

@@ -1,4 +1,4 @@
-//! What a user's downloads log in with: a name and a password, or a cookie file.
+//! Credentials that a user's downloads log in with: a name and a password, or a cookie file.
 
 use actix_web::web::Data;
 use genie_actors::credentials::{
@@ -23,18 +23,18 @@ pub struct NewDownloadCredential {
     platform: String,
     #[schema(value_type = words::DownloadKind)]
     kind: String,
-    /// With `password`.
+    /// Required with kind `password`.
     #[schema(max_length = 200)]
     username: Option<String>,
-    /// With `password`.
+    /// Required with kind `password`.
     #[schema(value_type = Option<String>)]
     password: Option<SecretText>,
-    /// With `cookies`: the file.
+    /// The cookie file. Required with kind `cookies`.
     #[schema(value_type = Option<String>)]
     cookies: Option<SecretText>,
 }
 
-/// The sealed part, which is shown again.
+/// The sealed part. A reveal shows it again.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Sealed<'a> {

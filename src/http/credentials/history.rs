@@ -1,4 +1,5 @@
-//! What happened to credentials: stored, changed, shown to whom and why, refused to whom and why. Read from the log, newest first.
+//! The history of credentials: stored, changed, shown or refused to somebody, with the reason. Read from the log,
+//! newest first.
 
 use actix_web::web::{Data, Path, Query};
 use genie_events::{Event, UserId, credential::CredentialEvent};
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// `GET /api/credentials/{id}/history`: of one, for its owner and for administrators, whose looking is on record.
+/// `GET /api/credentials/{id}/history`: for the owner and for administrators. An administrator's look is a fact.
 pub async fn of_one(
     app: Data<App>,
     min_position: MinPosition,
@@ -48,7 +49,7 @@ pub async fn of_one(
     })
 }
 
-/// `GET /api/credentials/reveals`: to whom the caller's own were shown or refused.
+/// `GET /api/credentials/reveals`: everybody to whom the caller's credentials were shown or refused.
 pub async fn reveals(
     app: Data<App>,
     min_position: MinPosition,
@@ -68,7 +69,8 @@ pub async fn reveals(
     })
 }
 
-/// To anybody but an administrator there is no such credential; nor to one when its owner was forgotten.
+/// For anybody but an administrator the credential does not exist. For an administrator it does not either when its
+/// owner was forgotten.
 async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Result<(), ApiError> {
     if !user.caller.is_admin() {
         return Err(ApiError::NotFound("credential"));
@@ -96,7 +98,7 @@ async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<CredentialFact>, ApiE
                     told.push(CredentialFact::new(&fact, event));
                 }
             }
-            // What comes after it is still to be had.
+            // A damaged row does not hide the rows after it.
             Err(LogError::Damaged { .. }) => told.push(CredentialFact::damaged(row)),
             Err(error) => return Err(error.into()),
         }
@@ -104,19 +106,20 @@ async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<CredentialFact>, ApiE
     Ok(told)
 }
 
-/// Something that happened to a credential.
+/// A fact of a credential's history.
 #[derive(Serialize, ToSchema)]
 pub struct CredentialFact {
-    /// The credential.
+    /// The credential's id.
     #[schema(format = Uuid)]
     id: String,
     /// `stored`, `changed`, `revealed`, `refused`, `removed` or `damaged`.
     event: String,
     at: Time,
-    /// The kind of caller: `user`, `impersonator`, `shared_secret`, `service_key` or `system`; null when the row is damaged.
+    /// The kind of caller: `user`, `impersonator`, `shared_secret`, `service_key` or `system`. Null when the row is
+    /// damaged.
     #[schema(required)]
     by: Option<&'static str>,
-    /// The user or the service key.
+    /// The id of the user or the service key.
     #[schema(required)]
     by_id: Option<String>,
     /// The `X-Request-Id` of the request.
@@ -125,14 +128,14 @@ pub struct CredentialFact {
     /// The version that was stored or shown.
     #[schema(required)]
     version: Option<u32>,
-    /// The platform it was stored for, or asked for.
+    /// The platform that the credential was stored or asked for.
     #[schema(required)]
     platform: Option<String>,
-    /// The purpose it was asked for, in the caller's words.
+    /// The purpose, in the caller's words.
     #[schema(required)]
     purpose: Option<String>,
-    /// Why it was refused: `not_held`, `removed`, `other_kind`, `session_expired`, `stale_lease`, `scope_needed`, `suspended` or
-    /// `damaged`.
+    /// Why it was refused: `not_held`, `removed`, `other_kind`, `session_expired`, `stale_lease`, `scope_needed`,
+    /// `suspended` or `damaged`.
     #[schema(required)]
     reason: Option<&'static str>,
 }

@@ -1,4 +1,5 @@
-//! What servers and workers are shown: the plaintext leaves only after the fact is durable, and a refusal is a fact too.
+//! Reveals to servers and workers. Invariant: the plaintext leaves only after the fact is durable. A refusal is a
+//! fact, too.
 
 use actix_web::web::Data;
 use genie_actors::{
@@ -26,28 +27,28 @@ use crate::{
     },
 };
 
-/// The longest purpose, in characters.
+/// In characters.
 const MAX_PURPOSE: usize = 500;
 
-/// The credential to be shown, why and by what right. Each route asks for some of the fields.
+/// The credential to reveal, the purpose and the right to it. Each route reads some of the fields.
 #[derive(Deserialize, ToSchema)]
 pub struct RevealRequest {
-    /// The credential, of a profile.
+    /// The id of a profile's credential.
     #[serde(rename = "creatorProfileId")]
     #[schema(format = Uuid)]
     profile: Option<String>,
-    /// The credential, of a login or a cookie file to download with.
+    /// The id of a login or a cookie file to download with.
     #[schema(format = Uuid)]
     id: Option<String>,
-    /// The owner, with `platform`, where the credential's id is not given.
+    /// The owner's id. With `platform`, where the credential's id is not given.
     #[serde(rename = "userId")]
     #[schema(format = Uuid)]
     user: Option<String>,
     platform: Option<String>,
-    /// Only of this kind.
+    /// Reveals this kind only.
     #[schema(value_type = Option<words::DownloadKind>)]
     kind: Option<String>,
-    /// Why, kept with the fact. At most 500 characters.
+    /// The reason, kept with the fact. At most 500 characters.
     #[schema(max_length = 500)]
     purpose: Option<String>,
     /// A job of the credential's owner.
@@ -97,7 +98,7 @@ pub struct RevealedSession {
 }
 
 impl RevealRequest {
-    /// A key that only works on jobs is shown the credentials of those it works for, while it does.
+    /// A key with `jobs:work` alone sees the credentials of an owner only while it holds a job of that owner.
     fn right(&self, caller: &Caller) -> Result<RevealRight, ApiError> {
         if caller.has_scope(Scope::CredentialsReveal) {
             return Ok(RevealRight::Every);
@@ -190,7 +191,7 @@ pub async fn download(
     Body(wanted): Body<RevealRequest>,
 ) -> Result<Written<RevealedDownload>, ApiError> {
     let kinds: &[CredentialKind] = match wanted.kind.as_deref() {
-        // Platforms ask whoever logs in with a password for more; cookies of a browser that is logged in they take.
+        // Platforms ask more of a login with a password; they accept the cookies of a browser that is logged in.
         None => &[CredentialKind::Cookies, CredentialKind::Password],
         Some("cookies") => &[CredentialKind::Cookies],
         Some("password") => &[CredentialKind::Password],

@@ -1,4 +1,4 @@
-//! Secrets on their way in and out: never shown, wiped when they go.
+//! Secrets on their way in and out. Invariant: they never print, and memory is wiped when they are dropped.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 
 use crate::http::error::ApiError;
 
-/// The fields of a credential as they came in.
+/// A credential's fields as received.
 #[derive(Deserialize)]
 #[serde(transparent)]
 pub struct SecretFields(Map<String, Value>);

@@ -1,4 +1,4 @@
-//! What a user's browser is logged in with, as its extension captures it.
+//! Browser sessions, as the extension captures them.
 
 use actix_web::web::Data;
 use genie_actors::credentials::{CredentialDetails, MAX_COOKIE_BYTES, Plaintext, StoreTarget};
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// The longest name of a browser, in characters.
+/// In characters.
 const MAX_USER_AGENT: usize = 1000;
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -33,7 +33,7 @@ pub struct NewSession {
     /// Together at most 512 KiB.
     #[schema(value_type = Vec<words::SessionCookie>, min_items = 1, max_items = 1000)]
     cookies: Vec<SessionCookie>,
-    /// The browser's name for itself, which some platforms compare.
+    /// The browser's name for itself. Some platforms compare it.
     #[schema(max_length = 1000)]
     user_agent: Option<String>,
 }
@@ -42,13 +42,13 @@ pub struct NewSession {
 pub struct StoredSession {
     #[schema(value_type = Uuid)]
     id: CredentialId,
-    /// Whether there was one before.
+    /// True when it replaced a session.
     updated: bool,
     #[schema(required)]
     expires_at: Option<Time>,
 }
 
-/// The sealed part, which is shown again.
+/// The sealed part. A reveal shows it again.
 #[derive(Serialize)]
 struct Sealed<'a> {
     cookies: &'a [SessionCookie],

@@ -1,4 +1,4 @@
-//! Failures on routes of Directus' own contract: Directus' shape, and Directus' words.
+//! Failures on the routes of Directus' own API, in Directus' shape and words.
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{ApiError, whole_seconds};
 use crate::identity::{directus::Trouble, password::PasswordError};
 
-/// A failure on a route of Directus' own contract keeps Directus' shape.
+/// A failure on a route of Directus' own API.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct DirectusError(#[from] pub ApiError);
@@ -29,7 +29,6 @@ macro_rules! directus_error_from {
 directus_error_from!(WriteError, LogError, ReadError, PasswordError);
 
 impl DirectusError {
-    /// In Directus' words.
     fn code(&self) -> &str {
         let wire = self.0.wire();
         match &self.0 {

@@ -30,13 +30,13 @@ pub struct TwoFactorRequest {
 
 #[derive(Serialize, ToSchema)]
 pub struct TwoFactorSecret {
-    /// Base32.
+    /// In Base32.
     secret: String,
-    /// For authenticator apps to scan.
+    /// An `otpauth:` address, for authenticator apps to scan.
     otpauth_url: String,
 }
 
-/// `POST /users/me/tfa/generate`. Nothing is kept of it: the secret comes back with a code, to be enabled.
+/// `POST /users/me/tfa/generate`. Nothing is kept: the client sends the secret back with a code to enable it.
 pub async fn generate(
     app: Data<App>,
     request: HttpRequest,
@@ -67,7 +67,7 @@ pub async fn generate(
 
 #[derive(Deserialize, ToSchema)]
 pub struct EnableTwoFactor {
-    /// Base32, as it was generated.
+    /// In Base32, as it was generated.
     #[schema(value_type = String)]
     secret: SecretString,
     #[schema(value_type = String)]
@@ -139,7 +139,7 @@ pub async fn disable(
     })
 }
 
-/// `POST /users/{id}/tfa/disable`, for administrators: its user has lost the authenticator.
+/// `POST /users/{id}/tfa/disable`, for administrators: the user has lost the authenticator.
 pub async fn remove(
     app: Data<App>,
     DirectusAdmin(caller): DirectusAdmin,

@@ -1,5 +1,6 @@
-//! What is left of a body whose request was refused in the middle. Unread, it would stand before the next request on its
-//! connection; and a connection that is closed over it may be reset before the client has read the refusal.
+//! Reads the rest of a body whose request was refused in the middle. Unread, the rest would stand before the next
+//! request on its connection. A connection that is closed over unread bytes may be reset before the client has read
+//! the refusal.
 
 use std::{
     cell::RefCell,
@@ -20,11 +21,11 @@ use tokio::time::timeout;
 
 use crate::http::error::ApiError;
 
-/// So much is read of it, and for so long; then the connection is closed all the same.
+/// Reads at most this much, for at most this long. Then the connection is closed all the same.
 const MOST: usize = 8 << 20;
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// A body. Clones read on where the others stopped.
+/// A body. Each clone reads on where the others stopped.
 #[derive(Clone)]
 pub struct Shared(Rc<RefCell<Payload>>);
 
@@ -33,7 +34,6 @@ impl Shared {
         Self(Rc::new(RefCell::new(body)))
     }
 
-    /// The answer of a refused request.
     pub async fn refuse(mut self, error: &ApiError) -> HttpResponse {
         let mut response = error.error_response();
         if !timeout(LONGEST, self.read_to_end()).await.unwrap_or(false) {

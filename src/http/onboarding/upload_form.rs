@@ -14,22 +14,22 @@ use crate::{
     zip_check::{BadZip, MAGIC},
 };
 
-/// How long the next bytes may take.
+/// The longest wait for the next bytes.
 const NEXT: Duration = Duration::from_secs(30);
-/// How long all of it may take: less than bytes without a row stay in the blob store.
+/// The longest time for the whole upload. Bytes without a row stay in the blob store for longer than that, so none is
+/// deleted while it arrives.
 const ALL: Duration = Duration::from_secs(30 * 60);
-/// The longest name of a file, in characters.
+/// In characters.
 const MAX_NAME: usize = 255;
 
-/// What came beside the bytes.
 pub struct Received {
     /// The file's own name.
     pub name: String,
-    /// Of name and bytes.
+    /// The hash of name and bytes.
     pub hash: BodyHash,
 }
 
-/// Receives the form to its end. Up to `most` bytes of the file are written to the upload, which is finished then.
+/// Receives the form to its end. Writes at most `most` bytes of the file to the upload, then finishes the upload.
 pub async fn receive(
     form: &mut Multipart,
     upload: &mut Upload,
@@ -88,7 +88,7 @@ async fn receive_file(
     })
 }
 
-/// A field that nobody asked for.
+/// Skips a field that the route does not read.
 async fn skip(field: &mut Field, other: &mut u64) -> Result<(), ApiError> {
     while let Some(bytes) = next(field).await? {
         *other += bytes.len() as u64;
@@ -119,7 +119,7 @@ fn broken(error: MultipartError) -> ApiError {
         | E::BoundaryMissing => ApiError::NotForm,
         E::Incomplete | E::Payload(_) => ApiError::field("The upload broke off; send it again"),
         _ => ApiError::field(
-            "The form can't be read; it must be multipart/form-data with a field `file`",
+            "The form cannot be read; it must be multipart/form-data with a field `file`",
         ),
     }
 }

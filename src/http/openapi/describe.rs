@@ -1,5 +1,5 @@
-//! What a handler's types say of its route: the caller that a parameter asks for, the body and the query, the answer. The
-//! published document is made of it.
+//! The part of the published document that follows from a handler's types: the caller that a parameter asks for,
+//! body, query and answers.
 
 use std::collections::BTreeMap;
 
@@ -26,17 +26,15 @@ use crate::{
     },
 };
 
-/// The shape of a route's failures.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     Genie,
     Directus,
 }
 
-/// What is known of a route by its handler's types.
 #[derive(Default)]
 pub struct Operation {
-    /// Who may call it; nobody in particular without.
+    /// Nobody in particular when absent.
     pub access: Option<Access>,
     pub query: Vec<Value>,
     pub body: Option<Value>,
@@ -44,7 +42,7 @@ pub struct Operation {
     pub answers: BTreeMap<String, Value>,
     pub takes_idempotency_key: bool,
     pub takes_min_position: bool,
-    /// None when the handler can't fail.
+    /// None when the handler cannot fail.
     pub shape: Option<Shape>,
     pub schemas: BTreeMap<String, Value>,
 }
@@ -77,12 +75,12 @@ impl Operation {
     }
 }
 
-/// A type that says something of the routes whose handlers take or answer it.
+/// A type that a handler takes or answers, and its part of the route's description.
 pub trait Describe {
     fn describe(operation: &mut Operation);
 }
 
-/// Asks a handler's types.
+/// Collects the descriptions of a handler's types.
 pub fn handler<F: Handler<Args>, Args: Describe>(_: &F, operation: &mut Operation)
 where
     F::Output: Describe,
@@ -98,7 +96,7 @@ macro_rules! says_nothing {
         } )+
     };
 }
-// A path is described by its pattern, and what is answered piece by piece by hand.
+// Paths are described by their pattern, answers that are written piece by piece by hand.
 says_nothing!(
     Data<App>,
     HttpRequest,
@@ -175,7 +173,7 @@ impl<T: IntoParams> Describe for Query<T> {
 
 impl<T: Describe> Describe for Result<T, ApiError> {
     fn describe(operation: &mut Operation) {
-        // A body that is looked at in the handler is a parameter of this type, too.
+        // A handler may take a body as a `Result` of this type, so it must not change the shape that is set.
         operation.shape.get_or_insert(Shape::Genie);
         T::describe(operation);
     }
@@ -219,7 +217,7 @@ impl<T: ToSchema> Describe for Page<T> {
                 "data": {"type": "array", "items": item},
                 "next_cursor": {
                     "type": ["string", "null"],
-                    "description": "For the next page; null when this was the last.",
+                    "description": "For the next page. Null when this is the last.",
                 },
             },
         });

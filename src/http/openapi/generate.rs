@@ -1,5 +1,5 @@
-//! Makes the published document of the table of routes, the handlers' types and the prose. `by_hand.json` has what no type says:
-//! answers that several routes share, and answers that are streamed or built piece by piece.
+//! Makes the published document from the table of routes, the handlers' types and the prose. `by_hand.json` has the
+//! rest: answers that several routes share, and answers that are streamed or built piece by piece.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,6 @@ use crate::http::{
 const BY_HAND: &str = include_str!("by_hand.json");
 const INTRODUCTION: &str = include_str!("introduction.md");
 
-/// The whole document.
 pub fn document() -> Value {
     let by_hand: Value = serde_json::from_str(BY_HAND).unwrap();
     let (tags, mut prose) = prose::read();
@@ -104,7 +103,7 @@ fn path_parameters<'a>(route: &Endpoint, prose: &'a Prose) -> impl Iterator<Item
     })
 }
 
-/// Each of these opens the route.
+/// Each of these alone opens the route.
 fn security(access: Access) -> Value {
     let user = json!({"userToken": []});
     let secret = json!({"sharedSecret": []});
@@ -172,7 +171,7 @@ fn failure() -> Value {
     })
 }
 
-/// The failures that follow from who may call and what is taken.
+/// The failures that follow from the route's callers and from the parameters of its handler.
 fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static str)> {
     let mut refusals = Vec::new();
     if route.is_counted() {
@@ -222,7 +221,7 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     refusals
 }
 
-/// What was written by hand goes before what was told; lists are joined.
+/// Hand-written parts replace generated ones. Lists are joined.
 fn merge(told: &mut Value, by_hand: &Value) {
     match (told, by_hand) {
         (Value::Object(told), Value::Object(by_hand)) => {
@@ -236,7 +235,7 @@ fn merge(told: &mut Value, by_hand: &Value) {
     }
 }
 
-/// A time is a string of a format, and no schema worth a name.
+/// A time is a string with a format. It needs no schema with a name.
 fn inline_times(document: &mut Value) {
     let schemas = document["components"]["schemas"].as_object_mut().unwrap();
     schemas.remove("Time");

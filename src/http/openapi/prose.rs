@@ -1,12 +1,12 @@
-//! Sentences for people about each route, from a Markdown file for each tag.
+//! The prose about each route, from a Markdown file for each tag.
 //!
-//! A route is a heading of method, path and operation id, a paragraph that is its summary, paragraphs that describe it, and a list:
-//! `- 409: sentence` for an answer, `- 404: [NotFound]` for one that several routes share, `- {id} uuid: sentence` for a part of
-//! the path.
+//! A route is a heading of method, path and operation id, then a paragraph that is its summary, paragraphs that
+//! describe it, and a list. List items are `- 409: sentence` for an answer, `- 404: [NotFound]` for an answer that
+//! several routes share, and `- {id} uuid: sentence` for a part of the path.
 
 use std::collections::BTreeMap;
 
-/// In the order in which the document has them.
+/// In the order of the document.
 const TAGS: [&str; 10] = [
     include_str!("identity.md"),
     include_str!("onboarding.md"),
@@ -20,13 +20,12 @@ const TAGS: [&str; 10] = [
     include_str!("operations.md"),
 ];
 
-/// A tag: its name, and what it is about.
 pub struct Tag {
     pub name: &'static str,
     pub description: &'static str,
 }
 
-/// What is said of a route.
+/// The prose about one route.
 pub struct Prose {
     pub tag: &'static str,
     pub operation_id: &'static str,
@@ -44,7 +43,7 @@ pub struct PathPart {
     pub description: &'static str,
 }
 
-/// All tags, and what is said of each route, by method and path.
+/// All tags, and the prose of each route by method and path.
 pub fn read() -> (Vec<Tag>, BTreeMap<(&'static str, &'static str), Prose>) {
     let mut tags = Vec::new();
     let mut all = BTreeMap::new();

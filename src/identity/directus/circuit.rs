@@ -33,7 +33,7 @@ enum CircuitState {
     Open {
         until: Instant,
     },
-    /// One request tries.
+    /// One request tries the server; all others fail at once.
     HalfOpen,
 }
 
@@ -45,7 +45,6 @@ pub struct Leave {
 }
 
 impl Circuit {
-    /// A closed circuit.
     pub fn new(now: Timestamp) -> Self {
         Self::open_for(OPEN, now)
     }
@@ -124,7 +123,7 @@ impl Leave {
                 }
             }
             CircuitState::Closed { .. } | CircuitState::HalfOpen => inner.turn(open, now),
-            CircuitState::Open { .. } => {} // This request was under way when the circuit opened.
+            CircuitState::Open { .. } => {} // This request was running when the circuit opened.
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `POST /auth/refresh`. Directus takes a refresh token once, but several browser tabs send it
-//! together. So one request is made for each token, on whichever node, and for `GRACE` all who send
-//! the token get the same new pair.
+//! together. So all servers together make one request for each token, and for `GRACE` every sender
+//! of the token gets the same new pair.
 //!
 //! When the process dies between Directus' answer and the store, the new pair is lost and the user
 //! logs in again: Directus offers no way to ask for it a second time.
@@ -129,8 +129,7 @@ impl Refreshes {
         address: Option<IpAddr>,
     ) -> Result<TokenPair, NoPair> {
         let body = json!({"refresh_token": token.expose_secret(), "mode": "json"});
-        // JSON always serializes.
-        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
+        let body = Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value serializes"));
         let asking = UpstreamRequest::new(Method::POST, "/auth/refresh")
             .of(address)
             .body(body);

@@ -92,8 +92,8 @@ struct Inner {
     log: Log,
     creator_role: String,
     reservation_seconds: i64,
-    /// Reserved users whose registration in this process ended without an outcome: nobody works on
-    /// them any more.
+    /// Reserved users whose registration in this process ended without an outcome. No task works on
+    /// them.
     left: Mutex<HashSet<UserId>>,
 }
 
@@ -157,33 +157,7 @@ impl Registrations {
             grant.role
         };
         let role_id = self.role(&role, address).await?;
-        let seconds = inner.reservation_seconds;
-        let reserve = async || {
-            inner
-                .register
-                .reserve(
-                    &applicant.email,
-                    &applicant.invite_code,
-                    seconds,
-                    metadata.clone(),
-                )
-                .await
-        };
-        let mut reserved = reserve().await;
-        if matches!(&reserved, Err(WriteError::Refused(refusal)) if refusal.code == "email_taken") {
-            let holder = inner.register.emails().holder(&applicant.email).await?;
-            let is_free = match holder {
-                Some(holder) => {
-                    self.free_if_gone_now(&applicant.email, holder, address)
-                        .await?
-                }
-                None => true,
-            };
-            if is_free {
-                reserved = reserve().await;
-            }
-        }
-        let reserved = reserved?;
+        let reserved = self.reserve(&applicant, &metadata, address).await?;
         let user = reserved.reservation.user;
         let made = ProvidedUser {
             email: applicant.email.trim().to_owned(),
@@ -202,6 +176,40 @@ impl Registrations {
             self.left().insert(user); // The sweep continues the registration.
         }
         outcome
+    }
+
+    /// Reserves the invite and the address. Tries again when the address's holder was deleted in
+    /// Directus meanwhile.
+    async fn reserve(
+        &self,
+        applicant: &Applicant,
+        metadata: &Metadata,
+        address: Option<IpAddr>,
+    ) -> Result<ReservedRegistration, NotRegistered> {
+        let register = &self.0.register;
+        let email = &applicant.email;
+        let reserve = || {
+            register.reserve(
+                email,
+                &applicant.invite_code,
+                self.0.reservation_seconds,
+                metadata.clone(),
+            )
+        };
+        match reserve().await {
+            Err(WriteError::Refused(refusal)) if refusal.code == "email_taken" => {
+                let is_free = match register.emails().holder(email).await? {
+                    Some(holder) => self.free_if_gone_now(email, holder, address).await?,
+                    None => true,
+                };
+                if is_free {
+                    Ok(reserve().await?)
+                } else {
+                    Err(refusal.into())
+                }
+            }
+            reserved => Ok(reserved?),
+        }
     }
 
     /// Frees an address of a user who was deleted in Directus, by an answer that may be some
@@ -318,8 +326,7 @@ impl Registrations {
             "id": user, "email": who.email.trim(), "password": who.password.expose_secret(),
             "first_name": who.first_name, "role": role, "status": "active",
         });
-        // JSON always serializes.
-        let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
+        let body = Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value serializes"));
         let asking = UpstreamRequest::new(Method::POST, "/users")
             .authorized(self.0.upstream.admin())
             .of(address)

@@ -22,9 +22,9 @@ use crate::{limiter::Limiter, network::Network};
 
 /// How long an answer is not asked for again (docs/api.md, Identity).
 const FRESH: Duration = Duration::from_secs(5);
-/// How long an answer may serve while Directus is away; then a token may live no longer than that.
+/// How long an answer may serve while Directus is away.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// The answers that are kept; beyond that the least used are asked for again.
+/// The most answers that are kept. Beyond that the least used are dropped.
 const MOST: u64 = 50_000;
 /// How long a slow answer is waited for when there is an older one.
 const PATIENCE: Duration = Duration::from_secs(1);
