@@ -1,5 +1,5 @@
-//! Looks at what is not one's own are put on record before they are answered. A reader who asks page after page is not put on
-//! record for each: once a minute is enough to tell that they read, and a feed must not fill with its own reading.
+//! Records reads of other users' data, before the data are answered. A reader who asks page after page is recorded
+//! once a minute: that is enough to tell that they read, and a feed must not fill with its own reading.
 
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
@@ -10,14 +10,14 @@ use genie_log::{Append, AppendRequest, Group};
 
 use crate::{Caller, WriteError, dedupe::Dedupe};
 
-/// Puts looks on record.
+/// Records reads and refusals.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     append: Append,
     noted: Dedupe<Reading>,
 }
 
-/// Who reads, and whose.
+/// The reader, and the user whose data are read; `None` stands for everybody's.
 type Reading = (String, Option<UserId>);
 
 impl AccessLog {
@@ -28,8 +28,8 @@ impl AccessLog {
         }
     }
 
-    /// To be called before events are answered with what is personal in them: of one user, or of everybody. When this answers
-    /// `Ok`, that it was read is durable.
+    /// Call this before answering events with their personal fields, of one user or of everybody. After `Ok` the fact
+    /// of the read is durable.
     pub async fn personal_read(
         &self,
         caller: &Caller,
@@ -49,7 +49,8 @@ impl AccessLog {
         Ok(())
     }
 
-    /// What was refused to nobody in particular, by where it came from: at most as many as one append may hold, and at least one.
+    /// Records the wrong secrets, keys and tokens that nobody owns, by network. There must be at least one, and at
+    /// most as many as one append may hold.
     pub async fn refused(
         &self,
         refused: Vec<(Option<NetworkId>, RefusedCounts)>,
@@ -61,7 +62,7 @@ impl AccessLog {
     }
 }
 
-/// Puts all of it on record, or nothing.
+/// Records all of it or nothing.
 pub(crate) async fn note(
     append: &Append,
     commands: Vec<AccessCommand>,

@@ -1,5 +1,5 @@
-//! Accounts, after they came into being: what is asked of them goes through the user's actor, and what has to be true with it
-//! (logins, secrets) is written in the same append. What touches an address as well is in [`crate::accounts::change_login`].
+//! Accounts after they began. Commands go through the user's actor, and logins and secrets are written in the same
+//! append. [`crate::accounts::change_login`] has the changes that touch an address, too.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,17 +36,16 @@ use crate::{
     vault::{Vault, seal_password, seal_two_factor, two_factor_id},
 };
 
-/// A new password or address.
 pub mod change_login;
 
-/// How long a link to set a new password is good, in seconds.
+/// The lifetime of a link to set a new password, in seconds.
 pub const RESET_SECONDS: i64 = 60 * 60;
-/// How often logins that ran out are looked for.
+/// How often the sweep deletes expired logins.
 const SWEEP: Duration = Duration::from_secs(600);
-/// The most of a client's name that is kept, in characters.
+/// In characters. A longer client name is cut.
 const MAX_AGENT: usize = 200;
 
-/// Takes what is asked of accounts.
+/// The commands on accounts.
 #[derive(Debug, Clone)]
 pub struct Accounts {
     log: Log,
@@ -56,25 +55,24 @@ pub struct Accounts {
     emails: Emails,
 }
 
-/// What a login was proved by.
+/// The proof of a login.
 #[derive(Debug, Clone, Copy)]
 pub struct LoginProof {
-    /// The version of the hash that the password was right for.
+    /// The version of the hash that the password matched.
     pub password: u32,
-    /// The one-time code that was right.
+    /// The one-time code, already checked.
     pub code: Option<OneTimeCode>,
 }
 
 /// The family of tokens that a login opens.
 #[derive(Debug)]
 pub struct NewFamily {
-    /// Its name.
     pub family: Uuid,
-    /// SHA-256 of its first token.
+    /// SHA-256 of the family's first token.
     pub token_hash: String,
-    /// What the client calls itself.
+    /// The client's name for itself.
     pub agent: Option<String>,
-    /// How long it lives without being used, in seconds.
+    /// The lifetime without a refresh, in seconds.
     pub seconds: i64,
 }
 
@@ -84,18 +82,16 @@ struct SyncOutcome {
     changed: bool,
 }
 
-/// A link to set a new password, as it is shown once.
+/// A link to set a new password, shown once.
 pub struct NewResetLink {
-    /// The token.
     pub token: SecretString,
-    /// What is kept of it.
+    /// The part that is kept.
     pub link: ResetLink,
     /// The position of the fact.
     pub position: u64,
 }
 
 impl Accounts {
-    /// On this log, through these actors.
     pub fn new(append: Append, users: Users, vault: Vault) -> Self {
         Self {
             log: append.log().clone(),
@@ -106,8 +102,8 @@ impl Accounts {
         }
     }
 
-    /// Makes an account what another system says it is. A user who is suspended by it is logged out in the same append. Answers
-    /// whether anything changed, and the position that reads must reach to see it.
+    /// Makes an account what another system says it is. Suspending the user ends all logins in the same append.
+    /// Answers whether anything changed, and the position that reads must reach to see it.
     pub async fn sync(
         &self,
         user: UserId,
@@ -139,7 +135,7 @@ impl Accounts {
         Ok((synced.changed, receipt.position))
     }
 
-    /// The hash of a user's password and its version.
+    /// The hash of a user's password, with its version.
     pub async fn password_hash(
         &self,
         user: UserId,
@@ -147,7 +143,7 @@ impl Accounts {
         self.vault.password_hash(user).await
     }
 
-    /// The secret of a user's second factor while it is on, and its version.
+    /// The secret of a user's second factor while it is on, with its version.
     pub async fn two_factor_secret(
         &self,
         user: UserId,
@@ -155,12 +151,12 @@ impl Accounts {
         self.vault.two_factor_secret(user).await
     }
 
-    /// Replaces a refresh token by its successor. A token that was used before is not answered with one.
+    /// Replaces a refresh token by its successor. A token that was used before gets none.
     pub async fn refresh_session(&self, refresh: Refresh) -> Result<Refreshed, WriteError> {
         Ok(self.log.sessions().refresh(refresh).await?)
     }
 
-    /// Logs out: ends the login of a refresh token.
+    /// Ends the login of a refresh token.
     pub async fn log_out(&self, family: Uuid) -> Result<(), WriteError> {
         self.log.sessions().end(&family.to_string(), None).await?;
         Ok(())
@@ -177,7 +173,7 @@ impl Accounts {
         self.users.ask(user, context, export).await
     }
 
-    /// Logs somebody in whose proof was checked; if it counts no more, or they may not act, it is refused.
+    /// Logs in a user whose proof was checked. Refused when the proof no longer holds or the user may not act.
     pub async fn sign_in(
         &self,
         user: UserId,
@@ -214,7 +210,7 @@ impl Accounts {
         .await
     }
 
-    /// Notes that a user wants to be forgotten at that time. They may not act any more, and all their logins end.
+    /// Records that a user wants to be forgotten at that time. The user may not act from now on, and all logins end.
     pub async fn request_forget(
         &self,
         user: UserId,
@@ -229,7 +225,7 @@ impl Accounts {
             .await
     }
 
-    /// They are not to be forgotten after all.
+    /// Cancels a pending forgetting.
     pub async fn withdraw_forget(
         &self,
         user: UserId,
@@ -244,7 +240,6 @@ impl Accounts {
         .await
     }
 
-    /// Ends all logins of a user.
     pub async fn end_sessions(
         &self,
         user: UserId,
@@ -255,7 +250,6 @@ impl Accounts {
             .await
     }
 
-    /// Ends one login of a user.
     pub async fn end_session(
         &self,
         user: UserId,
@@ -288,7 +282,8 @@ impl Accounts {
         .await
     }
 
-    /// Ends a login whose old token came back, and notes it: both or none, so that a crash leaves the token to be found again.
+    /// Ends a login whose old token came back, and records that. Both are one append, so that after a crash the token
+    /// is noticed again.
     pub async fn end_reused(
         &self,
         user: UserId,
@@ -302,13 +297,13 @@ impl Accounts {
             .account(user, ProfileCommand::NoteReuse { family }, work, context)
             .await
         {
-            // Who may not act has no logins any more.
+            // A user who may not act has no logins left.
             Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Gives out a one-time link to set a new password; one given out before is void.
+    /// Makes a one-time link to set a new password. An earlier link becomes void.
     pub async fn offer_reset(
         &self,
         user: UserId,
@@ -336,14 +331,15 @@ impl Accounts {
         })
     }
 
-    /// Whose link it is, if it may be used now: asked before a password is hashed, which costs.
+    /// Checks that a link may be used now, and answers its user. Called before a password is hashed, which costs
+    /// time.
     pub async fn check_reset(
         &self,
         token: &SecretString,
         context: impl Into<CommandContext>,
     ) -> Result<UserId, WriteError> {
         let (user, token_hash) = read_reset_token(token)?;
-        self.keys(user).await.map_err(no_such_link)?; // of nobody's token no actor is made
+        self.keys(user).await.map_err(no_such_link)?; // no actor for an unknown user
         let planner = move |state: &User, now: Now| {
             let command = ProfileCommand::ResetPassword {
                 token_hash: token_hash.clone(),
@@ -351,7 +347,7 @@ impl Accounts {
             };
             state
                 .decide(now, UserCommand::account(command))
-                .map(|_| Plan::default()) // only asked
+                .map(|_| Plan::default()) // nothing is appended
         };
         self.plan(user, context, planner)
             .await
@@ -394,7 +390,8 @@ impl Accounts {
             .map_err(no_such_link)
     }
 
-    /// Asks for a code at each login from now on. The secret was proved to be in the user's hands by the code of that time step.
+    /// Requires a one-time code at each login from now on. The code of that time step has proved that the user holds
+    /// the secret.
     pub async fn enable_two_factor(
         &self,
         user: UserId,
@@ -419,7 +416,7 @@ impl Accounts {
         .await
     }
 
-    /// Asks for a code no longer, and deletes the secret.
+    /// Requires no code any longer, and deletes the secret.
     pub async fn disable_two_factor(
         &self,
         user: UserId,
@@ -433,7 +430,7 @@ impl Accounts {
             .await
     }
 
-    /// The same by an administrator's word: the authenticator is lost. When no code was asked for, nothing happens.
+    /// The same by an administrator, because the authenticator is lost. Without a second factor nothing happens.
     pub async fn remove_two_factor(
         &self,
         user: UserId,
@@ -446,14 +443,14 @@ impl Accounts {
             .await
     }
 
-    /// Deletes logins that ran out, for ever; to be spawned. The elected node does it.
+    /// Deletes expired logins for ever, while this node is the leader. Spawn it.
     pub async fn sweep(self, election: Election) {
         loop {
             self.log.clock().pause(SWEEP).await;
             if election.now().is_some()
                 && let Err(error) = self.log.sessions().sweep(self.log.clock().now()).await
             {
-                warn!(%error, "expired sessions not deleted; retrying in 10 min");
+                warn!(%error, "sessions: deleting expired ones failed; trying again in 10 min");
             }
         }
     }
@@ -492,7 +489,7 @@ impl Accounts {
             })
     }
 
-    /// The keys of somebody who is there.
+    /// The keys of a user who exists.
     async fn keys(&self, user: UserId) -> Result<Arc<UserKeys>, WriteError> {
         match self.log.keys(user.0).await {
             Ok(KeyState::Live(keys)) => Ok(keys),
@@ -503,7 +500,7 @@ impl Accounts {
         }
     }
 
-    /// The key for the secrets of somebody who is there.
+    /// The key for the secrets of a user who exists.
     async fn vault_key(&self, user: UserId) -> Result<VaultKey, WriteError> {
         self.vault
             .key(user)
@@ -512,7 +509,8 @@ impl Accounts {
     }
 }
 
-/// Whose link a token is of, and its hash. It begins with its user's id, so that it can be looked for.
+/// The user of a reset token, and the token's hash. A token begins with its user's id, so that the account can be
+/// found.
 fn read_reset_token(token: &SecretString) -> Result<(UserId, String), WriteError> {
     let token = token.expose_secret();
     let bytes = BASE64.decode(token).map(Zeroizing::new).ok();
@@ -525,7 +523,7 @@ fn read_reset_token(token: &SecretString) -> Result<(UserId, String), WriteError
     ))
 }
 
-/// Of somebody who is not there, or may not act, there is no link: no answer tells which users there are.
+/// Unknown users and users who may not act get the same refusal as a bad link: no answer tells which users exist.
 fn no_such_link(error: WriteError) -> WriteError {
     match error {
         WriteError::Refused(refusal) if refusal.code != "invalid_field" => bad_link().into(),

@@ -1,9 +1,9 @@
-//! Who asks. Commands want a `Caller`, so that a handler which forgets to authenticate does not compile.
+//! Callers. Commands take a `Caller`, so that a handler that forgets to authenticate does not compile.
 
 use genie_events::{Metadata, ServiceKeyId, UserId, service_key::Scope};
 use genie_log::RequestKey;
 
-/// An authenticated caller and the request it comes with.
+/// An authenticated caller, and the id of the request.
 #[derive(Debug, Clone)]
 pub struct Caller {
     who: CallerIdentity,
@@ -44,7 +44,6 @@ impl Caller {
         }
     }
 
-    /// A holder of the shared secret.
     pub fn shared_secret(request_id: impl Into<String>) -> Self {
         Self {
             who: CallerIdentity::SharedSecret,
@@ -52,7 +51,7 @@ impl Caller {
         }
     }
 
-    /// A holder of a service key that was checked.
+    /// A service key that was checked.
     pub fn service_key(
         id: ServiceKeyId,
         scopes: Vec<Scope>,
@@ -64,7 +63,7 @@ impl Caller {
         }
     }
 
-    /// The user who is asked for, when it is one.
+    /// The user that is acted for, if any.
     pub fn user_id(&self) -> Option<UserId> {
         match self.who {
             CallerIdentity::User { id, .. } | CallerIdentity::Impersonator { user: id, .. } => {
@@ -74,12 +73,11 @@ impl Caller {
         }
     }
 
-    /// Whether it administers.
     pub fn is_admin(&self) -> bool {
         matches!(self.who, CallerIdentity::User { admin: true, .. })
     }
 
-    /// Whether it may do what the scope is for. The shared secret opens all that a key could.
+    /// True when the caller may do what the scope is for. The shared secret opens all that a key could.
     pub fn has_scope(&self, scope: Scope) -> bool {
         match &self.who {
             CallerIdentity::SharedSecret => true,
@@ -88,22 +86,19 @@ impl Caller {
         }
     }
 
-    /// Whether it is an administrator who acts for somebody else.
     pub fn is_impersonator(&self) -> bool {
         matches!(self.who, CallerIdentity::Impersonator { .. })
     }
 
-    /// Whether it came with a service key.
     pub fn is_service_key(&self) -> bool {
         matches!(self.who, CallerIdentity::ServiceKey { .. })
     }
 
-    /// The request.
     pub fn request_id(&self) -> &str {
         &self.request_id
     }
 
-    /// As the keys of requests that may be sent again are scoped to it.
+    /// The scope of this caller's idempotency keys.
     pub fn scope(&self) -> String {
         match &self.who {
             CallerIdentity::User { id, .. } => id.to_string(),
@@ -113,7 +108,7 @@ impl Caller {
         }
     }
 
-    /// As facts remember it.
+    /// The metadata of the facts that this caller causes.
     pub fn metadata(&self) -> Metadata {
         match &self.who {
             CallerIdentity::User { id, .. } => Metadata::user(*id, &self.request_id),
@@ -128,12 +123,12 @@ impl Caller {
     }
 }
 
-/// How a command is asked: by whom, and under which key if it may be sent again.
+/// The context of a command: its caller, and the key if it may be sent again.
 #[derive(Debug, Clone)]
 pub struct CommandContext {
-    /// By whom, as facts remember it.
+    /// The caller, as facts remember it.
     pub metadata: Metadata,
-    /// The request, when it may be sent again.
+    /// Present when the request may be sent again.
     pub key: Option<RequestKey>,
 }
 

@@ -19,18 +19,15 @@ use crate::{
     users::{Plan, Planner, Receipt},
 };
 
-/// One caption, from its place in the queue to its end.
 pub(crate) mod task;
-/// What the model is asked, and what is made of its reply.
 mod text;
 
-/// How often a waiting asker looks whether the caption is still this node's.
+/// How often a waiting request checks that the caption is still this node's.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 
 /// The end of a caption, with the position of its fact.
 pub type CaptionEnd = Result<(WrittenCaption, u64), (Failure, u64)>;
 
-/// Writes captions.
 #[derive(Debug, Clone)]
 pub struct Captions {
     supervisor: Supervisor,
@@ -41,7 +38,8 @@ impl Captions {
         Self { supervisor }
     }
 
-    /// Writes a caption and waits for it. It is written, or its quota unit given back, whatever happens to the asker.
+    /// Writes a caption and waits for its end. Whatever happens to the request, the caption is written or its quota
+    /// unit is given back.
     pub async fn write(
         &self,
         user: UserId,
@@ -69,7 +67,7 @@ impl Captions {
         let id = caption.to_string();
         let lease = supervisor.lease(LeaseKind::Caption, id.clone(), user, id.clone());
         Arc::new(move |state: &User, now| {
-            // The tier first: a user without captions left must hear that, not to come again when the queue is shorter.
+            // The tier comes first: a user without captions left must hear that, not that the queue is full.
             let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
             supervisor.admit(&id)?;
             Ok(Plan {
@@ -81,7 +79,8 @@ impl Captions {
         })
     }
 
-    /// On a task of its own: when the asker goes away, what was opened for the caption is still closed if it is refused.
+    /// Runs on a task of its own. So a refusal still closes what was opened for the caption when the client goes
+    /// away.
     async fn plan(
         &self,
         caption: CaptionId,
@@ -103,7 +102,7 @@ impl Captions {
         self.supervisor.0.users.run_to_end(asking).await
     }
 
-    /// The end of the caption that the same request asked for the first time.
+    /// The end of the caption that the first request with this key asked for.
     async fn answer_again(
         &self,
         user: UserId,
@@ -113,7 +112,7 @@ impl Captions {
         let events = log
             .stream_events::<Caption>(&Owner::User(user), &caption.to_string())
             .await?;
-        let position = log.head(); // at or after its end
+        let position = log.head(); // at or after the caption's end
         match events.into_iter().next_back() {
             Some(CaptionEvent::Completed(written)) => Ok(Ok((written, position))),
             Some(CaptionEvent::Failed(failure)) => Ok(Err((failure, position))),
@@ -124,7 +123,7 @@ impl Captions {
         }
     }
 
-    /// Waits for a caption's end, as long as this node has to write it.
+    /// Waits for a caption's end, for as long as this node has to write it.
     async fn wait(
         &self,
         caption: CaptionId,
@@ -135,7 +134,7 @@ impl Captions {
             match tokio::time::timeout(LEASE_CHECK, &mut waiter).await {
                 Ok(end) => return end.map_err(|_| gone()),
                 Err(_) if self.is_here(caption).await => {}
-                // Ended in this very moment, or taken by another node.
+                // The caption ended this very moment, or another node took it.
                 Err(_) => {
                     let end = tokio::time::timeout(LEASE_CHECK, &mut waiter).await;
                     self.supervisor.0.caption_waiters.drop_one(caption);
@@ -153,7 +152,7 @@ impl Captions {
     }
 }
 
-/// The askers that wait for captions on this node.
+/// The requests that wait for captions on this node.
 #[derive(Debug, Default)]
 pub(crate) struct CaptionWaiters(Mutex<HashMap<CaptionId, oneshot::Sender<CaptionEnd>>>);
 
@@ -166,11 +165,11 @@ impl CaptionWaiters {
 
     fn tell(&self, caption: CaptionId, end: CaptionEnd) {
         if let Some(waiter) = self.0.lock().remove(&caption) {
-            let _ = waiter.send(end); // the asker may have gone
+            let _ = waiter.send(end); // the client may have gone
         }
     }
 
-    /// Tells the asker that the end is not known on this node.
+    /// Tells the waiting request that this node does not know the end.
     pub fn drop_one(&self, caption: CaptionId) {
         self.0.lock().remove(&caption);
     }

@@ -13,14 +13,10 @@ use crate::{
     users::{Plan, Planner, Receipt},
 };
 
-/// The part of a conversation that the model is given, and the part of an answer that is kept.
 pub(crate) mod conversation;
-/// The answer on its way from the model to its readers.
 mod relay;
-/// One turn, from its place in the queue to its end.
 pub(crate) mod turn;
 
-/// A turn that was started.
 #[derive(Debug)]
 pub struct StartedTurn {
     pub turn: TurnId,
@@ -29,7 +25,6 @@ pub struct StartedTurn {
     pub progress: watch::Receiver<TurnProgress>,
 }
 
-/// Starts and stops turns.
 #[derive(Debug, Clone)]
 pub struct Chats {
     supervisor: Supervisor,
@@ -40,7 +35,7 @@ impl Chats {
         Self { supervisor }
     }
 
-    /// Starts a turn. When this answers `Ok` the question is durable and will be answered, whatever happens to the asker.
+    /// Starts a turn. After `Ok` the question is durable and will be answered, even if the client goes away.
     pub async fn ask(
         &self,
         user: UserId,
@@ -78,7 +73,7 @@ impl Chats {
         })
     }
 
-    /// On a task of its own: when the asker goes away, what was opened for the turn is still closed if it is refused.
+    /// Runs on a task of its own. So a refusal still closes what was opened for the turn when the client goes away.
     async fn plan(
         &self,
         turn: TurnId,

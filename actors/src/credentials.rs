@@ -1,4 +1,5 @@
-//! The vault: seals secrets for the append that stores their fact, and opens them after the fact that reveals them is durable.
+//! Credentials: seals secrets for the append that stores their fact, and opens them after the fact that reveals them
+//! is durable.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -21,7 +22,6 @@ use crate::{
     vault::Vault,
 };
 
-/// Shows secrets, after the fact that says so.
 mod reveal;
 pub use reveal::{CredentialRef, Revealed, SecretRequest};
 
@@ -29,10 +29,10 @@ pub use reveal::{CredentialRef, Revealed, SecretRequest};
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 /// The most bytes of cookies, as JSON: a browser's whole jar.
 pub const MAX_COOKIE_BYTES: usize = 512 * 1024;
-/// Owners of credentials that are kept in memory: some megabytes.
+/// The most owners of credentials in memory: some megabytes.
 const MAX_OWNERS: u64 = 50_000;
 
-/// Seals and opens. Clones share the one door.
+/// The commands on credentials. Clones share one vault.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     vault: Vault,
@@ -40,11 +40,11 @@ pub struct Credentials {
     append: Append,
     users: Users,
     refused: Dedupe<reveal::DenialKey>,
-    /// Whose credentials that were asked for are: that never changes.
+    /// The owners of credentials that were asked for. An owner never changes.
     owners: Cache<CredentialId, UserId>,
 }
 
-/// A secret in the clear: a JSON object. It never shows itself, and is wiped when it goes.
+/// A secret in the clear: a JSON object. It never prints, and is wiped when it is dropped.
 pub struct Plaintext(Zeroizing<Vec<u8>>);
 
 impl std::fmt::Debug for Plaintext {
@@ -54,9 +54,10 @@ impl std::fmt::Debug for Plaintext {
 }
 
 impl Plaintext {
-    /// Takes what a client sent in a field, if it is not too large.
+    /// Takes the secret of a client's field, if it is not too large.
     pub fn of(field: &'static str, secret: &impl Serialize, most: usize) -> Result<Self, Refusal> {
-        // Never moved as it grows, which would leave copies behind; then only what it takes is held.
+        // The buffer never moves as it grows, which would leave copies behind. In the end only the bytes in use are
+        // held.
         let mut bytes = BoundedBuffer(Zeroizing::new(Vec::with_capacity(most)));
         match serde_json::to_writer(&mut bytes, secret) {
             Ok(()) => Ok(Self(Zeroizing::new(bytes.0.to_vec()))),
@@ -67,7 +68,7 @@ impl Plaintext {
         }
     }
 
-    /// Takes the text of a JSON object as it is: no value of it is held anywhere else.
+    /// Takes the text of a JSON object unchanged, so that no value of it is held anywhere else.
     pub fn of_object(text: Zeroizing<Vec<u8>>) -> Result<Self, Refusal> {
         let refused = |sentence: String| Err(Refusal::invalid("credentials", sentence));
         match serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text) {
@@ -85,7 +86,7 @@ impl Plaintext {
     }
 }
 
-/// Takes as many bytes as there is room for.
+/// A buffer that takes as many bytes as it has room for.
 struct BoundedBuffer(Zeroizing<Vec<u8>>);
 
 impl io::Write for BoundedBuffer {
@@ -102,22 +103,20 @@ impl io::Write for BoundedBuffer {
     }
 }
 
-/// A stored credential.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredCredential {
-    /// Which.
     pub id: CredentialId,
-    /// Whether it replaced one.
+    /// True when it replaced a credential.
     pub updated: bool,
     /// When a session is over.
     pub expires_at: Option<Timestamp>,
-    /// Whether the same request had stored it before.
+    /// True when the same request had stored it before.
     pub again: bool,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
 
-/// What the answer to a stored credential is made from.
+/// The outcome that the answer to a stored credential is made from.
 #[derive(Serialize, Deserialize)]
 struct StoreOutcome {
     id: CredentialId,
@@ -126,40 +125,35 @@ struct StoreOutcome {
     expires_at: Option<Timestamp>,
 }
 
-/// What a credential is, beside its secret.
+/// A credential without its secret.
 #[derive(Debug, Clone)]
 pub struct CredentialDetails {
-    /// What kind.
     pub kind: CredentialKind,
-    /// The platform.
     pub platform: String,
-    /// The name there; of several profiles it tells which.
+    /// The name on the platform. It tells several profiles apart.
     pub platform_username: Option<String>,
     /// When a session is over.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Which credential is to be stored.
+/// The credential that a secret is stored as.
 #[derive(Debug, Clone)]
 pub enum StoreTarget {
-    /// The one of this kind and platform, and of this name if it is a profile; made when there is none.
+    /// The credential of this kind and platform, and of this name if it is a profile. It is made when there is none.
     For(CredentialDetails),
-    /// This profile, which must be there.
+    /// This profile, which must exist.
     Existing {
-        /// Which.
         id: CredentialId,
-        /// A new name there, when given.
+        /// The new name on the platform, if it changes.
         platform_username: Option<String>,
     },
-    /// This one, brought in from another system: made under its id there.
+    /// This credential from another system. It keeps the id that it has there.
     Imported {
-        /// Which.
         id: CredentialId,
-        /// The platform.
         platform: String,
-        /// The name there.
+        /// The name on the platform.
         platform_username: Option<String>,
-        /// The version that was brought in earlier, and may be replaced while it is the one that is held.
+        /// The version that an earlier import stored. It may be replaced while it is the present one.
         over: Option<u32>,
     },
 }
@@ -252,7 +246,7 @@ impl Credentials {
         })
     }
 
-    /// Removes a credential: the ciphertext goes with the fact.
+    /// Removes a credential: the ciphertext and the fact in one transaction.
     pub async fn remove(
         &self,
         user: UserId,
@@ -284,7 +278,7 @@ fn secret_name(user: UserId, id: CredentialId, kind: CredentialKind, version: u3
     }
 }
 
-/// Which credential it is to be, and what.
+/// The id and the details of the credential to store.
 fn place(
     state: &User,
     target: &StoreTarget,

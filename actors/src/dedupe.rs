@@ -1,16 +1,16 @@
-//! Facts that were put on record a moment ago. The same request of the same caller, repeated again and again, is one fact a
-//! minute: a log must not fill with refusals, or with notes of who reads it.
+//! Facts that were recorded a moment ago. The same request of the same caller, repeated again and again, is one fact
+//! a minute: the log must not fill with refusals, or with records of its readers.
 
 use std::{hash::Hash, sync::Arc, time::Duration};
 
 use moka::sync::Cache;
 
-/// How long a fact on record stands for the same request again, on this node.
+/// A recorded fact stands this long for the same request again, on this node.
 const LASTS: Duration = Duration::from_secs(60);
-/// The most that is remembered; what does not fit is put on record each time.
+/// The most keys in memory. A fact whose key does not fit is recorded each time.
 const MAX_REMEMBERED: u64 = 10_000;
 
-/// Keys of facts that are on record. Clones share them.
+/// Keys of recorded facts. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Dedupe<K>(Cache<Arc<K>, ()>)
 where
@@ -25,13 +25,13 @@ impl<K: Hash + Eq + Send + Sync + 'static> Dedupe<K> {
         Self(cache)
     }
 
-    /// Whether a fact of this key still stands.
+    /// True while a fact with this key stands.
     pub fn stands(&self, key: &K) -> bool {
         self.0.contains_key(key)
     }
 
-    /// Remembers a fact that is on record now. A key that stands is not renewed, so that what goes on for hours is on record
-    /// each minute.
+    /// Remembers a fact that is recorded now. A key that stands is not renewed, so that requests that go on for hours
+    /// are recorded each minute.
     pub fn remember(&self, key: K) {
         self.0.entry(Arc::new(key)).or_insert(());
     }

@@ -10,7 +10,6 @@ use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner};
 
 use crate::{WriteError, race::Race, system_stream::SystemStream};
 
-/// Looks up, changes and releases addresses.
 #[derive(Debug, Clone)]
 pub struct Emails {
     log: Log,
@@ -33,8 +32,8 @@ impl Emails {
         Ok(self.load(&normal).await?.state.holder())
     }
 
-    /// Gives a user another address and releases the former one: the address was changed where another identity provider keeps
-    /// it. Refused as `email_taken` while another user holds it here. The same address again changes nothing.
+    /// Gives a user another address and releases the former one, after a change at another identity provider. Refused
+    /// as `email_taken` while another user holds the address here. The same address again changes nothing.
     pub async fn change(
         &self,
         user: UserId,
@@ -59,7 +58,7 @@ impl Emails {
     ) -> Result<Vec<Group>, WriteError> {
         let email_id = self.log.hashes().email(normal);
         let stream = StreamId::new(StreamKind::Account, user);
-        // Counted first: whatever is written after it makes the append stale.
+        // Counted first, so that anything written after the count makes the append stale.
         let after = self.log.user_seq(user).await?;
         let (account, count) = self
             .log
@@ -88,8 +87,8 @@ impl Emails {
         Ok(groups)
     }
 
-    /// Releases the address of a user who was deleted at the other identity provider. An address that is not theirs stays as it
-    /// is.
+    /// Releases the address of a user who was deleted at the other identity provider. An address that the user does
+    /// not hold stays as it is.
     pub async fn release(
         &self,
         address: &str,
@@ -135,7 +134,7 @@ impl Emails {
         SystemStream::load(&self.log, StreamKind::Email, id).await
     }
 
-    /// The facts of an address that a command makes, if any.
+    /// The facts of an address from a command, if any.
     pub(crate) async fn ask(
         &self,
         id: &EmailId,

@@ -1,39 +1,37 @@
-//! What can come of a command other than success.
+//! Failures of commands.
 
 use genie_events::Refusal;
 use genie_log::{AppendError, LogError};
 
-/// A command did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
-    /// A rule said no; nothing was changed.
+    /// A rule said no. Nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Too much waits; nothing was changed.
+    /// Too much waits. Nothing was changed.
     #[error("too busy; try again shortly")]
     Busy,
-    /// The line before the model server is full; nothing was changed.
+    /// The line before the model server is full. Nothing was changed.
     #[error("too many answers are waiting for the model; try again in {} s", .retry_after.as_secs().max(1))]
     TooMany {
-        /// When it may be worth another try.
+        /// When another try may succeed.
         retry_after: std::time::Duration,
     },
-    /// The store is away. Either all of the command took effect or none; which, can't be said.
+    /// The store is away. Either all of the command took effect or none; nobody can say which.
     #[error("the store is away: {0}")]
     Away(String),
-    /// It was to be done in office, and another node was elected; nothing was changed.
+    /// Only the leader may do this, and another node was elected. Nothing was changed.
     #[error("another node was elected")]
     Deposed,
-    /// The user was forgotten.
     #[error("the user is forgotten")]
     Forgotten,
-    /// What was sent is larger than the log takes.
+    /// The command holds more than one append may.
     #[error("{0}")]
     TooLarge(String),
-    /// A secret that is held can't be opened. That is on record.
+    /// A stored secret cannot be opened. The fact of it is durable.
     #[error("{0}")]
     Damaged(String),
-    /// Ours.
+    /// A fault of the server.
     #[error("{0}")]
     Internal(String),
 }

@@ -1,6 +1,7 @@
-//! Forgetting. That a user is forgotten, that their key is wiped and that their address is free again is one append, decided beside
-//! the user's actor (an address is not the user's own stream), and small however much the user did: the events stay as they are,
-//! and nobody can read them. What else is left of the user is erased afterwards; [`genie_log::forgetting`] keeps for whom.
+//! Forgetting. One append records it, wipes the user's key and frees the address. It is decided beside the user's
+//! actor, because an address is not the user's own stream. It is small however much the user did: the events stay,
+//! and nobody can read them. The rest is erased afterwards; [`genie_log::forgetting`] keeps the list of users whose
+//! rest is still to be erased.
 
 use genie_events::{
     Metadata, StreamId, StreamKind, UserId,
@@ -23,27 +24,25 @@ use crate::{
     users::Users,
 };
 
-/// Forgets users.
 #[derive(Debug, Clone)]
 pub struct Forgetter {
     log: Log,
     append: Append,
-    /// The actors of this process, where it has some.
+    /// The actors of this process, if it has any.
     users: Option<Users>,
     emails: Emails,
 }
 
-/// What came of it.
+/// The outcome of a forgetting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForgetOutcome {
-    /// They were forgotten, by this or before.
+    /// The user is forgotten, by this call or an earlier one.
     Yes,
-    /// It is not time yet, or they took it back.
+    /// The time has not come, or the user withdrew the wish.
     NotYet,
 }
 
 impl Forgetter {
-    /// On this log, and of these actors.
     pub fn new(append: Append, users: Option<Users>) -> Self {
         Self {
             log: append.log().clone(),
@@ -53,7 +52,7 @@ impl Forgetter {
         }
     }
 
-    /// Forgets somebody now. When this answers `Ok`, it is durable; once more is no error. Somebody who never was is not found.
+    /// Forgets a user now. After `Ok` it is durable. Forgetting again is no error. An unknown user is not found.
     pub async fn now(
         &self,
         user: UserId,
@@ -65,7 +64,7 @@ impl Forgetter {
             .map(drop)
     }
 
-    /// Forgets somebody whose own wish is due; if it is not, or not any more, nothing happens.
+    /// Forgets a user whose own wish is due. Without a due wish nothing happens.
     pub async fn when_due(
         &self,
         user: UserId,
@@ -76,7 +75,7 @@ impl Forgetter {
             .await
     }
 
-    /// On a task of its own: when the asker goes away, this process still drops what it holds of the user.
+    /// Runs on a task of its own. So this process still drops what it holds of the user when the client goes away.
     async fn run_to_end(
         &self,
         user: UserId,
@@ -123,7 +122,7 @@ impl Forgetter {
             match race.append(&self.append, append).await {
                 Ok(Some(at)) => {
                     self.drop_user(user);
-                    info!(user.id = %user, position = at.last, "user forgotten");
+                    info!(user.id = %user, position = at.last, "forgetting: user forgotten");
                     return Ok(ForgetOutcome::Yes);
                 }
                 Ok(None) => {}
@@ -134,7 +133,7 @@ impl Forgetter {
         }
     }
 
-    /// What is to be appended; `None` when nothing happens.
+    /// The append; `None` when nothing happens.
     async fn decide(
         &self,
         awake: &Awake,
@@ -162,7 +161,7 @@ impl Forgetter {
         }))
     }
 
-    /// The facts that free the user's address. Damage there is no reason to keep the user.
+    /// The facts that free the user's address. A damaged address is no reason to keep the user.
     async fn release_address(
         &self,
         user: UserId,
@@ -170,15 +169,16 @@ impl Forgetter {
     ) -> Result<Option<Group>, WriteError> {
         match self.emails.ask(address, EmailCommand::Release(user)).await {
             Err(error) if !matches!(error, WriteError::Away(_) | WriteError::Refused(_)) => {
-                warn!(user.id = %user, %error, "address of a forgotten user cannot be read; it stays taken");
+                warn!(user.id = %user, %error, "forgetting: the user's address can't be read; it stays taken");
                 Ok(None)
             }
             released => released,
         }
     }
 
-    /// Of somebody whose events can't be read, because one is damaged or the master key is gone: whoever may forget anybody may
-    /// forget them, too. Which address they had is not known, so it stays taken.
+    /// Forgets a user whose events cannot be read, because one is damaged or the master key is gone. Only
+    /// administrators and the operator may: a user's own wish could not be read either. The address is unknown, so it
+    /// stays taken.
     async fn decide_unread(
         &self,
         user: UserId,
@@ -191,7 +191,7 @@ impl Forgetter {
         else {
             return Err(error.clone().into());
         };
-        warn!(user.id = %user, %error, "events of a forgotten user cannot be read; the address stays taken");
+        warn!(user.id = %user, %error, "forgetting: the user's events can't be read; their address stays taken");
         let event = AccountEvent::Forgotten { by: *by }.into();
         let fact = NewFact {
             stream: StreamId::new(StreamKind::Account, user),

@@ -1,6 +1,6 @@
-//! Impersonations: an administrator acts for a user, for a limited time. That one begins is a fact of the user before its row
-//! exists, and that it ended is a fact before the row goes: a crash between the two leaves a token that opens nothing, or one
-//! that can still be ended.
+//! Impersonations: an administrator acts for a user, for a limited time. The beginning is a fact of the user before
+//! the row exists, and the end is a fact before the row goes. So a crash in between leaves a token that opens
+//! nothing, or one that can still be ended.
 
 use std::sync::Arc;
 
@@ -17,7 +17,6 @@ use crate::{
     users::{Plan, Users},
 };
 
-/// Begins and ends impersonations.
 #[derive(Debug, Clone)]
 pub struct Impersonations {
     log: Log,
@@ -53,7 +52,8 @@ impl Impersonations {
         Ok((impersonation, receipt.position))
     }
 
-    /// Ends an impersonation: its token opens nothing from then on. Answers the position that reads must reach to see it.
+    /// Ends an impersonation: its token opens nothing from then on. Answers the position that reads must reach to see
+    /// it.
     pub async fn end(
         &self,
         session: Uuid,
@@ -67,7 +67,7 @@ impl Impersonations {
             .await?;
         let user = match (open, &context.key) {
             (Some(open), _) => Some(open.user),
-            // It is over. Only the same request once more is answered again.
+            // The impersonation is over. Only a repetition of the same request gets its answer again.
             (None, Some(key)) => self.log.outcomes().owner_of(key).await?,
             (None, None) => None,
         };

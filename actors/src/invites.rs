@@ -18,7 +18,6 @@ use crate::{
 /// The random bytes of a code.
 const CODE_BYTES: usize = 10;
 
-/// Invites that were made.
 #[derive(Clone)]
 pub struct NewInvites {
     pub codes: Vec<String>,
@@ -26,7 +25,6 @@ pub struct NewInvites {
     pub position: u64,
 }
 
-/// Makes, looks up and revokes invites.
 #[derive(Debug, Clone)]
 pub struct Invites {
     log: Log,
@@ -41,7 +39,7 @@ impl Invites {
         }
     }
 
-    /// What an invite would give, if it may be used.
+    /// The grant of an invite that may be used.
     pub async fn grant(&self, code: &str) -> Result<Grant, WriteError> {
         let invite = self.load(code).await?.state;
         Ok(invite.grant(self.log.clock().now())?.clone())

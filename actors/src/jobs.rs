@@ -1,5 +1,5 @@
-//! The job board follows the log and knows which jobs wait; it hands them out fairly and turns time into commands.
-//! A claim is good only once the job's owner's append accepted it.
+//! The job board follows the log and knows which jobs wait. It hands them out fairly and turns time into commands.
+//! Invariant: a claim counts only once the append of the job's owner has accepted it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,15 +26,13 @@ use crate::{
     users::{Plan, PlanNote, Receipt, Users},
 };
 
-/// Ends of attempts whose worker is gone.
 mod expired_leases;
 mod queues;
 use queues::{JobOffer, JobQueues};
 
-/// Pause after the log could not be read.
+/// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
-/// The job board.
 #[derive(Clone)]
 pub struct JobBoard(Arc<Inner>);
 
@@ -55,61 +53,52 @@ impl std::fmt::Debug for JobBoard {
 /// A job handed to a worker.
 #[derive(Debug)]
 pub struct JobClaim {
-    /// Which.
     pub job: JobId,
-    /// Whose.
     pub user: UserId,
-    /// What is to be done.
     pub spec: JobSpec,
-    /// Which attempt this is.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// The lease, in the clear: the worker's to keep.
+    /// The lease in the clear, which the worker keeps to itself.
     pub lease: String,
-    /// Until when.
     pub lease_expires_at: Timestamp,
     /// The position of the fact.
     pub position: u64,
 }
 
-/// A job that is queued, now or by an earlier request for the same.
+/// A job that is queued, by this request or an earlier one for the same.
 #[derive(Debug)]
 pub struct SubmittedJob {
-    /// Which.
     pub job: JobId,
-    /// Its status, in the contract's words.
+    /// In the words of docs/api.md, Jobs.
     pub status: String,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
 
-/// What the answer to a submission is made from.
+/// The outcome that the answer to a submission is made from.
 #[derive(Serialize, Deserialize)]
 struct SubmitOutcome {
     job: JobId,
     status: String,
 }
 
-/// How a worker's attempt ended.
 #[derive(Debug, Clone)]
 pub enum AttemptEnd {
-    /// Done.
     Completed {
-        /// What came of it.
         result: Value,
-        /// Files that came of it.
+        /// Files that the worker made.
         outputs: Value,
     },
-    /// It went wrong.
     Failed {
-        /// What went wrong.
+        /// The reason.
         error: String,
-        /// Whether another attempt makes sense.
+        /// False when another attempt makes no sense.
         retryable: bool,
     },
 }
 
 impl JobBoard {
-    /// A board over this log; leases last for `lease` unless renewed.
+    /// Leases last for `lease` unless they are renewed.
     pub fn new(log: Log, users: Users, lease: Duration) -> Self {
         Self(Arc::new(Inner {
             log,
@@ -120,7 +109,7 @@ impl JobBoard {
         }))
     }
 
-    /// Follows the log for ever; to be spawned on the runtime that owns the store's connections.
+    /// Follows the log for ever. Spawn it on the runtime that owns the store's connections.
     pub async fn follow(self) {
         let mut follower = loop {
             match self.start().await {
@@ -140,7 +129,7 @@ impl JobBoard {
         let head = self.0.log.head();
         let steps = self.0.log.unfinished_jobs().await?;
         self.take_note(&steps);
-        Ok(self.0.log.follow(head)) // what was read beyond the head is seen again, and known by its sequence
+        Ok(self.0.log.follow(head)) // rows beyond the head come again, and their sequence shows it
     }
 
     fn see(&self, rows: &[Arc<StoredRow>]) {
@@ -155,7 +144,7 @@ impl JobBoard {
             }
         }
         self.take_note(&steps);
-        // After what they did: it is the last that is heard of them.
+        // After the users' jobs: nothing of a forgotten user comes later.
         for row in rows.iter().filter(|row| row.is_forgotten()) {
             self.lock().drop_user(UserId(row.owner));
         }
@@ -170,12 +159,12 @@ impl JobBoard {
         }
     }
 
-    /// How many jobs of a queue wait for a worker now.
+    /// The number of a queue's jobs that wait for a worker now.
     pub fn waiting(&self, queue: &str) -> usize {
         self.lock().count(queue)
     }
 
-    /// Hands out up to `max` jobs of these queues, waiting up to `wait` for the first.
+    /// Hands out up to `max` jobs of these queues. Waits up to `wait` for the first.
     pub async fn claim(
         &self,
         queues: Vec<&'static str>,
@@ -191,7 +180,7 @@ impl JobBoard {
             let queues_now = queues.clone();
             let worker_now = worker.clone();
             let metadata_now = metadata.clone();
-            // On a task of its own: a candidate taken off the board must end up somewhere even when the worker goes away.
+            // On a task of its own: a job taken off the board must end up somewhere even when the worker goes away.
             let handing = async move {
                 board
                     .hand_out(&queues_now, &worker_now, max, metadata_now)
@@ -211,7 +200,7 @@ impl JobBoard {
                 return Ok(vec![]);
             }
             let pause = left.min(due.unwrap_or(left)).max(Duration::from_millis(5));
-            let _ = tokio::time::timeout(pause, changed).await; // either way: look again
+            let _ = tokio::time::timeout(pause, changed).await; // in time or not: look again
         }
     }
 
@@ -230,8 +219,8 @@ impl JobBoard {
             };
             match self.claim_one(&candidate, worker, metadata.clone()).await {
                 Ok(job) => claimed.push(job),
-                // Not waiting any more, or its owner is gone or can't be read. It is off the board; when the log says that it waits
-                // again, it comes back.
+                // The job no longer waits, or its owner is forgotten. The job is off the board, and comes back when
+                // the log says that it waits again.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
                 Err(WriteError::Internal(reason)) => {
                     error!(reason, job.id = %candidate.job, "job board: a job can't be handed out; others are")
@@ -351,7 +340,7 @@ impl JobBoard {
         })
     }
 
-    /// Queues a job again that has ended.
+    /// Queues a failed or cancelled job again.
     pub async fn retry(
         &self,
         owner: UserId,
@@ -379,7 +368,7 @@ impl JobBoard {
             .await?)
     }
 
-    /// Whose a running job is.
+    /// The owner of a running job.
     pub async fn owner_of_running(&self, job: &JobId) -> Result<Option<UserId>, WriteError> {
         Ok(self
             .0
@@ -390,7 +379,7 @@ impl JobBoard {
             .map(|lease| lease.user))
     }
 
-    /// A worker ends its attempt. Only the present lease may.
+    /// Ends a worker's attempt. Only the present lease may.
     pub async fn end_attempt(
         &self,
         owner: UserId,
@@ -426,7 +415,7 @@ impl JobBoard {
         self.end(owner, job, context, vec![], command).await
     }
 
-    /// Calls a job off. A worker that runs it is told at its next heartbeat, and its lease is void at once.
+    /// Cancels a job. Its lease is void at once, and its worker learns of it by the next heartbeat.
     pub async fn cancel(
         &self,
         owner: UserId,

@@ -1,12 +1,12 @@
-//! genie-actors: the write side. It takes commands, lets the rules of `genie-events` decide, appends what happened, and acts on
-//! the world for facts that ask for it. It writes no SQL and knows no read table.
+//! genie-actors: the write side. It takes commands, lets the rules of `genie-events` decide, appends the facts, and
+//! acts on the world for facts that ask for it. It writes no SQL and knows no read table.
 
-/// All of the below, wired.
+/// The modules below, wired together.
 pub mod write_side;
 
-/// Who asks, and under which idempotency key.
+/// Callers, and the idempotency key of a command.
 pub mod caller;
-/// What can come of a command other than success.
+/// Failures of commands.
 pub mod error;
 
 /// Finds, starts, replaces and passivates users' actors.
@@ -48,14 +48,14 @@ mod model_queue;
 mod ollama;
 /// Running answers: leases, cancelling, take-over.
 mod supervisor;
-/// What readers of a running turn are shown.
+/// A running turn as its readers see it.
 pub mod turn_feed;
 
 pub mod usage;
 
-/// Puts on record who read what is not theirs.
+/// Facts of reads of other users' data.
 pub mod access;
-/// Facts of the last minute, not to be put on record again.
+/// Facts of the last minute, which are not recorded again.
 mod dedupe;
 
 pub use caller::{Caller, CommandContext};

@@ -1,4 +1,5 @@
-//! The queue of a model server: so many at once, interactive chat before captions, and within a class the users take turns.
+//! The queue before a model server: so many at once, interactive chat before captions. Within a class the users take
+//! turns.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,12 +16,12 @@ use tokio::{
 
 use crate::turn_feed::TurnStage;
 
-/// Who goes first.
+/// The classes, in the order of their turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueClass {
-    /// Somebody reads along.
+    /// A user reads along.
     Chat,
-    /// Somebody waits for the whole.
+    /// A user waits for the whole text.
     Caption,
 }
 
@@ -33,14 +34,14 @@ struct QueueState {
     /// How many may wait.
     room: usize,
     running: usize,
-    /// Let in at the door and not yet in line.
+    /// Admitted and not yet in line.
     coming: usize,
     classes: [ClassQueue; 2],
-    /// How long one took lately, smoothed.
+    /// The smoothed duration of the latest runs.
     typical: Option<Duration>,
 }
 
-/// One class: its users in turn, each with those who wait in order.
+/// One class: its users in turn, and each user's waiters in order.
 #[derive(Debug, Default)]
 struct ClassQueue {
     turns: VecDeque<UserId>,
@@ -53,14 +54,14 @@ struct Waiter {
     stage: watch::Sender<TurnStage>,
 }
 
-/// The right to use the model server; given back when dropped.
+/// The right to use the model server. It is given back when dropped.
 #[derive(Debug)]
 pub struct QueuePass {
     queue: Option<ModelQueue>,
     since: Instant,
 }
 
-/// One who was let in at the door and is not in line yet; the place is given back when dropped.
+/// The place of a request that is admitted and not in line yet. It is given back when dropped.
 #[derive(Debug)]
 pub struct QueueAdmission(ModelQueue);
 
@@ -74,9 +75,9 @@ impl Drop for QueueAdmission {
 /// A place in the line.
 #[derive(Debug)]
 pub struct QueueTicket {
-    /// Resolves when it is one's turn.
+    /// Resolves at the turn.
     pub pass: oneshot::Receiver<QueuePass>,
-    /// Where one stands.
+    /// The place in the line.
     pub stage: watch::Receiver<TurnStage>,
 }
 
@@ -94,7 +95,7 @@ impl ModelQueue {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Lets one more in at the door; `None` when the line is full. What was let in is never turned away later.
+    /// Admits one more; `None` when the line is full. An admitted request is never turned away later.
     pub fn admit(&self) -> Option<QueueAdmission> {
         let mut state = self.lock();
         let inside = state.running + state.coming + state.waiting();
@@ -105,7 +106,7 @@ impl ModelQueue {
         Some(QueueAdmission(self.clone()))
     }
 
-    /// How long the line is likely to take, for `Retry-After`.
+    /// The estimated wait, for `Retry-After`.
     pub fn wait_estimate(&self) -> Duration {
         let state = self.lock();
         let waiting = state.waiting() + state.coming;
@@ -113,7 +114,6 @@ impl ModelQueue {
             * u32::try_from(waiting.max(1)).unwrap_or(u32::MAX).min(720)
     }
 
-    /// Gets in line.
     pub fn enqueue(&self, class: QueueClass, user: UserId) -> QueueTicket {
         let (go, going) = oneshot::channel();
         let (stage, staged) = watch::channel(TurnStage::Accepted);
@@ -137,7 +137,7 @@ impl ModelQueue {
             };
             match waiter.go.send(pass) {
                 Ok(()) => state.running += 1,
-                // It stopped waiting. The pass must not give back a slot that it never took.
+                // The waiter is gone. The pass must not give back a slot that it never took.
                 Err(mut unused) => unused.queue = None,
             }
         }
@@ -173,7 +173,7 @@ impl QueueState {
         self.classes.iter().map(ClassQueue::len).sum()
     }
 
-    /// Tells everybody where they stand, in the order in which they would be let in.
+    /// Tells every waiter its place, in the order of the turns to come.
     fn tell_places(&self) {
         let mut place = 0;
         for line in &self.classes {
@@ -228,7 +228,7 @@ impl ClassQueue {
     }
 
     fn len(&self) -> usize {
-        // Those who stopped waiting are still in line until it is their turn.
+        // Waiters that are gone stay in line until their turn, so they are not counted.
         self.waiting
             .values()
             .flatten()

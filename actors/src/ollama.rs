@@ -1,5 +1,5 @@
-//! Ollama's wire: one chat request, its stream of frames, and every way in which it can end.
-//! Closing the connection is the only way to cancel; dropping the stream does it.
+//! Ollama's wire: one chat request, its stream of frames, and every way in which it can end. Closing the connection
+//! is the only way to cancel; dropping the stream does it.
 
 use std::time::Duration;
 
@@ -9,43 +9,39 @@ use genie_events::chat::{Failure, TurnMetrics};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-/// How long to connect.
+/// The longest time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long to the first byte: nothing is sent while the model loads and reads.
+/// The longest time to the first byte: Ollama sends nothing while the model loads and reads.
 const FIRST_FRAME: Duration = Duration::from_secs(330);
-/// How long between frames.
+/// The longest time between frames.
 const NEXT_FRAME: Duration = Duration::from_secs(60);
-/// The longest line; Ollama's own client allows the same.
+/// The longest line. Ollama's own client allows the same.
 const MAX_LINE: usize = 8 << 20;
-/// Idle connections are dropped after so long.
+/// Connections that are idle for this long are closed.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// A model server.
 #[derive(Debug, Clone)]
 pub struct Ollama {
     http: reqwest::Client,
     base: String,
 }
 
-/// One message of a conversation.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelMessage {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,
-    /// The words.
     pub content: String,
 }
 
-/// What the stream says.
+/// One frame of the stream.
 #[derive(Debug, PartialEq)]
 pub enum ModelFrame {
     /// More of the answer.
     Text(String),
-    /// The last frame; it can carry text too.
+    /// The last frame. It can carry text, too.
     Done {
         /// The rest of the answer.
         text: String,
-        /// Tokens and durations.
         metrics: TurnMetrics,
     },
 }
@@ -65,7 +61,7 @@ struct ChatRequest<'a> {
     options: SamplingOptions,
 }
 
-/// Options of sampling alone: those that concern how a model is loaded would make Ollama load it again for everybody.
+/// Options of sampling only. Options of loading would make Ollama load the model again for everybody.
 #[derive(Serialize)]
 struct SamplingOptions {
     num_predict: u32,
@@ -106,7 +102,6 @@ impl Ollama {
         })
     }
 
-    /// Whether it answers.
     pub async fn ping(&self) -> Result<(), Failure> {
         let answer = self
             .http
@@ -117,7 +112,7 @@ impl Ollama {
         answer.map(drop).map_err(|_| unreachable())
     }
 
-    /// Asks for an answer of at most so many tokens. Resolves with the first byte.
+    /// Asks for an answer of at most `max_tokens` tokens. Resolves with the first byte.
     pub async fn chat(
         &self,
         model: &str,
@@ -213,7 +208,7 @@ impl ModelStream {
             );
             return Err(broke_off());
         };
-        // First of all: a frame can say `done` and yet carry an error.
+        // The error comes first: a frame can say `done` and yet carry an error.
         if let Some(error) = frame.error {
             return Err(refused(200, &error_text(&error), &self.model));
         }
@@ -237,7 +232,7 @@ impl ModelStream {
     }
 }
 
-/// A string, or an object with a message.
+/// Reads a string, or an object with a message.
 fn error_text(error: &serde_json::Value) -> String {
     let text = error
         .as_str()
@@ -256,7 +251,7 @@ fn failure(code: &str, sentence: impl Into<String>) -> Failure {
 fn unreachable() -> Failure {
     failure(
         "ollama_unreachable",
-        "The model server doesn't answer; start Ollama or set OLLAMA_URL (./scripts/run --with-model starts a small model)",
+        "The model server does not answer; start Ollama or set OLLAMA_URL (./scripts/run --with-model starts a small model)",
     )
 }
 
@@ -274,7 +269,7 @@ fn broke_off() -> Failure {
 fn incomplete() -> Failure {
     failure(
         "ollama_incomplete",
-        "The model server stopped before the end of its answer; what came is kept",
+        "The model server stopped before the end of its answer; the text so far is kept",
     )
 }
 

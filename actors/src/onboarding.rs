@@ -13,14 +13,14 @@ use crate::{
     users::{Plan, Receipt, Users},
 };
 
-/// The answer to a queued upload; kept in this form with the request, so that the same request is answered the same.
+/// The answer to a queued upload. It is kept in this form with the request, so that the same request gets the same
+/// answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueuedUpload {
     pub job: JobId,
     pub file: BlobId,
 }
 
-/// Moves users through onboarding.
 #[derive(Debug, Clone)]
 pub struct OnboardingSteps {
     log: Log,
@@ -32,7 +32,6 @@ impl OnboardingSteps {
         Self { log, users }
     }
 
-    /// Moves a user to another step.
     pub async fn advance(
         &self,
         user: UserId,
@@ -44,7 +43,7 @@ impl OnboardingSteps {
         self.users.ask(user, context, command).await
     }
 
-    /// Refuses an upload that would not be taken, so that nobody sends one for nothing. [`Self::queue`] decides again.
+    /// Refuses an upload that would not be taken, so that nobody sends one in vain. [`Self::queue`] decides again.
     pub async fn check_upload(&self, user: UserId, metadata: Metadata) -> Result<(), WriteError> {
         let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());
         self.users
@@ -53,8 +52,8 @@ impl OnboardingSteps {
             .map(drop)
     }
 
-    /// Makes an upload a file of the user and queues the job that reads it in; `row` is the file's. Answers the position that
-    /// reads must reach to see both. The same request once more answers the file of the first.
+    /// Makes an upload a file of the user and queues the job that reads it in. `row` is the file's row. Answers the
+    /// position that reads must reach to see both. The same request again answers the first file.
     pub async fn queue(
         &self,
         user: UserId,

@@ -1,5 +1,5 @@
-//! Appends of several owners' facts that are decided outside a user's actor. Another writer may come first; then the fence
-//! refuses the append, and the caller decides again on what the other one left.
+//! Appends of several owners' facts that are decided outside a user's actor. When another writer comes first, the
+//! fence refuses the append, and the caller decides again on the new state.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use genie_log::{Append, AppendError, AppendRequest, Appended, clock};
 
 use crate::WriteError;
 
-/// How often one command is decided before its caller is told to come back.
+/// The tries of one command. After the last, its caller is told to come back.
 const TRIES: u32 = 8;
-/// The pause between two tries, spread by chance.
+/// The longest pause between two tries; chance decides how much of it.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The tries of one command.

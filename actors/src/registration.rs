@@ -1,6 +1,6 @@
-//! Registration: the user, the address and the invite are three owners of facts, and one append writes all three or none.
-//! So a crash at any point leaves neither an orphan nor a spent invite without a user, and of two who race for an address or
-//! an invite one wins.
+//! Registration: the user, the address and the invite are three owners of facts, and one append writes all three or
+//! none. So a crash leaves neither an orphan nor a spent invite without a user. When two users race for an address or
+//! an invite, one wins.
 
 use std::sync::Arc;
 
@@ -23,10 +23,9 @@ use crate::{
     vault::{Vault, seal_password},
 };
 
-/// Registration where another identity provider makes the user.
+/// Registration when another identity provider makes the user.
 pub mod reservation;
 
-/// Somebody who wants to register.
 #[derive(Debug)]
 pub struct Applicant {
     /// The address as given.
@@ -37,7 +36,6 @@ pub struct Applicant {
     pub invite_code: String,
 }
 
-/// A registered user.
 #[derive(Debug, Clone, Copy)]
 pub struct RegisteredUser {
     pub user: UserId,
@@ -45,7 +43,6 @@ pub struct RegisteredUser {
     pub position: u64,
 }
 
-/// Registers users.
 #[derive(Debug, Clone)]
 pub struct Registrar {
     log: Log,
@@ -138,8 +135,8 @@ impl Registrar {
         })
     }
 
-    /// Registers a user whom another identity provider knows, under the id that the user has there. The address is claimed for
-    /// the user when it is free. A user who is known here already stays as they are.
+    /// Registers a user of another identity provider, under the user's id there. The address is claimed for the user
+    /// when it is free. A user who is known here already stays unchanged.
     pub async fn register_external(
         &self,
         user: UserId,

@@ -1,5 +1,5 @@
-//! Service keys: made, looked at, revoked. Whoever shows one is looked up in the log itself, at each request: so what was revoked
-//! opens nothing from the next request on, on every node, however far the read side is.
+//! Service keys: made, looked up, revoked. Each request looks its key up in the log itself. So a revoked key opens
+//! nothing from the next request on, on every node, however far the read side is.
 
 use genie_events::{
     Metadata, ServiceKeyId, StreamKind,
@@ -14,31 +14,28 @@ use crate::{
     system_stream::{self, SystemStream},
 };
 
-/// What every service key begins with.
+/// The beginning of every service key.
 pub const PREFIX: &str = "gk_";
-/// The random bytes of one.
+/// The random bytes of a key.
 const KEY_BYTES: usize = 32;
 
-/// Makes, checks and revokes service keys.
 #[derive(Debug, Clone)]
 pub struct ServiceKeys {
     log: Log,
     append: Append,
 }
 
-/// A service key that was made. It is shown once: only its hash is kept.
+/// A new service key. It is shown once: only its hash is kept.
 #[derive(Debug)]
 pub struct NewServiceKey {
-    /// The key.
     pub key: SecretString,
-    /// What it is known by.
+    /// A hash of the key, which names it in facts and lists.
     pub id: ServiceKeyId,
     /// The position that reads must have reached to see it.
     pub position: u64,
 }
 
 impl ServiceKeys {
-    /// On this log.
     pub fn new(append: Append) -> Self {
         Self {
             log: append.log().clone(),
@@ -46,7 +43,6 @@ impl ServiceKeys {
         }
     }
 
-    /// Makes one.
     pub async fn make(
         &self,
         wanted: ServiceKeyGrant,
@@ -69,7 +65,7 @@ impl ServiceKeys {
         Ok(NewServiceKey { key, id, position })
     }
 
-    /// What is known of a key; `None` when it never was one.
+    /// The state of a key; `None` when it never existed.
     pub async fn find(&self, key: &str) -> Result<Option<(ServiceKeyId, ServiceKey)>, WriteError> {
         if !has_the_form_of_one(key) {
             return Ok(None);
@@ -80,7 +76,7 @@ impl ServiceKeys {
         Ok(Some((id, stream.state)).filter(|(_, state)| *state != ServiceKey::Absent))
     }
 
-    /// Revokes one; answers the position that reads must have reached to see it.
+    /// Revokes a key. Answers the position that reads must have reached to see it.
     pub async fn revoke(
         &self,
         id: &ServiceKeyId,
@@ -98,7 +94,7 @@ impl ServiceKeys {
     }
 }
 
-/// Whether a look into the log is worth it.
+/// True when the key may exist, so that looking into the log is worth it.
 fn has_the_form_of_one(key: &str) -> bool {
     let digits = key.strip_prefix(PREFIX).unwrap_or_default();
     digits.len() == 2 * KEY_BYTES

@@ -1,5 +1,5 @@
-//! The supervisor of the model's answers, chat turns and captions alike. It owns every running answer as a task with its own
-//! cancel token, renews their leases, and takes over what a dead node left behind. A panic in a task is a value.
+//! The supervisor of the model's answers, both chat turns and captions. It owns every running answer as a task with
+//! its own cancel token, renews the leases, and takes over the answers of dead nodes. A panic in a task is a value.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,22 +19,17 @@ use crate::{
     users::Users,
 };
 
-/// Failures that are not the model server's.
 pub(crate) mod failure;
-/// Starts an answer when its fact is seen.
 mod follow;
-/// Tries again while the store is away.
 pub(crate) mod retry;
-/// Renews leases, and ends what a dead node left behind.
 mod take_over;
 
-/// How long a run belongs to its node without a heartbeat.
+/// A run belongs to its node for this long without a heartbeat.
 const LEASE_SECONDS: i64 = 15;
 const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 /// The code of the refusal of a full queue. It never leaves this file.
 const QUEUE_IS_FULL: &str = "queue_is_full";
 
-/// How the model server is used.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     pub url: String,
@@ -44,7 +39,7 @@ pub struct ModelSettings {
     pub concurrency: usize,
     /// Answers that may wait.
     pub queue: usize,
-    /// The tokens of a conversation that the model is given (estimated as four bytes each).
+    /// The tokens of a conversation that the model is given, estimated as four bytes each.
     pub context_tokens: usize,
 }
 
@@ -63,24 +58,24 @@ pub(crate) struct Inner {
     /// The name of this process in leases.
     pub node: String,
     running: Mutex<HashMap<String, RunHandle>>,
-    /// Since when this node's renewals have succeeded; unset while they fail.
+    /// The time since which this node's renewals have succeeded; unset while they fail.
     renewing_since: Mutex<Option<Instant>>,
     /// Admissions to the queue whose runs are not in it yet.
     admitted: Mutex<HashMap<String, QueueAdmission>>,
 }
 
-/// The way to reach a run.
+/// The tokens that reach a run.
 #[derive(Debug, Clone)]
 pub(crate) struct RunHandle {
     user: UserId,
-    /// The user stopped it.
+    /// The user stopped the run.
     pub cancel: CancellationToken,
-    /// Another node took it, or its user was forgotten: this node must not end it.
+    /// Another node took the run, or its user was forgotten: this node must not end it.
     pub lost: CancellationToken,
 }
 
 impl RunHandle {
-    /// Resolves when there is no point in going on: stopped, or lost.
+    /// Resolves when the run should stop: it was cancelled or lost.
     pub async fn over(&self) {
         tokio::select! {
             () = self.cancel.cancelled() => {}
@@ -115,13 +110,13 @@ impl Supervisor {
             settings,
             node,
             running: Mutex::default(),
-            // A start is no outage: what an earlier process left behind is taken over at once.
+            // A start is no outage: runs of an earlier process are taken over at once.
             renewing_since: Mutex::new(Instant::now().checked_sub(LEASE)),
             admitted: Mutex::default(),
         })))
     }
 
-    /// Counts a request against the queue's length from now on, not only once its fact is seen. The same request again takes no
+    /// Counts a request against the queue's length now, before its fact is seen. The same request again takes no
     /// second place.
     pub fn admit(&self, id: &str) -> Result<(), Refusal> {
         let mut admitted = self.0.admitted.lock();
@@ -178,7 +173,6 @@ impl Supervisor {
         self.0.log.clock().now().plus_seconds(LEASE_SECONDS)
     }
 
-    /// Whether this node holds a lease.
     pub async fn holds_lease(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
         let lease = self.0.log.leases().get(kind, id).await?;
         Ok(lease.is_some_and(|lease| lease.holder == self.0.node))

@@ -1,4 +1,5 @@
-//! The system's own streams: folded from the log each time, because they are asked seldom and from every node.
+//! The system's own streams. They are folded from the log each time, because they are asked seldom and from every
+//! node.
 
 use cqrs_es::Aggregate;
 use genie_events::{Event, Refusal, StreamId, StreamKind};
@@ -12,7 +13,7 @@ use crate::{WriteError, caller::CommandContext, race::Race, user::answer_again};
 pub(crate) struct SystemStream<A> {
     pub state: A,
     pub stream: StreamId,
-    /// How many events the stream has: the fence of the next append.
+    /// The number of the stream's events: the fence of the next append.
     pub count: u64,
 }
 
@@ -34,15 +35,15 @@ where
         })
     }
 
-    /// New events of this stream, to be appended.
+    /// New events of this stream, for an append.
     pub fn group(&self, events: Vec<A::Event>) -> Group {
         let events = events.into_iter().map(Into::into).collect();
         Group::of_system(&self.stream, self.count, events)
     }
 }
 
-/// Asks a stream of the system for a change. Answers the position that reads must reach to see it. The outcome of a request that
-/// may be sent again is kept with the user who asked.
+/// Asks a stream of the system for a change. Answers the position that reads must reach to see it. The outcome of a
+/// repeatable request is kept with the user who sent it.
 pub(crate) async fn ask<A>(
     append: &Append,
     kind: StreamKind,
@@ -68,7 +69,7 @@ where
         }
         let events = decide(&loaded.state)?;
         if events.is_empty() {
-            return Ok(log.head()); // it is so already
+            return Ok(log.head()); // everything is so already
         }
         let remember = repeatable.clone().map(|(user, request)| Remember {
             request,

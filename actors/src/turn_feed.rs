@@ -1,5 +1,5 @@
-//! What readers of a running turn are shown: a growing text of which every byte is committed to the journal, and how it ends.
-//! A reader keeps its own place, so a slow one holds nobody up.
+//! A running turn as its readers see it: a growing text, and its end. Invariant: every byte that is shown is
+//! committed to the journal. Each reader keeps its own place, so a slow one holds nobody up.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,40 +7,34 @@ use genie_events::{TurnId, UserId, chat::Answer};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-/// Where a turn is.
 #[derive(Debug, Clone, Default)]
 pub struct TurnProgress {
-    /// Whether it waits or runs.
     pub stage: TurnStage,
-    /// What is committed of the answer.
+    /// The part of the answer that is committed.
     pub text: String,
-    /// How it ended, once it has.
     pub ended: Option<TurnEnd>,
 }
 
-/// Whether a turn waits or runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TurnStage {
-    /// The supervisor has not seen it yet.
+    /// The supervisor has not seen the turn yet.
     #[default]
     Accepted,
-    /// It waits for the model server.
+    /// The turn waits for the model server.
     Queued {
-        /// Its place, from 1.
+        /// From 1.
         place: usize,
-        /// How long that is likely to take, in milliseconds; unknown before anything ran.
+        /// The estimated wait in milliseconds; unknown before anything ran.
         eta_ms: Option<u64>,
     },
     /// The model reads or writes.
     Running,
 }
 
-/// A turn's end.
 #[derive(Debug, Clone)]
 pub struct TurnEnd {
-    /// What it came to.
     pub answer: Answer,
-    /// The position of its fact.
+    /// The position of the turn's last fact.
     pub position: u64,
 }
 
@@ -68,7 +62,7 @@ impl TurnFeeds {
             .subscribe()
     }
 
-    /// The feed of a turn that runs here and is this user's.
+    /// The feed of a turn that runs here and belongs to this user.
     pub fn find(&self, turn: TurnId, user: UserId) -> Option<watch::Receiver<TurnProgress>> {
         self.lock()
             .get(&turn)
@@ -88,13 +82,13 @@ impl TurnFeeds {
         });
     }
 
-    /// Ends a feed. Those who read it keep what they have; those who come later read the log.
+    /// Ends a feed. Its readers keep what they have; later readers find the turn in the log.
     pub(crate) fn end(&self, turn: TurnId, ended: TurnEnd) {
         self.change(turn, |progress| progress.ended = Some(ended));
         self.lock().remove(&turn);
     }
 
-    /// Gives a feed up without an end: the turn goes on elsewhere, or never began.
+    /// Closes a feed without an end: the turn goes on elsewhere, or never began.
     pub fn close(&self, turn: TurnId) {
         self.lock().remove(&turn);
     }

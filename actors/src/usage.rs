@@ -1,4 +1,4 @@
-//! Usage that clients count themselves. What genie counts goes with its own commands.
+//! Usage that clients count themselves. Counts by genie are part of its own commands.
 
 use std::sync::Arc;
 
@@ -12,17 +12,16 @@ use crate::{
     users::{Plan, Users},
 };
 
-/// The answer to a count; kept in this form with the request, so that the same request is answered the same.
+/// The answer to a count. It is kept in this form with the request, so that the same request gets the same answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageCount {
     pub new_value: u64,
     pub limit_reached: bool,
-    /// Whether this request was counted. What genie counts itself is left as it is.
+    /// True when this request was counted. Counters that genie counts itself stay unchanged.
     pub counted: bool,
 }
 
-/// Counts usage.
 #[derive(Debug, Clone)]
 pub struct UsageCounter {
     users: Users,

@@ -1,5 +1,5 @@
-//! One user's actor. It takes one command at a time, holds nothing that the log does not, and may vanish at any moment.
-//! It never waits for a model, a worker or a password hash: only for the log.
+//! One user's actor. It runs one command at a time, holds nothing that the log does not, and may vanish at any
+//! moment. It waits for the log only, never for a model, a worker or a password hash.
 
 use std::{
     sync::{
@@ -30,19 +30,18 @@ use tracing::{Instrument, Span, error};
 
 use crate::{WriteError, caller::CommandContext};
 
-/// Pause before deciding again after somebody else wrote for this user; spread by chance.
+/// The longest pause before deciding again after another writer came first; chance decides how much of it.
 const STALE_PAUSE: Duration = Duration::from_millis(15);
 
-/// What is to be appended if the state is still what it was decided on.
+/// An append to make if the state is still the one that it was decided on.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// The facts.
     pub changes: Vec<Change>,
-    /// Working rows that go with them; left out when there are no facts.
+    /// Working rows that go with the facts. Without facts they are left out.
     pub work: Vec<Work>,
-    /// What the asker wants to know of the state.
+    /// A remark on the state, for the asker.
     pub note: PlanNote,
-    /// What the answer is made from, also when the same request comes again; never a secret.
+    /// The answer is made from it, also when the same request comes again. Never a secret.
     pub outcome: Value,
 }
 
@@ -55,31 +54,30 @@ impl From<Vec<Change>> for Plan {
     }
 }
 
-/// What an asker may be told of the state that was decided on.
+/// A remark on the state that was decided on.
 #[derive(Debug, Default)]
 pub(crate) enum PlanNote {
-    /// Nothing.
     #[default]
     Nothing,
-    /// What may be shown of a credential, or why not.
+    /// The credential that may be shown, or why not.
     Reveal(Result<RevealableCredential, RevealDenial>),
-    /// The job as it was.
+    /// The job as it was before.
     Job(Box<Job>),
 }
 
-/// Decides on the state; called again when the state turns out stale, so it must not use itself up.
+/// Decides on the state. It is called again when the state turns out stale, so it must not use itself up.
 pub(crate) type Planner = Arc<dyn Fn(&User, Now) -> Result<Plan, Refusal> + Send + Sync>;
 
-/// What came of a command.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Receipt {
     /// The position that reads must have reached to see it.
     pub position: u64,
-    /// What happened; empty when it was so already.
+    /// The facts; empty when everything was so already.
     pub changes: Vec<Change>,
-    /// What the planner noted; nothing when the same request came before.
+    /// The planner's remark. A repeated request has none.
     pub(crate) note: PlanNote,
-    /// What the answer is made from.
+    /// The answer is made from it.
     pub(crate) outcome: Value,
 }
 
@@ -103,13 +101,13 @@ pub(crate) struct CommandMessage {
     pub reply: oneshot::Sender<Result<Receipt, WriteError>>,
     /// The request's span, in which the command runs.
     pub span: Span,
-    /// Set when the actor takes the command: before that, a dead actor has done nothing of it.
+    /// Set when the actor takes the command. Before that, an actor that died has done nothing of it.
     pub begun: Arc<AtomicBool>,
-    /// Its place among the user's waiting commands; given back when it goes.
+    /// The command's place among the user's waiting commands. It is given back when dropped.
     pub place: WaitingPlace,
 }
 
-/// One of the places that a user's commands may wait in.
+/// A place in which one of a user's commands waits.
 pub(crate) struct WaitingPlace(Arc<AtomicUsize>);
 
 impl WaitingPlace {
@@ -129,7 +127,7 @@ impl Drop for WaitingPlace {
     }
 }
 
-/// Stop when everything asked so far is done.
+/// Stops the actor when everything asked so far is done.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Passivate;
@@ -147,7 +145,7 @@ struct LoadedUser {
     user: User,
     /// The position of the user's latest event.
     position: u64,
-    /// How many events the latest snapshot covers.
+    /// The number of events that the latest snapshot covers.
     snapshot_seq: u64,
     keys: Option<Arc<UserKeys>>,
 }
@@ -192,7 +190,7 @@ impl Handler<CommandMessage> for UserActor {
         let answered = async move {
             let answer = run.run(&message).await;
             drop(message.place);
-            let _ = message.reply.send(answer); // the asker may have gone; what was appended stays
+            let _ = message.reply.send(answer); // the caller may have gone; the append stays
             run.keep_snapshot().await;
             run.state
         };
@@ -224,7 +222,7 @@ impl CommandRun {
         Err(WriteError::Busy)
     }
 
-    /// Decides once. `None` means that the state was stale: it was dropped, and is loaded again for the next try.
+    /// Decides once. `None` means that the state was stale: it was dropped, and the next try loads it again.
     async fn try_once(&mut self, message: &CommandMessage) -> Result<Option<Receipt>, WriteError> {
         let is_warm = self.state.is_some();
         let mut state = match self.state.take() {
@@ -234,7 +232,8 @@ impl CommandRun {
         if let Some(job) = &message.job {
             self.recall(&mut state, job).await?;
         }
-        // Looked up after the state was read: what this request did before is in the state only if it is found here.
+        // Looked up after the state was read, so that an earlier run of this request that is in the state is found
+        // here.
         if let Some(remembered) = self.remembered(message).await? {
             self.put_back(state, message);
             return answer_again(remembered).map(Some);
@@ -245,7 +244,7 @@ impl CommandRun {
         };
         match (message.planner)(&state.user, now) {
             Ok(plan) if !plan.changes.is_empty() => self.write(state, plan, message).await,
-            // A "no" is only as good as the state it was said on, and no append will fence it.
+            // A "no" is only as good as the state it was decided on, and no append will fence it.
             _ if is_warm && self.is_stale(&state).await? => Ok(None),
             decided => self.change_nothing(state, decided, message).await,
         }
@@ -327,7 +326,7 @@ impl CommandRun {
         }))
     }
 
-    /// What is kept of a request that may be sent again.
+    /// The record of a request that may be sent again.
     fn remember(&self, plan: &Plan, message: &CommandMessage) -> Option<Remember> {
         let request = message.context.key.clone()?;
         Some(Remember {
@@ -363,23 +362,23 @@ impl CommandRun {
             }
             Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
             Err(error) => {
-                error!(user.id = %self.id, %error, "state of a user cannot be read; the command is refused");
+                error!(user.id = %self.id, %error, "user: loading the state failed; the command is refused");
                 Err(error.into())
             }
         }
     }
 
-    /// After an answer, so that nobody waits for it.
+    /// Runs after the answer, so that nobody waits for it.
     async fn keep_snapshot(&mut self) {
         if let Some(state) = &mut self.state
             && state.user.seq() >= state.snapshot_seq + SNAPSHOT_EVERY
         {
             self.log.keep_snapshot(&state.user, state.position).await;
-            state.snapshot_seq = state.user.seq(); // one that is not kept is made up for by the next
+            state.snapshot_seq = state.user.seq(); // a snapshot that is not kept is made up for by the next
         }
     }
 
-    /// Hands in a finished job from its stream.
+    /// Reads a finished job from its stream and adds it to the state.
     async fn recall(&self, state: &mut LoadedUser, job: &JobId) -> Result<(), WriteError> {
         if state.user.job(job).is_none()
             && let Some((found, sequence)) = self
@@ -393,7 +392,7 @@ impl CommandRun {
     }
 }
 
-/// The same request once more: what came of it the first time.
+/// The outcome of the first request, for the same request again.
 pub(crate) fn answer_again(remembered: Remembered) -> Result<Receipt, WriteError> {
     match remembered {
         Remembered::Same { outcome, position } => Ok(Receipt {

@@ -1,5 +1,5 @@
-//! Finds, starts, replaces and passivates users' actors. actix' own `Supervisor` does not survive a panic, so a dead actor is
-//! noticed here by its closed mailbox, and a new one is started from the log.
+//! Finds, starts, replaces and passivates users' actors. actix' own `Supervisor` does not survive a panic. So a dead
+//! actor is noticed here by its closed mailbox, and a new one is started from the log.
 
 use std::{
     collections::HashMap,
@@ -26,20 +26,20 @@ use crate::{
 pub use crate::user::Receipt;
 pub(crate) use crate::user::{Plan, PlanNote, Planner};
 
-/// Commands that may wait for one user; one more is refused as busy. Enough for two hundred of a user's own clients at once, and
-/// what waits is small: 1 MiB of body each at the very most, a kilobyte as a rule.
+/// Commands that may wait for one user; one more is refused as busy. Enough for two hundred of a user's own clients
+/// at once. Waiting commands are small: a kilobyte as a rule, and 1 MiB of body at most.
 const MAILBOX: usize = 256;
 /// How often a command is sent again when its actor died before it took it.
 const SENDS: u32 = 3;
-/// How long a command may take before its caller is told to come again.
+/// The longest time of a command before its caller is told to come again.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long a command is waited for at all, those before it included.
+/// The longest wait for a command, the commands before it included.
 const LONGEST: Duration = Duration::from_secs(40);
-/// An actor unused for so long is passivated.
+/// An actor that is unused for this long is passivated.
 const IDLE: Duration = Duration::from_secs(300);
-/// The most actors alive; past it those longest unused are passivated.
+/// The most actors alive. Past it those longest unused are passivated.
 const MAX_LIVE: usize = 50_000;
-/// How often the idle are looked for.
+/// How often idle actors are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
 
 /// All users' actors of this node.
@@ -59,7 +59,7 @@ struct Inner {
 struct Live {
     actor: Addr<UserActor>,
     waiting: Arc<AtomicUsize>,
-    /// The position of what was written for the user last, so that their own reads wait for it.
+    /// The position of the user's latest write, so that the user's own reads wait for it.
     written: Arc<AtomicU64>,
     used: Instant,
 }
@@ -83,7 +83,7 @@ impl Users {
         }))
     }
 
-    /// Passivates idle actors for ever; to be spawned.
+    /// Passivates idle actors for ever. Spawn it.
     pub async fn sweep(self) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -91,7 +91,8 @@ impl Users {
         }
     }
 
-    /// Passivates those unused for `idle`, and the longest unused above `max`. What was asked of them before is still answered.
+    /// Passivates actors unused for `idle`, and the longest unused above `max`. Commands that they already have are
+    /// still answered.
     pub fn passivate(&self, idle: Duration, max: usize) {
         let mut live = self.lock();
         let now = Instant::now();
@@ -104,18 +105,18 @@ impl Users {
             if (unused || n < too_many)
                 && let Some(entry) = live.remove(&id)
             {
-                // Behind everything asked so far: the mailbox is in order, and the map no longer gives this address out.
+                // Behind everything asked so far: the mailbox is in order, and the map no longer gives this address
+                // out.
                 entry.actor.do_send(Passivate);
             }
         }
     }
 
-    /// How many actors are alive.
     pub fn live_count(&self) -> usize {
         self.lock().len()
     }
 
-    /// The latest position written for a user on this node lately: for as long as the actor lives.
+    /// The position of the latest write for a user on this node, known for as long as the actor lives.
     pub fn last_written(&self, user: UserId) -> Option<u64> {
         self.lock()
             .get(&user)
@@ -123,7 +124,7 @@ impl Users {
             .filter(|position| *position > 0)
     }
 
-    /// Asks a user something. What is answered with `Ok` is durable.
+    /// Asks a user something. A change that is answered with `Ok` is durable.
     pub async fn ask(
         &self,
         user: UserId,
@@ -135,7 +136,7 @@ impl Users {
         self.plan(user, job, context, Arc::new(planner)).await
     }
 
-    /// The same with a planner of one's own. `job` names a job that it must see even when it has finished.
+    /// The same with a given planner. `job` names a job that the planner must see even when it has finished.
     pub(crate) async fn plan(
         &self,
         user: UserId,
@@ -168,7 +169,7 @@ impl Users {
                     written.fetch_max(done.position, Ordering::Relaxed);
                     return Ok(done);
                 }
-                // The actor died in the middle: what it appended can't be said.
+                // The actor died in the middle. Nobody can say whether it appended anything.
                 Err(_) if begun.load(Ordering::SeqCst) => break,
                 Err(_) => {}
             }
@@ -176,7 +177,8 @@ impl Users {
         Err(WriteError::Away("the user's actor died".into()))
     }
 
-    /// Runs work that a request began to its end, even when the request goes away meanwhile. It keeps the request's span.
+    /// Runs work that a request began to its end, even when the request goes away meanwhile. The work keeps the
+    /// request's span.
     pub(crate) async fn run_to_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
@@ -186,8 +188,8 @@ impl Users {
             .map_err(|stopped| WriteError::Internal(stopped.to_string()))?
     }
 
-    /// Into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
-    /// Answers where to note what was written.
+    /// Sends into the user's mailbox, under the lock, so that no actor is passivated between finding and sending.
+    /// Answers the place to note the write's position in.
     fn send(
         &self,
         user: UserId,
@@ -200,17 +202,17 @@ impl Users {
             *entry = Live {
                 written,
                 ..self.start(user)
-            }; // it died; the log has everything that it knew
+            }; // the actor died; the log has everything that it knew
         }
         entry.used = Instant::now();
         let place = WaitingPlace::take(&entry.waiting, MAILBOX).ok_or(WriteError::Busy)?;
-        // Past the mailbox's own limit, which is small until an actor has started: the places are the limit.
+        // Past the mailbox's own limit, which is small until an actor has started. The places are the limit.
         entry.actor.do_send(ask(place));
         Ok(Arc::clone(&entry.written))
     }
 
-    /// For ever lets go of users who were forgotten, on whichever node: their keys and their actors; to be spawned on the runtime
-    /// that owns the store's connections.
+    /// Drops the keys and actors of users whom any node has forgotten, for ever. Spawn it on the runtime that owns
+    /// the store's connections.
     pub async fn follow_forgotten(self) {
         let mut follower = self.0.log.follow(self.0.log.head());
         while let Some(rows) = follower.next_or_end("user actors").await {
@@ -220,7 +222,7 @@ impl Users {
         }
     }
 
-    /// What this node holds of a user who was forgotten goes at once. Whatever is asked of them is refused by the store.
+    /// Drops at once what this node holds of a forgotten user. The store refuses later commands for that user.
     pub(crate) fn drop_user(&self, user: UserId) {
         self.0.log.drop_keys(user);
         if let Some(entry) = self.lock().remove(&user) {

@@ -1,4 +1,4 @@
-//! Seals the secrets of users and opens them. Nothing here decides: a secret is sealed for the append that stores its fact, and
+//! Seals and opens users' secrets. Nothing here decides: a secret is sealed for the append that stores its fact, and
 //! a revealed one is opened after its fact is durable.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::WriteError;
 
-/// The way to the secrets. Clones share the one door.
+/// The access to the secrets. Clones share one door.
 #[derive(Debug, Clone)]
 pub struct Vault {
     pub(crate) door: Arc<VaultDoor>,
@@ -25,7 +25,7 @@ impl Vault {
         }
     }
 
-    /// The key for a user's secrets; `None` for somebody who is not there or was forgotten.
+    /// The key for a user's secrets; `None` for an unknown or forgotten user.
     pub(crate) async fn key(&self, user: UserId) -> Result<Option<VaultKey>, WriteError> {
         held(self.door.key(user).await.map(Some))
     }
@@ -35,7 +35,7 @@ impl Vault {
         self.door.new_keys(user)
     }
 
-    /// The hash of a user's password, and which version it is.
+    /// The hash of a user's password, with its version.
     pub async fn password_hash(
         &self,
         user: UserId,
@@ -47,7 +47,7 @@ impl Vault {
         )
     }
 
-    /// The secret of a user's second factor while it is on, and which version it is.
+    /// The secret of a user's second factor while it is on, with its version.
     pub async fn two_factor_secret(
         &self,
         user: UserId,
@@ -60,7 +60,7 @@ impl Vault {
     }
 }
 
-/// What secrets of accounts are, beside those of credentials.
+/// The kinds of secrets of accounts, beside those of credentials.
 const LOGIN_PASSWORD: &str = "login password";
 const TWO_FACTOR: &str = "two-factor";
 
@@ -98,7 +98,7 @@ pub(crate) fn two_factor_id(user: UserId) -> String {
     format!("two-factor/{user}")
 }
 
-/// Who was forgotten holds nothing.
+/// A forgotten user holds nothing.
 fn held<T>(opened: Result<Option<T>, LogError>) -> Result<Option<T>, WriteError> {
     match opened {
         Err(LogError::KeyAbsent { .. } | LogError::Forgotten { .. }) => Ok(None),

@@ -1,4 +1,4 @@
-//! The write side, wired: what the rest of genie sends commands to.
+//! The write side, wired: the rest of genie sends its commands here.
 
 use std::time::Duration;
 
@@ -27,17 +27,16 @@ use crate::{
     vault::Vault,
 };
 
-/// How the write side behaves.
 #[derive(Debug, Clone)]
 pub struct WriteSettings {
     /// The name of this process in leases.
     pub node: String,
     pub model: ModelSettings,
-    /// What each tier may do.
+    /// The limits of each tier.
     pub limits: Limits,
-    /// How long a worker holds a job without a heartbeat.
+    /// A worker holds a job for this long without a heartbeat.
     pub job_lease: Duration,
-    /// Whether this is the only process on its store.
+    /// True when this is the only process on its store.
     pub embedded: bool,
 }
 
@@ -63,8 +62,8 @@ pub struct WriteSide {
 }
 
 impl WriteSide {
-    /// Starts it. To be called on the runtime that owns the store's connections; actors live on `arbiters`, of which there must
-    /// be at least one. Timers run while this node is elected.
+    /// Starts the write side. Call it on the runtime that owns the store's connections. Actors live on `arbiters`, of
+    /// which there must be at least one. Timers run while this node is the leader.
     pub fn start(
         append: Append,
         door: VaultDoor,
@@ -114,7 +113,6 @@ impl WriteSide {
         tokio::spawn(self.accounts.clone().sweep(election));
     }
 
-    /// Whether the model server answers.
     pub async fn ping_model(&self) -> Result<(), Failure> {
         self.supervisor.0.ollama.ping().await
     }

@@ -380,7 +380,7 @@ impl Job {
             Self::Absent => Err(Refusal::not_found("job")),
             _ => Err(Refusal::conflict(
                 "stale_lease",
-                "This lease is not the job's present one; claim it again",
+                "This lease is not the job's present one; claim the job again",
             )),
         }
     }

@@ -173,7 +173,7 @@ impl Export {
                 "usage": usage,
             });
             out.extend_from_slice(begin.to_string().as_bytes());
-            out.pop(); // its closing brace: it goes on
+            out.pop(); // the closing brace: the object goes on
             for (name, mut items) in self.members() {
                 out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
                 let mut is_first = true;
@@ -261,7 +261,7 @@ impl Export {
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
             }
             Err(WriteError::Damaged(reason)) => {
-                error!(user.id = %self.user, reason, "export: a credential can't be opened; it stands there as damaged");
+                error!(user.id = %self.user, reason, "export: a credential cannot be opened; the export marks it as damaged");
                 (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
             }
             Err(error) => return Err(error.into()),

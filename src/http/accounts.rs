@@ -108,7 +108,7 @@ impl RoleSyncRequest {
             Some(word) if INACTIVE.contains(&word) => Some(false),
             Some(_) => {
                 return Err(ApiError::field(format!(
-                    "`status` must be active or one of: {}",
+                    "`status` must be one of: active, {}",
                     INACTIVE.join(", ")
                 )));
             }

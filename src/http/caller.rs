@@ -102,8 +102,9 @@ fn with_scope<W: Opens>(key: Caller) -> Result<Caller, ApiError> {
 }
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
-const NOT_FOR_IMPERSONATORS: ApiError =
-    ApiError::Forbidden("Nobody may do this in another user's name; they have to do it");
+const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden(
+    "Only the user in person may do this, not an administrator who acts for the user",
+);
 const ONLY_BY_SECRET: ApiError = ApiError::Forbidden("Only the shared secret opens this");
 const ONLY_FOR_SERVERS: ApiError = ApiError::Forbidden(
     "Only servers and workers may do this: with the shared secret, or with a service key",

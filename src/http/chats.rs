@@ -321,7 +321,7 @@ pub async fn stop(
     let source = find(&app, &min_position, user.account.user, turn).await?;
     app.write.chats.stop(turn).await?;
     if let Source::Live(progress) = source {
-        let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // either way it was told
+        let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // the turn stops either way
     }
     Ok(Answer(StoppedTurn {
         turn,
@@ -330,7 +330,7 @@ pub async fn stop(
 }
 
 async fn ended(mut progress: watch::Receiver<TurnProgress>) {
-    let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended too
+    let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended, too
 }
 
 /// `GET /api/genie/sessions`

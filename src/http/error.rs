@@ -286,7 +286,7 @@ impl ApiError {
     fn sentence(&self, status: StatusCode, code: &str) -> String {
         match (status, code) {
             (StatusCode::INTERNAL_SERVER_ERROR, _) if !matches!(self, Self::NotConfigured { .. }) => {
-                "Something went wrong on the server; the request id tells which request".into()
+                "Something went wrong on the server; report the request id to the operator".into()
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
             (_, "blob_store_away") => "The store of files does not answer; nothing was changed, try again shortly".into(),
@@ -416,7 +416,7 @@ pub fn bad_query(
     } else {
         "a field has the wrong form"
     };
-    ApiError::field(format!("The query can't be read: {reason}")).into()
+    ApiError::field(format!("The query cannot be read: {reason}")).into()
 }
 
 pub async fn no_such_route() -> Result<HttpResponse, ApiError> {

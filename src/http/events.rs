@@ -322,7 +322,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
         if matches!(log.keys(user.0).await, Ok(KeyState::Destroyed)) {
             event["forgotten"] = true.into();
             if !row.is_forgotten() {
-                return Ok(event); // that they were is all that is told of them
+                return Ok(event); // of a forgotten user's facts only `account.forgotten` has data
             }
         }
     }

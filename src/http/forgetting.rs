@@ -160,7 +160,7 @@ async fn prove(
         Some(password) => Password { password, otp }.prove(app, request, user).await,
         None if app.directus.is_none() && is_fresh(app, user).await? => Ok(()),
         None => Err(ApiError::Forbidden(
-            "`password` is wanted, so that a stolen token is not enough; or log in again first",
+            "`password` is required, because a token may have been stolen; or log in again first",
         )),
     }
 }
@@ -189,7 +189,7 @@ async fn expect_other_administrator(
     {
         return Ok(());
     }
-    let sentence = "This is the last administrator: make another first, or have whoever runs the server call `genie forget`";
+    let sentence = "This is the last administrator: make another first, or ask the operator to call `genie forget`";
     Err(Refusal::conflict("last_administrator", sentence).into())
 }
 
@@ -237,7 +237,7 @@ async fn erase(app: &App, user: UserId) {
         .store()
         .io()
         .spawn(async move { eraser.finish_within(user, PATIENCE).await }.in_current_span());
-    let _ = erasing.await; // a panic is logged, and the elected node tries again
+    let _ = erasing.await; // A panic is logged, and the leader tries again.
 }
 
 /// `DELETE /api/admin/users/{id}/forget`: the user asked to be forgotten, and stays after all.
@@ -256,7 +256,7 @@ pub async fn keep_user(
     {
         return Err(Refusal::conflict(
             "already_forgotten",
-            "This user was forgotten; that can't be undone",
+            "This user was forgotten, which cannot be undone",
         )
         .into());
     }
@@ -284,7 +284,7 @@ pub async fn show(
         .forgettings()
         .get(user)
         .await?
-        .ok_or(ApiError::NotFound("user who was forgotten"))?;
+        .ok_or(ApiError::NotFound("forgotten user"))?;
     Ok(Answer(forgetting.into()))
 }
 

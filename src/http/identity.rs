@@ -617,7 +617,7 @@ impl AccountFields {
         let query =
             Query::<Vec<(String, String)>>::from_query(request.query_string()).map_err(|_| {
                 DirectusError(ApiError::field(
-                    "The query can't be read: a field has the wrong form",
+                    "The query cannot be read: a field has the wrong form",
                 ))
             })?;
         let asked = query

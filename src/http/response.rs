@@ -161,7 +161,7 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
         .filter(|number| *number <= i64::MAX as u64)
         .ok_or_else(|| {
             ApiError::field(
-                "A position or cursor must be one that the server gave; leave it out to begin anew",
+                "A position or cursor must be one that the server gave; leave it out to begin at the start",
             )
         })
 }
@@ -239,7 +239,7 @@ pub fn next_cursor<T>(page: &[T], limit: i64, key: impl Fn(&T) -> String) -> Opt
 
 fn bad_cursor() -> ApiError {
     ApiError::field(
-        "`cursor` must be the `next_cursor` of the page before; leave it out to begin anew",
+        "`cursor` must be the `next_cursor` of the page before; leave it out to begin at the start",
     )
 }
 

@@ -87,7 +87,9 @@ impl NewServiceKey {
             self.scopes.iter().map(|word| Scope::parse(word)).collect();
         let Some(scopes) = scopes else {
             let all = Scope::ALL.map(Scope::as_str).join(", ");
-            return Err(ApiError::field(format!("`scopes` must be of: {all}")));
+            return Err(ApiError::field(format!(
+                "`scopes` must be a list of: {all}"
+            )));
         };
         let moment = |text: String| {
             Timestamp::parse_rfc3339(&text)

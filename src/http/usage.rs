@@ -163,7 +163,7 @@ fn whose(who: AnyCaller, named: Option<&str>) -> Result<(Caller, UserId), ApiErr
         (AnyCaller::User(user), _) => Ok((user.caller, user.account.user)),
         (AnyCaller::Server(server), Some(user)) => Ok((server.caller, user)),
         (AnyCaller::Server(_), None) => Err(ApiError::field(
-            "`userId` is missing: say for whom this is counted",
+            "`userId` is missing: name the user to count for",
         )),
     }
 }

@@ -214,7 +214,7 @@ pub async fn heartbeat(
             cancel: lease.cancelled,
         })),
         None => {
-            owner(&app, &job).await?; // an unknown job is 404
+            owner(&app, &job).await?; // An unknown job is 404.
             Err(stale_lease())
         }
     }
@@ -223,7 +223,7 @@ pub async fn heartbeat(
 fn stale_lease() -> ApiError {
     Refusal::conflict(
         "stale_lease",
-        "This lease is not the job's present one; claim it again",
+        "This lease is not the job's present one; claim the job again",
     )
     .into()
 }

@@ -1,8 +1,8 @@
-//! A new password, a new address, or both: what the user asks of their own account, in one append. An address is claimed in its
-//! own stream and the old one released in the same append, so that of two who race for it one wins, and nobody holds two.
+//! A new password, a new address, or both, in one append. An address is claimed in its own stream, and the old one is
+//! released in the same append. So of two users who race for an address one wins, and nobody holds two.
 //!
-//! Addresses are not the user's own streams, so this is not asked of the user's actor: it is decided beside it, and the fence
-//! makes the actor look again, as when another node wrote.
+//! Addresses are not the user's own streams. So the change is decided beside the user's actor, and the fence makes
+//! the actor load again, as when another node wrote.
 
 use genie_events::{
     Change, Metadata, Refusal, User, UserId,
@@ -20,10 +20,10 @@ use secrecy::{ExposeSecret, SecretString};
 use super::Accounts;
 use crate::{WriteError, emails::normalise, race::Race, vault::seal_password};
 
-/// What is to be changed, by somebody who gave the right password.
+/// The wanted change. Its user gave the right password.
 #[derive(Debug, Default)]
 pub struct LoginChange {
-    /// The version of the hash that the given password was right for.
+    /// The version of the hash that the given password matched.
     pub from: u32,
     /// The new password, already hashed (Argon2id, PHC string).
     pub password_hash: Option<SecretString>,
@@ -48,7 +48,7 @@ impl Accounts {
                 Waking::Forgotten => return Err(Refusal::not_found("user").into()),
             };
             let Some(append) = self.decide_login(&awake, change, metadata.clone()).await? else {
-                return Ok(awake.position); // it is so already
+                return Ok(awake.position); // everything is so already
             };
             if let Some(at) = race.append(&self.append, append).await? {
                 return Ok(at.last);
@@ -56,7 +56,7 @@ impl Accounts {
         }
     }
 
-    /// What is to be appended; `None` when it is so already.
+    /// The append; `None` when everything is so already.
     async fn decide_login(
         &self,
         awake: &Awake,
@@ -125,7 +125,7 @@ impl Accounts {
     }
 }
 
-/// What a command does to the account.
+/// The account's changes from a command.
 pub(crate) fn decided(
     state: &User,
     command: impl Into<AccountCommand>,
@@ -138,7 +138,7 @@ pub(crate) fn decided(
         .collect())
 }
 
-/// The account's changes, numbered after what it has.
+/// The account's changes, numbered after the facts it has.
 pub(crate) fn group(state: &User, changes: Vec<Change>) -> Group {
     let facts = changes.into_iter().zip(1..).map(|(change, n)| NewFact {
         sequence: state.sequence(&change.stream) + n,

@@ -9,7 +9,7 @@ use genie_events::{
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Work, leases::LeaseKind};
-use tracing::{Instrument, Span, error};
+use tracing::{Instrument, Span, error, warn};
 
 use super::text::{clean, cut, is_too_long, prompt, shorter};
 use crate::{
@@ -23,11 +23,11 @@ use crate::{
     users::Plan,
 };
 
-/// The longest caption that is read, in bytes; far above any platform's cap.
+/// The longest caption that is read, in bytes: far above any platform's cap.
 const MAX_CAPTION_BYTES: usize = 16 * 1024;
-/// Tokens that a model may write for a caption; eight long sentences take half of them.
+/// Tokens that a model may write for a caption. Eight long sentences take half of them.
 const CAPTION_TOKENS: u32 = 512;
-/// How long a caption may take once it is its turn, in both its tries.
+/// The longest time of both tries together, once it is the caption's turn.
 const CAPTION_DEADLINE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ struct CaptionTask {
     user: UserId,
     metadata: Metadata,
     run: RunHandle,
-    /// The only epoch in which it may be ended, when it belonged to another node.
+    /// Set when the caption belonged to another node: the only epoch in which it may be ended.
     epoch: Option<Epoch>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn start(
         let written = tokio::spawn(writing.in_current_span())
             .await
             .unwrap_or_else(|stopped| {
-                error!(caption.id = %caption, error = %stopped, "task of a caption died; the caption ends as failed");
+                error!(caption.id = %caption, error = %stopped, "caption: its task panicked; it ends as failed");
                 Err(died())
             });
         end(&supervisor, &task, written).await;
@@ -73,7 +73,7 @@ pub(crate) fn start(
     tokio::spawn(work.instrument(Span::current()));
 }
 
-/// Ends, as the leader of an epoch, a caption that had begun on a node that died.
+/// Ends a caption that began on a node that died. The leader of an epoch does it.
 pub(crate) fn end_orphan(supervisor: &Supervisor, epoch: Epoch, caption: CaptionId, user: UserId) {
     let Some(run) = supervisor.begin_run(caption.to_string(), user) else {
         return;
@@ -92,7 +92,7 @@ pub(crate) fn end_orphan(supervisor: &Supervisor, epoch: Epoch, caption: Caption
     });
 }
 
-/// Writes a caption, once more when the first one is too long, and cuts what is too long even then.
+/// Writes a caption. One that is too long is asked for once more, and cut if it is still too long.
 async fn write(
     supervisor: Supervisor,
     task: CaptionTask,
@@ -162,7 +162,7 @@ async fn whole_answer(
     }
 }
 
-/// Writes a caption's end, trying again while the store is away, and tells the asker.
+/// Writes a caption's end, retrying while the store is away, and tells the waiting request.
 async fn end(
     supervisor: &Supervisor,
     task: &CaptionTask,
@@ -192,7 +192,7 @@ async fn end(
             waiters.tell(caption, end);
         }
         Err(error) => {
-            error!(%error, caption.id = %caption, "end of a caption not written");
+            warn!(%error, caption.id = %caption, "caption: its end was not written; it ends when its lease expires");
             waiters.drop_one(caption);
         }
     }

@@ -1,4 +1,4 @@
-//! The words around a caption: what the model is asked, and what is made of its reply.
+//! The text around a caption: the prompts, and the cleaning of replies.
 
 use genie_events::caption::Brief;
 
@@ -48,7 +48,7 @@ pub fn shorter(mut conversation: Vec<ModelMessage>, reply: &str, cap: usize) -> 
     conversation
 }
 
-/// Takes away what small models put around a caption: white space, a preamble that ends in a colon, quotes.
+/// Removes what small models put around a caption: white space, a preamble that ends in a colon, quotes.
 pub fn clean(reply: &str) -> String {
     let mut text = reply.trim();
     if let Some((first, rest)) = text.split_once(':')
@@ -84,12 +84,12 @@ fn is_preamble(words: &str) -> bool {
         && opening.iter().any(|opening| words.starts_with(opening))
 }
 
-/// Whether the text passes the cap, in characters.
+/// True when the text passes the cap, in characters.
 pub fn is_too_long(text: &str, cap: usize) -> bool {
     text.chars().count() > cap
 }
 
-/// Cuts at a word, so that at most `cap` characters stay; inside the word when the first one is longer than that.
+/// Cuts to at most `cap` characters at the end of a word, or inside the first word when that is longer.
 pub fn cut(text: &str, cap: usize) -> String {
     if !is_too_long(text, cap) {
         return text.to_owned();

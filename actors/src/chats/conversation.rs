@@ -1,10 +1,10 @@
-//! How much of a conversation the model is given, and how much of an answer is kept.
+//! The part of a conversation that the model gets, and the part of an answer that is kept.
 
 use genie_events::{TurnId, chat::ChatEvent};
 
 use crate::ollama::ModelMessage;
 
-/// Bytes a token is taken to have, to fit a conversation into the model's context.
+/// The estimated bytes of a token, to fit a conversation into the model's context.
 pub(super) const BYTES_PER_TOKEN: usize = 4;
 
 const SYSTEM_PROMPT: &str =
@@ -44,7 +44,7 @@ pub(super) fn conversation(
     let mut left = budget.saturating_sub(SYSTEM_PROMPT.len());
     let mut fitting: Vec<ModelMessage> = Vec::new();
     for (n, message) in messages.into_iter().rev().enumerate() {
-        // The question itself always goes, however long: the model server says so when it can't take it.
+        // The question itself always goes, however long. A model server that cannot take it says so.
         if n > 0 && message.content.len() > left {
             break;
         }
@@ -59,7 +59,7 @@ pub(super) fn conversation(
     fitting
 }
 
-/// The part of a text that fits into so many bytes of JSON, which are taken off.
+/// The beginning of a text that fits into `room` bytes of JSON, which are subtracted from `room`.
 pub(crate) fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
     for (at, character) in text.char_indices() {
         let bytes = match character {

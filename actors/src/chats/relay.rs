@@ -1,4 +1,5 @@
-//! Relays an answer from the model to its readers. A token is shown only after its journal row is committed.
+//! Relays an answer from the model to its readers. Invariant: a token is shown only after its journal row is
+//! committed.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -20,12 +21,11 @@ use crate::{
     },
 };
 
-/// The longest answer, in bytes of JSON, as its fact holds it; past it the model is told to stop.
+/// The longest answer, in bytes of JSON as in its fact. Past it the connection to the model is closed.
 pub(super) const MAX_ANSWER_BYTES: usize = 512 * 1024;
-/// How long an answer may take once it is its turn: a model that loops must not hold its slot for ever.
+/// The longest time of an answer, once it is its turn: a model that loops must not hold its slot for ever.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
 
-/// An answer on its way.
 pub(super) struct Relay<'a> {
     supervisor: &'a Supervisor,
     task: &'a TurnTask,
@@ -109,7 +109,7 @@ impl<'a> Relay<'a> {
         self.shown.push_str(piece);
     }
 
-    /// Ends with what is shown; what has arrived since is lost.
+    /// Ends with the text that is shown. Text that has arrived since is lost.
     fn fail_now(&mut self, failure: Failure) {
         self.arrived.clear();
         self.end = Some(AttemptResult::Failed(failure));
@@ -133,7 +133,7 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Resolves when the commit under way has ended; never when there is none.
+/// Resolves when the commit under way has ended, and never without one.
 async fn committed(committing: &mut Option<JoinHandle<String>>) -> Result<String, JoinError> {
     match committing {
         Some(commit) => commit.await,
@@ -141,7 +141,7 @@ async fn committed(committing: &mut Option<JoinHandle<String>>) -> Result<String
     }
 }
 
-/// Commits a piece, trying again while the store is away, and gives it back to be shown.
+/// Commits a piece, retrying while the store is away, and returns it to be shown.
 async fn commit(
     journal: Journal,
     turn: TurnId,
@@ -154,7 +154,7 @@ async fn commit(
         match journal.write(turn, user, &keys, upto, &piece).await {
             Ok(()) => break,
             Err(error) => {
-                warn!(%error, turn.id = %turn, "journal of a turn not written; retrying")
+                warn!(%error, turn.id = %turn, "turn: writing its journal failed; trying again")
             }
         }
         tokio::time::sleep(pause).await;
@@ -165,6 +165,8 @@ async fn commit(
 fn too_long() -> Failure {
     Failure {
         code: "answer_too_long".into(),
-        sentence: format!("The answer was stopped at {MAX_ANSWER_BYTES} bytes; what came is kept"),
+        sentence: format!(
+            "The answer was stopped at {MAX_ANSWER_BYTES} bytes; the text so far is kept"
+        ),
     }
 }

@@ -1,5 +1,5 @@
-//! One turn, from its place in the queue to its end. The client leaving changes nothing; cancelling drops the connection, which
-//! is how Ollama is told.
+//! One turn, from its place in the queue to its end. A client that leaves changes nothing. Cancelling drops the
+//! connection to Ollama, which has no other way to cancel.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) struct TurnTask {
     pub session: SessionId,
     pub metadata: Metadata,
     pub run: RunHandle,
-    /// The only epoch in which it may be ended, when it belonged to another node.
+    /// Set when the turn belonged to another node: the only epoch in which it may be ended.
     pub epoch: Option<Epoch>,
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn start(
     let work = async move {
         let running = tokio::spawn(run_turn(supervisor.clone(), task.clone()).in_current_span());
         if let Err(stopped) = running.await {
-            error!(turn.id = %turn, error = %stopped, "task of a turn died; the turn ends as failed");
+            error!(turn.id = %turn, error = %stopped, "turn: its task panicked; it ends as failed");
             end_dead_turn(&supervisor, &task, died()).await;
         }
         supervisor.end_run(&turn.to_string());
@@ -111,7 +111,7 @@ pub(crate) fn start(
     tokio::spawn(work.instrument(Span::current()));
 }
 
-/// Ends, as the leader of an epoch, a turn that had begun on a node that died.
+/// Ends a turn that began on a node that died. The leader of an epoch does it.
 pub(crate) fn end_orphan(
     supervisor: &Supervisor,
     epoch: Epoch,
@@ -137,7 +137,7 @@ pub(crate) fn end_orphan(
     });
 }
 
-/// Runs a turn to its end, which is written whatever it is.
+/// Runs a turn, and writes its end, whatever it is.
 async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     let attempt = match attempt(&supervisor, &task).await {
         Ok(attempt) => attempt,
@@ -146,16 +146,16 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
             TurnAttempt::without_text(AttemptResult::Stopped)
         }
         Err(error) => {
-            error!(%error, turn.id = %task.turn, "turn cannot be run; it ends as failed");
+            error!(%error, turn.id = %task.turn, "turn: it can't be run; it ends as failed");
             TurnAttempt::without_text(AttemptResult::Failed(died()))
         }
     };
     if task.run.lost.is_cancelled() {
-        // Another node has it and writes its end; readers find it in the store.
+        // Another node has the turn and writes its end. Readers find it in the store.
         return supervisor.0.feeds.close(task.turn);
     }
     let answer = attempt.into_answer(supervisor.0.settings.chat_model.clone());
-    info!(turn.id = %task.turn, outcome = answer.outcome.as_str(), answer.bytes = answer.content.len(), "turn ended");
+    info!(turn.id = %task.turn, outcome = answer.outcome.as_str(), answer.bytes = answer.content.len(), "turn: ended");
     end_turn(&supervisor, &task, answer).await;
 }
 
@@ -201,7 +201,7 @@ async fn read_history(log: &Log, task: &TurnTask) -> Result<Vec<ChatEvent>, LogE
     .await
 }
 
-/// Reads, and tries again while the store is away, unless the turn was stopped meanwhile.
+/// Reads, retrying while the store is away, unless the turn was stopped meanwhile.
 async fn read_with_retry<T, R>(task: &TurnTask, read: impl Fn() -> R) -> Result<T, LogError>
 where
     R: Future<Output = Result<T, LogError>>,
@@ -209,7 +209,7 @@ where
     for pause in pauses() {
         match read().await {
             Err(LogError::Away(reason)) => {
-                warn!(reason, turn.id = %task.turn, "turn waits for the store; retrying")
+                warn!(reason, turn.id = %task.turn, "turn: the store does not answer; trying again")
             }
             settled => return settled,
         }
@@ -237,7 +237,7 @@ async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<Queue
     }
 }
 
-/// Ends a turn whose task is gone, with what was shown of it.
+/// Ends a turn whose task died, with the text that was shown.
 async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failure) {
     let mut content = read_shown(supervisor, task).await;
     content.truncate(fitting(&content, &mut MAX_ANSWER_BYTES.clone()).len());
@@ -262,7 +262,7 @@ async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
             Ok(shown) => return shown,
             Err(LogError::Away(_)) => tokio::time::sleep(pause).await,
             Err(error) => {
-                error!(%error, turn.id = %task.turn, "journal of a turn cannot be read; the turn ends without text");
+                error!(%error, turn.id = %task.turn, "turn: its journal can't be read; it ends without text");
                 return String::new();
             }
         }
@@ -270,7 +270,7 @@ async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
     unreachable!("the pauses never end")
 }
 
-/// Writes a turn's end, trying again while the store is away, and tells the readers.
+/// Writes a turn's end, retrying while the store is away, and tells the readers.
 async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
     let turn = task.turn;
     let plan = ending(task, answer.clone());
@@ -295,13 +295,13 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
         ),
         Err(WriteError::Forgotten) => feeds.close(turn),
         Err(error) => {
-            error!(%error, turn.id = %turn, "end of a turn not written");
+            warn!(%error, turn.id = %turn, "turn: its end was not written; it ends when its lease expires");
             feeds.close(turn);
         }
     }
 }
 
-/// The plan that writes a turn's answer and deletes what was kept while it ran.
+/// The plan that writes a turn's answer and deletes its lease and journal.
 fn ending(
     task: &TurnTask,
     answer: Answer,

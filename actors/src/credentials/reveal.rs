@@ -1,5 +1,5 @@
-//! Shows secrets to servers and workers. Whatever they are answered is a fact before they hear it: that a credential was
-//! revealed, or why it was not. The fact is the owner's; of what is nobody's, the system's.
+//! Reveals secrets to servers and workers. Before they get an answer, its fact is durable: that a credential was
+//! revealed, or why it was refused. The fact is the owner's, or the system's when nobody owns the credential.
 
 use std::sync::Arc;
 
@@ -25,45 +25,36 @@ use crate::{
     users::{Plan, PlanNote},
 };
 
-/// Which credential a server or worker names.
+/// A credential as a server or worker names it.
 #[derive(Debug, Clone)]
 pub enum CredentialRef {
-    /// By its id.
     Id(CredentialId),
     /// By its owner and its platform.
     For {
-        /// Whose.
         user: UserId,
-        /// For which platform.
         platform: String,
     },
 }
 
-/// What a server or worker asks to be shown.
+/// A request to reveal a credential.
 #[derive(Debug, Clone)]
 pub struct SecretRequest {
-    /// Which credential.
     pub named: CredentialRef,
-    /// Of which kinds it may be; of those held for a platform, the first is shown.
+    /// The kinds it may be. Of several credentials for a platform, the first kind is revealed.
     pub kinds: &'static [CredentialKind],
-    /// By what right.
+    /// The caller's right to it.
     pub right: RevealRight,
-    /// What for, in the caller's words.
+    /// The purpose, in the caller's words.
     pub purpose: Option<String>,
 }
 
-/// A revealed credential.
 #[derive(Debug)]
 pub struct Revealed {
-    /// Which.
     pub id: CredentialId,
-    /// What kind.
     pub kind: CredentialKind,
-    /// The secret.
     pub plaintext: Plaintext,
-    /// For which platform.
     pub platform: String,
-    /// The name there.
+    /// The name on the platform.
     pub platform_username: Option<String>,
     /// When a session is over.
     pub expires_at: Option<Timestamp>,
@@ -71,7 +62,7 @@ pub struct Revealed {
     pub position: u64,
 }
 
-/// What was refused to whom, so that asking again and again is one fact a minute.
+/// A refusal to a caller, so that asking again and again is one fact a minute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct DenialKey {
     caller: String,
@@ -84,7 +75,7 @@ enum DenialSubject {
     MissingOwner(Option<CredentialId>, Option<UserId>),
 }
 
-/// Who asks what of whom.
+/// A request, with its caller and the credential's owner.
 #[derive(Clone, Copy)]
 struct RevealTask<'a> {
     caller: &'a Caller,
@@ -93,7 +84,8 @@ struct RevealTask<'a> {
 }
 
 impl Credentials {
-    /// Reveals a credential. Commits first: the plaintext leaves only after the fact is durable, and so does a refusal.
+    /// Reveals a credential. The fact comes first: the plaintext, and a refusal, leave only after the fact is
+    /// durable.
     pub async fn reveal(
         &self,
         caller: &Caller,
@@ -111,7 +103,7 @@ impl Credentials {
             })
             .await
         {
-            // Since the owner was looked up.
+            // Forgotten since the owner was looked up.
             Err(WriteError::Forgotten) => Err(self
                 .refuse_nobodys(caller, &ask, MissingOwner::Forgotten)
                 .await?
@@ -121,7 +113,7 @@ impl Credentials {
     }
 
     async fn reveal_of(&self, asked: RevealTask<'_>) -> Result<Revealed, WriteError> {
-        // What is named is read while the fact is written, and opened when that is durable.
+        // A credential named by id is read while the fact is written, and opened when the fact is durable.
         let ahead = async {
             match &asked.ask.named {
                 CredentialRef::Id(id) => self
@@ -170,7 +162,7 @@ impl Credentials {
         if self.put_damage_on_record(asked, id, version).await? {
             return Err(WriteError::Damaged(damage));
         }
-        // It was changed or removed after the fact and before it was read: the asker may ask again.
+        // The credential was changed or removed between the fact and the read, so the caller may ask again.
         Err(Refusal::conflict(
             "changed_meanwhile",
             "The credential was changed meanwhile; ask again",
@@ -178,7 +170,7 @@ impl Credentials {
         .into())
     }
 
-    /// From what was read ahead, unless it was changed before the fact.
+    /// Opens the secret that was read ahead, or reads it again if it changed before the fact.
     async fn open(
         &self,
         name: &SecretName,
@@ -192,7 +184,8 @@ impl Credentials {
         self.vault.door.open(name).await
     }
 
-    /// Decides whether it may be shown, and puts on record what came of it: a refusal always, that it is shown when it is to be.
+    /// Decides whether the secret may be shown, and records the outcome: a refusal always, a reveal only if one is to
+    /// follow.
     async fn put_on_record(
         &self,
         asked: RevealTask<'_>,
@@ -251,7 +244,7 @@ impl Credentials {
         Ok((answer, done.position))
     }
 
-    /// If the version that could not be opened is the one that should be there, puts that on record; answers whether it is.
+    /// If the version that could not be opened is the present one, records that. Answers whether it is.
     async fn put_damage_on_record(
         &self,
         asked: RevealTask<'_>,
@@ -294,7 +287,7 @@ impl Credentials {
         Ok(is_held)
     }
 
-    /// Replaces a profile's secret for a server or worker; what they are refused is on record as a reveal's refusal is.
+    /// Replaces a profile's secret for a server or worker. Refusals are recorded like those of a reveal.
     pub async fn store_for_owner(
         &self,
         caller: &Caller,
@@ -330,7 +323,8 @@ impl Credentials {
                 .await?
                 .into()),
             Err(WriteError::Refused(refusal)) => {
-                // Where a reveal would be refused too; what is refused as a store alone is no concern of the owner's.
+                // Recorded only where a reveal would be refused, too. A refusal of the store alone does not concern
+                // the owner.
                 let _ = self
                     .put_on_record(
                         RevealTask {
@@ -347,7 +341,7 @@ impl Credentials {
         }
     }
 
-    /// Whose credential is named; or why it is nobody's.
+    /// The owner of the named credential, or why it has none.
     async fn owner(
         &self,
         named: &CredentialRef,
@@ -378,7 +372,7 @@ impl Credentials {
         Ok(owner)
     }
 
-    /// Puts on record that something was asked for that is nobody's, and gives what the caller is told.
+    /// Records that a credential without an owner was asked for. Answers the refusal for the caller.
     async fn refuse_nobodys(
         &self,
         caller: &Caller,
@@ -402,7 +396,7 @@ impl Credentials {
             access::note(&self.append, vec![refused], caller.metadata()).await?;
             self.refused.remember(key);
         }
-        // Who has no right is not told what there is.
+        // A caller without a right is not told what exists.
         Ok(match ask.right {
             RevealRight::None => RefusedFor::ScopeNeeded.refusal(),
             _ => RefusedFor::NotHeld.refusal(),

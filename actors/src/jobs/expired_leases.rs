@@ -16,14 +16,14 @@ use tracing::warn;
 use super::JobBoard;
 use crate::WriteError;
 
-/// How often lapsed leases are looked for.
+/// How often the leader looks for lapsed leases.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The most lapsed leases ended in one look.
+/// The most expired leases ended in one look.
 const LAPSES: i64 = 100;
 
 impl JobBoard {
-    /// Turns time into commands for ever: a lease that ran out ends its attempt, by the elected node; to be spawned.
+    /// Turns time into commands for ever: on the leader, a lapsed lease ends its attempt. Spawn it.
     pub async fn tick(self, election: Election) {
         loop {
             self.0.log.clock().pause(TICK).await;
@@ -51,7 +51,7 @@ impl JobBoard {
                 }
             }
             Err(error) => {
-                warn!(%error, "job leases: looking for lapsed leases failed; trying again")
+                warn!(%error, "job leases: looking for expired leases failed; trying again")
             }
         }
     }
@@ -88,8 +88,7 @@ impl JobBoard {
             .await;
         match ended {
             Ok(_) => {}
-            // The job is not run under this lease any more: what is left of it is a row that says nothing. Whoever finds it may
-            // drop it, elected or not.
+            // The job no longer runs under this lease, so the row says nothing. Any node may drop it, leader or not.
             Err(WriteError::Refused(_) | WriteError::Forgotten) => {
                 if let Err(error) = self
                     .0
@@ -102,7 +101,7 @@ impl JobBoard {
                 }
             }
             Err(error) => {
-                warn!(%error, job.id = %job, "job leases: ending a lapsed lease failed; trying again")
+                warn!(%error, job.id = %job, "job leases: ending a expired lease failed; trying again")
             }
         }
     }

@@ -1,6 +1,7 @@
-//! Which jobs wait, by queue and user. Pure bookkeeping: fed from the log's readable part, nobody's key is needed.
+//! The jobs that wait, by queue and user. Pure bookkeeping: it reads the log's readable part, and so needs nobody's
+//! key.
 //!
-//! Fairness: the users of a queue take turns, and within a user the lower priority number goes first, then the older job.
+//! Fairness: the users of a queue take turns. Within a user the lower priority number goes first, then the older job.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 pub struct JobOffer {
     pub job: JobId,
     pub user: UserId,
-    /// How many of its events the board had seen when it gave it out.
+    /// The number of the job's events that the board had seen when it handed the job out.
     sequence: u64,
 }
 
@@ -22,15 +23,15 @@ struct JobEntry {
     user: UserId,
     queue: &'static str,
     priority: i64,
-    /// Position of its submission, or of its being queued again: the older goes first.
+    /// The position of the job's submission or retry: the older goes first.
     submitted: u64,
     not_before: Option<Timestamp>,
-    /// How many of its events were seen.
+    /// The number of the job's events that the board has seen.
     sequence: u64,
     on_board: bool,
 }
 
-/// The board's memory: jobs that wait or run. What has ended is forgotten.
+/// The board's memory: jobs that wait or run. Jobs that ended are dropped.
 #[derive(Debug, Default)]
 pub struct JobQueues {
     jobs: HashMap<JobId, JobEntry>,
@@ -39,16 +40,16 @@ pub struct JobQueues {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Of each user the jobs that may go, best first.
+    /// The jobs of each user that may go, best first.
     ready: HashMap<UserId, BTreeSet<(i64, u64, JobId)>>,
-    /// Whose turn is next.
+    /// The users in the order of their turns.
     turns: VecDeque<UserId>,
     /// Jobs whose time has not come.
     delayed: BTreeMap<(Timestamp, u64), JobId>,
 }
 
 impl JobQueues {
-    /// Takes note of a job's event; whether there is something new to hand out.
+    /// Takes note of a job's event. True when there is something new to hand out.
     pub fn see(&mut self, step: &JobStep) -> bool {
         if self
             .jobs
@@ -99,7 +100,7 @@ impl JobQueues {
                     self.put(&step.job)
                 }
                 None => {
-                    self.forget(&step.job); // failed for good; should its owner queue it again, that says all there is to know
+                    self.forget(&step.job); // failed for good; a retry's event has all that the board needs
                     false
                 }
             },
@@ -156,7 +157,7 @@ impl JobQueues {
         self.jobs.remove(job);
     }
 
-    /// Nothing of a user waits any more: they were forgotten.
+    /// Drops all jobs of a user who was forgotten.
     pub fn drop_user(&mut self, user: UserId) {
         let theirs: Vec<JobId> = self
             .jobs
@@ -167,7 +168,7 @@ impl JobQueues {
         theirs.iter().for_each(|job| self.forget(job));
     }
 
-    /// A candidate that could not be handed out goes back, unless more became known of it meanwhile.
+    /// Puts back a job that could not be handed out, unless more became known of it meanwhile.
     pub fn put_back(&mut self, candidate: &JobOffer) {
         if self
             .jobs
@@ -208,7 +209,7 @@ impl JobQueues {
         None
     }
 
-    /// When the next delayed job of these queues is due.
+    /// The time when the next delayed job of these queues is due.
     pub fn next_due(&self, queues: &[&'static str]) -> Option<Timestamp> {
         queues
             .iter()
@@ -217,7 +218,6 @@ impl JobQueues {
             .min()
     }
 
-    /// Whether any delayed job is due.
     pub fn any_due(&self, now: Timestamp) -> bool {
         self.queues.values().any(|queue| {
             queue
@@ -227,7 +227,7 @@ impl JobQueues {
         })
     }
 
-    /// How many jobs of a queue may go now.
+    /// The number of a queue's jobs that may go now.
     pub fn count(&self, queue: &str) -> usize {
         self.queues
             .get(queue)

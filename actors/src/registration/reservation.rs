@@ -1,6 +1,7 @@
-//! Registration where another identity provider makes the user: the address and the invite are reserved, the user is made there
-//! under the id reserved for them, and one append writes the account and spends both. A registration that broke off in between
-//! is found by its reservation. Whoever asks the provider whether that user exists then completes it or gives it back.
+//! Registration when another identity provider makes the user. The address and the invite are reserved, and the
+//! provider makes the user under the reserved id. Then one append writes the account and spends both. A registration
+//! that broke off in between is found by its reservation: the provider is asked whether the user exists, and the
+//! registration is completed or given back.
 
 use genie_events::{
     Metadata, Refusal, UserId,
@@ -71,8 +72,8 @@ impl Registrar {
         }
     }
 
-    /// Writes the account and spends what was reserved for it. Once it is written, asking again changes nothing. Refused as
-    /// `reservation_gone` when it was given back meanwhile.
+    /// Writes the account and spends its reservation. Once it is written, spending again changes nothing. Refused as
+    /// `reservation_gone` when the reservation was given back meanwhile.
     pub async fn spend(
         &self,
         reserved: &ReservedRegistration,
@@ -139,7 +140,7 @@ impl Registrar {
         Ok((groups, work))
     }
 
-    /// Gives an address and an invite back. What is no longer reserved for that user stays as it is.
+    /// Gives an address and an invite back. Whatever is no longer reserved for that user stays as it is.
     pub async fn release(
         &self,
         reserved: &ReservedRegistration,

@@ -21,6 +21,6 @@ pub(crate) fn interrupted() -> Failure {
 pub(crate) fn took_too_long() -> Failure {
     Failure {
         code: "ollama_timeout".into(),
-        sentence: "The answer took too long and was stopped; what came is kept".into(),
+        sentence: "The answer took too long and was stopped; the text so far is kept".into(),
     }
 }

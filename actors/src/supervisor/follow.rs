@@ -1,4 +1,4 @@
-//! An answer is started when its question's fact is seen in the log, by the node that holds its lease.
+//! Starts an answer when the log shows its question. The node that holds the answer's lease does it.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use tracing::{error, warn};
 use super::Supervisor;
 use crate::{captions, chats};
 
-/// Pause after the log could not be read.
+/// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
 impl Supervisor {
-    /// Follows the log from a position for ever and starts what this node has to run; to be spawned on the runtime that owns the
-    /// store's connections.
+    /// Follows the log from a position for ever and starts the answers that this node has to write. Spawn it on the
+    /// runtime that owns the store's connections.
     pub async fn follow(self, after: u64) {
         let mut follower = self.0.log.follow(after);
         while let Some(rows) = follower.next_or_end("supervisor").await {
@@ -46,11 +46,11 @@ impl Supervisor {
                     warn!(
                         reason,
                         position = row.position,
-                        "question cannot be read; retrying in 0.5 s"
+                        "supervisor: reading a question failed; trying again"
                     )
                 }
                 Err(error) => {
-                    return error!(%error, position = row.position, "answer not started: its question cannot be read");
+                    return error!(%error, position = row.position, "supervisor: a question can't be read; it is not answered");
                 }
             }
             tokio::time::sleep(AWAY).await;
@@ -105,7 +105,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The user was forgotten before the answer was started.
+    /// Gives back what was opened for an answer whose user was forgotten before it started.
     fn release_unreadable(&self, fact: &Fact) {
         let turn = fact.metadata.clear.get("turn");
         if let Some(turn) = turn.and_then(|turn| serde_json::from_value(turn.clone()).ok()) {
@@ -115,7 +115,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops what runs for a forgotten user, at the model server too. Such an answer has no end: nobody could read it.
+    /// Stops all runs of a forgotten user, at the model server too. Such an answer has no end: nobody could read it.
     fn drop_user(&self, user: UserId) {
         self.0
             .running

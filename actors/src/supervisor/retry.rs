@@ -1,4 +1,4 @@
-//! Tries again while the store is away: the end of an answer must be written.
+//! Retries while the store is away: the end of an answer must be written.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 /// Pauses between tries; the last one repeats.
 const PAUSES_MS: [u64; 5] = [100, 250, 500, 1000, 3000];
 
-/// The pauses between tries; they never end.
+/// The pauses between tries. They never end.
 pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
     let last = PAUSES_MS[PAUSES_MS.len() - 1];
     PAUSES_MS
@@ -25,7 +25,7 @@ pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 impl Supervisor {
-    /// Asks a user until the store takes the answer, or a rule or a forgotten user refuses it.
+    /// Asks a user until the store takes the plan, or a rule or a forgotten user refuses it.
     pub(crate) async fn plan_until_settled(
         &self,
         user: UserId,
@@ -48,7 +48,7 @@ impl Supervisor {
     /// Drops a lease of this node whose work has ended. If the store is away, the lease expires by itself.
     pub(crate) async fn drop_own_lease(&self, kind: LeaseKind, id: &str) {
         if let Err(error) = self.0.log.leases().remove(kind, id, &self.0.node).await {
-            warn!(%error, lease.id = id, "lease of an ended answer not dropped; it expires by itself");
+            warn!(%error, lease.id = id, "supervisor: dropping a used lease failed; it expires by itself");
         }
     }
 }

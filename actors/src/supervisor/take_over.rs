@@ -1,4 +1,4 @@
-//! Leases of runs: renews those of the runs on this node, and takes over what dead nodes left behind.
+//! Leases of runs: renews those of the runs on this node, and takes over the runs of dead nodes.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use genie_log::{
     leases::{Lease, LeaseKind},
 };
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{LEASE, Supervisor};
 use crate::{captions, chats};
 
-/// How often leases are renewed and the lapsed looked for.
+/// How often leases are renewed, and lapsed ones looked for.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The most lapsed runs taken over in one look.
 const TAKEN_OVER: i64 = 100;
 
 impl Supervisor {
-    /// Renews the leases of what runs here, for ever; to be spawned. What is not run is not renewed, so that whatever falls
-    /// through lapses and is taken over.
+    /// Renews the leases of the runs on this node for ever. Spawn it. A lease without a run is not renewed, so that
+    /// it lapses and is taken over.
     pub async fn renew(self) {
         loop {
             match self.renew_once().await {
@@ -32,7 +32,7 @@ impl Supervisor {
                 }
                 Err(error) => {
                     *self.0.renewing_since.lock() = None;
-                    warn!(%error, "leases of running answers not renewed; retrying in 2 s");
+                    warn!(%error, "supervisor: renewing the leases of running answers failed; trying again");
                 }
             }
             tokio::time::sleep(HEARTBEAT).await;
@@ -55,7 +55,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// After an outage of the store every lease has lapsed, those of living nodes too: each is given a lease's time to renew.
+    /// After an outage of the store every lease has lapsed, even those of living nodes. Each node gets a lease's time
+    /// to renew.
     fn may_take_over(&self) -> bool {
         self.0
             .renewing_since
@@ -63,7 +64,7 @@ impl Supervisor {
             .is_some_and(|since| since.elapsed() >= LEASE)
     }
 
-    /// The heartbeat's word on a run: its lease is held and perhaps called off, or it is lost.
+    /// Applies a heartbeat to a run: its lease is held and perhaps called off, or it is lost.
     fn apply_heartbeat(&self, id: &str, called_off: Option<bool>) {
         let Some(run) = self.0.running.lock().get(id).cloned() else {
             return;
@@ -75,17 +76,17 @@ impl Supervisor {
         }
     }
 
-    /// Takes over what dead nodes left behind, for ever, whenever this node is the leader; to be spawned.
+    /// Takes over the runs of dead nodes for ever, whenever this node is the leader. Spawn it.
     pub async fn take_over_expired(self, embedded: bool, election: Election) {
         if embedded && let Err(error) = self.0.log.leases().release_runs().await {
-            warn!(%error, "leases of an earlier process not released; they expire by themselves");
+            warn!(%error, "supervisor: releasing the leases of an earlier process failed; they expire by themselves");
         }
         loop {
             if let Some(epoch) = election.now()
                 && self.may_take_over()
                 && let Err(error) = self.take_over_once(epoch).await
             {
-                warn!(%error, "expired leases of answers cannot be read; retrying in 2 s");
+                warn!(%error, "supervisor: looking for expired leases failed; trying again");
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
@@ -96,7 +97,7 @@ impl Supervisor {
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
             for lease in self.0.log.leases().lapsed(kind, now, TAKEN_OVER).await? {
                 if self.0.running.lock().contains_key(&lease.id) {
-                    continue; // ours, and about to be renewed
+                    continue; // this node's, and about to be renewed
                 }
                 let taken = self
                     .0
@@ -107,7 +108,7 @@ impl Supervisor {
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(epoch, kind, lease).await
                 {
-                    error!(%error, "answer of a dead node not ended; retrying when its lease expires");
+                    warn!(%error, "supervisor: taking over an answer failed; trying again when its lease expires");
                 }
             }
         }
@@ -128,7 +129,8 @@ impl Supervisor {
         }
     }
 
-    /// A turn of which nothing was shown starts anew. One that had begun ends as interrupted, with what was shown of it.
+    /// Takes over a turn. One that has shown nothing starts anew; one that has ends as interrupted, with the text
+    /// that was shown.
     async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), LogError> {
         let Ok(turn) = lease.id.parse::<TurnId>() else {
             return Ok(());
@@ -142,7 +144,7 @@ impl Supervisor {
                 .await;
         }
         let shown = self.0.log.journals().text(turn, lease.user).await?;
-        info!(turn.id = %turn, shown.bytes = shown.len(), "turn was not finished by the server that began it; this one goes on");
+        info!(turn.id = %turn, shown.bytes = shown.len(), "supervisor: going on with a turn that another server left unfinished");
         if shown.is_empty() {
             chats::turn::start(self, turn, lease.user, session, Metadata::system());
         } else {

@@ -78,7 +78,7 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
             .await
             .map(TokenHolder::Impersonator),
         Err(BadToken::Expired) => Err(ApiError::Expired),
-        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // then it is a user's, or nobody's
+        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // a user's token, or nobody's
     }
 }
 

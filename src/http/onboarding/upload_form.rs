@@ -119,7 +119,7 @@ fn broken(error: MultipartError) -> ApiError {
         | E::BoundaryMissing => ApiError::NotForm,
         E::Incomplete | E::Payload(_) => ApiError::field("The upload broke off; send it again"),
         _ => ApiError::field(
-            "The form can't be read; it must be multipart/form-data with a field `file`",
+            "The form cannot be read; it must be multipart/form-data with a field `file`",
         ),
     }
 }

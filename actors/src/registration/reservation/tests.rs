@@ -221,7 +221,7 @@ both_stores!(
             .change(other, "ada@elsewhere.example", Metadata::system())
             .await;
         assert_eq!(code_of(taken).await, "email_taken");
-        // Only of its holder it is freed, once.
+        // The address is freed by its holder only, and once.
         for (holder, left) in [(other, Some(user)), (user, None), (user, None)] {
             register
                 .emails()
