@@ -68,7 +68,7 @@ pub async fn sign(
         event = proof.event_id,
         digest = hex::encode(&proof.digest),
         size = proof.head.size,
-        root = hex::encode(&proof.head.root.0),
+        root = hex::encode(proof.head.root.0),
         key_id = key.key_id,
         master = key.master_id,
         erased = erased.join(", "),
