@@ -438,7 +438,8 @@ impl<'a> Checker<'a> {
             self.ledger.text(mark),
             entry.kind.as_str()
         );
-        if !own && !(leaves.or_was_so && was_so) {
+        let is_there = own || (leaves.or_was_so && was_so);
+        if !is_there {
             let wanted = leaves.types.join(" or ");
             let sentence = format!(
                 "{command} was acknowledged at position {position}; not all its {wanted} are there by then"
