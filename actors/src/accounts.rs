@@ -450,7 +450,7 @@ impl Accounts {
             if election.now().is_some()
                 && let Err(error) = self.log.sessions().sweep(self.log.clock().now()).await
             {
-                warn!(%error, "expired sessions not deleted; retrying in 10 min");
+                warn!(%error, "sessions: deleting expired ones failed; trying again in 10 min");
             }
         }
     }

@@ -122,7 +122,7 @@ impl Forgetter {
             match race.append(&self.append, append).await {
                 Ok(Some(at)) => {
                     self.drop_user(user);
-                    info!(user.id = %user, position = at.last, "user forgotten");
+                    info!(user.id = %user, position = at.last, "forgetting: user forgotten");
                     return Ok(ForgetOutcome::Yes);
                 }
                 Ok(None) => {}
@@ -169,7 +169,7 @@ impl Forgetter {
     ) -> Result<Option<Group>, WriteError> {
         match self.emails.ask(address, EmailCommand::Release(user)).await {
             Err(error) if !matches!(error, WriteError::Away(_) | WriteError::Refused(_)) => {
-                warn!(user.id = %user, %error, "address of a forgotten user cannot be read; it stays taken");
+                warn!(user.id = %user, %error, "forgetting: the user's address can't be read; it stays taken");
                 Ok(None)
             }
             released => released,
@@ -191,7 +191,7 @@ impl Forgetter {
         else {
             return Err(error.clone().into());
         };
-        warn!(user.id = %user, %error, "events of a forgotten user cannot be read; the address stays taken");
+        warn!(user.id = %user, %error, "forgetting: the user's events can't be read; their address stays taken");
         let event = AccountEvent::Forgotten { by: *by }.into();
         let fact = NewFact {
             stream: StreamId::new(StreamKind::Account, user),

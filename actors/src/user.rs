@@ -362,7 +362,7 @@ impl CommandRun {
             }
             Ok(Waking::Forgotten) => Err(WriteError::Forgotten),
             Err(error) => {
-                error!(user.id = %self.id, %error, "state of a user cannot be read; the command is refused");
+                error!(user.id = %self.id, %error, "user: loading the state failed; the command is refused");
                 Err(error.into())
             }
         }

@@ -31,6 +31,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The log cuts longer paths.
 const LONGEST_PATH: usize = 200;
+/// The log leaves out longer parts of an unknown path, which could be secrets.
+const LONGEST_WORD: usize = 24;
 /// Load balancers ask these every few seconds, so their lines have the level `debug`.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -221,12 +223,12 @@ fn log_answer<B>(response: &ServiceResponse<B>, route: Option<&str>, took: Durat
 }
 
 /// The path for the log. In a known route it shows ids only: other values may be an invite's code, or a name that
-/// somebody chose.
+/// somebody chose. Where there is no route, it leaves out every part that could be a secret.
 fn logged_path(request: &HttpRequest, route: Option<&str>) -> String {
     let Some(route) = route else {
-        return request.path().chars().take(LONGEST_PATH).collect();
+        let parts: Vec<&str> = request.path().split('/').map(logged_part).collect();
+        return parts.join("/").chars().take(LONGEST_PATH).collect();
     };
-    let is_id = |value: &str| Uuid::try_parse(value).is_ok();
     request
         .match_info()
         .iter()
@@ -234,6 +236,18 @@ fn logged_path(request: &HttpRequest, route: Option<&str>) -> String {
         .fold(route.to_owned(), |path, (name, id)| {
             path.replace(&format!("{{{name}}}"), id)
         })
+}
+
+fn logged_part(part: &str) -> &str {
+    let is_word = part.len() <= LONGEST_WORD
+        && part
+            .bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_' | b'.'));
+    if is_word || is_id(part) { part } else { "…" }
+}
+
+fn is_id(value: &str) -> bool {
+    Uuid::try_parse(value).is_ok()
 }
 
 #[cfg(test)]
@@ -254,8 +268,15 @@ mod tests {
             path("/api/admin/invites/{code}", "code", "K7Q2-3M9X"),
             "/api/admin/invites/{code}"
         );
-        let unknown = TestRequest::with_uri(&format!("/{}", "a".repeat(300))).to_http_request();
-        assert_eq!(logged_path(&unknown, None).len(), LONGEST_PATH);
+        let unknown =
+            |path: &str| logged_path(&TestRequest::with_uri(path).to_http_request(), None);
+        assert_eq!(
+            unknown("/no/such-route/index.php"),
+            "/no/such-route/index.php"
+        );
+        assert_eq!(unknown(&format!("/jbos/{id}")), format!("/jbos/{id}"));
+        assert_eq!(unknown("/invites/K7Q2-3M9X"), "/invites/…");
+        assert_eq!(unknown(&"/a".repeat(300)).len(), LONGEST_PATH);
     }
 
     fn seen(peer: &str, forwarded: &[&str]) -> String {

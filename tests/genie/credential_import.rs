@@ -149,7 +149,7 @@ both_stores!(
             (2, "imported as "),
             (
                 4,
-                "not imported: `credentials` must be what the original sealed",
+                "not imported: `credentials` must be the value that the original encrypted",
             ),
             (
                 5,

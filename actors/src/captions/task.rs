@@ -9,7 +9,7 @@ use genie_events::{
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Work, leases::LeaseKind};
-use tracing::{Instrument, Span, error};
+use tracing::{Instrument, Span, error, warn};
 
 use super::text::{clean, cut, is_too_long, prompt, shorter};
 use crate::{
@@ -64,7 +64,7 @@ pub(crate) fn start(
         let written = tokio::spawn(writing.in_current_span())
             .await
             .unwrap_or_else(|stopped| {
-                error!(caption.id = %caption, error = %stopped, "task of a caption died; the caption ends as failed");
+                error!(caption.id = %caption, error = %stopped, "caption: its task panicked; it ends as failed");
                 Err(died())
             });
         end(&supervisor, &task, written).await;
@@ -192,7 +192,7 @@ async fn end(
             waiters.tell(caption, end);
         }
         Err(error) => {
-            error!(%error, caption.id = %caption, "end of a caption not written");
+            warn!(%error, caption.id = %caption, "caption: its end was not written; it ends when its lease expires");
             waiters.drop_one(caption);
         }
     }

@@ -154,7 +154,7 @@ async fn commit(
         match journal.write(turn, user, &keys, upto, &piece).await {
             Ok(()) => break,
             Err(error) => {
-                warn!(%error, turn.id = %turn, "journal of a turn not written; retrying")
+                warn!(%error, turn.id = %turn, "turn: writing its journal failed; trying again")
             }
         }
         tokio::time::sleep(pause).await;

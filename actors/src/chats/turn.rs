@@ -103,7 +103,7 @@ pub(crate) fn start(
     let work = async move {
         let running = tokio::spawn(run_turn(supervisor.clone(), task.clone()).in_current_span());
         if let Err(stopped) = running.await {
-            error!(turn.id = %turn, error = %stopped, "task of a turn died; the turn ends as failed");
+            error!(turn.id = %turn, error = %stopped, "turn: its task panicked; it ends as failed");
             end_dead_turn(&supervisor, &task, died()).await;
         }
         supervisor.end_run(&turn.to_string());
@@ -146,7 +146,7 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
             TurnAttempt::without_text(AttemptResult::Stopped)
         }
         Err(error) => {
-            error!(%error, turn.id = %task.turn, "turn cannot be run; it ends as failed");
+            error!(%error, turn.id = %task.turn, "turn: it can't be run; it ends as failed");
             TurnAttempt::without_text(AttemptResult::Failed(died()))
         }
     };
@@ -155,7 +155,7 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
         return supervisor.0.feeds.close(task.turn);
     }
     let answer = attempt.into_answer(supervisor.0.settings.chat_model.clone());
-    info!(turn.id = %task.turn, outcome = answer.outcome.as_str(), answer.bytes = answer.content.len(), "turn ended");
+    info!(turn.id = %task.turn, outcome = answer.outcome.as_str(), answer.bytes = answer.content.len(), "turn: ended");
     end_turn(&supervisor, &task, answer).await;
 }
 
@@ -209,7 +209,7 @@ where
     for pause in pauses() {
         match read().await {
             Err(LogError::Away(reason)) => {
-                warn!(reason, turn.id = %task.turn, "turn waits for the store; retrying")
+                warn!(reason, turn.id = %task.turn, "turn: the store does not answer; trying again")
             }
             settled => return settled,
         }
@@ -262,7 +262,7 @@ async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
             Ok(shown) => return shown,
             Err(LogError::Away(_)) => tokio::time::sleep(pause).await,
             Err(error) => {
-                error!(%error, turn.id = %task.turn, "journal of a turn cannot be read; the turn ends without text");
+                error!(%error, turn.id = %task.turn, "turn: its journal can't be read; it ends without text");
                 return String::new();
             }
         }
@@ -295,7 +295,7 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
         ),
         Err(WriteError::Forgotten) => feeds.close(turn),
         Err(error) => {
-            error!(%error, turn.id = %turn, "end of a turn not written");
+            warn!(%error, turn.id = %turn, "turn: its end was not written; it ends when its lease expires");
             feeds.close(turn);
         }
     }

@@ -19,7 +19,7 @@ use crate::WriteError;
 /// How often the leader looks for lapsed leases.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The most lapsed leases ended in one look.
+/// The most expired leases ended in one look.
 const LAPSES: i64 = 100;
 
 impl JobBoard {
@@ -51,7 +51,7 @@ impl JobBoard {
                 }
             }
             Err(error) => {
-                warn!(%error, "job leases: looking for lapsed leases failed; trying again")
+                warn!(%error, "job leases: looking for expired leases failed; trying again")
             }
         }
     }
@@ -101,7 +101,7 @@ impl JobBoard {
                 }
             }
             Err(error) => {
-                warn!(%error, job.id = %job, "job leases: ending a lapsed lease failed; trying again")
+                warn!(%error, job.id = %job, "job leases: ending a expired lease failed; trying again")
             }
         }
     }

@@ -46,11 +46,11 @@ impl Supervisor {
                     warn!(
                         reason,
                         position = row.position,
-                        "question cannot be read; retrying in 0.5 s"
+                        "supervisor: reading a question failed; trying again"
                     )
                 }
                 Err(error) => {
-                    return error!(%error, position = row.position, "answer not started: its question cannot be read");
+                    return error!(%error, position = row.position, "supervisor: a question can't be read; it is not answered");
                 }
             }
             tokio::time::sleep(AWAY).await;

@@ -48,7 +48,7 @@ impl Supervisor {
     /// Drops a lease of this node whose work has ended. If the store is away, the lease expires by itself.
     pub(crate) async fn drop_own_lease(&self, kind: LeaseKind, id: &str) {
         if let Err(error) = self.0.log.leases().remove(kind, id, &self.0.node).await {
-            warn!(%error, lease.id = id, "lease of an ended answer not dropped; it expires by itself");
+            warn!(%error, lease.id = id, "supervisor: dropping a used lease failed; it expires by itself");
         }
     }
 }

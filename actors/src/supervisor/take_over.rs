@@ -8,7 +8,7 @@ use genie_log::{
     leases::{Lease, LeaseKind},
 };
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{LEASE, Supervisor};
 use crate::{captions, chats};
@@ -32,7 +32,7 @@ impl Supervisor {
                 }
                 Err(error) => {
                     *self.0.renewing_since.lock() = None;
-                    warn!(%error, "leases of running answers not renewed; retrying in 2 s");
+                    warn!(%error, "supervisor: renewing the leases of running answers failed; trying again");
                 }
             }
             tokio::time::sleep(HEARTBEAT).await;
@@ -79,14 +79,14 @@ impl Supervisor {
     /// Takes over the runs of dead nodes for ever, whenever this node is the leader. Spawn it.
     pub async fn take_over_expired(self, embedded: bool, election: Election) {
         if embedded && let Err(error) = self.0.log.leases().release_runs().await {
-            warn!(%error, "leases of an earlier process not released; they expire by themselves");
+            warn!(%error, "supervisor: releasing the leases of an earlier process failed; they expire by themselves");
         }
         loop {
             if let Some(epoch) = election.now()
                 && self.may_take_over()
                 && let Err(error) = self.take_over_once(epoch).await
             {
-                warn!(%error, "expired leases of answers cannot be read; retrying in 2 s");
+                warn!(%error, "supervisor: looking for expired leases failed; trying again");
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
@@ -108,7 +108,7 @@ impl Supervisor {
                 if let Some(lease) = taken
                     && let Err(error) = self.take_over(epoch, kind, lease).await
                 {
-                    error!(%error, "answer of a dead node not ended; retrying when its lease expires");
+                    warn!(%error, "supervisor: taking over an answer failed; trying again when its lease expires");
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Supervisor {
                 .await;
         }
         let shown = self.0.log.journals().text(turn, lease.user).await?;
-        info!(turn.id = %turn, shown.bytes = shown.len(), "turn was not finished by the server that began it; this one goes on");
+        info!(turn.id = %turn, shown.bytes = shown.len(), "supervisor: going on with a turn that another server left unfinished");
         if shown.is_empty() {
             chats::turn::start(self, turn, lease.user, session, Metadata::system());
         } else {
