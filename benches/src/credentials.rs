@@ -52,10 +52,8 @@ const ROTATIONS: usize = 3;
 pub fn seal_and_open() -> Vec<Row> {
     let root = random_bytes::<32>();
     let text = random_bytes::<EVENT_BYTES>();
-    let (key, place) = (
-        SealingKey::derive(uuid::Uuid::nil(), &root, "bench"),
-        encryption::Place::new(&["bench", "a", "1"]),
-    );
+    let key = SealingKey::derive(uuid::Uuid::nil(), &root, "bench");
+    let place = encryption::Place::new(&["bench", "a", "1"]);
     let cipher = XChaCha20Poly1305::new(&root.into());
     let mut ours = Vec::new();
     let mut bare = Vec::new();
@@ -124,8 +122,10 @@ async fn reveal(ground: &Ground) -> Measured<Row> {
     for user in ground.register(&node.log, CALLERS).await {
         credentials.push(store(&vault, user).await?);
     }
-    let (mut ratios, mut all_ours, mut all_bare, mut all_commands) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
+    let mut all_ours = Vec::new();
+    let mut all_bare = Vec::new();
+    let mut all_commands = Vec::new();
     for turn in 0..TURNS {
         let mut theirs = Vec::with_capacity(COMMITS);
         for _ in 0..COMMITS {
@@ -210,10 +210,8 @@ async fn reveals(vault: Credentials, credential: CredentialId) -> Measured<Vec<D
     let caller = Caller::shared_secret("bench");
     let mut times = Vec::with_capacity(REVEALS);
     for _ in 0..REVEALS {
-        let (named, purpose) = (
-            CredentialRef::Id(credential),
-            Some("publishing the planned post".to_owned()),
-        );
+        let named = CredentialRef::Id(credential);
+        let purpose = Some("publishing the planned post".to_owned());
         let ask = SecretRequest {
             named,
             kinds: &[CredentialKind::Profile],
@@ -241,7 +239,8 @@ async fn rotate(ground: &Ground) -> Measured<Row> {
         log.master_rings().take(MasterKeys::parse(&ring)?).await?;
         let began = Instant::now();
         let to = log.key_rotation().begin().await?;
-        let (mut wrapped, mut from) = (0, Some(Place::default()));
+        let mut wrapped = 0;
+        let mut from = Some(Place::default());
         while let Some(place) = from {
             let step = log.key_rotation().rotate(&to, place).await?;
             wrapped += step.wrapped;

@@ -32,19 +32,15 @@ const INVITE: &str = "the-first-invite";
 
 /// The ratio on one store.
 pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
-    let (open, closed) = (
-        Server::start(kind, true).await?,
-        Server::start(kind, false).await?,
-    );
+    let open = Server::start(kind, true).await?;
+    let closed = Server::start(kind, false).await?;
     let token = closed.log_in().await?;
-    let (anybody, user) = (
-        request("GET", READ, "", ""),
-        request(
-            "GET",
-            READ,
-            &format!("Authorization: Bearer {token}\r\n"),
-            "",
-        ),
+    let anybody = request("GET", READ, "", "");
+    let user = request(
+        "GET",
+        READ,
+        &format!("Authorization: Bearer {token}\r\n"),
+        "",
     );
     let (status, _) = Connection::open(&closed.address)
         .await?
@@ -56,10 +52,8 @@ pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
     let mut without = Vec::new();
     let mut with = Vec::new();
     for turn in 0..TURNS {
-        let (one, other) = (
-            rate(&open.address, &anybody).await?,
-            rate(&closed.address, &user).await?,
-        );
+        let one = rate(&open.address, &anybody).await?;
+        let other = rate(&closed.address, &user).await?;
         if turn > 0 {
             without.push(one);
             with.push(other);

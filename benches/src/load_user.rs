@@ -67,7 +67,8 @@ async fn wake(node: &Node, creator: Creator) -> Measured<Duration> {
 pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured<()> {
     let stream = StreamId::new(StreamKind::Credential, creator.credential);
     // Making the creator wrote two facts: registered and stored.
-    let (mut count, mut sequence) = (2, 1);
+    let mut count = 2;
+    let mut sequence = 1;
     while count < events {
         let facts = (1..=PART).map(|n| {
             let event = Event::Credential(CredentialEvent::Revealed {

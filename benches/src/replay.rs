@@ -54,7 +54,8 @@ struct Life {
 }
 
 async fn all_lives(node: &Node) -> Measured<Vec<Life>> {
-    let (mut rows, mut read) = (BTreeMap::<UserId, Vec<StoredRow>>::new(), 0);
+    let mut rows = BTreeMap::<UserId, Vec<StoredRow>>::new();
+    let mut read = 0;
     loop {
         let page = node.log.rows(read, PAGE).await?;
         let Some(last) = page.last() else { break };

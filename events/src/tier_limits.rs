@@ -48,7 +48,8 @@ impl Limits {
             )]
         };
         let file: toml::Table = toml::from_str(text).map_err(not_toml)?;
-        let (mut wrong, mut given) = (Vec::new(), [const { None }; Tier::ALL.len()]);
+        let mut wrong = Vec::new();
+        let mut given = [const { None }; Tier::ALL.len()];
         for (name, table) in &file {
             match Tier::parse(name) {
                 None => wrong.push(format!(

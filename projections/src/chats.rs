@@ -208,7 +208,8 @@ impl Chats {
         after: u64,
         limit: i64,
     ) -> Result<Option<Vec<MessageRow>>, LogError> {
-        let (id, owner) = (session.to_string(), user.to_string());
+        let id = session.to_string();
+        let owner = user.to_string();
         let rows = read(&self.log, async move |store: Store| {
             let sql = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
             if sqlx::query(sql)

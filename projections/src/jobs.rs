@@ -38,7 +38,8 @@ impl Projection for Projector {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Job(event) = seen.event else { return Ok(()) };
-            let (id, at) = (seen.fact.stream.id.as_str(), seen.at().0);
+            let id = seen.fact.stream.id.as_str();
+            let at = seen.at().0;
             let query = match event {
                 JobEvent::Submitted { spec, .. } => sqlx::query(
                     "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
@@ -249,7 +250,8 @@ impl Jobs {
             .map(|queue| (queue, QueueStats::default()))
             .collect();
         for row in rows.await? {
-            let (queue, status): (String, String) = (row.try_get("queue")?, row.try_get("status")?);
+            let queue: String = row.try_get("queue")?;
+            let status: String = row.try_get("status")?;
             let n = row.try_get::<i64, _>("n")? as u64;
             let later = row
                 .try_get::<i64, _>("later")
@@ -285,7 +287,8 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
         text.and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or(Value::Null)
     };
-    let (status, run_at): (String, _) = (row.try_get("status")?, moment("run_at")?);
+    let status: String = row.try_get("status")?;
+    let run_at = moment("run_at")?;
     let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
     Ok(JobRow {
         id: row.try_get("job_id")?,

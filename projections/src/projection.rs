@@ -344,8 +344,8 @@ impl Runner {
         .fetch_all(self.log.store().reads())
         .await?;
         for row in rows {
-            let (kind, id): (String, String) =
-                (row.try_get("stream_kind")?, row.try_get("stream_id")?);
+            let kind: String = row.try_get("stream_kind")?;
+            let id: String = row.try_get("stream_id")?;
             self.leave_behind(&kind, id, row.try_get::<i64, _>("position")? as u64);
         }
         Ok(())

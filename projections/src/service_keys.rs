@@ -104,8 +104,8 @@ impl ServiceKeys {
     }
 
     fn open(&self, row: &AnyRow) -> Result<ServiceKeyRow, LogError> {
-        let (name, scopes): (Vec<u8>, String) =
-            (row.try_get("name_sealed")?, row.try_get("scopes")?);
+        let name: Vec<u8> = row.try_get("name_sealed")?;
+        let scopes: String = row.try_get("scopes")?;
         Ok(ServiceKeyRow {
             id: row.try_get("key_id")?,
             name: open(self.log.system_keys(), NAME, &name)?,

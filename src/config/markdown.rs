@@ -35,7 +35,9 @@ fn row(setting: &Setting) -> String {
         default => format!("`{default}`"),
     };
     let secret = if setting.is_secret() { "yes" } else { "" };
-    let (name, value, about) = (setting.name, setting.form_in_words(), setting.about);
+    let name = setting.name;
+    let value = setting.form_in_words();
+    let about = setting.about;
     format!("| `{name}` | {default} | {value} | {secret} | {about} |\n")
 }
 

@@ -46,10 +46,8 @@ pub fn start(
             if live { "the live" } else { "the paged" },
             wanted.as_str()
         );
-        let (notes, chance) = (
-            FeedNotes::new(name, wanted),
-            StdRng::seed_from_u64(chance.random()),
-        );
+        let notes = FeedNotes::new(name, wanted);
+        let chance = StdRng::seed_from_u64(chance.random());
         let arena = Arc::clone(arena);
         let last = last.clone();
         tokio::spawn(

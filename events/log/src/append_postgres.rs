@@ -137,7 +137,8 @@ async fn append_on(
 
 /// The function tells the head before the batch, and what was not appended; everything else follows the head in order.
 fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Verdict>, sqlx::Error> {
-    let (mut head, mut told) = (None, vec![None; batch.len()]);
+    let mut head = None;
+    let mut told = vec![None; batch.len()];
     for answer in answers {
         let position = |column: &str| {
             answer

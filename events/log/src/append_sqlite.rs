@@ -50,8 +50,9 @@ async fn append_on(
         .fetch_one(&mut *tx)
         .await?;
     let doubtful = doubtful(&mut tx, batch).await?;
-    let (mut outcomes, mut rows, mut work) =
-        (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
+    let mut outcomes = Vec::with_capacity(batch.len());
+    let mut rows = Vec::new();
+    let mut work = Vec::new();
     for (n, request) in batch.iter().enumerate() {
         let refused = if doubtful.contains(&n) {
             judge(&mut tx, request).await?
@@ -83,7 +84,9 @@ async fn doubtful(
     tx: &mut SqliteTx<'_>,
     batch: &[&Request],
 ) -> Result<HashSet<usize>, sqlx::Error> {
-    let (mut fences, mut firsts, mut doubtful) = (Vec::new(), Vec::new(), HashSet::new());
+    let mut fences = Vec::new();
+    let mut firsts = Vec::new();
+    let mut doubtful = HashSet::new();
     for (n, request) in batch.iter().enumerate() {
         let mut owners = BTreeMap::new();
         for row in &request.rows {

@@ -114,7 +114,8 @@ fn part_place(file: BlobId, number: u64, is_last: bool) -> Place {
 }
 
 fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
-    let (id, user): (String, String) = (row.try_get("id")?, row.try_get("user_id")?);
+    let id: String = row.try_get("id")?;
+    let user: String = row.try_get("user_id")?;
     Ok(Blob {
         id: id
             .parse()

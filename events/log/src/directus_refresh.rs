@@ -113,10 +113,8 @@ impl DirectusRefreshes {
         answer: &[u8],
         until: Timestamp,
     ) -> Result<(), LogError> {
-        let (name, sealed) = (
-            refreshing.name.clone(),
-            refreshing.key.seal(answer, &refreshing.place()),
-        );
+        let name = refreshing.name.clone();
+        let sealed = refreshing.key.seal(answer, &refreshing.place());
         let work = async move |store: Store| {
             let mut tx = store.relaxed().await?;
             let sql = "UPDATE refresh_grace SET sealed = $2, expires_at = $3 WHERE token_hash = $1";

@@ -129,7 +129,8 @@ impl Elections {
     }
 
     async fn elect_the_only_one(&self, node: &str) -> Result<Election, LogError> {
-        let (node, now) = (node.to_owned(), self.0.clock().now());
+        let node = node.to_owned();
+        let now = self.0.clock().now();
         let raise = async move |store: Store| {
             let mut tx = store.durable().await?;
             let sql = "UPDATE elections SET epoch = epoch + 1, node = $1, elected_at = $2 WHERE name = 'genie' RETURNING epoch";
@@ -208,9 +209,10 @@ impl Store {
                     .is_some()
             }
         };
-        match is_present {
-            true => Ok(tx),
-            false => Err(LogError::Deposed),
+        if is_present {
+            Ok(tx)
+        } else {
+            Err(LogError::Deposed)
         }
     }
 }

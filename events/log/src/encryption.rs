@@ -114,11 +114,9 @@ impl SealingKey {
     /// Seals an event's JSON into the envelope that `payload` holds.
     pub fn seal_event(&self, event_id: EventId, plaintext: &[u8], place: &Place) -> String {
         let (nonce, ciphertext) = self.encrypt(plaintext, &place.0);
-        let (n, c, m) = (
-            BASE64.encode(nonce),
-            BASE64.encode(ciphertext),
-            BASE64.encode(self.commitment),
-        );
+        let n = BASE64.encode(nonce);
+        let c = BASE64.encode(ciphertext);
+        let m = BASE64.encode(self.commitment);
         let envelope = Envelope {
             v: FORMAT,
             k: self.id,
@@ -137,7 +135,8 @@ impl SealingKey {
         if envelope.k != self.id {
             return Err(CantOpen::OtherKey);
         }
-        let (nonce, commitment) = (decode(envelope.n)?, decode::<COMMITMENT>(envelope.m)?);
+        let nonce = decode(envelope.n)?;
+        let commitment = decode::<COMMITMENT>(envelope.m)?;
         let sealed = BASE64.decode(envelope.c).map_err(|_| CantOpen::Form)?;
         self.decrypt(nonce, sealed, &commitment, &place.0)
     }
@@ -198,7 +197,8 @@ impl Place {
         event_type: &str,
         owner: Uuid,
     ) -> Self {
-        let (mut event_text, mut owner_text) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let mut event_text = Uuid::encode_buffer();
+        let mut owner_text = Uuid::encode_buffer();
         let event_id: &str = event_id.0.hyphenated().encode_lower(&mut event_text);
         let owner: &str = owner.hyphenated().encode_lower(&mut owner_text);
         Self::new(&[

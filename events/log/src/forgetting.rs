@@ -160,7 +160,8 @@ pub struct DestroyedKey {
 const COLUMNS: &str = "user_id, state, due, position, forgotten_at, erased_at, certificate";
 
 fn read(row: &AnyRow) -> Result<Forgetting, LogError> {
-    let (user, stage): (String, String) = (row.try_get("user_id")?, row.try_get("state")?);
+    let user: String = row.try_get("user_id")?;
+    let stage: String = row.try_get("state")?;
     let damaged = || LogError::Statement("a row of `forgettings` cannot be read".into());
     Ok(Forgetting {
         user: user.parse().map_err(|_| damaged())?,
@@ -399,17 +400,17 @@ impl Forgettings {
     /// On an embedded store: writes the WAL into the database's file and empties the WAL, which
     /// holds deleted rows until then. [`LogError::Away`] while a reader still needs it.
     pub async fn empty_wal(&self) -> Result<(), LogError> {
-        match self
+        let is_empty = self
             .0
             .store()
             .run(async move |store: Store| store.scrub().await)
-            .await?
-        {
-            true => Ok(()),
-            false => Err(LogError::Away(
+            .await?;
+        if !is_empty {
+            return Err(LogError::Away(
                 "a reader still needs the write-ahead log, so it cannot be emptied yet".into(),
-            )),
+            ));
         }
+        Ok(())
     }
 }
 

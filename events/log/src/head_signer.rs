@@ -151,7 +151,8 @@ impl HeadSigner {
                 }
             }
             let rows = follower.next(BATCH).await?;
-            let (mut grown, mut hashes) = (frontier.clone(), Vec::with_capacity(2 * rows.len()));
+            let mut grown = frontier.clone();
+            let mut hashes = Vec::with_capacity(2 * rows.len());
             for row in &rows {
                 hashes.extend(grown.push(checked_leaf(row, grown.size() + 1)?));
             }
@@ -244,7 +245,8 @@ impl HeadSigner {
 
     /// Signs the head of the whole tree, once the tree is known to have grown out of the last head.
     async fn sign(&self, epoch: Epoch, frontier: &Frontier) -> Result<SignedHead, LogError> {
-        let (size, root) = (frontier.size(), frontier.root());
+        let size = frontier.size();
+        let root = frontier.root();
         let mut tx = self.log.store().durable_in(epoch).await?;
         if merkle_tree::root(&mut tx, size).await? != root {
             return Err(LogError::Tree(format!(
@@ -310,8 +312,8 @@ fn checked_leaf(row: &StoredRow, expected: u64) -> Result<merkle_tree::Hash, Log
     if row.position != expected {
         return Err(LogError::Hole { missing: expected });
     }
-    match row.computed_digest()[..] == row.digest[..] {
-        true => Ok(merkle_tree::leaf_hash(&row.digest)),
-        false => Err(row.damaged("its digest does not match")),
+    if row.computed_digest()[..] != row.digest[..] {
+        return Err(row.damaged("its digest does not match"));
     }
+    Ok(merkle_tree::leaf_hash(&row.digest))
 }

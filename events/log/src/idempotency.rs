@@ -162,8 +162,8 @@ impl RequestOutcomes {
                 .fetch_optional(store.reads())
                 .await?;
             let Some(row) = row else { return Ok(None) };
-            let (owner, request_hash): (String, String) =
-                (row.try_get("user_id")?, row.try_get("request_hash")?);
+            let owner: String = row.try_get("user_id")?;
+            let request_hash: String = row.try_get("request_hash")?;
             let position: i64 = row.try_get("position")?;
             Ok(Some((
                 owner,

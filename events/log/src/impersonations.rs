@@ -62,7 +62,8 @@ impl Impersonations {
                 .fetch_optional(store.reads())
                 .await?;
             let Some(row) = row else { return Ok(None) };
-            let (user, by): (String, String) = (row.try_get("user_id")?, row.try_get("by_admin")?);
+            let user: String = row.try_get("user_id")?;
+            let by: String = row.try_get("by_admin")?;
             let expires_at = Timestamp(row.try_get("expires_at")?);
             let (Ok(user), Ok(by)) = (user.parse(), by.parse()) else {
                 return Err(LogError::Statement(

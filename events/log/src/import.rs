@@ -78,7 +78,9 @@ async fn into_store(
         // Catches a server that looked for the mark before it was written: it has connected by now.
         nobody_else(pool).await?;
     }
-    let (mut head, mut batch, mut bytes) = (had, Vec::with_capacity(BATCH_ROWS), 0);
+    let mut head = had;
+    let mut batch = Vec::with_capacity(BATCH_ROWS);
+    let mut bytes = 0;
     for row in export.rows(had) {
         let row = row?;
         bytes += row.payload.len() + row.metadata.len();
@@ -140,13 +142,13 @@ async fn fits(store: &Store, export: &Export, system: Uuid) -> Result<u64, Trans
         )));
     }
     let stored = read_rows(store, head - 1, 1).await?.pop();
-    match export.rows(head - 1).next().transpose()? == stored {
-        true => Ok(head),
-        false => Err(TransferError::Refused(format!(
+    if export.rows(head - 1).next().transpose()? != stored {
+        return Err(TransferError::Refused(format!(
             "the store and the export differ at position {head}: the store was used since the export, or belongs to another log; \
              nothing was changed"
-        ))),
+        )));
     }
+    Ok(head)
 }
 
 /// Writes the mark and the system's key, before the first row.
@@ -205,12 +207,12 @@ async fn lock_at(
 }
 
 fn is_where_it_was(found: u64, head: u64) -> Result<(), TransferError> {
-    match found == head {
-        true => Ok(()),
-        false => Err(TransferError::Refused(format!(
+    if found != head {
+        return Err(TransferError::Refused(format!(
             "somebody else wrote to the store: it ends at position {found}, and the import was at {head}"
-        ))),
+        )));
     }
+    Ok(())
 }
 
 async fn write_batch(store: &Store, head: u64, rows: &[StoredRow]) -> Result<u64, TransferError> {

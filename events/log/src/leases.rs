@@ -118,7 +118,8 @@ impl Leases {
         until: Timestamp,
         progress: Option<i64>,
     ) -> Result<Option<Lease>, LogError> {
-        let (id, holder) = (id.to_owned(), holder.to_owned());
+        let id = id.to_owned();
+        let holder = holder.to_owned();
         self.0.store()
             .run(async move |store: Store| {
                 let sql = format!(
@@ -146,7 +147,8 @@ impl Leases {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Option<Lease>, LogError> {
-        let (id, holder) = (id.to_owned(), holder.to_owned());
+        let id = id.to_owned();
+        let holder = holder.to_owned();
         self.0
             .store()
             .run(async move |store: Store| {
@@ -171,7 +173,8 @@ impl Leases {
     /// Drops a lease after the log says that its work has ended. Another holder's lease of the same
     /// work stays.
     pub async fn remove(&self, kind: LeaseKind, id: &str, holder: &str) -> Result<(), LogError> {
-        let (id, holder) = (id.to_owned(), holder.to_owned());
+        let id = id.to_owned();
+        let holder = holder.to_owned();
         self.0
             .store()
             .run(async move |store: Store| {

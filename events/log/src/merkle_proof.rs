@@ -99,11 +99,9 @@ impl Log {
                 Some(from) => Some(grown(&mut db, from, head.size).await?),
                 None => None,
             };
-            let (leaf, event_id, digest) = (
-                merkle_tree::leaf_hash(&row.digest),
-                row.event_id,
-                row.digest.clone(),
-            );
+            let leaf = merkle_tree::leaf_hash(&row.digest);
+            let event_id = row.event_id;
+            let digest = row.digest.clone();
             check(
                 Proof {
                     position,
@@ -158,10 +156,10 @@ fn check(proof: Proof, row: &StoredRow) -> Result<Proof, LogError> {
             (head.size, head.root),
         )
     };
-    match growth.as_ref().is_none_or(holds) {
-        true => Ok(proof),
-        false => Err(LogError::Tree(
+    if !growth.as_ref().is_none_or(holds) {
+        return Err(LogError::Tree(
             "the newest head did not grow out of the stored tree".into(),
-        )),
+        ));
     }
+    Ok(proof)
 }

@@ -193,10 +193,8 @@ pub(crate) async fn read_range(
     positions: std::ops::RangeInclusive<u64>,
 ) -> Result<BTreeMap<u64, Hash>, LogError> {
     let sql = "SELECT hash_index, hash FROM tree_hashes WHERE hash_index >= $1 AND hash_index < $2";
-    let (from, to) = (
-        first_index(*positions.start()),
-        first_index(positions.end() + 1),
-    );
+    let from = first_index(*positions.start());
+    let to = first_index(positions.end() + 1);
     let rows = sqlx::query(sql)
         .bind(from as i64)
         .bind(to as i64)

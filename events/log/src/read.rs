@@ -49,7 +49,8 @@ impl JobStep {
             return Ok(None);
         };
         let job = id.parse().map_err(|reason| row.damaged(reason))?;
-        let (event_type, clear) = (row.event_type.clone(), row.metadata()?.clear);
+        let event_type = row.event_type.clone();
+        let clear = row.metadata()?.clear;
         Ok(Some(Self {
             position: row.position,
             job,
@@ -62,7 +63,8 @@ impl JobStep {
 
     /// `None` for a row that makes no sense: a claim of that job meets its owner's state.
     fn read(row: &AnyRow) -> Result<Option<Self>, sqlx::Error> {
-        let (job, user): (String, String) = (row.try_get("aggregate_id")?, row.try_get("user_id")?);
+        let job: String = row.try_get("aggregate_id")?;
+        let user: String = row.try_get("user_id")?;
         let metadata = serde_json::from_str::<Metadata>(&row.try_get::<String, _>("metadata")?);
         let (Ok(job), Ok(user), Ok(metadata)) = (job.parse(), user.parse(), metadata) else {
             return Ok(None);
@@ -367,7 +369,8 @@ impl Log {
         let stream = StreamId::new(kind, id);
         let events = match self.store().postgres_reads() {
             Some(pool) => {
-                let (repository, id) = (PostgresEventRepository::new(pool.clone()), id.to_owned());
+                let repository = PostgresEventRepository::new(pool.clone());
+                let id = id.to_owned();
                 let read =
                     self.store()
                         .run(async move |_| match repository.get_events::<A>(&id).await {

@@ -58,11 +58,9 @@ impl SecretName {
     /// The place that a secret and its own key are bound to. They do not open for anything else, or
     /// under another key.
     fn place(&self, part: &str, vault: &SealingKey) -> Place {
-        let (user, version, key_id) = (
-            self.user.to_string(),
-            self.version.to_string(),
-            vault.id().to_string(),
-        );
+        let user = self.user.to_string();
+        let version = self.version.to_string();
+        let key_id = vault.id().to_string();
         Place::new(&[
             "secret v1",
             part,

@@ -180,10 +180,8 @@ impl Sessions {
 
     /// Ends a session, of this user if one is named. Answers whether it existed.
     pub async fn end(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
-        let (family, of) = (
-            family.to_owned(),
-            of.map(|user| user.to_string()).unwrap_or_default(),
-        );
+        let family = family.to_owned();
+        let of = of.map(|user| user.to_string()).unwrap_or_default();
         self.0
             .store()
             .run(async move |store: Store| {

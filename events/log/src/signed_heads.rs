@@ -160,14 +160,14 @@ impl PublicHeadKey {
     pub fn open(&self, text: &str) -> Result<SignedHead, BadHead> {
         use signed_note::Verifier;
         let head = Checkpoint::from_bytes(&self.open_text(text)?).map_err(|_| BadHead::Form)?;
-        match head.origin() == self.key.name() {
-            true => Ok(SignedHead {
-                size: head.size(),
-                root: *head.hash(),
-                note: text.to_owned(),
-            }),
-            false => Err(BadHead::OtherKey),
+        if head.origin() != self.key.name() {
+            return Err(BadHead::OtherKey);
         }
+        Ok(SignedHead {
+            size: head.size(),
+            root: *head.hash(),
+            note: text.to_owned(),
+        })
     }
 }
 
@@ -188,7 +188,8 @@ impl<R: BufRead> Iterator for Notes<R> {
     /// `InvalidData`.
     fn next(&mut self) -> Option<Self::Item> {
         let broken = |kind, reason: &str| Some(Err(std::io::Error::new(kind, reason)));
-        let (mut note, mut empty_lines) = (Vec::new(), 0);
+        let mut note = Vec::new();
+        let mut empty_lines = 0;
         while empty_lines < 2 {
             let begin = note.len();
             // One byte more than a note: the line that ends it.

@@ -104,10 +104,10 @@ impl StoredRow {
     /// The stream, if this release knows its kind and the row was not changed.
     pub fn verified_stream(&self) -> Result<StreamId, LogError> {
         let stream = self.stream()?;
-        match self.computed_digest()[..] == self.digest[..] {
-            true => Ok(stream),
-            false => Err(self.damaged("its digest does not match")),
+        if self.computed_digest()[..] != self.digest[..] {
+            return Err(self.damaged("its digest does not match"));
         }
+        Ok(stream)
     }
 
     fn stream(&self) -> Result<StreamId, LogError> {

@@ -34,13 +34,14 @@ pub struct Finding {
 
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.first == self.last {
-            true => write!(f, "position {}: {}", self.first, self.wrong),
-            false => write!(
+        if self.first == self.last {
+            write!(f, "position {}: {}", self.first, self.wrong)
+        } else {
+            write!(
                 f,
                 "between positions {} and {}: {}",
                 self.first, self.last, self.wrong
-            ),
+            )
         }
     }
 }
@@ -161,16 +162,14 @@ impl Verifier {
             );
             return Err(Finding::at(self.position(), wrong));
         }
-        match head.size == self.position() {
-            true => self.meet(&head, kept),
-            false => {
-                self.expected
-                    .entry(head.size)
-                    .or_default()
-                    .push((head, kept));
-                Ok(())
-            }
+        if head.size == self.position() {
+            return self.meet(&head, kept);
         }
+        self.expected
+            .entry(head.size)
+            .or_default()
+            .push((head, kept));
+        Ok(())
     }
 
     /// Whether a head covers more rows than there were so far.

@@ -35,7 +35,9 @@ impl Scrub {
     pub fn start(store: &Store) -> Self {
         let scrub = Self::default();
         if let Writing::Sqlite(pool) = &store.writing {
-            let (pool, store, wanted) = (pool.clone(), store.clone(), scrub.clone());
+            let pool = pool.clone();
+            let store = store.clone();
+            let wanted = scrub.clone();
             tokio::spawn(async move {
                 tokio::select! {
                     () = wanted.run(store) => {}
@@ -59,12 +61,11 @@ impl Scrub {
                 warn!(%error, "write-ahead log: wiping deleted rows failed; trying again");
                 false
             });
-            match is_done {
-                true => {
-                    self.0.notified().await;
-                    pause = PAUSE;
-                }
-                false => pause = (pause * 2).min(LONGEST_PAUSE),
+            if is_done {
+                self.0.notified().await;
+                pause = PAUSE;
+            } else {
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             tokio::time::sleep(pause).await;
         }

@@ -151,8 +151,9 @@ impl Task {
 
     /// Takes requests in order, within the limits of a batch. No two of them share an owner.
     fn choose(&mut self, received: &mut Vec<Pending>) -> Vec<Pending> {
-        let (mut owners, mut bytes, mut batch) =
-            (HashSet::new(), 0, Vec::with_capacity(received.len()));
+        let mut owners = HashSet::new();
+        let mut bytes = 0;
+        let mut batch = Vec::with_capacity(received.len());
         for pending in received.drain(..) {
             let size = pending.request.bytes();
             let fits = batch.is_empty() || bytes + size <= BATCH_BYTES;

@@ -48,8 +48,9 @@ pub struct ExternalAccount {
 
 impl From<Registration> for ExternalAccount {
     fn from(r: Registration) -> Self {
-        let (email, email_id, onboarding) =
-            (Some(r.email), Some(r.email_id), Onboarding::default());
+        let email = Some(r.email);
+        let email_id = Some(r.email_id);
+        let onboarding = Onboarding::default();
         Self {
             email,
             email_id,

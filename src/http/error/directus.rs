@@ -65,7 +65,8 @@ impl ResponseError for DirectusError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let (wire, code) = (self.0.wire(), self.code());
+        let wire = self.0.wire();
+        let code = self.code();
         let status = self.status_code();
         let sentence = match &self.0 {
             ApiError::NoCaller => "Invalid user credentials.".to_owned(),

@@ -85,7 +85,8 @@ impl ExportKey {
     /// Makes the key of a new export and writes it to the folder, sealed under the passphrase.
     pub(super) fn make(dir: &Path, passphrase: &SecretString) -> Result<Self, TransferError> {
         let path = dir.join(KEY_FILE);
-        let (root, salt) = (Zeroizing::new(random_bytes::<32>()), random_bytes::<16>());
+        let root = Zeroizing::new(random_bytes::<32>());
+        let salt = random_bytes::<16>();
         let outer = stretched(passphrase, &salt, MEMORY_KIB, PASSES)
             .map_err(|error| TransferError::file(&path, error))?;
         let file = KeyFile {
@@ -313,7 +314,8 @@ impl<'a> SealedReader<'a> {
         let read = self.input.read_exact(&mut head);
         read.map_err(|_| self.wrong(&format!("the file is cut short at frame {number}")))?;
         let [last, length @ ..] = head;
-        let (last, length) = (last == 1, u32::from_be_bytes(length) as usize);
+        let last = last == 1;
+        let length = u32::from_be_bytes(length) as usize;
         let damaged = format!("frame {number} is damaged, or belongs to another export");
         if length > FRAME + OVERHEAD {
             return Err(self.wrong(&damaged));
@@ -331,10 +333,10 @@ impl<'a> SealedReader<'a> {
             .input
             .fill_buf()
             .map_err(|error| TransferError::file(&self.path, error))?;
-        match last && !more.is_empty() {
-            true => Err(self.wrong("something follows the last frame")),
-            false => Ok(()),
+        if last && !more.is_empty() {
+            return Err(self.wrong("something follows the last frame"));
         }
+        Ok(())
     }
 
     fn wrong(&self, reason: &str) -> TransferError {

@@ -188,7 +188,8 @@ async fn write_segment(
     digest_before: String,
 ) -> Result<(u64, String), TransferError> {
     let mut out = SealedWriter::create(dir, key, &format!("log-{}", after + 1))?;
-    let (mut last, mut digest) = (after, digest_before.clone());
+    let mut last = after;
+    let mut digest = digest_before.clone();
     out.line(&LogHeader {
         format: LOG_FORMAT.into(),
         after,

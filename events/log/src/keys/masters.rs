@@ -93,13 +93,13 @@ impl MasterKeys {
                 key: SealingKey::derive(Uuid::nil(), root, "master"),
             });
         }
-        match ring.is_empty() {
-            true => Err(BadRing::Empty),
-            false => Ok(Self {
-                ring: ring.into(),
-                current: 0,
-            }),
+        if ring.is_empty() {
+            return Err(BadRing::Empty);
         }
+        Ok(Self {
+            ring: ring.into(),
+            current: 0,
+        })
     }
 
     /// A new ring of one random key, in the form that [`MasterKeys::parse`] reads.
@@ -183,7 +183,8 @@ impl MasterKeys {
 
     /// The same data key, wrapped by the key with the id `by`.
     pub(crate) fn rewrap(&self, wrapped: &WrappedKey, by: &str) -> Result<WrappedKey, LogError> {
-        let (root, by) = (self.unwrap(wrapped)?.root, self.master(by)?);
+        let root = self.unwrap(wrapped)?.root;
+        let by = self.master(by)?;
         let sealed = by.key.seal(
             root.as_slice(),
             &wrapping_place(wrapped.owner, wrapped.key_id),

@@ -144,14 +144,14 @@ impl MasterRings {
             .filter(|(_, ids)| !ids.iter().any(|own| own == id))
             .map(|(node, _)| node.as_str())
             .collect();
-        match lacking.is_empty() {
-            true => Ok(()),
-            false => Err(RotationError::Refused(format!(
+        if !lacking.is_empty() {
+            return Err(RotationError::Refused(format!(
                 "these servers do not have master key `{id}`: {}; give it to them (a ring in a file is read again within seconds, \
                  one in the environment at a restart), then run this again; one that was killed is forgotten after {} s",
                 lacking.join(", "),
                 SILENT.as_secs()
-            ))),
+            )));
         }
+        Ok(())
     }
 }

@@ -139,7 +139,9 @@ impl KeyRotation {
             )));
         }
         self.0.master_rings().none_lacks(to).await?;
-        let (began, mut step, mut place) = (Instant::now(), Step::default(), from);
+        let began = Instant::now();
+        let mut step = Step::default();
+        let mut place = from;
         loop {
             let rows = self.wrapped_by_others(to, place).await?;
             let Some(last) = rows.last() else {
@@ -175,7 +177,8 @@ impl KeyRotation {
                 "{keys} data keys are wrapped by master key `{id}`; first run: genie keys rotate"
             )));
         }
-        let (id, now) = (id.to_owned(), self.0.clock().now());
+        let id = id.to_owned();
+        let now = self.0.clock().now();
         let retire = async move |store: Store| {
             let mut tx = store.durable().await?;
             if let Writing::Postgres(_) = store.writing {
@@ -220,7 +223,8 @@ impl KeyRotation {
     /// follow it.
     async fn wrap_system_by(&self, to: &str) -> Result<(), RotationError> {
         let masters = self.0.masters();
-        let (nil, by) = (Uuid::nil(), to.to_owned());
+        let nil = Uuid::nil();
+        let by = to.to_owned();
         let changed = async move |store: Store| {
             let row = sqlx::query(
                 "SELECT key_id, master_id, wrapped, state FROM user_keys WHERE user_id = $1",
@@ -287,7 +291,8 @@ impl KeyRotation {
         rows: Vec<WrappedKey>,
         step: &mut Step,
     ) -> Result<(), LogError> {
-        let (masters, mut anew) = (self.0.masters(), Vec::with_capacity(rows.len()));
+        let masters = self.0.masters();
+        let mut anew = Vec::with_capacity(rows.len());
         for row in rows {
             match masters.rewrap(&row, to) {
                 Ok(wrapped) => anew.push((row, wrapped)),
@@ -455,10 +460,10 @@ pub(crate) async fn check(store: &Store, masters: &MasterKeys) -> Result<(), Log
             });
         }
     }
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(LogError::MasterKeysMissing(missing.join(", "))),
+    if !missing.is_empty() {
+        return Err(LogError::MasterKeysMissing(missing.join(", ")));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -94,11 +94,13 @@ impl Log {
         rows: &mut Vec<StoredRow>,
     ) -> Result<(), AppendError> {
         let owner = group.owner.id();
-        let (slice, recorded_at) = (slice_of(owner), self.0.clock.now());
+        let slice = slice_of(owner);
+        let recorded_at = self.0.clock.now();
         let users = keys;
         for (n, fact) in (1..).zip(group.facts) {
             let owner_seq = storable(&fact, group.after.checked_add(n))?;
-            let (event_id, event_type) = (self.0.clock.new_event_id(), fact.event.type_name());
+            let event_id = self.0.clock.new_event_id();
+            let event_type = fact.event.type_name();
             let keys = if event_type == FORGOTTEN {
                 &self.0.system
             } else {
@@ -107,7 +109,8 @@ impl Log {
             let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
             let plaintext = fact.event.to_vec();
             if plaintext.len() > MAX_EVENT_BYTES {
-                let (stream, bytes) = (&fact.stream, plaintext.len());
+                let stream = &fact.stream;
+                let bytes = plaintext.len();
                 let reason = format!(
                     "{event_type} of {stream} has {bytes} bytes, where {MAX_EVENT_BYTES} are allowed"
                 );

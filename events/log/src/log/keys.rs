@@ -182,7 +182,8 @@ pub(super) async fn stored_key(
 /// The key in a row of `user_keys`; `None` when it was destroyed.
 pub(crate) fn wrapped_key(owner: Uuid, row: &AnyRow) -> Result<Option<WrappedKey>, sqlx::Error> {
     let sealed: Option<Vec<u8>> = row.try_get("wrapped")?;
-    let (state, key_id): (String, String) = (row.try_get("state")?, row.try_get("key_id")?);
+    let state: String = row.try_get("state")?;
+    let key_id: String = row.try_get("key_id")?;
     let master_id = row.try_get("master_id")?;
     // An invalid UUID fails to unwrap later.
     let key_id = Uuid::try_parse(&key_id).unwrap_or_default();

@@ -231,7 +231,8 @@ async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
             heads: BTreeMap::new(),
         });
     };
-    let (first, last) = (first.position, last.position);
+    let first = first.position;
+    let last = last.position;
     let mut db = store.reads().acquire().await?;
     let hashes = merkle_tree::read_range(&mut db, first.max(1)..=last).await?;
     let sql = "SELECT size, note FROM tree_heads WHERE size >= $1 AND size <= $2";
