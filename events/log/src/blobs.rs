@@ -335,7 +335,7 @@ mod tests {
         let work = vec![blob.row(&log.live_keys(user).await.unwrap())];
         let groups = vec![Group::of_user(user, after, vec![fact])];
         crate::testing::append(
-            &log,
+            log,
             AppendRequest {
                 groups,
                 work,

@@ -310,7 +310,7 @@ mod tests {
             .collect();
         let groups = vec![Group::of_user(user, after, facts)];
         crate::testing::append(
-            &log,
+            log,
             AppendRequest {
                 groups,
                 work: vec![],

@@ -295,16 +295,16 @@ mod tests {
     fn roots_and_paths_equal_those_of_certificate_transparency() {
         let (reader, frontiers) = stored(LEAVES.iter().map(|data| leaf_hash(data)));
         for (size, root) in ROOTS.iter().enumerate() {
-            assert_eq!(hex::encode(&frontiers[size].root().0), *root);
+            assert_eq!(hex::encode(frontiers[size].root().0), *root);
             assert_eq!(
-                hex::encode(&tree_hash(size as u64, &reader).unwrap().0),
+                hex::encode(tree_hash(size as u64, &reader).unwrap().0),
                 *root
             );
         }
         let path = tlog_tiles::prove_record(8, 0, &reader).unwrap();
         assert_eq!(
             path.iter()
-                .map(|hash| hex::encode(&hash.0))
+                .map(|hash| hex::encode(hash.0))
                 .collect::<Vec<_>>(),
             PATH
         );

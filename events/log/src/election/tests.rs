@@ -32,7 +32,7 @@ async fn append(
     }];
     let groups = vec![Group::of_user(user, after, facts)];
     crate::testing::append(
-        &log,
+        log,
         AppendRequest {
             groups,
             work: vec![Work::OnlyInEpoch(epoch)],

@@ -33,7 +33,7 @@ async fn forget(
         at: store.clock.now(),
     })];
     crate::testing::append(
-        &log,
+        log,
         AppendRequest {
             groups,
             work,

@@ -18,7 +18,7 @@ async fn append(log: &Log, user: UserId, work: Vec<Work>) {
     };
     let groups = vec![Group::of_user(user, seq, vec![fact])];
     crate::testing::append(
-        &log,
+        log,
         AppendRequest {
             groups,
             work,

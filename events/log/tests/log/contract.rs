@@ -63,7 +63,7 @@ fn append(groups: Vec<Group>, work: Vec<Work>) -> AppendRequest {
 async fn submit(log: &Log, user: UserId, after: u64) -> Result<u64, AppendError> {
     let job = new_job(log);
     let group = Group::of_user(user, after, vec![job_fact(&job, 1, submitted("x"))]);
-    genie_log::testing::append(&log, append(vec![group], vec![]))
+    genie_log::testing::append(log, append(vec![group], vec![]))
         .await
         .map(|at| at.last)
 }
@@ -619,7 +619,7 @@ both_stores!(
         let now = store.clock.now();
         let soon = now.plus_seconds(30);
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 1, submitted("x"))]);
-        genie_log::testing::append(&log, append(vec![group], vec![lease(soon)]))
+        genie_log::testing::append(log, append(vec![group], vec![lease(soon)]))
             .await
             .unwrap();
         assert_eq!(
@@ -653,7 +653,7 @@ both_stores!(
             )
         };
         assert!(matches!(
-            genie_log::testing::append(&log, lapse(now)).await,
+            genie_log::testing::append(log, lapse(now)).await,
             Err(AppendError::LeaseHeld)
         ));
         assert!(
@@ -682,12 +682,12 @@ both_stores!(
         );
         assert!(
             matches!(
-                genie_log::testing::append(&log, lapse(soon)).await,
+                genie_log::testing::append(log, lapse(soon)).await,
                 Err(AppendError::LeaseHeld)
             ),
             "it was renewed meanwhile"
         );
-        genie_log::testing::append(&log, lapse(soon.plus_seconds(9)))
+        genie_log::testing::append(log, lapse(soon.plus_seconds(9)))
             .await
             .unwrap();
         assert!(
@@ -701,7 +701,7 @@ both_stores!(
         // A refused append leaves no working row behind.
         let group = Group::of_user(ada, 1, vec![job_fact(&job, 3, submitted("x"))]);
         assert!(matches!(
-            genie_log::testing::append(&log, append(vec![group], vec![lease(soon)])).await,
+            genie_log::testing::append(log, append(vec![group], vec![lease(soon)])).await,
             Err(AppendError::Stale)
         ));
         assert!(
@@ -797,7 +797,7 @@ both_stores!(
             expires_at: Timestamp(0),
         });
         let group = Group::of_user(ada, 1, vec![job_fact(&new_job(log), 1, submitted("x"))]);
-        genie_log::testing::append(&log, append(vec![group], vec![free]))
+        genie_log::testing::append(log, append(vec![group], vec![free]))
             .await
             .unwrap();
         let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));

@@ -160,7 +160,7 @@ impl Nodes {
                     outcome,
                 });
                 match genie_log::testing::append(
-                    &log,
+                    log,
                     AppendRequest {
                         remember,
                         ..self.append(user, self.model.count(user), 1)

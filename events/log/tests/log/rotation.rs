@@ -52,7 +52,7 @@ async fn sign_in(log: &Log, user: UserId, after: u64) {
     };
     let groups = vec![Group::of_user(user, after, vec![fact])];
     genie_log::testing::append(
-        &log,
+        log,
         AppendRequest {
             groups,
             work: vec![],

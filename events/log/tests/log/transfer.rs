@@ -59,7 +59,7 @@ async fn sign_in(log: &Log, user: UserId, after: u64, count: u64, work: Vec<Work
         keys: None,
     };
     genie_log::testing::append(
-        &log,
+        log,
         AppendRequest {
             groups: vec![group],
             work,

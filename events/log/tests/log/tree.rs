@@ -108,7 +108,7 @@ async fn facts(log: &Log, count: usize) {
         )
     });
     genie_log::testing::append(
-        &log,
+        log,
         AppendRequest {
             groups: groups.collect(),
             work: vec![],
