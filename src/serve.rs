@@ -1,4 +1,4 @@
-//! Builds a server and starts listening: [`run`] for the binary, [`Server`] inside another process.
+//! Builds a server and starts listening: `run` for the binary, `Server` inside another process.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

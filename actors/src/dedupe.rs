@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_remembered_stands_and_is_bounded() {
+    fn a_remembered_fact_stands_and_memory_is_bounded() {
         let dedupe = Dedupe::new();
         assert!(!dedupe.stands(&1));
         dedupe.remember(1);

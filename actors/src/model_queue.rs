@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_the_line_holds_nobody_up() {
+    fn a_waiter_that_leaves_holds_nobody_up() {
         let queue = ModelQueue::new(1, 10);
         let pass = queue
             .enqueue(QueueClass::Chat, user(1))

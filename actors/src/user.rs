@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     pub changes: Vec<Change>,
     /// Working rows that go with the facts. Without facts they are left out.
     pub work: Vec<Work>,
-    /// A remark on the state, for the asker.
+    /// A remark on the state, for the caller.
     pub note: PlanNote,
     /// The answer is made from it, also when the same request comes again. Never a secret.
     pub outcome: Value,

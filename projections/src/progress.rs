@@ -28,7 +28,7 @@ pub struct Status {
     pub stopped: Option<String>,
     /// The number of streams that stopped at a damaged event.
     pub damaged_streams: u64,
-    /// The positions of those damaged events, lowest first, at most [`NAMED_DAMAGE`].
+    /// The positions of those damaged events, lowest first, at most `NAMED_DAMAGE`.
     pub damaged_at: Vec<u64>,
 }
 

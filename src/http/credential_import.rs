@@ -30,7 +30,7 @@ pub async fn credentials(
     let users: BTreeSet<UserId> = batch.lines.iter().map(|line| line.user).collect();
     for user in users {
         match directus::meet_unseen(&app, user).await {
-            // Trouble of this one, whose lines are told of as those of somebody unknown.
+            // Only this user's lines are rejected, as those of an unknown user.
             Err(ApiError::Write(WriteError::Refused(refusal))) => {
                 warn!(user.id = %user, %refusal, "import: a user can't be introduced; their lines are rejected")
             }

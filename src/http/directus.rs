@@ -118,7 +118,7 @@ fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
 
 /// `POST /auth/login`. It sends no `Authorization`: with an expired one Directus would refuse the
 /// right password. Guessing is stopped here: Directus would suspend the user after 25 wrong
-/// passwords, whoever sent them.
+/// passwords from anybody.
 pub async fn log_in(
     app: Data<App>,
     request: HttpRequest,

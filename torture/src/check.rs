@@ -442,7 +442,7 @@ impl<'a> Checker<'a> {
             self.ledger.text(mark),
             entry.kind.as_str()
         );
-        let is_there = own || leaves.or_was_so && was_so;
+        let is_there = own || (leaves.or_was_so && was_so);
         if !is_there {
             let wanted = leaves.types.join(" or ");
             let sentence = format!(

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_counted_as_json_counts_it() {
+    fn a_fitting_text_is_measured_as_json() {
         for text in [
             "plain",
             "line\nfeed \"quoted\" \\",

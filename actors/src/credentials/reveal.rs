@@ -40,7 +40,7 @@ pub enum CredentialRef {
 #[derive(Debug, Clone)]
 pub struct SecretRequest {
     pub named: CredentialRef,
-    /// The kinds it may be. Of several credentials for a platform, the first kind is revealed.
+    /// The kinds it may be. When a platform has several credentials, the first kind here is revealed.
     pub kinds: &'static [CredentialKind],
     /// The caller's right to it.
     pub right: RevealRight,

@@ -8,7 +8,7 @@ use super::*;
 use crate::{Caller, users::tests::node};
 
 both_stores!(
-    what_is_stored_is_shown_to_its_owner_and_to_whoever_has_a_right,
+    a_stored_secret_is_shown_to_its_owner_and_to_callers_with_a_right,
     async |store: TestStore| {
         let Opened { log, append, vault } = store.open().await;
         let ada = store.register(&log, "ada").await;

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_claimed_is_gone_and_what_lapses_comes_back() {
+    fn a_claimed_job_is_gone_and_a_lapsed_one_comes_back() {
         let mut board = board();
         board.submit(1, 1, 10);
         board.see(1, 1, 2, "job.claimed", json!({"attempt": 1}));
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_handed_out_goes_back_once() {
+    fn a_job_that_could_not_be_handed_out_goes_back_once() {
         let mut board = board();
         board.submit(1, 1, 10);
         let candidate = board.0.take(&[QUEUE], Timestamp(100)).unwrap();

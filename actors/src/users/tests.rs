@@ -49,7 +49,7 @@ async fn count(log: &Log, user: UserId) -> usize {
 }
 
 both_stores!(
-    what_one_node_writes_a_warm_actor_of_another_obeys,
+    a_warm_actor_obeys_the_writes_of_another_node,
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;

@@ -7,7 +7,6 @@
 pub mod append;
 mod append_postgres;
 mod append_sqlite;
-mod batcher;
 /// Time, ids and chance, which come in as arguments everywhere else.
 pub mod clock;
 /// Elects the node that runs timers, projections and the head signer.
@@ -34,6 +33,7 @@ mod migrations;
 mod notify;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
+mod read_batcher;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
 /// A row of the log as stored, its digest, and the fact inside.

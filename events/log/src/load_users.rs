@@ -9,9 +9,9 @@ use tracing::warn;
 
 use crate::{
     Log, LogError, StoredRow,
-    batcher::{Batcher, Bounds, padded_size},
     keys::{KeyState, UserKeys, WrappedKey},
     log::wrapped_key,
+    read_batcher::{Bounds, ReadBatcher, padded_size},
     snapshots::StoredSnapshot,
     store::Store,
     stored_row::COLUMNS,
@@ -76,7 +76,7 @@ pub(crate) struct StoredUser {
 }
 
 /// The way to the task that reads users. A user of whom nothing is known has nothing stored.
-pub(crate) type UserLoader = Batcher<UserId, Option<Arc<StoredUser>>>;
+pub(crate) type UserLoader = ReadBatcher<UserId, Option<Arc<StoredUser>>>;
 
 /// Starts the task on the current runtime, which must be the one that owns the store's connections.
 pub(crate) fn start(store: Store) -> UserLoader {
@@ -85,7 +85,7 @@ pub(crate) fn start(store: Store) -> UserLoader {
         at_once: AT_ONCE,
         overload: "too many users wake at once",
     };
-    Batcher::start(store, bounds, read_users)
+    ReadBatcher::start(store, bounds, read_users)
 }
 
 impl Log {

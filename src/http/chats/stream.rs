@@ -45,7 +45,7 @@ pub struct TurnStream {
     sent: Instant,
 }
 
-/// What the stream can tell now.
+/// The news for the reader.
 struct View {
     stage: TurnStage,
     /// The text from the reader's place on.

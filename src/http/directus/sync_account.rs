@@ -69,8 +69,8 @@ pub async fn authenticate(
 }
 
 /// Checks by Directus that a user whose token is not at hand is still as the account says: an
-/// administrator who acts for another user, and that user. Whether a new role may administer shows
-/// only when the user sends a token; until then the impersonation is refused.
+/// administrator who acts for another user, and that user. The rights of a new role show only
+/// when the user sends a token; until then the impersonation is refused.
 pub async fn expect_unchanged(
     app: &App,
     request: &HttpRequest,
@@ -226,7 +226,7 @@ fn or_stays(freed: Result<(), NotRegistered>) {
     }
 }
 
-/// Whether genie suspended the user because Directus had. Then Directus may undo it; a suspension
+/// True when genie suspended the user because Directus had. Then Directus may undo it; a suspension
 /// made here stays.
 async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, ApiError> {
     let asked = app

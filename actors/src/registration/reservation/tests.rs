@@ -44,7 +44,7 @@ async fn code_of<T: std::fmt::Debug>(refused: Result<T, WriteError>) -> &'static
 }
 
 both_stores!(
-    what_is_reserved_is_spent_once_and_by_its_user,
+    a_reservation_is_spent_once_and_by_its_user,
     async |store: TestStore| {
         let (log, register, code) = register(&store).await;
         let reserved = register
@@ -94,7 +94,7 @@ both_stores!(
 );
 
 both_stores!(
-    what_is_given_back_may_be_reserved_again_and_not_spent,
+    a_released_reservation_may_be_made_again_and_not_spent,
     async |store: TestStore| {
         let (_, register, code) = register(&store).await;
         let first = register
@@ -154,7 +154,7 @@ both_stores!(
 );
 
 both_stores!(
-    of_many_who_come_with_one_invite_one_gets_it,
+    one_of_many_with_the_same_invite_registers,
     async |store: TestStore| {
         let (_, register, code) = register(&store).await;
         let mut tries = tokio::task::JoinSet::new();

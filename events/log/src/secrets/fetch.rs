@@ -8,9 +8,9 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     LogError,
-    batcher::{Batcher, Bounds, padded_size},
     keys::WrappedKey,
     log::wrapped_key,
+    read_batcher::{Bounds, ReadBatcher, padded_size},
     store::Store,
 };
 
@@ -32,7 +32,7 @@ type SecretOwner = (String, UserId);
 
 /// The way to the task that reads secrets: all versions that are held, which is one, or none.
 #[derive(Debug)]
-pub(super) struct SecretReader(Batcher<SecretOwner, Vec<StoredSecret>>);
+pub(super) struct SecretReader(ReadBatcher<SecretOwner, Vec<StoredSecret>>);
 
 impl SecretReader {
     /// Starts the task on the current runtime, which must be the one that owns the store's connections.
@@ -42,7 +42,7 @@ impl SecretReader {
             at_once: AT_ONCE,
             overload: "too many secrets are read at once",
         };
-        Self(Batcher::start(store, bounds, read_secrets))
+        Self(ReadBatcher::start(store, bounds, read_secrets))
     }
 
     pub async fn read(&self, user: UserId, secret_id: &str) -> Result<Vec<StoredSecret>, LogError> {

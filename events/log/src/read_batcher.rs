@@ -30,12 +30,12 @@ type Reply<V> = oneshot::Sender<Result<V, LogError>>;
 
 /// The way to the task. What is not found for a key is the value's default.
 #[derive(Debug)]
-pub(crate) struct Batcher<K, V> {
+pub(crate) struct ReadBatcher<K, V> {
     queue: mpsc::Sender<(K, Reply<V>)>,
     overload: &'static str,
 }
 
-impl<K, V> Clone for Batcher<K, V> {
+impl<K, V> Clone for ReadBatcher<K, V> {
     fn clone(&self) -> Self {
         Self {
             queue: self.queue.clone(),
@@ -44,7 +44,7 @@ impl<K, V> Clone for Batcher<K, V> {
     }
 }
 
-impl<K, V> Batcher<K, V>
+impl<K, V> ReadBatcher<K, V>
 where
     K: Clone + Eq + Ord + Hash + Send + Sync + 'static,
     V: Clone + Default + Send + Sync + 'static,
