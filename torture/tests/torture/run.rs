@@ -101,9 +101,21 @@ fn happened(report: &Value, faults: &[&str]) {
     }
     // Requests that were sent again under their key could have been applied twice.
     assert!(
-        report["lost_answers"].as_u64().is_some_and(|n| n > 0),
+        !is_whole(report) || report["lost_answers"].as_u64().is_some_and(|n| n > 0),
         "{report:#}"
     );
+}
+
+/// Chance decides which faults come first. A whole run has time for all of them, a short one for
+/// one or two.
+fn is_whole(report: &Value) -> bool {
+    report["seconds"].as_u64() >= Some(60)
+}
+
+/// The number of faults of a run.
+fn faults(report: &Value) -> u64 {
+    let faults = report["faults"].as_object().unwrap();
+    faults.values().filter_map(Value::as_u64).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,10 +128,13 @@ async fn sqlite() {
         ),
         (Some(1), 10)
     );
-    happened(
-        &report,
-        &["kill -9 of a server", "a server frozen for a while"],
-    );
+    let expected: &[&str] = if is_whole(&report) {
+        &["kill -9 of a server", "a server frozen for a while"]
+    } else {
+        &[]
+    };
+    happened(&report, expected);
+    assert!(faults(&report) > 0, "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,16 +149,10 @@ async fn postgres() {
     };
     let report = torture(&arguments).await;
     assert_eq!(report["servers"], 2);
-    // Chance decides which faults come first. A minute has time for all of them.
-    let faults = report["faults"]
-        .as_object()
-        .unwrap()
-        .values()
-        .filter_map(Value::as_u64)
-        .sum::<u64>();
-    assert!(faults > 3, "{report:#}");
     happened(&report, &[]);
-    if restart.is_some() {
+    let at_least = if is_whole(&report) { 4 } else { 1 };
+    assert!(faults(&report) >= at_least, "{report:#}");
+    if is_whole(&report) && restart.is_some() {
         happened(&report, &["Postgres restarted"]);
     }
 }
