@@ -113,7 +113,7 @@ fn refused(status: u16, code: &str) -> DirectusError {
 }
 
 fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default()) // JSON always serializes.
+    Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value always serializes"))
 }
 
 /// `POST /auth/login`. It sends no `Authorization`: with an expired one Directus would refuse the
