@@ -2,13 +2,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
     sync::Arc,
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_web::{HttpServer, dev::ServerHandle, web};
+use futures_util::poll;
 use genie_actors::{ModelSettings, WriteSettings, WriteSide};
 use genie_events::Limits;
 use genie_log::{Clock, Election, Log, Opened};
@@ -359,6 +362,12 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
         .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
     let commands = socket::server::serve(&app);
     let addresses = server.addrs();
+    let server = server.run();
+    let handle = server.handle();
+    let mut server = pin!(server);
+    // The first poll installs the handlers of signals. Nobody is told before that the server
+    // listens, because they may stop it at once.
+    let first_poll = poll!(&mut server);
     if let (Some(code), Some(address)) = (first_invite, addresses.first()) {
         (owner.say)(&first_invite_told(&code, *address));
     }
@@ -369,13 +378,14 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
         let _ = listening.send(*address);
     }
-    let server = server.run();
     let told = owner
         .stop
-        .map(|stop| actix_web::rt::spawn(stop_when_told(stop, server.handle())));
-    let stopped = server
-        .await
-        .map_err(|error| format!("the server stopped: {error}"));
+        .map(|stop| actix_web::rt::spawn(stop_when_told(stop, handle)));
+    let ended = match first_poll {
+        Poll::Ready(ended) => ended,
+        Poll::Pending => server.await,
+    };
+    let stopped = ended.map_err(|error| format!("the server stopped: {error}"));
     if let Some(told) = told
         && matches!(told.await, Ok(Stop::AtOnce))
     {

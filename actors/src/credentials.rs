@@ -181,41 +181,21 @@ impl Credentials {
         let key = self.vault.key(user).await?.ok_or(WriteError::Forgotten)?;
         let fresh = CredentialId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
-            let (
-                id,
-                CredentialDetails {
-                    kind,
-                    platform,
-                    platform_username,
-                    expires_at,
-                },
-            ) = place(state, &target, fresh)?;
+            let (id, details) = place(state, &target, fresh)?;
+            let expires_at = details.expires_at;
             let before = state.credential(id).unwrap_or(&Credential::Absent);
             let version = before.next_version();
             let updated = matches!(before, Credential::Held { .. });
-            let work = key.seal(&secret_name(user, id, kind, version), secret.expose());
+            let work = key.seal(
+                &secret_name(user, id, details.kind, version),
+                secret.expose(),
+            );
             let Work::Secret(SecretRow::Put { sealed, .. }) = &work else {
                 unreachable!("sealing a secret makes the work that puts it");
             };
             let hash = sha256_hex(sealed);
             let sealed = SealedSecret { version, hash };
-            let command = match target {
-                StoreTarget::Imported { over, .. } => UserCommand::ImportCredential {
-                    credential: id,
-                    platform,
-                    platform_username,
-                    over,
-                    sealed,
-                },
-                _ => UserCommand::StoreCredential {
-                    credential: id,
-                    kind,
-                    platform,
-                    platform_username,
-                    expires_at,
-                    sealed,
-                },
-            };
+            let command = store_command(&target, id, details, sealed);
             let outcome = json!(StoreOutcome {
                 id,
                 updated,
@@ -266,6 +246,37 @@ impl Credentials {
         self.users
             .plan(user, None, context, Arc::new(planner))
             .await
+    }
+}
+
+fn store_command(
+    target: &StoreTarget,
+    id: CredentialId,
+    details: CredentialDetails,
+    sealed: SealedSecret,
+) -> UserCommand {
+    let CredentialDetails {
+        kind,
+        platform,
+        platform_username,
+        expires_at,
+    } = details;
+    match target {
+        StoreTarget::Imported { over, .. } => UserCommand::ImportCredential {
+            credential: id,
+            platform,
+            platform_username,
+            over: *over,
+            sealed,
+        },
+        _ => UserCommand::StoreCredential {
+            credential: id,
+            kind,
+            platform,
+            platform_username,
+            expires_at,
+            sealed,
+        },
     }
 }
 

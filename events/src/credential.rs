@@ -262,39 +262,7 @@ impl Credential {
                 platform_username,
                 expires_at,
                 sealed,
-            } => {
-                if sealed.version != self.next_version() {
-                    let sentence = "The credential was changed meanwhile; read it and try again";
-                    return Err(Refusal::conflict("changed_meanwhile", sentence));
-                }
-                match self {
-                    Self::Held { kind: held, .. } if *held != kind => {
-                        let held = held.as_str();
-                        let wanted = kind.as_str();
-                        let sentence =
-                            format!("This credential is a `{held}`; store a `{wanted}` beside it");
-                        Err(Refusal::conflict("other_kind", sentence))
-                    }
-                    Self::Held { platform: held, .. } if *held != platform => {
-                        let sentence = format!(
-                            "This credential is for `{held}`; store one for `{platform}` beside it"
-                        );
-                        Err(Refusal::conflict("other_platform", sentence))
-                    }
-                    Self::Held { .. } => Ok(vec![CredentialEvent::Changed {
-                        platform_username,
-                        expires_at,
-                        sealed,
-                    }]),
-                    _ => Ok(vec![CredentialEvent::Stored {
-                        kind,
-                        platform,
-                        platform_username,
-                        expires_at,
-                        sealed,
-                    }]),
-                }
-            }
+            } => self.store(kind, platform, platform_username, expires_at, sealed),
             CredentialCommand::Reveal { purpose } => match self {
                 Self::Held { version, .. } => Ok(vec![CredentialEvent::Revealed {
                     version: *version,
@@ -316,6 +284,47 @@ impl Credential {
                 Self::Removed { .. } => Ok(vec![]),
                 Self::Absent => Err(Refusal::not_found("credential")),
             },
+        }
+    }
+
+    fn store(
+        &self,
+        kind: CredentialKind,
+        platform: String,
+        platform_username: Option<String>,
+        expires_at: Option<Timestamp>,
+        sealed: SealedSecret,
+    ) -> Result<Vec<CredentialEvent>, Refusal> {
+        if sealed.version != self.next_version() {
+            let sentence = "The credential was changed meanwhile; read it and try again";
+            return Err(Refusal::conflict("changed_meanwhile", sentence));
+        }
+        match self {
+            Self::Held { kind: held, .. } if *held != kind => {
+                let held = held.as_str();
+                let wanted = kind.as_str();
+                let sentence =
+                    format!("This credential is a `{held}`; store a `{wanted}` beside it");
+                Err(Refusal::conflict("other_kind", sentence))
+            }
+            Self::Held { platform: held, .. } if *held != platform => {
+                let sentence = format!(
+                    "This credential is for `{held}`; store one for `{platform}` beside it"
+                );
+                Err(Refusal::conflict("other_platform", sentence))
+            }
+            Self::Held { .. } => Ok(vec![CredentialEvent::Changed {
+                platform_username,
+                expires_at,
+                sealed,
+            }]),
+            _ => Ok(vec![CredentialEvent::Stored {
+                kind,
+                platform,
+                platform_username,
+                expires_at,
+                sealed,
+            }]),
         }
     }
 

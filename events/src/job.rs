@@ -283,43 +283,13 @@ impl Job {
 
     pub fn decide(&self, command: JobCommand) -> Result<Vec<JobEvent>, Refusal> {
         match command {
-            JobCommand::Submit { spec, counted } => match self.spec() {
-                None => Ok(vec![JobEvent::Submitted { spec, counted }]),
-                Some(before) if *before == spec => Ok(vec![]),
-                Some(_) => Err(job_exists()),
-            },
-            JobCommand::Claim { worker, lease, now } => match self {
-                Self::Waiting {
-                    attempts,
-                    not_before,
-                    ..
-                } if not_before.is_none_or(|at| at <= now) => Ok(vec![JobEvent::Claimed {
-                    attempt: attempts + 1,
-                    worker,
-                    lease,
-                }]),
-                Self::Running { lease: held, .. } if *held == lease => Ok(vec![]),
-                _ => Err(Refusal::conflict(
-                    "not_waiting",
-                    "This job is not waiting for a worker",
-                )),
-            },
+            JobCommand::Submit { spec, counted } => self.submit(spec, counted),
+            JobCommand::Claim { worker, lease, now } => self.claim(worker, lease, now),
             JobCommand::Complete {
                 lease,
                 result,
                 outputs,
-            } => match self {
-                Self::Finished {
-                    ending: Ending::Completed,
-                    lease: Some(held),
-                    ..
-                } if *held == lease => Ok(vec![]),
-                _ => Ok(vec![JobEvent::Completed {
-                    attempt: self.held_by(&lease)?,
-                    result,
-                    outputs,
-                }]),
-            },
+            } => self.complete(&lease, result, outputs),
             JobCommand::Fail {
                 lease,
                 error,
@@ -339,34 +309,94 @@ impl Job {
                 let retry_at = self.may_try_again(attempt).then_some(retry_at);
                 Ok(vec![JobEvent::Lapsed { attempt, retry_at }])
             }
-            JobCommand::Cancel => match self {
-                Self::Waiting { .. } | Self::Running { .. } => Ok(vec![JobEvent::Cancelled]),
-                Self::Finished {
-                    ending: Ending::Cancelled,
-                    ..
-                } => Ok(vec![]),
-                Self::Finished { .. } => Err(Refusal::conflict(
-                    "already_finished",
-                    "This job has ended already",
-                )),
-                Self::Absent => Err(Refusal::not_found("job")),
-            },
-            JobCommand::Retry { counted } => match self {
-                Self::Finished {
-                    ending: Ending::Failed | Ending::Cancelled,
-                    spec,
-                    ..
-                } => Ok(vec![JobEvent::Retried {
-                    queue: spec.queue.clone(),
-                    priority: RETRY_PRIORITY,
-                    counted,
-                }]),
-                Self::Absent => Err(Refusal::not_found("job")),
-                _ => Err(Refusal::conflict(
-                    "not_failed",
-                    "Only a failed or cancelled job can be retried",
-                )),
-            },
+            JobCommand::Cancel => self.cancel(),
+            JobCommand::Retry { counted } => self.retry(counted),
+        }
+    }
+
+    fn submit(&self, spec: JobSpec, counted: Option<Unit>) -> Result<Vec<JobEvent>, Refusal> {
+        match self.spec() {
+            None => Ok(vec![JobEvent::Submitted { spec, counted }]),
+            Some(before) if *before == spec => Ok(vec![]),
+            Some(_) => Err(job_exists()),
+        }
+    }
+
+    fn claim(
+        &self,
+        worker: String,
+        lease: String,
+        now: Timestamp,
+    ) -> Result<Vec<JobEvent>, Refusal> {
+        match self {
+            Self::Waiting {
+                attempts,
+                not_before,
+                ..
+            } if not_before.is_none_or(|at| at <= now) => Ok(vec![JobEvent::Claimed {
+                attempt: attempts + 1,
+                worker,
+                lease,
+            }]),
+            Self::Running { lease: held, .. } if *held == lease => Ok(vec![]),
+            _ => Err(Refusal::conflict(
+                "not_waiting",
+                "This job is not waiting for a worker",
+            )),
+        }
+    }
+
+    fn complete(
+        &self,
+        lease: &str,
+        result: Value,
+        outputs: Value,
+    ) -> Result<Vec<JobEvent>, Refusal> {
+        match self {
+            Self::Finished {
+                ending: Ending::Completed,
+                lease: Some(held),
+                ..
+            } if held == lease => Ok(vec![]),
+            _ => Ok(vec![JobEvent::Completed {
+                attempt: self.held_by(lease)?,
+                result,
+                outputs,
+            }]),
+        }
+    }
+
+    fn cancel(&self) -> Result<Vec<JobEvent>, Refusal> {
+        match self {
+            Self::Waiting { .. } | Self::Running { .. } => Ok(vec![JobEvent::Cancelled]),
+            Self::Finished {
+                ending: Ending::Cancelled,
+                ..
+            } => Ok(vec![]),
+            Self::Finished { .. } => Err(Refusal::conflict(
+                "already_finished",
+                "This job has ended already",
+            )),
+            Self::Absent => Err(Refusal::not_found("job")),
+        }
+    }
+
+    fn retry(&self, counted: Option<Unit>) -> Result<Vec<JobEvent>, Refusal> {
+        match self {
+            Self::Finished {
+                ending: Ending::Failed | Ending::Cancelled,
+                spec,
+                ..
+            } => Ok(vec![JobEvent::Retried {
+                queue: spec.queue.clone(),
+                priority: RETRY_PRIORITY,
+                counted,
+            }]),
+            Self::Absent => Err(Refusal::not_found("job")),
+            _ => Err(Refusal::conflict(
+                "not_failed",
+                "Only a failed or cancelled job can be retried",
+            )),
         }
     }
 
@@ -403,48 +433,45 @@ impl Job {
     }
 
     pub fn evolve(&mut self, event: JobEvent) {
-        let (spec, attempts, held, unit) = match std::mem::take(self) {
-            Self::Absent => match event {
-                JobEvent::Submitted { spec, counted } => {
-                    let not_before = spec.run_at;
-                    *self = Self::Waiting {
-                        spec,
-                        attempts: 0,
-                        not_before,
-                        counted,
-                    };
-                    return;
-                }
-                _ => return,
-            },
+        *self = match std::mem::take(self) {
+            Self::Absent => Self::first(event),
             Self::Waiting {
                 spec,
                 attempts,
                 counted,
                 ..
-            } => (spec, attempts, None, counted),
+            } => Self::next(spec, attempts, None, counted, event),
             Self::Running {
                 spec,
                 attempt,
                 lease,
                 counted,
-            } => (spec, attempt, Some(lease), counted),
-            Self::Finished { spec, lease, .. } => (spec, 0, lease, None),
+            } => Self::next(spec, attempt, Some(lease), counted, event),
+            Self::Finished { spec, lease, .. } => Self::next(spec, 0, lease, None, event),
         };
-        let waiting_or_failed = |spec, retry_at: Option<Timestamp>, lease| match retry_at {
-            Some(at) => Self::Waiting {
+    }
+
+    fn first(event: JobEvent) -> Self {
+        match event {
+            JobEvent::Submitted { spec, counted } => Self::Waiting {
+                not_before: spec.run_at,
                 spec,
-                attempts,
-                not_before: Some(at),
-                counted: unit,
+                attempts: 0,
+                counted,
             },
-            None => Self::Finished {
-                spec,
-                ending: Ending::Failed,
-                lease,
-            },
-        };
-        *self = match event {
+            _ => Self::Absent,
+        }
+    }
+
+    /// The state after an event of a job that had this spec, attempt, lease and unit.
+    fn next(
+        spec: JobSpec,
+        attempts: u32,
+        held: Option<String>,
+        unit: Option<Unit>,
+        event: JobEvent,
+    ) -> Self {
+        match event {
             JobEvent::Submitted { counted, .. } => Self::Waiting {
                 spec,
                 attempts,
@@ -457,8 +484,23 @@ impl Job {
                 lease,
                 counted: unit,
             },
-            JobEvent::Lapsed { retry_at, .. } | JobEvent::Failed { retry_at, .. } => {
-                waiting_or_failed(spec, retry_at, held)
+            JobEvent::Lapsed {
+                retry_at: Some(at), ..
+            }
+            | JobEvent::Failed {
+                retry_at: Some(at), ..
+            } => Self::Waiting {
+                spec,
+                attempts,
+                not_before: Some(at),
+                counted: unit,
+            },
+            JobEvent::Lapsed { retry_at: None, .. } | JobEvent::Failed { retry_at: None, .. } => {
+                Self::Finished {
+                    spec,
+                    ending: Ending::Failed,
+                    lease: held,
+                }
             }
             JobEvent::Completed { .. } => Self::Finished {
                 spec,
@@ -478,7 +520,7 @@ impl Job {
                 ending: Ending::Cancelled,
                 lease: None,
             },
-        };
+        }
     }
 }
 

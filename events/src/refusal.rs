@@ -76,16 +76,16 @@ impl Refusal {
     }
 
     pub fn quota(counter: Counter, in_tier: bool, tier: &str) -> Self {
-        let sentence = match in_tier {
-            true if counter.is_present_count() => {
-                format!(
-                    "The `{tier}` tier's limit for {counter} is reached; upgrade, or make room first"
-                )
-            }
-            true => format!(
+        let sentence = if !in_tier {
+            format!("{counter} is not part of the `{tier}` tier; upgrade to use it")
+        } else if counter.is_present_count() {
+            format!(
+                "The `{tier}` tier's limit for {counter} is reached; upgrade, or make room first"
+            )
+        } else {
+            format!(
                 "The `{tier}` tier's limit for {counter} is used up; upgrade, or wait for the next month"
-            ),
-            false => format!("{counter} is not part of the `{tier}` tier; upgrade to use it"),
+            )
         };
         Self::new(
             RefusalKind::Quota { counter, in_tier },

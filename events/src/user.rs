@@ -11,11 +11,11 @@ use crate::{
     Now,
     account::{Account, AccountCommand, AccountEvent, ProfileCommand},
     caption::Caption,
-    chat::Chat,
+    chat::{Chat, ChatCommand},
     credential::{Credential, CredentialCommand, CredentialKind},
     event::{Change, Event},
     ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
-    job::{Job, JobCommand, JobEvent},
+    job::{Job, JobEvent},
     refusal::Refusal,
     usage::Usage,
 };
@@ -137,15 +137,7 @@ impl User {
 
     /// Decides a command. All returned changes are appended together or not at all.
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
-        // A refused reveal is a fact even of a suspended user, and an import must lose nothing of
-        // such a user.
-        let of_anybody = matches!(
-            command,
-            UserCommand::Account(_)
-                | UserCommand::RefuseCredential { .. }
-                | UserCommand::ImportCredential { .. }
-        );
-        if !command.is_an_ending() && !of_anybody {
+        if command.needs_an_active_user() {
             self.account.active()?;
         }
         match command {
@@ -178,17 +170,7 @@ impl User {
                 platform_username,
                 over,
                 sealed,
-            } => {
-                let kind = CredentialKind::Profile;
-                let store = CredentialCommand::Store {
-                    kind,
-                    platform,
-                    platform_username,
-                    expires_at: None,
-                    sealed,
-                };
-                self.import_credential(credential, over, store)
-            }
+            } => self.import_credential(credential, over, platform, platform_username, sealed),
             UserCommand::RevealCredential {
                 credential,
                 purpose,
@@ -198,37 +180,14 @@ impl User {
                 reason,
                 platform,
                 purpose,
-            } => self.credential_changes(
-                credential,
-                CredentialCommand::Refuse {
-                    reason,
-                    platform,
-                    purpose,
-                },
-            ),
+            } => self.refuse_credential(credential, reason, platform, purpose),
             UserCommand::RemoveCredential(credential) => {
                 self.credential_changes(credential, CredentialCommand::Remove)
             }
             UserCommand::SubmitJob(job, spec) => self.submit_job(&now, &job, &spec),
-            UserCommand::RetryJob(job) => {
-                let operation = self
-                    .known_job(&job)
-                    .spec()
-                    .map_or("", |spec| &spec.operation);
-                self.queue_job(&now, &job, operation, None, |counted| JobCommand::Retry {
-                    counted,
-                })
-            }
+            UserCommand::RetryJob(job) => self.retry_job(&now, &job),
             UserCommand::Job(job, command) => self.job_changes(&job, command),
-            UserCommand::Chat(session, command) => {
-                let absent = Chat::default();
-                let events = self
-                    .chats
-                    .get(&session)
-                    .unwrap_or(&absent)
-                    .decide(command)?;
-                Ok(changes(&session, events))
-            }
+            UserCommand::Chat(session, command) => self.chat_changes(&session, command),
             UserCommand::RequestCaption(caption, brief) => {
                 self.request_caption(&now, caption, brief)
             }
@@ -242,6 +201,16 @@ impl User {
         self.account
             .decide(command)
             .map(|events| changes(&self.id, events))
+    }
+
+    fn chat_changes(
+        &self,
+        session: &SessionId,
+        command: ChatCommand,
+    ) -> Result<Vec<Change>, Refusal> {
+        let absent = Chat::default();
+        let chat = self.chats.get(session).unwrap_or(&absent);
+        Ok(changes(session, chat.decide(command)?))
     }
 
     /// Folds one stored event of this user. `id` is the stream's id as stored. An event whose id

@@ -8,7 +8,11 @@ use genie_events::{
 };
 use genie_log::{Log, LogError, UserKeys, forgetting::Rows, store::Store};
 use serde_json::Value;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{
+    Any, Row,
+    any::{AnyArguments, AnyRow},
+    query::Query,
+};
 
 use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
 
@@ -37,71 +41,72 @@ impl Projection for Projector {
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::Job(event) = seen.event else { return Ok(()) };
-            let id = seen.fact.stream.id.as_str();
-            let at = seen.at().0;
-            let query = match event {
-                JobEvent::Submitted { spec, .. } => sqlx::query(
-                    "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
-                                       created_at, run_at, position) \
-                     VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",
-                )
-                .bind(id)
-                .bind(seen.user())
-                .bind(&spec.queue)
-                .bind(&spec.operation)
-                .bind(spec.priority)
-                .bind(i64::from(spec.max_attempts))
-                .bind(at)
-                .bind(spec.run_at.map(|at| at.0))
-                .bind(seen.fact.position as i64),
-                JobEvent::Claimed { attempt, .. } => sqlx::query(
-                    "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
-                )
-                .bind(id)
-                .bind(i64::from(*attempt))
-                .bind(at),
-                JobEvent::Lapsed { retry_at: Some(retry_at), .. } => {
-                    sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id).bind(retry_at.0)
-                }
-                JobEvent::Lapsed { retry_at: None, .. } => {
-                    sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
-                        .bind(id)
-                        .bind(seen.seal("jobs.error", "The worker's lease ran out on the last attempt"))
-                        .bind(at)
-                }
-                JobEvent::Failed { error, retry_at: Some(retry_at), .. } => {
-                    sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2, error_sealed = $3 WHERE job_id = $1")
-                        .bind(id)
-                        .bind(retry_at.0)
-                        .bind(seen.seal("jobs.error", error))
-                }
-                JobEvent::Failed { error, retry_at: None, .. } => {
-                    sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
-                        .bind(id)
-                        .bind(seen.seal("jobs.error", error))
-                        .bind(at)
-                }
-                JobEvent::Completed { result, outputs, .. } => sqlx::query(
-                    "UPDATE jobs SET status = 'completed', error_sealed = NULL, result_sealed = $2, outputs_sealed = $3, \
-                                     finished_at = $4 WHERE job_id = $1",
-                )
-                .bind(id)
-                .bind(seen.seal("jobs.result", &result.to_string()))
-                .bind(seen.seal("jobs.outputs", &outputs.to_string()))
-                .bind(at),
-                JobEvent::Retried { priority, .. } => sqlx::query(
-                    "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
-                )
-                .bind(id)
-                .bind(*priority),
-                JobEvent::Cancelled => {
-                    sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id).bind(at)
-                }
+            let Event::Job(event) = seen.event else {
+                return Ok(());
             };
-            query.execute(&mut **tx).await.map(drop)
+            statement(seen, event).execute(&mut **tx).await.map(drop)
         }
         .boxed()
+    }
+}
+
+fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArguments<'a>> {
+    let id = seen.fact.stream.id.as_str();
+    let at = seen.at().0;
+    let failed = |error: &str| {
+        sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
+            .bind(id)
+            .bind(seen.seal("jobs.error", error))
+            .bind(at)
+    };
+    match event {
+        JobEvent::Submitted { spec, .. } => sqlx::query(
+            "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
+                               created_at, run_at, position) \
+             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",
+        )
+        .bind(id)
+        .bind(seen.user())
+        .bind(&spec.queue)
+        .bind(&spec.operation)
+        .bind(spec.priority)
+        .bind(i64::from(spec.max_attempts))
+        .bind(at)
+        .bind(spec.run_at.map(|at| at.0))
+        .bind(seen.fact.position as i64),
+        JobEvent::Claimed { attempt, .. } => sqlx::query(
+            "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
+        )
+        .bind(id)
+        .bind(i64::from(*attempt))
+        .bind(at),
+        JobEvent::Lapsed { retry_at: Some(retry_at), .. } => {
+            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id).bind(retry_at.0)
+        }
+        JobEvent::Lapsed { retry_at: None, .. } => failed("The worker's lease ran out on the last attempt"),
+        JobEvent::Failed { error, retry_at: Some(retry_at), .. } => {
+            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2, error_sealed = $3 WHERE job_id = $1")
+                .bind(id)
+                .bind(retry_at.0)
+                .bind(seen.seal("jobs.error", error))
+        }
+        JobEvent::Failed { error, retry_at: None, .. } => failed(error),
+        JobEvent::Completed { result, outputs, .. } => sqlx::query(
+            "UPDATE jobs SET status = 'completed', error_sealed = NULL, result_sealed = $2, outputs_sealed = $3, \
+                             finished_at = $4 WHERE job_id = $1",
+        )
+        .bind(id)
+        .bind(seen.seal("jobs.result", &result.to_string()))
+        .bind(seen.seal("jobs.outputs", &outputs.to_string()))
+        .bind(at),
+        JobEvent::Retried { priority, .. } => sqlx::query(
+            "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
+        )
+        .bind(id)
+        .bind(*priority),
+        JobEvent::Cancelled => {
+            sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id).bind(at)
+        }
     }
 }
 

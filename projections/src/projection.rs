@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN};
 use genie_log::{
-    Body, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
+    Body, Damaged, Election, Epoch, Fact, Log, LogError, StoredRow, UserKeys,
     forgetting::Rows,
     store::{Store, in_time},
 };
@@ -243,23 +243,34 @@ impl Runner {
             }
         }
         for (kind, id, damaged) in &newly_damaged {
-            sqlx::query(
-                "INSERT INTO damaged (projection, stream_kind, stream_id, position, reason) VALUES ($1, $2, $3, $4, $5) \
-                 ON CONFLICT (projection, stream_kind, stream_id) DO NOTHING",
-            )
-            .bind(self.checkpoint_name())
-            .bind(kind)
-            .bind(id)
-            .bind(damaged.position as i64)
-            .bind(&damaged.reason)
-            .execute(&mut *tx)
-            .await?;
+            self.record_damage(&mut tx, kind, id, damaged).await?;
         }
         tx.commit().await?;
         for (kind, id, damaged) in newly_damaged {
             self.leave_behind(&kind, id, damaged.position);
         }
         Ok(Batch::Applied)
+    }
+
+    async fn record_damage(
+        &self,
+        tx: &mut Tx,
+        kind: &str,
+        id: &str,
+        damaged: &Damaged,
+    ) -> Result<(), LogError> {
+        sqlx::query(
+            "INSERT INTO damaged (projection, stream_kind, stream_id, position, reason) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (projection, stream_kind, stream_id) DO NOTHING",
+        )
+        .bind(self.checkpoint_name())
+        .bind(kind)
+        .bind(id)
+        .bind(damaged.position as i64)
+        .bind(&damaged.reason)
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
     }
 
     /// Deletes a forgotten user's rows, some at a time: there may be more than one transaction

@@ -231,12 +231,7 @@ impl ApiError {
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
             Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),
-            Self::Blob(BlobError::Log(LogError::Away(_))) => {
-                Wire::later(S::SERVICE_UNAVAILABLE, "store_away")
-            }
-            Self::Blob(BlobError::Away(_)) => {
-                Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away")
-            }
+            Self::Blob(error) => wire_of_blob(error),
             Self::SecretNotConfigured => Wire::new(S::SERVICE_UNAVAILABLE, "secret_not_configured"),
             Self::NotConfigured { code, .. } => Wire::new(S::INTERNAL_SERVER_ERROR, code),
             Self::Directus(trouble) => wire_of_directus(trouble),
@@ -254,24 +249,10 @@ impl ApiError {
                 }
             }
             Self::Write(error) => wire_of_write(error),
-            Self::Read(ReadError::Behind { .. }) => {
-                Wire::new(S::PRECONDITION_FAILED, "position_not_reached")
-            }
-            Self::Read(ReadError::Log(LogError::Away(_))) => {
-                Wire::later(S::SERVICE_UNAVAILABLE, "store_away")
-            }
-            Self::Read(ReadError::Log(LogError::Forgotten { .. })) => {
-                Wire::new(S::NOT_FOUND, "not_found")
-            }
-            Self::Proof(CantProve::NotThere { .. }) => Wire::new(S::NOT_FOUND, "not_found"),
-            Self::Proof(CantProve::NotSealed { .. }) => Wire::later(S::CONFLICT, "not_sealed"),
-            Self::Proof(CantProve::NoSuchSize { .. }) => Wire::new(S::BAD_REQUEST, "invalid_field"),
+            Self::Read(error) => wire_of_read(error),
+            Self::Proof(error) => wire_of_proof(error),
             Self::Password(PasswordError::Busy) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
-            Self::Blob(_)
-            | Self::Read(ReadError::Log(_))
-            | Self::Proof(CantProve::Log(_))
-            | Self::Password(PasswordError::Broken)
-            | Self::Internal(_) => Wire::new(S::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Password(PasswordError::Broken) | Self::Internal(_) => internal(),
         }
     }
 
@@ -298,6 +279,39 @@ impl ApiError {
             },
             _ => self.to_string(),
         }
+    }
+}
+
+fn internal() -> Wire {
+    Wire::new(StatusCode::INTERNAL_SERVER_ERROR, "internal")
+}
+
+fn wire_of_blob(error: &BlobError) -> Wire {
+    use StatusCode as S;
+    match error {
+        BlobError::Log(LogError::Away(_)) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+        BlobError::Away(_) => Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away"),
+        _ => internal(),
+    }
+}
+
+fn wire_of_read(error: &ReadError) -> Wire {
+    use StatusCode as S;
+    match error {
+        ReadError::Behind { .. } => Wire::new(S::PRECONDITION_FAILED, "position_not_reached"),
+        ReadError::Log(LogError::Away(_)) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+        ReadError::Log(LogError::Forgotten { .. }) => Wire::new(S::NOT_FOUND, "not_found"),
+        ReadError::Log(_) => internal(),
+    }
+}
+
+fn wire_of_proof(error: &CantProve) -> Wire {
+    use StatusCode as S;
+    match error {
+        CantProve::NotThere { .. } => Wire::new(S::NOT_FOUND, "not_found"),
+        CantProve::NotSealed { .. } => Wire::later(S::CONFLICT, "not_sealed"),
+        CantProve::NoSuchSize { .. } => Wire::new(S::BAD_REQUEST, "invalid_field"),
+        CantProve::Log(_) => internal(),
     }
 }
 

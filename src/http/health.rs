@@ -1,9 +1,12 @@
 //! Liveness, and readiness with the state of each part: the store, the projections, the tree over the log, the model
 //! server.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpResponse, web::Data};
 use genie_events::Timestamp;
 use genie_log::{head_signer::State, health::Trouble};
+use genie_projections::progress::Status;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -39,22 +42,10 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         elections.elected()
     );
     let head = app.log.reader().head();
-    let mut projections = Map::new();
-    let mut all_follow = statuses.is_ok();
-    for (name, status) in statuses.unwrap_or_default() {
-        all_follow &= status.stopped.is_none();
-        let lag = head.saturating_sub(status.position);
-        let state = match &status.stopped {
-            Some(_) => "stopped",
-            None if status.damaged_streams == 0 => "following",
-            None => "left damaged streams behind",
-        };
-        let fields = json!({
-            "state": state, "lag": lag,
-            "damaged_streams": status.damaged_streams, "damaged_at": status.damaged_at,
-        });
-        projections.insert(name.into(), fields);
-    }
+    let all_follow = statuses
+        .as_ref()
+        .is_ok_and(|all| all.values().all(|status| status.stopped.is_none()));
+    let projections = projections(head, statuses.unwrap_or_default());
     let elected = elected.ok().flatten().map(|elected| {
         let here = app.election.now() == Some(elected.epoch);
         json!({"node": elected.node, "epoch": elected.epoch.number(), "here": here})
@@ -90,6 +81,24 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let mut all = failure.as_object().cloned().unwrap_or_default();
     all.extend(fields.as_object().cloned().unwrap_or_default());
     HttpResponse::ServiceUnavailable().json(all)
+}
+
+fn projections(head: u64, statuses: BTreeMap<&'static str, Status>) -> Map<String, Value> {
+    let fields = |status: Status| {
+        let state = match &status.stopped {
+            Some(_) => "stopped",
+            None if status.damaged_streams == 0 => "following",
+            None => "left damaged streams behind",
+        };
+        json!({
+            "state": state, "lag": head.saturating_sub(status.position),
+            "damaged_streams": status.damaged_streams, "damaged_at": status.damaged_at,
+        })
+    };
+    statuses
+        .into_iter()
+        .map(|(name, status)| (name.to_owned(), fields(status)))
+        .collect()
 }
 
 /// The state of Directus, where one is the identity. genie is ready without it: tokens that genie has seen still

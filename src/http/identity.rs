@@ -436,6 +436,24 @@ pub struct AccountChanges {
     old_password: Option<SecretString>,
 }
 
+impl AccountChanges {
+    fn check(&self) -> Result<(), ApiError> {
+        if self.email.is_none() && self.password.is_none() {
+            return Err(ApiError::field(
+                "`email` or `password` must be given; nothing else can be changed here",
+            ));
+        }
+        if self
+            .email
+            .as_deref()
+            .is_some_and(|email| email::normalise(email).is_none())
+        {
+            return Err(ApiError::field("`email` must be an e-mail address"));
+        }
+        self.password.as_ref().map_or(Ok(()), check_password)
+    }
+}
+
 #[derive(Serialize, ToSchema)]
 pub struct Account {
     #[schema(value_type = Uuid)]
@@ -485,27 +503,13 @@ pub async fn change_me(
     DirectusUser(caller): DirectusUser,
     body: Result<Body<AccountChanges>, ApiError>,
 ) -> Result<DirectusData<AccountFields>, DirectusError> {
-    let Body(AccountChanges {
+    let Body(changes) = body.map_err(DirectusError)?;
+    changes.check().map_err(DirectusError)?;
+    let AccountChanges {
         email,
         password,
         old_password,
-    }) = body.map_err(DirectusError)?;
-    if email.is_none() && password.is_none() {
-        return Err(DirectusError(ApiError::field(
-            "`email` or `password` must be given; nothing else can be changed here",
-        )));
-    }
-    if email
-        .as_deref()
-        .is_some_and(|email| email::normalise(email).is_none())
-    {
-        return Err(DirectusError(ApiError::field(
-            "`email` must be an e-mail address",
-        )));
-    }
-    if let Some(password) = &password {
-        check_password(password).map_err(DirectusError)?;
-    }
+    } = changes;
     let old =
         old_password.ok_or_else(|| DirectusError(ApiError::field("`old_password` is missing")))?;
     let from = prove_again(&app, &request, &caller, old).await?;

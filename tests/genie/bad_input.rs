@@ -587,7 +587,7 @@ both_stores!(
         };
         let told = serve().await;
         assert!(
-            told.contains("master.key is not there") && !key.exists(),
+            told.contains("master.key is missing") && !key.exists(),
             "{told}"
         );
 

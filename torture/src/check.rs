@@ -131,6 +131,7 @@ impl<'a> Checker<'a> {
 
     pub fn see(&mut self, fact: &SeenFact) {
         self.check_order(fact);
+        self.check_suspended(fact);
         self.check_sender(fact);
         let stream = stream_hash(fact.kind, &fact.stream);
         match &fact.event {
@@ -204,7 +205,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn check_sender(&mut self, fact: &SeenFact) {
+    fn check_suspended(&mut self, fact: &SeenFact) {
         let is_an_outcome = matches!(
             fact.event_type.as_str(),
             "chat.answered" | "caption.completed" | "caption.failed"
@@ -221,6 +222,9 @@ impl<'a> Checker<'a> {
                 ),
             );
         }
+    }
+
+    fn check_sender(&mut self, fact: &SeenFact) {
         let mark = fact
             .request_id
             .as_deref()

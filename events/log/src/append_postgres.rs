@@ -7,6 +7,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Row, pool::PoolConnection, postgres::
 use crate::{
     append::{Appended, Request, Verdict, WorkJson},
     health::Trouble,
+    stored_row::StoredRow,
 };
 
 /// The writer's connection, kept from batch to batch. A pool would ping it whenever it is lent and
@@ -41,14 +42,19 @@ async fn append_on(
     connection: &mut PgConnection,
     batch: &[&Request],
 ) -> Result<Vec<Verdict>, sqlx::Error> {
-    let rows = || {
-        batch.iter().enumerate().flat_map(|(n, request)| {
+    let request_numbers: Vec<i32> = (0..)
+        .zip(batch)
+        .flat_map(|(n, request)| std::iter::repeat_n(n, request.rows.len()))
+        .collect();
+    let are_of_system: Vec<bool> = batch
+        .iter()
+        .flat_map(|request| {
             request
                 .rows
                 .iter()
-                .map(move |row| (n as i32, *request, row))
+                .map(|row| request.system_owners.contains(&row.owner))
         })
-    };
+        .collect();
     let work: Vec<WorkJson> = (0_i32..)
         .zip(batch)
         .flat_map(|(n, request)| request.work.iter().map(move |work| WorkJson::new(n, work)))
@@ -57,82 +63,34 @@ async fn append_on(
         "SELECT request, outcome, first_position, last_position \
          FROM append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
-    .bind(rows().map(|(n, _, _)| n).collect::<Vec<i32>>())
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.kind.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.id.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.sequence as i64)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.event_type.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.event_version.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.payload.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.metadata.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.event_id.to_string())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.owner.to_string())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.owner_seq as i64)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.slice as i64)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.recorded_at.0)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, _, row)| row.digest.as_slice())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows()
-            .map(|(_, request, row)| request.system_owners.contains(&row.owner))
-            .collect::<Vec<_>>(),
-    )
+    .bind(request_numbers)
+    .bind(column(batch, |row| row.kind.as_str()))
+    .bind(column(batch, |row| row.id.as_str()))
+    .bind(column(batch, |row| row.sequence as i64))
+    .bind(column(batch, |row| row.event_type.as_str()))
+    .bind(column(batch, |row| row.event_version.as_str()))
+    .bind(column(batch, |row| row.payload.as_str()))
+    .bind(column(batch, |row| row.metadata.as_str()))
+    .bind(column(batch, |row| row.event_id.to_string()))
+    .bind(column(batch, |row| row.owner.to_string()))
+    .bind(column(batch, |row| row.owner_seq as i64))
+    .bind(column(batch, |row| row.slice as i64))
+    .bind(column(batch, |row| row.recorded_at.0))
+    .bind(column(batch, |row| row.digest.as_slice()))
+    .bind(are_of_system)
     .bind((!work.is_empty()).then_some(sqlx::types::Json(work)))
     .fetch_all(connection)
     .await?;
 
     outcomes(batch, &answers)
+}
+
+/// One value of each row of the batch.
+fn column<'a, T>(batch: &[&'a Request], value: impl Fn(&'a StoredRow) -> T) -> Vec<T> {
+    batch
+        .iter()
+        .flat_map(|request| request.rows.iter().map(&value))
+        .collect()
 }
 
 /// The function tells the head before the batch, and what was not appended; everything else follows the head in order.

@@ -45,17 +45,14 @@ pub struct JobStep {
 impl JobStep {
     /// The job's event in a row; `None` for a row of another kind.
     pub fn of(row: &StoredRow) -> Result<Option<Self>, LogError> {
-        let (
-            StreamId {
-                kind: StreamKind::Job,
-                id,
-            },
-            Some(user),
-        ) = (row.verified_stream()?, row.user())
-        else {
+        let stream = row.verified_stream()?;
+        if stream.kind != StreamKind::Job {
+            return Ok(None);
+        }
+        let Some(user) = row.user() else {
             return Ok(None);
         };
-        let job = id.parse().map_err(|reason| row.damaged(reason))?;
+        let job = stream.id.parse().map_err(|reason| row.damaged(reason))?;
         let event_type = row.event_type.clone();
         let clear = row.metadata()?.clear;
         Ok(Some(Self {

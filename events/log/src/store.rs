@@ -131,29 +131,15 @@ impl Store {
                 .await
                 .map_err(migration)?;
         }
-        let any = |connections: u32, setting: &'static str| {
-            pool_of(connections).after_connect(move |connection, _| {
-                Box::pin(async move {
-                    sqlx::query(setting).execute(&mut *connection).await?;
-                    sqlx::query(IDLE_IN_TRANSACTION)
-                        .execute(&mut *connection)
-                        .await?;
-                    sqlx::query("SET statement_timeout = '10s'")
-                        .execute(connection)
-                        .await
-                        .map(drop)
-                })
-            })
-        };
         Ok(Self {
             io: Handle::current(),
-            reads: any(READ_CONNECTIONS, "SET default_transaction_read_only = on")
+            reads: postgres_pool(READ_CONNECTIONS, "SET default_transaction_read_only = on")
                 .connect_lazy(url)
                 .map_err(hide_url)?,
-            relaxed: any(RELAXED_CONNECTIONS, "SET synchronous_commit = off")
+            relaxed: postgres_pool(RELAXED_CONNECTIONS, "SET synchronous_commit = off")
                 .connect_lazy(url)
                 .map_err(hide_url)?,
-            durable: any(DURABLE_CONNECTIONS, "SET synchronous_commit = on")
+            durable: postgres_pool(DURABLE_CONNECTIONS, "SET synchronous_commit = on")
                 .connect_lazy(url)
                 .map_err(hide_url)?,
             writing: Writing::Postgres(writer),
@@ -311,6 +297,22 @@ pub async fn in_time<T, E: From<LogError>>(
     tokio::time::timeout(LONGEST, work)
         .await
         .unwrap_or_else(late)
+}
+
+/// Every connection runs the statement `setting` first.
+fn postgres_pool(connections: u32, setting: &'static str) -> AnyPoolOptions {
+    pool_of(connections).after_connect(move |connection, _| {
+        Box::pin(async move {
+            sqlx::query(setting).execute(&mut *connection).await?;
+            sqlx::query(IDLE_IN_TRANSACTION)
+                .execute(&mut *connection)
+                .await?;
+            sqlx::query("SET statement_timeout = '10s'")
+                .execute(connection)
+                .await
+                .map(drop)
+        })
+    })
 }
 
 fn pool_of(connections: u32) -> AnyPoolOptions {

@@ -225,7 +225,8 @@ impl Profile {
             AccountEvent::TierChanged { tier } => self.tier = tier,
             AccountEvent::EmailChanged { email_id, .. } => self.email = Some(email_id),
             AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
-                (self.password, self.reset) = (version, None); // a user with the old password needs no link
+                self.password = version;
+                self.reset = None; // a user with the old password needs no link
             }
             AccountEvent::PasswordResetOffered(link) => self.reset = Some(link),
             AccountEvent::TwoFactorEnabled { version, step } => {
@@ -237,7 +238,8 @@ impl Profile {
             }
             AccountEvent::TwoFactorUsed { step } => self.two_factor.last_step = step,
             AccountEvent::TwoFactorDisabled { step } => {
-                (self.two_factor.on, self.two_factor.last_step) = (false, step);
+                self.two_factor.on = false;
+                self.two_factor.last_step = step;
             }
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
             AccountEvent::SignedIn

@@ -1,3 +1,5 @@
+#![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
+
 use cqrs_es::test::TestFramework;
 
 use super::*;

@@ -90,9 +90,19 @@ impl UserCommand {
         }
     }
 
+    /// A refused reveal is a fact even of a suspended user, and an import must lose nothing of
+    /// such a user.
+    pub(super) fn needs_an_active_user(&self) -> bool {
+        let is_for_anybody = matches!(
+            self,
+            Self::Account(_) | Self::RefuseCredential { .. } | Self::ImportCredential { .. }
+        );
+        !is_for_anybody && !self.is_an_ending()
+    }
+
     /// Whether the command ends running work. Its user was allowed to begin it, so it is accepted
     /// whatever the user's status is now.
-    pub(super) fn is_an_ending(&self) -> bool {
+    fn is_an_ending(&self) -> bool {
         matches!(
             self,
             Self::FinishCaption(..)

@@ -3,7 +3,7 @@
 use super::{User, changes};
 use crate::{
     Now,
-    credential::{Credential, CredentialCommand, CredentialKind},
+    credential::{Credential, CredentialCommand, CredentialKind, RefusedFor, SealedSecret},
     event::Change,
     ids::CredentialId,
     refusal::Refusal,
@@ -47,6 +47,21 @@ impl User {
         self.credential_changes(id, command)
     }
 
+    pub(super) fn refuse_credential(
+        &self,
+        id: CredentialId,
+        reason: RefusedFor,
+        platform: Option<String>,
+        purpose: Option<String>,
+    ) -> Result<Vec<Change>, Refusal> {
+        let command = CredentialCommand::Refuse {
+            reason,
+            platform,
+            purpose,
+        };
+        self.credential_changes(id, command)
+    }
+
     pub(super) fn check_room_for_a_login(&self) -> Result<(), Refusal> {
         let is_login = |held: &&Credential| matches!(held, Credential::Held { kind, .. } if *kind != CredentialKind::Profile);
         if self.credentials.values().filter(is_login).count() < MAX_LOGINS {
@@ -61,29 +76,30 @@ impl User {
         &self,
         id: CredentialId,
         over: Option<u32>,
-        command: CredentialCommand,
+        platform: String,
+        platform_username: Option<String>,
+        sealed: SealedSecret,
     ) -> Result<Vec<Change>, Refusal> {
         self.account
             .profile()
             .ok_or_else(|| Refusal::not_found("user"))?;
         let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
-        if let CredentialCommand::Store {
-            platform,
-            platform_username,
-            ..
-        } = &command
-            && let Some(other) = self
-                .credential_for(
-                    CredentialKind::Profile,
-                    platform,
-                    platform_username.as_deref(),
-                )
-                .filter(|other| *other != id)
+        let kind = CredentialKind::Profile;
+        if let Some(other) = self
+            .credential_for(kind, &platform, platform_username.as_deref())
+            .filter(|other| *other != id)
         {
             return refused(format!(
                 "The user's credentials for this platform and name are held under the id {other} already"
             ));
         }
+        let command = CredentialCommand::Store {
+            kind,
+            platform,
+            platform_username,
+            expires_at: None,
+            sealed,
+        };
         match self.credentials.get(&id) {
             None | Some(Credential::Absent) => self.credential_changes(id, command),
             Some(Credential::Held { version, .. }) if over == Some(*version) => {

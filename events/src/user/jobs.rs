@@ -31,6 +31,13 @@ impl User {
         })
     }
 
+    pub(super) fn retry_job(&self, now: &Now, id: &JobId) -> Result<Vec<Change>, Refusal> {
+        let operation = self.known_job(id).spec().map_or("", |spec| &spec.operation);
+        self.queue_job(now, id, operation, None, |counted| JobCommand::Retry {
+            counted,
+        })
+    }
+
     /// Queues a job, for the first time or again: each time it is allowed and counted, in the same append.
     pub(super) fn queue_job(
         &self,

@@ -1,3 +1,5 @@
+#![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -9,7 +11,7 @@ use crate::{
     chat::{ChatCommand, Failure},
     credential::{RefusedFor, SealedSecret},
     ids::{BlobId, EmailId, InviteId},
-    job::JobSpec,
+    job::{JobCommand, JobSpec},
     tier::{Counter, Tier},
     timestamp::{Month, Timestamp},
     usage::UsageEvent,

@@ -190,7 +190,9 @@ async fn sync(
         .accounts
         .sync(person.user, wanted, Metadata::system())
         .await?;
-    (account.role, account.admin, account.status) = (role, admin, "active".into());
+    account.role = role;
+    account.admin = admin;
+    account.status = "active".into();
     Ok(account)
 }
 

@@ -92,7 +92,8 @@ impl Circuit {
 
 impl Inner {
     fn turn(&mut self, state: CircuitState, now: Timestamp) {
-        (self.state, self.since) = (state, now);
+        self.state = state;
+        self.since = now;
     }
 }
 

@@ -328,7 +328,8 @@ impl<'a> SealedReader<'a> {
             .open(&sealed, &frame_place(&self.begins, number, last))
             .map_err(|_| self.wrong(&damaged))?;
         self.buffer.extend_from_slice(&opened);
-        (self.frame, self.ended) = (number + 1, last);
+        self.frame = number + 1;
+        self.ended = last;
         let more = self
             .input
             .fill_buf()

@@ -211,7 +211,8 @@ async fn write_segment(
                     .into());
             }
             out.line(&LogLine::of(row))?;
-            (last, digest) = (row.position, hex::encode(&row.digest));
+            last = row.position;
+            digest = hex::encode(&row.digest);
         }
     }
     out.finish(&dir.join(segment_name(after + 1, last)))?;
